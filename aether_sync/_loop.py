@@ -1,0 +1,139 @@
+"""The loop thread: an asyncio event loop for threads to post work to. It knows no NATS."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from itertools import count
+from typing import Any, TypeVar
+
+from ._deadline import Deadline
+from ._waiting import Reply, guard
+from .errors import BusClosedError, WrongThreadError
+
+__all__ = ["LoopThread"]
+
+T = TypeVar("T")
+
+_numbers = count(1)  # so that a stack dump tells two loops apart
+
+
+class LoopThread:
+    """An event loop, running in a daemon thread of its own from :meth:`start` to :meth:`stop`.
+
+    Whether work is still taken is checked, and the work enqueued, under one lock: none is stranded.
+    """
+
+    def __init__(self) -> None:
+        self.name = f"aether-loop-{next(_numbers)}"
+        self._loop = asyncio.new_event_loop()
+        self._lock = guard()  # guards _accepting and _calls
+        self._accepting = True
+        self._calls: set[Reply[Any]] = set()  # not answered yet
+        self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; what was posted before is run first. Starting again does nothing."""
+        if self._thread.ident is None:
+            self._thread.start()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the caller runs on the loop thread."""
+        return threading.get_ident() == self._thread.ident
+
+    def refuse_own_thread(self) -> None:
+        """Refuse a call that would wait, on the thread that would have to answer it."""
+        if self.is_current:
+            raise WrongThreadError(f"a blocking call on {self.name}, the thread that would have to answer it")
+
+    def post(self, callback: Callable[..., object], *args: object) -> None:
+        """Run a callback on the loop, soon and in the order of the posts.
+
+        Raises:
+            BusClosedError: The loop takes no more.
+        """
+        with self._lock:
+            if not self._accepting:
+                raise BusClosedError("the connection is closed")
+            self._loop.call_soon_threadsafe(callback, *args)
+
+    def nudge(self, callback: Callable[[], object]) -> None:
+        """Run a callback on the loop if it still runs. Takes no lock: for finalizers."""
+        try:
+            self._loop.call_soon_threadsafe(callback)
+        except RuntimeError:  # it is closed: nothing is left to be done there
+            pass
+
+    def call(self, function: Callable[..., Coroutine[Any, Any, T]], *args: object, deadline: Deadline) -> T:
+        """Run a coroutine function on the loop and wait for what it returns.
+
+        Raises:
+            DeadlineExceededError: It had not returned in time; it is cancelled.
+            BusClosedError: The loop takes no more, or stopped meanwhile.
+            WrongThreadError: Called on the loop thread.
+        """
+        self.refuse_own_thread()
+        reply: Reply[T] = Reply()
+        tasks: list[asyncio.Task[T]] = []
+
+        def begin() -> None:
+            task = self._loop.create_task(function(*args))
+            tasks.append(task)
+            task.add_done_callback(lambda task: self._answer(reply, task))
+
+        with self._lock:
+            self.post(begin)
+            self._calls.add(reply)
+        try:
+            return reply.wait(deadline)
+        finally:
+            if not reply.done:
+                self.nudge(lambda: [task.cancel() for task in tasks])
+
+    def _answer(self, reply: Reply[T], task: "asyncio.Task[T]") -> None:
+        self._calls.discard(reply)
+        if task.cancelled():
+            reply.fail(BusClosedError("the connection was closed meanwhile"))
+        elif (error := task.exception()) is not None:
+            reply.fail(error if isinstance(error, Exception) else BusClosedError(repr(error)))
+        else:
+            reply.set(task.result())
+
+    def stop(self, deadline: Deadline) -> bool:
+        """Take no more work, cancel what runs, end the thread.
+
+        Returns:
+            Whether the thread ended in time. One that did not is a daemon and keeps no process alive.
+        """
+        with self._lock:
+            if self._accepting:
+                self._accepting = False
+                self._loop.call_soon_threadsafe(self._loop.stop)
+        if self._thread.ident is None:
+            self._loop.close()
+            return True
+        if self.is_current:
+            return False
+        self._thread.join(deadline.for_lock())
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            with self._lock:
+                self._accepting = False
+            self._cancel_tasks()
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            asyncio.set_event_loop(None)
+            self._loop.close()
+            for reply in list(self._calls):
+                reply.fail(BusClosedError("the connection was closed meanwhile"))
+
+    def _cancel_tasks(self) -> None:
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:  # bounded: a task may swallow its cancellation
+            self._loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))

@@ -1,0 +1,146 @@
+"""Messages from the server into the queues of subscriptions, a batch for each turn of the loop.
+
+One NATS subscription, an *interest*, serves all local subscriptions of its subject. Overlapping interests bring copies of
+one event; a local subscription takes the copy that comes through the first of its patterns that matches, so it gets one,
+whichever copies arrive. Messages are routed by their sid, on a client of their own generation, never by subject.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from nats.aio.msg import Msg
+
+from .._routing import Deliveries, Group, Route, Target, log_text
+from .._waiting import Reply, guard
+from .._wire import EnvelopeWriter, decode_envelope
+from ..errors import AetherError, DecodingError
+from ..events import Event
+from ..metrics import Counters
+from .reporter import Reporter
+
+__all__ = ["Inbox", "Interest", "message_class"]
+
+_ROUTES_KEPT = 4_096  # subjects per interest
+
+
+class Interest:
+    """One NATS subscription of a bus, on behalf of all its local subscriptions to the subject and queue group."""
+
+    def __init__(self, inbox: "Inbox", subject: str, pattern: str, group: str | None) -> None:
+        self.inbox = inbox
+        self.subject = subject
+        self.pattern = pattern  # the subject without the prefix
+        self.group = group
+        self.confirmed: Reply[None] = Reply()  # by the server; shared by all who wait for it
+        self.entered = False  # handed to the link
+        self._lock = guard()  # guards the fields below; _routes is read without it
+        self._members: dict[Target, None] = {}
+        self._routes: dict[str, Route] = {}
+
+    def add(self, target: Target) -> None:
+        """Let a local subscription have what comes."""
+        with self._lock:
+            self._members[target] = None
+            self._routes = {}
+
+    def remove(self, target: Target) -> bool:
+        """Let it have no more; returns whether that was the last one."""
+        with self._lock:
+            self._members.pop(target, None)
+            self._routes = {}
+            return not self._members
+
+    def fail(self, error: AetherError) -> None:
+        """Tell everyone, those who wait for the confirmation and those who iterate."""
+        self.confirmed.fail(error)
+        with self._lock:
+            members = list(self._members)
+        for target in members:
+            target.queue.close(failure=error)
+
+    def route(self, subject: str) -> Route:
+        """Find who gets what comes with a subject. Loop thread only."""
+        route = self._routes.get(subject)
+        if route is None:
+            with self._lock:
+                route = self._compute(subject)
+                if len(self._routes) >= _ROUTES_KEPT:
+                    self._routes = {}
+                self._routes[subject] = route
+        return route
+
+    def _compute(self, subject: str) -> Route:
+        namespace = subject[len(self.subject) - len(self.pattern) :]
+        takers = tuple(target for target in self._members if self._serves(target, namespace))
+        if self.group is None:
+            return Route(namespace, targets=takers)
+        return Route(namespace, groups=(Group(takers),) if takers else ())
+
+    def _serves(self, target: Target, namespace: str) -> bool:
+        pattern = target.first_match(namespace)
+        return pattern is not None and pattern.subject_pattern == self.pattern
+
+
+class Inbox:
+    """What has arrived for a bus in this turn of the loop, and is delivered at its end. Loop thread only."""
+
+    def __init__(self, node_id: str, counters: Counters) -> None:
+        self._node_id = node_id
+        self._own = EnvelopeWriter(node_id).own_mark
+        self._counters = counters
+        self._arrived: list[tuple[Interest, str, bytes]] = []
+
+    def arrive(self, interest: Interest, subject: str, payload: bytes, reporter: Reporter) -> None:
+        """Take one message."""
+        if not self._arrived:
+            asyncio.get_running_loop().call_soon(self._deliver, reporter)
+        self._arrived.append((interest, subject, payload))
+
+    def _deliver(self, reporter: Reporter) -> None:
+        """Decode what has arrived, each event once, and put it into the queues."""
+        arrived, self._arrived = self._arrived, []
+        deliveries = Deliveries()
+        received = 0
+        last: tuple[str, bytes, Event] | None = None  # copies of an event come one after the other
+        for interest, subject, payload in arrived:
+            if interest.group is None and payload.startswith(self._own):
+                continue
+            route = interest.route(subject)
+            if last is not None and last[1] == payload and last[0] == subject:
+                event = last[2]
+            else:
+                try:
+                    node_id, event = decode_envelope(payload, route.namespace)
+                except DecodingError as error:
+                    self._counters.add("decode_errors")
+                    reporter.burst("decode", "a message on %r is no event, and is skipped: %s", subject, error)
+                    continue
+                if interest.group is None and node_id == self._node_id:
+                    continue
+                last = (subject, payload, event)
+                received += 1
+            deliveries.add(route, event, len(payload))
+        for target in deliveries.hand_over():
+            reporter.warning(*log_text(target))
+        if received:
+            self._counters.add("received", received)
+
+
+def message_class(interests: dict[int, Interest], reporter: Reporter) -> Callable[..., Msg | None]:
+    """Make what a nats client calls to build a message: it takes ours out of the client's hands at once.
+
+    ``Client.msg_class`` is public; a false result ends nats-py's own processing, its queues and slow-consumer logic. What
+    is not ours (JetStream, replies) becomes the ``Msg`` it would have been.
+    """
+
+    def build(
+        subject: str, reply: str, data: bytes, headers: dict[str, str] | None, _client: Any, _sid: int
+    ) -> Msg | None:
+        interest = interests.get(_sid)
+        if interest is None:
+            return Msg(_client=_client, subject=subject, reply=reply, data=data, headers=headers, _sid=_sid)
+        interest.inbox.arrive(interest, subject, data, reporter)
+        return None
+
+    return build

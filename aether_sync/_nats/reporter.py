@@ -1,0 +1,77 @@
+"""Log messages from the loop thread, logged on another: a log handler is user code, and may block."""
+
+import logging
+import threading
+from contextlib import suppress
+from queue import SimpleQueue
+from time import monotonic
+from typing import NamedTuple
+
+__all__ = ["Reporter"]
+
+logger = logging.getLogger("aether_sync")
+
+_BURST_ENDS_AFTER = 5.0  # seconds without another of its kind
+_QUEUED_AT_MOST = 1_000  # messages; a handler that blocks for ever costs no more memory than that
+_BURSTS_KNOWN = 1_000
+
+
+class _Message(NamedTuple):
+    level: int
+    text: str
+    args: tuple[object, ...]
+
+
+class Reporter:
+    """Takes messages on the loop thread, never blocking, and logs them on a thread started for the first one."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._messages: SimpleQueue[_Message | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._bursts: dict[str, float] = {}  # when each kind was last seen
+
+    def warning(self, text: str, *args: object) -> None:
+        """Log a warning, soon."""
+        self._put(_Message(logging.WARNING, text, args))
+
+    def error(self, text: str, *args: object) -> None:
+        """Log an error, soon."""
+        self._put(_Message(logging.ERROR, text, args))
+
+    def info(self, text: str, *args: object) -> None:
+        """Log an information, soon."""
+        self._put(_Message(logging.INFO, text, args))
+
+    def burst(self, kind: str, text: str, *args: object) -> None:
+        """Log a warning unless one of its kind came within the last seconds."""
+        now = monotonic()
+        last = self._bursts.pop(kind, float("-inf"))
+        if len(self._bursts) >= _BURSTS_KNOWN:
+            self._bursts.clear()
+        self._bursts[kind] = now
+        if now - last > _BURST_ENDS_AFTER:
+            self.warning(text, *args)
+
+    def _put(self, message: _Message) -> None:
+        if self._messages.qsize() < _QUEUED_AT_MOST:
+            self._messages.put(message)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        while (message := self._messages.get()) is not None:
+            with suppress(Exception):  # of a handler or filter: the next message is logged all the same
+                logger.log(message.level, message.text, *message.args)
+
+    def end(self) -> None:
+        """Log what is left, and end the thread."""
+        if self._thread is not None:
+            self._messages.put(None)
+
+    def close(self, timeout: float) -> None:
+        """End the thread and wait for it; one that a handler holds for longer than ``timeout`` is left behind."""
+        self.end()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout)

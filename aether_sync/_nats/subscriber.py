@@ -1,0 +1,155 @@
+"""Interests to the server: SUB and UNSUB, in the order in which they were asked for, each SUB confirmed.
+
+A SUB is followed by a PING. The server answers in order, so an ``-ERR`` that comes before the PONG of the first
+unanswered PING, and names its subject, is about that SUB::
+
+    entered --SUB, PING--> unconfirmed --PONG--> confirmed
+                                |--- -ERR, PONG --> failed, removed
+
+An interest that is left is removed for good; a new one, with a new sid, takes its place if the subject is wanted again.
+"""
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+
+from nats.aio.client import Client
+from nats.aio.subscription import Subscription as NatsSubscription
+from nats.errors import Error
+
+from ..errors import PermissionDeniedError
+from .receive import Interest
+from .reporter import Reporter
+from .wire import Wire
+
+__all__ = ["Subscriber"]
+
+
+class Subscriber:
+    """Keeps the server's subscriptions as the interests want them. Loop thread only."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._interests: dict[Interest, NatsSubscription | None] = {}
+        self._by_sid: dict[int, Interest] = {}  # of the client of this moment
+        self._client: Client | None = None
+        self._wire: Wire | None = None  # while connected
+        self._changes: deque[tuple[Interest, bool]] = deque()  # (interest, wanted)
+        self._changed = asyncio.Event()
+        self._unconfirmed: deque[Interest] = deque()  # in the order of their PINGs
+        self._refused: dict[Interest, PermissionDeniedError] = {}  # of those, until their PONG comes
+
+    def use(self, client: Client) -> dict[int, Interest]:
+        """Begin anew on another client; returns the mapping by which its messages are routed."""
+        self._client, self._wire = client, None
+        self._interests = dict.fromkeys(self._interests)
+        self._by_sid = {}
+        return self._by_sid
+
+    def resume(self, wire: Wire) -> None:
+        """Send from now on: first what is not yet subscribed, or not yet confirmed."""
+        self._wire = wire
+        for interest in self._interests:
+            if self._interests[interest] is None or not interest.confirmed.done:
+                self._changes.append((interest, True))
+        self._changed.set()
+
+    def pause(self) -> None:
+        """Hold what there is to send. nats-py sends the confirmed subscriptions again when it has reconnected."""
+        self._wire = None
+        self._unconfirmed.clear()
+        self._refused.clear()
+
+    def enter(self, interest: Interest) -> None:
+        """Subscribe."""
+        self._interests.setdefault(interest, None)
+        self._changes.append((interest, True))
+        self._changed.set()
+
+    def leave(self, interest: Interest) -> None:
+        """Unsubscribe."""
+        self._changes.append((interest, False))
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Carry out the changes, one after the other."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            done = 0
+            while self._changes:
+                interest, wanted = self._changes.popleft()
+                with suppress(Error, OSError):  # the connection broke: resume() finds what is missing
+                    await (self._subscribe(interest) if wanted else self._unsubscribe(interest))
+                done += 1
+                if done % 64 == 0:  # nats-py's flush queue is bounded, and its flusher wants a turn
+                    await asyncio.sleep(0)
+
+    async def _subscribe(self, interest: Interest) -> None:
+        wire, client = self._wire, self._client
+        if wire is None or client is None or interest not in self._interests:
+            return
+        await self._drop(interest)  # an unconfirmed one of before a reconnect
+        subscription = await client.subscribe(interest.subject, queue=interest.group or "")
+        self._by_sid[subscription._id] = interest
+        self._interests[interest] = subscription
+        if interest.confirmed.done:
+            wire.push()
+        else:
+            self._unconfirmed.append(interest)
+            wire.ping(self._confirm)
+
+    async def _unsubscribe(self, interest: Interest) -> None:
+        await self._drop(interest)
+        self._interests.pop(interest, None)
+        if self._wire is not None:
+            self._wire.push()
+
+    async def _drop(self, interest: Interest) -> None:
+        subscription = self._interests.get(interest)
+        if subscription is not None:
+            self._interests[interest] = None
+            self._by_sid.pop(subscription._id, None)
+            await subscription.unsubscribe()
+
+    def _confirm(self) -> None:
+        """The PONG of the oldest unanswered PING is here. Called by the parser: must not raise."""
+        if not self._unconfirmed:
+            return
+        interest = self._unconfirmed.popleft()
+        error = self._refused.pop(interest, None)
+        if error is None:
+            interest.confirmed.set(None)
+        else:
+            self._fail(interest, error)
+
+    def refuse(self, subject: str, queue: str) -> None:
+        """The server refused a subscription; both names are lower-cased by nats-py."""
+
+        def named(interest: Interest) -> bool:
+            return interest.subject.lower() == subject and (not queue or (interest.group or "").lower() == queue)
+
+        if self._unconfirmed and named(self._unconfirmed[0]):
+            first = self._unconfirmed[0]
+            self._refused[first] = _denied(first)
+            return
+        for interest in [one for one in self._interests if named(one)]:  # rights were revoked
+            self._fail(interest, _denied(interest))
+
+    def _fail(self, interest: Interest, error: PermissionDeniedError) -> None:
+        self._reporter.warning("%s", error)
+        interest.fail(error)
+        self.leave(interest)
+
+    def close(self, error: Exception) -> None:
+        """Release everyone who waits for a confirmation."""
+        self._wire = None
+        for interest in self._interests:
+            interest.confirmed.fail(error)
+
+
+def _denied(interest: Interest) -> PermissionDeniedError:
+    group = f" in queue group {interest.group!r}" if interest.group else ""
+    return PermissionDeniedError(
+        f"the server permits no subscription to {interest.subject!r}{group}: its user lacks that right"
+    )

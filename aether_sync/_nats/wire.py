@@ -1,0 +1,82 @@
+"""What this library needs of a nats-py client below its public surface, all of it.
+
+Written against nats-py 2.16. ``flush()`` there is no barrier (its PING overtakes what waits for the flusher task), and a
+flush that times out kills the read loop; so commands are written to the transport here, in order, and a PING is
+answered by a callback that nothing cancels.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from nats.aio.client import Client
+
+__all__ = ["Wire"]
+
+_NEEDED = ("_pending", "_pending_data_size", "_pongs", "_reading_task", "_transport")
+
+
+class _Pong:
+    """Stands where nats-py keeps a future, and calls back while the PONG is being parsed.
+
+    So what is called knows which ``-ERR`` came before this PONG and which after.
+    """
+
+    __slots__ = ("_called",)
+
+    def __init__(self, called: Callable[[], None]) -> None:
+        self._called = called
+
+    def set_result(self, _: object) -> None:
+        self._called()
+
+
+class Wire:
+    """The bytes to and from the server of one nats client."""
+
+    __slots__ = ("_client",)
+
+    def __init__(self, client: Client) -> None:
+        missing = [name for name in _NEEDED if not hasattr(client, name)]
+        if missing:
+            raise RuntimeError(f"this nats-py has no {', '.join(missing)}: install nats-py>=2.16,<3")
+        self._client: Any = client
+
+    def write(self, data: bytes) -> None:
+        """Write commands, behind those that nats-py has pending."""
+        self.push()
+        self._client._transport.write(data)
+
+    def push(self) -> None:
+        """Write what waits for nats-py's flusher task, now."""
+        client = self._client
+        if client._pending:
+            client._transport.writelines(client._pending)
+            client._pending = []
+            client._pending_data_size = 0
+
+    def ping(self, on_pong: Callable[[], None]) -> None:
+        """Write a PING; ``on_pong`` is called once the server has processed all that was written before.
+
+        It is never called if the connection breaks first.
+        """
+        self.write(b"PING\r\n")
+        self._client._pongs.append(_Pong(on_pong))
+
+    async def drain(self) -> None:
+        """Wait until the transport takes more. It does not end by itself while the server is frozen."""
+        await self._client._transport.drain()
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the client claims to be connected, but nobody reads any more."""
+        task = self._client._reading_task
+        return self._client.is_connected and (task is None or task.done())
+
+    def abort(self) -> None:
+        """Break the connection without waiting for the bytes that the server does not read."""
+        client = self._client
+        client._pending = []
+        client._pending_data_size = 0
+        writer = getattr(client._transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()

@@ -1,0 +1,227 @@
+"""Who gets an event: targets, queue groups, and the routes of a namespace.
+
+A *target* is a subscription as the bus sees it. The bus holds targets, never subscriptions, so a subscription that its
+user drops can be collected. A *route* is everything known about one namespace; routes are computed once and kept until
+the targets change. Reading a route takes no lock.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import count
+from time import monotonic
+
+from ._queues import EventQueue
+from ._waiting import guard
+from .events import Event
+from .metrics import SubscriptionStats
+from .patterns import Pattern, SubscriptionFilter, check_namespace
+
+__all__ = ["Deliveries", "Group", "Route", "Target", "Targets", "log_drops", "log_text"]
+
+_ROUTES_KEPT = 4_096  # namespaces; then all are forgotten and computed again when needed
+_BURST_ENDS_AFTER = 5.0  # seconds without a drop; the next one is logged again
+
+logger = logging.getLogger("aether_sync")
+
+
+@dataclass(eq=False, slots=True)
+class Target:
+    """A subscription as the bus sees it."""
+
+    queue: EventQueue
+    patterns: tuple[Pattern, ...]
+    filter: SubscriptionFilter | None
+    group: str | None
+    _last_drop: float = field(default=float("-inf"), repr=False)
+
+    @property
+    def name(self) -> str:
+        """What it is called in a message."""
+        return self.queue.name
+
+    def first_match(self, namespace: str) -> Pattern | None:
+        """The first of its patterns that a namespace matches: the one through which an event reaches it, once."""
+        for pattern in self.patterns:
+            if pattern.matches(namespace):
+                return pattern
+        return None
+
+    def wants(self, event: Event) -> bool:
+        """Whether its filter lets an event pass."""
+        return self.filter is None or self.filter.matches(event)
+
+    def opens_burst(self) -> bool:
+        """Note a drop; True if it is the first after a quiet time, so that it should be logged."""
+        now = monotonic()
+        opens = now - self._last_drop > _BURST_ENDS_AFTER
+        self._last_drop = now
+        return opens
+
+    def stats(self) -> SubscriptionStats:
+        """What went through it."""
+        stats = self.queue.stats()
+        return SubscriptionStats(
+            patterns=tuple(pattern.text for pattern in self.patterns),
+            queue_group=self.group,
+            offered=stats.offered,
+            delivered=stats.delivered,
+            dropped=sum(stats.dropped.values()),
+            dropped_by_reason=stats.dropped,
+            pending=stats.pending,
+            pending_bytes=stats.pending_bytes,
+            high_water=stats.high_water,
+        )
+
+
+class Group:
+    """Members of a queue group that share one pattern: each event goes to one of them, in turn."""
+
+    __slots__ = ("_turn", "members")
+
+    def __init__(self, members: tuple[Target, ...]) -> None:
+        self.members = members
+        self._turn = count()  # next() is atomic: any thread takes a turn
+
+    def offer(self, event: Event, size: int) -> list[Target]:
+        """Give an event to the member whose turn it is, or to a neighbour with room; who dropped one is returned."""
+        turn = next(self._turn)
+        for step in range(len(self.members)):
+            if self.members[(turn + step) % len(self.members)].queue.offer_if_room(event, size):
+                return []
+        unlucky = self.members[turn % len(self.members)]
+        return [unlucky] if unlucky.queue.offer((event,), (size,)) else []
+
+
+@dataclass(eq=False, slots=True)
+class Route:
+    """What is known about one namespace."""
+
+    namespace: str
+    targets: tuple[Target, ...] = ()
+    groups: tuple[Group, ...] = ()
+    subject: str = ""  # what it is called on the server, where there is one
+
+    def __bool__(self) -> bool:
+        return bool(self.targets or self.groups)
+
+
+class Deliveries:
+    """Events gathered for their queues, so that each queue is locked once for all of them."""
+
+    __slots__ = ("_by_target", "_dropping")
+
+    def __init__(self) -> None:
+        self._by_target: dict[Target, tuple[list[Event], list[int]]] = {}
+        self._dropping: list[Target] = []
+
+    def add(self, route: Route, event: Event, size: int) -> None:
+        """Gather one event for everyone on its route whose filter lets it pass."""
+        for target in route.targets:
+            if target.filter is None or target.filter.matches(event):
+                gathered = self._by_target.get(target)
+                if gathered is None:
+                    self._by_target[target] = ([event], [size])
+                else:
+                    gathered[0].append(event)
+                    gathered[1].append(size)
+        for group in route.groups:
+            self._dropping += group.offer(event, size)
+
+    def hand_over(self) -> list[Target]:
+        """Put what was gathered into the queues; returns the targets of which a first drop should be logged."""
+        for target, (events, sizes) in self._by_target.items():
+            if target.queue.offer(events, sizes):
+                self._dropping.append(target)
+        return [target for target in self._dropping if target.opens_burst()]
+
+
+class Targets:
+    """The targets of a bus, found by namespace. Changes are made by any thread, under one lock."""
+
+    def __init__(self, subject_of: Callable[[str], str]) -> None:
+        self._subject_of = subject_of
+        self._lock = guard()  # guards the fields below; routes are read without it
+        self._literal: dict[str, dict[Target, None]] = {}  # by namespace: targets with that literal pattern
+        self._wild: dict[Target, None] = {}  # targets with a pattern that has wildcards
+        self._routes: dict[str, Route] = {}
+
+    def add(self, target: Target) -> None:
+        """Let a target have the events published from now on."""
+        with self._lock:
+            for pattern in target.patterns:
+                if pattern.is_literal:
+                    self._literal.setdefault(pattern.text, {})[target] = None
+                else:
+                    self._wild[target] = None
+            self._forget_routes(target)
+
+    def remove(self, target: Target) -> None:
+        """Let a target have no more. Idempotent."""
+        with self._lock:
+            self._wild.pop(target, None)
+            for pattern in target.patterns:
+                sharing = self._literal.get(pattern.text)
+                if sharing is not None:
+                    sharing.pop(target, None)
+                    if not sharing:
+                        del self._literal[pattern.text]
+            self._forget_routes(target)
+
+    def route(self, namespace: str) -> Route:
+        """Find the route of a namespace.
+
+        Raises:
+            InvalidNamespaceError: It is none.
+        """
+        if type(namespace) is str:
+            route = self._routes.get(namespace)
+            if route is not None:
+                return route
+        check_namespace(namespace)
+        namespace = str(namespace)
+        with self._lock:
+            route = self._compute(namespace)
+            if len(self._routes) >= _ROUTES_KEPT:
+                self._routes = {}
+            self._routes[namespace] = route
+        return route
+
+    def _compute(self, namespace: str) -> Route:
+        candidates = self._literal.get(namespace, {}) | self._wild
+        route = _route_among(namespace, ((target, target.first_match(namespace)) for target in candidates))
+        route.subject = self._subject_of(namespace)
+        return route
+
+    def _forget_routes(self, target: Target) -> None:
+        if all(pattern.is_literal for pattern in target.patterns):
+            for pattern in target.patterns:
+                self._routes.pop(pattern.text, None)
+        else:
+            self._routes = {}
+
+
+def _route_among(namespace: str, matches: Iterable[tuple[Target, Pattern | None]]) -> Route:
+    """Build the route of a namespace from targets and the pattern through which it reaches each, if it does."""
+    targets: list[Target] = []
+    groups: dict[tuple[str, str], list[Target]] = {}
+    for target, pattern in matches:
+        if pattern is None:
+            continue
+        if target.group is None:
+            targets.append(target)
+        else:
+            groups.setdefault((target.group, pattern.subject_pattern), []).append(target)
+    return Route(namespace, tuple(targets), tuple(Group(tuple(members)) for members in groups.values()))
+
+
+def log_drops(targets: Iterable[Target]) -> None:
+    """Log that these subscriptions drop events, on a thread that may run log handlers."""
+    for target in targets:
+        logger.warning(*log_text(target))
+
+
+def log_text(target: Target) -> tuple[str, str, int, int]:
+    """Return what there is to log, once per burst, about a subscription that drops events."""
+    text = "subscription %s drops events: its threads are too slow for its queue (%d events, %d dropped so far)"
+    return text, target.name, target.queue.limit, target.stats().dropped

@@ -1,0 +1,186 @@
+"""Locks and waits that no signal handler can break.
+
+A handler may raise between any two bytecodes, or call ``close()`` over the very call that it interrupted.
+``threading.Condition`` and ``concurrent.futures.Future`` are Python code around a lock, and such an exception can leave
+that lock held, or release it in another thread's hands. So here:
+
+- A lock is a :func:`guard`: re-entrant, and only ever taken by ``with``, which no signal can interrupt half done.
+- A thread waits parked on a lock of its own (:class:`Parking`), holding no guard.
+- A handler's ``close()`` that has to wait for another thread first steps :func:`outside_guards`.
+
+Accepted race: an exception between being woken and acting on it may swallow that wake-up. Whoever leaves a wait by an
+exception wakes another thread, and a wake-up too many is harmless: the woken look, and park again.
+"""
+
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import copy
+from threading import Lock, RLock, get_ident
+from typing import Any, Generic, TypeVar, cast
+
+from ._deadline import Deadline
+from .errors import DeadlineExceededError
+
+__all__ = ["Once", "Parking", "Reply", "guard", "outside_guards"]
+
+T = TypeVar("T")
+
+# Every living guard, by id. Only single operations of a dict, which are atomic: no lock guards it.
+_guards: dict[int, "weakref.ref[Any]"] = {}
+
+
+def guard() -> RLock:
+    """Make a lock that :func:`outside_guards` knows."""
+    lock = RLock()
+    key = id(lock)
+    _guards[key] = weakref.ref(lock, lambda _: _guards.pop(key, None))
+    return lock
+
+
+@contextmanager
+def outside_guards() -> Iterator[None]:
+    """Let go of all guards that this thread holds (a signal handler interrupted it inside), and take them back after.
+
+    What the interrupted code was changing is seen half done by others in between, so each piece of code under a guard
+    is written such that this costs at most a count that is off.
+    """
+    locks = [lock for ref in list(_guards.values()) if (lock := ref()) is not None]
+    held = [(lock, lock._release_save()) for lock in locks if lock._is_owned()]
+    try:
+        yield
+    finally:
+        for lock, depth in reversed(held):
+            lock._acquire_restore(depth)
+
+
+class Parking:
+    """Threads that wait until something guarded by ``lock`` has changed."""
+
+    __slots__ = ("_lock", "_parked")
+
+    def __init__(self, lock: RLock) -> None:
+        self._lock = lock
+        self._parked: deque[Lock] = deque()  # guarded by _lock
+
+    def __len__(self) -> int:
+        return len(self._parked)
+
+    def wait(self, ready: Callable[[], object], deadline: Deadline) -> bool:
+        """Wait until ``ready()``, which is called with the lock held; False when the deadline came first."""
+        while True:
+            ticket = Lock()
+            ticket.acquire()
+            try:
+                with self._lock:
+                    if ready():
+                        return True
+                    self._parked.append(ticket)
+                if not ticket.acquire(timeout=deadline.for_lock()):
+                    return bool(ready())
+            except BaseException:
+                self.wake(1)
+                raise
+            finally:
+                self._leave(ticket)
+
+    def wake(self, count: int) -> None:
+        """Wake up to ``count`` threads, the longest waiting first."""
+        if not self._parked:
+            return
+        with self._lock:
+            for _ in range(min(count, len(self._parked))):
+                ticket = self._parked[0]
+                if ticket.locked():
+                    ticket.release()
+                self._parked.popleft()  # only now: a ticket taken off but not released would sleep on
+
+    def wake_all(self) -> None:
+        """Wake every parked thread."""
+        self.wake(len(self._parked))
+
+    def _leave(self, ticket: Lock) -> None:
+        with self._lock:
+            if ticket in self._parked:
+                self._parked.remove(ticket)
+
+
+class Reply(Generic[T]):
+    """A result, or an error, that one thread leaves for any number of others. The first one left stays."""
+
+    __slots__ = ("_lock", "_value", "_waiting", "done", "error")
+
+    def __init__(self) -> None:
+        self._lock = guard()  # guards all fields
+        self._waiting = Parking(self._lock)
+        self._value: T | None = None
+        self.error: Exception | None = None  #: what fail() left
+        self.done = False
+
+    def set(self, value: T) -> None:
+        """Leave a result."""
+        self._finish(value, None)
+
+    def fail(self, error: Exception) -> None:
+        """Leave an error, for each waiter to raise."""
+        self._finish(None, error)
+
+    def _finish(self, value: T | None, error: Exception | None) -> None:
+        with self._lock:
+            if not self.done:
+                self._value, self.error = value, error
+                self.done = True
+            self._waiting.wake_all()
+
+    def wait(self, deadline: Deadline) -> T:
+        """Wait for what is left here.
+
+        Raises:
+            DeadlineExceededError: Nothing was left in time. The caller knows what it waited for, and says it.
+        """
+        if not self.done and not self._waiting.wait(lambda: self.done, deadline):
+            raise DeadlineExceededError(f"no answer within {deadline}")
+        if self.error is not None:
+            raise copy(self.error) from self.error.__cause__  # each waiter its own: a traceback belongs to one thread
+        return cast(T, self._value)
+
+
+class Once(Generic[T]):
+    """Work that the first thread to come does, and others wait for."""
+
+    def __init__(self) -> None:
+        self._lock = guard()  # guards the fields below
+        self._reply: Reply[T] | None = None
+        self._worker = 0
+
+    def run(self, work: Callable[[], T], deadline: Deadline, otherwise: T) -> T:
+        """Do the work, or wait for its result.
+
+        Args:
+            work: Called outside all guards. If it is interrupted by an exception, the next caller does it again.
+            deadline: For those who wait.
+            otherwise: What they get when the deadline comes first, and a signal handler that interrupted the work itself.
+        """
+        with outside_guards():
+            with self._lock:
+                reply = self._reply
+                if mine := reply is None:
+                    reply = self._reply = Reply()
+                    self._worker = get_ident()
+            assert reply is not None
+            if mine:
+                try:
+                    result = work()
+                except BaseException:
+                    self._reply = None
+                    reply.set(otherwise)
+                    raise
+                reply.set(result)
+                return result
+            if self._worker == get_ident() and not reply.done:
+                return otherwise
+            try:
+                return reply.wait(deadline)
+            except DeadlineExceededError:
+                return otherwise

@@ -1,0 +1,346 @@
+"""The wire format: an event as JSON, and the envelope in which it crosses nodes. Go nodes read and write the same.
+
+``{"node_id": str, "namespace_id": str, "event": {"id", "eventType", "actorId", "commandId"?, "version", "data",
+"metadata"?, "timestamp"}}``, where ``?`` is left out when empty. msgspec does the work; what it would change silently
+(NaN, bytes, sets, keys that are no str, a timestamp's nanoseconds) is taken care of here.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from math import isfinite
+from typing import Annotated, Any
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from .errors import DecodingError, EncodingError
+from .events import _CHECKED, Event, _set, _short
+
+__all__ = ["EnvelopeWriter", "decode_envelope", "decode_event", "encode_event"]
+
+_MAX_DEPTH = 200  # levels of data; the same on every Python and thread, unlike its recursion limit
+_HEADS_KEPT = 4_096  # namespaces; then all are forgotten and built again when needed
+
+_WRITTEN_AS_IS = frozenset({str, int, bool, type(None), UUID, date})
+_CONTAINERS = frozenset({dict, list, tuple})
+
+_encode = msgspec.json.Encoder().encode
+_read_datetime = datetime.fromisoformat
+_RFC3339 = re.compile(
+    r"(\d{4}-\d\d-\d\d)T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)", re.ASCII
+)
+
+_NonEmpty = Annotated[str, msgspec.Meta(min_length=1)]
+_Version = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class _Written(msgspec.Struct, rename="camel", gc=False):
+    """What is written of an event, in this order; UNSET is left out."""
+
+    id: str
+    event_type: str
+    actor_id: str
+    command_id: str | UnsetType
+    version: int
+    data: Any
+    metadata: Mapping[str, str] | UnsetType
+    timestamp: datetime
+
+
+class _Read(msgspec.Struct, rename="camel", kw_only=True, gc=False):
+    """What is read of an event. What Go may leave out, or write as null, has a default."""
+
+    id: _NonEmpty
+    event_type: _NonEmpty
+    actor_id: _NonEmpty
+    command_id: str = ""
+    version: _Version = 0
+    data: dict[str, Any] | None = None
+    metadata: dict[str, str] | None = None
+    timestamp: str
+
+
+class _Envelope(msgspec.Struct, gc=False):
+    node_id: str
+    namespace_id: str
+    event: _Read
+
+
+_read_event = msgspec.json.Decoder(_Read).decode
+_read_envelope = msgspec.json.Decoder(_Envelope).decode
+
+
+# -- writing
+
+
+def encode_event(event: Event) -> bytes:
+    """Write an event as JSON, without its namespace.
+
+    Data of the exact types that msgspec writes as we do goes to it as it is; of all other data a plain copy is made.
+    So nobody's code runs while msgspec walks through a container, and no other thread changes it then.
+
+    Raises:
+        EncodingError: It holds what JSON has not, or was changed meanwhile; the message says what and where.
+    """
+    data = event.data
+    try:
+        if data is None or (type(data) is dict and _is_json(data, 1)):
+            return _write(event, data)
+    except (TypeError, ValueError, RuntimeError):  # the copying finds out what it is
+        pass
+    return _encode_carefully(event)
+
+
+def _write(event: Event, data: Mapping[str, Any] | None) -> bytes:
+    return _encode(
+        _Written(
+            event.id,
+            event.event_type,
+            event.actor_id,
+            event.command_id or UNSET,
+            event.version,
+            data,
+            event.metadata or UNSET,
+            event.timestamp,
+        )
+    )
+
+
+def _is_json(container: Any, depth: int) -> bool:
+    """Whether msgspec writes a container of an exact type as it is; TypeError says that a key is no str."""
+    if type(container) is dict:
+        "".join(container)  # the cheapest check that all keys are str, at C speed
+        container = container.values()
+    for item in container:
+        kind = type(item)
+        if kind in _WRITTEN_AS_IS:
+            continue
+        if kind is float:
+            if item - item != 0.0:  # NaN and infinities give NaN
+                return False
+        elif kind in _CONTAINERS:
+            if depth >= _MAX_DEPTH or not _is_json(item, depth + 1):
+                return False
+        elif kind is datetime:
+            if item.tzinfo is not None and item.tzinfo is not UTC:
+                return False
+        elif kind is not Decimal or not item.is_finite():
+            return False
+    return True
+
+
+def _encode_carefully(event: Event) -> bytes:
+    path: list[str] = []
+    cause: Exception | None = None
+    try:
+        return _write(event, None if event.data is None else _plain(event.data, path))
+    except _NotJsonError as error:
+        reason = f"data{''.join(reversed(path))} {error}"
+    except UnicodeEncodeError as error:
+        reason, cause = "a field or its metadata has a lone surrogate", error
+    except RecursionError as error:
+        reason, cause = "data is nested too deeply for this thread's stack", error
+    except Exception as error:  # of a Mapping or tzinfo that is not ours, or of an int too long for a text
+        reason, cause = f"data{''.join(reversed(path))} cannot be read: {error!r}", error
+    raise EncodingError(f"event {_short(event.event_type)} ({_short(event.id)}): {reason}") from cause
+
+
+class _NotJsonError(Exception):
+    """A value of data that is not on the list in ``Event``'s docstring."""
+
+
+def _plain(value: Any, path: list[str], depth: int = 0) -> Any:
+    """Copy a value into exact JSON types. On an error, ``path`` holds where it was, innermost first."""
+    kind = type(value)
+    if kind is str:
+        return _plain_text(value)
+    if kind in _WRITTEN_AS_IS:
+        return value
+    if kind is dict or isinstance(value, Mapping):
+        _check_depth(depth)
+        copy = {}
+        for key, item in list(value.items()):
+            try:
+                copy[_plain_key(key)] = _plain(item, path, depth + 1)
+            except BaseException:
+                path.append(f"[{_short(key)}]")
+                raise
+        return copy
+    if isinstance(value, (list, tuple)):  # half the time of a union
+        _check_depth(depth)
+        items = []
+        for index, item in enumerate(list(value)):
+            try:
+                items.append(_plain(item, path, depth + 1))
+            except BaseException:
+                path.append(f"[{index}]")
+                raise
+        return items
+    return _plain_leaf(value, path, depth)
+
+
+def _check_depth(depth: int) -> None:
+    if depth >= _MAX_DEPTH:
+        raise _NotJsonError(f"is nested more than {_MAX_DEPTH} levels deep, or contains itself")
+
+
+def _plain_key(key: object) -> str:
+    if not isinstance(key, str):
+        raise _NotJsonError(f"has a key of type {type(key).__name__}; keys must be str")
+    return _plain_text(key)
+
+
+def _plain_text(text: str) -> str:
+    text = str.__str__(text)
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise _NotJsonError("has a lone surrogate, which UTF-8 does not have") from None
+    return text
+
+
+def _plain_leaf(value: Any, path: list[str], depth: int) -> Any:
+    if isinstance(value, str):
+        return _plain_text(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float | Decimal):
+        if not isfinite(value):
+            raise _NotJsonError("is NaN or infinite, which JSON does not have")
+        return float.__float__(value) if isinstance(value, float) else str(value)
+    if isinstance(value, datetime | date | time):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, timedelta):
+        return msgspec.to_builtins(timedelta(value.days, value.seconds, value.microseconds))
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, Enum):
+        _check_depth(depth)
+        return _plain(value.value, path, depth + 1)
+    raise _NotJsonError(f"is of type {type(value).__name__}; what data may hold is listed in help(Event)")
+
+
+class EnvelopeWriter:
+    """Puts encoded events into the envelopes of one node, by concatenation. Any thread may use it.
+
+    Args:
+        node_id: The node's own id.
+
+    Attributes:
+        own_mark: What every payload of this node starts with, ``{"node_id":"<id>",``, so that a receiver can skip its
+            own by ``payload.startswith(mark)``.
+    """
+
+    __slots__ = ("_heads", "own_mark")
+
+    def __init__(self, node_id: str) -> None:
+        self.own_mark = b'{"node_id":%b,' % _encode(node_id)
+        self._heads: dict[str, bytes] = {}  # by namespace; two threads may both build one, of equal value
+
+    def write(self, namespace: str, encoded_event: bytes) -> bytes:
+        """Return the payload of an event that ``encode_event()`` wrote, under a checked namespace."""
+        head = self._heads.get(namespace)
+        if head is None:
+            head = b'%b"namespace_id":%b,"event":' % (self.own_mark, _encode(namespace))
+            if len(self._heads) >= _HEADS_KEPT:
+                self._heads = {}
+            self._heads[namespace] = head
+        return b"%b%b}" % (head, encoded_event)
+
+
+# -- reading
+
+
+def decode_event(encoded: bytes, namespace: str) -> Event:
+    """Read what ``encode_event()`` wrote.
+
+    Args:
+        encoded: The JSON.
+        namespace: Where the event was received.
+
+    Raises:
+        DecodingError: The bytes are no event.
+    """
+    try:
+        return _event(_read_event(encoded), namespace)
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
+        raise _decoding_error(error) from None
+
+
+def decode_envelope(payload: bytes, namespace: str) -> tuple[str, Event]:
+    """Read what a node sent.
+
+    A missing version is 0; missing or null data is None, missing or null metadata empty. Unknown keys are ignored, of
+    one that comes twice the last counts.
+
+    Args:
+        payload: The whole message.
+        namespace: What the subject says; the envelope must say the same.
+
+    Returns:
+        The id of the node, and the event, which knows its namespace.
+
+    Raises:
+        DecodingError: The bytes are no such thing. The message has the reason's kind and path, none of the content.
+    """
+    try:
+        envelope = _read_envelope(payload)
+        if envelope.namespace_id == namespace:
+            return envelope.node_id, _event(envelope.event, namespace)
+    except (ValueError, RecursionError) as error:
+        raise _decoding_error(error) from None
+    raise DecodingError("the envelope claims another namespace than its subject says")
+
+
+def _event(read: _Read, namespace: str) -> Event:
+    event = Event(
+        id=read.id,
+        event_type=read.event_type,
+        actor_id=read.actor_id,
+        version=read.version,
+        data=read.data,
+        timestamp=_read_timestamp(read.timestamp),
+        command_id=read.command_id,
+        metadata=read.metadata or {},
+        namespace=_CHECKED,
+    )
+    _set(event, "namespace", namespace)
+    return event
+
+
+def _read_timestamp(text: str) -> datetime:
+    """Read RFC 3339, with any offset, to the microsecond: further digits are cut off, not rounded.
+
+    A leap second (``:60``) is an error, as in Go: neither language has a moment for it.
+    """
+    if text[4:20:3] == "--T::." and text[-1] == "Z":  # fromisoformat() takes nothing of this shape but RFC 3339
+        return _read_datetime(text)
+    text = text.upper()
+    if not _RFC3339.fullmatch(text):
+        raise _NotRfc3339Error
+    try:
+        return _read_datetime(text).astimezone(UTC)
+    except OverflowError:
+        raise _NotRfc3339Error from None
+
+
+class _NotRfc3339Error(ValueError):
+    """A timestamp of another shape, or out of the range of datetime."""
+
+
+def _decoding_error(error: ValueError | RecursionError) -> DecodingError:
+    if isinstance(error, RecursionError):
+        reason = "it is nested too deeply"
+    elif isinstance(error, msgspec.DecodeError):  # says what and where, by types and keys of ours
+        reason = str(error)
+    elif isinstance(error, UnicodeDecodeError):
+        reason = "it is not UTF-8"
+    else:  # datetime's own words would quote the text
+        reason = "its timestamp is not RFC 3339, or not a moment that datetime has - at `$.event.timestamp`"
+    return DecodingError(f"not an event of this wire format: {reason}")

@@ -1,0 +1,424 @@
+"""``EventBus``: events to the subscriptions of one process. It knows no NATS; ``NATSEventBus`` extends it."""
+
+import logging
+import uuid
+import weakref
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import combinations
+from types import TracebackType
+from typing import Any, Self
+
+from ._checks import check_count
+from ._deadline import Deadline
+from ._queues import EventQueue, Overflow, QueueStats
+from ._routing import Deliveries, Route, Target, Targets, log_drops
+from ._waiting import Once, guard
+from ._wire import decode_event, encode_event
+from .errors import AetherError, BusClosedError, InvalidEventError, InvalidOptionError
+from .events import EVENT_STORED, Event
+from .metrics import Counters, Metrics
+from .patterns import Pattern, SubscriptionFilter, check_queue_group
+from .subscription import Subscription
+
+__all__ = ["CloseReport", "EventBus"]
+
+logger = logging.getLogger("aether_sync")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseReport:
+    """What closing a bus left undone. It is false if anything was."""
+
+    unsent: int = 0  #: events that were accepted and never written
+    uncertain: int = 0  #: events written, but not confirmed by the server, and not yet reported by a flush
+    rejected: int = 0  #: events that the server refused, and not yet reported by a flush
+    timed_out: bool = False  #: the deadline came before everything was done
+
+    def __bool__(self) -> bool:
+        return not (self.unsent or self.uncertain or self.rejected or self.timed_out)
+
+
+class EventBus:
+    """Publishes events to the subscriptions of this process, thread to thread.
+
+    A subscriber gets what came off the wire, here as on another node: the event is encoded and decoded once, tuples
+    become lists, and nobody sees the publisher's own dict. Every method may be called from any thread.
+    """
+
+    def __init__(self) -> None:
+        self.node_id = uuid.uuid4().hex  #: this bus among all nodes of a cluster
+        self._targets = Targets(self._subject_of)
+        self._counters = Counters()
+        self._lock = guard()  # guards the fields below
+        self._members: set[Target] = set()  # the open subscriptions
+        self._queues: weakref.WeakSet[EventQueue] = weakref.WeakSet()  # theirs, and of closed ones still being read
+        self._ended_totals = _Totals()  # what went through queues that are gone
+        self._closed = False
+        self._closing: Once[CloseReport] = Once()
+        # Left by finalizers, which take no lock.
+        self._abandoned: deque[Target] = deque()
+        self._ended: deque[QueueStats] = deque()
+
+    # -- subscribing
+
+    def subscribe(
+        self,
+        *patterns: str,
+        filter: SubscriptionFilter | None = None,  # noqa: A002  # the word of the domain
+        maxsize: int = 65_536,
+        max_bytes: int = 64 * 2**20,
+        overflow: str = "drop_newest",
+        queue_group: str | None = None,
+        timeout: float | None = 5.0,
+    ) -> Subscription:
+        """Ask for the events of some namespaces, from now on.
+
+        Args:
+            *patterns: One or more: a namespace, or one with wildcards. ``*`` is one token, ``>`` one or more at the
+                end, ``tenant-*`` a glob within a token. An event that several match comes once.
+            filter: Which of their events; matched after the server, so more is received than delivered.
+            maxsize: Events queued at most; by default what a burst of a tenth of a second brings.
+            max_bytes: Encoded bytes queued at most.
+            overflow: What a full queue does: ``"drop_newest"``, ``"drop_oldest"``, or ``"fail"``: the subscription ends
+                with ``SubscriptionOverflowError`` after what it had queued.
+            queue_group: Share the events with all subscriptions of this group and pattern, in the whole cluster: each
+                event goes to one of them. A group has no filter and no glob, as the server chooses before either.
+            timeout: Seconds to wait for the server's confirmation; not used where there is no server.
+
+        Raises:
+            InvalidNamespaceError: A pattern is none.
+            InvalidOptionError: Another argument is wrong; it is a ``ValueError``.
+            DeadlineExceededError: No server confirmed it in time.
+            ConnectError: There is no connection, and this was the first attempt at one.
+            PermissionDeniedError: The server refuses a pattern.
+            BusClosedError: The bus is closed.
+        """
+        self._reap()
+        try:
+            deadline = Deadline(timeout)
+            target = _target(patterns, filter, maxsize, max_bytes, overflow, queue_group, self._ended.append)
+            with self._lock:
+                self._refuse_if_closed()
+                self._members.add(target)
+                self._queues.add(target.queue)
+                self._fold_ended()
+            subscription = Subscription(target, self._leave, self._abandon)
+            try:
+                self._join(target, deadline)
+                self._refuse_if_closed()
+            except BaseException:
+                subscription.close(discard=True)
+                raise
+        except AetherError:
+            self._counters.add("subscribe_errors")
+            raise
+        return subscription
+
+    def subscribe_to_event_stored(self, *patterns: str, **options: Any) -> Subscription:
+        """Subscribe to the ``EventStored`` events that stores publish; the payload is ``event.data_as(EventStored)``.
+
+        Args:
+            *patterns: As :meth:`subscribe`.
+            **options: As :meth:`subscribe`, but for ``filter``.
+        """
+        return self.subscribe(*patterns, filter=SubscriptionFilter(event_types={EVENT_STORED}), **options)
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Close a subscription of this bus. What it has queued can still be taken."""
+        if not isinstance(subscription, Subscription):
+            raise InvalidOptionError(f"unsubscribe() takes what subscribe() returned, not {subscription!r}")
+        subscription.close()
+
+    # -- publishing
+
+    def publish(self, namespace: str, event: Event) -> None:
+        """Publish an event: it is accepted whole, or an error is raised and nothing was delivered anywhere.
+
+        Args:
+            namespace: Dot-separated tokens, no wildcards, at most 512 bytes.
+            event: Its data is encoded before this returns, and may be changed after.
+
+        Raises:
+            InvalidNamespaceError: The namespace is none.
+            InvalidEventError: The event is none.
+            EncodingError: Its data holds what JSON does not have.
+            EventTooLargeError: It is larger than the server takes.
+            PublishTimeoutError: The outbox stayed full.
+            DisconnectedError: Disconnected, with ``on_disconnect="raise"``.
+            ConnectError: There is no connection, and this was the first attempt at one.
+            BusClosedError: The bus is closed.
+        """
+        self._publish(namespace, (event,))
+
+    def publish_many(self, namespace: str, events: Iterable[Event]) -> None:
+        """Publish events in order: all of them are accepted, or an error is raised and none was.
+
+        Args:
+            namespace: As :meth:`publish`.
+            events: Read to the end and encoded before any of them is accepted.
+
+        Raises:
+            As :meth:`publish`.
+        """
+        self._publish(namespace, tuple(events))
+
+    def _publish(self, namespace: str, events: Sequence[Event]) -> None:
+        if self._abandoned:
+            self._reap()
+        try:
+            route = self._targets.route(namespace)
+            encoded = [_encode(event) for event in events]
+            copies = [decode_event(one, route.namespace) for one in encoded] if route else ()
+            self._accept(route, encoded)
+        except AetherError:
+            self._counters.add("publish_errors", len(events))
+            raise
+        if copies:
+            deliveries = Deliveries()
+            for copy, one in zip(copies, encoded, strict=True):
+                deliveries.add(route, copy, len(one))
+            log_drops(deliveries.hand_over())
+        self._counters.add_published(route.namespace, len(events))
+
+    # -- what a bus across nodes does more
+
+    def _subject_of(self, namespace: str) -> str:
+        return namespace
+
+    def _join(self, target: Target, deadline: Deadline) -> None:
+        """Let a target have events; when this returns, it gets all that are published from then on."""
+        self._targets.add(target)
+
+    def _part(self, target: Target) -> None:
+        """Let a target have no more events."""
+        self._targets.remove(target)
+
+    def _accept(self, route: Route, encoded: Sequence[bytes]) -> None:
+        """Accept encoded events for other nodes, or raise."""
+        self._refuse_if_closed()
+
+    def _finish(self, deadline: Deadline) -> CloseReport:
+        """Close what lies below, with the subscriptions closed already."""
+        return CloseReport()
+
+    # -- state
+
+    def start(self) -> None:
+        """Make ready for use; the first use does it too.
+
+        Raises:
+            ConnectError: No server could be reached in time; further attempts go on in the background.
+            BusClosedError: The bus is closed.
+        """
+        self._refuse_if_closed()
+
+    def flush(self, timeout: float | None = 5.0) -> None:
+        """Return when the connected server has processed all that this thread published before.
+
+        Args:
+            timeout: Seconds.
+
+        Raises:
+            DeadlineExceededError: It had not in time.
+            DeliveryUncertainError: Since the last flush, events were lost from sight with a connection, or refused.
+            BusClosedError: The bus is closed.
+        """
+        Deadline(timeout)
+        self._refuse_if_closed()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether events get to the other nodes now."""
+        return not self.closed
+
+    def wait_connected(self, timeout: float | None = None) -> bool:
+        """Wait for :attr:`is_connected`.
+
+        Args:
+            timeout: Seconds.
+
+        Returns:
+            Whether it came in time.
+        """
+        Deadline(timeout)
+        self._refuse_if_closed()
+        return True
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed
+
+    def metrics(self) -> Metrics:
+        """Return what the bus did until now."""
+        return Metrics(node_id=self.node_id, **self._measure())
+
+    def _measure(self) -> dict[str, Any]:
+        """Fields of :class:`Metrics`."""
+        with self._lock:
+            open_ones = [target.stats() for target in self._members]
+            self._fold_ended()
+            totals = deepcopy(self._ended_totals)
+            for queue in list(self._queues):
+                totals.add(queue.stats())
+        return {
+            **self._counters.snapshot(),
+            "delivered": totals.delivered,
+            "dropped": totals.dropped.total(),
+            "dropped_by_reason": dict(totals.dropped),
+            "pending": totals.pending,
+            "active_subscriptions": len(open_ones),
+            "subscriptions": tuple(open_ones),
+        }
+
+    def _fold_ended(self) -> None:
+        while self._ended:
+            self._ended_totals.add(self._ended.popleft())
+
+    # -- leaving and closing
+
+    def _leave(self, target: Target) -> None:
+        with self._lock:
+            if target not in self._members:
+                return
+            self._members.discard(target)
+        self._part(target)
+
+    def _abandon(self, target: Target) -> None:
+        """Note a subscription that was dropped without ``close()``: called by its finalizer, takes no lock."""
+        self._abandoned.append(target)
+
+    def _reap(self) -> None:
+        """Let go of subscriptions that were dropped without ``close()``."""
+        while self._abandoned:
+            target = self._abandoned.popleft()
+            target.queue.close(discard=True)
+            self._leave(target)
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise BusClosedError(f"{self!r} is closed")
+
+    def close(self, timeout: float | None = 5.0) -> CloseReport:
+        """Close the subscriptions, send what was accepted, and let go of everything. Idempotent, from any thread.
+
+        Iterators take what is queued, and end. It works from a signal handler, over whatever that interrupted.
+
+        Args:
+            timeout: Seconds for all of it.
+
+        Returns:
+            What was left undone; it is logged if there is any.
+        """
+        deadline = Deadline(timeout)
+        self._closed = True
+        report = self._closing.run(lambda: self._close(deadline), deadline, CloseReport(timed_out=True))
+        if not report:
+            logger.warning("closing %r left something undone: %r", self, report)
+        return report
+
+    def _close(self, deadline: Deadline) -> CloseReport:
+        self._reap()
+        with self._lock:
+            members = list(self._members)
+        for target in members:
+            target.queue.close()
+            self._leave(target)
+        return self._finish(deadline)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.node_id[:8]}{' closed' if self._closed else ''}>"
+
+
+def _encode(event: Event) -> bytes:
+    if not isinstance(event, Event):
+        raise InvalidEventError(f"publish() takes an Event, not {type(event).__name__}")
+    return encode_event(event)
+
+
+class _Totals:
+    """Sums over queues."""
+
+    __slots__ = ("delivered", "dropped", "pending")
+
+    def __init__(self, delivered: int = 0, pending: int = 0, dropped: Mapping[str, int] | None = None) -> None:
+        self.delivered = delivered
+        self.pending = pending
+        self.dropped = Counter(dropped)
+
+    def add(self, stats: QueueStats) -> None:
+        self.delivered += stats.delivered
+        self.pending += stats.pending
+        self.dropped.update(stats.dropped)
+
+
+def _target(
+    patterns: tuple[str, ...],
+    filter: SubscriptionFilter | None,  # noqa: A002
+    maxsize: int,
+    max_bytes: int,
+    overflow: str,
+    queue_group: str | None,
+    ended: Callable[[QueueStats], None],
+) -> Target:
+    """Check what subscribe() was given."""
+    if not patterns:
+        raise InvalidOptionError("subscribe() wants at least one pattern; '>' is every namespace")
+    parsed = tuple(dict.fromkeys(map(Pattern.parse, patterns)))
+    if filter is not None and not isinstance(filter, SubscriptionFilter):
+        raise InvalidOptionError(f"filter must be a SubscriptionFilter, not {type(filter).__name__}")
+    check_count("maxsize", maxsize)
+    check_count("max_bytes", max_bytes)
+    try:
+        policy = Overflow(overflow)
+    except ValueError:
+        choices = ", ".join(repr(one.value) for one in Overflow)
+        raise InvalidOptionError(f"overflow must be one of {choices}, not {overflow!r}") from None
+    if queue_group is not None:
+        _check_group(queue_group, parsed, filter)
+    if filter is not None and filter.is_empty:
+        filter = None  # noqa: A001
+    name = ", ".join(repr(pattern.text) for pattern in parsed)
+    return Target(EventQueue(maxsize, max_bytes, policy, name, ended), parsed, filter, queue_group)
+
+
+def _check_group(queue_group: str, patterns: Sequence[Pattern], filter: SubscriptionFilter | None) -> None:  # noqa: A002
+    check_queue_group(queue_group)
+    if filter is not None and not filter.is_empty:
+        raise InvalidOptionError("a queue group takes no filter: the server chooses the member before filters see it")
+    for pattern in patterns:
+        if pattern.has_glob:
+            raise InvalidOptionError(
+                f"a queue group takes no glob ({pattern.text!r}): the server chooses the member before globs see it"
+            )
+    for one, other in combinations(patterns, 2):
+        if _overlap(one.text.split("."), other.text.split(".")):
+            raise InvalidOptionError(
+                f"patterns of a queue group may not overlap: {one.text!r} and {other.text!r} would each get an event"
+            )
+
+
+def _overlap(one: list[str], other: list[str]) -> bool:
+    """Whether two patterns without globs, as tokens, have a namespace in common."""
+    for left, right in zip(one, other, strict=False):
+        if ">" in (left, right):
+            return True
+        if left != right and "*" not in (left, right):
+            return False
+    return len(one) == len(other)

@@ -1,0 +1,378 @@
+"""``Connection``: a connection to a NATS cluster that any thread may use, and several buses may share."""
+
+import atexit
+import os
+import ssl
+import warnings
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypedDict
+from urllib.parse import urlsplit
+
+from ._checks import check_count, check_seconds
+from ._deadline import Deadline
+from ._engine import Engine
+from ._nats.options import ConnectOptions
+from ._nats.pump import Account
+from ._nats.reasons import shown
+from ._nats.receive import Interest
+from ._queues import Outbox
+from ._waiting import Once, Reply, guard
+from .bus import CloseReport
+from .errors import (
+    BusClosedError,
+    DeadlineExceededError,
+    DeliveryUncertainError,
+    DisconnectedError,
+    EventTooLargeError,
+    InvalidOptionError,
+)
+
+__all__ = ["Connection", "ConnectionOptions"]
+
+_DEFAULT_URL = "nats://127.0.0.1:4222"
+
+
+class ConnectionOptions(TypedDict, total=False):
+    """The keyword arguments of :class:`Connection`."""
+
+    name: str | None
+    connect_timeout: float
+    ping_interval: float
+    outbox_events: int
+    outbox_bytes: int
+    user: str | None
+    password: str | None
+    token: str | None
+    credentials: str | Path | None
+    nkeys_seed: str | Path | None
+    tls: ssl.SSLContext | None
+    tls_hostname: str | None
+    tls_handshake_first: bool
+
+
+class Connection:
+    """A connection to a NATS cluster: made at its first use, kept from then on until it is closed.
+
+    Args:
+        url: ``nats://host:port`` or ``tls://...``, or several of one cluster, as a sequence or separated by commas. By
+            default the environment's ``NATS_URL``, else ``nats://127.0.0.1:4222``.
+        name: What the server's monitoring shows; by default this library's name and the process id.
+        connect_timeout: Seconds for the whole of the first attempt. The call that made it then raises ``ConnectError``,
+            and further attempts go on in the background.
+        ping_interval: Seconds between two questions whether the server still answers. One that does not is left after
+            twice that: by default a frozen server is noticed within 10 seconds.
+        outbox_events: Events that wait to be sent at most, also while disconnected.
+        outbox_bytes: Bytes that wait to be sent at most.
+        user: With ``password``. Both, or a token, may also stand in the URL.
+        password: With ``user``.
+        token: A token.
+        credentials: Path of a credentials file: a JWT and its seed; needs ``nats-py[nkeys]``.
+        nkeys_seed: Path of a file with an nkey seed; needs ``nats-py[nkeys]``.
+        tls: An SSL context, with what certificates the server asks for.
+        tls_hostname: The name in the server's certificate, if it is not the host's.
+        tls_handshake_first: For servers that speak TLS from the first byte.
+
+    Raises:
+        InvalidOptionError: An option is wrong.
+    """
+
+    def __init__(
+        self,
+        url: str | Sequence[str] | None = None,
+        *,
+        name: str | None = None,
+        connect_timeout: float = 5.0,
+        ping_interval: float = 5.0,
+        outbox_events: int = 65_536,
+        outbox_bytes: int = 64 * 2**20,
+        user: str | None = None,
+        password: str | None = None,
+        token: str | None = None,
+        credentials: str | Path | None = None,
+        nkeys_seed: str | Path | None = None,
+        tls: ssl.SSLContext | None = None,
+        tls_hostname: str | None = None,
+        tls_handshake_first: bool = False,
+    ) -> None:
+        check_seconds("connect_timeout", connect_timeout)
+        check_seconds("ping_interval", ping_interval)
+        check_count("outbox_events", outbox_events)
+        check_count("outbox_bytes", outbox_bytes)
+        self._options = ConnectOptions(
+            servers=_servers(url),
+            name=name or f"aether_sync {os.getpid()}",
+            connect_timeout=connect_timeout,
+            ping_interval=ping_interval,
+            user=user,
+            password=password,
+            token=token,
+            credentials=credentials,
+            nkeys_seed=nkeys_seed,
+            tls=tls,
+            tls_hostname=tls_hostname,
+            tls_handshake_first=tls_handshake_first,
+        )
+        self._outbox = Outbox(outbox_events, outbox_bytes)
+        self._lock = guard()  # guards the fields below
+        self._engine: Engine | None = None  # made at the first use
+        self._closed = False
+        self._closing: Once[CloseReport] = Once()
+
+    # -- connecting
+
+    def start(self) -> None:
+        """Connect, if that was not tried yet; the first use does it too.
+
+        Raises:
+            ConnectError: No server within ``connect_timeout``. Further attempts go on in the background, and further calls
+                return at once.
+            BusClosedError: The connection is closed.
+        """
+        self._begin().await_first_attempt()
+
+    def _begin(self) -> Engine:
+        """Begin to connect, without waiting for it."""
+        with self._lock:
+            self._refuse_if_closed()
+            if self._engine is None:
+                self._engine = Engine(self._options, self._outbox)
+                self._watch_for_the_end(self._engine)
+            self._engine.loop.start()
+            return self._engine
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise BusClosedError(f"{self!r} is closed")
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a server that answers, as far as is known now."""
+        engine = self._engine
+        return engine is not None and engine.link.is_connected
+
+    def wait_connected(self, timeout: float | None = None) -> bool:
+        """Wait until there is a connection; begins to connect if nobody has.
+
+        Args:
+            timeout: Seconds.
+
+        Returns:
+            Whether it came in time.
+
+        Raises:
+            BusClosedError: The connection is closed, or was meanwhile.
+        """
+        deadline = Deadline(timeout)
+        engine = self._begin()
+        engine.loop.refuse_own_thread()
+        link = engine.link
+        link.changed.wait(lambda: link.is_connected or self._closed, deadline)
+        self._refuse_if_closed()
+        return link.is_connected
+
+    # -- what a bus does with it
+
+    def _ready(self) -> Engine:
+        """Return the engine, after the first attempt to connect; only who waits for that attempt gets its error."""
+        engine = self._engine
+        if engine is None or self._closed or not engine.link.first.done:
+            engine = self._begin()
+            engine.await_first_attempt()
+        return engine
+
+    def send(self, frames: Sequence[bytes], largest: int, timeout: float | None, *, buffer: bool) -> None:
+        """Accept ``PUB`` frames, all of them or none. For a bus.
+
+        Args:
+            frames: Whole commands, in order.
+            largest: Bytes of the largest payload among them.
+            timeout: Seconds to wait for room in the outbox.
+            buffer: Whether to accept them while disconnected.
+
+        Raises:
+            As ``publish()``.
+        """
+        engine = self._ready()
+        engine.loop.refuse_own_thread()
+        limit = engine.link.max_payload
+        if largest > limit > 0:
+            raise EventTooLargeError(f"an event of {largest} bytes is larger than the server's max_payload of {limit}")
+        if not buffer and not engine.link.is_connected:
+            raise DisconnectedError(f"nothing was published: {engine.link.connect_error()}")
+        self._outbox.put(frames, largest, timeout)
+
+    def enter(self, interest: Interest) -> None:
+        """Have the server subscribe an interest, in the order of these calls. For a bus."""
+        engine = self._ready()
+        engine.loop.post(engine.link.subscriber.enter, interest)
+
+    def leave(self, interest: Interest) -> None:
+        """Have the server unsubscribe an interest, in the order of these calls. For a bus."""
+        engine = self._engine
+        if engine is not None and not self._closed:
+            with suppress(BusClosedError):  # it closed meanwhile, and all interests with it
+                engine.loop.post(engine.link.subscriber.leave, interest)
+
+    def await_confirmation(self, interest: Interest, deadline: Deadline) -> None:
+        """Wait until the server has confirmed an interest. For a bus.
+
+        Raises:
+            DeadlineExceededError: It had not in time.
+            PermissionDeniedError: It refuses.
+        """
+        engine = self._ready()
+        engine.loop.refuse_own_thread()
+        try:
+            interest.confirmed.wait(deadline)
+        except DeadlineExceededError:
+            link = engine.link
+            why = "the server has not confirmed it" if link.is_connected else str(link.connect_error())
+            raise DeadlineExceededError(f"no subscription to {interest.subject!r} within {deadline}: {why}") from None
+
+    def nudge(self, callback: Callable[[], object]) -> None:
+        """Run a callback on the loop thread if there is one; takes no lock. For finalizers."""
+        engine = self._engine
+        if engine is not None:
+            engine.loop.nudge(callback)
+
+    def counts(self) -> dict[str, int]:
+        """Return what ``metrics()`` says of a connection."""
+        events, size = self._outbox.depth()
+        engine = self._engine
+        return {
+            "outbox_events": events,
+            "outbox_bytes": size,
+            "uncertain": 0 if engine is None else engine.link.pump.uncertain,
+            "rejected": 0 if engine is None else engine.link.pump.rejected,
+            "reconnects": 0 if engine is None else engine.link.reconnects,
+        }
+
+    def flush(self, timeout: float | None = 5.0) -> None:
+        """Return when the connected server has processed all that was published before.
+
+        Args:
+            timeout: Seconds.
+
+        Raises:
+            DeadlineExceededError: It had not in time; what is in the outbox is sent when it can be.
+            DeliveryUncertainError: Since the last flush, events were lost from sight with a connection, or refused.
+            BusClosedError: The connection is closed.
+        """
+        deadline = Deadline(timeout)
+        self._refuse_if_closed()
+        engine = self._engine
+        if engine is None:
+            return
+        engine.loop.refuse_own_thread()
+        pump, position = engine.link.pump, self._outbox.position()
+        reply: Reply[Account] = Reply()
+        engine.loop.post(pump.flush, position, reply)
+        try:
+            account = reply.wait(deadline)
+        except DeadlineExceededError:
+            engine.loop.post(pump.forget, reply)
+            waiting = position - pump.settled
+            why = "" if engine.link.is_connected else f" ({engine.link.connect_error()})"
+            raise DeadlineExceededError(f"{waiting} events are not confirmed within {deadline}{why}") from None
+        if account:
+            raise DeliveryUncertainError(
+                str(account), uncertain=account.uncertain, rejected=account.rejected, reasons=account.reasons
+            )
+
+    # -- closing
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed
+
+    def close(self, timeout: float | None = 5.0) -> CloseReport:
+        """Send what was accepted, have it confirmed, and end the connection. Idempotent, from any thread.
+
+        Args:
+            timeout: Seconds for all of it.
+
+        Returns:
+            What was left undone.
+        """
+        deadline = Deadline(timeout)
+        with self._lock:
+            self._closed = True
+            engine = self._engine
+        self._outbox.close()
+        if engine is None:
+            return CloseReport()
+        engine.loop.refuse_own_thread()
+        self._stop_watching()
+        return self._closing.run(lambda: engine.close(deadline), deadline, CloseReport(timed_out=True))
+
+    def _watch_for_the_end(self, engine: Engine) -> None:
+        """See to it that a connection nobody closes is wound up when it is collected, or at exit."""
+        finalizer = weakref.finalize(self, _forsake, engine, repr(self))
+        finalizer.atexit = False
+        connection = weakref.ref(self)
+
+        def at_exit() -> None:
+            if (unclosed := connection()) is not None:
+                warnings.warn(f"unclosed {unclosed!r}", ResourceWarning, source=unclosed, stacklevel=1)
+                unclosed.close()
+
+        atexit.register(at_exit)
+
+        def stop_watching() -> None:
+            finalizer.detach()
+            atexit.unregister(at_exit)
+
+        self._stop_watching = stop_watching
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else self._engine.link.state.value if self._engine else "new"
+        return f"<Connection {', '.join(map(shown, self._options.servers))} {state}>"
+
+
+def _forsake(engine: Engine, name: str) -> None:
+    engine.forsake()
+    warnings.warn(f"unclosed {name}", ResourceWarning, stacklevel=1)
+
+
+def _servers(url: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Check what a connection was given to connect to."""
+    if url is None:
+        url = os.environ.get("NATS_URL") or _DEFAULT_URL
+    urls = url.split(",") if isinstance(url, str) else list(url)
+    if not urls:
+        raise InvalidOptionError("a connection wants at least one URL, as nats://host:port")
+    return tuple(_checked(one) for one in urls)
+
+
+def _checked(url: str) -> str:
+    if not isinstance(url, str):
+        raise InvalidOptionError(f"a server URL must be a str, as nats://host:port, not {type(url).__name__}")
+    url = url.strip()
+    if "://" not in url:
+        url = f"nats://{url}"
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("nats", "tls", "ws", "wss") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise InvalidOptionError(f"no server URL: {shown(url)!r}; expected nats://host:port or tls://host:port")
+    return url

@@ -1,0 +1,378 @@
+"""Events: immutable facts about actors; and ``EventStored``, by which a store tells of them.
+
+The wire format is in ``_wire.py``.
+"""
+
+import os
+import reprlib
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Any, Self, TypeVar
+
+import msgspec
+
+from .errors import DecodingError, InvalidEventError, InvalidOptionError
+
+__all__ = ["EVENT_STORED", "Event", "EventStored"]
+
+EVENT_STORED = "EventStored"  #: the type of the events that tell of a stored event
+
+T = TypeVar("T")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SECOND = timedelta(seconds=1)
+_MAX_VERSION = 2**63 - 1  # int64 in Go
+_CHECKED = "<checked by the decoder>"  # as a namespace, this very object: the decoder has checked the fields
+_METADATA_KEYS = {  # by the names of their properties
+    "correlation_id": "correlationId",
+    "causation_id": "causationId",
+    "user_id": "userId",
+    "trace_id": "traceId",
+    "span_id": "spanId",
+}
+_set = msgspec.structs.force_setattr  # the fields of an event that nobody has seen yet
+
+
+def _new_id() -> str:
+    return os.urandom(16).hex()  # from the kernel: no two processes of a fork share a state
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """An immutable fact about an actor. Keyword arguments only; ``event_type`` and ``actor_id`` must be given.
+
+    ``data`` and ``metadata`` are read-only: a received event is shared by all subscribers of its process. Data is not
+    copied, but encoded by ``publish()``; until then it is the maker's own. A subscriber gets what came off the wire:
+
+    ====================================================  =============================================================
+    data may hold                                         and arrives as
+    ====================================================  =============================================================
+    None, bool, str, finite float, int                    itself; other languages lose digits of an int beyond 64 bits
+    subclasses of str, int and float (also enums)         the plain value
+    an ``enum.Enum`` of anything on this list             its ``value``
+    a dict or other ``Mapping``, with str keys            dict
+    a list, a tuple, a subclass of either                 list
+    datetime, date, time                                  ISO 8601 text as of ``isoformat()``, with ``Z`` for UTC
+    timedelta                                             ISO 8601 text such as ``P1DT0.5S``
+    UUID, finite Decimal                                  ``str()`` of it
+    ====================================================  =============================================================
+
+    Anything else raises ``EncodingError`` in ``publish()``: sets, bytes, NaN, infinities, cycles or more than 200
+    levels, lone surrogates, keys that are not str, dataclasses and Structs (pass ``dataclasses.asdict()`` or
+    ``msgspec.to_builtins()``), other objects. :meth:`data_as` turns the texts back.
+
+    Events are equal if all but their ``namespace`` is: where a fact was received is no part of it. They hash by ``id``.
+
+    Attributes:
+        id: Unique; made if left out.
+        event_type: What happened: ``"OrderPlaced"``.
+        actor_id: What it happened to: ``"order-1"``.
+        version: The actor's version after it, 0 if it has none; up to 2**63 - 1.
+        data: The particulars, or None.
+        timestamp: When it happened, aware, kept in UTC; now if left out.
+        command_id: What caused it, or "".
+        metadata: Texts about it; five well-known ones are properties, "" when absent.
+        namespace: Where it was received; "" on one you make.
+
+    Raises:
+        InvalidEventError: A value is of the wrong type or out of its range; the message names the field.
+    """
+
+    id: str = msgspec.field(default_factory=_new_id)
+    event_type: str
+    actor_id: str
+    version: int = 0
+    data: Mapping[str, Any] | None = None
+    timestamp: datetime = msgspec.field(default_factory=_now)
+    command_id: str = ""
+    metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
+    namespace: str = ""
+
+    def __post_init__(self) -> None:
+        if self.namespace is _CHECKED:
+            return
+        stamp = self.timestamp
+        if not (
+            type(self.event_type) is type(self.actor_id) is type(self.id) is str
+            and self.event_type
+            and self.actor_id
+            and self.id
+            and type(self.command_id) is type(self.namespace) is str
+            and type(self.version) is int
+            and 0 <= self.version <= _MAX_VERSION
+            and (self.data is None or type(self.data) is dict)
+            and type(stamp) is type(_EPOCH)
+            and stamp.tzinfo is UTC
+        ):
+            self._settle()
+        _set(self, "metadata", _metadata(self.metadata))
+
+    def _settle(self) -> None:
+        """Check every field but metadata, and make each of the plain type."""
+        for name in ("id", "event_type", "actor_id"):
+            _set(self, name, _text(name, getattr(self, name), may_be_empty=False))
+        for name in ("command_id", "namespace"):
+            _set(self, name, _text(name, getattr(self, name)))
+        _set(self, "version", _version(self.version))
+        _set(self, "timestamp", _timestamp(self.timestamp))
+        if self.data is not None and not isinstance(self.data, Mapping):
+            raise InvalidEventError(f"data must be a dict or another Mapping, or None, not {type(self.data).__name__}")
+
+    # -- reading
+
+    def data_as(self, type: type[T]) -> T:  # noqa: A002  # the word for it
+        """Return the data as a dataclass, a TypedDict, a ``msgspec.Struct``, or anything else msgspec converts to.
+
+        Fields of datetime, date, time, timedelta, UUID, Decimal, bytes (base64), enum, set or tuple are read from what
+        JSON has for them. Otherwise types are strict: an int is not read from a str, nor from a float, not even 3.0
+        (Go writes a whole float64 without a point). Unknown keys are ignored, unless the type forbids them.
+
+        Args:
+            type: What to return.
+
+        Raises:
+            DecodingError: The data has another shape; the message says where.
+            InvalidOptionError: msgspec cannot convert to this type.
+        """
+        try:
+            return msgspec.convert(self.data, type, str_keys=True)
+        except msgspec.ValidationError as error:
+            name = getattr(type, "__name__", type)
+            what = f"data of event {_short(self.event_type)} ({_short(self.id)}) is no {name}"
+            raise DecodingError(f"{what}: {error}") from error
+        except (TypeError, NameError) as error:
+            raise InvalidOptionError(f"data_as() cannot convert to {_short(type)}: {error}") from error
+
+    @property
+    def correlation_id(self) -> str:
+        """What all events of one conversation share; "" when absent."""
+        return self.metadata.get("correlationId", "")
+
+    @property
+    def causation_id(self) -> str:
+        """The id of the event that caused this one; "" when absent."""
+        return self.metadata.get("causationId", "")
+
+    @property
+    def user_id(self) -> str:
+        """On whose behalf it happened; "" when absent."""
+        return self.metadata.get("userId", "")
+
+    @property
+    def trace_id(self) -> str:
+        """The trace it belongs to; "" when absent."""
+        return self.metadata.get("traceId", "")
+
+    @property
+    def span_id(self) -> str:
+        """The operation in the trace that made it; "" when absent."""
+        return self.metadata.get("spanId", "")
+
+    # -- making others of it
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with some fields changed; all others are the same, ``id`` and ``timestamp`` too.
+
+        Args:
+            **changes: As the arguments of ``Event``.
+
+        Raises:
+            InvalidEventError: As ``Event``.
+        """
+        return msgspec.structs.replace(self, **changes)
+
+    def with_metadata(self, **changes: str | None) -> Self:
+        """Return a copy with some metadata changed.
+
+        Args:
+            **changes: Exact keys, or the names of the properties (``user_id`` for ``userId``); None removes one.
+
+        Raises:
+            InvalidEventError: A value is not a str.
+        """
+        metadata = {**self.metadata, **{_METADATA_KEYS.get(key, key): value for key, value in changes.items()}}
+        return self.replace(metadata={key: value for key, value in metadata.items() if value is not None})
+
+    def following(
+        self,
+        *,
+        event_type: str,
+        actor_id: str,
+        version: int = 0,
+        data: Mapping[str, Any] | None = None,
+        command_id: str = "",
+        metadata: Mapping[str, str] | None = None,
+    ) -> "Event":
+        """Make the event that this one caused.
+
+        Its causation id is this event's id; its correlation id is this event's, or this event's id if that has none;
+        user id and trace id are carried over. The span id is not: it names the operation that made this event.
+
+        Args:
+            event_type: As ``Event``, like the others.
+            actor_id: See there.
+            version: See there.
+            data: See there.
+            command_id: See there.
+            metadata: It wins over what is carried over.
+
+        Raises:
+            InvalidEventError: As ``Event``.
+        """
+        carried = {"correlationId": self.correlation_id or self.id, "causationId": self.id}
+        carried |= {key: self.metadata[key] for key in ("userId", "traceId") if key in self.metadata}
+        return Event(
+            event_type=event_type,
+            actor_id=actor_id,
+            version=version,
+            data=data,
+            command_id=command_id,
+            metadata={**carried, **({} if metadata is None else _metadata(metadata))},
+        )
+
+    # -- comparing and showing
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Event):
+            return NotImplemented
+        return self._fact() == other._fact()
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def _fact(self) -> tuple[object, ...]:
+        return (
+            self.id,
+            self.event_type,
+            self.actor_id,
+            self.version,
+            self.timestamp,
+            self.command_id,
+            self.metadata,
+            self.data,
+        )
+
+    def __repr__(self) -> str:
+        return f"Event({', '.join(f'{name}={value}' for name, value in self._shown())})"
+
+    def _shown(self) -> Iterable[tuple[str, str]]:
+        yield "event_type", _short(self.event_type)
+        yield "actor_id", _short(self.actor_id)
+        yield "version", str(self.version)
+        yield "data", _short(self.data)
+        yield "id", _short(self.id)
+        yield "timestamp", self.timestamp.isoformat()
+        if self.namespace:
+            yield "namespace", _short(self.namespace)
+
+
+class EventStored(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """The data of an event of type ``EventStored``; ``event.data_as(EventStored)`` reads it, with unknown keys ignored.
+
+    Attributes:
+        event_id: Of the stored event.
+        actor_id: Of the stored event.
+        version: Of the stored event: the actor's newest at that moment.
+        timestamp: Of the stored event, whole Unix seconds.
+        sequence: Its place in the store, where the store says; nodes in Go do not.
+    """
+
+    event_id: str
+    actor_id: str
+    version: int
+    timestamp: int
+    sequence: int | None = None
+
+    @classmethod
+    def of(cls, event: Event, sequence: int | None = None) -> Event:
+        """Make the event that tells of a stored one: with its actor id and version, and no metadata.
+
+        Args:
+            event: The stored event.
+            sequence: Its place in the store; left out if None.
+        """
+        data = {
+            "eventId": event.id,
+            "actorId": event.actor_id,
+            "version": event.version,
+            "timestamp": (event.timestamp - _EPOCH) // _SECOND,
+        }
+        if sequence is not None:
+            data["sequence"] = sequence
+        return Event(event_type=EVENT_STORED, actor_id=event.actor_id, version=event.version, data=data)
+
+
+# -- checking the fields of an event
+
+
+def _text(name: str, value: object, *, may_be_empty: bool = True) -> str:
+    if not isinstance(value, str):
+        raise InvalidEventError(f"{name} must be a str, not {type(value).__name__}")
+    if not (value or may_be_empty):
+        raise InvalidEventError(f"{name} must not be empty")
+    return str.__str__(value)
+
+
+def _version(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidEventError(f"version must be an int, not {type(value).__name__}")
+    if not 0 <= value <= _MAX_VERSION:
+        raise InvalidEventError(f"version must be from 0 to 2**63 - 1, not {_short(value)}")
+    return int.__int__(value)
+
+
+def _timestamp(value: object) -> datetime:
+    if not isinstance(value, datetime):
+        raise InvalidEventError(f"timestamp must be a datetime, not {type(value).__name__}")
+    if value.utcoffset() is None:
+        raise InvalidEventError("timestamp must be aware: give it a tzinfo, as in datetime.now(UTC)")
+    since = value - _EPOCH
+    try:
+        return _EPOCH + timedelta(since.days, since.seconds, since.microseconds)  # plain, whatever subclass it was
+    except OverflowError:
+        raise InvalidEventError("timestamp is out of the range of datetime in UTC") from None
+
+
+def _metadata(value: object) -> dict[str, str]:
+    if type(value) is dict and not value:
+        return {}
+    if not isinstance(value, Mapping):
+        raise InvalidEventError(f"metadata must be a dict of str to str, not {type(value).__name__}")
+    metadata = dict(value)
+    for key, text in metadata.items():
+        if not type(key) is type(text) is str:
+            break
+    else:
+        return metadata
+    return {_text("a metadata key", key): _text(f"metadata {_short(key)}", text) for key, text in metadata.items()}
+
+
+# -- showing
+
+
+class _Short(reprlib.Repr):
+    """As reprlib, but for dicts it neither sorts nor touches more than it shows."""
+
+    def repr_dict(self, x: Mapping[Any, Any], level: int) -> str:
+        if level <= 0:
+            return "{...}"
+        shown = [f"{self.repr1(k, level - 1)}: {self.repr1(v, level - 1)}" for k, v in islice(x.items(), self.maxdict)]
+        return f"{{{', '.join(shown)}{', ...' if len(x) > self.maxdict else ''}}}"
+
+
+_shortener = _Short()
+_shortener.maxdict = 4
+_shortener.maxlist = _shortener.maxtuple = 3
+_shortener.maxlevel = 2
+_shortener.maxstring = _shortener.maxother = 40
+
+
+def _short(value: object) -> str:
+    try:
+        return _shortener.repr(value)
+    except Exception:  # a repr may do anything; an int of 4,300 digits has none
+        return f"<{type(value).__name__}>"

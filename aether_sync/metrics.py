@@ -1,0 +1,96 @@
+"""Counters, and the frozen snapshot that ``bus.metrics()`` returns."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from threading import RLock
+from typing import Any
+
+from ._waiting import guard
+
+__all__ = ["OTHER_NAMESPACES", "Counters", "Metrics", "SubscriptionStats"]
+
+#: The key under which ``published_by_namespace`` counts the namespaces beyond its bound. No namespace is called so.
+OTHER_NAMESPACES = "*"
+
+_NAMESPACES_COUNTED = 1_000  # apart; more than a dashboard shows, little enough to copy at every snapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionStats:
+    """What went through one subscription: ``offered == delivered + pending + dropped``."""
+
+    patterns: tuple[str, ...]
+    queue_group: str | None = None
+    offered: int = 0  #: events that matched
+    delivered: int = 0  #: events that your threads took
+    dropped: int = 0  #: events lost to overflow, or discarded by ``close(discard=True)``
+    dropped_by_reason: Mapping[str, int] = field(default_factory=dict)  #: ``maxsize``, ``max_bytes`` or ``discarded``
+    pending: int = 0  #: events queued now
+    pending_bytes: int = 0  #: their encoded size
+    high_water: int = 0  #: the most events that were queued at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """What a bus did since it was made: a snapshot, no part of which changes any more. It pickles.
+
+    ``uncertain``, ``reconnects``, ``outbox_events`` and ``outbox_bytes`` are of the connection, and so of all buses that
+    share it.
+    """
+
+    node_id: str
+    published: int = 0  #: events that ``publish()`` accepted
+    published_by_namespace: Mapping[str, int] = field(default_factory=dict)  #: the first 1,000 namespaces; the rest under ``"*"``
+    received: int = 0  #: events of other nodes that arrived, before filters
+    delivered: int = 0  #: events that threads took from subscriptions, closed ones included
+    dropped: int = 0  #: events that subscriptions dropped
+    dropped_by_reason: Mapping[str, int] = field(default_factory=dict)  #: ``maxsize``, ``max_bytes`` or ``discarded``
+    publish_errors: int = 0  #: events that ``publish()`` refused, or the server did
+    subscribe_errors: int = 0  #: ``subscribe()`` calls that failed
+    decode_errors: int = 0  #: messages that were no event
+    uncertain: int = 0  #: events written to a connection that broke before they were confirmed
+    reconnects: int = 0
+    outbox_events: int = 0  #: events waiting to be sent
+    outbox_bytes: int = 0
+    pending: int = 0  #: events queued in subscriptions
+    active_subscriptions: int = 0
+    subscriptions: tuple[SubscriptionStats, ...] = ()  #: the open ones
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a bus counts as it goes; any thread."""
+
+    received: int = 0
+    publish_errors: int = 0
+    subscribe_errors: int = 0
+    decode_errors: int = 0
+    by_namespace: Counter[str] = field(default_factory=Counter)
+    _lock: RLock = field(default_factory=guard, repr=False)  # guards all of them
+
+    def add_published(self, namespace: str, count: int) -> None:
+        """Count events that were accepted."""
+        with self._lock:
+            by_namespace = self.by_namespace
+            if namespace not in by_namespace and len(by_namespace) >= _NAMESPACES_COUNTED:
+                namespace = OTHER_NAMESPACES
+            by_namespace[namespace] += count
+
+    def add(self, name: str, count: int = 1) -> None:
+        """Count anything else, by the name of its field."""
+        with self._lock:
+            setattr(self, name, getattr(self, name) + count)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return them as fields of :class:`Metrics`."""
+        with self._lock:
+            by_namespace = dict(self.by_namespace)
+            return {
+                "published": sum(by_namespace.values()),
+                "published_by_namespace": by_namespace,
+                "received": self.received,
+                "publish_errors": self.publish_errors,
+                "subscribe_errors": self.subscribe_errors,
+                "decode_errors": self.decode_errors,
+            }

@@ -1,0 +1,164 @@
+"""``NATSEventBus``: an event bus across the nodes of a NATS cluster."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, Unpack
+
+from ._deadline import Deadline
+from ._nats.receive import Inbox, Interest
+from ._routing import Route, Target
+from ._waiting import guard
+from ._wire import EnvelopeWriter
+from .bus import CloseReport, EventBus
+from .connection import Connection, ConnectionOptions
+from .errors import DeadlineExceededError, DeliveryUncertainError, InvalidOptionError
+from .patterns import check_prefix, subject_of
+
+__all__ = ["NATSEventBus"]
+
+
+class NATSEventBus(EventBus):
+    """Publishes events to the subscriptions of every node of a cluster.
+
+    Nothing happens before the first use, :meth:`start` or ``with``. Events of this node reach its own subscriptions
+    directly, all others through the server; none comes twice. Wildcard patterns cross namespaces: what keeps tenants
+    apart is the server's permissions.
+
+    Args:
+        connection: A :class:`Connection`, which closing the bus leaves open; or what one is made from: a URL, several, or
+            None for the environment's ``NATS_URL``, else ``nats://127.0.0.1:4222``.
+        prefix: The first token of every subject; nodes with another prefix do not hear each other.
+        publish_timeout: Seconds that :meth:`publish` waits for room in the outbox.
+        on_disconnect: What :meth:`publish` does while disconnected: ``"buffer"`` into the outbox, or ``"raise"`` a
+            ``DisconnectedError``.
+        **options: Those of :class:`Connection`, for one of its own.
+
+    Raises:
+        InvalidOptionError: An option is wrong.
+        InvalidNamespaceError: The prefix is no token.
+    """
+
+    def __init__(
+        self,
+        connection: Connection | str | Sequence[str] | None = None,
+        *,
+        prefix: str = "aether",
+        publish_timeout: float = 5.0,
+        on_disconnect: Literal["buffer", "raise"] = "buffer",
+        **options: Unpack[ConnectionOptions],
+    ) -> None:
+        check_prefix(prefix)
+        Deadline(publish_timeout)
+        if on_disconnect not in ("buffer", "raise"):
+            raise InvalidOptionError(f'on_disconnect must be "buffer" or "raise", not {on_disconnect!r}')
+        self._prefix = prefix
+        super().__init__()
+        self._publish_timeout = publish_timeout
+        self._buffer = on_disconnect == "buffer"
+        self._writer = EnvelopeWriter(self.node_id)
+        self._inbox = Inbox(self.node_id, self._counters)
+        self._interests_lock = guard()  # guards _interests, and that the link hears of its changes in their order
+        self._interests: dict[tuple[str, str | None], Interest] = {}  # by subject and queue group
+        self._owns_connection = not isinstance(connection, Connection)
+        if isinstance(connection, Connection):
+            if options:
+                raise InvalidOptionError(f"{', '.join(options)}: give that to the Connection, which is shared")
+            self._connection = connection
+        else:
+            self._connection = Connection(connection, **options)
+
+    @property
+    def connection(self) -> Connection:
+        """The connection it uses."""
+        return self._connection
+
+    # -- publishing
+
+    def _subject_of(self, namespace: str) -> str:
+        return subject_of(self._prefix, namespace)
+
+    def _accept(self, route: Route, encoded: Sequence[bytes]) -> None:
+        self._refuse_if_closed()
+        payloads = [self._writer.write(route.namespace, one) for one in encoded]
+        head = f"PUB {route.subject} ".encode()
+        frames = [b"%b%d\r\n%b\r\n" % (head, len(payload), payload) for payload in payloads]
+        largest = max(map(len, payloads), default=0)
+        self._connection.send(frames, largest, self._publish_timeout, buffer=self._buffer)
+
+    # -- subscribing
+
+    def _join(self, target: Target, deadline: Deadline) -> None:
+        self._connection.start()
+        interests = [self._enter(target, pattern) for pattern in _subject_patterns(target)]
+        for interest in interests:
+            self._connection.await_confirmation(interest, deadline)
+        if target.group is None:  # a node's own events come directly; to a group, by the server's choice
+            self._targets.add(target)
+
+    def _enter(self, target: Target, pattern: str) -> Interest:
+        """Share the interest in a subject, or have a new one subscribed."""
+        key = (pattern, target.group)
+        with self._interests_lock:
+            interest = self._interests.get(key)
+            if interest is None or interest.confirmed.error is not None:
+                interest = Interest(self._inbox, self._subject_of(pattern), pattern, target.group)
+                self._interests[key] = interest
+            interest.add(target)
+            if not interest.entered:
+                self._connection.enter(interest)
+                interest.entered = True
+            return interest
+
+    def _part(self, target: Target) -> None:
+        self._targets.remove(target)
+        with self._interests_lock:
+            for pattern in _subject_patterns(target):
+                interest = self._interests.get((pattern, target.group))
+                if interest is not None and interest.remove(target):
+                    del self._interests[pattern, target.group]
+                    self._connection.leave(interest)
+
+    def _abandon(self, target: Target) -> None:
+        super()._abandon(target)
+        self._connection.nudge(self._reap)
+
+    # -- state
+
+    def start(self) -> None:  # noqa: D102
+        self._refuse_if_closed()
+        self._connection.start()
+
+    def flush(self, timeout: float | None = 5.0) -> None:  # noqa: D102
+        self._refuse_if_closed()
+        self._connection.flush(timeout)
+
+    @property
+    def is_connected(self) -> bool:  # noqa: D102
+        return not self._closed and self._connection.is_connected
+
+    def wait_connected(self, timeout: float | None = None) -> bool:  # noqa: D102
+        self._refuse_if_closed()
+        return self._connection.wait_connected(timeout)
+
+    def _measure(self) -> dict[str, Any]:
+        measured = super()._measure()
+        counts = self._connection.counts()
+        measured["publish_errors"] += counts.pop("rejected")
+        return measured | counts
+
+    # -- closing
+
+    def _finish(self, deadline: Deadline) -> CloseReport:
+        if self._owns_connection:
+            return self._connection.close(deadline.timeout_left())
+        try:
+            self._connection.flush(deadline.timeout_left())
+        except DeliveryUncertainError as error:
+            return CloseReport(uncertain=error.uncertain, rejected=error.rejected)
+        except DeadlineExceededError:
+            return CloseReport(unsent=self._connection.counts()["outbox_events"], timed_out=True)
+        return CloseReport()
+
+
+def _subject_patterns(target: Target) -> list[str]:
+    """The distinct subjects, without the prefix, that a target needs."""
+    return list(dict.fromkeys(pattern.subject_pattern for pattern in target.patterns))

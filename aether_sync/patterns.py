@@ -1,0 +1,361 @@
+"""Namespaces, patterns and subjects: checking, matching, escaping; and the filter of a subscription.
+
+A namespace is dot-separated tokens, ``tenant-a.orders``; it becomes the NATS subject ``aether.events.tenant-a.orders``.
+A pattern is a namespace in which
+
+* a token ``*`` stands for exactly one token,
+* a last token ``>`` stands for one or more tokens,
+* a ``*`` inside a token (``tenant-*``) stands for zero or more characters of that token, never for a dot.
+
+All other characters stand for themselves. The first two are the wildcards of NATS
+(https://docs.nats.io/nats-concepts/subjects); the third is ours: such a token is ``*`` on the server and matched here.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+from .errors import InvalidNamespaceError, InvalidOptionError
+
+if TYPE_CHECKING:
+    from .events import Event
+
+__all__ = [
+    "Pattern",
+    "SubscriptionFilter",
+    "actor_type",
+    "check_namespace",
+    "check_prefix",
+    "check_queue_group",
+    "escape_token",
+    "subject_of",
+    "unescape_token",
+]
+
+_MAX_BYTES = 512  # of a namespace, a pattern, a prefix or a queue group, in UTF-8
+
+_COMMON = re.compile(r"[!-)+,\-/-=?-~]++(?:\.[!-)+,\-/-=?-~]++)*+")  # a valid namespace, if it is all ASCII
+_UNSAFE = re.compile(r"[^!-$&-)+,\-/-=?-~]+")  # what escape_token escapes: all but printable ASCII without % . * >
+
+_NAMESPACE_HINT = "use non-empty tokens of printable characters between dots, as in 'tenant-a.orders'"
+_PATTERN_HINT = "'*' is one token, '>' one or more at the end, 'tenant-*' a glob within a token"
+
+
+# -- checking
+
+
+def check_namespace(namespace: str) -> None:
+    """Refuse what cannot be a namespace.
+
+    Args:
+        namespace: Non-empty tokens between dots; printable (``str.isprintable``), no white space, no wildcards, at most
+            512 bytes in UTF-8. Printable non-ASCII is allowed.
+
+    Raises:
+        InvalidNamespaceError: It is none, whatever was passed.
+    """
+    if type(namespace) is str and len(namespace) <= _MAX_BYTES and _COMMON.fullmatch(namespace):
+        return
+    text = _text("namespace", namespace)
+    fault = _fault(text)
+    if fault is None and ("*" in text or ">" in text):
+        fault = "has a wildcard, and an event is published under one namespace"
+    if fault is not None:
+        raise InvalidNamespaceError(f"namespace {_shown(text)} {fault}; {_NAMESPACE_HINT}")
+
+
+def check_prefix(prefix: str) -> None:
+    """Refuse what cannot be the first token of our subjects.
+
+    Args:
+        prefix: One token, of what a namespace may hold.
+
+    Raises:
+        InvalidNamespaceError: It is none, whatever was passed.
+    """
+    text = _text("prefix", prefix)
+    fault = _fault(text)
+    if fault is None and ("*" in text or ">" in text):
+        fault = "has a wildcard"
+    if fault is None and "." in text:
+        fault = "has a dot"
+    if fault is not None:
+        raise InvalidNamespaceError(f"prefix {_shown(text)} {fault}; use one token of printable characters: 'aether'")
+
+
+def check_queue_group(name: str) -> None:
+    """Refuse what cannot be the name of a NATS queue group.
+
+    Args:
+        name: Printable, no white space, no wildcards, at most 512 bytes in UTF-8. Dots have no meaning in it.
+
+    Raises:
+        InvalidOptionError: It is none, whatever was passed.
+    """
+    if not issubclass(type(name), str):
+        raise InvalidOptionError(f"queue_group must be a str such as 'billing', not {type(name).__name__}")
+    text = str.__str__(name)
+    fault = "is empty" if not text else _fault_of_characters(text)
+    if fault is None and ("*" in text or ">" in text):
+        fault = "has a wildcard"
+    if fault is not None:
+        raise InvalidOptionError(f"queue_group {_shown(text)} {fault}; use a plain name such as 'billing'")
+
+
+def _text(what: str, value: object) -> str:
+    if not issubclass(type(value), str):  # isinstance() would ask the object, which may raise
+        raise InvalidNamespaceError(f"{what} must be a str, not {type(value).__name__}")
+    return str.__str__(value)
+
+
+def _fault(text: str) -> str | None:
+    if not text:
+        return "is empty"
+    return _fault_of_characters(text) or _fault_of_tokens(text)
+
+
+def _fault_of_characters(text: str) -> str | None:
+    if len(text) > _MAX_BYTES:
+        return f"is longer than {_MAX_BYTES} bytes"
+    if " " in text:
+        return "has a space"
+    if not text.isprintable():
+        bad = next(character for character in text if not character.isprintable())
+        kind = "white space" if bad.isspace() else "something not printable"
+        return f"has {kind} (U+{ord(bad):04X})"
+    if len(text.encode()) > _MAX_BYTES:
+        return f"is longer than {_MAX_BYTES} bytes"
+    return None
+
+
+def _fault_of_tokens(text: str) -> str | None:
+    return "has an empty token" if ".." in text or text[0] == "." or text[-1] == "." else None
+
+
+def _fault_of_wildcards(text: str) -> str | None:
+    at = text.find(">")
+    if at < 0 or (at == len(text) - 1 and (at == 0 or text[at - 1] == ".")):
+        return None
+    return "has a '>' that is not the last token, alone"
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")
+
+
+# -- matching
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Pattern:
+    """Which namespaces a subscriber asks for. Compares and hashes by its text; made by :meth:`parse`."""
+
+    text: str  #: as it was written
+    subject_pattern: str = field(compare=False)  #: what is subscribed on the server: each token glob is a ``*``
+    has_glob: bool = field(compare=False)  #: a token glob is in it, so the server sends more than it matches
+    is_literal: bool = field(compare=False)  #: no wildcard is in it: it is a namespace
+    _regex: re.Pattern[str] | None = field(compare=False)  # None for a literal
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a pattern.
+
+        Args:
+            text: A namespace, or one with wildcards; see the module's first lines. A token of several stars is ``*``.
+
+        Raises:
+            InvalidNamespaceError: It is none, whatever was passed.
+        """
+        text = _text("pattern", text)
+        fault = _fault(text) or _fault_of_wildcards(text)
+        if fault is not None:
+            raise InvalidNamespaceError(f"pattern {_shown(text)} {fault}; {_PATTERN_HINT}")
+        tokens = text.split(".")
+        return cls(
+            text=text,
+            subject_pattern=".".join("*" if "*" in token else token for token in tokens),
+            has_glob=any("*" in token and token.strip("*") for token in tokens),
+            is_literal="*" not in text and ">" not in text,
+            _regex=_compiled(text),
+        )
+
+    def matches(self, namespace: str) -> bool:
+        """Whether a (valid) namespace is one of those asked for. Linear in its length, whatever the pattern."""
+        if self._regex is None:
+            return namespace == self.text
+        return self._regex.fullmatch(namespace) is not None
+
+    def overlaps(self, other: "Pattern") -> bool:
+        """Whether one message could come for both from the server, which takes a token glob for ``*``."""
+        mine, others = self.subject_pattern.split("."), other.subject_pattern.split(".")
+        for one, another in zip(mine, others, strict=False):
+            if ">" in (one, another):
+                return True
+            if one != another and "*" not in (one, another):
+                return False
+        return len(mine) == len(others)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return f"Pattern.parse({self.text!r})"
+
+
+def _compiled(pattern: str) -> re.Pattern[str] | None:
+    """The regular expression of a pattern, None if it is literal.
+
+    It takes time O(length of the text x length of the pattern): a token cannot run over a dot, and within a token every
+    literal piece is looked for in an atomic group, so the leftmost one is taken and never given back. As for any glob
+    that is enough: if some later place for a piece leads to a match, the leftmost does too.
+    """
+    if "*" not in pattern and ">" not in pattern:
+        return None
+    return re.compile(r"\.".join(map(_compiled_token, pattern.split("."))), re.DOTALL)
+
+
+def _compiled_token(token: str) -> str:
+    if token == ">":
+        return ".+"
+    first, *pieces = re.sub(r"\*+", "*", token).split("*")
+    if not pieces:
+        return re.escape(token)
+    *middle, last = pieces
+    if not (first or middle or last):
+        return "[^.]++"
+    found = "".join(f"(?>[^.]*?{re.escape(piece)})" for piece in middle)
+    rest = rf"(?>[^.]*{re.escape(last)}(?![^.]))" if last else "[^.]*+"
+    return re.escape(first) + found + rest
+
+
+# -- subjects
+
+
+def subject_of(prefix: str, namespace: str) -> str:
+    """The NATS subject of a checked namespace, or of a :attr:`Pattern.subject_pattern`."""
+    return f"{prefix}.events.{namespace}"
+
+
+def escape_token(text: str) -> str:
+    """Turn any text into one subject token; different texts give different tokens.
+
+    Printable ASCII but ``%``, ``.``, ``*`` and ``>`` stands for itself; everything else is written ``%XX`` per byte of
+    its UTF-8. What is printable beyond ASCII differs between versions of Unicode, a token must not. The empty text is
+    a lone ``%``.
+
+    Args:
+        text: An actor id, for example. A token is up to three times as long in bytes.
+
+    Raises:
+        InvalidNamespaceError: It is not a str, or has a lone surrogate.
+    """
+    text = _text("what becomes a token", text)
+    try:
+        return _UNSAFE.sub(_percent, text) or "%"
+    except UnicodeEncodeError:
+        raise InvalidNamespaceError(f"{_shown(text)} has a lone surrogate and cannot be a subject token") from None
+
+
+def unescape_token(token: str) -> str:
+    """Turn a token that :func:`escape_token` made into the text it was made of.
+
+    Raises:
+        InvalidNamespaceError: It was not made by it.
+    """
+    token = _text("token", token)
+    if token == "%":
+        return ""
+    try:
+        text = re.sub(r"(?:%[0-9A-F]{2})+", _unpercent, token)
+        if text and escape_token(text) == token:
+            return text
+    except UnicodeDecodeError:
+        pass
+    raise InvalidNamespaceError(f"{_shown(token)} is no escaped token; escape_token() makes them")
+
+
+def _percent(found: re.Match[str]) -> str:
+    return "".join([f"%{byte:02X}" for byte in found[0].encode()])
+
+
+def _unpercent(found: re.Match[str]) -> str:
+    return bytes.fromhex(found[0].replace("%", "")).decode()
+
+
+# -- filtering
+
+
+def actor_type(actor_id: str) -> str:
+    """What stands before the first ``-`` that is not at the start, else ``"unknown"``: ``order-1`` is an ``order``."""
+    end = actor_id.find("-", 1)
+    return actor_id[:end] if end > 0 else "unknown"
+
+
+@dataclass(frozen=True, slots=True, init=False, repr=False)
+class SubscriptionFilter:
+    """Which events of its namespaces a subscription takes: those of one of the types *and* of a matching actor.
+
+    Args:
+        event_types: Any of them; none means all types.
+        actor_pattern: A pattern over the actor id, by the rules of namespace patterns, with any characters as literals;
+            empty or None means all actors. It matches whole ids: ``order-*`` matches ``order-1``, but not
+            ``order-1.2``, as ``*`` never stands for a dot. That is ``order-*.*``, or ``order-*.>`` for any depth.
+
+    Raises:
+        InvalidOptionError: The types are not a collection of non-empty str, or the pattern is not a str.
+        InvalidNamespaceError: The pattern is none.
+    """
+
+    event_types: frozenset[str]
+    actor_pattern: str  #: "" for all actors
+    _regex: re.Pattern[str] | None = field(compare=False)  # None for a literal, or all
+
+    def __init__(self, *, event_types: Iterable[str] = (), actor_pattern: str | None = None) -> None:
+        pattern = _actor_pattern(actor_pattern)
+        object.__setattr__(self, "event_types", _event_types(event_types))
+        object.__setattr__(self, "actor_pattern", pattern)
+        object.__setattr__(self, "_regex", _compiled(pattern))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it lets every event pass."""
+        return not (self.event_types or self.actor_pattern)
+
+    def matches(self, event: "Event") -> bool:
+        """Whether it lets an event pass. Never raises."""
+        if self.event_types and event.event_type not in self.event_types:
+            return False
+        if self._regex is None:
+            return not self.actor_pattern or event.actor_id == self.actor_pattern
+        return self._regex.fullmatch(event.actor_id) is not None
+
+    def __repr__(self) -> str:
+        types = f"{{{', '.join(map(repr, sorted(self.event_types)))}}}" if self.event_types else "()"
+        return f"SubscriptionFilter(event_types={types}, actor_pattern={self.actor_pattern!r})"
+
+
+def _event_types(event_types: Iterable[str]) -> frozenset[str]:
+    if isinstance(event_types, str):
+        raise InvalidOptionError(f"event_types is the str {_shown(event_types)}; pass a set: {{{_shown(event_types)}}}")
+    try:
+        types = tuple(event_types)
+    except TypeError:
+        kind = type(event_types).__name__
+        raise InvalidOptionError(f"event_types must be a set of str, not {kind}") from None
+    for one in types:
+        if not isinstance(one, str) or not one:
+            raise InvalidOptionError(f"event_types must hold non-empty str, not {_shown(repr(one))}")
+    return frozenset(map(str.__str__, types))
+
+
+def _actor_pattern(pattern: str | None) -> str:
+    if pattern is None:
+        return ""
+    if not isinstance(pattern, str):
+        raise InvalidOptionError(f"actor_pattern must be a str such as 'order-*', not {type(pattern).__name__}")
+    pattern = str.__str__(pattern)
+    fault = pattern and (_fault_of_tokens(pattern) or _fault_of_wildcards(pattern))
+    if fault:
+        raise InvalidNamespaceError(f"actor_pattern {_shown(pattern)} {fault}; {_PATTERN_HINT}")
+    return pattern

@@ -1,0 +1,146 @@
+"""``Subscription``: an event queue with a face for the threads that read it."""
+
+import warnings
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from ._deadline import Deadline
+from ._routing import Target
+from .errors import DeadlineExceededError, InvalidOptionError, SubscriptionClosedError
+from .events import Event
+from .metrics import SubscriptionStats
+from .patterns import SubscriptionFilter
+
+__all__ = ["Subscription"]
+
+
+class Subscription:
+    """The events that one ``subscribe()`` asked for, in order, as a blocking iterator.
+
+    Several threads may iterate one subscription: each event goes to one of them. Iteration ends when the subscription
+    or its bus is closed and what was queued is taken; it raises if the subscription failed. A subscription that is
+    dropped without ``close()`` is removed from its bus, with a ``ResourceWarning``.
+
+    An exception raised by a signal handler (Ctrl-C, a soft time limit) leaves a blocked or busy iterator usable; the
+    one event that was in hand at that moment may be gone with it.
+    """
+
+    __slots__ = ("__weakref__", "_abandoned", "_leave", "_pop", "_queue", "_target")
+
+    def __init__(self, target: Target, leave: Callable[[Target], None], abandoned: Callable[[Target], None]) -> None:
+        self._target = target
+        self._queue = target.queue
+        self._pop = target.queue.pop
+        self._leave = leave
+        self._abandoned = abandoned  # called by the finalizer: takes no lock
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The patterns it was made with."""
+        return tuple(pattern.text for pattern in self._target.patterns)
+
+    @property
+    def filter(self) -> SubscriptionFilter | None:
+        """The filter it was made with, if any."""
+        return self._target.filter
+
+    @property
+    def queue_group(self) -> str | None:
+        """The queue group it is a member of, if any."""
+        return self._target.group
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more will be queued; what is queued can still be taken."""
+        return self._queue.is_shut
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Event:
+        try:
+            return self._pop()
+        except IndexError:
+            pass
+        try:
+            return self._queue.take(Deadline(None))
+        except SubscriptionClosedError:
+            if self._queue.failure is None:
+                raise StopIteration from None
+            raise
+
+    def get(self, timeout: float | None = None) -> Event:
+        """Take the next event, waiting for it if need be.
+
+        Args:
+            timeout: Seconds to wait; 0 does not wait, None waits for ever.
+
+        Raises:
+            DeadlineExceededError: No event came in time; it is also a ``TimeoutError``.
+            SubscriptionClosedError: The subscription is closed and empty. If it failed, the error says why, and may be
+                another one: ``SubscriptionOverflowError``, ``PermissionDeniedError``, ``BusClosedError``.
+        """
+        return self._queue.take(Deadline(timeout))
+
+    def get_batch(self, max_events: int, timeout: float | None = None) -> list[Event]:
+        """Take what is there, up to a number of events, waiting only for the first.
+
+        Args:
+            max_events: At most this many events, 1 or more.
+            timeout: Seconds to wait for the first one; 0 does not wait, None waits for ever.
+
+        Returns:
+            1 to ``max_events`` events; none if no event came in time.
+
+        Raises:
+            SubscriptionClosedError: As :meth:`get`.
+        """
+        if isinstance(max_events, bool) or not isinstance(max_events, int) or max_events < 1:
+            raise InvalidOptionError(f"max_events must be 1 or more, not {max_events!r}")
+        try:
+            batch = [self._queue.take(Deadline(timeout))]
+        except DeadlineExceededError:
+            return []
+        try:
+            while len(batch) < max_events:
+                batch.append(self._pop())
+        except IndexError:
+            pass
+        return batch
+
+    def stats(self) -> SubscriptionStats:
+        """Return what went through, counted at one moment."""
+        return self._target.stats()
+
+    def close(self, *, discard: bool = False) -> None:
+        """Leave the bus and release every thread that waits here. Idempotent, from any thread.
+
+        Args:
+            discard: Throw away what is queued (counted as dropped) instead of leaving it to the iterators.
+        """
+        self._queue.close(discard=discard)
+        self._leave(self._target)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        try:
+            closed = self._queue.is_shut
+        except AttributeError:  # the constructor did not get that far
+            return
+        if not closed:
+            self._abandoned(self._target)
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "open"
+        return f"<Subscription {self._target.name} {state}>"
+
+

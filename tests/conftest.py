@@ -1,0 +1,134 @@
+"""A server for all tests, a prefix of its own for each, and guards that fail a test which leaves something behind."""
+
+import asyncio
+import gc
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from aether_sync import Event, EventBus, NATSEventBus, NatsServer
+
+#: Seconds: the one unit of all waits in the tests. A slow machine sets it higher.
+UNIT = float(os.environ.get("AETHER_TEST_UNIT", "1"))
+
+#: Where a test that waits for a condition gives up.
+PATIENCE = 20 * UNIT
+
+
+def eventually(condition: Callable[[], object], what: str = "the condition") -> None:
+    """Wait until a condition holds."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, f"{what} did not come true within {PATIENCE:g} s"
+        time.sleep(0.002)
+
+
+def make_event(n: int = 0, **changes: object) -> Event:
+    """An event that is told from others by its ``n``."""
+    fields: dict[str, object] = {"event_type": "Happened", "actor_id": f"thing-{n}", "data": {"n": n}} | changes
+    return Event(**fields)  # type: ignore[arg-type]
+
+
+def run_threads(*works: Callable[[], object]) -> list[threading.Thread]:
+    """Run each in a thread, wait for all, raise the first exception of any."""
+    errors: list[BaseException] = []
+
+    def run(work: Callable[[], object]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(work,), daemon=True) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE * 3)
+        assert not thread.is_alive(), f"{thread} did not end"
+    if errors:
+        raise errors[0]
+    return threads
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """One server for all tests that do not harm theirs."""
+    log = tmp_path_factory.mktemp("server") / "nats.log"
+    with NatsServer(log_file=log) as server:
+        yield server
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[NatsServer]:
+    """A server that a test may stop, kill and start again."""
+    with NatsServer(log_file=tmp_path / "nats.log") as server:
+        yield server
+
+
+@pytest.fixture
+def prefix() -> str:
+    """A subject prefix that no other test uses."""
+    return f"t{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def make_bus(server: NatsServer, prefix: str) -> Iterator[Callable[..., NATSEventBus]]:
+    """Makes buses, all nodes of one cluster, and closes them."""
+    buses: list[NATSEventBus] = []
+
+    def make(url: object = None, **options: object) -> NATSEventBus:
+        bus = NATSEventBus(url or server.url, **{"prefix": prefix, **options})  # type: ignore[arg-type]
+        buses.append(bus)
+        return bus
+
+    yield make
+    for bus in buses:
+        bus.close()
+
+
+@pytest.fixture
+def local_bus() -> Iterator[EventBus]:
+    """A bus of one process."""
+    with EventBus() as bus:
+        yield bus
+
+
+def _ours() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("aether-")}
+
+
+def _open_files() -> int:
+    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind(server: NatsServer) -> Iterator[None]:
+    """Fail a test that leaves a thread of ours, a file or a socket."""
+    threads, files = _ours(), _open_files()
+    yield
+    gc.collect()
+    eventually(lambda: not (_ours() - threads), f"the end of {_ours() - threads}")
+    eventually(lambda: _open_files() <= files, "the end of all files and sockets")
+
+
+@pytest.fixture(autouse=True)
+def _loop_not_blocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail a test in which a callback holds the loop thread for long."""
+    held: list[str] = []
+    original = asyncio.Handle._run
+
+    def timed(handle: asyncio.Handle) -> None:
+        start = time.thread_time()
+        original(handle)
+        took = time.thread_time() - start
+        if took > UNIT and threading.current_thread().name.startswith("aether-loop"):
+            held.append(f"{handle!r}: {took:.2f} s")
+
+    monkeypatch.setattr(asyncio.Handle, "_run", timed)
+    yield
+    assert not held, f"the loop thread was held: {held}"
