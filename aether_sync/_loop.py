@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from ._deadline import Deadline
 from ._waiting import Reply, guard
-from .errors import BusClosedError, WrongThreadError
+from .errors import BusClosedError, DeadlineExceededError, WrongThreadError
 
 __all__ = ["LoopThread"]
 
@@ -29,22 +29,25 @@ class LoopThread:
         self._lock = guard()  # guards _accepting and _calls
         self._accepting = True
         self._calls: set[Reply[Any]] = set()  # not answered yet
-        self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+        self._ran = threading.Lock()  # taken for good by the thread that runs the loop, or closes it unrun
+        self._thread: threading.Thread | None = None  # that thread
+        self._ended: Reply[None] = Reply()
 
     def start(self) -> None:
-        """Start the thread; what was posted before is run first. Starting again does nothing."""
-        if self._thread.ident is None:
-            self._thread.start()
+        """Start the thread; what was posted before is run first. Starting again does nothing.
 
-    @property
-    def is_current(self) -> bool:
-        """Whether the caller runs on the loop thread."""
-        return threading.get_ident() == self._thread.ident
+        An interrupt may leave it open whether a thread was started. Then another one is, and the later one ends at once.
+        """
+        if self._thread is None:
+            threading.Thread(target=self._run, name=self.name, daemon=True).start()
 
     def refuse_own_thread(self) -> None:
         """Refuse a call that would wait, on the thread that would have to answer it."""
-        if self.is_current:
+        if self._is_current():
             raise WrongThreadError(f"a blocking call on {self.name}, the thread that would have to answer it")
+
+    def _is_current(self) -> bool:
+        return self._thread is not None and threading.get_ident() == self._thread.ident
 
     def post(self, callback: Callable[..., object], *args: object) -> None:
         """Run a callback on the loop, soon and in the order of the posts.
@@ -109,15 +112,23 @@ class LoopThread:
             if self._accepting:
                 self._accepting = False
                 self._loop.call_soon_threadsafe(self._loop.stop)
-        if self._thread.ident is None:
+        if self._ran.acquire(blocking=False):
             self._loop.close()
             return True
-        if self.is_current:
+        if self._is_current():
             return False
-        self._thread.join(deadline.for_lock())
-        return not self._thread.is_alive()
+        try:
+            self._ended.wait(deadline)
+        except DeadlineExceededError:
+            return False
+        if self._thread is not None:
+            self._thread.join(deadline.for_lock())
+        return True
 
     def _run(self) -> None:
+        if not self._ran.acquire(blocking=False):
+            return
+        self._thread = threading.current_thread()
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_forever()
@@ -130,6 +141,7 @@ class LoopThread:
             self._loop.close()
             for reply in list(self._calls):
                 reply.fail(BusClosedError("the connection was closed meanwhile"))
+            self._ended.set(None)
 
     def _cancel_tasks(self) -> None:
         tasks = asyncio.all_tasks(self._loop)
@@ -137,3 +149,7 @@ class LoopThread:
             task.cancel()
         if tasks:  # bounded: a task may swallow its cancellation
             self._loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))
+
+    def __del__(self) -> None:
+        if hasattr(self, "_loop") and not self._loop.is_closed():  # made, and never run
+            self._loop.close()

@@ -250,6 +250,8 @@ class EventQueue(_Bridge):
             )
 
     def __del__(self) -> None:
+        if not hasattr(self, "pop"):  # its constructor was interrupted
+            return
         self._dropped["discarded"] += len(self._events)
         self._events.clear()
         self._ended_with(self.stats())
@@ -343,20 +345,23 @@ class Outbox(_Bridge):
         return not events or (events + count <= self.max_events and held + size <= self.max_bytes)
 
     def _append(self, frames: Sequence[bytes], size: int, largest: int) -> bool:
-        """Add to the open batch or hand over a new one; False if the frames missed it."""
+        """Add to the open batch or hand over a new one; False if the frames missed the loop.
+
+        They miss it only when a signal handler's close() steps in between, which lets go of the lock.
+        """
         batch = self._open
         if batch is None:
-            batch = Batch(list(frames), size, largest)
+            start, batch = 0, Batch(list(frames), size, largest)
             if self._async_not_empty_waiting:  # woken first: it finds the lock held until the batch is there
                 self._notify_async(self._async_not_empty.notify)
             self._put_internal(batch)
             self._open = batch
-            return True
-        start = len(batch.frames)
-        batch.size += size
-        batch.largest = max(batch.largest, largest)
-        batch.frames.extend(frames)
-        return batch.taken is None or start < batch.taken  # taken meanwhile: only under a signal handler's close()
+        else:
+            start = len(batch.frames)
+            batch.size += size
+            batch.largest = max(batch.largest, largest)
+            batch.frames.extend(frames)
+        return not self._is_shutdown if batch.taken is None else start < batch.taken
 
     def _await_room(self, count: int, size: int, deadline: Deadline) -> None:
         if not self._publishers.wait(lambda: self._is_shutdown or self._has_room(count, size), deadline):

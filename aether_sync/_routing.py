@@ -33,6 +33,7 @@ class Target:
     patterns: tuple[Pattern, ...]
     filter: SubscriptionFilter | None
     group: str | None
+    left: bool = False  # the bus has let go of it
     _last_drop: float = field(default=float("-inf"), repr=False)
 
     @property

@@ -17,25 +17,42 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
+from functools import partial
 from threading import Lock, RLock, get_ident
-from typing import Any, Generic, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 from ._deadline import Deadline
 from .errors import DeadlineExceededError
 
-__all__ = ["Once", "Parking", "Reply", "guard", "outside_guards"]
+__all__ = ["Living", "Once", "Parking", "Reply", "guard", "outside_guards"]
 
 T = TypeVar("T")
 
-# Every living guard, by id. Only single operations of a dict, which are atomic: no lock guards it.
-_guards: dict[int, "weakref.ref[Any]"] = {}
+
+class Living(Generic[T]):
+    """Objects that are still alive. Any thread, without a lock.
+
+    Only single operations of a dict are used, and the callbacks are C functions, so no signal handler can raise in one.
+    """
+
+    def __init__(self) -> None:
+        self._refs: dict[int, weakref.ref[T]] = {}  # by id
+
+    def add(self, one: T) -> None:
+        """Know it until it is collected."""
+        self._refs[id(one)] = weakref.ref(one, partial(self._refs.pop, id(one)))
+
+    def __iter__(self) -> Iterator[T]:
+        return iter([one for ref in list(self._refs.values()) if (one := ref()) is not None])
+
+
+_guards: Living[RLock] = Living()
 
 
 def guard() -> RLock:
     """Make a lock that :func:`outside_guards` knows."""
     lock = RLock()
-    key = id(lock)
-    _guards[key] = weakref.ref(lock, lambda _: _guards.pop(key, None))
+    _guards.add(lock)
     return lock
 
 
@@ -46,8 +63,7 @@ def outside_guards() -> Iterator[None]:
     What the interrupted code was changing is seen half done by others in between, so each piece of code under a guard
     is written such that this costs at most a count that is off.
     """
-    locks = [lock for ref in list(_guards.values()) if (lock := ref()) is not None]
-    held = [(lock, lock._release_save()) for lock in locks if lock._is_owned()]
+    held = [(lock, lock._release_save()) for lock in _guards if lock._is_owned()]
     try:
         yield
     finally:

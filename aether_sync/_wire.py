@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from math import isfinite
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 from uuid import UUID
 
 import msgspec
@@ -23,6 +23,7 @@ from .events import _CHECKED, Event, _set, _short
 __all__ = ["EnvelopeWriter", "decode_envelope", "decode_event", "encode_event"]
 
 _MAX_DEPTH = 200  # levels of data; the same on every Python and thread, unlike its recursion limit
+_MINUTE = timedelta(minutes=1)
 _HEADS_KEPT = 4_096  # namespaces; then all are forgotten and built again when needed
 
 _WRITTEN_AS_IS = frozenset({str, int, bool, type(None), UUID, date})
@@ -164,8 +165,9 @@ def _plain(value: Any, path: list[str], depth: int = 0) -> Any:
         _check_depth(depth)
         copy = {}
         for key, item in list(value.items()):
+            text = _plain_key(key)
             try:
-                copy[_plain_key(key)] = _plain(item, path, depth + 1)
+                copy[text] = _plain(item, path, depth + 1)
             except BaseException:
                 path.append(f"[{_short(key)}]")
                 raise
@@ -180,7 +182,10 @@ def _plain(value: Any, path: list[str], depth: int = 0) -> Any:
                 path.append(f"[{index}]")
                 raise
         return items
-    return _plain_leaf(value, path, depth)
+    if isinstance(value, Enum) and not isinstance(value, str | int | float):
+        _check_depth(depth)
+        return _plain(value.value, path, depth + 1)
+    return _plain_leaf(value)
 
 
 def _check_depth(depth: int) -> None:
@@ -191,7 +196,10 @@ def _check_depth(depth: int) -> None:
 def _plain_key(key: object) -> str:
     if not isinstance(key, str):
         raise _NotJsonError(f"has a key of type {type(key).__name__}; keys must be str")
-    return _plain_text(key)
+    try:
+        return _plain_text(key)
+    except _NotJsonError as error:
+        raise _NotJsonError(f"has a key that {error}") from None
 
 
 def _plain_text(text: str) -> str:
@@ -205,25 +213,29 @@ def _plain_text(text: str) -> str:
     return text
 
 
-def _plain_leaf(value: Any, path: list[str], depth: int) -> Any:
+def _plain_leaf(value: Any) -> Any:
     if isinstance(value, str):
         return _plain_text(value)
     if isinstance(value, int):
         return int.__int__(value)
     if isinstance(value, float | Decimal):
-        if not isfinite(value):
+        if not (isfinite(value) if isinstance(value, float) else value.is_finite()):
             raise _NotJsonError("is NaN or infinite, which JSON does not have")
         return float.__float__(value) if isinstance(value, float) else str(value)
     if isinstance(value, datetime | date | time):
-        return value.isoformat().replace("+00:00", "Z")
+        return _plain_moment(value)
     if isinstance(value, timedelta):
         return msgspec.to_builtins(timedelta(value.days, value.seconds, value.microseconds))
     if isinstance(value, UUID):
         return str(value)
-    if isinstance(value, Enum):
-        _check_depth(depth)
-        return _plain(value.value, path, depth + 1)
     raise _NotJsonError(f"is of type {type(value).__name__}; what data may hold is listed in help(Event)")
+
+
+def _plain_moment(value: datetime | date | time) -> str:
+    if isinstance(value, datetime) and (value.utcoffset() or _MINUTE) % _MINUTE:
+        value = value.astimezone(UTC)  # no text has the seconds of an offset (local mean times before 1900)
+    text = value.isoformat()
+    return f"{text[:-6]}Z" if text.endswith("+00:00") else text
 
 
 class EnvelopeWriter:
@@ -270,7 +282,7 @@ def decode_event(encoded: bytes, namespace: str) -> Event:
     try:
         return _event(_read_event(encoded), namespace)
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
-        raise _decoding_error(error) from None
+        _refuse(error)
 
 
 def decode_envelope(payload: bytes, namespace: str) -> tuple[str, Event]:
@@ -294,7 +306,7 @@ def decode_envelope(payload: bytes, namespace: str) -> tuple[str, Event]:
         if envelope.namespace_id == namespace:
             return envelope.node_id, _event(envelope.event, namespace)
     except (ValueError, RecursionError) as error:
-        raise _decoding_error(error) from None
+        _refuse(error)
     raise DecodingError("the envelope claims another namespace than its subject says")
 
 
@@ -319,8 +331,8 @@ def _read_timestamp(text: str) -> datetime:
 
     A leap second (``:60``) is an error, as in Go: neither language has a moment for it.
     """
-    if text[4:20:3] == "--T::." and text[-1] == "Z":  # fromisoformat() takes nothing of this shape but RFC 3339
-        return _read_datetime(text)
+    if text[4:20:3] == "--T::." and text[-1] == "Z" and text[20:-1].isdigit() and text.isascii():
+        return _read_datetime(text)  # which takes nothing of this shape but RFC 3339
     text = text.upper()
     if not _RFC3339.fullmatch(text):
         raise _NotRfc3339Error
@@ -334,13 +346,13 @@ class _NotRfc3339Error(ValueError):
     """A timestamp of another shape, or out of the range of datetime."""
 
 
-def _decoding_error(error: ValueError | RecursionError) -> DecodingError:
+def _refuse(error: ValueError | RecursionError) -> NoReturn:
+    if isinstance(error, msgspec.DecodeError):  # says what and where, by types and keys of ours
+        raise DecodingError(f"not an event of this wire format: {error}") from error
     if isinstance(error, RecursionError):
         reason = "it is nested too deeply"
-    elif isinstance(error, msgspec.DecodeError):  # says what and where, by types and keys of ours
-        reason = str(error)
     elif isinstance(error, UnicodeDecodeError):
         reason = "it is not UTF-8"
     else:  # datetime's own words would quote the text
         reason = "its timestamp is not RFC 3339, or not a moment that datetime has - at `$.event.timestamp`"
-    return DecodingError(f"not an event of this wire format: {reason}")
+    raise DecodingError(f"not an event of this wire format: {reason}") from None  # the others hold the content

@@ -2,7 +2,6 @@
 
 import logging
 import uuid
-import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -15,7 +14,7 @@ from ._checks import check_count
 from ._deadline import Deadline
 from ._queues import EventQueue, Overflow, QueueStats
 from ._routing import Deliveries, Route, Target, Targets, log_drops
-from ._waiting import Once, guard
+from ._waiting import Living, Once, guard
 from ._wire import decode_event, encode_event
 from .errors import AetherError, BusClosedError, InvalidEventError, InvalidOptionError
 from .events import EVENT_STORED, Event
@@ -54,7 +53,7 @@ class EventBus:
         self._counters = Counters()
         self._lock = guard()  # guards the fields below
         self._members: set[Target] = set()  # the open subscriptions
-        self._queues: weakref.WeakSet[EventQueue] = weakref.WeakSet()  # theirs, and of closed ones still being read
+        self._queues: Living[EventQueue] = Living()  # theirs, and of closed ones still being read
         self._ended_totals = _Totals()  # what went through queues that are gone
         self._closed = False
         self._closing: Once[CloseReport] = Once()
@@ -100,13 +99,9 @@ class EventBus:
         try:
             deadline = Deadline(timeout)
             target = _target(patterns, filter, maxsize, max_bytes, overflow, queue_group, self._ended.append)
-            with self._lock:
-                self._refuse_if_closed()
-                self._members.add(target)
-                self._queues.add(target.queue)
-                self._fold_ended()
             subscription = Subscription(target, self._leave, self._abandon)
             try:
+                self._admit(target)
                 self._join(target, deadline)
                 self._refuse_if_closed()
             except BaseException:
@@ -262,7 +257,7 @@ class EventBus:
             open_ones = [target.stats() for target in self._members]
             self._fold_ended()
             totals = deepcopy(self._ended_totals)
-            for queue in list(self._queues):
+            for queue in self._queues:
                 totals.add(queue.stats())
         return {
             **self._counters.snapshot(),
@@ -280,12 +275,19 @@ class EventBus:
 
     # -- leaving and closing
 
-    def _leave(self, target: Target) -> None:
+    def _admit(self, target: Target) -> None:
         with self._lock:
-            if target not in self._members:
-                return
-            self._members.discard(target)
-        self._part(target)
+            self._refuse_if_closed()
+            self._members.add(target)
+            self._queues.add(target.queue)
+            self._fold_ended()
+
+    def _leave(self, target: Target) -> None:
+        if not target.left:
+            self._part(target)
+            with self._lock:
+                self._members.discard(target)
+            target.left = True  # last: whoever is interrupted before leaves again
 
     def _abandon(self, target: Target) -> None:
         """Note a subscription that was dropped without ``close()``: called by its finalizer, takes no lock."""
@@ -408,17 +410,7 @@ def _check_group(queue_group: str, patterns: Sequence[Pattern], filter: Subscrip
                 f"a queue group takes no glob ({pattern.text!r}): the server chooses the member before globs see it"
             )
     for one, other in combinations(patterns, 2):
-        if _overlap(one.text.split("."), other.text.split(".")):
+        if one.overlaps(other):
             raise InvalidOptionError(
                 f"patterns of a queue group may not overlap: {one.text!r} and {other.text!r} would each get an event"
             )
-
-
-def _overlap(one: list[str], other: list[str]) -> bool:
-    """Whether two patterns without globs, as tokens, have a namespace in common."""
-    for left, right in zip(one, other, strict=False):
-        if ">" in (left, right):
-            return True
-        if left != right and "*" not in (left, right):
-            return False
-    return len(one) == len(other)

@@ -301,12 +301,13 @@ class Connection:
         """
         deadline = Deadline(timeout)
         with self._lock:
-            self._closed = True
             engine = self._engine
+            if engine is not None:
+                engine.loop.refuse_own_thread()
+            self._closed = True
         self._outbox.close()
         if engine is None:
             return CloseReport()
-        engine.loop.refuse_own_thread()
         self._stop_watching()
         return self._closing.run(lambda: engine.close(deadline), deadline, CloseReport(timed_out=True))
 
@@ -356,15 +357,13 @@ def _servers(url: str | Sequence[str] | None) -> tuple[str, ...]:
     """Check what a connection was given to connect to."""
     if url is None:
         url = os.environ.get("NATS_URL") or _DEFAULT_URL
-    urls = url.split(",") if isinstance(url, str) else list(url)
-    if not urls:
-        raise InvalidOptionError("a connection wants at least one URL, as nats://host:port")
+    urls = url.split(",") if isinstance(url, str) else url
+    if not isinstance(urls, Sequence) or not urls or not all(isinstance(one, str) for one in urls):
+        raise InvalidOptionError("a connection wants a URL such as 'nats://host:4222', or a sequence of them")
     return tuple(_checked(one) for one in urls)
 
 
 def _checked(url: str) -> str:
-    if not isinstance(url, str):
-        raise InvalidOptionError(f"a server URL must be a str, as nats://host:port, not {type(url).__name__}")
     url = url.strip()
     if "://" not in url:
         url = f"nats://{url}"

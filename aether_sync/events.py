@@ -241,6 +241,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             return NotImplemented
         return self._fact() == other._fact()
 
+    def __ne__(self, other: object) -> bool:  # or Struct's own is taken, which knows of no __eq__ but its own
+        return not self == other
+
     def __hash__(self) -> int:
         return hash(self.id)
 

@@ -99,7 +99,7 @@ class NATSEventBus(EventBus):
         key = (pattern, target.group)
         with self._interests_lock:
             interest = self._interests.get(key)
-            if interest is None or interest.confirmed.error is not None:
+            if interest is None or interest.left or interest.confirmed.error is not None:
                 interest = Interest(self._inbox, self._subject_of(pattern), pattern, target.group)
                 self._interests[key] = interest
             interest.add(target)
@@ -114,8 +114,9 @@ class NATSEventBus(EventBus):
             for pattern in _subject_patterns(target):
                 interest = self._interests.get((pattern, target.group))
                 if interest is not None and interest.remove(target):
-                    del self._interests[pattern, target.group]
+                    interest.left = True  # never used again, wherever an interrupt comes
                     self._connection.leave(interest)
+                    del self._interests[pattern, target.group]
 
     def _abandon(self, target: Target) -> None:
         super()._abandon(target)

@@ -225,7 +225,7 @@ def _compiled_token(token: str) -> str:
     if not (first or middle or last):
         return "[^.]++"
     found = "".join(f"(?>[^.]*?{re.escape(piece)})" for piece in middle)
-    rest = rf"(?>[^.]*{re.escape(last)}(?![^.]))" if last else "[^.]*+"
+    rest = rf"(?>[^.]*{re.escape(last)})" if last else "[^.]*+"
     return re.escape(first) + found + rest
 
 

@@ -29,11 +29,11 @@ class Subscription:
     __slots__ = ("__weakref__", "_abandoned", "_leave", "_pop", "_queue", "_target")
 
     def __init__(self, target: Target, leave: Callable[[Target], None], abandoned: Callable[[Target], None]) -> None:
-        self._target = target
         self._queue = target.queue
         self._pop = target.queue.pop
         self._leave = leave
         self._abandoned = abandoned  # called by the finalizer: takes no lock
+        self._target = target  # last: the finalizer takes it as a sign that all is there
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -132,12 +132,14 @@ class Subscription:
 
     def __del__(self) -> None:
         try:
-            closed = self._queue.is_shut
+            target = self._target
         except AttributeError:  # the constructor did not get that far
             return
-        if not closed:
-            self._abandoned(self._target)
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+        if not target.left:
+            unclosed = None if self.closed else repr(self)
+            self._abandoned(target)
+            if unclosed:
+                warnings.warn(f"unclosed {unclosed}", ResourceWarning, source=self, stacklevel=2)
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open"

@@ -2,16 +2,19 @@
 
 import asyncio
 import gc
+import json
 import os
+import socket
 import threading
 import time
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from aether_sync import Event, EventBus, NATSEventBus, NatsServer
+from aether_sync import Event, EventBus, NATSEventBus, NatsServer, Subscription
 
 #: Seconds: the one unit of all waits in the tests. A slow machine sets it higher.
 UNIT = float(os.environ.get("AETHER_TEST_UNIT", "1"))
@@ -55,18 +58,61 @@ def run_threads(*works: Callable[[], object]) -> list[threading.Thread]:
     return threads
 
 
+def find_free_port() -> int:
+    """A port that nothing listened on a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nothing listens on."""
+    return find_free_port()
+
+
+class Monitor:
+    """What a server says of its clients (https://docs.nats.io/running-a-nats-service/nats_admin/monitoring)."""
+
+    def __init__(self) -> None:
+        self.port = find_free_port()
+        self.config = f"http: 127.0.0.1:{self.port}"
+
+    def subscriptions_of(self, bus: NATSEventBus) -> list[tuple[str, str]]:
+        """Subjects and queue groups that a bus has on the server."""
+        engine = bus.connection._engine
+        assert engine is not None
+        assert engine.link._client is not None
+        url = f"http://127.0.0.1:{self.port}/connz?subs=detail&limit=10000&cid={engine.link._client.client_id}"
+        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
+            (client,) = json.load(answer)["connections"]
+        details = client.get("subscriptions_list_detail", [])
+        return sorted((detail["subject"], detail.get("qgroup", "")) for detail in details)
+
+
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+def monitor() -> Monitor:
+    """Monitors the server of all tests."""
+    return Monitor()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, monitor: Monitor) -> Iterator[NatsServer]:
     """One server for all tests that do not harm theirs."""
     log = tmp_path_factory.mktemp("server") / "nats.log"
-    with NatsServer(log_file=log) as server:
+    with NatsServer(log_file=log, config=monitor.config) as server:
         yield server
 
 
 @pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[NatsServer]:
+def own_monitor() -> Monitor:
+    """Monitors the server of one test."""
+    return Monitor()
+
+
+@pytest.fixture
+def own_server(tmp_path: Path, own_monitor: Monitor) -> Iterator[NatsServer]:
     """A server that a test may stop, kill and start again."""
-    with NatsServer(log_file=tmp_path / "nats.log") as server:
+    with NatsServer(log_file=tmp_path / "nats.log", config=own_monitor.config) as server:
         yield server
 
 
@@ -96,6 +142,20 @@ def local_bus() -> Iterator[EventBus]:
     """A bus of one process."""
     with EventBus() as bus:
         yield bus
+
+
+@pytest.fixture
+def keep() -> Iterator[Callable[[Subscription], Subscription]]:
+    """Keeps a subscription until the test is over, and closes it then."""
+    kept: list[Subscription] = []
+
+    def keep(subscription: Subscription) -> Subscription:
+        kept.append(subscription)
+        return subscription
+
+    yield keep
+    for subscription in kept:
+        subscription.close()
 
 
 def _ours() -> set[threading.Thread]:

@@ -11,10 +11,10 @@ makes a new client, and the interests are subscribed again on that one. A frozen
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from enum import Enum
 from traceback import format_exception
+from typing import Any
 
 from nats.aio.client import Client
 
@@ -132,7 +132,7 @@ class Link:
             await self._discard(client)
             await asyncio.sleep(self._options.reconnect_wait)
 
-    def _callbacks(self, client: Client) -> dict[str, Callable[..., Awaitable[None]]]:
+    def _callbacks(self, client: Client) -> dict[str, Any]:
         """Callbacks for one client: they never raise or block, and are deaf once it is replaced."""
 
         async def error_cb(error: Exception) -> None:

@@ -34,6 +34,7 @@ class Interest:
         self.group = group
         self.confirmed: Reply[None] = Reply()  # by the server; shared by all who wait for it
         self.entered = False  # handed to the link
+        self.left = False  # taken back from it
         self._lock = guard()  # guards the fields below; _routes is read without it
         self._members: dict[Target, None] = {}
         self._routes: dict[str, Route] = {}

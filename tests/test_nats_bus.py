@@ -1,0 +1,494 @@
+"""``NATSEventBus``: the promises of a bus, between two nodes, and what only a cluster can do."""
+
+import json
+import logging
+import queue
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from aether_sync import (
+    BusClosedError,
+    ConnectError,
+    Connection,
+    DeadlineExceededError,
+    DisconnectedError,
+    EventTooLargeError,
+    InvalidNamespaceError,
+    InvalidOptionError,
+    NATSEventBus,
+    NatsServer,
+    PublishTimeoutError,
+    WrongThreadError,
+)
+
+from .conftest import PATIENCE, UNIT, Monitor, eventually, make_event, run_threads
+from .raw import RawClient
+from .suites import BusPromises, Keep, Nodes, numbers
+
+MakeBus = Callable[..., NATSEventBus]
+
+
+class TestNATSEventBus(BusPromises):
+    @pytest.fixture
+    def nodes(self, make_bus: MakeBus) -> Nodes:
+        return make_bus(), make_bus()
+
+
+class TestSharedConnection(BusPromises):
+    @pytest.fixture
+    def nodes(self, server: NatsServer, prefix: str) -> Iterator[Nodes]:
+        with (
+            Connection(server.url) as connection,
+            NATSEventBus(connection, prefix=prefix) as one,
+            NATSEventBus(connection, prefix=prefix) as other,
+        ):
+            yield one, other
+
+
+@pytest.fixture
+def raw(server: NatsServer) -> Iterator[RawClient]:
+    with RawClient(server.port) as client:
+        yield client
+
+
+# -- life
+
+
+def test_nothing_happens_before_the_first_use() -> None:
+    before = threading.active_count()
+    bus = NATSEventBus("nats://127.0.0.1:1")
+    assert threading.active_count() == before
+    assert not bus.is_connected
+    bus.flush()
+    assert bus.close()
+
+
+def test_the_url_comes_from_the_environment(server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NATS_URL", server.url)
+    with NATSEventBus() as bus:
+        assert bus.is_connected
+
+
+def test_a_shared_connection_survives_its_buses(server: NatsServer, prefix: str) -> None:
+    with Connection(server.url) as connection:
+        with NATSEventBus(connection, prefix=prefix) as one, NATSEventBus(connection, prefix=prefix) as other:
+            assert one.node_id != other.node_id
+            with other.subscribe("n") as events:
+                one.publish("n", make_event(1))
+                assert numbers([events.get(timeout=PATIENCE)]) == [1]
+        assert connection.is_connected
+        assert one.closed
+        with pytest.raises(InvalidOptionError):
+            NATSEventBus(connection, connect_timeout=1)
+    assert not connection.is_connected
+    assert connection.closed
+    with pytest.raises(BusClosedError):
+        connection.start()
+
+
+def test_an_unclosed_bus_says_so_and_sends_what_it_has(make_bus: MakeBus, server: NatsServer, prefix: str) -> None:
+    with make_bus().subscribe("n") as events:
+        with pytest.warns(ResourceWarning, match="unclosed"):
+            _publish_and_forget(server, prefix)
+        assert numbers([events.get(timeout=PATIENCE)]) == [1]
+
+
+def _publish_and_forget(server: NatsServer, prefix: str) -> None:
+    import gc
+
+    bus = NATSEventBus(server.url, prefix=prefix)
+    bus.publish("n", make_event(1))
+    del bus
+    gc.collect()
+
+
+# -- connecting
+
+
+def test_a_closed_port(free_port: int) -> None:
+    bus = NATSEventBus(f"nats://user:secret@127.0.0.1:{free_port}", connect_timeout=0.3 * UNIT)
+    with pytest.raises(ConnectError, match="refused") as caught:
+        bus.start()
+    assert "secret" not in str(caught.value)
+    assert "secret" not in repr(bus.connection)
+    bus.start()  # the first attempt is over: nobody waits for it again
+    bus.publish("n", make_event())
+    with pytest.raises(DeadlineExceededError, match="refused"):
+        bus.subscribe("n", timeout=0.05)
+    with pytest.raises(DeadlineExceededError):
+        bus.flush(0.05)
+    assert not bus.wait_connected(0.05)
+    report = bus.close(0.6 * UNIT)
+    assert not report
+    assert report.unsent == 1
+
+
+def test_a_black_hole() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        bus = NATSEventBus(f"127.0.0.1:{silent.getsockname()[1]}", connect_timeout=0.5 * UNIT)
+        with pytest.raises(ConnectError, match="no answer"):
+            bus.publish("n", make_event())
+        assert bus.close(1)
+
+
+def test_an_http_server() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as web:
+
+        def answer() -> None:
+            while True:
+                try:
+                    peer, _ = web.accept()
+                except OSError:
+                    return
+                with peer:
+                    peer.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        bus = NATSEventBus(f"127.0.0.1:{web.getsockname()[1]}", connect_timeout=0.5 * UNIT)
+        with pytest.raises(ConnectError, match="no NATS server"):
+            bus.start()
+        assert bus.close(1)
+        web.shutdown(socket.SHUT_RDWR)
+        web.close()
+        thread.join(PATIENCE)
+
+
+@pytest.mark.parametrize("url", ["http://x:4222", "nats://", "nats://x:99999", "", [], [3], 4222, "nats://x:y", "nats://:4222"])
+def test_bad_urls(url: Any) -> None:
+    with pytest.raises(InvalidOptionError):
+        NATSEventBus(url)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"connect_timeout": 0}, {"connect_timeout": None}, {"ping_interval": -1}, {"ping_interval": True},
+        {"publish_timeout": -1}, {"outbox_events": 0}, {"outbox_bytes": 0.5}, {"on_disconnect": "drop"},
+    ],
+)  # fmt: skip
+def test_bad_options(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidOptionError):
+        NATSEventBus("nats://127.0.0.1:1", **options)
+
+
+@pytest.mark.parametrize("prefix", ["", "a.b", "*", ">", "a b", "a\r\n", 3])
+def test_bad_prefixes(prefix: Any) -> None:
+    with pytest.raises(InvalidNamespaceError):
+        NATSEventBus("nats://127.0.0.1:1", prefix=prefix)
+
+
+def test_wrong_passwords_fail_at_once() -> None:
+    with NatsServer(config='authorization: {user: "u", password: "right"}') as server:
+        address = server.url.removeprefix("nats://").rpartition("@")[2]
+        bus = NATSEventBus(f"nats://{address}", user="u", password="wrong", connect_timeout=PATIENCE)
+        with pytest.raises(ConnectError, match="(?i)authorization violation") as caught:
+            bus.start()
+        assert "wrong" not in str(caught.value)
+        bus.close(1)
+        with NATSEventBus(f"nats://u:right@{address}") as good:
+            assert good.is_connected
+
+
+# -- routing
+
+
+def test_one_server_subscription_per_subject_and_group(make_bus: MakeBus, monitor: Monitor, prefix: str) -> None:
+    bus = make_bus()
+    subs = [bus.subscribe("a.*"), bus.subscribe("a.*", "b"), bus.subscribe("x-*", "y*"), bus.subscribe("a.*", queue_group="g")]
+    assert sorted(monitor.subscriptions_of(bus)) == sorted(
+        [(f"{prefix}.events.a.*", ""), (f"{prefix}.events.b", ""), (f"{prefix}.events.*", ""), (f"{prefix}.events.a.*", "g")]
+    )
+    for sub in subs[1:]:
+        sub.close()
+    eventually(lambda: monitor.subscriptions_of(bus) == [(f"{prefix}.events.a.*", "")])
+    subs[0].close()
+    eventually(lambda: monitor.subscriptions_of(bus) == [])
+
+
+def test_resubscribing_brings_nothing_twice(make_bus: MakeBus) -> None:
+    here, there = make_bus(), make_bus()
+    for n in range(20):
+        with here.subscribe("n") as events:
+            there.publish("n", make_event(n))
+            assert numbers([events.get(timeout=PATIENCE)]) == [n]
+            there.flush(PATIENCE)
+            assert events.get_batch(9, timeout=0) == []
+
+
+def test_prefixes_keep_buses_apart(make_bus: MakeBus, prefix: str) -> None:
+    here, there = make_bus(), make_bus(prefix=f"{prefix}x")
+    with here.subscribe(">") as events:
+        there.publish("n", make_event(1))
+        there.flush(PATIENCE)
+        make_bus().publish("n", make_event(2))
+        assert numbers([events.get(timeout=PATIENCE)]) == [2]
+
+
+# -- the wire
+
+
+def test_what_is_on_the_wire(make_bus: MakeBus, raw: RawClient, prefix: str) -> None:
+    raw.subscribe(f"{prefix}.events.>")
+    bus = make_bus()
+    event = make_event(1, version=2, command_id="c", metadata={"correlationId": "x"})
+    bus.publish("a.b", event)
+    subject, payload = raw.next_message()
+    assert subject == f"{prefix}.events.a.b"
+    assert json.loads(payload) == {
+        "node_id": bus.node_id,
+        "namespace_id": "a.b",
+        "event": {
+            "id": event.id,
+            "eventType": "Happened",
+            "actorId": "thing-1",
+            "commandId": "c",
+            "version": 2,
+            "data": {"n": 1},
+            "metadata": {"correlationId": "x"},
+            "timestamp": event.timestamp.isoformat().replace("+00:00", "Z"),
+        },
+    }
+
+
+def test_a_go_node_is_understood(make_bus: MakeBus, raw: RawClient, prefix: str) -> None:
+    with make_bus().subscribe("a.b") as events:
+        raw.publish(
+            f"{prefix}.events.a.b",
+            b'{"node_id":"go-1","namespace_id":"a.b","event":{"id":"1","eventType":"T","actorId":"x-1","version":1,'
+            b'"data":{"n":9007199254740993,"html":"\\u003cb\\u003e"},"timestamp":"2026-01-02T03:04:05.123456789+02:00","new":1}}',
+        )
+        event = events.get(timeout=PATIENCE)
+    assert event.data == {"n": 9007199254740993, "html": "<b>"}
+    assert event.timestamp.isoformat() == "2026-01-02T01:04:05.123456+00:00"
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"", b"{", b"[]", b"\xff\xfe", b"null", b'{"node_id":"x"}',
+        b'{"node_id":"x","namespace_id":"n","event":{}}',
+        b'{"node_id":"x","namespace_id":"other","event":{"id":"1","eventType":"T","actorId":"a","timestamp":"2026-01-01T00:00:00Z"}}',
+        b"[" * 900_000, b'{"node_id":' * 80_000,
+    ],
+    ids=lambda payload: payload[:12],
+)  # fmt: skip
+def test_what_is_no_event_is_counted_logged_and_skipped(
+    make_bus: MakeBus, raw: RawClient, prefix: str, payload: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = make_bus()
+    with bus.subscribe("n") as events, caplog.at_level(logging.INFO):
+        for _ in range(3):
+            raw.publish(f"{prefix}.events.n", payload)
+        make_bus().publish("n", make_event(1))
+        raw.flush()
+        assert numbers([events.get(timeout=PATIENCE)]) == [1]
+        eventually(lambda: bus.metrics().decode_errors == 3, "3 decode errors")
+        eventually(lambda: "is no event" in caplog.text, "a log record")
+    assert caplog.text.count("is no event") == 1
+    assert f"{prefix}.events.n" in caplog.text
+    assert len(caplog.text) < 2_000
+
+
+def test_eight_megabytes_of_nesting(make_bus: MakeBus, prefix: str) -> None:
+    with NatsServer(config="max_payload: 16MB") as server, RawClient(server.port) as raw:
+        bus = make_bus(server.url)
+        with bus.subscribe("n") as events:
+            raw.publish(f"{prefix}.events.n", b'{"node_id":"x","namespace_id":"n","event":' + b'{"a":' * 1_600_000)
+            raw.publish(f"{prefix}.events.n", b'{"node_id":"x","namespace_id":"n","event":' + b"[" * 8_000_000)
+            make_bus(server.url).publish("n", make_event(1))
+            eventually(lambda: bus.metrics().decode_errors == 2, "2 decode errors")
+            assert numbers([events.get(timeout=PATIENCE)]) == [1]
+        bus.close()
+
+
+def test_an_event_larger_than_the_server_takes(make_bus: MakeBus) -> None:
+    here, there = make_bus(), make_bus()
+    with here.subscribe("n") as events, there.subscribe("n") as own:
+        with pytest.raises(EventTooLargeError, match="1048576"):
+            there.publish("n", make_event(data={"fill": "x" * 2**20}))
+        with pytest.raises(EventTooLargeError):
+            there.publish_many("n", [make_event(1), make_event(data={"fill": "x" * 2**20})])
+        there.publish("n", make_event(2, data={"n": 2, "fill": "x" * (2**20 - 500)}))
+        assert numbers([events.get(timeout=PATIENCE)]) == [2]
+        assert numbers(own.get_batch(9, timeout=PATIENCE)) == [2]
+    assert there.metrics().publish_errors == 3
+
+
+# -- disconnects
+
+
+def test_a_restart_restores_subscriptions_and_sends_what_was_buffered(
+    make_bus: MakeBus, own_server: NatsServer, keep: Keep
+) -> None:
+    here, there = make_bus(own_server.url), make_bus(own_server.url)
+    events, group = keep(here.subscribe("n", "x.*")), keep(here.subscribe("jobs", queue_group="g"))
+    there.publish("n", make_event(0))
+    assert numbers([events.get(timeout=PATIENCE)]) == [0]
+    own_server.stop()
+    eventually(lambda: not (here.is_connected or there.is_connected), "the disconnect")
+    there.publish_many("n", [make_event(n) for n in range(1, 50)])
+    there.publish("jobs", make_event(50))
+    own_server.restart()
+    assert here.wait_connected(PATIENCE)
+    assert there.wait_connected(PATIENCE)
+    there.flush(PATIENCE)
+    there.publish("x.y", make_event(51))
+    got = numbers([events.get(timeout=PATIENCE)])
+    while got[-1] != 51:
+        got += numbers([events.get(timeout=PATIENCE)])
+    assert got == sorted(set(got)), "twice, or out of order"
+    assert here.metrics().reconnects == 1
+    there.publish("jobs", make_event(52))
+    while numbers([group.get(timeout=PATIENCE)]) != [52]:
+        pass
+
+
+def test_subscribing_while_disconnected_waits(
+    make_bus: MakeBus, own_server: NatsServer, own_monitor: Monitor, keep: Keep
+) -> None:
+    here, there = make_bus(own_server.url), make_bus(own_server.url)
+    here.start()
+    kept, closed = keep(here.subscribe("kept")), keep(here.subscribe("closed"))
+    own_server.stop()
+    eventually(lambda: not here.is_connected, "the disconnect")
+    with pytest.raises(DeadlineExceededError, match="not connected"):
+        here.subscribe("n", timeout=0.05)
+    closed.close()
+    results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def subscribe() -> None:
+        results.put(here.subscribe("late", timeout=PATIENCE))
+
+    def restart() -> None:
+        own_server.restart()
+
+    run_threads(subscribe, restart)
+    late = keep(results.get())
+    there.publish("late", make_event(1))
+    assert numbers([late.get(timeout=PATIENCE)]) == [1]
+    there.publish("kept", make_event(2))
+    assert numbers([kept.get(timeout=PATIENCE)]) == [2]
+    eventually(lambda: len(own_monitor.subscriptions_of(here)) == 2, "two subscriptions on the server")
+
+
+def test_publishing_while_disconnected_can_raise(make_bus: MakeBus, own_server: NatsServer) -> None:
+    bus = make_bus(own_server.url, on_disconnect="raise")
+    with bus.subscribe("n") as events:
+        bus.publish("n", make_event(1))
+        bus.flush(PATIENCE)
+        own_server.stop()
+        eventually(lambda: not bus.is_connected, "the disconnect")
+        with pytest.raises(DisconnectedError):
+            bus.publish("n", make_event(2))
+        assert numbers(events.get_batch(9, timeout=PATIENCE)) == [1]
+
+
+def test_a_full_outbox_makes_publishers_wait(make_bus: MakeBus, own_server: NatsServer) -> None:
+    bus = make_bus(own_server.url, outbox_events=5, publish_timeout=0.05)
+    with bus.subscribe("n") as events:
+        own_server.stop()
+        eventually(lambda: not bus.is_connected, "the disconnect")
+        bus.publish_many("n", [make_event(n) for n in range(4)])
+        with pytest.raises(PublishTimeoutError):
+            bus.publish_many("n", [make_event(n) for n in range(2)])
+        bus.publish("n", make_event(4))
+        with pytest.raises(TimeoutError):
+            bus.publish("n", make_event(5))
+        assert numbers(events.get_batch(99)) == [0, 1, 2, 3, 4]
+        assert bus.metrics().outbox_events == 5
+        own_server.restart()
+        bus.flush(PATIENCE)
+        bus.publish_many("n", [make_event(n) for n in range(20)])  # more than the bound, into an empty outbox
+        bus.flush(PATIENCE)
+        assert bus.metrics().outbox_events == 0
+
+
+def test_closing_releases_blocked_publishers(make_bus: MakeBus, own_server: NatsServer) -> None:
+    bus = make_bus(own_server.url, outbox_events=1, publish_timeout=PATIENCE)
+    bus.start()
+    own_server.stop()
+    eventually(lambda: not bus.is_connected, "the disconnect")
+    bus.publish("n", make_event())
+    blocked = threading.Barrier(4)
+
+    def publish() -> None:
+        blocked.wait(PATIENCE)
+        with pytest.raises(BusClosedError):
+            bus.publish("n", make_event())
+
+    def close() -> None:
+        blocked.wait(PATIENCE)
+        assert bus.close(0.7 * UNIT).unsent == 1
+
+    run_threads(publish, publish, publish, close)
+
+
+# -- threads
+
+
+def test_a_call_from_the_loop_thread(make_bus: MakeBus) -> None:
+    bus = make_bus()
+    bus.start()
+    caught: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+    def on_the_loop(call: Callable[[], object]) -> None:
+        try:
+            call()
+        except BaseException as error:
+            caught.put(error)
+        else:
+            caught.put(None)
+
+    calls: list[Callable[[], object]] = [
+        lambda: bus.publish("n", make_event()),
+        lambda: bus.subscribe("n"),
+        bus.flush,
+        lambda: bus.wait_connected(1),
+        bus.connection.close,
+    ]
+    for call in calls:
+        bus.connection.nudge(lambda call=call: on_the_loop(call))
+        assert isinstance(caught.get(timeout=PATIENCE), WrongThreadError)
+    bus.publish("n", make_event())
+
+
+@pytest.mark.concurrent
+def test_flush_means_that_the_server_has_it(make_bus: MakeBus, raw: RawClient, prefix: str) -> None:
+    bus = make_bus()
+    raw.subscribe(f"{prefix}.events.n")
+    raw.flush()
+    for round_ in range(20):
+        for n in range(50):
+            bus.publish("n", make_event(n))
+        bus.flush(PATIENCE)
+        assert raw.drain() == 50, f"round {round_}: a PING answered after flush() overtook events"
+
+
+@pytest.mark.concurrent
+def test_subscribe_means_that_the_server_has_it(make_bus: MakeBus) -> None:
+    here, there = make_bus(), make_bus()
+    there.start()
+    for n in range(100):
+        with here.subscribe(f"n.{n}") as events:
+            there.publish(f"n.{n}", make_event(n))
+            assert numbers([events.get(timeout=PATIENCE)]) == [n]
+
+
+def test_a_storm_of_subscriptions(make_bus: MakeBus) -> None:
+    here, there = make_bus(), make_bus()
+    subs: list[Any] = []
+
+    def storm(part: int) -> None:
+        for n in range(part, 1000, 4):
+            subs.append((n, here.subscribe(f"s.{n}", timeout=PATIENCE)))
+
+    run_threads(*(lambda part=part: storm(part) for part in range(4)))
+    there.publish("s.999", make_event(999))
+    assert numbers([dict(subs)[999].get(timeout=PATIENCE)]) == [999]
+    run_threads(*(lambda part=part: [sub.close() for _, sub in subs[part::4]] for part in range(4)))
+    assert here.metrics().active_subscriptions == 0
