@@ -1,13 +1,13 @@
 """The process that stands between ``server.py`` and a nats-server, and ends it when nobody is left who wanted it.
 
-``python -I -S _watcher.py PARENT DIRECTORY BINARY [ARGUMENT ...]`` starts the server as its child and writes to its standard
-output the server's pid in ten characters, and one more when the server has ended. It then stays, for the directory's sake,
-until it is killed. When the process PARENT is gone, however that ended, or on SIGTERM, it ends the server, removes the
-directory (if any) and goes.
+``python -I -S _watcher.py PARENT DIRECTORY BINARY [ARGUMENT ...]`` starts the server as its child and writes to its
+standard output the server's pid in ten characters, and one more when the server has ended. It then stays, for the
+directory's sake, until it is killed. When the process PARENT is gone, however that ended, or on SIGTERM, it ends the
+server, removes the directory and goes.
 
-A script of its own, and not a thread, a signal or a pipe: it must outlive a SIGKILL of the parent; PR_SET_PDEATHSIG would fire
-when the *thread* that started the server ends; and a pipe is inherited by forked children, which do not count. It imports
-little, because a start of the server waits for it.
+A process, and not a thread, a signal or a pipe: it must outlive a SIGKILL of the parent; PR_SET_PDEATHSIG would fire
+when the *thread* that started the server ends; a pipe is inherited by forked children, which do not count. It imports
+little, because the start of a server waits for it.
 """
 
 import os
@@ -43,14 +43,13 @@ def main(parent: int, directory: str, command: list[str]) -> None:
             _tell(b".")
     if running:
         _end(server, wake)
-    if directory:
-        import shutil  # slow to import, and needed only here
+    import shutil  # slow to import, and needed only here
 
-        shutil.rmtree(directory, ignore_errors=True)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _signals_as_bytes() -> int:
-    """Return a file descriptor from which SIGCHLD and SIGTERM are read: unlike a handler, it cannot come just before a wait."""
+    """Return where SIGCHLD and SIGTERM are read as bytes: one that comes just before a wait is then not missed."""
     read, write = os.pipe()
     os.set_blocking(read, False)
     os.set_blocking(write, False)

@@ -11,6 +11,7 @@ import os
 import signal
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -40,6 +41,7 @@ __all__ = ["main"]
 
 _BATCH = 1_000  # events that `sub` writes at once, if so many are there
 _CHUNK = 1 << 16  # bytes that `pub` reads at once, if so many are there
+_LOOK_EVERY = 0.5  # seconds in which `server` notices that the server ended by itself
 _BAD_LINES_SHOWN = 20
 _NO_EVENT = "not an event of this wire format: "  # what a line is said to be, but of a line everybody knows it
 _BROKEN_PIPE = 128 + signal.SIGPIPE
@@ -149,6 +151,16 @@ def commands(ctx: click.Context, /) -> None:
     logging.getLogger("aether_sync").addHandler(logging.NullHandler())
 
 
+_timeout = click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for the server.",
+)
+
+
 def _connecting(command: Function) -> Function:
     """Add the options of what connects to a server."""
     options = (
@@ -168,14 +180,7 @@ def _connecting(command: Function) -> Function:
             metavar="TOKEN",
             help="First token of every subject; all nodes of a cluster use the same.",
         ),
-        click.option(
-            "--timeout",
-            type=click.FloatRange(min=0, min_open=True),
-            default=5.0,
-            show_default=True,
-            metavar="SECONDS",
-            help="How long to wait for the server.",
-        ),
+        _timeout,
     )
     for option in reversed(options):
         command = option(command)
@@ -210,8 +215,9 @@ def _report_troubles() -> None:
     help="Events a second, from each of the six publishing threads; 50 or more.",
 )
 @click.option("--url", metavar="URL", help="Use this server; by default the demo runs one of its own.")
+@_timeout
 @click.pass_context
-def demo(ctx: click.Context, /, seconds: float, rate: float, url: str | None) -> None:
+def demo(ctx: click.Context, /, seconds: float, rate: float, url: str | None, timeout: float) -> None:
     """Watch three processes exchange events, and see it add up.
 
     Starts a server and three processes. Each publishes from two threads and reads, from several others, subscriptions
@@ -222,7 +228,7 @@ def demo(ctx: click.Context, /, seconds: float, rate: float, url: str | None) ->
     """
     from ._demo import run_demo
 
-    if not run_demo(Console(), seconds=seconds, rate=rate, url=url):
+    if not run_demo(Console(), seconds=seconds, rate=rate, url=url, timeout=timeout):
         ctx.exit(1)
 
 
@@ -326,15 +332,22 @@ def pub(ctx: click.Context, /, namespace: str, file: BinaryIO, skip_bad: bool, t
     metavar="DIRECTORY",
     help="Where streams are kept; by default they are gone with the server.",
 )
-def server(port: int, store_dir: Path | None) -> None:
+@click.pass_context
+def server(ctx: click.Context, /, port: int, store_dir: Path | None) -> None:
     """Run a local server in the foreground, until Ctrl-C.
 
     It listens on this machine only, takes everyone, and has JetStream. For development, not for production.
 
     Prints its URL when it is ready. The exit status is 0 when it was told to stop (Ctrl-C, SIGTERM).
     """
-    with NatsServer(port=port, store_dir=store_dir) as running:
-        click.echo(running.url)
+    try:
+        with NatsServer(port=port, store_dir=store_dir) as running:
+            click.echo(running.url)
+            while running.is_running:
+                time.sleep(_LOOK_EVERY)
+    except SystemExit:  # a signal, which is how it ends
+        ctx.exit(0)
+    raise _Failure("the server has ended")
 
 
 # -- lines and events

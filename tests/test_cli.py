@@ -180,9 +180,8 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path, name: str) ->
 
 @pytest.mark.parametrize("command", [["sub", "orders"], ["pub", "orders"], ["demo"]])
 def test_no_server(command: list[str]) -> None:
-    options = [] if command == ["demo"] else ["--timeout", str(0.5 * UNIT)]
     url = unused_url()
-    found = run(*command, "--url", url, *options, stdin='{"eventType": "A", "actorId": "a"}\n')
+    found = run(*command, "--url", url, "--timeout", str(0.5 * UNIT), stdin='{"eventType": "A", "actorId": "a"}\n')
     assert found.returncode == 1
     message = found.stderr.splitlines()[-1]
     assert message.startswith("aether-sync: ")

@@ -49,7 +49,7 @@ def run_node(pipe: Pipe, name: str, url: str, prefix: str, readings: tuple[Readi
     logging.getLogger("aether_sync").setLevel(logging.ERROR)  # drops are wanted here, and in the table
     try:
         try:
-            with NATSEventBus(url, prefix=prefix, name=f"aether-sync demo {name}") as bus:
+            with NATSEventBus(url, prefix=prefix, name=f"aether-sync {name}", connect_timeout=pace.timeout) as bus:
                 _Node(pipe, name, bus, readings, pace).serve()
         except AetherError as error:
             pipe.send(Failure(str(error)))

@@ -70,10 +70,11 @@ PUBLISHERS = 2  #: publishing threads of each node
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How much a node publishes."""
+    """How long and how much a node publishes, and how patient it is."""
 
     seconds: float
     rate: float  #: events a second, each thread
+    timeout: float  #: seconds to wait for the server
 
 
 class Command(Enum):

@@ -29,7 +29,7 @@ _GRACE = 3.0  # seconds for a node to end by itself
 T = TypeVar("T", Status, Report)
 
 
-def run_demo(console: Console, *, seconds: float, rate: float, url: str | None = None) -> bool:
+def run_demo(console: Console, *, seconds: float, rate: float, url: str | None, timeout: float) -> bool:
     """Run the demonstration and show it.
 
     Args:
@@ -37,6 +37,7 @@ def run_demo(console: Console, *, seconds: float, rate: float, url: str | None =
         seconds: How long to publish.
         rate: Events a second, of each publishing thread.
         url: A running server, or None for one of its own.
+        timeout: Seconds to wait for the server.
 
     Returns:
         Whether all adds up.
@@ -44,7 +45,7 @@ def run_demo(console: Console, *, seconds: float, rate: float, url: str | None =
     Raises:
         AetherError: There is no server, or a node failed.
     """
-    pace = Pace(seconds=seconds, rate=rate)
+    pace = Pace(seconds=seconds, rate=rate, timeout=timeout)
     prefix = f"demo{uuid.uuid4().hex[:8]}"
     with ExitStack() as stack:
         if url is None:
