@@ -2,8 +2,8 @@
 
 ``python -I -S _watcher.py PARENT DIRECTORY BINARY [ARGUMENT ...]`` starts the server as its child and writes to its
 standard output the server's pid in ten characters, and one more when the server has ended. It then stays, for the
-directory's sake, until it is killed. When the process PARENT is gone, however that ended, or on SIGTERM, it ends the
-server, removes the directory and goes.
+directory's sake, until it is killed. When the process PARENT is gone, however that ended, when nobody can read what it
+writes any more, or on SIGTERM, it ends the server, removes the directory and goes.
 
 A process, and not a thread, a signal or a pipe: it must outlive a SIGKILL of the parent; PR_SET_PDEATHSIG would fire
 when the *thread* that started the server ends; a pipe is inherited by forked children, which do not count. It imports
@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 
+PID_LENGTH = 10  # characters
 GRACE = 3.0  # seconds between SIGTERM and SIGKILL once the parent is gone
 _LOOK = 100  # milliseconds between two looks for the parent, where the kernel has no pidfd (it came with Linux 5.3)
 _PR_SET_PDEATHSIG = 1
@@ -26,16 +27,17 @@ def main(parent: int, directory: str, command: list[str]) -> None:
     wake = _signals_as_bytes()
     poll = select.poll()
     poll.register(wake, select.POLLIN)
+    poll.register(1, 0)  # its error: the reader has gone, as it does when a start is interrupted
     parent_end = _pidfd(parent)
     if parent_end is not None:
         poll.register(parent_end, select.POLLIN)
     server = _start(command)
     running = True
-    _tell(b"%10d" % server)
+    _tell(b"%*d" % (PID_LENGTH, server))
     wanted = os.getppid() == parent  # asked after the pidfd was opened, so that it cannot be a later process's
     while wanted:
-        ready = [fd for fd, _ in poll.poll(_LOOK if parent_end is None else None)]
-        wanted = parent_end not in ready and os.getppid() == parent
+        ready = {fd for fd, _ in poll.poll(_LOOK if parent_end is None else None)}
+        wanted = ready <= {wake} and os.getppid() == parent
         if wake in ready and signal.SIGTERM in os.read(wake, 64):
             wanted = False
         if running and _has_ended(server):
@@ -97,7 +99,7 @@ def _tell(news: bytes) -> None:
     try:
         os.write(1, news)
     except OSError:
-        pass  # the parent is gone; that is noticed in its own way
+        pass  # nobody reads it; that is noticed in its own way
 
 
 def _has_ended(server: int) -> bool:

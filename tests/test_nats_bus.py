@@ -328,6 +328,7 @@ def test_a_restart_restores_subscriptions_and_sends_what_was_buffered(
     here, there = make_bus(own_server.url), make_bus(own_server.url)
     events, group = keep(here.subscribe("n", "x.*")), keep(here.subscribe("jobs", queue_group="g"))
     there.publish("n", make_event(0))
+    there.flush(PATIENCE)
     assert numbers([events.get(timeout=PATIENCE)]) == [0]
     own_server.stop()
     eventually(lambda: not (here.is_connected or there.is_connected), "the disconnect")

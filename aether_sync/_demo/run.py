@@ -6,7 +6,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from typing import TypeVar
 
 from rich.console import Console
@@ -155,6 +155,7 @@ class _Node:
 @contextmanager
 def _no_interrupts() -> Iterator[None]:
     """Let a process that starts here inherit a blocked SIGINT: at Ctrl-C its parent ends it."""
+    resource_tracker.ensure_running()  # it would unblock SIGINT when it starts, with the first process
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -235,10 +235,7 @@ class Link:
         self.first.fail(error)
         self.pump.close(error)
         self.subscriber.close(error)
-        others = [task for task in self._tasks if task is not asyncio.current_task()]
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        await _cancel({task for task in self._tasks if task is not asyncio.current_task()})
         client, self._client, self._wire = self._client, None, None
         if client is not None:
             await self._discard(client)
@@ -260,3 +257,13 @@ class Link:
         Wire(client).abort()
         with suppress(Exception):
             await asyncio.wait_for(client.close(), 1.0)
+
+
+async def _cancel(tasks: set["asyncio.Task[None]"]) -> None:
+    """Cancel tasks until they are done: nats-py swallows a cancellation that comes while it flushes."""
+    for _ in range(10):
+        if not tasks:
+            return
+        for task in tasks:
+            task.cancel()
+        _, tasks = await asyncio.wait(tasks, timeout=0.02)

@@ -59,6 +59,7 @@ class Pump:
         self._flushes: list[tuple[int, Reply[Account]]] = []  # (position, who waits for it)
         self._progress: asyncio.Future[None] | None = None  # for settle(): something was settled
         self._unreported = Account()
+        self._closed: Exception | None = None
         self.uncertain = 0  # ever
         self.rejected = 0  # ever
 
@@ -161,6 +162,9 @@ class Pump:
 
     def flush(self, position: int, reply: Reply[Account]) -> None:
         """Answer with the account when everything up to a position is settled."""
+        if self._closed is not None:
+            reply.fail(self._closed)
+            return
         self._flushes.append((position, reply))
         self._settle(self.settled)
 
@@ -175,7 +179,8 @@ class Pump:
             await self._progress
 
     def close(self, error: Exception) -> None:
-        """Write nothing more, and release everyone who waits for a flush."""
+        """Write nothing more, and release everyone who waits for a flush, or will."""
+        self._closed = error
         self.pause()
         for _, reply in self._flushes:
             reply.fail(error)

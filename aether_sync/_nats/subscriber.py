@@ -17,7 +17,7 @@ from nats.aio.client import Client
 from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import Error
 
-from ..errors import PermissionDeniedError
+from ..errors import PermissionDeniedError, SubscriptionClosedError
 from .receive import Interest
 from .reporter import Reporter
 from .wire import Wire
@@ -38,6 +38,7 @@ class Subscriber:
         self._changed = asyncio.Event()
         self._unconfirmed: deque[Interest] = deque()  # in the order of their PINGs
         self._refused: dict[Interest, PermissionDeniedError] = {}  # of those, until their PONG comes
+        self._closed: Exception | None = None
 
     def use(self, client: Client) -> dict[int, Interest]:
         """Begin anew on another client; returns the mapping by which its messages are routed."""
@@ -62,6 +63,9 @@ class Subscriber:
 
     def enter(self, interest: Interest) -> None:
         """Subscribe."""
+        if self._closed is not None:
+            interest.confirmed.fail(self._closed)
+            return
         self._interests.setdefault(interest, None)
         self._changes.append((interest, True))
         self._changed.set()
@@ -100,8 +104,11 @@ class Subscriber:
             wire.ping(self._confirm)
 
     async def _unsubscribe(self, interest: Interest) -> None:
-        await self._drop(interest)
-        self._interests.pop(interest, None)
+        interest.confirmed.fail(SubscriptionClosedError("closed before the server had confirmed it"))
+        try:
+            await self._drop(interest)
+        finally:
+            self._interests.pop(interest, None)
         if self._wire is not None:
             self._wire.push()
 
@@ -142,8 +149,8 @@ class Subscriber:
         self.leave(interest)
 
     def close(self, error: Exception) -> None:
-        """Release everyone who waits for a confirmation."""
-        self._wire = None
+        """Release everyone who waits for a confirmation, or will."""
+        self._wire, self._closed = None, error
         for interest in self._interests:
             interest.confirmed.fail(error)
 
