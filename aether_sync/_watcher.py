@@ -20,6 +20,16 @@ PID_LENGTH = 10  # characters
 GRACE = 3.0  # seconds between SIGTERM and SIGKILL once the parent is gone
 _LOOK = 100  # milliseconds between two looks for the parent, where the kernel has no pidfd (it came with Linux 5.3)
 _PR_SET_PDEATHSIG = 1
+#: What the server wants to hear: Python ignores one of them, nohup another, and two are handled here.
+_DEFAULTS = (
+    signal.SIGCHLD,
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGPIPE,
+    signal.SIGTERM,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
 
 
 def main(parent: int, directory: str, command: list[str]) -> None:
@@ -58,7 +68,6 @@ def _signals_as_bytes() -> int:
     signal.set_wakeup_fd(write)
     for number in (signal.SIGCHLD, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the starting thread may have blocked some
     return read
 
 
@@ -78,15 +87,19 @@ def _start(command: list[str]) -> int:
             libc = ctypes.CDLL(None)
         except (ImportError, OSError):
             pass  # then only a SIGKILL of this very process leaves the server behind
+    # Blocked, a SIGTERM waits for the server, instead of being swallowed by the copy of our handler.
+    signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGTERM})
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         return pid
     try:
         if libc is not None:
             libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() == watcher:
-            for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGUSR1, signal.SIGUSR2):
-                signal.signal(number, signal.SIG_DFL)  # nohup ignores one, Python another
+            for number in _DEFAULTS:
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
             os.dup2(2, 1)
             os.execv(command[0], command)
     except OSError as error:

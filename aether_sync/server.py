@@ -92,15 +92,6 @@ class _Fd:
 class _WatcherProcess(subprocess.Popen[bytes]):
     """A watcher. Its run reaps it; collected unreaped, in a forked child, it is no mistake that Popen should tell."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        try:
-            super().__init__(*args, **options)
-        except BaseException:  # a signal handler's, perhaps, when the process was there already
-            if getattr(self, "pid", None) is not None:
-                self.terminate()
-                self.wait()
-            raise
-
     def __del__(self) -> None:
         pass
 
@@ -113,23 +104,28 @@ class _Run:
     """
 
     def __init__(self, command: list[str], log: Path, directory: Path, deadline: Deadline) -> None:
-        news, write = os.pipe()
-        self._news = _Fd(news)  # the pid, read here; then, once the server has ended, readable for ever, and never read
         self._log, self._log_start = log, _size(log)
         watch = [sys.executable or "python3", "-I", "-S", _watcher.__file__, str(os.getpid()), str(directory), *command]
-        try:
-            with open(log, "ab") as output:
-                self._watcher = _WatcherProcess(
-                    watch, stdin=subprocess.DEVNULL, stdout=write, stderr=output, start_new_session=True
-                )
-        finally:
-            os.close(write)
+        self._watcher, self._news = self._watch(watch, log)
         try:
             self.pid = self._learn_pid(deadline)
             self._pidfd = self._open_pidfd()
         except BaseException:
             self.forsake()
             raise
+
+    @staticmethod
+    def _watch(command: list[str], log: Path) -> tuple[_WatcherProcess, _Fd]:
+        """Start the watcher. From the file descriptor its server's pid is read, once; later it says that there is news.
+
+        A signal handler that raises here loses the watcher, which then ends itself and the server. It stays a zombie.
+        """
+        news, write = map(_Fd, os.pipe())
+        output = _Fd(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666))
+        watcher = _WatcherProcess(
+            command, stdin=subprocess.DEVNULL, stdout=write.number, stderr=output.number, start_new_session=True
+        )
+        return watcher, news
 
     def _learn_pid(self, deadline: Deadline) -> int:
         pid = os.read(self._news.number, _watcher.PID_LENGTH) if self.wait_ended(deadline) else b""  # here: any news
@@ -142,7 +138,7 @@ class _Run:
         with suppress(OSError):  # an older kernel; or it has ended already
             if sys.platform == "linux":
                 pidfd = _Fd(os.pidfd_open(self.pid))
-        # An end that is reaped and not yet told is missed here. It does harm if its pid is another's within microseconds.
+        # An end that is reaped but not told yet is missed here: no harm, unless the pid is another's in microseconds.
         return None if self.has_ended() else pidfd
 
     def wait_ended(self, deadline: Deadline) -> bool:
@@ -557,7 +553,8 @@ class NatsServer:
         estate = self._estate
         estate.owner = os.getpid()
         if estate.directory is None:
-            estate.directory = Path(tempfile.mkdtemp(prefix="aether-nats-"))
+            estate.directory = Path(tempfile.gettempdir(), f"aether-nats-{os.getpid()}-{os.urandom(8).hex()}")
+            estate.directory.mkdir(0o700)
         if self._has_own_log:
             self._log_path = estate.directory / "server.log"
         self._write_config()

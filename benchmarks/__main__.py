@@ -36,7 +36,7 @@ def main() -> None:
         for case in cases:
             print(f"{case.name}: {case.title}\n    {case.says}")
         return
-    with NatsServer(jetstream=False, config="max_pending: 1GB") as server:  # so that it drops no receiver for being slow
+    with NatsServer(jetstream=False, config="max_pending: 1GB") as server:  # for slow receivers
         results = run(cases, server.url, options.events, options.repeat, _progress)
     _progress("")
     print("\n".join(_as_json(results) if options.json else _tables(results)))

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from urllib.parse import urlsplit
 
 import nats
@@ -29,7 +30,7 @@ _DIFFERENT = 1_000  # events; then they come again
 
 
 @contextmanager
-def feeder(name: str, job: Job) -> Iterator[Callable[[], None]]:
+def feeder(name: str, job: Job) -> Iterator[Callable[[], object]]:
     """Start a feeder and wait until it is ready; yields what sets it going."""
     command = [sys.executable, "-m", __spec__.name, name, job.url, job.prefix, str(job.events)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
@@ -38,7 +39,7 @@ def feeder(name: str, job: Job) -> Iterator[Callable[[], None]]:
         try:
             if process.stdout.readline() != b"ready\n":
                 raise RuntimeError(f"feeder {name} did not get ready")
-            yield lambda: process.stdin.write(b"go\n") and None
+            yield partial(process.stdin.write, b"go\n")
             process.wait(WAIT)
         finally:
             process.kill()

@@ -447,21 +447,24 @@ def test_an_end_during_a_start(tmp_path: Path, end: Callable[[NatsServer], None]
 
 
 def test_an_interrupted_start_leaves_nothing(tmp_path: Path, temporary: Path) -> None:
-    server = NatsServer(binary=make_fake(tmp_path, "late"), start_timeout=PATIENCE)
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    old = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        for delay in (0.001, 0.005, 0.01, 0.02, 0.03, 0.1):
-            with pytest.raises(KeyboardInterrupt):
+    text = """
+        def interrupt(*_):
+            raise KeyboardInterrupt
+        signal.signal(signal.SIGALRM, interrupt)
+        server = NatsServer(binary=sys.argv[1], start_timeout=600)
+        for delay in (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1):
+            try:
                 signal.setitimer(signal.ITIMER_REAL, delay)
                 server.start()
-            assert os.listdir(temporary) == []
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old)
+            except KeyboardInterrupt:
+                assert not server.is_running
+        print("{}", flush=True)
+        sys.stdin.readline()
+    """
+    with script(text, str(make_fake(tmp_path, "late"))) as process:
+        told(process)
+        eventually(lambda: not any(str(temporary) in line for line in command_lines()), "the end of all processes")
+        eventually(lambda: os.listdir(temporary) == [], "the removal of all directories")
 
 
 # Configuration.

@@ -1,0 +1,46 @@
+"""The README: its programs run, its commands are one line each, and what it names exists."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import aether_sync
+from aether_sync import NatsServer
+
+from .conftest import PATIENCE
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.M | re.S)
+PROGRAMS = [text for language, text in BLOCKS if language == "python"]
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda text: text.strip().splitlines()[-1].strip()[:30])
+def test_programs_run(program: str, server: NatsServer) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error::ResourceWarning", "-c", program],
+        env={**os.environ, "NATS_URL": server.url},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE * 2,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_two_commands() -> None:
+    commands = [text.strip() for language, text in BLOCKS if language == "sh"][:2]
+    assert all("\n" not in command for command in commands)
+    assert "aether-sync demo" in commands[0]
+    assert "pytest" in commands[1]
+
+
+def test_public_names_are_there() -> None:
+    told = set(re.findall(r"\b[A-Z]\w+(?:Error|Bus|Server|Filter|Stored|Connection)\b|\bConnection\b", README))
+    go = {"SubscribeToEventStored", "SubscribeWithFilter", "EventFilter", "NewEventBus", "NewNATSEventBus"}
+    coming = {"JetStreamEventStore"}
+    builtin = {"TimeoutError"}
+    assert {name for name in told - go - coming - builtin if not hasattr(aether_sync, name)} == set()
