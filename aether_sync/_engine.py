@@ -14,7 +14,9 @@ from .errors import BusClosedError, DeadlineExceededError
 
 __all__ = ["Engine"]
 
-_HARD_CLOSE = 0.5  # seconds, of a close's deadline, for what comes after the flush; taken also when there is no more time
+_HARD_CLOSE = (
+    0.5  # seconds, of a close's deadline, for what comes after the flush; taken also when there is no more time
+)
 
 
 class Engine:

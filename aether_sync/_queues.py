@@ -3,7 +3,8 @@
 Both carry batches and override what janus documents for another queue organisation (``_init``, ``_qsize``, ``_put``,
 ``_get``), so what fits is decided under janus's own lock. Three things are different from plain janus, and only here:
 
-- The lock is re-entrant and only ever taken by ``with``; threads wait in a :class:`~._waiting.Parking`, never on janus's
+- The lock is re-entrant and only ever taken by ``with``; threads wait in a :class:`~._waiting.Parking`, never on
+janus's
   conditions. So signal handlers may raise, or call ``close()``, anywhere.
 - A taking thread pops from a deque, which is atomic, and comes to the lock only when that is empty.
 - Nothing here logs or calls out: what happened is returned, for the caller to act on after the lock.
@@ -262,7 +263,9 @@ class Batch:
     """Frames that go to the loop together: whole ``PUB`` commands of the NATS protocol."""
 
     frames: list[bytes] = field(default_factory=list)
-    size: int = 0  # bytes; counted before the frames are added, so an interrupted publisher leaves it too high, never low
+    size: int = (
+        0  # bytes; counted before the frames are added, so an interrupted publisher leaves it too high, never low
+    )
     largest: int = 0  # bytes of the largest payload among them
     taken: int | None = None  # how many frames it held when the loop took it
 
@@ -273,7 +276,8 @@ class Outbox(_Bridge):
     The first publisher of a batch hands it to janus, which wakes the loop, *then* remembers it as open; later ones
     append to the open batch until the loop takes it. Remembering first would wedge the outbox for ever if a signal
     handler raised in between. A position is a count of all frames ever accepted, so "all that was published until now"
-    is one number; it is derived from the batches, never counted beside them.
+    is one number; it is derived from the batches, never counted beside them. They are walked through in a copy: a
+    signal handler's close() lets the loop take them meanwhile.
 
     Args:
         max_events: Events held at most, those that the loop has taken but not yet written included.
@@ -339,7 +343,7 @@ class Outbox(_Bridge):
 
     def _has_room(self, count: int, size: int) -> bool:
         events, held = self._held_events, self._held_bytes
-        for batch in self._batches:
+        for batch in tuple(self._batches):  # hardly ever more than the open one
             events += len(batch.frames)
             held += batch.size
         return not events or (events + count <= self.max_events and held + size <= self.max_bytes)
@@ -373,13 +377,13 @@ class Outbox(_Bridge):
     def depth(self) -> tuple[int, int]:
         """Events and bytes that are accepted and not yet written."""
         with self.lock:
-            events = self._held_events + sum(len(batch.frames) for batch in self._batches)
-            return events, self._held_bytes + sum(batch.size for batch in self._batches)
+            events = self._held_events + sum(len(batch.frames) for batch in tuple(self._batches))
+            return events, self._held_bytes + sum(batch.size for batch in tuple(self._batches))
 
     def position(self) -> int:
         """How many events were ever accepted."""
         with self.lock:
-            return self._taken + sum(len(batch.frames) for batch in self._batches)
+            return self._taken + sum(len(batch.frames) for batch in tuple(self._batches))
 
     # -- the loop thread, which takes batches by ``async_q.get()`` until that raises OutboxClosed
 

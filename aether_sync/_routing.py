@@ -101,9 +101,11 @@ class Route:
     namespace: str
     targets: tuple[Target, ...] = ()
     groups: tuple[Group, ...] = ()
-    subject: str = ""  # what it is called on the server, where there is one
+    head: bytes = b""  # what a frame for this namespace begins with, where there are frames
 
-    def __bool__(self) -> bool:
+    @property
+    def is_wanted(self) -> bool:
+        """Whether anyone here has what is published under it."""
         return bool(self.targets or self.groups)
 
 
@@ -140,8 +142,8 @@ class Deliveries:
 class Targets:
     """The targets of a bus, found by namespace. Changes are made by any thread, under one lock."""
 
-    def __init__(self, subject_of: Callable[[str], str]) -> None:
-        self._subject_of = subject_of
+    def __init__(self, head_of: Callable[[str], bytes]) -> None:
+        self._head_of = head_of
         self._lock = guard()  # guards the fields below; routes are read without it
         self._literal: dict[str, dict[Target, None]] = {}  # by namespace: targets with that literal pattern
         self._wild: dict[Target, None] = {}  # targets with a pattern that has wildcards
@@ -191,7 +193,7 @@ class Targets:
     def _compute(self, namespace: str) -> Route:
         candidates = self._literal.get(namespace, {}) | self._wild
         route = _route_among(namespace, ((target, target.first_match(namespace)) for target in candidates))
-        route.subject = self._subject_of(namespace)
+        route.head = self._head_of(namespace)
         return route
 
     def _forget_routes(self, target: Target) -> None:

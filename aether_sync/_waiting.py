@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from copy import copy
 from functools import partial
 from threading import Lock, RLock, get_ident
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from ._deadline import Deadline
 from .errors import DeadlineExceededError
@@ -46,7 +46,7 @@ class Living(Generic[T]):
         return iter([one for ref in list(self._refs.values()) if (one := ref()) is not None])
 
 
-_guards: Living[RLock] = Living()
+_guards: Living[Any] = Living()  # RLocks, with the methods that threading.Condition uses too
 
 
 def guard() -> RLock:
@@ -176,7 +176,8 @@ class Once(Generic[T]):
         Args:
             work: Called outside all guards. If it is interrupted by an exception, the next caller does it again.
             deadline: For those who wait.
-            otherwise: What they get when the deadline comes first, and a signal handler that interrupted the work itself.
+            otherwise: What they get when the deadline comes first, and a signal handler that interrupted the work
+                itself.
         """
         with outside_guards():
             with self._lock:

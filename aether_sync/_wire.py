@@ -257,13 +257,17 @@ class EnvelopeWriter:
 
     def write(self, namespace: str, encoded_event: bytes) -> bytes:
         """Return the payload of an event that ``encode_event()`` wrote, under a checked namespace."""
+        return b"%b%b}" % (self.head(namespace), encoded_event)
+
+    def head(self, namespace: str) -> bytes:
+        """Return what stands before the encoded event; behind it comes ``}``."""
         head = self._heads.get(namespace)
         if head is None:
             head = b'%b"namespace_id":%b,"event":' % (self.own_mark, _encode(namespace))
             if len(self._heads) >= _HEADS_KEPT:
                 self._heads = {}
             self._heads[namespace] = head
-        return b"%b%b}" % (head, encoded_event)
+        return head
 
 
 # -- reading

@@ -49,7 +49,7 @@ class EventBus:
 
     def __init__(self) -> None:
         self.node_id = uuid.uuid4().hex  #: this bus among all nodes of a cluster
-        self._targets = Targets(self._subject_of)
+        self._targets = Targets(self._head_of)
         self._counters = Counters()
         self._lock = guard()  # guards the fields below
         self._members: set[Target] = set()  # the open subscriptions
@@ -146,7 +146,16 @@ class EventBus:
             ConnectError: There is no connection, and this was the first attempt at one.
             BusClosedError: The bus is closed.
         """
-        self._publish(namespace, (event,))
+        self._reap()
+        try:
+            route = self._targets.route(namespace)
+            encoded = (_encode(event),)
+            copies = (decode_event(encoded[0], route.namespace),) if route.is_wanted else ()
+            self._accept(route, encoded)
+        except AetherError:
+            self._counters.add("publish_errors")
+            raise
+        self._deliver(route, copies, encoded)
 
     def publish_many(self, namespace: str, events: Iterable[Event]) -> None:
         """Publish events in order: all of them are accepted, or an error is raised and none was.
@@ -158,30 +167,32 @@ class EventBus:
         Raises:
             As :meth:`publish`.
         """
-        self._publish(namespace, tuple(events))
-
-    def _publish(self, namespace: str, events: Sequence[Event]) -> None:
-        if self._abandoned:
-            self._reap()
+        self._reap()
+        events = tuple(events)
         try:
             route = self._targets.route(namespace)
             encoded = [_encode(event) for event in events]
-            copies = [decode_event(one, route.namespace) for one in encoded] if route else ()
+            copies = [decode_event(one, route.namespace) for one in encoded] if route.is_wanted else ()
             self._accept(route, encoded)
         except AetherError:
             self._counters.add("publish_errors", len(events))
             raise
+        self._deliver(route, copies, encoded)
+
+    def _deliver(self, route: Route, copies: Sequence[Event], encoded: Sequence[bytes]) -> None:
+        """Put accepted events into the queues of this node."""
         if copies:
             deliveries = Deliveries()
             for copy, one in zip(copies, encoded, strict=True):
                 deliveries.add(route, copy, len(one))
             log_drops(deliveries.hand_over())
-        self._counters.add_published(route.namespace, len(events))
+        self._counters.add_published(route.namespace, len(encoded))
 
     # -- what a bus across nodes does more
 
-    def _subject_of(self, namespace: str) -> str:
-        return namespace
+    def _head_of(self, namespace: str) -> bytes:
+        """What a frame of this namespace begins with."""
+        return b""
 
     def _join(self, target: Target, deadline: Deadline) -> None:
         """Let a target have events; when this returns, it gets all that are published from then on."""

@@ -6,6 +6,7 @@ do when it is told to stop, and ends with 0.
 """
 
 import codecs
+import errno
 import logging
 import os
 import signal
@@ -22,7 +23,7 @@ import msgspec
 
 from ._version import __version__
 from ._wire import decode_event, encode_event
-from .errors import AetherError, DecodingError, EncodingError
+from .errors import AetherError, DecodingError, EncodingError, ServerError
 from .events import Event
 from .nats_bus import NATSEventBus
 from .patterns import SubscriptionFilter, check_namespace
@@ -352,6 +353,10 @@ def server(ctx: click.Context, /, port: int, store_dir: Path | None) -> None:
                 time.sleep(_LOOK_EVERY)
     except SystemExit:  # a signal, which is how it ends
         ctx.exit(0)
+    except ServerError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE:
+            raise _Failure(f"port {port} is in use: choose another one with --port") from error
+        raise
     raise _Failure("the server has ended")
 
 

@@ -128,7 +128,8 @@ class Connection:
         """Connect, if that was not tried yet; the first use does it too.
 
         Raises:
-            ConnectError: No server within ``connect_timeout``. Further attempts go on in the background, and further calls
+            ConnectError: No server within ``connect_timeout``. Further attempts go on in the background, and further
+                calls
                 return at once.
             BusClosedError: The connection is closed.
         """

@@ -7,6 +7,7 @@ import os
 import reprlib
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import islice
 from typing import Any, Self, TypeVar
 
@@ -34,12 +35,20 @@ _METADATA_KEYS = {  # by the names of their properties
 _set = msgspec.structs.force_setattr  # the fields of an event that nobody has seen yet
 
 
+_ids: list[str] = []  # made in advance: each call to the kernel lets go of the GIL, and may wait long for it
+os.register_at_fork(after_in_child=_ids.clear)  # no two processes share one
+
+_now = partial(datetime.now, UTC)
+
+
 def _new_id() -> str:
-    return os.urandom(16).hex()  # from the kernel: no two processes of a fork share a state
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
+    try:
+        return _ids.pop()
+    except IndexError:
+        block = os.urandom(16 * 256).hex()
+        first, *rest = [block[at : at + 32] for at in range(0, len(block), 32)]
+        _ids.extend(rest)
+        return first
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False):

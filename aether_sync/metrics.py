@@ -1,6 +1,5 @@
 """Counters, and the frozen snapshot that ``bus.metrics()`` returns."""
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from threading import RLock
@@ -35,13 +34,15 @@ class SubscriptionStats:
 class Metrics:
     """What a bus did since it was made: a snapshot, no part of which changes any more. It pickles.
 
-    ``uncertain``, ``reconnects``, ``outbox_events`` and ``outbox_bytes`` are of the connection, and so of all buses that
-    share it.
+    ``uncertain``, ``reconnects``, ``outbox_events`` and ``outbox_bytes`` are of the connection, and so of all buses
+    that share it.
     """
 
     node_id: str
     published: int = 0  #: events that ``publish()`` accepted
-    published_by_namespace: Mapping[str, int] = field(default_factory=dict)  #: the first 1,000 namespaces; the rest under ``"*"``
+    published_by_namespace: Mapping[str, int] = field(
+        default_factory=dict
+    )  #: the first 1,000 namespaces; the rest under ``"*"``
     received: int = 0  #: events of other nodes that arrived, before filters
     delivered: int = 0  #: events that threads took from subscriptions, closed ones included
     dropped: int = 0  #: events that subscriptions dropped
@@ -66,15 +67,17 @@ class Counters:
     publish_errors: int = 0
     subscribe_errors: int = 0
     decode_errors: int = 0
-    by_namespace: Counter[str] = field(default_factory=Counter)
+    by_namespace: dict[str, int] = field(default_factory=dict)
     _lock: RLock = field(default_factory=guard, repr=False)  # guards all of them
 
     def add_published(self, namespace: str, count: int) -> None:
         """Count events that were accepted."""
         with self._lock:
             by_namespace = self.by_namespace
-            if namespace not in by_namespace and len(by_namespace) >= _NAMESPACES_COUNTED:
-                namespace = OTHER_NAMESPACES
+            if namespace not in by_namespace:
+                if len(by_namespace) >= _NAMESPACES_COUNTED:
+                    namespace = OTHER_NAMESPACES
+                by_namespace.setdefault(namespace, 0)
             by_namespace[namespace] += count
 
     def add(self, name: str, count: int = 1) -> None:

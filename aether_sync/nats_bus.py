@@ -24,7 +24,8 @@ class NATSEventBus(EventBus):
     apart is the server's permissions.
 
     Args:
-        connection: A :class:`Connection`, which closing the bus leaves open; or what one is made from: a URL, several, or
+        connection: A :class:`Connection`, which closing the bus leaves open; or what one is made from: a URL, several,
+            or
             None for the environment's ``NATS_URL``, else ``nats://127.0.0.1:4222``.
         prefix: The first token of every subject; nodes with another prefix do not hear each other.
         publish_timeout: Seconds that :meth:`publish` waits for room in the outbox.
@@ -76,12 +77,15 @@ class NATSEventBus(EventBus):
     def _subject_of(self, namespace: str) -> str:
         return subject_of(self._prefix, namespace)
 
+    def _head_of(self, namespace: str) -> bytes:
+        return f"PUB {self._subject_of(namespace)} ".encode()
+
     def _accept(self, route: Route, encoded: Sequence[bytes]) -> None:
         self._refuse_if_closed()
-        payloads = [self._writer.write(route.namespace, one) for one in encoded]
-        head = f"PUB {route.subject} ".encode()
-        frames = [b"%b%d\r\n%b\r\n" % (head, len(payload), payload) for payload in payloads]
-        largest = max(map(len, payloads), default=0)
+        envelope = self._writer.head(route.namespace)
+        around = len(envelope) + 1  # bytes of a payload that are not the event
+        frames = [b"%b%d\r\n%b%b}\r\n" % (route.head, around + len(one), envelope, one) for one in encoded]
+        largest = around + (len(encoded[0]) if len(encoded) == 1 else max(map(len, encoded), default=0))
         self._connection.send(frames, largest, self._publish_timeout, buffer=self._buffer)
 
     # -- subscribing

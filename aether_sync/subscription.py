@@ -144,5 +144,3 @@ class Subscription:
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open"
         return f"<Subscription {self._target.name} {state}>"
-
-

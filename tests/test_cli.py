@@ -439,6 +439,20 @@ def test_pub_says_when_the_server_goes_away(start: Callable[..., Running], own_s
     assert "published 2 events, but 1 events are not confirmed" in pub.err
 
 
+def test_pub_says_what_the_server_refused(prefix: str) -> None:
+    allowed = f'{{user: u, password: p, permissions: {{publish: ["{prefix}.events.mine"]}}}}'
+    with NatsServer(config=f"authorization {{users: [{allowed}]}}") as server:
+        options = ["--url", server.url.replace("//", "//u:p@"), "--prefix", prefix]
+        assert run("pub", "mine", *options, stdin=line_of(1)).returncode == 0
+        found = run("pub", "other", *options, stdin=line_of(1))
+        assert found.returncode == 1
+        assert re.search("published 1 event, but .*refused", found.stderr)
+        wrong = run("pub", "mine", "--url", server.url.replace("//", "//u:secret@"), stdin=line_of(1))
+        assert wrong.returncode == 1
+        assert "refuses these credentials" in wrong.stderr
+        assert "secret" not in wrong.stderr
+
+
 def test_pub_shows_its_progress_on_a_terminal(tmp_path: Path, options: list[str]) -> None:
     file = tmp_path / "events"
     file.write_text("".join(f"{line_of(n)}\n" for n in range(5_000)))
@@ -487,8 +501,30 @@ def test_server_runs_until_it_is_told_to_stop(start: Callable[..., Running], tmp
 def test_server_says_that_the_port_is_in_use(server: NatsServer) -> None:
     found = run("server", "--port", str(urlsplit(server.url).port))
     assert found.returncode == 1
+    assert re.fullmatch(r"aether-sync: port \d+ is in use: choose another one with --port\n", found.stderr)
+
+
+def test_server_says_that_it_ended_by_itself(start: Callable[..., Running]) -> None:
+    running = start("server", "--port", "0")
+    running.wait_for("nats://")
+    children = subprocess.run(
+        ["ps", "-A", "-ww", "-o", "pid=,args="], capture_output=True, text=True, check=True
+    ).stdout
+    port = str(urlsplit(running.out.strip()).port)
+    (pid,) = [int(line.split()[0]) for line in children.splitlines() if f" -p {port} " in line and "-I" not in line]
+    os.kill(pid, signal.SIGKILL)
+    assert running.end() == 1
+    assert running.err == "aether-sync: the server has ended\n"
+
+
+@pytest.mark.parametrize("command", ["server", "demo"])
+def test_without_a_server_binary_it_says_what_to_install(tmp_path: Path, command: str) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import aether_sync.server as s\ns._candidates = lambda: iter(())\n")
+    path = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
+    found = run(command, PYTHONPATH=path)
+    assert found.returncode == 1
+    assert "pip install 'aether-sync[server]'" in found.stderr
     assert len(found.stderr.splitlines()) == 1
-    assert re.search("address already in use|in use", found.stderr)
 
 
 def listens(url: str) -> bool:
@@ -555,7 +591,7 @@ def test_demo_leaves_nothing_after_ctrl_c(start: Callable[..., Running], when: s
 
 def group_lives(group: int) -> bool:
     """Whether a process of a group runs; one that only its parent has not looked after yet does not."""
-    states = subprocess.run(["ps", "-A", "-o", "pgid=,stat="], capture_output=True, text=True, check=True).stdout
+    states = subprocess.run(["ps", "-A", "-ww", "-o", "pgid=,stat="], capture_output=True, text=True, check=True).stdout
     return any(int(pgid) == group and not state.startswith("Z") for pgid, state in map(str.split, states.splitlines()))
 
 

@@ -149,15 +149,13 @@ def test_subscribing_survives_interrupts(make_bus: Callable[..., NATSEventBus]) 
     with here.subscribe("n", timeout=PATIENCE) as events:
         there.publish("n", make_event(1))
         assert events.get(timeout=PATIENCE).data == {"n": 1}
-        # An interrupt that falls into a finalizer ends it, which no code of ours can prevent: it keeps its subscription.
+        # An interrupt that falls into a finalizer ends it, which no code of ours can prevent.
         assert here.metrics().active_subscriptions <= 1 + INTERRUPTS // 100
 
 
 @pytest.mark.concurrent
 @pytest.mark.parametrize("attempt", range(20))
-def test_a_handler_closes_the_bus_over_what_it_interrupted(
-    make_bus: Callable[..., NATSEventBus], attempt: int
-) -> None:
+def test_a_handler_closes_the_bus_over_what_it_interrupted(make_bus: Callable[..., NATSEventBus], attempt: int) -> None:
     here, there = make_bus(), make_bus()
     reports = []
     with here.subscribe("n", maxsize=1_000_000) as events, there.subscribe("n", maxsize=10):

@@ -158,7 +158,9 @@ def test_an_http_server() -> None:
         thread.join(PATIENCE)
 
 
-@pytest.mark.parametrize("url", ["http://x:4222", "nats://", "nats://x:99999", "", [], [3], 4222, "nats://x:y", "nats://:4222"])
+@pytest.mark.parametrize(
+    "url", ["http://x:4222", "nats://", "nats://x:99999", "", [], [3], 4222, "nats://x:y", "nats://:4222"]
+)
 def test_bad_urls(url: Any) -> None:
     with pytest.raises(InvalidOptionError):
         NATSEventBus(url)
@@ -186,7 +188,7 @@ def test_wrong_passwords_fail_at_once() -> None:
     with NatsServer(config='authorization: {user: "u", password: "right"}') as server:
         address = server.url.removeprefix("nats://").rpartition("@")[2]
         bus = NATSEventBus(f"nats://{address}", user="u", password="wrong", connect_timeout=PATIENCE)
-        with pytest.raises(ConnectError, match="(?i)authorization violation") as caught:
+        with pytest.raises(ConnectError, match=r"(?i)authorization violation") as caught:
             bus.start()
         assert "wrong" not in str(caught.value)
         bus.close(1)
@@ -199,9 +201,19 @@ def test_wrong_passwords_fail_at_once() -> None:
 
 def test_one_server_subscription_per_subject_and_group(make_bus: MakeBus, monitor: Monitor, prefix: str) -> None:
     bus = make_bus()
-    subs = [bus.subscribe("a.*"), bus.subscribe("a.*", "b"), bus.subscribe("x-*", "y*"), bus.subscribe("a.*", queue_group="g")]
+    subs = [
+        bus.subscribe("a.*"),
+        bus.subscribe("a.*", "b"),
+        bus.subscribe("x-*", "y*"),
+        bus.subscribe("a.*", queue_group="g"),
+    ]
     assert sorted(monitor.subscriptions_of(bus)) == sorted(
-        [(f"{prefix}.events.a.*", ""), (f"{prefix}.events.b", ""), (f"{prefix}.events.*", ""), (f"{prefix}.events.a.*", "g")]
+        [
+            (f"{prefix}.events.a.*", ""),
+            (f"{prefix}.events.b", ""),
+            (f"{prefix}.events.*", ""),
+            (f"{prefix}.events.a.*", "g"),
+        ]
     )
     for sub in subs[1:]:
         sub.close()

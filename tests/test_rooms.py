@@ -12,9 +12,9 @@ PACKAGE = Path(aether_sync.__file__).parent
 
 #: From the bottom up: a room imports only from rooms above it in this list. ``_nats`` is one room.
 ROOMS = [
-    "_version", "errors", "events", "_wire", "patterns", "_checks", "_deadline", "_waiting", "metrics", "_queues", "_routing",
-    "subscription", "bus", "_loop", "_nats", "_engine", "connection", "nats_bus", "_watcher", "server", "__init__", "_demo",
-    "cli", "__main__",
+    "_version", "errors", "events", "_wire", "patterns", "_checks", "_deadline", "_waiting", "metrics", "_queues",
+    "_routing", "subscription", "bus", "_loop", "_nats", "_engine", "connection", "nats_bus", "_watcher", "server",
+    "__init__", "_demo", "cli", "__main__",
 ]  # fmt: skip
 
 #: Run on the loop thread, and so may have coroutines.
@@ -68,7 +68,9 @@ class TestEveryFile:
         assert "nats" not in names or room == "_nats"
         assert "asyncio" not in names or room in ON_THE_LOOP
         if room not in ON_THE_LOOP:
-            coroutines = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.AsyncFunctionDef)]
+            coroutines = [
+                node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.AsyncFunctionDef)
+            ]
             assert not coroutines
 
     def test_it_says_exactly_what_it_has(self, path: Path) -> None:
@@ -91,12 +93,12 @@ class TestEveryFile:
 def test_public_names_are_pinned() -> None:
     assert aether_sync.__all__ == [
         "EVENT_STORED", "AetherError", "BusClosedError", "CloseReport", "ClosedError", "ConnectError", "Connection",
-        "ConnectionFailedError", "DeadlineExceededError", "DecodingError", "DeliveryUncertainError", "DisconnectedError",
-        "EncodingError", "Event", "EventBus", "EventStored", "EventTooLargeError", "InvalidEventError",
-        "InvalidNamespaceError", "InvalidOptionError", "Metrics", "NATSEventBus", "NatsCluster", "NatsServer",
-        "PermissionDeniedError", "PublishTimeoutError", "ServerError", "ServerNotFoundError", "Subscription",
-        "SubscriptionClosedError", "SubscriptionFilter", "SubscriptionOverflowError", "SubscriptionStats",
-        "WrongThreadError", "__version__", "actor_type",
+        "ConnectionFailedError", "DeadlineExceededError", "DecodingError", "DeliveryUncertainError",
+        "DisconnectedError", "EncodingError", "Event", "EventBus", "EventStored", "EventTooLargeError",
+        "InvalidEventError", "InvalidNamespaceError", "InvalidOptionError", "Metrics", "NATSEventBus", "NatsCluster",
+        "NatsServer", "PermissionDeniedError", "PublishTimeoutError", "ServerError", "ServerNotFoundError",
+        "Subscription", "SubscriptionClosedError", "SubscriptionFilter", "SubscriptionOverflowError",
+        "SubscriptionStats", "WrongThreadError", "__version__", "actor_type",
     ]  # fmt: skip
     assert all(hasattr(aether_sync, name) for name in aether_sync.__all__)
 

@@ -6,8 +6,8 @@
                           '------------- any of them --close()--> CLOSED -------------'
 
 nats-py reconnects by itself after most failures. It closes for good after most ``-ERR``; then :meth:`Link._supervise`
-makes a new client, and the interests are subscribed again on that one. A frozen link, or a read loop that died, is found by
-:meth:`Link._watch`.
+makes a new client, and the interests are subscribed again on that one. A frozen link, or a read loop that died, is
+found by :meth:`Link._watch`.
 """
 
 import asyncio
@@ -45,7 +45,8 @@ class LinkState(Enum):
 
 
 class Link:
-    """Keeps one client connected. Made on any thread; its methods run on the loop thread, its attributes are read anywhere.
+    """Keeps one client connected. Made on any thread; its methods run on the loop thread, its attributes are read
+    anywhere.
 
     Attributes:
         state: Where it stands.

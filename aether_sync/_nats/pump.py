@@ -6,8 +6,8 @@ Positions count events in the order in which the outbox accepted them::
       confirmed      in flight    in the outbox,
       or uncertain                or in the pump's hands
 
-Every write is followed by a PING, though never by a second one while the first is unanswered: its PONG confirms all that
-was written before it. What is in flight when the connection breaks is uncertain, and is not sent again.
+Every write is followed by a PING, though never by a second one while the first is unanswered: its PONG confirms all
+that was written before it. What is in flight when the connection breaks is uncertain, and is not sent again.
 """
 
 import asyncio
@@ -38,7 +38,9 @@ class Account:
     def __str__(self) -> str:
         parts = []
         if self.uncertain:
-            parts.append(f"{self.uncertain} events may not have arrived: the connection broke before the server confirmed")
+            parts.append(
+                f"{self.uncertain} events may not have arrived: the connection broke before the server confirmed"
+            )
         if self.rejected:
             parts.append(f"{self.rejected} events were refused: {'; '.join(self.reasons)}")
         return "; ".join(parts)
@@ -203,5 +205,5 @@ def _slice(frames: list[bytes], start: int) -> tuple[int, int]:
 
 
 def _payload_size(frame: bytes) -> int:
-    """Read the payload's size from a frame: ``PUB <subject> <size>\\r\\n<payload>\\r\\n``."""
+    r"""Read the payload's size from a frame: ``PUB <subject> <size>\r\n<payload>\r\n``."""
     return int(frame[: frame.index(b"\r\n")].rpartition(b" ")[2])

@@ -1,8 +1,8 @@
 """Messages from the server into the queues of subscriptions, a batch for each turn of the loop.
 
-One NATS subscription, an *interest*, serves all local subscriptions of its subject. Overlapping interests bring copies of
-one event; a local subscription takes the copy that comes through the first of its patterns that matches, so it gets one,
-whichever copies arrive. Messages are routed by their sid, on a client of their own generation, never by subject.
+One NATS subscription, an *interest*, serves all local subscriptions of its subject. Overlapping interests bring copies
+of one event; a local subscription takes the copy that comes through the first of its patterns that matches, so it gets
+one, whichever copies arrive. Messages are routed by their sid, on a client of their own generation, never by subject.
 """
 
 import asyncio
@@ -131,8 +131,8 @@ class Inbox:
 def message_class(interests: dict[int, Interest], reporter: Reporter) -> Callable[..., Msg | None]:
     """Make what a nats client calls to build a message: it takes ours out of the client's hands at once.
 
-    ``Client.msg_class`` is public; a false result ends nats-py's own processing, its queues and slow-consumer logic. What
-    is not ours (JetStream, replies) becomes the ``Msg`` it would have been.
+    ``Client.msg_class`` is public; a false result ends nats-py's own processing, its queues and slow-consumer logic.
+    What is not ours (JetStream, replies) becomes the ``Msg`` it would have been.
     """
 
     def build(

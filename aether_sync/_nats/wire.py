@@ -1,7 +1,7 @@
 """What this library needs of a nats-py client below its public surface, all of it.
 
-Written against nats-py 2.16. ``flush()`` there is no barrier (its PING overtakes what waits for the flusher task), and a
-flush that times out kills the read loop; so commands are written to the transport here, in order, and a PING is
+Written against nats-py 2.16. ``flush()`` there is no barrier (its PING overtakes what waits for the flusher task), and
+a flush that times out kills the read loop; so commands are written to the transport here, in order, and a PING is
 answered by a callback that nothing cancels.
 """
 
