@@ -9,6 +9,7 @@ import codecs
 import errno
 import logging
 import os
+import select
 import signal
 import stat
 import sys
@@ -99,6 +100,10 @@ class _Signals:
     def __init__(self) -> None:
         self._whole = False
         self._waiting = 0
+        self._came, wake = os.pipe()
+        for end in (self._came, wake):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
                 signal.signal(number, self._handle)
@@ -121,6 +126,10 @@ class _Signals:
             self._whole = False
         if self._waiting:
             sys.exit(128 + self._waiting)
+
+    def await_input(self, file: BinaryIO) -> None:
+        """Wait until a file can be read. A signal ends this also if it came on the way into the wait, unlike a read."""
+        select.select([file.fileno(), self._came], [], [])
 
 
 # -- the commands
@@ -394,10 +403,14 @@ def _to_event(line: bytes) -> Event:
     return decode_event(msgspec.json.encode({"id": made.id, "timestamp": made.timestamp} | fields), "")
 
 
-def _lines(file: BinaryIO) -> Iterator[list[bytes]]:
+def _lines(file: BinaryIO, signals: _Signals) -> Iterator[list[bytes]]:
     """Give the lines that are there, as they come: a pipe that stays open delays none."""
     rest = b""
-    while chunk := file.read1(_CHUNK):  # type: ignore[attr-defined]
+    while True:
+        signals.await_input(file)
+        chunk: bytes = file.read1(_CHUNK)  # type: ignore[attr-defined]
+        if not chunk:
+            break
         *lines, rest = (rest + chunk).split(b"\n")
         yield lines
     yield [rest]
@@ -423,7 +436,7 @@ class _Sender:
         number = 1
         try:
             with _progress(file) as advance:
-                for lines in _lines(file):
+                for lines in _lines(file, self._signals):
                     self._send_lines(number, lines)
                     number += len(lines)
                     advance(sum(map(len, lines)) + len(lines), self._sent)

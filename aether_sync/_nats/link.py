@@ -23,7 +23,7 @@ from .._waiting import Parking, Reply, guard
 from ..errors import BusClosedError, ConnectError
 from .options import ConnectOptions
 from .pump import Account, Pump
-from .reasons import describe, is_refusal, refused_subject, shown
+from .reasons import describe, is_refusal, refusal, shown
 from .receive import message_class
 from .reporter import Reporter
 from .subscriber import Subscriber
@@ -160,13 +160,12 @@ class Link:
         }
 
     def _fault(self, error: Exception) -> None:
-        refused = refused_subject(error)
+        refused = refusal(error)
         if refused is not None:
-            kind, subject, queue = refused
-            if kind == "publish":
-                self.pump.reject(1, f"no permission to publish to {subject!r}")
+            if refused.is_publish:
+                self.pump.reject(1, f"no permission to publish to {refused.subject!r}")
             else:
-                self.subscriber.refuse(subject, queue)
+                self.subscriber.refuse(refused)
             return
         self.reason = describe(error)
         if is_refusal(error):

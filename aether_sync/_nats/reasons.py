@@ -4,12 +4,15 @@ import asyncio
 import re
 import socket
 import ssl
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
-__all__ = ["describe", "is_refusal", "refused_subject", "shown"]
+__all__ = ["Refusal", "describe", "is_refusal", "refusal", "shown"]
 
 _REFUSALS = ("authorization violation", "authentication expired", "authorization failed", "authentication revoked")
-_VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "(.*?)"(?: using queue "(.*?)")?$', re.I)
+_VIOLATION = re.compile(
+    r'permissions violation for (publish|subscription) to "(.*?)"(?: using queue "(.*?)")?(?: \(sid "(\d+)"\))?$', re.I
+)
 
 
 def describe(error: BaseException) -> str:
@@ -37,13 +40,22 @@ def is_refusal(error: BaseException) -> bool:
     return any(refusal in text for refusal in _REFUSALS)
 
 
-def refused_subject(error: BaseException) -> tuple[str, str, str] | None:
-    """Read a permissions violation: (``"publish"`` or ``"subscription"``, subject, queue), all in lower case.
+class Refusal(NamedTuple):
+    """A permissions violation. nats-py lower-cases the server's text, so its names may stand for several."""
 
-    nats-py lower-cases the server's text, so a subject here may stand for several.
-    """
+    is_publish: bool
+    subject: str
+    queue: str
+    sid: int | None  # of a subscription whose right was revoked
+
+
+def refusal(error: BaseException) -> Refusal | None:
+    """Read a permissions violation, if the error is one."""
     found = _VIOLATION.search(str(error).strip("'"))
-    return None if found is None else (found[1].lower(), found[2].lower(), (found[3] or "").lower())
+    if found is None:
+        return None
+    kind, subject, queue, sid = found.groups()
+    return Refusal(kind.lower() == "publish", subject.lower(), (queue or "").lower(), int(sid) if sid else None)
 
 
 def shown(url: str) -> str:

@@ -18,6 +18,7 @@ from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import Error
 
 from ..errors import PermissionDeniedError, SubscriptionClosedError
+from .reasons import Refusal
 from .receive import Interest
 from .reporter import Reporter
 from .wire import Wire
@@ -130,17 +131,17 @@ class Subscriber:
         else:
             self._fail(interest, error)
 
-    def refuse(self, subject: str, queue: str) -> None:
-        """The server refused a subscription; both names are lower-cased by nats-py."""
-
-        def named(interest: Interest) -> bool:
-            return interest.subject.lower() == subject and (not queue or (interest.group or "").lower() == queue)
-
-        if self._unconfirmed and named(self._unconfirmed[0]):
-            first = self._unconfirmed[0]
-            self._refused[first] = _denied(first)
-            return
-        for interest in [one for one in self._interests if named(one)]:  # rights were revoked
+    def refuse(self, refused: Refusal) -> None:
+        """The server refused a subscription, or ended one whose right was revoked."""
+        if refused.sid is not None:
+            concerned = [one for sid, one in self._by_sid.items() if sid == refused.sid]
+        else:
+            concerned = [one for one in self._interests if _is_named(one, refused)]
+            first = self._unconfirmed[0] if self._unconfirmed else None
+            if first is not None and first in concerned:
+                self._refused[first] = _denied(first)
+                return
+        for interest in concerned:
             self._fail(interest, _denied(interest))
 
     def _fail(self, interest: Interest, error: PermissionDeniedError) -> None:
@@ -153,6 +154,10 @@ class Subscriber:
         self._wire, self._closed = None, error
         for interest in self._interests:
             interest.confirmed.fail(error)
+
+
+def _is_named(interest: Interest, refused: Refusal) -> bool:
+    return (interest.subject.lower(), (interest.group or "").lower()) == (refused.subject, refused.queue)
 
 
 def _denied(interest: Interest) -> PermissionDeniedError:
