@@ -14,7 +14,7 @@ authorization {
   users: [{
     user: "u", password: "p", permissions: {
       publish: { allow: ["t.events.open.>", "_INBOX.>"] }
-      subscribe: { allow: ["t.events.open.>", "t.events.mixed", "t.events.*"], deny: ["t.events.secret", "t.events.Mixed"] }
+      subscribe: { allow: ["t.events.open.>", "t.events.*"], deny: ["t.events.secret", "t.events.Mixed"] }
     }
   }]
 }
@@ -36,7 +36,7 @@ def bus(strict: str) -> Iterator[NATSEventBus]:
 
 def test_a_denied_subscription_raises_and_leaves_nothing(bus: NATSEventBus) -> None:
     for _ in range(2):
-        with pytest.raises(PermissionDeniedError, match="'t.events.secret'"):
+        with pytest.raises(PermissionDeniedError, match=r"'t\.events\.secret'"):
             bus.subscribe("secret", timeout=PATIENCE)
     with pytest.raises(PermissionDeniedError):
         bus.subscribe("open.a", "secret", "open.b", timeout=PATIENCE)
@@ -75,9 +75,7 @@ def test_errors_find_the_subscription_they_are_about(bus: NATSEventBus) -> None:
         subscription.close()
 
 
-def test_denied_publishes_are_raised_at_the_next_flush(
-    bus: NATSEventBus, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_denied_publishes_are_raised_at_the_next_flush(bus: NATSEventBus, caplog: pytest.LogCaptureFixture) -> None:
     bus.publish("open.a", make_event())
     bus.publish("Forbidden", make_event())
     bus.publish_many("forbidden", [make_event()] * 2)

@@ -59,18 +59,18 @@ def test_a_million_events_in_one_process(local_bus: EventBus) -> None:
 @pytest.mark.timeout(600)
 def test_300_000_events_across_two_processes(server: NatsServer, prefix: str) -> None:
     total = int(300_000 * PART)
-    with NATSEventBus(server.url, prefix=prefix) as bus:
-        with bus.subscribe("volume.*", maxsize=total, max_bytes=2**40) as subscription:
-            publisher = subprocess.Popen(
-                [sys.executable, "-m", "tests.test_volume", server.url, prefix, str(total)],
-                cwd=Path(__file__).parent.parent,
-            )
-            try:
-                check(subscription, total)
-                assert publisher.wait(PATIENCE) == 0
-            finally:
-                publisher.kill()
-                publisher.wait()
+    with (
+        NATSEventBus(server.url, prefix=prefix) as bus,
+        bus.subscribe("volume.*", maxsize=total, max_bytes=2**40) as subscription,
+    ):
+        command = [sys.executable, "-m", "tests.test_volume", server.url, prefix, str(total)]
+        publisher = subprocess.Popen(command, cwd=Path(__file__).parent.parent)
+        try:
+            check(subscription, total)
+            assert publisher.wait(PATIENCE) == 0
+        finally:
+            publisher.kill()
+            publisher.wait()
 
 
 def main(url: str, prefix: str, total: str) -> None:
