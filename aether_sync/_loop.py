@@ -115,6 +115,7 @@ class LoopThread:
                 self._loop.call_soon_threadsafe(self._loop.stop)
         if self._ran.acquire(blocking=False):
             self._loop.close()
+            self._ended.set(None)
             return True
         if self._is_current():
             return False

@@ -278,7 +278,7 @@ class Connection:
             engine.loop.post(pump.forget, reply)
             waiting = position - pump.settled
             why = "" if engine.link.is_connected else f" ({engine.link.connect_error()})"
-            raise DeadlineExceededError(f"{waiting} events are not confirmed within {deadline}{why}") from None
+            raise DeadlineExceededError(f"{waiting} event(s) not confirmed within {deadline}{why}") from None
         if account:
             raise DeliveryUncertainError(
                 str(account), uncertain=account.uncertain, rejected=account.rejected, reasons=account.reasons
