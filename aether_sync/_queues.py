@@ -30,8 +30,9 @@ from .errors import (
     SubscriptionOverflowError,
 )
 from .events import Event
+from .metrics import QueueStats
 
-__all__ = ["Batch", "EventQueue", "Outbox", "OutboxClosed", "Overflow", "QueueStats"]
+__all__ = ["Batch", "EventQueue", "Outbox", "OutboxClosed", "Overflow"]
 
 OutboxClosed = janus.AsyncQueueShutDown
 
@@ -42,18 +43,6 @@ class Overflow(Enum):
     DROP_NEWEST = "drop_newest"
     DROP_OLDEST = "drop_oldest"
     FAIL = "fail"
-
-
-@dataclass(frozen=True, slots=True)
-class QueueStats:
-    """What went through a queue: ``offered == delivered + pending + sum(dropped.values())``."""
-
-    offered: int
-    delivered: int
-    pending: int
-    pending_bytes: int
-    high_water: int
-    dropped: dict[str, int]
 
 
 class _Bridge(janus.Queue[Any]):

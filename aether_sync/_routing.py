@@ -6,18 +6,20 @@ the targets change. Reading a route takes no lock.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import combinations, count
 from time import monotonic
 
-from ._queues import EventQueue
+from ._checks import check_count
+from ._queues import EventQueue, Overflow
 from ._waiting import guard
+from .errors import InvalidOptionError
 from .events import Event
-from .metrics import SubscriptionStats
-from .patterns import Pattern, SubscriptionFilter, check_namespace
+from .metrics import QueueStats, SubscriptionStats
+from .patterns import Pattern, SubscriptionFilter, check_namespace, check_queue_group
 
-__all__ = ["Deliveries", "Group", "Route", "Target", "Targets", "log_drops", "log_text"]
+__all__ = ["Deliveries", "Group", "Route", "Target", "Targets", "log_drops", "log_text", "make_target"]
 
 _ROUTES_KEPT = 4_096  # namespaces; then all are forgotten and computed again when needed
 _BURST_ENDS_AFTER = 5.0  # seconds without a drop; the next one is logged again
@@ -228,3 +230,49 @@ def log_text(target: Target) -> tuple[str, str, int, int]:
     """Return what there is to log, once per burst, about a subscription that drops events."""
     text = "subscription %s drops events: its threads are too slow for its queue (%d events, %d dropped so far)"
     return text, target.name, target.queue.limit, target.stats().dropped
+
+
+def make_target(
+    patterns: tuple[str, ...],
+    filter: SubscriptionFilter | None,  # noqa: A002
+    maxsize: int,
+    max_bytes: int,
+    overflow: str,
+    queue_group: str | None,
+    ended: Callable[[QueueStats], None],
+) -> Target:
+    """Check what subscribe() was given, and make a target of it."""
+    if not patterns:
+        raise InvalidOptionError("subscribe() wants at least one pattern; '>' is every namespace")
+    parsed = tuple(dict.fromkeys(map(Pattern.parse, patterns)))
+    if filter is not None and not isinstance(filter, SubscriptionFilter):
+        raise InvalidOptionError(f"filter must be a SubscriptionFilter, not {type(filter).__name__}")
+    check_count("maxsize", maxsize)
+    check_count("max_bytes", max_bytes)
+    try:
+        policy = Overflow(overflow)
+    except ValueError:
+        choices = ", ".join(repr(one.value) for one in Overflow)
+        raise InvalidOptionError(f"overflow must be one of {choices}, not {overflow!r}") from None
+    if queue_group is not None:
+        _check_group(queue_group, parsed, filter)
+    if filter is not None and filter.is_empty:
+        filter = None  # noqa: A001
+    name = ", ".join(repr(pattern.text) for pattern in parsed)
+    return Target(EventQueue(maxsize, max_bytes, policy, name, ended), parsed, filter, queue_group)
+
+
+def _check_group(queue_group: str, patterns: Sequence[Pattern], filter: SubscriptionFilter | None) -> None:  # noqa: A002
+    check_queue_group(queue_group)
+    if filter is not None and not filter.is_empty:
+        raise InvalidOptionError("a queue group takes no filter: the server chooses the member before filters see it")
+    for pattern in patterns:
+        if pattern.has_glob:
+            raise InvalidOptionError(
+                f"a queue group takes no glob ({pattern.text!r}): the server chooses the member before globs see it"
+            )
+    for one, other in combinations(patterns, 2):
+        if one.overlaps(other):
+            raise InvalidOptionError(
+                f"patterns of a queue group may not overlap: {one.text!r} and {other.text!r} would each get an event"
+            )

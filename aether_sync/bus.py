@@ -2,24 +2,22 @@
 
 import logging
 import uuid
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from itertools import combinations
 from types import TracebackType
 from typing import Any, Self
 
-from ._checks import check_count
 from ._deadline import Deadline
-from ._queues import EventQueue, Overflow, QueueStats
-from ._routing import Deliveries, Route, Target, Targets, log_drops
+from ._queues import EventQueue
+from ._routing import Deliveries, Route, Target, Targets, log_drops, make_target
 from ._waiting import Living, Once, guard
 from ._wire import decode_event, encode_event
 from .errors import AetherError, BusClosedError, InvalidEventError, InvalidOptionError
 from .events import EVENT_STORED, Event
-from .metrics import Counters, Metrics
-from .patterns import Pattern, SubscriptionFilter, check_queue_group
+from .metrics import Counters, Metrics, QueueStats, Totals
+from .patterns import SubscriptionFilter
 from .subscription import Subscription
 
 __all__ = ["CloseReport", "EventBus"]
@@ -54,7 +52,7 @@ class EventBus:
         self._lock = guard()  # guards the fields below
         self._members: set[Target] = set()  # the open subscriptions
         self._queues: Living[EventQueue] = Living()  # theirs, and of closed ones still being read
-        self._ended_totals = _Totals()  # what went through queues that are gone
+        self._ended_totals = Totals()  # what went through queues that are gone
         self._closed = False
         self._closing: Once[CloseReport] = Once()
         # Left by finalizers, which take no lock.
@@ -98,7 +96,7 @@ class EventBus:
         self._reap()
         try:
             deadline = Deadline(timeout)
-            target = _target(patterns, filter, maxsize, max_bytes, overflow, queue_group, self._ended.append)
+            target = make_target(patterns, filter, maxsize, max_bytes, overflow, queue_group, self._ended.append)
             subscription = Subscription(target, self._leave, self._abandon)
             try:
                 self._admit(target)
@@ -363,65 +361,3 @@ def _encode(event: Event) -> bytes:
     if not isinstance(event, Event):
         raise InvalidEventError(f"publish() takes an Event, not {type(event).__name__}")
     return encode_event(event)
-
-
-class _Totals:
-    """Sums over queues."""
-
-    __slots__ = ("delivered", "dropped", "pending")
-
-    def __init__(self, delivered: int = 0, pending: int = 0, dropped: Mapping[str, int] | None = None) -> None:
-        self.delivered = delivered
-        self.pending = pending
-        self.dropped = Counter(dropped)
-
-    def add(self, stats: QueueStats) -> None:
-        self.delivered += stats.delivered
-        self.pending += stats.pending
-        self.dropped.update(stats.dropped)
-
-
-def _target(
-    patterns: tuple[str, ...],
-    filter: SubscriptionFilter | None,  # noqa: A002
-    maxsize: int,
-    max_bytes: int,
-    overflow: str,
-    queue_group: str | None,
-    ended: Callable[[QueueStats], None],
-) -> Target:
-    """Check what subscribe() was given."""
-    if not patterns:
-        raise InvalidOptionError("subscribe() wants at least one pattern; '>' is every namespace")
-    parsed = tuple(dict.fromkeys(map(Pattern.parse, patterns)))
-    if filter is not None and not isinstance(filter, SubscriptionFilter):
-        raise InvalidOptionError(f"filter must be a SubscriptionFilter, not {type(filter).__name__}")
-    check_count("maxsize", maxsize)
-    check_count("max_bytes", max_bytes)
-    try:
-        policy = Overflow(overflow)
-    except ValueError:
-        choices = ", ".join(repr(one.value) for one in Overflow)
-        raise InvalidOptionError(f"overflow must be one of {choices}, not {overflow!r}") from None
-    if queue_group is not None:
-        _check_group(queue_group, parsed, filter)
-    if filter is not None and filter.is_empty:
-        filter = None  # noqa: A001
-    name = ", ".join(repr(pattern.text) for pattern in parsed)
-    return Target(EventQueue(maxsize, max_bytes, policy, name, ended), parsed, filter, queue_group)
-
-
-def _check_group(queue_group: str, patterns: Sequence[Pattern], filter: SubscriptionFilter | None) -> None:  # noqa: A002
-    check_queue_group(queue_group)
-    if filter is not None and not filter.is_empty:
-        raise InvalidOptionError("a queue group takes no filter: the server chooses the member before filters see it")
-    for pattern in patterns:
-        if pattern.has_glob:
-            raise InvalidOptionError(
-                f"a queue group takes no glob ({pattern.text!r}): the server chooses the member before globs see it"
-            )
-    for one, other in combinations(patterns, 2):
-        if one.overlaps(other):
-            raise InvalidOptionError(
-                f"patterns of a queue group may not overlap: {one.text!r} and {other.text!r} would each get an event"
-            )

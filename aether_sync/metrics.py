@@ -1,5 +1,6 @@
 """Counters, and the frozen snapshot that ``bus.metrics()`` returns."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from threading import RLock
@@ -7,12 +8,24 @@ from typing import Any
 
 from ._waiting import guard
 
-__all__ = ["OTHER_NAMESPACES", "Counters", "Metrics", "SubscriptionStats"]
+__all__ = ["OTHER_NAMESPACES", "Counters", "Metrics", "QueueStats", "SubscriptionStats", "Totals"]
 
 #: The key under which ``published_by_namespace`` counts the namespaces beyond its bound. No namespace is called so.
 OTHER_NAMESPACES = "*"
 
 _NAMESPACES_COUNTED = 1_000  # apart; more than a dashboard shows, little enough to copy at every snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """What went through a queue: ``offered == delivered + pending + sum(dropped.values())``."""
+
+    offered: int
+    delivered: int
+    pending: int
+    pending_bytes: int
+    high_water: int
+    dropped: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +70,23 @@ class Metrics:
     pending: int = 0  #: events queued in subscriptions
     active_subscriptions: int = 0
     subscriptions: tuple[SubscriptionStats, ...] = ()  #: the open ones
+
+
+class Totals:
+    """Sums over queues."""
+
+    __slots__ = ("delivered", "dropped", "pending")
+
+    def __init__(self, delivered: int = 0, pending: int = 0, dropped: Mapping[str, int] | None = None) -> None:
+        self.delivered = delivered
+        self.pending = pending
+        self.dropped = Counter(dropped)
+
+    def add(self, stats: QueueStats) -> None:
+        """Add one of them."""
+        self.delivered += stats.delivered
+        self.pending += stats.pending
+        self.dropped.update(stats.dropped)
 
 
 @dataclass(slots=True)
