@@ -61,9 +61,9 @@ class Target:
         self._last_drop = now
         return opens
 
-    def stats(self) -> SubscriptionStats:
-        """What went through it."""
-        stats = self.queue.stats()
+    def stats(self, stats: QueueStats | None = None) -> SubscriptionStats:
+        """What went through it, of its queue now or as counted before."""
+        stats = stats or self.queue.stats()
         return SubscriptionStats(
             patterns=tuple(pattern.text for pattern in self.patterns),
             queue_group=self.group,

@@ -263,11 +263,12 @@ class EventBus:
     def _measure(self) -> dict[str, Any]:
         """Fields of :class:`Metrics`."""
         with self._lock:
-            open_ones = [target.stats() for target in self._members]
             self._fold_ended()
             totals = deepcopy(self._ended_totals)
-            for queue in self._queues:
-                totals.add(queue.stats())
+            stats = {queue: queue.stats() for queue in self._queues}
+            for one in stats.values():
+                totals.add(one)
+            open_ones = [target.stats(stats[target.queue]) for target in self._members]
         return {
             **self._counters.snapshot(),
             "delivered": totals.delivered,

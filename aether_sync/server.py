@@ -626,7 +626,8 @@ def _in_url(host: str) -> str:
 class NatsCluster:
     """Several servers with routes between all of them: started by ``with`` or :meth:`start`, ready when that returns.
 
-    Its servers are :class:`NatsServer` objects, which may be killed, restarted and paused one by one.
+    Its servers are :class:`NatsServer` objects, which may be killed, restarted and paused one by one. Its own
+    methods are for one thread at a time.
 
     Args:
         size: How many servers.
