@@ -23,8 +23,8 @@ class Engine:
     """What runs for a connection. It knows nothing of the connection, which can so be collected."""
 
     def __init__(self, options: ConnectOptions, outbox: Outbox) -> None:
-        self.loop = LoopThread()
-        self._reporter = Reporter(f"{self.loop.name}-log")
+        self._reporter = Reporter()
+        self.loop = LoopThread(self._reporter.internal_error)
         self.link = Link(options, outbox, self._reporter)
         self._outbox = outbox
         self._first_deadline = Deadline(options.connect_timeout)

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine
 from itertools import count
+from traceback import format_exception
 from typing import Any, TypeVar
 
 from ._deadline import Deadline
@@ -21,11 +22,15 @@ class LoopThread:
     """An event loop, running in a daemon thread of its own from :meth:`start` to :meth:`stop`.
 
     Whether work is still taken is checked, and the work enqueued, under one lock: none is stranded.
+
+    Args:
+        report: Called on the loop thread with what went wrong in a callback; asyncio itself would log it there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, report: Callable[[str], object]) -> None:
         self.name = f"aether-loop-{next(_numbers)}"
         self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(lambda _, context: report(_described(context)))
         self._lock = guard()  # guards _accepting and _calls
         self._accepting = True
         self._calls: set[Reply[Any]] = set()  # not answered yet
@@ -155,3 +160,9 @@ class LoopThread:
     def __del__(self) -> None:
         if hasattr(self, "_loop") and not self._loop.is_closed():  # made, and never run
             self._loop.close()
+
+
+def _described(context: dict[str, Any]) -> str:
+    error = context.get("exception")
+    trace = "" if error is None else "".join(format_exception(error))
+    return f"{context.get('message', '')} {trace}".strip()

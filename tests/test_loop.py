@@ -31,7 +31,7 @@ async def hang(cancelled: list[bool]) -> None:
 
 @pytest.fixture
 def loop() -> LoopThread:
-    return LoopThread()
+    return LoopThread(print)
 
 
 def test_calls_bring_results_and_errors(loop: LoopThread) -> None:
@@ -99,4 +99,15 @@ def test_stopping_strands_nobody(loop: LoopThread) -> None:
 
 def test_a_loop_that_never_ran_is_closed(loop: LoopThread) -> None:
     assert loop.stop(Deadline(0))
+    assert loop.stop(Deadline(PATIENCE))
+
+
+def test_what_goes_wrong_is_reported() -> None:
+    reports: list[str] = []
+    loop = LoopThread(reports.append)
+    loop.start()
+    loop.post(lambda: 1 // 0)
+    loop.call(answer, 0, deadline=Deadline(PATIENCE))
+    assert len(reports) == 1
+    assert "ZeroDivisionError" in reports[0]
     assert loop.stop(Deadline(PATIENCE))

@@ -108,7 +108,7 @@ class Link:
     def _ended(self, task: "asyncio.Task[None]") -> None:
         """Say so if a task ended by a mistake of ours: without it the link is lame."""
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._reporter.error("internal error, please report it: %s", "".join(format_exception(error)))
+            self._reporter.internal_error("".join(format_exception(error)))
 
     def _enter(self, state: LinkState) -> None:
         self.state = state

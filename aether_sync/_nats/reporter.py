@@ -3,11 +3,14 @@
 import logging
 import threading
 from contextlib import suppress
+from itertools import count
 from queue import SimpleQueue
 from time import monotonic
 from typing import NamedTuple
 
 __all__ = ["Reporter"]
+
+_numbers = count(1)
 
 logger = logging.getLogger("aether_sync")
 
@@ -25,8 +28,7 @@ class _Message(NamedTuple):
 class Reporter:
     """Takes messages on the loop thread, never blocking, and logs them on a thread started for the first one."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self) -> None:
         self._messages: SimpleQueue[_Message | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._bursts: dict[str, float] = {}  # when each kind was last seen
@@ -35,9 +37,9 @@ class Reporter:
         """Log a warning, soon."""
         self._put(_Message(logging.WARNING, text, args))
 
-    def error(self, text: str, *args: object) -> None:
-        """Log an error, soon."""
-        self._put(_Message(logging.ERROR, text, args))
+    def internal_error(self, what: str) -> None:
+        """Log a mistake of ours, soon."""
+        self._put(_Message(logging.ERROR, "internal error, please report it: %s", (what,)))
 
     def info(self, text: str, *args: object) -> None:
         """Log an information, soon."""
@@ -57,7 +59,7 @@ class Reporter:
         if self._messages.qsize() < _QUEUED_AT_MOST:
             self._messages.put(message)
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread = threading.Thread(target=self._run, name=f"aether-log-{next(_numbers)}", daemon=True)
             self._thread.start()
 
     def _run(self) -> None:
