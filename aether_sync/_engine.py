@@ -6,7 +6,6 @@ from ._deadline import Deadline
 from ._loop import LoopThread
 from ._nats.link import Link
 from ._nats.options import ConnectOptions
-from ._nats.pump import Account
 from ._nats.reporter import Reporter
 from ._queues import Outbox
 from .bus import CloseReport
@@ -14,9 +13,8 @@ from .errors import BusClosedError, DeadlineExceededError
 
 __all__ = ["Engine"]
 
-_HARD_CLOSE = (
-    0.5  # seconds, of a close's deadline, for what comes after the flush; taken also when there is no more time
-)
+_HARD_CLOSE = 0.5  # seconds of a close's deadline for what comes after the flush, if that leaves most of it
+_AT_LEAST = 0.1  # seconds for that in any case: the bytes are gone by then, and it is usually a millisecond
 
 
 class Engine:
@@ -38,26 +36,28 @@ class Engine:
         """
         self.loop.refuse_own_thread()
         first = self.link.first
-        if not first.done:
-            try:
-                first.wait(self._first_deadline)
-            except DeadlineExceededError:
-                first.fail(self.link.connect_error())
-                first.wait(self._first_deadline)
+        try:
+            first.wait(self._first_deadline)
+        except DeadlineExceededError:
+            first.fail(self.link.connect_error())
+            first.wait(self._first_deadline)
 
     def close(self, deadline: Deadline) -> CloseReport:
         """Flush, close the link, end both threads."""
         remaining = deadline.remaining()
-        grace = None if math.isinf(remaining) else max(0.0, remaining - _HARD_CLOSE)
-        hard = Deadline(None) if grace is None else Deadline(grace + _HARD_CLOSE)
+        grace = None if math.isinf(remaining) else max(remaining - _HARD_CLOSE, remaining * 0.7)
+        end = Deadline(None if grace is None else max(remaining, _AT_LEAST))
         timed_out = False
-        account = Account()
+        account = self.link.pump.account()
+        self.loop.start()  # an interrupt may have kept it from that
         try:
-            account = self.loop.call(self.link.close, grace, deadline=hard)
+            account = self.loop.call(self.link.close, grace, deadline=end)
         except (DeadlineExceededError, BusClosedError):
             timed_out = True
-        ended = self.loop.stop(Deadline(_HARD_CLOSE))
-        self._reporter.close(_HARD_CLOSE)
+        self.link.pump.tell(account)
+        last = Deadline(5.0 if grace is None else max(end.remaining(), _AT_LEAST))
+        ended = self.loop.stop(last)
+        self._reporter.close(last.remaining())
         return CloseReport(
             unsent=self._outbox.depth()[0],
             uncertain=account.uncertain,

@@ -6,7 +6,7 @@ the targets change. Reading a route takes no lock.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, count
 from time import monotonic
@@ -80,15 +80,15 @@ class Target:
 class Group:
     """Members of a queue group that share one pattern: each event goes to one of them, in turn."""
 
-    __slots__ = ("_turn", "members")
+    __slots__ = ("_turns", "members")
 
-    def __init__(self, members: tuple[Target, ...]) -> None:
+    def __init__(self, members: tuple[Target, ...], turns: Iterator[int]) -> None:
         self.members = members
-        self._turn = count()  # next() is atomic: any thread takes a turn
+        self._turns = turns  # shared by all namespaces of the group; next() of a count is atomic: any thread takes one
 
     def offer(self, event: Event, size: int) -> list[Target]:
         """Give an event to the member whose turn it is, or to a neighbour with room; who dropped one is returned."""
-        turn = next(self._turn)
+        turn = next(self._turns)
         for step in range(len(self.members)):
             if self.members[(turn + step) % len(self.members)].queue.offer_if_room(event, size):
                 return []
@@ -150,6 +150,7 @@ class Targets:
         self._literal: dict[str, dict[Target, None]] = {}  # by namespace: targets with that literal pattern
         self._wild: dict[Target, None] = {}  # targets with a pattern that has wildcards
         self._routes: dict[str, Route] = {}
+        self._turns: dict[tuple[str, str], Iterator[int]] = {}  # by name and pattern of a queue group
 
     def add(self, target: Target) -> None:
         """Let a target have the events published from now on."""
@@ -171,6 +172,8 @@ class Targets:
                     sharing.pop(target, None)
                     if not sharing:
                         del self._literal[pattern.text]
+            if not (self._literal or self._wild):
+                self._turns.clear()
             self._forget_routes(target)
 
     def route(self, namespace: str) -> Route:
@@ -183,8 +186,7 @@ class Targets:
             route = self._routes.get(namespace)
             if route is not None:
                 return route
-        check_namespace(namespace)
-        namespace = str(namespace)
+        namespace = check_namespace(namespace)
         with self._lock:
             route = self._compute(namespace)
             if len(self._routes) >= _ROUTES_KEPT:
@@ -193,9 +195,16 @@ class Targets:
         return route
 
     def _compute(self, namespace: str) -> Route:
-        candidates = self._literal.get(namespace, {}) | self._wild
-        route = _route_among(namespace, ((target, target.first_match(namespace)) for target in candidates))
-        route.head = self._head_of(namespace)
+        route = Route(namespace, head=self._head_of(namespace))
+        groups: dict[tuple[str, str], list[Target]] = {}
+        for target in self._literal.get(namespace, {}) | self._wild:
+            pattern = target.first_match(namespace)
+            if pattern is not None and target.group is not None:
+                groups.setdefault((target.group, pattern.text), []).append(target)
+            elif pattern is not None:
+                route.targets += (target,)
+        for key, members in groups.items():
+            route.groups += (Group(tuple(members), self._turns.setdefault(key, count())),)
         return route
 
     def _forget_routes(self, target: Target) -> None:
@@ -204,20 +213,6 @@ class Targets:
                 self._routes.pop(pattern.text, None)
         else:
             self._routes = {}
-
-
-def _route_among(namespace: str, matches: Iterable[tuple[Target, Pattern | None]]) -> Route:
-    """Build the route of a namespace from targets and the pattern through which it reaches each, if it does."""
-    targets: list[Target] = []
-    groups: dict[tuple[str, str], list[Target]] = {}
-    for target, pattern in matches:
-        if pattern is None:
-            continue
-        if target.group is None:
-            targets.append(target)
-        else:
-            groups.setdefault((target.group, pattern.subject_pattern), []).append(target)
-    return Route(namespace, tuple(targets), tuple(Group(tuple(members)) for members in groups.values()))
 
 
 def log_drops(targets: Iterable[Target]) -> None:
@@ -255,15 +250,15 @@ def make_target(
         choices = ", ".join(repr(one.value) for one in Overflow)
         raise InvalidOptionError(f"overflow must be one of {choices}, not {overflow!r}") from None
     if queue_group is not None:
-        _check_group(queue_group, parsed, filter)
+        queue_group = _check_group(queue_group, parsed, filter)
     if filter is not None and filter.is_empty:
         filter = None  # noqa: A001
     name = ", ".join(repr(pattern.text) for pattern in parsed)
     return Target(EventQueue(maxsize, max_bytes, policy, name, ended), parsed, filter, queue_group)
 
 
-def _check_group(queue_group: str, patterns: Sequence[Pattern], filter: SubscriptionFilter | None) -> None:  # noqa: A002
-    check_queue_group(queue_group)
+def _check_group(queue_group: str, patterns: Sequence[Pattern], filter: SubscriptionFilter | None) -> str:  # noqa: A002
+    queue_group = check_queue_group(queue_group)
     if filter is not None and not filter.is_empty:
         raise InvalidOptionError("a queue group takes no filter: the server chooses the member before filters see it")
     for pattern in patterns:
@@ -276,3 +271,4 @@ def _check_group(queue_group: str, patterns: Sequence[Pattern], filter: Subscrip
             raise InvalidOptionError(
                 f"patterns of a queue group may not overlap: {one.text!r} and {other.text!r} would each get an event"
             )
+    return queue_group

@@ -94,7 +94,9 @@ class Parking:
                         return True
                     self._parked.append(ticket)
                 if not ticket.acquire(timeout=deadline.for_lock()):
-                    return bool(ready())
+                    with self._lock:  # a wake-up may have come just now: then it is not lost, but acted on
+                        self._leave(ticket)
+                        return bool(ready())
             except BaseException:
                 self.wake(1)
                 raise
@@ -179,22 +181,21 @@ class Once(Generic[T]):
             otherwise: What they get when the deadline comes first, and a signal handler that interrupted the work
                 itself.
         """
+        own: Reply[T] = Reply()
         with outside_guards():
-            with self._lock:
-                reply = self._reply
-                if mine := reply is None:
-                    reply = self._reply = Reply()
-                    self._worker = get_ident()
-            assert reply is not None
-            if mine:
-                try:
-                    result = work()
-                except BaseException:
+            try:
+                with self._lock:
+                    if self._reply is None:
+                        self._worker = get_ident()
+                        self._reply = own
+                    reply = self._reply
+                if reply is own:
+                    own.set(work())
+            except BaseException:
+                if self._reply is own and not own.done:
                     self._reply = None
-                    reply.set(otherwise)
-                    raise
-                reply.set(result)
-                return result
+                    own.set(otherwise)
+                raise
             if self._worker == get_ident() and not reply.done:
                 return otherwise
             try:

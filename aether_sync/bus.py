@@ -104,6 +104,7 @@ class EventBus:
                 self._refuse_if_closed()
             except BaseException:
                 subscription.close(discard=True)
+                self._part(target)  # also if a close() of the bus has been here before it had joined
                 raise
         except AetherError:
             self._counters.add("subscribe_errors")

@@ -121,6 +121,7 @@ class Connection:
         self._engine: Engine | None = None  # made at the first use
         self._closed = False
         self._closing: Once[CloseReport] = Once()
+        self._stop_watching: Callable[[], None] = lambda: None
 
     # -- connecting
 
@@ -133,7 +134,9 @@ class Connection:
                 return at once.
             BusClosedError: The connection is closed.
         """
-        self._begin().await_first_attempt()
+        if self._engine is None or not self._engine.link.first.done:
+            self._begin().await_first_attempt()
+        self._refuse_if_closed()
 
     def _begin(self) -> Engine:
         """Begin to connect, without waiting for it."""
@@ -142,8 +145,12 @@ class Connection:
             if self._engine is None:
                 self._engine = Engine(self._options, self._outbox)
                 self._watch_for_the_end(self._engine)
-            self._engine.loop.start()
-            return self._engine
+            engine = self._engine
+            engine.loop.start()
+        if self._closed:  # by a signal handler, in between
+            engine.close(Deadline(0))
+            self._refuse_if_closed()
+        return engine
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
@@ -179,11 +186,9 @@ class Connection:
 
     def _ready(self) -> Engine:
         """Return the engine, after the first attempt to connect; only who waits for that attempt gets its error."""
-        engine = self._engine
-        if engine is None or self._closed or not engine.link.first.done:
-            engine = self._begin()
-            engine.await_first_attempt()
-        return engine
+        self.start()
+        assert self._engine is not None
+        return self._engine
 
     def send(self, frames: Sequence[bytes], largest: int, timeout: float | None, *, buffer: bool) -> None:
         """Accept ``PUB`` frames, all of them or none. For a bus.
@@ -275,11 +280,14 @@ class Connection:
         try:
             account = reply.wait(deadline)
         except DeadlineExceededError:
-            engine.loop.post(pump.forget, reply)
             waiting = position - pump.settled
             why = "" if engine.link.is_connected else f" ({engine.link.connect_error()})"
             raise DeadlineExceededError(f"{waiting} event(s) not confirmed within {deadline}{why}") from None
+        finally:
+            if not reply.done:
+                engine.loop.nudge(lambda: pump.forget(reply))
         if account:
+            pump.tell(account)
             raise DeliveryUncertainError(
                 str(account), uncertain=account.uncertain, rejected=account.rejected, reasons=account.reasons
             )

@@ -10,7 +10,7 @@ from ._waiting import guard
 from ._wire import EnvelopeWriter
 from .bus import CloseReport, EventBus
 from .connection import Connection, ConnectionOptions
-from .errors import DeadlineExceededError, DeliveryUncertainError, InvalidOptionError
+from .errors import BusClosedError, DeadlineExceededError, DeliveryUncertainError, InvalidOptionError
 from .patterns import check_prefix, subject_of
 
 __all__ = ["NATSEventBus"]
@@ -47,11 +47,10 @@ class NATSEventBus(EventBus):
         on_disconnect: Literal["buffer", "raise"] = "buffer",
         **options: Unpack[ConnectionOptions],
     ) -> None:
-        check_prefix(prefix)
+        self._prefix = check_prefix(prefix)
         Deadline(publish_timeout)
         if on_disconnect not in ("buffer", "raise"):
             raise InvalidOptionError(f'on_disconnect must be "buffer" or "raise", not {on_disconnect!r}')
-        self._prefix = prefix
         super().__init__()
         self._publish_timeout = publish_timeout
         self._buffer = on_disconnect == "buffer"
@@ -103,7 +102,9 @@ class NATSEventBus(EventBus):
         key = (pattern, target.group)
         with self._interests_lock:
             interest = self._interests.get(key)
-            if interest is None or interest.left or interest.confirmed.error is not None:
+            if interest is not None and interest.ended:
+                self._connection.leave(interest)  # once more, if an interrupt came before the first time
+            if interest is None or interest.ended:
                 interest = Interest(self._inbox, self._subject_of(pattern), pattern, target.group)
                 self._interests[key] = interest
             interest.add(target)
@@ -118,9 +119,10 @@ class NATSEventBus(EventBus):
             for pattern in _subject_patterns(target):
                 interest = self._interests.get((pattern, target.group))
                 if interest is not None and interest.remove(target):
-                    interest.left = True  # never used again, wherever an interrupt comes
+                    interest.ended = True  # wherever an interrupt comes
                     self._connection.leave(interest)
-                    del self._interests[pattern, target.group]
+                    if self._interests.get((pattern, target.group)) is interest:
+                        self._interests.pop((pattern, target.group), None)
 
     def _abandon(self, target: Target) -> None:
         super()._abandon(target)
@@ -161,6 +163,8 @@ class NATSEventBus(EventBus):
             return CloseReport(uncertain=error.uncertain, rejected=error.rejected)
         except DeadlineExceededError:
             return CloseReport(unsent=self._connection.counts()["outbox_events"], timed_out=True)
+        except BusClosedError:  # the connection was closed first, and has reported
+            pass
         return CloseReport()
 
 

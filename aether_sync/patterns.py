@@ -45,8 +45,8 @@ _PATTERN_HINT = "'*' is one token, '>' one or more at the end, 'tenant-*' a glob
 # -- checking
 
 
-def check_namespace(namespace: str) -> None:
-    """Refuse what cannot be a namespace.
+def check_namespace(namespace: str) -> str:
+    """Refuse what cannot be a namespace, and return it as a plain str.
 
     Args:
         namespace: Non-empty tokens between dots; printable (``str.isprintable``), no white space, no wildcards, at most
@@ -56,17 +56,18 @@ def check_namespace(namespace: str) -> None:
         InvalidNamespaceError: It is none, whatever was passed.
     """
     if type(namespace) is str and len(namespace) <= _MAX_BYTES and _COMMON.fullmatch(namespace):
-        return
+        return namespace
     text = _text("namespace", namespace)
     fault = _fault(text)
     if fault is None and ("*" in text or ">" in text):
         fault = "has a wildcard, and an event is published under one namespace"
     if fault is not None:
         raise InvalidNamespaceError(f"namespace {_shown(text)} {fault}; {_NAMESPACE_HINT}")
+    return text
 
 
-def check_prefix(prefix: str) -> None:
-    """Refuse what cannot be the first token of our subjects.
+def check_prefix(prefix: str) -> str:
+    """Refuse what cannot be the first token of our subjects, and return it as a plain str.
 
     Args:
         prefix: One token, of what a namespace may hold.
@@ -82,10 +83,11 @@ def check_prefix(prefix: str) -> None:
         fault = "has a dot"
     if fault is not None:
         raise InvalidNamespaceError(f"prefix {_shown(text)} {fault}; use one token of printable characters: 'aether'")
+    return text
 
 
-def check_queue_group(name: str) -> None:
-    """Refuse what cannot be the name of a NATS queue group.
+def check_queue_group(name: str) -> str:
+    """Refuse what cannot be the name of a NATS queue group, and return it as a plain str.
 
     Args:
         name: Printable, no white space, no wildcards, at most 512 bytes in UTF-8. Dots have no meaning in it.
@@ -101,6 +103,7 @@ def check_queue_group(name: str) -> None:
         fault = "has a wildcard"
     if fault is not None:
         raise InvalidOptionError(f"queue_group {_shown(text)} {fault}; use a plain name such as 'billing'")
+    return text
 
 
 def _text(what: str, value: object) -> str:

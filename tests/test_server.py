@@ -383,27 +383,32 @@ def test_restart_waits_for_the_port(tmp_path: Path) -> None:
     with NatsServer(log_file=tmp_path / "log", start_timeout=PATIENCE) as server:
         server.kill()
         with socket.socket() as thief:
+            thief.settimeout(PATIENCE)
             thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             thief.bind(("127.0.0.1", server.port))
             thief.listen()
             thread = threading.Thread(target=server.restart)
             thread.start()
+            with thief.accept()[0] as client:  # it must not be taken for the server
+                client.sendall(b'INFO {"server_name": "thief"}\r\nPONG\r\n')
             eventually(lambda: "address already in use" in server.log())
+            assert thread.is_alive()
         thread.join(PATIENCE)
         assert server.is_running
         assert greeting(server)["server_name"] == server.name
 
 
-def test_stop_of_a_paused_server(temporary: Path) -> None:
-    server = NatsServer()
+def test_stop_of_a_paused_server(temporary: Path, tmp_path: Path) -> None:
+    server = NatsServer(log_file=tmp_path / "log")
     server.start()
     pid = server.pid
     server.pause()
     assert server.is_running
     assert pid
-    server.stop()
+    server.stop(PATIENCE)
     assert not is_alive(pid)
     assert os.listdir(temporary) == []
+    assert "Server Exiting" in server.log()
 
 
 def test_pause_and_resume() -> None:
@@ -426,7 +431,7 @@ def test_stop_by_force(tmp_path: Path) -> None:
 
 
 def test_lame_duck_ends_the_server() -> None:
-    with NatsServer() as server:
+    with NatsServer(config='lame_duck_grace_period: "10ms"') as server:  # else 10 s, if it still has a client
         server.lame_duck()
         eventually(lambda: not server.is_running)
         server.start()

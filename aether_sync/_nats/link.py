@@ -27,7 +27,7 @@ from .reasons import describe, is_refusal, refusal, shown
 from .receive import message_class
 from .reporter import Reporter
 from .subscriber import Subscriber
-from .wire import Wire
+from .wire import SteadyClient, Wire
 
 __all__ = ["Link", "LinkState"]
 
@@ -70,7 +70,7 @@ class Link:
         self._lock = guard()  # of _changed: what it waits for is written by the loop thread alone
         self._changed = Parking(self._lock)
         self._client: Client | None = None
-        self._wire: Wire | None = None
+        self._wire: Wire | None = None  # of the connection there is, or was last
         self._gone = asyncio.Event()  # nats-py has closed the client for good
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -117,8 +117,8 @@ class Link:
     async def _supervise(self) -> None:
         """Connect; once nats-py gives a client up, begin again with a new one."""
         while True:
-            client = Client()
-            self._client, self._wire = client, Wire(client)
+            client = SteadyClient(self.subscriber.unreadable)
+            self._client = client
             self._gone.clear()
             client.msg_class = message_class(self.subscriber.use(client), self._reporter)  # type: ignore[assignment]
             try:
@@ -174,9 +174,10 @@ class Link:
             self._reporter.burst(f"connect: {self.reason}", "not connected to %s: %s", self.where, self.reason)
 
     def _up(self) -> None:
-        client, wire = self._client, self._wire
-        if client is None or wire is None or self.state is LinkState.CLOSED:
+        client = self._client
+        if client is None or self.state is LinkState.CLOSED:
             return
+        self._wire = wire = Wire(client)  # one per connection: what was asked on another is not answered on this
         if self.state is LinkState.RECONNECTING:
             self.reconnects += 1
             self._reporter.info("connected to %s again", self.where)
@@ -214,6 +215,7 @@ class Link:
             if client.is_closed:
                 self._gone.set()  # nats-py gave up, and hangs in doing so
             elif wire.is_dead or client.is_reconnecting or (asked is wire and arrived == seen):
+                asked = None
                 self.reason = f"no answer within {self._options.ping_interval:g} s"
                 wire.abort()
                 await client.force_reconnect()
@@ -227,19 +229,25 @@ class Link:
     async def close(self, grace: float | None) -> Account:
         """Send and confirm what was accepted, for at most ``grace`` seconds; then end whatever runs here."""
         self._outbox.close()
-        if self.state is not LinkState.CLOSED:
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self.pump.settle(self._outbox.position()), grace)
-        self._enter(LinkState.CLOSED)
-        error = BusClosedError("the connection is closed")
-        self.first.fail(error)
-        self.pump.close(error)
-        self.subscriber.close(error)
+        try:
+            if self.state is not LinkState.CLOSED:
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self.pump.settle(self._outbox.position()), grace)
+        finally:
+            self._enter(LinkState.CLOSED)
+            self._release()
         await _cancel({task for task in self._tasks if task is not asyncio.current_task()})
         client, self._client, self._wire = self._client, None, None
         if client is not None:
             await self._discard(client)
         return self.pump.account()
+
+    def _release(self) -> None:
+        """Give everyone who waits here an end to it."""
+        error = BusClosedError("the connection is closed")
+        self.first.fail(error)
+        self.pump.close(error)
+        self.subscriber.close(error)
 
     def forsake(self) -> None:
         """Flush once, then end, with the loop: nobody is left to close this link."""

@@ -26,11 +26,12 @@ _SLICE = 64 * 1024  # bytes per write: what a socket takes at once, and little t
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What became of events since the last account was given."""
+    """What became of events, since an account was last told."""
 
     uncertain: int = 0
     rejected: int = 0
     reasons: tuple[str, ...] = ()
+    until: tuple[int, int] = (0, 0)  # uncertain and rejected ever
 
     def __bool__(self) -> bool:
         return bool(self.uncertain or self.rejected)
@@ -39,10 +40,10 @@ class Account:
         parts = []
         if self.uncertain:
             parts.append(
-                f"{self.uncertain} events may not have arrived: the connection broke before the server confirmed"
+                f"{self.uncertain} event(s) may not have arrived: the connection broke before the server confirmed them"
             )
         if self.rejected:
-            parts.append(f"{self.rejected} events were refused: {'; '.join(self.reasons)}")
+            parts.append(f"{self.rejected} event(s) refused: {'; '.join(self.reasons)}")
         return "; ".join(parts)
 
 
@@ -60,7 +61,8 @@ class Pump:
         self._pinged = False  # a PING is unanswered
         self._flushes: list[tuple[int, Reply[Account]]] = []  # (position, who waits for it)
         self._progress: asyncio.Future[None] | None = None  # for settle(): something was settled
-        self._unreported = Account()
+        self._reasons: dict[str, int] = {}  # why events were rejected, and how many had been when it was last so
+        self._told = (0, 0)  # how many uncertain and rejected events were told; written by any thread
         self._closed: Exception | None = None
         self.uncertain = 0  # ever
         self.rejected = 0  # ever
@@ -82,22 +84,15 @@ class Pump:
         lost = self._written - self.settled
         if lost:
             self.uncertain += lost
-            self._note(uncertain=lost)
-            self._reporter.warning("the connection broke with %d events unconfirmed: they may not have arrived", lost)
+            self._reporter.warning("the connection broke with %d event(s) unconfirmed: they may not have arrived", lost)
         self._settle(self._written)
 
     def reject(self, count: int, reason: str) -> None:
         """Note events that the server refused."""
         self.rejected += count
-        self._note(rejected=count, reason=reason)
-        self._reporter.burst(f"rejected: {reason}", "%d published events were refused: %s", count, reason)
-
-    def _note(self, *, uncertain: int = 0, rejected: int = 0, reason: str = "") -> None:
-        before = self._unreported
-        reasons = before.reasons
-        if reason and reason not in reasons:
-            reasons = (*reasons[:99], reason)  # bounded, however many subjects are refused
-        self._unreported = Account(before.uncertain + uncertain, before.rejected + rejected, reasons)
+        if len(self._reasons) < 100 or reason in self._reasons:  # bounded, however many subjects are refused
+            self._reasons[reason] = self.rejected
+        self._reporter.burst(f"rejected: {reason}", "%d published event(s) refused: %s", count, reason)
 
     # -- writing
 
@@ -189,9 +184,15 @@ class Pump:
         self._flushes = []
 
     def account(self) -> Account:
-        """Give the account, once."""
-        account, self._unreported = self._unreported, Account()
-        return account
+        """Say what became of events since the last account that was told. It stays due until :meth:`tell`."""
+        uncertain, rejected = self._told
+        reasons = tuple(reason for reason, at in self._reasons.items() if at > rejected)
+        until = (self.uncertain, self.rejected)
+        return Account(self.uncertain - uncertain, self.rejected - rejected, reasons, until)
+
+    def tell(self, account: Account) -> None:
+        """An account has reached a caller. Any thread; several that waited for one flush tell the same."""
+        self._told = max(self._told, account.until)
 
 
 def _slice(frames: list[bytes], start: int) -> tuple[int, int]:

@@ -7,6 +7,7 @@ one, whichever copies arrive. Messages are routed by their sid, on a client of t
 
 import asyncio
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 from nats.aio.msg import Msg
@@ -34,8 +35,9 @@ class Interest:
         self.group = group
         self.confirmed: Reply[None] = Reply()  # by the server; shared by all who wait for it
         self.entered = False  # handed to the link
-        self.left = False  # taken back from it
+        self.ended = False  # failed, or taken back from the link: never used again
         self._lock = guard()  # guards the fields below; _routes is read without it
+        self._turns = count()  # of the group's members
         self._members: dict[Target, None] = {}
         self._routes: dict[str, Route] = {}
 
@@ -54,6 +56,7 @@ class Interest:
 
     def fail(self, error: AetherError) -> None:
         """Tell everyone, those who wait for the confirmation and those who iterate."""
+        self.ended = True
         self.confirmed.fail(error)
         with self._lock:
             members = list(self._members)
@@ -76,7 +79,7 @@ class Interest:
         takers = tuple(target for target in self._members if self._serves(target, namespace))
         if self.group is None:
             return Route(namespace, targets=takers)
-        return Route(namespace, groups=(Group(takers),) if takers else ())
+        return Route(namespace, groups=(Group(takers, self._turns),) if takers else ())
 
     def _serves(self, target: Target, namespace: str) -> bool:
         pattern = target.first_match(namespace)
@@ -98,28 +101,33 @@ class Inbox:
             asyncio.get_running_loop().call_soon(self._deliver, reporter)
         self._arrived.append((interest, subject, payload))
 
+    def refuse(self, subject: str, reason: str, reporter: Reporter) -> None:
+        """Count a message that is no event, and log the first of a burst; never its content."""
+        self._counters.add("decode_errors")
+        reporter.burst("decode", "a message on %r is no event, and is skipped: %s", subject, reason)
+
     def _deliver(self, reporter: Reporter) -> None:
         """Decode what has arrived, each event once, and put it into the queues."""
         arrived, self._arrived = self._arrived, []
         deliveries = Deliveries()
         received = 0
-        last: tuple[str, bytes, Event] | None = None  # copies of an event come one after the other
+        last: tuple[str, bytes, Event, Interest] | None = None  # copies of an event come one after the other
         for interest, subject, payload in arrived:
             if interest.group is None and payload.startswith(self._own):
                 continue
             route = interest.route(subject)
             if last is not None and last[1] == payload and last[0] == subject:
                 event = last[2]
+                received += interest is last[3]  # not a copy, but the same event published again
             else:
                 try:
                     node_id, event = decode_envelope(payload, route.namespace)
                 except DecodingError as error:
-                    self._counters.add("decode_errors")
-                    reporter.burst("decode", "a message on %r is no event, and is skipped: %s", subject, error)
+                    self.refuse(subject, str(error), reporter)
                     continue
                 if interest.group is None and node_id == self._node_id:
                     continue
-                last = (subject, payload, event)
+                last = (subject, payload, event, interest)
                 received += 1
             deliveries.add(route, event, len(payload))
         for target in deliveries.hand_over():

@@ -17,7 +17,7 @@ from nats.aio.client import Client
 from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import Error
 
-from ..errors import PermissionDeniedError, SubscriptionClosedError
+from ..errors import AetherError, PermissionDeniedError, SubscriptionClosedError
 from .reasons import Refusal
 from .receive import Interest
 from .reporter import Reporter
@@ -39,7 +39,7 @@ class Subscriber:
         self._changed = asyncio.Event()
         self._unconfirmed: deque[Interest] = deque()  # in the order of their PINGs
         self._refused: dict[Interest, PermissionDeniedError] = {}  # of those, until their PONG comes
-        self._closed: Exception | None = None
+        self._closed: AetherError | None = None
 
     def use(self, client: Client) -> dict[int, Interest]:
         """Begin anew on another client; returns the mapping by which its messages are routed."""
@@ -65,7 +65,7 @@ class Subscriber:
     def enter(self, interest: Interest) -> None:
         """Subscribe."""
         if self._closed is not None:
-            interest.confirmed.fail(self._closed)
+            interest.fail(self._closed)
             return
         self._interests.setdefault(interest, None)
         self._changes.append((interest, True))
@@ -144,16 +144,22 @@ class Subscriber:
         for interest in concerned:
             self._fail(interest, _denied(interest))
 
+    def unreadable(self, sid: int) -> None:
+        """A message came that nats-py could not read."""
+        interest = self._by_sid.get(sid)
+        if interest is not None:
+            interest.inbox.refuse(interest.subject, "its subject or its headers cannot be read", self._reporter)
+
     def _fail(self, interest: Interest, error: PermissionDeniedError) -> None:
         self._reporter.warning("%s", error)
         interest.fail(error)
         self.leave(interest)
 
-    def close(self, error: Exception) -> None:
-        """Release everyone who waits for a confirmation, or will."""
+    def close(self, error: AetherError) -> None:
+        """Release everyone who waits for a confirmation, or will, and end what is still subscribed."""
         self._wire, self._closed = None, error
         for interest in self._interests:
-            interest.confirmed.fail(error)
+            interest.fail(error)
 
 
 def _is_named(interest: Interest, refused: Refusal) -> bool:

@@ -10,9 +10,23 @@ from typing import Any
 
 from nats.aio.client import Client
 
-__all__ = ["Wire"]
+__all__ = ["SteadyClient", "Wire"]
 
 _NEEDED = ("_pending", "_pending_data_size", "_pongs", "_reading_task", "_transport")
+
+
+class SteadyClient(Client):
+    """A client that reads on after a message it cannot understand: a subject not in UTF-8, a broken header."""
+
+    def __init__(self, unreadable: Callable[[int], None]) -> None:
+        super().__init__()
+        self._unreadable = unreadable  # called with the sid
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        try:
+            await super()._process_msg(sid, subject, reply, data, headers)
+        except Exception:
+            self._unreadable(sid)
 
 
 class _Pong:
