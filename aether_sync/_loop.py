@@ -49,10 +49,11 @@ class LoopThread:
 
     def refuse_own_thread(self) -> None:
         """Refuse a call that would wait, on the thread that would have to answer it."""
-        if self._is_current():
+        if self.is_current():
             raise WrongThreadError(f"a blocking call on {self.name}, the thread that would have to answer it")
 
-    def _is_current(self) -> bool:
+    def is_current(self) -> bool:
+        """Whether the caller runs on the loop thread."""
         return self._thread is not None and threading.get_ident() == self._thread.ident
 
     def post(self, callback: Callable[..., object], *args: object) -> None:
@@ -122,7 +123,7 @@ class LoopThread:
             self._loop.close()
             self._ended.set(None)
             return True
-        if self._is_current():
+        if self.is_current():
             return False
         try:
             self._ended.wait(deadline)

@@ -140,6 +140,11 @@ class Deliveries:
                 self._dropping.append(target)
         return [target for target in self._dropping if target.opens_burst()]
 
+    @property
+    def failed(self) -> list[Target]:
+        """Targets that ended by their overflow policy."""
+        return [target for target in self._dropping if target.queue.failure is not None]
+
 
 class Targets:
     """The targets of a bus, found by namespace. Changes are made by any thread, under one lock."""

@@ -97,7 +97,7 @@ class EventBus:
         try:
             deadline = Deadline(timeout)
             target = make_target(patterns, filter, maxsize, max_bytes, overflow, queue_group, self._ended.append)
-            subscription = Subscription(target, self._leave, self._abandon)
+            subscription = Subscription(target, self._end, self._abandon)
             try:
                 self._admit(target)
                 self._join(target, deadline)
@@ -185,6 +185,8 @@ class EventBus:
             for copy, one in zip(copies, encoded, strict=True):
                 deliveries.add(route, copy, len(one))
             log_drops(deliveries.hand_over())
+            for target in deliveries.failed:
+                self._leave(target)
         self._counters.add_published(route.namespace, len(encoded))
 
     # -- what a bus across nodes does more
@@ -286,6 +288,13 @@ class EventBus:
 
     # -- leaving and closing
 
+    def _end(self, target: Target, *, discard: bool = False) -> None:
+        """Let a target have no more, and its queue end: a queue group's after the last event it was chosen for."""
+        if target.group is None or discard:
+            target.queue.close(discard=discard)
+        self._leave(target)
+        target.queue.close()
+
     def _admit(self, target: Target) -> None:
         with self._lock:
             self._refuse_if_closed()
@@ -308,7 +317,7 @@ class EventBus:
         """Let go of subscriptions that were dropped without ``close()``."""
         while self._abandoned:
             target = self._abandoned.popleft()
-            target.queue.close(discard=True)
+            target.queue.close(discard=target.queue.failure is None)
             self._leave(target)
 
     def _refuse_if_closed(self) -> None:
@@ -338,8 +347,7 @@ class EventBus:
         with self._lock:
             members = list(self._members)
         for target in members:
-            target.queue.close()
-            self._leave(target)
+            self._end(target)
         return self._finish(deadline)
 
     def __enter__(self) -> Self:

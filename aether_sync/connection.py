@@ -33,6 +33,7 @@ from .errors import (
 
 __all__ = ["Connection", "ConnectionOptions"]
 
+_LAST_MESSAGES = 1.0  # seconds: a round trip is a thousandth of that, and a lost one must not hold a close() up
 _DEFAULT_URL = "nats://127.0.0.1:4222"
 
 
@@ -238,6 +239,16 @@ class Connection:
             link = engine.link
             why = "the server has not confirmed it" if link.is_connected else str(link.connect_error())
             raise DeadlineExceededError(f"no subscription to {interest.subject!r} within {deadline}: {why}") from None
+
+    def await_last(self, interests: Sequence[Interest]) -> None:
+        """Wait until the server has sent the last message for interests that were left, but not for long. For a bus."""
+        engine = self._engine
+        if engine is None or self._closed or engine.loop.is_current():
+            return
+        deadline = Deadline(_LAST_MESSAGES)
+        with suppress(DeadlineExceededError):
+            for interest in interests:
+                interest.gone.wait(deadline)
 
     def nudge(self, callback: Callable[[], object]) -> None:
         """Run a callback on the loop thread if there is one; takes no lock. For finalizers."""

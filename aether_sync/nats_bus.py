@@ -55,7 +55,7 @@ class NATSEventBus(EventBus):
         self._publish_timeout = publish_timeout
         self._buffer = on_disconnect == "buffer"
         self._writer = EnvelopeWriter(self.node_id)
-        self._inbox = Inbox(self.node_id, self._counters)
+        self._inbox = Inbox(self.node_id, self._counters, self._abandoned.append)
         self._interests_lock = guard()  # guards _interests, and that the link hears of its changes in their order
         self._interests: dict[tuple[str, str | None], Interest] = {}  # by subject and queue group
         self._owns_connection = not isinstance(connection, Connection)
@@ -115,14 +115,24 @@ class NATSEventBus(EventBus):
 
     def _part(self, target: Target) -> None:
         self._targets.remove(target)
+        leaving = []
         with self._interests_lock:
             for pattern in _subject_patterns(target):
                 interest = self._interests.get((pattern, target.group))
-                if interest is not None and interest.remove(target):
-                    interest.ended = True  # wherever an interrupt comes
-                    self._connection.leave(interest)
-                    if self._interests.get((pattern, target.group)) is interest:
-                        self._interests.pop((pattern, target.group), None)
+                if interest is None:
+                    continue
+                if not interest.serves_only(target):
+                    interest.remove(target)
+                    continue
+                leaving.append(interest)
+                interest.ended = True  # wherever an interrupt comes
+                self._connection.leave(interest)
+                if self._interests.get((pattern, target.group)) is interest:
+                    self._interests.pop((pattern, target.group), None)
+        if target.group is not None:  # what the server has already chosen this node for is on its way
+            self._connection.await_last(leaving)
+        for interest in leaving:
+            interest.remove(target)
 
     def _abandon(self, target: Target) -> None:
         super()._abandon(target)

@@ -26,12 +26,12 @@ class Subscription:
     one event that was in hand at that moment may be gone with it.
     """
 
-    __slots__ = ("__weakref__", "_abandoned", "_leave", "_pop", "_queue", "_target")
+    __slots__ = ("__weakref__", "_abandoned", "_end", "_pop", "_queue", "_target")
 
-    def __init__(self, target: Target, leave: Callable[[Target], None], abandoned: Callable[[Target], None]) -> None:
+    def __init__(self, target: Target, end: Callable[..., None], abandoned: Callable[[Target], None]) -> None:
         self._queue = target.queue
         self._pop = target.queue.pop
-        self._leave = leave
+        self._end = end
         self._abandoned = abandoned  # called by the finalizer: takes no lock
         self._target = target  # last: the finalizer takes it as a sign that all is there
 
@@ -116,11 +116,12 @@ class Subscription:
     def close(self, *, discard: bool = False) -> None:
         """Leave the bus and release every thread that waits here. Idempotent, from any thread.
 
+        A member of a queue group first takes what the server has already chosen it for: that is a round trip.
+
         Args:
             discard: Throw away what is queued (counted as dropped) instead of leaving it to the iterators.
         """
-        self._queue.close(discard=discard)
-        self._leave(self._target)
+        self._end(self._target, discard=discard)
 
     def __enter__(self) -> Self:
         return self

@@ -34,6 +34,7 @@ class Interest:
         self.pattern = pattern  # the subject without the prefix
         self.group = group
         self.confirmed: Reply[None] = Reply()  # by the server; shared by all who wait for it
+        self.gone: Reply[None] = Reply()  # the server has sent the last message for it
         self.entered = False  # handed to the link
         self.ended = False  # failed, or taken back from the link: never used again
         self._lock = guard()  # guards the fields below; _routes is read without it
@@ -47,12 +48,15 @@ class Interest:
             self._members[target] = None
             self._routes = {}
 
-    def remove(self, target: Target) -> bool:
-        """Let it have no more; returns whether that was the last one."""
+    def remove(self, target: Target) -> None:
+        """Let it have no more."""
         with self._lock:
             self._members.pop(target, None)
             self._routes = {}
-            return not self._members
+
+    def serves_only(self, target: Target) -> bool:
+        """Whether nobody else has what comes."""
+        return not self._members.keys() - {target}
 
     def fail(self, error: AetherError) -> None:
         """Tell everyone, those who wait for the confirmation and those who iterate."""
@@ -89,10 +93,11 @@ class Interest:
 class Inbox:
     """What has arrived for a bus in this turn of the loop, and is delivered at its end. Loop thread only."""
 
-    def __init__(self, node_id: str, counters: Counters) -> None:
+    def __init__(self, node_id: str, counters: Counters, failed: Callable[[Target], None]) -> None:
         self._node_id = node_id
         self._own = EnvelopeWriter(node_id).own_mark
         self._counters = counters
+        self._failed = failed  # called with a subscription that ended by its overflow policy
         self._arrived: list[tuple[Interest, str, bytes]] = []
 
     def arrive(self, interest: Interest, subject: str, payload: bytes, reporter: Reporter) -> None:
@@ -132,6 +137,8 @@ class Inbox:
             deliveries.add(route, event, len(payload))
         for target in deliveries.hand_over():
             reporter.warning(*log_text(target))
+        for target in deliveries.failed:
+            self._failed(target)
         if received:
             self._counters.add("received", received)
 

@@ -32,6 +32,7 @@ class Subscriber:
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
         self._interests: dict[Interest, NatsSubscription | None] = {}
+        self._leaving: dict[Interest, NatsSubscription] = {}  # of queue groups: UNSUB is sent, messages may still come
         self._by_sid: dict[int, Interest] = {}  # of the client of this moment
         self._client: Client | None = None
         self._wire: Wire | None = None  # while connected
@@ -61,6 +62,8 @@ class Subscriber:
         self._wire = None
         self._unconfirmed.clear()
         self._refused.clear()
+        for interest in list(self._leaving):  # before nats-py reconnects and sends its SUB again
+            self._forget(interest)
 
     def enter(self, interest: Interest) -> None:
         """Subscribe."""
@@ -106,12 +109,26 @@ class Subscriber:
 
     async def _unsubscribe(self, interest: Interest) -> None:
         interest.confirmed.fail(SubscriptionClosedError("closed before the server had confirmed it"))
-        try:
-            await self._drop(interest)
-        finally:
-            self._interests.pop(interest, None)
-        if self._wire is not None:
-            self._wire.push()
+        subscription, wire = self._interests.get(interest), self._wire
+        if interest.group is None or subscription is None or wire is None:
+            try:
+                await self._drop(interest)
+            finally:
+                self._interests.pop(interest, None)
+                interest.gone.set(None)
+        else:
+            del self._interests[interest]
+            self._leaving[interest] = subscription
+            wire.write(b"UNSUB %d\r\n" % subscription._id)
+            wire.ping(lambda: self._forget(interest))
+
+    def _forget(self, interest: Interest) -> None:
+        """The server has sent the last message for an interest, or never will. Called by the parser: must not raise."""
+        subscription = self._leaving.pop(interest, None)
+        if subscription is not None:
+            self._by_sid.pop(subscription._id, None)
+            subscription._conn._remove_sub(subscription._id)
+        interest.gone.set(None)
 
     async def _drop(self, interest: Interest) -> None:
         subscription = self._interests.get(interest)
