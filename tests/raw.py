@@ -16,11 +16,14 @@ class RawClient:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
         self._buffer = b""
         self._messages: list[tuple[str, bytes]] = []
-        self._socket.sendall(b'CONNECT {"verbose":false,"name":"raw"}\r\n')
+        self._socket.sendall(b'CONNECT {"verbose":false,"headers":true}\r\n')
         self.flush()
 
     def publish(self, subject: str, payload: bytes) -> None:
         self._socket.sendall(f"PUB {subject} {len(payload)}\r\n".encode() + payload + b"\r\n")
+
+    def send(self, protocol: bytes) -> None:
+        self._socket.sendall(protocol)
 
     def subscribe(self, subject: str) -> None:
         self._socket.sendall(f"SUB {subject} 1\r\n".encode())

@@ -15,6 +15,7 @@ from aether_sync import (
     ConnectError,
     Connection,
     DeadlineExceededError,
+    DeliveryUncertainError,
     DisconnectedError,
     EventTooLargeError,
     InvalidNamespaceError,
@@ -24,6 +25,7 @@ from aether_sync import (
     PublishTimeoutError,
     WrongThreadError,
 )
+from aether_sync._wire import EnvelopeWriter, encode_event
 
 from .conftest import PATIENCE, UNIT, Monitor, eventually, make_event, run_threads
 from .raw import RawClient
@@ -421,6 +423,94 @@ def test_a_full_outbox_makes_publishers_wait(make_bus: MakeBus, own_server: Nats
         assert bus.metrics().outbox_events == 0
 
 
+def test_what_was_not_confirmed_is_told_to_every_flush_that_waited(make_bus: MakeBus, own_server: NatsServer) -> None:
+    bus = make_bus(own_server.url)
+    bus.start()
+    own_server.pause()
+    bus.publish_many("n", [make_event(n) for n in range(10)])
+    eventually(lambda: bus.metrics().outbox_events == 0, "an empty outbox")
+    errors: list[DeliveryUncertainError] = []
+
+    def flush() -> None:
+        with pytest.raises(DeliveryUncertainError, match="10 event") as caught:
+            bus.flush(PATIENCE)
+        errors.append(caught.value)
+
+    def kill() -> None:
+        assert bus.connection._engine is not None
+        pump = bus.connection._engine.link.pump
+        eventually(lambda: len(pump._flushes) == 3, "three waiting flushes")
+        own_server.kill()
+
+    run_threads(flush, flush, flush, kill)
+    assert [error.uncertain for error in errors] == [10] * 3
+    own_server.restart()
+    assert bus.wait_connected(PATIENCE)
+    bus.flush(PATIENCE)  # told once
+    assert bus.metrics().uncertain == 10
+    assert bus.close()
+
+
+def test_what_is_uncertain_stays_so_until_it_was_told(make_bus: MakeBus, own_server: NatsServer) -> None:
+    bus = make_bus(own_server.url)
+    bus.start()
+    own_server.pause()
+    bus.publish("n", make_event())
+    with pytest.raises(DeadlineExceededError, match="1 event"):
+        bus.flush(0.05)
+    own_server.kill()
+    eventually(lambda: bus.metrics().uncertain == 1, "the loss")
+    report = bus.close(0.5 * UNIT)
+    assert (report.uncertain, report.unsent) == (1, 0)
+
+
+def test_a_link_that_froze_once_is_left_once(make_bus: MakeBus, own_server: NatsServer) -> None:
+    bus = make_bus(own_server.url, ping_interval=0.2 * UNIT)
+    bus.start()
+    own_server.pause()
+    eventually(lambda: not bus.is_connected, "the disconnect")
+    own_server.resume()
+    assert bus.wait_connected(PATIENCE)
+    with bus.subscribe("n") as events:
+        reconnects = bus.metrics().reconnects
+        assert events.get_batch(1, timeout=2 * UNIT) == []  # ten intervals of quiet
+        assert bus.metrics().reconnects == reconnects
+
+
+def test_closing_a_shared_connection_ends_its_buses(server: NatsServer, prefix: str, keep: Keep) -> None:
+    connection = Connection(server.url)
+    bus = NATSEventBus(connection, prefix=prefix)
+    events = keep(bus.subscribe("n"))
+
+    def read() -> None:
+        with pytest.raises(BusClosedError):
+            list(events)
+
+    run_threads(read, connection.close)
+    with pytest.raises(BusClosedError):
+        bus.publish("n", make_event())
+    assert bus.close()
+
+
+def test_a_foreign_message_that_cannot_be_read_is_skipped(make_bus: MakeBus, raw: RawClient, prefix: str) -> None:
+    bus = make_bus()
+    with bus.subscribe("*") as events:
+        raw.send(f"PUB {prefix}.events.".encode() + b"\xff\xfe 2\r\n{}\r\n")
+        raw.send(f"HPUB {prefix}.events.n 5 7\r\n".encode() + b"abcde{}\r\n")
+        raw.flush()
+        make_bus().publish("n", make_event(1))
+        assert numbers([events.get(timeout=PATIENCE)]) == [1]
+        eventually(lambda: bus.metrics().decode_errors >= 1, "a decode error")
+        assert bus.metrics().reconnects == 0
+
+
+@pytest.mark.parametrize("timeout", [0.3, 0.05])
+def test_a_short_close_still_flushes(make_bus: MakeBus, timeout: float) -> None:
+    bus = make_bus()
+    bus.publish_many("n", [make_event(n) for n in range(200)])
+    assert bus.close(timeout * UNIT)
+
+
 def test_closing_releases_blocked_publishers(make_bus: MakeBus, own_server: NatsServer) -> None:
     bus = make_bus(own_server.url, outbox_events=1, publish_timeout=PATIENCE)
     bus.start()
@@ -483,12 +573,13 @@ def test_flush_means_that_the_server_has_it(make_bus: MakeBus, raw: RawClient, p
 
 
 @pytest.mark.concurrent
-def test_subscribe_means_that_the_server_has_it(make_bus: MakeBus) -> None:
+def test_subscribe_means_that_the_server_has_it(make_bus: MakeBus, raw: RawClient, prefix: str) -> None:
     here, there = make_bus(), make_bus()
-    there.start()
-    for n in range(100):
+    head = EnvelopeWriter(there.node_id)
+    for n in range(200):
+        payload = head.write(f"n.{n}", encode_event(make_event(n)))
         with here.subscribe(f"n.{n}") as events:
-            there.publish(f"n.{n}", make_event(n))
+            raw.publish(f"{prefix}.events.n.{n}", payload)  # at once, by nobody's loop
             assert numbers([events.get(timeout=PATIENCE)]) == [n]
 
 
