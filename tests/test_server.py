@@ -14,6 +14,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import nats
@@ -222,11 +223,11 @@ def test_stop_leaves_nothing(temporary: Path) -> None:
     pid = server.pid
     assert pid
     assert len(os.listdir(temporary)) == 1
-    server.stop()
+    server.stop(discard=True)
     assert not is_alive(pid)
     assert os.listdir(temporary) == []
     assert children() == before
-    server.stop()
+    server.stop(discard=True)
     server.kill()
 
 
@@ -262,7 +263,7 @@ def test_signals_that_the_starting_thread_blocks_reach_the_server(tmp_path: Path
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, old)
     server.reload()
-    server.stop()
+    server.stop(discard=True)
     assert "Server Exiting" in server.log()
 
 
@@ -324,7 +325,7 @@ def test_one_object_from_many_threads(temporary: Path) -> None:
     run_threads(server.restart, server.start, server.restart, server.reload)
     assert server.is_running
     run_threads(restart_or_fail, server.kill, restart_or_fail, server.kill)
-    run_threads(*(server.stop for _ in range(4)))
+    run_threads(*(partial(server.stop, discard=True) for _ in range(4)))
     assert os.listdir(temporary) == []
 
 
@@ -360,11 +361,11 @@ def test_stop_keeps_the_port_and_on_request_the_data() -> None:
     with NatsServer() as server:
         url = server.url
         store_one(server)
-        server.stop(keep=True)
+        server.stop()
         server.start()
         assert server.url == url
         assert count_stored(server) == 1
-        server.stop()
+        server.stop(discard=True)
         server.start()
         assert server.url == url
         assert count_stored(server) is None
@@ -405,7 +406,7 @@ def test_stop_of_a_paused_server(temporary: Path, tmp_path: Path) -> None:
     server.pause()
     assert server.is_running
     assert pid
-    server.stop(PATIENCE)
+    server.stop(PATIENCE, discard=True)
     assert not is_alive(pid)
     assert os.listdir(temporary) == []
     assert "Server Exiting" in server.log()
@@ -426,7 +427,7 @@ def test_stop_by_force(tmp_path: Path) -> None:
     server.start()
     pid = server.pid
     assert pid
-    server.stop(0.05)
+    server.stop(0.05, discard=True)
     assert not is_alive(pid)
 
 
@@ -531,7 +532,7 @@ def test_bad_configuration(temporary: Path) -> None:
         assert not server.is_running
         assert server.port == 0
         assert os.listdir(temporary) == []
-    server.stop()
+    server.stop(discard=True)
 
 
 def test_port_taken(temporary: Path) -> None:
@@ -617,7 +618,7 @@ def test_where_the_binary_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         "os.kill(os.getpid(), signal.SIGTERM)",
         "server.kill(); os.kill(os.getpid(), signal.SIGKILL)",
         "server.pause(); os.kill(os.getpid(), signal.SIGKILL)",
-        "server.stop(keep=True); os.kill(os.getpid(), signal.SIGKILL)",
+        "server.stop(); os.kill(os.getpid(), signal.SIGKILL)",
         "server.restart(); os.kill(os.getpid(), signal.SIGKILL)",
     ],
 )
@@ -696,7 +697,7 @@ def test_a_fork_that_lives_on_does_not_keep_it(kernel: str, temporary: Path) -> 
     [
         "os._exit(0)",
         "sys.exit(0)",
-        "server.stop(); server.kill(); os._exit(0)",
+        "server.stop(discard=True); server.kill(); os._exit(0)",
         "server.__exit__(None, None, None); os._exit(0)",
         "del server; gc.collect(); os._exit(0)",
         "del server; gc.collect(); sys.exit(0)",
@@ -714,7 +715,7 @@ def test_a_forked_child_does_nothing_to_it(deed: str) -> None:
         server.reload()
         tell(server)
         assert server.is_running
-        server.stop()
+        server.stop(discard=True)
     """
     with script(text) as process:
         output, errors = process.communicate(timeout=PATIENCE)
@@ -740,7 +741,7 @@ def test_a_forked_child_cannot_command_it() -> None:
         child = os.fork()
         if not child:
             server.start()  # stopped, it is nobody's
-            server.stop()
+            server.stop(discard=True)
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
     """
@@ -791,7 +792,7 @@ def test_collected_unstopped(temporary: Path) -> None:
     assert os.listdir(temporary) == []
 
 
-@pytest.mark.parametrize("end", [NatsServer.kill, NatsServer.stop, lambda server: server.stop(keep=True)])
+@pytest.mark.parametrize("end", [NatsServer.kill, NatsServer.stop, lambda server: server.stop(discard=True)])
 def test_collected_not_running(end: Callable[[NatsServer], None], temporary: Path) -> None:
     server = NatsServer()
     server.start()
