@@ -189,8 +189,8 @@ class NatsServer:
     def stop(self, timeout: float = 5.0, *, discard: bool = False) -> None:
         """End the server, paused or not; its data and port stay for another :meth:`start`.
 
-        Does nothing if it has ended. It waits for a start in another thread; :meth:`kill` does not. The end of a ``with``
-        discards what stays.
+        Does nothing if it has ended. It waits for a start in another thread; :meth:`kill` does not. The end of a
+        ``with`` discards what stays.
 
         Args:
             timeout: Seconds until it is ended by force.
