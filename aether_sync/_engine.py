@@ -1,6 +1,7 @@
 """The engine of a connection: its loop thread, its link, and the thread that logs for them, from first use to end."""
 
 import math
+import os
 
 from ._deadline import Deadline
 from ._loop import LoopThread
@@ -21,6 +22,7 @@ class Engine:
     """What runs for a connection. It knows nothing of the connection, which can so be collected."""
 
     def __init__(self, options: ConnectOptions, outbox: Outbox) -> None:
+        self.process = os.getpid()  # its threads live in no other
         self._reporter = Reporter()
         self.loop = LoopThread(self._reporter.internal_error)
         self.link = Link(options, outbox, self._reporter)

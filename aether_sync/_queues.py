@@ -191,16 +191,14 @@ class EventQueue(_Bridge):
             SubscriptionClosedError: The queue is closed and empty; a failure that ended it is raised in its place.
         """
         while True:
-            try:
-                event = self.pop()
-            except IndexError:
-                if self._is_shutdown and not self._events:
-                    raise self._ended() from None
-                self._await_event(deadline)
-            else:
+            event = self._get()
+            if event is not None:
                 if self._events:  # a wake-up may have been lost to an exception: hand on what is left
                     self._getters.wake(1)
                 return event
+            if self._is_shutdown and not self._events:
+                raise self._ended()
+            self._await_event(deadline)
 
     def _await_event(self, deadline: Deadline) -> None:
         if not self._getters.wait(lambda: self._events or self._is_shutdown, deadline):

@@ -226,10 +226,13 @@ def log_drops(targets: Iterable[Target]) -> None:
         logger.warning(*log_text(target))
 
 
-def log_text(target: Target) -> tuple[str, str, int, int]:
+def log_text(target: Target) -> tuple[str, str, str, int]:
     """Return what there is to log, once per burst, about a subscription that drops events."""
-    text = "subscription %s drops events: its threads are too slow for its queue (%d events, %d dropped so far)"
-    return text, target.name, target.queue.limit, target.stats().dropped
+    dropped = target.stats().dropped_by_reason
+    limits = {"maxsize": target.queue.limit, "max_bytes": target.queue.max_bytes}
+    full = ", ".join(f"{name}={limit}" for name, limit in limits.items() if name in dropped)
+    text = "subscription %s drops events: its threads are too slow for its queue (%s; %d dropped so far)"
+    return text, target.name, full, sum(dropped.values())
 
 
 def make_target(

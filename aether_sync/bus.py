@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Never, Self
 
 from ._deadline import Deadline
 from ._queues import EventQueue
@@ -67,7 +67,7 @@ class EventBus:
         filter: SubscriptionFilter | None = None,  # noqa: A002  # the word of the domain
         maxsize: int = 65_536,
         max_bytes: int = 64 * 2**20,
-        overflow: str = "drop_newest",
+        overflow: Literal["drop_newest", "drop_oldest", "fail"] = "drop_newest",
         queue_group: str | None = None,
         timeout: float | None = 5.0,
     ) -> Subscription:
@@ -167,6 +167,8 @@ class EventBus:
             As :meth:`publish`.
         """
         self._reap()
+        if not isinstance(events, Iterable):
+            raise InvalidEventError(f"publish_many() takes events, not one {type(events).__name__}")
         events = tuple(events)
         try:
             route = self._targets.route(namespace)
@@ -363,11 +365,16 @@ class EventBus:
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> Never:
+        raise TypeError("a bus has threads and a connection of this process: make one in the other process")
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.node_id[:8]}{' closed' if self._closed else ''}>"
 
 
 def _encode(event: Event) -> bytes:
     if not isinstance(event, Event):
-        raise InvalidEventError(f"publish() takes an Event, not {type(event).__name__}")
+        raise InvalidEventError(
+            f"publish() takes an Event(event_type=..., actor_id=..., data={{...}}), not {type(event).__name__}"
+        )
     return encode_event(event)

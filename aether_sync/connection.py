@@ -7,6 +7,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypedDict
@@ -17,7 +18,7 @@ from ._deadline import Deadline
 from ._engine import Engine
 from ._nats.options import ConnectOptions
 from ._nats.pump import Account
-from ._nats.reasons import shown
+from ._nats.reasons import counted, shown
 from ._nats.receive import Interest
 from ._queues import Outbox
 from ._waiting import Once, Reply, guard
@@ -71,8 +72,8 @@ class Connection:
         user: With ``password``. Both, or a token, may also stand in the URL.
         password: With ``user``.
         token: A token.
-        credentials: Path of a credentials file: a JWT and its seed; needs ``nats-py[nkeys]``.
-        nkeys_seed: Path of a file with an nkey seed; needs ``nats-py[nkeys]``.
+        credentials: Path of a credentials file: a JWT and its seed; needs the extra ``nkeys``.
+        nkeys_seed: Path of a file with an nkey seed; needs the extra ``nkeys``.
         tls: An SSL context, with what certificates the server asks for.
         tls_hostname: The name in the server's certificate, if it is not the host's.
         tls_handshake_first: For servers that speak TLS from the first byte.
@@ -103,6 +104,10 @@ class Connection:
         check_seconds("ping_interval", ping_interval)
         check_count("outbox_events", outbox_events)
         check_count("outbox_bytes", outbox_bytes)
+        _check_secret_file("credentials", credentials)
+        _check_secret_file("nkeys_seed", nkeys_seed)
+        if tls is not None and not isinstance(tls, ssl.SSLContext):
+            raise InvalidOptionError(f"tls must be an ssl.SSLContext, not {type(tls).__name__}")
         self._options = ConnectOptions(
             servers=_servers(url),
             name=name or f"aether_sync {os.getpid()}",
@@ -135,6 +140,7 @@ class Connection:
                 return at once.
             BusClosedError: The connection is closed.
         """
+        self._refuse_after_fork()
         if self._engine is None or not self._engine.link.first.done:
             self._begin().await_first_attempt()
         self._refuse_if_closed()
@@ -152,6 +158,11 @@ class Connection:
             engine.close(Deadline(0))
             self._refuse_if_closed()
         return engine
+
+    def _refuse_after_fork(self) -> None:
+        engine = self._engine
+        if engine is not None and engine.process != os.getpid():
+            raise BusClosedError(f"{self!r} was made in process {engine.process}: make one after the fork")
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
@@ -281,6 +292,7 @@ class Connection:
         """
         deadline = Deadline(timeout)
         self._refuse_if_closed()
+        self._refuse_after_fork()
         engine = self._engine
         if engine is None:
             return
@@ -293,7 +305,7 @@ class Connection:
         except DeadlineExceededError:
             waiting = position - pump.settled
             why = "" if engine.link.is_connected else f" ({engine.link.connect_error()})"
-            raise DeadlineExceededError(f"{waiting} event(s) not confirmed within {deadline}{why}") from None
+            raise DeadlineExceededError(f"{counted(waiting)} not confirmed within {deadline}{why}") from None
         finally:
             if not reply.done:
                 engine.loop.nudge(lambda: pump.forget(reply))
@@ -326,7 +338,7 @@ class Connection:
                 engine.loop.refuse_own_thread()
             self._closed = True
         self._outbox.close()
-        if engine is None:
+        if engine is None or engine.process != os.getpid():
             return CloseReport()
         self._stop_watching()
         return self._closing.run(lambda: engine.close(deadline), deadline, CloseReport(timed_out=True))
@@ -366,6 +378,15 @@ class Connection:
     def __repr__(self) -> str:
         state = "closed" if self._closed else self._engine.link.state.value if self._engine else "new"
         return f"<Connection {', '.join(map(shown, self._options.servers))} {state}>"
+
+
+def _check_secret_file(name: str, path: str | Path | None) -> None:
+    if path is None:
+        return
+    if find_spec("nkeys") is None:
+        raise InvalidOptionError(f"{name} needs the package nkeys: pip install 'aether-sync[nkeys]'")
+    if not os.path.isfile(path):
+        raise InvalidOptionError(f"{name}: there is no file {os.fspath(path)!r}")
 
 
 def _forsake(engine: Engine, name: str) -> None:

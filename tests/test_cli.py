@@ -436,7 +436,7 @@ def test_pub_says_when_the_server_goes_away(start: Callable[..., Running], own_s
     pub.process.stdin.write(f"{line_of(2)}\n".encode())
     pub.process.stdin.close()
     assert pub.end() == 1
-    assert "published 2 events, but 1 event(s) not confirmed" in pub.err
+    assert "published 2 events, but 1 event not confirmed" in pub.err
 
 
 def test_pub_says_what_the_server_refused(prefix: str) -> None:

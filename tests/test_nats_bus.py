@@ -2,8 +2,12 @@
 
 import json
 import logging
+import pickle
 import queue
 import socket
+import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -184,6 +188,67 @@ def test_bad_options(options: dict[str, Any]) -> None:
 def test_bad_prefixes(prefix: Any) -> None:
     with pytest.raises(InvalidNamespaceError):
         NATSEventBus("nats://127.0.0.1:1", prefix=prefix)
+
+
+def test_tls_that_was_asked_for_is_not_done_without(server: NatsServer) -> None:
+    for bus in (
+        NATSEventBus(server.url.replace("nats://", "tls://me:secret@"), connect_timeout=0.5 * UNIT),
+        NATSEventBus(server.url, tls=ssl.create_default_context(), connect_timeout=0.5 * UNIT),
+    ):
+        with pytest.raises(ConnectError, match="TLS"):
+            bus.start()
+        bus.close(0.5 * UNIT)
+    with pytest.raises(InvalidOptionError, match="SSLContext"):
+        NATSEventBus(server.url, tls=True)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["credentials", "nkeys_seed"])
+def test_secrets_in_files_are_looked_for_at_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {name: "/no/such/file"}
+    monkeypatch.setattr("aether_sync.connection.find_spec", lambda module: None)
+    with pytest.raises(InvalidOptionError, match=r"aether-sync\[nkeys\]"):
+        NATSEventBus(**options)
+    monkeypatch.setattr("aether_sync.connection.find_spec", lambda module: module)
+    with pytest.raises(InvalidOptionError, match="/no/such/file"):
+        NATSEventBus(**options)
+
+
+def test_a_connected_bus_says_that_it_does_not_cross_a_fork(server: NatsServer) -> None:
+    program = f"""
+import os, warnings
+from aether_sync import BusClosedError, Event, NATSEventBus
+warnings.simplefilter("ignore", DeprecationWarning)
+unused, used = NATSEventBus({server.url!r}), NATSEventBus({server.url!r})
+event = Event(event_type="X", actor_id="x-1")
+used.publish("n", event)
+if os.fork() == 0:
+    for call in (lambda: used.publish("n", event), lambda: used.subscribe("n"), used.flush):
+        try:
+            call()
+        except BusClosedError as error:
+            assert "after the fork" in str(error), error
+        else:
+            raise AssertionError(call)
+    used.close()
+    unused.publish("n", event)
+    unused.flush()
+    unused.close()
+    os._exit(7)
+assert os.waitstatus_to_exitcode(os.wait()[1]) == 7
+used.publish("n", event)
+used.flush()
+used.close()
+unused.close()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_bus_is_not_pickled() -> None:
+    with pytest.raises(TypeError, match="in the other process"):
+        pickle.dumps(NATSEventBus("nats://127.0.0.1:1"))
 
 
 def test_wrong_passwords_fail_at_once() -> None:
@@ -432,7 +497,7 @@ def test_what_was_not_confirmed_is_told_to_every_flush_that_waited(make_bus: Mak
     errors: list[DeliveryUncertainError] = []
 
     def flush() -> None:
-        with pytest.raises(DeliveryUncertainError, match="10 event") as caught:
+        with pytest.raises(DeliveryUncertainError, match="10 events") as caught:
             bus.flush(PATIENCE)
         errors.append(caught.value)
 

@@ -117,7 +117,7 @@ class Link:
     async def _supervise(self) -> None:
         """Connect; once nats-py gives a client up, begin again with a new one."""
         while True:
-            client = SteadyClient(self.subscriber.unreadable)
+            client = SteadyClient(self._options.wants_tls, self.subscriber.unreadable)
             self._client = client
             self._gone.clear()
             client.msg_class = message_class(self.subscriber.use(client), self._reporter)  # type: ignore[assignment]

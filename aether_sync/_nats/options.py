@@ -26,6 +26,11 @@ class ConnectOptions:
     tls_handshake_first: bool = False
     reconnect_wait: float = 0.5  # seconds between two attempts at one server: quick, and no storm
 
+    @property
+    def wants_tls(self) -> bool:
+        """Whether a server without TLS is not the one that was meant."""
+        return self.tls is not None or any(url.startswith(("tls://", "wss://")) for url in self.servers)
+
     def for_nats(self) -> dict[str, Any]:
         """Return them as arguments of nats-py's ``connect()``."""
         return {

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from .._queues import Batch, Outbox, OutboxClosed
 from .._waiting import Reply
+from .reasons import counted
 from .reporter import Reporter
 from .wire import Wire
 
@@ -40,10 +41,10 @@ class Account:
         parts = []
         if self.uncertain:
             parts.append(
-                f"{self.uncertain} event(s) may not have arrived: the connection broke before the server confirmed them"
+                f"{counted(self.uncertain)} may not have arrived: the connection broke before the server confirmed them"
             )
         if self.rejected:
-            parts.append(f"{self.rejected} event(s) refused: {'; '.join(self.reasons)}")
+            parts.append(f"{counted(self.rejected)} refused: {'; '.join(self.reasons)}")
         return "; ".join(parts)
 
 
@@ -84,7 +85,9 @@ class Pump:
         lost = self._written - self.settled
         if lost:
             self.uncertain += lost
-            self._reporter.warning("the connection broke with %d event(s) unconfirmed: they may not have arrived", lost)
+            self._reporter.warning(
+                "the connection broke with %s unconfirmed, which may not have arrived", counted(lost)
+            )
         self._settle(self._written)
 
     def reject(self, count: int, reason: str) -> None:
@@ -92,7 +95,9 @@ class Pump:
         self.rejected += count
         if len(self._reasons) < 100 or reason in self._reasons:  # bounded, however many subjects are refused
             self._reasons[reason] = self.rejected
-        self._reporter.burst(f"rejected: {reason}", "%d published event(s) refused: %s", count, reason)
+        self._reporter.burst(
+            f"rejected: {reason}", "published, and refused by the server: %s, %s", counted(count), reason
+        )
 
     # -- writing
 

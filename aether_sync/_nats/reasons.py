@@ -7,7 +7,7 @@ import ssl
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-__all__ = ["Refusal", "describe", "is_refusal", "refusal", "shown"]
+__all__ = ["Refusal", "counted", "describe", "is_refusal", "refusal", "shown"]
 
 _REFUSALS = ("authorization violation", "authentication expired", "authorization failed", "authentication revoked")
 _VIOLATION = re.compile(
@@ -62,6 +62,11 @@ def shown(url: str) -> str:
     """Return a URL as it may be shown: without user, password or token."""
     parts = urlsplit(url if "://" in url else f"nats://{url}")
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def counted(events: int) -> str:
+    """Say how many events."""
+    return "1 event" if events == 1 else f"{events} events"
 
 
 def _text(error: BaseException) -> str:

@@ -128,7 +128,7 @@ class Subscriber:
         if subscription is not None:
             self._by_sid.pop(subscription._id, None)
             subscription._conn._remove_sub(subscription._id)
-        interest.gone.set(None)
+        asyncio.get_running_loop().call_soon(interest.gone.set, None)  # behind the delivery of what has arrived
 
     async def _drop(self, interest: Interest) -> None:
         subscription = self._interests.get(interest)

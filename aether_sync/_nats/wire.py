@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nats.aio.client import Client
+from nats.errors import Error
 
 __all__ = ["SteadyClient", "Wire"]
 
@@ -16,11 +17,22 @@ _NEEDED = ("_pending", "_pending_data_size", "_pongs", "_reading_task", "_transp
 
 
 class SteadyClient(Client):
-    """A client that reads on after a message it cannot understand: a subject not in UTF-8, a broken header."""
+    """A client that reads on after a message it cannot understand, and sends no secret where TLS was asked for in vain.
 
-    def __init__(self, unreadable: Callable[[int], None]) -> None:
+    Args:
+        wants_tls: Whether to leave a server that does not speak TLS, before any credentials are sent.
+        unreadable: Called with the sid of a message whose subject or headers cannot be read.
+    """
+
+    def __init__(self, wants_tls: bool, unreadable: Callable[[int], None]) -> None:
         super().__init__()
-        self._unreadable = unreadable  # called with the sid
+        self._wants_tls = wants_tls
+        self._unreadable = unreadable
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        if initial_connection and self._wants_tls and not info.get("tls_required"):
+            raise Error("TLS was asked for, and the server does not require it: nothing was sent to it")
+        await super()._process_info(info, initial_connection)
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         try:
