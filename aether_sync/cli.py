@@ -24,7 +24,14 @@ import msgspec
 
 from ._version import __version__
 from ._wire import decode_event, encode_event
-from .errors import AetherError, DecodingError, EncodingError, ServerError
+from .errors import (
+    AetherError,
+    DecodingError,
+    EncodingError,
+    InvalidNamespaceError,
+    InvalidOptionError,
+    ServerError,
+)
 from .events import Event
 from .nats_bus import NATSEventBus
 from .patterns import SubscriptionFilter, check_namespace
@@ -68,6 +75,10 @@ class _Failure(click.ClickException):
         _say(self.message)
 
 
+class _WrongUsageError(_Failure):
+    exit_code = 2
+
+
 class _Commands(click.Group):
     """Turns what goes wrong in a command into a message and an exit status."""
 
@@ -77,6 +88,8 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except (InvalidNamespaceError, InvalidOptionError) as error:
+            raise _WrongUsageError(str(error)) from error
         except AetherError as error:
             raise _Failure(str(error)) from error
         except BrokenPipeError:

@@ -21,7 +21,7 @@ from ._nats.pump import Account
 from ._nats.reasons import counted, shown
 from ._nats.receive import Interest
 from ._queues import Outbox
-from ._waiting import Once, Reply, guard
+from ._waiting import Living, Once, Reply, guard
 from .bus import CloseReport
 from .errors import (
     BusClosedError,
@@ -127,7 +127,7 @@ class Connection:
         self._engine: Engine | None = None  # made at the first use
         self._closed = False
         self._closing: Once[CloseReport] = Once()
-        self._stop_watching: Callable[[], None] = lambda: None
+        self._finalizer: weakref.finalize[..., Connection] | None = None
 
     # -- connecting
 
@@ -151,7 +151,9 @@ class Connection:
             self._refuse_if_closed()
             if self._engine is None:
                 self._engine = Engine(self._options, self._outbox)
-                self._watch_for_the_end(self._engine)
+                self._finalizer = weakref.finalize(self, _forsake, self._engine, repr(self))
+                self._finalizer.atexit = False
+                _used.add(self)
             engine = self._engine
             engine.loop.start()
         if self._closed:  # by a signal handler, in between
@@ -340,27 +342,9 @@ class Connection:
         self._outbox.close()
         if engine is None or engine.process != os.getpid():
             return CloseReport()
-        self._stop_watching()
+        if self._finalizer is not None:
+            self._finalizer.detach()
         return self._closing.run(lambda: engine.close(deadline), deadline, CloseReport(timed_out=True))
-
-    def _watch_for_the_end(self, engine: Engine) -> None:
-        """See to it that a connection nobody closes is wound up when it is collected, or at exit."""
-        finalizer = weakref.finalize(self, _forsake, engine, repr(self))
-        finalizer.atexit = False
-        connection = weakref.ref(self)
-
-        def at_exit() -> None:
-            if (unclosed := connection()) is not None:
-                warnings.warn(f"unclosed {unclosed!r}", ResourceWarning, source=unclosed, stacklevel=1)
-                unclosed.close()
-
-        atexit.register(at_exit)
-
-        def stop_watching() -> None:
-            finalizer.detach()
-            atexit.unregister(at_exit)
-
-        self._stop_watching = stop_watching
 
     def __enter__(self) -> Self:
         try:
@@ -387,6 +371,18 @@ def _check_secret_file(name: str, path: str | Path | None) -> None:
         raise InvalidOptionError(f"{name} needs the package nkeys: pip install 'aether-sync[nkeys]'")
     if not os.path.isfile(path):
         raise InvalidOptionError(f"{name}: there is no file {os.fspath(path)!r}")
+
+
+_used: Living[Connection] = Living()
+
+
+@atexit.register  # at import, so that it runs behind what users register for themselves
+def _close_at_exit() -> None:
+    for connection in _used:
+        engine = connection._engine
+        if engine is not None and not connection.closed and engine.process == os.getpid():
+            warnings.warn(f"unclosed {connection!r}", ResourceWarning, source=connection, stacklevel=1)
+            connection.close()
 
 
 def _forsake(engine: Engine, name: str) -> None:

@@ -191,7 +191,7 @@ def test_no_server(command: list[str]) -> None:
 
 def test_a_bad_pattern_is_said_without_a_server() -> None:
     found = run("sub", "a..b", "--url", unused_url())
-    assert found.returncode == 1
+    assert found.returncode == 2
     assert "'a..b' has an empty token" in found.stderr
 
 
@@ -418,7 +418,7 @@ def test_pub_of_nothing(options: list[str]) -> None:
 
 def test_pub_refuses_a_wildcard(options: list[str]) -> None:
     found = run("pub", "orders.*", *options, stdin=line_of(1))
-    assert found.returncode == 1
+    assert found.returncode == 2
     assert "'orders.*' has a wildcard" in found.stderr
 
 

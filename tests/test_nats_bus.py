@@ -547,11 +547,8 @@ def test_closing_a_shared_connection_ends_its_buses(server: NatsServer, prefix: 
     bus = NATSEventBus(connection, prefix=prefix)
     events = keep(bus.subscribe("n"))
 
-    def read() -> None:
-        with pytest.raises(BusClosedError):
-            list(events)
-
-    run_threads(read, connection.close)
+    run_threads(lambda: list(events), connection.close)
+    assert events.closed
     with pytest.raises(BusClosedError):
         bus.publish("n", make_event())
     assert bus.close()

@@ -17,6 +17,9 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.M | re.S)
 PROGRAMS = [text for language, text in BLOCKS if language == "python"]
 
+#: What the README says that a program prints.
+TOLD = {PROGRAMS[0]: re.findall(r"`(orders\.eu [^`]*)`", README)}
+
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda text: text.strip().splitlines()[-1].strip()[:30])
 def test_programs_run(program: str, server: NatsServer) -> None:
@@ -29,6 +32,9 @@ def test_programs_run(program: str, server: NatsServer) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    for told in TOLD.get(program, ()):
+        assert told in done.stdout
 
 
 def test_the_two_commands() -> None:

@@ -59,13 +59,20 @@ class Interest:
         return not self._members.keys() - {target}
 
     def fail(self, error: AetherError) -> None:
-        """Tell everyone, those who wait for the confirmation and those who iterate."""
+        """End for a reason: raise it to those who wait for the confirmation, and to those who iterate."""
+        self._end(error, failure=error)
+
+    def close(self, error: AetherError) -> None:
+        """End with the connection: who iterates takes what is queued; who waits for the confirmation gets the error."""
+        self._end(error, failure=None)
+
+    def _end(self, error: AetherError, failure: AetherError | None) -> None:
         self.ended = True
         self.confirmed.fail(error)
         with self._lock:
             members = list(self._members)
         for target in members:
-            target.queue.close(failure=error)
+            target.queue.close(failure=failure)
 
     def route(self, subject: str) -> Route:
         """Find who gets what comes with a subject. Loop thread only."""

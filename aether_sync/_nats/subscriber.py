@@ -68,7 +68,7 @@ class Subscriber:
     def enter(self, interest: Interest) -> None:
         """Subscribe."""
         if self._closed is not None:
-            interest.fail(self._closed)
+            interest.close(self._closed)
             return
         self._interests.setdefault(interest, None)
         self._changes.append((interest, True))
@@ -176,7 +176,7 @@ class Subscriber:
         """Release everyone who waits for a confirmation, or will, and end what is still subscribed."""
         self._wire, self._closed = None, error
         for interest in self._interests:
-            interest.fail(error)
+            interest.close(error)
 
 
 def _is_named(interest: Interest, refused: Refusal) -> bool:
