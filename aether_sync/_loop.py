@@ -8,6 +8,7 @@ from traceback import format_exception
 from typing import Any, TypeVar
 
 from ._deadline import Deadline
+from ._lifetime import loop_threads
 from ._waiting import Reply, guard
 from .errors import BusClosedError, DeadlineExceededError, WrongThreadError
 
@@ -137,6 +138,7 @@ class LoopThread:
         if not self._ran.acquire(blocking=False):
             return
         self._thread = threading.current_thread()
+        loop_threads.add(threading.get_ident())
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_forever()
@@ -146,6 +148,7 @@ class LoopThread:
             self._cancel_tasks()
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             asyncio.set_event_loop(None)
+            loop_threads.discard(threading.get_ident())
             self._loop.close()
             for reply in list(self._calls):
                 reply.fail(BusClosedError("the connection was closed meanwhile"))

@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Literal, Never, Self
+from typing import Any, Literal, Never
 
 from ._deadline import Deadline
+from ._lifetime import Lifetime
 from ._queues import EventQueue
 from ._routing import Deliveries, Route, Target, Targets, log_drops, make_target
 from ._waiting import Living, Once, guard
@@ -38,7 +38,7 @@ class CloseReport:
         return not (self.unsent or self.uncertain or self.rejected or self.timed_out)
 
 
-class EventBus:
+class EventBus(Lifetime):
     """Publishes events to the subscriptions of this process, thread to thread.
 
     A subscriber gets what came off the wire, here as on another node: the event is encoded and decoded once, tuples
@@ -351,19 +351,6 @@ class EventBus:
         for target in members:
             self._end(target)
         return self._finish(deadline)
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __reduce__(self) -> Never:
         raise TypeError("a bus has threads and a connection of this process: make one in the other process")

@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypedDict
+from threading import get_ident
+from typing import TypedDict
 from urllib.parse import urlsplit
 
 from ._checks import check_count, check_seconds
 from ._deadline import Deadline
 from ._engine import Engine
+from ._lifetime import Lifetime, loop_threads
 from ._nats.options import ConnectOptions
 from ._nats.pump import Account
 from ._nats.reasons import counted, shown
@@ -56,7 +57,7 @@ class ConnectionOptions(TypedDict, total=False):
     tls_handshake_first: bool
 
 
-class Connection:
+class Connection(Lifetime):
     """A connection to a NATS cluster: made at its first use, kept from then on until it is closed.
 
     Args:
@@ -346,19 +347,6 @@ class Connection:
             self._finalizer.detach()
         return self._closing.run(lambda: engine.close(deadline), deadline, CloseReport(timed_out=True))
 
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def __repr__(self) -> str:
         state = "closed" if self._closed else self._engine.link.state.value if self._engine else "new"
         return f"<Connection {', '.join(map(shown, self._options.servers))} {state}>"
@@ -387,7 +375,8 @@ def _close_at_exit() -> None:
 
 def _forsake(engine: Engine, name: str) -> None:
     engine.forsake()
-    warnings.warn(f"unclosed {name}", ResourceWarning, stacklevel=1)
+    if get_ident() not in loop_threads:
+        warnings.warn(f"unclosed {name}", ResourceWarning, stacklevel=1)
 
 
 def _servers(url: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -2,10 +2,12 @@
 
 import warnings
 from collections.abc import Callable
+from threading import get_ident
 from types import TracebackType
 from typing import Self
 
 from ._deadline import Deadline
+from ._lifetime import loop_threads
 from ._routing import Target
 from .errors import DeadlineExceededError, InvalidOptionError, SubscriptionClosedError
 from .events import Event
@@ -139,7 +141,7 @@ class Subscription:
         if not target.left:
             unclosed = None if self.closed else repr(self)
             self._abandoned(target)
-            if unclosed:
+            if unclosed and get_ident() not in loop_threads:
                 warnings.warn(f"unclosed {unclosed}", ResourceWarning, source=self, stacklevel=2)
 
     def __repr__(self) -> str:

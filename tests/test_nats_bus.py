@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -620,6 +621,18 @@ def test_a_call_from_the_loop_thread(make_bus: MakeBus) -> None:
         bus.connection.nudge(lambda call=call: on_the_loop(call))
         assert isinstance(caught.get(timeout=PATIENCE), WrongThreadError)
     bus.publish("n", make_event())
+
+
+def test_no_warning_is_shown_on_the_loop_thread(make_bus: MakeBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    bus = make_bus()
+    shown: list[str] = []
+    monkeypatch.setattr("warnings.showwarning", lambda *_, **__: shown.append(threading.current_thread().name))
+    held = [bus.subscribe("n")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        bus.connection.nudge(held.clear)  # the last reference goes there
+        eventually(lambda: bus.metrics().active_subscriptions == 0, "its leave")
+    assert not shown
 
 
 @pytest.mark.concurrent
