@@ -50,10 +50,6 @@ class Target:
                 return pattern
         return None
 
-    def wants(self, event: Event) -> bool:
-        """Whether its filter lets an event pass."""
-        return self.filter is None or self.filter.matches(event)
-
     def opens_burst(self) -> bool:
         """Note a drop; True if it is the first after a quiet time, so that it should be logged."""
         now = monotonic()

@@ -54,6 +54,7 @@ class Link:
         first: Answered when it is connected for the first time, or fails because the server will not have us.
         max_payload: Bytes, of the server it was last connected to; 0 before the first.
         reconnects: How often it was connected again.
+        changed: Where threads wait for another state.
     """
 
     def __init__(self, options: ConnectOptions, outbox: Outbox, reporter: Reporter) -> None:
@@ -67,8 +68,7 @@ class Link:
         self.first: Reply[None] = Reply()
         self.max_payload = 0
         self.reconnects = 0
-        self._lock = guard()  # of _changed: what it waits for is written by the loop thread alone
-        self._changed = Parking(self._lock)
+        self.changed = Parking(guard())
         self._client: Client | None = None
         self._wire: Wire | None = None  # of the connection there is, or was last
         self._gone = asyncio.Event()  # nats-py has closed the client for good
@@ -85,11 +85,6 @@ class Link:
     def where(self) -> str:
         """The servers it was given, without secrets."""
         return ", ".join(map(shown, self._options.servers))
-
-    @property
-    def changed(self) -> Parking:
-        """Where threads wait for another state."""
-        return self._changed
 
     def connect_error(self) -> ConnectError:
         """Say why there is no connection."""
@@ -112,7 +107,7 @@ class Link:
 
     def _enter(self, state: LinkState) -> None:
         self.state = state
-        self._changed.wake_all()
+        self.changed.wake_all()
 
     async def _supervise(self) -> None:
         """Connect; once nats-py gives a client up, begin again with a new one."""
