@@ -162,8 +162,9 @@ class LoopThread:
             self._loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))
 
     def __del__(self) -> None:
-        if hasattr(self, "_loop") and not self._loop.is_closed():  # made, and never run
-            self._loop.close()
+        loop = getattr(self, "_loop", None)
+        if loop is not None and not loop.is_closed() and not loop.is_running():  # made, and never run
+            loop.close()
 
 
 def _described(context: dict[str, Any]) -> str:
