@@ -1,11 +1,13 @@
-"""``with`` for what is started and closed."""
+"""The life of what is started and closed: ``with`` for it, and a warning where nobody closed it."""
 
+import warnings
+from threading import get_ident
 from types import TracebackType
 from typing import Self
 
-__all__ = ["Lifetime", "loop_threads"]
+__all__ = ["Lifetime", "loop_threads", "warn_unclosed"]
 
-#: Idents of running loop threads. A finalizer that finds itself on one runs no user code, such as a hook for warnings.
+#: Idents of running loop threads.
 loop_threads: set[int] = set()
 
 
@@ -32,3 +34,9 @@ class Lifetime:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def warn_unclosed(what: str, source: object) -> None:
+    """Warn of something that nobody closed; not on a loop thread, as a hook for warnings is user code."""
+    if get_ident() not in loop_threads:
+        warnings.warn(f"unclosed {what}", ResourceWarning, source=source, stacklevel=3)

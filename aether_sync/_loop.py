@@ -42,8 +42,7 @@ class LoopThread:
     def start(self) -> None:
         """Start the thread; what was posted before is run first. Starting again does nothing.
 
-        An interrupt may leave it open whether a thread was started. Then another one is, and the later one ends at
-        once.
+        An interrupt may leave it open whether a thread was started. Then another one is, and the later ends at once.
         """
         if self._thread is None:
             threading.Thread(target=self._run, name=self.name, daemon=True).start()

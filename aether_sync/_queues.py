@@ -4,8 +4,7 @@ Both carry batches and override what janus documents for another queue organisat
 ``_get``), so what fits is decided under janus's own lock. Three things are different from plain janus, and only here:
 
 - The lock is re-entrant and only ever taken by ``with``; threads wait in a :class:`~._waiting.Parking`, never on
-janus's
-  conditions. So signal handlers may raise, or call ``close()``, anywhere.
+  janus's conditions. So signal handlers may raise, or call ``close()``, anywhere.
 - A taking thread pops from a deque, which is atomic, and comes to the lock only when that is empty.
 - Nothing here logs or calls out: what happened is returned, for the caller to act on after the lock.
 """

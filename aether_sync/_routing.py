@@ -19,12 +19,28 @@ from .events import Event
 from .metrics import QueueStats, SubscriptionStats
 from .patterns import Pattern, SubscriptionFilter, check_namespace, check_queue_group
 
-__all__ = ["Deliveries", "Group", "Route", "Target", "Targets", "log_drops", "log_text", "make_target"]
+__all__ = ["Burst", "Deliveries", "Group", "Route", "Target", "Targets", "log_drops", "log_text", "make_target"]
 
 _ROUTES_KEPT = 4_096  # namespaces; then all are forgotten and computed again when needed
-_BURST_ENDS_AFTER = 5.0  # seconds without a drop; the next one is logged again
+_BURST_ENDS_AFTER = 5.0  # seconds of quiet; what comes then is logged again
 
 logger = logging.getLogger("aether_sync")
+
+
+class Burst:
+    """Things of one kind that come close together, of which the first is worth a log record."""
+
+    __slots__ = ("_last",)
+
+    def __init__(self) -> None:
+        self._last = float("-inf")
+
+    def opens(self) -> bool:
+        """Note one more; True if it is the first after a quiet time."""
+        now = monotonic()
+        opens = now - self._last > _BURST_ENDS_AFTER
+        self._last = now
+        return opens
 
 
 @dataclass(eq=False, slots=True)
@@ -36,7 +52,7 @@ class Target:
     filter: SubscriptionFilter | None
     group: str | None
     left: bool = False  # the bus has let go of it
-    _last_drop: float = field(default=float("-inf"), repr=False)
+    drops: Burst = field(default_factory=Burst, repr=False)
 
     @property
     def name(self) -> str:
@@ -49,13 +65,6 @@ class Target:
             if pattern.matches(namespace):
                 return pattern
         return None
-
-    def opens_burst(self) -> bool:
-        """Note a drop; True if it is the first after a quiet time, so that it should be logged."""
-        now = monotonic()
-        opens = now - self._last_drop > _BURST_ENDS_AFTER
-        self._last_drop = now
-        return opens
 
     def stats(self, stats: QueueStats | None = None) -> SubscriptionStats:
         """What went through it, of its queue now or as counted before."""
@@ -134,7 +143,7 @@ class Deliveries:
         for target, (events, sizes) in self._by_target.items():
             if target.queue.offer(events, sizes):
                 self._dropping.append(target)
-        return [target for target in self._dropping if target.opens_burst()]
+        return [target for target in self._dropping if target.drops.opens()]
 
     @property
     def failed(self) -> list[Target]:

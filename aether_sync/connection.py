@@ -3,20 +3,18 @@
 import atexit
 import os
 import ssl
-import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from threading import get_ident
 from typing import TypedDict
 from urllib.parse import urlsplit
 
 from ._checks import check_count, check_seconds
 from ._deadline import Deadline
 from ._engine import Engine
-from ._lifetime import Lifetime, loop_threads
+from ._lifetime import Lifetime, warn_unclosed
 from ._nats.options import ConnectOptions
 from ._nats.pump import Account
 from ._nats.reasons import counted, shown
@@ -137,8 +135,7 @@ class Connection(Lifetime):
 
         Raises:
             ConnectError: No server within ``connect_timeout``. Further attempts go on in the background, and further
-                calls
-                return at once.
+                calls return at once.
             BusClosedError: The connection is closed.
         """
         self._refuse_after_fork()
@@ -369,14 +366,13 @@ def _close_at_exit() -> None:
     for connection in _used:
         engine = connection._engine
         if engine is not None and not connection.closed and engine.process == os.getpid():
-            warnings.warn(f"unclosed {connection!r}", ResourceWarning, source=connection, stacklevel=1)
+            warn_unclosed(repr(connection), connection)
             connection.close()
 
 
 def _forsake(engine: Engine, name: str) -> None:
     engine.forsake()
-    if get_ident() not in loop_threads:
-        warnings.warn(f"unclosed {name}", ResourceWarning, stacklevel=1)
+    warn_unclosed(name, None)
 
 
 def _servers(url: str | Sequence[str] | None) -> tuple[str, ...]:

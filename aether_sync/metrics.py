@@ -53,9 +53,7 @@ class Metrics:
 
     node_id: str
     published: int = 0  #: events that ``publish()`` accepted
-    published_by_namespace: Mapping[str, int] = field(
-        default_factory=dict
-    )  #: the first 1,000 namespaces; the rest under ``"*"``
+    published_by_namespace: Mapping[str, int] = field(default_factory=dict)  #: the first 1,000; the rest as ``"*"``
     received: int = 0  #: events of other nodes that arrived, before filters
     delivered: int = 0  #: events that threads took from subscriptions, closed ones included
     dropped: int = 0  #: events that subscriptions dropped

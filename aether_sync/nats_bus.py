@@ -25,8 +25,7 @@ class NATSEventBus(EventBus):
 
     Args:
         connection: A :class:`Connection`, which closing the bus leaves open; or what one is made from: a URL, several,
-            or
-            None for the environment's ``NATS_URL``, else ``nats://127.0.0.1:4222``.
+            or None for the environment's ``NATS_URL``, else ``nats://127.0.0.1:4222``.
         prefix: The first token of every subject; nodes with another prefix do not hear each other.
         publish_timeout: Seconds that :meth:`publish` waits for room in the outbox.
         on_disconnect: What :meth:`publish` does while disconnected: ``"buffer"`` into the outbox, or ``"raise"`` a

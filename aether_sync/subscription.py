@@ -1,15 +1,14 @@
 """``Subscription``: an event queue with a face for the threads that read it."""
 
-import warnings
 from collections.abc import Callable
-from threading import get_ident
 from types import TracebackType
 from typing import Self
 
+from ._checks import check_count
 from ._deadline import Deadline
-from ._lifetime import loop_threads
+from ._lifetime import warn_unclosed
 from ._routing import Target
-from .errors import DeadlineExceededError, InvalidOptionError, SubscriptionClosedError
+from .errors import DeadlineExceededError, SubscriptionClosedError
 from .events import Event
 from .metrics import SubscriptionStats
 from .patterns import SubscriptionFilter
@@ -98,8 +97,7 @@ class Subscription:
         Raises:
             SubscriptionClosedError: As :meth:`get`.
         """
-        if isinstance(max_events, bool) or not isinstance(max_events, int) or max_events < 1:
-            raise InvalidOptionError(f"max_events must be 1 or more, not {max_events!r}")
+        check_count("max_events", max_events)
         try:
             batch = [self._queue.take(Deadline(timeout))]
         except DeadlineExceededError:
@@ -141,8 +139,8 @@ class Subscription:
         if not target.left:
             unclosed = None if self.closed else repr(self)
             self._abandoned(target)
-            if unclosed and get_ident() not in loop_threads:
-                warnings.warn(f"unclosed {unclosed}", ResourceWarning, source=self, stacklevel=2)
+            if unclosed is not None:
+                warn_unclosed(unclosed, self)
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open"

@@ -45,8 +45,9 @@ class LinkState(Enum):
 
 
 class Link:
-    """Keeps one client connected. Made on any thread; its methods run on the loop thread, its attributes are read
-    anywhere.
+    """Keeps one client connected.
+
+    It is made on any thread; its methods run on the loop thread, its attributes are read anywhere.
 
     Attributes:
         state: Where it stands.

@@ -196,7 +196,11 @@ class Pump:
         return Account(self.uncertain - uncertain, self.rejected - rejected, reasons, until)
 
     def tell(self, account: Account) -> None:
-        """An account has reached a caller. Any thread; several that waited for one flush tell the same."""
+        """An account has reached a caller. Any thread; several that waited for one flush tell the same.
+
+        Accepted race: of two threads that tell different accounts at once, the older may win. Then what the newer had
+        more is told once again, and never not at all.
+        """
         self._told = max(self._told, account.until)
 
 

@@ -5,8 +5,9 @@ import threading
 from contextlib import suppress
 from itertools import count
 from queue import SimpleQueue
-from time import monotonic
 from typing import NamedTuple
+
+from .._routing import Burst
 
 __all__ = ["Reporter"]
 
@@ -14,7 +15,6 @@ _numbers = count(1)
 
 logger = logging.getLogger("aether_sync")
 
-_BURST_ENDS_AFTER = 5.0  # seconds without another of its kind
 _QUEUED_AT_MOST = 1_000  # messages; a handler that blocks for ever costs no more memory than that
 _BURSTS_KNOWN = 1_000
 
@@ -31,7 +31,7 @@ class Reporter:
     def __init__(self) -> None:
         self._messages: SimpleQueue[_Message | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._bursts: dict[str, float] = {}  # when each kind was last seen
+        self._bursts: dict[str, Burst] = {}  # by kind
 
     def warning(self, text: str, *args: object) -> None:
         """Log a warning, soon."""
@@ -47,12 +47,9 @@ class Reporter:
 
     def burst(self, kind: str, text: str, *args: object) -> None:
         """Log a warning unless one of its kind came within the last seconds."""
-        now = monotonic()
-        last = self._bursts.pop(kind, float("-inf"))
-        if len(self._bursts) >= _BURSTS_KNOWN:
+        if kind not in self._bursts and len(self._bursts) >= _BURSTS_KNOWN:
             self._bursts.clear()
-        self._bursts[kind] = now
-        if now - last > _BURST_ENDS_AFTER:
+        if self._bursts.setdefault(kind, Burst()).opens():
             self.warning(text, *args)
 
     def _put(self, message: _Message) -> None:

@@ -21,7 +21,7 @@ from ..errors import AetherError, PermissionDeniedError, SubscriptionClosedError
 from .reasons import Refusal
 from .receive import Interest
 from .reporter import Reporter
-from .wire import Wire
+from .wire import Wire, forget, sid_of
 
 __all__ = ["Subscriber"]
 
@@ -99,7 +99,7 @@ class Subscriber:
             return
         await self._drop(interest)  # an unconfirmed one of before a reconnect
         subscription = await client.subscribe(interest.subject, queue=interest.group or "")
-        self._by_sid[subscription._id] = interest
+        self._by_sid[sid_of(subscription)] = interest
         self._interests[interest] = subscription
         if interest.confirmed.done:
             wire.push()
@@ -119,22 +119,22 @@ class Subscriber:
         else:
             del self._interests[interest]
             self._leaving[interest] = subscription
-            wire.write(b"UNSUB %d\r\n" % subscription._id)
+            wire.write(b"UNSUB %d\r\n" % sid_of(subscription))
             wire.ping(lambda: self._forget(interest))
 
     def _forget(self, interest: Interest) -> None:
         """The server has sent the last message for an interest, or never will. Called by the parser: must not raise."""
         subscription = self._leaving.pop(interest, None)
         if subscription is not None:
-            self._by_sid.pop(subscription._id, None)
-            subscription._conn._remove_sub(subscription._id)
+            self._by_sid.pop(sid_of(subscription), None)
+            forget(subscription)
         asyncio.get_running_loop().call_soon(interest.gone.set, None)  # behind the delivery of what has arrived
 
     async def _drop(self, interest: Interest) -> None:
         subscription = self._interests.get(interest)
         if subscription is not None:
             self._interests[interest] = None
-            self._by_sid.pop(subscription._id, None)
+            self._by_sid.pop(sid_of(subscription), None)
             await subscription.unsubscribe()
 
     def _confirm(self) -> None:

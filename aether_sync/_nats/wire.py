@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from nats.aio.client import Client
+from nats.aio.subscription import Subscription
 from nats.errors import Error
 
-__all__ = ["SteadyClient", "Wire"]
+__all__ = ["SteadyClient", "Wire", "forget", "sid_of"]
 
 _NEEDED = ("_pending", "_pending_data_size", "_pongs", "_reading_task", "_transport")
 
@@ -106,3 +107,13 @@ class Wire:
         writer = getattr(client._transport, "_io_writer", None)
         if writer is not None:
             writer.transport.abort()
+
+
+def sid_of(subscription: Subscription) -> int:
+    """The id by which client and server know a subscription."""
+    return subscription._id
+
+
+def forget(subscription: Subscription) -> None:
+    """Take a subscription out of its client, which then does not send it again when it has reconnected."""
+    subscription._conn._remove_sub(subscription._id)
