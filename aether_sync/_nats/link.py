@@ -245,6 +245,12 @@ class Link:
         self.pump.close(error)
         self.subscriber.close(error)
 
+    def disown(self, error: BusClosedError) -> None:
+        """In a forked child: give an end to whoever waits here, over whom a signal handler forked."""
+        self.first.fail(error)
+        self.pump.release(error)
+        self._enter(LinkState.CLOSED)
+
     def forsake(self) -> None:
         """Flush once, then end, with the loop: nobody is left to close this link."""
 

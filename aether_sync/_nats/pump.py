@@ -184,6 +184,10 @@ class Pump:
         """Write nothing more, and release everyone who waits for a flush, or will."""
         self._closed = error
         self.pause()
+        self.release(error)
+
+    def release(self, error: Exception) -> None:
+        """Give everyone who waits for a flush an error."""
         for _, reply in self._flushes:
             reply.fail(error)
         self._flushes = []

@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 from .._routing import Deliveries, Group, Route, Target, log_text
 from .._waiting import Reply, guard
 from .._wire import EnvelopeWriter, decode_envelope
-from ..errors import AetherError, DecodingError
+from ..errors import AetherError, DecodingError, SubscriptionClosedError
 from ..events import Event
 from ..metrics import Counters
 from .reporter import Reporter
@@ -65,6 +65,11 @@ class Interest:
     def close(self, error: AetherError) -> None:
         """End with the connection: who iterates takes what is queued; who waits for the confirmation gets the error."""
         self._end(error, failure=None)
+
+    def disown(self) -> None:
+        """In a forked child: give an end to whoever waits here, over whom a signal handler forked."""
+        self.confirmed.fail(SubscriptionClosedError("this process was forked meanwhile: subscribe again here"))
+        self.gone.set(None)
 
     def _end(self, error: AetherError, failure: AetherError | None) -> None:
         self.ended = True
