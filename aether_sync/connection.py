@@ -1,5 +1,6 @@
 """``Connection``: a connection to a NATS cluster that any thread may use, and several buses may share."""
 
+import logging
 import os
 import ssl
 import weakref
@@ -33,6 +34,8 @@ from .errors import (
 )
 
 __all__ = ["Connection", "ConnectionOptions"]
+
+logger = logging.getLogger("aether_sync")
 
 _AT_EXIT = 5.0  # seconds for all connections that nobody closed: what close() has for one
 _DEFAULT_URL = "nats://127.0.0.1:4222"
@@ -372,10 +375,13 @@ _used: Living[Connection] = Living()
 @at_exit
 def _close_all() -> None:
     deadline = Deadline(_AT_EXIT)
-    for connection in _used:
-        if connection._engine is not None and not connection.closed:
-            warn_unclosed(repr(connection), connection)
-            connection.close(deadline.timeout_left())
+    unclosed = [(repr(one), one) for one in _used if one._engine is not None and not one.closed]
+    for name, connection in unclosed:
+        report = connection.close(deadline.timeout_left())
+        if not report:
+            logger.warning("closing %s left something undone: %r", name, report)
+    for name, connection in unclosed:  # only now: a warning may be an error
+        warn_unclosed(name, connection)
 
 
 def _forsake(engine: Engine, name: str) -> None:
