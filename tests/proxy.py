@@ -4,12 +4,12 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Self
 
 from .conftest import PATIENCE
 
+_SEND_TIMEOUT = struct.pack("ll", 0, 50_000)  # 50 ms: then it is looked whether the link is to be closed
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close() throws away what is unsent, and the other side sees a reset
 
 
@@ -59,7 +59,7 @@ class Proxy:
         self._change(_flows=False)
 
     def delay(self, seconds: float) -> None:
-        """Pass each piece on only after this time. A piece is what one ``recv`` gives, so it slows a stream down too."""
+        """Pass each piece (what one ``recv`` gives) on only after this time; that slows a stream down too."""
         self._change(_delay=seconds)
 
     def throttle(self, bytes_per_second: float) -> None:
@@ -75,7 +75,7 @@ class Proxy:
         with self._lock:
             links = list(self._links)
         for link in links:
-            link.client.sendall(data)
+            link.send(link.client, data)
 
     @property
     def links(self) -> int:
@@ -109,6 +109,7 @@ class Proxy:
                 continue
             for end in (client, server):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _SEND_TIMEOUT)
                 if self._buffer:
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._buffer)
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._buffer)
@@ -178,8 +179,14 @@ class _Link:
                 if not data:
                     break
                 self._proxy.dawdle(len(data), self)
-                sink.sendall(data)
+                self.send(sink, data)
         self.close(reset=False)
+
+    def send(self, sink: socket.socket, data: bytes) -> None:
+        left = memoryview(data)
+        while left and not self.is_closed:
+            with suppress(BlockingIOError):
+                left = left[sink.send(left) :]
 
     def close(self, *, reset: bool) -> None:
         self.is_closed = True
@@ -203,10 +210,3 @@ def _close(end: socket.socket, *, reset: bool) -> None:
         if reset:  # wakes the thread that reads here; the other side sees the reset when it is closed
             end.shutdown(socket.SHUT_RD)
         end.close()
-
-
-@contextmanager
-def proxied(port: int, *, buffer: int = 0) -> Iterator[Proxy]:
-    """A proxy in front of a port, restored and closed at the end."""
-    with Proxy(port, buffer=buffer) as proxy:
-        yield proxy

@@ -135,8 +135,6 @@ class Link:
                 await self._gone.wait()
             except Exception as error:
                 self._fault(error)
-            else:
-                self._fault(client.last_error or ConnectionError("the server closed the connection"))
             self._down()
             await self._discard(client)
             await asyncio.sleep(self._options.reconnect_wait)

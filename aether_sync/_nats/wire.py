@@ -149,6 +149,8 @@ class SteadyClient(Client):
         await super()._attempt_reconnect()
 
     async def _close(self, status: int, do_cbs: bool = True) -> None:
+        if do_cbs and self._err is not None and not self.is_closed:
+            await self._error_cb(self._err)  # why, before disconnected_cb
         self._abort()
         await super()._close(status, do_cbs)
 
