@@ -286,6 +286,7 @@ class Connection(Lifetime, Heir):
         return {
             "outbox_events": events,
             "outbox_bytes": size,
+            "confirmed": 0 if engine is None else engine.link.pump.confirmed,
             "uncertain": 0 if engine is None else engine.link.pump.uncertain,
             "rejected": 0 if engine is None else engine.link.pump.rejected,
             "reconnects": 0 if engine is None else engine.link.reconnects,

@@ -2,21 +2,25 @@
 
 ::
 
-    NEW --start()--> CONNECTING --connected--> CONNECTED --broken--> RECONNECTING --connected--> CONNECTED
-                          '------------- any of them --close()--> CLOSED -------------'
+    NEW --start()--> CONNECTING --connected--> CONNECTED <--connected-- RECONNECTING
+                          |                        '------- broken ------^    |
+                          '--------------- any of them --close()--> CLOSED <--'
 
-nats-py reconnects by itself after most failures. It closes for good after most ``-ERR``; then :meth:`Link._supervise`
-makes a new client, and the interests are subscribed again on that one. A frozen link, or a read loop that died, is
-found by :meth:`Link._watch`.
+broken is: the server closed the connection, or sent what is no protocol (nats-py reconnects); an ``-ERR`` that is not
+about a subject (nats-py closes the client for good, and :meth:`Link._supervise` makes another one); no PONG in time
+(:meth:`Link._watch` breaks the connection off); or a server that says that it will shut down, while another is known
+(:meth:`Link._leave`: first what is in flight is confirmed). The next server is another one than the last, if there is
+one that answers. On entering CONNECTED, all interests are subscribed and the pump writes; on leaving it, what was
+written and is unconfirmed becomes uncertain.
 """
 
 import asyncio
+import random
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from enum import Enum
 from traceback import format_exception
 from typing import Any
-
-from nats.aio.client import Client
 
 from .._queues import Outbox
 from .._waiting import Parking, Reply, guard
@@ -31,6 +35,7 @@ from .wire import SteadyClient, Wire
 
 __all__ = ["Link", "LinkState"]
 
+_SPREAD = 0.5  # seconds within which all clients of a server that will shut down leave it, lest they storm the others
 _FORSAKEN_GRACE = 5.0  # seconds to flush for a connection that nobody closed
 
 
@@ -70,10 +75,11 @@ class Link:
         self.max_payload = 0
         self.reconnects = 0
         self.changed = Parking(guard())
-        self._client: Client | None = None
+        self._client: SteadyClient | None = None
         self._wire: Wire | None = None  # of the connection there is, or was last
         self._gone = asyncio.Event()  # nats-py has closed the client for good
-        self._tasks: list[asyncio.Task[None]] = []
+        self._leaving: Wire | None = None  # to a server that will shut down
+        self._tasks: set[asyncio.Task[None]] = set()
 
     # -- read by any thread
 
@@ -97,12 +103,16 @@ class Link:
         """Begin to connect."""
         self._enter(LinkState.CONNECTING)
         for work in (self._supervise, self._watch, self.pump.run, self.subscriber.run):
-            task = asyncio.get_running_loop().create_task(work())
-            task.add_done_callback(self._ended)
-            self._tasks.append(task)
+            self._begin(work())
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(self._ended)
+        self._tasks.add(task)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         """Say so if a task ended by a mistake of ours: without it the link is lame."""
+        self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._reporter.internal_error("".join(format_exception(error)))
 
@@ -113,7 +123,9 @@ class Link:
     async def _supervise(self) -> None:
         """Connect; once nats-py gives a client up, begin again with a new one."""
         while True:
-            client = SteadyClient(self._options.wants_tls, self.subscriber.unreadable)
+            client = SteadyClient(
+                self._options.wants_tls, self.subscriber.unreadable, self._informed, before=self._client
+            )
             self._client = client
             self._gone.clear()
             client.msg_class = message_class(self.subscriber.use(client), self._reporter)  # type: ignore[assignment]
@@ -123,43 +135,35 @@ class Link:
                 await self._gone.wait()
             except Exception as error:
                 self._fault(error)
-            else:
-                self._fault(client.last_error or ConnectionError("the server closed the connection"))
             self._down()
             await self._discard(client)
             await asyncio.sleep(self._options.reconnect_wait)
 
-    def _callbacks(self, client: Client) -> dict[str, Any]:
+    def _callbacks(self, client: SteadyClient) -> dict[str, Any]:
         """Callbacks for one client: they never raise or block, and are deaf once it is replaced."""
 
-        async def error_cb(error: Exception) -> None:
-            if client is self._client:
-                self._fault(error)
+        def made(react: Callable[..., object]) -> Callable[..., Awaitable[None]]:
+            async def callback(*args: Any) -> None:
+                try:
+                    if client is self._client:
+                        react(*args)
+                except Exception as error:  # nats-py would not go on
+                    self._reporter.internal_error("".join(format_exception(error)))
 
-        async def disconnected_cb() -> None:
-            if client is self._client:
-                self._down()
-
-        async def reconnected_cb() -> None:
-            if client is self._client:
-                self._up()
-
-        async def closed_cb() -> None:
-            if client is self._client:
-                self._gone.set()
+            return callback
 
         return {
-            "error_cb": error_cb,
-            "disconnected_cb": disconnected_cb,
-            "reconnected_cb": reconnected_cb,
-            "closed_cb": closed_cb,
+            "error_cb": made(self._fault),
+            "disconnected_cb": made(self._down),
+            "reconnected_cb": made(self._up),
+            "closed_cb": made(self._gone.set),
         }
 
     def _fault(self, error: Exception) -> None:
         refused = refusal(error)
         if refused is not None:
             if refused.is_publish:
-                self.pump.reject(1, f"no permission to publish to {refused.subject!r}")
+                self.pump.refuse(f"no permission to publish to {refused.subject!r}")
             else:
                 self.subscriber.refuse(refused)
             return
@@ -177,8 +181,8 @@ class Link:
         if self.state is LinkState.RECONNECTING:
             self.reconnects += 1
             self._reporter.info("connected to %s again", self.where)
-        self.max_payload = client.max_payload
-        self.pump.resume(wire, client.max_payload)
+        self._take_limits(client)
+        self.pump.resume(wire)
         self.subscriber.resume(wire)
         self._enter(LinkState.CONNECTED)
         self.first.set(None)
@@ -191,12 +195,36 @@ class Link:
         self.pump.pause()
         self.subscriber.pause()
 
+    def _take_limits(self, client: SteadyClient) -> None:
+        self.max_payload = client.max_payload
+        self.pump.limit(client.max_payload)
+
+    def _informed(self, client: SteadyClient, info: dict[str, Any]) -> None:
+        """The server has changed what it says of itself."""
+        wire = self._wire
+        if client is not self._client or wire is None or self.state is not LinkState.CONNECTED:
+            return
+        self._take_limits(client)
+        if info.get("ldm") and client.has_alternative and wire is not self._leaving:
+            self._leaving = wire
+            self._begin(self._leave(client, wire))
+
+    async def _leave(self, client: SteadyClient, wire: Wire) -> None:
+        """Go to another server, with nothing in flight."""
+        await asyncio.sleep(_SPREAD * random.random())
+        if wire is not self._wire:
+            return
+        self.pump.hold()
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self.pump.settle(), self._options.ping_interval)
+        await self._break_off(client, wire, "it is about to shut down")
+
     # -- watching
 
     async def _watch(self) -> None:
-        """Ask the server for a PONG at every interval; a link that has not answered by the next one is broken off."""
+        """Break a connection off on which nothing came for a whole interval although a PONG was due."""
         asked: Wire | None = None  # the wire on which a PONG is due
-        seen = -1
+        seen: tuple[object, int] | None = None
 
         def answered() -> None:
             nonlocal asked
@@ -205,20 +233,24 @@ class Link:
         while True:
             await asyncio.sleep(self._options.ping_interval)
             client, wire = self._client, self._wire
-            if client is None or wire is None or self.state is not LinkState.CONNECTED:
-                continue
-            arrived = client.stats["in_msgs"]
-            if client.is_closed:
-                self._gone.set()  # nats-py gave up, and hangs in doing so
-            elif wire.is_dead or client.is_reconnecting or (asked is wire and arrived == seen):
+            if client is None or not client.is_connected:
+                if client is not None and client.is_closed:
+                    self._gone.set()  # nats-py gave up, and hangs in doing so
+                continue  # each step to a connection has a deadline of its own
+            if wire is None or self.state is not LinkState.CONNECTED:
+                asked = wire  # nats-py awaits a PONG of its own before it says that it is connected
+            before, seen = seen, Wire(client).received
+            if seen == before and asked is wire:
                 asked = None
-                self.reason = f"no answer within {self._options.ping_interval:g} s"
-                wire.abort()
-                await client.force_reconnect()
-            elif asked is not wire:
+                await self._break_off(client, wire, f"no answer within {self._options.ping_interval:g} s")
+            elif wire is not None and asked is not wire:
                 asked = wire
                 wire.ping(answered)
-            seen = arrived
+
+    async def _break_off(self, client: SteadyClient, wire: Wire | None, reason: str) -> None:
+        if wire is self._wire and client is self._client:
+            self.reason = reason
+            await client.force_reconnect()
 
     # -- ending
 
@@ -259,12 +291,10 @@ class Link:
             self._reporter.end()
             asyncio.get_running_loop().stop()
 
-        self._tasks.append(asyncio.get_running_loop().create_task(wind_up()))
+        self._begin(wind_up())
 
     @staticmethod
-    async def _discard(client: Client) -> None:
-        """Close a client without waiting for a server that may be frozen."""
-        Wire(client).abort()
+    async def _discard(client: SteadyClient) -> None:
         with suppress(Exception):
             await asyncio.wait_for(client.close(), 1.0)
 

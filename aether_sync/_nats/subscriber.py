@@ -90,7 +90,7 @@ class Subscriber:
                 with suppress(Error, OSError):  # the connection broke: resume() finds what is missing
                     await (self._subscribe(interest) if wanted else self._unsubscribe(interest))
                 done += 1
-                if done % 64 == 0:  # nats-py's flush queue is bounded, and its flusher wants a turn
+                if done % 64 == 0:  # others want a turn
                     await asyncio.sleep(0)
 
     async def _subscribe(self, interest: Interest) -> None:
@@ -101,9 +101,7 @@ class Subscriber:
         subscription = await client.subscribe(interest.subject, queue=interest.group or "")
         self._by_sid[sid_of(subscription)] = interest
         self._interests[interest] = subscription
-        if interest.confirmed.done:
-            wire.push()
-        else:
+        if not interest.confirmed.done:
             self._unconfirmed.append(interest)
             wire.ping(self._confirm)
 
