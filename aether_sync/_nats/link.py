@@ -23,7 +23,7 @@ from .._waiting import Parking, Reply, guard
 from ..errors import BusClosedError, ConnectError
 from .options import ConnectOptions
 from .pump import Account, Pump
-from .reasons import describe, is_refusal, refusal, shown
+from .reasons import describe, is_hang_up, is_refusal, refusal, shown
 from .receive import message_class
 from .reporter import Reporter
 from .subscriber import Subscriber
@@ -70,6 +70,8 @@ class Link:
         self.max_payload = 0
         self.reconnects = 0
         self.changed = Parking(guard())
+        self._login = options.login()
+        self._refusals = 0  # in a row
         self._client: Client | None = None
         self._wire: Wire | None = None  # of the connection there is, or was last
         self._gone = asyncio.Event()  # nats-py has closed the client for good
@@ -113,7 +115,7 @@ class Link:
     async def _supervise(self) -> None:
         """Connect; once nats-py gives a client up, begin again with a new one."""
         while True:
-            client = SteadyClient(self._options.wants_tls, self.subscriber.unreadable)
+            client = SteadyClient(self._options.wants_tls, self._login, self.subscriber.unreadable)
             self._client = client
             self._gone.clear()
             client.msg_class = message_class(self.subscriber.use(client), self._reporter)  # type: ignore[assignment]
@@ -138,6 +140,8 @@ class Link:
 
         async def disconnected_cb() -> None:
             if client is self._client:
+                if client.last_error is not None:  # why nats-py closes for good; else error_cb has told
+                    self.reason = describe(client.last_error)
                 self._down()
 
         async def reconnected_cb() -> None:
@@ -163,9 +167,16 @@ class Link:
             else:
                 self.subscriber.refuse(refused)
             return
+        if self._refusals and is_hang_up(error):  # of the socket on which we were refused
+            return
         self.reason = describe(error)
-        if is_refusal(error):
-            self.first.fail(self.connect_error())
+        if not is_refusal(error):
+            self._refusals = 0
+        else:
+            self.reason += self._login.doubt()
+            self._refusals += 1
+            if self._refusals >= len(self._options.servers):  # each was asked
+                self.first.fail(self.connect_error())
         if self.state is not LinkState.CONNECTED:
             self._reporter.burst(f"connect: {self.reason}", "not connected to %s: %s", self.where, self.reason)
 
@@ -177,6 +188,7 @@ class Link:
         if self.state is LinkState.RECONNECTING:
             self.reconnects += 1
             self._reporter.info("connected to %s again", self.where)
+        self._refusals = 0
         self.max_payload = client.max_payload
         self.pump.resume(wire, client.max_payload)
         self.subscriber.resume(wire)

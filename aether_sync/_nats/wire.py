@@ -5,12 +5,15 @@ a flush that times out kills the read loop; so commands are written to the trans
 answered by a callback that nothing cancels.
 """
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 from nats.errors import Error
+
+from .login import Login, NotSentError
 
 __all__ = ["SteadyClient", "Wire", "forget", "sid_of"]
 
@@ -22,18 +25,39 @@ class SteadyClient(Client):
 
     Args:
         wants_tls: Whether to leave a server that does not speak TLS, before any credentials are sent.
+        login: What the server is shown.
         unreadable: Called with the sid of a message whose subject or headers cannot be read.
     """
 
-    def __init__(self, wants_tls: bool, unreadable: Callable[[int], None]) -> None:
+    def __init__(self, wants_tls: bool, login: Login, unreadable: Callable[[int], None]) -> None:
         super().__init__()
         self._wants_tls = wants_tls
+        self._login = login
         self._unreadable = unreadable
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         if initial_connection and self._wants_tls and not info.get("tls_required"):
-            raise Error("TLS was asked for, and the server does not require it: nothing was sent to it")
+            raise NotSentError("TLS was asked for, and the server does not require it: nothing was sent to it")
         await super()._process_info(info, initial_connection)
+
+    def _connect_command(self) -> bytes:
+        verb, _, fields = super()._connect_command().partition(b" ")
+        server = self._current_server
+        assert server is not None
+        shown = self._login.fields(server.uri.hostname, server.uri.port, self._server_info.get("nonce"))
+        return b"%b %b\r\n" % (verb, json.dumps(json.loads(fields) | shown).encode())
+
+    async def _process_connect_init(self) -> None:
+        try:
+            await super()._process_connect_init()
+        finally:
+            if not self.is_connected:  # nats-py leaves the socket of a failed attempt open, and these running
+                for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
+                    if task is not None:
+                        task.cancel()
+                Wire(self).abort()
+        if not self.is_connected:  # nats-py takes the end of the stream, in place of the PONG, for a yes
+            raise Error("the server closed the connection before it had answered")
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         try:
