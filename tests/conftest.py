@@ -90,8 +90,8 @@ class Monitor:
         """Subjects and queue groups that a bus has on the server."""
         engine = bus.connection._engine
         assert engine is not None
-        assert engine.link._client is not None
-        (client,) = self._ask(f"connz?subs=detail&limit=10000&cid={engine.link._client.client_id}")["connections"]
+        assert engine.link._wire is not None
+        (client,) = self._ask(f"connz?subs=detail&limit=10000&cid={engine.link._wire.client_id}")["connections"]
         details = client.get("subscriptions_list_detail", [])
         return sorted((detail["subject"], detail.get("qgroup", "")) for detail in details)
 

@@ -126,8 +126,8 @@ def test_the_only_server_freezes_and_comes_back(make_bus: MakeBus, own_server: N
     assert engine is not None
     eventually(lambda: not bus.is_connected, "the disconnect")
     eventually(lambda: "no answer: nothing" in engine.link.reason, "an attempt that failed")
-    failed = engine.link._client._server_pool[0].reconnects  # type: ignore[union-attr]
-    eventually(lambda: engine.link._client._server_pool[0].reconnects > failed, "another")  # type: ignore[union-attr]
+    failed = engine.link._wire.server.failures  # type: ignore[union-attr]
+    eventually(lambda: engine.link._wire.server.failures > failed, "another")  # type: ignore[union-attr]
     assert len(os.listdir("/proc/self/fd")) <= files, "sockets of attempts that failed"
     own_server.resume()
     assert bus.wait_connected(PATIENCE)
@@ -163,7 +163,7 @@ def test_a_link_that_nobody_reads_is_left(make_bus: MakeBus) -> None:
     with bus.subscribe("n") as events:
         engine = bus.connection._engine
         assert engine is not None
-        bus.connection.nudge(lambda: engine.link._client._reading_task.cancel())  # type: ignore[union-attr]
+        bus.connection.nudge(lambda: engine.link._wire._reading_task.cancel())  # type: ignore[union-attr]
         eventually(lambda: bus.metrics().reconnects == 1, "another connection")
         make_bus().publish("n", make_event(1))
         assert take(events) == 1
@@ -174,7 +174,7 @@ def test_a_server_that_freezes_before_the_last_step_of_a_reconnect_is_left(make_
     bus.start()
     fake.answer = lambda peer, line: b"PONG\r\n" if line == b"PING" and peer.lines.count(b"PING") == 1 else None
     fake.last.cut()
-    eventually(lambda: len(fake.peers) == 2 and fake.last.lines.count(b"PING") == 2, "a PING that nobody answers")
+    eventually(lambda: len(fake.peers) == 2 and fake.last.lines.count(b"PING") >= 2, "a PING that nobody answers")
     fake.answer = polite
     assert bus.wait_connected(3 * UNIT)  # nats-py would wait for 10 s
     bus.publish("n", make_event())
@@ -191,7 +191,7 @@ def test_sub_and_pub_are_written_before_their_ping(make_bus: MakeBus, fake: Fake
             bus.publish(f"n.{n}", make_event(n))
             bus.flush(PATIENCE)
     kinds = [line.split()[0] for line in fake.last.lines if not line.startswith(b"UNSUB")]
-    assert kinds == [b"CONNECT", b"PING"] + [b"SUB", b"PING", b"PUB", b"PING"] * 20
+    assert kinds == [b"CONNECT"] + [b"PING"] * 3 + [b"SUB", b"PING", b"PUB", b"PING"] * 20
 
 
 # -- 3: -ERR
@@ -472,7 +472,7 @@ def test_the_next_server_takes_less(make_bus: MakeBus, fake: FakeServer, caplog:
 
 def test_refused_and_uncertain_are_not_counted_twice(make_bus: MakeBus, fake: FakeServer, prefix: str) -> None:
     denied = f"-ERR 'Permissions Violation for Publish to \"{prefix}.events.no\"'\r\n".encode()
-    fake.answer = lambda peer, line: polite(peer, line) if len(peer.lines) <= 2 else denied if b".no" in line else None
+    fake.answer = lambda peer, line: polite(peer, line) if len(peer.lines) <= 4 else denied if b".no" in line else None
     bus = make_bus(fake.url, ping_interval=NEVER)
     bus.start()
     bus.publish_many("no", [make_event()] * 2)

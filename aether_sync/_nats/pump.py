@@ -146,7 +146,7 @@ class Pump:
             self._outbox.written(end - start, size)
             start, batch_bytes = end, batch_bytes + size
             with suppress(OSError):  # the link notices too
-                await wire.drain()
+                await wire.writable()
             await asyncio.sleep(0)  # reading goes on between two slices
         self._outbox.written(0, batch.size - batch_bytes)  # an interrupted publisher counted more than it put
 
