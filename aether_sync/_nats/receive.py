@@ -111,6 +111,8 @@ class Inbox:
         self._counters = counters
         self._failed = failed  # called with a subscription that ended by its overflow policy
         self._arrived: list[tuple[Interest, str, bytes]] = []
+        # What was decoded last: copies of an event come one after the other, if not always in one turn of the loop.
+        self._last: tuple[str, bytes, Event, Interest] | None = None
 
     def arrive(self, interest: Interest, subject: str, payload: bytes, reporter: Reporter) -> None:
         """Take one message."""
@@ -128,7 +130,7 @@ class Inbox:
         arrived, self._arrived = self._arrived, []
         deliveries = Deliveries()
         received = 0
-        last: tuple[str, bytes, Event, Interest] | None = None  # copies of an event come one after the other
+        last = self._last
         for interest, subject, payload in arrived:
             if interest.group is None and payload.startswith(self._own):
                 continue
@@ -147,6 +149,7 @@ class Inbox:
                 last = (subject, payload, event, interest)
                 received += 1
             deliveries.add(route, event, len(payload))
+        self._last = last
         for target in deliveries.hand_over():
             reporter.warning(*log_text(target))
         for target in deliveries.failed:
