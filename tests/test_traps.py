@@ -342,24 +342,26 @@ def test_an_err_in_another_case_is_about_the_one_it_is_about(make_bus: MakeBus, 
 # -- servers that say what they should not
 
 
-@pytest.mark.parametrize(
-    "garbage",
-    [
-        b"HELLO WORLD\r\n", b"x\r\n" * 5_000, b"\x00" * 3_000_000, b"MSG\r\n", b"MSG a.b x y\r\n", b"INFO {\r\n",
-        b"INFO []\r\n", b"-ERR\r\n", b"-ERR without quotes\r\n", b"MSG nobody 999 2\r\nfar more than that\r\n",
-        b"\xff\xfe\r\n",
-    ],
-    ids=lambda garbage: str(garbage[:20]),
-)  # fmt: skip
-def test_garbage_ends_the_connection_at_once(
-    make_bus: MakeBus, fake: FakeServer, prefix: str, garbage: bytes, caplog: pytest.LogCaptureFixture
-) -> None:
-    bus = make_bus(fake.url, ping_interval=NEVER)
-    with bus.subscribe("n") as events:
-        fake.last.send(garbage)
-        eventually(lambda: bus.metrics().reconnects == 1, "another connection")
-        fake.last.send(message(fake.last, f"{prefix}.events.n"))
-        assert take(events) == 1
+GARBAGE = [
+    b"HELLO WORLD\r\n", b"x\r\n" * 5_000, b"\x00" * 3_000_000, b"MSG\r\n", b"MSG a.b x y\r\n", b"INFO {\r\n",
+    b"INFO []\r\n", b"-ERR\r\n", b"-ERR without quotes\r\n", b"MSG nobody 999 2\r\nfar more than that\r\n",
+    b"\xff\xfe\r\n",
+]  # fmt: skip
+
+
+def test_garbage_ends_the_connection_at_once(prefix: str, caplog: pytest.LogCaptureFixture) -> None:
+    def provoke(garbage: bytes) -> None:
+        with (
+            FakeServer() as fake,
+            NATSEventBus(fake.url, prefix=prefix, ping_interval=NEVER) as bus,
+            bus.subscribe("n") as events,
+        ):
+            fake.last.send(garbage)
+            eventually(lambda: bus.metrics().reconnects == 1, f"another connection after {garbage[:30]!r}")
+            fake.last.send(message(fake.last, f"{prefix}.events.n"))
+            assert take(events) == 1
+
+    run_threads(*(lambda garbage=garbage: provoke(garbage) for garbage in GARBAGE))
     assert {record.name for record in caplog.records} <= {"aether_sync"}, "nats-py logs on the loop thread"
 
 
