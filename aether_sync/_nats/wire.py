@@ -74,8 +74,12 @@ class Wire(Client):
     async def open(self, options: ConnectOptions) -> None:
         """Connect, or raise why that is not possible: one attempt, with a deadline."""
         self._wants_tls = options.wants_tls
-        async with asyncio.timeout(options.connect_timeout):
-            await self.connect(**options.for_nats(self.server), error_cb=self._on_error)
+        try:
+            async with asyncio.timeout(options.connect_timeout):
+                await self.connect(**options.for_nats(self.server), error_cb=self._on_error)
+        except ConnectionResetError as error:  # what was read before may say why
+            reader = getattr(self._transport, "_io_reader", None)
+            raise (reader and reader.exception()) or error from None
 
     async def _select_next_server(self) -> None:
         (server,) = self._server_pool
