@@ -104,3 +104,89 @@ def test_rights_that_are_revoked_end_the_subscription(caplog: pytest.LogCaptureF
             eventually(lambda: not others.closed and bus.is_connected)
             bus.publish("open.a", make_event(2))
             assert numbers([others.get(timeout=PATIENCE)]) == [2]
+
+
+# -- a deny inside of what is allowed, queue groups, and rights that change
+
+RESTRICTED = """
+authorization {
+  users: [{
+    user: "u", password: "p", permissions: {
+      publish: { allow: ["t.events.>"], deny: [%s] }
+      subscribe: {
+        allow: ["t.events.wild.*", "t.events.jobs workers", "t.events.both", "t.events.both readers"]
+        deny: ["t.events.wild.secret", "t.events.both writers"]
+      }
+    }
+  }]
+}
+"""
+
+
+@pytest.fixture
+def restricted() -> Iterator[NatsServer]:
+    with NatsServer(config=RESTRICTED % "") as server:
+        yield server
+
+
+@pytest.fixture
+def nodes(restricted: NatsServer) -> Iterator[tuple[NATSEventBus, NATSEventBus]]:
+    url = restricted.url.replace("nats://", "nats://u:p@")
+    with NATSEventBus(url, prefix="t") as here, NATSEventBus(url, prefix="t") as there:
+        yield here, there
+
+
+def test_a_deny_inside_an_allowed_wildcard_keeps_events_away_in_silence(
+    nodes: tuple[NATSEventBus, NATSEventBus], caplog: pytest.LogCaptureFixture
+) -> None:
+    here, there = nodes
+    with here.subscribe("wild.*") as events, there.subscribe("wild.*") as own:
+        for n, namespace in enumerate(("wild.secret", "wild.open", "wild.secret", "wild.open")):
+            there.publish(namespace, make_event(n))
+        there.flush(PATIENCE)
+        assert numbers([events.get(timeout=PATIENCE), events.get(timeout=PATIENCE)]) == [1, 3]
+        assert numbers(own.get_batch(9, timeout=0)) == [0, 1, 2, 3]  # on its own node no server stands between
+        assert (events.stats().offered, here.metrics().received) == (2, 2)
+        assert not events.closed
+        with pytest.raises(PermissionDeniedError, match=r"'t\.events\.wild\.secret'"):
+            here.subscribe("wild.secret", timeout=PATIENCE)
+    assert [record for record in caplog.records if "permits no" not in record.getMessage()] == []
+
+
+def test_a_right_may_be_for_one_queue_group(nodes: tuple[NATSEventBus, NATSEventBus]) -> None:
+    here, there = nodes
+    with here.subscribe("jobs", queue_group="workers") as jobs, here.subscribe("both", queue_group="readers"):
+        there.publish("jobs", make_event(1))
+        assert numbers([jobs.get(timeout=PATIENCE)]) == [1]
+        for namespace, group in (("jobs", "idlers"), ("both", "writers"), ("jobs", "Workers")):
+            with pytest.raises(PermissionDeniedError, match=f"'t.events.{namespace}' in queue group '{group}'"):
+                here.subscribe(namespace, queue_group=group, timeout=PATIENCE)
+        there.publish("jobs", make_event(2))
+        assert numbers([jobs.get(timeout=PATIENCE)]) == [2]
+
+
+@pytest.mark.fault
+def test_a_right_to_publish_that_is_revoked_and_given_back(
+    restricted: NatsServer, nodes: tuple[NATSEventBus, NATSEventBus], caplog: pytest.LogCaptureFixture
+) -> None:
+    here, there = nodes
+    with here.subscribe("wild.*") as events:
+        there.publish("wild.open", make_event(1))
+        there.flush(PATIENCE)
+        assert numbers([events.get(timeout=PATIENCE)]) == [1]
+
+        restricted.reload(RESTRICTED % '"t.events.wild.open"')
+        assert there.wait_connected(PATIENCE)
+        there.publish("wild.open", make_event(2))
+        there.publish("wild.more", make_event(3))
+        with pytest.raises(DeliveryUncertainError, match=r"publish to 't\.events\.wild\.open'") as caught:
+            there.flush(PATIENCE)
+        assert (caught.value.rejected, caught.value.uncertain) == (1, 0)
+        eventually(lambda: "refused by the server" in caplog.text)
+        assert numbers([events.get(timeout=PATIENCE)]) == [3]
+
+        restricted.reload(RESTRICTED % "")
+        assert there.wait_connected(PATIENCE)
+        there.publish("wild.open", make_event(4))
+        there.flush(PATIENCE)
+        assert numbers([events.get(timeout=PATIENCE)]) == [4]

@@ -11,13 +11,43 @@ from typing import Any
 
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
-from nats.errors import Error
+from nats.errors import Error, ProtocolError
+from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
 from .login import Login, NotSentError
 
-__all__ = ["SteadyClient", "Wire", "forget", "sid_of"]
+__all__ = ["SteadyClient", "SteadyParser", "Wire", "forget", "sid_of"]
+
+_LONGEST_LINE = 1 << 20  # bytes; the greeting of a large cluster is the longest there is
+_LARGEST_MESSAGE = 128 << 20  # bytes, headers included: twice what a server can be told to take
 
 _NEEDED = ("_pending", "_pending_data_size", "_pongs", "_reading_task", "_transport")
+
+
+class SteadyParser(Parser):
+    """A parser for which all that it cannot read is a protocol error, so that the client reconnects.
+
+    nats-py ends reading at most of it, and goes on as if connected.
+    """
+
+    async def parse(self, data: bytes = b"") -> None:
+        """Parse what has arrived."""
+        try:
+            await super().parse(data)
+            if self.state == AWAITING_CONTROL_LINE:
+                self._bound(len(self.buf), _LONGEST_LINE)
+            else:
+                self._bound(self.needed, _LARGEST_MESSAGE)
+        except OSError:
+            raise
+        except Exception as error:
+            await self.nc._error_cb(Error(f"what the server sends is not the NATS protocol ({type(error).__name__})"))
+            raise ProtocolError from error
+
+    @staticmethod
+    def _bound(size: int, limit: int) -> None:
+        if size > limit:
+            raise ProtocolError
 
 
 class SteadyClient(Client):
@@ -31,6 +61,7 @@ class SteadyClient(Client):
 
     def __init__(self, wants_tls: bool, login: Login, unreadable: Callable[[int], None]) -> None:
         super().__init__()
+        self._ps = SteadyParser(self)
         self._wants_tls = wants_tls
         self._login = login
         self._unreadable = unreadable
@@ -38,6 +69,8 @@ class SteadyClient(Client):
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         if initial_connection and self._wants_tls and not info.get("tls_required"):
             raise NotSentError("TLS was asked for, and the server does not require it: nothing was sent to it")
+        if not isinstance(info.get("max_payload", 0), int):
+            raise ProtocolError
         await super()._process_info(info, initial_connection)
 
     def _connect_command(self) -> bytes:
@@ -50,6 +83,10 @@ class SteadyClient(Client):
     async def _process_connect_init(self) -> None:
         try:
             await super()._process_connect_init()
+        except (TimeoutError, OSError, Error):
+            raise
+        except Exception as error:  # on which nats-py would end its reconnecting
+            raise Error(f"something answers there, but it is no NATS server ({type(error).__name__})") from error
         finally:
             if not self.is_connected:  # nats-py leaves the socket of a failed attempt open, and these running
                 for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
