@@ -1,6 +1,10 @@
 """What a server forbids: denied subscriptions and publishes, told apart by their position between PONGs."""
 
+import re
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -190,3 +194,56 @@ def test_a_right_to_publish_that_is_revoked_and_given_back(
         there.publish("wild.open", make_event(4))
         there.flush(PATIENCE)
         assert numbers([events.get(timeout=PATIENCE)]) == [4]
+
+
+# -- what the README tells to configure
+
+
+@pytest.fixture
+def tenants(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., NATSEventBus]]:
+    """Makes buses of the users in the README's configuration."""
+    (config,) = re.findall(
+        r"^```conf\n(.*?)^```$", (Path(__file__).parent.parent / "README.md").read_text(), re.M | re.S
+    )
+    for name in ("A", "B", "AUDIT"):
+        monkeypatch.setenv(f"PASSWORD_{name}", f"the-password-of-{name.lower()}")
+    with NatsServer(config=config) as server, ExitStack() as open_ones:
+
+        def login(user: str, **options: Any) -> NATSEventBus:
+            bus = NATSEventBus(server.url, user=user, password=f"the-password-of-{user}", **options)
+            return open_ones.enter_context(bus)
+
+        yield login
+
+
+def test_the_readmes_configuration_keeps_tenants_apart(tenants: Callable[..., NATSEventBus]) -> None:
+    a, b, audit = tenants("a"), tenants("b"), tenants("audit")
+    with a.subscribe("tenant-a.>") as of_a, b.subscribe("tenant-b.>", "tenant-b") as of_b, audit.subscribe(">") as all_:
+        for n, namespace in enumerate(("tenant-b", "tenant-b.orders", "tenant-a.orders", "elsewhere")):
+            a.publish(namespace, make_event(n))
+        with pytest.raises(DeliveryUncertainError, match="elsewhere") as caught:
+            a.flush(PATIENCE)
+        assert caught.value.rejected == 3
+        b.publish("tenant-b", make_event(10))
+        b.publish("tenant-b.orders", make_event(11))
+        b.publish("tenant-a.orders", make_event(12))
+        with pytest.raises(DeliveryUncertainError):
+            b.flush(PATIENCE)
+        audit.publish("tenant-a.orders", make_event(13))
+        with pytest.raises(DeliveryUncertainError):
+            audit.flush(PATIENCE)
+        tenants("a").publish("tenant-a.orders", make_event(14))
+        assert numbers([of_a.get(timeout=PATIENCE), of_a.get(timeout=PATIENCE)]) == [2, 14]
+        assert numbers([of_b.get(timeout=PATIENCE), of_b.get(timeout=PATIENCE)]) == [10, 11]
+        assert sorted(numbers([all_.get(timeout=PATIENCE) for _ in range(5)])) == [2, 10, 11, 13, 14]  # 13 is its own
+        assert [one.get_batch(9, timeout=0) for one in (of_a, of_b, all_)] == [[], [], []]
+
+
+@pytest.mark.parametrize("pattern", [">", "*", "*.orders", "tenant-*", "tenant-b.>", "tenant-b", "tenant-a*.>"])
+def test_no_pattern_of_a_tenant_reaches_into_another(pattern: str, tenants: Callable[..., NATSEventBus]) -> None:
+    for bus in (tenants("a"), tenants("a", prefix="other")):
+        with pytest.raises(PermissionDeniedError):
+            bus.subscribe(pattern, timeout=PATIENCE)
+        if ">" not in pattern[:-1] and "*" not in pattern:
+            with pytest.raises(PermissionDeniedError):
+                bus.subscribe(pattern, queue_group="theirs", timeout=PATIENCE)
