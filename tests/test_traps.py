@@ -86,7 +86,7 @@ def fill(bus: NATSEventBus) -> int:
     assert engine is not None
     bus.publish("fill", make_event(0, data={"fill": "x" * 16 * 2**20}))
     eventually(lambda: bus.metrics().outbox_events == 0, "the large event to be written")
-    transport = engine.link._client._transport._io_writer.transport  # type: ignore[union-attr]
+    transport = engine.link._wire._transport._io_writer.transport  # type: ignore[union-attr]
     assert transport.get_write_buffer_size() > 0, "the kernel has taken it all"
     bus.publish_many("fill", [make_event(n) for n in range(1, 50)])
     return 50

@@ -21,13 +21,14 @@ from .login import Login, NotSentError
 from .options import ConnectOptions
 from .servers import Server
 
-__all__ = ["Wire", "forget", "sid_of"]
+__all__ = ["SteadyParser", "Wire", "forget", "sid_of"]
 
 _NEEDED = (
     "_close", "_connect_command", "_connect_to_server", "_flush_pending", "_process_connect_init", "_process_info",
     "_process_msg", "_process_op_err", "_remove_sub", "_select_next_server",
 )  # fmt: skip
 _LONGEST_LINE = 2**20  # bytes; an INFO that names every server of a large cluster has thousands
+_LARGEST_MESSAGE = 128 * 2**20  # bytes, headers included: twice what a server can be told to take
 
 if missing := [name for name in _NEEDED if not hasattr(Client, name)]:
     raise ImportError(f"this nats-py has no {', '.join(missing)}: install nats-py>=2.16,<3")
@@ -67,7 +68,7 @@ class Wire(Client):
         self._unreadable = unreadable
         self._informed = informed
         self._wants_tls = False
-        self._ps = self._parser = _SteadyParser(self)
+        self._ps = self._parser = SteadyParser(self)
 
     # -- its beginning
 
@@ -80,6 +81,10 @@ class Wire(Client):
         except ConnectionResetError as error:  # what was read before may say why
             reader = getattr(self._transport, "_io_reader", None)
             raise (reader and reader.exception()) or error from None
+        except (OSError, Error):
+            raise
+        except Exception as error:
+            raise Error(f"something answers there, but it is no NATS server ({type(error).__name__})") from error
 
     async def _select_next_server(self) -> None:
         (server,) = self._server_pool
@@ -103,9 +108,11 @@ class Wire(Client):
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         if initial_connection and self._wants_tls and not info.get("tls_required"):
             raise NotSentError("TLS was asked for, and the server does not require it: nothing was sent to it")
-        limit = info.get("max_payload")
+        limit = info.get("max_payload", 0)
         if isinstance(limit, int) and limit > 0:
             self._max_payload = limit
+        elif initial_connection and not isinstance(limit, int):
+            raise ProtocolError
         self._informed(self, info)
 
     async def _on_error(self, error: Exception) -> None:
@@ -183,21 +190,29 @@ class Wire(Client):
         return None if writer is None else writer.transport
 
 
-class _SteadyParser(Parser):
+class SteadyParser(Parser):
     """Ends a connection on which something cannot be understood, where nats-py logs it and reads no more."""
 
     received = 0  # bytes ever
 
     async def parse(self, data: bytes = b"") -> None:
+        """Parse what has arrived."""
         self.received += len(data)
         try:
             await super().parse(data)
+            self._check_what_is_left()
         except OSError:
             raise
         except Exception as error:
+            self.nc.abandon(Error(f"what the server sends is not the NATS protocol ({type(error).__name__})"))
             raise ProtocolError from error
-        if self.state == AWAITING_CONTROL_LINE and (b"\r\n" in self.buf or len(self.buf) > _LONGEST_LINE):
-            raise ProtocolError  # a whole line that is none of the protocol, or one that never ends
+
+    def _check_what_is_left(self) -> None:
+        if self.state != AWAITING_CONTROL_LINE:
+            if self.needed > _LARGEST_MESSAGE:
+                raise ProtocolError
+        elif b"\r\n" in self.buf or len(self.buf) > _LONGEST_LINE:  # none of the protocol; or it never ends
+            raise ProtocolError
 
 
 class _Pong:
