@@ -327,6 +327,7 @@ def test_a_consumer_that_burns_cpu_disconnects_nobody(make_bus: MakeBus) -> None
             with bus.subscribe("n") as events:
                 reading.set()
                 assert numbers(events.get(timeout=PATIENCE) for _ in range(bursts * each)) == list(range(bursts * each))
+            eventually(lambda: burning.stats().offered == bursts * each, "all events at the other bus")
         finally:
             over.set()
             burning.close()
