@@ -233,12 +233,12 @@ class NatsServer:
             self._launch()
 
     def pause(self) -> None:
-        """Freeze the server (SIGSTOP): its connections stay open, and nothing answers.
+        """Freeze the server (SIGSTOP): its connections stay open, and nothing answers from then on.
 
         Raises:
             ServerError: It is not running.
         """
-        self._running().signal(signal.SIGSTOP)
+        self._running().freeze()
 
     def resume(self) -> None:
         """Let a paused server go on.

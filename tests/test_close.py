@@ -169,6 +169,7 @@ def test_a_frozen_server_and_a_full_outbox(make_bus: MakeBus, own_server: NatsSe
     eventually(lambda: bus.metrics().outbox_bytes > 2**19, "an outbox that is full, and not yet half empty")
     report = close_in_time(bus, timeout)
     assert report.unsent + report.uncertain == accepted
+    assert bus.metrics().confirmed == 1
     assert report.unsent >= 5
     waiting.assert_released()
 

@@ -206,7 +206,8 @@ class Link:
             self.subscriber.refuse(refused)
 
     def _informed(self, wire: Wire, info: dict[str, Any]) -> None:
-        self._servers.learn(wire.server, info.get("connect_urls") or ())
+        addresses = info.get("connect_urls")
+        self._servers.learn(wire.server, addresses if isinstance(addresses, list) else ())
         if not wire.is_connected:
             return
         self._take_limits(wire)

@@ -3,6 +3,7 @@
 import ipaddress
 import random
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 from time import monotonic
@@ -56,8 +57,9 @@ class Servers:
         parts = urlsplit(source.url)
         for address in addresses:
             url = f"{parts.scheme}://{address}"
-            name = (source.tls_hostname or parts.hostname) if _is_ip(urlsplit(url).hostname) else None
-            told[_address(url)] = Server(url, name, was_given=False)
+            with suppress(ValueError):  # no address: whoever tells that is a server all the same
+                name = (source.tls_hostname or parts.hostname) if _is_ip(urlsplit(url).hostname) else None
+                told[_address(url)] = Server(url, name, was_given=False)
         if told:
             kept = {at: one for at, one in self._known.items() if one.was_given or one is source or at in told}
             self._known = told | kept
