@@ -1,16 +1,25 @@
 """Interests to the server: SUB and UNSUB, in the order in which they were asked for, each SUB confirmed.
 
-A SUB is followed by a PING. The server answers in order, so an ``-ERR`` that comes before the PONG of the first
-unanswered PING, and names its subject, is about that SUB::
+The life of an interest::
 
-    entered --SUB, PING--> unconfirmed --PONG--> confirmed
-                                |--- -ERR, PONG --> failed, removed
+    enter() --> ENTERED --SUB, PING--> UNCONFIRMED --PONG--> CONFIRMED
+                   '----- disconnect -------'|                   |
+                                             |-- -ERR, PONG --> FAILED <-- -ERR: right revoked, or refused by the next
+                                             |                   |                                             server
+                any of them but GONE --leave(): UNSUB--> GONE    '-- leave() follows by itself
+                of a queue group, with its SUB sent --leave(): UNSUB, PING--> LEAVING --PONG, or disconnect--> GONE
 
-An interest that is left is removed for good; a new one, with a new sid, takes its place if the subject is wanted again.
+What is ENTERED when there is a connection again is sent by :meth:`Subscriber.resume`. What is CONFIRMED stays so: its
+SUB is sent again by nats-py, or by ``resume()`` if the client is another. LEAVING still takes what the server has
+chosen it for, and is forgotten before nats-py would send its SUB again. GONE is for good: a new interest, with a new
+sid, takes its place if the subject is wanted again.
+
+The server answers in order, so an ``-ERR`` that comes before the PONG of the first unanswered PING, and names its
+subject, is about that SUB.
 """
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from contextlib import suppress
 
 from nats.aio.client import Client
@@ -38,7 +47,9 @@ class Subscriber:
         self._wire: Wire | None = None  # while connected
         self._changes: deque[tuple[Interest, bool]] = deque()  # (interest, wanted)
         self._changed = asyncio.Event()
-        self._unconfirmed: deque[Interest] = deque()  # in the order of their PINGs
+        self._unconfirmed: OrderedDict[Interest, None] = (
+            OrderedDict()
+        )  # asked for on this wire, in order of their PINGs
         self._refused: dict[Interest, PermissionDeniedError] = {}  # of those, until their PONG comes
         self._closed: AetherError | None = None
 
@@ -88,7 +99,10 @@ class Subscriber:
             while self._changes:
                 interest, wanted = self._changes.popleft()
                 with suppress(Error, OSError):  # the connection broke: resume() finds what is missing
-                    await (self._subscribe(interest) if wanted else self._unsubscribe(interest))
+                    if wanted:
+                        await self._subscribe(interest)
+                    else:
+                        self._unsubscribe(interest)
                 done += 1
                 if done % 64 == 0:  # nats-py's flush queue is bounded, and its flusher wants a turn
                     await asyncio.sleep(0)
@@ -97,29 +111,31 @@ class Subscriber:
         wire, client = self._wire, self._client
         if wire is None or client is None or interest not in self._interests:
             return
-        await self._drop(interest)  # an unconfirmed one of before a reconnect
+        if interest in self._unconfirmed or (self._interests[interest] is not None and interest.confirmed.done):
+            return  # it came twice, by enter() and by resume(): in between two SUBs it would be deaf
+        self._drop(interest)  # an unconfirmed one of before a reconnect
         subscription = await client.subscribe(interest.subject, queue=interest.group or "")
         self._by_sid[sid_of(subscription)] = interest
         self._interests[interest] = subscription
         if interest.confirmed.done:
             wire.push()
         else:
-            self._unconfirmed.append(interest)
+            self._unconfirmed[interest] = None
             wire.ping(self._confirm)
 
-    async def _unsubscribe(self, interest: Interest) -> None:
+    def _unsubscribe(self, interest: Interest) -> None:
         interest.confirmed.fail(SubscriptionClosedError("closed before the server had confirmed it"))
         subscription, wire = self._interests.get(interest), self._wire
+        if interest in self._leaving:
+            return
         if interest.group is None or subscription is None or wire is None:
-            try:
-                await self._drop(interest)
-            finally:
-                self._interests.pop(interest, None)
-                interest.gone.set(None)
+            self._drop(interest)
+            self._interests.pop(interest, None)
+            interest.gone.set(None)
         else:
             del self._interests[interest]
             self._leaving[interest] = subscription
-            wire.write(b"UNSUB %d\r\n" % sid_of(subscription))
+            wire.write(_unsub(subscription))
             wire.ping(lambda: self._forget(interest))
 
     def _forget(self, interest: Interest) -> None:
@@ -130,18 +146,26 @@ class Subscriber:
             forget(subscription)
         asyncio.get_running_loop().call_soon(interest.gone.set, None)  # behind the delivery of what has arrived
 
-    async def _drop(self, interest: Interest) -> None:
+    def _drop(self, interest: Interest) -> None:
+        """Let the server send no more for an interest.
+
+        Written past nats-py's flusher: while that waits for a frozen server its queue fills, and whoever then waits for
+        the queue waits for ever if nats-py gives the client up.
+        """
         subscription = self._interests.get(interest)
         if subscription is not None:
             self._interests[interest] = None
             self._by_sid.pop(sid_of(subscription), None)
-            await subscription.unsubscribe()
+            forget(subscription)
+            if self._client is not None and self._client.is_connected:  # else no server knows of it
+                with suppress(OSError):
+                    Wire(self._client).write(_unsub(subscription))
 
     def _confirm(self) -> None:
         """The PONG of the oldest unanswered PING is here. Called by the parser: must not raise."""
         if not self._unconfirmed:
             return
-        interest = self._unconfirmed.popleft()
+        interest, _ = self._unconfirmed.popitem(last=False)
         error = self._refused.pop(interest, None)
         if error is None:
             interest.confirmed.set(None)
@@ -154,7 +178,7 @@ class Subscriber:
             concerned = [one for sid, one in self._by_sid.items() if sid == refused.sid]
         else:
             concerned = [one for one in self._interests if _is_named(one, refused)]
-            first = self._unconfirmed[0] if self._unconfirmed else None
+            first = next(iter(self._unconfirmed), None)
             if first is not None and first in concerned:
                 self._refused[first] = _denied(first)
                 return
@@ -181,6 +205,10 @@ class Subscriber:
 
 def _is_named(interest: Interest, refused: Refusal) -> bool:
     return (interest.subject.lower(), (interest.group or "").lower()) == (refused.subject, refused.queue)
+
+
+def _unsub(subscription: NatsSubscription) -> bytes:
+    return b"UNSUB %d\r\n" % sid_of(subscription)
 
 
 def _denied(interest: Interest) -> PermissionDeniedError:
