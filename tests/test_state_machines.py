@@ -2,9 +2,9 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from aether_sync import (
     PublishTimeoutError,
     Subscription,
 )
+from aether_sync._nats import servers
 from aether_sync._nats.link import Link, LinkState
 
 from .conftest import PATIENCE, UNIT, Monitor, eventually, make_event, run_threads
@@ -59,11 +60,16 @@ def timed(call: Callable[[], T], timeout: float) -> T:
         assert time.monotonic() - start < timeout + MARGIN, "it ended too late"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _tries_again_soon() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(servers, "_PAUSE", 0.05)
+        yield
+
+
 def connect(url: str) -> Connection:
-    """A connection that notices soon, and tries again soon."""
-    connection = Connection(url, ping_interval=PING_INTERVAL, outbox_events=500)
-    connection._options = replace(connection._options, reconnect_wait=0.05)
-    return connection
+    """A connection that notices soon."""
+    return Connection(url, ping_interval=PING_INTERVAL, outbox_events=500)
 
 
 # -- the connection

@@ -1,12 +1,20 @@
 """Interests to the server: SUB and UNSUB, in the order in which they were asked for, each SUB confirmed.
 
-A SUB is followed by a PING. The server answers in order, so an ``-ERR`` that comes before the PONG of the first
-unanswered PING, and names its subject, is about that SUB::
+The life of an interest::
 
-    entered --SUB, PING--> unconfirmed --PONG--> confirmed
-                                |--- -ERR, PONG --> failed, removed
+    enter() --> ENTERED --SUB, PING--> UNCONFIRMED --PONG--> CONFIRMED
+                   ^------ lost ------------'|                  | -ERR: its right was revoked,
+                                             '-- -ERR, PONG --> FAILED      or the next server refuses it
+                                                                | leave() follows by itself
+    any of them ----------------------- leave(): UNSUB -----> GONE <--PONG, or lost-- LEAVING
+    one of a queue group, subscribed -- leave(): UNSUB, PING ----------------------------^
 
-An interest that is left is removed for good; a new one, with a new sid, takes its place if the subject is wanted again.
+On the next connection, SUB is sent for all that are ENTERED or CONFIRMED, which stay so, before the link calls itself
+connected. LEAVING still takes what the server has chosen it for. GONE is for good: a new interest, with a new sid,
+takes its place if the subject is wanted again.
+
+The server answers in order, so an ``-ERR`` that comes before the PONG of the first unanswered PING, and names its
+subject, is about that SUB.
 """
 
 import asyncio
@@ -105,17 +113,18 @@ class Subscriber:
             wire.ping(self._confirm)
 
     async def _unsubscribe(self, interest: Interest) -> None:
+        if interest in self._leaving:
+            return
         interest.confirmed.fail(SubscriptionClosedError("closed before the server had confirmed it"))
         subscription, wire = self._interests.pop(interest, None), self._wire
         if subscription is None or wire is None:
             interest.gone.set(None)
-        elif interest.group is None:
-            self._by_sid.pop(sid_of(subscription), None)
-            interest.gone.set(None)
-            await subscription.unsubscribe()
+            return
+        self._leaving[interest] = subscription
+        wire.write(b"UNSUB %d\r\n" % sid_of(subscription))
+        if interest.group is None:
+            self._forget(interest)
         else:
-            self._leaving[interest] = subscription
-            wire.write(b"UNSUB %d\r\n" % sid_of(subscription))
             wire.ping(lambda: self._forget(interest))
 
     def _forget(self, interest: Interest) -> None:
