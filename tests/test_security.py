@@ -476,7 +476,7 @@ def test_tls(case: Tls, given: Tls.Given, sweep: Sweep, refuse: Callable[..., fl
                 bus.flush(PATIENCE)
                 sweep.see(bus)
         elif case.waits:
-            refuse(server.url, case.reason, connect_timeout=0.3 * UNIT, **options)
+            refuse(server.url, case.reason, connect_timeout=UNIT, **options)
         else:
             assert refuse(server.url, case.reason, **options) < PROMPTLY
 
