@@ -264,8 +264,10 @@ class Link:
         finally:
             self._enter(LinkState.CLOSED)
             self._release()
+            client, self._client, self._wire = self._client, None, None
+            if client is not None:
+                client.abandon()
         await _cancel({task for task in self._tasks if task is not asyncio.current_task()})
-        client, self._client, self._wire = self._client, None, None
         if client is not None:
             await self._discard(client)
         return self.pump.account()

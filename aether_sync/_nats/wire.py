@@ -67,6 +67,7 @@ class SteadyClient(Client):
         self._known = [] if before is None else [server for server in before._server_pool if server.discovered]
         self._left = None if before is None else before._current_server
         self._ps = _SteadyParser(self)
+        self._is_abandoned = False
 
     # -- servers
 
@@ -88,6 +89,8 @@ class SteadyClient(Client):
     async def _connect_to_server(self, s: Any) -> None:
         self._abort()  # an attempt before this one: nats-py only forgets it, socket and all
         await super()._connect_to_server(s)
+        if self._is_abandoned:
+            self._abort()
 
     async def _process_connect_init(self) -> None:
         await super()._process_connect_init()
@@ -153,6 +156,11 @@ class SteadyClient(Client):
             await self._error_cb(self._err)  # why, before disconnected_cb
         self._abort()
         await super()._close(status, do_cbs)
+
+    def abandon(self) -> None:
+        """Break the connection, and any that is still being made: nobody may come to close it."""
+        self._is_abandoned = True
+        self._abort()
 
     def _abort(self) -> None:
         """Break the connection, with all that the server has not read."""
