@@ -14,7 +14,8 @@ trap    what nats-py does                                               tested b
 4       header bytes are not counted                                    no headers are sent
 5       a callback that raises ends the reconnecting                    test_a_mistake_in_a_callback...
 6       publish() waits without a timeout                               test_publishing_to_a_full_link_has_a_timeout
-7, 8    close() and drain() hang                                        test_closing_a_frozen_link_has_a_deadline
+7, 8    close() and drain() hang                                        test_closing_a_frozen_link_has_a_deadline,
+                                                                        test_closing_while_it_connects_again...
 9       what was written to a broken connection is lost                 test_accounting.py
 10-13   JetStream                                                       not used yet
 14      the text of an -ERR is lower-cased                              test_an_err_in_another_case...,
@@ -329,6 +330,18 @@ def test_closing_a_frozen_link_has_a_deadline(make_bus: MakeBus, proxy: Proxy, t
         assert time.monotonic() - start < timeout * UNIT + 0.3 * UNIT
     assert report.uncertain > 0
     assert report.unsent + report.uncertain + bus.metrics().confirmed == published
+
+
+def test_closing_while_it_connects_again_ends_all_attempts(make_bus: MakeBus) -> None:
+    with FakeServer() as other, FakeServer(connect_urls=[f"127.0.0.1:{other.port}"]) as first:
+        for turn in range(40):
+            bus = make_bus(first.url, ping_interval=NEVER)
+            bus.start()
+            first.last.cut()
+            time.sleep(turn * 0.0001 * UNIT)  # a moment of each kind
+            bus.close(UNIT)
+        eventually(lambda: all(peer.is_closed for peer in first.peers + other.peers), "the end of all connections")
+        assert len(first.peers) == 40
 
 
 # -- 14: case

@@ -291,6 +291,7 @@ class Link:
 
     @staticmethod
     async def _discard(client: SteadyClient) -> None:
+        client.abandon()
         with suppress(Exception):
             await asyncio.wait_for(client.close(), 1.0)
 

@@ -88,9 +88,11 @@ class SteadyClient(Client):
 
     async def _connect_to_server(self, s: Any) -> None:
         self._abort()  # an attempt before this one: nats-py only forgets it, socket and all
-        await super()._connect_to_server(s)
-        if self._is_abandoned:
+        if not self._is_abandoned:
+            await super()._connect_to_server(s)
+        if self._is_abandoned:  # and its cancellation came when it was connected just now, and was swallowed
             self._abort()
+            raise asyncio.CancelledError
 
     async def _process_connect_init(self) -> None:
         await super()._process_connect_init()
@@ -158,7 +160,7 @@ class SteadyClient(Client):
         await super()._close(status, do_cbs)
 
     def abandon(self) -> None:
-        """Break the connection, and any that is still being made: nobody may come to close it."""
+        """Break the connection for good, and any that is still being made."""
         self._is_abandoned = True
         self._abort()
 
