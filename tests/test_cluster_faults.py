@@ -34,9 +34,9 @@ def port_of(bus: NATSEventBus) -> int:
     """Of the server it is connected to, or was last."""
     engine = bus.connection._engine
     assert engine is not None
-    assert engine.link._client is not None
-    assert engine.link._client._current_server is not None
-    return int(engine.link._client._current_server.uri.port)
+    assert engine.link._wire is not None
+    assert engine.link._wire._current_server is not None
+    return int(engine.link._wire._current_server.uri.port)
 
 
 def has_moved(bus: NATSEventBus, server: NatsServer) -> bool:

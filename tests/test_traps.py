@@ -85,10 +85,10 @@ def fill(bus: NATSEventBus) -> int:
     """Publish until the kernel takes no more, nor the pump; returns how many events it took."""
     engine = bus.connection._engine
     assert engine is not None
+    transport = engine.link._wire._transport._io_writer.transport  # type: ignore[union-attr]
     bus.publish("fill", make_event(0, data={"fill": "x" * 16 * 2**20}))
     eventually(lambda: bus.metrics().outbox_events == 0, "the large event to be written")
-    transport = engine.link._client._transport._io_writer.transport  # type: ignore[union-attr]
-    assert transport.get_write_buffer_size() > 0, "the kernel has taken it all"
+    assert transport.get_write_buffer_size() > 0 or transport.is_closing(), "the kernel has taken it all"
     bus.publish_many("fill", [make_event(n) for n in range(1, 50)])
     return 50
 
@@ -151,8 +151,8 @@ def failed_attempts(bus: NATSEventBus) -> int:
     """How often it has tried to connect again, in vain."""
     engine = bus.connection._engine
     assert engine is not None
-    assert engine.link._client is not None
-    return int(engine.link._client._server_pool[0].reconnects)
+    assert engine.link._wire is not None
+    return engine.link._wire.server.failures
 
 
 # -- 1: zombies
@@ -180,7 +180,7 @@ def test_a_link_that_nobody_reads_is_left(make_bus: MakeBus) -> None:
     with bus.subscribe("n") as events:
         engine = bus.connection._engine
         assert engine is not None
-        bus.connection.nudge(lambda: engine.link._client._reading_task.cancel())  # type: ignore[union-attr]
+        bus.connection.nudge(lambda: engine.link._wire._reading_task.cancel())  # type: ignore[union-attr]
         eventually(lambda: bus.metrics().reconnects == 1, "another connection")
         make_bus().publish("n", make_event(1))
         assert take(events) == 1
@@ -191,7 +191,7 @@ def test_a_server_that_freezes_before_the_last_step_of_a_reconnect_is_left(make_
     bus.start()
     fake.answer = lambda peer, line: b"PONG\r\n" if line == b"PING" and peer.lines.count(b"PING") == 1 else None
     fake.last.cut()
-    eventually(lambda: len(fake.peers) == 2 and fake.last.lines.count(b"PING") == 2, "a PING that nobody answers")
+    eventually(lambda: len(fake.peers) == 2 and fake.last.lines.count(b"PING") >= 2, "a PING that nobody answers")
     fake.answer = polite
     assert bus.wait_connected(3 * UNIT)  # nats-py would wait for 10 s
     bus.publish("n", make_event())
@@ -208,7 +208,7 @@ def test_sub_and_pub_are_written_before_their_ping(make_bus: MakeBus, fake: Fake
             bus.publish(f"n.{n}", make_event(n))
             bus.flush(PATIENCE)
     kinds = [line.split()[0] for line in fake.last.lines if not line.startswith(b"UNSUB")]
-    assert kinds == [b"CONNECT", b"PING"] + [b"SUB", b"PING", b"PUB", b"PING"] * 20
+    assert kinds == [b"CONNECT"] + [b"PING"] * 3 + [b"SUB", b"PING", b"PUB", b"PING"] * 20
 
 
 # -- 3: -ERR
@@ -505,7 +505,7 @@ def test_the_next_server_takes_less(make_bus: MakeBus, fake: FakeServer, caplog:
 
 def test_refused_and_uncertain_are_not_counted_twice(make_bus: MakeBus, fake: FakeServer, prefix: str) -> None:
     denied = f"-ERR 'Permissions Violation for Publish to \"{prefix}.events.no\"'\r\n".encode()
-    fake.answer = lambda peer, line: polite(peer, line) if len(peer.lines) <= 2 else denied if b".no" in line else None
+    fake.answer = lambda peer, line: polite(peer, line) if len(peer.lines) <= 4 else denied if b".no" in line else None
     bus = make_bus(fake.url, ping_interval=NEVER)
     bus.start()
     bus.publish_many("no", [make_event()] * 2)

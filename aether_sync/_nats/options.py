@@ -4,13 +4,23 @@ import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+from ..errors import InvalidOptionError
+from .login import Login
+from .reasons import shown
+from .servers import Server
 
 __all__ = ["ConnectOptions"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectOptions:
-    """What ``Connection`` was given, checked. Its repr shows no secret."""
+    """What ``Connection`` was given, checked. Its repr shows no secret.
+
+    Raises:
+        InvalidOptionError: The credentials cannot be ones.
+    """
 
     servers: tuple[str, ...] = field(repr=False)  # a URL may hold a password
     name: str
@@ -24,27 +34,37 @@ class ConnectOptions:
     tls: ssl.SSLContext | None = None
     tls_hostname: str | None = None
     tls_handshake_first: bool = False
-    reconnect_wait: float = 0.5  # seconds between two attempts at one server: quick, and no storm
+
+    def __post_init__(self) -> None:
+        for what in ("user", "password", "token"):
+            value = getattr(self, what)
+            if value is not None and not isinstance(value, str):
+                raise InvalidOptionError(f"{what} must be a str, not {type(value).__name__}")
+        if self.password is not None and self.user is None:
+            raise InvalidOptionError("a password needs a user")
+        for url in self.servers:
+            if "@" in "".join(urlsplit(url)[2:]):
+                raise InvalidOptionError(
+                    f"in the URL of {shown(url)}, escape what is in the password: %2F for /, %40 for @"
+                )
 
     @property
     def wants_tls(self) -> bool:
         """Whether a server without TLS is not the one that was meant."""
         return self.tls is not None or any(url.startswith(("tls://", "wss://")) for url in self.servers)
 
-    def for_nats(self) -> dict[str, Any]:
-        """Return them as arguments of nats-py's ``connect()``."""
+    def login(self) -> Login:
+        """Return what to show a server to be let in."""
+        return Login(self.servers, self.user, self.password, self.token, self.credentials, self.nkeys_seed)
+
+    def for_nats(self, server: Server) -> dict[str, Any]:
+        """Return them as arguments of nats-py's ``connect()`` to one server, without secrets."""
         return {
-            "servers": list(self.servers),
+            "servers": [server.url],
             "name": self.name,
-            "connect_timeout": min(2.0, self.connect_timeout / 2),  # an attempt; so that its reason is known in time
-            "reconnect_time_wait": self.reconnect_wait,
-            "max_reconnect_attempts": -1,
-            "user": self.user,
-            "password": self.password,
-            "token": self.token,
-            "user_credentials": None if self.credentials is None else str(self.credentials),
-            "nkeys_seed": None if self.nkeys_seed is None else str(self.nkeys_seed),
+            "connect_timeout": min(2.0, self.connect_timeout / 2),  # a step; so that the reason is known in time
+            "allow_reconnect": False,
             "tls": self.tls,
-            "tls_hostname": self.tls_hostname,
+            "tls_hostname": self.tls_hostname or server.tls_hostname,
             "tls_handshake_first": self.tls_handshake_first,
         }

@@ -146,7 +146,7 @@ class Pump:
             self._outbox.written(end - start, size)
             start, batch_bytes = end, batch_bytes + size
             with suppress(OSError):  # the link notices too
-                await wire.drain()
+                await wire.writable()
             await asyncio.sleep(0)  # reading goes on between two slices
         self._outbox.written(0, batch.size - batch_bytes)  # an interrupted publisher counted more than it put
 
@@ -236,6 +236,10 @@ class Pump:
         """Write nothing more, and release everyone who waits for a flush, or will."""
         self._closed = error
         self.pause()
+        self.release(error)
+
+    def release(self, error: Exception) -> None:
+        """Give everyone who waits for a flush an error."""
         for _, reply in self._flushes:
             reply.fail(error)
         self._flushes = []

@@ -5,11 +5,14 @@ import re
 import socket
 import ssl
 from typing import NamedTuple
-from urllib.parse import urlsplit
+
+from .login import NotSentError
 
 __all__ = ["Refusal", "counted", "describe", "is_refusal", "refusal", "shown"]
 
 _REFUSALS = ("authorization violation", "authentication expired", "authorization failed", "authentication revoked")
+_SCHEMES = ("nats", "tls", "ws", "wss")
+_ADDRESS = re.compile(r"(?:\[[^\]@]*\]|[^\[\]:/?#@]*)(?::\d*)?/?")
 _VIOLATION = re.compile(
     r'permissions violation for (publish|subscription) to "(.*?)"(?: using queue "(.*?)")?(?: \(sid "(\d+)"\))?$', re.I
 )
@@ -20,9 +23,13 @@ def describe(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the server's certificate is not accepted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
-        return f"TLS failed: {error.reason or error}"
+        return _describe_tls(error.reason or str(error))
     if isinstance(error, asyncio.TimeoutError):
-        return "no answer: nothing there, or no NATS server"
+        return (
+            "no answer: nothing there, no NATS server, or one that begins TLS at another moment (tls_handshake_first)"
+        )
+    if isinstance(error, NotSentError):
+        return str(error)
     if isinstance(error, socket.gaierror):
         return "the host name is not known"
     if isinstance(error, ConnectionRefusedError):
@@ -34,8 +41,20 @@ def describe(error: BaseException) -> str:
     return _text(error)
 
 
+def _describe_tls(reason: str) -> str:
+    if reason.endswith("CERTIFICATE_REQUIRED"):
+        return f"the server wants a client's certificate: there is none in tls ({reason})"
+    if "_ALERT_" in reason and re.search("CERT|UNKNOWN_CA", reason):
+        return f"the server does not accept this client's certificate ({reason})"
+    if reason == "WRONG_VERSION_NUMBER":
+        return f"TLS failed: the server does not speak it there, or not from the first byte ({reason})"
+    return f"TLS failed: {reason}"
+
+
 def is_refusal(error: BaseException) -> bool:
-    """Whether the server is there, but will not have us."""
+    """Whether the server is there, but one of the two will not have the other: waiting alone does not mend that."""
+    if isinstance(error, ssl.SSLError | NotSentError):
+        return True
     text = str(error).lower()
     return any(refusal in text for refusal in _REFUSALS)
 
@@ -59,9 +78,14 @@ def refusal(error: BaseException) -> Refusal | None:
 
 
 def shown(url: str) -> str:
-    """Return a URL as it may be shown: without user, password or token."""
-    parts = urlsplit(url if "://" in url else f"nats://{url}")
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    """Return a URL as it may be shown: without user, password or token, also if it is no URL at all."""
+    scheme, _, rest = url.partition("://")
+    if scheme not in _SCHEMES:
+        scheme, rest = "nats", url
+    address = rest.rpartition("@")[2]
+    if _ADDRESS.fullmatch(address) is None:  # a password, perhaps, that was not escaped, or stands for a port
+        address = f"{re.split('[^a-zA-Z0-9.-]', address, maxsplit=1)[0]}..."
+    return f"{scheme}://{address}"
 
 
 def counted(events: int) -> str:

@@ -1,127 +1,123 @@
-"""What this library needs of a nats-py client below its public surface, all of it.
+"""One connection to one server. What this library needs of nats-py below its public surface is here, all of it.
 
-Written against nats-py 2.16. ``flush()`` there is no barrier (its PING overtakes what waits for the flusher task), and
-a flush that times out kills the read loop; so commands are written to the transport here, in order, and a PING is
-answered by a callback that nothing cancels. Nor does anything here wait for a server to read before it is left.
+Written against nats-py 2.16. Its own reconnecting, flushing and closing wait for servers that do not read, forget
+sockets, or give up for good (``flush()`` is no barrier, and one that times out kills the read loop; any ``-ERR`` but a
+few closes the client), so none of it is used: a client here is for one attempt and the connection that comes of it, is
+left without waiting for anybody, and another one takes its place. Commands are written to the transport at once, in
+order, and a PING is answered by a callback that nothing cancels.
 """
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
-from nats.errors import Error, ProtocolError
+from nats.errors import ConnectionClosedError, Error, ProtocolError, UnexpectedEOF
 from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
-__all__ = ["SteadyClient", "Wire", "forget", "sid_of"]
+from .login import Login, NotSentError
+from .options import ConnectOptions
+from .servers import Server
 
-_NEEDED = ("_pending", "_pending_data_size", "_pongs", "_ps", "_reading_task", "_server_pool", "_transport")
-_OVERRIDDEN = (
-    "_attempt_reconnect", "_close", "_connect_to_server", "_flush_pending", "_process_connect_init", "_process_info",
-    "_process_msg", "_process_op_err", "_select_next_server", "_setup_server_pool",
+__all__ = ["SteadyParser", "Wire", "forget", "sid_of"]
+
+_NEEDED = (
+    "_close", "_connect_command", "_connect_to_server", "_flush_pending", "_process_connect_init", "_process_info",
+    "_process_msg", "_process_op_err", "_remove_sub", "_select_next_server",
 )  # fmt: skip
 _LONGEST_LINE = 2**20  # bytes; an INFO that names every server of a large cluster has thousands
+_LARGEST_MESSAGE = 128 * 2**20  # bytes, headers included: twice what a server can be told to take
+
+if missing := [name for name in _NEEDED if not hasattr(Client, name)]:
+    raise ImportError(f"this nats-py has no {', '.join(missing)}: install nats-py>=2.16,<3")
 
 
-class _SteadyParser(Parser):
-    """Ends a connection on which something cannot be understood, where nats-py logs it and reads no more."""
-
-    received = 0  # bytes ever
-
-    async def parse(self, data: bytes = b"") -> None:
-        self.received += len(data)
-        try:
-            await super().parse(data)
-        except OSError:
-            raise
-        except Exception as error:
-            raise ProtocolError from error
-        if self.state == AWAITING_CONTROL_LINE and (b"\r\n" in self.buf or len(self.buf) > _LONGEST_LINE):
-            raise ProtocolError  # a whole line that is none of the protocol, or one that never ends
-
-
-class SteadyClient(Client):
-    """A client that leaves a server without waiting for it, and finds another.
+class Wire(Client):
+    """A nats client for one connection. Loop thread only.
 
     It reads on after a message it cannot understand, and sends no secret where TLS was asked for in vain.
 
     Args:
-        wants_tls: Whether to leave a server that does not speak TLS, before any credentials are sent.
+        server: To which.
+        login: What the server is shown.
+        refused: Called with each permissions violation that the server reports.
         unreadable: Called with the sid of a message whose subject or headers cannot be read.
-        informed: Called when a connected server has changed what it says of itself.
-        before: The client that this one replaces; the servers it was told of are known to this one too.
+        informed: Called with what a server says of itself: when it is met, and when that has changed.
+
+    Attributes:
+        server: To which.
+        lost: Done when the connection is at its end, with the reason.
     """
 
     def __init__(
         self,
-        wants_tls: bool,
+        server: Server,
+        login: Login,
+        *,
+        refused: Callable[[Exception], None],
         unreadable: Callable[[int], None],
-        informed: Callable[["SteadyClient", dict[str, Any]], None],
-        before: Client | None = None,
+        informed: Callable[["Wire", dict[str, Any]], None],
     ) -> None:
         super().__init__()
-        self._wants_tls = wants_tls
+        self.server = server
+        self.lost: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        self._login = login
+        self._refused = refused
         self._unreadable = unreadable
         self._informed = informed
-        self._known = [] if before is None else [server for server in before._server_pool if server.discovered]
-        self._left = None if before is None else before._current_server
-        self._ps = _SteadyParser(self)
-        self._is_abandoned = False
+        self._wants_tls = False
+        self._ps = self._parser = SteadyParser(self)
 
-    # -- servers
+    # -- its beginning
 
-    def _setup_server_pool(self, connect_url: list[str]) -> None:
-        super()._setup_server_pool(connect_url)
-        self._server_pool += self._known
-
-    @property
-    def has_alternative(self) -> bool:
-        """Whether another server is known than the one it is connected to."""
-        return any(_address(server) != _address(self._current_server) for server in self._server_pool)
+    async def open(self, options: ConnectOptions) -> None:
+        """Connect, or raise why that is not possible: one attempt, with a deadline."""
+        self._wants_tls = options.wants_tls
+        try:
+            async with asyncio.timeout(options.connect_timeout):
+                await self.connect(**options.for_nats(self.server), error_cb=self._on_error)
+        except ConnectionResetError as error:  # what was read before may say why
+            reader = getattr(self._transport, "_io_reader", None)
+            raise (reader and reader.exception()) or error from None
+        except (OSError, Error):
+            raise
+        except Exception as error:
+            raise Error(f"something answers there, but it is no NATS server ({type(error).__name__})") from error
 
     async def _select_next_server(self) -> None:
-        """Try those first that did not fail, and last the one that was just left: it may be frozen, or about to go."""
-        left = self._left and _address(self._left)
-        self._server_pool.sort(key=lambda server: (server.reconnects, _address(server) == left))
-        await super()._select_next_server()
-
-    async def _connect_to_server(self, s: Any) -> None:
-        self._abort()  # an attempt before this one: nats-py only forgets it, socket and all
-        if not self._is_abandoned:
-            await super()._connect_to_server(s)
-        if self._is_abandoned:  # and its cancellation came when it was connected just now, and was swallowed
-            self._abort()
-            raise asyncio.CancelledError
+        (server,) = self._server_pool
+        self._current_server = server
+        await self._connect_to_server(server)
 
     async def _process_connect_init(self) -> None:
         await super()._process_connect_init()
-        if not self.is_connected:  # the PONG is still to come, and would be taken for the answer to another PING
-            raise ProtocolError
+        if not self.is_connected:  # nats-py takes the end of the stream, or anything else, for a PONG
+            raise Error("the server closed the connection before it had answered")
+
+    def _connect_command(self) -> bytes:
+        verb, _, fields = super()._connect_command().partition(b" ")
+        assert self._current_server is not None
+        uri = self._current_server.uri
+        shown = self._login.fields(uri.hostname, uri.port, self._server_info.get("nonce"))
+        return b"%b %b\r\n" % (verb, json.dumps(json.loads(fields) | shown).encode())
 
     # -- what the server says
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         if initial_connection and self._wants_tls and not info.get("tls_required"):
-            raise Error("TLS was asked for, and the server does not require it: nothing was sent to it")
-        await super()._process_info(info, initial_connection)
-        self._merge_servers()
-        if not initial_connection:
-            limit = info.get("max_payload")
-            if isinstance(limit, int) and limit > 0:
-                self._max_payload = limit
-            self._informed(self, info)
+            raise NotSentError("TLS was asked for, and the server does not require it: nothing was sent to it")
+        limit = info.get("max_payload", 0)
+        if isinstance(limit, int) and limit > 0:
+            self._max_payload = limit
+        elif initial_connection and not isinstance(limit, int):
+            raise ProtocolError
+        self._informed(self, info)
 
-    def _merge_servers(self) -> None:
-        """Know each server once, as it was given; one that was discovered wants the credentials of the others' URLs."""
-        servers: dict[tuple[str | None, int | None], Any] = {}
-        for server in sorted(self._server_pool, key=lambda server: server.discovered):
-            servers.setdefault(_address(server), server)
-        self._server_pool[:] = servers.values()
-        secret, _, _ = self._current_server.uri.netloc.rpartition("@") if self._current_server else ("", "", "")
-        for server in self._server_pool if secret else ():
-            if server.discovered and "@" not in server.uri.netloc:
-                server.uri = server.uri._replace(netloc=f"{secret}@{server.uri.netloc}")
+    async def _on_error(self, error: Exception) -> None:
+        if self.is_connected and not isinstance(error, UnexpectedEOF):  # what an attempt fails with is raised
+            self._refused(error)
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         try:
@@ -129,64 +125,94 @@ class SteadyClient(Client):
         except Exception:
             self._unreadable(sid)
 
-    # -- writing, and leaving
+    @property
+    def received(self) -> int:
+        """Bytes that the server has sent, ever."""
+        return self._parser.received
+
+    # -- writing
+
+    @property
+    def is_open(self) -> bool:
+        """Whether what is written now may arrive."""
+        transport = self._writer_transport()
+        return self.is_connected and (transport is None or not transport.is_closing())
+
+    def write(self, data: bytes) -> None:
+        """Write commands, if the connection is open."""
+        if self.is_open and self._transport:  # asyncio would log, on this thread, that it is not
+            self._transport.write(data)
+
+    def ping(self, on_pong: Callable[[], None]) -> None:
+        """Write a PING; ``on_pong`` is called once the server has processed all that was written before.
+
+        It is never called if the connection breaks first.
+        """
+        self.write(b"PING\r\n")
+        self._pongs.append(_Pong(on_pong))  # type: ignore[arg-type]
+
+    async def writable(self) -> None:
+        """Wait until the transport takes more. It does not end by itself while the server is frozen."""
+        if self._transport:
+            await self._transport.drain()  # type: ignore[no-untyped-call]
 
     async def _flush_pending(self, force_flush: bool = False) -> Any:
-        """Write now: nats-py's flusher has a bounded queue, and a server that does not read would hold up who fills it.
-
-        What is pending while disconnected is of no use on the next connection, where all subscriptions are sent again.
-        """
+        """Write now: nats-py's flusher has a bounded queue, and who fills it would wait for the server to read."""
         pending, self._pending, self._pending_data_size = self._pending, [], 0
-        if pending and self._transport and _is_open(self):
-            self._transport.writelines(pending)
+        self.write(b"".join(pending))
         done = asyncio.get_running_loop().create_future()
         done.set_result(None)
         return done
 
-    async def _process_op_err(self, e: Exception) -> None:
-        if self.is_connected:
-            await self._error_cb(e)  # nats-py tells only some of them
-        await super()._process_op_err(e)
+    # -- its end
 
-    async def _attempt_reconnect(self) -> None:
-        self._left = self._current_server
-        self._abort()  # else it waits until the server has read what was written
-        await super()._attempt_reconnect()
-
-    async def _close(self, status: int, do_cbs: bool = True) -> None:
-        if do_cbs and self._err is not None and not self.is_closed:
-            await self._error_cb(self._err)  # why, before disconnected_cb
-        self._abort()
-        await super()._close(status, do_cbs)
-
-    def abandon(self) -> None:
-        """Break the connection for good, and any that is still being made."""
-        self._is_abandoned = True
-        self._abort()
-
-    def _abort(self) -> None:
-        """Break the connection, with all that the server has not read."""
-        self._pending, self._pending_data_size = [], 0
-        if self._reading_task is not None and self._reading_task is not asyncio.current_task():
-            self._reading_task.cancel()
-        transport = _transport_of(self)
+    def abandon(self, why: Exception) -> None:
+        """End the connection at once: what the server has not read is lost. Idempotent."""
+        if not self.lost.done():
+            self.lost.set_result(why)
+        self._status = Client.CLOSED
+        for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()
+        transport = self._writer_transport()
         if transport is not None:
             transport.abort()
 
+    async def _process_op_err(self, e: Exception) -> None:
+        self.abandon(e)
 
-def _address(server: Any) -> tuple[str | None, int | None]:
-    return server.uri.hostname, server.uri.port
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        self.abandon(self._err or ConnectionClosedError())
+
+    def _writer_transport(self) -> asyncio.WriteTransport | None:
+        """Asyncio's transport below nats-py's; a websocket has none that we know."""
+        writer = getattr(self._transport, "_io_writer", None)
+        return None if writer is None else writer.transport
 
 
-def _transport_of(client: Any) -> asyncio.WriteTransport | None:
-    """Return asyncio's transport below nats-py's; a websocket has none that we know."""
-    writer = getattr(client._transport, "_io_writer", None)
-    return None if writer is None else writer.transport
+class SteadyParser(Parser):
+    """Ends a connection on which something cannot be understood, where nats-py logs it and reads no more."""
 
+    received = 0  # bytes ever
 
-def _is_open(client: Any) -> bool:
-    transport = _transport_of(client)
-    return client.is_connected and (transport is None or not transport.is_closing())
+    async def parse(self, data: bytes = b"") -> None:
+        """Parse what has arrived."""
+        self.received += len(data)
+        try:
+            await super().parse(data)
+            self._check_what_is_left()
+        except OSError:
+            raise
+        except Exception as error:
+            self.nc.abandon(Error(f"what the server sends is not the NATS protocol ({type(error).__name__})"))
+            raise ProtocolError from error
+
+    def _check_what_is_left(self) -> None:
+        if self.state != AWAITING_CONTROL_LINE:
+            if self.needed > _LARGEST_MESSAGE:
+                raise ProtocolError
+        elif b"\r\n" in self.buf or len(self.buf) > _LONGEST_LINE:  # none of the protocol; or it never ends
+            raise ProtocolError
 
 
 class _Pong:
@@ -204,51 +230,11 @@ class _Pong:
         self._called()
 
 
-class Wire:
-    """The bytes to and from the server of one nats client."""
-
-    __slots__ = ("_client",)
-
-    def __init__(self, client: Client) -> None:
-        missing = [name for name in _NEEDED if not hasattr(client, name)]
-        missing += [name for name in _OVERRIDDEN if not hasattr(Client, name)]
-        if missing:
-            raise RuntimeError(f"this nats-py has no {', '.join(missing)}: install nats-py>=2.16,<3")
-        self._client: Any = client
-
-    @property
-    def is_open(self) -> bool:
-        """Whether what is written now may arrive."""
-        return _is_open(self._client)
-
-    def write(self, data: bytes) -> None:
-        """Write commands, if the connection is open."""
-        if self.is_open:  # asyncio would log, on this thread, that it is not
-            self._client._transport.write(data)
-
-    def ping(self, on_pong: Callable[[], None]) -> None:
-        """Write a PING; ``on_pong`` is called once the server has processed all that was written before.
-
-        It is never called if the connection breaks first.
-        """
-        self.write(b"PING\r\n")
-        self._client._pongs.append(_Pong(on_pong))
-
-    async def drain(self) -> None:
-        """Wait until the transport takes more. It does not end by itself while the server is frozen."""
-        await self._client._transport.drain()
-
-    @property
-    def received(self) -> tuple[object, int]:
-        """What changes whenever bytes come from the server, or from another one."""
-        return _transport_of(self._client), self._client._ps.received
-
-
 def sid_of(subscription: Subscription) -> int:
     """The id by which client and server know a subscription."""
     return subscription._id
 
 
 def forget(subscription: Subscription) -> None:
-    """Take a subscription out of its client, which then does not send it again when it has reconnected."""
+    """Take a subscription, which was unsubscribed already, out of its client."""
     subscription._conn._remove_sub(subscription._id)

@@ -1,0 +1,357 @@
+"""Input from those who mean harm: bytes that are no event and no protocol, floods, lies about who and where."""
+
+import json
+import logging
+import os
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aether_sync import (
+    DecodingError,
+    Event,
+    InvalidNamespaceError,
+    InvalidOptionError,
+    NATSEventBus,
+    NatsServer,
+)
+from aether_sync._nats import wire
+from aether_sync._wire import EnvelopeWriter, decode_envelope, encode_event
+
+from .conftest import PATIENCE, eventually, make_event
+from .fuzz import decoder, namespaces, parser
+from .fuzz.run import corpus
+from .raw import RawClient
+from .suites import numbers
+
+MakeBus = Callable[..., NATSEventBus]
+
+few = settings(derandomize=True, max_examples=200, deadline=None)
+
+
+@pytest.fixture
+def raw(server: NatsServer) -> Iterator[RawClient]:
+    with RawClient(server.port) as client:
+        yield client
+
+
+def forged(n: int, namespace: str = "n", node_id: str = "stranger", **changes: Any) -> bytes:
+    return EnvelopeWriter(node_id).write(namespace, encode_event(make_event(n, **changes)))
+
+
+# -- the targets of the fuzzer, few times and always the same
+
+
+@pytest.mark.parametrize("target", ["decoder", "namespaces", "parser"])
+def test_the_corpus_is_small_and_passes(target: str) -> None:
+    inputs = corpus(target)
+    assert 0 < sum(map(len, inputs)) < 7_000
+    for one in inputs:
+        {"decoder": decoder.check, "namespaces": namespaces.check, "parser": parser.check}[target](one)
+
+
+fragments = st.binary(max_size=8) | st.sampled_from([b"\r\n", b'"', b"{", b"[", b"\\", b"*", b".", b">", b"|", b"1e9"])
+
+
+def mutated(originals: list[bytes]) -> st.SearchStrategy[bytes]:
+    """Bytes of which a few are cut out and a few put in."""
+
+    @st.composite
+    def mutate(draw: st.DrawFn) -> bytes:
+        data = bytearray(draw(st.sampled_from(originals)))
+        for _ in range(draw(st.integers(1, 5))):
+            at = draw(st.integers(0, len(data)))
+            data[at : at + draw(st.integers(0, 6))] = draw(fragments)
+        return bytes(data)
+
+    return mutate()
+
+
+@few
+@given(mutated(corpus("decoder")) | st.binary(max_size=60))
+def test_bytes_that_claim_to_be_an_event(data: bytes) -> None:
+    decoder.check(data)
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@few
+@given(plain)
+def test_json_of_any_shape_in_place_of_data(data: object) -> None:
+    in_place_of_data = decoder.check(json.dumps(data).encode())[1]
+    assert (in_place_of_data is not None) == (data is None or isinstance(data, dict))
+
+
+@few
+@given(mutated(corpus("namespaces")) | st.text(max_size=40).map(lambda text: text.encode("utf-8", "surrogatepass")))
+def test_text_that_is_to_be_a_namespace(data: bytes) -> None:
+    namespaces.check(data)
+
+
+@few
+@given(mutated(corpus("parser")))
+def test_bytes_from_a_server_in_pieces(data: bytes) -> None:
+    parser.check(data)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"-ERR\r\n", b"-ERR '\xff'\r\n", b"INFO nothing\r\n", b"INFO []\r\n",
+        b"MSG a x 1\r\n", b"MSG a 1 1\xb2\r\n", b"what\r\n", b"\r\n",
+        b"HMSG a 1 2\r\n", b"MSG a " + b"9" * 5000 + b" 1\r\n", b"INFO \xff\r\n", b"MSG a 1 999999999999\r\n",
+    ],
+    ids=lambda line: repr(line[:20]),
+)  # fmt: skip
+def test_a_line_that_cannot_be_read_ends_the_connection(line: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    small = b"MSG aether.events.n 1 %d\r\n%b\r\n" % (len(forged(1)), forged(1))
+    client, target, counters = parser.feed([small + line + small])
+    assert "not the NATS protocol" in str(client.lost.result())
+    assert counters.snapshot()["received"] == 1
+    assert target.queue.stats().pending == 1
+    target.queue.close()
+    assert not caplog.records  # nats-py would have logged on the loop thread
+
+
+def test_what_a_server_makes_a_client_keep_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "_LONGEST_LINE", 1_000)
+    pieces = [b"PUSH" * 25] * 100
+    client, *_ = parser.feed(pieces)
+    assert "not the NATS protocol" in str(client.lost.result())
+    assert len(client._ps.buf) <= 1_100
+
+
+# -- a whole link to a server that goes mad
+
+
+class MadServer:
+    """Behaves until it is told to send something."""
+
+    def __init__(self, **info: object) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"nats://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._info = json.dumps({"max_payload": 1024, "headers": True, **info}).encode()
+        self._peer: socket.socket | None = None
+        self.connections = 0
+        self._thread = threading.Thread(target=self._run)
+
+    def send(self, data: bytes) -> None:
+        assert self._peer is not None
+        self._peer.sendall(data)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                peer, _ = self._listener.accept()
+            except OSError:
+                return
+            with peer, peer.makefile("rb") as lines:
+                self._peer = peer
+                self.connections += 1
+                try:
+                    peer.sendall(b"INFO %b\r\n" % self._info)
+                    for line in lines:
+                        if line == b"PING\r\n":
+                            peer.sendall(b"PONG\r\n")
+                except OSError:
+                    pass
+
+    def __enter__(self) -> "MadServer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(PATIENCE)
+
+
+@pytest.mark.fault
+def test_a_server_that_goes_mad_is_left_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with MadServer() as server, NATSEventBus(server.url, ping_interval=PATIENCE * 10) as bus, bus.subscribe("n"):
+        for n, data in enumerate((b"-ERR\r\n", b"INFO []\r\n"), start=1):
+            server.send(data)
+            eventually(lambda n=n: bus.metrics().reconnects == n and bus.is_connected)
+        assert "what the server sends is not the NATS protocol" in caplog.text
+        bus.publish("n", make_event())
+        bus.flush(PATIENCE)
+        assert {record.name for record in caplog.records} == {"aether_sync"}
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "info", [{"max_payload": "much"}, {"connect_urls": [3]}, {"connect_urls": ["[x"]}, {"nonce": 3}], ids=str
+)
+def test_a_greeting_that_cannot_be_read_is_survived(info: dict[str, object]) -> None:
+    with MadServer() as server, NATSEventBus(server.url) as bus:
+        good, server._info = server._info, json.dumps(info).encode()
+        server.send(b"-ERR\r\n")
+        eventually(lambda: server.connections >= 3 or (bus.is_connected and bus.metrics().reconnects))
+        server._info = good
+        assert bus.wait_connected(PATIENCE)
+        bus.publish("n", make_event())
+        bus.flush(PATIENCE)
+
+
+# -- who may be where
+
+
+@few
+@given(text=st.text(st.one_of(st.sampled_from("ab.*> \0\t\r\n\u00a0\u2028é日"), st.characters()), max_size=8))
+def test_nothing_that_is_published_reaches_another_subject(text: str, shared: "Shared") -> None:
+    try:
+        shared.bus.publish(text, make_event(7))
+    except InvalidNamespaceError:
+        return
+    shared.bus.flush(PATIENCE)
+    subject, _ = shared.raw.next_message()
+    assert subject == f"{shared.prefix}.events.{text}"
+
+
+class Shared:
+    def __init__(self, bus: NATSEventBus, raw: RawClient, prefix: str) -> None:
+        self.bus, self.raw, self.prefix = bus, raw, prefix
+
+
+@pytest.fixture(scope="module")
+def shared(server: NatsServer) -> Iterator[Shared]:
+    with RawClient(server.port) as raw, NATSEventBus(server.url, prefix="hostile") as bus:
+        raw.subscribe("hostile.>")
+        raw.flush()
+        yield Shared(bus, raw, "hostile")
+
+
+@pytest.mark.parametrize("bad", ["a b", "a\r\nSUB x 1", "a\tb", "a.>", "a.*", ".a", "a.", "", "\ud800", "a\0"])
+def test_no_argument_smuggles_a_command(bad: str, shared: Shared) -> None:
+    bus = shared.bus
+    with pytest.raises(InvalidNamespaceError):
+        bus.publish(bad, make_event())
+    if "*" not in bad and ">" not in bad:
+        with pytest.raises(InvalidNamespaceError):
+            bus.subscribe(bad)
+        with pytest.raises(InvalidNamespaceError):
+            NATSEventBus("nats://127.0.0.1:1", prefix=bad)
+    if bad not in (".a", "a."):  # a dot means nothing there
+        with pytest.raises(InvalidOptionError):
+            bus.subscribe("n", queue_group=bad)
+
+
+def test_an_outsider_with_this_nodes_own_id_is_taken_for_an_echo(
+    make_bus: MakeBus, raw: RawClient, prefix: str
+) -> None:
+    bus = make_bus()
+    with bus.subscribe("n") as events, bus.subscribe("n", queue_group="g") as shared_ones:
+        for n, node_id in enumerate([bus.node_id, "another"]):
+            raw.publish(f"{prefix}.events.n", forged(n, node_id=node_id))
+        raw.publish(f"{prefix}.events.n", b'{"node_id":"%b", nonsense' % bus.node_id.encode())
+        spaced = re.sub(rb'^{"node_id":', b'{ "node_id" : ', forged(2, node_id=bus.node_id))
+        raw.publish(f"{prefix}.events.n", spaced)
+        raw.publish(f"{prefix}.events.n", forged(3))
+        assert numbers([events.get(timeout=PATIENCE) for _ in range(2)]) == [1, 3]
+        assert numbers([shared_ones.get(timeout=PATIENCE) for _ in range(4)]) == [0, 1, 2, 3]  # the server chose us
+        assert events.get_batch(9, timeout=0) == []
+        assert not events.closed
+
+
+def test_an_envelope_that_names_another_namespace_is_no_event(
+    make_bus: MakeBus, raw: RawClient, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = make_bus()
+    with bus.subscribe("tenant-a.*") as events:
+        for lie in ("tenant-b.x", "tenant-a.y", "tenant-a", "*", "", "tenant-a.x\n"):
+            raw.publish(f"{prefix}.events.tenant-a.x", forged(0).replace(b'"n"', json.dumps(lie).encode(), 1))
+        raw.publish(f"{prefix}.events.tenant-a.x", forged(1, "tenant-a.x"))
+        assert numbers([events.get(timeout=PATIENCE)]) == [1]
+        assert bus.metrics().decode_errors == 6
+        eventually(lambda: "another namespace" in caplog.text, "a log record")
+        assert len([record for record in caplog.records if "is no event" in record.getMessage()]) == 1
+
+
+# -- too much
+
+
+def _resident() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_flood_takes_no_more_memory_than_was_granted(make_bus: MakeBus, raw: RawClient, prefix: str) -> None:
+    bus = make_bus()
+    with bus.subscribe("flood.*", max_bytes=1 << 20) as drowned, bus.subscribe("calm") as calm:
+        chunk = b""
+        for n in range(100):
+            payload = forged(n, "flood.n", data={"n": n, "text": "x" * 10_000})
+            chunk += b"PUB %b.events.flood.n %d\r\n%b\r\n" % (prefix.encode(), len(payload), payload)
+        before = _resident()
+        for _ in range(100):
+            raw.send(chunk)
+        raw.publish(f"{prefix}.events.calm", forged(1, "calm"))
+        assert numbers([calm.get(timeout=PATIENCE)]) == [1]
+        assert _resident() - before < 32 << 20, "of 100 MB"
+        stats = drowned.stats()
+        assert stats.offered == 10_000
+        assert stats.pending_bytes <= 1 << 20
+        assert stats.dropped_by_reason["max_bytes"] == stats.offered - stats.pending > 9_000
+        assert bus.is_connected
+        assert bus.metrics().reconnects == 0
+
+
+def test_a_flood_of_rubbish_is_counted_and_said_once(
+    make_bus: MakeBus, raw: RawClient, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = make_bus()
+    with bus.subscribe(">") as events:
+        for n in range(10_000):
+            raw.publish(f"{prefix}.events.r{n}", b"\x1b[2J rubbish")
+        raw.publish(f"{prefix}.events.n", forged(1))
+        assert numbers([events.get(timeout=PATIENCE)]) == [1]
+        assert bus.metrics().decode_errors == 10_000
+        (interest,) = bus._interests.values()
+        assert len(interest._routes) <= 4_096
+        bus.close()
+    assert "\x1b" not in caplog.text
+    assert len([record for record in caplog.records if "is no event" in record.getMessage()]) == 1
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"a":', b'[{"a":'])
+def test_eight_megabytes_of_nesting(opening: bytes) -> None:
+    event = b'{"id":"1","eventType":"X","actorId":"a","timestamp":"2025-01-31T12:00:00Z","data":{"deep":%b'
+    payload = b'{"node_id":"x","namespace_id":"n","event":' + event % (opening * (8_000_000 // len(opening)))
+    with pytest.raises(DecodingError):
+        decode_envelope(payload, "n")
+    with (
+        NatsServer(config="max_payload: 8388608") as server,
+        NATSEventBus(server.url, prefix="t") as bus,
+        bus.subscribe("n") as events,
+        RawClient(server.port) as raw,
+    ):
+        raw.publish("t.events.n", payload)
+        raw.publish("t.events.n", forged(1))
+        assert numbers([events.get(timeout=PATIENCE)]) == [1]
+        assert bus.metrics().decode_errors == 1
+
+
+def test_an_event_that_is_large_is_shown_short(make_bus: MakeBus, raw: RawClient, prefix: str) -> None:
+    bus = make_bus()
+    with bus.subscribe("n") as events:
+        long = "x" * 100_000
+        raw.publish(
+            f"{prefix}.events.n",
+            forged(1, id=long, event_type=long, actor_id=f"{long}-\x1b[2J", metadata={long: long}, data={long: long}),
+        )
+        event = events.get(timeout=PATIENCE)
+        assert isinstance(event, Event)
+        assert len(repr(event)) < 2_000
+        assert "\x1b" not in repr(event)
