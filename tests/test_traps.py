@@ -14,7 +14,8 @@ trap    what nats-py does                                               tested b
 4       header bytes are not counted                                    no headers are sent
 5       a callback that raises ends the reconnecting                    test_a_mistake_in_a_callback...
 6       publish() waits without a timeout                               test_publishing_to_a_full_link_has_a_timeout
-7, 8    close() and drain() hang                                        test_closing_a_frozen_link_has_a_deadline
+7, 8    close() and drain() hang                                        test_closing_a_frozen_link_has_a_deadline,
+                                                                        test_closing_while_it_connects_again...
 9       what was written to a broken connection is lost                 test_accounting.py
 10-13   JetStream                                                       not used yet
 14      the text of an -ERR is lower-cased                              test_an_err_in_another_case...,
@@ -84,10 +85,10 @@ def fill(bus: NATSEventBus) -> int:
     """Publish until the kernel takes no more, nor the pump; returns how many events it took."""
     engine = bus.connection._engine
     assert engine is not None
+    transport = engine.link._wire._transport._io_writer.transport  # type: ignore[union-attr]
     bus.publish("fill", make_event(0, data={"fill": "x" * 16 * 2**20}))
     eventually(lambda: bus.metrics().outbox_events == 0, "the large event to be written")
-    transport = engine.link._wire._transport._io_writer.transport  # type: ignore[union-attr]
-    assert transport.get_write_buffer_size() > 0, "the kernel has taken it all"
+    assert transport.get_write_buffer_size() > 0 or transport.is_closing(), "the kernel has taken it all"
     bus.publish_many("fill", [make_event(n) for n in range(1, 50)])
     return 50
 
@@ -331,6 +332,18 @@ def test_closing_a_frozen_link_has_a_deadline(make_bus: MakeBus, proxy: Proxy, t
     assert report.unsent + report.uncertain + bus.metrics().confirmed == published
 
 
+def test_closing_while_it_connects_again_ends_all_attempts(make_bus: MakeBus) -> None:
+    with FakeServer() as other, FakeServer(connect_urls=[f"127.0.0.1:{other.port}"]) as first:
+        for turn in range(40):
+            bus = make_bus(first.url, ping_interval=NEVER)
+            bus.start()
+            first.last.cut()
+            time.sleep(turn * 0.0001 * UNIT)  # a moment of each kind
+            bus.close(UNIT)
+        eventually(lambda: all(peer.is_closed for peer in first.peers + other.peers), "the end of all connections")
+        assert len(first.peers) == 40
+
+
 # -- 14: case
 
 
@@ -406,9 +419,9 @@ def test_a_message_that_never_ends_is_a_frozen_link(make_bus: MakeBus, fake: Fak
 def test_a_large_message_on_a_slow_link_is_not_a_frozen_link(
     make_bus: MakeBus, proxy: Proxy, large: NatsServer
 ) -> None:
-    bus = make_bus(proxy.url, ping_interval=0.1 * UNIT)
+    bus = make_bus(proxy.url, ping_interval=0.3 * UNIT)
     with bus.subscribe("n") as events:
-        proxy.throttle(1_000_000 / UNIT)
+        proxy.throttle(600_000 / UNIT)
         make_bus(large.url).publish("n", make_event(data={"n": 1, "fill": "x" * 800_000}))
         assert take(events) == 1
     assert bus.metrics().reconnects == 0

@@ -14,7 +14,7 @@ from typing import Any
 
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
-from nats.errors import ConnectionClosedError, Error, ProtocolError
+from nats.errors import ConnectionClosedError, Error, ProtocolError, UnexpectedEOF
 from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
 from .login import Login, NotSentError
@@ -121,7 +121,7 @@ class Wire(Client):
         self._informed(self, info)
 
     async def _on_error(self, error: Exception) -> None:
-        if self.is_connected:  # what an attempt fails with is raised
+        if self.is_connected and not isinstance(error, UnexpectedEOF):  # what an attempt fails with is raised
             self._refused(error)
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
