@@ -34,7 +34,7 @@ class Sweep:
             if isinstance(one, NATSEventBus):
                 self.see(one.connection, one.metrics())
             if isinstance(one, Connection):
-                self.see(one._options)
+                self.see(one._options, one._options.for_nats())  # nats-py is not trusted with any
 
     @contextmanager
     def failing(self, kind: type[AetherError], match: str) -> Iterator[None]:

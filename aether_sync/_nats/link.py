@@ -23,7 +23,7 @@ from .._waiting import Parking, Reply, guard
 from ..errors import BusClosedError, ConnectError
 from .options import ConnectOptions
 from .pump import Account, Pump
-from .reasons import describe, is_hang_up, is_refusal, refusal, shown
+from .reasons import describe, is_answer, is_hang_up, is_refusal, refusal, shown
 from .receive import message_class
 from .reporter import Reporter
 from .subscriber import Subscriber
@@ -71,6 +71,7 @@ class Link:
         self.reconnects = 0
         self.changed = Parking(guard())
         self._login = options.login()
+        self._has_answer = False  # the reason is one that a server gave
         self._refusals = 0  # in a row
         self._client: Client | None = None
         self._wire: Wire | None = None  # of the connection there is, or was last
@@ -167,8 +168,9 @@ class Link:
             else:
                 self.subscriber.refuse(refused)
             return
-        if self._refusals and is_hang_up(error):  # of the socket on which we were refused
+        if self._has_answer and is_hang_up(error):  # of the socket on which that answer came
             return
+        self._has_answer = is_answer(error)
         self.reason = describe(error)
         if not is_refusal(error):
             self._refusals = 0
@@ -188,7 +190,7 @@ class Link:
         if self.state is LinkState.RECONNECTING:
             self.reconnects += 1
             self._reporter.info("connected to %s again", self.where)
-        self._refusals = 0
+        self._has_answer, self._refusals = False, 0
         self.max_payload = client.max_payload
         self.pump.resume(wire, client.max_payload)
         self.subscriber.resume(wire)

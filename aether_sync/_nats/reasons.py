@@ -6,9 +6,11 @@ import socket
 import ssl
 from typing import NamedTuple
 
+from nats.errors import Error
+
 from .login import NotSentError
 
-__all__ = ["Refusal", "counted", "describe", "is_hang_up", "is_refusal", "refusal", "shown"]
+__all__ = ["Refusal", "counted", "describe", "is_answer", "is_hang_up", "is_refusal", "refusal", "shown"]
 
 _REFUSALS = ("authorization violation", "authentication expired", "authorization failed", "authentication revoked")
 _SCHEMES = ("nats", "tls", "ws", "wss")
@@ -57,6 +59,11 @@ def is_refusal(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return any(refusal in text for refusal in _REFUSALS)
+
+
+def is_answer(error: BaseException) -> bool:
+    """Whether something is there, and has said why it will not have us."""
+    return isinstance(error, Error | ssl.SSLError)
 
 
 def is_hang_up(error: BaseException) -> bool:

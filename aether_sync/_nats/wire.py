@@ -21,7 +21,21 @@ __all__ = ["SteadyClient", "SteadyParser", "Wire", "forget", "sid_of"]
 _LONGEST_LINE = 1 << 20  # bytes; the greeting of a large cluster is the longest there is
 _LARGEST_MESSAGE = 128 << 20  # bytes, headers included: twice what a server can be told to take
 
-_NEEDED = ("_pending", "_pending_data_size", "_pongs", "_reading_task", "_transport")
+_NEEDED = (
+    "_connect_command",
+    "_current_server",
+    "_error_cb",
+    "_pending",
+    "_pending_data_size",
+    "_pongs",
+    "_process_connect_init",
+    "_process_info",
+    "_process_msg",
+    "_ps",
+    "_reading_task",
+    "_server_info",
+    "_transport",
+)
 
 
 class SteadyParser(Parser):
@@ -83,8 +97,11 @@ class SteadyClient(Client):
     async def _process_connect_init(self) -> None:
         try:
             await super()._process_connect_init()
-        except (TimeoutError, OSError, Error):
+        except (TimeoutError, Error):
             raise
+        except OSError as error:  # of a write, perhaps, which knows only that the connection is gone
+            reader = getattr(self._transport, "_io_reader", None)
+            raise (None if reader is None else reader.exception()) or error from None
         except Exception as error:  # on which nats-py would end its reconnecting
             raise Error(f"something answers there, but it is no NATS server ({type(error).__name__})") from error
         finally:
@@ -93,6 +110,7 @@ class SteadyClient(Client):
                     if task is not None:
                         task.cancel()
                 Wire(self).abort()
+                self._transport = None
         if not self.is_connected:  # nats-py takes the end of the stream, in place of the PONG, for a yes
             raise Error("the server closed the connection before it had answered")
 
