@@ -27,6 +27,7 @@ from aether_sync import (
     NatsServer,
     PermissionDeniedError,
 )
+from aether_sync._nats.login import Login
 from aether_sync._nats.reasons import shown
 
 from .conftest import PATIENCE, UNIT, eventually, make_event
@@ -219,6 +220,17 @@ def test_what_is_in_a_url_may_be_percent_encoded(
         mistaken = way.in_url.partition(":")[0] + ":mistaken%2Fin-the-url"
         refuse(f"nats://{mistaken}@{address}", REFUSED)
         refuse([f"nats://{mistaken}@{address}", f"nats://{mistaken}@localhost:{server.port}"], REFUSED)
+
+
+def test_each_server_is_shown_what_is_in_its_url() -> None:
+    login = Login(["nats://h", "nats://u%41:p@h1", "tls://t%2F@h2:1", "nats://[::1]:3"])
+    assert login.fields("h1", 4222, None) == {"user": "uA", "pass": "p"}
+    assert login.fields("h2", 1, "nonce") == {"auth_token": "t/"}
+    for host, port in (("h", None), ("h1", 1), ("::1", 3), ("named-by-the-cluster", 4222)):
+        assert login.fields(host, port, None) == {"user": "uA", "pass": "p"}  # the first there is
+    assert Login(["nats://u:p@h"], token="t").fields("h", None, None) == {"auth_token": "t"}
+    assert Login(["nats://u:p@h"], user="v").fields("h", None, None) == {"user": "v", "pass": ""}
+    assert Login(["nats://h"]).fields("h", None, "nonce") == {}
 
 
 def test_arguments_win_over_the_url(sweep: Sweep) -> None:
