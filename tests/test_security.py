@@ -643,6 +643,17 @@ def test_credentials_that_cannot_be_ones(options: dict[str, Any], sweep: Sweep) 
         NATSEventBus(**options)
 
 
+def test_a_secret_in_place_of_its_file_is_not_shown(sweep: Sweep) -> None:
+    user = User(Account(Operator()))
+    jwt = user.jwt()
+    sweep.hide(user.key.seed, jwt)
+    for options in ({"nkeys_seed": user.key.seed}, {"credentials": user.credentials(jwt)}, {"credentials": jwt}):
+        with sweep.failing(InvalidOptionError, "is the path of a file, and there is none$"):
+            NATSEventBus(**options)  # type: ignore[arg-type]
+    with sweep.failing(InvalidOptionError, "there is none at 'my.creds'"):
+        NATSEventBus(credentials="my.creds")
+
+
 @pytest.mark.parametrize("command", [["sub", "n", "--count", "1"], ["pub", "n"], ["--help"], ["sub", "--help"]])
 def test_the_command_line_shows_none(command: list[str], sweep: Sweep) -> None:
     sweep.hide("mis/taken", "u:mis")
