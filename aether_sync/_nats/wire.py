@@ -105,14 +105,19 @@ class SteadyClient(Client):
         except Exception as error:  # on which nats-py would end its reconnecting
             raise Error(f"something answers there, but it is no NATS server ({type(error).__name__})") from error
         finally:
-            if not self.is_connected:  # nats-py leaves the socket of a failed attempt open, and these running
-                for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
-                    if task is not None:
-                        task.cancel()
-                Wire(self).abort()
-                self._transport = None
+            if not self.is_connected:
+                self._break_off()
         if not self.is_connected:  # nats-py takes the end of the stream, in place of the PONG, for a yes
             raise Error("the server closed the connection before it had answered")
+
+    def _break_off(self) -> None:
+        """End an attempt that failed: nats-py leaves its socket open, and its tasks running."""
+        for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
+            if task is not None:
+                task.cancel()
+        if hasattr(self._transport, "_io_writer"):  # over WebSocket, nats-py has a session to close as well
+            Wire(self).abort()
+            self._transport = None
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         try:
