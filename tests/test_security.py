@@ -549,6 +549,29 @@ def test_a_certificate_that_is_renewed_too_late(given: Tls.Given, sweep: Sweep) 
         assert numbers([events.get(timeout=PATIENCE)]) == [1]
 
 
+@pytest.mark.fault
+def test_a_client_certificate_whose_user_is_taken_away(given: Tls.Given, sweep: Sweep) -> None:
+    chain, key = given.ours.issue("me@example.org")
+    sweep.hide(key.read_text().splitlines()[1])
+    tls = given.ours.config(more="verify_and_map: true")
+    users = 'authorization {{ users: [ {{ user: "{}@example.org" }} ] }}'
+    with (
+        NatsServer(config=tls + users.format("me")) as server,
+        NATSEventBus(server.url, tls=given.ours.trusting((chain, key))) as bus,
+        bus.subscribe("n") as events,
+    ):
+        server.reload(tls + users.format("you"))
+        eventually(lambda: "refuses these credentials" in reason_of(bus), "the refusal")
+        assert not bus.is_connected
+        sweep.see(bus)
+        server.reload(tls + users.format("me"))
+        assert bus.wait_connected(PATIENCE)
+        bus.flush(PATIENCE)
+        with NATSEventBus(server.url, tls=given.ours.trusting((chain, key))) as other:
+            other.publish("n", make_event(1))
+            assert numbers([events.get(timeout=PATIENCE)]) == [1]
+
+
 # -- servers that are none
 
 
@@ -654,11 +677,19 @@ def test_a_secret_in_place_of_its_file_is_not_shown(sweep: Sweep) -> None:
         NATSEventBus(credentials="my.creds")
 
 
-@pytest.mark.parametrize("command", [["sub", "n", "--count", "1"], ["pub", "n"], ["--help"], ["sub", "--help"]])
-def test_the_command_line_shows_none(command: list[str], sweep: Sweep) -> None:
-    sweep.hide("mis/taken", "u:mis")
-    with NatsServer(config='authorization: {user: "u", password: "right"}') as server:
-        url = server.url.replace("nats://", "nats://u:mis%2Ftaken@")
+@pytest.mark.parametrize(
+    ("command", "password"),
+    [
+        (["sub", "n", "--count", "1"], "mis/taken"),
+        (["pub", "n"], "mis/taken"),
+        (["pub", "n"], "ri/ght"),
+        (["sub", "--help"], "ri/ght"),
+    ],
+)
+def test_the_command_line_shows_none(command: list[str], password: str, sweep: Sweep) -> None:
+    sweep.hide(password, f"u:{password}")
+    with NatsServer(config='authorization: {user: "u", password: "ri/ght"}') as server:
+        url = server.url.replace("nats://", f"nats://u:{quote(password, safe='')}@")
         done = subprocess.run(
             [sys.executable, "-X", "dev", "-m", "aether_sync", *command],
             env={"NATS_URL": url, "PATH": "", "COLUMNS": "200"},
@@ -669,9 +700,9 @@ def test_the_command_line_shows_none(command: list[str], sweep: Sweep) -> None:
             check=False,
         )
     sweep.see(done.stdout, done.stderr)
-    if "--help" not in command:
-        assert done.returncode == 1
-        assert "refuses these credentials" in done.stderr
+    refused = password == "mis/taken"
+    assert done.returncode == int(refused), done.stderr
+    assert ("refuses these credentials" in done.stderr) == refused
 
 
 def test_the_sweep_finds_what_is_shown(caplog: pytest.LogCaptureFixture) -> None:
