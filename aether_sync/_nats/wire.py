@@ -90,6 +90,8 @@ class Wire(Client):
             raise
         except Exception as error:
             raise Error(f"something answers there, but it is no NATS server ({type(error).__name__})") from error
+        if self.lost.done():  # by a close that wanted to cancel this, which asyncio may swallow
+            raise self.lost.result()
 
     async def _select_next_server(self) -> None:
         (server,) = self._server_pool
