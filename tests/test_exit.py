@@ -11,7 +11,7 @@ import pytest
 
 from aether_sync import NATSEventBus, NatsServer, Subscription
 
-from .conftest import PATIENCE, UNIT
+from .conftest import PATIENCE, UNIT, Monitor
 from .programs import exits
 from .programs.run import FLAGS, finish, run, start
 
@@ -99,6 +99,27 @@ def test_without_a_server_it_ends_in_time(own_server: NatsServer, prefix: str, f
     begun = time.monotonic()
     finish(program, within=FLUSH + REST, says="left something undone")
     assert time.monotonic() - begun > FLUSH / 2, "it gave the server no time to come back"
+
+
+@pytest.mark.fault
+def test_a_server_that_comes_back_in_time_gets_everything(
+    own_server: NatsServer, own_monitor: Monitor, prefix: str
+) -> None:
+    """Its name is looked up while the interpreter ends, when Python 3.12 and later start no thread any more."""
+    url = own_server.url.replace("127.0.0.1", "localhost")
+    program = start(exits.without_a_server, url, prefix, 1)
+    assert program.stdout is not None
+    assert program.stdin is not None
+    assert program.stdout.readline() == "connected\n"
+    own_server.stop()
+    program.stdin.write("\n")
+    program.stdin.flush()
+    assert program.stdout.readline() == "published\n"
+    own_server.restart()
+    begun = time.monotonic()
+    finish(program, within=FLUSH + REST, says=UNCLOSED)
+    assert time.monotonic() - begun < FLUSH, "it went on waiting"
+    assert own_monitor.messages() == 1
 
 
 @pytest.mark.fault

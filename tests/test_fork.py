@@ -79,9 +79,17 @@ def test_what_waits_to_be_sent_is_sent_by_the_parent_alone(
 
 
 @pytest.mark.concurrent
-@pytest.mark.parametrize("what", ["get", "publish"])
-def test_a_signal_handler_forks_over_a_call(server: NatsServer, prefix: str, what: str) -> None:
-    run(forks.a_handler_forks_over, server.url, prefix, what)
+@pytest.mark.parametrize(
+    ("what", "fault"),
+    [("get", ""), ("publish", ""), ("flush", "pause"), ("subscribe", "pause"), ("wait_connected", "kill")],
+)
+def test_a_signal_handler_forks_over_a_call(own_server: NatsServer, prefix: str, what: str, fault: str) -> None:
+    program = start(forks.a_handler_forks_over, own_server.url, prefix, what)
+    assert program.stdout is not None
+    assert program.stdout.readline() == "ready\n"
+    if fault:
+        getattr(own_server, fault)()
+    finish(program, says=None)
 
 
 def test_a_fork_while_connecting(prefix: str) -> None:

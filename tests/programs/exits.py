@@ -108,6 +108,7 @@ def without_a_server(url: str, prefix: str, count: str) -> None:
     sys.stdin.readline()
     for bus in buses:
         bus.publish("n", event())
+    print("published", flush=True)
 
 
 def never_connected(url: str, prefix: str) -> None:

@@ -32,14 +32,14 @@ def start(program: Callable[..., Any], *arguments: object, flags: tuple[str, ...
     )
 
 
-def finish(process: subprocess.Popen[str], *, within: float = PATIENCE, status: int = 0, says: str = "") -> str:
+def finish(process: subprocess.Popen[str], *, within: float = PATIENCE, status: int = 0, says: str | None = "") -> str:
     """Wait for the end of a program; return what it printed.
 
     Args:
         process: The program.
         within: Seconds.
         status: What it ends with; a signal's number, negative, if it is killed.
-        says: What stands in its standard error, which otherwise is empty.
+        says: What stands in its standard error, which otherwise is empty; None for anything.
     """
     begun = time.monotonic()
     try:
@@ -49,7 +49,7 @@ def finish(process: subprocess.Popen[str], *, within: float = PATIENCE, status: 
         output, errors = process.communicate()
         raise AssertionError(f"it had not ended after {time.monotonic() - begun:.1f} s:\n{output}\n{errors}") from None
     assert process.returncode == status, f"{process.returncode}\n{output}\n{errors}"
-    assert says in errors if says else not errors, errors
+    assert says is None or (says in errors if says else not errors), errors
     return output
 
 
