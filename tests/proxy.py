@@ -178,6 +178,7 @@ class _Link:
                 data = source.recv(size)
                 if not data:
                     break
+                self._proxy.take(self)  # it may stall by now
                 self._proxy.dawdle(len(data), self)
                 self.send(sink, data)
         self.close(reset=False)
