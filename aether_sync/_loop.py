@@ -34,6 +34,7 @@ class _Loop(asyncio.SelectorEventLoop):
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
         super().__init__(selector)
+        self.set_debug(False)  # also under -X dev: it would log on this thread, and is for who writes coroutines
         self._asked: dict[tuple[Any, ...], asyncio.Future[Any]] = {}
 
     async def getaddrinfo(

@@ -367,7 +367,9 @@ def _check_secret_file(name: str, path: str | Path | None) -> None:
     if find_spec("nkeys") is None:
         raise InvalidOptionError(f"{name} needs the package nkeys: pip install 'aether-sync[nkeys]'")
     if not os.path.isfile(path):
-        raise InvalidOptionError(f"{name}: there is no file {os.fspath(path)!r}")
+        text = os.fspath(path)
+        is_path = "\n" not in text and (os.sep in text or len(text) < 40)  # and not the secret itself, in its place
+        raise InvalidOptionError(f"{name} is the path of a file, and there is none{f' at {text!r}' if is_path else ''}")
 
 
 _used: Living[Connection] = Living()

@@ -46,7 +46,9 @@ BACKLOG = 20_000  # events that a node may be behind before it publishes more sl
 PATIENCE = 120.0  # seconds
 PING_INTERVAL = 1.0  # so a frozen server is left after two
 WARM_UP = 0.25  # of the rounds: each fault has come once
-FLAT = 0.05  # of a process's memory: what it may grow by from the end of the warm-up to the end
+FLAT = (
+    0.1  # of a process's memory: what it may grow by from the end of the warm-up to the end (its queues fill unevenly)
+)
 
 Report = dict[str, Any]
 Fault = Callable[[NatsServer], None]
@@ -153,6 +155,8 @@ class Node:
                 return
 
     def report(self) -> Report:
+        with suppress(DeadlineExceededError):
+            self.far_bus.flush(1.0)  # answered behind all that the server has for it
         metrics = self.publisher.metrics()
         small = self.small.stats()
         return {
@@ -167,6 +171,7 @@ class Node:
             "near": self.near.count,
             "near_received": self.near_bus.metrics().received,
             "far": self.far.count,
+            "pending": self.far_bus.metrics().pending - small.pending + self.near_bus.metrics().pending,
             "far_received": self.far_bus.metrics().received,
             "twice": self.near.twice + self.far.twice,
             "near_late": self.near.late,
@@ -307,8 +312,9 @@ def workers(url: str, trace: bool) -> Iterator[list[Worker]]:
 class Soak:
     """The rounds, and what was found wrong in them."""
 
-    def __init__(self, server: NatsServer, nodes: list[Worker], events: int, rounds: int) -> None:
+    def __init__(self, server: NatsServer, nodes: list[Worker], events: int, rounds: int, is_traced: bool) -> None:
         self._server = server
+        self._is_traced = is_traced  # which takes memory itself
         self._nodes = nodes
         self._share = max(1, events // rounds // NODES)
         self._rounds = rounds
@@ -382,7 +388,10 @@ class Soak:
             (published - uncertain <= report["near"] <= published, "confirmed events did not come"),
             (report["near"] == report["near_received"], "received and taken differ (near)"),
             (report["far"] <= report["far_received"], "more was taken than received (far)"),
-            (report["far"] + self._missed[number] == total, "events of a round without a fault did not come"),
+            (
+                report["far"] + self._missed[number] == total,
+                "events of a round did not come, or came later",
+            ),
             (report["far"] <= total, "more events came than were published"),
             (report["twice"] == 0, "events came twice"),
             (report["near_late"] <= uncertain, "events came out of order that are not uncertain"),
@@ -402,7 +411,7 @@ class Soak:
         print(
             f"node {number}: memory grew by {growth / 2**20:+.1f} MiB of {fmean(memory) / 2**20:.0f} MiB after warm-up"
         )
-        self._expect(growth < FLAT * fmean(memory), f"node {number}: memory is not flat: {memory}")
+        self._expect(self._is_traced or growth < FLAT * fmean(memory), f"node {number}: memory is not flat: {memory}")
         for name in ("threads", "files"):
             counts = [getattr(one, name) for one in usage]
             self._expect(len(set(counts)) == 1, f"node {number}: the number of {name} is not flat: {counts}")
@@ -440,7 +449,7 @@ def main() -> None:
         NatsServer(jetstream=False, config="max_pending: 1GB") as server,
         workers(server.url, options.tracemalloc) as nodes,
     ):
-        soak = Soak(server, nodes, options.events, options.rounds)
+        soak = Soak(server, nodes, options.events, options.rounds, options.tracemalloc)
         reports = soak.run()
     took = monotonic() - started
     published, uncertain, near, far, late, reconnects = (

@@ -51,7 +51,7 @@ def test_forks_while_threads_publish_and_iterate(server: NatsServer, prefix: str
 
 @pytest.mark.concurrent
 def test_no_lock_stays_held_in_the_child(server: NatsServer) -> None:
-    run(forks.no_lock_survives, 200, within=PATIENCE * 3)
+    run(forks.no_lock_survives, 60, within=PATIENCE * 3)
 
 
 def test_what_waits_to_be_sent_is_sent_by_the_parent_alone(

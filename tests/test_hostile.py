@@ -124,6 +124,19 @@ def test_a_line_that_cannot_be_read_ends_the_connection(line: bytes, caplog: pyt
     assert not caplog.records  # nats-py would have logged on the loop thread
 
 
+@pytest.mark.parametrize(
+    "unreadable",
+    [b"HMSG aether.events.n 1 8 9\r\nNATS/1.0x\r\n", b"MSG aether.events.\xff 1 1\r\nx\r\n"],
+    ids=["headers", "subject"],
+)
+def test_a_message_that_cannot_be_read_is_skipped(unreadable: bytes) -> None:
+    small = b"MSG aether.events.n 1 %d\r\n%b\r\n" % (len(forged(1)), forged(1))
+    client, target, counters = parser.feed([small + unreadable + small])
+    assert (client.unread, str(client.lost.result())) == ([1], "nats: unexpected EOF")
+    assert counters.snapshot()["received"] == target.queue.stats().pending == 2
+    target.queue.close()
+
+
 def test_what_a_server_makes_a_client_keep_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "_LONGEST_LINE", 1_000)
     pieces = [b"PUSH" * 25] * 100
@@ -263,6 +276,7 @@ def test_an_outsider_with_this_nodes_own_id_is_taken_for_an_echo(
         assert numbers([shared_ones.get(timeout=PATIENCE) for _ in range(4)]) == [0, 1, 2, 3]  # the server chose us
         assert events.get_batch(9, timeout=0) == []
         assert not events.closed
+        assert bus.metrics().decode_errors == 1  # the group's: what begins as its own is not even read
 
 
 def test_an_envelope_that_names_another_namespace_is_no_event(
@@ -287,23 +301,30 @@ def _resident() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_a_flood_takes_no_more_memory_than_was_granted(make_bus: MakeBus, raw: RawClient, prefix: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "rounds", "at_most"),
+    [("x" * 10_000, 100, 32), ([[[[[[[[]]]]]]]] * 600, 3, 96)],
+    ids=["text", "brackets"],  # 2 bytes of text are a list of 64 bytes and more: encoded bytes are what is counted
+)
+def test_a_flood_takes_no_more_memory_than_was_granted(
+    content: object, rounds: int, at_most: int, make_bus: MakeBus, raw: RawClient, prefix: str
+) -> None:
     bus = make_bus()
     with bus.subscribe("flood.*", max_bytes=1 << 20) as drowned, bus.subscribe("calm") as calm:
         chunk = b""
         for n in range(100):
-            payload = forged(n, "flood.n", data={"n": n, "text": "x" * 10_000})
+            payload = forged(n, "flood.n", data={"n": n, "content": content})
             chunk += b"PUB %b.events.flood.n %d\r\n%b\r\n" % (prefix.encode(), len(payload), payload)
         before = _resident()
-        for _ in range(100):
+        for _ in range(rounds):
             raw.send(chunk)
         raw.publish(f"{prefix}.events.calm", forged(1, "calm"))
         assert numbers([calm.get(timeout=PATIENCE)]) == [1]
-        assert _resident() - before < 32 << 20, "of 100 MB"
+        assert _resident() - before < at_most << 20
         stats = drowned.stats()
-        assert stats.offered == 10_000
+        assert stats.offered == 100 * rounds
         assert stats.pending_bytes <= 1 << 20
-        assert stats.dropped_by_reason["max_bytes"] == stats.offered - stats.pending > 9_000
+        assert stats.dropped_by_reason["max_bytes"] == stats.offered - stats.pending > 100
         assert bus.is_connected
         assert bus.metrics().reconnects == 0
 

@@ -38,6 +38,7 @@ from .wire import Wire
 __all__ = ["Link", "LinkState"]
 
 _SPREAD = 0.5  # seconds within which all clients of a server that will shut down leave it, lest they storm the others
+_CLOSED = Error("the link is closed")
 _FORSAKEN_GRACE = 5.0  # seconds to flush for a connection that nobody closed
 
 
@@ -148,7 +149,7 @@ class Link:
             server.failures += 1
             error = failed
         finally:
-            wire.abandon(Error("the link is closed"))
+            wire.abandon(_CLOSED)
         self._fault(error)
         self._down()
 
@@ -239,6 +240,8 @@ class Link:
         finally:
             self._enter(LinkState.CLOSED)
             self._release()
+            if self._wire is not None:
+                self._wire.abandon(_CLOSED)
         await _cancel({task for task in self._tasks if task is not asyncio.current_task()})
         return self.pump.account()
 

@@ -53,7 +53,9 @@ def _describe_tls(reason: str) -> str:
 
 def is_refusal(error: BaseException) -> bool:
     """Whether the server is there, but one of the two will not have the other: waiting alone does not mend that."""
-    if isinstance(error, ssl.SSLError | NotSentError):
+    if isinstance(error, ssl.SSLError):
+        return not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)  # it went away
+    if isinstance(error, NotSentError):
         return True
     text = str(error).lower()
     return any(refusal in text for refusal in _REFUSALS)

@@ -30,8 +30,13 @@ _NEEDED = (
 _LONGEST_LINE = 2**20  # bytes; an INFO that names every server of a large cluster has thousands
 _LARGEST_MESSAGE = 128 * 2**20  # bytes, headers included: twice what a server can be told to take
 
-if missing := [name for name in _NEEDED if not hasattr(Client, name)]:
-    raise ImportError(f"this nats-py has no {', '.join(missing)}: install nats-py>=2.16,<3")
+
+def _check(client: type) -> None:
+    if missing := [name for name in _NEEDED if not hasattr(client, name)]:
+        raise ImportError(f"this nats-py has no {', '.join(missing)}: install nats-py>=2.16,<3")
+
+
+_check(Client)
 
 
 class Wire(Client):
@@ -85,6 +90,8 @@ class Wire(Client):
             raise
         except Exception as error:
             raise Error(f"something answers there, but it is no NATS server ({type(error).__name__})") from error
+        if self.lost.done():  # by a close that wanted to cancel this, which asyncio may swallow
+            raise self.lost.result()
 
     async def _select_next_server(self) -> None:
         (server,) = self._server_pool
