@@ -20,7 +20,7 @@ trap    what nats-py does                                               tested b
 10-13   JetStream                                                       not used yet
 14      the text of an -ERR is lower-cased                              test_an_err_in_another_case...,
                                                                         test_permissions.py
-15      fork                                                            test_nats_bus.py
+15      fork                                                            test_fork.py
 ======  ==============================================================  ===============================================
 
 A PONG cannot be told from another: one that a server sends unasked is only known as such while none is due.
