@@ -65,8 +65,9 @@ def test_one_of_three_goes(
     make_bus: MakeBus, cluster: NatsCluster, prefix: str, fault: Callable[[NatsServer], None], keep: Keep
 ) -> None:
     first, second, _ = cluster.servers
-    bus = make_bus(first.url, ping_interval=QUICK)  # it learns of the others
-    subscriber = make_bus(first.url, ping_interval=QUICK)
+    interval = QUICK if fault is NatsServer.pause else PATIENCE  # what a lame server may take to confirm the last
+    bus = make_bus(first.url, ping_interval=interval)  # it learns of the others
+    subscriber = make_bus(first.url, ping_interval=interval)
     events = keep(subscriber.subscribe(">"))
     bus.start()
     with Recorder(first.port, prefix) as there, Recorder(second.port, prefix) as witness:
