@@ -14,16 +14,10 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close() throws away what is unsen
 
 
 class Proxy:
-    """Stands between clients and the server on a port.
+    """Stands between clients and the server on a port."""
 
-    Args:
-        port: Where the server listens.
-        buffer: Bytes of the kernel's buffers here: little, so that a stall is felt soon; 0 leaves them as they are.
-    """
-
-    def __init__(self, port: int, *, buffer: int = 0) -> None:
+    def __init__(self, port: int) -> None:
         self._target = port
-        self._buffer = buffer
         self._lock = threading.Condition()  # guards all below
         self._flows = True
         self._accepts = True
@@ -32,8 +26,6 @@ class Proxy:
         self._links: list[_Link] = []
         self._closed = False
         self._listener = socket.create_server(("127.0.0.1", 0))
-        if buffer:
-            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         self.port = int(self._listener.getsockname()[1])
         self.url = f"nats://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._accept, name="proxy", daemon=True)
@@ -110,9 +102,6 @@ class Proxy:
             for end in (client, server):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _SEND_TIMEOUT)
-                if self._buffer:
-                    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._buffer)
-                    end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._buffer)
             link = _Link(self, client, server)
             with self._lock:
                 self._links.append(link)
@@ -178,6 +167,7 @@ class _Link:
                 data = source.recv(size)
                 if not data:
                     break
+                self._proxy.take(self)  # it may stall by now
                 self._proxy.dawdle(len(data), self)
                 self.send(sink, data)
         self.close(reset=False)

@@ -7,8 +7,9 @@ import pytest
 
 from aether_sync import DeliveryUncertainError, NatsCluster, NATSEventBus, NatsServer, Subscription
 
-from .conftest import PATIENCE, UNIT, eventually, make_event
+from .conftest import PATIENCE, UNIT, eventually, find_free_port, make_event
 from .fake_server import FakeServer
+from .proxy import Proxy
 from .recorder import Publishers, Recorder, check_order
 from .suites import Keep, numbers
 from .test_accounting import LAST_WORDS, check_sums
@@ -39,15 +40,20 @@ def port_of(bus: NATSEventBus) -> int:
     return int(engine.link._wire._current_server.uri.port)
 
 
-def has_moved(bus: NATSEventBus, server: NatsServer) -> bool:
+def take(events: Subscription) -> int:
+    (n,) = numbers([events.get(timeout=PATIENCE)])
+    return n
+
+
+def has_moved(bus: NATSEventBus, server: NatsServer | Proxy) -> bool:
     return bus.is_connected and port_of(bus) != server.port
 
 
-def received(events: Subscription, bus: NATSEventBus) -> list[tuple[str, int]]:
+def received(events: Subscription, bus: NATSEventBus, namespace: str = "last") -> list[tuple[str, int]]:
     """All that it got, to the first event that another bus publishes now; other servers learn of a SUB a bit later."""
     got: list[tuple[str, int]] = []
     for n in range(1, int(PATIENCE / 0.02)):
-        bus.publish("last", make_event(actor_id="p-last", version=n))
+        bus.publish(namespace, make_event(actor_id="p-last", version=n))
         got += [(event.actor_id, event.version) for event in events.get_batch(1_000_000, timeout=0.02)]
         if got and got[-1][0] == "p-last":
             return got
@@ -59,8 +65,9 @@ def test_one_of_three_goes(
     make_bus: MakeBus, cluster: NatsCluster, prefix: str, fault: Callable[[NatsServer], None], keep: Keep
 ) -> None:
     first, second, _ = cluster.servers
-    bus = make_bus(first.url, ping_interval=QUICK)  # it learns of the others
-    subscriber = make_bus(first.url, ping_interval=QUICK)
+    interval = QUICK if fault is NatsServer.pause else PATIENCE  # what a lame server may take to confirm the last
+    bus = make_bus(first.url, ping_interval=interval)  # it learns of the others
+    subscriber = make_bus(first.url, ping_interval=interval)
     events = keep(subscriber.subscribe(">"))
     bus.start()
     with Recorder(first.port, prefix) as there, Recorder(second.port, prefix) as witness:
@@ -153,7 +160,7 @@ def test_a_lame_server_that_confirms_nothing_is_left_all_the_same(make_bus: Make
     with FakeServer() as other, FakeServer(connect_urls=[f"127.0.0.1:{other.port}"]) as lame:
         bus = make_bus(lame.url, ping_interval=QUICK)
         bus.start()
-        lame.answer = lambda *_: None
+        lame.answer = lambda *_: b"+OK\r\n"  # it is not frozen
         bus.publish("n", make_event(1))
         lame.last.send(b'INFO {"ldm":true}\r\n')
         with pytest.raises(DeliveryUncertainError):
@@ -189,6 +196,35 @@ def test_the_server_that_was_left_comes_last(make_bus: MakeBus) -> None:
             eventually(lambda turn=turn: len(other.peers) == turn, "a link to the other server")
             assert len(first.peers) == turn
             bus.close()
+
+
+def test_an_event_that_comes_again_through_another_server_is_known(
+    make_bus: MakeBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.shuffle", lambda _: None)  # so the first server is the first
+    ports = [find_free_port(), find_free_port()]
+    config = 'cluster {{name: c, listen: "127.0.0.1:{}", no_advertise: true, routes: [{}]}}'
+    with (
+        Proxy(ports[0]) as route,
+        NatsServer(jetstream=False, config=config.format(ports[0], "")) as first,
+        NatsServer(jetstream=False, config=config.format(ports[1], f'"nats://127.0.0.1:{route.port}"')) as second,
+        Proxy(first.port) as link,
+    ):
+        bus, there, publisher = make_bus([link.url, second.url]), make_bus(second.url), make_bus(first.url)
+        with bus.subscribe("n") as events, bus.subscribe("*") as all_of_them, there.subscribe("n", "a.b") as other:
+            received(other, publisher, "a.b")  # the servers know each other
+            route.stall()
+            publisher.publish_many("n", [make_event(n) for n in range(10)])
+            for sub in (events, all_of_them):
+                assert [take(sub) for _ in range(10)] == list(range(10))
+            link.cut()
+            eventually(lambda: has_moved(bus, link), "a link to the other server")
+            route.restore()
+            assert [take(other) for _ in range(10)] == list(range(10))  # now they are at the second one
+            there.publish("n", make_event(10))
+            assert [take(sub) for sub in (events, all_of_them)] == [10, 10]
+        for one in (bus, there, publisher):
+            one.close()
 
 
 def test_credentials_in_a_url_are_good_for_the_whole_cluster(make_bus: MakeBus, prefix: str, keep: Keep) -> None:

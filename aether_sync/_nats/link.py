@@ -238,15 +238,15 @@ class Link:
                 with suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self.pump.settle(self._outbox.position()), grace)
         finally:
-            self._enter(LinkState.CLOSED)
-            self._release()
+            self.end()
             if self._wire is not None:
                 self._wire.abandon(_CLOSED)
         await _cancel({task for task in self._tasks if task is not asyncio.current_task()})
         return self.pump.account()
 
-    def _release(self) -> None:
-        """Give everyone who waits here an end to it."""
+    def end(self) -> None:
+        """Write nothing more, and give everyone who waits here an end to it. Idempotent; no loop need run."""
+        self._enter(LinkState.CLOSED)
         error = BusClosedError("the connection is closed")
         self.first.fail(error)
         self.pump.close(error)

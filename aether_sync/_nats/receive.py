@@ -18,6 +18,7 @@ from .._wire import EnvelopeWriter, decode_envelope
 from ..errors import AetherError, DecodingError, SubscriptionClosedError
 from ..events import Event
 from ..metrics import Counters
+from .echoes import Echoes
 from .reporter import Reporter
 
 __all__ = ["Inbox", "Interest", "message_class"]
@@ -111,6 +112,7 @@ class Inbox:
         self._counters = counters
         self._failed = failed  # called with a subscription that ended by its overflow policy
         self._arrived: list[tuple[Interest, str, bytes]] = []
+        self._echoes = Echoes()  # a queue group has none: each event goes to one of its members
         # What was decoded last: copies of an event come one after the other, if not always in one turn of the loop.
         self._last: tuple[str, bytes, Event, Interest] | None = None
 
@@ -119,6 +121,10 @@ class Inbox:
         if not self._arrived:
             asyncio.get_running_loop().call_soon(self._deliver, reporter)
         self._arrived.append((interest, subject, payload))
+
+    def move(self) -> None:
+        """What comes from now on comes through another connection, perhaps from another server."""
+        self._echoes.expect()
 
     def refuse(self, subject: str, reason: str, reporter: Reporter) -> None:
         """Count a message that is no event, and log the first of a burst; never its content."""
@@ -131,8 +137,9 @@ class Inbox:
         deliveries = Deliveries()
         received = 0
         last = self._last
+        echoes = self._echoes.expected()
         for interest, subject, payload in arrived:
-            if interest.group is None and payload.startswith(self._own):
+            if interest.group is None and (payload.startswith(self._own) or (echoes and payload in echoes)):
                 continue
             route = interest.route(subject)
             if last is not None and last[1] == payload and last[0] == subject:
@@ -150,6 +157,7 @@ class Inbox:
                 received += 1
             deliveries.add(route, event, len(payload))
         self._last = last
+        self._echoes.remember([payload for interest, _, payload in arrived if interest.group is None])
         for target in deliveries.hand_over():
             reporter.warning(*log_text(target))
         for target in deliveries.failed:

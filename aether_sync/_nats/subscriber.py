@@ -54,6 +54,8 @@ class Subscriber:
         """Subscribe all interests on a new wire; ``then`` is called once the server has processed that."""
         self._wire, self._by_sid = wire, {}
         wire.msg_class = message_class(self._by_sid, self._reporter)  # type: ignore[assignment]
+        for inbox in {interest.inbox for interest in self._interests}:
+            inbox.move()
         for interest in self._interests:
             self._interests[interest] = None
             self._do(partial(self._subscribe, interest))
