@@ -1,5 +1,6 @@
 """Each way to be let in, right and wrong, against a real server: the reason is told at once, and no secret is shown."""
 
+import asyncio
 import json
 import re
 import socket
@@ -12,11 +13,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
 import nkeys
 import pytest
+from nats.errors import Error
 
 from aether_sync import (
     ConnectError,
@@ -27,11 +30,16 @@ from aether_sync import (
     NatsServer,
     PermissionDeniedError,
 )
+from aether_sync._nats.link import Link
 from aether_sync._nats.login import Login
+from aether_sync._nats.options import ConnectOptions
 from aether_sync._nats.reasons import shown
+from aether_sync._nats.wire import SteadyClient
+from aether_sync._queues import Outbox
 
 from .conftest import PATIENCE, UNIT, eventually, make_event
 from .credentials import Account, Certificates, Key, Operator, User
+from .fuzz import parser
 from .suites import numbers
 from .sweep import Sweep, sweep
 
@@ -617,6 +625,53 @@ def test_a_server_that_hangs_up_in_place_of_an_answer(sweep: Sweep, refuse: Call
         options = {"user": "u", "password": "the-password", "connect_timeout": 0.3 * UNIT}
         refuse(impostor.url, "closed the connection before it had answered", **options)
         assert b"the-password" in impostor.heard  # it does ask for it
+
+
+def test_what_a_write_does_not_know_the_reader_does() -> None:
+    alert = ssl.SSLError("a TLS alert")
+
+    class Transport:
+        _io_writer = None
+        _io_reader = SimpleNamespace(exception=lambda: alert)
+
+        async def readline(self) -> bytes:
+            return b"INFO {}\r\n"
+
+        def write(self, _: bytes) -> None: ...
+
+        async def drain(self) -> None:
+            raise ConnectionResetError("Connection lost")
+
+    async def connect() -> None:
+        client = SteadyClient(False, Login(()), lambda sid: None)
+        client._setup_server_pool("nats://127.0.0.1")
+        client._current_server = client._server_pool[0]
+        client._transport = Transport()  # type: ignore[assignment]
+        client.options = dict.fromkeys(["verbose", "pedantic", "name", "no_echo"], False)
+        client.options |= {"connect_timeout": PATIENCE, "tls_handshake_first": False, "dont_randomize": True}
+        await client._process_connect_init()
+
+    with pytest.raises(ssl.SSLError, match="a TLS alert"):
+        asyncio.run(connect())
+
+
+def test_a_connection_that_is_reset_takes_no_reason_back() -> None:
+    options = ConnectOptions(servers=("nats://h",), name="n", connect_timeout=1, ping_interval=1)
+    link = Link(options, Outbox(1, 1), parser.QuietReporter())
+    for error, reason in (
+        (ConnectionResetError("reset"), "reset"),
+        (Error("nats: 'maximum connections exceeded'"), "maximum connections exceeded"),
+        (ConnectionResetError("reset"), "maximum connections exceeded"),
+        (Error("nats: 'Authorization Violation'"), "the server refuses these credentials (Authorization Violation)"),
+        (ConnectionResetError("reset"), "the server refuses these credentials (Authorization Violation)"),
+        (ConnectionRefusedError(), "connection refused: nothing listens there"),
+        (ConnectionResetError("reset"), "reset"),
+        (ssl.SSLEOFError(8, "EOF occurred"), "TLS failed: EOF occurred"),
+    ):
+        link._fault(error)
+        assert link.reason == reason
+    assert link.first.error is not None
+    assert "refuses these credentials" in str(link.first.error)
 
 
 def test_nothing_is_said_to_a_server_without_the_tls_that_was_asked_for(
