@@ -1,7 +1,6 @@
 """The engine of a connection: its loop thread, its link, and the thread that logs for them, from first use to end."""
 
 import math
-import os
 
 from ._deadline import Deadline
 from ._loop import LoopThread
@@ -22,7 +21,6 @@ class Engine:
     """What runs for a connection. It knows nothing of the connection, which can so be collected."""
 
     def __init__(self, options: ConnectOptions, outbox: Outbox) -> None:
-        self.process = os.getpid()  # its threads live in no other
         self._reporter = Reporter()
         self.loop = LoopThread(self._reporter.internal_error)
         self.link = Link(options, outbox, self._reporter)

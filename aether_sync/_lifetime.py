@@ -1,5 +1,6 @@
 """The life of what is started and closed: ``with`` for it, and a warning where nobody closed it."""
 
+import os
 import warnings
 from threading import get_ident
 from types import TracebackType
@@ -9,6 +10,7 @@ __all__ = ["Lifetime", "loop_threads", "warn_unclosed"]
 
 #: Idents of running loop threads.
 loop_threads: set[int] = set()
+os.register_at_fork(after_in_child=loop_threads.clear)  # none of them runs there, and idents are given again
 
 
 class Lifetime:

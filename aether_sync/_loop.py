@@ -1,13 +1,18 @@
 """The loop thread: an asyncio event loop for threads to post work to. It knows no NATS."""
 
 import asyncio
+import os
+import selectors
+import socket
 import threading
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from itertools import count
 from traceback import format_exception
 from typing import Any, TypeVar
 
 from ._deadline import Deadline
+from ._fork import Heir, heirs
 from ._lifetime import loop_threads
 from ._waiting import Reply, guard
 from .errors import BusClosedError, DeadlineExceededError, WrongThreadError
@@ -17,9 +22,60 @@ __all__ = ["LoopThread"]
 T = TypeVar("T")
 
 _numbers = count(1)  # so that a stack dump tells two loops apart
+_buried: list[object] = []  # loops that a forked child inherited: finalizers must not run on what is the parent's
 
 
-class LoopThread:
+class _Loop(asyncio.SelectorEventLoop):
+    """An event loop that keeps no process from ending: not even over a name server that never answers.
+
+    asyncio looks names up in a pool of threads, which Python waits for at its end. Here a daemon thread does it, one
+    for each question: who asks the same again meanwhile, as every new attempt to connect does, waits for that answer.
+    """
+
+    def __init__(self, selector: selectors.BaseSelector) -> None:
+        super().__init__(selector)
+        self.set_debug(False)  # also under -X dev: it would log on this thread, and is for who writes coroutines
+        self._asked: dict[tuple[Any, ...], asyncio.Future[Any]] = {}
+
+    async def getaddrinfo(
+        self,
+        host: Any,
+        port: Any,
+        *,
+        family: int = 0,
+        type: int = 0,  # noqa: A002
+        proto: int = 0,
+        flags: int = 0,
+    ) -> Any:
+        question = (host, port, family, type, proto, flags)
+        answer = self._asked.get(question)
+        if answer is None:
+            self._asked[question] = answer = self.create_future()
+            name = f"aether-lookup-{next(_numbers)}"
+            threading.Thread(target=self._look_up, args=question, name=name, daemon=True).start()
+        await asyncio.wait((answer,))  # not cancelled with who waits
+        return answer.result()
+
+    def _look_up(self, *question: Any) -> None:
+        found: Any = None
+        error: Exception | None = None
+        try:
+            found = socket.getaddrinfo(*question)
+        except Exception as caught:
+            error = caught
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self.call_soon_threadsafe(self._answer, question, found, error)
+
+    def _answer(self, question: tuple[Any, ...], found: Any, error: Exception | None) -> None:
+        answer = self._asked.pop(question)
+        if error is None:
+            answer.set_result(found)
+        else:
+            answer.set_exception(error)
+            answer.exception()  # seen, if nobody waits for it any more
+
+
+class LoopThread(Heir):
     """An event loop, running in a daemon thread of its own from :meth:`start` to :meth:`stop`.
 
     Whether work is still taken is checked, and the work enqueued, under one lock: none is stranded.
@@ -30,7 +86,8 @@ class LoopThread:
 
     def __init__(self, report: Callable[[str], object]) -> None:
         self.name = f"aether-loop-{next(_numbers)}"
-        self._loop = asyncio.new_event_loop()
+        self._selector = selectors.DefaultSelector()
+        self._loop = _Loop(self._selector)
         self._loop.set_exception_handler(lambda _, context: report(_described(context)))
         self._lock = guard()  # guards _accepting and _calls
         self._accepting = True
@@ -38,6 +95,7 @@ class LoopThread:
         self._ran = threading.Lock()  # taken for good by the thread that runs the loop, or closes it unrun
         self._thread: threading.Thread | None = None  # that thread
         self._ended: Reply[None] = Reply()
+        heirs.add(self)
 
     def start(self) -> None:
         """Start the thread; what was posted before is run first. Starting again does nothing.
@@ -159,6 +217,24 @@ class LoopThread:
             task.cancel()
         if tasks:  # bounded: a task may swallow its cancellation
             self._loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))
+
+    def _after_fork(self) -> None:
+        """Let go of the parent's connections and files.
+
+        They are replaced, not closed: closing, by whoever comes by later, would take them from the selector, which is
+        one and the same in both processes, and the parent would go deaf.
+        """
+        if self._loop.is_closed():
+            return
+        files = [key.fd for key in self._selector.get_map().values()]
+        if hasattr(self._selector, "fileno"):  # epoll and kqueue are files themselves
+            files.append(self._selector.fileno())
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for file in files:
+            os.dup2(nothing, file, inheritable=False)
+        os.close(nothing)
+        self._loop.set_exception_handler(lambda *_: None)
+        _buried.append(self)
 
     def __del__(self) -> None:
         loop = getattr(self, "_loop", None)

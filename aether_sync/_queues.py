@@ -221,6 +221,13 @@ class EventQueue(_Bridge):
                     self._dropped["discarded"] += 1
             self._getters.wake_all()
 
+    def disown(self) -> None:
+        """In a forked child: end, as what is queued is for the parent's threads."""
+        with self.lock:
+            self._events.clear()
+            error = f"subscription {self.name} was made before the fork, and is its parent's: subscribe again here"
+            self.close(failure=SubscriptionClosedError(error))
+
     def stats(self) -> QueueStats:
         """Count what went through, at one moment."""
         with self.lock:
@@ -359,6 +366,17 @@ class Outbox(_Bridge):
             raise PublishTimeoutError(
                 f"the outbox had no room within {deadline}: {events} events, {held} bytes wait to be sent"
             )
+
+    def disown(self) -> "Outbox":
+        """In a forked child: return an empty one in its place, and accept nothing here: what it holds the parent sends.
+
+        Its loop is not told: it is the parent's.
+        """
+        with self.lock:
+            own = Outbox(self.max_events, self.max_bytes)
+            own._is_shutdown, self._is_shutdown = self._is_shutdown, True
+            self._publishers.wake_all()
+            return own
 
     def depth(self) -> tuple[int, int]:
         """Events and bytes that are accepted and not yet written."""

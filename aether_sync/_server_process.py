@@ -144,6 +144,19 @@ class Run:
             elif not self.has_ended():
                 os.kill(self.pid, number)
 
+    def freeze(self) -> None:
+        """Stop the server, and see each of its threads stopped, where the system tells of them."""
+        self.signal(signal.SIGSTOP)
+        deadline = Deadline(_KILL_PATIENCE)
+        while any(state != "T" for state in self._thread_states()) and not self.wait_ended(Deadline(RETRY)):
+            if not deadline.remaining():
+                raise ServerError(f"nats-server, process {self.pid}, runs on {deadline} after SIGSTOP")
+
+    def _thread_states(self) -> Iterator[str]:
+        for stat in Path(f"/proc/{self.pid}/task").glob("*/stat"):
+            with suppress(OSError):  # it has just ended
+                yield stat.read_text().rpartition(") ")[2][:1]
+
     def kill(self) -> None:
         """End the server by force, and see it ended."""
         self.signal(signal.SIGKILL)

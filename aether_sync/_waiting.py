@@ -24,7 +24,7 @@ from typing import Any, Generic, TypeVar, cast
 from ._deadline import Deadline
 from .errors import DeadlineExceededError
 
-__all__ = ["Living", "Once", "Parking", "Reply", "guard", "outside_guards"]
+__all__ = ["Living", "Once", "Parking", "Reply", "free_guards", "guard", "outside_guards"]
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ class Living(Generic[T]):
         return iter([one for ref in list(self._refs.values()) if (one := ref()) is not None])
 
 
-_guards: Living[Any] = Living()  # RLocks, with the methods that threading.Condition uses too
+_guards: Living[Any] = Living()  # RLocks, with the methods that threading itself uses in conditions and after forks
 
 
 def guard() -> RLock:
@@ -54,6 +54,16 @@ def guard() -> RLock:
     lock = RLock()
     _guards.add(lock)
     return lock
+
+
+def free_guards() -> None:
+    """In a forked child: free the guards of threads that did not survive.
+
+    Those of the forking thread stay held: a signal handler that forks may have interrupted who gives them back.
+    """
+    for lock in _guards:
+        if not lock._is_owned():
+            lock._at_fork_reinit()
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, Never
 
 from ._deadline import Deadline
+from ._exit import before_threads_end
+from ._fork import Heir, heirs
 from ._lifetime import Lifetime
 from ._queues import EventQueue
 from ._routing import Deliveries, Route, Target, Targets, log_drops, make_target
@@ -24,6 +26,8 @@ __all__ = ["CloseReport", "EventBus"]
 
 logger = logging.getLogger("aether_sync")
 
+_LAST_EVENTS = 1.0  # seconds: a round trip is a thousandth of that, and a lost one must not hold a close() up
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloseReport:
@@ -38,26 +42,41 @@ class CloseReport:
         return not (self.unsent or self.uncertain or self.rejected or self.timed_out)
 
 
-class EventBus(Lifetime):
+class EventBus(Lifetime, Heir):
     """Publishes events to the subscriptions of this process, thread to thread.
 
     A subscriber gets what came off the wire, here as on another node: the event is encoded and decoded once, tuples
     become lists, and nobody sees the publisher's own dict. Every method may be called from any thread.
+
+    In a forked child the bus is a node of its own, with no subscriptions: those made before the fork are the parent's.
     """
 
     def __init__(self) -> None:
-        self.node_id = uuid.uuid4().hex  #: this bus among all nodes of a cluster
+        self._closed = False
+        self._begin()
+        heirs.add(self)
+        _buses.add(self)
+
+    def _begin(self) -> None:
+        """Begin with nothing: as a new node."""
+        self.node_id = uuid.uuid4().hex  #: this bus among all nodes of a cluster; another one after a fork
         self._targets = Targets(self._head_of)
         self._counters = Counters()
         self._lock = guard()  # guards the fields below
         self._members: set[Target] = set()  # the open subscriptions
         self._queues: Living[EventQueue] = Living()  # theirs, and of closed ones still being read
         self._ended_totals = Totals()  # what went through queues that are gone
-        self._closed = False
         self._closing: Once[CloseReport] = Once()
         # Left by finalizers, which take no lock.
         self._abandoned: deque[Target] = deque()
         self._ended: deque[QueueStats] = deque()
+
+    def _after_fork(self) -> None:
+        for target in self._members.copy():
+            target.left = True  # the bus of the child never had it
+        for queue in self._queues:
+            queue.disown()
+        self._begin()
 
     # -- subscribing
 
@@ -104,7 +123,7 @@ class EventBus(Lifetime):
                 self._refuse_if_closed()
             except BaseException:
                 subscription.close(discard=True)
-                self._part(target)  # also if a close() of the bus has been here before it had joined
+                self._part((target,), deadline)  # also if a close() of the bus has been here before it had joined
                 raise
         except AetherError:
             self._counters.add("subscribe_errors")
@@ -187,8 +206,7 @@ class EventBus(Lifetime):
             for copy, one in zip(copies, encoded, strict=True):
                 deliveries.add(route, copy, len(one))
             log_drops(deliveries.hand_over())
-            for target in deliveries.failed:
-                self._leave(target)
+            self._leave(deliveries.failed)
         self._counters.add_published(route.namespace, len(encoded))
 
     # -- what a bus across nodes does more
@@ -201,9 +219,10 @@ class EventBus(Lifetime):
         """Let a target have events; when this returns, it gets all that are published from then on."""
         self._targets.add(target)
 
-    def _part(self, target: Target) -> None:
-        """Let a target have no more events."""
-        self._targets.remove(target)
+    def _part(self, targets: Sequence[Target], deadline: Deadline) -> None:
+        """Let targets have no more events, but for what is on its way to a queue group, if it comes in time."""
+        for target in targets:
+            self._targets.remove(target)
 
     def _accept(self, route: Route, encoded: Sequence[bytes]) -> None:
         """Accept encoded events for other nodes, or raise."""
@@ -290,23 +309,36 @@ class EventBus(Lifetime):
 
     # -- leaving and closing
 
-    def _end(self, target: Target, *, discard: bool = False) -> None:
-        """Let a target have no more, and its queue end: a queue group's after the last event it was chosen for."""
-        if target.group is None or discard:
-            target.queue.close(discard=discard)
-        self._leave(target)
-        target.queue.close()
+    def _end(self, *targets: Target, discard: bool = False, timeout: float = _LAST_EVENTS) -> None:
+        """Let targets have no more, and their queues end: a queue group's after the last event it was chosen for."""
+        for target in targets:
+            if target.group is None or discard:
+                target.queue.close(discard=discard)
+        self._leave(targets, timeout)
+        for target in targets:
+            target.queue.close()
+
+    def _end_all(self, deadline: Deadline) -> None:
+        """Let all subscriptions end."""
+        self._reap()
+        with self._lock:
+            members = list(self._members)
+        self._end(*members, timeout=min(_LAST_EVENTS, deadline.remaining() / 2))
 
     def _admit(self, target: Target) -> None:
         with self._lock:
             self._refuse_if_closed()
+            if _is_ending:
+                raise BusClosedError("no subscription any more: the main thread is done, and the interpreter ends")
             self._members.add(target)
             self._queues.add(target.queue)
             self._fold_ended()
 
-    def _leave(self, target: Target) -> None:
-        if not target.left:
-            self._part(target)
+    def _leave(self, targets: Sequence[Target], timeout: float = _LAST_EVENTS) -> None:
+        leaving = [target for target in targets if not target.left]
+        if leaving:
+            self._part(leaving, Deadline(timeout))
+        for target in leaving:
             with self._lock:
                 self._members.discard(target)
             target.left = True  # last: whoever is interrupted before leaves again
@@ -320,7 +352,7 @@ class EventBus(Lifetime):
         while self._abandoned:
             target = self._abandoned.popleft()
             target.queue.close(discard=target.queue.failure is None)
-            self._leave(target)
+            self._leave((target,))
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
@@ -345,11 +377,7 @@ class EventBus(Lifetime):
         return report
 
     def _close(self, deadline: Deadline) -> CloseReport:
-        self._reap()
-        with self._lock:
-            members = list(self._members)
-        for target in members:
-            self._end(target)
+        self._end_all(deadline)
         return self._finish(deadline)
 
     def __reduce__(self) -> Never:
@@ -357,6 +385,20 @@ class EventBus(Lifetime):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.node_id[:8]}{' closed' if self._closed else ''}>"
+
+
+_buses: Living[EventBus] = Living()
+_is_ending = False  # the main thread is done
+
+
+@before_threads_end
+def _end_iterations() -> None:
+    """Let every iteration end: Python waits for the normal threads in which it goes on."""
+    global _is_ending
+    _is_ending = True
+    deadline = Deadline(_LAST_EVENTS * 2)
+    for bus in _buses:
+        bus._end_all(deadline)
 
 
 def _encode(event: Event) -> bytes:

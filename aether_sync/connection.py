@@ -1,6 +1,6 @@
 """``Connection``: a connection to a NATS cluster that any thread may use, and several buses may share."""
 
-import atexit
+import logging
 import os
 import ssl
 import weakref
@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 from ._checks import check_count, check_seconds
 from ._deadline import Deadline
 from ._engine import Engine
+from ._exit import at_exit, mind_the_exit
+from ._fork import Heir, heirs
 from ._lifetime import Lifetime, warn_unclosed
 from ._nats.options import ConnectOptions
 from ._nats.pump import Account
@@ -33,7 +35,9 @@ from .errors import (
 
 __all__ = ["Connection", "ConnectionOptions"]
 
-_LAST_MESSAGES = 1.0  # seconds: a round trip is a thousandth of that, and a lost one must not hold a close() up
+logger = logging.getLogger("aether_sync")
+
+_AT_EXIT = 5.0  # seconds for all connections that nobody closed: what close() has for one
 _DEFAULT_URL = "nats://127.0.0.1:4222"
 
 
@@ -55,8 +59,10 @@ class ConnectionOptions(TypedDict, total=False):
     tls_handshake_first: bool
 
 
-class Connection(Lifetime):
+class Connection(Lifetime, Heir):
     """A connection to a NATS cluster: made at its first use, kept from then on until it is closed.
+
+    A forked child that uses it connects afresh; what the parent had in its outbox, the parent sends.
 
     Args:
         url: ``nats://host:port`` or ``tls://...``, or several of one cluster, as a sequence or separated by commas. By
@@ -121,12 +127,24 @@ class Connection(Lifetime):
             tls_hostname=tls_hostname,
             tls_handshake_first=tls_handshake_first,
         )
+        self._closed = False
         self._outbox = Outbox(outbox_events, outbox_bytes)
+        self._begin_unused()
+        heirs.add(self)
+
+    def _begin_unused(self) -> None:
         self._lock = guard()  # guards the fields below
         self._engine: Engine | None = None  # made at the first use
-        self._closed = False
         self._closing: Once[CloseReport] = Once()
         self._finalizer: weakref.finalize[..., Connection] | None = None
+
+    def _after_fork(self) -> None:
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        if self._engine is not None:
+            self._engine.link.disown(BusClosedError("this process was forked meanwhile"))
+        self._outbox = self._outbox.disown()
+        self._begin_unused()
 
     # -- connecting
 
@@ -138,7 +156,6 @@ class Connection(Lifetime):
                 calls return at once.
             BusClosedError: The connection is closed.
         """
-        self._refuse_after_fork()
         if self._engine is None or not self._engine.link.first.done:
             self._begin().await_first_attempt()
         self._refuse_if_closed()
@@ -148,6 +165,7 @@ class Connection(Lifetime):
         with self._lock:
             self._refuse_if_closed()
             if self._engine is None:
+                mind_the_exit()
                 self._engine = Engine(self._options, self._outbox)
                 self._finalizer = weakref.finalize(self, _forsake, self._engine, repr(self))
                 self._finalizer.atexit = False
@@ -158,11 +176,6 @@ class Connection(Lifetime):
             engine.close(Deadline(0))
             self._refuse_if_closed()
         return engine
-
-    def _refuse_after_fork(self) -> None:
-        engine = self._engine
-        if engine is not None and engine.process != os.getpid():
-            raise BusClosedError(f"{self!r} was made in process {engine.process}: make one after the fork")
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
@@ -190,7 +203,7 @@ class Connection(Lifetime):
         engine = self._begin()
         engine.loop.refuse_own_thread()
         link = engine.link
-        link.changed.wait(lambda: link.is_connected or self._closed, deadline)
+        link.changed.wait(lambda: link.is_connected or self._closed or self._engine is not engine, deadline)
         self._refuse_if_closed()
         return link.is_connected
 
@@ -251,12 +264,11 @@ class Connection(Lifetime):
             why = "the server has not confirmed it" if link.is_connected else str(link.connect_error())
             raise DeadlineExceededError(f"no subscription to {interest.subject!r} within {deadline}: {why}") from None
 
-    def await_last(self, interests: Sequence[Interest]) -> None:
-        """Wait until the server has sent the last message for interests that were left, but not for long. For a bus."""
+    def await_last(self, interests: Sequence[Interest], deadline: Deadline) -> None:
+        """Wait until the server has sent the last message for interests that were left, or the deadline. For a bus."""
         engine = self._engine
         if engine is None or self._closed or engine.loop.is_current():
             return
-        deadline = Deadline(_LAST_MESSAGES)
         with suppress(DeadlineExceededError):
             for interest in interests:
                 interest.gone.wait(deadline)
@@ -274,6 +286,7 @@ class Connection(Lifetime):
         return {
             "outbox_events": events,
             "outbox_bytes": size,
+            "confirmed": 0 if engine is None else engine.link.pump.confirmed,
             "uncertain": 0 if engine is None else engine.link.pump.uncertain,
             "rejected": 0 if engine is None else engine.link.pump.rejected,
             "reconnects": 0 if engine is None else engine.link.reconnects,
@@ -292,7 +305,6 @@ class Connection(Lifetime):
         """
         deadline = Deadline(timeout)
         self._refuse_if_closed()
-        self._refuse_after_fork()
         engine = self._engine
         if engine is None:
             return
@@ -338,7 +350,7 @@ class Connection(Lifetime):
                 engine.loop.refuse_own_thread()
             self._closed = True
         self._outbox.close()
-        if engine is None or engine.process != os.getpid():
+        if engine is None:
             return CloseReport()
         if self._finalizer is not None:
             self._finalizer.detach()
@@ -363,13 +375,16 @@ def _check_secret_file(name: str, path: str | Path | None) -> None:
 _used: Living[Connection] = Living()
 
 
-@atexit.register  # at import, so that it runs behind what users register for themselves
-def _close_at_exit() -> None:
-    for connection in _used:
-        engine = connection._engine
-        if engine is not None and not connection.closed and engine.process == os.getpid():
-            warn_unclosed(repr(connection), connection)
-            connection.close()
+@at_exit
+def _close_all() -> None:
+    deadline = Deadline(_AT_EXIT)
+    unclosed = [(repr(one), one) for one in _used if one._engine is not None and not one.closed]
+    for name, connection in unclosed:
+        report = connection.close(deadline.timeout_left())
+        if not report:
+            logger.warning("closing %s left something undone: %r", name, report)
+    for name, connection in unclosed:  # only now: a warning may be an error
+        warn_unclosed(name, connection)
 
 
 def _forsake(engine: Engine, name: str) -> None:

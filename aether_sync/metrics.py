@@ -47,8 +47,9 @@ class SubscriptionStats:
 class Metrics:
     """What a bus did since it was made: a snapshot, no part of which changes any more. It pickles.
 
-    ``uncertain``, ``reconnects``, ``outbox_events`` and ``outbox_bytes`` are of the connection, and so of all buses
-    that share it.
+    ``confirmed``, ``uncertain``, ``reconnects``, ``outbox_events`` and ``outbox_bytes`` are of the connection, and so
+    of all buses that share it. Of what these accepted, ``published == confirmed + uncertain`` + what the server refused
+    + what is not answered yet.
     """
 
     node_id: str
@@ -61,6 +62,7 @@ class Metrics:
     publish_errors: int = 0  #: events that ``publish()`` refused, or the server did
     subscribe_errors: int = 0  #: ``subscribe()`` calls that failed
     decode_errors: int = 0  #: messages that were no event
+    confirmed: int = 0  #: published events that the connected server has processed and not refused
     uncertain: int = 0  #: events written to a connection that broke before they were confirmed
     reconnects: int = 0
     outbox_events: int = 0  #: events waiting to be sent

@@ -53,10 +53,6 @@ class NATSEventBus(EventBus):
         super().__init__()
         self._publish_timeout = publish_timeout
         self._buffer = on_disconnect == "buffer"
-        self._writer = EnvelopeWriter(self.node_id)
-        self._inbox = Inbox(self.node_id, self._counters, self._abandoned.append)
-        self._interests_lock = guard()  # guards _interests, and that the link hears of its changes in their order
-        self._interests: dict[tuple[str, str | None], Interest] = {}  # by subject and queue group
         self._owns_connection = not isinstance(connection, Connection)
         if isinstance(connection, Connection):
             if options:
@@ -64,6 +60,18 @@ class NATSEventBus(EventBus):
             self._connection = connection
         else:
             self._connection = Connection(connection, **options)
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._writer = EnvelopeWriter(self.node_id)
+        self._inbox = Inbox(self.node_id, self._counters, self._abandoned.append)
+        self._interests_lock = guard()  # guards _interests, and that the link hears of its changes in their order
+        self._interests: dict[tuple[str, str | None], Interest] = {}  # by subject and queue group
+
+    def _after_fork(self) -> None:
+        for interest in list(self._interests.values()):
+            interest.disown()
+        super()._after_fork()
 
     @property
     def connection(self) -> Connection:
@@ -112,9 +120,17 @@ class NATSEventBus(EventBus):
                 interest.entered = True
             return interest
 
-    def _part(self, target: Target) -> None:
-        self._targets.remove(target)
-        leaving = []
+    def _part(self, targets: Sequence[Target], deadline: Deadline) -> None:
+        super()._part(targets, deadline)
+        left = [(interest, target) for target in targets for interest in self._exit(target)]
+        # What the server has already chosen this node for is on its way.
+        self._connection.await_last([interest for interest, _ in left if interest.group is not None], deadline)
+        for interest, target in left:
+            interest.remove(target)
+
+    def _exit(self, target: Target) -> list[Interest]:
+        """Leave the interests of a target; those that served nobody else are returned, and serve it still."""
+        left = []
         with self._interests_lock:
             for pattern in _subject_patterns(target):
                 interest = self._interests.get((pattern, target.group))
@@ -123,15 +139,12 @@ class NATSEventBus(EventBus):
                 if not interest.serves_only(target):
                     interest.remove(target)
                     continue
-                leaving.append(interest)
+                left.append(interest)
                 interest.ended = True  # wherever an interrupt comes
                 self._connection.leave(interest)
                 if self._interests.get((pattern, target.group)) is interest:
                     self._interests.pop((pattern, target.group), None)
-        if target.group is not None:  # what the server has already chosen this node for is on its way
-            self._connection.await_last(leaving)
-        for interest in leaving:
-            interest.remove(target)
+        return left
 
     def _abandon(self, target: Target) -> None:
         super()._abandon(target)

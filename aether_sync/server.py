@@ -233,12 +233,12 @@ class NatsServer:
             self._launch()
 
     def pause(self) -> None:
-        """Freeze the server (SIGSTOP): its connections stay open, and nothing answers.
+        """Freeze the server (SIGSTOP): its connections stay open, and nothing answers from then on.
 
         Raises:
             ServerError: It is not running.
         """
-        self._running().signal(signal.SIGSTOP)
+        self._running().freeze()
 
     def resume(self) -> None:
         """Let a paused server go on.
@@ -304,10 +304,11 @@ class NatsServer:
 
     def _launch(self) -> None:
         deadline = Deadline(self._start_timeout)
-        chosen = self._port
+        chosen, was_taken = self._port, False
         try:
             binary = find_binary(self._binary)
             while not self._try_launch(binary, deadline):
+                was_taken = True
                 self._port = chosen  # if that is 0, another one
                 time.sleep(RETRY)
         except BaseException as error:
@@ -317,6 +318,8 @@ class NatsServer:
             self._port = chosen
             if isinstance(error, OSError):
                 raise ServerError(f"{self!r} could not be started: {error}") from error
+            if was_taken and isinstance(error, ServerError):  # whose log is that of the last attempt, cut short
+                raise ServerError(f"{self!r} could not be started: somebody else had its port\n{error}") from error
             raise
         self._was_ready = True
 

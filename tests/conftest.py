@@ -11,6 +11,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,16 +78,26 @@ class Monitor:
         self.port = find_free_port()
         self.config = f"http: 127.0.0.1:{self.port}"
 
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return len(self._ask("connz")["connections"])
+
+    def messages(self) -> int:
+        """How many messages clients have sent to the server since it was started."""
+        return int(self._ask("varz")["in_msgs"])
+
     def subscriptions_of(self, bus: NATSEventBus) -> list[tuple[str, str]]:
         """Subjects and queue groups that a bus has on the server."""
         engine = bus.connection._engine
         assert engine is not None
-        assert engine.link._client is not None
-        url = f"http://127.0.0.1:{self.port}/connz?subs=detail&limit=10000&cid={engine.link._client.client_id}"
-        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
-            (client,) = json.load(answer)["connections"]
+        assert engine.link._wire is not None
+        (client,) = self._ask(f"connz?subs=detail&limit=10000&cid={engine.link._wire.client_id}")["connections"]
         details = client.get("subscriptions_list_detail", [])
         return sorted((detail["subject"], detail.get("qgroup", "")) for detail in details)
+
+    def _ask(self, path: str) -> dict[str, Any]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/{path}", timeout=PATIENCE) as answer:
+            return json.load(answer)  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from urllib.parse import quote
 import pytest
 
 from aether_sync import AetherError, Connection, NATSEventBus
+from aether_sync._nats.servers import Servers
 
 
 class Sweep:
@@ -34,7 +35,8 @@ class Sweep:
             if isinstance(one, NATSEventBus):
                 self.see(one.connection, one.metrics())
             if isinstance(one, Connection):
-                self.see(one._options, one._options.for_nats())  # nats-py is not trusted with any
+                servers = Servers(one._options.servers)._known.values()
+                self.see(one._options, *map(one._options.for_nats, servers))  # nats-py is not trusted with any
 
     @contextmanager
     def failing(self, kind: type[AetherError], match: str) -> Iterator[None]:

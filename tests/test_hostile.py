@@ -108,8 +108,8 @@ def test_bytes_from_a_server_in_pieces(data: bytes) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        b"-ERR\r\n", b"-ERR '\xff'\r\n", b"INFO nothing\r\n", b"INFO []\r\n", b'INFO {"connect_urls":3}\r\n',
-        b'INFO {"connect_urls":["[x"]}\r\n', b"MSG a x 1\r\n", b"MSG a 1 1\xb2\r\n", b"what\r\n", b"\r\n",
+        b"-ERR\r\n", b"-ERR '\xff'\r\n", b"INFO nothing\r\n", b"INFO []\r\n",
+        b"MSG a x 1\r\n", b"MSG a 1 1\xb2\r\n", b"what\r\n", b"\r\n",
         b"HMSG a 1 2\r\n", b"MSG a " + b"9" * 5000 + b" 1\r\n", b"INFO \xff\r\n", b"MSG a 1 999999999999\r\n",
     ],
     ids=lambda line: repr(line[:20]),
@@ -117,8 +117,7 @@ def test_bytes_from_a_server_in_pieces(data: bytes) -> None:
 def test_a_line_that_cannot_be_read_ends_the_connection(line: bytes, caplog: pytest.LogCaptureFixture) -> None:
     small = b"MSG aether.events.n 1 %d\r\n%b\r\n" % (len(forged(1)), forged(1))
     client, target, counters = parser.feed([small + line + small])
-    assert client.ends == ["reconnects"]
-    assert "not the NATS protocol" in client.told[0]
+    assert "not the NATS protocol" in str(client.lost.result())
     assert counters.snapshot()["received"] == 1
     assert target.queue.stats().pending == 1
     target.queue.close()
@@ -133,7 +132,7 @@ def test_a_line_that_cannot_be_read_ends_the_connection(line: bytes, caplog: pyt
 def test_a_message_that_cannot_be_read_is_skipped(unreadable: bytes) -> None:
     small = b"MSG aether.events.n 1 %d\r\n%b\r\n" % (len(forged(1)), forged(1))
     client, target, counters = parser.feed([small + unreadable + small])
-    assert (client.unread, client.told) == ([1], ["nats: unexpected EOF"])
+    assert (client.unread, str(client.lost.result())) == ([1], "nats: unexpected EOF")
     assert counters.snapshot()["received"] == target.queue.stats().pending == 2
     target.queue.close()
 
@@ -142,7 +141,7 @@ def test_what_a_server_makes_a_client_keep_is_bounded(monkeypatch: pytest.Monkey
     monkeypatch.setattr(wire, "_LONGEST_LINE", 1_000)
     pieces = [b"PUSH" * 25] * 100
     client, *_ = parser.feed(pieces)
-    assert client.ends[0] == "reconnects"
+    assert "not the NATS protocol" in str(client.lost.result())
     assert len(client._ps.buf) <= 1_100
 
 

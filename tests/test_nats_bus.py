@@ -6,8 +6,6 @@ import pickle
 import queue
 import socket
 import ssl
-import subprocess
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -212,39 +210,6 @@ def test_secrets_in_files_are_looked_for_at_once(name: str, monkeypatch: pytest.
     monkeypatch.setattr("aether_sync.connection.find_spec", lambda module: module)
     with pytest.raises(InvalidOptionError, match="/no/such/file"):
         NATSEventBus(**options)
-
-
-def test_a_connected_bus_says_that_it_does_not_cross_a_fork(server: NatsServer) -> None:
-    program = f"""
-import os, warnings
-from aether_sync import BusClosedError, Event, NATSEventBus
-warnings.simplefilter("ignore", DeprecationWarning)
-unused, used = NATSEventBus({server.url!r}), NATSEventBus({server.url!r})
-event = Event(event_type="X", actor_id="x-1")
-used.publish("n", event)
-if os.fork() == 0:
-    for call in (lambda: used.publish("n", event), lambda: used.subscribe("n"), used.flush):
-        try:
-            call()
-        except BusClosedError as error:
-            assert "after the fork" in str(error), error
-        else:
-            raise AssertionError(call)
-    used.close()
-    unused.publish("n", event)
-    unused.flush()
-    unused.close()
-    os._exit(7)
-assert os.waitstatus_to_exitcode(os.wait()[1]) == 7
-used.publish("n", event)
-used.flush()
-used.close()
-unused.close()
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_a_bus_is_not_pickled() -> None:

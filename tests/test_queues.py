@@ -103,6 +103,70 @@ TestDropOldest = machine(Overflow.DROP_OLDEST)
 TestFail = machine(Overflow.FAIL)
 
 
+class OutboxMachine(RuleBasedStateMachine):
+    """The outbox beside a list of frames that wait, and a count of those that the loop holds and has not written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outbox = Outbox(LIMIT, BYTES)
+        self.waiting: list[bytes] = []
+        self.held: list[bytes] = []  # taken by the loop, and not yet written
+        self.accepted = 0
+        self.closed = False
+
+    @property
+    def depth(self) -> tuple[int, int]:
+        frames = self.waiting + self.held
+        return len(frames), sum(map(len, frames))
+
+    @rule(sizes=st.lists(st.integers(1, 15) | st.just(60), min_size=1, max_size=3) | st.just([1] * 7))
+    def put(self, sizes: list[int]) -> None:
+        frames = [bytes([(self.accepted + n) % 256]) * size for n, size in enumerate(sizes)]
+        count, size = self.depth
+        if self.closed:
+            with pytest.raises(BusClosedError):
+                self.outbox.put(frames, max(sizes), 0)
+        elif count and (count + len(frames) > LIMIT or size + sum(sizes) > BYTES):
+            with pytest.raises(PublishTimeoutError):
+                self.outbox.put(frames, max(sizes), 0)
+        else:
+            self.outbox.put(frames, max(sizes), 0)
+            self.waiting += frames
+            self.accepted += len(frames)
+
+    @precondition(lambda self: self.waiting)
+    @rule()
+    def take(self) -> None:
+        batch = self.outbox._get()
+        assert batch.frames
+        assert batch.frames == self.waiting[: len(batch.frames)]
+        assert batch.largest == max(map(len, batch.frames))
+        self.held += batch.frames
+        del self.waiting[: len(batch.frames)]
+
+    @precondition(lambda self: self.held)
+    @rule(count=st.integers(1, 10))
+    def write(self, count: int) -> None:
+        written, self.held = self.held[:count], self.held[count:]
+        self.outbox.written(len(written), sum(map(len, written)))
+
+    @precondition(lambda self: self.accepted > 15)
+    @rule()
+    def close(self) -> None:
+        self.outbox.close()
+        self.closed = True
+
+    @invariant()
+    def counts(self) -> None:
+        assert self.outbox.depth() == self.depth
+        assert self.outbox.position() == self.accepted
+        assert bool(self.outbox._qsize()) == bool(self.waiting)
+
+
+TestOutbox = OutboxMachine.TestCase
+TestOutbox.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
 def test_an_outbox_accepts_all_or_nothing() -> None:
     outbox = Outbox(max_events=3, max_bytes=100)
     outbox.put([b"x"] * 2, 1, 0)

@@ -27,7 +27,7 @@ from aether_sync import server as module
 from aether_sync.errors import InvalidOptionError, ServerError, ServerNotFoundError
 from aether_sync.server import NatsCluster, NatsServer, find_binary
 
-from .conftest import PATIENCE, eventually, run_threads
+from .conftest import PATIENCE, UNIT, eventually, run_threads
 
 ROOT = Path(__file__).parent.parent
 
@@ -380,9 +380,20 @@ def test_nobody_gets_the_port_of_a_killed_server() -> None:
             socket.create_connection(("127.0.0.1", server.port))
 
 
-def test_restart_waits_for_the_port(tmp_path: Path) -> None:
-    with NatsServer(log_file=tmp_path / "log", start_timeout=PATIENCE) as server:
+@pytest.fixture
+def patient_binary(tmp_path: Path) -> Path:
+    """A nats-server that begins only once the file "asked" is there: by itself it can end before anyone looks."""
+    script = tmp_path / "patient-nats-server"
+    script.write_text(f'#!/bin/sh\nwhile [ ! -e {tmp_path}/asked ]; do sleep 0.01; done\nexec {find_binary()} "$@"\n')
+    script.chmod(0o700)
+    (tmp_path / "asked").touch()
+    return script
+
+
+def test_restart_waits_for_the_port(tmp_path: Path, patient_binary: Path) -> None:
+    with NatsServer(binary=patient_binary, log_file=tmp_path / "log", start_timeout=PATIENCE) as server:
         server.kill()
+        (tmp_path / "asked").unlink()
         with socket.socket() as thief:
             thief.settimeout(PATIENCE)
             thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -392,11 +403,24 @@ def test_restart_waits_for_the_port(tmp_path: Path) -> None:
             thread.start()
             with thief.accept()[0] as client:  # it must not be taken for the server
                 client.sendall(b'INFO {"server_name": "thief"}\r\nPONG\r\n')
+            (tmp_path / "asked").touch()
             eventually(lambda: "address already in use" in server.log())
             assert thread.is_alive()
         thread.join(PATIENCE)
         assert server.is_running
         assert greeting(server)["server_name"] == server.name
+
+
+def test_a_restart_whose_port_stays_taken_says_so(tmp_path: Path) -> None:
+    with NatsServer(log_file=tmp_path / "log", start_timeout=PATIENCE) as server:
+        server.kill()
+        server._start_timeout = 0.3 * UNIT
+        with socket.socket() as thief:
+            thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            thief.bind(("127.0.0.1", server.port))
+            thief.listen()
+            with pytest.raises(ServerError, match=r"somebody else|address already in use"):
+                server.restart()
 
 
 def test_stop_of_a_paused_server(temporary: Path, tmp_path: Path) -> None:

@@ -1,36 +1,44 @@
-"""The link to the cluster: one nats client, kept connected, watched, and replaced when it gives up.
+"""The link to the cluster: one connection after the other, each watched, and replaced when it ends.
 
 ::
 
-    NEW --start()--> CONNECTING --connected--> CONNECTED --broken--> RECONNECTING --connected--> CONNECTED
-                          '------------- any of them --close()--> CLOSED -------------'
+    NEW --start()--> CONNECTING --restored--> CONNECTED <--restored-- RECONNECTING
+                          |                       '------- lost ------^     |
+                          '--------------- any of them --close()--> CLOSED <'
 
-nats-py reconnects by itself after most failures. It closes for good after most ``-ERR``; then :meth:`Link._supervise`
-makes a new client, and the interests are subscribed again on that one. A frozen link, or a read loop that died, is
-found by :meth:`Link._watch`.
+restored: a server has let us in, and has processed a SUB for every interest; from then on the pump writes.
+lost: the server closed the connection, sent an ``-ERR`` that is about no subject, or what is no protocol; nothing came
+from it for a whole interval in which a PONG was due (:meth:`Link._watch`); or it says that it will shut down while
+another one is known (:meth:`Link._leave`). What was written and is unconfirmed becomes uncertain, and the next attempt,
+every half second, is at another server if there is one.
 """
 
 import asyncio
+import random
+from collections.abc import Coroutine
 from contextlib import suppress
 from enum import Enum
+from time import monotonic
 from traceback import format_exception
 from typing import Any
 
-from nats.aio.client import Client
+from nats.errors import Error
 
 from .._queues import Outbox
 from .._waiting import Parking, Reply, guard
 from ..errors import BusClosedError, ConnectError
 from .options import ConnectOptions
 from .pump import Account, Pump
-from .reasons import describe, is_answer, is_hang_up, is_refusal, refusal, shown
-from .receive import message_class
+from .reasons import describe, is_refusal, refusal, shown
 from .reporter import Reporter
+from .servers import Server, Servers
 from .subscriber import Subscriber
-from .wire import SteadyClient, Wire
+from .wire import Wire
 
 __all__ = ["Link", "LinkState"]
 
+_SPREAD = 0.5  # seconds within which all clients of a server that will shut down leave it, lest they storm the others
+_CLOSED = Error("the link is closed")
 _FORSAKEN_GRACE = 5.0  # seconds to flush for a connection that nobody closed
 
 
@@ -45,14 +53,14 @@ class LinkState(Enum):
 
 
 class Link:
-    """Keeps one client connected.
+    """Keeps a connection.
 
     It is made on any thread; its methods run on the loop thread, its attributes are read anywhere.
 
     Attributes:
         state: Where it stands.
         reason: Why it is not connected, in words.
-        first: Answered when it is connected for the first time, or fails because the server will not have us.
+        first: Answered when it is connected for the first time, or fails because no server will have us.
         max_payload: Bytes, of the server it was last connected to; 0 before the first.
         reconnects: How often it was connected again.
         changed: Where threads wait for another state.
@@ -70,13 +78,11 @@ class Link:
         self.max_payload = 0
         self.reconnects = 0
         self.changed = Parking(guard())
+        self._servers = Servers(options.servers)
         self._login = options.login()
-        self._has_answer = False  # the reason is one that a server gave
         self._refusals = 0  # in a row
-        self._client: Client | None = None
-        self._wire: Wire | None = None  # of the connection there is, or was last
-        self._gone = asyncio.Event()  # nats-py has closed the client for good
-        self._tasks: list[asyncio.Task[None]] = []
+        self._wire: Wire | None = None  # the connection there is, or the attempt at one
+        self._tasks: set[asyncio.Task[None]] = set()
 
     # -- read by any thread
 
@@ -99,13 +105,17 @@ class Link:
     def start(self) -> None:
         """Begin to connect."""
         self._enter(LinkState.CONNECTING)
-        for work in (self._supervise, self._watch, self.pump.run, self.subscriber.run):
-            task = asyncio.get_running_loop().create_task(work())
-            task.add_done_callback(self._ended)
-            self._tasks.append(task)
+        for work in (self._supervise, self.pump.run, self.subscriber.run):
+            self._begin(work())
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(self._ended)
+        self._tasks.add(task)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         """Say so if a task ended by a mistake of ours: without it the link is lame."""
+        self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._reporter.internal_error("".join(format_exception(error)))
 
@@ -114,125 +124,109 @@ class Link:
         self.changed.wake_all()
 
     async def _supervise(self) -> None:
-        """Connect; once nats-py gives a client up, begin again with a new one."""
+        """Connect again whenever there is no connection."""
         while True:
-            client = SteadyClient(self._options.wants_tls, self._login, self.subscriber.unreadable)
-            self._client = client
-            self._gone.clear()
-            client.msg_class = message_class(self.subscriber.use(client), self._reporter)  # type: ignore[assignment]
+            server = self._servers.next()
+            await asyncio.sleep(server.rest())
             try:
-                await client.connect(**self._options.for_nats(), **self._callbacks(client))
-                self._up()
-                await self._gone.wait()
-            except Exception as error:
-                self._fault(error)
-            else:
-                self._fault(client.last_error or ConnectionError("the server closed the connection"))
-            self._down()
-            await self._discard(client)
-            await asyncio.sleep(self._options.reconnect_wait)
+                await self._connect(server)
+            except Exception as mistake:  # of ours: it ends this connection, not the link
+                self._reporter.internal_error("".join(format_exception(mistake)))
 
-    def _callbacks(self, client: Client) -> dict[str, Any]:
-        """Callbacks for one client: they never raise or block, and are deaf once it is replaced."""
-
-        async def error_cb(error: Exception) -> None:
-            if client is self._client:
-                self._fault(error)
-
-        async def disconnected_cb() -> None:
-            if client is self._client:
-                if client.last_error is not None:  # why nats-py closes for good; else error_cb has told
-                    self.reason = describe(client.last_error)
-                self._down()
-
-        async def reconnected_cb() -> None:
-            if client is self._client:
-                self._up()
-
-        async def closed_cb() -> None:
-            if client is self._client:
-                self._gone.set()
-
-        return {
-            "error_cb": error_cb,
-            "disconnected_cb": disconnected_cb,
-            "reconnected_cb": reconnected_cb,
-            "closed_cb": closed_cb,
-        }
+    async def _connect(self, server: Server) -> None:
+        """Try to connect; see the connection to its end."""
+        server.tried = monotonic()
+        wire = self._wire = Wire(
+            server, self._login, refused=self._refuse, unreadable=self.subscriber.unreadable, informed=self._informed
+        )
+        try:
+            await wire.open(self._options)
+            server.failures = 0
+            self.subscriber.resume(wire, then=self._up)
+            await self._watch(wire)
+            error = await wire.lost
+        except Exception as failed:
+            server.failures += 1
+            error = failed
+        finally:
+            wire.abandon(_CLOSED)
+        self._fault(error)
+        self._down()
 
     def _fault(self, error: Exception) -> None:
-        refused = refusal(error)
-        if refused is not None:
-            if refused.is_publish:
-                self.pump.reject(1, f"no permission to publish to {refused.subject!r}")
-            else:
-                self.subscriber.refuse(refused)
-            return
-        if self._has_answer and is_hang_up(error):  # of the socket on which that answer came
-            return
-        self._has_answer = is_answer(error)
+        """Say why there is no connection; if no server will have us, nobody waits for one any more."""
         self.reason = describe(error)
-        if not is_refusal(error):
-            self._refusals = 0
-        else:
+        if is_refusal(error):
             self.reason += self._login.doubt()
             self._refusals += 1
             if self._refusals >= len(self._options.servers):  # each was asked
                 self.first.fail(self.connect_error())
+        else:
+            self._refusals = 0
         if self.state is not LinkState.CONNECTED:
             self._reporter.burst(f"connect: {self.reason}", "not connected to %s: %s", self.where, self.reason)
 
-    def _up(self) -> None:
-        client = self._client
-        if client is None or self.state is LinkState.CLOSED:
+    def _up(self, wire: Wire) -> None:
+        if wire.lost.done() or self.state is LinkState.CLOSED:
             return
-        self._wire = wire = Wire(client)  # one per connection: what was asked on another is not answered on this
         if self.state is LinkState.RECONNECTING:
             self.reconnects += 1
             self._reporter.info("connected to %s again", self.where)
-        self._has_answer, self._refusals = False, 0
-        self.max_payload = client.max_payload
-        self.pump.resume(wire, client.max_payload)
-        self.subscriber.resume(wire)
+        self._refusals = 0
+        self._take_limits(wire)
+        self.pump.resume(wire)
         self._enter(LinkState.CONNECTED)
         self.first.set(None)
 
     def _down(self) -> None:
-        if self.state is not LinkState.CONNECTED:
-            return
-        self._enter(LinkState.RECONNECTING)
-        self._reporter.warning("lost the connection to %s: %s", self.where, self.reason)
+        if self.state is LinkState.CONNECTED:
+            self._enter(LinkState.RECONNECTING)
+            self._reporter.warning("lost the connection to %s: %s", self.where, self.reason)
         self.pump.pause()
         self.subscriber.pause()
 
-    # -- watching
+    async def _watch(self, wire: Wire) -> None:
+        """Break a connection off on which nothing came for a whole interval although a PONG was due."""
+        interval = self._options.ping_interval
+        while not wire.lost.done():
+            before = wire.received
+            wire.ping(lambda: None)
+            await asyncio.wait((wire.lost,), timeout=interval)
+            if wire.received == before:
+                wire.abandon(Error(f"no answer within {interval:g} s"))
 
-    async def _watch(self) -> None:
-        """Ask the server for a PONG at every interval; a link that has not answered by the next one is broken off."""
-        asked: Wire | None = None  # the wire on which a PONG is due
-        seen = -1
+    # -- what the server says
 
-        def answered() -> None:
-            nonlocal asked
-            asked = None
+    def _refuse(self, error: Exception) -> None:
+        refused = refusal(error)
+        if refused is None:
+            self._reporter.burst("server", "the server reports: %s", describe(error))
+        elif refused.is_publish:
+            self.pump.refuse(f"no permission to publish to {refused.subject!r}")
+        else:
+            self.subscriber.refuse(refused)
 
-        while True:
-            await asyncio.sleep(self._options.ping_interval)
-            client, wire = self._client, self._wire
-            if client is None or wire is None or self.state is not LinkState.CONNECTED:
-                continue
-            arrived = client.stats["in_msgs"]
-            if client.is_closed:
-                self._gone.set()  # nats-py gave up, and hangs in doing so
-            elif wire.is_dead or client.is_reconnecting or (asked is wire and arrived == seen):
-                asked = None
-                self.reason = f"no answer within {self._options.ping_interval:g} s"
-                wire.abort()
-                await client.force_reconnect()
-            elif asked is not wire:
-                asked = wire
-                wire.ping(answered)
-            seen = arrived
+    def _informed(self, wire: Wire, info: dict[str, Any]) -> None:
+        addresses = info.get("connect_urls")
+        self._servers.learn(wire.server, addresses if isinstance(addresses, list) else ())
+        if not wire.is_connected:
+            return
+        self._take_limits(wire)
+        if info.get("ldm") and self._servers.has_other(wire.server):
+            self._begin(self._leave(wire))
+
+    def _take_limits(self, wire: Wire) -> None:
+        self.max_payload = wire.max_payload
+        self.pump.limit(wire.max_payload)
+
+    async def _leave(self, wire: Wire) -> None:
+        """Go to another server, with nothing in flight."""
+        await asyncio.sleep(_SPREAD * random.random())
+        if wire is self._wire and self.is_connected:
+            self.pump.hold()
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.pump.settle(), self._options.ping_interval)
+        wire.abandon(Error("it is about to shut down"))
 
     # -- ending
 
@@ -246,10 +240,9 @@ class Link:
         finally:
             self._enter(LinkState.CLOSED)
             self._release()
+            if self._wire is not None:
+                self._wire.abandon(_CLOSED)
         await _cancel({task for task in self._tasks if task is not asyncio.current_task()})
-        client, self._client, self._wire = self._client, None, None
-        if client is not None:
-            await self._discard(client)
         return self.pump.account()
 
     def _release(self) -> None:
@@ -259,6 +252,12 @@ class Link:
         self.pump.close(error)
         self.subscriber.close(error)
 
+    def disown(self, error: BusClosedError) -> None:
+        """In a forked child: give an end to whoever waits here, over whom a signal handler forked."""
+        self.first.fail(error)
+        self.pump.release(error)
+        self._enter(LinkState.CLOSED)
+
     def forsake(self) -> None:
         """Flush once, then end, with the loop: nobody is left to close this link."""
 
@@ -267,14 +266,7 @@ class Link:
             self._reporter.end()
             asyncio.get_running_loop().stop()
 
-        self._tasks.append(asyncio.get_running_loop().create_task(wind_up()))
-
-    @staticmethod
-    async def _discard(client: Client) -> None:
-        """Close a client without waiting for a server that may be frozen."""
-        Wire(client).abort()
-        with suppress(Exception):
-            await asyncio.wait_for(client.close(), 1.0)
+        self._begin(wind_up())
 
 
 async def _cancel(tasks: set["asyncio.Task[None]"]) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import InvalidOptionError
-from .login import Login, without_login
+from .login import Login
 from .reasons import shown
+from .servers import Server
 
 __all__ = ["ConnectOptions"]
 
@@ -33,7 +34,6 @@ class ConnectOptions:
     tls: ssl.SSLContext | None = None
     tls_hostname: str | None = None
     tls_handshake_first: bool = False
-    reconnect_wait: float = 0.5  # seconds between two attempts at one server: quick, and no storm
 
     def __post_init__(self) -> None:
         for what in ("user", "password", "token"):
@@ -57,15 +57,14 @@ class ConnectOptions:
         """Return what to show a server to be let in."""
         return Login(self.servers, self.user, self.password, self.token, self.credentials, self.nkeys_seed)
 
-    def for_nats(self) -> dict[str, Any]:
-        """Return them as arguments of nats-py's ``connect()``, without secrets."""
+    def for_nats(self, server: Server) -> dict[str, Any]:
+        """Return them as arguments of nats-py's ``connect()`` to one server, without secrets."""
         return {
-            "servers": list(map(without_login, self.servers)),
+            "servers": [server.url],
             "name": self.name,
-            "connect_timeout": min(2.0, self.connect_timeout / 2),  # an attempt; so that its reason is known in time
-            "reconnect_time_wait": self.reconnect_wait,
-            "max_reconnect_attempts": -1,
+            "connect_timeout": min(2.0, self.connect_timeout / 2),  # a step; so that the reason is known in time
+            "allow_reconnect": False,
             "tls": self.tls,
-            "tls_hostname": self.tls_hostname,
+            "tls_hostname": self.tls_hostname or server.tls_hostname,
             "tls_handshake_first": self.tls_handshake_first,
         }

@@ -7,10 +7,14 @@ Positions count events in the order in which the outbox accepted them::
       or uncertain                or in the pump's hands
 
 Every write is followed by a PING, though never by a second one while the first is unanswered: its PONG confirms all
-that was written before it. What is in flight when the connection breaks is uncertain, and is not sent again.
+that was written before it and not refused. What is in flight when the connection breaks is uncertain, and is not sent
+again; so that it is not much, no more is written while a bound of bytes is in flight. At any moment::
+
+    settled == confirmed + uncertain + those of rejected that are not in flight any more
 """
 
 import asyncio
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -23,6 +27,7 @@ from .wire import Wire
 __all__ = ["Account", "Pump"]
 
 _SLICE = 64 * 1024  # bytes per write: what a socket takes at once, and little to be uncertain about
+_IN_FLIGHT = 2 * 2**20  # bytes: what a PING may have before it; the kernel's buffers alone would take five times that
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,42 +61,62 @@ class Pump:
         self._reporter = reporter
         self._wire: Wire | None = None  # while connected
         self._max_payload = 0
-        self._connected = asyncio.Event()
+        self._may_write = asyncio.Event()
         self._written = 0
-        self.settled = 0  # read by any thread
-        self._pinged = False  # a PING is unanswered
+        self._in_flight = 0  # bytes
+        self._refused: Counter[int] = Counter()  # rejected events that are in flight, by position, at the latest
+        self._pinged: tuple[int, int] | None = None  # position and bytes before the PING that is unanswered
         self._flushes: list[tuple[int, Reply[Account]]] = []  # (position, who waits for it)
-        self._progress: asyncio.Future[None] | None = None  # for settle(): something was settled
+        self._progress = asyncio.Event()  # something was settled
         self._reasons: dict[str, int] = {}  # why events were rejected, and how many had been when it was last so
         self._told = (0, 0)  # how many uncertain and rejected events were told; written by any thread
         self._closed: Exception | None = None
-        self.uncertain = 0  # ever
-        self.rejected = 0  # ever
+        # Counts of events, ever; read by any thread.
+        self.settled = 0
+        self.confirmed = 0
+        self.uncertain = 0
+        self.rejected = 0
 
     # -- the connection comes and goes
 
-    def resume(self, wire: Wire, max_payload: int) -> None:
-        """Write to this wire from now on, no payload larger than ``max_payload`` bytes."""
-        self._wire, self._max_payload = wire, max_payload
-        self._pinged = False
-        self._connected.set()
+    def resume(self, wire: Wire) -> None:
+        """Write to this wire from now on."""
+        self._wire = wire
+        self._pinged, self._in_flight = None, 0
+        self._may_write.set()
+
+    def limit(self, max_payload: int) -> None:
+        """Write no payload larger than this many bytes."""
+        self._max_payload = max_payload
+
+    def hold(self) -> None:
+        """Write nothing more to this wire; what was written may still be confirmed."""
+        self._may_write.clear()
 
     def pause(self) -> None:
         """Hold what is not written; what was written and not confirmed is uncertain."""
+        self._may_write.clear()
         if self._wire is None:
             return
         self._wire = None
-        self._connected.clear()
-        lost = self._written - self.settled
+        lost = self._settle(self._written)
         if lost:
             self.uncertain += lost
             self._reporter.warning(
                 "the connection broke with %s unconfirmed, which may not have arrived", counted(lost)
             )
-        self._settle(self._written)
+        self._answer()
 
-    def reject(self, count: int, reason: str) -> None:
-        """Note events that the server refused."""
+    def refuse(self, reason: str) -> None:
+        """The server refused an event, one before the PING that is unanswered."""
+        position = self._written if self._pinged is None else self._pinged[0]
+        if position - self.settled > sum(count for at, count in self._refused.items() if at <= position):
+            self._reject(position, 1, reason)
+        else:
+            self._reporter.burst("no event", "the server refused what was no event of ours: %s", reason)
+
+    def _reject(self, position: int, count: int, reason: str) -> None:
+        self._refused[position] += count
         self.rejected += count
         if len(self._reasons) < 100 or reason in self._reasons:  # bounded, however many subjects are refused
             self._reasons[reason] = self.rejected
@@ -104,7 +129,7 @@ class Pump:
     async def run(self) -> None:
         """Write batches until the outbox is closed and empty."""
         while True:
-            await self._connected.wait()
+            await self._may_write.wait()
             try:
                 batch = await self._outbox.async_q.get()
             except OutboxClosed:
@@ -115,52 +140,76 @@ class Pump:
         frames = batch.frames
         start = batch_bytes = 0
         while start < len(frames):
-            while (wire := self._wire) is None:
-                await self._connected.wait()
+            wire = await self._writable()
             end, size = _slice(frames, start)
             self._write(wire, frames[start:end], batch.largest)
             self._outbox.written(end - start, size)
             start, batch_bytes = end, batch_bytes + size
-            with suppress(OSError):  # the link notices too, and pauses us
-                await wire.drain()
+            with suppress(OSError):  # the link notices too
+                await wire.writable()
             await asyncio.sleep(0)  # reading goes on between two slices
         self._outbox.written(0, batch.size - batch_bytes)  # an interrupted publisher counted more than it put
 
+    async def _writable(self) -> Wire:
+        """Wait for a wire that may take more."""
+        while True:
+            await self._may_write.wait()
+            wire = self._wire
+            if wire is None or not wire.is_open:
+                self.pause()  # before the link notices: what is not written yet is not lost
+            elif self._in_flight >= _IN_FLIGHT:
+                await self._change()
+            else:
+                return wire
+
     def _write(self, wire: Wire, frames: list[bytes], largest: int) -> None:
+        self._written += len(frames)
         if largest > self._max_payload:  # another server than the one it was checked against
             kept = [frame for frame in frames if _payload_size(frame) <= self._max_payload]
             if len(kept) < len(frames):
-                self.reject(len(frames) - len(kept), f"larger than the server's max_payload of {self._max_payload}")
+                reason = f"larger than the server's max_payload of {self._max_payload}"
+                self._reject(self._written, len(frames) - len(kept), reason)
         else:
             kept = frames
-        wire.write(b"".join(kept))
-        self._written += len(frames)
-        if not self._pinged:
+        data = b"".join(kept)
+        self._in_flight += len(data)
+        wire.write(data)
+        if self._pinged is None:
             self._ping(wire)
 
     # -- confirming
 
     def _ping(self, wire: Wire) -> None:
-        self._pinged = True
-        position = self._written
-        wire.ping(lambda: self._confirm(wire, position))
+        self._pinged = self._written, self._in_flight
+        wire.ping(lambda: self._confirm(wire))
 
-    def _confirm(self, wire: Wire, position: int) -> None:
-        if wire is not self._wire:
+    def _confirm(self, wire: Wire) -> None:
+        """The PONG is here. Called by the parser: must not raise."""
+        if wire is not self._wire or self._pinged is None:
             return
-        self._pinged = False
-        self._settle(position)
+        position, size = self._pinged
+        self._pinged = None
+        self._in_flight -= size
+        self.confirmed += self._settle(position)
+        self._answer()
         if self._written > position:
             self._ping(wire)
 
-    def _settle(self, position: int) -> None:
-        self.settled = max(self.settled, position)
+    def _settle(self, position: int) -> int:
+        """Note that nothing up to a position is in flight any more; returns how much of that was not refused."""
+        count = position - self.settled
+        for at in [at for at in self._refused if at <= position]:
+            count -= self._refused.pop(at)
+        self.settled = position
+        return count
+
+    def _answer(self) -> None:
+        """Tell those who wait what is settled now."""
         due = [reply for wanted, reply in self._flushes if wanted <= self.settled]
         self._flushes = [flush for flush in self._flushes if flush[0] > self.settled]
         for reply in due:
             reply.set(self.account())
-        if self._progress is not None and not self._progress.done():
-            self._progress.set_result(None)
+        self._progress.set()
 
     def flush(self, position: int, reply: Reply[Account]) -> None:
         """Answer with the account when everything up to a position is settled."""
@@ -168,22 +217,29 @@ class Pump:
             reply.fail(self._closed)
             return
         self._flushes.append((position, reply))
-        self._settle(self.settled)
+        self._answer()
 
     def forget(self, reply: Reply[Account]) -> None:
         """Nobody waits for this answer any more."""
         self._flushes = [flush for flush in self._flushes if flush[1] is not reply]
 
-    async def settle(self, position: int) -> None:
-        """Wait until everything up to a position is settled."""
-        while self.settled < position:
-            self._progress = asyncio.get_running_loop().create_future()
-            await self._progress
+    async def settle(self, position: int | None = None) -> None:
+        """Wait until everything up to a position, by default all that is written, is settled."""
+        while self.settled < (self._written if position is None else position):
+            await self._change()
+
+    async def _change(self) -> None:
+        self._progress.clear()
+        await self._progress.wait()
 
     def close(self, error: Exception) -> None:
         """Write nothing more, and release everyone who waits for a flush, or will."""
         self._closed = error
         self.pause()
+        self.release(error)
+
+    def release(self, error: Exception) -> None:
+        """Give everyone who waits for a flush an error."""
         for _, reply in self._flushes:
             reply.fail(error)
         self._flushes = []

@@ -6,11 +6,9 @@ import socket
 import ssl
 from typing import NamedTuple
 
-from nats.errors import Error
-
 from .login import NotSentError
 
-__all__ = ["Refusal", "counted", "describe", "is_answer", "is_hang_up", "is_refusal", "refusal", "shown"]
+__all__ = ["Refusal", "counted", "describe", "is_refusal", "refusal", "shown"]
 
 _REFUSALS = ("authorization violation", "authentication expired", "authorization failed", "authentication revoked")
 _SCHEMES = ("nats", "tls", "ws", "wss")
@@ -61,16 +59,6 @@ def is_refusal(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return any(refusal in text for refusal in _REFUSALS)
-
-
-def is_answer(error: BaseException) -> bool:
-    """Whether something is there, and has said why it will not have us."""
-    return isinstance(error, Error | ssl.SSLError)
-
-
-def is_hang_up(error: BaseException) -> bool:
-    """Whether the other side ended a connection without a word."""
-    return isinstance(error, ConnectionError) and not isinstance(error, ConnectionRefusedError)
 
 
 class Refusal(NamedTuple):

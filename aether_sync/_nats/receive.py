@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 from .._routing import Deliveries, Group, Route, Target, log_text
 from .._waiting import Reply, guard
 from .._wire import EnvelopeWriter, decode_envelope
-from ..errors import AetherError, DecodingError
+from ..errors import AetherError, DecodingError, SubscriptionClosedError
 from ..events import Event
 from ..metrics import Counters
 from .reporter import Reporter
@@ -66,6 +66,11 @@ class Interest:
         """End with the connection: who iterates takes what is queued; who waits for the confirmation gets the error."""
         self._end(error, failure=None)
 
+    def disown(self) -> None:
+        """In a forked child: give an end to whoever waits here, over whom a signal handler forked."""
+        self.confirmed.fail(SubscriptionClosedError("this process was forked meanwhile: subscribe again here"))
+        self.gone.set(None)
+
     def _end(self, error: AetherError, failure: AetherError | None) -> None:
         self.ended = True
         self.confirmed.fail(error)
@@ -106,6 +111,8 @@ class Inbox:
         self._counters = counters
         self._failed = failed  # called with a subscription that ended by its overflow policy
         self._arrived: list[tuple[Interest, str, bytes]] = []
+        # What was decoded last: copies of an event come one after the other, if not always in one turn of the loop.
+        self._last: tuple[str, bytes, Event, Interest] | None = None
 
     def arrive(self, interest: Interest, subject: str, payload: bytes, reporter: Reporter) -> None:
         """Take one message."""
@@ -123,7 +130,7 @@ class Inbox:
         arrived, self._arrived = self._arrived, []
         deliveries = Deliveries()
         received = 0
-        last: tuple[str, bytes, Event, Interest] | None = None  # copies of an event come one after the other
+        last = self._last
         for interest, subject, payload in arrived:
             if interest.group is None and payload.startswith(self._own):
                 continue
@@ -142,6 +149,7 @@ class Inbox:
                 last = (subject, payload, event, interest)
                 received += 1
             deliveries.add(route, event, len(payload))
+        self._last = last
         for target in deliveries.hand_over():
             reporter.warning(*log_text(target))
         for target in deliveries.failed:

@@ -1,25 +1,34 @@
 """Interests to the server: SUB and UNSUB, in the order in which they were asked for, each SUB confirmed.
 
-A SUB is followed by a PING. The server answers in order, so an ``-ERR`` that comes before the PONG of the first
-unanswered PING, and names its subject, is about that SUB::
+The life of an interest::
 
-    entered --SUB, PING--> unconfirmed --PONG--> confirmed
-                                |--- -ERR, PONG --> failed, removed
+    enter() --> ENTERED --SUB, PING--> UNCONFIRMED --PONG--> CONFIRMED
+                   ^------ lost ------------'|                  | -ERR: its right was revoked,
+                                             '-- -ERR, PONG --> FAILED      or the next server refuses it
+                                                                | leave() follows by itself
+    any of them ----------------------- leave(): UNSUB -----> GONE <--PONG, or lost-- LEAVING
+    one of a queue group, subscribed -- leave(): UNSUB, PING ----------------------------^
 
-An interest that is left is removed for good; a new one, with a new sid, takes its place if the subject is wanted again.
+On the next connection, SUB is sent for all that are ENTERED or CONFIRMED, which stay so, before the link calls itself
+connected. LEAVING still takes what the server has chosen it for. GONE is for good: a new interest, with a new sid,
+takes its place if the subject is wanted again.
+
+The server answers in order, so an ``-ERR`` that comes before the PONG of the first unanswered PING, and names its
+subject, is about that SUB.
 """
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 
-from nats.aio.client import Client
 from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import Error
 
 from ..errors import AetherError, PermissionDeniedError, SubscriptionClosedError
 from .reasons import Refusal
-from .receive import Interest
+from .receive import Interest, message_class
 from .reporter import Reporter
 from .wire import Wire, forget, sid_of
 
@@ -33,36 +42,33 @@ class Subscriber:
         self._reporter = reporter
         self._interests: dict[Interest, NatsSubscription | None] = {}
         self._leaving: dict[Interest, NatsSubscription] = {}  # of queue groups: UNSUB is sent, messages may still come
-        self._by_sid: dict[int, Interest] = {}  # of the client of this moment
-        self._client: Client | None = None
-        self._wire: Wire | None = None  # while connected
-        self._changes: deque[tuple[Interest, bool]] = deque()  # (interest, wanted)
+        self._by_sid: dict[int, Interest] = {}  # of this wire: sids begin anew on another
+        self._wire: Wire | None = None
+        self._changes: deque[Callable[[], Awaitable[None]]] = deque()
         self._changed = asyncio.Event()
         self._unconfirmed: deque[Interest] = deque()  # in the order of their PINGs
         self._refused: dict[Interest, PermissionDeniedError] = {}  # of those, until their PONG comes
         self._closed: AetherError | None = None
 
-    def use(self, client: Client) -> dict[int, Interest]:
-        """Begin anew on another client; returns the mapping by which its messages are routed."""
-        self._client, self._wire = client, None
-        self._interests = dict.fromkeys(self._interests)
-        self._by_sid = {}
-        return self._by_sid
-
-    def resume(self, wire: Wire) -> None:
-        """Send from now on: first what is not yet subscribed, or not yet confirmed."""
-        self._wire = wire
+    def resume(self, wire: Wire, then: Callable[[Wire], None]) -> None:
+        """Subscribe all interests on a new wire; ``then`` is called once the server has processed that."""
+        self._wire, self._by_sid = wire, {}
+        wire.msg_class = message_class(self._by_sid, self._reporter)  # type: ignore[assignment]
         for interest in self._interests:
-            if self._interests[interest] is None or not interest.confirmed.done:
-                self._changes.append((interest, True))
-        self._changed.set()
+            self._interests[interest] = None
+            self._do(partial(self._subscribe, interest))
+
+        async def ask() -> None:
+            wire.ping(lambda: then(wire))
+
+        self._do(ask)
 
     def pause(self) -> None:
-        """Hold what there is to send. nats-py sends the confirmed subscriptions again when it has reconnected."""
+        """Hold what there is to send, until there is another wire."""
         self._wire = None
         self._unconfirmed.clear()
         self._refused.clear()
-        for interest in list(self._leaving):  # before nats-py reconnects and sends its SUB again
+        for interest in list(self._leaving):
             self._forget(interest)
 
     def enter(self, interest: Interest) -> None:
@@ -71,12 +77,14 @@ class Subscriber:
             interest.close(self._closed)
             return
         self._interests.setdefault(interest, None)
-        self._changes.append((interest, True))
-        self._changed.set()
+        self._do(partial(self._subscribe, interest))
 
     def leave(self, interest: Interest) -> None:
         """Unsubscribe."""
-        self._changes.append((interest, False))
+        self._do(partial(self._unsubscribe, interest))
+
+    def _do(self, change: Callable[[], Awaitable[None]]) -> None:
+        self._changes.append(change)
         self._changed.set()
 
     async def run(self) -> None:
@@ -86,40 +94,37 @@ class Subscriber:
             self._changed.clear()
             done = 0
             while self._changes:
-                interest, wanted = self._changes.popleft()
-                with suppress(Error, OSError):  # the connection broke: resume() finds what is missing
-                    await (self._subscribe(interest) if wanted else self._unsubscribe(interest))
+                change = self._changes.popleft()
+                with suppress(Error, OSError):  # the connection broke: resume() subscribes on the next one
+                    await change()
                 done += 1
-                if done % 64 == 0:  # nats-py's flush queue is bounded, and its flusher wants a turn
+                if done % 64 == 0:  # others want a turn
                     await asyncio.sleep(0)
 
     async def _subscribe(self, interest: Interest) -> None:
-        wire, client = self._wire, self._client
-        if wire is None or client is None or interest not in self._interests:
+        wire = self._wire
+        if wire is None or self._interests.get(interest, self) is not None:  # it was left, or is subscribed already
             return
-        await self._drop(interest)  # an unconfirmed one of before a reconnect
-        subscription = await client.subscribe(interest.subject, queue=interest.group or "")
+        subscription = await wire.subscribe(interest.subject, queue=interest.group or "")
         self._by_sid[sid_of(subscription)] = interest
         self._interests[interest] = subscription
-        if interest.confirmed.done:
-            wire.push()
-        else:
+        if not interest.confirmed.done:
             self._unconfirmed.append(interest)
             wire.ping(self._confirm)
 
     async def _unsubscribe(self, interest: Interest) -> None:
+        if interest in self._leaving:
+            return
         interest.confirmed.fail(SubscriptionClosedError("closed before the server had confirmed it"))
-        subscription, wire = self._interests.get(interest), self._wire
-        if interest.group is None or subscription is None or wire is None:
-            try:
-                await self._drop(interest)
-            finally:
-                self._interests.pop(interest, None)
-                interest.gone.set(None)
+        subscription, wire = self._interests.pop(interest, None), self._wire
+        if subscription is None or wire is None:
+            interest.gone.set(None)
+            return
+        self._leaving[interest] = subscription
+        wire.write(b"UNSUB %d\r\n" % sid_of(subscription))
+        if interest.group is None:
+            self._forget(interest)
         else:
-            del self._interests[interest]
-            self._leaving[interest] = subscription
-            wire.write(b"UNSUB %d\r\n" % sid_of(subscription))
             wire.ping(lambda: self._forget(interest))
 
     def _forget(self, interest: Interest) -> None:
@@ -129,13 +134,6 @@ class Subscriber:
             self._by_sid.pop(sid_of(subscription), None)
             forget(subscription)
         asyncio.get_running_loop().call_soon(interest.gone.set, None)  # behind the delivery of what has arrived
-
-    async def _drop(self, interest: Interest) -> None:
-        subscription = self._interests.get(interest)
-        if subscription is not None:
-            self._interests[interest] = None
-            self._by_sid.pop(sid_of(subscription), None)
-            await subscription.unsubscribe()
 
     def _confirm(self) -> None:
         """The PONG of the oldest unanswered PING is here. Called by the parser: must not raise."""

@@ -1,129 +1,225 @@
-"""What this library needs of a nats-py client below its public surface, all of it.
+"""One connection to one server. What this library needs of nats-py below its public surface is here, all of it.
 
-Written against nats-py 2.16. ``flush()`` there is no barrier (its PING overtakes what waits for the flusher task), and
-a flush that times out kills the read loop; so commands are written to the transport here, in order, and a PING is
-answered by a callback that nothing cancels.
+Written against nats-py 2.16. Its own reconnecting, flushing and closing wait for servers that do not read, forget
+sockets, or give up for good (``flush()`` is no barrier, and one that times out kills the read loop; any ``-ERR`` but a
+few closes the client), so none of it is used: a client here is for one attempt and the connection that comes of it, is
+left without waiting for anybody, and another one takes its place. Commands are written to the transport at once, in
+order, and a PING is answered by a callback that nothing cancels.
 """
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
 
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
-from nats.errors import Error, ProtocolError
+from nats.errors import ConnectionClosedError, Error, ProtocolError, UnexpectedEOF
 from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
 from .login import Login, NotSentError
+from .options import ConnectOptions
+from .servers import Server
 
-__all__ = ["SteadyClient", "SteadyParser", "Wire", "forget", "sid_of"]
-
-_LONGEST_LINE = 1 << 20  # bytes; the greeting of a large cluster is the longest there is
-_LARGEST_MESSAGE = 128 << 20  # bytes, headers included: twice what a server can be told to take
+__all__ = ["SteadyParser", "Wire", "forget", "sid_of"]
 
 _NEEDED = (
-    "_connect_command",
-    "_current_server",
-    "_error_cb",
-    "_pending",
-    "_pending_data_size",
-    "_pongs",
-    "_process_connect_init",
-    "_process_info",
-    "_process_msg",
-    "_ps",
-    "_reading_task",
-    "_server_info",
-    "_transport",
-)
+    "_close", "_connect_command", "_connect_to_server", "_flush_pending", "_process_connect_init", "_process_info",
+    "_process_msg", "_process_op_err", "_remove_sub", "_select_next_server",
+)  # fmt: skip
+_LONGEST_LINE = 2**20  # bytes; an INFO that names every server of a large cluster has thousands
+_LARGEST_MESSAGE = 128 * 2**20  # bytes, headers included: twice what a server can be told to take
 
 
-class SteadyParser(Parser):
-    """A parser for which all that it cannot read is a protocol error, so that the client reconnects.
-
-    nats-py ends reading at most of it, and goes on as if connected.
-    """
-
-    async def parse(self, data: bytes = b"") -> None:
-        """Parse what has arrived."""
-        try:
-            await super().parse(data)
-            if self.state == AWAITING_CONTROL_LINE:
-                self._bound(len(self.buf), _LONGEST_LINE)
-            else:
-                self._bound(self.needed, _LARGEST_MESSAGE)
-        except OSError:
-            raise
-        except Exception as error:
-            await self.nc._error_cb(Error(f"what the server sends is not the NATS protocol ({type(error).__name__})"))
-            raise ProtocolError from error
-
-    @staticmethod
-    def _bound(size: int, limit: int) -> None:
-        if size > limit:
-            raise ProtocolError
+def _check(client: type) -> None:
+    if missing := [name for name in _NEEDED if not hasattr(client, name)]:
+        raise ImportError(f"this nats-py has no {', '.join(missing)}: install nats-py>=2.16,<3")
 
 
-class SteadyClient(Client):
-    """A client that reads on after a message it cannot understand, and sends no secret where TLS was asked for in vain.
+_check(Client)
+
+
+class Wire(Client):
+    """A nats client for one connection. Loop thread only.
+
+    It reads on after a message it cannot understand, and sends no secret where TLS was asked for in vain.
 
     Args:
-        wants_tls: Whether to leave a server that does not speak TLS, before any credentials are sent.
+        server: To which.
         login: What the server is shown.
+        refused: Called with each permissions violation that the server reports.
         unreadable: Called with the sid of a message whose subject or headers cannot be read.
+        informed: Called with what a server says of itself: when it is met, and when that has changed.
+
+    Attributes:
+        server: To which.
+        lost: Done when the connection is at its end, with the reason.
     """
 
-    def __init__(self, wants_tls: bool, login: Login, unreadable: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        server: Server,
+        login: Login,
+        *,
+        refused: Callable[[Exception], None],
+        unreadable: Callable[[int], None],
+        informed: Callable[["Wire", dict[str, Any]], None],
+    ) -> None:
         super().__init__()
-        self._ps = SteadyParser(self)
-        self._wants_tls = wants_tls
+        self.server = server
+        self.lost: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self._login = login
+        self._refused = refused
         self._unreadable = unreadable
+        self._informed = informed
+        self._wants_tls = False
+        self._ps = self._parser = SteadyParser(self)
+
+    # -- its beginning
+
+    async def open(self, options: ConnectOptions) -> None:
+        """Connect, or raise why that is not possible: one attempt, with a deadline."""
+        self._wants_tls = options.wants_tls
+        try:
+            async with asyncio.timeout(options.connect_timeout):
+                await self.connect(**options.for_nats(self.server), error_cb=self._on_error)
+        except ConnectionResetError as error:  # what was read before may say why
+            reader = getattr(self._transport, "_io_reader", None)
+            raise (reader and reader.exception()) or error from None
+        except (OSError, Error):
+            raise
+        except Exception as error:
+            raise Error(f"something answers there, but it is no NATS server ({type(error).__name__})") from error
+        if self.lost.done():  # by a close that wanted to cancel this, which asyncio may swallow
+            raise self.lost.result()
+
+    async def _select_next_server(self) -> None:
+        (server,) = self._server_pool
+        self._current_server = server
+        await self._connect_to_server(server)
+
+    async def _process_connect_init(self) -> None:
+        await super()._process_connect_init()
+        if not self.is_connected:  # nats-py takes the end of the stream, or anything else, for a PONG
+            raise Error("the server closed the connection before it had answered")
+
+    def _connect_command(self) -> bytes:
+        verb, _, fields = super()._connect_command().partition(b" ")
+        assert self._current_server is not None
+        uri = self._current_server.uri
+        shown = self._login.fields(uri.hostname, uri.port, self._server_info.get("nonce"))
+        return b"%b %b\r\n" % (verb, json.dumps(json.loads(fields) | shown).encode())
+
+    # -- what the server says
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         if initial_connection and self._wants_tls and not info.get("tls_required"):
             raise NotSentError("TLS was asked for, and the server does not require it: nothing was sent to it")
-        if not isinstance(info.get("max_payload", 0), int):
+        limit = info.get("max_payload", 0)
+        if isinstance(limit, int) and limit > 0:
+            self._max_payload = limit
+        elif initial_connection and not isinstance(limit, int):
             raise ProtocolError
-        await super()._process_info(info, initial_connection)
+        self._informed(self, info)
 
-    def _connect_command(self) -> bytes:
-        verb, _, fields = super()._connect_command().partition(b" ")
-        server = self._current_server
-        assert server is not None
-        shown = self._login.fields(server.uri.hostname, server.uri.port, self._server_info.get("nonce"))
-        return b"%b %b\r\n" % (verb, json.dumps(json.loads(fields) | shown).encode())
-
-    async def _process_connect_init(self) -> None:
-        try:
-            await super()._process_connect_init()
-        except (TimeoutError, Error):
-            raise
-        except OSError as error:  # of a write, perhaps, which knows only that the connection is gone
-            reader = getattr(self._transport, "_io_reader", None)
-            raise (None if reader is None else reader.exception()) or error from None
-        except Exception as error:  # on which nats-py would end its reconnecting
-            raise Error(f"something answers there, but it is no NATS server ({type(error).__name__})") from error
-        finally:
-            if not self.is_connected:
-                self._break_off()
-        if not self.is_connected:  # nats-py takes the end of the stream, in place of the PONG, for a yes
-            raise Error("the server closed the connection before it had answered")
-
-    def _break_off(self) -> None:
-        """End an attempt that failed: nats-py leaves its socket open, and its tasks running."""
-        for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
-            if task is not None:
-                task.cancel()
-        if hasattr(self._transport, "_io_writer"):  # over WebSocket, nats-py has a session to close as well
-            Wire(self).abort()
-            self._transport = None
+    async def _on_error(self, error: Exception) -> None:
+        if self.is_connected and not isinstance(error, UnexpectedEOF):  # what an attempt fails with is raised
+            self._refused(error)
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         try:
             await super()._process_msg(sid, subject, reply, data, headers)
         except Exception:
             self._unreadable(sid)
+
+    @property
+    def received(self) -> int:
+        """Bytes that the server has sent, ever."""
+        return self._parser.received
+
+    # -- writing
+
+    @property
+    def is_open(self) -> bool:
+        """Whether what is written now may arrive."""
+        transport = self._writer_transport()
+        return self.is_connected and (transport is None or not transport.is_closing())
+
+    def write(self, data: bytes) -> None:
+        """Write commands, if the connection is open."""
+        if self.is_open and self._transport:  # asyncio would log, on this thread, that it is not
+            self._transport.write(data)
+
+    def ping(self, on_pong: Callable[[], None]) -> None:
+        """Write a PING; ``on_pong`` is called once the server has processed all that was written before.
+
+        It is never called if the connection breaks first.
+        """
+        self.write(b"PING\r\n")
+        self._pongs.append(_Pong(on_pong))  # type: ignore[arg-type]
+
+    async def writable(self) -> None:
+        """Wait until the transport takes more. It does not end by itself while the server is frozen."""
+        if self._transport:
+            await self._transport.drain()  # type: ignore[no-untyped-call]
+
+    async def _flush_pending(self, force_flush: bool = False) -> Any:
+        """Write now: nats-py's flusher has a bounded queue, and who fills it would wait for the server to read."""
+        pending, self._pending, self._pending_data_size = self._pending, [], 0
+        self.write(b"".join(pending))
+        done = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
+
+    # -- its end
+
+    def abandon(self, why: Exception) -> None:
+        """End the connection at once: what the server has not read is lost. Idempotent."""
+        if not self.lost.done():
+            self.lost.set_result(why)
+        self._status = Client.CLOSED
+        for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()
+        transport = self._writer_transport()
+        if transport is not None:
+            transport.abort()
+
+    async def _process_op_err(self, e: Exception) -> None:
+        self.abandon(e)
+
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        self.abandon(self._err or ConnectionClosedError())
+
+    def _writer_transport(self) -> asyncio.WriteTransport | None:
+        """Asyncio's transport below nats-py's; a websocket has none that we know."""
+        writer = getattr(self._transport, "_io_writer", None)
+        return None if writer is None else writer.transport
+
+
+class SteadyParser(Parser):
+    """Ends a connection on which something cannot be understood, where nats-py logs it and reads no more."""
+
+    received = 0  # bytes ever
+
+    async def parse(self, data: bytes = b"") -> None:
+        """Parse what has arrived."""
+        self.received += len(data)
+        try:
+            await super().parse(data)
+            self._check_what_is_left()
+        except OSError:
+            raise
+        except Exception as error:
+            self.nc.abandon(Error(f"what the server sends is not the NATS protocol ({type(error).__name__})"))
+            raise ProtocolError from error
+
+    def _check_what_is_left(self) -> None:
+        if self.state != AWAITING_CONTROL_LINE:
+            if self.needed > _LARGEST_MESSAGE:
+                raise ProtocolError
+        elif b"\r\n" in self.buf or len(self.buf) > _LONGEST_LINE:  # none of the protocol; or it never ends
+            raise ProtocolError
 
 
 class _Pong:
@@ -141,63 +237,11 @@ class _Pong:
         self._called()
 
 
-class Wire:
-    """The bytes to and from the server of one nats client."""
-
-    __slots__ = ("_client",)
-
-    def __init__(self, client: Client) -> None:
-        missing = [name for name in _NEEDED if not hasattr(client, name)]
-        if missing:
-            raise RuntimeError(f"this nats-py has no {', '.join(missing)}: install nats-py>=2.16,<3")
-        self._client: Any = client
-
-    def write(self, data: bytes) -> None:
-        """Write commands, behind those that nats-py has pending."""
-        self.push()
-        self._client._transport.write(data)
-
-    def push(self) -> None:
-        """Write what waits for nats-py's flusher task, now."""
-        client = self._client
-        if client._pending:
-            client._transport.writelines(client._pending)
-            client._pending = []
-            client._pending_data_size = 0
-
-    def ping(self, on_pong: Callable[[], None]) -> None:
-        """Write a PING; ``on_pong`` is called once the server has processed all that was written before.
-
-        It is never called if the connection breaks first.
-        """
-        self.write(b"PING\r\n")
-        self._client._pongs.append(_Pong(on_pong))
-
-    async def drain(self) -> None:
-        """Wait until the transport takes more. It does not end by itself while the server is frozen."""
-        await self._client._transport.drain()
-
-    @property
-    def is_dead(self) -> bool:
-        """Whether the client claims to be connected, but nobody reads any more."""
-        task = self._client._reading_task
-        return self._client.is_connected and (task is None or task.done())
-
-    def abort(self) -> None:
-        """Break the connection without waiting for the bytes that the server does not read."""
-        client = self._client
-        client._pending = []
-        client._pending_data_size = 0
-        writer = getattr(client._transport, "_io_writer", None)
-        if writer is not None:
-            writer.transport.abort()
-
-
 def sid_of(subscription: Subscription) -> int:
     """The id by which client and server know a subscription."""
     return subscription._id
 
 
 def forget(subscription: Subscription) -> None:
-    """Take a subscription out of its client, which then does not send it again when it has reconnected."""
+    """Take a subscription, which was unsubscribed already, out of its client."""
     subscription._conn._remove_sub(subscription._id)

@@ -8,11 +8,13 @@ from .run import fuzz, instrumented
 with instrumented(__name__):
     from nats.aio.client import Client
     from nats.aio.subscription import Subscription
+    from nats.errors import UnexpectedEOF
 
     from aether_sync._nats.login import Login
     from aether_sync._nats.receive import Inbox, Interest, message_class
     from aether_sync._nats.reporter import Reporter
-    from aether_sync._nats.wire import SteadyClient, Wire
+    from aether_sync._nats.servers import Server
+    from aether_sync._nats.wire import Wire
     from aether_sync._routing import Target, make_target
     from aether_sync.metrics import Counters
 
@@ -47,37 +49,21 @@ class QuietReporter(Reporter):
         text % args
 
 
-class Watched(SteadyClient):
-    """A client whose end is noted, in place of a reconnection or a close."""
+class Watched(Wire):
+    """A wire over such a transport, connected."""
 
     def __init__(self, pieces: list[bytes]) -> None:
-        super().__init__(False, Login(()), lambda sid: self.unread.append(sid))
         self.unread: list[int] = []
-        self.ends: list[str] = []
-        self.told: list[str] = []
+        super().__init__(
+            Server("nats://127.0.0.1:4222"),
+            Login(()),
+            refused=lambda error: None,
+            unreadable=self.unread.append,
+            informed=lambda wire, info: None,
+        )
         self._transport = Transport(pieces)
         self._status = Client.CONNECTED
-        self._flush_queue = asyncio.Queue(maxsize=1024)
-        self.options = {"allow_reconnect": True, "dont_randomize": True}
-        (self._current_server,) = self._servers()
-        self._lame_duck_mode_cb = self._discovered_server_cb = None
-
-        async def tell(error: Exception) -> None:
-            self.told.append(str(error))
-
-        self._error_cb = tell
-
-    def _servers(self) -> list[object]:
-        self._setup_server_pool("nats://127.0.0.1:4222")
-        return list(self._server_pool)
-
-    async def _process_op_err(self, e: Exception) -> None:
-        self.ends.append("reconnects")
-        self._status = Client.RECONNECTING
-
-    async def _close(self, status: int, do_cbs: bool = True) -> None:
-        self.ends.append("closes")
-        self._status = Client.CLOSED
+        self._error_cb = self._on_error
 
 
 def feed(pieces: list[bytes]) -> tuple[Watched, Target, Counters]:
@@ -94,14 +80,13 @@ async def _feed(pieces: list[bytes]) -> tuple[Watched, Target, Counters]:
     client = Watched(pieces)
     client._subs[SID] = Subscription(client, SID, "aether.events.>")
     client.msg_class = message_class({SID: interest}, reporter)  # type: ignore[assignment]
-    wire = Wire(client)
     pongs: list[None] = []
     for _ in range(3):
-        wire.ping(lambda: pongs.append(None))
+        client.ping(lambda: pongs.append(None))
     await client._read_loop()
     for _ in range(3):  # what it left to the loop
         await asyncio.sleep(0)
-    assert client.ends, "it neither goes on nor leaves"
+    assert client.lost.done(), "it neither goes on nor leaves"
     assert len(pongs) <= 3
     return client, target, counters
 
@@ -126,7 +111,7 @@ def check(data: bytes) -> None:
         seen = counters.snapshot()
         results.append((client.stats["in_msgs"], len(client.unread), seen["received"], seen["decode_errors"]))
         target.queue.close(discard=True)
-        if client.told[-1:] != ["nats: unexpected EOF"] or client.ends != ["reconnects"]:
+        if not isinstance(client.lost.result(), UnexpectedEOF):
             return
     assert results[0] == results[1], results
 

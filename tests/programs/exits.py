@@ -1,0 +1,148 @@
+"""Programs that end without closing anything, in each way in which a program can end."""
+
+import atexit
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import Never
+
+from aether_sync import ConnectError, Event, EventBus, NATSEventBus, Subscription, SubscriptionClosedError
+
+PATIENCE = 20 * float(os.environ.get("AETHER_TEST_UNIT", "1"))
+
+kept: list[object] = []  # what lives until the interpreter ends
+
+
+def event(n: int = 0) -> Event:
+    return Event(event_type="Happened", actor_id="exit-1", version=n)
+
+
+def a_bus(url: str, prefix: str, **options: object) -> NATSEventBus:
+    bus = NATSEventBus(url, prefix=prefix, **options)  # type: ignore[arg-type]
+    kept.append(bus)
+    return bus
+
+
+def unclosed(url: str, prefix: str) -> None:
+    a_bus(url, prefix).publish_many("n", [event(n) for n in range(100)])
+
+
+def closed_by_atexit(url: str, prefix: str) -> None:
+    bus = a_bus(url, prefix)
+    atexit.register(bus.close)
+    bus.publish_many("n", [event(n) for n in range(100)])
+
+
+def with_an_exception(url: str, prefix: str) -> Never:
+    unclosed(url, prefix)
+    raise KeyError("of the program")
+
+
+def iterating(url: str, prefix: str, kind: str, read: str) -> None:
+    """A thread, daemon or normal, waits for an event when the main thread is done."""
+    bus: EventBus = a_bus(url, prefix) if url else EventBus()
+    kept.append(bus)
+    groups = [bus.subscribe("own", queue_group=f"g{n}") for n in range(5)]
+    events = bus.subscribe("own")
+    kept.append(groups)
+    ready = threading.Event()
+
+    def iterate() -> None:
+        ready.set()
+        for _ in events:
+            pass
+        print("the iteration ended", flush=True)
+
+    def get() -> None:
+        ready.set()
+        try:
+            events.get(timeout=None)
+        except SubscriptionClosedError:
+            print("the iteration ended", flush=True)
+
+    threading.Thread(target=iterate if read == "for" else get, daemon=kind == "daemon").start()
+    ready.wait()
+    bus.publish_many("n", [event(n) for n in range(100)])
+
+
+def a_thread_works_on(url: str, prefix: str) -> None:
+    """The main thread is done; a normal thread takes what is queued, publishes for it, and may not subscribe again."""
+    bus = a_bus(url, prefix)
+    events = bus.subscribe("jobs")
+    bus.publish_many("jobs", [event(n) for n in range(100)])
+
+    def work(subscription: Subscription) -> None:
+        threading.main_thread().join()
+        for job in subscription:
+            bus.publish("n", job)
+            time.sleep(0.001)
+        bus.subscribe("jobs")  # raises, in this thread
+
+    threading.Thread(target=work, args=(events,)).start()
+
+
+def terminated(url: str, prefix: str, handler: str) -> None:
+    """Blocked in an iteration on the main thread, until a SIGTERM comes."""
+    bus = a_bus(url, prefix)
+    if handler == "close":
+        signal.signal(signal.SIGTERM, lambda *_: print(bool(bus.close()), flush=True))
+    elif handler == "exit":
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+    with bus.subscribe("own") as events:
+        bus.publish_many("n", [event(n) for n in range(100)])
+        print("ready", flush=True)
+        for _ in events:
+            pass
+
+
+def without_a_server(url: str, prefix: str, count: str) -> None:
+    """The test breaks the server; then this ends, with as many connections and events that wait."""
+    buses = [a_bus(url, prefix, connect_timeout=0.2) for _ in range(int(count))]
+    for bus in buses:
+        bus.start()
+    print("connected", flush=True)
+    sys.stdin.readline()
+    for bus in buses:
+        bus.publish("n", event())
+
+
+def never_connected(url: str, prefix: str) -> None:
+    bus = a_bus(url, prefix, connect_timeout=0.3)
+    try:
+        bus.publish("n", event())
+    except ConnectError:
+        bus.publish("n", event())  # waits in the outbox
+
+
+def names_are_never_answered(prefix: str) -> None:
+    looked_up: list[object] = []
+
+    def getaddrinfo(*question: object) -> Never:
+        looked_up.append(question)
+        threading.Event().wait()
+        raise AssertionError
+
+    socket.getaddrinfo = getaddrinfo
+    bus = a_bus("nats://nowhere.example:4222", prefix, connect_timeout=0.3)
+    for _ in range(2):
+        try:
+            bus.start()
+        except ConnectError as error:
+            print(error, flush=True)
+    time.sleep(3)  # several attempts
+    assert len(looked_up) == 1, looked_up
+
+
+def _in_a_process(url: str, prefix: str) -> None:
+    iterating(url, prefix, "normal", "for")
+
+
+def processes(url: str, prefix: str, method: str) -> None:
+    child = multiprocessing.get_context(method).Process(target=_in_a_process, args=(url, prefix))
+    child.start()
+    child.join(PATIENCE)
+    assert child.exitcode == 0, child.exitcode

@@ -1,0 +1,346 @@
+"""Programs that fork."""
+
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from aether_sync import (
+    BusClosedError,
+    ConnectError,
+    Connection,
+    Event,
+    EventBus,
+    NATSEventBus,
+    Subscription,
+    SubscriptionClosedError,
+)
+
+PATIENCE = 20 * float(os.environ.get("AETHER_TEST_UNIT", "1"))
+
+
+def event(actor: str, n: int = 0) -> Event:
+    return Event(event_type="Happened", actor_id=actor, version=n)
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Fork, work in the child, and return its pid; the child ends with 0 if the work raised nothing."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        work()
+        os._exit(0)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(1)
+
+
+def await_child(pid: int) -> None:
+    end = time.monotonic() + PATIENCE
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            assert status == 0, f"child {pid}: {os.waitstatus_to_exitcode(status)}"
+            return
+        if time.monotonic() > end:
+            os.kill(pid, signal.SIGABRT)  # faulthandler shows where it hangs
+            os.waitpid(pid, 0)
+            raise AssertionError(f"child {pid} did not end")
+        time.sleep(0.002)
+
+
+def refused(subscription: Subscription) -> None:
+    """A subscription of the parent refuses, whichever way it is read."""
+    for read in (
+        lambda: subscription.get(timeout=PATIENCE),
+        lambda: subscription.get_batch(9),
+        lambda: list(subscription),
+    ):
+        with pytest.raises(SubscriptionClosedError, match="before the fork"):
+            read()
+    subscription.close()
+
+
+def a_node_of_its_own(url: str, prefix: str) -> None:
+    bus, untouched, closed = (NATSEventBus(url, prefix=prefix) for _ in range(3))
+    closed.start()
+    closed.close()
+    mine = bus.subscribe("n.*")
+    bus.publish_many("n.a", [event("early", n) for n in range(3)])
+    parent = bus.node_id
+
+    def child() -> None:
+        assert bus.node_id != parent
+        assert bus.metrics().node_id == bus.node_id
+        assert (bus.metrics().published, bus.metrics().active_subscriptions, bus.is_connected) == (0, 0, False)
+        refused(mine)
+        with bus.subscribe("n.>", timeout=PATIENCE) as own:
+            bus.publish("n.b", event("child", 1))
+            assert own.get(timeout=PATIENCE).actor_id == "child"
+        untouched.publish("n.b", event("child", 2))
+        assert untouched.close(PATIENCE)
+        with pytest.raises(BusClosedError):
+            closed.publish("n.b", event("child", 3))
+        bus.flush(PATIENCE)
+        assert bus.close(PATIENCE)
+
+    await_child(in_child(child))
+    bus.publish("n.a", event("late"))
+    seen = [mine.get(timeout=PATIENCE).actor_id for _ in range(6)]
+    assert seen == ["early"] * 3 + ["child"] * 2 + ["late"], seen
+    assert bus.metrics().reconnects == 0
+    assert bus.node_id == parent
+    mine.close()
+    assert bus.close(PATIENCE)
+    assert untouched.close(PATIENCE)
+
+
+def a_connection_is_let_go_of(url: str, prefix: str) -> None:
+    """The parent closes while a child lives on that does nothing with the bus."""
+    bus = NATSEventBus(url, prefix=prefix)
+    bus.start()
+    pid = in_child(signal.pause)
+    assert bus.close(PATIENCE)
+    print(pid, flush=True)
+    sys.stdin.readline()
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def under_load(url: str, prefix: str, children: str, where: str) -> None:
+    """Fork again and again while four threads publish and two iterate; children publish, subscribe and end."""
+    bus = NATSEventBus(url, prefix=prefix)
+    stop = threading.Event()
+    published = [0] * 4
+    got: list[Event] = []
+    subscription = bus.subscribe("n.>", maxsize=1_000_000)
+
+    def publish(number: int) -> None:
+        while not stop.is_set():
+            bus.publish(f"n.{number}", event(f"p-{number}", published[number]))
+            published[number] += 1
+            if published[number] % 50 == 0:
+                time.sleep(0.001)
+
+    def iterate() -> None:
+        for one in subscription:
+            got.append(one)
+
+    def child(number: int) -> None:
+        refused(subscription)
+        with bus.subscribe("own.*", timeout=PATIENCE) as own:
+            bus.publish("own.x", event("mine"))
+            assert own.get(timeout=PATIENCE).actor_id == "mine"
+        bus.publish_many("n.c", [event(f"c-{number}", n) for n in range(10)])
+        assert bus.close(PATIENCE)
+
+    def fork() -> None:
+        for number in range(int(children)):
+            time.sleep(random.uniform(0, 0.02))
+            await_child(in_child(lambda number=number: child(number)))  # type: ignore[misc]
+
+    threads = [threading.Thread(target=publish, args=(n,)) for n in range(4)]
+    threads += [threading.Thread(target=iterate) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        if where == "main":
+            fork()
+        else:
+            forking = threading.Thread(target=fork)
+            forking.start()
+            forking.join()
+    finally:
+        stop.set()
+        for thread in threads[:4]:
+            thread.join(PATIENCE)
+    bus.flush(PATIENCE)
+    end = time.monotonic() + PATIENCE
+    expected = sum(published) + 10 * int(children)
+    while len(got) < expected and time.monotonic() < end:
+        time.sleep(0.01)
+    assert bus.metrics().reconnects == 0
+    subscription.close()
+    assert bus.close(PATIENCE)
+    for thread in threads:
+        thread.join(PATIENCE)
+    keys = [(one.actor_id, one.version) for one in got]
+    assert len(keys) == len(set(keys)) == expected, (len(keys), len(set(keys)), expected)
+
+
+def no_lock_survives(forks: str) -> None:
+    """A plain bus, forked while its locks are busy: the child publishes, iterates, measures and closes at once."""
+    bus = EventBus()
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            with bus.subscribe("n", "m.*") as events:
+                bus.publish_many("n", [event("x")] * 20)
+                bus.metrics()
+                events.get_batch(5, timeout=0)
+
+    def child() -> None:
+        with bus.subscribe("n") as events:
+            bus.publish("n", event("child"))
+            assert events.get(timeout=PATIENCE).actor_id == "child"
+            assert bus.metrics().published == 1
+        assert bus.close(PATIENCE)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(int(forks)):
+        await_child(in_child(child))
+    stop.set()
+    for thread in threads:
+        thread.join(PATIENCE)
+    bus.close()
+
+
+def the_outbox_is_the_parents(url: str, prefix: str) -> None:
+    """The server is away, events wait to be sent; a child that connects does not send them too."""
+    bus = NATSEventBus(url, prefix=prefix, connect_timeout=0.5)
+    bus.start()
+    print("connected", flush=True)
+    sys.stdin.readline()
+    while bus.is_connected:
+        time.sleep(0.002)
+    bus.publish_many("n", [event("parent", n) for n in range(5)])
+
+    def child() -> None:
+        assert bus.metrics().outbox_events == 0
+        with pytest.raises(ConnectError, match="refused"):
+            bus.start()
+        bus.publish("n", event("child"))
+        print("forked", flush=True)
+        assert bus.wait_connected(PATIENCE)
+        assert bus.close(PATIENCE)
+
+    await_child(in_child(child))
+    assert bus.wait_connected(PATIENCE)
+    bus.flush(PATIENCE)
+    assert bus.close(PATIENCE)
+
+
+def a_handler_forks_over(url: str, prefix: str, what: str) -> None:
+    """A signal handler forks in the middle of a blocked call, and in the child that call comes to an end."""
+    bus = NATSEventBus(url, prefix=prefix, outbox_events=1, publish_timeout=PATIENCE)
+    subscription = bus.subscribe("n")
+    pids: list[int] = []
+    is_child = False
+
+    def handle(*_: object) -> None:
+        nonlocal is_child
+        pid = os.fork()
+        is_child = pid == 0
+        if pid:
+            pids.append(pid)
+            if what == "get":
+                subscription.close()
+            else:
+                bus.close(PATIENCE)
+
+    signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    begun = time.monotonic()
+    try:
+        if what == "get":
+            subscription.get(timeout=None)
+        else:
+            while not is_child:
+                bus.publish_many("m", [event("x")] * 1000)
+    except (SubscriptionClosedError, BusClosedError):
+        pass
+    if is_child:
+        assert time.monotonic() - begun < PATIENCE
+        with bus.subscribe("n", timeout=PATIENCE) as own:
+            bus.publish("n", event("child"))
+            assert own.get(timeout=PATIENCE).actor_id == "child"
+        bus.close(PATIENCE)
+        os._exit(0)
+    await_child(pids[0])
+    bus.close(PATIENCE)
+
+
+def while_connecting(url: str, prefix: str) -> None:
+    """The parent waits for a server that never says a word; its child goes elsewhere."""
+    bus = NATSEventBus(url, prefix=prefix, connect_timeout=0.5)
+    waiting = threading.Thread(target=lambda: bus.wait_connected(0.5))
+    waiting.start()
+    time.sleep(0.1)
+
+    def child() -> None:
+        begun = time.monotonic()
+        assert not bus.wait_connected(0.1)
+        bus.close(1.0)
+        assert time.monotonic() - begun < PATIENCE
+
+    await_child(in_child(child))
+    waiting.join()
+    bus.close(1.0)
+
+
+bus_of_the_module: NATSEventBus | None = None
+
+
+def work_in_a_process(prefix: str, number: int) -> None:
+    """What a ``multiprocessing`` child does, with a bus made at import or inherited; it closes nothing."""
+    bus = bus_of_the_module or NATSEventBus(os.environ["NATS_URL"], prefix=prefix)
+    with bus.subscribe("own.*", timeout=PATIENCE) as own:
+        bus.publish(f"own.{number}", event(f"m-{number}"))
+        assert own.get(timeout=PATIENCE)
+    bus.publish_many("n", [event(f"m-{number}", n) for n in range(100)])
+    globals()["kept"] = bus  # or it would be collected, and not closed at exit
+
+
+UNCLOSED = "unclosed <Connection"  #: what each child is told at its end
+
+
+def processes(url: str, prefix: str, method: str) -> None:
+    global bus_of_the_module
+    os.environ["NATS_URL"] = url
+    bus = bus_of_the_module = NATSEventBus(url, prefix=prefix)
+    with bus.subscribe("n", maxsize=10_000) as events:
+        context = multiprocessing.get_context(method)
+        children = [context.Process(target=work_in_a_process, args=(prefix, number)) for number in range(3)]
+        for child in children:
+            child.start()
+        for child in children:
+            child.join(PATIENCE)
+            assert child.exitcode == 0, child
+        got = [events.get(timeout=PATIENCE) for _ in range(300)]
+        assert len({(one.actor_id, one.version) for one in got}) == 300
+        assert events.get_batch(1, timeout=0) == []
+    assert bus.metrics().reconnects == 0
+    assert bus.close(PATIENCE)
+
+
+def a_shared_connection(url: str, prefix: str) -> None:
+    connection = Connection(url)
+    one, other = NATSEventBus(connection, prefix=prefix), NATSEventBus(connection, prefix=prefix)
+    mine = one.subscribe("n")
+    other.publish("n", event("parent"))
+    assert mine.get(timeout=PATIENCE).actor_id == "parent"
+
+    def child() -> None:
+        refused(mine)
+        with one.subscribe("n", timeout=PATIENCE) as own:
+            other.publish("n", event("child"))
+            assert own.get(timeout=PATIENCE).actor_id == "child"
+        assert one.close(PATIENCE)
+        assert other.close(PATIENCE)
+        assert connection.close(PATIENCE)
+
+    await_child(in_child(child))
+    assert mine.get(timeout=PATIENCE).actor_id == "child"
+    mine.close()
+    assert connection.close(PATIENCE)

@@ -1,0 +1,147 @@
+"""Forks, by every way and at every moment: the child is a node of its own, and the parent notices nothing.
+
+The programs are in ``tests/programs/forks.py``; they assert on both sides.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from aether_sync import NATSEventBus, NatsServer
+
+from .conftest import PATIENCE, Monitor, eventually, find_free_port
+from .programs import forks
+from .programs.run import ROOT, finish, run, start
+
+MakeBus = Callable[..., NATSEventBus]
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork() here")
+
+
+def test_a_child_is_a_node_of_its_own(server: NatsServer, prefix: str) -> None:
+    run(forks.a_node_of_its_own, server.url, prefix)
+
+
+def test_a_shared_connection_is_one_of_its_own_in_the_child(server: NatsServer, prefix: str) -> None:
+    run(forks.a_shared_connection, server.url, prefix)
+
+
+def test_the_inherited_connection_is_let_go_of(own_server: NatsServer, own_monitor: Monitor, prefix: str) -> None:
+    program = start(forks.a_connection_is_let_go_of, own_server.url, prefix)
+    assert program.stdout is not None
+    child = int(program.stdout.readline())
+    eventually(lambda: own_monitor.connections() == 0, "the end of the parent's connection, with the child alive")
+    os.kill(child, 0)
+    finish(program)
+
+
+@pytest.mark.concurrent
+@pytest.mark.parametrize("where", ["main", "thread"])
+def test_forks_while_threads_publish_and_iterate(server: NatsServer, prefix: str, where: str) -> None:
+    run(forks.under_load, server.url, prefix, 15, where, within=PATIENCE * 3)
+
+
+@pytest.mark.concurrent
+def test_no_lock_stays_held_in_the_child(server: NatsServer) -> None:
+    run(forks.no_lock_survives, 60, within=PATIENCE * 3)
+
+
+def test_what_waits_to_be_sent_is_sent_by_the_parent_alone(
+    own_server: NatsServer, own_monitor: Monitor, prefix: str
+) -> None:
+    program = start(forks.the_outbox_is_the_parents, own_server.url, prefix)
+    assert program.stdout is not None
+    assert program.stdin is not None
+    program.stdout.readline()
+    own_server.stop()
+    program.stdin.write("\n")
+    program.stdin.flush()
+    assert program.stdout.readline() == "forked\n"
+    own_server.restart()
+    finish(program, within=PATIENCE * 2, says="lost the connection")
+    assert own_monitor.messages() == 5 + 1
+
+
+@pytest.mark.concurrent
+@pytest.mark.parametrize("what", ["get", "publish"])
+def test_a_signal_handler_forks_over_a_call(server: NatsServer, prefix: str, what: str) -> None:
+    run(forks.a_handler_forks_over, server.url, prefix, what)
+
+
+def test_a_fork_while_connecting(prefix: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        run(forks.while_connecting, f"nats://127.0.0.1:{silent.getsockname()[1]}", prefix, says="no answer")
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_multiprocessing(server: NatsServer, prefix: str, method: str) -> None:
+    """The children close nothing: what they published is flushed at their ends."""
+    run(forks.processes, server.url, prefix, method, within=PATIENCE * 2, says=forks.UNCLOSED)
+
+
+@pytest.mark.parametrize("worker", ["sync", "gthread"])
+def test_gunicorn_with_preload(server: NatsServer, make_bus: MakeBus, prefix: str, worker: str, tmp_path: Path) -> None:
+    port = find_free_port()
+    command = [sys.executable, "-m", "gunicorn", "--preload", "--bind", f"127.0.0.1:{port}", "tests.programs.web:app"]
+    command += ["--workers", "2", "--worker-class", worker, "--threads", "4", "--graceful-timeout", "5"]
+    env = {**os.environ, "NATS_URL": server.url, "AETHER_TEST_PREFIX": prefix}
+    with make_bus().subscribe("web.>") as events, open(tmp_path / "log", "w+") as log:
+        gunicorn = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
+        try:
+            assert events.get(timeout=PATIENCE).event_type == "Loaded"
+            eventually(lambda: _answers(port), "gunicorn")
+            answers = []
+            while len({answer["pid"] for answer in answers}) < 2:
+                assert len(answers) < 500, "one worker alone answers"
+                answers.append(_ask(port, len(answers)))
+        finally:
+            gunicorn.send_signal(signal.SIGTERM)
+            gunicorn.wait(PATIENCE)
+        assert gunicorn.returncode == 0, (tmp_path / "log").read_text()
+        assert [answer["saw"] for answer in answers] == [f"web-{n}" for n in range(len(answers))]
+        assert len({answer["node"] for answer in answers}) == 2
+        assert all(answer["node"] != answer["loaded_as"] for answer in answers)
+        got = [events.get(timeout=PATIENCE).actor_id for _ in answers]
+        assert sorted(got) == sorted(f"web-{n}" for n in range(len(answers)))
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _ask(port: int, number: int) -> dict[str, str]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/?{number}", timeout=PATIENCE) as answer:
+        return json.load(answer)  # type: ignore[no-any-return]
+
+
+def test_celery_prefork(server: NatsServer, make_bus: MakeBus, prefix: str, tmp_path: Path) -> None:
+    for part in "q", "c":
+        (tmp_path / part).mkdir()
+    env = {
+        **os.environ, "NATS_URL": server.url, "AETHER_TEST_PREFIX": prefix, "AETHER_TEST_FOLDER": str(tmp_path),
+        "C_FORCE_ROOT": "1",
+    }  # fmt: skip
+    celery = [sys.executable, "-m", "celery", "-A", "tests.programs.tasks", "worker", "-P", "prefork", "-c", "2"]
+    celery += ["--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "WARNING"]
+    send = [sys.executable, "-c", "from tests.programs import tasks; tasks.send(); tasks.bus.close()"]
+    with make_bus().subscribe("tasks") as events, open(tmp_path / "log", "w+") as log:
+        worker = subprocess.Popen(celery, cwd=ROOT, env=env, stdout=log, stderr=log)
+        try:
+            subprocess.run(send, cwd=ROOT, env=env, check=True, timeout=PATIENCE)
+            got = [events.get(timeout=PATIENCE) for _ in range(11)]
+        finally:
+            worker.send_signal(signal.SIGTERM)
+            worker.wait(PATIENCE)
+        assert worker.returncode == 0, (tmp_path / "log").read_text()
+        assert sorted(one.event_type for one in got) == ["Limited"] + ["Worked"] * 10
+        assert len({one.actor_id for one in got}) == 2, "two processes, two nodes"
+        assert not {one.actor_id for one in got} & {one.data["loaded_as"] for one in got if one.data}
