@@ -30,16 +30,14 @@ from aether_sync import (
     NatsServer,
     PermissionDeniedError,
 )
-from aether_sync._nats.link import Link
 from aether_sync._nats.login import Login
 from aether_sync._nats.options import ConnectOptions
-from aether_sync._nats.reasons import shown
-from aether_sync._nats.wire import SteadyClient
-from aether_sync._queues import Outbox
+from aether_sync._nats.reasons import describe, is_refusal, shown
+from aether_sync._nats.servers import Server
+from aether_sync._nats.wire import Wire
 
 from .conftest import PATIENCE, UNIT, eventually, make_event
 from .credentials import Account, Certificates, Key, Operator, User
-from .fuzz import parser
 from .suites import numbers
 from .sweep import Sweep, sweep
 
@@ -628,7 +626,7 @@ def test_a_server_that_hangs_up_in_place_of_an_answer(sweep: Sweep, refuse: Call
 
 
 def test_what_a_write_does_not_know_the_reader_does() -> None:
-    alert = ssl.SSLError("a TLS alert")
+    alert = ssl.SSLError(1, "a TLS alert")
 
     class Transport:
         _io_writer = None
@@ -642,36 +640,42 @@ def test_what_a_write_does_not_know_the_reader_does() -> None:
         async def drain(self) -> None:
             raise ConnectionResetError("Connection lost")
 
+        def close(self) -> None: ...
+
+        async def wait_closed(self) -> None: ...
+
+    class Cut(Wire):
+        async def _connect_to_server(self, _: object) -> None:
+            self._transport = Transport()  # type: ignore[assignment]
+
     async def connect() -> None:
-        client = SteadyClient(False, Login(()), lambda sid: None)
-        client._setup_server_pool("nats://127.0.0.1")
-        client._current_server = client._server_pool[0]
-        client._transport = Transport()  # type: ignore[assignment]
-        client.options = dict.fromkeys(["verbose", "pedantic", "name", "no_echo"], False)
-        client.options |= {"connect_timeout": PATIENCE, "tls_handshake_first": False, "dont_randomize": True}
-        await client._process_connect_init()
+        options = ConnectOptions(servers=("nats://h",), name="n", connect_timeout=PATIENCE, ping_interval=1)
+        nobody: Callable[..., None] = lambda *_: None  # noqa: E731
+        wire = Cut(Server("nats://h"), options.login(), refused=nobody, unreadable=nobody, informed=nobody)
+        await wire.open(options)
 
     with pytest.raises(ssl.SSLError, match="a TLS alert"):
         asyncio.run(connect())
 
 
-def test_a_connection_that_is_reset_takes_no_reason_back() -> None:
-    options = ConnectOptions(servers=("nats://h",), name="n", connect_timeout=1, ping_interval=1)
-    link = Link(options, Outbox(1, 1), parser.QuietReporter())
-    for error, reason in (
-        (ConnectionResetError("reset"), "reset"),
-        (Error("nats: 'maximum connections exceeded'"), "maximum connections exceeded"),
-        (ConnectionResetError("reset"), "maximum connections exceeded"),
-        (Error("nats: 'Authorization Violation'"), "the server refuses these credentials (Authorization Violation)"),
-        (ConnectionResetError("reset"), "the server refuses these credentials (Authorization Violation)"),
-        (ConnectionRefusedError(), "connection refused: nothing listens there"),
-        (ConnectionResetError("reset"), "reset"),
-        (ssl.SSLEOFError(8, "EOF occurred"), "TLS failed: EOF occurred"),
-    ):
-        link._fault(error)
-        assert link.reason == reason
-    assert link.first.error is not None
-    assert "refuses these credentials" in str(link.first.error)
+@pytest.mark.parametrize(
+    ("error", "words", "refuses"),
+    [
+        (ConnectionResetError("reset"), "reset", False),
+        (Error("nats: 'maximum connections exceeded'"), "maximum connections exceeded", False),
+        (Error("nats: 'Authorization Violation'"), "the server refuses these credentials", True),
+        (Error("nats: user authentication revoked"), "the server refuses these credentials", True),
+        (Error("nats: account authentication expired"), "the server refuses these credentials", True),
+        (ConnectionRefusedError(), "connection refused: nothing listens there", False),
+        (ssl.SSLEOFError(8, "EOF occurred"), "TLS failed: EOF occurred", False),
+        (ssl.SSLError(1, "no shared cipher"), "TLS failed: no shared cipher", True),
+        (ssl.SSLCertVerificationError(1, "odd"), "the server's certificate is not accepted", True),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_a_refusal(error: Exception, words: str, refuses: bool) -> None:
+    assert words in describe(error)
+    assert is_refusal(error) == refuses
 
 
 def test_nothing_is_said_to_a_server_without_the_tls_that_was_asked_for(
