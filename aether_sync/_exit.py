@@ -23,8 +23,9 @@ _minded = 0  # the process whose exit is minded
 def before_threads_end(work: Callable[[], object]) -> None:
     """Have work done when the main thread is done, and Python is about to wait for the others."""
     _steps.insert(0, work)
-    # What concurrent.futures ends its threads with; private, and without an equal. Without it normal threads go on.
-    with suppress(AttributeError):
+    # What concurrent.futures ends its threads with; private, and without an equal. Without it normal threads go on, as
+    # they do after an import by one of them when the main thread is done.
+    with suppress(AttributeError, RuntimeError):
         threading._register_atexit(work)  # type: ignore[attr-defined]
 
 

@@ -52,7 +52,10 @@ class _Loop(asyncio.SelectorEventLoop):
         if answer is None:
             self._asked[question] = answer = self.create_future()
             name = f"aether-lookup-{next(_numbers)}"
-            threading.Thread(target=self._look_up, args=question, name=name, daemon=True).start()
+            try:
+                threading.Thread(target=self._look_up, args=question, name=name, daemon=True).start()
+            except RuntimeError:  # the interpreter ends, and waits for this thread no longer than for that one
+                self._look_up(*question)
         await asyncio.wait((answer,))  # not cancelled with who waits
         return answer.result()
 
@@ -101,9 +104,15 @@ class LoopThread(Heir):
         """Start the thread; what was posted before is run first. Starting again does nothing.
 
         An interrupt may leave it open whether a thread was started. Then another one is, and the later ends at once.
+
+        Raises:
+            BusClosedError: No thread can be started any more.
         """
         if self._thread is None:
-            threading.Thread(target=self._run, name=self.name, daemon=True).start()
+            try:
+                threading.Thread(target=self._run, name=self.name, daemon=True).start()
+            except RuntimeError as error:  # there are too many, or the interpreter ends
+                raise BusClosedError(f"{self.name} cannot be started: {error}") from error
 
     def refuse_own_thread(self) -> None:
         """Refuse a call that would wait, on the thread that would have to answer it."""
@@ -224,6 +233,8 @@ class LoopThread(Heir):
         They are replaced, not closed: closing, by whoever comes by later, would take them from the selector, which is
         one and the same in both processes, and the parent would go deaf.
         """
+        self._accepting = False
+        self._ended.set(None)
         if self._loop.is_closed():
             return
         files = [key.fd for key in self._selector.get_map().values()]

@@ -72,8 +72,6 @@ class EventBus(Lifetime, Heir):
         self._ended: deque[QueueStats] = deque()
 
     def _after_fork(self) -> None:
-        for target in self._members.copy():
-            target.left = True  # the bus of the child never had it
         for queue in self._queues:
             queue.disown()
         self._begin()

@@ -408,7 +408,7 @@ def _checked(url: str) -> str:
         url = f"nats://{url}"
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in ("nats", "tls", "ws", "wss") and parts.hostname and parts.port != 0
+        usable = parts.scheme in ("nats", "tls") and parts.hostname and parts.port != 0
     except ValueError:
         usable = False
     if not usable:

@@ -54,6 +54,14 @@ def test_no_lock_stays_held_in_the_child(server: NatsServer) -> None:
     run(forks.no_lock_survives, 60, within=PATIENCE * 3)
 
 
+def test_a_guard_that_the_forking_thread_holds_is_given_back(server: NatsServer) -> None:
+    run(forks.a_fork_within_a_guard)
+
+
+def test_what_is_inherited_may_be_collected(server: NatsServer, prefix: str) -> None:
+    run(forks.what_is_inherited_is_collected, server.url, prefix)
+
+
 def test_what_waits_to_be_sent_is_sent_by_the_parent_alone(
     own_server: NatsServer, own_monitor: Monitor, prefix: str
 ) -> None:

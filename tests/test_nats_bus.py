@@ -164,7 +164,7 @@ def test_an_http_server() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://x:4222", "nats://", "nats://x:99999", "", [], [3], 4222, "nats://x:y", "nats://:4222"]
+    "url", ["http://x:4222", "nats://", "nats://x:99999", "", [], [3], 4222, "nats://x:y", "nats://:4222", "ws://x:80"]
 )
 def test_bad_urls(url: Any) -> None:
     with pytest.raises(InvalidOptionError):

@@ -51,7 +51,7 @@ class ConnectOptions:
     @property
     def wants_tls(self) -> bool:
         """Whether a server without TLS is not the one that was meant."""
-        return self.tls is not None or any(url.startswith(("tls://", "wss://")) for url in self.servers)
+        return self.tls is not None or any(url.startswith("tls://") for url in self.servers)
 
     def login(self) -> Login:
         """Return what to show a server to be let in."""

@@ -56,8 +56,10 @@ class Reporter:
         if self._messages.qsize() < _QUEUED_AT_MOST:
             self._messages.put(message)
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name=f"aether-log-{next(_numbers)}", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name=f"aether-log-{next(_numbers)}", daemon=True)
+            with suppress(RuntimeError):  # the interpreter ends, and starts none any more: close() logs it
+                thread.start()
+                self._thread = thread
 
     def _run(self) -> None:
         while (message := self._messages.get()) is not None:
@@ -66,11 +68,12 @@ class Reporter:
 
     def end(self) -> None:
         """Log what is left, and end the thread."""
-        if self._thread is not None:
-            self._messages.put(None)
+        self._messages.put(None)
 
     def close(self, timeout: float) -> None:
         """End the thread and wait for it; one that a handler holds for longer than ``timeout`` is left behind."""
         self.end()
-        if self._thread is not None and self._thread is not threading.current_thread():
+        if self._thread is None:
+            self._run()
+        elif self._thread is not threading.current_thread():
             self._thread.join(timeout)

@@ -192,7 +192,7 @@ class Wire(Client):
         self.abandon(self._err or ConnectionClosedError())
 
     def _writer_transport(self) -> asyncio.WriteTransport | None:
-        """Asyncio's transport below nats-py's; a websocket has none that we know."""
+        """The transport of asyncio, below that of nats-py."""
         writer = getattr(self._transport, "_io_writer", None)
         return None if writer is None else writer.transport
 

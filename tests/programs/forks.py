@@ -1,5 +1,6 @@
 """Programs that fork."""
 
+import gc
 import multiprocessing
 import os
 import random
@@ -21,6 +22,7 @@ from aether_sync import (
     Subscription,
     SubscriptionClosedError,
 )
+from aether_sync._waiting import guard
 
 PATIENCE = 20 * float(os.environ.get("AETHER_TEST_UNIT", "1"))
 
@@ -229,6 +231,51 @@ def the_outbox_is_the_parents(url: str, prefix: str) -> None:
     assert bus.wait_connected(PATIENCE)
     bus.flush(PATIENCE)
     assert bus.close(PATIENCE)
+
+
+def a_fork_within_a_guard() -> None:
+    """As a signal handler does it, over code that holds one; another thread holds another."""
+    mine, other, held = guard(), guard(), threading.Event()
+
+    def hold() -> None:
+        with other:
+            held.set()
+            threading.Event().wait(PATIENCE)
+
+    threading.Thread(target=hold, daemon=True).start()
+    held.wait()
+    with mine:
+        pid = os.fork()
+        if pid == 0:
+            assert other.acquire(timeout=PATIENCE)
+            other.release()
+            assert mine.acquire(timeout=PATIENCE)
+            mine.release()
+    if pid == 0:
+        with mine:
+            pass
+        os._exit(0)
+    await_child(pid)
+
+
+def what_is_inherited_is_collected(url: str, prefix: str) -> None:
+    """In the child nobody warns of what the parent has open, and nothing is done to it."""
+    buses = [NATSEventBus(url, prefix=prefix) for _ in range(2)]
+    subscriptions = [bus.subscribe("n") for bus in buses]
+
+    def child() -> None:
+        buses.clear()
+        subscriptions.clear()
+        gc.collect()
+
+    await_child(in_child(child))
+    buses[0].publish("n", event("parent"))
+    for subscription in subscriptions:
+        assert subscription.get(timeout=PATIENCE).actor_id == "parent"
+        subscription.close()
+    for bus in buses:
+        assert bus.metrics().reconnects == 0
+        assert bus.close(PATIENCE)
 
 
 def a_handler_forks_over(url: str, prefix: str, what: str) -> None:
