@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aether_sync import (
+    ConnectError,
     DecodingError,
     Event,
     InvalidNamespaceError,
@@ -24,7 +25,7 @@ from aether_sync import (
 from aether_sync._nats import wire
 from aether_sync._wire import EnvelopeWriter, decode_envelope, encode_event
 
-from .conftest import PATIENCE, eventually, make_event
+from .conftest import PATIENCE, UNIT, eventually, make_event
 from .fuzz import decoder, namespaces, parser
 from .fuzz.run import corpus
 from .raw import RawClient
@@ -216,6 +217,16 @@ def test_a_greeting_that_cannot_be_read_is_survived(info: dict[str, object]) -> 
         assert bus.wait_connected(PATIENCE)
         bus.publish("n", make_event())
         bus.flush(PATIENCE)
+
+
+@pytest.mark.parametrize("greeting", [b"[]", b"x" * 200_000, b'{"nonce":', b"\xff"], ids=lambda text: repr(text[:9]))
+def test_a_greeting_that_is_none_is_told(greeting: bytes) -> None:
+    with MadServer() as server:
+        server._info = greeting
+        bus = NATSEventBus(server.url, connect_timeout=0.4 * UNIT)
+        with pytest.raises(ConnectError, match="it is no NATS server"):
+            bus.start()
+        bus.close()
 
 
 # -- who may be where

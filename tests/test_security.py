@@ -1,5 +1,6 @@
 """Each way to be let in, right and wrong, against a real server: the reason is told at once, and no secret is shown."""
 
+import asyncio
 import json
 import re
 import socket
@@ -12,11 +13,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
 import nkeys
 import pytest
+from nats.errors import Error
 
 from aether_sync import (
     ConnectError,
@@ -28,7 +31,10 @@ from aether_sync import (
     PermissionDeniedError,
 )
 from aether_sync._nats.login import Login
-from aether_sync._nats.reasons import shown
+from aether_sync._nats.options import ConnectOptions
+from aether_sync._nats.reasons import describe, is_refusal, shown
+from aether_sync._nats.servers import Server
+from aether_sync._nats.wire import Wire
 
 from .conftest import PATIENCE, UNIT, eventually, make_event
 from .credentials import Account, Certificates, Key, Operator, User
@@ -617,6 +623,59 @@ def test_a_server_that_hangs_up_in_place_of_an_answer(sweep: Sweep, refuse: Call
         options = {"user": "u", "password": "the-password", "connect_timeout": 0.3 * UNIT}
         refuse(impostor.url, "closed the connection before it had answered", **options)
         assert b"the-password" in impostor.heard  # it does ask for it
+
+
+def test_what_a_write_does_not_know_the_reader_does() -> None:
+    alert = ssl.SSLError(1, "a TLS alert")
+
+    class Transport:
+        _io_writer = None
+        _io_reader = SimpleNamespace(exception=lambda: alert)
+
+        async def readline(self) -> bytes:
+            return b"INFO {}\r\n"
+
+        def write(self, _: bytes) -> None: ...
+
+        async def drain(self) -> None:
+            raise ConnectionResetError("Connection lost")
+
+        def close(self) -> None: ...
+
+        async def wait_closed(self) -> None: ...
+
+    class Cut(Wire):
+        async def _connect_to_server(self, _: object) -> None:
+            self._transport = Transport()  # type: ignore[assignment]
+
+    async def connect() -> None:
+        options = ConnectOptions(servers=("nats://h",), name="n", connect_timeout=PATIENCE, ping_interval=1)
+        nobody: Callable[..., None] = lambda *_: None  # noqa: E731
+        wire = Cut(Server("nats://h"), options.login(), refused=nobody, unreadable=nobody, informed=nobody)
+        await wire.open(options)
+
+    with pytest.raises(ssl.SSLError, match="a TLS alert"):
+        asyncio.run(connect())
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "refuses"),
+    [
+        (ConnectionResetError("reset"), "reset", False),
+        (Error("nats: 'maximum connections exceeded'"), "maximum connections exceeded", False),
+        (Error("nats: 'Authorization Violation'"), "the server refuses these credentials", True),
+        (Error("nats: user authentication revoked"), "the server refuses these credentials", True),
+        (Error("nats: account authentication expired"), "the server refuses these credentials", True),
+        (ConnectionRefusedError(), "connection refused: nothing listens there", False),
+        (ssl.SSLEOFError(8, "EOF occurred"), "TLS failed: EOF occurred", False),
+        (ssl.SSLError(1, "no shared cipher"), "TLS failed: no shared cipher", True),
+        (ssl.SSLCertVerificationError(1, "odd"), "the server's certificate is not accepted", True),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_a_refusal(error: Exception, words: str, refuses: bool) -> None:
+    assert words in describe(error)
+    assert is_refusal(error) == refuses
 
 
 def test_nothing_is_said_to_a_server_without_the_tls_that_was_asked_for(

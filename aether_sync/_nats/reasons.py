@@ -21,9 +21,9 @@ _VIOLATION = re.compile(
 def describe(error: BaseException) -> str:
     """Say what went wrong, without secrets."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the server's certificate is not accepted: {error.verify_message}"
+        return f"the server's certificate is not accepted: {getattr(error, 'verify_message', error)}"
     if isinstance(error, ssl.SSLError):
-        return _describe_tls(error.reason or str(error))
+        return _describe_tls(getattr(error, "reason", None) or str(error))
     if isinstance(error, asyncio.TimeoutError):
         return (
             "no answer: nothing there, no NATS server, or one that begins TLS at another moment (tls_handshake_first)"

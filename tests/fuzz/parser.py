@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 
 from .run import fuzz, instrumented
 
@@ -113,7 +114,12 @@ def check(data: bytes) -> None:
         target.queue.close(discard=True)
         if not isinstance(client.lost.result(), UnexpectedEOF):
             return
-    assert results[0] == results[1], results
+    if all(int(header) <= int(total) for header, total in _SIZES.findall(b"".join(pieces))):
+        assert results[0] == results[1], results
+
+
+#: Of messages with headers. nats-py takes headers that are longer than their message from what follows it.
+_SIZES = re.compile(rb"HMSG\s+\S+\s+\S+\s+(?:\S+\s+)?(\d{1,9})\s+(\d{1,9})\r\n")
 
 
 class _Raising(logging.Handler):
