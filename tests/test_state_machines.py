@@ -153,6 +153,18 @@ class ConnectionMachine(RuleBasedStateMachine):
         self.server.resume()
         self.is_paused = False
 
+    @precondition(lambda self: self.server.is_running and not self.is_paused)
+    @rule(count=st.integers(1, 100))
+    def lose(self, count: int) -> None:
+        """Have events written to a server that never reads them."""
+        self.settle()
+        self.server.pause()
+        before = self.accepted
+        self.publish_many(count)
+        eventually(lambda: self.bus.metrics().outbox_events == 0, "the last event written")
+        self.server.kill()
+        eventually(lambda: self.bus.metrics().uncertain >= self.uncertain + self.accepted - before, "their count")
+
     # -- the bus
 
     @rule(count=st.integers(1, 300))
