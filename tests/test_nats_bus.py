@@ -394,6 +394,23 @@ def test_a_restart_restores_subscriptions_and_sends_what_was_buffered(
         pass
 
 
+@pytest.mark.fault
+def test_connected_again_means_that_the_subscriptions_are_back(make_bus: MakeBus, own_server: NatsServer) -> None:
+    bus, publisher = make_bus(own_server.url), EnvelopeWriter("another-node")
+    subscriptions = [bus.subscribe(f"n.{n}", timeout=PATIENCE) for n in range(2000)]
+    payloads = [publisher.write(f"n.{n}", encode_event(make_event(n))) for n in range(2000)]
+    own_server.restart()
+    eventually(lambda: bus.metrics().reconnects, "another connection")
+    with RawClient(own_server.port) as raw:
+        for n, payload in reversed(list(enumerate(payloads))):
+            raw.publish(f"{bus._prefix}.events.n.{n}", payload)
+        raw.flush()
+        for n, events in enumerate(subscriptions):
+            assert numbers([events.get(timeout=PATIENCE)]) == [n]
+    for events in subscriptions:
+        events.close()
+
+
 def test_subscribing_while_disconnected_waits(
     make_bus: MakeBus, own_server: NatsServer, own_monitor: Monitor, keep: Keep
 ) -> None:
