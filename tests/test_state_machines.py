@@ -155,9 +155,7 @@ class ConnectionMachine(RuleBasedStateMachine):
         self.server.pause()
         self.publish_many(count)
         eventually(
-            lambda: (
-                self.bus.metrics().outbox_events == 0 or not self.bus.is_connected
-            ),  # left already, by a busy machine
+            lambda: self.bus.metrics().outbox_events == 0 or not self.bus.is_connected,  # a busy machine was left
             "the last event written",
         )
         self.server.kill()
