@@ -6,8 +6,8 @@ from ._deadline import Deadline
 from ._loop import LoopThread
 from ._nats.link import Link
 from ._nats.options import ConnectOptions
-from ._nats.reporter import Reporter
 from ._queues import Outbox
+from ._reporter import Reporter
 from .bus import CloseReport
 from .errors import BusClosedError, DeadlineExceededError
 
@@ -22,8 +22,8 @@ class Engine:
 
     def __init__(self, options: ConnectOptions, outbox: Outbox) -> None:
         self._reporter = Reporter()
-        self.loop = LoopThread(self._reporter.internal_error)
         self.link = Link(options, outbox, self._reporter)
+        self.loop = LoopThread(self._reporter.internal_error, last=self.link.end)
         self._outbox = outbox
         self._first_deadline = Deadline(options.connect_timeout)
         self.loop.post(self.link.start)
@@ -42,28 +42,31 @@ class Engine:
             first.fail(self.link.connect_error())
             first.wait(self._first_deadline)
 
-    def close(self, deadline: Deadline) -> CloseReport:
-        """Flush, close the link, end both threads."""
+    def close(self, deadline: Deadline, name: str) -> CloseReport:
+        """Flush, close the link, end both threads; log what was left undone of what is called ``name``."""
         remaining = deadline.remaining()
         grace = None if math.isinf(remaining) else max(remaining - _HARD_CLOSE, remaining * 0.7)
         end = Deadline(None if grace is None else max(remaining, _AT_LEAST))
         timed_out = False
-        account = self.link.pump.account()
         self.loop.start()  # an interrupt may have kept it from that
         try:
-            account = self.loop.call(self.link.close, grace, deadline=end)
+            self.loop.call(self.link.close, grace, deadline=end)
         except (DeadlineExceededError, BusClosedError):
             timed_out = True
-        self.link.pump.tell(account)
         last = Deadline(5.0 if grace is None else max(end.remaining(), _AT_LEAST))
-        ended = self.loop.stop(last)
-        self._reporter.close(last.remaining())
-        return CloseReport(
+        ended = self.loop.stop(last)  # and with it the link, whose own close may not even have begun
+        account = self.link.pump.account()
+        self.link.pump.tell(account)
+        report = CloseReport(
             unsent=self._outbox.depth()[0],
             uncertain=account.uncertain,
             rejected=account.rejected,
             timed_out=timed_out or not ended,
         )
+        if not report:
+            self._reporter.warning("closing %s left something undone: %r", name, report)
+        self._reporter.close(max(last.remaining(), _AT_LEAST))
+        return report
 
     def forsake(self) -> None:
         """Flush once and end, in the background. Takes no lock: for finalizers."""

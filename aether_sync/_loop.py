@@ -85,12 +85,14 @@ class LoopThread(Heir):
 
     Args:
         report: Called on the loop thread with what went wrong in a callback; asyncio itself would log it there.
+        last: Called when the loop has run for the last time, however it came to that.
     """
 
-    def __init__(self, report: Callable[[str], object]) -> None:
+    def __init__(self, report: Callable[[str], object], last: Callable[[], object] = lambda: None) -> None:
         self.name = f"aether-loop-{next(_numbers)}"
         self._selector = selectors.DefaultSelector()
         self._loop = _Loop(self._selector)
+        self._last = last
         self._loop.set_exception_handler(lambda _, context: report(_described(context)))
         self._lock = guard()  # guards _accepting and _calls
         self._accepting = True
@@ -188,6 +190,7 @@ class LoopThread(Heir):
                 self._loop.call_soon_threadsafe(self._loop.stop)
         if self._ran.acquire(blocking=False):
             self._loop.close()
+            self._last()
             self._ended.set(None)
             return True
         if self.is_current():
@@ -216,6 +219,7 @@ class LoopThread(Heir):
             asyncio.set_event_loop(None)
             loop_threads.discard(threading.get_ident())
             self._loop.close()
+            self._last()
             for reply in list(self._calls):
                 reply.fail(BusClosedError("the connection was closed meanwhile"))
             self._ended.set(None)

@@ -5,42 +5,22 @@ user drops can be collected. A *route* is everything known about one namespace; 
 the targets change. Reading a route takes no lock.
 """
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, count
-from time import monotonic
 
 from ._checks import check_count
 from ._queues import EventQueue, Overflow
+from ._reporter import Burst
 from ._waiting import guard
 from .errors import InvalidOptionError
 from .events import Event
 from .metrics import QueueStats, SubscriptionStats
 from .patterns import Pattern, SubscriptionFilter, check_namespace, check_queue_group
 
-__all__ = ["Burst", "Deliveries", "Group", "Route", "Target", "Targets", "log_drops", "log_text", "make_target"]
+__all__ = ["Deliveries", "Group", "Route", "Target", "Targets", "log_text", "make_target"]
 
 _ROUTES_KEPT = 4_096  # namespaces; then all are forgotten and computed again when needed
-_BURST_ENDS_AFTER = 5.0  # seconds of quiet; what comes then is logged again
-
-logger = logging.getLogger("aether_sync")
-
-
-class Burst:
-    """Things of one kind that come close together, of which the first is worth a log record."""
-
-    __slots__ = ("_last",)
-
-    def __init__(self) -> None:
-        self._last = float("-inf")
-
-    def opens(self) -> bool:
-        """Note one more; True if it is the first after a quiet time."""
-        now = monotonic()
-        opens = now - self._last > _BURST_ENDS_AFTER
-        self._last = now
-        return opens
 
 
 @dataclass(eq=False, slots=True)
@@ -83,7 +63,7 @@ class Target:
 
 
 class Group:
-    """Members of a queue group that share one pattern: each event goes to one of them, in turn."""
+    """Members of a queue group: each event goes to one of them, in turn."""
 
     __slots__ = ("_turns", "members")
 
@@ -160,7 +140,7 @@ class Targets:
         self._literal: dict[str, dict[Target, None]] = {}  # by namespace: targets with that literal pattern
         self._wild: dict[Target, None] = {}  # targets with a pattern that has wildcards
         self._routes: dict[str, Route] = {}
-        self._turns: dict[tuple[str, str], Iterator[int]] = {}  # by name and pattern of a queue group
+        self._turns: dict[str, Iterator[int]] = {}  # by the name of a queue group
 
     def add(self, target: Target) -> None:
         """Let a target have the events published from now on."""
@@ -206,15 +186,16 @@ class Targets:
 
     def _compute(self, namespace: str) -> Route:
         route = Route(namespace, head=self._head_of(namespace))
-        groups: dict[tuple[str, str], list[Target]] = {}
+        groups: dict[str, list[Target]] = {}  # by name, as for the server, whichever patterns the members have
         for target in self._literal.get(namespace, {}) | self._wild:
-            pattern = target.first_match(namespace)
-            if pattern is not None and target.group is not None:
-                groups.setdefault((target.group, pattern.text), []).append(target)
-            elif pattern is not None:
+            if target.first_match(namespace) is None:
+                continue
+            if target.group is None:
                 route.targets += (target,)
-        for key, members in groups.items():
-            route.groups += (Group(tuple(members), self._turns.setdefault(key, count())),)
+            else:
+                groups.setdefault(target.group, []).append(target)
+        for name, members in groups.items():
+            route.groups += (Group(tuple(members), self._turns.setdefault(name, count())),)
         return route
 
     def _forget_routes(self, target: Target) -> None:
@@ -223,12 +204,6 @@ class Targets:
                 self._routes.pop(pattern.text, None)
         else:
             self._routes = {}
-
-
-def log_drops(targets: Iterable[Target]) -> None:
-    """Log that these subscriptions drop events, on a thread that may run log handlers."""
-    for target in targets:
-        logger.warning(*log_text(target))
 
 
 def log_text(target: Target) -> tuple[str, str, str, int]:

@@ -1,7 +1,7 @@
 """``EventBus``: events to the subscriptions of one process. It knows no NATS; ``NATSEventBus`` extends it."""
 
-import logging
 import uuid
+import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
@@ -13,7 +13,8 @@ from ._exit import before_threads_end
 from ._fork import Heir, heirs
 from ._lifetime import Lifetime
 from ._queues import EventQueue
-from ._routing import Deliveries, Route, Target, Targets, log_drops, make_target
+from ._reporter import Reporter
+from ._routing import Deliveries, Route, Target, Targets, log_text, make_target
 from ._waiting import Living, Once, guard
 from ._wire import decode_event, encode_event
 from .errors import AetherError, BusClosedError, InvalidEventError, InvalidOptionError
@@ -24,9 +25,9 @@ from .subscription import Subscription
 
 __all__ = ["CloseReport", "EventBus"]
 
-logger = logging.getLogger("aether_sync")
-
 _LAST_EVENTS = 1.0  # seconds: a round trip is a thousandth of that, and a lost one must not hold a close() up
+
+_LAST_WORDS = 0.1  # seconds for log handlers, beyond a deadline that is over
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +68,8 @@ class EventBus(Lifetime, Heir):
         self._queues: Living[EventQueue] = Living()  # theirs, and of closed ones still being read
         self._ended_totals = Totals()  # what went through queues that are gone
         self._closing: Once[CloseReport] = Once()
+        self._reporter = Reporter()
+        weakref.finalize(self, self._reporter.end).atexit = False
         # Left by finalizers, which take no lock.
         self._abandoned: deque[Target] = deque()
         self._ended: deque[QueueStats] = deque()
@@ -98,8 +101,8 @@ class EventBus(Lifetime, Heir):
             max_bytes: Encoded bytes queued at most.
             overflow: What a full queue does: ``"drop_newest"``, ``"drop_oldest"``, or ``"fail"``: the subscription ends
                 with ``SubscriptionOverflowError`` after what it had queued.
-            queue_group: Share the events with all subscriptions of this group and pattern, in the whole cluster: each
-                event goes to one of them. A group has no filter and no glob, as the server chooses before either.
+            queue_group: Share the events with all subscriptions of this group, in the whole cluster: each event goes to
+                one of those that it matches. A group has no filter and no glob, as the server chooses before either.
             timeout: Seconds to wait for the server's confirmation; not used where there is no server.
 
         Raises:
@@ -203,7 +206,8 @@ class EventBus(Lifetime, Heir):
             deliveries = Deliveries()
             for copy, one in zip(copies, encoded, strict=True):
                 deliveries.add(route, copy, len(one))
-            log_drops(deliveries.hand_over())
+            for target in deliveries.hand_over():
+                self._reporter.warning(*log_text(target))
             self._leave(deliveries.failed)
         self._counters.add_published(route.namespace, len(encoded))
 
@@ -369,14 +373,13 @@ class EventBus(Lifetime, Heir):
         """
         deadline = Deadline(timeout)
         self._closed = True
-        report = self._closing.run(lambda: self._close(deadline), deadline, CloseReport(timed_out=True))
-        if not report:
-            logger.warning("closing %r left something undone: %r", self, report)
-        return report
+        return self._closing.run(lambda: self._close(deadline), deadline, CloseReport(timed_out=True))
 
     def _close(self, deadline: Deadline) -> CloseReport:
         self._end_all(deadline)
-        return self._finish(deadline)
+        report = self._finish(deadline)
+        self._reporter.close(min(_LAST_EVENTS, max(deadline.remaining(), _LAST_WORDS)))
+        return report
 
     def __reduce__(self) -> Never:
         raise TypeError("a bus has threads and a connection of this process: make one in the other process")

@@ -1,6 +1,5 @@
 """``Connection``: a connection to a NATS cluster that any thread may use, and several buses may share."""
 
-import logging
 import os
 import ssl
 import weakref
@@ -34,8 +33,6 @@ from .errors import (
 )
 
 __all__ = ["Connection", "ConnectionOptions"]
-
-logger = logging.getLogger("aether_sync")
 
 _AT_EXIT = 5.0  # seconds for all connections that nobody closed: what close() has for one
 _DEFAULT_URL = "nats://127.0.0.1:4222"
@@ -173,7 +170,7 @@ class Connection(Lifetime, Heir):
             engine = self._engine
             engine.loop.start()
         if self._closed:  # by a signal handler, in between
-            engine.close(Deadline(0))
+            engine.close(Deadline(0), repr(self))
             self._refuse_if_closed()
         return engine
 
@@ -341,9 +338,9 @@ class Connection(Lifetime, Heir):
             timeout: Seconds for all of it.
 
         Returns:
-            What was left undone.
+            What was left undone; it is logged if there is any.
         """
-        deadline = Deadline(timeout)
+        deadline, name = Deadline(timeout), repr(self)
         with self._lock:
             engine = self._engine
             if engine is not None:
@@ -354,7 +351,7 @@ class Connection(Lifetime, Heir):
             return CloseReport()
         if self._finalizer is not None:
             self._finalizer.detach()
-        return self._closing.run(lambda: engine.close(deadline), deadline, CloseReport(timed_out=True))
+        return self._closing.run(lambda: engine.close(deadline, name), deadline, CloseReport(timed_out=True))
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else self._engine.link.state.value if self._engine else "new"
@@ -379,10 +376,8 @@ _used: Living[Connection] = Living()
 def _close_all() -> None:
     deadline = Deadline(_AT_EXIT)
     unclosed = [(repr(one), one) for one in _used if one._engine is not None and not one.closed]
-    for name, connection in unclosed:
-        report = connection.close(deadline.timeout_left())
-        if not report:
-            logger.warning("closing %s left something undone: %r", name, report)
+    for _, connection in unclosed:
+        connection.close(deadline.timeout_left())
     for name, connection in unclosed:  # only now: a warning may be an error
         warn_unclosed(name, connection)
 

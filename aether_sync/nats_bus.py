@@ -179,6 +179,12 @@ class NATSEventBus(EventBus):
     def _finish(self, deadline: Deadline) -> CloseReport:
         if self._owns_connection:
             return self._connection.close(deadline.timeout_left())
+        report = self._last_flush(deadline)
+        if not report:
+            self._reporter.warning("closing %s left something undone: %r", repr(self), report)
+        return report
+
+    def _last_flush(self, deadline: Deadline) -> CloseReport:
         try:
             self._connection.flush(deadline.timeout_left())
         except DeliveryUncertainError as error:

@@ -194,6 +194,20 @@ class BusPromises:
             assert sorted(got) == list(range(200))
             assert sum(member.stats().delivered > 0 for member in members) >= 2
 
+    def test_a_group_is_known_by_its_name_whichever_patterns_its_members_have(
+        self, here: EventBus, there: EventBus, keep: Keep
+    ) -> None:
+        members = [
+            keep(here.subscribe(pattern, queue_group="g")) for pattern in ("jobs.*", "jobs.x", "jobs.>", "other")
+        ]
+        with here.subscribe("jobs.*") as everything:
+            for n in range(100):
+                there.publish("jobs.x", make_event(n))
+            for _ in range(100):
+                everything.get(timeout=PATIENCE)
+        eventually(lambda: sum(member.stats().pending for member in members) >= 100, "100 events in the group")
+        assert sum(member.stats().pending for member in members) == 100
+
     def test_turns_are_taken_across_namespaces(self, here: EventBus, there: EventBus, keep: Keep) -> None:
         members = [keep(here.subscribe("jobs.*", queue_group="g")) for _ in range(4)]
         for n in range(40):

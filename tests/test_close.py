@@ -175,6 +175,21 @@ def test_a_frozen_server_and_a_full_outbox(make_bus: MakeBus, own_server: NatsSe
 
 
 @pytest.mark.fault
+def test_a_close_whose_turn_never_comes(make_bus: MakeBus, own_server: NatsServer) -> None:
+    """Something holds the loop past the deadline: the report is true all the same, and who waits is released."""
+    bus = make_bus(own_server.url)
+    bus.start()
+    own_server.pause()
+    bus.publish_many("n", [make_event()] * 10)
+    eventually(lambda: bus.metrics().outbox_events == 0, "an empty outbox")
+    waiting = Waiters(lambda: bus.subscribe("n", timeout=None))
+    bus.connection.nudge(lambda: time.sleep(0.15))
+    report = close_in_time(bus, 0.05)
+    assert (report.uncertain, report.unsent, report.timed_out) == (10, 0, True)
+    waiting.assert_released()
+
+
+@pytest.mark.fault
 def test_while_reconnecting_to_a_frozen_server(make_bus: MakeBus, own_server: NatsServer) -> None:
     """An attempt is under way: the kernel has accepted it, the server says nothing."""
     buses = [make_bus(own_server.url, ping_interval=0.1) for _ in range(5)]

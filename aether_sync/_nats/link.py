@@ -25,12 +25,12 @@ from typing import Any
 from nats.errors import Error
 
 from .._queues import Outbox
+from .._reporter import Reporter
 from .._waiting import Parking, Reply, guard
 from ..errors import BusClosedError, ConnectError
 from .options import ConnectOptions
 from .pump import Account, Pump
 from .reasons import describe, is_refusal, refusal, shown
-from .reporter import Reporter
 from .servers import Server, Servers
 from .subscriber import Subscriber
 from .wire import Wire

@@ -19,9 +19,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from .._queues import Batch, Outbox, OutboxClosed
+from .._reporter import Reporter
 from .._waiting import Reply
 from .reasons import counted
-from .reporter import Reporter
 from .wire import Wire
 
 __all__ = ["Account", "Pump"]

@@ -12,6 +12,7 @@ from typing import Any
 
 from nats.aio.msg import Msg
 
+from .._reporter import Reporter
 from .._routing import Deliveries, Group, Route, Target, log_text
 from .._waiting import Reply, guard
 from .._wire import EnvelopeWriter, decode_envelope
@@ -19,7 +20,6 @@ from ..errors import AetherError, DecodingError, SubscriptionClosedError
 from ..events import Event
 from ..metrics import Counters
 from .echoes import Echoes
-from .reporter import Reporter
 
 __all__ = ["Inbox", "Interest", "message_class"]
 

@@ -26,10 +26,10 @@ from functools import partial
 from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import Error
 
+from .._reporter import Reporter
 from ..errors import AetherError, PermissionDeniedError, SubscriptionClosedError
 from .reasons import Refusal
 from .receive import Interest, message_class
-from .reporter import Reporter
 from .wire import Wire, forget, sid_of
 
 __all__ = ["Subscriber"]

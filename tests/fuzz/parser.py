@@ -13,9 +13,9 @@ with instrumented(__name__):
 
     from aether_sync._nats.login import Login
     from aether_sync._nats.receive import Inbox, Interest, message_class
-    from aether_sync._nats.reporter import Reporter
     from aether_sync._nats.servers import Server
     from aether_sync._nats.wire import Wire
+    from aether_sync._reporter import Reporter
     from aether_sync._routing import Target, make_target
     from aether_sync.metrics import Counters
 

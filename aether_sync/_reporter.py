@@ -1,15 +1,14 @@
-"""Log messages from the loop thread, logged on another: a log handler is user code, and may block."""
+"""Log messages, logged on a thread of their own: a log handler is user code, and may block, raise, or call us."""
 
 import logging
 import threading
 from contextlib import suppress
 from itertools import count
 from queue import SimpleQueue
+from time import monotonic
 from typing import NamedTuple
 
-from .._routing import Burst
-
-__all__ = ["Reporter"]
+__all__ = ["Burst", "Reporter"]
 
 _numbers = count(1)
 
@@ -17,6 +16,23 @@ logger = logging.getLogger("aether_sync")
 
 _QUEUED_AT_MOST = 1_000  # messages; a handler that blocks for ever costs no more memory than that
 _BURSTS_KNOWN = 1_000
+_BURST_ENDS_AFTER = 5.0  # seconds of quiet; what comes then is logged again
+
+
+class Burst:
+    """Things of one kind that come close together, of which the first is worth a log record."""
+
+    __slots__ = ("_last",)
+
+    def __init__(self) -> None:
+        self._last = float("-inf")
+
+    def opens(self) -> bool:
+        """Note one more; True if it is the first after a quiet time."""
+        now = monotonic()
+        opens = now - self._last > _BURST_ENDS_AFTER
+        self._last = now
+        return opens
 
 
 class _Message(NamedTuple):
@@ -26,11 +42,12 @@ class _Message(NamedTuple):
 
 
 class Reporter:
-    """Takes messages on the loop thread, never blocking, and logs them on a thread started for the first one."""
+    """Takes messages on any thread, never blocking, and logs them on a thread started for the first one."""
 
     def __init__(self) -> None:
         self._messages: SimpleQueue[_Message | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._to_start = [True]  # taken by who starts the thread
         self._bursts: dict[str, Burst] = {}  # by kind
 
     def warning(self, text: str, *args: object) -> None:
@@ -55,11 +72,15 @@ class Reporter:
     def _put(self, message: _Message) -> None:
         if self._messages.qsize() < _QUEUED_AT_MOST:
             self._messages.put(message)
-        if self._thread is None:
+        if self._to_start:
+            self._start()
+
+    def _start(self) -> None:
+        with suppress(IndexError, RuntimeError):  # another does it; or the interpreter ends: then close() logs
+            self._to_start.pop()
             thread = threading.Thread(target=self._run, name=f"aether-log-{next(_numbers)}", daemon=True)
-            with suppress(RuntimeError):  # the interpreter ends, and starts none any more: close() logs it
-                thread.start()
-                self._thread = thread
+            thread.start()
+            self._thread = thread
 
     def _run(self) -> None:
         while (message := self._messages.get()) is not None:
