@@ -18,6 +18,13 @@ def polite(_: "Peer", line: bytes) -> bytes | None:
     return b"PONG\r\n" if line == b"PING" else None
 
 
+def hang_up(peer: "Peer", line: bytes) -> bytes | None:
+    """End the connection in place of an answer."""
+    if line == b"PING":
+        peer.cut()
+    return None
+
+
 class Peer:
     """One connection of a client."""
 
@@ -60,14 +67,15 @@ class FakeServer:
     """Listens on a port; each connection has a thread.
 
     Attributes:
-        info: What a new connection is greeted with.
+        info: What a new connection is greeted with: fields, or bytes in place of their JSON.
         answer: How commands are answered; may be changed at any time.
         peers: All connections ever, in order.
     """
 
     def __init__(self, answer: Answer = polite, **info: Any) -> None:
-        self.info: dict[str, Any] = {"server_id": "fake", "version": "2.12.0", "max_payload": 2**20, "headers": True}
-        self.info |= info
+        self.info: dict[str, Any] | bytes = {
+            "server_id": "fake", "version": "2.12.0", "max_payload": 2**20, "headers": True, **info,
+        }  # fmt: skip
         self.answer = answer
         self.peers: list[Peer] = []
         self._threads: list[threading.Thread] = []
@@ -93,7 +101,8 @@ class FakeServer:
             except OSError:
                 return
             peer = Peer(len(self.peers), sock)
-            peer.send(b"INFO " + json.dumps(self.info).encode() + b"\r\n")
+            info = self.info if isinstance(self.info, bytes) else json.dumps(self.info).encode()
+            peer.send(b"INFO %b\r\n" % info)
             self.peers.append(peer)
             self._run(lambda peer=peer: peer.serve(lambda: self.answer))
 

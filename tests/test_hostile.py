@@ -4,8 +4,6 @@ import json
 import logging
 import os
 import re
-import socket
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,6 +24,7 @@ from aether_sync._nats import wire
 from aether_sync._wire import EnvelopeWriter, decode_envelope, encode_event
 
 from .conftest import PATIENCE, UNIT, eventually, make_event
+from .fake_server import FakeServer
 from .fuzz import decoder, namespaces, parser
 from .fuzz.run import corpus
 from .raw import RawClient
@@ -149,54 +148,12 @@ def test_what_a_server_makes_a_client_keep_is_bounded(monkeypatch: pytest.Monkey
 # -- a whole link to a server that goes mad
 
 
-class MadServer:
-    """Behaves until it is told to send something."""
-
-    def __init__(self, **info: object) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"nats://127.0.0.1:{self._listener.getsockname()[1]}"
-        self._info = json.dumps({"max_payload": 1024, "headers": True, **info}).encode()
-        self._peer: socket.socket | None = None
-        self.connections = 0
-        self._thread = threading.Thread(target=self._run)
-
-    def send(self, data: bytes) -> None:
-        assert self._peer is not None
-        self._peer.sendall(data)
-
-    def _run(self) -> None:
-        while True:
-            try:
-                peer, _ = self._listener.accept()
-            except OSError:
-                return
-            with peer, peer.makefile("rb") as lines:
-                self._peer = peer
-                self.connections += 1
-                try:
-                    peer.sendall(b"INFO %b\r\n" % self._info)
-                    for line in lines:
-                        if line == b"PING\r\n":
-                            peer.sendall(b"PONG\r\n")
-                except OSError:
-                    pass
-
-    def __enter__(self) -> "MadServer":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join(PATIENCE)
-
-
 @pytest.mark.fault
 def test_a_server_that_goes_mad_is_left_at_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    with MadServer() as server, NATSEventBus(server.url, ping_interval=PATIENCE * 10) as bus, bus.subscribe("n"):
+    with FakeServer() as server, NATSEventBus(server.url, ping_interval=PATIENCE * 10) as bus, bus.subscribe("n"):
         for n, data in enumerate((b"-ERR\r\n", b"INFO []\r\n"), start=1):
-            server.send(data)
+            server.last.send(data)
             eventually(lambda n=n: bus.metrics().reconnects == n and bus.is_connected)
         assert "what the server sends is not the NATS protocol" in caplog.text
         bus.publish("n", make_event())
@@ -209,11 +166,11 @@ def test_a_server_that_goes_mad_is_left_at_once(caplog: pytest.LogCaptureFixture
     "info", [{"max_payload": "much"}, {"connect_urls": [3]}, {"connect_urls": ["[x"]}, {"nonce": 3}], ids=str
 )
 def test_a_greeting_that_cannot_be_read_is_survived(info: dict[str, object]) -> None:
-    with MadServer() as server, NATSEventBus(server.url) as bus:
-        good, server._info = server._info, json.dumps(info).encode()
-        server.send(b"-ERR\r\n")
-        eventually(lambda: server.connections >= 3 or (bus.is_connected and bus.metrics().reconnects))
-        server._info = good
+    with FakeServer() as server, NATSEventBus(server.url) as bus:
+        good, server.info = server.info, info
+        server.last.send(b"-ERR\r\n")
+        eventually(lambda: len(server.peers) >= 3 or (bus.is_connected and bus.metrics().reconnects))
+        server.info = good
         assert bus.wait_connected(PATIENCE)
         bus.publish("n", make_event())
         bus.flush(PATIENCE)
@@ -221,8 +178,8 @@ def test_a_greeting_that_cannot_be_read_is_survived(info: dict[str, object]) -> 
 
 @pytest.mark.parametrize("greeting", [b"[]", b"x" * 200_000, b'{"nonce":', b"\xff"], ids=lambda text: repr(text[:9]))
 def test_a_greeting_that_is_none_is_told(greeting: bytes) -> None:
-    with MadServer() as server:
-        server._info = greeting
+    with FakeServer() as server:
+        server.info = greeting
         bus = NATSEventBus(server.url, connect_timeout=0.4 * UNIT)
         with pytest.raises(ConnectError, match="it is no NATS server"):
             bus.start()

@@ -44,6 +44,19 @@ def test_the_two_commands() -> None:
     assert "pytest" in commands[1]
 
 
+def test_each_row_of_what_can_go_wrong_is_a_test() -> None:
+    rows = re.findall(r"^\| .* \|$", README.partition("### What can go wrong")[2].partition("\n## ")[0], re.M)[2:]
+    assert len(rows) > 20
+    for row in rows:
+        named = re.findall(r"`(test_\w+)::(test_\w+)`", row)
+        assert named, f"no test: {row}"
+        for module, function in named:
+            text = (Path(__file__).parent / f"{module}.py").read_text() + (
+                Path(__file__).parent / "suites.py"
+            ).read_text()
+            assert f"def {function}(" in text, f"{module} has no {function}"
+
+
 def test_public_names_are_there() -> None:
     told = set(re.findall(r"\b[A-Z]\w+(?:Error|Bus|Server|Filter|Stored|Connection)\b|\bConnection\b", README))
     go = {"SubscribeToEventStored", "SubscribeWithFilter", "EventFilter", "NewEventBus", "NewNATSEventBus"}

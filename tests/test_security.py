@@ -3,11 +3,9 @@
 import asyncio
 import json
 import re
-import socket
 import ssl
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -38,6 +36,7 @@ from aether_sync._nats.wire import Wire
 
 from .conftest import PATIENCE, UNIT, eventually, make_event
 from .credentials import Account, Certificates, Key, Operator, User
+from .fake_server import FakeServer, hang_up
 from .suites import numbers
 from .sweep import Sweep, sweep
 
@@ -581,48 +580,12 @@ def test_a_client_certificate_whose_user_is_taken_away(given: Tls.Given, sweep: 
 # -- servers that are none
 
 
-class Impostor:
-    """Greets like a server, keeps what a client says, and hangs up."""
-
-    def __init__(self, answer: bytes = b"", **info: object) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"nats://127.0.0.1:{self._listener.getsockname()[1]}"
-        self.heard = b""
-        self._answer = answer
-        self._greeting = b"INFO %b\r\n" % json.dumps({"max_payload": 1024, "headers": True, **info}).encode()
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        while True:
-            try:
-                peer, _ = self._listener.accept()
-            except OSError:
-                return
-            with peer:
-                peer.settimeout(PATIENCE)
-                peer.sendall(self._greeting)
-                said = b""
-                while b"PING\r\n" not in said and (more := peer.recv(4096)):
-                    said += more
-                self.heard += said
-                peer.sendall(self._answer)
-
-    def __enter__(self) -> "Impostor":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join(PATIENCE)
-
-
 def test_a_server_that_hangs_up_in_place_of_an_answer(sweep: Sweep, refuse: Callable[..., float]) -> None:
     sweep.hide("the-password")
-    with Impostor(auth_required=True) as impostor:
+    with FakeServer(hang_up, auth_required=True) as impostor:
         options = {"user": "u", "password": "the-password", "connect_timeout": 0.3 * UNIT}
         refuse(impostor.url, "closed the connection before it had answered", **options)
-        assert b"the-password" in impostor.heard  # it does ask for it
+        assert b"the-password" in impostor.peers[0].lines[0]  # it does ask for it
 
 
 def test_what_a_write_does_not_know_the_reader_does() -> None:
@@ -682,10 +645,10 @@ def test_nothing_is_said_to_a_server_without_the_tls_that_was_asked_for(
     given: Tls.Given, sweep: Sweep, refuse: Callable[..., float]
 ) -> None:
     sweep.hide("the-password")
-    with Impostor(auth_required=True, nonce="abc") as impostor:
+    with FakeServer(hang_up, auth_required=True, nonce="abc") as impostor:
         options = {"user": "u", "password": "the-password", "tls": given.ours.trusting()}
         assert refuse(impostor.url, "nothing was sent to it", **options) < PROMPTLY
-        assert impostor.heard == b""
+        assert [peer.lines for peer in impostor.peers if peer.lines] == []
 
 
 # -- what is shown
