@@ -99,24 +99,33 @@ class Route:
 class Deliveries:
     """Events gathered for their queues, so that each queue is locked once for all of them."""
 
-    __slots__ = ("_by_target", "_dropping")
+    __slots__ = ("_by_target", "_dropping", "_events", "_run", "_sizes")
 
     def __init__(self) -> None:
         self._by_target: dict[Target, tuple[list[Event], list[int]]] = {}
         self._dropping: list[Target] = []
+        self._run: Route | None = None  # of the event before, if it goes to one target, which has no filter
+        self._events: list[Event]  # for that target
+        self._sizes: list[int]
 
     def add(self, route: Route, event: Event, size: int) -> None:
         """Gather one event for everyone on its route whose filter lets it pass."""
+        if route is self._run:
+            self._events.append(event)
+            self._sizes.append(size)
+            return
         for target in route.targets:
             if target.filter is None or target.filter.matches(event):
                 gathered = self._by_target.get(target)
                 if gathered is None:
-                    self._by_target[target] = ([event], [size])
-                else:
-                    gathered[0].append(event)
-                    gathered[1].append(size)
+                    gathered = self._by_target[target] = [], []
+                gathered[0].append(event)
+                gathered[1].append(size)
         for group in route.groups:
             self._dropping += group.offer(event, size)
+        if len(route.targets) == 1 and not route.groups and route.targets[0].filter is None:
+            self._run = route
+            self._events, self._sizes = self._by_target[route.targets[0]]
 
     def hand_over(self) -> list[Target]:
         """Put what was gathered into the queues; returns the targets of which a first drop should be logged."""

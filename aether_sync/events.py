@@ -51,7 +51,7 @@ def _new_id() -> str:
         return first
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     """An immutable fact about an actor. Keyword arguments only; ``event_type`` and ``actor_id`` must be given.
 
     ``data`` and ``metadata`` are read-only: a received event is shared by all subscribers of its process. Data is not

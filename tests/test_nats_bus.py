@@ -43,6 +43,19 @@ class TestNATSEventBus(BusPromises):
         return make_bus(), make_bus()
 
 
+class TestReadByThePublicPath(BusPromises):
+    @pytest.fixture
+    def nodes(self, make_bus: MakeBus, monkeypatch: pytest.MonkeyPatch) -> Nodes:
+        monkeypatch.setenv("AETHER_SYNC_LEAN", "0")
+        here, there = make_bus(), make_bus()
+        here.start()
+        engine = here.connection._engine
+        assert engine is not None
+        assert engine.link._wire is not None
+        assert engine.link._wire._intake is None
+        return here, there
+
+
 class TestSharedConnection(BusPromises):
     @pytest.fixture
     def nodes(self, server: NatsServer, prefix: str) -> Iterator[Nodes]:
@@ -227,6 +240,17 @@ def test_wrong_passwords_fail_at_once() -> None:
         bus.close(1)
         with NATSEventBus(f"nats://u:right@{address}") as good:
             assert good.is_connected
+
+
+def test_an_unknown_nats_py_is_read_by_its_public_path(
+    make_bus: MakeBus, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("aether_sync._nats.wire.Wire._writer_transport", lambda self: None)
+    here, there = make_bus(), make_bus()
+    with here.subscribe("n") as events:
+        there.publish("n", make_event(1))
+        assert numbers([events.get(timeout=PATIENCE)]) == [1]
+    eventually(lambda: "not known well enough" in caplog.text, "a log record")
 
 
 # -- routing

@@ -33,6 +33,7 @@ from aether_sync._nats.options import ConnectOptions
 from aether_sync._nats.reasons import describe, is_refusal, shown
 from aether_sync._nats.servers import Server
 from aether_sync._nats.wire import Wire
+from aether_sync._reporter import Reporter
 
 from .conftest import PATIENCE, UNIT, eventually, make_event
 from .credentials import Account, Certificates, Key, Operator, User
@@ -614,7 +615,7 @@ def test_what_a_write_does_not_know_the_reader_does() -> None:
     async def connect() -> None:
         options = ConnectOptions(servers=("nats://h",), name="n", connect_timeout=PATIENCE, ping_interval=1)
         nobody: Callable[..., None] = lambda *_: None  # noqa: E731
-        wire = Cut(Server("nats://h"), options.login(), refused=nobody, unreadable=nobody, informed=nobody)
+        wire = Cut(Server("nats://h"), options.login(), Reporter(), refused=nobody, unreadable=nobody, informed=nobody)
         await wire.open(options)
 
     with pytest.raises(ssl.SSLError, match="a TLS alert"):

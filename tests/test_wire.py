@@ -11,6 +11,7 @@ from aether_sync._nats import wire as room
 from aether_sync._nats.login import Login
 from aether_sync._nats.servers import Server
 from aether_sync._nats.wire import Wire
+from aether_sync._reporter import Reporter
 
 
 class Transport:
@@ -26,6 +27,7 @@ def a_wire() -> Any:
     wire: Any = Wire(
         Server("nats://127.0.0.1"),
         Login(()),
+        Reporter(),
         refused=lambda error: None,
         unreadable=lambda sid: None,
         informed=lambda wire, info: None,

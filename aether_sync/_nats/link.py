@@ -137,7 +137,12 @@ class Link:
         """Try to connect; see the connection to its end."""
         server.tried = monotonic()
         wire = self._wire = Wire(
-            server, self._login, refused=self._refuse, unreadable=self.subscriber.unreadable, informed=self._informed
+            server,
+            self._login,
+            self._reporter,
+            refused=self._refuse,
+            unreadable=self.subscriber.unreadable,
+            informed=self._informed,
         )
         try:
             await wire.open(self._options)

@@ -1,5 +1,6 @@
 """How to connect, as one frozen value."""
 
+import os
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,7 @@ class ConnectOptions:
     tls: ssl.SSLContext | None = None
     tls_hostname: str | None = None
     tls_handshake_first: bool = False
+    lean: bool = field(default_factory=lambda: os.environ.get("AETHER_SYNC_LEAN", "1") != "0")  # the fast way to read
 
     def __post_init__(self) -> None:
         for what in ("user", "password", "token"):

@@ -111,16 +111,16 @@ class Inbox:
         self._own = EnvelopeWriter(node_id).own_mark
         self._counters = counters
         self._failed = failed  # called with a subscription that ended by its overflow policy
-        self._arrived: list[tuple[Interest, str, bytes]] = []
+        self.arrived: list[tuple[Interest, str, bytes]] = []  #: filled, then delivered; in the order of arrival
         self._echoes = Echoes()  # a queue group has none: each event goes to one of its members
         # What was decoded last: copies of an event come one after the other, if not always in one turn of the loop.
         self._last: tuple[str, bytes, Event, Interest] | None = None
 
     def arrive(self, interest: Interest, subject: str, payload: bytes, reporter: Reporter) -> None:
-        """Take one message."""
-        if not self._arrived:
-            asyncio.get_running_loop().call_soon(self._deliver, reporter)
-        self._arrived.append((interest, subject, payload))
+        """Take one message; deliver at the end of this turn."""
+        if not self.arrived:
+            asyncio.get_running_loop().call_soon(self.deliver, reporter)
+        self.arrived.append((interest, subject, payload))
 
     def move(self) -> None:
         """What comes from now on comes through another connection, perhaps from another server."""
@@ -131,17 +131,19 @@ class Inbox:
         self._counters.add("decode_errors")
         reporter.burst("decode", "a message on %r is no event, and is skipped: %s", subject, reason)
 
-    def _deliver(self, reporter: Reporter) -> None:
+    def deliver(self, reporter: Reporter) -> None:
         """Decode what has arrived, each event once, and put it into the queues."""
-        arrived, self._arrived = self._arrived, []
+        arrived, self.arrived = self.arrived, []
         deliveries = Deliveries()
         received = 0
         last = self._last
-        echoes = self._echoes.expected()
+        own, echoes = self._own, self._echoes.expected()
+        route = at = by = None  # of the message before: most come in runs
         for interest, subject, payload in arrived:
-            if interest.group is None and (payload.startswith(self._own) or (echoes and payload in echoes)):
+            if interest.group is None and (payload.startswith(own) or (echoes and payload in echoes)):
                 continue
-            route = interest.route(subject)
+            if route is None or subject is not at or interest is not by:
+                route, at, by = interest.route(subject), subject, interest
             if last is not None and last[1] == payload and last[0] == subject:
                 event = last[2]
                 received += interest is last[3]  # not a copy, but the same event published again
@@ -151,7 +153,7 @@ class Inbox:
                 except DecodingError as error:
                     self.refuse(subject, str(error), reporter)
                     continue
-                if interest.group is None and node_id == self._node_id:
+                if node_id == self._node_id and interest.group is None:
                     continue
                 last = (subject, payload, event, interest)
                 received += 1

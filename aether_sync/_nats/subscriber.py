@@ -29,7 +29,7 @@ from nats.errors import Error
 from .._reporter import Reporter
 from ..errors import AetherError, PermissionDeniedError, SubscriptionClosedError
 from .reasons import Refusal
-from .receive import Interest, message_class
+from .receive import Interest
 from .wire import Wire, forget, sid_of
 
 __all__ = ["Subscriber"]
@@ -52,8 +52,7 @@ class Subscriber:
 
     def resume(self, wire: Wire, then: Callable[[Wire], None]) -> None:
         """Subscribe all interests on a new wire; ``then`` is called once the server has processed that."""
-        self._wire, self._by_sid = wire, {}
-        wire.msg_class = message_class(self._by_sid, self._reporter)  # type: ignore[assignment]
+        self._wire, self._by_sid = wire, wire.interests
         for inbox in {interest.inbox for interest in self._interests}:
             inbox.move()
         for interest in self._interests:

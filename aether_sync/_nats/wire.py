@@ -17,8 +17,11 @@ from nats.aio.subscription import Subscription
 from nats.errors import ConnectionClosedError, Error, ProtocolError, UnexpectedEOF
 from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
+from .._reporter import Reporter
+from .intake import Intake
 from .login import Login, NotSentError
 from .options import ConnectOptions
+from .receive import Interest, message_class
 from .servers import Server
 
 __all__ = ["SteadyParser", "Wire", "forget", "sid_of"]
@@ -47,6 +50,7 @@ class Wire(Client):
     Args:
         server: To which.
         login: What the server is shown.
+        reporter: Takes what there is to log.
         refused: Called with each permissions violation that the server reports.
         unreadable: Called with the sid of a message whose subject or headers cannot be read.
         informed: Called with what a server says of itself: when it is met, and when that has changed.
@@ -54,12 +58,14 @@ class Wire(Client):
     Attributes:
         server: To which.
         lost: Done when the connection is at its end, with the reason.
+        interests: By the sids under which they are subscribed here: who gets what arrives.
     """
 
     def __init__(
         self,
         server: Server,
         login: Login,
+        reporter: Reporter,
         *,
         refused: Callable[[Exception], None],
         unreadable: Callable[[int], None],
@@ -68,12 +74,16 @@ class Wire(Client):
         super().__init__()
         self.server = server
         self.lost: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        self.interests: dict[int, Interest] = {}
+        self.msg_class = message_class(self.interests, reporter)  # type: ignore[assignment]
         self._login = login
+        self._reporter = reporter
         self._refused = refused
         self._unreadable = unreadable
         self._informed = informed
         self._wants_tls = False
         self._ps = self._parser = SteadyParser(self)
+        self._intake: Intake | None = None
 
     # -- its beginning
 
@@ -92,6 +102,24 @@ class Wire(Client):
             raise Error(f"something answers there, but it is no NATS server ({type(error).__name__})") from error
         if self.lost.done():  # by a close that wanted to cancel this, which asyncio may swallow
             raise self.lost.result()
+        if self._reading_task is not None:
+            self._reading_task.add_done_callback(lambda _: self.abandon(Error("nats-py has stopped reading")))
+        if options.lean:
+            self._read_lean()
+
+    def _read_lean(self) -> None:
+        """Take our messages before nats-py does. Nothing is subscribed yet, so none of them is in its hands."""
+        transport = self._writer_transport()
+        if transport is None:
+            self._reporter.burst("lean", "this nats-py is not known well enough to be read the fast way")
+            return
+        self._intake = Intake(
+            transport.get_protocol(),
+            self.interests,
+            deliver=lambda inbox: inbox.deliver(self._reporter),
+            broken=lambda what: self.abandon(Error(f"what the server sends is not the NATS protocol ({what})")),
+        )
+        transport.set_protocol(self._intake)
 
     async def _select_next_server(self) -> None:
         (server,) = self._server_pool
@@ -135,7 +163,7 @@ class Wire(Client):
     @property
     def received(self) -> int:
         """Bytes that the server has sent, ever."""
-        return self._parser.received
+        return self._parser.received if self._intake is None else self._intake.received
 
     # -- writing
 

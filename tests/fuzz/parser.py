@@ -58,6 +58,7 @@ class Watched(Wire):
         super().__init__(
             Server("nats://127.0.0.1:4222"),
             Login(()),
+            QuietReporter(),
             refused=lambda error: None,
             unreadable=self.unread.append,
             informed=lambda wire, info: None,

@@ -1,0 +1,149 @@
+r"""The lean way in: messages for our subscriptions are cut out of what arrives, all the rest is nats-py's.
+
+It stands between asyncio's transport and the reader of nats-py, and knows two lines of the protocol
+(https://docs.nats.io/reference/reference-protocols/nats-protocol)::
+
+    MSG <subject> <sid> [reply-to] <#bytes>\r\n<payload>\r\n
+    HMSG <subject> <sid> [reply-to] <#header bytes> <#total bytes>\r\n<headers><payload>\r\n
+
+What is neither, or for a sid that is not ours, is handed on as it is and in order, to be read by nats-py in a task of
+its own: a PONG, too, so that it comes behind the messages that came before it. So nothing here waits, and a batch is as
+large as what the socket gave.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from .receive import Inbox, Interest
+
+__all__ = ["Intake"]
+
+_LINES_KEPT = 4_096  # lines of a subject differ in the payload's size alone: most come again
+_LONGEST_LINE = 2**20  # bytes; an INFO that names every server of a large cluster has thousands
+_LARGEST_MESSAGE = 128 * 2**20  # bytes, headers included: twice what a server can be told to take
+
+#: What a line says: sid, subject, bytes of headers, bytes in all with the last line end; None if it heads no message.
+_Head = tuple[int, str, int, int] | None
+_NOT_OURS = -1  # in place of a sid
+
+
+class Intake(asyncio.Protocol):
+    """Takes what a transport receives, until the connection is lost.
+
+    Args:
+        stock: The protocol that had the transport before.
+        interests: Ours, by sid; read for each message, so it may change.
+        deliver: Called with an inbox that has got messages.
+        broken: Called with the reason when what arrives cannot be NATS.
+    """
+
+    def __init__(
+        self,
+        stock: asyncio.BaseProtocol,
+        interests: Mapping[int, Interest],
+        deliver: Callable[[Inbox], None],
+        broken: Callable[[str], None],
+    ) -> None:
+        assert isinstance(stock, asyncio.Protocol)
+        self._stock = stock
+        self._interests = interests
+        self._deliver = deliver
+        self._broken = broken
+        self._lines: dict[bytes, _Head] = {}  # what was read of a line before
+        self._rest: list[bytes] = []  # the beginning of a line or a message
+        self._missing = 0  # bytes until that can be whole
+        self.received = 0  #: bytes ever
+
+    def data_received(self, data: bytes) -> None:
+        """Take what is whole."""
+        self.received += len(data)
+        if self._rest:
+            self._rest.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
+                return
+            data = b"".join(self._rest)
+            self._rest.clear()
+        filled: list[Inbox] = []
+        foreign: list[bytes] = []
+        taken = self._split(data, filled, foreign)
+        if taken < len(data):
+            self._rest.append(data[taken:])
+        for inbox in filled:
+            self._deliver(inbox)
+        if foreign:
+            self._stock.data_received(b"".join(foreign))
+
+    def _split(self, data: bytes, filled: list[Inbox], foreign: list[bytes]) -> int:
+        """Put messages into their inboxes, and all else into ``foreign``; return how far everything is whole."""
+        position, end = 0, len(data)
+        find, lines, interests = data.find, self._lines, self._interests
+        while True:
+            eol = find(b"\r\n", position)
+            if eol < 0:
+                self._missing = 1
+                if end - position > _LONGEST_LINE:
+                    self._broken("a line that does not end")
+                return position
+            line = data[position:eol]
+            start = eol + 2
+            try:
+                head = lines[line]
+            except KeyError:
+                head = self._read(line)
+            if head is None:
+                foreign.append(data[position:start])
+                position = start
+                continue
+            sid, subject, headers, size = head
+            stop = start + size
+            if stop > end:
+                self._missing = stop - end
+                if size > _LARGEST_MESSAGE:
+                    self._broken("a message that no server may send")
+                return position
+            interest = interests.get(sid)
+            if interest is None:
+                foreign.append(data[position:stop])
+            else:
+                arrived = interest.inbox.arrived
+                if not arrived:
+                    filled.append(interest.inbox)
+                arrived.append((interest, subject, data[start + headers : stop - 2]))
+            position = stop
+
+    def _read(self, line: bytes) -> _Head:
+        """Read a line for the first time. One that is wrong is left to nats-py, which complains of it."""
+        words = line.split()
+        head: _Head = None
+        if words[:1] == [b"MSG"] and len(words) in (4, 5):
+            head = _head(words[1], words[2], b"0", words[-1])
+        elif words[:1] == [b"HMSG"] and len(words) in (5, 6):
+            head = _head(words[1], words[2], words[-2], words[-1])
+        if len(self._lines) >= _LINES_KEPT:
+            self._lines.clear()
+        self._lines[line] = head
+        return head
+
+    # -- what else a transport tells
+
+    def pause_writing(self) -> None:
+        self._stock.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._stock.resume_writing()
+
+    def eof_received(self) -> bool | None:
+        return self._stock.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stock.connection_lost(exc)
+
+
+def _head(subject: bytes, sid: bytes, headers: bytes, size: bytes) -> _Head:
+    if not (sid.isdigit() and headers.isdigit() and size.isdigit() and int(headers) <= int(size)):
+        return None
+    try:
+        return int(sid), subject.decode(), int(headers), int(size) + 2
+    except UnicodeDecodeError:
+        return _NOT_OURS, "", 0, int(size) + 2
