@@ -245,7 +245,10 @@ def test_wrong_passwords_fail_at_once() -> None:
 def test_an_unknown_nats_py_is_read_by_its_public_path(
     make_bus: MakeBus, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("aether_sync._nats.wire.Wire._writer_transport", lambda self: None)
+    def unknown(*_: object, **__: object) -> None:
+        raise TypeError
+
+    monkeypatch.setattr("aether_sync._nats.wire.Intake", unknown)
     here, there = make_bus(), make_bus()
     with here.subscribe("n") as events:
         there.publish("n", make_event(1))

@@ -35,6 +35,9 @@ class Intake(asyncio.Protocol):
         interests: Ours, by sid; read for each message, so it may change.
         deliver: Called with an inbox that has got messages.
         broken: Called with the reason when what arrives cannot be NATS.
+
+    Raises:
+        TypeError: ``stock`` does not read as nats-py's reader does.
     """
 
     def __init__(
@@ -44,7 +47,8 @@ class Intake(asyncio.Protocol):
         deliver: Callable[[Inbox], None],
         broken: Callable[[str], None],
     ) -> None:
-        assert isinstance(stock, asyncio.Protocol)
+        if not isinstance(stock, asyncio.Protocol):
+            raise TypeError(f"{type(stock).__name__} is no protocol that takes bytes")
         self._stock = stock
         self._interests = interests
         self._deliver = deliver

@@ -10,6 +10,7 @@ order, and a PING is answered by a callback that nothing cancels.
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from nats.aio.client import Client
@@ -110,16 +111,17 @@ class Wire(Client):
     def _read_lean(self) -> None:
         """Take our messages before nats-py does. Nothing is subscribed yet, so none of them is in its hands."""
         transport = self._writer_transport()
-        if transport is None:
-            self._reporter.burst("lean", "this nats-py is not known well enough to be read the fast way")
-            return
-        self._intake = Intake(
-            transport.get_protocol(),
-            self.interests,
-            deliver=lambda inbox: inbox.deliver(self._reporter),
-            broken=lambda what: self.abandon(Error(f"what the server sends is not the NATS protocol ({what})")),
-        )
-        transport.set_protocol(self._intake)
+        if transport is not None:
+            with suppress(TypeError):
+                self._intake = Intake(
+                    transport.get_protocol(),
+                    self.interests,
+                    deliver=lambda inbox: inbox.deliver(self._reporter),
+                    broken=lambda what: self.abandon(Error(f"what the server sends is not the NATS protocol ({what})")),
+                )
+                transport.set_protocol(self._intake)
+                return
+        self._reporter.burst("lean", "this nats-py is not known well enough to be read the fast way")
 
     async def _select_next_server(self) -> None:
         (server,) = self._server_pool
