@@ -246,7 +246,7 @@ class EventBus(Lifetime, Heir):
         self._refuse_if_closed()
 
     def flush(self, timeout: float | None = 5.0) -> None:
-        """Return when the connected server has processed all that this thread published before.
+        """Return when the connected server has processed all that was published before, by any thread.
 
         Args:
             timeout: Seconds.

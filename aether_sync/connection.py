@@ -30,6 +30,7 @@ from .errors import (
     DisconnectedError,
     EventTooLargeError,
     InvalidOptionError,
+    PublishTimeoutError,
 )
 
 __all__ = ["Connection", "ConnectionOptions"]
@@ -231,7 +232,12 @@ class Connection(Lifetime, Heir):
             raise EventTooLargeError(f"an event of {largest} bytes is larger than the server's max_payload of {limit}")
         if not buffer and not engine.link.is_connected:
             raise DisconnectedError(f"nothing was published: {engine.link.connect_error()}")
-        self._outbox.put(frames, largest, timeout)
+        try:
+            self._outbox.put(frames, largest, timeout)
+        except PublishTimeoutError as error:
+            if engine.link.is_connected:
+                raise
+            raise PublishTimeoutError(f"{error}; {engine.link.connect_error()}") from None
 
     def enter(self, interest: Interest) -> None:
         """Have the server subscribe an interest, in the order of these calls. For a bus."""
@@ -290,7 +296,7 @@ class Connection(Lifetime, Heir):
         }
 
     def flush(self, timeout: float | None = 5.0) -> None:
-        """Return when the connected server has processed all that was published before.
+        """Return when the connected server has processed all that was published before, by any thread.
 
         Args:
             timeout: Seconds.
@@ -353,9 +359,14 @@ class Connection(Lifetime, Heir):
             self._finalizer.detach()
         return self._closing.run(lambda: engine.close(deadline, name), deadline, CloseReport(timed_out=True))
 
-    def __repr__(self) -> str:
+    @property
+    def summary(self) -> str:
+        """Where it goes, and how it stands; without secrets."""
         state = "closed" if self._closed else self._engine.link.state.value if self._engine else "new"
-        return f"<Connection {', '.join(map(shown, self._options.servers))} {state}>"
+        return f"{', '.join(map(shown, self._options.servers))} {state}"
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.summary}>"
 
 
 def _check_secret_file(name: str, path: str | Path | None) -> None:
@@ -407,5 +418,8 @@ def _checked(url: str) -> str:
     except ValueError:
         usable = False
     if not usable:
-        raise InvalidOptionError(f"no server URL: {shown(url)!r}; expected nats://host:port or tls://host:port")
+        raise InvalidOptionError(
+            f"no server URL, as far as it may be shown: {shown(url)!r}; expected nats://host:port or tls://host:port, and "
+            "in a user or password / ? # @ escaped (%2F %3F %23 %40), or given as user= and password="
+        )
     return url

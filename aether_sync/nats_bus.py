@@ -152,6 +152,9 @@ class NATSEventBus(EventBus):
 
     # -- state
 
+    def __repr__(self) -> str:
+        return f"<NATSEventBus {self.node_id[:8]} {'closed' if self._closed else self._connection.summary}>"
+
     def start(self) -> None:  # noqa: D102
         self._refuse_if_closed()
         self._connection.start()
@@ -171,7 +174,7 @@ class NATSEventBus(EventBus):
     def _measure(self) -> dict[str, Any]:
         measured = super()._measure()
         counts = self._connection.counts()
-        measured["publish_errors"] += counts.pop("rejected")
+        measured["publish_errors"] += counts["rejected"]
         return measured | counts
 
     # -- closing
