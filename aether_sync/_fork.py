@@ -53,7 +53,7 @@ def _begin_anew() -> None:
         except Exception as error:  # the others begin anew all the same
             errors.append(error)
     if errors:
-        raise ExceptionGroup("after a fork", errors)  # Python reports it, and goes on
+        raise errors[0]  # Python reports it, and goes on
 
 
 os.register_at_fork(after_in_child=_begin_anew)
