@@ -34,10 +34,11 @@ def closing_another(meanwhile: Callable[[], object] = lambda: None) -> Callable[
     return lambda: other.close(PATIENCE)  # type: ignore[return-value, func-returns-value]
 
 
-def test_a_reader_that_is_about_to_wait_is_woken(local_bus: EventBus) -> None:
+@pytest.mark.parametrize("line", ["self._parked.append(ticket)", "if ready()"])
+def test_a_reader_that_is_about_to_wait_is_woken(local_bus: EventBus, line: str) -> None:
     with (
         local_bus.subscribe("n") as events,
-        before(Parking.wait, "if ready()", closing_another(lambda: local_bus.publish("n", make_event(1)))),
+        before(Parking.wait, line, closing_another(lambda: local_bus.publish("n", make_event(1)))),
     ):
         assert numbers([events.get(timeout=PATIENCE)]) == [1]
 
