@@ -48,8 +48,8 @@ class Engine:
         grace = None if math.isinf(remaining) else max(remaining - _HARD_CLOSE, remaining * 0.7)
         end = Deadline(None if grace is None else max(remaining, _AT_LEAST))
         timed_out = False
-        self.loop.start()  # an interrupt may have kept it from that
         try:
+            self.loop.start()  # an interrupt may have kept it from that
             self.loop.call(self.link.close, grace, deadline=end)
         except (DeadlineExceededError, BusClosedError):
             timed_out = True
@@ -57,9 +57,11 @@ class Engine:
         ended = self.loop.stop(last)  # and with it the link, whose own close may not even have begun
         account = self.link.pump.account()
         self.link.pump.tell(account)
+        unsent = self._outbox.depth()[0]
+        in_flight = 0 if ended else self._outbox.position() - self.link.pump.settled - unsent
         report = CloseReport(
-            unsent=self._outbox.depth()[0],
-            uncertain=account.uncertain,
+            unsent=unsent,
+            uncertain=account.uncertain + max(0, in_flight),
             rejected=account.rejected,
             timed_out=timed_out or not ended,
         )

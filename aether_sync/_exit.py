@@ -12,27 +12,28 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 __all__ = ["at_exit", "before_threads_end", "mind_the_exit"]
 
-_steps: list[Callable[[], object]] = []  # in their order
+_steps: list[Callable[[], None]] = []  # in their order
 _minded = 0  # the process whose exit is minded
 
 
-def before_threads_end(work: Callable[[], object]) -> None:
+def before_threads_end(work: Callable[[], None]) -> Callable[[], None]:
     """Have work done when the main thread is done, and Python is about to wait for the others."""
     _steps.insert(0, work)
     # What concurrent.futures ends its threads with; private, and without an equal. Without it normal threads go on, as
     # they do after an import by one of them when the main thread is done.
     with suppress(AttributeError, RuntimeError):
         threading._register_atexit(work)  # type: ignore[attr-defined]
+    return work
 
 
-def at_exit(work: Callable[[], object]) -> None:
+def at_exit(work: Callable[[], None]) -> Callable[[], None]:
     """Have work done at the very end. Registered at import, it runs behind what users register for themselves."""
     _steps.append(work)
-    atexit.register(work)
+    return atexit.register(work)
 
 
 def mind_the_exit() -> None:
@@ -48,5 +49,6 @@ def mind_the_exit() -> None:
 
 
 def _run_all() -> None:
-    for work in _steps:
-        work()
+    with ExitStack() as stack:  # all are done, whatever one raises
+        for work in reversed(_steps):
+            stack.callback(work)

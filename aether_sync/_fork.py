@@ -9,10 +9,12 @@ replaces its state there and does not mend it.
 """
 
 import os
+from collections.abc import Iterable
+from contextlib import suppress
 
 from ._waiting import Living, free_guards
 
-__all__ = ["Heir", "heirs"]
+__all__ = ["Heir", "heirs", "let_go"]
 
 
 class Heir:
@@ -27,10 +29,31 @@ class Heir:
 heirs: Living[Heir] = Living()
 
 
+def let_go(files: Iterable[int]) -> None:
+    """In a forked child: replace files that are the parent's.
+
+    They are not closed: who closes one that a selector knows, by whatever object comes by later, takes it from the
+    selector, which is one and the same in both processes, and the parent goes deaf.
+    """
+    with suppress(OSError):  # there may be no more files: then the child keeps them, and nothing else is different
+        nothing = os.open(os.devnull, os.O_RDWR)
+        try:
+            for file in files:
+                os.dup2(nothing, file, inheritable=False)
+        finally:
+            os.close(nothing)
+
+
 def _begin_anew() -> None:
     free_guards()
+    errors = []
     for heir in heirs:
-        heir._after_fork()
+        try:
+            heir._after_fork()
+        except Exception as error:  # the others begin anew all the same
+            errors.append(error)
+    if errors:
+        raise errors[0]  # Python reports it, and goes on
 
 
 os.register_at_fork(after_in_child=_begin_anew)

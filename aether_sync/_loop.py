@@ -1,7 +1,6 @@
 """The loop thread: an asyncio event loop for threads to post work to. It knows no NATS."""
 
 import asyncio
-import os
 import selectors
 import socket
 import threading
@@ -12,7 +11,7 @@ from traceback import format_exception
 from typing import Any, TypeVar
 
 from ._deadline import Deadline
-from ._fork import Heir, heirs
+from ._fork import Heir, heirs, let_go
 from ._lifetime import loop_threads
 from ._waiting import Reply, guard
 from .errors import BusClosedError, DeadlineExceededError, WrongThreadError
@@ -186,21 +185,34 @@ class LoopThread(Heir):
         """
         with self._lock:
             if self._accepting:
+                self.nudge(self._loop.stop)  # first: who is interrupted here stops it once more
                 self._accepting = False
-                self._loop.call_soon_threadsafe(self._loop.stop)
         if self._ran.acquire(blocking=False):
             self._loop.close()
-            self._last()
-            self._ended.set(None)
+            self._end("the connection is closed")
             return True
-        if self.is_current():
+        if self.is_current() or not self.await_end(deadline):
             return False
+        if self._thread is not None:
+            self._thread.join(deadline.for_lock())
+        return True
+
+    @property
+    def was_started(self) -> bool:
+        """Whether a thread runs it, or did."""
+        return self._thread is not None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the loop has run for the last time."""
+        return self._ended.done
+
+    def await_end(self, deadline: Deadline) -> bool:
+        """Wait until the loop has run for the last time; returns whether that came in time."""
         try:
             self._ended.wait(deadline)
         except DeadlineExceededError:
             return False
-        if self._thread is not None:
-            self._thread.join(deadline.for_lock())
         return True
 
     def _run(self) -> None:
@@ -214,15 +226,21 @@ class LoopThread(Heir):
         finally:
             with self._lock:
                 self._accepting = False
-            self._cancel_tasks()
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            with suppress(RuntimeError):  # it was stopped twice
+                self._cancel_tasks()
+            with suppress(RuntimeError):
+                self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             asyncio.set_event_loop(None)
             loop_threads.discard(threading.get_ident())
             self._loop.close()
-            self._last()
-            for reply in list(self._calls):
-                reply.fail(BusClosedError("the connection was closed meanwhile"))
-            self._ended.set(None)
+            self._end("the connection was closed meanwhile")
+
+    def _end(self, reason: str) -> None:
+        """Give whoever waits for this loop an end to it."""
+        self._last()
+        for reply in list(self._calls):
+            reply.fail(BusClosedError(reason))
+        self._ended.set(None)
 
     def _cancel_tasks(self) -> None:
         tasks = asyncio.all_tasks(self._loop)
@@ -232,22 +250,16 @@ class LoopThread(Heir):
             self._loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))
 
     def _after_fork(self) -> None:
-        """Let go of the parent's connections and files.
-
-        They are replaced, not closed: closing, by whoever comes by later, would take them from the selector, which is
-        one and the same in both processes, and the parent would go deaf.
-        """
+        """Let go of the parent's connections and files, and give an end to whoever waits here."""
         self._accepting = False
+        for reply in list(self._calls):
+            reply.fail(BusClosedError("this process was forked meanwhile"))
         self._ended.set(None)
         if self._loop.is_closed():
             return
-        files = [key.fd for key in self._selector.get_map().values()]
+        let_go([key.fd for key in self._selector.get_map().values()])
         if hasattr(self._selector, "fileno"):  # epoll and kqueue are files themselves
-            files.append(self._selector.fileno())
-        nothing = os.open(os.devnull, os.O_RDWR)
-        for file in files:
-            os.dup2(nothing, file, inheritable=False)
-        os.close(nothing)
+            let_go([self._selector.fileno()])
         self._loop.set_exception_handler(lambda *_: None)
         _buried.append(self)
 

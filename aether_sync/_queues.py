@@ -19,7 +19,7 @@ from typing import Any
 import janus
 
 from ._deadline import Deadline
-from ._waiting import Parking, guard
+from ._waiting import Parking, guard, times_outside
 from .errors import (
     AetherError,
     BusClosedError,
@@ -266,10 +266,10 @@ class Batch:
 class Outbox(_Bridge):
     """Batches of frames from the publishing threads to the loop, bounded in events and in bytes.
 
-    The first publisher of a batch hands it to janus, which wakes the loop, *then* remembers it as open; later ones
-    append to the open batch until the loop takes it. Remembering first would wedge the outbox for ever if a signal
-    handler raised in between. A position is a count of all frames ever accepted, so "all that was published until now"
-    is one number; it is derived from the batches, never counted beside them. They are walked through in a copy: a
+    The first publisher of a batch wakes the loop, *then* hands the batch to janus; later ones append to it until the
+    loop takes it. The other way round, a signal handler that raised in between would leave a batch that nobody takes,
+    and the outbox wedged for ever. A position is a count of all frames ever accepted, so "all that was published until
+    now" is one number; it is derived from the batches, never counted beside them. They are walked through in a copy: a
     signal handler's close() lets the loop take them meanwhile.
 
     Args:
@@ -285,7 +285,6 @@ class Outbox(_Bridge):
 
     def _init(self, maxsize: int) -> None:
         self._batches: deque[Batch] = deque()
-        self._open: Batch | None = None  # the last one handed over, while the loop has not taken it
         self._taken = 0  # frames ever taken by the loop
         self._held_events = 0  # taken, and not yet written
         self._held_bytes = 0
@@ -298,8 +297,7 @@ class Outbox(_Bridge):
 
     def _get(self) -> Batch:
         batch = self._batches.popleft()
-        if batch is self._open:
-            self._open = None
+        batch.frames = list(batch.frames)  # whoever was interrupted while adding sees that it missed
         batch.taken = len(batch.frames)
         self._taken += batch.taken
         self._held_events += batch.taken
@@ -346,19 +344,25 @@ class Outbox(_Bridge):
 
         They miss it only when a signal handler's close() steps in between, which lets go of the lock.
         """
-        batch = self._open
-        if batch is None:
-            start, batch = 0, Batch(list(frames), size, largest)
-            if self._async_not_empty_waiting:  # woken first: it finds the lock held until the batch is there
-                self._notify_async(self._async_not_empty.notify)
-            self._put_internal(batch)
-            self._open = batch
-        else:
-            start = len(batch.frames)
+        if self._batches:  # the last one is not taken yet
+            batch = self._batches[-1]
+            list_then = batch.frames
+            start = len(list_then)
             batch.size += size
             batch.largest = max(batch.largest, largest)
-            batch.frames.extend(frames)
+            list_then.extend(frames)
+        else:
+            start, batch = 0, Batch(list(frames), size, largest)
+            before = times_outside()
+            self._wake_loop()  # first: it finds the lock held until the batch is there
+            self._put_internal(batch)
+            if times_outside() != before:  # or it did not, and sleeps again
+                self._wake_loop()
         return not self._is_shutdown if batch.taken is None else start < batch.taken
+
+    def _wake_loop(self) -> None:
+        if self._async_not_empty_waiting:
+            self._notify_async(self._async_not_empty.notify)
 
     def _await_room(self, count: int, size: int, deadline: Deadline) -> None:
         if not self._publishers.wait(lambda: self._is_shutdown or self._has_room(count, size), deadline):

@@ -97,4 +97,4 @@ class Reporter:
         if self._thread is None:
             self._run()
         elif self._thread is not threading.current_thread():
-            self._thread.join(timeout)
+            self._thread.join(min(timeout, threading.TIMEOUT_MAX))

@@ -149,6 +149,8 @@ class Targets:
         self._literal: dict[str, dict[Target, None]] = {}  # by namespace: targets with that literal pattern
         self._wild: dict[Target, None] = {}  # targets with a pattern that has wildcards
         self._routes: dict[str, Route] = {}
+        self._changes = 0
+        self._groups: dict[str, set[Target]] = {}  # by name
         self._turns: dict[str, Iterator[int]] = {}  # by the name of a queue group
 
     def add(self, target: Target) -> None:
@@ -159,6 +161,8 @@ class Targets:
                     self._literal.setdefault(pattern.text, {})[target] = None
                 else:
                     self._wild[target] = None
+            if target.group is not None:
+                self._groups.setdefault(target.group, set()).add(target)
             self._forget_routes(target)
 
     def remove(self, target: Target) -> None:
@@ -171,8 +175,12 @@ class Targets:
                     sharing.pop(target, None)
                     if not sharing:
                         del self._literal[pattern.text]
-            if not (self._literal or self._wild):
-                self._turns.clear()
+            if target.group is not None:
+                members = self._groups.get(target.group, set())
+                members.discard(target)
+                if not members:
+                    self._groups.pop(target.group, None)
+                    self._turns.pop(target.group, None)
             self._forget_routes(target)
 
     def route(self, namespace: str) -> Route:
@@ -187,10 +195,12 @@ class Targets:
                 return route
         namespace = check_namespace(namespace)
         with self._lock:
+            changes = self._changes
             route = self._compute(namespace)
             if len(self._routes) >= _ROUTES_KEPT:
                 self._routes = {}
-            self._routes[namespace] = route
+            if self._changes == changes:  # else it is old: a handler's close() let others come
+                self._routes[namespace] = route
         return route
 
     def _compute(self, namespace: str) -> Route:
@@ -208,6 +218,7 @@ class Targets:
         return route
 
     def _forget_routes(self, target: Target) -> None:
+        self._changes += 1
         if all(pattern.is_literal for pattern in target.patterns):
             for pattern in target.patterns:
                 self._routes.pop(pattern.text, None)

@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from functools import partial
+from operator import methodcaller
 from threading import Lock, RLock, get_ident
 from typing import Any, Generic, TypeVar, cast
 
 from ._deadline import Deadline
 from .errors import DeadlineExceededError
 
-__all__ = ["Living", "Once", "Parking", "Reply", "free_guards", "guard", "outside_guards"]
+__all__ = ["Living", "Once", "Parking", "Reply", "free_guards", "guard", "outside_guards", "times_outside"]
 
 T = TypeVar("T")
 
@@ -66,19 +67,52 @@ def free_guards() -> None:
             lock._at_fork_reinit()
 
 
+_outside = 0  # how often guards were let go
+
+
+def times_outside() -> int:
+    """How often guards were let go until now: if that has changed, others have been here in between."""
+    return _outside
+
+
 @contextmanager
 def outside_guards() -> Iterator[None]:
     """Let go of all guards that this thread holds (a signal handler interrupted it inside), and take them back after.
 
-    What the interrupted code was changing is seen half done by others in between, so each piece of code under a guard
-    is written such that this costs at most a count that is off.
+    What the interrupted code was changing is seen half done by others in between, and what it knew may be old when it
+    goes on: each piece of code under a guard is written such that this costs at most a count that is off.
     """
-    held = [(lock, lock._release_save()) for lock in _guards if lock._is_owned()]
+    global _outside
+    held = [lock for lock in _guards if lock._is_owned()]
+    states: list[tuple[int, int]] = []  # depth and owner of those that are let go
     try:
+        if held:
+            _outside += 1
+        states.extend(map(methodcaller("_release_save"), held))  # all of it in C: no signal comes in between
         yield
     finally:
-        for lock, depth in reversed(held):
-            lock._acquire_restore(depth)
+        _take_back([(lock, depth) for lock, (depth, _) in zip(held, states, strict=False)])
+
+
+def _take_back(held: list[tuple[Any, int]]) -> None:
+    """Take all of these, waiting for one only while holding none: they are in no order.
+
+    Accepted race: a second signal whose handler raises in here leaves some of them free. The code that held them then
+    raises RuntimeError, on its way out of that same exception.
+    """
+    taken: list[Any] = []
+    while len(taken) < len(held):
+        lock = held[len(taken)][0]
+        if lock.acquire(blocking=False):
+            taken.append(lock)
+            continue
+        while taken:
+            taken.pop().release()
+        with lock:
+            pass
+    for lock, depth in held:
+        for _ in range(depth - 1):
+            lock.acquire()
 
 
 class Parking:
@@ -100,9 +134,9 @@ class Parking:
             ticket.acquire()
             try:
                 with self._lock:
+                    self._parked.append(ticket)  # first: a handler's close() lets go of the lock, and then others come
                     if ready():
                         return True
-                    self._parked.append(ticket)
                 if not ticket.acquire(timeout=deadline.for_lock()):
                     with self._lock:  # a wake-up may have come just now: then it is not lost, but acted on
                         self._leave(ticket)
@@ -192,6 +226,9 @@ class Once(Generic[T]):
                 itself.
         """
         own: Reply[T] = Reply()
+        done = self._reply
+        if done is not None and done.done:
+            return done.wait(deadline)
         with outside_guards():
             try:
                 with self._lock:
@@ -212,3 +249,8 @@ class Once(Generic[T]):
                 return reply.wait(deadline)
             except DeadlineExceededError:
                 return otherwise
+
+    def disown(self, otherwise: T) -> None:
+        """In a forked child, where nobody does the work: give those who wait this."""
+        if self._reply is not None:
+            self._reply.set(otherwise)

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from threading import enumerate as enumerate_threads
+from threading import main_thread
 from typing import Any, Literal, Never
 
 from ._deadline import Deadline
@@ -77,6 +79,7 @@ class EventBus(Lifetime, Heir):
     def _after_fork(self) -> None:
         for queue in self._queues:
             queue.disown()
+        self._closing.disown(CloseReport(timed_out=True))
         self._begin()
 
     # -- subscribing
@@ -246,7 +249,7 @@ class EventBus(Lifetime, Heir):
         self._refuse_if_closed()
 
     def flush(self, timeout: float | None = 5.0) -> None:
-        """Return when the connected server has processed all that this thread published before.
+        """Return when the connected server has processed all that was published before, by any thread.
 
         Args:
             timeout: Seconds.
@@ -352,7 +355,10 @@ class EventBus(Lifetime, Heir):
     def _reap(self) -> None:
         """Let go of subscriptions that were dropped without ``close()``."""
         while self._abandoned:
-            target = self._abandoned.popleft()
+            try:
+                target = self._abandoned.popleft()
+            except IndexError:  # another thread was quicker
+                return
             target.queue.close(discard=target.queue.failure is None)
             self._leave((target,))
 
@@ -398,8 +404,12 @@ def _end_iterations() -> None:
     global _is_ending
     _is_ending = True
     deadline = Deadline(_LAST_EVENTS * 2)
+    waited_for = any(not one.daemon and one is not main_thread() for one in enumerate_threads())
     for bus in _buses:
+        if waited_for and bus._members:
+            bus._reporter.warning("%r: the main thread is done, so iterations end; join() your threads to go on", bus)
         bus._end_all(deadline)
+        bus._reporter.close(_LAST_WORDS)
 
 
 def _encode(event: Event) -> bytes:

@@ -24,12 +24,14 @@ from ._queues import Outbox
 from ._waiting import Living, Once, Reply, guard
 from .bus import CloseReport
 from .errors import (
+    AetherError,
     BusClosedError,
     DeadlineExceededError,
     DeliveryUncertainError,
     DisconnectedError,
     EventTooLargeError,
     InvalidOptionError,
+    PublishTimeoutError,
 )
 
 __all__ = ["Connection", "ConnectionOptions"]
@@ -112,7 +114,7 @@ class Connection(Lifetime, Heir):
             raise InvalidOptionError(f"tls must be an ssl.SSLContext, not {type(tls).__name__}")
         self._options = ConnectOptions(
             servers=_servers(url),
-            name=name or f"aether_sync {os.getpid()}",
+            name=name,
             connect_timeout=connect_timeout,
             ping_interval=ping_interval,
             user=user,
@@ -140,6 +142,7 @@ class Connection(Lifetime, Heir):
             self._finalizer.detach()
         if self._engine is not None:
             self._engine.link.disown(BusClosedError("this process was forked meanwhile"))
+        self._closing.disown(CloseReport(timed_out=True))
         self._outbox = self._outbox.disown()
         self._begin_unused()
 
@@ -161,14 +164,20 @@ class Connection(Lifetime, Heir):
         """Begin to connect, without waiting for it."""
         with self._lock:
             self._refuse_if_closed()
-            if self._engine is None:
+            engine, finalizer = self._engine, self._finalizer
+            if engine is None or finalizer is None:
                 mind_the_exit()
-                self._engine = Engine(self._options, self._outbox)
-                self._finalizer = weakref.finalize(self, _forsake, self._engine, repr(self))
-                self._finalizer.atexit = False
                 _used.add(self)
-            engine = self._engine
-            engine.loop.start()
+                engine = Engine(self._options, self._outbox)
+                finalizer = weakref.finalize(self, _forsake, engine, repr(self))
+                finalizer.atexit = False
+                self._finalizer, self._engine = finalizer, engine
+            try:
+                engine.loop.start()  # also if an interrupt kept another call from it
+            except BusClosedError:
+                self._engine = None
+                finalizer.detach()
+                raise
         if self._closed:  # by a signal handler, in between
             engine.close(Deadline(0), repr(self))
             self._refuse_if_closed()
@@ -231,7 +240,12 @@ class Connection(Lifetime, Heir):
             raise EventTooLargeError(f"an event of {largest} bytes is larger than the server's max_payload of {limit}")
         if not buffer and not engine.link.is_connected:
             raise DisconnectedError(f"nothing was published: {engine.link.connect_error()}")
-        self._outbox.put(frames, largest, timeout)
+        try:
+            self._outbox.put(frames, largest, timeout)
+        except PublishTimeoutError as error:
+            if engine.link.is_connected:
+                raise
+            raise PublishTimeoutError(f"{error}; {engine.link.connect_error()}") from None
 
     def enter(self, interest: Interest) -> None:
         """Have the server subscribe an interest, in the order of these calls. For a bus."""
@@ -290,7 +304,7 @@ class Connection(Lifetime, Heir):
         }
 
     def flush(self, timeout: float | None = 5.0) -> None:
-        """Return when the connected server has processed all that was published before.
+        """Return when the connected server has processed all that was published before, by any thread.
 
         Args:
             timeout: Seconds.
@@ -353,9 +367,14 @@ class Connection(Lifetime, Heir):
             self._finalizer.detach()
         return self._closing.run(lambda: engine.close(deadline, name), deadline, CloseReport(timed_out=True))
 
-    def __repr__(self) -> str:
+    @property
+    def summary(self) -> str:
+        """Where it goes, and how it stands; without secrets."""
         state = "closed" if self._closed else self._engine.link.state.value if self._engine else "new"
-        return f"<Connection {', '.join(map(shown, self._options.servers))} {state}>"
+        return f"{', '.join(map(shown, self._options.servers))} {state}"
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.summary}>"
 
 
 def _check_secret_file(name: str, path: str | Path | None) -> None:
@@ -370,6 +389,7 @@ def _check_secret_file(name: str, path: str | Path | None) -> None:
 
 
 _used: Living[Connection] = Living()
+_forsaken: list[Engine] = []  # of connections that were collected; they flush and end by themselves
 
 
 @at_exit
@@ -377,13 +397,18 @@ def _close_all() -> None:
     deadline = Deadline(_AT_EXIT)
     unclosed = [(repr(one), one) for one in _used if one._engine is not None and not one.closed]
     for _, connection in unclosed:
-        connection.close(deadline.timeout_left())
+        with suppress(AetherError):  # the others are closed all the same
+            connection.close(deadline.timeout_left())
+    for engine in _forsaken:
+        engine.loop.await_end(deadline)
     for name, connection in unclosed:  # only now: a warning may be an error
         warn_unclosed(name, connection)
 
 
 def _forsake(engine: Engine, name: str) -> None:
     engine.forsake()
+    if engine.loop.was_started:
+        _forsaken[:] = [one for one in _forsaken if not one.loop.has_ended] + [engine]
     warn_unclosed(name, None)
 
 
@@ -407,5 +432,8 @@ def _checked(url: str) -> str:
     except ValueError:
         usable = False
     if not usable:
-        raise InvalidOptionError(f"no server URL: {shown(url)!r}; expected nats://host:port or tls://host:port")
+        raise InvalidOptionError(
+            f"no server URL, as far as it may be shown: {shown(url)!r}; expected nats://host:port or tls://host:port. "
+            "In a user or password, escape / ? # @ as %2F %3F %23 %40, or give them as user= and password="
+        )
     return url

@@ -59,7 +59,8 @@ class Metrics:
     delivered: int = 0  #: events that threads took from subscriptions, closed ones included
     dropped: int = 0  #: events that subscriptions dropped
     dropped_by_reason: Mapping[str, int] = field(default_factory=dict)  #: ``maxsize``, ``max_bytes`` or ``discarded``
-    publish_errors: int = 0  #: events that ``publish()`` refused, or the server did
+    publish_errors: int = 0  #: events that ``publish()`` refused, or the server did later
+    rejected: int = 0  #: those that the server refused
     subscribe_errors: int = 0  #: ``subscribe()`` calls that failed
     decode_errors: int = 0  #: messages that were no event
     confirmed: int = 0  #: published events that the connected server has processed and not refused

@@ -107,18 +107,21 @@ class NATSEventBus(EventBus):
     def _enter(self, target: Target, pattern: str) -> Interest:
         """Share the interest in a subject, or have a new one subscribed."""
         key = (pattern, target.group)
-        with self._interests_lock:
-            interest = self._interests.get(key)
-            if interest is not None and interest.ended:
-                self._connection.leave(interest)  # once more, if an interrupt came before the first time
-            if interest is None or interest.ended:
-                interest = Interest(self._inbox, self._subject_of(pattern), pattern, target.group)
-                self._interests[key] = interest
-            interest.add(target)
-            if not interest.entered:
-                self._connection.enter(interest)
-                interest.entered = True
-            return interest
+        while True:
+            with self._interests_lock:
+                interest = self._interests.get(key)
+                if interest is not None and interest.ended:
+                    self._connection.leave(interest)  # once more, if an interrupt came before the first time
+                if interest is None or interest.ended:
+                    interest = Interest(self._inbox, self._subject_of(pattern), pattern, target.group)
+                    self._interests[key] = interest
+                interest.add(target)
+                if not interest.entered:
+                    self._connection.enter(interest)
+                    interest.entered = True
+                if not interest.ended or interest.confirmed.error is not None:
+                    return interest
+                interest.remove(target)  # a handler's close() let its last subscriber leave meanwhile
 
     def _part(self, targets: Sequence[Target], deadline: Deadline) -> None:
         super()._part(targets, deadline)
@@ -152,6 +155,9 @@ class NATSEventBus(EventBus):
 
     # -- state
 
+    def __repr__(self) -> str:
+        return f"<NATSEventBus {self.node_id[:8]} {'closed' if self._closed else self._connection.summary}>"
+
     def start(self) -> None:  # noqa: D102
         self._refuse_if_closed()
         self._connection.start()
@@ -171,7 +177,7 @@ class NATSEventBus(EventBus):
     def _measure(self) -> dict[str, Any]:
         measured = super()._measure()
         counts = self._connection.counts()
-        measured["publish_errors"] += counts.pop("rejected")
+        measured["publish_errors"] += counts["rejected"]
         return measured | counts
 
     # -- closing

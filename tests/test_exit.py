@@ -48,6 +48,11 @@ def test_a_bus_that_atexit_closes_is_no_unclosed_bus(server: NatsServer, prefix:
     assert_all_came(events)
 
 
+def test_a_bus_that_was_collected_is_flushed_to_its_end(server: NatsServer, prefix: str, events: Subscription) -> None:
+    run(exits.collected, server.url, prefix, says="unclosed")
+    assert [events.get(timeout=PATIENCE).version for _ in range(20_000)] == list(range(20_000))
+
+
 def test_an_exception_ends_the_program(server: NatsServer, prefix: str, events: Subscription) -> None:
     run(exits.with_an_exception, server.url, prefix, status=1, says="KeyError: 'of the program'")
     assert_all_came(events)
@@ -64,7 +69,7 @@ def test_a_thread_that_iterates_comes_to_an_end(
 
 
 def test_a_thread_that_iterates_a_plain_bus_comes_to_an_end() -> None:
-    assert "ended" in run(exits.iterating, "", "", "normal", "for", within=REST)
+    assert "ended" in run(exits.iterating, "", "", "normal", "for", within=REST, says="join() your threads")
 
 
 def test_a_thread_finishes_what_is_queued(server: NatsServer, prefix: str, events: Subscription) -> None:

@@ -34,8 +34,11 @@ def test_a_shared_connection_is_one_of_its_own_in_the_child(server: NatsServer, 
     run(forks.a_shared_connection, server.url, prefix)
 
 
-def test_the_inherited_connection_is_let_go_of(own_server: NatsServer, own_monitor: Monitor, prefix: str) -> None:
-    program = start(forks.a_connection_is_let_go_of, own_server.url, prefix)
+@pytest.mark.parametrize("how", ["reading", "paused"])
+def test_the_inherited_connection_is_let_go_of(
+    own_server: NatsServer, own_monitor: Monitor, prefix: str, how: str
+) -> None:
+    program = start(forks.a_connection_is_let_go_of, own_server.url, prefix, how)
     assert program.stdout is not None
     child = int(program.stdout.readline())
     eventually(lambda: own_monitor.connections() == 0, "the end of the parent's connection, with the child alive")
@@ -90,6 +93,24 @@ def test_a_signal_handler_forks_over_a_call(own_server: NatsServer, prefix: str,
     if fault:
         getattr(own_server, fault)()
     finish(program, says=None)
+
+
+@pytest.mark.fault
+def test_a_signal_handler_forks_over_a_close_without_a_deadline(own_server: NatsServer, prefix: str) -> None:
+    program = start(forks.a_handler_forks_over, own_server.url, prefix, "close")
+    assert program.stdout is not None
+    assert program.stdout.readline() == "ready\n"
+    own_server.pause()
+    assert program.stdin is not None
+    program.stdin.write("\n")
+    program.stdin.flush()
+    assert {program.stdout.readline(), program.stdout.readline()} == {"forked\n", "ended\n"}
+    own_server.resume()  # only now does the parent's close() come to its end
+    finish(program, says=None)
+
+
+def test_one_heir_that_raises_does_not_stop_the_others(server: NatsServer, prefix: str) -> None:
+    run(forks.one_heir_raises, server.url, prefix, says="ZeroDivisionError")
 
 
 def test_a_fork_while_connecting(prefix: str) -> None:

@@ -256,6 +256,21 @@ def test_an_unknown_nats_py_is_read_by_its_public_path(
     eventually(lambda: "not known well enough" in caplog.text, "a log record")
 
 
+def test_where_no_thread_can_be_started(make_bus: MakeBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    bus = make_bus()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(BusClosedError, match="can't start new thread"):
+            bus.publish("n", make_event())
+        bus.flush(0.1)
+    bus.publish("n", make_event())
+    bus.flush(PATIENCE)
+    assert bus.metrics().confirmed == 1
+
+
 # -- routing
 
 

@@ -8,10 +8,17 @@ from typing import Any
 
 import pytest
 
-from aether_sync import DeliveryUncertainError, NATSEventBus, NatsServer, PermissionDeniedError, Subscription
+from aether_sync import (
+    Connection,
+    DeliveryUncertainError,
+    NATSEventBus,
+    NatsServer,
+    PermissionDeniedError,
+    Subscription,
+)
 
 from .conftest import PATIENCE, eventually, make_event, run_threads
-from .suites import numbers
+from .suites import Keep, numbers
 
 CONFIG = """
 authorization {
@@ -93,6 +100,31 @@ def test_denied_publishes_are_raised_at_the_next_flush(bus: NATSEventBus, caplog
     report = bus.close()
     assert not report
     assert report.rejected == 1
+
+
+@pytest.mark.fault
+def test_a_right_that_is_gone_after_a_restart_ends_all_who_had_it(keep: Keep) -> None:
+    """Two buses share a connection and a subject; one is confirmed, the other subscribes while the server is away."""
+    right = 'authorization: {users: [{user: "u", password: "p"}]}'
+    with NatsServer(config=right) as server:
+        url = server.url.replace("nats://", "nats://u:p@")
+        with Connection(url) as connection:
+            one, other = NATSEventBus(connection, prefix="t"), NATSEventBus(connection, prefix="t")
+            had = keep(one.subscribe("secret"))
+            server.stop()
+            eventually(lambda: not connection.is_connected, "the disconnect")
+
+            def subscribe() -> None:
+                with pytest.raises(PermissionDeniedError):
+                    other.subscribe("secret", timeout=PATIENCE)
+
+            def come_back() -> None:
+                server._config = CONFIG
+                server.start()
+
+            run_threads(subscribe, come_back)
+            with pytest.raises(PermissionDeniedError):
+                had.get(timeout=PATIENCE)
 
 
 def test_rights_that_are_revoked_end_the_subscription(caplog: pytest.LogCaptureFixture) -> None:

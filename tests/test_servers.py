@@ -30,6 +30,16 @@ def test_those_that_fail_are_tried_less_than_one_that_does_not() -> None:
     assert order(servers, 30, {"nats://a", "nats://b"}).count("nats://c") >= 28
 
 
+def test_a_success_makes_all_equal_again() -> None:
+    """After a long outage of all, the one that was there first is left for another at once."""
+    urls = ["nats://a", "nats://b"]
+    servers = Servers(urls)
+    order(servers, 50, set(urls))
+    first = servers.next()
+    servers.succeeded()
+    assert servers.next() is not first
+
+
 def test_all_are_tried_in_turn_while_all_fail() -> None:
     urls = ["nats://a", "nats://b", "nats://c"]
     servers = Servers(urls)

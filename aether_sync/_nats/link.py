@@ -24,6 +24,7 @@ from typing import Any
 
 from nats.errors import Error
 
+from .._fork import let_go
 from .._queues import Outbox
 from .._reporter import Reporter
 from .._waiting import Parking, Reply, guard
@@ -146,7 +147,7 @@ class Link:
         )
         try:
             await wire.open(self._options)
-            server.failures = 0
+            self._servers.succeeded()
             self.subscriber.resume(wire, then=self._up)
             await self._watch(wire)
             error = await wire.lost
@@ -262,6 +263,8 @@ class Link:
         self.first.fail(error)
         self.pump.release(error)
         self._enter(LinkState.CLOSED)
+        if self._wire is not None:
+            let_go(self._wire.files())
 
     def forsake(self) -> None:
         """Flush once, then end, with the loop: nobody is left to close this link."""

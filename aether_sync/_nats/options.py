@@ -24,7 +24,7 @@ class ConnectOptions:
     """
 
     servers: tuple[str, ...] = field(repr=False)  # a URL may hold a password
-    name: str
+    name: str | None
     connect_timeout: float
     ping_interval: float
     user: str | None = field(default=None, repr=False)
@@ -63,7 +63,7 @@ class ConnectOptions:
         """Return them as arguments of nats-py's ``connect()`` to one server, without secrets."""
         return {
             "servers": [server.url],
-            "name": self.name,
+            "name": self.name or f"aether_sync {os.getpid()}",
             "connect_timeout": min(2.0, self.connect_timeout / 2),  # a step; so that the reason is known in time
             "allow_reconnect": False,
             "tls": self.tls,

@@ -27,6 +27,7 @@ from .wire import Wire
 __all__ = ["Account", "Pump"]
 
 _SLICE = 64 * 1024  # bytes per write: what a socket takes at once, and little to be uncertain about
+_REASONS_KEPT = 100  # however many subjects are refused
 _IN_FLIGHT = 2 * 2**20  # bytes: what a PING may have before it; the kernel's buffers alone would take five times that
 
 
@@ -118,7 +119,9 @@ class Pump:
     def _reject(self, position: int, count: int, reason: str) -> None:
         self._refused[position] += count
         self.rejected += count
-        if len(self._reasons) < 100 or reason in self._reasons:  # bounded, however many subjects are refused
+        if len(self._reasons) >= _REASONS_KEPT and reason not in self._reasons:
+            self._reasons = {one: at for one, at in self._reasons.items() if at > self._told[1]}
+        if len(self._reasons) < _REASONS_KEPT or reason in self._reasons:
             self._reasons[reason] = self.rejected
         self._reporter.burst(
             f"rejected: {reason}", "published, and refused by the server: %s, %s", counted(count), reason
@@ -247,7 +250,7 @@ class Pump:
     def account(self) -> Account:
         """Say what became of events since the last account that was told. It stays due until :meth:`tell`."""
         uncertain, rejected = self._told
-        reasons = tuple(reason for reason, at in self._reasons.items() if at > rejected)
+        reasons = tuple(reason for reason, at in list(self._reasons.items()) if at > rejected)
         until = (self.uncertain, self.rejected)
         return Account(self.uncertain - uncertain, self.rejected - rejected, reasons, until)
 

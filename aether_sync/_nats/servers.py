@@ -47,6 +47,11 @@ class Servers:
         self._last = min(candidates, key=lambda server: (server.failures, server is last))
         return self._last
 
+    def succeeded(self) -> None:
+        """One of them has let us in: what the others failed with is over, perhaps."""
+        for server in self._known.values():
+            server.failures = 0
+
     def has_other(self, server: Server) -> bool:
         """Whether another one than this is known."""
         return any(other is not server for other in self._known.values())

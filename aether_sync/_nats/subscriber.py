@@ -155,8 +155,8 @@ class Subscriber:
             concerned = [one for one in self._interests if _is_named(one, refused)]
             first = self._unconfirmed[0] if self._unconfirmed else None
             if first is not None and first in concerned:
-                self._refused[first] = _denied(first)
-                return
+                self._refused[first] = _denied(first)  # and whoever else has that very subject, confirmed before
+                concerned = [one for one in concerned if one.confirmed.done and _is_same(one, first)]
         for interest in concerned:
             self._fail(interest, _denied(interest))
 
@@ -176,10 +176,16 @@ class Subscriber:
         self._wire, self._closed = None, error
         for interest in self._interests:
             interest.close(error)
+        for interest in (*self._interests, *self._leaving):
+            interest.gone.set(None)
 
 
 def _is_named(interest: Interest, refused: Refusal) -> bool:
     return (interest.subject.lower(), (interest.group or "").lower()) == (refused.subject, refused.queue)
+
+
+def _is_same(one: Interest, other: Interest) -> bool:
+    return (one.subject, one.group) == (other.subject, other.group)
 
 
 def _denied(interest: Interest) -> PermissionDeniedError:

@@ -203,6 +203,12 @@ class Wire(Client):
 
     # -- its end
 
+    def files(self) -> list[int]:
+        """The number of its socket; none, if there is none."""
+        transport = self._writer_transport()
+        sock = transport and transport.get_extra_info("socket")
+        return [sock.fileno()] if sock and sock.fileno() >= 0 else []
+
     def abandon(self, why: Exception) -> None:
         """End the connection at once: what the server has not read is lost. Idempotent."""
         if not self.lost.done():

@@ -1,6 +1,7 @@
 """Programs that end without closing anything, in each way in which a program can end."""
 
 import atexit
+import gc
 import multiprocessing
 import os
 import signal
@@ -35,6 +36,17 @@ def closed_by_atexit(url: str, prefix: str) -> None:
     bus = a_bus(url, prefix)
     atexit.register(bus.close)
     bus.publish_many("n", [event(n) for n in range(100)])
+
+
+def collected(url: str, prefix: str) -> None:
+    """A function makes a bus, publishes and forgets it; the collector comes by, and the program is at its end."""
+
+    def work() -> None:
+        bus = NATSEventBus(url, prefix=prefix)
+        bus.publish_many("n", [event(n) for n in range(20_000)])
+
+    work()
+    gc.collect()
 
 
 def with_an_exception(url: str, prefix: str) -> Never:

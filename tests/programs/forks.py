@@ -26,6 +26,7 @@ from aether_sync import (
     Subscription,
     SubscriptionClosedError,
 )
+from aether_sync._fork import Heir, heirs
 from aether_sync._waiting import guard
 
 PATIENCE = 20 * float(os.environ.get("AETHER_TEST_UNIT", "1"))
@@ -109,10 +110,17 @@ def a_node_of_its_own(url: str, prefix: str) -> None:
     assert untouched.close(PATIENCE)
 
 
-def a_connection_is_let_go_of(url: str, prefix: str) -> None:
+def a_connection_is_let_go_of(url: str, prefix: str, how: str) -> None:
     """The parent closes while a child lives on that does nothing with the bus."""
     bus = NATSEventBus(url, prefix=prefix)
     bus.start()
+    if how == "paused":  # as it is while more comes than can be read: then no selector knows the socket
+        engine = bus.connection._engine
+        paused = threading.Event()
+        assert engine is not None
+        engine.loop.post(lambda: engine.link._wire._writer_transport().pause_reading())  # type: ignore[union-attr]
+        engine.loop.post(paused.set)
+        paused.wait(PATIENCE)
     pid = in_child(signal.pause)
     assert bus.close(PATIENCE)
     print(pid, flush=True)
@@ -237,6 +245,29 @@ def the_outbox_is_the_parents(url: str, prefix: str) -> None:
     assert bus.close(PATIENCE)
 
 
+def one_heir_raises(url: str, prefix: str) -> None:
+    """The others begin anew all the same."""
+
+    class Wrong(Heir):
+        def _after_fork(self) -> None:
+            raise ZeroDivisionError
+
+    wrong = Wrong()
+    heirs.add(wrong)
+    bus = NATSEventBus(url, prefix=prefix)
+    bus.start()
+    parent = bus.node_id
+
+    def child() -> None:
+        assert bus.node_id != parent
+        bus.publish("n", event("child"))
+        bus.flush(PATIENCE)
+        assert bus.close(PATIENCE)
+
+    await_child(in_child(child))
+    assert bus.close(PATIENCE)
+
+
 def a_fork_within_a_guard() -> None:
     """As a signal handler does it, over code that holds one; another thread holds another."""
     mine, other, held = guard(), guard(), threading.Event()
@@ -295,7 +326,9 @@ def a_handler_forks_over(url: str, prefix: str, what: str) -> None:
         is_child = pid == 0
         if pid:
             pids.append(pid)
-            bus.close(0)
+            print("forked", flush=True)
+            if what != "close":
+                bus.close(0)
 
     def publish() -> None:
         while not is_child:
@@ -307,13 +340,14 @@ def a_handler_forks_over(url: str, prefix: str, what: str) -> None:
         "flush": lambda: bus.flush(None),
         "subscribe": lambda: bus.subscribe("fresh", timeout=None),
         "wait_connected": lambda: bus.wait_connected(None),
+        "close": lambda: bus.close(None),
     }
     print("ready", flush=True)
     sys.stdin.readline()  # the test may break the server
     if what == "wait_connected":
         while bus.is_connected:
             time.sleep(0.002)
-    elif what == "flush":
+    elif what in ("flush", "close"):
         bus.publish("m", event("x"))
     signal.signal(signal.SIGALRM, handle)
     signal.setitimer(signal.ITIMER_REAL, 0.1)
@@ -321,8 +355,12 @@ def a_handler_forks_over(url: str, prefix: str, what: str) -> None:
         calls[what]()
     assert is_child or pids
     if is_child:
+        print("ended", flush=True)
         # The test may have broken the server.
-        with contextlib.suppress(ConnectError, DeadlineExceededError), bus.subscribe("n", timeout=1.0) as own:
+        with (
+            contextlib.suppress(ConnectError, DeadlineExceededError, ClosedError),
+            bus.subscribe("n", timeout=1.0) as own,
+        ):
             bus.publish("n", event("child"))
             assert own.get(timeout=PATIENCE).actor_id == "child"
         bus.close(1.0)
