@@ -135,21 +135,24 @@ def test_handlers_that_close_again_and_again_lock_nobody_out() -> None:
 
 def test_guards_are_taken_back_while_others_hold_some() -> None:
     """In the other order, at that: whoever waits for one of them holds none."""
-    one, two = guard(), guard()
+    one, two, over = guard(), guard(), threading.Event()
 
     def other() -> None:
-        for _ in range(200):
-            with two, one:
-                pass
+        while not over.is_set():
+            with two:
+                time.sleep(0.0005)
+                with one:
+                    pass
 
-    thread = threading.Thread(target=other)
+    thread = threading.Thread(target=other, daemon=True)
     with one, two, one:
         thread.start()
-        for _ in range(200):
+        for _ in range(50):
             with outside_guards():
-                time.sleep(0)
+                time.sleep(0.001)
             assert one._is_owned()  # type: ignore[attr-defined]
             assert two._is_owned()  # type: ignore[attr-defined]
+    over.set()
     thread.join(PATIENCE)
     assert not thread.is_alive()
     assert one.acquire(blocking=False)
