@@ -92,6 +92,7 @@ def test_what_is_added_to_a_batch_that_was_taken_is_sent_once(
     while got[-1] != 3:
         got += numbers([events.get(timeout=PATIENCE)])
     assert got == sorted(set(got)), "twice, or out of order"
+    there.flush(PATIENCE)
     assert there.metrics().outbox_events == 0
     assert there.metrics().confirmed == 3
 
