@@ -12,6 +12,7 @@ import pytest
 
 from aether_sync import EventBus, NATSEventBus, NatsServer, Subscription
 from aether_sync._queues import Outbox
+from aether_sync._reporter import Reporter
 from aether_sync._routing import Targets
 from aether_sync._waiting import Parking, guard, outside_guards
 
@@ -158,3 +159,12 @@ def test_guards_are_taken_back_while_others_hold_some() -> None:
     assert not thread.is_alive()
     assert one.acquire(blocking=False)
     one.release()
+
+
+def test_a_reporter_that_is_closed_while_its_thread_starts_ends_it() -> None:
+    reporter = Reporter()
+    with before(Reporter._start, "self._thread = thread", lambda: reporter.close(PATIENCE)):
+        reporter.warning("something")
+    assert reporter._thread is not None
+    reporter._thread.join(PATIENCE)
+    assert not reporter._thread.is_alive()
