@@ -86,6 +86,7 @@ class Reporter:
         while (message := self._messages.get()) is not None:
             with suppress(Exception):  # of a handler or filter: the next message is logged all the same
                 logger.log(message.level, message.text, *message.args)
+        self._messages.put(None)  # for another: a thread that a handler's close() came before
 
     def end(self) -> None:
         """Log what is left, and end the thread."""

@@ -96,8 +96,9 @@ def test_a_signal_handler_forks_over_a_call(own_server: NatsServer, prefix: str,
 
 
 @pytest.mark.fault
-def test_a_signal_handler_forks_over_a_close_without_a_deadline(own_server: NatsServer, prefix: str) -> None:
-    program = start(forks.a_handler_forks_over, own_server.url, prefix, "close")
+@pytest.mark.parametrize("what", ["close", "close after another"])
+def test_a_signal_handler_forks_over_a_close_without_a_deadline(own_server: NatsServer, prefix: str, what: str) -> None:
+    program = start(forks.a_handler_forks_over, own_server.url, prefix, what)
     assert program.stdout is not None
     assert program.stdout.readline() == "ready\n"
     own_server.pause()

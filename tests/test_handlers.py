@@ -12,6 +12,7 @@ import pytest
 
 from aether_sync import EventBus, NATSEventBus, NatsServer, Subscription
 from aether_sync._queues import Outbox
+from aether_sync._reporter import Reporter
 from aether_sync._routing import Targets
 from aether_sync._waiting import Parking, guard, outside_guards
 
@@ -92,6 +93,7 @@ def test_what_is_added_to_a_batch_that_was_taken_is_sent_once(
     while got[-1] != 3:
         got += numbers([events.get(timeout=PATIENCE)])
     assert got == sorted(set(got)), "twice, or out of order"
+    there.flush(PATIENCE)
     assert there.metrics().outbox_events == 0
     assert there.metrics().confirmed == 3
 
@@ -135,22 +137,34 @@ def test_handlers_that_close_again_and_again_lock_nobody_out() -> None:
 
 def test_guards_are_taken_back_while_others_hold_some() -> None:
     """In the other order, at that: whoever waits for one of them holds none."""
-    one, two = guard(), guard()
+    one, two, over = guard(), guard(), threading.Event()
 
     def other() -> None:
-        for _ in range(200):
-            with two, one:
-                pass
+        while not over.is_set():
+            with two:
+                time.sleep(0.0005)
+                with one:
+                    pass
 
-    thread = threading.Thread(target=other)
+    thread = threading.Thread(target=other, daemon=True)
     with one, two, one:
         thread.start()
-        for _ in range(200):
+        for _ in range(50):
             with outside_guards():
-                time.sleep(0)
+                time.sleep(0.001)
             assert one._is_owned()  # type: ignore[attr-defined]
             assert two._is_owned()  # type: ignore[attr-defined]
+    over.set()
     thread.join(PATIENCE)
     assert not thread.is_alive()
     assert one.acquire(blocking=False)
     one.release()
+
+
+def test_a_reporter_that_is_closed_while_its_thread_starts_ends_it() -> None:
+    reporter = Reporter()
+    with before(Reporter._start, "self._thread = thread", lambda: reporter.close(PATIENCE)):
+        reporter.warning("something")
+    assert reporter._thread is not None
+    reporter._thread.join(PATIENCE)
+    assert not reporter._thread.is_alive()

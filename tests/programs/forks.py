@@ -327,7 +327,7 @@ def a_handler_forks_over(url: str, prefix: str, what: str) -> None:
         if pid:
             pids.append(pid)
             print("forked", flush=True)
-            if what != "close":
+            if not what.startswith("close"):
                 bus.close(0)
 
     def publish() -> None:
@@ -341,14 +341,19 @@ def a_handler_forks_over(url: str, prefix: str, what: str) -> None:
         "subscribe": lambda: bus.subscribe("fresh", timeout=None),
         "wait_connected": lambda: bus.wait_connected(None),
         "close": lambda: bus.close(None),
+        "close after another": lambda: bus.close(None),
     }
     print("ready", flush=True)
     sys.stdin.readline()  # the test may break the server
     if what == "wait_connected":
         while bus.is_connected:
             time.sleep(0.002)
-    elif what in ("flush", "close"):
+    elif what in ("flush", "close", "close after another"):
         bus.publish("m", event("x"))
+    if what == "close after another":
+        threading.Thread(target=lambda: bus.close(None)).start()
+        while not bus.closed:
+            time.sleep(0.002)
     signal.signal(signal.SIGALRM, handle)
     signal.setitimer(signal.ITIMER_REAL, 0.1)
     with contextlib.suppress(ClosedError, DeliveryUncertainError):
