@@ -521,9 +521,14 @@ def test_tls(case: Tls, given: Tls.Given, sweep: Sweep, refuse: Callable[..., fl
     options = case.options(given) | {"user": "u", "password": "the-password"}
     with NatsServer(config=config) as server:
         if not case.reason:
-            with NATSEventBus(server.url, **options) as bus:
-                bus.publish("n", make_event())
+            with (
+                NATSEventBus(server.url, **options) as bus,
+                NATSEventBus(server.url, **options) as other,
+                other.subscribe("n") as events,
+            ):
+                bus.publish_many("n", [make_event(n, data={"n": n, "fill": "x" * 50_000}) for n in range(50)])
                 bus.flush(PATIENCE)
+                assert [numbers([events.get(timeout=PATIENCE)])[0] for _ in range(50)] == list(range(50))
                 sweep.see(bus)
         elif case.waits:
             refuse(server.url, case.reason, connect_timeout=UNIT, **options)
