@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter, process_time
 
-__all__ = ["CASES", "WAIT", "Case", "Job", "Sample", "Stopwatch", "case", "planned"]
+__all__ = ["CASES", "WAIT", "Case", "Job", "Sample", "Stopwatch", "case"]
 
 WAIT = 120  # seconds after which a process of ours is given up
 
@@ -52,11 +52,6 @@ def case(name: str, title: str, *, share: float = 1.0) -> Callable[[Callable[[Jo
         return function
 
     return register
-
-
-def planned(name: str, title: str, says: str) -> None:
-    """Register a row without a figure."""
-    CASES[name] = Case(name, title, says, None, 1.0)
 
 
 class Stopwatch:

@@ -4,6 +4,7 @@ Timed from the feeder's start to the moment when the last event is in the hands 
 """
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from itertools import islice
 
@@ -14,7 +15,7 @@ from nats.aio.msg import Msg
 from aether_sync import NATSEventBus
 
 from .byhand import connected
-from .cases import Job, Sample, Stopwatch, case, planned
+from .cases import Job, Sample, Stopwatch, case
 from .feeders import feeder
 from .workload import decode
 
@@ -27,13 +28,14 @@ def nats_py(job: Job) -> Sample:
     return asyncio.run(count_messages(job, "raw"))
 
 
-async def count_messages(job: Job, source: str) -> Sample:
+async def count_messages(job: Job, source: str, read: Callable[[bytes], object] = len) -> Sample:
     """Receive what a feeder sends with nats-py alone; returns how fast that was."""
     missing = job.events
     done = asyncio.Event()
 
-    async def callback(_: Msg) -> None:
+    async def callback(message: Msg) -> None:
         nonlocal missing
+        read(message.data)
         missing -= 1
         if not missing:
             done.set()
@@ -49,6 +51,12 @@ async def count_messages(job: Job, source: str) -> Sample:
         sample = watch.read(job.events)
     await client.close()
     return sample
+
+
+@case("receive-decoded", "nats-py alone, asyncio callback, decoded with msgspec")
+def decoded(job: Job) -> Sample:
+    """The same, and each event is decoded in the callback, which is what a user of nats-py would do at least."""
+    return asyncio.run(count_messages(job, "raw", decode))
 
 
 @case("receive-item", "by hand: callback, one janus item per event, decode")
@@ -101,9 +109,16 @@ def _by_hand(job: Job, callback: Callback, take: Callable[[], int]) -> Sample:
             return watch.read(job.events)
 
 
-@case("receive-aether", "aether_sync: `msg_class`, one batch per loop tick")
+@case("receive-public", "aether_sync, read by nats-py's public path (`msg_class`)")
+def public(job: Job) -> Sample:
+    """The same with ``AETHER_SYNC_LEAN=0``: what is left if a future nats-py is not known well enough."""
+    os.environ["AETHER_SYNC_LEAN"] = "0"
+    return iterate(job, "raw")
+
+
+@case("receive-aether", "aether_sync: `for event in bus.subscribe(...)`")
 def aether(job: Job) -> Sample:
-    """``for event in bus.subscribe(...)``: the library, with what it checks, counts and bounds."""
+    """The library, with what it checks, counts and bounds."""
     return iterate(job, "raw")
 
 
@@ -119,10 +134,3 @@ def iterate(job: Job, source: str) -> Sample:
         for _ in islice(events, job.events):
             pass
         return watch.read(job.events)
-
-
-planned(
-    "receive-lean",
-    "aether_sync: lean parser over the same read buffer",
-    "The library's second receive path, which takes messages below nats-py's public surface.",
-)
