@@ -93,13 +93,18 @@ def test_one_of_three_goes(
         assert metrics.uncertain == 0
 
 
+def at_one_server(make_bus: MakeBus, server: NatsServer, keep: Keep) -> tuple[NATSEventBus, NATSEventBus, Subscription]:
+    """A bus that publishes, one that subscribes to everything, and its subscription; they learn of the others there."""
+    bus, subscriber = make_bus(server.url), make_bus(server.url)
+    events = keep(subscriber.subscribe(">"))
+    bus.start()
+    return bus, subscriber, events
+
+
 def test_a_rolling_restart_loses_nothing_that_was_published(
     make_bus: MakeBus, cluster: NatsCluster, prefix: str, keep: Keep
 ) -> None:
-    first = cluster.servers[0]
-    bus, subscriber = make_bus(first.url), make_bus(first.url)
-    events = keep(subscriber.subscribe(">"))
-    bus.start()
+    bus, subscriber, events = at_one_server(make_bus, cluster.servers[0], keep)
     publishers = Publishers(bus, total=40_000)
     for server in cluster.servers:
         server.lame_duck()
@@ -119,10 +124,7 @@ def test_a_rolling_restart_loses_nothing_that_was_published(
 def test_a_rolling_restart_without_notice_counts_what_it_loses(
     make_bus: MakeBus, cluster: NatsCluster, prefix: str, keep: Keep
 ) -> None:
-    first = cluster.servers[0]
-    bus, subscriber = make_bus(first.url), make_bus(first.url)
-    events = keep(subscriber.subscribe(">"))
-    bus.start()
+    bus, _, events = at_one_server(make_bus, cluster.servers[0], keep)
     publishers = Publishers(bus, total=30_000)
     for server in cluster.servers:
         server.restart()

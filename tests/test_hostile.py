@@ -138,7 +138,7 @@ def test_a_message_that_cannot_be_read_is_skipped(unreadable: bytes) -> None:
 
 
 def test_what_a_server_makes_a_client_keep_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "_LONGEST_LINE", 1_000)
+    monkeypatch.setattr(wire, "LONGEST_LINE", 1_000)
     pieces = [b"PUSH" * 25] * 100
     client, *_ = parser.feed(pieces)
     assert "not the NATS protocol" in str(client.lost.result())

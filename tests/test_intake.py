@@ -185,7 +185,7 @@ def test_a_subject_that_is_no_text_is_left_to_nats_py() -> None:
 
 def test_a_message_larger_than_any_and_a_line_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert take([b"MSG a 1 999999999999\r\nab"])[2] == ["a message that no server may send"]
-    monkeypatch.setattr(room, "_LONGEST_LINE", 100)
+    monkeypatch.setattr(room, "LONGEST_LINE", 100)
     assert take([b"INFO " + b"x" * 200])[2] == ["a line that does not end"]
 
 

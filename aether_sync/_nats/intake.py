@@ -16,11 +16,11 @@ from collections.abc import Callable, Mapping
 
 from .receive import Inbox, Interest
 
-__all__ = ["Intake"]
+__all__ = ["LARGEST_MESSAGE", "LONGEST_LINE", "Intake"]
 
 _LINES_KEPT = 4_096  # lines of a subject differ in the payload's size alone: most come again
-_LONGEST_LINE = 2**20  # bytes; an INFO that names every server of a large cluster has thousands
-_LARGEST_MESSAGE = 128 * 2**20  # bytes, headers included: twice what a server can be told to take
+LONGEST_LINE = 2**20  #: bytes; an INFO that names every server of a large cluster has thousands
+LARGEST_MESSAGE = 128 * 2**20  #: bytes, headers included: twice what a server can be told to take
 
 #: What a line says: sid, subject, bytes of headers, bytes in all with the last line end; None if it heads no message.
 _Head = tuple[int, str, int, int] | None
@@ -86,7 +86,7 @@ class Intake(asyncio.Protocol):
             eol = find(b"\r\n", position)
             if eol < 0:
                 self._missing = 1
-                if end - position > _LONGEST_LINE:
+                if end - position > LONGEST_LINE:
                     self._broken("a line that does not end")
                 return position
             line = data[position:eol]
@@ -103,7 +103,7 @@ class Intake(asyncio.Protocol):
             stop = start + size
             if stop > end:
                 self._missing = stop - end
-                if size > _LARGEST_MESSAGE:
+                if size > LARGEST_MESSAGE:
                     self._broken("a message that no server may send")
                 return position
             interest = interests.get(sid)

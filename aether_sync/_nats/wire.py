@@ -19,7 +19,7 @@ from nats.errors import ConnectionClosedError, Error, ProtocolError, UnexpectedE
 from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
 from .._reporter import Reporter
-from .intake import Intake
+from .intake import LARGEST_MESSAGE, LONGEST_LINE, Intake
 from .login import Login, NotSentError
 from .options import ConnectOptions
 from .receive import Interest, message_class
@@ -31,8 +31,6 @@ _NEEDED = (
     "_close", "_connect_command", "_connect_to_server", "_flush_pending", "_process_connect_init", "_process_info",
     "_process_msg", "_process_op_err", "_remove_sub", "_select_next_server",
 )  # fmt: skip
-_LONGEST_LINE = 2**20  # bytes; an INFO that names every server of a large cluster has thousands
-_LARGEST_MESSAGE = 128 * 2**20  # bytes, headers included: twice what a server can be told to take
 
 
 def _check(client: type) -> None:
@@ -252,9 +250,9 @@ class SteadyParser(Parser):
 
     def _check_what_is_left(self) -> None:
         if self.state != AWAITING_CONTROL_LINE:
-            if self.needed > _LARGEST_MESSAGE:
+            if self.needed > LARGEST_MESSAGE:
                 raise ProtocolError
-        elif b"\r\n" in self.buf or len(self.buf) > _LONGEST_LINE:  # none of the protocol; or it never ends
+        elif b"\r\n" in self.buf or len(self.buf) > LONGEST_LINE:  # none of the protocol; or it never ends
             raise ProtocolError
 
 
