@@ -101,7 +101,8 @@ def terminated(url: str, prefix: str, handler: str) -> None:
     """Blocked in an iteration on the main thread, until a SIGTERM comes."""
     bus = a_bus(url, prefix)
     if handler == "close":
-        signal.signal(signal.SIGTERM, lambda *_: print(bool(bus.close()), flush=True))
+        # Not by print(): the signal may come while the main thread is still in one.
+        signal.signal(signal.SIGTERM, lambda *_: os.write(1, f"{bool(bus.close())}\n".encode()))
     elif handler == "exit":
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
     with bus.subscribe("own") as events:
