@@ -7,7 +7,7 @@ the targets change. Reading a route takes no lock.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, count
+from itertools import combinations, compress, count
 
 from ._checks import check_count
 from ._queues import EventQueue, Overflow
@@ -45,6 +45,13 @@ class Target:
             if pattern.matches(namespace):
                 return pattern
         return None
+
+    def choose(self, events: Sequence[Event], sizes: Sequence[int]) -> tuple[Sequence[Event], Sequence[int]]:
+        """Return those events, and their sizes, that the filter lets pass."""
+        if self.filter is None:
+            return events, sizes
+        passes = list(map(self.filter.matches, events))
+        return list(compress(events, passes)), list(compress(sizes, passes))
 
     def stats(self, stats: QueueStats | None = None) -> SubscriptionStats:
         """What went through it, of its queue now or as counted before."""
@@ -99,33 +106,24 @@ class Route:
 class Deliveries:
     """Events gathered for their queues, so that each queue is locked once for all of them."""
 
-    __slots__ = ("_by_target", "_dropping", "_events", "_run", "_sizes")
+    __slots__ = ("_by_target", "_dropping")
 
     def __init__(self) -> None:
         self._by_target: dict[Target, tuple[list[Event], list[int]]] = {}
         self._dropping: list[Target] = []
-        self._run: Route | None = None  # of the event before, if it goes to one target, which has no filter
-        self._events: list[Event]  # for that target
-        self._sizes: list[int]
 
-    def add(self, route: Route, event: Event, size: int) -> None:
-        """Gather one event for everyone on its route whose filter lets it pass."""
-        if route is self._run:
-            self._events.append(event)
-            self._sizes.append(size)
-            return
+    def add(self, route: Route, events: Sequence[Event], sizes: Sequence[int]) -> None:
+        """Gather events for everyone on their route whose filter lets them pass."""
         for target in route.targets:
-            if target.filter is None or target.filter.matches(event):
-                gathered = self._by_target.get(target)
-                if gathered is None:
-                    gathered = self._by_target[target] = [], []
-                gathered[0].append(event)
-                gathered[1].append(size)
+            gathered = self._by_target.get(target)
+            if gathered is None:
+                gathered = self._by_target[target] = [], []
+            chosen, chosen_sizes = target.choose(events, sizes)
+            gathered[0].extend(chosen)
+            gathered[1].extend(chosen_sizes)
         for group in route.groups:
-            self._dropping += group.offer(event, size)
-        if len(route.targets) == 1 and not route.groups and route.targets[0].filter is None:
-            self._run = route
-            self._events, self._sizes = self._by_target[route.targets[0]]
+            for event, size in zip(events, sizes, strict=True):
+                self._dropping += group.offer(event, size)
 
     def hand_over(self) -> list[Target]:
         """Put what was gathered into the queues; returns the targets of which a first drop should be logged."""

@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from math import isfinite
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, cast
 from uuid import UUID
 
 import msgspec
@@ -24,6 +24,7 @@ __all__ = ["EnvelopeWriter", "decode_envelope", "decode_event", "encode_event"]
 
 _MAX_DEPTH = 200  # levels of data; the same on every Python and thread, unlike its recursion limit
 _MINUTE = timedelta(minutes=1)
+_T, _Z = b"TZ"
 _HEADS_KEPT = 4_096  # namespaces; then all are forgotten and built again when needed
 
 _WRITTEN_AS_IS = frozenset({str, int, bool, type(None), UUID, date})
@@ -65,14 +66,41 @@ class _Read(msgspec.Struct, rename="camel", kw_only=True, gc=False):
     timestamp: str
 
 
+_KEYS = {"event_type": "eventType", "actor_id": "actorId", "command_id": "commandId"}
+
+
+class _Ready(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False, rename=_KEYS):
+    """An event as msgspec reads it in one go, all checks included: the fields of ``Event``, in its order.
+
+    It is made an ``Event`` by its ``__class__``, which takes a tenth of the time of making another object.
+    """
+
+    id: _NonEmpty
+    event_type: _NonEmpty
+    actor_id: _NonEmpty
+    version: _Version = 0
+    data: dict[str, Any] | None = None
+    timestamp: Annotated[datetime, msgspec.Meta(tz=True)]
+    command_id: str = ""
+    metadata: dict[str, str] | None = msgspec.field(default_factory=dict)
+    namespace: str = msgspec.field(default="", name="namespace, which is not read from here")
+
+
 class _Envelope(msgspec.Struct, gc=False):
     node_id: str
     namespace_id: str
     event: _Read
 
 
+class _ReadyEnvelope(msgspec.Struct, gc=False):
+    node_id: str
+    namespace_id: str
+    event: _Ready
+
+
 _read_event = msgspec.json.Decoder(_Read).decode
 _read_envelope = msgspec.json.Decoder(_Envelope).decode
+_read_ready = msgspec.json.Decoder(_ReadyEnvelope).decode
 
 
 # -- writing
@@ -305,6 +333,23 @@ def decode_envelope(payload: bytes, namespace: str) -> tuple[str, Event]:
     Raises:
         DecodingError: The bytes are no such thing. The message has the reason's kind and path, none of the content.
     """
+    # A timestamp that begins here has no more than six digits behind its point, so msgspec, which rounds, reads it
+    # as we do, who cut off; and with T and Z in these places it is no form that only one of us knows.
+    if payload[-44:-30] == b',"timestamp":"' and payload[-20] == _T and payload[-4] == _Z:
+        try:
+            ready = _read_ready(payload)
+        except (ValueError, RecursionError):  # the careful way says what is wrong
+            pass
+        else:
+            event = ready.event
+            if ready.namespace_id == namespace and event.metadata is not None:
+                _set(event, "namespace", namespace)
+                _set(event, "__class__", Event)
+                return ready.node_id, cast(Event, event)
+    return _decode_carefully(payload, namespace)
+
+
+def _decode_carefully(payload: bytes, namespace: str) -> tuple[str, Event]:
     try:
         envelope = _read_envelope(payload)
         if envelope.namespace_id == namespace:

@@ -207,8 +207,7 @@ class EventBus(Lifetime, Heir):
         """Put accepted events into the queues of this node."""
         if copies:
             deliveries = Deliveries()
-            for copy, one in zip(copies, encoded, strict=True):
-                deliveries.add(route, copy, len(one))
+            deliveries.add(route, copies, list(map(len, encoded)))
             for target in deliveries.hand_over():
                 self._reporter.warning(*log_text(target))
             self._leave(deliveries.failed)

@@ -1079,6 +1079,69 @@ def test_timestamps_agree_with_a_model(data):
     assert read is None or read.tzinfo is UTC
 
 
+def outcome(decode, payload):
+    try:
+        node_id, one = decode(payload, NAMESPACE)
+    except DecodingError as error:
+        return str(error)
+    return node_id, one._fact(), one.namespace, type(one), type(one.data), one.timestamp.tzinfo
+
+
+STAMP = rb'"timestamp":"2026-01-02T03:04:05.678901Z"'
+TIMES = [
+    *("03:04:05.678901Z", "03:04:05.1Z", "03:04:05.6789019Z", "03:04:05.678901999Z", "03:04:05Z", "03:04:60.000001Z"),
+    *("03:04:05.678901z", "03:04:05+01:00", "03:04:05.67+01:00", "24:00:00.000000Z", "03:04:05,678901Z"),
+]
+MORE = [
+    *(b'"metadata":null', b'"namespace":"x"', b'"version":-1', b'"id":""', b'"data":[]', b'"event":{}', b'"node_id":3'),
+    *(
+        b'"commandId":null',
+        b'"metadata":{"a":1}',
+        b'"namespace_id":"x"',
+        STAMP,
+        b'"x":{%b}' % STAMP,
+        b"\xff",
+        b'"',
+        b"}",
+    ),
+]
+
+
+def other_payloads():
+    payload = EnvelopeWriter("n").write(NAMESPACE, encode_event(event(timestamp=MOMENT, metadata={"a": "b"})))
+    for between, rest in itertools.product("Tt x", TIMES):
+        yield payload.replace(STAMP, f'"timestamp":"2026-01-02{between}{rest}"'.encode())
+    for at in range(len(payload) - 60, len(payload) + 1):
+        yield from (payload[:at] + bytes([byte]) + payload[at + 1 :] for byte in b' ,:{}"0TZz.-')
+        yield from (payload[:at] + more + payload[at:] for one in MORE for more in (one, b"," + one, one + b","))
+        yield payload[:at] + payload[at + 1 :]
+    yield payload.replace(b"tenant-a", b"tenant-b")
+    for stamp in (b"2026-01-02T03:04:05.6789019Z", b"2026-01-02T03:04:05+01:00"):
+        yield payload.replace(STAMP, b'"timestamp":"%b",%b' % (stamp, STAMP.replace(b"tim", b"Tim")))
+        yield payload.replace(STAMP, b'"timestamp":"%b"  ' % stamp)
+
+
+def test_the_quick_way_of_reading_agrees_with_the_careful_one():
+    payloads = list(other_payloads())
+    quick, careful = (
+        [outcome(decode, one) for one in payloads] for decode in (decode_envelope, _wire._decode_carefully)
+    )
+    assert quick == careful
+    assert 100 < sum(isinstance(one, tuple) for one in quick) < len(quick) - 100
+
+
+def test_the_quick_way_reads_the_fields_of_an_event_in_their_order():
+    assert _wire._Ready.__struct_fields__ == Event.__struct_fields__
+    one = decoded(EnvelopeWriter("n").write(NAMESPACE, encode_event(event(timestamp=MOMENT, data={"a": [1]}))))
+    assert type(one) is Event
+    assert pickle.loads(pickle.dumps(one)) == copy.copy(one) == one.replace() == one
+    assert msgspec.json.decode(msgspec.json.encode(one))["namespace"] == NAMESPACE
+    with pytest.raises(InvalidEventError):
+        one.replace(version=-1)
+    with pytest.raises(AttributeError):
+        one.version = 3
+
+
 def test_names():
     assert events.__all__ == ["EVENT_STORED", "Event", "EventStored"]
     assert _wire.__all__ == ["EnvelopeWriter", "decode_envelope", "decode_event", "encode_event"]

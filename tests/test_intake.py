@@ -44,12 +44,12 @@ class Inbox:
 
     def __init__(self) -> None:
         self.inbox = self
-        self.arrived: list[tuple[Any, str, bytes]] = []
+        self.arrived: list[tuple[Any, str, list[bytes]]] = []
         self.delivered: list[tuple[str, bytes]] = []
 
     def deliver(self) -> None:
         assert self.arrived
-        self.delivered += [(subject, payload) for _, subject, payload in self.arrived]
+        self.delivered += [(subject, payload) for _, subject, payloads in self.arrived for payload in payloads]
         self.arrived = []
 
 

@@ -13,6 +13,7 @@ large as what the socket gave.
 
 import asyncio
 from collections.abc import Callable, Mapping
+from sys import intern
 
 from .receive import Inbox, Interest
 
@@ -81,6 +82,9 @@ class Intake(asyncio.Protocol):
     def _split(self, data: bytes, filled: list[Inbox], foreign: list[bytes]) -> int:
         """Put messages into their inboxes, and all else into ``foreign``; return how far everything is whole."""
         position, end = 0, len(data)
+        by: Interest | None = None  # of the message before, of ours: most come in runs
+        at = ""
+        payloads: list[bytes] = []  # of that run
         find, lines, interests = data.find, self._lines, self._interests
         while True:
             eol = find(b"\r\n", position)
@@ -109,11 +113,14 @@ class Intake(asyncio.Protocol):
             interest = interests.get(sid)
             if interest is None:
                 foreign.append(data[position:stop])
+            elif interest is by and subject is at:
+                payloads.append(data[start + headers : stop - 2])
             else:
+                by, at, payloads = interest, subject, [data[start + headers : stop - 2]]
                 arrived = interest.inbox.arrived
                 if not arrived:
                     filled.append(interest.inbox)
-                arrived.append((interest, subject, data[start + headers : stop - 2]))
+                arrived.append((interest, subject, payloads))
             position = stop
 
     def _read(self, line: bytes) -> _Head:
@@ -148,6 +155,6 @@ def _head(subject: bytes, sid: bytes, headers: bytes, size: bytes) -> _Head:
     if not (sid.isdigit() and headers.isdigit() and size.isdigit() and int(headers) <= int(size)):
         return None
     try:
-        return int(sid), subject.decode(), int(headers), int(size) + 2
+        return int(sid), intern(subject.decode()), int(headers), int(size) + 2
     except UnicodeDecodeError:
         return _NOT_OURS, "", 0, int(size) + 2

@@ -6,8 +6,8 @@ one, whichever copies arrive. Messages are routed by their sid, on a client of t
 """
 
 import asyncio
-from collections.abc import Callable
-from itertools import count
+from collections.abc import Callable, Sequence
+from itertools import chain, count
 from typing import Any
 
 from nats.aio.msg import Msg
@@ -21,9 +21,13 @@ from ..events import Event
 from ..metrics import Counters
 from .echoes import Echoes
 
-__all__ = ["Inbox", "Interest", "message_class"]
+__all__ = ["Inbox", "Interest", "Run", "message_class"]
 
 _ROUTES_KEPT = 4_096  # subjects per interest
+
+
+#: What came in a row: by which interest, with which subject, and the payloads, one or more.
+Run = tuple["Interest", str, list[bytes]]
 
 
 class Interest:
@@ -111,7 +115,7 @@ class Inbox:
         self._own = EnvelopeWriter(node_id).own_mark
         self._counters = counters
         self._failed = failed  # called with a subscription that ended by its overflow policy
-        self.arrived: list[tuple[Interest, str, bytes]] = []  #: filled, then delivered; in the order of arrival
+        self.arrived: list[Run] = []  #: filled, then delivered; in the order of arrival
         self._echoes = Echoes()  # a queue group has none: each event goes to one of its members
         # What was decoded last: copies of an event come one after the other, if not always in one turn of the loop.
         self._last: tuple[str, bytes, Event, Interest] | None = None
@@ -120,7 +124,7 @@ class Inbox:
         """Take one message; deliver at the end of this turn."""
         if not self.arrived:
             asyncio.get_running_loop().call_soon(self.deliver, reporter)
-        self.arrived.append((interest, subject, payload))
+        self.arrived.append((interest, subject, [payload]))
 
     def move(self) -> None:
         """What comes from now on comes through another connection, perhaps from another server."""
@@ -136,36 +140,60 @@ class Inbox:
         arrived, self.arrived = self.arrived, []
         deliveries = Deliveries()
         received = 0
-        last = self._last
-        own, echoes = self._own, self._echoes.expected()
-        route = at = by = None  # of the message before: most come in runs
-        for interest, subject, payload in arrived:
-            if interest.group is None and (payload.startswith(own) or (echoes and payload in echoes)):
+        for interest, subject, payloads in arrived:
+            route = interest.route(subject)
+            if interest.group is None:
+                payloads = self._new(payloads)  # noqa: PLW2901
+            if not payloads:
                 continue
-            if route is None or subject is not at or interest is not by:
-                route, at, by = interest.route(subject), subject, interest
-            if last is not None and last[1] == payload and last[0] == subject:
-                event = last[2]
-                received += interest is last[3]  # not a copy, but the same event published again
-            else:
-                try:
-                    node_id, event = decode_envelope(payload, route.namespace)
-                except DecodingError as error:
-                    self.refuse(subject, str(error), reporter)
-                    continue
-                if node_id == self._node_id and interest.group is None:
-                    continue
-                last = (subject, payload, event, interest)
-                received += 1
-            deliveries.add(route, event, len(payload))
-        self._last = last
-        self._echoes.remember([payload for interest, _, payload in arrived if interest.group is None])
+            copy = self._copy(interest, subject, payloads[0])
+            if copy is not None:
+                deliveries.add(route, (copy,), (len(payloads[0]),))
+                del payloads[0]
+            events, sizes = self._decode(interest, subject, payloads, route.namespace, reporter)
+            deliveries.add(route, events, sizes)
+            received += len(events)
+        self._echoes.remember(list(chain.from_iterable(run[2] for run in arrived if run[0].group is None)))
         for target in deliveries.hand_over():
             reporter.warning(*log_text(target))
         for target in deliveries.failed:
             self._failed(target)
         if received:
             self._counters.add("received", received)
+
+    def _new(self, payloads: list[bytes]) -> list[bytes]:
+        """Leave out what this node has published, or has had already."""
+        own, echoes = self._own, self._echoes.expected()
+        return [one for one in payloads if not (one.startswith(own) or (echoes and one in echoes))]
+
+    def _copy(self, interest: Interest, subject: str, payload: bytes) -> Event | None:
+        """Return the event that was decoded last, if this is the same one, come through another interest."""
+        if self._last is not None:
+            at, last, event, by = self._last
+            if interest is not by and payload == last and subject == at:
+                return event
+        return None
+
+    def _decode(
+        self, interest: Interest, subject: str, payloads: Sequence[bytes], namespace: str, reporter: Reporter
+    ) -> tuple[list[Event], list[int]]:
+        """Decode what came with one subject; what is no event is skipped."""
+        events: list[Event] = []
+        sizes: list[int] = []
+        for payload in payloads:
+            try:
+                node_id, event = decode_envelope(payload, namespace)
+            except DecodingError as error:
+                self.refuse(subject, str(error), reporter)
+                continue
+            if node_id == self._node_id and interest.group is None:
+                continue
+            events.append(event)
+            sizes.append(len(payload))
+            last = payload
+        if events:
+            self._last = subject, last, events[-1], interest
+        return events, sizes
 
 
 def message_class(interests: dict[int, Interest], reporter: Reporter) -> Callable[..., Msg | None]:
