@@ -6,7 +6,7 @@ from ._deadline import Deadline
 from ._loop import LoopThread
 from ._nats.link import Link
 from ._nats.options import ConnectOptions
-from ._queues import Outbox
+from ._outbox import Outbox
 from ._reporter import Reporter
 from .bus import CloseReport
 from .errors import BusClosedError, DeadlineExceededError

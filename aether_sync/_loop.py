@@ -98,6 +98,7 @@ class LoopThread(Heir):
         self._calls: set[Reply[Any]] = set()  # not answered yet
         self._ran = threading.Lock()  # taken for good by the thread that runs the loop, or closes it unrun
         self._thread: threading.Thread | None = None  # that thread
+        self._ident: int | None = None  # of that thread, while it runs the loop
         self._ended: Reply[None] = Reply()
         heirs.add(self)
 
@@ -117,12 +118,12 @@ class LoopThread(Heir):
 
     def refuse_own_thread(self) -> None:
         """Refuse a call that would wait, on the thread that would have to answer it."""
-        if self.is_current():
+        if threading.get_ident() == self._ident:
             raise WrongThreadError(f"a blocking call on {self.name}, the thread that would have to answer it")
 
     def is_current(self) -> bool:
         """Whether the caller runs on the loop thread."""
-        return self._thread is not None and threading.get_ident() == self._thread.ident
+        return threading.get_ident() == self._ident
 
     def post(self, callback: Callable[..., object], *args: object) -> None:
         """Run a callback on the loop, soon and in the order of the posts.
@@ -219,7 +220,8 @@ class LoopThread(Heir):
         if not self._ran.acquire(blocking=False):
             return
         self._thread = threading.current_thread()
-        loop_threads.add(threading.get_ident())
+        self._ident = threading.get_ident()
+        loop_threads.add(self._ident)
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_forever()
@@ -231,6 +233,7 @@ class LoopThread(Heir):
             with suppress(RuntimeError):
                 self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             asyncio.set_event_loop(None)
+            self._ident = None
             loop_threads.discard(threading.get_ident())
             self._loop.close()
             self._end("the connection was closed meanwhile")
@@ -252,6 +255,7 @@ class LoopThread(Heir):
     def _after_fork(self) -> None:
         """Let go of the parent's connections and files, and give an end to whoever waits here."""
         self._accepting = False
+        self._ident = None
         for reply in list(self._calls):
             reply.fail(BusClosedError("this process was forked meanwhile"))
         self._ended.set(None)

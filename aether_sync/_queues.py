@@ -1,6 +1,6 @@
-"""The two janus queues: ``EventQueue``, which a subscription reads, and ``Outbox``, which the loop reads.
+"""``EventQueue``, the janus queue that a subscription reads.
 
-Both carry batches and override what janus documents for another queue organisation (``_init``, ``_qsize``, ``_put``,
+It carries batches and overrides what janus documents for another queue organisation (``_init``, ``_qsize``, ``_put``,
 ``_get``), so what fits is decided under janus's own lock. Three things are different from plain janus, and only here:
 
 - The lock is re-entrant and only ever taken by ``with``; threads wait in a :class:`~._waiting.Parking`, never on
@@ -11,7 +11,6 @@ Both carry batches and override what janus documents for another queue organisat
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 from threading import Condition
 from typing import Any
@@ -19,21 +18,17 @@ from typing import Any
 import janus
 
 from ._deadline import Deadline
-from ._waiting import Parking, guard, times_outside
+from ._waiting import Parking, guard
 from .errors import (
     AetherError,
-    BusClosedError,
     DeadlineExceededError,
-    PublishTimeoutError,
     SubscriptionClosedError,
     SubscriptionOverflowError,
 )
 from .events import Event
 from .metrics import QueueStats
 
-__all__ = ["Batch", "EventQueue", "Outbox", "OutboxClosed", "Overflow"]
-
-OutboxClosed = janus.AsyncQueueShutDown
+__all__ = ["EventQueue", "Overflow"]
 
 
 class Overflow(Enum):
@@ -44,24 +39,7 @@ class Overflow(Enum):
     FAIL = "fail"
 
 
-class _Bridge(janus.Queue[Any]):
-    """A janus queue whose lock a signal handler can neither leave held nor wait for in vain."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lock = guard()  # guards all of the queue's state
-        self._sync_mutex = self.lock  # type: ignore[assignment]
-        self._sync_not_empty = Condition(self.lock)
-        self._sync_not_full = Condition(self.lock)
-        self._sync_tasks_done = Condition(self.lock)
-
-    @property
-    def is_shut(self) -> bool:
-        """Whether the queue takes nothing more."""
-        return self._is_shutdown
-
-
-class EventQueue(_Bridge):
+class EventQueue(janus.Queue[Any]):
     """Events on their way to the threads that read a subscription, bounded in events and in bytes.
 
     Args:
@@ -76,6 +54,11 @@ class EventQueue(_Bridge):
         self, maxsize: int, max_bytes: int, overflow: Overflow, name: str, ended: Callable[[QueueStats], None]
     ) -> None:
         super().__init__()
+        self.lock = guard()  # guards all of the queue's state
+        self._sync_mutex = self.lock  # type: ignore[assignment]
+        self._sync_not_empty = Condition(self.lock)
+        self._sync_not_full = Condition(self.lock)
+        self._sync_tasks_done = Condition(self.lock)
         self.limit = maxsize
         self.max_bytes = max_bytes
         self.overflow = overflow
@@ -84,6 +67,11 @@ class EventQueue(_Bridge):
         self.failure: AetherError | None = None  # why it ended, if not by a clean close
         self._getters = Parking(self.lock)
         self.pop = self._events.popleft  #: the next event, or IndexError; any thread, no lock
+
+    @property
+    def is_shut(self) -> bool:
+        """Whether the queue takes nothing more."""
+        return self._is_shutdown
 
     # -- janus's points to override, called with the lock held
 
@@ -249,163 +237,3 @@ class EventQueue(_Bridge):
         self._dropped["discarded"] += len(self._events)
         self._events.clear()
         self._ended_with(self.stats())
-
-
-@dataclass(eq=False, slots=True)
-class Batch:
-    """Frames that go to the loop together: whole ``PUB`` commands of the NATS protocol."""
-
-    frames: list[bytes] = field(default_factory=list)
-    size: int = (
-        0  # bytes; counted before the frames are added, so an interrupted publisher leaves it too high, never low
-    )
-    largest: int = 0  # bytes of the largest payload among them
-    taken: int | None = None  # how many frames it held when the loop took it
-
-
-class Outbox(_Bridge):
-    """Batches of frames from the publishing threads to the loop, bounded in events and in bytes.
-
-    The first publisher of a batch wakes the loop, *then* hands the batch to janus; later ones append to it until the
-    loop takes it. The other way round, a signal handler that raised in between would leave a batch that nobody takes,
-    and the outbox wedged for ever. A position is a count of all frames ever accepted, so "all that was published until
-    now" is one number; it is derived from the batches, never counted beside them. They are walked through in a copy: a
-    signal handler's close() lets the loop take them meanwhile.
-
-    Args:
-        max_events: Events held at most, those that the loop has taken but not yet written included.
-        max_bytes: Bytes of their frames at most. What is larger than either bound goes in when the outbox is empty.
-    """
-
-    def __init__(self, max_events: int, max_bytes: int) -> None:
-        super().__init__()
-        self.max_events = max_events
-        self.max_bytes = max_bytes
-        self._publishers = Parking(self.lock)
-
-    def _init(self, maxsize: int) -> None:
-        self._batches: deque[Batch] = deque()
-        self._taken = 0  # frames ever taken by the loop
-        self._held_events = 0  # taken, and not yet written
-        self._held_bytes = 0
-
-    def _qsize(self) -> int:
-        return len(self._batches)
-
-    def _put(self, item: Batch) -> None:
-        self._batches.append(item)
-
-    def _get(self) -> Batch:
-        batch = self._batches.popleft()
-        batch.frames = list(batch.frames)  # whoever was interrupted while adding sees that it missed
-        batch.taken = len(batch.frames)
-        self._taken += batch.taken
-        self._held_events += batch.taken
-        self._held_bytes += batch.size
-        return batch
-
-    # -- publishing threads
-
-    def put(self, frames: Sequence[bytes], largest: int, timeout: float | None) -> None:
-        """Accept all these frames, or none.
-
-        Args:
-            frames: ``PUB`` commands, in order.
-            largest: Bytes of the largest payload among them.
-            timeout: Seconds to wait for room.
-
-        Raises:
-            PublishTimeoutError: There was no room in time.
-            BusClosedError: The outbox is closed.
-        """
-        size = sum(map(len, frames))
-        deadline: Deadline | None = None
-        while True:
-            with self.lock:
-                self._refuse_if_closed()
-                if self._has_room(len(frames), size) and self._append(frames, size, largest):
-                    return
-            deadline = deadline or Deadline(timeout)
-            self._await_room(len(frames), size, deadline)
-
-    def _refuse_if_closed(self) -> None:
-        if self._is_shutdown:
-            raise BusClosedError("the bus is closed: nothing was published")
-
-    def _has_room(self, count: int, size: int) -> bool:
-        events, held = self._held_events, self._held_bytes
-        for batch in tuple(self._batches):  # hardly ever more than the open one
-            events += len(batch.frames)
-            held += batch.size
-        return not events or (events + count <= self.max_events and held + size <= self.max_bytes)
-
-    def _append(self, frames: Sequence[bytes], size: int, largest: int) -> bool:
-        """Add to the open batch or hand over a new one; False if the frames missed the loop.
-
-        They miss it only when a signal handler's close() steps in between, which lets go of the lock.
-        """
-        if self._batches:  # the last one is not taken yet
-            batch = self._batches[-1]
-            list_then = batch.frames
-            start = len(list_then)
-            batch.size += size
-            batch.largest = max(batch.largest, largest)
-            list_then.extend(frames)
-        else:
-            start, batch = 0, Batch(list(frames), size, largest)
-            before = times_outside()
-            self._wake_loop()  # first: it finds the lock held until the batch is there
-            self._put_internal(batch)
-            if times_outside() != before:  # or it did not, and sleeps again
-                self._wake_loop()
-        return not self._is_shutdown if batch.taken is None else start < batch.taken
-
-    def _wake_loop(self) -> None:
-        if self._async_not_empty_waiting:
-            self._notify_async(self._async_not_empty.notify)
-
-    def _await_room(self, count: int, size: int, deadline: Deadline) -> None:
-        if not self._publishers.wait(lambda: self._is_shutdown or self._has_room(count, size), deadline):
-            events, held = self.depth()
-            raise PublishTimeoutError(
-                f"the outbox had no room within {deadline}: {events} events, {held} bytes wait to be sent"
-            )
-
-    def disown(self) -> "Outbox":
-        """In a forked child: return an empty one in its place, and accept nothing here: what it holds the parent sends.
-
-        Its loop is not told: it is the parent's.
-        """
-        with self.lock:
-            own = Outbox(self.max_events, self.max_bytes)
-            own._is_shutdown, self._is_shutdown = self._is_shutdown, True
-            self._publishers.wake_all()
-            return own
-
-    def depth(self) -> tuple[int, int]:
-        """Events and bytes that are accepted and not yet written."""
-        with self.lock:
-            events = self._held_events + sum(len(batch.frames) for batch in tuple(self._batches))
-            return events, self._held_bytes + sum(batch.size for batch in tuple(self._batches))
-
-    def position(self) -> int:
-        """How many events were ever accepted."""
-        with self.lock:
-            return self._taken + sum(len(batch.frames) for batch in tuple(self._batches))
-
-    # -- the loop thread, which takes batches by ``async_q.get()`` until that raises OutboxClosed
-
-    def written(self, count: int, size: int) -> None:
-        """Give back the room of frames that are written; wakes waiting publishers when it is half empty."""
-        with self.lock:
-            self._held_events -= count
-            self._held_bytes -= size
-            if self._publishers:
-                events, held = self.depth()
-                if events * 2 <= self.max_events and held * 2 <= self.max_bytes:
-                    self._publishers.wake_all()
-
-    def close(self) -> None:
-        """Accept nothing more and release waiting publishers; the loop still takes what is there."""
-        self.shutdown()
-        self._publishers.wake_all()

@@ -11,14 +11,14 @@ from itertools import combinations, compress, count
 
 from ._checks import check_count
 from ._queues import EventQueue, Overflow
-from ._reporter import Burst
+from ._reporter import Burst, Reporter
 from ._waiting import guard
 from .errors import InvalidOptionError
 from .events import Event
-from .metrics import QueueStats, SubscriptionStats
+from .metrics import QueueStats, SubscriptionStats, Tally
 from .patterns import Pattern, SubscriptionFilter, check_namespace, check_queue_group
 
-__all__ = ["Deliveries", "Group", "Route", "Target", "Targets", "log_text", "make_target"]
+__all__ = ["Deliveries", "Frame", "Group", "Route", "Target", "Targets", "failed", "log_drops", "make_target"]
 
 _ROUTES_KEPT = 4_096  # namespaces; then all are forgotten and computed again when needed
 
@@ -69,6 +69,26 @@ class Target:
         )
 
 
+class Frame:
+    r"""How encoded events go to the server, in their envelope: ``PUB <subject> <#bytes>\r\n<payload>\r\n``.
+
+    Args:
+        subject: Where to.
+        envelope: What stands before the event in the payload; behind it stands ``}``.
+
+    Attributes:
+        template: The command, for the bytes of the payload and the encoded event.
+        around: Bytes of a payload that are not the event.
+    """
+
+    __slots__ = ("around", "template")
+
+    def __init__(self, subject: str, envelope: bytes) -> None:
+        fixed = [part.replace(b"%", b"%%") for part in (subject.encode(), envelope)]
+        self.template = b"PUB %b %%d\r\n%b%%b}\r\n" % tuple(fixed)
+        self.around = len(envelope) + 1
+
+
 class Group:
     """Members of a queue group: each event goes to one of them, in turn."""
 
@@ -95,12 +115,21 @@ class Route:
     namespace: str
     targets: tuple[Target, ...] = ()
     groups: tuple[Group, ...] = ()
-    head: bytes = b""  # what a frame for this namespace begins with, where there are frames
+    is_wanted: bool = False  # whether anyone here has what is published under it
+    frame: Frame | None = None  # of what is published under it, where that leaves the process
+    tally: Tally = field(default_factory=Tally)  # of what is published under it
 
-    @property
-    def is_wanted(self) -> bool:
-        """Whether anyone here has what is published under it."""
-        return bool(self.targets or self.groups)
+    def deliver(self, events: Sequence[Event], sizes: Sequence[int]) -> list[Target]:
+        """Put events into the queues; returns the targets that dropped some."""
+        dropping = []
+        for target in self.targets:
+            chosen, chosen_sizes = target.choose(events, sizes)
+            if target.queue.offer(chosen, chosen_sizes):
+                dropping.append(target)
+        for group in self.groups:
+            for event, size in zip(events, sizes, strict=True):
+                dropping += group.offer(event, size)
+        return dropping
 
 
 class Deliveries:
@@ -126,23 +155,31 @@ class Deliveries:
                 self._dropping += group.offer(event, size)
 
     def hand_over(self) -> list[Target]:
-        """Put what was gathered into the queues; returns the targets of which a first drop should be logged."""
+        """Put what was gathered into the queues; returns the targets that dropped some."""
         for target, (events, sizes) in self._by_target.items():
             if target.queue.offer(events, sizes):
                 self._dropping.append(target)
-        return [target for target in self._dropping if target.drops.opens()]
+        return self._dropping
 
-    @property
-    def failed(self) -> list[Target]:
-        """Targets that ended by their overflow policy."""
-        return [target for target in self._dropping if target.queue.failure is not None]
+
+def log_drops(dropping: Sequence[Target], reporter: Reporter) -> None:
+    """Log the first drop of each burst."""
+    for target in dropping:
+        if target.drops.opens():
+            reporter.warning(*_log_text(target))
+
+
+def failed(dropping: Sequence[Target]) -> list[Target]:
+    """Those that ended by their overflow policy."""
+    return [target for target in dropping if target.queue.failure is not None]
 
 
 class Targets:
     """The targets of a bus, found by namespace. Changes are made by any thread, under one lock."""
 
-    def __init__(self, head_of: Callable[[str], bytes]) -> None:
-        self._head_of = head_of
+    def __init__(self, frame_of: Callable[[str], Frame | None], tally_of: Callable[[str], Tally]) -> None:
+        self._frame_of = frame_of
+        self._tally_of = tally_of
         self._lock = guard()  # guards the fields below; routes are read without it
         self._literal: dict[str, dict[Target, None]] = {}  # by namespace: targets with that literal pattern
         self._wild: dict[Target, None] = {}  # targets with a pattern that has wildcards
@@ -202,7 +239,7 @@ class Targets:
         return route
 
     def _compute(self, namespace: str) -> Route:
-        route = Route(namespace, head=self._head_of(namespace))
+        route = Route(namespace, frame=self._frame_of(namespace), tally=self._tally_of(namespace))
         groups: dict[str, list[Target]] = {}  # by name, as for the server, whichever patterns the members have
         for target in self._literal.get(namespace, {}) | self._wild:
             if target.first_match(namespace) is None:
@@ -213,6 +250,7 @@ class Targets:
                 groups.setdefault(target.group, []).append(target)
         for name, members in groups.items():
             route.groups += (Group(tuple(members), self._turns.setdefault(name, count())),)
+        route.is_wanted = bool(route.targets or route.groups)
         return route
 
     def _forget_routes(self, target: Target) -> None:
@@ -224,7 +262,7 @@ class Targets:
             self._routes = {}
 
 
-def log_text(target: Target) -> tuple[str, str, str, int]:
+def _log_text(target: Target) -> tuple[str, str, str, int]:
     """Return what there is to log, once per burst, about a subscription that drops events."""
     dropped = target.stats().dropped_by_reason
     limits = {"maxsize": target.queue.limit, "max_bytes": target.queue.max_bytes}

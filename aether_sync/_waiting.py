@@ -25,7 +25,7 @@ from typing import Any, Generic, TypeVar, cast
 from ._deadline import Deadline
 from .errors import DeadlineExceededError
 
-__all__ = ["Living", "Once", "Parking", "Reply", "free_guards", "guard", "outside_guards", "times_outside"]
+__all__ = ["Living", "Once", "Parking", "Reply", "free_guards", "guard", "outside_guards"]
 
 T = TypeVar("T")
 
@@ -67,14 +67,6 @@ def free_guards() -> None:
             lock._at_fork_reinit()
 
 
-_outside = 0  # how often guards were let go
-
-
-def times_outside() -> int:
-    """How often guards were let go until now: if that has changed, others have been here in between."""
-    return _outside
-
-
 @contextmanager
 def outside_guards() -> Iterator[None]:
     """Let go of all guards that this thread holds (a signal handler interrupted it inside), and take them back after.
@@ -82,12 +74,9 @@ def outside_guards() -> Iterator[None]:
     What the interrupted code was changing is seen half done by others in between, and what it knew may be old when it
     goes on: each piece of code under a guard is written such that this costs at most a count that is off.
     """
-    global _outside
     held = [lock for lock in _guards if lock._is_owned()]
     states: list[tuple[int, int]] = []  # depth and owner of those that are let go
     try:
-        if held:
-            _outside += 1
         states.extend(map(methodcaller("_release_save"), held))  # all of it in C: no signal comes in between
         yield
     finally:

@@ -20,7 +20,7 @@ from msgspec import UNSET, UnsetType
 from .errors import DecodingError, EncodingError
 from .events import _CHECKED, Event, _set, _short
 
-__all__ = ["EnvelopeWriter", "decode_envelope", "decode_event", "encode_event"]
+__all__ = ["EnvelopeWriter", "decode_envelope", "decode_event", "encode_and_copy", "encode_event"]
 
 _MAX_DEPTH = 200  # levels of data; the same on every Python and thread, unlike its recursion limit
 _MINUTE = timedelta(minutes=1)
@@ -28,6 +28,7 @@ _T, _Z = b"TZ"
 _HEADS_KEPT = 4_096  # namespaces; then all are forgotten and built again when needed
 
 _WRITTEN_AS_IS = frozenset({str, int, bool, type(None), UUID, date})
+_UNCHANGED = frozenset({str, int, bool, type(None)})
 _CONTAINERS = frozenset({dict, list, tuple})
 
 _encode = msgspec.json.Encoder().encode
@@ -122,6 +123,42 @@ def encode_event(event: Event) -> bytes:
     except (TypeError, ValueError, RuntimeError):  # the copying finds out what it is
         pass
     return _encode_carefully(event)
+
+
+def encode_and_copy(event: Event, namespace: str) -> tuple[bytes, Event]:
+    """Write an event as JSON; and return what a reader of that gets, who receives it under this namespace.
+
+    Data of plain values is copied first, and the copy written: so both are the same, whatever other threads do.
+
+    Raises:
+        EncodingError: As :func:`encode_event`.
+    """
+    if type(event) is Event and (event.data is None or type(event.data) is dict):
+        data = None if event.data is None else dict(event.data)
+        try:
+            if data is None or _is_flat(data):
+                return _write(event, data), _copy(event, data, namespace)
+        except (TypeError, ValueError):  # the careful way finds out what it is
+            pass
+    encoded = encode_event(event)
+    return encoded, decode_event(encoded, namespace)
+
+
+def _is_flat(data: dict[Any, Any]) -> bool:
+    """Whether all there is comes off the wire as it went on: keys and values of a few exact types."""
+    for key, item in data.items():
+        kind = type(item)
+        if type(key) is not str or not (kind in _UNCHANGED or (kind is float and item - item == 0.0)):
+            return False
+    return True
+
+
+def _copy(event: Event, data: dict[str, Any] | None, namespace: str) -> Event:
+    copy: Event = event.__copy__()  # type: ignore[attr-defined]  # of every Struct
+    _set(copy, "data", data)
+    _set(copy, "metadata", {**event.metadata})
+    _set(copy, "namespace", namespace)
+    return copy
 
 
 def _write(event: Event, data: Mapping[str, Any] | None) -> bytes:

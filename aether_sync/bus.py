@@ -16,9 +16,9 @@ from ._fork import Heir, heirs
 from ._lifetime import Lifetime
 from ._queues import EventQueue
 from ._reporter import Reporter
-from ._routing import Deliveries, Route, Target, Targets, log_text, make_target
+from ._routing import Frame, Route, Target, Targets, failed, log_drops, make_target
 from ._waiting import Living, Once, guard
-from ._wire import decode_event, encode_event
+from ._wire import encode_and_copy, encode_event
 from .errors import AetherError, BusClosedError, InvalidEventError, InvalidOptionError
 from .events import EVENT_STORED, Event
 from .metrics import Counters, Metrics, QueueStats, Totals
@@ -63,8 +63,8 @@ class EventBus(Lifetime, Heir):
     def _begin(self) -> None:
         """Begin with nothing: as a new node."""
         self.node_id = uuid.uuid4().hex  #: this bus among all nodes of a cluster; another one after a fork
-        self._targets = Targets(self._head_of)
         self._counters = Counters()
+        self._targets = Targets(self._frame_of, self._counters.tally)
         self._lock = guard()  # guards the fields below
         self._members: set[Target] = set()  # the open subscriptions
         self._queues: Living[EventQueue] = Living()  # theirs, and of closed ones still being read
@@ -168,16 +168,22 @@ class EventBus(Lifetime, Heir):
             ConnectError: There is no connection, and this was the first attempt at one.
             BusClosedError: The bus is closed.
         """
-        self._reap()
+        if self._abandoned:
+            self._reap()
         try:
             route = self._targets.route(namespace)
-            encoded = (_encode(event),)
-            copies = (decode_event(encoded[0], route.namespace),) if route.is_wanted else ()
-            self._accept(route, encoded)
+            if not isinstance(event, Event):
+                raise _no_event(event)
+            if route.is_wanted:
+                encoded, copy = encode_and_copy(event, route.namespace)
+                self._accept(route, (encoded,))
+                self._deliver(route, (copy,), (encoded,))
+            else:
+                self._accept(route, (encode_event(event),))
         except AetherError:
             self._counters.add("publish_errors")
             raise
-        self._deliver(route, copies, encoded)
+        route.tally.count += 1
 
     def publish_many(self, namespace: str, events: Iterable[Event]) -> None:
         """Publish events in order: all of them are accepted, or an error is raised and none was.
@@ -195,29 +201,37 @@ class EventBus(Lifetime, Heir):
         events = tuple(events)
         try:
             route = self._targets.route(namespace)
-            encoded = [_encode(event) for event in events]
-            copies = [decode_event(one, route.namespace) for one in encoded] if route.is_wanted else ()
+            for event in events:
+                if not isinstance(event, Event):
+                    raise _no_event(event)
+            copies: list[Event] = []
+            if route.is_wanted:
+                encoded = []
+                for event in events:
+                    one, copy = encode_and_copy(event, route.namespace)
+                    encoded.append(one)
+                    copies.append(copy)
+            else:
+                encoded = list(map(encode_event, events))
             self._accept(route, encoded)
+            self._deliver(route, copies, encoded)
         except AetherError:
             self._counters.add("publish_errors", len(events))
             raise
-        self._deliver(route, copies, encoded)
+        route.tally.count += len(events)
 
     def _deliver(self, route: Route, copies: Sequence[Event], encoded: Sequence[bytes]) -> None:
         """Put accepted events into the queues of this node."""
-        if copies:
-            deliveries = Deliveries()
-            deliveries.add(route, copies, list(map(len, encoded)))
-            for target in deliveries.hand_over():
-                self._reporter.warning(*log_text(target))
-            self._leave(deliveries.failed)
-        self._counters.add_published(route.namespace, len(encoded))
+        dropping = route.deliver(copies, list(map(len, encoded)))
+        if dropping:
+            log_drops(dropping, self._reporter)
+            self._leave(failed(dropping))
 
     # -- what a bus across nodes does more
 
-    def _head_of(self, namespace: str) -> bytes:
-        """What a frame of this namespace begins with."""
-        return b""
+    def _frame_of(self, namespace: str) -> Frame | None:
+        """How an event of this namespace leaves the process, if it does."""
+        return None
 
     def _join(self, target: Target, deadline: Deadline) -> None:
         """Let a target have events; when this returns, it gets all that are published from then on."""
@@ -411,9 +425,7 @@ def _end_iterations() -> None:
         bus._reporter.close(_LAST_WORDS)
 
 
-def _encode(event: Event) -> bytes:
-    if not isinstance(event, Event):
-        raise InvalidEventError(
-            f"publish() takes an Event(event_type=..., actor_id=..., data={{...}}), not {type(event).__name__}"
-        )
-    return encode_event(event)
+def _no_event(event: object) -> InvalidEventError:
+    return InvalidEventError(
+        f"publish() takes an Event(event_type=..., actor_id=..., data={{...}}), not {type(event).__name__}"
+    )

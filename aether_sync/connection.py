@@ -20,7 +20,7 @@ from ._nats.options import ConnectOptions
 from ._nats.pump import Account
 from ._nats.reasons import counted, shown
 from ._nats.receive import Interest
-from ._queues import Outbox
+from ._outbox import Outbox
 from ._waiting import Living, Once, Reply, guard
 from .bus import CloseReport
 from .errors import (
@@ -221,11 +221,12 @@ class Connection(Lifetime, Heir):
         assert self._engine is not None
         return self._engine
 
-    def send(self, frames: Sequence[bytes], largest: int, timeout: float | None, *, buffer: bool) -> None:
+    def send(self, frames: Sequence[bytes], size: int, largest: int, timeout: float | None, buffer: bool) -> None:
         """Accept ``PUB`` frames, all of them or none. For a bus.
 
         Args:
             frames: Whole commands, in order.
+            size: Bytes of all of them.
             largest: Bytes of the largest payload among them.
             timeout: Seconds to wait for room in the outbox.
             buffer: Whether to accept them while disconnected.
@@ -233,7 +234,9 @@ class Connection(Lifetime, Heir):
         Raises:
             As ``publish()``.
         """
-        engine = self._ready()
+        engine = self._engine
+        if engine is None or not engine.link.first.done:
+            engine = self._ready()
         engine.loop.refuse_own_thread()
         limit = engine.link.max_payload
         if largest > limit > 0:
@@ -241,7 +244,7 @@ class Connection(Lifetime, Heir):
         if not buffer and not engine.link.is_connected:
             raise DisconnectedError(f"nothing was published: {engine.link.connect_error()}")
         try:
-            self._outbox.put(frames, largest, timeout)
+            self._outbox.put(frames, size, largest, timeout)
         except PublishTimeoutError as error:
             if engine.link.is_connected:
                 raise
@@ -320,13 +323,13 @@ class Connection(Lifetime, Heir):
         if engine is None:
             return
         engine.loop.refuse_own_thread()
-        pump, position = engine.link.pump, self._outbox.position()
+        pump = engine.link.pump
         reply: Reply[Account] = Reply()
-        engine.loop.post(pump.flush, position, reply)
+        engine.loop.post(pump.flush, reply)
         try:
             account = reply.wait(deadline)
         except DeadlineExceededError:
-            waiting = position - pump.settled
+            waiting = self._outbox.position() - pump.settled
             why = "" if engine.link.is_connected else f" ({engine.link.connect_error()})"
             raise DeadlineExceededError(f"{counted(waiting)} not confirmed within {deadline}{why}") from None
         finally:

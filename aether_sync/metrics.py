@@ -8,7 +8,7 @@ from typing import Any
 
 from ._waiting import guard
 
-__all__ = ["OTHER_NAMESPACES", "Counters", "Metrics", "QueueStats", "SubscriptionStats", "Totals"]
+__all__ = ["OTHER_NAMESPACES", "Counters", "Metrics", "QueueStats", "SubscriptionStats", "Tally", "Totals"]
 
 #: The key under which ``published_by_namespace`` counts the namespaces beyond its bound. No namespace is called so.
 OTHER_NAMESPACES = "*"
@@ -91,6 +91,17 @@ class Totals:
 
 
 @dataclass(slots=True)
+class Tally:
+    """What was published under one namespace.
+
+    Publishers count without a lock, by ``tally.count += n``, within which CPython neither changes threads nor runs a
+    signal handler. Where that is not so, a count may be lost; nothing else hangs on it.
+    """
+
+    count: int = 0
+
+
+@dataclass(slots=True)
 class Counters:
     """What a bus counts as it goes; any thread."""
 
@@ -98,18 +109,15 @@ class Counters:
     publish_errors: int = 0
     subscribe_errors: int = 0
     decode_errors: int = 0
-    by_namespace: dict[str, int] = field(default_factory=dict)
+    tallies: dict[str, Tally] = field(default_factory=dict)  # by namespace
     _lock: RLock = field(default_factory=guard, repr=False)  # guards all of them
 
-    def add_published(self, namespace: str, count: int) -> None:
-        """Count events that were accepted."""
+    def tally(self, namespace: str) -> Tally:
+        """Where what is published under a namespace is counted."""
         with self._lock:
-            by_namespace = self.by_namespace
-            if namespace not in by_namespace:
-                if len(by_namespace) >= _NAMESPACES_COUNTED:
-                    namespace = OTHER_NAMESPACES
-                by_namespace.setdefault(namespace, 0)
-            by_namespace[namespace] += count
+            if namespace not in self.tallies and len(self.tallies) >= _NAMESPACES_COUNTED:
+                namespace = OTHER_NAMESPACES
+            return self.tallies.setdefault(namespace, Tally())
 
     def add(self, name: str, count: int = 1) -> None:
         """Count anything else, by the name of its field."""
@@ -119,7 +127,7 @@ class Counters:
     def snapshot(self) -> dict[str, Any]:
         """Return them as fields of :class:`Metrics`."""
         with self._lock:
-            by_namespace = dict(self.by_namespace)
+            by_namespace = {name: tally.count for name, tally in self.tallies.items() if tally.count}
             return {
                 "published": sum(by_namespace.values()),
                 "published_by_namespace": by_namespace,

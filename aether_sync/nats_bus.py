@@ -5,7 +5,7 @@ from typing import Any, Literal, Unpack
 
 from ._deadline import Deadline
 from ._nats.receive import Inbox, Interest
-from ._routing import Route, Target
+from ._routing import Frame, Route, Target
 from ._waiting import guard
 from ._wire import EnvelopeWriter
 from .bus import CloseReport, EventBus
@@ -83,16 +83,22 @@ class NATSEventBus(EventBus):
     def _subject_of(self, namespace: str) -> str:
         return subject_of(self._prefix, namespace)
 
-    def _head_of(self, namespace: str) -> bytes:
-        return f"PUB {self._subject_of(namespace)} ".encode()
+    def _frame_of(self, namespace: str) -> Frame:
+        return Frame(self._subject_of(namespace), self._writer.head(namespace))
 
     def _accept(self, route: Route, encoded: Sequence[bytes]) -> None:
-        self._refuse_if_closed()
-        envelope = self._writer.head(route.namespace)
-        around = len(envelope) + 1  # bytes of a payload that are not the event
-        frames = [b"%b%d\r\n%b%b}\r\n" % (route.head, around + len(one), envelope, one) for one in encoded]
-        largest = around + (len(encoded[0]) if len(encoded) == 1 else max(map(len, encoded), default=0))
-        self._connection.send(frames, largest, self._publish_timeout, buffer=self._buffer)
+        if self._closed:
+            self._refuse_if_closed()
+        assert route.frame is not None
+        template, around = route.frame.template, route.frame.around
+        if len(encoded) == 1:
+            (one,) = encoded
+            frame = template % (around + len(one), one)
+            self._connection.send((frame,), len(frame), around + len(one), self._publish_timeout, self._buffer)
+            return
+        frames = [template % (around + len(one), one) for one in encoded]
+        largest = around + max(map(len, encoded), default=0)
+        self._connection.send(frames, sum(map(len, frames)), largest, self._publish_timeout, self._buffer)
 
     # -- subscribing
 

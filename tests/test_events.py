@@ -1144,4 +1144,4 @@ def test_the_quick_way_reads_the_fields_of_an_event_in_their_order():
 
 def test_names():
     assert events.__all__ == ["EVENT_STORED", "Event", "EventStored"]
-    assert _wire.__all__ == ["EnvelopeWriter", "decode_envelope", "decode_event", "encode_event"]
+    assert _wire.__all__ == ["EnvelopeWriter", "decode_envelope", "decode_event", "encode_and_copy", "encode_event"]

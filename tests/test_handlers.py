@@ -10,13 +10,12 @@ from collections.abc import Callable
 
 import pytest
 
-from aether_sync import EventBus, NATSEventBus, NatsServer, Subscription
-from aether_sync._queues import Outbox
+from aether_sync import EventBus, NATSEventBus, Subscription
 from aether_sync._reporter import Reporter
 from aether_sync._routing import Targets
 from aether_sync._waiting import Parking, guard, outside_guards
 
-from .conftest import PATIENCE, UNIT, eventually, make_event, run_threads
+from .conftest import PATIENCE, UNIT, make_event, run_threads
 from .steps import before
 from .suites import Keep, numbers
 
@@ -60,55 +59,6 @@ def test_an_interest_whose_last_subscription_leaves_meanwhile_is_not_shared(make
         events = keep(here.subscribe("n", timeout=PATIENCE))
     there.publish("n", make_event(1))
     assert numbers([events.get(timeout=PATIENCE)]) == [1]
-
-
-def test_the_loop_is_woken_for_a_batch_that_it_had_looked_for_too_early(make_bus: MakeBus) -> None:
-    bus = make_bus()
-    bus.publish("n", make_event())
-    bus.flush(PATIENCE)
-    with before(Outbox._append, "self._put_internal(batch)", closing_another(lambda: time.sleep(0.1 * UNIT))):
-        bus.publish("n", make_event())
-    bus.flush(PATIENCE)
-    assert bus.metrics().confirmed == 2
-
-
-def test_what_is_added_to_a_batch_that_was_taken_is_sent_once(
-    make_bus: MakeBus, own_server: NatsServer, keep: Keep
-) -> None:
-    here, there = make_bus(own_server.url), make_bus(own_server.url)
-    events = keep(here.subscribe("n"))
-    there.start()
-    own_server.stop()
-    eventually(lambda: not (here.is_connected or there.is_connected), "the disconnect")
-    with there.connection._outbox.lock:  # the loop is a bit late
-        there.publish("n", make_event(1))
-        handler = closing_another(lambda: eventually(lambda: not there.connection._outbox._batches, "the loop"))
-        with before(Outbox._append, "list_then.extend(frames)", handler):
-            there.publish("n", make_event(2))
-    own_server.start()
-    assert here.wait_connected(PATIENCE)
-    there.flush(PATIENCE)
-    there.publish("n", make_event(3))
-    got = numbers([events.get(timeout=PATIENCE)])
-    while got[-1] != 3:
-        got += numbers([events.get(timeout=PATIENCE)])
-    assert got == sorted(set(got)), "twice, or out of order"
-    there.flush(PATIENCE)
-    assert there.metrics().outbox_events == 0
-    assert there.metrics().confirmed == 3
-
-
-def test_what_a_handler_publishes_comes_in_its_order(make_bus: MakeBus, keep: Keep) -> None:
-    here, there = make_bus(), make_bus()
-    events = keep(here.subscribe("n"))
-    there.start()
-    with (
-        there.connection._outbox.lock,
-        before(Outbox._append, "if times_outside()", lambda: there.publish("n", make_event(2))),
-    ):
-        there.publish("n", make_event(1))
-        there.publish("n", make_event(3))
-    assert [numbers([events.get(timeout=PATIENCE)])[0] for _ in range(3)] == [1, 2, 3]
 
 
 @pytest.mark.concurrent

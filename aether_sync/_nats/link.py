@@ -25,7 +25,7 @@ from typing import Any
 from nats.errors import Error
 
 from .._fork import let_go
-from .._queues import Outbox
+from .._outbox import Outbox
 from .._reporter import Reporter
 from .._waiting import Parking, Reply, guard
 from ..errors import BusClosedError, ConnectError

@@ -14,11 +14,13 @@ again; so that it is not much, no more is written while a bound of bytes is in f
 """
 
 import asyncio
+from bisect import bisect_left
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate, chain
 
-from .._queues import Batch, Outbox, OutboxClosed
+from .._outbox import Outbox, Parcel
 from .._reporter import Reporter
 from .._waiting import Reply
 from .reasons import counted
@@ -130,28 +132,29 @@ class Pump:
     # -- writing
 
     async def run(self) -> None:
-        """Write batches until the outbox is closed and empty."""
+        """Write what there is, again and again, until it is cancelled."""
         while True:
             await self._may_write.wait()
-            try:
-                batch = await self._outbox.async_q.get()
-            except OutboxClosed:
-                return
-            await self._send(batch)
+            parcels = self._outbox.take()
+            if parcels:
+                await self._send(parcels)
+            else:
+                await self._outbox.wait()
 
-    async def _send(self, batch: Batch) -> None:
-        frames = batch.frames
-        start = batch_bytes = 0
+    async def _send(self, parcels: list[Parcel]) -> None:
+        frames = list(chain.from_iterable(frames for frames, _, _ in parcels))
+        largest = max(largest for _, _, largest in parcels)
+        ends = list(accumulate(map(len, frames)))  # of each frame, in bytes from the first one's beginning
+        start = begin = 0
         while start < len(frames):
             wire = await self._writable()
-            end, size = _slice(frames, start)
-            self._write(wire, frames[start:end], batch.largest)
-            self._outbox.written(end - start, size)
-            start, batch_bytes = end, batch_bytes + size
+            end = min(bisect_left(ends, begin + _SLICE, start) + 1, len(frames))
+            self._write(wire, frames[start:end], largest)
+            self._outbox.written(end - start, ends[end - 1] - begin)
+            start, begin = end, ends[end - 1]
             with suppress(OSError):  # the link notices too
                 await wire.writable()
             await asyncio.sleep(0)  # reading goes on between two slices
-        self._outbox.written(0, batch.size - batch_bytes)  # an interrupted publisher counted more than it put
 
     async def _writable(self) -> Wire:
         """Wait for a wire that may take more."""
@@ -214,12 +217,13 @@ class Pump:
             reply.set(self.account())
         self._progress.set()
 
-    def flush(self, position: int, reply: Reply[Account]) -> None:
-        """Answer with the account when everything up to a position is settled."""
+    def flush(self, reply: Reply[Account]) -> None:
+        """Answer with the account when everything that was accepted until now is settled."""
         if self._closed is not None:
             reply.fail(self._closed)
             return
-        self._flushes.append((position, reply))
+        self._outbox.wake()
+        self._flushes.append((self._outbox.position(), reply))
         self._answer()
 
     def forget(self, reply: Reply[Account]) -> None:
@@ -238,6 +242,7 @@ class Pump:
     def close(self, error: Exception) -> None:
         """Write nothing more, and release everyone who waits for a flush, or will."""
         self._closed = error
+        self._outbox.seal()
         self.pause()
         self.release(error)
 
@@ -261,16 +266,6 @@ class Pump:
         more is told once again, and never not at all.
         """
         self._told = max(self._told, account.until)
-
-
-def _slice(frames: list[bytes], start: int) -> tuple[int, int]:
-    """Find how far one write goes: the index behind its last frame, and its bytes."""
-    size = 0
-    for index in range(start, len(frames)):
-        size += len(frames[index])
-        if size >= _SLICE:
-            return index + 1, size
-    return len(frames), size
 
 
 def _payload_size(frame: bytes) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 from nats.aio.msg import Msg
 
 from .._reporter import Reporter
-from .._routing import Deliveries, Group, Route, Target, log_text
+from .._routing import Deliveries, Group, Route, Target, failed, log_drops
 from .._waiting import Reply, guard
 from .._wire import EnvelopeWriter, decode_envelope
 from ..errors import AetherError, DecodingError, SubscriptionClosedError
@@ -154,10 +154,11 @@ class Inbox:
             deliveries.add(route, events, sizes)
             received += len(events)
         self._echoes.remember(list(chain.from_iterable(run[2] for run in arrived if run[0].group is None)))
-        for target in deliveries.hand_over():
-            reporter.warning(*log_text(target))
-        for target in deliveries.failed:
-            self._failed(target)
+        dropping = deliveries.hand_over()
+        if dropping:
+            log_drops(dropping, reporter)
+            for target in failed(dropping):
+                self._failed(target)
         if received:
             self._counters.add("received", received)
 

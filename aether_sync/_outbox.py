@@ -1,0 +1,202 @@
+"""The outbox: frames from the publishing threads to the loop, bounded in events and in bytes.
+
+A publisher takes no lock. Threads that meet at one hand it, and the GIL, to each other for every event from then on:
+four of them got a sixth of what one did. It appends to a deque, which is atomic, *then* looks whether the loop sleeps,
+and wakes it; the loop says that it is going to sleep, *then* looks whether there is something. So it never sleeps
+beside a frame; but for that of a publisher whom a signal handler's exception kept from waking it, which goes with the
+next one, or with the next flush.
+
+Accepted races: threads that publish at the same moment may each find the last room, and exceed the bounds by what they
+have in hand. What is counted of the room taken may be off by as much: the loop sets it right whenever it takes.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+
+from ._deadline import Deadline
+from ._waiting import Parking, guard
+from .errors import BusClosedError, PublishTimeoutError
+
+__all__ = ["Outbox", "Parcel"]
+
+#: What one call published: whole ``PUB`` commands, their bytes in all, and the bytes of the largest payload among them.
+Parcel = tuple[Sequence[bytes], int, int]
+
+
+class _Sleep:
+    """One sleep of the loop's publisher; any thread may end it."""
+
+    __slots__ = ("_loop", "_woken", "over")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._woken = self._loop.create_future()
+        self.over = False
+
+    def end(self) -> None:
+        with suppress(RuntimeError):  # the loop is closed, and the outbox about to be sealed
+            self._loop.call_soon_threadsafe(self._wake)
+        self.over = True  # only now: who is interrupted before leaves it to the next one
+
+    def _wake(self) -> None:
+        if not self._woken.done():
+            self._woken.set_result(None)
+
+    async def wait(self) -> None:
+        await self._woken
+
+
+class Outbox:
+    """Parcels from the publishing threads to the loop.
+
+    A position is a count of all frames ever accepted, so "all that was published until now" is one number.
+
+    Args:
+        max_events: Events held at most, those that the loop has taken but not yet written included.
+        max_bytes: Bytes of their frames at most. What is larger than either bound goes in when the outbox is empty.
+    """
+
+    def __init__(self, max_events: int, max_bytes: int) -> None:
+        self.max_events = max_events
+        self.max_bytes = max_bytes
+        self._publishers = Parking(guard())  # those who wait for room
+        self._parcels: deque[Parcel] = deque()  # appended to by any thread, taken from by the loop
+        self._events = 0  # in those; changed by any thread, set right by the loop
+        self._bytes = 0
+        self._sleep: _Sleep | None = None  # set by the loop
+        self._closed = False
+        self._sealed = False
+        # Changed by the loop alone.
+        self._taken = 0  # frames ever taken
+        self._held_events = 0  # taken, and not yet written
+        self._held_bytes = 0
+
+    # -- publishing threads
+
+    def put(self, frames: Sequence[bytes], size: int, largest: int, timeout: float | None) -> None:
+        """Accept all these frames, or none.
+
+        Args:
+            frames: ``PUB`` commands, in order.
+            size: Bytes of all of them.
+            largest: Bytes of the largest payload among them.
+            timeout: Seconds to wait for room.
+
+        Raises:
+            PublishTimeoutError: There was no room in time.
+            BusClosedError: The outbox is closed.
+        """
+        count = len(frames)
+        if not self._has_room(count, size):
+            self._await_room(count, size, Deadline(timeout))
+        if self._closed:
+            raise BusClosedError(_CLOSED)
+        parcel = (frames, size, largest)
+        self._events += count
+        self._bytes += size
+        try:
+            self._parcels.append(parcel)
+        finally:
+            self.wake()
+        if self._sealed and self._withdraw(parcel):
+            raise BusClosedError(_CLOSED)
+
+    def _has_room(self, count: int, size: int) -> bool:
+        return (
+            self._held_events + self._events + count <= self.max_events
+            and self._held_bytes + self._bytes + size <= self.max_bytes
+        ) or not (self._parcels or self._held_events)
+
+    def _await_room(self, count: int, size: int, deadline: Deadline) -> None:
+        while not (self._closed or self._has_room(count, size)):
+            if not self._publishers.wait(lambda: self._closed or self._has_room(count, size), deadline):
+                events, held = self.depth()
+                raise PublishTimeoutError(
+                    f"the outbox had no room within {deadline}: {events} events, {held} bytes wait to be sent"
+                )
+
+    def _withdraw(self, parcel: Parcel) -> bool:
+        """Take back what came too late for the loop."""
+        with suppress(ValueError):
+            self._parcels.remove(parcel)
+            return True
+        return False
+
+    def wake(self) -> None:
+        """Have the loop look whether there is something, if it sleeps."""
+        sleep = self._sleep
+        if sleep is not None and not sleep.over:
+            sleep.end()
+
+    # -- any thread
+
+    def depth(self) -> tuple[int, int]:
+        """Events and bytes that are accepted and not yet written."""
+        events, size = _sums(self._parcels)
+        return self._held_events + events, self._held_bytes + size
+
+    def position(self) -> int:
+        """How many events were ever accepted; exact on the loop thread, elsewhere as of a moment ago."""
+        return self._taken + _sums(self._parcels)[0]
+
+    def close(self) -> None:
+        """Accept nothing more and release waiting publishers; the loop still takes what is there."""
+        self._closed = True
+        self._publishers.wake_all()
+
+    def seal(self) -> None:
+        """Nothing is taken any more: who still came in while it was closed gets the error."""
+        self._closed = self._sealed = True
+        self._publishers.wake_all()
+
+    def disown(self) -> "Outbox":
+        """In a forked child: return an empty one in its place, and accept nothing here: what it holds the parent sends.
+
+        Its loop is not told: it is the parent's.
+        """
+        own = Outbox(self.max_events, self.max_bytes)
+        own._closed, own._sealed = self._closed, self._sealed
+        self._sleep = None
+        self.seal()
+        return own
+
+    # -- the loop thread
+
+    def take(self) -> list[Parcel]:
+        """Take all that is there."""
+        parcels = [self._parcels.popleft() for _ in range(len(self._parcels))]
+        events, size = _sums(parcels)
+        self._taken += events
+        self._held_events += events
+        self._held_bytes += size
+        self._events, self._bytes = _sums(self._parcels)
+        return parcels
+
+    async def wait(self) -> None:
+        """Sleep until there may be something to take."""
+        self._sleep = sleep = _Sleep()
+        try:
+            if not self._parcels:
+                await sleep.wait()
+        finally:
+            self._sleep = None
+
+    def written(self, count: int, size: int) -> None:
+        """Give back the room of frames that are written; wakes waiting publishers when it is half empty."""
+        self._held_events -= count
+        self._held_bytes -= size
+        if self._publishers:
+            events, held = self.depth()
+            if events * 2 <= self.max_events and held * 2 <= self.max_bytes:
+                self._publishers.wake_all()
+
+
+_CLOSED = "the bus is closed: nothing was published"
+
+
+def _sums(parcels: "deque[Parcel] | list[Parcel]") -> tuple[int, int]:
+    """Events and bytes of parcels; the copy is made at once, whoever appends meanwhile."""
+    copy = tuple(parcels)
+    return sum(len(frames) for frames, _, _ in copy), sum(size for _, size, _ in copy)
