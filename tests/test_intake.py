@@ -204,6 +204,7 @@ def test_what_is_no_message_is_left_to_nats_py(line: bytes) -> None:
         b"MSG a 1 -5", b"MSG a 1 +5", b"MSG a 1 1_0", b"MSG a x 1", b"MSG a 1", b"MSG a 1 r r 1", b"MSG",
         b"HMSG a 1 9 3", b"HMSG a 1 3", b"HMSG a 1 3 +5", b"HMSG a 1 -3 5", b"HMSG a 1 r r 3 5", b"MSG a 1 \xb2",
         b"MSG a +1 5", b"MSG a 1_0 5", b"MSG a -1 5", b"MSG a 1 5 ", b"MSG a 1\x0b5", b"MSG a\n1 5", b"MSG a\r1 5",
+        b"MSG a\nb 1 5", b"MSG a\rb 1 5", b"MSG a 1 r\ns 5",
         b"MSGS a 1 5", b"MSG a \xd9\xa1 5", b"MSG a 1 \xd9\xa5", b"MSG a %b 5" % (b"9" * 5000),
         b"MSG a 1 %b" % (b"9" * 5000),
         b"HMSG a 1 %b 5" % (b"9" * 5000),
@@ -273,8 +274,9 @@ class Looking(Intake):
         msg(b"3", b"a", b"x") * 1000, b"INFO " + b"x" * 100_000 + b"\r\n", b"INFO " + b"\r" * 100_000 + b"\r\n",
         b"INFO " + b"\n" * 100_000 + b"\r\n", b"PING\r\n" * 10_000,
         b"MSG " + b"s" * 50_000 + b" 1 50000\r\n" + bytes(50_002),
+        msg(b"1", b"a", b"\r\n" * 50_000),
     ],
-    ids=range(9),
+    ids=range(10),
 )  # fmt: skip
 @pytest.mark.parametrize("size", [1, 3, 1000])
 def test_how_often_a_byte_is_looked_at_has_a_bound(stream: bytes, size: int) -> None:
@@ -288,6 +290,25 @@ def test_a_large_message_in_many_pieces_is_put_together_once() -> None:
     payload = bytes(range(256)) * 40_000
     stream = msg(b"1", b"a", payload)
     assert take(target.cut(stream, [1000])) == ({1: [("a", payload)], 22: []}, b"", False)
+
+
+def test_a_line_is_read_once_and_not_taken_for_one_that_begins_like_it() -> None:
+    read: list[bytes] = []
+
+    class Reading(Intake):
+        def _read(self, line: bytes) -> Any:
+            read.append(line)
+            return super()._read(line)
+
+    frames = [msg(b"1", b"s" * length, bytes(size)) for length in range(1, 30) for size in (1, 12, 123)]
+    inbox = Inbox()
+    intake = Reading(Stock(), {1: inbox}, Inbox.deliver, lambda what: None)  # type: ignore[dict-item, arg-type]
+    for _ in range(3):
+        intake.data_received(b"".join(frames))
+    assert len(read) == len(frames)
+    assert [(len(subject), len(payload)) for subject, payload in inbox.delivered] == 3 * [
+        (length, size) for length in range(1, 30) for size in (1, 12, 123)
+    ]
 
 
 def test_lines_are_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,7 +333,8 @@ def test_what_else_a_transport_tells_is_told_on() -> None:
     intake.resume_writing()
     assert intake.eof_received()
     intake.connection_lost(None)
-    assert stock.told == ["pause", "resume", "eof", "None"]
+    intake.connection_lost(OSError("gone"))
+    assert stock.told == ["pause", "resume", "eof", "None", "OSError('gone')"]
 
 
 def test_what_takes_no_bytes_is_no_stock() -> None:
