@@ -225,7 +225,10 @@ def test_a_subject_that_is_no_text_is_left_to_nats_py() -> None:
     ("subject", "reply"), [("a\x0bb", ()), ("a\x0c22", ()), ("a\x0b22", (b"r\x0c1",)), ("a\x00\x1f\x7f", ())]
 )
 def test_what_is_white_space_to_nats_py_and_not_to_a_server(subject: str, reply: tuple[bytes, ...]) -> None:
-    assert take([msg(b"1", subject.encode(), b"x", reply)]).ours == {1: [(subject, b"x")], 22: []}
+    ours, others = (msg(sid, subject.encode(), b"x", reply) for sid in (b"1", b"3"))
+    is_misread = "\x00" not in subject
+    taken = take([ours + others + msg(b"3", b"\xff\x0b22", b"x") + b"PONG\r\n"])
+    assert taken == ({1: [(subject, b"x")], 22: []}, (b"" if is_misread else others) + b"PONG\r\n", False)
 
 
 def test_no_publisher_breaks_the_connection_of_others(server: NatsServer, make_bus: MakeBus, prefix: str) -> None:
@@ -233,6 +236,7 @@ def test_no_publisher_breaks_the_connection_of_others(server: NatsServer, make_b
     with bus.subscribe("n.>") as events, bus.subscribe("m"), RawClient(server.port) as raw:
         for mean in ("n.x\x0b2", "n.x\x0c2", "n.x r\x0b2", "n.x\x0b2 r\x0b2", "n.\xa0"):
             raw.publish(f"{prefix}.events.{mean}", forged(0))
+        raw.send(b"PUB %b.events.n.\xff\x0bb 0\r\n\r\n" % prefix.encode())
         raw.flush()
         other.publish("n.x", make_event(1))
         assert events.get(timeout=PATIENCE).data == {"n": 1}

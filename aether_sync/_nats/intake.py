@@ -24,8 +24,9 @@ _LINES_KEPT = 4_096  # lines of a subject differ in the payload's size alone: mo
 LONGEST_LINE = 2**20  #: bytes; an INFO that names every server of a large cluster has thousands
 LARGEST_MESSAGE = 128 * 2**20  #: bytes, headers included: twice what a server can be told to take
 
-# Servers part the words of a line by spaces. What a publisher can have in a subject or a reply is no white space to
-# them, a vertical tab, for one, so it is none here.
+# Servers part the words of a line by spaces. To nats-py a vertical tab or a form feed does so, too, and a publisher can
+# have them in a subject or a reply: a message for nobody here, which it would misread, is not handed on.
+_MISREAD = re.compile(rb"[\v\f]")
 _HEAD = re.compile(
     rb"(?:MSG|(H)MSG)[ \t]+([^ \t\r\n]+)[ \t]+(\d{1,18})"
     rb"(?:[ \t]+[^ \t\r\n]+)?(?(1)[ \t]+(\d{1,18}))[ \t]+(\d{1,18})"
@@ -121,7 +122,8 @@ class Intake(asyncio.Protocol):
                 return position
             interest = interests.get(sid)
             if interest is None:
-                foreign.append(data[position:stop])
+                if not _MISREAD.search(line):
+                    foreign.append(data[position:stop])
             else:
                 arrived = interest.inbox.arrived
                 if not arrived:
