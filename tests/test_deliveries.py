@@ -230,6 +230,15 @@ def test_a_full_member_of_a_group_passes_events_to_its_neighbour() -> None:
     assert full.stats().dropped == free.stats().dropped == 0
 
 
+def test_a_drop_of_a_group_is_told_of_who_had_its_turn() -> None:
+    targets = Targets(lambda namespace: b"")
+    members = [target_of(Wish((pattern,), group="g"), maxsize=1) for pattern in ("a", ">")]
+    for member in members:
+        targets.add(member)
+    (told,) = hand_over(targets, events_of([("a", "Paid", "order-1", 3)]))
+    assert [member.stats().dropped for member in members] == [int(member is told) for member in members]
+
+
 # -- in one process
 
 
@@ -272,7 +281,7 @@ def receiver(
 
 
 #: What stands between the events: none of it is one, or it is the node's own, which has had it already.
-RUBBISH = ("none", "no JSON", "another namespace", "own")
+RUBBISH = ("none", "no JSON", "another namespace", "the last elsewhere", "own")
 
 
 @given(st.lists(alone | in_groups, min_size=1, max_size=5), runs, st.lists(st.sampled_from(RUBBISH), max_size=50))
@@ -284,9 +293,10 @@ def test_a_burst_off_the_wire(
     published = events_of(runs)
     subscriptions = [subscribe(receiver, wish) for wish in wishes]
     with receiver.subscribe(">", "end") as witness, RawClient(server.port) as raw:
-        frames = []
+        frames, payload = [], b""
         for n, (namespace, event) in enumerate(published):
-            frames += [publication(prefix, namespace, payload) for payload in spoilt(rubbish[n : n + 1], receiver, n)]
+            for kind in rubbish[n : n + 1]:
+                frames += [publication(prefix, "a", one) for one in spoilt(kind, receiver, payload)]
             payload = forged_of(namespace, event)
             frames.append(publication(prefix, namespace, payload))
         for end in ("first", "second"):  # of two batches: when it is there, the burst is in all queues
@@ -311,15 +321,16 @@ def publication(prefix: str, namespace: str, payload: bytes) -> bytes:
     return f"PUB {prefix}.events.{namespace} {len(payload)}\r\n".encode() + payload + b"\r\n"
 
 
-def spoilt(kinds: list[str], receiver: NATSEventBus, n: int) -> Iterator[bytes]:
-    for kind in kinds:
-        if kind == "no JSON":
-            yield b"{" * n
-        elif kind == "another namespace":
-            yield forged(n, "elsewhere")
-        elif kind == "own":
-            yield forged(n, "a", node_id=receiver.node_id)
-            yield json.dumps({"node_id": receiver.node_id, "namespace_id": "b", "event": {}}).encode()
+def spoilt(kind: str, receiver: NATSEventBus, last: bytes) -> list[bytes]:
+    """Payloads that are not for anyone under the namespace ``a``."""
+    own = json.loads(forged(0, "a", node_id=receiver.node_id))
+    return {
+        "none": [],
+        "no JSON": [b"", b"{"],
+        "another namespace": [forged(0, "elsewhere")],
+        "the last elsewhere": [] if b'"namespace_id":"a",' in last else [last],
+        "own": [json.dumps(own, separators=(",", ":")).encode(), json.dumps(own).encode()],
+    }[kind]
 
 
 @given(runs, st.integers(1, 3))
