@@ -28,8 +28,8 @@ LARGEST_MESSAGE = 128 * 2**20  #: bytes, headers included: twice what a server c
 # have them in a subject or a reply: a message for nobody here, which it would misread, is not handed on.
 _MISREAD = re.compile(rb"[\v\f]")
 _HEAD = re.compile(
-    rb"(?:MSG|(H)MSG)[ \t]+([^ \t\r\n]+)[ \t]+(\d{1,18})"
-    rb"(?:[ \t]+[^ \t\r\n]+)?(?(1)[ \t]+(\d{1,18}))[ \t]+(\d{1,18})"
+    rb"(?:MSG|(H)MSG)[ \t]++([^ \t\r\n]++)[ \t]++(\d{1,18})"
+    rb"(?:[ \t]++[^ \t\r\n]++)?(?(1)[ \t]++(\d{1,18}))[ \t]++(\d{1,18})"
 )
 _Head = tuple[int, str, int, int]  # sid, subject, bytes of headers, bytes in all with the last line end
 _NOT_OURS = -1  # in place of a sid
