@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from aether_sync import Event, EventBus, NATSEventBus, NatsServer, Subscription, SubscriptionFilter
 from aether_sync._routing import Deliveries, Target, Targets, make_target
 
-from .conftest import PATIENCE
+from .conftest import PATIENCE, eventually
+from .fake_server import FakeServer
 from .raw import RawClient
 from .test_hostile import forged
 
@@ -352,4 +353,30 @@ def test_the_same_bytes_again_are_an_event_again_and_a_copy_is_none(
             assert witness.get(timeout=PATIENCE).actor_id == end
     got = [[event for event in drained(one) if event.namespace != "end"] for one in subscriptions]
     check(wishes, published, got)
-    assert receiver.metrics().received - before == len(published) + 2
+    eventually(lambda: receiver.metrics().received - before == len(published) + 2, "each event is counted once")
+
+
+def test_a_copy_that_comes_in_another_turn_is_no_other_event() -> None:
+    event = forged(1, "a")
+    with FakeServer() as server, NATSEventBus(server.url) as bus:
+        wide, narrow = bus.subscribe(">"), bus.subscribe("a")
+        for times in (1, 2):
+            for subscription, subject in ((wide, "aether.events.>"), (narrow, "aether.events.a")):
+                sid = server.last.sid_of(subject)
+                server.last.send(b"MSG aether.events.a %d %d\r\n%b\r\n" % (sid, len(event), event))
+                assert number(subscription.get(timeout=PATIENCE)) == 1
+            eventually(lambda times=times: bus.metrics().received == times, "each event is counted once")
+
+
+def test_who_comes_later_to_a_pattern_that_is_subscribed_gets_what_comes_then(
+    receiver: NATSEventBus, server: NatsServer, prefix: str
+) -> None:
+    with RawClient(server.port) as raw, receiver.subscribe("a") as first:
+        raw.send(publication(prefix, "a", forged(0, "a")))
+        assert number(first.get(timeout=PATIENCE)) == 0
+        with receiver.subscribe("a") as second:
+            raw.send(publication(prefix, "a", forged(1, "a")))
+            assert [number(one.get(timeout=PATIENCE)) for one in (first, second)] == [1, 1]
+        raw.send(publication(prefix, "a", forged(2, "a")))
+        assert number(first.get(timeout=PATIENCE)) == 2
+        assert list(second) == []
