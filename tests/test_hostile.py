@@ -25,7 +25,7 @@ from aether_sync._wire import EnvelopeWriter, decode_envelope, encode_event
 
 from .conftest import PATIENCE, UNIT, eventually, make_event
 from .fake_server import FakeServer
-from .fuzz import decoder, namespaces, parser
+from .fuzz import decoder, intake, namespaces, parser
 from .fuzz.run import corpus
 from .raw import RawClient
 from .suites import numbers
@@ -48,12 +48,13 @@ def forged(n: int, namespace: str = "n", node_id: str = "stranger", **changes: A
 # -- the targets of the fuzzer, few times and always the same
 
 
-@pytest.mark.parametrize("target", ["decoder", "namespaces", "parser"])
+@pytest.mark.parametrize("target", ["decoder", "intake", "namespaces", "parser"])
 def test_the_corpus_is_small_and_passes(target: str) -> None:
     inputs = corpus(target)
     assert 0 < sum(map(len, inputs)) < 7_000
+    checks = {"decoder": decoder.check, "intake": intake.check, "namespaces": namespaces.check, "parser": parser.check}
     for one in inputs:
-        {"decoder": decoder.check, "namespaces": namespaces.check, "parser": parser.check}[target](one)
+        checks[target](one)
 
 
 fragments = st.binary(max_size=8) | st.sampled_from([b"\r\n", b'"', b"{", b"[", b"\\", b"*", b".", b">", b"|", b"1e9"])

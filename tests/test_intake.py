@@ -1,116 +1,52 @@
 """The lean way in, against nats-py's own parser: however a stream is cut, nothing is torn, lost or taken twice."""
 
 import asyncio
-from itertools import pairwise
+import random
+from itertools import accumulate, pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nats.protocol.parser import Parser
 
+from aether_sync import NatsServer
 from aether_sync._nats import intake as room
-from aether_sync._nats.intake import Intake
+from aether_sync._nats.intake import LARGEST_MESSAGE, Intake
 
-OURS, OTHERS = (1, 22), (3, 404)
-
-
-class Stock(asyncio.Protocol):
-    """Where all goes that is not ours."""
-
-    def __init__(self) -> None:
-        self.got = b""
-        self.told: list[str] = []
-
-    def data_received(self, data: bytes) -> None:
-        self.got += data
-
-    def pause_writing(self) -> None:
-        self.told.append("pause")
-
-    def resume_writing(self) -> None:
-        self.told.append("resume")
-
-    def eof_received(self) -> bool:
-        self.told.append("eof")
-        return True
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.told.append(repr(exc))
-
-
-class Inbox:
-    """As far as an intake knows one; an interest, too."""
-
-    def __init__(self) -> None:
-        self.inbox = self
-        self.arrived: list[tuple[Any, str, list[bytes]]] = []
-        self.delivered: list[tuple[str, bytes]] = []
-
-    def deliver(self) -> None:
-        assert self.arrived
-        self.delivered += [(subject, payload) for _, subject, payloads in self.arrived for payload in payloads]
-        self.arrived = []
-
-
-def take(pieces: list[bytes]) -> tuple[list[tuple[str, bytes]], bytes, list[str]]:
-    """What an intake makes of a stream: messages of ours, what nats-py is to read, and complaints."""
-    stock, inbox, complaints = Stock(), Inbox(), list[str]()
-    intake = Intake(stock, dict.fromkeys(OURS, inbox), lambda inbox: inbox.deliver(), complaints.append)  # type: ignore[arg-type, attr-defined]
-    for piece in pieces:
-        intake.data_received(piece)
-    assert intake.received == sum(map(len, pieces))
-    return inbox.delivered, stock.got, complaints
-
-
-class Model:
-    """nats-py's client, as far as its parser knows it: it writes down what it is told."""
-
-    def __init__(self) -> None:
-        self.ours: list[tuple[str, bytes]] = []
-        self.others: list[object] = []
-
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-        if sid in OURS:
-            self.ours.append((subject.decode(), data))
-        else:
-            self.others.append((sid, subject, reply, data, headers))
-
-    def __getattr__(self, name: str) -> Any:
-        async def note(*args: object) -> None:
-            self.others.append((name, *args))
-
-        return note
-
-
-def read(stream: bytes) -> Model:
-    """Have nats-py read a stream."""
-    model = Model()
-    asyncio.run(Parser(model).parse(stream))
-    return model
-
+from .conftest import PATIENCE, make_event
+from .fuzz import intake as target
+from .fuzz.intake import OTHERS, OURS, Inbox, Stock, check_against_nats_py, expected, take
+from .raw import RawClient
+from .test_hostile import MakeBus, forged
 
 # -- streams
 
-subjects = st.sampled_from(["a", "aether.events.n", "aether.events.größe", "x.y.z"])
+subjects = st.sampled_from(
+    [b"a", b"aether.events.n", "aether.events.größe".encode(), b"x.y.z", b"\xff.\xfe", b"long." * 2000 + b"x"]
+)
 payloads = st.one_of(
     st.binary(max_size=40),
-    st.sampled_from([b"", b"\r\n", b"MSG a 1 3\r\nabc\r\n", b"PONG\r\n", b"\r", b"x" * 500]),
+    st.sampled_from(
+        [b"", b"\r\n", b"MSG a 1 3\r\nabc\r\n", b"\r\nMSG a 22 1\r\nx\r\n", b"PONG\r\n", b"\r", b"x" * 500]
+    ),
 )
-replies = st.sampled_from(["", "_INBOX.abc "])
+replies = st.sampled_from([(), (b"_INBOX.abc",), (b"7",)])
+gaps = st.sampled_from([b" ", b" ", b"\t", b"  ", b" \t "])
+sids = st.sampled_from([b"%d" % sid for sid in OURS + OTHERS] + [b"001", b"0404"])
+headers = st.sampled_from([b"NATS/1.0\r\n\r\n", b"NATS/1.0\r\na: b\r\nc: MSG a 1 0\r\n\r\n"])
 
 
-def msg(sid: int, subject: str, reply: str, payload: bytes) -> bytes:
-    return f"MSG {subject} {sid} {reply}{len(payload)}\r\n".encode() + payload + b"\r\n"
+def msg(sid: bytes, subject: bytes, payload: bytes, reply: tuple[bytes, ...] = (), gap: bytes = b" ") -> bytes:
+    return gap.join([b"MSG", subject, sid, *reply, b"%d" % len(payload)]) + b"\r\n" + payload + b"\r\n"
 
 
-def hmsg(sid: int, subject: str, reply: str, payload: bytes, headers: bytes) -> bytes:
-    sizes = f"{len(headers)} {len(headers) + len(payload)}"
-    return f"HMSG {subject} {sid} {reply}{sizes}\r\n".encode() + headers + payload + b"\r\n"
+def hmsg(
+    sid: bytes, subject: bytes, payload: bytes, headers: bytes, reply: tuple[bytes, ...] = (), gap: bytes = b" "
+) -> bytes:
+    sizes = [b"%d" % len(headers), b"%d" % len(headers + payload)]
+    return gap.join([b"HMSG", subject, sid, *reply, *sizes]) + b"\r\n" + headers + payload + b"\r\n"
 
 
-sids = st.sampled_from(OURS + OTHERS)
-headers = st.sampled_from([b"NATS/1.0\r\n\r\n", b"NATS/1.0\r\na: b\r\nc: d\r\n\r\n"])
 controls = st.sampled_from(
     [
         b"PING\r\n",
@@ -118,82 +54,280 @@ controls = st.sampled_from(
         b"+OK\r\n",
         b"-ERR 'Permissions Violation for Publish to \"a\"'\r\n",
         b'INFO {"a":1}\r\n',
+        b'INFO {"a":"%b"}\r\n' % (b"MSG a 1 3 " * 3000),
     ]
 )
 frames = st.one_of(
-    st.builds(msg, sids, subjects, replies, payloads),
-    st.builds(hmsg, sids, subjects, replies, payloads, headers),
+    st.builds(msg, sids, subjects, payloads, replies, gaps),
+    st.builds(hmsg, sids, subjects, payloads, headers, replies, gaps),
     controls,
 )
 
 
+def cut(stream: bytes, places: set[int]) -> list[bytes]:
+    inside = sorted(place for place in places if 0 < place < len(stream))
+    return [stream[start:end] for start, end in pairwise([0, *inside, len(stream)])]
+
+
 @st.composite
 def streams_in_pieces(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
-    stream = b"".join(draw(st.lists(frames, max_size=12)))
-    cuts = sorted(draw(st.sets(st.integers(0, len(stream)), max_size=10)))
-    return stream, [stream[start:end] for start, end in pairwise([0, *cuts, len(stream)]) if start < end]
+    stream = b"".join(draw(st.lists(frames, min_size=1, max_size=12)))
+    return stream, cut(stream, draw(st.sets(st.integers(0, len(stream)), max_size=10)))
 
 
 @given(streams_in_pieces())
 @settings(max_examples=400, deadline=None)
 def test_however_it_is_cut_it_is_what_nats_py_reads(given: tuple[bytes, list[bytes]]) -> None:
     stream, pieces = given
-    ours, rest, complaints = take(pieces)
-    model = read(stream)
-    assert ours == model.ours
-    assert read(rest).others == model.others
-    assert read(rest).ours == []
-    assert not complaints
+    taken = take(pieces)
+    assert not taken.is_broken
+    check_against_nats_py(stream, taken)
 
 
-@given(st.lists(frames, min_size=2, max_size=4))
+@given(st.lists(frames.filter(lambda frame: len(frame) < 600), min_size=2, max_size=4))
 @settings(max_examples=40, deadline=None)
 def test_at_every_single_cut(chosen: list[bytes]) -> None:
     stream = b"".join(chosen)
     whole = take([stream])
-    for cut in range(1, len(stream)):
-        assert take([stream[:cut], stream[cut:]]) == whole, stream[:cut]
-    assert take([stream[at : at + 1] for at in range(len(stream))]) == whole
+    for place in range(1, len(stream)):
+        assert take(cut(stream, {place})) == whole, stream[:place]
+    assert take(cut(stream, set(range(len(stream))))) == whole
 
 
-@given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=6))
+@given(st.binary(max_size=200), st.sets(st.integers(0, 200), max_size=6))
 @settings(max_examples=400, deadline=None)
-def test_anything_at_all_is_read_the_same_in_pieces(noise: bytes, cuts: list[int]) -> None:
-    stream = noise.replace(b"\x00", b"MSG a 1 2\r\n")
-    places = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
-    assert take([stream[start:end] for start, end in pairwise(places)]) == take([stream])
+def test_anything_at_all_is_read_the_same_in_pieces(noise: bytes, places: set[int]) -> None:
+    stream = noise.replace(b"\x00", b"MSG a 1 2\r\n") + b"\r\n"
+    assert take(cut(stream, places)) == take([stream]) == expected(stream)
 
 
-# -- single things
+@given(st.binary(max_size=200))
+@settings(max_examples=400, deadline=None)
+def test_what_the_fuzzer_tries(data: bytes) -> None:
+    target.check(data)
+
+
+def test_a_message_of_the_largest_size_that_is_usual_cut_near_its_ends() -> None:
+    payload = random.Random(1).randbytes(2**20)
+    before, after = msg(b"22", b"b", b"before"), msg(b"22", b"b", b"after") + b"PONG\r\n"
+    for frame in (msg(b"1", b"a", payload), hmsg(b"1", b"a", payload, b"NATS/1.0\r\n\r\n")):
+        stream, end = before + frame + after, len(before + frame)
+        for near in (len(before), end):
+            for place in range(near - 50, near + 51):
+                taken = take(cut(stream, {place}))
+                assert taken.ours == {1: [("a", payload)], 22: [("b", b"before"), ("b", b"after")]}, place
+                assert taken.rest == b"PONG\r\n"
+
+
+@given(st.lists(frames, min_size=1, max_size=8), st.floats(0, 1), st.sets(st.integers(0, 5000), max_size=6))
+@settings(max_examples=200, deadline=None)
+def test_a_message_is_ours_if_its_sid_is_when_the_message_is_whole(
+    chosen: list[bytes], moment: float, places: set[int]
+) -> None:
+    """Unsubscribed or subscribed at any moment, in the middle of a message, too."""
+    stream = b"".join(chosen)
+    change = int(moment * len(stream))
+    whole = {end for end in accumulate(map(len, chosen)) if end <= change}
+    for before, after in ((set(OURS), set[int]()), (set[int](), set(OURS))):
+        stock, inbox = Stock(), Inbox()
+        interests = dict.fromkeys(before, inbox)
+        intake = Intake(stock, interests, Inbox.deliver, lambda what: None)  # type: ignore[arg-type]
+        at = 0
+        for piece in cut(stream, places | {change}):
+            if at == change:
+                interests.clear()
+                interests.update(dict.fromkeys(after, inbox))
+            intake.data_received(piece)
+            at += len(piece)
+        early, late = chosen[: len(whole)], chosen[len(whole) :]
+        mine, others = (early, late) if before else (late, early)
+        taken = [take([frame]) for frame in mine]
+        assert inbox.delivered == [message for one in taken for sid in OURS for message in one.ours[sid]]
+        rests = [one.rest for one in taken]
+        assert stock.got == b"".join(rests + others if before else others + rests)
+
+
+def test_messages_come_before_what_was_behind_them_in_one_piece_and_each_to_its_own() -> None:
+    log: list[object] = []
+
+    class Noting(Stock):
+        def data_received(self, data: bytes) -> None:
+            log.append(data)
+
+    inboxes = {1: Inbox(), 2: Inbox(), 3: Inbox()}
+    interests = inboxes | {33: inboxes[3]}
+
+    def deliver(inbox: Any) -> None:
+        log.append((inbox, [payload for _, _, run in inbox.arrived for payload in run]))
+        inbox.arrived = []
+
+    intake = Intake(Noting(), interests, deliver, log.append)  # type: ignore[arg-type]
+    order = [(b"3", b"0"), (b"1", b"1"), (b"3", b"2"), (b"9", b"3"), (b"33", b"4"), (b"1", b"5")]
+    intake.data_received(
+        b"PONG\r\n" + b"".join(msg(sid, b"a", n) for sid, n in order) + b"PING\r\n" + b"MSG a 2 1\r\n6"
+    )
+    assert log == [
+        (inboxes[3], [b"0", b"2", b"4"]),
+        (inboxes[1], [b"1", b"5"]),
+        b"PONG\r\n" + msg(b"9", b"a", b"3") + b"PING\r\n",
+    ]
+    del log[:]
+    intake.data_received(b"\r\n")
+    assert log == [(inboxes[2], [b"6"])]
+
+
+def test_an_interest_is_the_one_under_its_sid() -> None:
+    inbox = Inbox()
+    interests = {1: Inbox(), 2: Inbox()}
+    for interest in interests.values():
+        interest.inbox = inbox
+    intake = Intake(Stock(), interests, lambda inbox: None, lambda what: None)  # type: ignore[arg-type]
+    intake.data_received(msg(b"2", b"a", b"x") + msg(b"1", b"a", b"y"))
+    assert inbox.arrived == [(interests[2], "a", [b"x"]), (interests[1], "a", [b"y"])]
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"msg a 1 2", b"what", b" MSG a 1 2", b"PING ", b"PUB a 1", b"-ERR", b"+OK MSG a 1 2", b"H", b"MS"]
+)
+def test_what_is_no_message_is_left_to_nats_py(line: bytes) -> None:
+    after = b"PONG\r\n"
+    assert take([line + b"\r\n" + msg(b"1", b"a", b"x") + after]) == (
+        {1: [("a", b"x")], 22: []},
+        line + b"\r\n" + after,
+        False,
+    )
 
 
 @pytest.mark.parametrize(
     "line",
     [
-        b"MSG a 1 -5", b"MSG a 1 1_0", b"MSG a x 1", b"MSG a 1", b"MSG a 1 r r 1", b"MSG", b"", b"HMSG a 1 9 3",
-        b"HMSG a 1 3", b"msg a 1 2", b"what", b"MSG a 1 \xb2",
+        b"MSG a 1 -5", b"MSG a 1 +5", b"MSG a 1 1_0", b"MSG a x 1", b"MSG a 1", b"MSG a 1 r r 1", b"MSG",
+        b"HMSG a 1 9 3", b"HMSG a 1 3", b"HMSG a 1 3 +5", b"HMSG a 1 -3 5", b"HMSG a 1 r r 3 5", b"MSG a 1 \xb2",
+        b"MSG a +1 5", b"MSG a 1_0 5", b"MSG a -1 5", b"MSG a 1 5 ", b"MSG a 1\x0b5", b"MSG a\n1 5", b"MSG a\r1 5",
+        b"MSG a\nb 1 5", b"MSG a\rb 1 5", b"MSG a 1 r\ns 5",
+        b"MSGS a 1 5", b"MSG a \xd9\xa1 5", b"MSG a 1 \xd9\xa5", b"MSG a %b 5" % (b"9" * 5000),
+        b"MSG a 1 %b" % (b"9" * 5000),
+        b"HMSG a 1 %b 5" % (b"9" * 5000),
     ],
 )  # fmt: skip
-def test_what_is_no_message_is_left_to_nats_py(line: bytes) -> None:
-    assert take([line + b"\r\nPONG\r\n"]) == ([], line + b"\r\nPONG\r\n", [])
+def test_a_message_whose_end_is_unknown_ends_the_connection(line: bytes) -> None:
+    """nats-py, which takes some of them, would look for the next line elsewhere than we."""
+    stream = msg(b"1", b"a", b"x") + line + b"\r\n" + msg(b"1", b"a", b"inside")
+    assert take([stream]) == ({1: [("a", b"x")], 22: []}, b"", True)
 
 
 def test_a_subject_that_is_no_text_is_left_to_nats_py() -> None:
     frame = b"MSG \xff\xfe 1 2\r\n{}\r\n"
-    assert take([frame + msg(1, "a", "", b"x")]) == ([("a", b"x")], frame, [])
+    assert take([frame + msg(b"1", b"a", b"x")]) == ({1: [("a", b"x")], 22: []}, frame, False)
 
 
-def test_a_message_larger_than_any_and_a_line_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert take([b"MSG a 1 999999999999\r\nab"])[2] == ["a message that no server may send"]
+@pytest.mark.parametrize(
+    ("subject", "reply"), [("a\x0bb", ()), ("a\x0c22", ()), ("a\x0b22", (b"r\x0c1",)), ("a\x00\x1f\x7f", ())]
+)
+def test_what_is_white_space_to_nats_py_and_not_to_a_server(subject: str, reply: tuple[bytes, ...]) -> None:
+    ours, others = (msg(sid, subject.encode(), b"x", reply) for sid in (b"1", b"3"))
+    is_misread = "\x00" not in subject
+    taken = take([ours + others + msg(b"3", b"\xff\x0b22", b"x") + b"PONG\r\n"])
+    assert taken == ({1: [(subject, b"x")], 22: []}, (b"" if is_misread else others) + b"PONG\r\n", False)
+
+
+def test_no_publisher_breaks_the_connection_of_others(server: NatsServer, make_bus: MakeBus, prefix: str) -> None:
+    bus, other = make_bus(), make_bus()
+    with bus.subscribe("n.>") as events, bus.subscribe("m"), RawClient(server.port) as raw:
+        for mean in ("n.x\x0b2", "n.x\x0c2", "n.x r\x0b2", "n.x\x0b2 r\x0b2", "n.\xa0"):
+            raw.publish(f"{prefix}.events.{mean}", forged(0))
+        raw.send(b"PUB %b.events.n.\xff\x0bb 0\r\n\r\n" % prefix.encode())
+        raw.flush()
+        other.publish("n.x", make_event(1))
+        assert events.get(timeout=PATIENCE).data == {"n": 1}
+        assert bus.metrics().reconnects == 0
+
+
+# -- bounds
+
+
+def test_a_message_larger_than_any() -> None:
+    for line in (b"MSG a 1 %d\r\n", b"HMSG a 3 12 %d\r\n"):
+        assert not take([line % (LARGEST_MESSAGE - 2) + b"ab"]).is_broken  # its last line end is counted
+        assert take([line % (LARGEST_MESSAGE - 1) + b"ab"]).is_broken
+
+
+def test_a_line_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "LONGEST_LINE", 100)
-    assert take([b"INFO " + b"x" * 200])[2] == ["a line that does not end"]
+    for sizes in ([101], [1], [50], [100, 1]):
+        for line in (b"MSG " + b"x" * 96, b"\r" * 100, b"PONG" + b"\n" * 96):
+            stream = b"PING\r\n" + line
+            assert not take(target.cut(stream, sizes)).is_broken
+            assert take(target.cut(stream + b"x", sizes)).is_broken
+
+
+class Looking(Intake):
+    """Counts the bytes that it looks at."""
+
+    looked = 0
+
+    def _split(self, data: bytes, *args: Any) -> int:
+        self.looked += len(data)
+        return super()._split(data, *args)
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        msg(b"1", b"a", bytes(100_000)), msg(b"3", b"a", bytes(100_000)), msg(b"1", b"a", b"x" * 50) * 1000,
+        msg(b"3", b"a", b"x") * 1000, b"INFO " + b"x" * 100_000 + b"\r\n", b"INFO " + b"\r" * 100_000 + b"\r\n",
+        b"INFO " + b"\n" * 100_000 + b"\r\n", b"PING\r\n" * 10_000,
+        b"MSG " + b"s" * 50_000 + b" 1 50000\r\n" + bytes(50_002),
+        msg(b"1", b"a", b"\r\n" * 50_000),
+    ],
+    ids=range(10),
+)  # fmt: skip
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_how_often_a_byte_is_looked_at_has_a_bound(stream: bytes, size: int) -> None:
+    intake = Looking(Stock(), {1: Inbox()}, Inbox.deliver, lambda what: None)  # type: ignore[dict-item, arg-type]
+    for piece in target.cut(stream, [size]):
+        intake.data_received(piece)
+    assert intake.looked <= 3 * len(stream)
 
 
 def test_a_large_message_in_many_pieces_is_put_together_once() -> None:
     payload = bytes(range(256)) * 40_000
-    stream = msg(1, "a", "", payload)
-    ours, rest, _ = take([stream[at : at + 1000] for at in range(0, len(stream), 1000)])
-    assert (ours, rest) == ([("a", payload)], b"")
+    stream = msg(b"1", b"a", payload)
+    assert take(target.cut(stream, [1000])) == ({1: [("a", payload)], 22: []}, b"", False)
+
+
+def test_a_line_is_read_once_and_not_taken_for_one_that_begins_like_it() -> None:
+    read: list[bytes] = []
+
+    class Reading(Intake):
+        def _read(self, line: bytes) -> Any:
+            read.append(line)
+            return super()._read(line)
+
+    frames = [msg(b"1", b"s" * length, bytes(size)) for length in range(1, 30) for size in (1, 12, 123)]
+    inbox = Inbox()
+    intake = Reading(Stock(), {1: inbox}, Inbox.deliver, lambda what: None)  # type: ignore[dict-item, arg-type]
+    for _ in range(3):
+        intake.data_received(b"".join(frames))
+    assert len(read) == len(frames)
+    assert [(len(subject), len(payload)) for subject, payload in inbox.delivered] == 3 * [
+        (length, size) for length in range(1, 30) for size in (1, 12, 123)
+    ]
+
+
+def test_lines_are_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_LINES_KEPT", 10)
+    stock = Stock()
+    intake = Intake(stock, {}, lambda inbox: None, lambda what: None)
+    stream = b"".join(msg(b"5", b"a.%d" % n, b"") + b"INFO {%d}\r\n" % n for n in range(100))
+    for piece in target.cut(stream, [40]):
+        intake.data_received(piece)
+        assert len(intake._lines) <= 10
+    assert not any(line.startswith(b"INFO") for line in intake._lines)
+    assert stock.got == stream
+
+
+# -- what else a transport tells
 
 
 def test_what_else_a_transport_tells_is_told_on() -> None:
@@ -203,12 +337,10 @@ def test_what_else_a_transport_tells_is_told_on() -> None:
     intake.resume_writing()
     assert intake.eof_received()
     intake.connection_lost(None)
-    assert stock.told == ["pause", "resume", "eof", "None"]
+    intake.connection_lost(OSError("gone"))
+    assert stock.told == ["pause", "resume", "eof", "None", "OSError('gone')"]
 
 
-def test_lines_are_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "_LINES_KEPT", 10)
-    intake = Intake(Stock(), {}, lambda inbox: None, lambda what: None)
-    for n in range(100):
-        intake.data_received(msg(5, f"a.{n}", "", b""))
-    assert len(intake._lines) <= 10
+def test_what_takes_no_bytes_is_no_stock() -> None:
+    with pytest.raises(TypeError, match="BufferedProtocol"):
+        Intake(asyncio.BufferedProtocol(), {}, lambda inbox: None, lambda what: None)

@@ -12,8 +12,9 @@ large as what the socket gave.
 """
 
 import asyncio
+import re
+import sys
 from collections.abc import Callable, Mapping
-from sys import intern
 
 from .receive import Inbox, Interest
 
@@ -23,9 +24,16 @@ _LINES_KEPT = 4_096  # lines of a subject differ in the payload's size alone: mo
 LONGEST_LINE = 2**20  #: bytes; an INFO that names every server of a large cluster has thousands
 LARGEST_MESSAGE = 128 * 2**20  #: bytes, headers included: twice what a server can be told to take
 
-#: What a line says: sid, subject, bytes of headers, bytes in all with the last line end; None if it heads no message.
-_Head = tuple[int, str, int, int] | None
+# Servers part the words of a line by spaces. To nats-py a vertical tab or a form feed does so, too, and a publisher can
+# have them in a subject or a reply: a message for nobody here, which it would misread, is not handed on.
+_MISREAD = re.compile(rb"[\v\f]")
+_HEAD = re.compile(
+    rb"(?:MSG|(H)MSG)[ \t]++([^ \t\r\n]++)[ \t]++(\d{1,18})"
+    rb"(?:[ \t]++[^ \t\r\n]++)?(?(1)[ \t]++(\d{1,18}))[ \t]++(\d{1,18})"
+)
+_Head = tuple[int, str, int, int]  # sid, subject, bytes of headers, bytes in all with the last line end
 _NOT_OURS = -1  # in place of a sid
+_UNREADABLE: _Head = _NOT_OURS, "", 0, sys.maxsize  # where the next line begins is unknown: it ends the connection
 
 
 class Intake(asyncio.Protocol):
@@ -56,16 +64,18 @@ class Intake(asyncio.Protocol):
         self._broken = broken
         self._lines: dict[bytes, _Head] = {}  # what was read of a line before
         self._rest: list[bytes] = []  # the beginning of a line or a message
-        self._missing = 0  # bytes until that can be whole
+        self._missing = 0  # bytes until that is whole, or too long a line
+        self._in_line = False  # it is the beginning of a line
         self.received = 0  #: bytes ever
 
     def data_received(self, data: bytes) -> None:
         """Take what is whole."""
         self.received += len(data)
         if self._rest:
-            self._rest.append(data)
             self._missing -= len(data)
-            if self._missing > 0:
+            waits = self._missing > 0 and not (self._in_line and _ends_line(self._rest[-1], data))
+            self._rest.append(data)
+            if waits:
                 return
             data = b"".join(self._rest)
             self._rest.clear()
@@ -89,12 +99,14 @@ class Intake(asyncio.Protocol):
         while True:
             eol = find(b"\r\n", position)
             if eol < 0:
-                self._missing = 1
-                if end - position > LONGEST_LINE:
+                self._in_line = True
+                self._missing = LONGEST_LINE + 1 - (end - position)
+                if self._missing <= 0:
                     self._broken("a line that does not end")
                 return position
             line = data[position:eol]
             start = eol + 2
+            head: _Head | None
             try:
                 head = lines[line]
             except KeyError:
@@ -106,13 +118,15 @@ class Intake(asyncio.Protocol):
             sid, subject, headers, size = head
             stop = start + size
             if stop > end:
+                self._in_line = False
                 self._missing = stop - end
                 if size > LARGEST_MESSAGE:
                     self._broken("a message that no server may send")
                 return position
             interest = interests.get(sid)
             if interest is None:
-                foreign.append(data[position:stop])
+                if not _MISREAD.search(line):
+                    foreign.append(data[position:stop])
             elif interest is by and subject is at:
                 payloads.append(data[start + headers : stop - 2])
             else:
@@ -123,17 +137,14 @@ class Intake(asyncio.Protocol):
                 arrived.append((interest, subject, payloads))
             position = stop
 
-    def _read(self, line: bytes) -> _Head:
-        """Read a line for the first time. One that is wrong is left to nats-py, which complains of it."""
-        words = line.split()
-        head: _Head = None
-        if words[:1] == [b"MSG"] and len(words) in (4, 5):
-            head = _head(words[1], words[2], b"0", words[-1])
-        elif words[:1] == [b"HMSG"] and len(words) in (5, 6):
-            head = _head(words[1], words[2], words[-2], words[-1])
+    def _read(self, line: bytes) -> _Head | None:
+        """Read a line for the first time; None if it heads no message."""
+        match = _HEAD.fullmatch(line)
+        if match is None:
+            return _UNREADABLE if line.startswith((b"MSG", b"HMSG")) else None
         if len(self._lines) >= _LINES_KEPT:
             self._lines.clear()
-        self._lines[line] = head
+        head = self._lines[line] = _head(match)
         return head
 
     # -- what else a transport tells
@@ -151,10 +162,15 @@ class Intake(asyncio.Protocol):
         self._stock.connection_lost(exc)
 
 
-def _head(subject: bytes, sid: bytes, headers: bytes, size: bytes) -> _Head:
-    if not (sid.isdigit() and headers.isdigit() and size.isdigit() and int(headers) <= int(size)):
-        return None
+def _head(match: re.Match[bytes]) -> _Head:
+    _, subject, sid, headers, size = match.groups(b"0")
+    if int(headers) > int(size):
+        return _UNREADABLE
     try:
-        return int(sid), intern(subject.decode()), int(headers), int(size) + 2
-    except UnicodeDecodeError:
+        return int(sid), sys.intern(subject.decode()), int(headers), int(size) + 2
+    except UnicodeDecodeError:  # nats-py complains of it
         return _NOT_OURS, "", 0, int(size) + 2
+
+
+def _ends_line(before: bytes, data: bytes) -> bool:
+    return b"\r\n" in data or (data.startswith(b"\n") and before.endswith(b"\r"))
