@@ -1,0 +1,136 @@
+"""pyzmq: PUB to SUB over TCP, from process to process, with no server between and no bound on what is queued."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import cycle, islice
+from typing import Any
+
+from ..cases import Job, Sample, Stopwatch
+from ..feeders import payloads
+from ..partner import partner
+from ..workload import decode, encode, make_envelope
+from .faces import PATIENCE, lost
+
+__all__ = ["answer", "asking", "drain", "feed", "publish", "receive"]
+
+
+@contextmanager
+def _sockets(*kinds: str) -> Iterator[list[Any]]:
+    """Open sockets that drop nothing and wait for no one for ever."""
+    import zmq
+
+    with zmq.Context() as context:
+        sockets = [context.socket(getattr(zmq, kind)) for kind in kinds]
+        for one in sockets:
+            one.set_hwm(0)
+            one.rcvtimeo = int(PATIENCE * 1000)
+            one.linger = 0
+            if one.type == zmq.SUB:
+                one.subscribe(b"")
+        try:
+            yield sockets
+        finally:
+            for one in sockets:
+                one.close()
+
+
+def _endpoint() -> str:
+    """Choose where a PUB socket will be bound: a SUB that is bound says what it wants too late."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"tcp://127.0.0.1:{server.getsockname()[1]}"
+
+
+def receive(job: Job) -> Sample:
+    """``recv()`` in a loop of the main thread; another process sends prebuilt messages."""
+    endpoint = _endpoint()
+    with _sockets("SUB") as (heard,):
+        heard.connect(endpoint)
+        with partner(feed, replace(job, url=endpoint)) as sender:
+            sender.go()
+            _take(heard, job.warmup)
+            sender.await_ready()
+            watch = Stopwatch()
+            sender.go()
+            _take(heard, job.events)
+            return watch.read(job.events)
+
+
+def _take(heard: Any, count: int) -> None:
+    import zmq
+
+    for number in range(count):
+        try:
+            decode(heard.recv())
+        except zmq.Again:
+            raise lost(number, count) from None
+
+
+def feed(job: Job) -> Iterator[None]:
+    """Send the warm-up, then the events."""
+    with _sockets("XPUB") as (out,):
+        out.bind(job.url)
+        out.recv()  # the subscription
+        messages = payloads(job)
+        for count in (job.warmup, job.events):
+            yield
+            for message in islice(cycle(messages), count):
+                out.send(message)
+        yield
+
+
+def publish(job: Job) -> Sample:
+    """``send()`` in a loop of the main thread; done when another process has received all, not decoding it."""
+    envelopes = [make_envelope(number, job.namespace) for number in range(job.total)]
+    endpoint = _endpoint()
+    with _sockets("XPUB") as (out,), partner(drain, replace(job, url=endpoint)) as receiver:
+        out.bind(endpoint)
+        out.recv()
+        receiver.go()
+        for envelope in envelopes[: job.warmup]:
+            out.send(encode(envelope))
+        receiver.await_ready()
+        receiver.go()
+        watch = Stopwatch()
+        for envelope in envelopes[job.warmup :]:
+            out.send(encode(envelope))
+        receiver.await_ready()
+        return watch.read(job.events)
+
+
+def drain(job: Job) -> Iterator[None]:
+    """Receive the warm-up, then the events."""
+    with _sockets("SUB") as (heard,):
+        heard.connect(job.url)
+        for count in (job.warmup, job.events):
+            yield
+            for _ in range(count):
+                heard.recv()
+        yield
+
+
+@contextmanager
+def asking(job: Job) -> Iterator[list[Any]]:
+    """Open a socket to send by and one to hear answers by, from a process that answers."""
+    endpoints = _endpoint(), _endpoint()
+    with _sockets("XPUB", "SUB") as (out, back):
+        out.bind(endpoints[0])
+        back.connect(endpoints[1])
+        with partner(answer, replace(job, url=" ".join(endpoints))) as other:
+            out.recv()
+            other.go()
+            yield [out, back]
+
+
+def answer(job: Job) -> Iterator[None]:
+    """Send again what comes."""
+    with _sockets("SUB", "XPUB") as (heard, out):
+        there, back = job.url.split()
+        heard.connect(there)
+        out.bind(back)
+        out.recv()
+        yield
+        for _ in range(job.total):
+            out.send(encode(decode(heard.recv())))
+        yield
