@@ -6,15 +6,17 @@ from pathlib import Path
 
 import msgspec
 
-from . import tables
+from . import chart, tables
+from .against import slower
 from .cases import Case
-from .environment import describe
+from .environment import describe, lacking
 from .every import chosen
 from .report import Report, build
-from .runner import run
+from .runner import Effort, run
 from .servers import running
 
-_QUICK = 1_000  # events
+_CROWD = 10_000  # subscriptions
+_QUICK = Effort(events=1_000, repeat=1, crowd=100)
 
 
 def main() -> int:
@@ -24,14 +26,19 @@ def main() -> int:
     if options.list:
         print("\n".join(f"{one.name}: {one.title}\n    {one.says}" for one in cases))
         return 0
-    report, failed = _measure(cases, *((_QUICK, 1) if options.quick else (options.events, options.repeat)))
+    effort = _QUICK if options.quick else Effort(options.events, options.repeat, _CROWD)
+    report, failed = _measure(cases, effort)
     if options.json != "-":
         print("\n".join(tables.lines(report)))
     if options.json:
         _write(options.json, msgspec.json.format(msgspec.json.encode(report)).decode())
-    if failed:
-        print(f"failed: {', '.join(sorted(failed))}", file=sys.stderr)
-    return int(bool(failed))
+    if options.svg:
+        chart.draw(report, options.svg)
+    complaints = [f"{name} failed" for name in sorted(failed)]
+    if options.against:
+        complaints += [f"slower: {text}" for text in slower(report, options.against)]
+    print("\n".join(complaints), file=sys.stderr)
+    return int(bool(complaints))
 
 
 def _parse() -> argparse.Namespace:
@@ -41,20 +48,35 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--repeat", type=int, default=5, help="runs of each case, of which the median counts (%(default)s)"
     )
-    parser.add_argument(
-        "--quick", action="store_true", help=f"{_QUICK:,} events, once: only to see that all of it works"
-    )
+    parser.add_argument("--quick", action="store_true", help="few events, once: only to see that all of it works")
     parser.add_argument("--json", metavar="FILE", help="write everything there; with - to stdout, instead of tables")
+    parser.add_argument("--svg", metavar="FILE", type=Path, help="draw the ratios there; it takes matplotlib")
+    parser.add_argument(
+        "--against",
+        metavar="FILE",
+        type=_earlier,
+        help="compare with what --json wrote, and fail if ratios of ours got worse by more than the spread",
+    )
     parser.add_argument("--list", action="store_true", help="say what each case measures, and run none")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.svg and (reason := lacking(("matplotlib",))):
+        parser.error(f"--svg: {reason}")
+    return options
 
 
-def _measure(cases: list[Case], events: int, repeat: int) -> tuple[Report, set[str]]:
+def _earlier(path: str) -> Report:
+    try:
+        return msgspec.json.decode(Path(path).read_bytes(), type=Report)
+    except (OSError, msgspec.DecodeError) as error:
+        raise argparse.ArgumentTypeError(f"{path} is no report: {error}") from None
+
+
+def _measure(cases: list[Case], effort: Effort) -> tuple[Report, set[str]]:
     with running({need for one in cases for need in one.needs}) as servers:
         environment = describe(servers[0])
-        runs = run(cases, servers, events, repeat, _progress)
+        runs = run(cases, servers, effort, _progress)
     _progress("")
-    return build(cases, runs, environment, events, repeat), runs.failed
+    return build(cases, runs, environment, effort), runs.failed
 
 
 def _progress(text: str) -> None:

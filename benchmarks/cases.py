@@ -39,6 +39,7 @@ class Job:
     prefix: str
     events: int
     namespace: str = "orders.eu"
+    crowd: int = 10_000  # subscriptions of others, where they are what is measured
     peer: str = ""  # whose other half a partner plays
 
     @property

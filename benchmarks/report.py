@@ -7,7 +7,7 @@ from statistics import median
 import msgspec
 
 from .cases import CASES, FIGURES, Case, Figure, Goal, Sample
-from .runner import Runs
+from .runner import Effort, Runs
 
 __all__ = ["Ratio", "Report", "Row", "Spread", "Table", "build"]
 
@@ -66,13 +66,13 @@ class Report(msgspec.Struct, frozen=True):
     format: int = 1
 
 
-def build(cases: Sequence[Case], runs: Runs, environment: dict[str, str], events: int, repeat: int) -> Report:
+def build(cases: Sequence[Case], runs: Runs, environment: dict[str, str], effort: Effort) -> Report:
     """Sum up."""
     tables = (
         Table(question.name, question.title, tuple(_row(one, runs) for one in group))
         for question, group in groupby(cases, key=lambda one: one.question)
     )
-    return Report(environment, events, repeat, tuple(tables))
+    return Report(environment, effort.events, effort.repeat, tuple(tables))
 
 
 def _row(one: Case, runs: Runs) -> Row:

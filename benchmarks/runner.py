@@ -15,7 +15,7 @@ import msgspec
 from .cases import WAIT, Case, Job, Sample
 from .environment import lacking
 
-__all__ = ["Runs", "run"]
+__all__ = ["Effort", "Runs", "run"]
 
 _FEWEST = 100  # events
 
@@ -31,9 +31,16 @@ class Runs:
     failed: set[str] = field(default_factory=set)  # of those, the ones that should have run
 
 
-def run(
-    cases: Sequence[Case], servers: tuple[str, str], events: int, repeat: int, report: Callable[[str], None]
-) -> Runs:
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is run."""
+
+    events: int
+    repeat: int
+    crowd: int
+
+
+def run(cases: Sequence[Case], servers: tuple[str, str], effort: Effort, report: Callable[[str], None]) -> Runs:
     """Run every case so many times; one that cannot run, or fails, is left out from then on."""
     runs = Runs()
     for one in cases:
@@ -42,13 +49,13 @@ def run(
             runs.samples[one.name] = []
         else:
             runs.left_out[one.name] = reason
-    progress = _Progress(repeat, report)
-    for number in range(repeat):
+    progress = _Progress(effort.repeat, report)
+    for number in range(effort.repeat):
         left = [one for one in cases if one.name not in runs.left_out]
         for at, one in enumerate(left):
             if one.name not in runs.left_out:
                 progress.tell(number, one.name, len(left) - at)
-                _add(runs, one, servers, events)
+                _add(runs, one, servers, effort)
     return runs
 
 
@@ -70,9 +77,10 @@ class _Progress:
         self._report(f"round {round_number + 1} of {self._repeat}: {name}{time}")
 
 
-def _add(runs: Runs, one: Case, servers: tuple[str, str], events: int) -> None:
+def _add(runs: Runs, one: Case, servers: tuple[str, str], effort: Effort) -> None:
     """Run a case once."""
-    job = Job(*servers, f"bench{os.getpid()}-{next(_prefixes)}", max(_FEWEST, int(events * one.share)))
+    events = max(_FEWEST, int(effort.events * one.share))
+    job = Job(*servers, f"bench{os.getpid()}-{next(_prefixes)}", events, crowd=effort.crowd)
     sample, reason, has_failed = _run(one, job)
     if sample is not None:
         runs.samples[one.name].append(sample)

@@ -37,5 +37,5 @@ PEER = AsyncPeer(
     connect=_connect,
     says="A client written in Rust: an ``async def`` callback, ``await publish()``.",
     needs=("natsrpy",),
-    shares={"receive": 0.5, "publish": 0.5},
+    shares={"receive": 0.5, "publish": 0.05},
 )
