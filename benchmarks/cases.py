@@ -108,9 +108,9 @@ QUESTIONS = {
         Question("nodes", "Process to process through a server", ("rate", "cpu")),
         Question("roundtrip", "Round trip between two processes, one event at a time", ("p50", "p99")),
         Question("local", "One process: thread to thread", ("rate", "cpu")),
-        Question("growth", "Growth: time of a publish by the number of subscriptions", ("time",)),
-        Question("burn", "Receive while another thread burns CPU in Python", ("rate", "cpu")),
-        Question("memory", "Memory: of an idle subscription, of a queued event", ("traced", "rss")),
+        Question("growth", "Growth: a publish, by number of subscriptions", ("time",)),
+        Question("burn", "Receive beside a thread that burns CPU", ("rate", "cpu")),
+        Question("memory", "Memory: idle subscription, queued event", ("traced", "rss")),
     )
 }
 

@@ -4,19 +4,22 @@ from pathlib import Path
 from typing import Any
 
 from .cases import FIGURES, QUESTIONS
-from .report import Report, Row, Table
+from .report import Report, Row, Spread, Table
 
 __all__ = ["draw"]
 
 _WIDTH, _ROW, _HEAD = 13.0, 0.21, 0.75  # inches: of all, of a bar, of what stands around the bars of a question
 _COLUMNS = 2
+_LEGEND = (
+    "Ratio to the first of each group, by powers of ten. Blue: aether_sync. Line: lowest and highest. Orange: goal."
+)
 
 # Of a lightness between those of white and dark pages, to be read on both.
 _TEXT, _OURS, _THEIRS, _GOAL = "#808891", "#2f81f7", "#9aa4af", "#d9822b"
 
 
 def draw(report: Report, path: Path) -> None:
-    """Draw a report as SVG: a bar is a median, its whisker the spread, a mark the goal."""
+    """Draw a report as SVG: a bar is a median, the line in it the spread, a mark the goal."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -30,6 +33,7 @@ def draw(report: Report, path: Path) -> None:
             axes = area.subplots(len(column), squeeze=False, gridspec_kw={"height_ratios": heights})
             for (one,), table in zip(axes, column, strict=True):
                 _panel(one, table)
+        figure.suptitle(_LEGEND, x=0.01, ha="left", fontsize=9)
         figure.savefig(path, format="svg", transparent=True, metadata={"Date": None})
 
 
@@ -54,30 +58,27 @@ def _panel(axes: Any, table: Table) -> None:
     for at, row in enumerate(rows):
         _bar(axes, at, row)
     axes.set_yticks(range(len(rows)), [row.title.replace("`", "") for row in rows])
-    axes.invert_yaxis()
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.axvline(1.0, color=_TEXT, linewidth=0.8)
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, 0.4), max(high, 2.5))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.minorticks_off()
     figure = QUESTIONS[table.question].figures[0]
     better = "more is better" if figure.is_rate else "less is better"
-    axes.set_title(f"{table.title}\n{figure.label}, as a ratio; {better}", loc="left", fontsize=9)
-    axes.patch.set_visible(False)
+    axes.set_title(f"{table.title}\n{figure.label}: {better}", loc="left", fontsize=9)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
 
 
 def _bar(axes: Any, at: int, row: Row) -> None:
-    if not row.ratios:
-        axes.text(1.0, at, "  1", va="center", fontsize=8)
-        return
-    ratio = row.ratios[0]
-    value = ratio.value
+    ratio = row.ratios[0] if row.ratios else None
+    value = ratio.value if ratio else Spread(1.0, 1.0, 1.0)
     axes.barh(at, value.median - 1.0, left=1.0, height=0.7, color=_OURS if row.is_ours else _THEIRS)
     axes.hlines(at, value.low, value.high, color=_TEXT, linewidth=1.2)
-    axes.text(max(value.high, 1.0), at, f"  {value.median:.2g}", va="center", fontsize=8)
-    if ratio.goal is not None:
-        sign = "≥" if FIGURES[ratio.key].is_rate else "≤"
+    text = f"{value.median:,.0f}" if value.median >= 100 else f"{value.median:.2g}"
+    if ratio is not None and ratio.goal is not None:
         axes.plot(ratio.goal, at, marker="|", markersize=11, markeredgewidth=2, color=_GOAL)
-        axes.annotate(
-            f"{sign} {ratio.goal:g}", (ratio.goal, at), (0, 5), textcoords="offset points", fontsize=6, color=_GOAL
-        )
+        text += f"  ({'≥' if FIGURES[ratio.key].is_rate else '≤'} {ratio.goal:g})"
+    axes.annotate(text, (1.02, at), xycoords=("axes fraction", "data"), va="center", fontsize=8)

@@ -15,7 +15,7 @@ from nats.aio.client import Client as Connection
 
 from aether_sync import Event, NATSEventBus
 
-from .cases import WAIT, CannotMeasureError, Goal, Job, Sample, Stopwatch, case, register
+from .cases import WAIT, Goal, Job, Sample, Stopwatch, case, register
 from .peers import PEERS, nats_py, pyzmq
 from .peers.faces import AsyncPeer, Client, Peer
 from .receive import uvloop_off
@@ -115,6 +115,25 @@ def redis_pipeline(job: Job) -> Sample:
     return _timed(job, _envelopes(job), publish, lambda: None)
 
 
+@case("publish-natsrpy-gather", "natsrpy, asyncio, 100 at a time", needs=("natsrpy",), share=0.2)
+def natsrpy_gather(job: Job) -> Sample:
+    """``await asyncio.gather(...)`` of a hundred ``publish()``."""
+    peer = PEERS["natsrpy"]
+    assert isinstance(peer, AsyncPeer)
+    with asyncio.Runner() as runner:
+        client = runner.run(peer.connect(job))
+
+        async def publish(envelopes: Sequence[Envelope]) -> None:
+            for start in range(0, len(envelopes), _CHUNK):
+                chunk = envelopes[start : start + _CHUNK]
+                await asyncio.gather(*(client.publish(job.subject, encode(envelope)) for envelope in chunk))
+            await client.settle()
+
+        sample = _timed(job, _envelopes(job), lambda envelopes: runner.run(publish(envelopes)), lambda: None)
+        runner.run(client.close())
+        return sample
+
+
 register("publish-pyzmq", "pyzmq, PUB", pyzmq.publish, needs=("zmq",))
 
 
@@ -139,7 +158,7 @@ def _with_bus(
         work = partial(publish, bus)
         sample = _timed(job, events, _from_threads(work) if by_threads else work, partial(bus.flush, WAIT))
         if bus.metrics().confirmed != job.total:
-            raise CannotMeasureError("not every event was confirmed")
+            raise RuntimeError("not every event was confirmed")
         return sample
 
 
