@@ -37,7 +37,8 @@ def main() -> int:
     complaints = [f"{name} failed" for name in sorted(failed)]
     if options.against:
         complaints += [f"slower: {text}" for text in slower(report, options.against)]
-    print("\n".join(complaints), file=sys.stderr)
+    for complaint in complaints:
+        print(complaint, file=sys.stderr)
     return int(bool(complaints))
 
 

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from .cases import WAIT, Job
 from .workload import make_payload
 
-__all__ = ["feed_nats", "feed_redis", "payloads"]
+__all__ = ["feed_nats", "feed_redis", "payloads", "send_again_and_again"]
 
 _DIFFERENT = 1_000  # events; then they come again
 
@@ -36,19 +36,25 @@ def _command(*words: bytes) -> bytes:
 
 
 def _send(job: Job, url: str, frames: list[bytes], hello: bytes, ask: bytes, answer: bytes) -> Iterator[None]:
-    block = b"".join(frames)
     address = urlsplit(url)
     with socket.create_connection((address.hostname, address.port), timeout=WAIT) as server:
         server.sendall(hello + ask)
         _await(server, answer)
         for count in (job.warmup, job.events):
             yield
-            rounds, rest = divmod(count, len(frames))
-            for _ in range(rounds):
-                server.sendall(block)
-            server.sendall(b"".join(frames[:rest]) + ask)
+            send_again_and_again(server, frames, count)
+            server.sendall(ask)
             _await(server, answer)
     yield
+
+
+def send_again_and_again(to: socket.socket, frames: list[bytes], count: int) -> None:
+    """Send so many frames, in blocks of all there are."""
+    rounds, rest = divmod(count, len(frames))
+    block = b"".join(frames)
+    for _ in range(rounds):
+        to.sendall(block)
+    to.sendall(b"".join(frames[:rest]))
 
 
 def _await(server: socket.socket, answer: bytes) -> None:
