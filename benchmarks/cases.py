@@ -169,7 +169,7 @@ def register(
     """Add a case. What it is compared with is, unless said, the first one of its question."""
     question = name.partition("-")[0]
     first = next((other for other in CASES if other.partition("-")[0] == question), name)
-    text = " ".join((says or run.__doc__ or "").split())
+    text = " ".join((says or run.__doc__ or "").split()).replace("``", "`")
     CASES[name] = Case(name, title, text, run, base or first, share, needs, goals)
 
 

@@ -3,28 +3,45 @@
 from collections.abc import Iterator
 
 from .cases import FIGURES, QUESTIONS
-from .report import Ratio, Report, Row, Table
+from .report import Ratio, Report, Row
 
 __all__ = ["lines"]
 
 
+Cells = tuple[str, ...]
+
+
 def lines(report: Report) -> Iterator[str]:
-    """Write a report as Markdown: what it was measured on, and a table per question, ratios first."""
+    """Write a report as Markdown: what it was measured on, a table per question, ratios first, and one of all goals."""
     yield ", ".join(f"{name} {value}" for name, value in report.environment.items() if value != "not installed")
     missing = [name for name, value in report.environment.items() if value == "not installed"]
     if missing:
         yield f"Not installed: {', '.join(missing)}"
     yield f"Medians of {report.repeat}, of {report.events:,} events or a share of them; in brackets lowest and highest."
     for table in report.tables:
+        labels = [figure.label for figure in QUESTIONS[table.question].figures]
+        cells = [(table.title, "ratio", "goal", *labels)]
+        for row in table.rows:
+            cells += _rows(row, len(labels))
         yield ""
-        yield from _table(table)
+        yield from _table(cells)
+    goals = list(_goals(report))
+    if goals:
+        yield ""
+        yield from _table([("Goals", "ratio", "goal", "figure", "compared with"), *goals])
 
 
-def _table(table: Table) -> Iterator[str]:
-    labels = [figure.label for figure in QUESTIONS[table.question].figures]
-    cells = [(table.title, "ratio", "goal", *labels)]
-    for one in table.rows:
-        cells += _rows(one, len(labels))
+def _goals(report: Report) -> Iterator[Cells]:
+    for table in report.tables:
+        for row in table.rows:
+            for ratio in row.ratios:
+                if ratio.goal is not None:
+                    figure = FIGURES[ratio.key]
+                    measured = f"{figure.write(row.figures[ratio.key].median)} {figure.label}"
+                    yield (f"{table.question}: {row.title}", *_ratio(ratio), measured, ratio.called)
+
+
+def _table(cells: list[Cells]) -> Iterator[str]:
     widths = [max(len(row[at]) for row in cells) for at in range(len(cells[0]))]
     rule = tuple("-" * width if at == 0 else "-" * (width - 1) + ":" for at, width in enumerate(widths))
     for row in (cells[0], rule, *cells[1:]):
@@ -35,7 +52,7 @@ def _table(table: Table) -> Iterator[str]:
         yield f"| {' | '.join(padded)} |"
 
 
-def _rows(row: Row, columns: int) -> Iterator[tuple[str, ...]]:
+def _rows(row: Row, columns: int) -> Iterator[Cells]:
     if row.left_out:
         yield (f"{row.title}: {row.left_out}", *[""] * (columns + 2))
         return
