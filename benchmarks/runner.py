@@ -42,39 +42,32 @@ class Effort:
 
 def run(cases: Sequence[Case], servers: tuple[str, str], effort: Effort, report: Callable[[str], None]) -> Runs:
     """Run every case so many times; one that cannot run, or fails, is left out from then on."""
-    runs = Runs()
-    for one in cases:
-        reason = lacking(one.needs)
-        if reason is None:
-            runs.samples[one.name] = []
-        else:
-            runs.left_out[one.name] = reason
-    progress = _Progress(effort.repeat, report)
+    reasons = {one.name: lacking(one.needs) for one in cases}
+    runs = Runs(left_out={name: reason for name, reason in reasons.items() if reason is not None})
+    progress = _Progress(report)
     for number in range(effort.repeat):
-        left = [one for one in cases if one.name not in runs.left_out]
-        for at, one in enumerate(left):
-            if one.name not in runs.left_out:
-                progress.tell(number, one.name, len(left) - at)
-                _add(runs, one, servers, effort)
+        running = [one for one in cases if one.name not in runs.left_out]
+        for at, one in enumerate(running):
+            left = len(running) * (effort.repeat - number) - at
+            progress.tell(f"round {number + 1} of {effort.repeat}: {one.name}", left)
+            _add(runs, one, servers, effort)
     return runs
 
 
 class _Progress:
     """Says what is running, and how long the rest will take, from how long it took until now."""
 
-    def __init__(self, repeat: int, report: Callable[[str], None]) -> None:
-        self._repeat, self._report = repeat, report
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self._report = report
         self._started = monotonic()
         self._done = 0
 
-    def tell(self, round_number: int, name: str, left_in_round: int) -> None:
-        left = left_in_round * (self._repeat - round_number)  # nearly: the rounds to come may be shorter
-        time = ""
+    def tell(self, what: str, left: int) -> None:
         if self._done:
-            seconds = (monotonic() - self._started) / self._done * left
-            time = f", {seconds // 60:.0f} min {seconds % 60:02.0f} s left"
+            minutes, seconds = divmod(round((monotonic() - self._started) / self._done * left), 60)
+            what += f", {minutes} min {seconds:02} s left"
         self._done += 1
-        self._report(f"round {round_number + 1} of {self._repeat}: {name}{time}")
+        self._report(what)
 
 
 def _add(runs: Runs, one: Case, servers: tuple[str, str], effort: Effort) -> None:
@@ -83,7 +76,7 @@ def _add(runs: Runs, one: Case, servers: tuple[str, str], effort: Effort) -> Non
     job = Job(*servers, f"bench{os.getpid()}-{next(_prefixes)}", events, crowd=effort.crowd)
     sample, reason, has_failed = _run(one, job)
     if sample is not None:
-        runs.samples[one.name].append(sample)
+        runs.samples.setdefault(one.name, []).append(sample)
         return
     runs.left_out[one.name] = reason
     if has_failed and not one.needs:
