@@ -117,9 +117,9 @@ QUESTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What a ratio of a case should be: at least so much for a rate, at most for anything else."""
+    """What a ratio of a case should be: at least so much for a rate, at most for anything else, or only shown."""
 
-    bound: float
+    bound: float | None
     to: tuple[str, ...] = ()  # cases, of which the best counts; none: what the case is compared with anyway
     key: str = ""  # of the figure; none: the first of the question
     called: str = ""  # in the table

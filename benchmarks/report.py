@@ -63,7 +63,6 @@ class Report(msgspec.Struct, frozen=True):
     events: int
     repeat: int
     tables: tuple[Table, ...]
-    format: int = 1
 
 
 def build(cases: Sequence[Case], runs: Runs, environment: dict[str, str], effort: Effort) -> Report:
@@ -87,18 +86,17 @@ def _ratios(one: Case, runs: Runs) -> Iterator[Ratio]:
     """Make the ratio to what the case is compared with, and the others that have goals."""
     goals = list(one.goals)
     if not any(not goal.to and not goal.key for goal in goals) and one.base != one.name:
-        goals.insert(0, Goal(0.0))
+        goals.insert(0, Goal(None))
     for goal in goals:
         figure = FIGURES[goal.key or one.question.keys[0]]
-        to = goal.to or (one.base,)
-        values = list(_by_round(one, to, figure, runs))
-        if values:
-            yield _judged(goal, figure, to, Spread.of(values))
+        to = tuple(name for name in goal.to or (one.base,) if runs.samples.get(name) and name not in runs.left_out)
+        if to and one.name not in runs.left_out:
+            yield _judged(goal, figure, to, Spread.of(list(_by_round(one, to, figure, runs))))
 
 
 def _judged(goal: Goal, figure: Figure, to: tuple[str, ...], value: Spread) -> Ratio:
     called = goal.called or CASES[to[0]].title
-    if not goal.bound:
+    if goal.bound is None:
         return Ratio(figure.key, to, called, value, None, None)
     is_reached = value.median >= goal.bound if figure.is_rate else value.median <= goal.bound
     return Ratio(figure.key, to, called, value, goal.bound, is_reached)
@@ -106,10 +104,6 @@ def _judged(goal: Goal, figure: Figure, to: tuple[str, ...], value: Spread) -> R
 
 def _by_round(one: Case, to: tuple[str, ...], figure: Figure, runs: Runs) -> Iterator[float]:
     best = max if figure.is_rate else min
-    names = (one.name, *to)
-    there = [name for name in names if name not in runs.left_out and runs.samples.get(name)]
-    if one.name not in there or len(there) == 1:
-        return
-    for samples in zip(*(runs.samples[name] for name in there), strict=False):
+    for samples in zip(*(runs.samples[name] for name in (one.name, *to)), strict=True):
         mine, *others = (sample[figure.key] for sample in samples)
         yield mine / best(others)
