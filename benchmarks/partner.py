@@ -14,7 +14,7 @@ from typing import IO
 
 import msgspec
 
-from .cases import WAIT, CannotMeasureError, Job
+from .cases import WAIT, Job
 
 __all__ = ["Partner", "Role", "partner"]
 
@@ -30,7 +30,7 @@ class Partner:
     def await_ready(self) -> None:
         """Wait until its role has come to the next yield."""
         if self._heard.readline() != b"ready\n":
-            raise CannotMeasureError(f"the other process, {self._name}, failed")
+            raise RuntimeError(f"the other process, {self._name}, failed")
 
     def go(self) -> None:
         """Let its role go on from where it has yielded."""
