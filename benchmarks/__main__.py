@@ -1,114 +1,98 @@
-"""The command: ``python -m benchmarks [--only NAME] [--events N] [--repeat N] [--json] [--list]``."""
+"""The command: ``python -m benchmarks``; ``--help`` says what else it takes."""
 
 import argparse
-import faulthandler
-import json
-import os
 import sys
-from collections.abc import Iterable, Iterator
-from itertools import groupby
+from pathlib import Path
 
-from aether_sync import NatsServer
+import msgspec
 
-from . import nodes, publish, receive, threads  # noqa: F401  # they register their cases
-from .cases import CASES, WAIT, Case, Job
-from .runner import Result, baseline_of, run
+from . import chart, tables
+from .against import slower
+from .cases import Case
+from .environment import describe, lacking
+from .every import chosen
+from .report import Report, build
+from .runner import Effort, run
+from .servers import running
 
-_HEADINGS = {
-    "receive": "Receive: server to thread",
-    "publish": "Publish: thread to server",
-    "threads": "One process: thread to thread",
-    "nodes": "Process to process through a server",
-    "latency": "Latency, an event every millisecond",
-}
+_CROWD = 10_000  # subscriptions
+_QUICK = Effort(events=1_000, repeat=1, crowd=100)
 
 
-def main() -> None:
-    """Run what the command line asks for."""
+def main() -> int:
+    """Do what the command line asks for; returns the exit status."""
     options = _parse()
-    if options.case:
-        faulthandler.dump_traceback_later(WAIT, exit=True)
-        job = Job(options.url, f"bench{os.getpid()}", options.events)
-        print(json.dumps(CASES[options.case].run(job)))
-        return
-    cases = _chosen(options.only)
+    cases = chosen(options.only)
     if options.list:
-        for case in cases:
-            print(f"{case.name}: {case.title}\n    {case.says}")
-        return
-    with NatsServer(jetstream=False, config="max_pending: 1GB") as server:  # for slow receivers
-        results = run(cases, server.url, options.events, options.repeat, _progress)
-    _progress("")
-    print("\n".join(_as_json(results) if options.json else _tables(results)))
+        print("\n".join(f"{one.name}: {one.title}\n    {one.says}" for one in cases))
+        return 0
+    effort = _QUICK if options.quick else Effort(options.events, options.repeat, _CROWD)
+    report, failed = _measure(cases, effort)
+    if options.json != "-":
+        print("\n".join(tables.lines(report)))
+    if options.json:
+        _write(options.json, msgspec.json.format(msgspec.json.encode(report)).decode())
+    if options.svg:
+        chart.draw(report, options.svg)
+    complaints = [f"{name} failed" for name in sorted(failed)]
+    if options.against:
+        complaints += [f"slower: {text}" for text in slower(report, options.against)]
+    for complaint in complaints:
+        print(complaint, file=sys.stderr)
+    return int(bool(complaints))
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Events per second, and ratios.")
-    parser.add_argument("--only", metavar="NAME", action="append", help="a case or a direction; may be repeated")
-    parser.add_argument("--events", type=int, default=100_000, help="events per repetition (%(default)s)")
-    parser.add_argument("--repeat", type=int, default=5, help="repetitions, of which the median counts (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="print every sample")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="How fast the bus is, as ratios.")
+    parser.add_argument("--only", metavar="NAME", action="append", help="a case or a question; may be repeated")
+    parser.add_argument("--events", type=int, default=100_000, help="events per run, or a share of them (%(default)s)")
+    parser.add_argument(
+        "--repeat", type=int, default=5, help="runs of each case, of which the median counts (%(default)s)"
+    )
+    parser.add_argument("--quick", action="store_true", help="few events, once: only to see that all of it works")
+    parser.add_argument("--json", metavar="FILE", help="write everything there; with - to stdout, instead of tables")
+    parser.add_argument("--svg", metavar="FILE", type=Path, help="draw the ratios there; it takes matplotlib")
+    parser.add_argument(
+        "--against",
+        metavar="FILE",
+        type=_earlier,
+        help="compare with what --json wrote, and fail if ratios of ours got worse by more than the spread",
+    )
     parser.add_argument("--list", action="store_true", help="say what each case measures, and run none")
-    parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
-    parser.add_argument("--url", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.svg and (reason := lacking(("matplotlib",))):
+        parser.error(f"--svg: {reason}")
+    return options
 
 
-def _chosen(only: list[str] | None) -> list[Case]:
-    """Find the cases to run, with what they are compared with."""
-    if only is None:
-        only = list(_HEADINGS)
-    wanted = [case for case in CASES.values() if case.name in only or case.direction in only]
-    if not wanted:
-        raise SystemExit(f"no such case or direction; there are: {', '.join(CASES)}")
-    names = {case.name for one in wanted for case in (one, baseline_of(one))}
-    chosen = [case for case in CASES.values() if case.name in names]
-    return sorted(chosen, key=lambda case: list(_HEADINGS).index(case.direction))
+def _earlier(path: str) -> Report:
+    try:
+        return msgspec.json.decode(Path(path).read_bytes(), type=Report)
+    except (OSError, msgspec.DecodeError) as error:
+        raise argparse.ArgumentTypeError(f"{path} is no report: {error}") from None
+
+
+def _measure(cases: list[Case], effort: Effort) -> tuple[Report, set[str]]:
+    with running({need for one in cases for need in one.needs}) as servers:
+        environment = describe(servers[0])
+        runs = run(cases, servers, effort, _progress)
+    _progress("")
+    return build(cases, runs, environment, effort), runs.failed
 
 
 def _progress(text: str) -> None:
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+    elif text:
+        print(text, file=sys.stderr, flush=True)
 
 
-def _as_json(results: Iterable[Result]) -> Iterator[str]:
-    rows = [
-        {
-            "case": result.case.name,
-            "says": result.case.says,
-            "median": {key: result.median(key) for key in result.keys},
-            "ratio": result.ratio if result.samples else None,
-            "samples": result.samples,
-        }
-        for result in results
-    ]
-    yield json.dumps(rows, indent=2)
-
-
-def _tables(results: Iterable[Result]) -> Iterator[str]:
-    for direction, group in groupby(results, key=lambda result: result.case.direction):
-        rows = list(group)
-        columns = ("p50", "p99", "p50 ratio") if direction == "latency" else ("events/s", "ratio", "CPU/event")
-        cells = [(_HEADINGS[direction], *columns), *map(_row, rows)]
-        widths = [max(len(row[at]) if at < len(row) else 0 for row in cells) for at in range(len(cells[0]))]
-        rule = tuple("-" * width if at == 0 else "-" * (width - 1) + ":" for at, width in enumerate(widths))
-        for row in (cells[0], rule, *cells[1:]):
-            padded = (
-                cell.rjust(width) if at else cell.ljust(width)
-                for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-            yield f"| {' | '.join(padded)} |"
-        yield ""
-
-
-def _row(result: Result) -> tuple[str, ...]:
-    if not result.samples:
-        return (result.case.title, "another issue", "", "")
-    ratio = f"{result.ratio:.2f}"
-    if "rate" in result.keys:
-        return (result.case.title, f"{result.median('rate'):,.0f}", ratio, f"{result.median('cpu') * 1e6:.1f} µs")
-    return (result.case.title, *(f"{result.median(key) * 1e6:,.0f} µs" for key in ("p50", "p99")), ratio)
+def _write(path: str, text: str) -> None:
+    if path == "-":
+        print(text)
+    else:
+        Path(path).write_text(text + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,130 +1,66 @@
-"""Processes that publish for a case: ``python -m benchmarks.feeders NAME URL PREFIX EVENTS``.
+"""Roles that send: prebuilt frames over a plain socket, in large blocks. They are never the bottleneck."""
 
-A feeder is a generator: it gets ready, yields, and publishes when it is resumed. The moment of sending travels in the
-event where latency is measured: the monotonic clock is one for all processes of a machine.
-"""
-
-import asyncio
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-import nats
-
-from aether_sync import Event, NATSEventBus
-
-from .byhand import settle
 from .cases import WAIT, Job
-from .workload import make_event, make_payload
+from .workload import make_payload
 
-__all__ = ["PACE", "feeder"]
+__all__ = ["feed_nats", "feed_redis", "payloads", "send_again_and_again"]
 
-PACE = 0.001  # seconds between two events whose latency is measured
-_PAD = 300  # bytes
 _DIFFERENT = 1_000  # events; then they come again
 
 
-@contextmanager
-def feeder(name: str, job: Job) -> Iterator[Callable[[], object]]:
-    """Start a feeder and wait until it is ready; yields what sets it going."""
-    command = [sys.executable, "-m", __spec__.name, name, job.url, job.prefix, str(job.events)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            if process.stdout.readline() != b"ready\n":
-                raise RuntimeError(f"feeder {name} did not get ready")
-            yield partial(process.stdin.write, b"go\n")
-            process.wait(WAIT)
-        finally:
-            process.kill()
+def payloads(job: Job) -> list[bytes]:
+    """Make the events that are sent, again and again."""
+    return [make_payload(number, job.namespace) for number in range(_DIFFERENT)]
 
 
-def raw(job: Job) -> Iterator[None]:
-    """Send prebuilt frames over a plain socket, in large blocks: next to no work, never the bottleneck."""
-    payloads = [make_payload(number, job.namespace) for number in range(min(job.events, _DIFFERENT))]
-    frames = [b"PUB %b %d\r\n%b\r\n" % (job.subject.encode(), len(payload), payload) for payload in payloads]
-    rounds, rest = divmod(job.events, len(frames))
-    block, tail = b"".join(frames), b"".join(frames[:rest])
-    address = urlsplit(job.url)
+def feed_nats(job: Job) -> Iterator[None]:
+    """Publish the warm-up, then the events, on a NATS server."""
+    subject = job.subject.encode()
+    frames = [b"PUB %b %d\r\n%b\r\n" % (subject, len(payload), payload) for payload in payloads(job)]
+    yield from _send(job, job.url, frames, b'CONNECT {"verbose":false}\r\n', b"PING\r\n", b"PONG\r\n")
+
+
+def feed_redis(job: Job) -> Iterator[None]:
+    """Publish the warm-up, then the events, on a Redis server."""
+    publish = [_command(b"PUBLISH", job.subject.encode(), payload) for payload in payloads(job)]
+    quiet, loud = _command(b"CLIENT", b"REPLY", b"OFF"), _command(b"CLIENT", b"REPLY", b"ON")
+    yield from _send(job, job.redis, publish, quiet, loud + quiet, b"+OK\r\n")
+
+
+def _command(*words: bytes) -> bytes:
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+
+
+def _send(job: Job, url: str, frames: list[bytes], hello: bytes, ask: bytes, answer: bytes) -> Iterator[None]:
+    address = urlsplit(url)
     with socket.create_connection((address.hostname, address.port), timeout=WAIT) as server:
-        server.sendall(b'CONNECT {"verbose":false}\r\nPING\r\n')
-        _await_pong(server)
-        yield
-        for _ in range(rounds):
-            server.sendall(block)
-        server.sendall(tail + b"PING\r\n")
-        _await_pong(server)
+        server.sendall(hello + ask)
+        _await(server, answer)
+        for count in (job.warmup, job.events):
+            yield
+            send_again_and_again(server, frames, count)
+            server.sendall(ask)
+            _await(server, answer)
+    yield
 
 
-def _await_pong(server: socket.socket) -> None:
-    answer = b""
-    while not answer.endswith(b"PONG\r\n"):
-        received = server.recv(65_536)
-        if not received:
-            raise ConnectionError(f"the server closed the connection after {answer!r}")
-        answer += received
+def send_again_and_again(to: socket.socket, frames: list[bytes], count: int) -> None:
+    """Send so many frames, in blocks of all there are."""
+    rounds, rest = divmod(count, len(frames))
+    block = b"".join(frames)
+    for _ in range(rounds):
+        to.sendall(block)
+    to.sendall(b"".join(frames[:rest]))
 
 
-def nats_py(job: Job) -> Iterator[None]:
-    """Publish one prebuilt payload with nats-py alone."""
-    payload = make_payload(0, job.namespace)
-    with asyncio.Runner() as runner:
-        client = runner.run(nats.connect(job.url))
-        yield
-
-        async def publish() -> None:
-            for _ in range(job.events):
-                await client.publish(job.subject, payload)
-            await settle(client)
-            await client.close()
-
-        runner.run(publish())
-
-
-def aether(job: Job) -> Iterator[None]:
-    """Publish events with the library, one by one."""
-    events = [make_event(number) for number in range(job.events)]
-    with NATSEventBus(job.url, prefix=job.prefix, publish_timeout=WAIT) as bus:
-        yield
-        for event in events:
-            bus.publish(job.namespace, event)
-        bus.flush(WAIT)
-
-
-def paced_nats_py(job: Job) -> Iterator[None]:
-    """Publish the moment of sending with nats-py alone, at an even pace."""
-
-    async def publish(client: nats.NATS) -> None:
-        for _ in range(job.events):
-            await client.publish(job.subject, str(time.monotonic()).encode().ljust(_PAD))
-            await asyncio.sleep(PACE)
-
-    with asyncio.Runner() as runner:
-        client = runner.run(nats.connect(job.url))
-        yield
-        runner.run(publish(client))
-        runner.run(client.close())
-
-
-def paced_aether(job: Job) -> Iterator[None]:
-    """Publish the moment of sending with the library, at an even pace."""
-    with NATSEventBus(job.url, prefix=job.prefix) as bus:
-        yield
-        for _ in range(job.events):
-            bus.publish(job.namespace, Event(event_type="Tick", actor_id="clock", data={"sent": time.monotonic()}))
-            time.sleep(PACE)
-
-
-if __name__ == "__main__":
-    name, url, prefix, events = sys.argv[1:]
-    feed = globals()[name](Job(url, prefix, int(events)))
-    next(feed)
-    print("ready", flush=True)
-    sys.stdin.readline()
-    next(feed, None)
+def _await(server: socket.socket, answer: bytes) -> None:
+    received = b""
+    while not received.endswith(answer):
+        part = server.recv(65_536)
+        if not part:
+            raise ConnectionError(f"the server closed the connection after {received!r}")
+        received += part

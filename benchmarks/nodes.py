@@ -1,88 +1,58 @@
-"""From a process to another through the server: throughput, and the latency of single events."""
+"""From a process to another through the server: events encoded in one, decoded in the other.
+
+Timed in the receiving process, as in :mod:`.receive`, but here the other one is no faster than its client.
+"""
 
 import asyncio
-from itertools import islice
-from statistics import quantiles
-from threading import Thread
-from time import monotonic, sleep
+from collections.abc import Iterator
 
-import nats
-from nats.aio.msg import Msg
-
-from aether_sync import Event, EventBus, NATSEventBus
+from aether_sync import NATSEventBus
 
 from .cases import WAIT, Job, Sample, case
-from .feeders import PACE, feeder
-from .receive import count_messages, iterate
+from .peers import nats_py
+from .receive import iterate, receive_async
+from .workload import encode, make_envelope, make_event
+
+__all__ = ["publish_aether", "publish_nats_py"]
 
 
-@case("nodes-nats-py", "nats-py alone, process to process")
-def throughput_nats_py(job: Job) -> Sample:
-    """``nc.publish()`` of a prebuilt payload in one process, a counting callback in another; nothing is coded."""
-    return asyncio.run(count_messages(job, "nats_py"))
+@case("nodes-nats-py", "nats-py, asyncio")
+def nats_py_nodes(job: Job) -> Sample:
+    """``await nc.publish()`` in one process, a callback in another."""
+    return receive_async(nats_py.PEER, job, role=publish_nats_py)
 
 
-@case("nodes-aether", "aether_sync, process to process")
-def throughput_aether(job: Job) -> Sample:
+@case("nodes-aether", "aether_sync")
+def aether_nodes(job: Job) -> Sample:
     """``bus.publish()`` of events made before in one process, ``for event in bus.subscribe(...)`` in another."""
-    return iterate(job, "aether")
+    return iterate(job, publish_aether)
 
 
-@case("latency-nats-py", "nats-py alone, process to process", share=0.02)
-def latency_nats_py(job: Job) -> Sample:
-    """From before ``nc.publish()`` in one process to a callback in another, an event every millisecond."""
+def publish_nats_py(job: Job) -> Iterator[None]:
+    """Publish the warm-up, then the events, with nats-py alone."""
+    envelopes = map(make_envelope, range(job.total), [job.namespace] * job.total)
+    with asyncio.Runner() as runner:
+        client = runner.run(nats_py.PEER.connect(job))
 
-    async def run() -> Sample:
-        took: list[float] = []
-        done = asyncio.Event()
+        async def publish(made: list[object]) -> None:
+            for envelope in made:
+                await client.publish(job.subject, encode(envelope))
+            await client.settle()
 
-        async def callback(message: Msg) -> None:
-            took.append(monotonic() - float(message.data))
-            if len(took) == job.events:
-                done.set()
-
-        client = await nats.connect(job.url)
-        await client.subscribe(job.subject, cb=callback)
-        await client.flush()
-        await client.flush()
-        with feeder("paced_nats_py", job) as go:
-            go()
-            await done.wait()
-        await client.close()
-        return _quantiles(took)
-
-    return asyncio.run(run())
+        made: list[object] = list(envelopes)
+        for part in (made[: job.warmup], made[job.warmup :]):
+            yield
+            runner.run(publish(part))
+        yield
 
 
-@case("latency-aether", "aether_sync, process to process", share=0.02)
-def latency_aether(job: Job) -> Sample:
-    """From before ``Event(...)`` and ``bus.publish()`` in one process to the event in a ``for`` loop in another."""
-    with (
-        NATSEventBus(job.url, prefix=job.prefix) as bus,
-        bus.subscribe(job.namespace) as events,
-        feeder("paced_aether", job) as go,
-    ):
-        go()
-        return _quantiles([monotonic() - event.data["sent"] for event in islice(events, job.events)])
-
-
-@case("latency-local", "`EventBus`, thread to thread", share=0.02)
-def latency_local(job: Job) -> Sample:
-    """The same between two threads of one process, without a server."""
-    with EventBus() as bus, bus.subscribe(job.namespace) as events:
-
-        def publish() -> None:
-            for _ in range(job.events):
-                bus.publish(job.namespace, Event(event_type="Tick", actor_id="clock", data={"sent": monotonic()}))
-                sleep(PACE)
-
-        thread = Thread(target=publish, daemon=True)
-        thread.start()
-        sample = _quantiles([monotonic() - event.data["sent"] for event in islice(events, job.events)])
-        thread.join(WAIT)
-        return sample
-
-
-def _quantiles(seconds: list[float]) -> Sample:
-    cuts = quantiles(seconds, n=100)
-    return {"p50": cuts[49], "p99": cuts[98]}
+def publish_aether(job: Job) -> Iterator[None]:
+    """Publish the warm-up, then the events, with the library, one by one."""
+    events = [make_event(number) for number in range(job.total)]
+    with NATSEventBus(job.url, prefix=job.prefix, publish_timeout=WAIT) as bus:
+        for part in (events[: job.warmup], events[job.warmup :]):
+            yield
+            for event in part:
+                bus.publish(job.namespace, event)
+            bus.flush(WAIT)
+        yield

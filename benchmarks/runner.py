@@ -1,68 +1,103 @@
-"""Runs cases in processes of their own, in turn, and sums up what they measured."""
+"""Runs cases in processes of their own, in turn: A B C A B C ..."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from statistics import median
+from dataclasses import dataclass, field
+from itertools import count
+from time import monotonic
 
-from .cases import CASES, WAIT, Case, Sample
+import msgspec
 
-__all__ = ["Result", "baseline_of", "run"]
+from .cases import WAIT, Case, Job, Sample
+from .environment import lacking
+
+__all__ = ["Effort", "Runs", "run"]
+
+_FEWEST = 100  # events
+
+_prefixes = count()
+
+
+@dataclass(slots=True)
+class Runs:
+    """What the runs of all cases gave, by the name of the case."""
+
+    samples: dict[str, list[Sample]] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)  # why
+    failed: set[str] = field(default_factory=set)  # of those, the ones that should have run
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """What the repetitions of a case gave."""
+class Effort:
+    """How much is run."""
 
-    case: Case
-    samples: list[Sample]
-    ratio: float  # to the baseline of its direction, each round by itself
-
-    def median(self, key: str) -> float:
-        return median(sample[key] for sample in self.samples)
-
-    @property
-    def keys(self) -> list[str]:
-        return list(self.samples[0]) if self.samples else []
+    events: int
+    repeat: int
+    crowd: int
 
 
-def baseline_of(case: Case) -> Case:
-    """What a case is compared with: the first of its direction."""
-    return next(other for other in CASES.values() if other.direction == case.direction)
+def run(cases: Sequence[Case], servers: tuple[str, str], effort: Effort, report: Callable[[str], None]) -> Runs:
+    """Run every case so many times; one that cannot run, or fails, is left out from then on."""
+    reasons = {one.name: lacking(one.needs) for one in cases}
+    runs = Runs(left_out={name: reason for name, reason in reasons.items() if reason is not None})
+    progress = _Progress(report)
+    for number in range(effort.repeat):
+        running = [one for one in cases if one.name not in runs.left_out]
+        for at, one in enumerate(running):
+            left = len(running) * (effort.repeat - number) - at
+            progress.tell(f"round {number + 1} of {effort.repeat}: {one.name}", left)
+            _add(runs, one, servers, effort)
+    return runs
 
 
-def run(cases: Sequence[Case], url: str, events: int, repeat: int, report: Callable[[str], None]) -> list[Result]:
-    """Run every case ``repeat`` times, A B C A B C ..."""
-    samples: dict[str, list[Sample]] = {case.name: [] for case in cases}
-    for number in range(repeat):
-        for case in cases:
-            if case.run is not None:
-                report(f"round {number + 1} of {repeat}: {case.name}")
-                samples[case.name].append(_run_once(case, url, events))
-    return [Result(case, samples[case.name], _ratio(samples, case)) for case in cases]
+class _Progress:
+    """Says what is running, and how long the rest will take, from how long it took until now."""
+
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self._report = report
+        self._started = monotonic()
+        self._done = 0
+
+    def tell(self, what: str, left: int) -> None:
+        if self._done:
+            minutes, seconds = divmod(round((monotonic() - self._started) / self._done * left), 60)
+            what += f", {minutes} min {seconds:02} s left"
+        self._done += 1
+        self._report(what)
 
 
-def _ratio(samples: dict[str, list[Sample]], case: Case) -> float:
-    pairs = zip(samples[case.name], samples[baseline_of(case).name], strict=False)
-    ratios = [next(iter(mine.values())) / next(iter(base.values())) for mine, base in pairs]
-    return median(ratios) if ratios else float("nan")
+def _add(runs: Runs, one: Case, servers: tuple[str, str], effort: Effort) -> None:
+    """Run a case once."""
+    events = max(_FEWEST, int(effort.events * one.share))
+    job = Job(*servers, f"bench{os.getpid()}-{next(_prefixes)}", events, crowd=effort.crowd)
+    sample, reason, has_failed = _run(one, job)
+    if sample is not None:
+        runs.samples.setdefault(one.name, []).append(sample)
+        return
+    runs.left_out[one.name] = reason
+    if has_failed and not one.needs:
+        runs.failed.add(one.name)
 
 
-def _run_once(case: Case, url: str, events: int) -> Sample:
-    command = [sys.executable, "-m", __package__, "--case", case.name]
-    command += ["--url", url, "--events", str(max(1_000, int(events * case.share)))]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+def _run(one: Case, job: Job) -> tuple[Sample | None, str, bool]:
+    """Return a sample, or why there is none, and whether that is a failure."""
+    command = [sys.executable, "-m", f"{__package__}.child", one.name, msgspec.json.encode(job).decode()]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
         try:
-            output, _ = process.communicate(timeout=WAIT + 10)
+            output, complaints = process.communicate(timeout=WAIT + 10)
+        except subprocess.TimeoutExpired:
+            return None, f"it did not end within {WAIT} s", True
         finally:
-            with suppress(ProcessLookupError):  # its feeders too, whatever happened to it
+            with suppress(ProcessLookupError):  # its partners too, whatever happened to it
                 os.killpg(process.pid, signal.SIGKILL)
     if process.returncode:
-        raise SystemExit(f"{case.name} failed, with status {process.returncode}")
-    sample: Sample = json.loads(output)
-    return sample
+        lines = complaints.strip().splitlines() or [f"status {process.returncode}"]
+        print(complaints, file=sys.stderr)
+        return None, f"it failed: {lines[-1]}", True
+    answer = msgspec.json.decode(output)
+    return (None, answer["left_out"], False) if "left_out" in answer else (answer, "", False)
