@@ -12,7 +12,7 @@ have in hand. What is counted of the room taken may be off by as much: the loop 
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from ._deadline import Deadline
@@ -25,27 +25,20 @@ __all__ = ["Outbox", "Parcel"]
 Parcel = tuple[Sequence[bytes], int, int]
 
 
-class _Sleep:
-    """One sleep of the loop's publisher; any thread may end it."""
+class _Bell:
+    """Wakes the loop, once; any thread may ring it. Another one hangs there before the loop looks what there is."""
 
-    __slots__ = ("_loop", "_woken", "over")
+    __slots__ = ("_loop", "_wake", "rung")
 
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._woken = self._loop.create_future()
-        self.over = False
+    def __init__(self, loop: asyncio.AbstractEventLoop, wake: Callable[[], None]) -> None:
+        self._loop = loop
+        self._wake = wake
+        self.rung = False
 
-    def end(self) -> None:
+    def ring(self) -> None:
         with suppress(RuntimeError):  # the loop is closed, and the outbox about to be sealed
             self._loop.call_soon_threadsafe(self._wake)
-        self.over = True  # only now: who is interrupted before leaves it to the next one
-
-    def _wake(self) -> None:
-        if not self._woken.done():
-            self._woken.set_result(None)
-
-    async def wait(self) -> None:
-        await self._woken
+        self.rung = True  # only now: who is interrupted before leaves it to the next one
 
 
 class Outbox:
@@ -65,7 +58,7 @@ class Outbox:
         self._parcels: deque[Parcel] = deque()  # appended to by any thread, taken from by the loop
         self._events = 0  # in those; changed by any thread, set right by the loop
         self._bytes = 0
-        self._sleep: _Sleep | None = None  # set by the loop
+        self._bell: _Bell | None = None  # hung up by the loop before it sleeps
         self._closed = False
         self._sealed = False
         # Changed by the loop alone.
@@ -126,9 +119,9 @@ class Outbox:
 
     def wake(self) -> None:
         """Have the loop look whether there is something, if it sleeps."""
-        sleep = self._sleep
-        if sleep is not None and not sleep.over:
-            sleep.end()
+        bell = self._bell
+        if bell is not None and not bell.rung:
+            bell.ring()
 
     # -- any thread
 
@@ -158,7 +151,7 @@ class Outbox:
         """
         own = Outbox(self.max_events, self.max_bytes)
         own._closed, own._sealed = self._closed, self._sealed
-        self._sleep = None
+        self._bell = None
         self.seal()
         return own
 
@@ -174,14 +167,28 @@ class Outbox:
         self._events, self._bytes = _sums(self._parcels)
         return parcels
 
-    async def wait(self) -> None:
-        """Sleep until there may be something to take."""
-        self._sleep = sleep = _Sleep()
+    @property
+    def size(self) -> int:
+        """About how many bytes there are to take."""
+        return self._bytes
+
+    async def wait(self, at_once: Callable[[], bool]) -> None:
+        """Sleep until there is something to take that ``at_once()``, called when there may be, does not deal with."""
+        loop = asyncio.get_running_loop()
+        woken = loop.create_future()
+
+        def wake() -> None:
+            if not woken.done():
+                self._bell = _Bell(loop, wake)
+                if not at_once():
+                    woken.set_result(None)
+
+        self._bell = _Bell(loop, wake)
         try:
             if not self._parcels:
-                await sleep.wait()
+                await woken
         finally:
-            self._sleep = None
+            self._bell = None
 
     def written(self, count: int, size: int) -> None:
         """Give back the room of frames that are written; wakes waiting publishers when it is half empty."""

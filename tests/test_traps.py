@@ -513,6 +513,7 @@ def test_refused_and_uncertain_are_not_counted_twice(make_bus: MakeBus, fake: Fa
     eventually(lambda: bus.metrics().publish_errors == 2, "two refusals")
     fake.answer = polite
     fake.last.cut()
+    eventually(lambda: bus.metrics().reconnects == 1, "another connection")
     bus.publish("yes", make_event())
     with pytest.raises(DeliveryUncertainError) as caught:
         bus.flush(PATIENCE)

@@ -7,8 +7,9 @@ Positions count events in the order in which the outbox accepted them::
       or uncertain                or in the pump's hands
 
 Every write is followed by a PING, though never by a second one while the first is unanswered: its PONG confirms all
-that was written before it and not refused. What is in flight when the connection breaks is uncertain, and is not sent
-again; so that it is not much, no more is written while a bound of bytes is in flight. At any moment::
+that was written before it and not refused. It follows at once if somebody waits for that, else a bit later, so that no
+event is held up by the PONG of the one before. What is in flight when the connection breaks is uncertain, and is not
+sent again; so that it is not much, no more is written while a bound of bytes is in flight. At any moment::
 
     settled == confirmed + uncertain + those of rejected that are not in flight any more
 """
@@ -29,6 +30,7 @@ from .wire import Wire
 __all__ = ["Account", "Pump"]
 
 _SLICE = 64 * 1024  # bytes per write: what a socket takes at once, and little to be uncertain about
+_PING_AFTER = 0.002  # seconds: little to be uncertain about, and several round trips
 _REASONS_KEPT = 100  # however many subjects are refused
 _IN_FLIGHT = 2 * 2**20  # bytes: what a PING may have before it; the kernel's buffers alone would take five times that
 
@@ -69,7 +71,9 @@ class Pump:
         self._in_flight = 0  # bytes
         self._refused: Counter[int] = Counter()  # rejected events that are in flight, by position, at the latest
         self._pinged: tuple[int, int] | None = None  # position and bytes before the PING that is unanswered
+        self._timer: asyncio.TimerHandle | None = None  # of the next PING
         self._flushes: list[tuple[int, Reply[Account]]] = []  # (position, who waits for it)
+        self._settling = 0  # how many wait in settle()
         self._progress = asyncio.Event()  # something was settled
         self._reasons: dict[str, int] = {}  # why events were rejected, and how many had been when it was last so
         self._told = (0, 0)  # how many uncertain and rejected events were told; written by any thread
@@ -139,11 +143,24 @@ class Pump:
             if parcels:
                 await self._send(parcels)
             else:
-                await self._outbox.wait()
+                await self._outbox.wait(self._write_at_once)
+
+    def _write_at_once(self) -> bool:
+        """Write what there is, if it is little and nothing is in its way; returns whether that was so."""
+        wire = self._wire
+        if wire is None or not (self._may_write.is_set() and wire.is_idle and self._in_flight < _IN_FLIGHT):
+            return False
+        if self._outbox.size > _SLICE:
+            return False
+        parcels = self._outbox.take()
+        if parcels:
+            frames, largest = _frames(parcels)
+            self._write(wire, frames, largest)
+            self._outbox.written(len(frames), sum(map(len, frames)))
+        return True
 
     async def _send(self, parcels: list[Parcel]) -> None:
-        frames = list(chain.from_iterable(frames for frames, _, _ in parcels))
-        largest = max(largest for _, _, largest in parcels)
+        frames, largest = _frames(parcels)
         ends = list(accumulate(map(len, frames)))  # of each frame, in bytes from the first one's beginning
         start = begin = 0
         while start < len(frames):
@@ -180,14 +197,27 @@ class Pump:
         data = b"".join(kept)
         self._in_flight += len(data)
         wire.write(data)
-        if self._pinged is None:
-            self._ping(wire)
+        self._ping_in_time()
 
     # -- confirming
 
-    def _ping(self, wire: Wire) -> None:
-        self._pinged = self._written, self._in_flight
-        wire.ping(lambda: self._confirm(wire))
+    def _ping_in_time(self) -> None:
+        """See that what was written is followed by a PING: at once if somebody waits for it, else a bit later."""
+        if self._wire is None or self._pinged is not None or self._written == self.settled:
+            return
+        if self._flushes or self._settling or self._in_flight * 2 > _IN_FLIGHT:
+            self._ping()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_PING_AFTER, self._ping)
+
+    def _ping(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        wire = self._wire
+        if wire is not None and self._pinged is None:
+            self._pinged = self._written, self._in_flight
+            wire.ping(lambda: self._confirm(wire))
 
     def _confirm(self, wire: Wire) -> None:
         """The PONG is here. Called by the parser: must not raise."""
@@ -198,8 +228,7 @@ class Pump:
         self._in_flight -= size
         self.confirmed += self._settle(position)
         self._answer()
-        if self._written > position:
-            self._ping(wire)
+        self._ping_in_time()
 
     def _settle(self, position: int) -> int:
         """Note that nothing up to a position is in flight any more; returns how much of that was not refused."""
@@ -225,6 +254,7 @@ class Pump:
         self._outbox.wake()
         self._flushes.append((self._outbox.position(), reply))
         self._answer()
+        self._ping_in_time()
 
     def forget(self, reply: Reply[Account]) -> None:
         """Nobody waits for this answer any more."""
@@ -232,8 +262,13 @@ class Pump:
 
     async def settle(self, position: int | None = None) -> None:
         """Wait until everything up to a position, by default all that is written, is settled."""
-        while self.settled < (self._written if position is None else position):
-            await self._change()
+        self._settling += 1
+        self._ping_in_time()
+        try:
+            while self.settled < (self._written if position is None else position):
+                await self._change()
+        finally:
+            self._settling -= 1
 
     async def _change(self) -> None:
         self._progress.clear()
@@ -266,6 +301,11 @@ class Pump:
         more is told once again, and never not at all.
         """
         self._told = max(self._told, account.until)
+
+
+def _frames(parcels: list[Parcel]) -> tuple[list[bytes], int]:
+    """All frames, in order, and the bytes of the largest payload among them."""
+    return list(chain.from_iterable(frames for frames, _, _ in parcels)), max(largest for _, _, largest in parcels)
 
 
 def _payload_size(frame: bytes) -> int:

@@ -173,6 +173,12 @@ class Wire(Client):
         transport = self._writer_transport()
         return self.is_connected and (transport is None or not transport.is_closing())
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether what is written now goes out at once."""
+        transport = self._writer_transport()
+        return self.is_open and transport is not None and not transport.get_write_buffer_size()
+
     def write(self, data: bytes) -> None:
         """Write commands, if the connection is open."""
         if self.is_open and self._transport:  # asyncio would log, on this thread, that it is not
