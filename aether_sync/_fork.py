@@ -14,7 +14,9 @@ from contextlib import suppress
 
 from ._waiting import Living, free_guards
 
-__all__ = ["Heir", "heirs", "let_go"]
+__all__ = ["Heir", "bury", "heirs", "let_go"]
+
+_buried: list[object] = []
 
 
 class Heir:
@@ -42,6 +44,11 @@ def let_go(files: Iterable[int]) -> None:
                 os.dup2(nothing, file, inheritable=False)
         finally:
             os.close(nothing)
+
+
+def bury(inherited: object) -> None:
+    """In a forked child: keep what is the parent's for ever, so that no finalizer closes it or warns of it."""
+    _buried.append(inherited)
 
 
 def _begin_anew() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from aether_sync import BusClosedError, DeadlineExceededError, WrongThreadError
 from aether_sync._deadline import Deadline
-from aether_sync._loop import LoopThread
+from aether_sync._loop import LoopThread, new_loop
 
 from .conftest import PATIENCE, run_threads
 
@@ -31,7 +31,7 @@ async def hang(cancelled: list[bool]) -> None:
 
 @pytest.fixture
 def loop() -> LoopThread:
-    return LoopThread(print)
+    return LoopThread(new_loop(True, print), print)
 
 
 def test_calls_bring_results_and_errors(loop: LoopThread) -> None:
@@ -104,7 +104,7 @@ def test_a_loop_that_never_ran_is_closed(loop: LoopThread) -> None:
 
 def test_what_goes_wrong_is_reported() -> None:
     reports: list[str] = []
-    loop = LoopThread(reports.append)
+    loop = LoopThread(new_loop(True, print), reports.append)
     loop.start()
     loop.post(lambda: 1 // 0)
     loop.call(answer, 0, deadline=Deadline(PATIENCE))

@@ -13,12 +13,13 @@ PACKAGE = Path(aether_sync.__file__).parent
 #: From the bottom up: a room imports only from rooms above it in this list. ``_nats`` is one room.
 ROOMS = [
     "_version", "errors", "events", "_wire", "patterns", "_checks", "_deadline", "_waiting", "_fork", "_exit",
-    "_lifetime", "_reporter", "metrics", "_queues", "_routing", "subscription", "bus", "_loop", "_nats", "_engine",
-    "connection", "nats_bus", "_watcher", "_server_process", "server", "__init__", "_demo", "cli", "__main__",
+    "_lifetime", "_reporter", "metrics", "_queues", "_routing", "subscription", "bus", "_base_loop", "_uvloop", "_loop",
+    "_nats", "_engine", "connection", "nats_bus", "_watcher", "_server_process", "server", "__init__", "_demo", "cli",
+    "__main__",
 ]  # fmt: skip
 
 #: Run on the loop thread, and so may have coroutines.
-ON_THE_LOOP = {"_loop", "_nats"}
+ON_THE_LOOP = {"_base_loop", "_uvloop", "_loop", "_nats"}
 
 #: Scripts of their own process, which import nothing of the package.
 STANDALONE = {"_watcher"}
