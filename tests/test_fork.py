@@ -23,7 +23,7 @@ from .programs.run import ROOT, finish, run, start
 
 MakeBus = Callable[..., NATSEventBus]
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork() here")
+pytestmark = [pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork() here"), pytest.mark.both_loops]
 
 
 def test_a_child_is_a_node_of_its_own(server: NatsServer, prefix: str) -> None:
@@ -44,6 +44,11 @@ def test_the_inherited_connection_is_let_go_of(
     eventually(lambda: own_monitor.connections() == 0, "the end of the parent's connection, with the child alive")
     os.kill(child, 0)
     finish(program)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc here")
+def test_a_child_keeps_no_file_of_the_parents_loop(server: NatsServer, prefix: str) -> None:
+    run(forks.what_a_child_keeps, server.url, prefix)
 
 
 @pytest.mark.concurrent
@@ -161,6 +166,7 @@ def _ask(port: int, number: int) -> dict[str, str]:
         return json.load(answer)  # type: ignore[no-any-return]
 
 
+@pytest.mark.both_loops(False)  # slow, and the same on both
 def test_celery_prefork(server: NatsServer, make_bus: MakeBus, prefix: str, tmp_path: Path) -> None:
     for part in "q", "c":
         (tmp_path / part).mkdir()

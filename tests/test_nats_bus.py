@@ -36,6 +36,8 @@ from .suites import BusPromises, Keep, Nodes, numbers
 
 MakeBus = Callable[..., NATSEventBus]
 
+pytestmark = pytest.mark.both_loops
+
 
 class TestNATSEventBus(BusPromises):
     @pytest.fixture

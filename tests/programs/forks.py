@@ -129,6 +129,34 @@ def a_connection_is_let_go_of(url: str, prefix: str, how: str) -> None:
     os.waitpid(pid, 0)
 
 
+def what_a_child_keeps(url: str, prefix: str) -> None:
+    """The child has the numbers of the parent's files, and nothing behind them; it wakes nobody there."""
+    bus = NATSEventBus(url, prefix=prefix)
+    bus.start()
+    engine = bus.connection._engine
+    assert engine is not None
+    assert engine.link._wire is not None
+    loop = engine.loop._loop
+    files = {*loop.files(), *engine.link._wire.files()}
+    polls = [number for number in files if "eventpoll" in os.readlink(f"/proc/self/fd/{number}")]
+    sockets = [number for number in files if "socket" in os.readlink(f"/proc/self/fd/{number}")]
+    assert polls
+    assert sockets
+
+    def child() -> None:
+        for number in files:
+            assert os.readlink(f"/proc/self/fd/{number}") == os.devnull
+        posted: list[object] = []
+        loop.call_soon_threadsafe = posted.append  # type: ignore[assignment]
+        engine.loop.nudge(lambda: None)
+        with pytest.raises(BusClosedError):
+            engine.loop.post(lambda: None)
+        assert not posted
+
+    await_child(in_child(child))
+    assert bus.close(PATIENCE)
+
+
 def under_load(url: str, prefix: str, children: str, where: str) -> None:
     """Fork again and again while four threads publish and two iterate; children publish, subscribe and end."""
     bus = NATSEventBus(url, prefix=prefix)
@@ -326,7 +354,7 @@ def a_handler_forks_over(url: str, prefix: str, what: str) -> None:
         is_child = pid == 0
         if pid:
             pids.append(pid)
-            print("forked", flush=True)
+            os.write(1, b"forked\n")  # in one piece: the child says something too
             if not what.startswith("close"):
                 bus.close(0)
 
@@ -360,7 +388,7 @@ def a_handler_forks_over(url: str, prefix: str, what: str) -> None:
         calls[what]()
     assert is_child or pids
     if is_child:
-        print("ended", flush=True)
+        os.write(1, b"ended\n")
         # The test may have broken the server.
         with (
             contextlib.suppress(ConnectError, DeadlineExceededError, ClosedError),
