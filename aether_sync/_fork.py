@@ -14,9 +14,7 @@ from contextlib import suppress
 
 from ._waiting import Living, free_guards
 
-__all__ = ["Heir", "bury", "heirs", "let_go"]
-
-_buried: list[object] = []
+__all__ = ["Heir", "heirs", "let_go"]
 
 
 class Heir:
@@ -44,11 +42,6 @@ def let_go(files: Iterable[int]) -> None:
                 os.dup2(nothing, file, inheritable=False)
         finally:
             os.close(nothing)
-
-
-def bury(inherited: object) -> None:
-    """In a forked child: keep what is the parent's for ever, so that no finalizer closes it or warns of it."""
-    _buried.append(inherited)
 
 
 def _begin_anew() -> None:

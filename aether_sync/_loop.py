@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from ._base_loop import BaseLoop
 from ._deadline import Deadline
-from ._fork import Heir, bury, heirs, let_go
+from ._fork import Heir, heirs, let_go
 from ._lifetime import loop_threads
 from ._waiting import Reply, guard
 from .errors import BusClosedError, DeadlineExceededError, WrongThreadError
@@ -21,6 +21,7 @@ __all__ = ["LoopThread", "StockLoop", "new_loop"]
 T = TypeVar("T")
 
 _numbers = count(1)  # so that a stack dump tells two loops apart
+_buried: list[object] = []  # loops that a forked child inherited: finalizers must not run on what is the parent's
 
 
 class StockLoop(BaseLoop, asyncio.SelectorEventLoop):
@@ -241,7 +242,7 @@ class LoopThread(Heir):
             return
         let_go(self._loop.files())
         self._loop.set_exception_handler(lambda *_: None)
-        bury(self)
+        _buried.append(self)  # and, through what is to be called last, the connections that run on it
 
     def __del__(self) -> None:
         loop = getattr(self, "_loop", None)

@@ -3,6 +3,7 @@
 The programs are in ``tests/programs/forks.py``; they assert on both sides.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -47,8 +48,16 @@ def test_the_inherited_connection_is_let_go_of(
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc here")
-def test_a_child_keeps_no_file_of_the_parents_loop(server: NatsServer, prefix: str) -> None:
-    run(forks.what_a_child_keeps, server.url, prefix)
+@pytest.mark.parametrize("how", ["connected", "connecting"])
+def test_a_child_keeps_no_file_of_the_parents_loop(server: NatsServer, prefix: str, how: str) -> None:
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):  # what does not fit into the backlog waits for an answer
+            other = stack.enter_context(socket.socket())
+            other.setblocking(False)
+            other.connect_ex(full.getsockname())
+        url = server.url if how == "connected" else f"nats://127.0.0.1:{full.getsockname()[1]}"
+        run(forks.what_a_child_keeps, url, prefix, how)
 
 
 @pytest.mark.concurrent

@@ -24,7 +24,7 @@ from typing import Any
 
 from nats.errors import Error
 
-from .._fork import bury, let_go
+from .._fork import let_go
 from .._queues import Outbox
 from .._reporter import Reporter
 from .._waiting import Parking, Reply, guard
@@ -265,7 +265,6 @@ class Link:
         self._enter(LinkState.CLOSED)
         if self._wire is not None:
             let_go(self._wire.files())
-        bury(self)  # with its tasks, and the connections that they make
 
     def forsake(self) -> None:
         """Flush once, then end, with the loop: nobody is left to close this link."""

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import signal
+import socket
 import sys
 import threading
 import time
@@ -110,17 +111,22 @@ def a_node_of_its_own(url: str, prefix: str) -> None:
     assert untouched.close(PATIENCE)
 
 
+def pause_reading(bus: NATSEventBus) -> None:
+    """As it is while more comes than can be read: then no selector knows the socket."""
+    engine = bus.connection._engine
+    paused = threading.Event()
+    assert engine is not None
+    engine.loop.post(lambda: engine.link._wire._writer_transport().pause_reading())  # type: ignore[union-attr]
+    engine.loop.post(paused.set)
+    assert paused.wait(PATIENCE)
+
+
 def a_connection_is_let_go_of(url: str, prefix: str, how: str) -> None:
     """The parent closes while a child lives on that does nothing with the bus."""
     bus = NATSEventBus(url, prefix=prefix)
     bus.start()
-    if how == "paused":  # as it is while more comes than can be read: then no selector knows the socket
-        engine = bus.connection._engine
-        paused = threading.Event()
-        assert engine is not None
-        engine.loop.post(lambda: engine.link._wire._writer_transport().pause_reading())  # type: ignore[union-attr]
-        engine.loop.post(paused.set)
-        paused.wait(PATIENCE)
+    if how == "paused":
+        pause_reading(bus)
     pid = in_child(signal.pause)
     assert bus.close(PATIENCE)
     print(pid, flush=True)
@@ -129,32 +135,48 @@ def a_connection_is_let_go_of(url: str, prefix: str, how: str) -> None:
     os.waitpid(pid, 0)
 
 
-def what_a_child_keeps(url: str, prefix: str) -> None:
-    """The child has the numbers of the parent's files, and nothing behind them; it wakes nobody there."""
-    bus = NATSEventBus(url, prefix=prefix)
-    bus.start()
+def connections_and_polls() -> set[int]:
+    """The numbers of open files that are one or the other."""
+    found = set()
+    for number in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):  # that of the listing itself
+            name = os.readlink(f"/proc/self/fd/{number}")
+            if "eventpoll" in name or ("socket" in name and _family(number) != socket.AF_UNIX):
+                found.add(number)
+    return found
+
+
+def _family(number: int) -> int:
+    with socket.socket(fileno=os.dup(number)) as sock:
+        return sock.family
+
+
+def what_a_child_keeps(url: str, prefix: str, how: str) -> None:
+    """Nothing of the parent's loop by which it could hold a connection or wake it; and it does not try to."""
+    own = connections_and_polls()
+    bus = NATSEventBus(url, prefix=prefix, connect_timeout=PATIENCE)
+    connecting = threading.Thread(target=bus.wait_connected, args=(1.0,))
+    connecting.start()
+    if how == "connected":
+        connecting.join()
+    while len(connections_and_polls() - own) < 2:
+        time.sleep(0.002)
     engine = bus.connection._engine
     assert engine is not None
-    assert engine.link._wire is not None
-    loop = engine.loop._loop
-    files = {*loop.files(), *engine.link._wire.files()}
-    polls = [number for number in files if "eventpoll" in os.readlink(f"/proc/self/fd/{number}")]
-    sockets = [number for number in files if "socket" in os.readlink(f"/proc/self/fd/{number}")]
-    assert polls
-    assert sockets
 
     def child() -> None:
-        for number in files:
-            assert os.readlink(f"/proc/self/fd/{number}") == os.devnull
+        assert connections_and_polls() == own
         posted: list[object] = []
-        loop.call_soon_threadsafe = posted.append  # type: ignore[assignment]
+        engine.loop._loop.call_soon_threadsafe = posted.append  # type: ignore[assignment]
         engine.loop.nudge(lambda: None)
         with pytest.raises(BusClosedError):
             engine.loop.post(lambda: None)
         assert not posted
 
     await_child(in_child(child))
-    assert bus.close(PATIENCE)
+    assert bus.is_connected == (how == "connected")
+    connecting.join()
+    bus.close(0.1)
 
 
 def under_load(url: str, prefix: str, children: str, where: str) -> None:
@@ -323,8 +345,10 @@ def a_fork_within_a_guard() -> None:
 
 def what_is_inherited_is_collected(url: str, prefix: str) -> None:
     """In the child nobody warns of what the parent has open, and nothing is done to it."""
-    buses = [NATSEventBus(url, prefix=prefix) for _ in range(2)]
-    subscriptions = [bus.subscribe("n") for bus in buses]
+    buses = [NATSEventBus(url, prefix=prefix) for _ in range(3)]
+    subscriptions = [bus.subscribe("n") for bus in buses[:2]]
+    buses[2].start()
+    pause_reading(buses[2])
 
     def child() -> None:
         buses.clear()
