@@ -93,7 +93,7 @@ class LoopThread(Heir):
         Raises:
             BusClosedError: No thread can be started any more.
         """
-        if self._thread is None:
+        if self._thread is None and not self.has_ended:
             try:
                 threading.Thread(target=self._run, name=self.name, daemon=True).start()
             except RuntimeError as error:  # there are too many, or the interpreter ends
@@ -121,7 +121,7 @@ class LoopThread(Heir):
 
     def nudge(self, callback: Callable[[], object]) -> None:
         """Run a callback on the loop if it still runs. Takes no lock: for finalizers."""
-        if not self._ended.done:  # in a forked child it is the parent's that would be woken
+        if not self.has_ended:  # in a forked child it is the parent's that would be woken
             with suppress(RuntimeError):  # it is closed: nothing is left to be done there
                 self._loop.call_soon_threadsafe(callback)
 
@@ -170,7 +170,7 @@ class LoopThread(Heir):
             if self._accepting:
                 self.nudge(self._loop.stop)  # first: who is interrupted here stops it once more
                 self._accepting = False
-        if self._ran.acquire(blocking=False):
+        if not self.has_ended and self._ran.acquire(blocking=False):
             self._loop.close()
             self._end("the connection is closed")
             return True
@@ -245,9 +245,9 @@ class LoopThread(Heir):
         _buried.append(self)  # and, through what is to be called last, the connections that run on it
 
     def __del__(self) -> None:
-        loop = getattr(self, "_loop", None)
-        if loop is not None and not loop.is_closed() and not loop.is_running():  # made, and never run
-            loop.close()
+        ended = getattr(self, "_ended", None)
+        if ended is not None and not ended.done and not self._loop.is_running():  # made, and never run
+            self._loop.close()
 
 
 def _described(context: dict[str, Any]) -> str:

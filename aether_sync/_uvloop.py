@@ -5,10 +5,11 @@ What it does not do as asyncio's loop does, and is mended here:
 - It looks names up in libuv's pool of threads, which the process waits for at its end, and asks no subclass to do it.
 - It tells nobody which sockets it has. Here all are made by :meth:`UVLoop.create_connection`, and remembered.
 
-Of its own files a forked child replaces the epoll alone: the child never runs the loop, nor posts to it, so nobody
-there uses the eventfd, the pipes for signals and the io_uring, and no one sees that it holds them.
+Of its own files a forked child replaces the epoll alone: there it is never run, closed or posted to, so nobody uses the
+eventfd, the pipes for signals and the io_uring, and nobody notices who holds them.
 """
 
+import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,7 +31,13 @@ class UVLoop(BaseLoop, uvloop.Loop):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
+        self._made_in = os.getpid()
         self._sockets: Living[socket.socket] = Living()
+
+    def __del__(self) -> None:
+        """Close what was made when an interrupt came. In a forked child libuv would abort it."""
+        if os.getpid() == self._made_in and not self.is_closed() and not self.is_running():
+            self.close()
 
     def files(self) -> list[int]:
         """Return the epoll's number and those of the sockets."""

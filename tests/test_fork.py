@@ -60,6 +60,10 @@ def test_a_child_keeps_no_file_of_the_parents_loop(server: NatsServer, prefix: s
         run(forks.what_a_child_keeps, url, prefix, how)
 
 
+def test_a_loop_that_never_ran_is_none_in_the_child(server: NatsServer) -> None:
+    run(forks.a_loop_that_never_ran)
+
+
 @pytest.mark.concurrent
 @pytest.mark.parametrize("where", ["main", "thread"])
 def test_forks_while_threads_publish_and_iterate(server: NatsServer, prefix: str, where: str) -> None:

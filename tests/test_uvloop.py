@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from aether_sync import ConnectError, NATSEventBus, NatsServer
-from aether_sync._loop import StockLoop
+from aether_sync._loop import StockLoop, new_loop
 
 from .conftest import PATIENCE, make_event
 from .suites import numbers
@@ -77,6 +77,10 @@ def test_one_that_is_not_fit_is_not_used_and_it_is_said(
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert "asyncio's own event loop is used: this uvloop" in record.getMessage()
+
+
+def test_one_that_was_made_for_nothing_leaves_no_file() -> None:
+    assert not isinstance(new_loop(True, pytest.fail), StockLoop)
 
 
 # -- what it leaves alone

@@ -27,7 +27,9 @@ from aether_sync import (
     Subscription,
     SubscriptionClosedError,
 )
+from aether_sync._deadline import Deadline
 from aether_sync._fork import Heir, heirs
+from aether_sync._loop import LoopThread, new_loop
 from aether_sync._waiting import guard
 
 PATIENCE = 20 * float(os.environ.get("AETHER_TEST_UNIT", "1"))
@@ -177,6 +179,21 @@ def what_a_child_keeps(url: str, prefix: str, how: str) -> None:
     assert bus.is_connected == (how == "connected")
     connecting.join()
     bus.close(0.1)
+
+
+def a_loop_that_never_ran() -> None:
+    """The child, to which it is of no use, starts it, stops it, collects it, and comes to its end."""
+    fast = os.environ["AETHER_SYNC_UVLOOP"] == "1"
+    thread = LoopThread(new_loop(fast, print), print)
+    loop = new_loop(True, print) if fast else None  # one that no thread has yet
+    pid = os.fork()
+    if pid:
+        await_child(pid)
+    else:
+        thread.start()
+    assert thread.stop(Deadline(PATIENCE))
+    del loop
+    gc.collect()
 
 
 def under_load(url: str, prefix: str, children: str, where: str) -> None:
