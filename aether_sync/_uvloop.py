@@ -30,8 +30,8 @@ class UVLoop(BaseLoop, uvloop.Loop):  # type: ignore[misc]
     """uvloop's event loop."""
 
     def __init__(self) -> None:
+        self._made_in = os.getpid()  # first: an interrupt may come
         super().__init__()
-        self._made_in = os.getpid()
         self._sockets: Living[socket.socket] = Living()
 
     def __del__(self) -> None:
