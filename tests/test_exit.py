@@ -115,7 +115,7 @@ def test_a_server_that_comes_back_in_time_gets_everything(
 ) -> None:
     """Its name is looked up while the interpreter ends, when Python 3.12 and later start no thread any more."""
     url = own_server.url.replace("127.0.0.1", "localhost")
-    program = start(exits.without_a_server, url, prefix, 1)
+    program = start(exits.without_a_server, url, prefix, 1, "noticed")
     assert program.stdout is not None
     assert program.stdin is not None
     assert program.stdout.readline() == "connected\n"
