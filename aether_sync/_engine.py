@@ -3,7 +3,7 @@
 import math
 
 from ._deadline import Deadline
-from ._loop import LoopThread
+from ._loop import LoopThread, new_loop
 from ._nats.link import Link
 from ._nats.options import ConnectOptions
 from ._outbox import Outbox
@@ -23,7 +23,8 @@ class Engine:
     def __init__(self, options: ConnectOptions, outbox: Outbox) -> None:
         self._reporter = Reporter()
         self.link = Link(options, outbox, self._reporter)
-        self.loop = LoopThread(self._reporter.internal_error, last=self.link.end)
+        loop = new_loop(options.fast, warn=self._reporter.warning)
+        self.loop = LoopThread(loop, self._reporter.internal_error, last=self.link.end)
         self._outbox = outbox
         self._first_deadline = Deadline(options.connect_timeout)
         self.loop.post(self.link.start)

@@ -2,7 +2,6 @@
 
 import asyncio
 import selectors
-import socket
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -10,13 +9,14 @@ from itertools import count
 from traceback import format_exception
 from typing import Any, TypeVar
 
+from ._base_loop import BaseLoop
 from ._deadline import Deadline
 from ._fork import Heir, heirs, let_go
 from ._lifetime import loop_threads
 from ._waiting import Reply, guard
 from .errors import BusClosedError, DeadlineExceededError, WrongThreadError
 
-__all__ = ["LoopThread"]
+__all__ = ["LoopThread", "StockLoop", "new_loop"]
 
 T = TypeVar("T")
 
@@ -24,57 +24,39 @@ _numbers = count(1)  # so that a stack dump tells two loops apart
 _buried: list[object] = []  # loops that a forked child inherited: finalizers must not run on what is the parent's
 
 
-class _Loop(asyncio.SelectorEventLoop):
-    """An event loop that keeps no process from ending: not even over a name server that never answers.
+class StockLoop(BaseLoop, asyncio.SelectorEventLoop):
+    """asyncio's own event loop."""
 
-    asyncio looks names up in a pool of threads, which Python waits for at its end. Here a daemon thread does it, one
-    for each question: who asks the same again meanwhile, as every new attempt to connect does, waits for that answer.
-    """
-
-    def __init__(self, selector: selectors.BaseSelector) -> None:
+    def __init__(self) -> None:
+        selector = selectors.DefaultSelector()
         super().__init__(selector)
-        self.set_debug(False)  # also under -X dev: it would log on this thread, and is for who writes coroutines
-        self._asked: dict[tuple[Any, ...], asyncio.Future[Any]] = {}
+        self._known = selector
 
-    async def getaddrinfo(
-        self,
-        host: Any,
-        port: Any,
-        *,
-        family: int = 0,
-        type: int = 0,  # noqa: A002
-        proto: int = 0,
-        flags: int = 0,
-    ) -> Any:
-        question = (host, port, family, type, proto, flags)
-        answer = self._asked.get(question)
-        if answer is None:
-            self._asked[question] = answer = self.create_future()
-            name = f"aether-lookup-{next(_numbers)}"
-            try:
-                threading.Thread(target=self._look_up, args=question, name=name, daemon=True).start()
-            except RuntimeError:  # the interpreter ends, and waits for this thread no longer than for that one
-                self._look_up(*question)
-        await asyncio.wait((answer,))  # not cancelled with who waits
-        return answer.result()
+    def files(self) -> list[int]:
+        """Return the numbers of what the selector knows, and its own."""
+        files = [key.fd for key in self._known.get_map().values()]
+        if hasattr(self._known, "fileno"):  # epoll and kqueue are files themselves
+            files.append(self._known.fileno())
+        return files
 
-    def _look_up(self, *question: Any) -> None:
-        found: Any = None
-        error: Exception | None = None
+
+def new_loop(fast: bool, warn: Callable[[str], object]) -> BaseLoop:
+    """Make an event loop.
+
+    Args:
+        fast: Whether it may be uvloop's; it is, if that is installed and fit for it.
+        warn: Called with the reason if it is installed and not fit.
+    """
+    if fast:
         try:
-            found = socket.getaddrinfo(*question)
-        except Exception as caught:
-            error = caught
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self.call_soon_threadsafe(self._answer, question, found, error)
-
-    def _answer(self, question: tuple[Any, ...], found: Any, error: Exception | None) -> None:
-        answer = self._asked.pop(question)
-        if error is None:
-            answer.set_result(found)
+            from ._uvloop import UVLoop
+        except ModuleNotFoundError:
+            pass
+        except ImportError as error:
+            warn(f"asyncio's own event loop is used: {error}")
         else:
-            answer.set_exception(error)
-            answer.exception()  # seen, if nobody waits for it any more
+            return UVLoop()
+    return StockLoop()
 
 
 class LoopThread(Heir):
@@ -83,14 +65,16 @@ class LoopThread(Heir):
     Whether work is still taken is checked, and the work enqueued, under one lock: none is stranded.
 
     Args:
+        loop: What runs there, and is closed at the end.
         report: Called on the loop thread with what went wrong in a callback; asyncio itself would log it there.
         last: Called when the loop has run for the last time, however it came to that.
     """
 
-    def __init__(self, report: Callable[[str], object], last: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self, loop: BaseLoop, report: Callable[[str], object], last: Callable[[], object] = lambda: None
+    ) -> None:
         self.name = f"aether-loop-{next(_numbers)}"
-        self._selector = selectors.DefaultSelector()
-        self._loop = _Loop(self._selector)
+        self._loop = loop
         self._last = last
         self._loop.set_exception_handler(lambda _, context: report(_described(context)))
         self._lock = guard()  # guards _accepting and _calls
@@ -110,7 +94,7 @@ class LoopThread(Heir):
         Raises:
             BusClosedError: No thread can be started any more.
         """
-        if self._thread is None:
+        if self._thread is None and not self.has_ended:
             try:
                 threading.Thread(target=self._run, name=self.name, daemon=True).start()
             except RuntimeError as error:  # there are too many, or the interpreter ends
@@ -138,10 +122,9 @@ class LoopThread(Heir):
 
     def nudge(self, callback: Callable[[], object]) -> None:
         """Run a callback on the loop if it still runs. Takes no lock: for finalizers."""
-        try:
-            self._loop.call_soon_threadsafe(callback)
-        except RuntimeError:  # it is closed: nothing is left to be done there
-            pass
+        if not self.has_ended:  # in a forked child it is the parent's that would be woken
+            with suppress(RuntimeError):  # it is closed: nothing is left to be done there
+                self._loop.call_soon_threadsafe(callback)
 
     def call(self, function: Callable[..., Coroutine[Any, Any, T]], *args: object, deadline: Deadline) -> T:
         """Run a coroutine function on the loop and wait for what it returns.
@@ -188,7 +171,7 @@ class LoopThread(Heir):
             if self._accepting:
                 self.nudge(self._loop.stop)  # first: who is interrupted here stops it once more
                 self._accepting = False
-        if self._ran.acquire(blocking=False):
+        if not self.has_ended and self._ran.acquire(blocking=False):
             self._loop.close()
             self._end("the connection is closed")
             return True
@@ -261,16 +244,14 @@ class LoopThread(Heir):
         self._ended.set(None)
         if self._loop.is_closed():
             return
-        let_go([key.fd for key in self._selector.get_map().values()])
-        if hasattr(self._selector, "fileno"):  # epoll and kqueue are files themselves
-            let_go([self._selector.fileno()])
+        let_go(self._loop.files())
         self._loop.set_exception_handler(lambda *_: None)
-        _buried.append(self)
+        _buried.append(self)  # and, through what is to be called last, the connections that run on it
 
     def __del__(self) -> None:
-        loop = getattr(self, "_loop", None)
-        if loop is not None and not loop.is_closed() and not loop.is_running():  # made, and never run
-            loop.close()
+        ended = getattr(self, "_ended", None)
+        if ended is not None and not ended.done and not self._loop.is_running():  # made, and never run
+            self._loop.close()
 
 
 def _described(context: dict[str, Any]) -> str:

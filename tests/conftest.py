@@ -1,6 +1,9 @@
-"""A server for all tests, a prefix of its own for each, and guards that fail a test which leaves something behind."""
+"""A server for all tests, a prefix of its own for each, and guards that fail a test which leaves something behind.
 
-import asyncio
+What is marked ``both_loops`` runs on asyncio's event loop and on uvloop's, all else on asyncio's: that is what who
+installs no extra gets. With ``AETHER_SYNC_UVLOOP`` in the environment everything runs on the one that it chooses.
+"""
+
 import gc
 import json
 import os
@@ -10,18 +13,43 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aether_sync import Event, EventBus, NATSEventBus, NatsServer, Subscription
+from aether_sync._loop import LoopThread, new_loop
 
 #: Seconds: the one unit of all waits in the tests. A slow machine sets it higher.
 UNIT = float(os.environ.get("AETHER_TEST_UNIT", "1"))
 
 #: Where a test that waits for a condition gives up.
 PATIENCE = 20 * UNIT
+
+
+#: What the environment says of the event loop, for all tests.
+CHOSEN = os.environ.get("AETHER_SYNC_UVLOOP")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what is marked so on both event loops."""
+    mark = metafunc.definition.get_closest_marker("both_loops")
+    if CHOSEN is None and mark is not None and mark.args != (False,):
+        metafunc.parametrize("_event_loop", ["asyncio", "uvloop"], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def _event_loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Choose the event loop, for the test and the programs that it starts."""
+    if CHOSEN == "1":
+        __import__("uvloop")
+    elif CHOSEN is None:
+        wanted = getattr(request, "param", "asyncio")
+        if wanted == "uvloop":
+            pytest.importorskip("uvloop")
+        monkeypatch.setenv("AETHER_SYNC_UVLOOP", str(int(wanted == "uvloop")))
 
 
 def eventually(condition: Callable[[], object], what: str = "the condition") -> None:
@@ -182,6 +210,12 @@ def _open_files() -> int:
     return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _libuv_is_begun() -> None:
+    """With the first loop libuv opens a pipe, which it keeps."""
+    new_loop(True, print).close()
+
+
 @pytest.fixture(autouse=True)
 def _nothing_left_behind(server: NatsServer) -> Iterator[None]:
     """Fail a test that leaves a thread of ours, a file or a socket."""
@@ -195,17 +229,21 @@ def _nothing_left_behind(server: NatsServer) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _loop_not_blocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fail a test in which a callback holds the loop thread for long."""
+    """Fail a test in which something holds a loop thread: uses the processor for long while a timer is due."""
     held: list[str] = []
-    original = asyncio.Handle._run
+    original = LoopThread._run
 
-    def timed(handle: asyncio.Handle) -> None:
-        start = time.thread_time()
-        original(handle)
-        took = time.thread_time() - start
-        if took > UNIT and threading.current_thread().name.startswith("aether-loop"):
-            held.append(f"{handle!r}: {took:.2f} s")
+    def watched(self: LoopThread) -> None:
+        def tick(last: float) -> None:
+            now = time.thread_time()
+            if now - last > UNIT:
+                held.append(f"{self.name}: {now - last:.2f} s")
+            self._loop.call_later(0.05, tick, now)
 
-    monkeypatch.setattr(asyncio.Handle, "_run", timed)
+        with suppress(RuntimeError):  # it is closed
+            self._loop.call_soon_threadsafe(lambda: tick(time.thread_time()))
+        original(self)
+
+    monkeypatch.setattr(LoopThread, "_run", watched)
     yield
     assert not held, f"the loop thread was held: {held}"

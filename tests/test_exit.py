@@ -15,6 +15,8 @@ from .conftest import PATIENCE, UNIT, Monitor
 from .programs import exits
 from .programs.run import FLAGS, finish, run, start
 
+pytestmark = pytest.mark.both_loops
+
 UNCLOSED = "ResourceWarning: unclosed <Connection"
 
 #: Seconds: what a flush at exit may take, and what starting Python and the rest may.
@@ -92,6 +94,7 @@ def test_sigterm(server: NatsServer, prefix: str, events: Subscription, handler:
         assert output == "True\n"
 
 
+@pytest.mark.both_loops(False)  # slow, and the same on both
 @pytest.mark.fault
 @pytest.mark.parametrize("fault", ["stop", "kill", "pause"])
 def test_without_a_server_it_ends_in_time(own_server: NatsServer, prefix: str, fault: str) -> None:
@@ -112,7 +115,7 @@ def test_a_server_that_comes_back_in_time_gets_everything(
 ) -> None:
     """Its name is looked up while the interpreter ends, when Python 3.12 and later start no thread any more."""
     url = own_server.url.replace("127.0.0.1", "localhost")
-    program = start(exits.without_a_server, url, prefix, 1)
+    program = start(exits.without_a_server, url, prefix, 1, "noticed")
     assert program.stdout is not None
     assert program.stdin is not None
     assert program.stdout.readline() == "connected\n"
@@ -127,6 +130,7 @@ def test_a_server_that_comes_back_in_time_gets_everything(
     assert own_monitor.messages() == 1
 
 
+@pytest.mark.both_loops(False)  # slow, and the same on both
 @pytest.mark.fault
 def test_a_server_that_was_never_there(free_port: int, prefix: str) -> None:
     run(exits.never_connected, f"nats://127.0.0.1:{free_port}", prefix, within=FLUSH + REST, says="unsent=1")

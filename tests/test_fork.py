@@ -3,6 +3,7 @@
 The programs are in ``tests/programs/forks.py``; they assert on both sides.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -23,7 +24,7 @@ from .programs.run import ROOT, finish, run, start
 
 MakeBus = Callable[..., NATSEventBus]
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork() here")
+pytestmark = [pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork() here"), pytest.mark.both_loops]
 
 
 def test_a_child_is_a_node_of_its_own(server: NatsServer, prefix: str) -> None:
@@ -44,6 +45,23 @@ def test_the_inherited_connection_is_let_go_of(
     eventually(lambda: own_monitor.connections() == 0, "the end of the parent's connection, with the child alive")
     os.kill(child, 0)
     finish(program)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc here")
+@pytest.mark.parametrize("how", ["connected", "connecting"])
+def test_a_child_keeps_no_file_of_the_parents_loop(server: NatsServer, prefix: str, how: str) -> None:
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):  # what does not fit into the backlog waits for an answer
+            other = stack.enter_context(socket.socket())
+            other.setblocking(False)
+            other.connect_ex(full.getsockname())
+        url = server.url if how == "connected" else f"nats://127.0.0.1:{full.getsockname()[1]}"
+        run(forks.what_a_child_keeps, url, prefix, how)
+
+
+def test_a_loop_that_never_ran_is_none_in_the_child(server: NatsServer) -> None:
+    run(forks.a_loop_that_never_ran)
 
 
 @pytest.mark.concurrent
@@ -161,6 +179,7 @@ def _ask(port: int, number: int) -> dict[str, str]:
         return json.load(answer)  # type: ignore[no-any-return]
 
 
+@pytest.mark.both_loops(False)  # slow, and the same on both
 def test_celery_prefork(server: NatsServer, make_bus: MakeBus, prefix: str, tmp_path: Path) -> None:
     for part in "q", "c":
         (tmp_path / part).mkdir()

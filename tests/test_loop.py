@@ -1,16 +1,20 @@
 """``LoopThread``: work posted by threads, and its end."""
 
 import asyncio
+import os
 import threading
+from collections.abc import Callable
 from typing import Never
 
 import pytest
 
 from aether_sync import BusClosedError, DeadlineExceededError, WrongThreadError
 from aether_sync._deadline import Deadline
-from aether_sync._loop import LoopThread
+from aether_sync._loop import LoopThread, StockLoop, new_loop
 
 from .conftest import PATIENCE, run_threads
+
+pytestmark = pytest.mark.both_loops
 
 
 async def answer(value: int) -> int:
@@ -29,9 +33,16 @@ async def hang(cancelled: list[bool]) -> None:
         cancelled.append(True)
 
 
+def make_loop(report: Callable[[str], object] = print) -> LoopThread:
+    fast = os.environ["AETHER_SYNC_UVLOOP"] == "1"
+    loop = new_loop(fast, pytest.fail)
+    assert isinstance(loop, StockLoop) != fast
+    return LoopThread(loop, report)
+
+
 @pytest.fixture
 def loop() -> LoopThread:
-    return LoopThread(print)
+    return make_loop()
 
 
 def test_calls_bring_results_and_errors(loop: LoopThread) -> None:
@@ -104,7 +115,7 @@ def test_a_loop_that_never_ran_is_closed(loop: LoopThread) -> None:
 
 def test_what_goes_wrong_is_reported() -> None:
     reports: list[str] = []
-    loop = LoopThread(reports.append)
+    loop = make_loop(reports.append)
     loop.start()
     loop.post(lambda: 1 // 0)
     loop.call(answer, 0, deadline=Deadline(PATIENCE))

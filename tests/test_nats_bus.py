@@ -1,5 +1,6 @@
 """``NATSEventBus``: the promises of a bus, between two nodes, and what only a cluster can do."""
 
+import asyncio
 import json
 import logging
 import pickle
@@ -28,6 +29,7 @@ from aether_sync import (
     PublishTimeoutError,
     WrongThreadError,
 )
+from aether_sync._nats.intake import Intake
 from aether_sync._wire import EnvelopeWriter, encode_event
 
 from .conftest import PATIENCE, UNIT, Monitor, eventually, make_event, run_threads
@@ -35,6 +37,8 @@ from .raw import RawClient
 from .suites import BusPromises, Keep, Nodes, numbers
 
 MakeBus = Callable[..., NATSEventBus]
+
+pytestmark = pytest.mark.both_loops
 
 
 class TestNATSEventBus(BusPromises):
@@ -243,17 +247,29 @@ def test_wrong_passwords_fail_at_once() -> None:
 
 
 def test_an_unknown_nats_py_is_read_by_its_public_path(
-    make_bus: MakeBus, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    make_bus: MakeBus, own_server: NatsServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def unknown(*_: object, **__: object) -> None:
-        raise TypeError
+    class Reader(asyncio.BaseProtocol):
+        """It takes what the socket gives in another way."""
+
+    def unknown(stock: object, *arguments: Any, **more: Any) -> Intake:
+        return Intake(Reader(), *arguments, **more)
 
     monkeypatch.setattr("aether_sync._nats.wire.Intake", unknown)
-    here, there = make_bus(), make_bus()
+    here, there = make_bus(own_server.url), make_bus(own_server.url)
     with here.subscribe("n") as events:
         there.publish("n", make_event(1))
         assert numbers([events.get(timeout=PATIENCE)]) == [1]
-    eventually(lambda: "not known well enough" in caplog.text, "a log record")
+        own_server.restart()
+        for bus in here, there:
+            eventually(lambda bus=bus: bus.metrics().reconnects == 1)  # type: ignore[misc]
+            assert bus.wait_connected(PATIENCE)
+        there.publish("n", make_event(2))
+        assert numbers([events.get(timeout=PATIENCE)]) == [2]
+    here.close()
+    there.close()
+    records = [record.getMessage() for record in caplog.records if "not known well enough" in record.getMessage()]
+    assert len(records) == 2, "one for each connection"
 
 
 def test_where_no_thread_can_be_started(make_bus: MakeBus, monkeypatch: pytest.MonkeyPatch) -> None:

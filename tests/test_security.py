@@ -514,6 +514,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Tls.Given:
     return Tls.Given(Certificates(tmp_path_factory.mktemp("ours")), Certificates(tmp_path_factory.mktemp("theirs")))
 
 
+@pytest.mark.both_loops
 @pytest.mark.parametrize("case", TLS.values(), ids=list(TLS))
 def test_tls(case: Tls, given: Tls.Given, sweep: Sweep, refuse: Callable[..., float]) -> None:
     sweep.hide("the-password")
@@ -614,7 +615,8 @@ def test_what_a_write_does_not_know_the_reader_does() -> None:
         async def wait_closed(self) -> None: ...
 
     class Cut(Wire):
-        async def _connect_to_server(self, _: object) -> None:
+        async def _select_next_server(self) -> None:
+            (self._current_server,) = self._server_pool
             self._transport = Transport()  # type: ignore[assignment]
 
     async def connect() -> None:

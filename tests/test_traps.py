@@ -50,7 +50,7 @@ from .fake_server import FakeServer, Peer, polite
 from .proxy import Proxy
 from .suites import Keep, numbers
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.both_loops]
 
 MakeBus = Callable[..., NATSEventBus]
 

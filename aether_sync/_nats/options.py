@@ -36,6 +36,7 @@ class ConnectOptions:
     tls_hostname: str | None = None
     tls_handshake_first: bool = False
     lean: bool = field(default_factory=lambda: os.environ.get("AETHER_SYNC_LEAN", "1") != "0")  # the fast way to read
+    fast: bool = field(default_factory=lambda: os.environ.get("AETHER_SYNC_UVLOOP", "1") != "0")  # if installed: uvloop
 
     def __post_init__(self) -> None:
         for what in ("user", "password", "token"):

@@ -1,6 +1,6 @@
 """One connection to one server. What this library needs of nats-py below its public surface is here, all of it.
 
-Written against nats-py 2.16. Its own reconnecting, flushing and closing wait for servers that do not read, forget
+Read in nats-py 2.10 to 2.16. Its own reconnecting, flushing and closing wait for servers that do not read, forget
 sockets, or give up for good (``flush()`` is no barrier, and one that times out kills the read loop; any ``-ERR`` but a
 few closes the client), so none of it is used: a client here is for one attempt and the connection that comes of it, is
 left without waiting for anybody, and another one takes its place. Commands are written to the transport at once, in
@@ -13,8 +13,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from nats.aio.client import Client
+from nats.aio.client import DEFAULT_BUFFER_SIZE, Client
 from nats.aio.subscription import Subscription
+from nats.aio.transport import TcpTransport
 from nats.errors import ConnectionClosedError, Error, ProtocolError, UnexpectedEOF
 from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
@@ -28,14 +29,14 @@ from .servers import Server
 __all__ = ["SteadyParser", "Wire", "forget", "sid_of"]
 
 _NEEDED = (
-    "_close", "_connect_command", "_connect_to_server", "_flush_pending", "_process_connect_init", "_process_info",
-    "_process_msg", "_process_op_err", "_remove_sub", "_select_next_server",
+    "_close", "_connect_command", "_flush_pending", "_process_connect_init", "_process_info", "_process_msg",
+    "_process_op_err", "_remove_sub", "_select_next_server",
 )  # fmt: skip
 
 
 def _check(client: type) -> None:
     if missing := [name for name in _NEEDED if not hasattr(client, name)]:
-        raise ImportError(f"this nats-py has no {', '.join(missing)}: install nats-py>=2.16,<3")
+        raise ImportError(f"this nats-py has no {', '.join(missing)}: install nats-py>=2.10,<3")
 
 
 _check(Client)
@@ -123,8 +124,8 @@ class Wire(Client):
 
     async def _select_next_server(self) -> None:
         (server,) = self._server_pool
-        self._current_server = server
-        await self._connect_to_server(server)
+        self._current_server, self._transport = server, TcpTransport()  # type: ignore[no-untyped-call]
+        await self._transport.connect(server.uri, DEFAULT_BUFFER_SIZE, self.options["connect_timeout"])
 
     async def _process_connect_init(self) -> None:
         await super()._process_connect_init()

@@ -112,13 +112,15 @@ def terminated(url: str, prefix: str, handler: str) -> None:
             pass
 
 
-def without_a_server(url: str, prefix: str, count: str) -> None:
+def without_a_server(url: str, prefix: str, count: str, noticed: str = "") -> None:
     """The test breaks the server; then this ends, with as many connections and events that wait."""
     buses = [a_bus(url, prefix, connect_timeout=0.2) for _ in range(int(count))]
     for bus in buses:
         bus.start()
     print("connected", flush=True)
     sys.stdin.readline()
+    while noticed and any(bus.is_connected for bus in buses):  # what is written before would be uncertain
+        time.sleep(0.002)
     for bus in buses:
         bus.publish("n", event())
     print("published", flush=True)

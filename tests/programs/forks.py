@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import signal
+import socket
 import sys
 import threading
 import time
@@ -26,7 +27,9 @@ from aether_sync import (
     Subscription,
     SubscriptionClosedError,
 )
+from aether_sync._deadline import Deadline
 from aether_sync._fork import Heir, heirs
+from aether_sync._loop import LoopThread, new_loop
 from aether_sync._waiting import guard
 
 PATIENCE = 20 * float(os.environ.get("AETHER_TEST_UNIT", "1"))
@@ -110,23 +113,87 @@ def a_node_of_its_own(url: str, prefix: str) -> None:
     assert untouched.close(PATIENCE)
 
 
+def pause_reading(bus: NATSEventBus) -> None:
+    """As it is while more comes than can be read: then no selector knows the socket."""
+    engine = bus.connection._engine
+    paused = threading.Event()
+    assert engine is not None
+    engine.loop.post(lambda: engine.link._wire._writer_transport().pause_reading())  # type: ignore[union-attr]
+    engine.loop.post(paused.set)
+    assert paused.wait(PATIENCE)
+
+
 def a_connection_is_let_go_of(url: str, prefix: str, how: str) -> None:
     """The parent closes while a child lives on that does nothing with the bus."""
     bus = NATSEventBus(url, prefix=prefix)
     bus.start()
-    if how == "paused":  # as it is while more comes than can be read: then no selector knows the socket
-        engine = bus.connection._engine
-        paused = threading.Event()
-        assert engine is not None
-        engine.loop.post(lambda: engine.link._wire._writer_transport().pause_reading())  # type: ignore[union-attr]
-        engine.loop.post(paused.set)
-        paused.wait(PATIENCE)
+    if how == "paused":
+        pause_reading(bus)
     pid = in_child(signal.pause)
     assert bus.close(PATIENCE)
     print(pid, flush=True)
     sys.stdin.readline()
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
+
+
+def connections_and_polls() -> set[int]:
+    """The numbers of open files that are one or the other."""
+    found = set()
+    for number in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):  # that of the listing itself
+            name = os.readlink(f"/proc/self/fd/{number}")
+            if "eventpoll" in name or ("socket" in name and _family(number) != socket.AF_UNIX):
+                found.add(number)
+    return found
+
+
+def _family(number: int) -> int:
+    with socket.socket(fileno=os.dup(number)) as sock:
+        return sock.family
+
+
+def what_a_child_keeps(url: str, prefix: str, how: str) -> None:
+    """Nothing of the parent's loop by which it could hold a connection or wake it; and it does not try to."""
+    own = connections_and_polls()
+    bus = NATSEventBus(url, prefix=prefix, connect_timeout=PATIENCE)
+    connecting = threading.Thread(target=bus.wait_connected, args=(1.0,))
+    connecting.start()
+    if how == "connected":
+        connecting.join()
+    while len(connections_and_polls() - own) < 2:
+        time.sleep(0.002)
+    engine = bus.connection._engine
+    assert engine is not None
+
+    def child() -> None:
+        assert connections_and_polls() == own
+        posted: list[object] = []
+        engine.loop._loop.call_soon_threadsafe = posted.append  # type: ignore[assignment]
+        engine.loop.nudge(lambda: None)
+        with pytest.raises(BusClosedError):
+            engine.loop.post(lambda: None)
+        assert not posted
+
+    await_child(in_child(child))
+    assert bus.is_connected == (how == "connected")
+    connecting.join()
+    bus.close(0.1)
+
+
+def a_loop_that_never_ran() -> None:
+    """The child, to which it is of no use, starts it, stops it, collects it, and comes to its end."""
+    fast = os.environ["AETHER_SYNC_UVLOOP"] == "1"
+    thread = LoopThread(new_loop(fast, print), print)
+    loop = new_loop(True, print) if fast else None  # one that no thread has yet
+    pid = os.fork()
+    if pid:
+        await_child(pid)
+    else:
+        thread.start()
+    assert thread.stop(Deadline(PATIENCE))
+    del loop
+    gc.collect()
 
 
 def under_load(url: str, prefix: str, children: str, where: str) -> None:
@@ -295,8 +362,10 @@ def a_fork_within_a_guard() -> None:
 
 def what_is_inherited_is_collected(url: str, prefix: str) -> None:
     """In the child nobody warns of what the parent has open, and nothing is done to it."""
-    buses = [NATSEventBus(url, prefix=prefix) for _ in range(2)]
-    subscriptions = [bus.subscribe("n") for bus in buses]
+    buses = [NATSEventBus(url, prefix=prefix) for _ in range(3)]
+    subscriptions = [bus.subscribe("n") for bus in buses[:2]]
+    buses[2].start()
+    pause_reading(buses[2])
 
     def child() -> None:
         buses.clear()
@@ -326,7 +395,7 @@ def a_handler_forks_over(url: str, prefix: str, what: str) -> None:
         is_child = pid == 0
         if pid:
             pids.append(pid)
-            os.write(1, b"forked\n")  # at once: two processes write here
+            os.write(1, b"forked\n")  # in one piece: the child says something too
             if not what.startswith("close"):
                 bus.close(0)
 
