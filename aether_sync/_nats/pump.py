@@ -17,7 +17,7 @@ sent again; so that it is not much, no more is written while a bound of bytes is
 import asyncio
 from bisect import bisect_left
 from collections import Counter
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import accumulate, chain
 
@@ -25,12 +25,13 @@ from .._outbox import Outbox, Parcel
 from .._reporter import Reporter
 from .._waiting import Reply
 from .reasons import counted
+from .shortcut import Shortcut
 from .wire import Wire
 
 __all__ = ["Account", "Pump"]
 
 _SLICE = 64 * 1024  # bytes per write: what a socket takes at once, and little to be uncertain about
-_PING_AFTER = 0.002  # seconds: little to be uncertain about, and several round trips
+_PING_AFTER = 0.005  # seconds: little to be uncertain about, and several round trips
 _REASONS_KEPT = 100  # however many subjects are refused
 _IN_FLIGHT = 2 * 2**20  # bytes: what a PING may have before it; the kernel's buffers alone would take five times that
 
@@ -71,6 +72,7 @@ class Pump:
         self._in_flight = 0  # bytes
         self._refused: Counter[int] = Counter()  # rejected events that are in flight, by position, at the latest
         self._pinged: tuple[int, int] | None = None  # position and bytes before the PING that is unanswered
+        self._shortcut: Shortcut | None = None  # of that wire
         self._timer: asyncio.TimerHandle | None = None  # of the next PING
         self._flushes: list[tuple[int, Reply[Account]]] = []  # (position, who waits for it)
         self._settling = 0  # how many wait in settle()
@@ -90,7 +92,9 @@ class Pump:
         """Write to this wire from now on."""
         self._wire = wire
         self._pinged, self._in_flight = None, 0
+        self._shortcut = wire.open_shortcut(self._look)
         self._may_write.set()
+        self._look()
 
     def limit(self, max_payload: int) -> None:
         """Write no payload larger than this many bytes."""
@@ -99,13 +103,17 @@ class Pump:
     def hold(self) -> None:
         """Write nothing more to this wire; what was written may still be confirmed."""
         self._may_write.clear()
+        self._outbox.shortcut = None
+        if self._shortcut is not None:
+            self._shortcut.close()
+            self._account()
 
     def pause(self) -> None:
         """Hold what is not written; what was written and not confirmed is uncertain."""
-        self._may_write.clear()
+        self.hold()
         if self._wire is None:
             return
-        self._wire = None
+        self._wire = self._shortcut = None
         lost = self._settle(self._written)
         if lost:
             self.uncertain += lost
@@ -116,6 +124,7 @@ class Pump:
 
     def refuse(self, reason: str) -> None:
         """The server refused an event, one before the PING that is unanswered."""
+        self._account()
         position = self._written if self._pinged is None else self._pinged[0]
         if position - self.settled > sum(count for at, count in self._refused.items() if at <= position):
             self._reject(position, 1, reason)
@@ -197,9 +206,31 @@ class Pump:
         data = b"".join(kept)
         self._in_flight += len(data)
         wire.write(data)
-        self._ping_in_time()
+        self._look()
 
     # -- confirming
+
+    def _account(self) -> None:
+        """Account for what took the shortcut."""
+        sizes = [] if self._shortcut is None else self._shortcut.account()
+        self._outbox.passed(len(sizes))
+        self._written += len(sizes)
+        self._in_flight += sum(sizes)
+
+    def _look(self) -> None:
+        """See what took the shortcut, and that it is followed by a PING; open it while not too much is in flight."""
+        wire, shortcut = self._wire, self._shortcut
+        if wire is None:
+            return
+        if shortcut is not None:
+            shortcut.expected = False  # first: who comes later tells
+            wire.write(b"")  # what is left of a frame
+        self._account()
+        self._ping_in_time()
+        if shortcut is not None:
+            shortcut.expected = self._pinged is not None or self._timer is not None
+            is_open = self._may_write.is_set() and self._in_flight < _IN_FLIGHT // 2
+            self._outbox.shortcut = shortcut.carry if is_open else None
 
     def _ping_in_time(self) -> None:
         """See that what was written is followed by a PING: at once if somebody waits for it, else a bit later."""
@@ -214,8 +245,11 @@ class Pump:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        wire = self._wire
-        if wire is not None and self._pinged is None:
+        wire, shortcut = self._wire, self._shortcut
+        if wire is None or self._pinged is not None:
+            return
+        with nullcontext() if shortcut is None else shortcut.lock:  # nothing comes between the account and the PING
+            self._account()
             self._pinged = self._written, self._in_flight
             wire.ping(lambda: self._confirm(wire))
 
@@ -228,7 +262,7 @@ class Pump:
         self._in_flight -= size
         self.confirmed += self._settle(position)
         self._answer()
-        self._ping_in_time()
+        self._look()
 
     def _settle(self, position: int) -> int:
         """Note that nothing up to a position is in flight any more; returns how much of that was not refused."""
@@ -252,9 +286,10 @@ class Pump:
             reply.fail(self._closed)
             return
         self._outbox.wake()
+        self._account()
         self._flushes.append((self._outbox.position(), reply))
         self._answer()
-        self._ping_in_time()
+        self._look()
 
     def forget(self, reply: Reply[Account]) -> None:
         """Nobody waits for this answer any more."""
@@ -263,7 +298,7 @@ class Pump:
     async def settle(self, position: int | None = None) -> None:
         """Wait until everything up to a position, by default all that is written, is settled."""
         self._settling += 1
-        self._ping_in_time()
+        self._look()
         try:
             while self.settled < (self._written if position is None else position):
                 await self._change()

@@ -25,12 +25,13 @@ from .login import Login, NotSentError
 from .options import ConnectOptions
 from .receive import Interest, message_class
 from .servers import Server
+from .shortcut import Shortcut, TornError
 
 __all__ = ["SteadyParser", "Wire", "forget", "sid_of"]
 
 _NEEDED = (
     "_close", "_connect_command", "_flush_pending", "_process_connect_init", "_process_info", "_process_msg",
-    "_process_op_err", "_remove_sub", "_select_next_server",
+    "_process_op_err", "_remove_sub", "_select_next_server", "_send_ping",
 )  # fmt: skip
 
 
@@ -59,6 +60,7 @@ class Wire(Client):
         server: To which.
         lost: Done when the connection is at its end, with the reason.
         interests: By the sids under which they are subscribed here: who gets what arrives.
+        shortcut: Other threads' way to the socket, once somebody has opened it.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Wire(Client):
         self._wants_tls = False
         self._ps = self._parser = SteadyParser(self)
         self._intake: Intake | None = None
+        self.shortcut: Shortcut | None = None
 
     # -- its beginning
 
@@ -182,8 +185,22 @@ class Wire(Client):
 
     def write(self, data: bytes) -> None:
         """Write commands, if the connection is open."""
-        if self.is_open and self._transport:  # asyncio would log, on this thread, that it is not
+        if not (self.is_open and self._transport):  # asyncio would log that, on this thread
+            return
+        if self.shortcut is None:
             self._transport.write(data)
+            return
+        try:
+            self.shortcut.write(data)
+        except TornError:
+            self.abandon(Error("an interrupt left open how much of an event was written"))
+
+    def open_shortcut(self, told: Callable[[], object]) -> Shortcut | None:
+        """Let other threads write, too; ``told`` is called when one has."""
+        transport = self._writer_transport()
+        if transport is not None and self.shortcut is None:
+            self.shortcut = Shortcut(transport, told)
+        return self.shortcut
 
     def ping(self, on_pong: Callable[[], None]) -> None:
         """Write a PING; ``on_pong`` is called once the server has processed all that was written before.
@@ -192,6 +209,9 @@ class Wire(Client):
         """
         self.write(b"PING\r\n")
         self._pongs.append(_Pong(on_pong))  # type: ignore[arg-type]
+
+    async def _send_ping(self, future: Any = None) -> None:
+        self.ping(lambda: None)
 
     async def writable(self) -> None:
         """Wait until the transport takes more. It does not end by itself while the server is frozen."""
@@ -219,6 +239,8 @@ class Wire(Client):
         if not self.lost.done():
             self.lost.set_result(why)
         self._status = Client.CLOSED
+        if self.shortcut is not None:
+            self.shortcut.close()
         for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
             if task is not None and task is not asyncio.current_task():
                 task.cancel()
