@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from aether_sync import BusClosedError, NATSEventBus, PublishTimeoutError
+from aether_sync._nats.shortcut import Shortcut
 from aether_sync._outbox import Outbox
 from aether_sync.metrics import Tally
 
@@ -321,6 +322,12 @@ def test_interrupted_publishers_leave_an_outbox_that_works() -> None:
 MakeBus = Callable[..., NATSEventBus]
 
 
+@pytest.fixture
+def no_shortcut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Shortcut, "carry", lambda self, frame: False)
+
+
+@pytest.mark.usefixtures("no_shortcut")
 def test_what_a_handler_publishes_meanwhile_is_sent_too(make_bus: MakeBus, keep: Keep) -> None:
     here, there = make_bus(), make_bus()
     events = keep(here.subscribe("n"))
@@ -333,6 +340,7 @@ def test_what_a_handler_publishes_meanwhile_is_sent_too(make_bus: MakeBus, keep:
     assert there.metrics().confirmed == 3
 
 
+@pytest.mark.usefixtures("no_shortcut")
 def test_a_handler_closes_before_the_event_is_in(make_bus: MakeBus) -> None:
     bus = make_bus()
     bus.start()
@@ -345,6 +353,7 @@ def test_a_handler_closes_before_the_event_is_in(make_bus: MakeBus) -> None:
     assert (metrics.published, metrics.confirmed, metrics.outbox_events) == (0, 0, 0)
 
 
+@pytest.mark.usefixtures("no_shortcut")
 def test_a_handler_closes_when_the_event_is_in(make_bus: MakeBus) -> None:
     bus = make_bus()
     bus.start()
@@ -354,6 +363,7 @@ def test_a_handler_closes_when_the_event_is_in(make_bus: MakeBus) -> None:
     assert (metrics.published, metrics.confirmed, metrics.outbox_events) == (1, 1, 0)
 
 
+@pytest.mark.usefixtures("no_shortcut")
 def test_an_event_whose_publisher_was_kept_from_waking_the_loop_goes_with_a_flush(make_bus: MakeBus) -> None:
     bus = make_bus()
     bus.start()

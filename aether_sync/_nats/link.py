@@ -242,7 +242,7 @@ class Link:
         try:
             if self.state is not LinkState.CLOSED:
                 with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self.pump.settle(self._outbox.position()), grace)
+                    await asyncio.wait_for(self.pump.settle(accepted=True), grace)
         finally:
             self.end()
             if self._wire is not None:

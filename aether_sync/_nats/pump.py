@@ -219,12 +219,9 @@ class Pump:
 
     def _look(self) -> None:
         """See what took the shortcut, and that it is followed by a PING; open it while not too much is in flight."""
-        wire, shortcut = self._wire, self._shortcut
-        if wire is None:
-            return
+        shortcut = self._shortcut
         if shortcut is not None:
             shortcut.expected = False  # first: who comes later tells
-            wire.write(b"")  # what is left of a frame
         self._account()
         self._ping_in_time()
         if shortcut is not None:
@@ -295,12 +292,14 @@ class Pump:
         """Nobody waits for this answer any more."""
         self._flushes = [flush for flush in self._flushes if flush[1] is not reply]
 
-    async def settle(self, position: int | None = None) -> None:
-        """Wait until everything up to a position, by default all that is written, is settled."""
+    async def settle(self, *, accepted: bool = False) -> None:
+        """Wait until everything that is written is settled; or everything that was ``accepted`` until now."""
+        self._account()
+        position = self._outbox.position() if accepted else self._written
         self._settling += 1
         self._look()
         try:
-            while self.settled < (self._written if position is None else position):
+            while self.settled < position:
                 await self._change()
         finally:
             self._settling -= 1

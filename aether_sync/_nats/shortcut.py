@@ -5,8 +5,8 @@ this way is for those that come when nothing is waiting to be sent and nothing w
 hears of them afterwards, and accounts for them.
 
 Who writes holds the lock, the loop too; while the transport has something left to send, only the transport does. TLS is
-asyncio's business: there is no shortcut then. An interrupt just behind the system call leaves it open how much of the
-event was written: such a connection is of no use any more.
+asyncio's business: there is no shortcut then. The system call, and the note of what it wrote, are one step in C, so
+that no signal handler comes in between.
 """
 
 import asyncio
@@ -18,15 +18,11 @@ from time import monotonic
 
 from .._waiting import guard
 
-__all__ = ["LARGEST_CARRIED", "Shortcut", "TornError"]
+__all__ = ["LARGEST_CARRIED", "Shortcut"]
 
 LARGEST_CARRIED = 4_096  #: bytes of a frame: what the socket takes at once
 _UNTOLD = 64  # frames that the loop has not yet accounted for
 _ALONE = 0.0001  # seconds since the event before: a system call for each costs little at that pace
-
-
-class TornError(Exception):
-    """Nobody knows how much of an event was written."""
 
 
 class Shortcut:
@@ -49,9 +45,7 @@ class Shortcut:
         self._told = told
         encrypted = transport.get_extra_info("ssl_object") is not None
         self._file = -1 if encrypted else transport.get_extra_info("socket").fileno()  # until the connection ends
-        self._rest = b""  # of a frame that the socket did not take whole
-        self._writing = False
-        self._sent: deque[int] = deque()  # bytes of each frame that was written and is not accounted for
+        self._carried: deque[tuple[bytes, int]] = deque()  # frames not accounted for, and how much of each is written
         self._last = 0.0  # when somebody asked
 
     def carry(self, frame: bytes) -> bool:
@@ -62,48 +56,49 @@ class Shortcut:
             return False
         self._last = now
         with self.lock:
-            if self._file < 0 or self._writing or self._rest or len(self._sent) >= _UNTOLD:
+            if self._file < 0 or self._transport.is_closing() or self._transport.get_write_buffer_size():
                 return False
-            if self._transport.is_closing() or self._transport.get_write_buffer_size():
+            if self._rest() or len(self._carried) >= _UNTOLD:
                 return False
-            self._writing = True
-            written = _write(self._file, frame)
-            if written:
-                self._rest = frame[written:]
-                self._sent.append(len(frame))
-            self._writing = False
-        if written and (self._rest or not self.expected):
+            try:
+                self._carried.extend(zip((frame,), map(os.write, (self._file,), (frame,)), strict=False))
+            except OSError:  # the socket is full, or broken, as the loop will notice
+                return False
+            tell = self._rest() or not self.expected
+        if tell:
             with suppress(RuntimeError):  # the loop is closed, and has given up what was in flight
                 self._loop.call_soon_threadsafe(self._told)
-        return bool(written)
+        return True
+
+    def _rest(self) -> bytes:
+        """What the socket did not take of the last frame."""
+        if not self._carried:
+            return b""
+        frame, written = self._carried[-1]
+        return frame[written:]
 
     # -- the loop thread
 
     def write(self, data: bytes) -> None:
-        """Write something behind what was written before.
-
-        Raises:
-            TornError: That was left open by an interrupt.
-        """
+        """Write behind all that was written before."""
         with self.lock:
-            if self._writing:
-                raise TornError
-            data, self._rest = self._rest + data, b""
-            if data:
-                self._transport.write(data)
+            rest = self._rest()
+            if rest:
+                frame, _ = self._carried[-1]
+                self._carried[-1] = frame, len(frame)
+            if (rest or data) and not self._transport.is_closing():
+                self._transport.write(rest + data)
 
     def account(self) -> list[int]:
-        """Return the bytes of each frame that was carried since the last time."""
-        return [self._sent.popleft() for _ in range(len(self._sent))]
+        """Return the bytes of each frame that was carried since the last time; see that they are written to the end.
+
+        The server may have answered them already, though their publishers are still on their way back.
+        """
+        with self.lock:
+            self.write(b"")
+            return [len(self._carried.popleft()[0]) for _ in range(len(self._carried))]
 
     def close(self) -> None:
         """Nobody writes here any more but the loop."""
         with self.lock:
             self._file = -1
-
-
-def _write(file: int, frame: bytes) -> int:
-    try:
-        return os.write(file, frame)
-    except OSError:  # the socket is full, or broken, as the loop will notice
-        return 0

@@ -25,7 +25,7 @@ from .login import Login, NotSentError
 from .options import ConnectOptions
 from .receive import Interest, message_class
 from .servers import Server
-from .shortcut import Shortcut, TornError
+from .shortcut import Shortcut
 
 __all__ = ["SteadyParser", "Wire", "forget", "sid_of"]
 
@@ -189,11 +189,8 @@ class Wire(Client):
             return
         if self.shortcut is None:
             self._transport.write(data)
-            return
-        try:
+        else:
             self.shortcut.write(data)
-        except TornError:
-            self.abandon(Error("an interrupt left open how much of an event was written"))
 
     def open_shortcut(self, told: Callable[[], object]) -> Shortcut | None:
         """Let other threads write, too; ``told`` is called when one has."""
