@@ -137,7 +137,7 @@ def test_a_message_is_ours_if_its_sid_is_when_the_message_is_whole(
             if at == change:
                 interests.clear()
                 interests.update(dict.fromkeys(after, inbox))
-            intake.data_received(piece)
+            intake.take(piece)
             at += len(piece)
         early, late = chosen[: len(whole)], chosen[len(whole) :]
         mine, others = (early, late) if before else (late, early)
@@ -163,17 +163,27 @@ def test_messages_come_before_what_was_behind_them_in_one_piece_and_each_to_its_
 
     intake = Intake(Noting(), interests, deliver, log.append)  # type: ignore[arg-type]
     order = [(b"3", b"0"), (b"1", b"1"), (b"3", b"2"), (b"9", b"3"), (b"33", b"4"), (b"1", b"5")]
-    intake.data_received(
-        b"PONG\r\n" + b"".join(msg(sid, b"a", n) for sid, n in order) + b"PING\r\n" + b"MSG a 2 1\r\n6"
-    )
+    intake.take(b"PONG\r\n" + b"".join(msg(sid, b"a", n) for sid, n in order) + b"PING\r\n" + b"MSG a 2 1\r\n6")
     assert log == [
         (inboxes[3], [b"0", b"2", b"4"]),
         (inboxes[1], [b"1", b"5"]),
         b"PONG\r\n" + msg(b"9", b"a", b"3") + b"PING\r\n",
     ]
     del log[:]
-    intake.data_received(b"\r\n")
+    intake.take(b"\r\n")
     assert log == [(inboxes[2], [b"6"])]
+
+
+def test_a_transport_reads_into_its_buffer_again_and_again() -> None:
+    inbox = Inbox()
+    intake = Intake(Stock(), {1: inbox}, lambda inbox: inbox.deliver(), lambda what: None)  # type: ignore[arg-type, attr-defined]
+    sent = [msg(b"1", b"a", b"%d" % n) for n in range(3)]
+    for piece in (sent[0] + sent[1][:5], sent[1][5:], sent[2]):
+        buffer = intake.get_buffer(-1)
+        assert len(buffer) >= 65_536
+        buffer[: len(piece)] = piece
+        intake.buffer_updated(len(piece))
+    assert [payload for _, payload in inbox.delivered] == [b"0", b"1", b"2"]
 
 
 def test_an_interest_is_the_one_under_its_sid() -> None:
@@ -182,7 +192,7 @@ def test_an_interest_is_the_one_under_its_sid() -> None:
     for interest in interests.values():
         interest.inbox = inbox
     intake = Intake(Stock(), interests, lambda inbox: None, lambda what: None)  # type: ignore[arg-type]
-    intake.data_received(msg(b"2", b"a", b"x") + msg(b"1", b"a", b"y"))
+    intake.take(msg(b"2", b"a", b"x") + msg(b"1", b"a", b"y"))
     assert inbox.arrived == [(interests[2], "a", [b"x"]), (interests[1], "a", [b"y"])]
 
 
@@ -286,7 +296,7 @@ class Looking(Intake):
 def test_how_often_a_byte_is_looked_at_has_a_bound(stream: bytes, size: int) -> None:
     intake = Looking(Stock(), {1: Inbox()}, Inbox.deliver, lambda what: None)  # type: ignore[dict-item, arg-type]
     for piece in target.cut(stream, [size]):
-        intake.data_received(piece)
+        intake.take(piece)
     assert intake.looked <= 3 * len(stream)
 
 
@@ -308,7 +318,7 @@ def test_a_line_is_read_once_and_not_taken_for_one_that_begins_like_it() -> None
     inbox = Inbox()
     intake = Reading(Stock(), {1: inbox}, Inbox.deliver, lambda what: None)  # type: ignore[dict-item, arg-type]
     for _ in range(3):
-        intake.data_received(b"".join(frames))
+        intake.take(b"".join(frames))
     assert len(read) == len(frames)
     assert [(len(subject), len(payload)) for subject, payload in inbox.delivered] == 3 * [
         (length, size) for length in range(1, 30) for size in (1, 12, 123)
@@ -321,7 +331,7 @@ def test_lines_are_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     intake = Intake(stock, {}, lambda inbox: None, lambda what: None)
     stream = b"".join(msg(b"5", b"a.%d" % n, b"") + b"INFO {%d}\r\n" % n for n in range(100))
     for piece in target.cut(stream, [40]):
-        intake.data_received(piece)
+        intake.take(piece)
         assert len(intake._lines) <= 10
     assert not any(line.startswith(b"INFO") for line in intake._lines)
     assert stock.got == stream

@@ -21,6 +21,7 @@ from .receive import Inbox, Interest
 __all__ = ["LARGEST_MESSAGE", "LONGEST_LINE", "Intake"]
 
 _LINES_KEPT = 4_096  # lines of a subject differ in the payload's size alone: most come again
+_READ_AT_ONCE = 2**20  # bytes: beside a thread that computes, each reading costs a turn of the interpreter's, 5 ms
 LONGEST_LINE = 2**20  #: bytes; an INFO that names every server of a large cluster has thousands
 LARGEST_MESSAGE = 128 * 2**20  #: bytes, headers included: twice what a server can be told to take
 
@@ -36,7 +37,7 @@ _NOT_OURS = -1  # in place of a sid
 _UNREADABLE: _Head = _NOT_OURS, "", 0, sys.maxsize  # where the next line begins is unknown: it ends the connection
 
 
-class Intake(asyncio.Protocol):
+class Intake(asyncio.BufferedProtocol):
     """Takes what a transport receives, until the connection is lost.
 
     Args:
@@ -67,9 +68,16 @@ class Intake(asyncio.Protocol):
         self._missing = 0  # bytes until that is whole, or too long a line
         self._in_line = False  # it is the beginning of a line
         self.received = 0  #: bytes ever
+        self._buffer = memoryview(bytearray(_READ_AT_ONCE))
 
-    def data_received(self, data: bytes) -> None:
-        """Take what is whole."""
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.take(bytes(self._buffer[:nbytes]))
+
+    def take(self, data: bytes) -> None:
+        """Take what has arrived: what of it is whole."""
         self.received += len(data)
         if self._rest:
             self._missing -= len(data)

@@ -73,7 +73,7 @@ def take(pieces: list[bytes]) -> Taken:
     intake = Intake(stock, inboxes, lambda inbox: inbox.deliver(), complaints.append)  # type: ignore[arg-type, attr-defined]
     received = 0
     for piece in pieces:
-        intake.data_received(piece)
+        intake.take(piece)
         received += len(piece)
         assert intake.received == received
         if complaints:
