@@ -6,7 +6,7 @@ import sys
 import threading
 import tracemalloc
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import janus
 import pytest
@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from aether_sync import DeadlineExceededError, SubscriptionClosedError, SubscriptionOverflowError
+from aether_sync import DeadlineExceededError, Event, SubscriptionClosedError, SubscriptionOverflowError
 from aether_sync._deadline import Deadline
 from aether_sync._queues import EventQueue, Overflow
 
@@ -24,6 +24,14 @@ from .steps import before
 LIMIT, BYTES = 5, 100_000
 NOW = Deadline(0)
 SIZES = st.integers(1, 60).map(lambda size: size * BYTES // 50)
+
+
+@pytest.fixture
+def fast_switching() -> Iterator[None]:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
 
 
 def make_queue(maxsize: int = 10_000, max_bytes: int = 2**20, overflow: Overflow = Overflow.DROP_NEWEST) -> EventQueue:
@@ -155,21 +163,49 @@ def test_why_events_are_dropped(overflow: Overflow, sizes: list[int], kept: list
     assert (queue.stats().dropped, drain(queue)) == (dropped, kept)
 
 
+def test_an_event_that_comes_just_before_the_end_is_taken() -> None:
+    queue = make_queue()
+
+    def end() -> None:
+        offer(queue, 10)
+        queue.close()
+
+    with before(EventQueue.take, "if self.is_shut", end):
+        assert queue.take(NOW).data == {"n": 0}
+
+
+def test_how_it_ended_first_counts() -> None:
+    queue = make_queue()
+    queue.close()
+    queue.close(failure=SubscriptionOverflowError("late"))
+    with pytest.raises(SubscriptionClosedError, match="'n' is closed"):
+        queue.take(NOW)
+
+
+def test_what_was_taken_in_time_is_not_dropped() -> None:
+    queue = make_queue(1, overflow=Overflow.DROP_OLDEST)
+    offer(queue, 10)
+    with before(EventQueue._get, "return self.pop()", lambda: drain(queue)):
+        assert offer(queue, 10) == 0
+    assert (queue.stats().delivered, queue.stats().dropped) == (2, {})
+
+
 @pytest.mark.parametrize("overflow", [Overflow.DROP_NEWEST, Overflow.DROP_OLDEST])
 @pytest.mark.parametrize("batch", [1, 7])
-def test_what_went_through_leaves_nothing_behind(overflow: Overflow, batch: int) -> None:
+@pytest.mark.parametrize("kept", [1, 10])
+def test_what_went_through_leaves_nothing_behind(overflow: Overflow, batch: int, kept: int) -> None:
     queue = make_queue(10, 2**30, overflow)
     for _ in range(20_000 // batch):
         offer(queue, *[300] * batch)
-        while len(queue._events) > 1:
+        while len(queue._events) > kept:
             queue.pop()
     assert len(queue._sizes) < 1_000
 
 
 @pytest.mark.concurrent
-def test_counts_are_of_one_moment() -> None:
-    queue, size, each = make_queue(maxsize=50, overflow=Overflow.DROP_OLDEST), 10, 3_000
-    seen = []
+def test_counts_are_of_one_moment(fast_switching: None) -> None:
+    queue, size, each = make_queue(maxsize=1, overflow=Overflow.DROP_OLDEST), 10, 3_000
+    taken, seen = [], []
 
     def put() -> None:
         for _ in range(each):
@@ -179,7 +215,7 @@ def test_counts_are_of_one_moment() -> None:
     def take() -> None:
         with pytest.raises(SubscriptionClosedError):
             while True:
-                queue.take(Deadline(PATIENCE))
+                taken.append(queue.take(Deadline(PATIENCE)))
 
     def look() -> None:
         while not queue.is_shut:
@@ -189,8 +225,8 @@ def test_counts_are_of_one_moment() -> None:
     for stats in seen:
         assert stats.pending_bytes == stats.pending * size
         assert stats.offered == stats.delivered + stats.pending + sum(stats.dropped.values())
-        assert stats.pending <= stats.high_water <= 50
-    assert queue.stats().offered == 3 * each
+        assert stats.pending <= stats.high_water <= 1
+    assert (queue.stats().offered, queue.stats().delivered) == (3 * each, len(taken))
 
 
 @pytest.mark.concurrent
@@ -212,12 +248,31 @@ def test_no_thread_sleeps_beside_an_event() -> None:
     assert len(taken) == each * 4
 
 
-@pytest.fixture
-def fast_switching() -> Iterator[None]:
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
+@pytest.mark.concurrent
+@pytest.mark.parametrize(
+    "put",
+    [
+        lambda queue, events: queue.offer(events, [10] * len(events)),
+        lambda queue, events: [queue.offer((event,), (10,)) for event in events],
+        lambda queue, events: [queue.offer_if_room(event, 10) for event in events],
+        lambda queue, events: queue.sync_q.put((events, [10] * len(events))),
+        lambda queue, events: queue._events.extend(events) or queue.take(NOW),  # their wake-ups were lost
+    ],
+    ids=["a batch", "one by one", "if there is room", "by janus", "handed on"],
+)
+def test_each_event_wakes_a_parked_thread(put: Callable[[EventQueue, list[Event]], object]) -> None:
+    queue, taken = make_queue(), []
+    threads = [threading.Thread(target=lambda: taken.append(queue.take(Deadline(None)))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: len(queue._getters) == 3, "three parked threads")
+    put(queue, [make_event(n) for n in range(4)])
+    try:
+        eventually(lambda: len(taken) == 3, "all three woken")
+    finally:
+        queue.close()
+        for thread in threads:
+            thread.join(PATIENCE)
 
 
 class TestJanus:
@@ -231,6 +286,7 @@ class TestJanus:
         assert not vars(queue)
         assert queue.closed
         assert vars(queue)
+        assert EventQueue._pending is vars(EventQueue)["_pending"]
 
     def test_an_idle_queue_is_small(self) -> None:
         make_queue()
@@ -266,15 +322,15 @@ class TestJanus:
         assert queue.closed
 
     @pytest.mark.parametrize("end", [EventQueue.close, EventQueue.shutdown])
-    def test_its_end_is_ours(self, end: type) -> None:
+    def test_its_end_is_ours(self, end: Callable[[EventQueue], None]) -> None:
         queue, ended = make_queue(), []
 
         def take() -> None:
             with pytest.raises(SubscriptionClosedError):
-                queue.take(Deadline(PATIENCE))
+                queue.take(Deadline(None))
             ended.append(queue.is_shut)
 
-        thread = threading.Thread(target=take)
+        thread = threading.Thread(target=take, daemon=True)
         thread.start()
         eventually(lambda: len(queue._getters) == 1, "a parked thread")
         end(queue)
