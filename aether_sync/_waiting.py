@@ -13,7 +13,6 @@ exception wakes another thread, and a wake-up too many is harmless: the woken lo
 """
 
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
@@ -38,10 +37,11 @@ class Living(Generic[T]):
 
     def __init__(self) -> None:
         self._refs: dict[int, weakref.ref[T]] = {}  # by id
+        self._forget = self._refs.pop
 
     def add(self, one: T) -> None:
         """Know it until it is collected."""
-        self._refs[id(one)] = weakref.ref(one, partial(self._refs.pop, id(one)))
+        self._refs[id(one)] = weakref.ref(one, partial(self._forget, id(one)))
 
     def __iter__(self) -> Iterator[T]:
         return iter([one for ref in list(self._refs.values()) if (one := ref()) is not None])
@@ -107,14 +107,14 @@ def _take_back(held: list[tuple[Any, int]]) -> None:
 class Parking:
     """Threads that wait until something guarded by ``lock`` has changed."""
 
-    __slots__ = ("_lock", "_parked")
+    __slots__ = ("_lock", "parked")
 
     def __init__(self, lock: RLock) -> None:
         self._lock = lock
-        self._parked: deque[Lock] = deque()  # guarded by _lock
+        self.parked: list[Lock] = []  #: one for each thread, the longest waiting first; guarded by lock
 
     def __len__(self) -> int:
-        return len(self._parked)
+        return len(self.parked)
 
     def wait(self, ready: Callable[[], object], deadline: Deadline) -> bool:
         """Wait until ``ready()``, which is called with the lock held; False when the deadline came first."""
@@ -123,7 +123,7 @@ class Parking:
             ticket.acquire()
             try:
                 with self._lock:
-                    self._parked.append(ticket)  # first: a handler's close() lets go of the lock, and then others come
+                    self.parked.append(ticket)  # first: a handler's close() lets go of the lock, and then others come
                     if ready():
                         return True
                 if not ticket.acquire(timeout=deadline.for_lock()):
@@ -138,23 +138,23 @@ class Parking:
 
     def wake(self, count: int) -> None:
         """Wake up to ``count`` threads, the longest waiting first."""
-        if not self._parked:
+        if not self.parked:
             return
         with self._lock:
-            for _ in range(min(count, len(self._parked))):
-                ticket = self._parked[0]
+            for _ in range(min(count, len(self.parked))):
+                ticket = self.parked[0]
                 if ticket.locked():
                     ticket.release()
-                self._parked.popleft()  # only now: a ticket taken off but not released would sleep on
+                del self.parked[0]  # only now: a ticket taken off but not released would sleep on
 
     def wake_all(self) -> None:
         """Wake every parked thread."""
-        self.wake(len(self._parked))
+        self.wake(len(self.parked))
 
     def _leave(self, ticket: Lock) -> None:
         with self._lock:
-            if ticket in self._parked:
-                self._parked.remove(ticket)
+            if ticket in self.parked:
+                self.parked.remove(ticket)
 
 
 class Reply(Generic[T]):

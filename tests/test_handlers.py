@@ -34,7 +34,7 @@ def closing_another(meanwhile: Callable[[], object] = lambda: None) -> Callable[
     return lambda: other.close(PATIENCE)  # type: ignore[return-value, func-returns-value]
 
 
-@pytest.mark.parametrize("line", ["self._parked.append(ticket)", "if ready()"])
+@pytest.mark.parametrize("line", ["self.parked.append(ticket)", "if ready()"])
 def test_a_reader_that_is_about_to_wait_is_woken(local_bus: EventBus, line: str) -> None:
     with (
         local_bus.subscribe("n") as events,
