@@ -2,7 +2,7 @@
 
 A *target* is a subscription as the bus sees it. The bus holds targets, never subscriptions, so a subscription that its
 user drops can be collected. A *route* is everything known about one namespace; routes are computed once and kept until
-the targets change. Reading a route takes no lock.
+a target comes or goes that is on them. Reading a route takes no lock.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import combinations, compress, count
 
 from ._checks import check_count
+from ._index import Index
 from ._queues import EventQueue, Overflow
 from ._reporter import Burst, Reporter
 from ._waiting import guard
@@ -21,6 +22,7 @@ from .patterns import Pattern, SubscriptionFilter, check_namespace, check_queue_
 __all__ = ["Deliveries", "Frame", "Group", "Route", "Target", "Targets", "failed", "log_drops", "make_target"]
 
 _ROUTES_KEPT = 4_096  # namespaces; then all are forgotten and computed again when needed
+_ROUTES_ASKED = 256  # whether a change concerns them, which costs a tenth of computing them; of more, all are forgotten
 
 
 @dataclass(eq=False, slots=True)
@@ -38,6 +40,11 @@ class Target:
     def name(self) -> str:
         """What it is called in a message."""
         return self.queue.name
+
+    @property
+    def subject_patterns(self) -> list[str]:
+        """The distinct patterns that it needs on the server."""
+        return list(dict.fromkeys(pattern.subject_pattern for pattern in self.patterns))
 
     def first_match(self, namespace: str) -> Pattern | None:
         """The first of its patterns that a namespace matches: the one through which an event reaches it, once."""
@@ -181,21 +188,15 @@ class Targets:
         self._frame_of = frame_of
         self._tally_of = tally_of
         self._lock = guard()  # guards the fields below; routes are read without it
-        self._literal: dict[str, dict[Target, None]] = {}  # by namespace: targets with that literal pattern
-        self._wild: dict[Target, None] = {}  # targets with a pattern that has wildcards
+        self._index: Index[Target] = Index()
         self._routes: dict[str, Route] = {}
-        self._changes = 0
         self._groups: dict[str, set[Target]] = {}  # by name
         self._turns: dict[str, Iterator[int]] = {}  # by the name of a queue group
 
     def add(self, target: Target) -> None:
         """Let a target have the events published from now on."""
         with self._lock:
-            for pattern in target.patterns:
-                if pattern.is_literal:
-                    self._literal.setdefault(pattern.text, {})[target] = None
-                else:
-                    self._wild[target] = None
+            self._index.add(target, target.subject_patterns)
             if target.group is not None:
                 self._groups.setdefault(target.group, set()).add(target)
             self._forget_routes(target)
@@ -203,13 +204,7 @@ class Targets:
     def remove(self, target: Target) -> None:
         """Let a target have no more. Idempotent."""
         with self._lock:
-            self._wild.pop(target, None)
-            for pattern in target.patterns:
-                sharing = self._literal.get(pattern.text)
-                if sharing is not None:
-                    sharing.pop(target, None)
-                    if not sharing:
-                        del self._literal[pattern.text]
+            self._index.remove(target, target.subject_patterns)
             if target.group is not None:
                 members = self._groups.get(target.group, set())
                 members.discard(target)
@@ -230,36 +225,40 @@ class Targets:
                 return route
         namespace = check_namespace(namespace)
         with self._lock:
-            changes = self._changes
+            state = self._index.state
             route = self._compute(namespace)
             if len(self._routes) >= _ROUTES_KEPT:
                 self._routes = {}
-            if self._changes == changes:  # else it is old: a handler's close() let others come
+            if self._index.state is state:  # else it is old: a handler's close() let others come
                 self._routes[namespace] = route
         return route
 
     def _compute(self, namespace: str) -> Route:
-        route = Route(namespace, frame=self._frame_of(namespace), tally=self._tally_of(namespace))
-        groups: dict[str, list[Target]] = {}  # by name, as for the server, whichever patterns the members have
-        for target in self._literal.get(namespace, {}) | self._wild:
-            if target.first_match(namespace) is None:
-                continue
-            if target.group is None:
-                route.targets += (target,)
-            else:
-                groups.setdefault(target.group, []).append(target)
-        for name, members in groups.items():
-            route.groups += (Group(tuple(members), self._turns.setdefault(name, count())),)
-        route.is_wanted = bool(route.targets or route.groups)
-        return route
+        targets: list[Target] = []
+        by_name: dict[str, list[Target]] = {}  # members of groups, as for the server, whichever patterns they have
+        for target in self._index.find(namespace):
+            if target.first_match(namespace) is not None:
+                (targets if target.group is None else by_name.setdefault(target.group, [])).append(target)
+        groups = [Group(tuple(them), self._turns.setdefault(name, count())) for name, them in by_name.items()]
+        return Route(
+            namespace,
+            targets=tuple(targets),
+            groups=tuple(groups),
+            is_wanted=bool(targets or groups),
+            frame=self._frame_of(namespace),
+            tally=self._tally_of(namespace),
+        )
 
     def _forget_routes(self, target: Target) -> None:
-        self._changes += 1
         if all(pattern.is_literal for pattern in target.patterns):
-            for pattern in target.patterns:
-                self._routes.pop(pattern.text, None)
+            old = [pattern.text for pattern in target.patterns]
+        elif len(self._routes) <= _ROUTES_ASKED:
+            old = [namespace for namespace in list(self._routes) if target.first_match(namespace) is not None]
         else:
             self._routes = {}
+            return
+        for namespace in old:
+            self._routes.pop(namespace, None)
 
 
 def _log_text(target: Target) -> tuple[str, str, str, int]:

@@ -104,7 +104,7 @@ class NATSEventBus(EventBus):
 
     def _join(self, target: Target, deadline: Deadline) -> None:
         self._connection.start()
-        interests = [self._enter(target, pattern) for pattern in _subject_patterns(target)]
+        interests = [self._enter(target, pattern) for pattern in target.subject_patterns]
         for interest in interests:
             self._connection.await_confirmation(interest, deadline)
         if target.group is None:  # a node's own events come directly; to a group, by the server's choice
@@ -141,7 +141,7 @@ class NATSEventBus(EventBus):
         """Leave the interests of a target; those that served nobody else are returned, and serve it still."""
         left = []
         with self._interests_lock:
-            for pattern in _subject_patterns(target):
+            for pattern in target.subject_patterns:
                 interest = self._interests.get((pattern, target.group))
                 if interest is None:
                     continue
@@ -206,8 +206,3 @@ class NATSEventBus(EventBus):
         except BusClosedError:  # the connection was closed first, and has reported
             pass
         return CloseReport()
-
-
-def _subject_patterns(target: Target) -> list[str]:
-    """The distinct subjects, without the prefix, that a target needs."""
-    return list(dict.fromkeys(pattern.subject_pattern for pattern in target.patterns))

@@ -99,14 +99,18 @@ def _time_new_namespaces(job: Job, others: int) -> Sample:
     return {"time": 1 / sample["rate"]}
 
 
-@case("growth-aether-new", "`EventBus`, ever new namespaces: 1 wildcard", share=0.003, base="growth-aether-new")
+@case("growth-aether-new", "`EventBus`, ever new namespaces: 1 wildcard", share=_SHARE, base="growth-aether-new")
 def new(job: Job) -> Sample:
     """Every event to a namespace that was never named before, with one subscription, of another pattern."""
     return _time_new_namespaces(job, 1)
 
 
 @case(
-    "growth-aether-new-wild", "`EventBus`, ever new namespaces: 10,000 wildcards", share=0.003, base="growth-aether-new"
+    "growth-aether-new-wild",
+    "`EventBus`, ever new namespaces: 10,000 wildcards",
+    base="growth-aether-new",
+    goals=(Goal(1.2),),
+    share=_SHARE,
 )
 def new_wild(job: Job) -> Sample:
     """The same with ten thousand subscriptions of other patterns ``other-N.*``."""

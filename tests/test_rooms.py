@@ -13,9 +13,9 @@ PACKAGE = Path(aether_sync.__file__).parent
 #: From the bottom up: a room imports only from rooms above it in this list. ``_nats`` is one room.
 ROOMS = [
     "_version", "errors", "events", "_wire", "patterns", "_checks", "_deadline", "_waiting", "_fork", "_exit",
-    "_lifetime", "_reporter", "metrics", "_queues", "_outbox", "_routing", "subscription", "bus", "_base_loop",
-    "_uvloop", "_loop", "_nats", "_engine", "connection", "nats_bus", "_watcher", "_server_process", "server",
-    "__init__", "_demo", "cli", "__main__",
+    "_lifetime", "_reporter", "metrics", "_queues", "_outbox", "_index", "_routing", "subscription", "bus",
+    "_base_loop", "_uvloop", "_loop", "_nats", "_engine", "connection", "nats_bus", "_watcher", "_server_process",
+    "server", "__init__", "_demo", "cli", "__main__",
 ]  # fmt: skip
 
 #: Run on the loop thread, and so may have coroutines.
