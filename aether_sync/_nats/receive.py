@@ -61,7 +61,7 @@ class Interest:
 
     def serves_only(self, target: Target) -> bool:
         """Whether nobody else has what comes."""
-        return not self._members.keys() - {target}
+        return not self._members or (len(self._members) == 1 and target in self._members)
 
     def fail(self, error: AetherError) -> None:
         """End for a reason: raise it to those who wait for the confirmation, and to those who iterate."""
