@@ -130,8 +130,11 @@ class Route:
         """Put events into the queues; returns the targets that dropped some."""
         dropping = []
         for target in self.targets:
-            chosen, chosen_sizes = target.choose(events, sizes)
-            if target.queue.offer(chosen, chosen_sizes):
+            if target.filter is None:
+                dropped = target.queue.offer(events, sizes)
+            else:
+                dropped = target.queue.offer(*target.choose(events, sizes))
+            if dropped:
                 dropping.append(target)
         for group in self.groups:
             for event, size in zip(events, sizes, strict=True):

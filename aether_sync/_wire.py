@@ -176,27 +176,32 @@ def _write(event: Event, data: Mapping[str, Any] | None) -> bytes:
     )
 
 
-def _is_json(container: Any, depth: int) -> bool:
-    """Whether msgspec writes a container of an exact type as it is; TypeError says that a key is no str."""
-    if type(container) is dict:
-        "".join(container)  # the cheapest check that all keys are str, at C speed
-        container = container.values()
-    for item in container:
+def _is_json(data: dict[Any, Any], depth: int) -> bool:
+    """Whether msgspec writes a dict as it is: keys and values of the exact types that it and we agree on."""
+    for key, item in data.items():
         kind = type(item)
-        if kind in _WRITTEN_AS_IS:
-            continue
-        if kind is float:
-            if item - item != 0.0:  # NaN and infinities give NaN
-                return False
-        elif kind in _CONTAINERS:
-            if depth >= _MAX_DEPTH or not _is_json(item, depth + 1):
-                return False
-        elif kind is datetime:
-            if item.tzinfo is not None and item.tzinfo is not UTC:
-                return False
-        elif kind is not Decimal or not item.is_finite():
+        if type(key) is not str or not (kind in _WRITTEN_AS_IS or _is_json_item(item, kind, depth)):
             return False
     return True
+
+
+def _is_json_item(item: Any, kind: type, depth: int) -> bool:
+    if kind is float:
+        finite: bool = item - item == 0.0  # NaN and infinities give NaN
+        return finite
+    if kind in _CONTAINERS:
+        if depth >= _MAX_DEPTH:
+            return False
+        if kind is dict:
+            return _is_json(item, depth + 1)
+        for one in item:
+            kind = type(one)
+            if not (kind in _WRITTEN_AS_IS or _is_json_item(one, kind, depth + 1)):
+                return False
+        return True
+    if kind is datetime:
+        return item.tzinfo is None or item.tzinfo is UTC
+    return kind is Decimal and item.is_finite()
 
 
 def _encode_carefully(event: Event) -> bytes:

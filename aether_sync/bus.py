@@ -177,7 +177,7 @@ class EventBus(Lifetime, Heir):
             if route.is_wanted:
                 encoded, copy = encode_and_copy(event, route.namespace)
                 self._accept(route, (encoded,))
-                self._deliver(route, (copy,), (encoded,))
+                self._deliver(route, (copy,), (len(encoded),))
             else:
                 self._accept(route, (encode_event(event),))
         except AetherError:
@@ -214,15 +214,16 @@ class EventBus(Lifetime, Heir):
             else:
                 encoded = list(map(encode_event, events))
             self._accept(route, encoded)
-            self._deliver(route, copies, encoded)
+            if copies:
+                self._deliver(route, copies, list(map(len, encoded)))
         except AetherError:
             self._counters.add("publish_errors", len(events))
             raise
         route.tally.count += len(events)
 
-    def _deliver(self, route: Route, copies: Sequence[Event], encoded: Sequence[bytes]) -> None:
+    def _deliver(self, route: Route, copies: Sequence[Event], sizes: Sequence[int]) -> None:
         """Put accepted events into the queues of this node."""
-        dropping = route.deliver(copies, list(map(len, encoded)))
+        dropping = route.deliver(copies, sizes)
         if dropping:
             log_drops(dropping, self._reporter)
             self._leave(failed(dropping))
@@ -244,7 +245,8 @@ class EventBus(Lifetime, Heir):
 
     def _accept(self, route: Route, encoded: Sequence[bytes]) -> None:
         """Accept encoded events for other nodes, or raise."""
-        self._refuse_if_closed()
+        if self._closed:
+            self._refuse_if_closed()
 
     def _finish(self, deadline: Deadline) -> CloseReport:
         """Close what lies below, with the subscriptions closed already."""
