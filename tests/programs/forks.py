@@ -161,10 +161,12 @@ def what_a_child_keeps(url: str, prefix: str, how: str) -> None:
     connecting.start()
     if how == "connected":
         connecting.join()
-    while len(connections_and_polls() - own) < 2:
+    while bus.connection._engine is None:
         time.sleep(0.002)
     engine = bus.connection._engine
-    assert engine is not None
+    # A loop does not know a socket at the very moment when it is made.
+    while len(found := connections_and_polls() - own) < 2 or not found <= set(engine.loop._loop.files()):
+        time.sleep(0.002)
 
     def child() -> None:
         assert connections_and_polls() == own
