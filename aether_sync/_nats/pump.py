@@ -157,9 +157,9 @@ class Pump:
     def _write_at_once(self) -> bool:
         """Write what there is, if it is little and nothing is in its way; returns whether that was so."""
         wire = self._wire
-        if wire is None or not (self._may_write.is_set() and wire.is_idle and self._in_flight < _IN_FLIGHT):
+        if wire is None or not (self._may_write.is_set() and wire.is_idle):
             return False
-        if self._outbox.size > _SLICE:
+        if self._has_much_in_flight or self._outbox.size > _SLICE:
             return False
         parcels = self._outbox.take()
         if parcels:
@@ -182,6 +182,11 @@ class Pump:
                 await wire.writable()
             await asyncio.sleep(0)  # reading goes on between two slices
 
+    @property
+    def _has_much_in_flight(self) -> bool:
+        """Whether another slice would be too much."""
+        return self._in_flight > _IN_FLIGHT - _SLICE
+
     async def _writable(self) -> Wire:
         """Wait for a wire that may take more."""
         while True:
@@ -189,7 +194,7 @@ class Pump:
             wire = self._wire
             if wire is None or not wire.is_open:
                 self.pause()  # before the link notices: what is not written yet is not lost
-            elif self._in_flight >= _IN_FLIGHT:
+            elif self._has_much_in_flight:
                 await self._change()
             else:
                 return wire
