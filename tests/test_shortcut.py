@@ -386,6 +386,21 @@ def test_single_events_take_it(make_bus: MakeBus, monkeypatch: pytest.MonkeyPatc
     bus.flush(PATIENCE)
 
 
+def test_there_is_none_to_a_server_that_takes_less_than_it_carries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event was checked against the server that was there before; the loop checks it once more."""
+    with (
+        counted(monkeypatch) as took,
+        NatsServer(config="max_payload: 1000") as strict,
+        NATSEventBus(strict.url) as bus,
+    ):
+        bus.start()
+        large = b"PUB aether.events.n 2000\r\n" + b"x" * 2_000 + b"\r\n"
+        bus.connection._outbox.put((large,), len(large), 2_000, None)
+        with pytest.raises(DeliveryUncertainError) as caught:
+            bus.flush(PATIENCE)
+        assert (caught.value.rejected, caught.value.uncertain, took) == (1, 0, [])
+
+
 @pytest.mark.usefixtures("often")
 def test_a_flush_waits_for_what_took_it(make_bus: MakeBus) -> None:
     bus = make_bus()
