@@ -1,6 +1,7 @@
 """The shortcut past the loop: nothing torn, nothing twice, in order, accounted for; whoever else writes, or breaks."""
 
 import asyncio
+import errno
 import os
 import random
 import socket
@@ -83,6 +84,8 @@ class Peer:
     def call_soon_threadsafe(self, callback: Callable[[], object]) -> None:
         callback()
 
+    call_soon = call_soon_threadsafe
+
     def read(self, count: int) -> bytes:
         data = b""
         while len(data) < count:
@@ -90,6 +93,7 @@ class Peer:
         return data
 
     def close(self) -> None:
+        self.shortcut.close()
         self.transport.sock.close()
         self.there.close()
 
@@ -133,11 +137,13 @@ def _is_closing(peer: Peer) -> None:
 
 
 def _has_more_to_send(peer: Peer) -> None:
-    peer.transport.buffer = b"x"
+    peer.transport.slow = True
+    peer.shortcut.write(b"x")
 
 
 def _encrypts(peer: Peer) -> None:
     peer.transport.encrypted = True
+    peer.shortcut.close()
     peer.shortcut = peer.make()
 
 
@@ -155,6 +161,47 @@ def test_what_is_in_its_way(peer: Peer, state: Callable[[Peer], None]) -> None:
 def test_what_is_not_small_goes_the_other_way(peer: Peer) -> None:
     assert not peer.shortcut.carry(b"x" * (LARGEST_CARRIED + 1))
     assert peer.shortcut.carry(b"x" * LARGEST_CARRIED)
+
+
+def test_only_the_loop_finds_out_that_a_transport_has_no_more_to_send(peer: Peer) -> None:
+    peer.transport.slow = True
+    peer.shortcut.write(b"part")
+    peer.transport.buffer = b""  # asyncio has the rest in its hands, and is about to put it back
+    assert not peer.shortcut.carry(b"one")
+    peer.transport.buffer = b"rt"
+    peer.transport.drain()
+    peer.shortcut.write(b"")
+    assert peer.shortcut.carry(b"one")
+    assert peer.read(5) == b"rtone"
+
+
+def test_a_number_that_is_another_ones_by_now_is_not_written_to(peer: Peer) -> None:
+    number = peer.transport.sock.fileno()
+    peer.transport.sock.close()  # by asyncio, as the connection is reset
+    one, other = socket.socketpair()
+    with one, other:
+        assert number in (one.fileno(), other.fileno())
+        peer.shortcut.carry(b"one")
+        for sock in (one, other):
+            sock.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                sock.recv(1)
+
+
+def test_a_handler_closes_right_before_the_system_call(peer: Peer) -> None:
+    with before(Shortcut.carry, "_carried.extend", peer.shortcut.close):
+        assert not peer.shortcut.carry(b"one")
+    assert peer.shortcut.account() == []
+
+
+def test_without_files_there_is_none(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> int:
+        raise OSError(errno.EMFILE, "too many")
+
+    peer.shortcut.close()
+    monkeypatch.setattr(os, "dup", fail)
+    peer.shortcut = peer.make()
+    assert not peer.shortcut.carry(b"one")
 
 
 def test_the_loop_has_to_look_after_some(peer: Peer) -> None:
@@ -223,7 +270,7 @@ def test_an_interrupted_publisher_has_written_all_of_a_frame_or_nothing(peer: Pe
     frame = b"%07d" + b"x" * 2_000
 
     def read() -> None:
-        while not (got and got[-1] == b"end"):
+        while not (got and got[-1].endswith(b"end")):
             got.append(peer.there.recv(65_536))
 
     def carry() -> None:
@@ -251,6 +298,17 @@ def test_a_handler_that_publishes_in_the_middle_comes_behind(peer: Peer) -> None
         assert peer.shortcut.carry(b"one")
     assert peer.read(6) == b"onetwo"
     assert peer.shortcut.account() == [3, 3]
+
+
+def test_a_handler_publishes_right_before_the_system_call_and_the_socket_takes_a_part(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:3]))
+    with before(Shortcut.carry, "_carried.extend", lambda: peer.shortcut.carry(b"handler's")):
+        assert not peer.shortcut.carry(b"one")
+    peer.shortcut.write(b"PING")
+    assert peer.read(13) == b"handler'sPING"
 
 
 # -- with a server
@@ -328,6 +386,21 @@ def test_single_events_take_it(make_bus: MakeBus, monkeypatch: pytest.MonkeyPatc
     bus.flush(PATIENCE)
 
 
+def test_there_is_none_to_a_server_that_takes_less_than_it_carries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event was checked against the server that was there before; the loop checks it once more."""
+    with (
+        counted(monkeypatch) as took,
+        NatsServer(config="max_payload: 1000") as strict,
+        NATSEventBus(strict.url) as bus,
+    ):
+        bus.start()
+        large = b"PUB aether.events.n 2000\r\n" + b"x" * 2_000 + b"\r\n"
+        bus.connection._outbox.put((large,), len(large), 2_000, None)
+        with pytest.raises(DeliveryUncertainError) as caught:
+            bus.flush(PATIENCE)
+        assert (caught.value.rejected, caught.value.uncertain, took) == (1, 0, [])
+
+
 @pytest.mark.usefixtures("often")
 def test_a_flush_waits_for_what_took_it(make_bus: MakeBus) -> None:
     bus = make_bus()
@@ -386,6 +459,42 @@ def test_what_took_it_when_the_link_broke_is_uncertain_or_there(
     check_order(events)
     if fault != "kill":  # that one takes the witness with it
         assert metrics.confirmed <= len(events) <= total
+
+
+@pytest.mark.both_loops
+def test_nobody_writes_to_a_file_that_comes_after_the_transports_own_end(make_bus: MakeBus) -> None:
+    bus = make_bus()
+    bus.start()
+    engine = bus.connection._engine
+    assert engine is not None
+    assert engine.link._wire is not None
+    transport = engine.link._wire._writer_transport()
+    assert transport is not None
+    number = transport.get_extra_info("socket").fileno()
+    others: list[socket.socket] = []
+
+    def end() -> None:
+        engine.loop.nudge(transport.abort)  # as it does by itself when the connection is reset
+        eventually(lambda: _is_closed(number), "the end of the socket")
+        others.extend(chain.from_iterable(socket.socketpair() for _ in range(10)))
+
+    with before(Shortcut.carry, "_carried.extend", end):
+        bus.publish("n", make_event(1))
+    assert number in [sock.fileno() for sock in others]
+    for sock in others:
+        sock.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            sock.recv(1)
+    for sock in others:
+        sock.close()
+
+
+def _is_closed(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return True
+    return False
 
 
 @pytest.mark.fault

@@ -25,7 +25,7 @@ from .._outbox import Outbox, Parcel
 from .._reporter import Reporter
 from .._waiting import Reply
 from .reasons import counted
-from .shortcut import Shortcut
+from .shortcut import LARGEST_CARRIED, Shortcut
 from .wire import Wire
 
 __all__ = ["Account", "Pump"]
@@ -99,6 +99,7 @@ class Pump:
     def limit(self, max_payload: int) -> None:
         """Write no payload larger than this many bytes."""
         self._max_payload = max_payload
+        self._look()
 
     def hold(self) -> None:
         """Write nothing more to this wire; what was written may still be confirmed."""
@@ -232,7 +233,8 @@ class Pump:
         if shortcut is not None:
             shortcut.expected = self._pinged is not None or self._timer is not None
             is_open = self._may_write.is_set() and self._in_flight < _IN_FLIGHT // 2
-            self._outbox.shortcut = shortcut.carry if is_open else None
+            takes_all = self._max_payload >= LARGEST_CARRIED  # also what was checked against another server
+            self._outbox.shortcut = shortcut.carry if is_open and takes_all else None
 
     def _ping_in_time(self) -> None:
         """See that what was written is followed by a PING: at once if somebody waits for it, else a bit later."""

@@ -4,9 +4,13 @@ To wake the loop for it takes about as long as a server takes to pass it on. Man
 this way is for those that come when nothing is waiting to be sent and nothing was published a moment before. The loop
 hears of them afterwards, and accounts for them.
 
-Who writes holds the lock, the loop too; while the transport has something left to send, only the transport does. TLS is
-asyncio's business: there is no shortcut then. The system call, and the note of what it wrote, are one step in C, so
-that no signal handler comes in between.
+Who writes holds the lock, the loop too; while the transport has something left to send, only the transport does. Only
+the loop asks it for that: from 3.12 on asyncio takes off its list what it has sent a part of, and puts the rest back.
+TLS is asyncio's business: there is no shortcut then.
+
+A handler may publish, or close, right before the system call. So the look whether the way is free, the call, and the
+note of what it wrote are one step in C. The file is a duplicate of our own: a transport whose connection is reset
+closes the socket by itself, and its number may be another one's by then.
 """
 
 import asyncio
@@ -35,6 +39,7 @@ class Shortcut:
     Attributes:
         lock: Held by whoever writes; it guards the fields below.
         expected: Set by the loop while it is going to look for itself.
+        file: The number of what is written to; -1 if there is no shortcut, or no more.
     """
 
     def __init__(self, transport: asyncio.WriteTransport, told: Callable[[], object]) -> None:
@@ -43,10 +48,11 @@ class Shortcut:
         self._loop = asyncio.get_running_loop()
         self._transport = transport
         self._told = told
-        encrypted = transport.get_extra_info("ssl_object") is not None
-        self._file = -1 if encrypted else transport.get_extra_info("socket").fileno()  # until the connection ends
+        self.file = _duplicate(transport)
+        self._way: list[int] = []  # that file, while nothing is in its way
         self._carried: deque[tuple[bytes, int]] = deque()  # frames not accounted for, and how much of each is written
         self._last = 0.0  # when somebody asked
+        self._clear_way()
 
     def carry(self, frame: bytes) -> bool:
         """Write a frame, if it is small, alone, and nothing is in its way; returns whether it did. Any thread."""
@@ -56,15 +62,19 @@ class Shortcut:
             return False
         self._last = now
         with self.lock:
-            if self._file < 0 or self._transport.is_closing() or self._transport.get_write_buffer_size():
+            if self._transport.is_closing() or self._rest() or len(self._carried) >= _UNTOLD:
                 return False
-            if self._rest() or len(self._carried) >= _UNTOLD:
-                return False
+            written = map(os.write, self._way, to_write := iter((frame,)))
             try:
-                self._carried.extend(zip((frame,), map(os.write, (self._file,), (frame,)), strict=False))
+                self._carried.extend(zip((frame,), written, strict=False))
             except OSError:  # the socket is full, or broken, as the loop will notice
                 return False
-            tell = self._rest() or not self.expected
+            if list(to_write):  # the way is not free
+                return False
+            rest = self._rest()
+            if rest:
+                self._way.clear()
+            tell = rest or not self.expected
         if tell:
             with suppress(RuntimeError):  # the loop is closed, and has given up what was in flight
                 self._loop.call_soon_threadsafe(self._told)
@@ -88,6 +98,15 @@ class Shortcut:
                 self._carried[-1] = frame, len(frame)
             if (rest or data) and not self._transport.is_closing():
                 self._transport.write(rest + data)
+            self._clear_way()
+        if self.file >= 0 and not self._way:  # uvloop writes at the end of this turn
+            self._loop.call_soon(self._clear_way)
+
+    def _clear_way(self) -> None:
+        """Open the way, or close it while the transport has more to send."""
+        with self.lock:
+            is_free = self.file >= 0 and not (self._rest() or self._transport.get_write_buffer_size())
+            self._way[:] = [self.file] if is_free else []
 
     def account(self) -> list[int]:
         """Return the bytes of each frame that was carried since the last time; see that they are written to the end.
@@ -101,4 +120,14 @@ class Shortcut:
     def close(self) -> None:
         """Nobody writes here any more but the loop."""
         with self.lock:
-            self._file = -1
+            file, self.file = self.file, -1
+            self._way.clear()
+            if file >= 0:
+                os.close(file)
+
+
+def _duplicate(transport: asyncio.WriteTransport) -> int:
+    if transport.get_extra_info("ssl_object") is None:
+        with suppress(OSError):  # there may be no more files
+            return os.dup(transport.get_extra_info("socket").fileno())
+    return -1

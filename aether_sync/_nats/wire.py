@@ -226,10 +226,11 @@ class Wire(Client):
     # -- its end
 
     def files(self) -> list[int]:
-        """The number of its socket; none, if there is none."""
+        """The numbers by which its socket is known; none, if there is none."""
         transport = self._writer_transport()
         sock = transport and transport.get_extra_info("socket")
-        return [sock.fileno()] if sock and sock.fileno() >= 0 else []
+        files = (-1 if self.shortcut is None else self.shortcut.file, sock.fileno() if sock else -1)
+        return [file for file in files if file >= 0]
 
     def abandon(self, why: Exception) -> None:
         """End the connection at once: what the server has not read is lost. Idempotent."""
