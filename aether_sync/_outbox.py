@@ -130,12 +130,12 @@ class Outbox:
     # -- any thread
 
     def depth(self) -> tuple[int, int]:
-        """Events and bytes that are accepted and not yet written."""
+        """Events and bytes that are accepted and not yet written; off the loop thread, a batch may be counted twice."""
         events, size = _sums(self._parcels)
         return self._held_events + events, self._held_bytes + size
 
     def position(self) -> int:
-        """How many events were ever accepted; exact on the loop thread, elsewhere as of a moment ago."""
+        """How many events were ever accepted; exact on the loop thread, elsewhere within a batch."""
         return self._taken + _sums(self._parcels)[0]
 
     def close(self) -> None:

@@ -124,7 +124,7 @@ class Route:
     groups: tuple[Group, ...] = ()
     is_wanted: bool = False  # whether anyone here has what is published under it
     frame: Frame | None = None  # of what is published under it, where that leaves the process
-    tally: Tally = field(default_factory=Tally)  # of what is published under it
+    tally: Tally | None = None  # of what is published under it, once something is
 
     def deliver(self, events: Sequence[Event], sizes: Sequence[int]) -> list[Target]:
         """Put events into the queues; returns the targets that dropped some."""
@@ -187,9 +187,8 @@ def failed(dropping: Sequence[Target]) -> list[Target]:
 class Targets:
     """The targets of a bus, found by namespace. Changes are made by any thread, under one lock."""
 
-    def __init__(self, frame_of: Callable[[str], Frame | None], tally_of: Callable[[str], Tally]) -> None:
+    def __init__(self, frame_of: Callable[[str], Frame | None]) -> None:
         self._frame_of = frame_of
-        self._tally_of = tally_of
         self._lock = guard()  # guards the fields below; routes are read without it
         self._index: Index[Target] = Index()
         self._routes: dict[str, Route] = {}
@@ -249,7 +248,6 @@ class Targets:
             groups=tuple(groups),
             is_wanted=bool(targets or groups),
             frame=self._frame_of(namespace),
-            tally=self._tally_of(namespace),
         )
 
     def _forget_routes(self, target: Target) -> None:

@@ -17,8 +17,8 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from .errors import DecodingError, EncodingError
-from .events import _CHECKED, Event, _set, _short
+from .errors import DecodingError, EncodingError, InvalidEventError
+from .events import _CHECKED, Event, _metadata, _set, _short
 
 __all__ = ["EnvelopeWriter", "decode_envelope", "decode_event", "encode_and_copy", "encode_event"]
 
@@ -119,7 +119,7 @@ def encode_event(event: Event) -> bytes:
     data = event.data
     try:
         if data is None or (type(data) is dict and _is_json(data, 1)):
-            return _write(event, data)
+            return _write(event, data, event.metadata)
     except (TypeError, ValueError, RuntimeError):  # the copying finds out what it is
         pass
     return _encode_carefully(event)
@@ -128,16 +128,17 @@ def encode_event(event: Event) -> bytes:
 def encode_and_copy(event: Event, namespace: str) -> tuple[bytes, Event]:
     """Write an event as JSON; and return what a reader of that gets, who receives it under this namespace.
 
-    Data of plain values is copied first, and the copy written: so both are the same, whatever other threads do.
+    What a thread could change is copied first, and the copy written: so both are the same, whatever others do.
 
     Raises:
         EncodingError: As :func:`encode_event`.
     """
     if type(event) is Event and (event.data is None or type(event.data) is dict):
         data = None if event.data is None else dict(event.data)
+        metadata = {**event.metadata}
         try:
             if data is None or _is_flat(data):
-                return _write(event, data), _copy(event, data, namespace)
+                return _write(event, data, metadata), _copy(event, data, metadata, namespace)
         except (TypeError, ValueError):  # the careful way finds out what it is
             pass
     encoded = encode_event(event)
@@ -153,15 +154,17 @@ def _is_flat(data: dict[Any, Any]) -> bool:
     return True
 
 
-def _copy(event: Event, data: dict[str, Any] | None, namespace: str) -> Event:
+def _copy(event: Event, data: dict[str, Any] | None, metadata: dict[str, str], namespace: str) -> Event:
     copy: Event = event.__copy__()  # type: ignore[attr-defined]  # of every Struct
     _set(copy, "data", data)
-    _set(copy, "metadata", {**event.metadata})
+    _set(copy, "metadata", metadata)
     _set(copy, "namespace", namespace)
     return copy
 
 
-def _write(event: Event, data: Mapping[str, Any] | None) -> bytes:
+def _write(event: Event, data: Mapping[str, Any] | None, metadata: Mapping[str, str]) -> bytes:
+    if metadata:
+        "".join(metadata.values())  # TypeError: somebody has changed what is read-only
     return _encode(
         _Written(
             event.id,
@@ -170,7 +173,7 @@ def _write(event: Event, data: Mapping[str, Any] | None) -> bytes:
             event.command_id or UNSET,
             event.version,
             data,
-            event.metadata or UNSET,
+            metadata or UNSET,
             event.timestamp,
         )
     )
@@ -208,9 +211,11 @@ def _encode_carefully(event: Event) -> bytes:
     path: list[str] = []
     cause: Exception | None = None
     try:
-        return _write(event, None if event.data is None else _plain(event.data, path))
+        return _write(event, None if event.data is None else _plain(event.data, path), _metadata(event.metadata))
     except _NotJsonError as error:
         reason = f"data{''.join(reversed(path))} {error}"
+    except InvalidEventError as error:
+        reason = f"it was changed: {error}"
     except UnicodeEncodeError as error:
         reason, cause = "a field or its metadata has a lone surrogate", error
     except RecursionError as error:
@@ -376,7 +381,8 @@ def decode_envelope(payload: bytes, namespace: str) -> tuple[str, Event]:
         DecodingError: The bytes are no such thing. The message has the reason's kind and path, none of the content.
     """
     # A timestamp that begins here has no more than six digits behind its point, so msgspec, which rounds, reads it
-    # as we do, who cut off; and with T and Z in these places it is no form that only one of us knows.
+    # as we do, who cut off; and with T and Z in these places it is no form that only one of us knows. A message made
+    # by hand can have such a thing here that is not the event's: then a timestamp may be rounded, and nothing else.
     if payload[-44:-30] == b',"timestamp":"' and payload[-20] == _T and payload[-4] == _Z:
         try:
             ready = _read_ready(payload)

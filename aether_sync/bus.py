@@ -21,7 +21,7 @@ from ._waiting import Living, Once, guard
 from ._wire import encode_and_copy, encode_event
 from .errors import AetherError, BusClosedError, InvalidEventError, InvalidOptionError
 from .events import EVENT_STORED, Event
-from .metrics import Counters, Metrics, QueueStats, Totals
+from .metrics import Counters, Metrics, QueueStats, Tally, Totals
 from .patterns import SubscriptionFilter
 from .subscription import Subscription
 
@@ -64,7 +64,7 @@ class EventBus(Lifetime, Heir):
         """Begin with nothing: as a new node."""
         self.node_id = uuid.uuid4().hex  #: this bus among all nodes of a cluster; another one after a fork
         self._counters = Counters()
-        self._targets = Targets(self._frame_of, self._counters.tally)
+        self._targets = Targets(self._frame_of)
         self._lock = guard()  # guards the fields below
         self._members: set[Target] = set()  # the open subscriptions
         self._queues: Living[EventQueue] = Living()  # theirs, and of closed ones still being read
@@ -183,7 +183,7 @@ class EventBus(Lifetime, Heir):
         except AetherError:
             self._counters.add("publish_errors")
             raise
-        route.tally.count += 1
+        (route.tally or self._tally(route)).count += 1
 
     def publish_many(self, namespace: str, events: Iterable[Event]) -> None:
         """Publish events in order: all of them are accepted, or an error is raised and none was.
@@ -219,7 +219,11 @@ class EventBus(Lifetime, Heir):
         except AetherError:
             self._counters.add("publish_errors", len(events))
             raise
-        route.tally.count += len(events)
+        (route.tally or self._tally(route)).count += len(events)
+
+    def _tally(self, route: Route) -> Tally:
+        route.tally = self._counters.tally(route.namespace)
+        return route.tally
 
     def _deliver(self, route: Route, copies: Sequence[Event], sizes: Sequence[int]) -> None:
         """Put accepted events into the queues of this node."""

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from aether_sync import Event, EventBus, NATSEventBus, NatsServer, Subscription, SubscriptionFilter
 from aether_sync._routing import Deliveries, Target, Targets, failed, make_target
-from aether_sync.metrics import Tally
 
 from .conftest import PATIENCE, eventually
 from .fake_server import FakeServer
@@ -147,7 +146,7 @@ def taken(target: Target) -> list[Event]:
 @given(wish_lists, runs)
 @settings(max_examples=300, deadline=None)
 def test_each_event_goes_to_each_who_wants_it_once_and_in_order(wishes: list[Wish], runs: list[Run]) -> None:
-    targets = Targets(lambda namespace: None, lambda namespace: Tally())
+    targets = Targets(lambda namespace: None)
     all_of_them = [target_of(wish) for wish in wishes]
     for target in all_of_them:
         targets.add(target)
@@ -166,7 +165,7 @@ def test_who_comes_and_who_goes_in_the_middle(
     wishes: list[Wish], runs: list[Run], moment: int, data: st.DataObject
 ) -> None:
     """A target has what was published while it was there; a route that was asked for before does not outlive it."""
-    targets = Targets(lambda namespace: None, lambda namespace: Tally())
+    targets = Targets(lambda namespace: None)
     wishes = [wish for wish in wishes if wish.group is None]
     stays = [data.draw(st.sampled_from(["always", "comes", "goes"])) for _ in wishes]
     all_of_them = [target_of(wish) for wish in wishes]
@@ -193,7 +192,7 @@ def test_what_does_not_fit_is_dropped_as_if_they_came_one_by_one(overflow: str, 
     at_once, one_by_one = (target_of(Wish((">",)), maxsize, 100, overflow) for _ in range(2))
     events = [(Event(event_type="X", actor_id="a", data={"n": n}), size) for n, size in enumerate(sizes)]
     for target, batches in ((at_once, [events]), (one_by_one, [[one] for one in events])):
-        targets = Targets(lambda namespace: None, lambda namespace: Tally())
+        targets = Targets(lambda namespace: None)
         targets.add(target)
         warned = []
         for batch in batches:
@@ -212,7 +211,7 @@ def test_what_does_not_fit_is_dropped_as_if_they_came_one_by_one(overflow: str, 
 
 
 def test_who_fails_at_an_overflow_is_named_and_the_others_go_on() -> None:
-    targets = Targets(lambda namespace: None, lambda namespace: Tally())
+    targets = Targets(lambda namespace: None)
     short, long = target_of(Wish((">",)), 2, overflow="fail"), target_of(Wish(("a",)))
     targets.add(short)
     targets.add(long)
@@ -225,7 +224,7 @@ def test_who_fails_at_an_overflow_is_named_and_the_others_go_on() -> None:
 
 
 def test_a_full_member_of_a_group_passes_events_to_its_neighbour() -> None:
-    targets = Targets(lambda namespace: None, lambda namespace: Tally())
+    targets = Targets(lambda namespace: None)
     full, free = target_of(Wish(("a",), group="g"), maxsize=1), target_of(Wish((">",), group="g"))
     targets.add(full)
     targets.add(free)
@@ -235,7 +234,7 @@ def test_a_full_member_of_a_group_passes_events_to_its_neighbour() -> None:
 
 
 def test_a_drop_of_a_group_is_told_of_who_had_its_turn() -> None:
-    targets = Targets(lambda namespace: None, lambda namespace: Tally())
+    targets = Targets(lambda namespace: None)
     members = [target_of(Wish((pattern,), group="g"), maxsize=1) for pattern in ("a", ">")]
     for member in members:
         targets.add(member)

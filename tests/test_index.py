@@ -15,7 +15,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from aether_sync import _index, _routing
 from aether_sync._index import Index, Tree
 from aether_sync._routing import Target, Targets
-from aether_sync.metrics import Tally
 
 from .conftest import run_threads
 from .test_deliveries import Wish, target_of
@@ -30,7 +29,7 @@ patterns = st.builds(
 
 
 def make_targets() -> Targets:
-    return Targets(lambda namespace: None, lambda namespace: Tally())
+    return Targets(lambda namespace: None)
 
 
 def wanting(*patterns: str) -> Target:

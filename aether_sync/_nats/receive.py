@@ -154,13 +154,13 @@ class Inbox:
             deliveries.add(route, events, sizes)
             received += len(events)
         self._echoes.remember(list(chain.from_iterable(run[2] for run in arrived if run[0].group is None)))
+        if received:  # before the readers are woken, who wait for this thread's turn to end
+            self._counters.add("received", received)
         dropping = deliveries.hand_over()
         if dropping:
             log_drops(dropping, reporter)
             for target in failed(dropping):
                 self._failed(target)
-        if received:
-            self._counters.add("received", received)
 
     def _new(self, payloads: list[bytes]) -> list[bytes]:
         """Leave out what this node has published, or has had already."""
