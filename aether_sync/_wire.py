@@ -6,12 +6,12 @@
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from math import isfinite
-from typing import Annotated, Any, NoReturn, cast
+from typing import Annotated, Any, NoReturn
 from uuid import UUID
 
 import msgspec
@@ -20,7 +20,7 @@ from msgspec import UNSET, UnsetType
 from .errors import DecodingError, EncodingError, InvalidEventError
 from .events import _CHECKED, Event, _metadata, _set, _short
 
-__all__ = ["EnvelopeWriter", "decode_envelope", "decode_event", "encode_and_copy", "encode_event"]
+__all__ = ["EnvelopeWriter", "decode_envelope", "decode_event", "decode_run", "encode_and_copy", "encode_event"]
 
 _MAX_DEPTH = 200  # levels of data; the same on every Python and thread, unlike its recursion limit
 _MINUTE = timedelta(minutes=1)
@@ -380,24 +380,6 @@ def decode_envelope(payload: bytes, namespace: str) -> tuple[str, Event]:
     Raises:
         DecodingError: The bytes are no such thing. The message has the reason's kind and path, none of the content.
     """
-    # A timestamp that begins here has no more than six digits behind its point, so msgspec, which rounds, reads it
-    # as we do, who cut off; and with T and Z in these places it is no form that only one of us knows. A message made
-    # by hand can have such a thing here that is not the event's: then a timestamp may be rounded, and nothing else.
-    if payload[-44:-30] == b',"timestamp":"' and payload[-20] == _T and payload[-4] == _Z:
-        try:
-            ready = _read_ready(payload)
-        except (ValueError, RecursionError):  # the careful way says what is wrong
-            pass
-        else:
-            event = ready.event
-            if ready.namespace_id == namespace and event.metadata is not None:
-                _set(event, "namespace", namespace)
-                _set(event, "__class__", Event)
-                return ready.node_id, cast(Event, event)
-    return _decode_carefully(payload, namespace)
-
-
-def _decode_carefully(payload: bytes, namespace: str) -> tuple[str, Event]:
     try:
         envelope = _read_envelope(payload)
         if envelope.namespace_id == namespace:
@@ -405,6 +387,52 @@ def _decode_carefully(payload: bytes, namespace: str) -> tuple[str, Event]:
     except (ValueError, RecursionError) as error:
         _refuse(error)
     raise DecodingError("the envelope claims another namespace than its subject says")
+
+
+def decode_run(
+    payloads: Sequence[bytes], namespace: str, but_of: str | None, refuse: Callable[[DecodingError], object]
+) -> tuple[list[Event], list[bytes]]:
+    """Read what came in a row with one subject, as :func:`decode_envelope` does and in two thirds of its time.
+
+    Args:
+        payloads: The messages, in order.
+        namespace: As there.
+        but_of: A node whose events are left out.
+        refuse: Called with the error for what is no event; it is left out.
+
+    Returns:
+        The events, and the payloads that they came from.
+    """
+    events: list[Any] = []
+    kept: list[bytes] = []
+    read, put = _read_ready, _set
+    for payload in payloads:
+        # A timestamp that begins here has no more than six digits behind its point, so msgspec, which rounds, reads it
+        # as we do, who cut off; with T and Z in these places it is no form that only one of us knows. A message made by
+        # hand can have such a thing here that is not the event's: then a timestamp may be rounded, and nothing else.
+        if payload[-44:-30] == b',"timestamp":"' and payload[-20] == _T and payload[-4] == _Z:
+            try:
+                envelope = read(payload)
+            except (ValueError, RecursionError):  # the careful way says what is wrong
+                pass
+            else:
+                event: Any = envelope.event
+                if envelope.namespace_id == namespace and event.metadata is not None:
+                    if envelope.node_id != but_of:
+                        put(event, "namespace", namespace)
+                        put(event, "__class__", Event)
+                        events.append(event)
+                        kept.append(payload)
+                    continue
+        try:
+            node_id, event = decode_envelope(payload, namespace)
+        except DecodingError as error:
+            refuse(error)
+            continue
+        if node_id != but_of:
+            events.append(event)
+            kept.append(payload)
+    return events, kept
 
 
 def _event(read: _Read, namespace: str) -> Event:

@@ -1,4 +1,5 @@
 import collections
+import contextlib
 import copy
 import dataclasses
 import enum
@@ -24,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aether_sync import _wire, events
-from aether_sync._wire import EnvelopeWriter, decode_envelope, decode_event, encode_event
+from aether_sync._wire import EnvelopeWriter, decode_event, decode_run, encode_event
 from aether_sync.errors import AetherError, DecodingError, EncodingError, InvalidEventError, InvalidOptionError
 from aether_sync.events import EVENT_STORED, Event, EventStored
 
@@ -102,6 +103,29 @@ def envelope(text='"data":null', **changes):
     fields = {"id": "1", "eventType": "T", "actorId": "a-1", "timestamp": "2026-01-02T03:04:05Z", **changes}
     body = json.dumps({key: value for key, value in fields.items() if value is not ...})[1:-1]
     return f'{{"node_id":"n","namespace_id":"{NAMESPACE}","event":{{{body},{text}}}}}'.encode()
+
+
+def decode_envelope(payload, namespace):
+    """Read it, carefully and as one of a run, and see that both come to the same."""
+    found, errors = [], []
+    try:
+        found.append(_wire.decode_envelope(payload, namespace))
+    except DecodingError as error:
+        errors.append(error)
+    events_, kept = decode_run([payload], namespace, None, errors.append)
+    assert kept == [payload] * len(found)
+    assert outcome(events_) == outcome(one for _, one in found)
+    assert len(errors) == 2 - 2 * len(found)
+    assert len({str(error) for error in errors}) <= 1
+    if errors:
+        raise errors[0]
+    return found[0]
+
+
+def outcome(events_):
+    return [
+        (one._fact(), one.namespace, type(one), type(one.data), one.timestamp.tzinfo, repr(one.data)) for one in events_
+    ]
 
 
 def decoded(payload):
@@ -1079,14 +1103,6 @@ def test_timestamps_agree_with_a_model(data):
     assert read is None or read.tzinfo is UTC
 
 
-def outcome(decode, payload):
-    try:
-        node_id, one = decode(payload, NAMESPACE)
-    except DecodingError as error:
-        return str(error)
-    return node_id, one._fact(), one.namespace, type(one), type(one.data), one.timestamp.tzinfo
-
-
 STAMP = rb'"timestamp":"2026-01-02T03:04:05.678901Z"'
 TIMES = [
     *("03:04:05.678901Z", "03:04:05.1Z", "03:04:05.6789019Z", "03:04:05.678901999Z", "03:04:05Z", "03:04:60.000001Z"),
@@ -1121,13 +1137,25 @@ def other_payloads():
         yield payload.replace(STAMP, b'"timestamp":"%b"  ' % stamp)
 
 
-def test_the_quick_way_of_reading_agrees_with_the_careful_one():
+def test_a_run_is_read_as_each_of_it_is() -> None:
     payloads = list(other_payloads())
-    quick, careful = (
-        [outcome(decode, one) for one in payloads] for decode in (decode_envelope, _wire._decode_carefully)
-    )
-    assert quick == careful
-    assert 100 < sum(isinstance(one, tuple) for one in quick) < len(quick) - 100
+    good = []
+    for payload in payloads:
+        with contextlib.suppress(DecodingError):
+            good.append(decode_envelope(payload, NAMESPACE)[1])
+    refused: list[DecodingError] = []
+    events_, kept = decode_run(payloads, NAMESPACE, None, refused.append)
+    assert outcome(events_) == outcome(good)
+    assert len(kept) == len(good) == len(payloads) - len(refused)
+    assert 100 < len(good) < len(payloads) - 100
+
+
+def test_a_run_leaves_a_node_out() -> None:
+    quick = [EnvelopeWriter(name).write(NAMESPACE, encode_event(event(id=name, timestamp=MOMENT))) for name in "aba"]
+    careful = [payload.replace(b'"}}', b'" }}') for payload in quick]
+    events_, kept = decode_run([*quick, *careful], NAMESPACE, "a", pytest.fail)
+    assert [one.id for one in events_] == ["b", "b"]
+    assert kept == [quick[1], careful[1]]
 
 
 def test_the_quick_way_reads_the_fields_of_an_event_in_their_order():
@@ -1144,4 +1172,11 @@ def test_the_quick_way_reads_the_fields_of_an_event_in_their_order():
 
 def test_names():
     assert events.__all__ == ["EVENT_STORED", "Event", "EventStored"]
-    assert _wire.__all__ == ["EnvelopeWriter", "decode_envelope", "decode_event", "encode_and_copy", "encode_event"]
+    assert _wire.__all__ == [
+        "EnvelopeWriter",
+        "decode_envelope",
+        "decode_event",
+        "decode_run",
+        "encode_and_copy",
+        "encode_event",
+    ]

@@ -103,6 +103,8 @@ class Intake(asyncio.BufferedProtocol):
         by: Interest | None = None  # of the message before, of ours: most come in runs
         at = ""
         payloads: list[bytes] = []  # of that run
+        again: _Head | None = None  # what the line of its last message said: most say the same
+        headers = size = 0  # of that
         find, lines, interests = data.find, self._lines, self._interests
         while True:
             eol = find(b"\r\n", position)
@@ -123,6 +125,11 @@ class Intake(asyncio.BufferedProtocol):
                 foreign.append(data[position:start])
                 position = start
                 continue
+            if head is again and start + size <= end:
+                stop = start + size
+                payloads.append(data[start + headers : stop - 2])
+                position = stop
+                continue
             sid, subject, headers, size = head
             stop = start + size
             if stop > end:
@@ -132,6 +139,7 @@ class Intake(asyncio.BufferedProtocol):
                     self._broken("a message that no server may send")
                 return position
             interest = interests.get(sid)
+            again = None if interest is None else head
             if interest is None:
                 if not _MISREAD.search(line):
                     foreign.append(data[position:stop])

@@ -15,8 +15,8 @@ from nats.aio.msg import Msg
 from .._reporter import Reporter
 from .._routing import Deliveries, Group, Route, Target, failed, log_drops
 from .._waiting import Reply, guard
-from .._wire import EnvelopeWriter, decode_envelope
-from ..errors import AetherError, DecodingError, SubscriptionClosedError
+from .._wire import EnvelopeWriter, decode_run
+from ..errors import AetherError, SubscriptionClosedError
 from ..events import Event
 from ..metrics import Counters
 from .echoes import Echoes
@@ -144,15 +144,20 @@ class Inbox:
             route = interest.route(subject)
             if interest.group is None:
                 payloads = self._new(payloads)  # noqa: PLW2901
-            if not payloads:
-                continue
-            copy = self._copy(interest, subject, payloads[0])
+            copy = self._copy(interest, subject, payloads)
             if copy is not None:
                 deliveries.add(route, (copy,), (len(payloads[0]),))
-                del payloads[0]
-            events, sizes = self._decode(interest, subject, payloads, route.namespace, reporter)
-            deliveries.add(route, events, sizes)
-            received += len(events)
+                payloads = payloads[1:]  # noqa: PLW2901
+            events, kept = decode_run(
+                payloads,
+                route.namespace,
+                self._node_id if interest.group is None else None,
+                lambda error, subject=subject: self.refuse(subject, str(error), reporter),  # type: ignore[misc]
+            )
+            if events:
+                self._last = subject, kept[-1], events[-1], interest
+                deliveries.add(route, events, list(map(len, kept)))
+                received += len(events)
         self._echoes.remember(list(chain.from_iterable(run[2] for run in arrived if run[0].group is None)))
         if received:  # before the readers are woken, who wait for this thread's turn to end
             self._counters.add("received", received)
@@ -167,34 +172,13 @@ class Inbox:
         own, echoes = self._own, self._echoes.expected()
         return [one for one in payloads if not (one.startswith(own) or (echoes and one in echoes))]
 
-    def _copy(self, interest: Interest, subject: str, payload: bytes) -> Event | None:
-        """Return the event that was decoded last, if this is the same one, come through another interest."""
-        if self._last is not None:
+    def _copy(self, interest: Interest, subject: str, payloads: Sequence[bytes]) -> Event | None:
+        """Return the event that was decoded last, if the first of these is the same, come through another interest."""
+        if self._last is not None and payloads:
             at, last, event, by = self._last
-            if interest is not by and payload == last and subject == at:
+            if interest is not by and payloads[0] == last and subject == at:
                 return event
         return None
-
-    def _decode(
-        self, interest: Interest, subject: str, payloads: Sequence[bytes], namespace: str, reporter: Reporter
-    ) -> tuple[list[Event], list[int]]:
-        """Decode what came with one subject; what is no event is skipped."""
-        events: list[Event] = []
-        sizes: list[int] = []
-        for payload in payloads:
-            try:
-                node_id, event = decode_envelope(payload, namespace)
-            except DecodingError as error:
-                self.refuse(subject, str(error), reporter)
-                continue
-            if node_id == self._node_id and interest.group is None:
-                continue
-            events.append(event)
-            sizes.append(len(payload))
-            last = payload
-        if events:
-            self._last = subject, last, events[-1], interest
-        return events, sizes
 
 
 def message_class(interests: dict[int, Interest], reporter: Reporter) -> Callable[..., Msg | None]:
