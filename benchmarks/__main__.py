@@ -16,7 +16,7 @@ from .runner import Effort, run
 from .servers import running
 
 _CROWD = 10_000  # subscriptions
-_QUICK = Effort(events=1_000, repeat=1, crowd=100)
+_ENOUGH = 3  # runs
 
 
 def main() -> int:
@@ -26,7 +26,7 @@ def main() -> int:
     if options.list:
         print("\n".join(f"{one.name}: {one.title}\n    {one.says}" for one in cases))
         return 0
-    effort = _QUICK if options.quick else Effort(options.events, options.repeat, _CROWD)
+    effort = _effort(options)
     report, failed = _measure(cases, effort)
     if options.json != "-":
         print("\n".join(tables.lines(report)))
@@ -35,21 +35,27 @@ def main() -> int:
     if options.svg:
         chart.draw(report, options.svg)
     complaints = [f"{name} failed" for name in sorted(failed)]
-    if options.against:
+    if options.against and min(report.repeat, options.against.repeat) < _ENOUGH:
+        complaints.append(f"--against: with less than {_ENOUGH} runs there is no spread to judge by")
+    elif options.against:
         complaints += [f"slower: {text}" for text in slower(report, options.against)]
     for complaint in complaints:
         print(complaint, file=sys.stderr)
     return int(bool(complaints))
 
 
+def _effort(options: argparse.Namespace) -> Effort:
+    if options.quick:
+        return Effort(events=1_000, repeat=options.repeat or 1, crowd=100)
+    return Effort(options.events, options.repeat or 5, _CROWD)
+
+
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="How fast the bus is, as ratios.")
     parser.add_argument("--only", metavar="NAME", action="append", help="a case or a question; may be repeated")
     parser.add_argument("--events", type=int, default=100_000, help="events per run, or a share of them (%(default)s)")
-    parser.add_argument(
-        "--repeat", type=int, default=5, help="runs of each case, of which the median counts (%(default)s)"
-    )
-    parser.add_argument("--quick", action="store_true", help="few events, once: only to see that all of it works")
+    parser.add_argument("--repeat", type=int, help="runs of each case, of which the median counts (5; 1 if --quick)")
+    parser.add_argument("--quick", action="store_true", help="few events: only to see that all of it works")
     parser.add_argument("--json", metavar="FILE", help="write everything there; with - to stdout, instead of tables")
     parser.add_argument("--svg", metavar="FILE", type=Path, help="draw the ratios there; it takes matplotlib")
     parser.add_argument(

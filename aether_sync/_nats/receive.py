@@ -122,7 +122,12 @@ class Inbox:
 
     def arrive(self, interest: Interest, subject: str, payload: bytes, reporter: Reporter) -> None:
         """Take one message; deliver at the end of this turn."""
-        if not self.arrived:
+        if self.arrived:
+            by, at, payloads = self.arrived[-1]
+            if by is interest and at == subject:
+                payloads.append(payload)
+                return
+        else:
             asyncio.get_running_loop().call_soon(self.deliver, reporter)
         self.arrived.append((interest, subject, [payload]))
 

@@ -164,8 +164,12 @@ def what_a_child_keeps(url: str, prefix: str, how: str) -> None:
     while bus.connection._engine is None:
         time.sleep(0.002)
     engine = bus.connection._engine
-    # A loop does not know a socket at the very moment when it is made.
-    while len(found := connections_and_polls() - own) < 2 or not found <= set(engine.loop._loop.files()):
+
+    def known() -> set[int]:  # a loop does not know a socket at the very moment when it is made
+        wire = engine.link._wire
+        return {*engine.loop._loop.files(), *([] if wire is None else wire.files())}
+
+    while len(found := connections_and_polls() - own) < 2 or not found <= known():
         time.sleep(0.002)
 
     def child() -> None:
