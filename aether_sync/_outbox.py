@@ -173,12 +173,12 @@ class Outbox:
         self._events, self._bytes = _sums(self._parcels)
         return parcels
 
-    def passed(self, count: int) -> None:
+    def carried(self, count: int) -> None:
         """Count frames that took the shortcut."""
         self._taken += count
 
     @property
-    def size(self) -> int:
+    def waiting_bytes(self) -> int:
         """About how many bytes there are to take."""
         return self._bytes
 
@@ -214,6 +214,10 @@ _CLOSED = "the bus is closed: nothing was published"
 
 
 def _sums(parcels: "deque[Parcel] | list[Parcel]") -> tuple[int, int]:
-    """Events and bytes of parcels; the copy is made at once, whoever appends meanwhile."""
-    copy = tuple(parcels)
+    """Events and bytes of parcels, whoever appends meanwhile.
+
+    The copy is a list: to make room for a tuple may call the collector when the walk through the deque has begun, and a
+    finalizer lets others change it.
+    """
+    copy = list(parcels)
     return sum(len(frames) for frames, _, _ in copy), sum(size for _, size, _ in copy)

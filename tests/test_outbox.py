@@ -1,6 +1,7 @@
 """``Outbox``: as a state machine against a simple model, between threads and a loop, and under signal handlers."""
 
 import asyncio
+import gc
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -288,6 +289,44 @@ def test_what_comes_in_while_it_is_sealed_is_taken_or_refused(_: int) -> None:
     with frequent_switches():
         run_threads(end, *(lambda t=t: publish(t) for t in range(3)))  # type: ignore[misc]
     assert sorted(taken + take(outbox)) == sorted(accepted)
+
+
+class Cycle:
+    """Garbage whose finalizer lets other threads run, wherever the collector comes by."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+    def __del__(self) -> None:
+        for _ in range(5):
+            pass
+
+
+@pytest.mark.concurrent
+def test_what_there_is_can_be_counted_while_others_publish() -> None:
+    outbox = Outbox(1_000_000, 2**30)
+    over = threading.Event()
+
+    def publish() -> None:
+        while not over.is_set():
+            put(outbox, b"x")
+
+    def count() -> None:
+        try:
+            for _ in range(20_000):
+                Cycle()
+                outbox.depth()
+                outbox.take()
+        finally:
+            over.set()
+
+    threshold = gc.get_threshold()
+    gc.set_threshold(2)
+    try:
+        with frequent_switches():
+            run_threads(count, publish, publish)
+    finally:
+        gc.set_threshold(*threshold)
 
 
 @pytest.mark.concurrent
