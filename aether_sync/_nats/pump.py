@@ -107,7 +107,7 @@ class Pump:
         self._outbox.shortcut = None
         if self._shortcut is not None:
             self._shortcut.close()
-            self._account()
+            self._count_carried()
 
     def pause(self) -> None:
         """Hold what is not written; what was written and not confirmed is uncertain."""
@@ -125,7 +125,7 @@ class Pump:
 
     def refuse(self, reason: str) -> None:
         """The server refused an event, one before the PING that is unanswered."""
-        self._account()
+        self._count_carried()
         position = self._written if self._pinged is None else self._pinged[0]
         if position - self.settled > sum(count for at, count in self._refused.items() if at <= position):
             self._reject(position, 1, reason)
@@ -160,7 +160,7 @@ class Pump:
         wire = self._wire
         if wire is None or not (self._may_write.is_set() and wire.is_idle):
             return False
-        if self._has_much_in_flight or self._outbox.size > _SLICE:
+        if self._has_much_in_flight or self._outbox.waiting_bytes > _SLICE:
             return False
         parcels = self._outbox.take()
         if parcels:
@@ -216,10 +216,10 @@ class Pump:
 
     # -- confirming
 
-    def _account(self) -> None:
-        """Account for what took the shortcut."""
+    def _count_carried(self) -> None:
+        """Count what took the shortcut as accepted, written and in flight."""
         sizes = [] if self._shortcut is None else self._shortcut.account()
-        self._outbox.passed(len(sizes))
+        self._outbox.carried(len(sizes))
         self._written += len(sizes)
         self._in_flight += sum(sizes)
 
@@ -228,7 +228,7 @@ class Pump:
         shortcut = self._shortcut
         if shortcut is not None:
             shortcut.expected = False  # first: who comes later tells
-        self._account()
+        self._count_carried()
         self._ping_in_time()
         if shortcut is not None:
             shortcut.expected = self._pinged is not None or self._timer is not None
@@ -253,7 +253,7 @@ class Pump:
         if wire is None or self._pinged is not None:
             return
         with nullcontext() if shortcut is None else shortcut.lock:  # nothing comes between the account and the PING
-            self._account()
+            self._count_carried()
             self._pinged = self._written, self._in_flight
             wire.ping(lambda: self._confirm(wire))
 
@@ -290,7 +290,7 @@ class Pump:
             reply.fail(self._closed)
             return
         self._outbox.wake()
-        self._account()
+        self._count_carried()
         self._flushes.append((self._outbox.position(), reply))
         self._answer()
         self._look()
@@ -301,7 +301,7 @@ class Pump:
 
     async def settle(self, *, accepted: bool = False) -> None:
         """Wait until everything that is written is settled; or everything that was ``accepted`` until now."""
-        self._account()
+        self._count_carried()
         position = self._outbox.position() if accepted else self._written
         self._settling += 1
         self._look()
