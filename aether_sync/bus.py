@@ -185,6 +185,29 @@ class EventBus(Lifetime, Heir):
             raise
         (route.tally or self._tally(route)).count += 1
 
+    def try_publish(self, namespace: str, event: Event) -> bool:
+        """Publish an event without waiting for anything, not even for the first attempt to connect.
+
+        Args:
+            namespace: As :meth:`publish`.
+            event: As :meth:`publish`.
+
+        Returns:
+            Whether it was accepted. If not, nothing was delivered anywhere, and ``publish_errors`` counts it.
+        """
+        try:
+            route = self._targets.route(namespace)
+            if not isinstance(event, Event):
+                raise _no_event(event)
+            encoded, copy = encode_and_copy(event, route.namespace)
+            self._accept(route, (encoded,), wait=False)
+            self._deliver(route, (copy,), (len(encoded),))
+        except AetherError:
+            self._counters.add("publish_errors")
+            return False
+        (route.tally or self._tally(route)).count += 1
+        return True
+
     def publish_many(self, namespace: str, events: Iterable[Event]) -> None:
         """Publish events in order: all of them are accepted, or an error is raised and none was.
 
@@ -247,7 +270,7 @@ class EventBus(Lifetime, Heir):
         for target in targets:
             self._targets.remove(target)
 
-    def _accept(self, route: Route, encoded: Sequence[bytes]) -> None:
+    def _accept(self, route: Route, encoded: Sequence[bytes], *, wait: bool = True) -> None:
         """Accept encoded events for other nodes, or raise."""
         if self._closed:
             self._refuse_if_closed()

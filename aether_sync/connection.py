@@ -221,7 +221,9 @@ class Connection(Lifetime, Heir):
         assert self._engine is not None
         return self._engine
 
-    def send(self, frames: Sequence[bytes], size: int, largest: int, timeout: float | None, buffer: bool) -> None:
+    def send(
+        self, frames: Sequence[bytes], size: int, largest: int, timeout: float | None, buffer: bool, wait: bool = True
+    ) -> None:
         """Accept ``PUB`` frames, all of them or none. For a bus.
 
         Args:
@@ -230,13 +232,14 @@ class Connection(Lifetime, Heir):
             largest: Bytes of the largest payload among them.
             timeout: Seconds to wait for room in the outbox.
             buffer: Whether to accept them while disconnected.
+            wait: Whether to wait for the first attempt to connect.
 
         Raises:
             As ``publish()``.
         """
         engine = self._engine
         if engine is None or not engine.link.first.done:
-            engine = self._ready()
+            engine = self._ready() if wait else self._begin()
         engine.loop.refuse_own_thread()
         limit = engine.link.max_payload
         if largest > limit > 0:

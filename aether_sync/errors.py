@@ -16,8 +16,18 @@ A deadline that ran out is also the builtin ``TimeoutError``; a bad argument is 
     │   ├── DisconnectedError                   publishing while disconnected, with on_disconnect="raise"
     │   ├── PermissionDeniedError               the server refuses the subject
     │   └── DeliveryUncertainError              events were written but never confirmed, or were refused
+    ├── StoreError                              the event store did not do it
+    │   ├── VersionConflictError                another writer was first: load the actor again
+    │   ├── UnknownOutcomeError (TimeoutError)  the events may be stored, or not; saving them again is safe
+    │   ├── DuplicateIdError                    the id of an event is that of another one
+    │   ├── AtomicAppendUnsupportedError        this server or stream has no atomic batches
+    │   ├── MalformedRecordError (ValueError)   a record of the store is no event
+    │   ├── StreamMismatchError                 there is such a stream, with other settings
+    │   ├── StreamRegressionError               the stream ends before what was read of it: it was restored or lost
+    │   └── StoreUnavailableError               no JetStream, no leader, no room
     ├── ClosedError                             used after its end
     │   ├── BusClosedError
+    │   ├── StoreClosedError
     │   └── SubscriptionClosedError
     │       └── SubscriptionOverflowError       overflow="fail", and the queue was full
     ├── WrongThreadError                        a blocking call on the loop thread
@@ -25,8 +35,11 @@ A deadline that ran out is also the builtin ``TimeoutError``; a bad argument is 
         └── ServerNotFoundError                 there is no nats-server binary
 """
 
+from typing import Any
+
 __all__ = [
     "AetherError",
+    "AtomicAppendUnsupportedError",
     "BusClosedError",
     "ClosedError",
     "ConnectError",
@@ -35,17 +48,26 @@ __all__ = [
     "DecodingError",
     "DeliveryUncertainError",
     "DisconnectedError",
+    "DuplicateIdError",
     "EncodingError",
     "EventTooLargeError",
     "InvalidEventError",
     "InvalidNamespaceError",
     "InvalidOptionError",
+    "MalformedRecordError",
     "PermissionDeniedError",
     "PublishTimeoutError",
     "ServerError",
     "ServerNotFoundError",
+    "StoreClosedError",
+    "StoreError",
+    "StoreUnavailableError",
+    "StreamMismatchError",
+    "StreamRegressionError",
     "SubscriptionClosedError",
     "SubscriptionOverflowError",
+    "UnknownOutcomeError",
+    "VersionConflictError",
     "WrongThreadError",
 ]
 
@@ -118,12 +140,107 @@ class DeliveryUncertainError(ConnectionFailedError):
         self.reasons = reasons
 
 
+class StoreError(AetherError):
+    """The event store did not do what it was asked for."""
+
+
+class VersionConflictError(StoreError):
+    """Another writer was first; nothing of this call is stored. Load the actor again, decide again, try again.
+
+    Attributes:
+        actor_id: Whose events they are.
+        attempted_version: The first version that was to be stored.
+        current_version: The actor's version by the leader's word.
+    """
+
+    def __init__(self, actor_id: str, attempted_version: int, current_version: int) -> None:
+        super().__init__(actor_id, attempted_version, current_version)
+        self.actor_id = actor_id
+        self.attempted_version = attempted_version
+        self.current_version = current_version
+
+    def __str__(self) -> str:
+        return (
+            f"actor {self.actor_id!r} is at version {self.current_version}, so version {self.attempted_version} "
+            "was not stored: load it again"
+        )
+
+
+class UnknownOutcomeError(StoreError, TimeoutError):
+    """The events may or may not be stored: no answer came, nor could the actor be read.
+
+    ``store.save_events(error.events)`` is safe, now and later: what is stored already counts as a success.
+
+    Attributes:
+        events: What was to be stored, with the versions that it was to have.
+    """
+
+    def __init__(self, message: str, events: tuple[Any, ...] = ()) -> None:
+        super().__init__(message, events)
+        self.events = events
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class DuplicateIdError(StoreError):
+    """Another event is stored under this event's id, or two that are to be stored have the same."""
+
+
+class AtomicAppendUnsupportedError(StoreError):
+    """Several events at once need atomic batches: nats-server 2.12, and a stream with ``allow_atomic``. None is stored."""
+
+
+class MalformedRecordError(StoreError, ValueError):
+    """A record is no event of this wire format. ``get_events_with_errors()`` reads past it.
+
+    Attributes:
+        sequence: Its place in the store.
+        data: Its bytes.
+    """
+
+    def __init__(self, message: str, sequence: int, data: bytes) -> None:
+        super().__init__(message, sequence, data)
+        self.sequence = sequence
+        self.data = data
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class StreamMismatchError(StoreError):
+    """There is a stream of this name with settings that a store cannot have; the message names each.
+
+    Attributes:
+        differences: For each setting, a sentence.
+    """
+
+    def __init__(self, message: str, differences: tuple[str, ...] = ()) -> None:
+        super().__init__(message, differences)
+        self.differences = differences
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class StreamRegressionError(StoreError):
+    """The stream ends before a checkpoint of it: it was restored from a backup, lost events, or is another one."""
+
+
+class StoreUnavailableError(StoreError):
+    """The server cannot serve the store: no JetStream, no leader, no room. Nothing of this call is stored."""
+
+
 class ClosedError(AetherError):
     """Used after its end."""
 
 
 class BusClosedError(ClosedError):
     """The bus, or the connection it uses, is closed."""
+
+
+class StoreClosedError(ClosedError):
+    """The store is closed, or the iterator over it."""
 
 
 class SubscriptionClosedError(ClosedError):

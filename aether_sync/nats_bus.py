@@ -86,19 +86,20 @@ class NATSEventBus(EventBus):
     def _frame_of(self, namespace: str) -> Frame:
         return Frame(self._subject_of(namespace), self._writer.head(namespace))
 
-    def _accept(self, route: Route, encoded: Sequence[bytes]) -> None:
+    def _accept(self, route: Route, encoded: Sequence[bytes], *, wait: bool = True) -> None:
         if self._closed:
             self._refuse_if_closed()
         assert route.frame is not None
         template, around = route.frame.template, route.frame.around
+        timeout = self._publish_timeout if wait else 0.0
         if len(encoded) == 1:
             (one,) = encoded
             frame = template % (around + len(one), one)
-            self._connection.send((frame,), len(frame), around + len(one), self._publish_timeout, self._buffer)
+            self._connection.send((frame,), len(frame), around + len(one), timeout, self._buffer, wait)
             return
         frames = [template % (around + len(one), one) for one in encoded]
         largest = around + max(map(len, encoded), default=0)
-        self._connection.send(frames, sum(map(len, frames)), largest, self._publish_timeout, self._buffer)
+        self._connection.send(frames, sum(map(len, frames)), largest, timeout, self._buffer, wait)
 
     # -- subscribing
 

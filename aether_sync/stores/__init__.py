@@ -1,0 +1,1 @@
+"""Event stores: append-only events by actor, in memory and on JetStream."""

@@ -1,0 +1,441 @@
+"""The event store: its protocol, what goes in and comes out, and what all stores have in common.
+
+The events of an actor have strictly increasing versions, from 1 on; an actor without events has version 0. All events
+of a store have strictly increasing *sequences*, whoever's they are: the order in which they were stored.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import Enum
+from functools import wraps
+from typing import Any, Final, ParamSpec, Protocol, TypeVar, overload, runtime_checkable
+
+from .._checks import check_count
+from .._deadline import Deadline
+from ..bus import EventBus
+from ..errors import InvalidOptionError, MalformedRecordError, VersionConflictError
+from ..events import Event
+
+__all__ = [
+    "ANY",
+    "NO_EVENTS",
+    "AnyVersion",
+    "EventStore",
+    "Follower",
+    "LoadedActor",
+    "MalformedRecord",
+    "Reading",
+    "Snapshot",
+    "StoredEvent",
+    "retry_on_conflict",
+]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_FIRST_PAUSE = 0.001  # seconds before the second try, twice that before the third, and so on
+_LONGEST_PAUSE = 0.1
+
+
+class AnyVersion(Enum):
+    """The type of :data:`ANY`."""
+
+    ANY = "any version"
+
+
+#: ``expected_version`` of an actor that has no events yet.
+NO_EVENTS: Final = 0
+#: ``expected_version`` of who does not mind what others have stored meanwhile.
+ANY: Final = AnyVersion.ANY
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event, and where it is stored.
+
+    Attributes:
+        event: The event, as any reader gets it.
+        sequence: Its place in the store, 1 or more: the checkpoint of who follows the store.
+        duplicate: Whether an earlier try had stored it already; only what saving returns says so.
+        ends_batch: Whether no event follows that was saved together with this one, in one ``save_events()``.
+    """
+
+    event: Event
+    sequence: int
+    duplicate: bool = False
+    ends_batch: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class MalformedRecord:
+    """What is stored and is no event.
+
+    Attributes:
+        sequence: Its place in the store.
+        data: Its bytes.
+        error: What is wrong with it.
+    """
+
+    sequence: int
+    data: bytes
+    error: MalformedRecordError
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What ``get_events_with_errors()`` found: all that can be read, and all that cannot."""
+
+    events: list[StoredEvent]
+    malformed: list[MalformedRecord]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The state of an actor at a version, so that not all its events need be read.
+
+    Attributes:
+        actor_id: Whose state it is.
+        version: The actor's version at that moment, 1 or more.
+        state: What JSON can hold; what comes back has lists for tuples, and so on, as ``Event.data``.
+        schema_version: Of the state's shape, by your own count: a program that finds another one than its own ignores
+            the snapshot and reads all events.
+        sequence: Of the event of that version; the store fills it in when it saves.
+        timestamp: When it was made, aware; now if left out.
+    """
+
+    actor_id: str
+    version: int
+    state: Mapping[str, Any]
+    schema_version: int = 1
+    sequence: int = 0
+    timestamp: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedActor:
+    """What ``load()`` found: a snapshot, if there is one, and the events after it.
+
+    Attributes:
+        actor_id: Whose they are.
+        snapshot: The latest of the asked for schema version, or None.
+        events: Those after it, or all.
+    """
+
+    actor_id: str
+    snapshot: Snapshot | None
+    events: list[Event]
+
+    @property
+    def version(self) -> int:
+        """The actor's version: what to give to ``append()`` as ``expected_version``; 0 if it has no events."""
+        if self.events:
+            return self.events[-1].version
+        return 0 if self.snapshot is None else self.snapshot.version
+
+
+class Follower(Protocol):
+    """The events of a store, from a place on: first those that are there, then each as it is stored; in order.
+
+    A blocking iterator, which ends when it or its store is closed, from any thread. Nothing is dropped: what is not
+    taken waits in the store.
+    """
+
+    @property
+    def sequence(self) -> int:
+        """The sequence of the event that was taken last, or ``after``: the checkpoint."""
+
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether all that was stored a moment ago has been taken."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+
+    def __iter__(self) -> Iterator[StoredEvent]: ...
+
+    def __next__(self) -> StoredEvent: ...
+
+    def get(self, timeout: float | None = None) -> StoredEvent:
+        """Take the next event, waiting for it if need be.
+
+        Args:
+            timeout: Seconds; 0 does not wait, None waits for ever.
+
+        Raises:
+            DeadlineExceededError: None came in time.
+            StoreClosedError: It is closed.
+            MalformedRecordError: The next record is no event. The one after it is taken next.
+        """
+
+    def get_batch(self, max_events: int, timeout: float | None = None) -> list[StoredEvent]:
+        """Take what is there, up to a number of events, waiting only for the first; ``[]`` if none came in time.
+
+        Raises:
+            StoreClosedError: It is closed.
+            MalformedRecordError: As :meth:`get`, if the first record is none.
+        """
+
+    def close(self) -> None:
+        """End, and release every thread that waits here. Idempotent, from any thread."""
+
+    def __enter__(self) -> "Follower": ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+
+@runtime_checkable
+class EventStore(Protocol):
+    """Append-only events by actor. Every method may be called from any thread.
+
+    ``timeout`` is in seconds, for all of a call; None waits for ever. Every method raises ``StoreClosedError`` once the
+    store is closed; ``DeadlineExceededError`` when the time is over and nothing was stored; ``StoreUnavailableError``,
+    ``PermissionDeniedError`` and ``ConnectError`` where a server has to do with it.
+    """
+
+    # -- saving
+
+    def save_event(self, event: Event, *, timeout: float | None = 5.0) -> StoredEvent:
+        """Store an event whose version is greater than its actor's. Gaps are legal.
+
+        This alone protects no read-modify-write: if what the event says was decided on an earlier version, use
+        :meth:`append`, which refuses it when another event has come in between.
+
+        Args:
+            event: Its version is 1 or more.
+            timeout: Seconds.
+
+        Returns:
+            The event as it is read from now on, its sequence, and whether an earlier try had stored it.
+
+        Raises:
+            VersionConflictError: The actor has this version already, or a greater one.
+            UnknownOutcomeError: It may be stored, or not; saving it again is safe.
+            DuplicateIdError: Under its id, for this actor and version, something else is stored.
+            InvalidEventError: It is no event, or its version is 0: ``append()`` numbers events for you.
+            EncodingError: Its data holds what JSON does not have, or it is larger than the server takes.
+        """
+
+    def save_events(self, events: Iterable[Event], *, timeout: float | None = 5.0) -> list[StoredEvent]:
+        """Store up to 1,000 events, of one actor or several: all of them or none, and no reader sees a part.
+
+        As :meth:`save_event`; the events of each actor in increasing versions.
+
+        Raises:
+            AtomicAppendUnsupportedError: The server or stream cannot store several events at once.
+        """
+
+    def append(
+        self, actor_id: str, *events: Event, expected_version: int | AnyVersion, timeout: float | None = 5.0
+    ) -> list[StoredEvent]:
+        """Store events as an actor's next ones, if it is still at the version that they were decided on.
+
+        This is what protects a read-modify-write: load the actor, decide, append what follows with the version loaded.
+        If another writer was first, nothing is stored; load again, decide again: ``retry_on_conflict`` does that.
+
+        Args:
+            actor_id: Whose events they are.
+            *events: Of this actor, with version 0: they are numbered from ``expected_version + 1`` on.
+            expected_version: The version of the actor that was loaded; ``NO_EVENTS`` (0) if it must have none; ``ANY``
+                to store them after whatever is there.
+            timeout: Seconds.
+
+        Raises:
+            VersionConflictError: The actor is at another version.
+            UnknownOutcomeError: They may be stored, or not: ``save_events(error.events)`` is safe.
+        """
+
+    # -- reading
+
+    def get_events(
+        self,
+        actor_id: str,
+        from_version: int = 0,
+        to_version: int | None = None,
+        *,
+        until: int | None = None,
+        timeout: float | None = 5.0,
+    ) -> list[Event]:
+        """Return an actor's events, in order; none if it has none.
+
+        It never misses an event whose saving returned before on this node, or that an ``EventStored`` has announced.
+
+        Args:
+            actor_id: Whose.
+            from_version: The first version wanted.
+            to_version: The last version wanted; None for all.
+            until: The last sequence wanted. With what :meth:`last_sequence` returned, several actors are read as they
+                were at one moment, which is never in the middle of a ``save_events()``.
+            timeout: Seconds.
+
+        Raises:
+            MalformedRecordError: A record is no event; :meth:`get_events_with_errors` reads past it.
+        """
+
+    def iter_events(
+        self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
+    ) -> Iterator[Event]:
+        """As :meth:`get_events`, read page by page while it is iterated; ``timeout`` is for each page."""
+
+    def get_events_with_errors(
+        self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
+    ) -> Reading:
+        """As :meth:`get_events`, with what cannot be read beside what can. What has no version is always in it."""
+
+    def read_together(self, *actor_ids: str, timeout: float | None = 5.0) -> dict[str, list[Event]]:
+        """Return the events of several actors, as they were at one moment: no part of a ``save_events()``."""
+
+    def get_latest_version(self, actor_id: str, *, timeout: float | None = 5.0) -> int:
+        """Return an actor's version, 0 if it has no events.
+
+        Raises:
+            MalformedRecordError: Its last record is no event.
+        """
+
+    def last_sequence(self, *, timeout: float | None = 5.0) -> int:
+        """Return the sequence of the last event of all, or of the last before a batch that is just being stored."""
+
+    def actors(self, pattern: str | None = None, *, timeout: float | None = 5.0) -> list[str]:
+        """Return the ids of the actors that have events, sorted.
+
+        Args:
+            pattern: As ``SubscriptionFilter``'s ``actor_pattern``: ``"order-*"``; None for all.
+            timeout: Seconds.
+        """
+
+    # -- snapshots
+
+    def save_snapshot(self, snapshot: Snapshot, *, timeout: float | None = 5.0) -> bool:
+        """Keep a snapshot as the actor's latest; returns False if there is one of the same or a greater version.
+
+        Raises:
+            VersionConflictError: Its version is greater than the actor's.
+            InvalidOptionError: It is of a version that the actor never had, or its values are none of a snapshot's.
+        """
+
+    def get_latest_snapshot(self, actor_id: str, *, timeout: float | None = 5.0) -> Snapshot | None:
+        """Return an actor's latest snapshot, if there is one. One ahead of its events is discarded, with a warning."""
+
+    def load(self, actor_id: str, *, schema_version: int = 1, timeout: float | None = 5.0) -> LoadedActor:
+        """Return an actor's latest snapshot and the events after it; all events if there is none of this schema."""
+
+    # -- following
+
+    def follow(
+        self,
+        *,
+        after: int = 0,
+        actors: str | None = None,
+        event_types: Iterable[str] = (),
+        timeout: float | None = 5.0,
+    ) -> Follower:
+        """Read events as they were and are stored, of all actors, in order, without a gap: first history, then live.
+
+        Args:
+            after: The sequence of the event that was read last; 0 for all.
+            actors: A pattern of actor ids; None for all.
+            event_types: Any of them; none means all types.
+            timeout: Seconds for the beginning.
+
+        Raises:
+            StreamRegressionError: The store ends before ``after``.
+        """
+
+    # -- what other nodes store
+
+    def cached_version(self, actor_id: str) -> int | None:
+        """Return the version that this node knows of, without asking anybody; None if it knows of none."""
+
+    def update_version_cache(self, actor_id: str, version: int, sequence: int | None = None) -> None:
+        """Note that an actor has a version: what a bus with this store does on every ``EventStored``.
+
+        Args:
+            actor_id: Whose.
+            version: 1 or more. An older one than is known is ignored.
+            sequence: Of that event. Without it the version is only a hint to look.
+        """
+
+    def set_broadcaster(self, bus: EventBus | None, namespace: str | None = None) -> None:
+        """Publish an ``EventStored`` for every event, after it is stored. None ends that.
+
+        A bus that is full or away neither delays nor fails the saving: the ``EventStored`` is then lost, and counted in
+        the bus's ``publish_errors``.
+
+        Args:
+            bus: Where to.
+            namespace: Under which.
+
+        Raises:
+            InvalidOptionError: There is no namespace, or the bus's subjects would be stored in this store.
+        """
+
+    # -- its end
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+
+    def close(self) -> None:
+        """Let go of everything; whoever iterates comes to an end. Idempotent, from any thread."""
+
+    def __enter__(self) -> "EventStore": ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+
+# -- retrying
+
+
+@overload
+def retry_on_conflict(function: Callable[P, T]) -> Callable[P, T]: ...
+
+
+@overload
+def retry_on_conflict(
+    *, attempts: int | None = 10, timeout: float | None = None
+) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
+
+
+def retry_on_conflict(
+    function: Callable[P, T] | None = None, *, attempts: int | None = 10, timeout: float | None = None
+) -> Callable[P, T] | Callable[[Callable[P, T]], Callable[P, T]]:
+    """Decorate a function that loads an actor and appends to it: after a conflict it is called again, from its start.
+
+    Between two tries it pauses for a random time, up to 1 ms at first, up to 100 ms later.
+
+    Args:
+        function: The function, if it is decorated without arguments.
+        attempts: Calls at most; None for no bound but the time.
+        timeout: Seconds after which it is not called again; None for no bound but the attempts.
+
+    Raises:
+        VersionConflictError: That of the last try.
+        InvalidOptionError: There is no bound at all.
+    """
+    if attempts is not None:
+        check_count("attempts", attempts)
+    elif timeout is None:
+        raise InvalidOptionError("retry_on_conflict() wants a bound: attempts, or a timeout")
+    Deadline(timeout)
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        @wraps(function)
+        def retrying(*args: P.args, **kwargs: P.kwargs) -> T:
+            deadline = Deadline(timeout)
+            tried, pause = 0, _FIRST_PAUSE
+            while True:
+                try:
+                    return function(*args, **kwargs)
+                except VersionConflictError:
+                    tried += 1
+                    if tried == attempts or not deadline.remaining():
+                        raise
+                time.sleep(random.uniform(0, min(pause, deadline.remaining())))
+                pause = min(pause * 2, _LONGEST_PAUSE)
+
+        return retrying
+
+    return decorate if function is None else decorate(function)

@@ -1,0 +1,236 @@
+"""What every store does the same way: checking what it is given, numbering, loading, telling the bus."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from .._deadline import Deadline
+from ..bus import EventBus
+from ..errors import (
+    DuplicateIdError,
+    InvalidEventError,
+    InvalidOptionError,
+    StoreClosedError,
+)
+from ..events import Event, EventStored
+from ..patterns import check_namespace
+from .base import ANY, AnyVersion, LoadedActor, Snapshot, StoredEvent
+
+__all__ = ["BATCH_LIMIT", "MAX_VERSION", "StoreBase", "check_actor_id", "check_version", "is_same", "numbered"]
+
+BATCH_LIMIT = 1_000  #: events in one atomic batch (ADR-50)
+MAX_VERSION = 2**63 - 1  #: int64 in Go
+
+
+class _Broadcaster(NamedTuple):
+    bus: EventBus
+    namespace: str
+
+
+class StoreBase:
+    """The common part of all stores. What a store adds is named ``_save`` and so on; its arguments are checked."""
+
+    def __init__(self) -> None:
+        self._closed = False
+        self._broadcaster: _Broadcaster | None = None  # replaced whole; read by any thread
+
+    # -- saving
+
+    def save_event(self, event: Event, *, timeout: float | None = 5.0) -> StoredEvent:  # noqa: D102
+        (stored,) = self.save_events((event,), timeout=timeout)
+        return stored
+
+    def save_events(  # noqa: D102
+        self, events: Iterable[Event], *, timeout: float | None = 5.0
+    ) -> list[StoredEvent]:
+        deadline = Deadline(timeout)
+        self._refuse_if_closed()
+        checked = _checked(events)
+        _check_order(checked)
+        return self._told(self._save(checked, deadline)) if checked else []
+
+    def append(  # noqa: D102
+        self, actor_id: str, *events: Event, expected_version: int | AnyVersion, timeout: float | None = 5.0
+    ) -> list[StoredEvent]:
+        deadline = Deadline(timeout)
+        self._refuse_if_closed()
+        check_actor_id(actor_id)
+        if expected_version is not ANY:
+            check_version("expected_version", expected_version)
+        checked = _checked(events)
+        for event in checked:
+            if event.actor_id != actor_id:
+                raise InvalidEventError(f"append({actor_id!r}, ...) was given an event of actor {event.actor_id!r}")
+            if event.version:
+                raise InvalidEventError(
+                    f"append() numbers events itself, and was given one of version {event.version}: leave version out, "
+                    "or save it with save_event()"
+                )
+        if not checked:
+            return []
+        return self._told(self._append(actor_id, checked, expected_version, deadline))
+
+    @abstractmethod
+    def _save(self, events: tuple[Event, ...], deadline: Deadline) -> list[StoredEvent]:
+        """Store events with versions, all or none."""
+
+    @abstractmethod
+    def _append(
+        self, actor_id: str, events: tuple[Event, ...], expected: int | AnyVersion, deadline: Deadline
+    ) -> list[StoredEvent]:
+        """Store an actor's events without versions behind an expected one, all or none."""
+
+    # -- reading
+
+    @abstractmethod
+    def get_events(  # noqa: D102
+        self,
+        actor_id: str,
+        from_version: int = 0,
+        to_version: int | None = None,
+        *,
+        until: int | None = None,
+        timeout: float | None = 5.0,
+    ) -> list[Event]: ...
+
+    @abstractmethod
+    def last_sequence(self, *, timeout: float | None = 5.0) -> int: ...  # noqa: D102
+
+    @abstractmethod
+    def get_latest_snapshot(  # noqa: D102
+        self, actor_id: str, *, timeout: float | None = 5.0
+    ) -> Snapshot | None: ...
+
+    def read_together(self, *actor_ids: str, timeout: float | None = 5.0) -> dict[str, list[Event]]:  # noqa: D102
+        deadline = Deadline(timeout)
+        until = self.last_sequence(timeout=timeout)
+        return {one: self.get_events(one, until=until, timeout=deadline.timeout_left()) for one in actor_ids}
+
+    def load(  # noqa: D102
+        self, actor_id: str, *, schema_version: int = 1, timeout: float | None = 5.0
+    ) -> LoadedActor:
+        deadline = Deadline(timeout)
+        check_version("schema_version", schema_version)
+        snapshot = self.get_latest_snapshot(actor_id, timeout=timeout)
+        if snapshot is not None and snapshot.schema_version != schema_version:
+            snapshot = None
+        events = self._events_after(actor_id, snapshot, deadline)
+        return LoadedActor(actor_id, snapshot, events)
+
+    def _events_after(self, actor_id: str, snapshot: Snapshot | None, deadline: Deadline) -> list[Event]:
+        first = 0 if snapshot is None else snapshot.version + 1
+        return self.get_events(actor_id, first, timeout=deadline.timeout_left())
+
+    # -- other nodes
+
+    def set_broadcaster(self, bus: EventBus | None, namespace: str | None = None) -> None:  # noqa: D102
+        if bus is None:
+            self._broadcaster = None
+            return
+        if not isinstance(bus, EventBus):
+            raise InvalidOptionError(f"a broadcaster is an EventBus or NATSEventBus, not {type(bus).__name__}")
+        if namespace is None:
+            raise InvalidOptionError("a broadcaster wants a namespace to publish EventStored under: 'tenant-abc'")
+        self._check_bus(bus)
+        self._broadcaster = _Broadcaster(bus, check_namespace(namespace))
+
+    def _check_bus(self, bus: EventBus) -> None:
+        """Refuse a bus that cannot be one for this store."""
+
+    def _told(self, stored: list[StoredEvent]) -> list[StoredEvent]:
+        """Tell the bus of what is stored; it has its own troubles, and counts them."""
+        broadcaster = self._broadcaster
+        if broadcaster is not None:
+            for one in stored:
+                broadcaster.bus.try_publish(broadcaster.namespace, EventStored.of(one.event, one.sequence))
+        return stored
+
+    # -- its end
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed
+
+    @abstractmethod
+    def close(self) -> None: ...  # noqa: D102
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise StoreClosedError(f"{self!r} is closed")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+# -- checking
+
+
+def check_actor_id(actor_id: str) -> None:
+    """Refuse what is no actor id."""
+    if not isinstance(actor_id, str) or not actor_id:
+        raise InvalidOptionError(f"an actor id is a non-empty str such as 'order-1', not {actor_id!r:.80}")
+
+
+def check_version(name: str, version: object, least: int = 0) -> None:
+    """Refuse what is no version."""
+    if isinstance(version, bool) or not isinstance(version, int) or not least <= version <= MAX_VERSION:
+        raise InvalidOptionError(f"{name} must be a whole number from {least} to 2**63 - 1, not {version!r:.80}")
+
+
+def _checked(events: Iterable[Event]) -> tuple[Event, ...]:
+    if isinstance(events, Event) or not isinstance(events, Iterable):
+        raise InvalidEventError(f"save_events() takes events, not one {type(events).__name__}")
+    checked = tuple(events)
+    for event in checked:
+        if not isinstance(event, Event):
+            raise InvalidEventError(f"a store takes Event(event_type=..., actor_id=...), not {type(event).__name__}")
+    if len(checked) > BATCH_LIMIT:
+        raise InvalidOptionError(
+            f"{len(checked)} events in one save; at most {BATCH_LIMIT} are stored at once, all or none: save fewer"
+        )
+    ids = set()
+    for event in checked:
+        if event.id in ids:
+            raise DuplicateIdError(f"two of the events to be stored have the id {event.id!r:.80}: make a new Event")
+        ids.add(event.id)
+    return checked
+
+
+def _check_order(events: Sequence[Event]) -> None:
+    """See that all have versions, and that those of each actor increase."""
+    versions: dict[str, int] = {}
+    for event in events:
+        before = versions.get(event.actor_id, 0)
+        if not event.version:
+            raise InvalidEventError(
+                f"event {event.event_type!r:.80} of actor {event.actor_id!r:.80} has no version: give it one, 1 or "
+                "more, or let append() number it"
+            )
+        if event.version <= before:
+            raise InvalidEventError(
+                f"the versions of actor {event.actor_id!r:.80} do not increase: {event.version} comes after {before}"
+            )
+        versions[event.actor_id] = event.version
+
+
+def numbered(events: Sequence[Event], version: int) -> tuple[Event, ...]:
+    """Give events the versions after this one."""
+    if version + len(events) > MAX_VERSION:
+        raise InvalidEventError(f"there are no versions after 2**63 - 1, and {len(events)} were to follow {version}")
+    return tuple(event.replace(version=version + place, namespace="") for place, event in enumerate(events, 1))
+
+
+def is_same(one: Event, other: Event) -> bool:
+    """Whether two events, as they are read, are the same fact; when it was written down, and by whom, is no part of it."""
+    return _identity(one) == _identity(other)
+
+
+_identity = attrgetter("id", "actor_id", "version", "event_type", "data")
