@@ -16,7 +16,7 @@ from ._engine import Engine
 from ._exit import at_exit, mind_the_exit
 from ._fork import Heir, heirs
 from ._lifetime import Lifetime, warn_unclosed
-from ._nats.interest import Interest, Message
+from ._nats.interest import Interest, Mailbox, Message
 from ._nats.options import ConnectOptions
 from ._nats.pump import Account
 from ._nats.reasons import counted, shown
@@ -326,6 +326,26 @@ class Connection(Lifetime, Heir):
         if not requests.carry(call):
             engine.loop.post(requests.send, call)
         return call
+
+    def tell(self, frame: bytes) -> None:
+        """Write commands to the server if there is a connection: nobody waits for an answer. For a store."""
+        engine = self._engine
+        if engine is None or self._closed:
+            return
+        requests = engine.link.requests
+        if not requests.tell(frame):
+            with suppress(BusClosedError):
+                engine.loop.post(requests.write, frame)
+
+    def subscribe(self, mailbox: Mailbox, deadline: Deadline) -> None:
+        """Have what is sent to a subject arrive in a mailbox; returns when the server has confirmed it. For a store.
+
+        Raises:
+            DeadlineExceededError: It had not in time.
+            PermissionDeniedError: It refuses.
+        """
+        self.enter(mailbox)
+        self.await_confirmation(mailbox, deadline)
 
     def _open(self, requests: Requests, deadline: Deadline) -> None:
         """Have answers sent here."""

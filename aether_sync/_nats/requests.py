@@ -156,6 +156,11 @@ class Requests:
         call.release()
         return False
 
+    def tell(self, frame: bytes) -> bool:
+        """Write commands past the loop, if that is possible; returns whether it was."""
+        shortcut = self._shortcut
+        return shortcut is not None and shortcut.carry(frame, is_event=False)
+
     def _forget(self, call: Call) -> None:
         token = self._tokens.pop(call, None)
         if token is not None:
@@ -188,6 +193,11 @@ class Requests:
                 self._unsent = deque(one for one in self._unsent if one in self._tokens)
         elif call in self._tokens and call.claim():
             self._wire.write(call.frame)
+
+    def write(self, frame: bytes) -> None:
+        """Write commands that nobody waits for, if there is a connection."""
+        if self._wire is not None:
+            self._wire.write(frame)
 
     def _take(self, messages: list[Message]) -> None:
         for message in messages:

@@ -27,7 +27,18 @@ from ..errors import (
     StoreUnavailableError,
 )
 
-__all__ = ["Acked", "BusyError", "JetStream", "Outgoing", "Page", "Pause", "Record", "RefusedError", "UnknownError"]
+__all__ = [
+    "Acked",
+    "BusyError",
+    "JetStream",
+    "Outgoing",
+    "Page",
+    "Pause",
+    "Record",
+    "RefusedError",
+    "UnknownError",
+    "command",
+]
 
 _TRY = 1.5  # seconds for one answer: what was sent to a server that died meanwhile is never answered
 _SHARE = 0.7  # of the time that is left, for the answer to a publish: the rest is to find out if there is none
@@ -159,7 +170,7 @@ class JetStream:
             # The first one's answer says whether there is room for a batch; the last one's, whether it is stored.
             last = len(messages) - 1
             return b"".join(
-                _command(one.subject, inbox if place in (0, last) else b"", head, one.data)
+                command(one.subject, inbox if place in (0, last) else b"", head, one.data)
                 for place, (one, head) in enumerate(zip(messages, headers, strict=True))
             )
 
@@ -250,6 +261,10 @@ class JetStream:
         """
         return self._api(subject, body, deadline)
 
+    def tell(self, subject: str) -> None:
+        """Put a request to the API whose answer nobody waits for."""
+        self._connection.tell(command(f"$JS.API.{subject}", b"", b"", b""))
+
     def _api(self, subject: str, body: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
         return _answer(self._persist(f"$JS.API.{subject}", body, deadline, single)[0])
 
@@ -277,7 +292,7 @@ class JetStream:
 
     def _ask(self, subject: str, body: dict[str, Any], deadline: Deadline, is_last: Callable[[Message], bool]) -> Call:
         data = json.dumps(body).encode()
-        return self._connection.ask(subject, lambda inbox: _command(subject, inbox, b"", data), deadline, is_last)
+        return self._connection.ask(subject, lambda inbox: command(subject, inbox, b"", data), deadline, is_last)
 
     def _too_late(self, deadline: Deadline) -> DeadlineExceededError:
         return DeadlineExceededError(f"no answer of the server within {deadline}{self._connection.why_not()}")
@@ -322,7 +337,8 @@ def _headers(messages: Sequence[Outgoing]) -> list[bytes]:
     return headers
 
 
-def _command(subject: str, inbox: bytes, headers: bytes, data: bytes) -> bytes:
+def command(subject: str, inbox: bytes, headers: bytes, data: bytes) -> bytes:
+    """Write a publish: ``PUB``, or ``HPUB`` if there are headers."""
     if headers:
         size = len(headers) + len(data)
         return b"HPUB %b %b %d %d\r\n%b%b\r\n" % (subject.encode(), inbox, len(headers), size, headers, data)

@@ -6,55 +6,29 @@ that does not come is not guessed at: the actor's last event is read from the le
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any, Unpack
 
 from .._checks import check_count
 from .._deadline import Deadline
 from .._fork import Heir, heirs
-from .._wire import decode_stored, encode_and_copy
+from .._waiting import Living
 from ..bus import EventBus
 from ..connection import Connection, ConnectionOptions
-from ..errors import (
-    AtomicAppendUnsupportedError,
-    DeadlineExceededError,
-    DecodingError,
-    DisconnectedError,
-    DuplicateIdError,
-    InvalidOptionError,
-    MalformedRecordError,
-    StoreUnavailableError,
-    UnknownOutcomeError,
-    VersionConflictError,
-)
+from ..errors import InvalidOptionError, VersionConflictError
 from ..events import Event
 from ..nats_bus import NATSEventBus
-from ..patterns import actor_matcher
-from ._cache import Known, VersionCache
-from ._jetstream import BusyError, JetStream, Outgoing, Pause, Record, RefusedError, UnknownError
+from ..patterns import SubscriptionFilter, actor_matcher
+from ._cache import VersionCache
+from ._jetstream import JetStream
 from ._names import Names
+from ._reading import Reader
 from ._stream import open_stream, settings
-from .base import AnyVersion, MalformedRecord, Reading, StoredEvent
-from .common import MAX_VERSION, StoreBase, check_actor_id, check_version, is_same, numbered
+from ._writing import Writer
+from .base import AnyVersion, Reading, StoredEvent
+from .common import MAX_VERSION, StoreBase, check_actor_id, check_version, numbered
+from .follow import JetStreamFollower
 
 __all__ = ["JetStreamEventStore"]
-
-_PAGE = 1_000  # events
-
-
-@dataclass(slots=True)
-class _Part:
-    """What one actor has in a save."""
-
-    actor_id: str
-    subject: str
-    events: list[Event]
-    exactly: int | None  # the version that the actor must have; None for any that is less than the first event's
-
-    def fits(self, version: int) -> bool:
-        """Whether it may be stored behind a version."""
-        return version < self.events[0].version if self.exactly is None else version == self.exactly
 
 
 class JetStreamEventStore(StoreBase, Heir):
@@ -106,6 +80,9 @@ class JetStreamEventStore(StoreBase, Heir):
 
     def _begin(self) -> None:
         self._cache = VersionCache()
+        self._reader = Reader(self._jetstream, self._names, self._cache)
+        self._writer = Writer(self._jetstream, self._names, self._cache, self._reader)
+        self._followers: Living[JetStreamFollower] = Living()
         self._config: dict[str, Any] | None = None  # the stream's, once it is known; written by any thread, all alike
 
     def _after_fork(self) -> None:
@@ -157,7 +134,7 @@ class JetStreamEventStore(StoreBase, Heir):
             return self._commit(numbered(events, expected), expected, deadline)
         self._open(deadline)
         while True:
-            known = self._cache.get(actor_id) or self._look(actor_id, deadline)
+            known = self._cache.get(actor_id) or self._reader.look(actor_id, deadline)
             try:
                 return self._commit(numbered(events, known.version), known.version, deadline)
             except VersionConflictError:
@@ -165,135 +142,8 @@ class JetStreamEventStore(StoreBase, Heir):
                     raise
 
     def _commit(self, events: Sequence[Event], exactly: int | None, deadline: Deadline) -> list[StoredEvent]:
-        """Store events with versions, all or none; try until they are, or cannot be, or the time is over."""
-        encoded = [encode_and_copy(event, "") for event in events]
-        copies = [copy for _, copy in encoded]
-        parts = self._parts(copies, exactly)
-        config = self._open(deadline)
-        if len(events) > 1 and not config.get("allow_atomic"):
-            raise AtomicAppendUnsupportedError(
-                f"stream {self._names.stream!r} has no allow_atomic, which {len(events)} events at once need: set it "
-                "(nats-server 2.12), or save one event at a time"
-            )
-        pause = Pause(deadline)
-        in_doubt = False  # something was sent, and no answer came
-        try:
-            while True:
-                _check_time(deadline)
-                tails = {part.actor_id: self._tail(part, deadline) for part in parts}
-                if not all(part.fits(tails[part.actor_id].version) for part in parts):
-                    return self._found(copies, parts, tails, in_doubt, deadline)
-                try:
-                    return self._publish(encoded, parts, tails, in_doubt, deadline)
-                except RefusedError:
-                    self._look_at(parts, deadline)
-                except UnknownError:
-                    in_doubt = True
-                    self._look_at(parts, deadline)
-                except BusyError as error:
-                    if not pause.take():
-                        raise StoreUnavailableError(f"nothing was stored within {deadline}: {error}") from error
-        except (DeadlineExceededError, DisconnectedError, StoreUnavailableError) as error:
-            if not in_doubt:
-                raise
-            raise UnknownOutcomeError(
-                f"{_counted(events)} may be stored, or not: no answer within {deadline}, and {error}. "
-                "save_events(error.events) is safe",
-                tuple(copies),
-            ) from error
-
-    def _parts(self, events: Sequence[Event], exactly: int | None) -> list[_Part]:
-        parts: dict[str, _Part] = {}
-        for event in events:
-            part = parts.get(event.actor_id)
-            if part is None:
-                subject = self._names.subject(event.actor_id)
-                parts[event.actor_id] = _Part(event.actor_id, subject, [event], exactly)
-            else:
-                part.events.append(event)
-        return list(parts.values())
-
-    def _tail(self, part: _Part, deadline: Deadline) -> Known:
-        """Return what is known of an actor; from the leader, if what is known here would forbid to store."""
-        known = self._cache.get(part.actor_id)
-        if known is None and part.events[0].version == 1:
-            return Known()  # most likely; if not, the server refuses
-        if known is None or known.is_doubtful or not part.fits(known.version):
-            return self._look(part.actor_id, deadline)
-        return known
-
-    def _publish(
-        self,
-        encoded: Sequence[tuple[bytes, Event]],
-        parts: Sequence[_Part],
-        tails: dict[str, Known],
-        in_doubt: bool,
-        deadline: Deadline,
-    ) -> list[StoredEvent]:
-        subjects = {part.actor_id: part.subject for part in parts}
-        expected: dict[str, int | None] = {actor_id: known.sequence for actor_id, known in tails.items()}
-        messages = []
-        for data, event in encoded:
-            subject = subjects[event.actor_id]
-            messages.append(Outgoing(subject, _message_id(subject, event), expected[event.actor_id], data))
-            expected[event.actor_id] = None  # only the first of each actor in a batch may have one
-        ack = self._jetstream.publish(self._names.stream, messages, deadline)
-        copies = [copy for _, copy in encoded]
-        if ack.duplicate:
-            return self._duplicates(copies[0], ack.seq, in_doubt, deadline)
-        first = ack.seq - len(copies) + 1
-        return self._stored(copies, range(first, ack.seq + 1), duplicate=False)
-
-    def _stored(self, events: Sequence[Event], sequences: Iterable[int], *, duplicate: bool) -> list[StoredEvent]:
-        stored = [
-            StoredEvent(event, sequence, duplicate, place == len(events))
-            for place, (event, sequence) in enumerate(zip(events, sequences, strict=True), 1)
-        ]
-        for one in stored:
-            self._cache.learn(one.event.actor_id, one.event.version, one.sequence)
-        return stored
-
-    def _duplicates(self, event: Event, sequence: int, in_doubt: bool, deadline: Deadline) -> list[StoredEvent]:
-        """The server knows the message id: see what it has stored under it."""
-        record = self._jetstream.next(self._names.stream, self._names.subject(event.actor_id), sequence, deadline)
-        there = None if record is None or record.sequence != sequence else self._decoded(record)
-        if there is None or not is_same(there, event):
-            raise DuplicateIdError(
-                f"event {event.id!r:.80} is to be stored, and something else is under its id: {there!r}"
-            )
-        return self._stored([there], [sequence], duplicate=not in_doubt)
-
-    def _found(
-        self,
-        events: Sequence[Event],
-        parts: Sequence[_Part],
-        tails: dict[str, Known],
-        in_doubt: bool,
-        deadline: Deadline,
-    ) -> list[StoredEvent]:
-        """Return events that an earlier try has stored.
-
-        Raises:
-            VersionConflictError: It has not.
-            DuplicateIdError: Under their ids something else is stored.
-        """
-        places: dict[str, tuple[Event, int]] = {}
-        for part in parts:
-            wanted = {event.version: event for event in part.events}
-            first, last = part.events[0].version, part.events[-1].version
-            for one in self._range(part.actor_id, first, last, deadline, verified=tails[part.actor_id]).events:
-                same = wanted.get(one.event.version)
-                if same is not None and same.id == one.event.id:
-                    if not is_same(same, one.event):
-                        raise DuplicateIdError(
-                            f"event {same.id!r:.80} is stored already, with other content: {one.event!r}"
-                        )
-                    places[same.id] = one.event, one.sequence
-        if len(places) < len(events):
-            part = next(part for part in parts if not part.fits(tails[part.actor_id].version))
-            raise VersionConflictError(part.actor_id, part.events[0].version, tails[part.actor_id].version)
-        there = [places[event.id] for event in events]
-        return self._stored([event for event, _ in there], [at for _, at in there], duplicate=not in_doubt)
+        atomic = self._open(deadline).get("allow_atomic", False)
+        return self._writer.commit(events, exactly, atomic, deadline)
 
     # -- reading
 
@@ -312,8 +162,8 @@ class JetStreamEventStore(StoreBase, Heir):
             check_version("until", until)
         self._refuse_if_closed()
         self._open(deadline)
-        verified = None if until is None else self._look(actor_id, deadline)  # a server behind might lack some
-        reading = self._range(actor_id, from_version, to_version, deadline, verified=verified)
+        verified = None if until is None else self._reader.look(actor_id, deadline)  # a server behind might lack some
+        reading = self._reader.range(actor_id, from_version, to_version, deadline, verified=verified)
         if reading.malformed:
             raise reading.malformed[0].error
         return [one.event for one in reading.events if until is None or one.sequence <= until]
@@ -330,9 +180,9 @@ class JetStreamEventStore(StoreBase, Heir):
     ) -> Iterator[Event]:
         last = to_version if to_version is not None else MAX_VERSION
         self._open(Deadline(timeout))
-        for record in self._records(actor_id, self._cache.before(actor_id, from_version), timeout, None):
+        for record in self._reader.records(actor_id, self._cache.before(actor_id, from_version), timeout, None):
             self._refuse_if_closed()
-            event = self._decoded(record)
+            event = self._reader.decoded(record)
             if event.version > last:
                 return
             if event.version >= from_version:
@@ -345,110 +195,14 @@ class JetStreamEventStore(StoreBase, Heir):
         _check_range(actor_id, from_version, to_version)
         self._refuse_if_closed()
         self._open(deadline)
-        return self._range(actor_id, from_version, to_version, deadline)
-
-    def _range(
-        self,
-        actor_id: str,
-        from_version: int,
-        to_version: int | None,
-        deadline: Deadline,
-        verified: Known | None = None,
-    ) -> Reading:
-        reading = Reading([], [])
-        last = to_version if to_version is not None else MAX_VERSION
-        after = self._cache.before(actor_id, from_version)
-        for record in self._records(actor_id, after, deadline.timeout_left(), verified):
-            try:
-                event = self._decoded(record)
-            except MalformedRecordError as error:
-                reading.malformed.append(MalformedRecord(record.sequence, record.data, error))
-                continue
-            if event.version > last:
-                break
-            if event.version >= from_version:
-                reading.events.append(StoredEvent(event, record.sequence, ends_batch=record.ends_batch))
-        return reading
-
-    def _records(self, actor_id: str, after: int, timeout: float | None, verified: Known | None) -> Iterator[Record]:
-        """Yield what is stored of an actor behind a sequence, up to what is known here, and to the leader's last.
-
-        Any server of the stream may answer, and be behind the leader: what it lacks is read from the leader.
-
-        Args:
-            actor_id: Whose.
-            after: Behind which sequence.
-            timeout: Seconds for each page.
-            verified: What the leader has just said of the actor; None if it need not be asked, if something is known.
-        """
-        stream, subject, deadline = self._names.stream, self._names.subject(actor_id), Deadline(timeout)
-        known = verified or self._cache.get(actor_id)
-        asked = None
-        if known is None:
-            asked = self._jetstream.begin_last(stream, subject, deadline)
-        elif known.is_doubtful:
-            known = self._look(actor_id, deadline)
-        pending = 1
-        while pending:
-            page = self._jetstream.page(stream, subject, after + 1, _PAGE, deadline)
-            yield from page.records
-            pending = page.pending if page.records else 0
-            after = page.records[-1].sequence if page.records else after
-            deadline = Deadline(timeout)
-        if asked is not None:
-            last = asked(deadline)
-            wanted = 0 if last is None else last.sequence
-            if last is not None and last.sequence >= after:
-                self._note(actor_id, last)
-        else:
-            wanted = known.sequence if known is not None else 0
-            if after < wanted and verified is None:
-                wanted = self._look(actor_id, deadline).sequence
-        while after < wanted:
-            record = self._jetstream.next(stream, subject, after + 1, deadline)
-            if record is None:
-                return
-            yield record
-            after = record.sequence
-
-    def _note(self, actor_id: str, record: Record) -> None:
-        """Remember an actor's last record, if it is an event."""
-        try:
-            self._cache.learn(actor_id, self._decoded(record).version, record.sequence)
-        except MalformedRecordError:
-            pass  # who reads it is told
-
-    def _decoded(self, record: Record) -> Event:
-        try:
-            event = decode_stored(record.data)
-        except DecodingError as error:
-            reason: Exception | str = error
-        else:
-            if event.version > 0 and self._names.subject(event.actor_id) == record.subject:
-                return event
-            reason = "it has no version" if not event.version else "it is of another actor than its subject"
-        raise MalformedRecordError(
-            f"record {record.sequence} of {record.subject!r} is no event: {reason}", record.sequence, record.data
-        )
-
-    def _look(self, actor_id: str, deadline: Deadline) -> Known:
-        """Ask the leader for an actor's last event, and believe it."""
-        before = self._cache.get(actor_id)
-        record = self._jetstream.last(self._names.stream, self._names.subject(actor_id), deadline)
-        if record is None:
-            return self._cache.replace(actor_id, 0, 0, before)
-        return self._cache.replace(actor_id, self._decoded(record).version, record.sequence, before)
-
-    def _look_at(self, parts: Iterable[_Part], deadline: Deadline) -> None:
-        for part in parts:
-            self._look(part.actor_id, deadline)
+        return self._reader.range(actor_id, from_version, to_version, deadline)
 
     def get_latest_version(self, actor_id: str, *, timeout: float | None = 5.0) -> int:  # noqa: D102
         deadline = Deadline(timeout)
         check_actor_id(actor_id)
         self._refuse_if_closed()
         self._open(deadline)
-        return self._look(actor_id, deadline).version
+        return self._reader.look(actor_id, deadline).version
 
     def last_sequence(self, *, timeout: float | None = 5.0) -> int:  # noqa: D102
         deadline = Deadline(timeout)
@@ -466,6 +220,31 @@ class JetStreamEventStore(StoreBase, Heir):
         self._open(deadline)
         subjects = self._jetstream.subjects(self._names.stream, self._names.wanted(pattern), deadline)
         return sorted(one for one in map(self._names.actor_id, subjects) if matches(one))
+
+    # -- following
+
+    def follow(  # noqa: D102
+        self,
+        *,
+        after: int = 0,
+        actors: str | None = None,
+        event_types: Iterable[str] = (),
+        timeout: float | None = 5.0,
+    ) -> JetStreamFollower:
+        deadline = Deadline(timeout)
+        check_version("after", after)
+        wanted = SubscriptionFilter(event_types=event_types, actor_pattern=actors)
+        self._refuse_if_closed()
+        self._open(deadline)
+        follower = JetStreamFollower(self._connection, self._jetstream, self._names, self._reader, after, wanted)
+        try:
+            follower.begin(deadline)
+            self._followers.add(follower)
+            self._refuse_if_closed()
+        except BaseException:
+            follower.close()
+            raise
+        return follower
 
     # -- what other nodes store
 
@@ -487,6 +266,8 @@ class JetStreamEventStore(StoreBase, Heir):
 
     def close(self) -> None:  # noqa: D102
         self._closed = True
+        for follower in self._followers:
+            follower.close()
         if self._owns_connection:
             self._connection.close()
 
@@ -494,22 +275,8 @@ class JetStreamEventStore(StoreBase, Heir):
         return f"<JetStreamEventStore {self._names.stream!r} {'closed' if self._closed else self._connection.summary}>"
 
 
-def _check_time(deadline: Deadline) -> None:
-    if not deadline.remaining():
-        raise DeadlineExceededError(f"nothing was stored within {deadline}")
-
-
 def _check_range(actor_id: str, from_version: int, to_version: int | None) -> None:
     check_actor_id(actor_id)
     check_version("from_version", from_version)
     if to_version is not None:
         check_version("to_version", to_version)
-
-
-def _message_id(subject: str, event: Event) -> str:
-    """By which the server knows a second try: message ids are per stream, so it is of the actor and version, too."""
-    return blake2b(f"{subject}\n{event.version}\n{event.id}".encode(), digest_size=16).hexdigest()
-
-
-def _counted(events: Sequence[Event]) -> str:
-    return "the event" if len(events) == 1 else f"the {len(events)} events"
