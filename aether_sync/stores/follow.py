@@ -175,9 +175,9 @@ class JetStreamFollower(Heir):
         def ready() -> bool:
             return bool(self._ready or inflow.arrived or inflow.is_broken or inflow.error or self._closed)
 
-        if not inflow.changed.wait(ready, Deadline(min(deadline.remaining(), inflow.silence()))):
-            if not deadline.remaining():
-                raise DeadlineExceededError(f"no event for {self!r} within {deadline}")
+        came = inflow.changed.wait(ready, Deadline(min(deadline.remaining(), inflow.silence())))
+        if not came and not deadline.remaining():
+            raise DeadlineExceededError(f"no event for {self!r} within {deadline}")
 
     # -- consumers
 
@@ -245,8 +245,8 @@ class JetStreamFollower(Heir):
                 return
             if not pause.take():
                 self._failure = StreamRegressionError(
-                    f"stream {self._names.stream!r} ends at {end}, and was read up to {self._scanned}: it was restored, "
-                    "has lost events, or is another one. Build anew what was made of it"
+                    f"stream {self._names.stream!r} ends at {end}, and was read up to {self._scanned}: it was restored,"
+                    " has lost events, or is another one. Build anew what was made of it"
                 )
                 raise self._failure
 
