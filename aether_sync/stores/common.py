@@ -139,6 +139,9 @@ class StoreBase:
     def _check_bus(self, bus: EventBus) -> None:
         """Refuse a bus that cannot be one for this store."""
 
+    def refuse_prefix(self, prefix: str) -> None:
+        """Raise ``InvalidOptionError`` if what a bus with this prefix publishes would be stored."""
+
     def _told(self, stored: list[StoredEvent]) -> list[StoredEvent]:
         """Tell the bus of what is stored; it has its own troubles, and counts them."""
         broadcaster = self._broadcaster

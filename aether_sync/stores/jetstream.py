@@ -64,7 +64,7 @@ class JetStreamEventStore(StoreBase, Heir):
         check_count("replicas", replicas)
         self._names = Names(stream, namespace)
         self._replicas = replicas
-        self._refuse_prefix("aether")  # of a bus that is not known here
+        self.refuse_prefix("aether")  # of a bus that is not known here
         self._owns_connection = not isinstance(connection, Connection)
         if isinstance(connection, Connection):
             if options:
@@ -113,9 +113,10 @@ class JetStreamEventStore(StoreBase, Heir):
 
     def _check_bus(self, bus: EventBus) -> None:
         if isinstance(bus, NATSEventBus):
-            self._refuse_prefix(bus.prefix)
+            self.refuse_prefix(bus.prefix)
 
-    def _refuse_prefix(self, prefix: str) -> None:
+    def refuse_prefix(self, prefix: str) -> None:
+        """Refuse to keep what a bus with this prefix publishes."""
         if prefix == self._names.stream:
             raise InvalidOptionError(
                 f"a store of stream {prefix!r} would keep what a bus with prefix {prefix!r} publishes: give one of them"
