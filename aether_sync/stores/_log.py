@@ -121,25 +121,22 @@ class Log:
 class _Position(NamedTuple):
     taken: int  # the sequence of the event that was taken last
     passed: int  # the last sequence that need not be looked at again
+    next: "dict[int, _Position]"  # the one behind it, under 0: who puts it there has taken the event that lies between
 
 
 class LogFollower:
-    """Reads on in a log: the ``Follower`` of a store in memory.
-
-    Accepted race: a signal handler that takes from this follower over a thread that is just taking from it may get the
-    same event. Only a handler that reads what it interrupts the reading of can see it.
-    """
+    """Reads on in a log: the ``Follower`` of a store in memory. It takes by one operation that nothing interrupts."""
 
     def __init__(self, log: Log, after: int, wanted: SubscriptionFilter) -> None:
         self._log = log
         self._wanted = wanted
-        self._position = _Position(after, after)  # replaced whole, under the log's lock
+        self._position = _Position(after, after, {})  # or one further on: it may lag behind
         self._closed = False
 
     @property
     def sequence(self) -> int:
         """The sequence of the event that was taken last, or ``after``: the checkpoint."""
-        return self._position.taken
+        return self._here().taken
 
     @property
     def is_caught_up(self) -> bool:
@@ -182,18 +179,25 @@ class LogFollower:
             batch.append(found)
         return batch
 
+    def _here(self) -> _Position:
+        position = self._position
+        while position.next:
+            position = position.next[0]
+        self._position = position
+        return position
+
     def _next(self, *, take: bool) -> StoredEvent | None:
-        """Return the next wanted event, if there is one. It is looked for without the lock."""
+        """Return the next wanted event, if there is one."""
         while True:
-            position = self._position
-            found, passed = self._search(position.passed)
-            with self._log.lock:
-                if self._position is not position:
-                    continue  # another thread took what was found
-                if take and found is not None:
-                    self._position = _Position(found.sequence, found.sequence)
-                else:
-                    self._position = position._replace(passed=passed)
+            here = self._here()
+            found, passed = self._search(here.passed)
+            if found is not None and take:
+                following = _Position(found.sequence, found.sequence, {})
+            elif passed > here.passed:
+                following = _Position(here.taken, passed, {})
+            else:
+                return found
+            if here.next.setdefault(0, following) is following:  # else another thread was quicker
                 return found
 
     def _search(self, passed: int) -> tuple[StoredEvent | None, int]:
@@ -205,7 +209,7 @@ class LogFollower:
         return None, max(passed, end)
 
     def _is_to_look(self) -> bool:
-        return self.closed or self._log.end() > self._position.passed
+        return self.closed or self._log.end() > self._here().passed
 
     def close(self) -> None:
         self._closed = True

@@ -187,7 +187,7 @@ class InMemoryEventStore(StoreBase):
     def save_snapshot(self, snapshot: Snapshot, *, timeout: float | None = 5.0) -> bool:  # noqa: D102
         Deadline(timeout)
         copy = copied_snapshot(snapshot)
-        with self._log.lock:
+        with self._log.lock:  # a handler's close() may let others in here: then the older one may stay, to no harm
             self._refuse_if_closed()
             sequence = self._sequence_of(copy)
             kept = self._snapshots.get(copy.actor_id)
@@ -232,7 +232,7 @@ class InMemoryEventStore(StoreBase):
         last = self.last_sequence(timeout=timeout)
         if after > last:
             raise StreamRegressionError(
-                f"{self!r} ends at sequence {last}, and was to be followed after {after}: what was read of it is lost, so "
+                f"{self!r} ends at sequence {last}, and was to be followed after {after}: what was read of it is lost; "
                 "begin again, with after=0"
             )
         return LogFollower(self._log, after, wanted)
