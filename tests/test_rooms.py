@@ -10,7 +10,7 @@ import aether_sync
 
 PACKAGE = Path(aether_sync.__file__).parent
 
-#: From the bottom up: a room imports only from rooms above it in this list. ``_nats`` is one room, and so is ``stores``.
+#: From the bottom up: a room imports only from rooms above it in this list. ``_nats`` and ``stores`` are one room each.
 ROOMS = [
     "_version", "errors", "events", "_wire", "patterns", "_checks", "_deadline", "_waiting", "_fork", "_exit",
     "_lifetime", "_reporter", "metrics", "_queues", "_outbox", "_index", "_routing", "subscription", "bus",
