@@ -126,6 +126,19 @@ class LoopThread(Heir):
             with suppress(RuntimeError):  # it is closed: nothing is left to be done there
                 self._loop.call_soon_threadsafe(callback)
 
+    def repeat(self, seconds: float, callback: Callable[[], bool]) -> None:
+        """Run a callback on the loop every so many seconds, until it returns False or the loop ends.
+
+        Raises:
+            BusClosedError: The loop takes no more.
+        """
+
+        def run() -> None:
+            if callback():
+                self._loop.call_later(seconds, run)
+
+        self.post(self._loop.call_later, seconds, run)
+
     def call(self, function: Callable[..., Coroutine[Any, Any, T]], *args: object, deadline: Deadline) -> T:
         """Run a coroutine function on the loop and wait for what it returns.
 

@@ -372,6 +372,10 @@ class Connection(Lifetime, Heir):
         if engine is not None:
             engine.loop.nudge(callback)
 
+    def repeat(self, seconds: float, callback: Callable[[], bool]) -> None:
+        """Run a callback on the loop thread every so many seconds, until it returns False. For a store."""
+        self._ready().loop.repeat(seconds, callback)
+
     def counts(self) -> dict[str, int]:
         """Return what ``metrics()`` says of a connection."""
         events, size = self._outbox.depth()

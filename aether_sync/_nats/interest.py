@@ -82,6 +82,7 @@ class Mailbox(Interest):
         take: Called on the loop thread with what has arrived; must not raise.
         moved: Called there when what comes from now on comes through another connection.
         ended: Called, on any thread, when nothing comes any more, with the reason.
+        group: A queue group of its own: who is a member gets what is on its way while it leaves.
     """
 
     whole = True
@@ -92,8 +93,9 @@ class Mailbox(Interest):
         take: Callable[[list[Message]], object],
         moved: Callable[[], object] = lambda: None,
         ended: Callable[[AetherError], object] = lambda _: None,
+        group: str | None = None,
     ) -> None:
-        super().__init__(subject, None)
+        super().__init__(subject, group)
         self.inbox = self
         self.arrived: list[Message] = []
         self._take = take

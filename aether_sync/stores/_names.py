@@ -50,6 +50,30 @@ class Names:
         self.snapshots = f"{self.stream}~snapshots"
         self.poison = f"{self.stream}~poison"
 
+    def consumer(self, name: str) -> str:
+        """What a consumer is called on the server.
+
+        Raises:
+            InvalidOptionError: It is no name, or too long.
+        """
+        escaped = _escaped("consumer", name)
+        if len(escaped) > _LONGEST_NAME:
+            raise InvalidOptionError(f"the consumer's name is {len(escaped)} bytes long: at most {_LONGEST_NAME}")
+        return escaped
+
+    def poisoned(self, consumer: str) -> list[str]:
+        """The subjects of what a consumer gave up: by the server's advisories, and by our own word.
+
+        Args:
+            consumer: As it is called on the server; ``"*"`` for all.
+        """
+        advisories = "$JS.EVENT.ADVISORY.CONSUMER"
+        return [
+            f"{advisories}.MAX_DELIVERIES.{self.stream}.{consumer}",
+            f"{advisories}.MSG_TERMINATED.{self.stream}.{consumer}",
+            f"{self.poison}.{consumer}",
+        ]
+
     @property
     def all_events(self) -> str:
         """The subjects of all events."""

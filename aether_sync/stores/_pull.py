@@ -71,10 +71,11 @@ class Inflow:
         self.error: AetherError | None = None
         self._last_sign = 0.0
 
-    def begin(self) -> None:
-        """Forget what has come: another flow begins."""
+    def begin(self, keep: bool = False) -> None:
+        """Begin another flow; forget what has come, unless it is kept."""
         with self.lock:
-            self.arrived.clear()
+            if not keep:
+                self.arrived.clear()
             self.asked = 0
             self.is_broken = False
             self._last_sign = monotonic()
@@ -104,7 +105,7 @@ class Inflow:
                     self._heed(message)
             self.asked = max(0, self.asked - len(came))
             self.arrived.extend(came)
-            if came or self.is_broken:
+            if came or self.is_broken or not self.asked:  # who is woken for nothing asks again
                 self.changed.wake(len(came) or len(self.changed))
 
     def _heed(self, status: Message) -> None:
@@ -137,9 +138,10 @@ class Pulling:
         connection: Over which.
         stream: Of which.
         window: Messages asked for and not yet taken, at most.
+        drains: Whether what is on its way still arrives after :meth:`close`.
     """
 
-    def __init__(self, connection: Connection, stream: str, window: int) -> None:
+    def __init__(self, connection: Connection, stream: str, window: int, *, drains: bool = False) -> None:
         self.inflow = Inflow()
         self._connection = connection
         self._stream = stream
@@ -147,17 +149,18 @@ class Pulling:
         self._consumer = ""
         inflow = self.inflow
         subject = f"_INBOX.{os.urandom(12).hex()}"
-        self.mailbox = Mailbox(subject, inflow.take, moved=inflow.break_off, ended=inflow.end)
+        group = "drains" if drains else None
+        self.mailbox = Mailbox(subject, inflow.take, moved=inflow.break_off, ended=inflow.end, group=group)
 
     def subscribe(self, deadline: Deadline) -> None:
         """Have answers sent here, if they are not yet."""
         if not self.mailbox.confirmed.done:
             self._connection.subscribe(self.mailbox, deadline)
 
-    def begin(self, consumer: str) -> None:
-        """Pull from this consumer from now on."""
+    def begin(self, consumer: str, *, keep: bool = False) -> None:
+        """Pull from this consumer from now on; what has come of the last is forgotten, unless it is kept."""
         self._consumer = consumer
-        self.inflow.begin()
+        self.inflow.begin(keep)
         self.ask()
 
     def ask(self) -> None:
@@ -180,3 +183,7 @@ class Pulling:
     def close(self) -> None:
         """Have nothing sent here any more."""
         self._connection.leave(self.mailbox)
+
+    def await_last(self, deadline: Deadline) -> None:
+        """After :meth:`close`: wait until nothing is on its way any more."""
+        self._connection.await_last([self.mailbox], deadline)

@@ -19,6 +19,7 @@ from ..events import Event
 from ..nats_bus import NATSEventBus
 from ..patterns import SubscriptionFilter, actor_matcher
 from ._cache import VersionCache
+from ._durable import ConsumerState
 from ._jetstream import JetStream
 from ._names import Names
 from ._reading import Reader
@@ -27,7 +28,10 @@ from ._stream import open_stream, settings
 from ._writing import Writer
 from .base import AnyVersion, Reading, Snapshot, StoredEvent
 from .common import MAX_VERSION, StoreBase, check_actor_id, check_version, numbered
+from .consume import Consumption
+from .consumers import ConsumeOptions, Consumers
 from .follow import JetStreamFollower
+from .poison import Poisoned
 
 __all__ = ["JetStreamEventStore"]
 
@@ -85,6 +89,7 @@ class JetStreamEventStore(StoreBase, Heir):
         self._writer = Writer(self._jetstream, self._names, self._cache, self._reader)
         self._snapshots = Snapshots(self._jetstream, self._names, self._cache, self._reader, self._replicas)
         self._followers: Living[JetStreamFollower] = Living()
+        self._consumers = Consumers(self._connection, self._jetstream, self._names, self._reader, self._replicas)
         self._config: dict[str, Any] | None = None  # the stream's, once it is known; written by any thread, all alike
 
     def _after_fork(self) -> None:
@@ -272,6 +277,113 @@ class JetStreamEventStore(StoreBase, Heir):
             raise
         return follower
 
+    # -- consuming
+
+    def consume(self, consumer: str, **options: Unpack[ConsumeOptions]) -> Consumption:
+        """Join a durable consumer, or make it: each event goes to one of all processes and threads that iterate it.
+
+        At least once: an event that is not acknowledged in time is delivered again, to any of them; so is one whose
+        acknowledgement is lost with a connection. Handlers compare ``sequence``, or the event's version, with what they
+        have had. The order of an actor's events is not kept among processes; see :meth:`run` for one.
+
+        A delivery counts as an attempt, whether it is worked on or not: what a process had at hand when it was killed
+        is nearer to the poison place than before. ``prefetch`` says how much that may be.
+
+        Args:
+            consumer: Its name, for all who share it.
+            **options: ``actors``: A pattern of actor ids; by default all.
+                ``event_types``: Any of them; by default all types.
+                ``start``: Where a new one begins: ``"first"`` (the default), ``"new"`` for what is stored from now on,
+                or the sequence to begin after.
+                ``ack_wait``: Seconds after which an event that is not acknowledged is delivered again; 30 by default.
+                What waits here to be taken is kept from that, and has three quarters of it when it is taken.
+                ``max_deliver``: Deliveries of an event, before it goes to the poison place; 5 by default. The server
+                notices it when somebody asks for more.
+                ``max_ack_pending``: Events being worked on, in all processes; 1000 by default.
+                ``prefetch``: Events that wait here to be taken; 64 by default.
+                ``timeout``: Seconds for the beginning; 5 by default.
+
+        Raises:
+            StreamMismatchError: There is one of that name with other settings; the error names each.
+        """
+        self._refuse_if_closed()
+        return self._consumers.consume(consumer, **options)
+
+    def poisoned(self, consumer: str, *, limit: int = 1_000, timeout: float | None = 5.0) -> list[Poisoned]:
+        """Look at what a consumer gave up: events that it rejected, or that came ``max_deliver`` times in vain.
+
+        Args:
+            consumer: Its name.
+            limit: Events at most.
+            timeout: Seconds.
+
+        Returns:
+            The events, in the order of the store; they stay where they are.
+        """
+        self._refuse_if_closed()
+        return self._consumers.poisoned(consumer, limit, Deadline(timeout))
+
+    def consume_poisoned(
+        self,
+        consumer: str,
+        *,
+        ack_wait: float = 30.0,
+        max_ack_pending: int = 1_000,
+        prefetch: int = 64,
+        timeout: float | None = 5.0,
+    ) -> Consumption:
+        """Work once more on what a consumer gave up, shared by processes as with :meth:`consume`.
+
+        An ``ack()`` takes an event from the poison place for good. What is not acknowledged stays, and comes again, as
+        often as it may be; what is rejected comes again after a minute.
+
+        Args:
+            consumer: Its name.
+            ack_wait: As for :meth:`consume`.
+            max_ack_pending: As well.
+            prefetch: As well.
+            timeout: Seconds for the beginning.
+        """
+        self._refuse_if_closed()
+        return self._consumers.consume_poisoned(
+            consumer, ack_wait=ack_wait, max_ack_pending=max_ack_pending, prefetch=prefetch, timeout=timeout
+        )
+
+    def discard_poisoned(self, consumer: str, sequence: int, *, timeout: float | None = 5.0) -> bool:
+        """Take an event from the poison place of a consumer without working on it; returns whether it was there."""
+        self._refuse_if_closed()
+        return self._consumers.discard_poisoned(consumer, sequence, Deadline(timeout))
+
+    def wait_for(self, sequence: int, consumer: str, *, timeout: float | None = 5.0) -> None:
+        """Return when a consumer has acknowledged all of its events up to a sequence: what it builds shows them.
+
+        An event that it gave up is not waited for; but one that was delivered ``max_deliver`` times may hold this up
+        for as long as the consumer never rests.
+
+        Args:
+            sequence: Of an event, as saving it returned.
+            consumer: Its name.
+            timeout: Seconds.
+
+        Raises:
+            DeadlineExceededError: It had not in time; the error says how far it is.
+            StoreError: There is no such consumer.
+        """
+        self._refuse_if_closed()
+        self._consumers.wait_for(sequence, consumer, Deadline(timeout))
+
+    def consumers(self, *, timeout: float | None = 5.0) -> list[ConsumerState]:
+        """Return how far each durable consumer is, by name."""
+        deadline = Deadline(timeout)
+        self._refuse_if_closed()
+        self._open(deadline)
+        return self._consumers.states(deadline)
+
+    def delete_consumer(self, consumer: str, *, timeout: float | None = 5.0) -> bool:
+        """Forget a consumer, and how far it is; returns whether there was one. What it gave up stays."""
+        self._refuse_if_closed()
+        return self._consumers.forget(consumer, Deadline(timeout))
+
     # -- what other nodes store
 
     def cached_version(self, actor_id: str) -> int | None:  # noqa: D102
@@ -294,6 +406,7 @@ class JetStreamEventStore(StoreBase, Heir):
         self._closed = True
         for follower in self._followers:
             follower.close()
+        self._consumers.close()
         if self._owns_connection:
             self._connection.close()
 

@@ -1,0 +1,126 @@
+"""What a consumption makes deliveries of: events, or the pointers to them in the poison place."""
+
+import logging
+from typing import Protocol
+
+from .._deadline import Deadline
+from .._nats.interest import Message
+from .._reporter import Burst
+from ..errors import (
+    AetherError,
+    DeadlineExceededError,
+    DisconnectedError,
+    MalformedRecordError,
+    StoreUnavailableError,
+)
+from ..patterns import SubscriptionFilter
+from . import _durable
+from ._jetstream import JetStream, Record
+from ._names import Names
+from ._pull import Place, place_of
+from ._reading import Reader
+from .delivery import ACK, Delivery, Desk, logged, nak
+from .poison import Advisory, PoisonPlace
+
+__all__ = ["Events", "Pointers", "Source"]
+
+_FETCH = 5.0  # seconds to read the event that a pointer points to
+_BURY = 5.0  # seconds to put a record that is no event into the poison place
+_AGAIN = 60.0  # seconds after which what stays in the poison place is handed out again
+
+
+class Source(Protocol):
+    """Makes deliveries of messages."""
+
+    def look(self, consumer: str, deadline: Deadline) -> None:
+        """See that the consumer is there."""
+
+    def read(self, message: Message, desk: Desk, passed: list[bytes]) -> Delivery | None:
+        """Make a delivery of a message; if it is not wanted, add where it is acknowledged to those passed by."""
+
+    def bury(self, delivery: Delivery, reason: str, deadline: Deadline) -> None:
+        """Put a delivery into the poison place."""
+
+
+class Events:
+    """Reads events for a consumer."""
+
+    def __init__(
+        self,
+        jetstream: JetStream,
+        names: Names,
+        reader: Reader,
+        poison: PoisonPlace,
+        consumer: str,
+        filter: SubscriptionFilter,  # noqa: A002
+    ) -> None:
+        self._jetstream = jetstream
+        self._names = names
+        self._reader = reader
+        self._poison = poison
+        self._consumer = consumer
+        self._filter = filter
+        self._burst = Burst()  # of records that are no events
+
+    def look(self, consumer: str, deadline: Deadline) -> None:
+        """See that the consumer is there."""
+        _durable.look(self._jetstream, self._names.stream, consumer, deadline)
+
+    def read(self, message: Message, desk: Desk, passed: list[bytes]) -> Delivery | None:
+        """Make a delivery of a message, if it is an event that is wanted; else add it to those passed by."""
+        place = place_of(message)
+        try:
+            event = self._reader.decoded(Record(place.sequence, place.subject.decode(), message[1], message[2]))
+        except MalformedRecordError as error:
+            self._bury_malformed(place, desk, error)
+            return None
+        if self._filter.matches(event):
+            return Delivery(event, place.sequence, place.attempt, place.reply, desk)
+        passed.append(place.reply)
+        return None
+
+    def _bury_malformed(self, place: Place, desk: Desk, error: MalformedRecordError) -> None:
+        logged(self._burst, logging.WARNING, "%r passes by what is no event: %s", self._consumer, error)
+        try:
+            self._poison.bury(self._consumer, place.sequence, place.attempt, str(error), Deadline(_BURY))
+        except AetherError:  # it comes again
+            return
+        desk.tell(place.reply, ACK)
+
+    def bury(self, delivery: Delivery, reason: str, deadline: Deadline) -> None:
+        """Put a delivery into the poison place, and only then acknowledge it."""
+        self._poison.bury(self._consumer, delivery.sequence, delivery.attempt, reason, deadline)
+        delivery.release(ACK)
+
+
+class Pointers:
+    """Reads what is in the poison place, for a consumer of that."""
+
+    def __init__(self, jetstream: JetStream, names: Names, poison: PoisonPlace) -> None:
+        self._jetstream = jetstream
+        self._names = names
+        self._poison = poison
+        self._burst = Burst()  # of records that are no events
+
+    def look(self, consumer: str, deadline: Deadline) -> None:
+        """See that the consumer is there."""
+        _durable.look(self._jetstream, self._names.poison, consumer, deadline)
+
+    def read(self, message: Message, desk: Desk, passed: list[bytes]) -> Delivery | None:
+        """Make a delivery of a message, if it points to an event; else it stays where it is."""
+        place = place_of(message)
+        try:
+            pointer = Advisory.of(place.sequence, message[2])
+            event = self._poison.event(pointer.stream_seq, Deadline(_FETCH))
+        except MalformedRecordError as error:
+            logged(self._burst, logging.WARNING, "what is no event stays in the poison place: %s", error)
+            desk.tell(place.reply, nak(_AGAIN))
+            return None
+        except (DeadlineExceededError, DisconnectedError, StoreUnavailableError):  # it comes again
+            desk.tell(place.reply, nak(1.0))
+            return None
+        return Delivery(event, pointer.stream_seq, place.attempt, place.reply, desk)
+
+    def bury(self, delivery: Delivery, reason: str, deadline: Deadline) -> None:
+        """It is there already, and stays."""
+        delivery.release(nak(_AGAIN))

@@ -1,0 +1,174 @@
+"""What a store does with its durable consumers."""
+
+from collections.abc import Iterable
+from typing import Literal, TypedDict, cast
+
+from .._checks import check_count, check_seconds
+from .._deadline import Deadline
+from .._waiting import Living
+from ..connection import Connection
+from ..errors import InvalidOptionError, StoreClosedError
+from ..patterns import SubscriptionFilter
+from . import _durable
+from ._durable import ConsumerState
+from ._jetstream import JetStream
+from ._names import Names
+from ._reading import Reader
+from ._sources import Events, Pointers, Source
+from ._stream import open_stream, settings
+from .common import check_version
+from .consume import Consumption
+from .poison import Poisoned, PoisonPlace
+
+__all__ = ["ConsumeOptions", "Consumers"]
+
+
+class ConsumeOptions(TypedDict, total=False):
+    """The keyword arguments of ``consume()``."""
+
+    actors: str | None
+    event_types: Iterable[str]
+    start: Literal["first", "new"] | int
+    ack_wait: float
+    max_deliver: int
+    max_ack_pending: int
+    prefetch: int
+    timeout: float | None
+
+
+class Consumers:
+    """The durable consumers of one store. Any thread."""
+
+    def __init__(
+        self, connection: Connection, jetstream: JetStream, names: Names, reader: Reader, replicas: int
+    ) -> None:
+        self._connection = connection
+        self._jetstream = jetstream
+        self._names = names
+        self._reader = reader
+        self._replicas = replicas
+        self._poison = PoisonPlace(jetstream, names, reader, replicas)
+        self._living: Living[Consumption] = Living()
+        self._closed = False
+
+    def consume(
+        self,
+        consumer: str,
+        *,
+        actors: str | None = None,
+        event_types: Iterable[str] = (),
+        start: Literal["first", "new"] | int = "first",
+        ack_wait: float = 30.0,
+        max_deliver: int = 5,
+        max_ack_pending: int = 1_000,
+        prefetch: int = 64,
+        timeout: float | None = 5.0,
+    ) -> Consumption:
+        """As ``consume()`` of a store."""
+        deadline = Deadline(timeout)
+        name = self._names.consumer(consumer)
+        wanted = SubscriptionFilter(event_types=event_types, actor_pattern=actors)
+        after = _after(start)
+        _check(ack_wait, max_ack_pending, prefetch)
+        check_count("max_deliver", max_deliver)
+        config = _durable.settings(self._names, name, wanted, after, ack_wait, max_deliver, max_ack_pending)
+        self._open(deadline)
+        _durable.join(self._jetstream, self._names.stream, config, deadline)
+        source = Events(self._jetstream, self._names, self._reader, self._poison, name, wanted)
+        return self._begun(self._names.stream, name, prefetch, ack_wait, source, deadline)
+
+    def consume_poisoned(
+        self,
+        consumer: str,
+        *,
+        ack_wait: float = 30.0,
+        max_ack_pending: int = 1_000,
+        prefetch: int = 64,
+        timeout: float | None = 5.0,
+    ) -> Consumption:
+        """As ``consume_poisoned()`` of a store."""
+        deadline = Deadline(timeout)
+        name = self._names.consumer(consumer)
+        _check(ack_wait, max_ack_pending, prefetch)
+        self._open(deadline)
+        config = _durable.poison_settings(self._names, name, ack_wait, max_ack_pending)
+        _durable.join(self._jetstream, self._names.poison, config, deadline)
+        source = Pointers(self._jetstream, self._names, self._poison)
+        return self._begun(self._names.poison, name, prefetch, ack_wait, source, deadline)
+
+    def _open(self, deadline: Deadline) -> None:
+        """See that both streams are there; that of the poisoned first: what is given up must have a place to go to."""
+        open_stream(self._jetstream, settings(self._names, self._replicas), deadline)
+        self._poison.open(deadline)
+
+    def _begun(
+        self,
+        stream: str,
+        name: str,
+        prefetch: int,
+        ack_wait: float,
+        source: Source,
+        deadline: Deadline,
+    ) -> Consumption:
+        found = Consumption(self._connection, stream, name, prefetch, ack_wait, source)
+        try:
+            found.begin(deadline, first=True)
+            self._living.add(found)
+            self._refuse_if_closed()
+        except BaseException:
+            found.close()
+            raise
+        return found
+
+    def poisoned(self, consumer: str, limit: int, deadline: Deadline) -> list[Poisoned]:
+        """Return what a consumer gave up."""
+        check_count("limit", limit)
+        return self._poison.look(self._names.consumer(consumer), limit, deadline)
+
+    def discard_poisoned(self, consumer: str, sequence: int, deadline: Deadline) -> bool:
+        """Take an event from the poison place of a consumer."""
+        check_version("sequence", sequence, least=1)
+        return self._poison.discard(self._names.consumer(consumer), sequence, deadline)
+
+    def wait_for(self, sequence: int, consumer: str, deadline: Deadline) -> None:
+        """Return when a consumer has acknowledged all up to a sequence."""
+        check_version("sequence", sequence)
+        _durable.wait_for(self._jetstream, self._names, sequence, self._names.consumer(consumer), deadline)
+
+    def states(self, deadline: Deadline) -> list[ConsumerState]:
+        """Return how far each is."""
+        return _durable.listed(self._jetstream, self._names.stream, deadline)
+
+    def forget(self, consumer: str, deadline: Deadline) -> bool:
+        """Delete a consumer, and that of what it gave up; returns whether there was one."""
+        name = self._names.consumer(consumer)
+        _durable.forget(self._jetstream, self._names.poison, name, deadline)
+        return _durable.forget(self._jetstream, self._names.stream, name, deadline)
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise StoreClosedError("the store was closed meanwhile")
+
+    def close(self) -> None:
+        """End all iterations."""
+        self._closed = True
+        for consumption in self._living:
+            consumption.close()
+
+
+def _after(start: object) -> int | None:
+    """The sequence to begin after; None for what comes."""
+    if start == "first":
+        return 0
+    if start == "new":
+        return None
+    if isinstance(start, str):
+        raise InvalidOptionError(f'start must be "first", "new", or the sequence to begin after, not {start!r:.80}')
+    check_version("start", start)
+    return cast(int, start)
+
+
+def _check(ack_wait: float, max_ack_pending: int, prefetch: int) -> None:
+    check_seconds("ack_wait", ack_wait)
+    check_count("max_ack_pending", max_ack_pending)
+    check_count("prefetch", prefetch)

@@ -1,0 +1,194 @@
+"""The poison place: the stream of what consumers gave up, to be looked at and worked on again.
+
+It has two springs. What a handler rejects is published here, and acknowledged only once it is stored. What ends without
+a word (the process that works on it dies at the last attempt) is known by the server's own advisory, which the stream
+captures. An advisory is sent once and to nobody in particular: one that is sent while this stream has no leader is
+lost, and so the event is missing here. The event itself is in the store in any case; only a pointer to it is kept here.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from .._deadline import Deadline
+from ..errors import DeadlineExceededError, MalformedRecordError
+from ..events import Event
+from ._jetstream import BusyError, JetStream, Outgoing, Pause, Record, UnknownError
+from ._names import Names
+from ._reading import Reader
+from ._stream import open_stream
+
+__all__ = ["Advisory", "PoisonPlace", "Poisoned"]
+
+_PAGE = 1_000  # pointers
+_NO_REASON = "it was delivered as often as may be, and never acknowledged"
+
+
+@dataclass(frozen=True, slots=True)
+class Poisoned:
+    """An event that a consumer gave up.
+
+    Attributes:
+        sequence: Its place in the store.
+        event: The event; None if the record there is none.
+        attempts: How often it was delivered.
+        reason: Why it was given up.
+        timestamp: When, aware.
+    """
+
+    sequence: int
+    event: Event | None
+    attempts: int
+    reason: str
+    timestamp: datetime
+
+
+class Advisory(msgspec.Struct, frozen=True):
+    """What is stored here: the server's advisory, or ours of the same shape.
+
+    The server's are ``io.nats.jetstream.advisory.v1.max_deliver`` and ``.terminated``.
+    """
+
+    stream_seq: int
+    timestamp: datetime
+    deliveries: int = 0
+    reason: str = _NO_REASON
+
+    @classmethod
+    def of(cls, sequence: int, data: bytes) -> "Advisory":
+        """Read what is stored here under a sequence.
+
+        Raises:
+            MalformedRecordError: It is none.
+        """
+        try:
+            return _read(data)
+        except msgspec.MsgspecError as error:
+            raise MalformedRecordError(
+                f"record {sequence} of the poison place is no advisory", sequence, data
+            ) from error
+
+
+_read = msgspec.json.Decoder(Advisory).decode
+
+
+class PoisonPlace:
+    """The poison place of one store. Any thread."""
+
+    def __init__(self, jetstream: JetStream, names: Names, reader: Reader, replicas: int) -> None:
+        self._jetstream = jetstream
+        self._names = names
+        self._reader = reader
+        self._replicas = replicas
+        self._is_open = False
+
+    def open(self, deadline: Deadline) -> None:
+        """See that it is there.
+
+        Raises:
+            StreamMismatchError: There is such a stream with other settings.
+        """
+        if not self._is_open:
+            open_stream(self._jetstream, _settings(self._names, self._replicas), deadline)
+            self._is_open = True
+
+    def bury(self, consumer: str, sequence: int, attempts: int, reason: str, deadline: Deadline) -> None:
+        """Put a pointer to an event here; returns when it is stored.
+
+        Raises:
+            DeadlineExceededError: It may be stored, or not.
+        """
+        body = {
+            "type": "aether_sync.rejected",
+            "timestamp": datetime.now(UTC).isoformat(),
+            "stream": self._names.stream,
+            "consumer": consumer,
+            "stream_seq": sequence,
+            "deliveries": attempts,
+            "reason": reason,
+        }
+        data = json.dumps(body).encode()
+        message = Outgoing(f"{self._names.poison}.{consumer}", os.urandom(16).hex(), None, data)
+        pause = Pause(deadline)
+        while True:
+            try:
+                self._jetstream.publish(self._names.poison, [message], deadline)
+            except (BusyError, UnknownError) as error:
+                if not pause.take():
+                    raise DeadlineExceededError(
+                        f"event {sequence} is not in the poison place within {deadline}: {error}"
+                    ) from error
+            else:
+                return
+
+    def event(self, sequence: int, deadline: Deadline) -> Event:
+        """Return the event that a pointer points to.
+
+        Raises:
+            MalformedRecordError: The record there is none.
+        """
+        record = self._jetstream.next(self._names.stream, self._names.all_events, sequence, deadline)
+        if record is None or record.sequence != sequence:
+            raise MalformedRecordError(f"there is no record {sequence} any more", sequence, b"")
+        return self._reader.decoded(record)
+
+    def look(self, consumer: str, limit: int, deadline: Deadline) -> list[Poisoned]:
+        """Return what is here of a consumer, in the order of the store."""
+        found: dict[int, Poisoned] = {}
+        for record in self._records(consumer, deadline):
+            one = Advisory.of(record.sequence, record.data)
+            if one.stream_seq not in found and len(found) < limit:
+                found[one.stream_seq] = self._whole(one, deadline)
+        return [found[sequence] for sequence in sorted(found)]
+
+    def discard(self, consumer: str, sequence: int, deadline: Deadline) -> bool:
+        """Take away what points to an event; returns whether there was any."""
+        pointers = [
+            record.sequence
+            for record in self._records(consumer, deadline)
+            if Advisory.of(record.sequence, record.data).stream_seq == sequence
+        ]
+        for pointer in pointers:
+            subject = f"STREAM.MSG.DELETE.{self._names.poison}"
+            self._jetstream.request(subject, {"seq": pointer, "no_erase": True}, deadline)
+        return bool(pointers)
+
+    def _whole(self, one: Advisory, deadline: Deadline) -> Poisoned:
+        event, reason = None, one.reason
+        try:
+            event = self.event(one.stream_seq, deadline)
+        except MalformedRecordError as error:
+            reason = f"{reason}; {error}" if reason != str(error) else reason
+        return Poisoned(one.stream_seq, event, one.deliveries, reason, one.timestamp)
+
+    def _records(self, consumer: str, deadline: Deadline) -> list[Record]:
+        """Read all pointers of a consumer: pages from any server, then what that one lacks from the leader."""
+        self.open(deadline)
+        found: list[Record] = []
+        for subject in self._names.poisoned(consumer):
+            after, pending = 0, 1
+            while pending:
+                page = self._jetstream.page(self._names.poison, subject, after + 1, _PAGE, deadline)
+                found += page.records
+                pending = page.pending if page.records else 0
+                after = page.records[-1].sequence if page.records else after
+            while (record := self._jetstream.next(self._names.poison, subject, after + 1, deadline)) is not None:
+                found.append(record)
+                after = record.sequence
+        return sorted(found)
+
+
+def _settings(names: Names, replicas: int) -> dict[str, Any]:
+    return {
+        "name": names.poison,
+        "subjects": names.poisoned("*"),
+        "retention": "workqueue",
+        "discard": "old",
+        "storage": "file",
+        "num_replicas": replicas,
+        "allow_direct": True,
+    }
