@@ -5,7 +5,6 @@ delivers again, to any of them, up to a number of times; then the event goes to 
 """
 
 import weakref
-from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import Self
@@ -16,7 +15,7 @@ from .._exit import before_threads_end
 from .._fork import Heir, heirs
 from .._lifetime import warn_unclosed
 from .._nats.interest import Message
-from .._waiting import Living
+from .._waiting import Living, outside_guards
 from ..connection import Connection
 from ..errors import (
     AetherError,
@@ -28,7 +27,7 @@ from ..errors import (
 )
 from ._pull import Pulling
 from ._sources import Source
-from .delivery import ACK, Delivery, Desk, Keeper, nak
+from .delivery import ACK, Delivery, Desk, Keeper
 
 __all__ = ["Consumption"]
 
@@ -212,9 +211,9 @@ class Consumption(Heir):
         self._inflow.changed.wake_all()
         self._finalizer.detach()
         self._pulling.close()
-        self._pulling.await_last(Deadline(_DRAIN))
-        self._keeper.tell(self._keeper.waiting(), nak(0))
-        self._keeper.ends = True
+        with outside_guards():
+            self._pulling.await_last(Deadline(_DRAIN))
+        self._keeper.give_back()
 
     def _end(self) -> AetherError:
         return self._failure or StoreClosedError(f"{self!r} is closed")
@@ -250,10 +249,5 @@ def _end_consuming() -> None:
 def _abandon(connection: Connection, pulling: Pulling, keeper: Keeper, name: str) -> None:
     """A consumption was dropped without ``close()``: called by its finalizer, takes no lock."""
     keeper.ends = True
-    connection.nudge(partial(_give_back, pulling, keeper))
+    connection.nudge(pulling.close)
     warn_unclosed(name, None)
-
-
-def _give_back(pulling: Pulling, keeper: Keeper) -> None:
-    pulling.close()
-    keeper.tell(keeper.waiting(), nak(0))

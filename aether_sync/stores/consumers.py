@@ -1,7 +1,7 @@
 """What a store does with its durable consumers."""
 
 from collections.abc import Iterable
-from typing import Literal, TypedDict, cast
+from typing import Literal, TypedDict, Unpack, cast
 
 from .._checks import check_count, check_seconds
 from .._deadline import Deadline
@@ -19,8 +19,14 @@ from ._stream import open_stream, settings
 from .common import check_version
 from .consume import Consumption
 from .poison import Poisoned, PoisonPlace
+from .runner import Handler, Runner
 
 __all__ = ["ConsumeOptions", "Consumers"]
+
+_MAX_DELIVER = 5
+_HELD_BY_RUNNER = 256  # events: so that those of several actors are among them
+_CLOSE = 5.0  # seconds for the handlers of all runners
+_OF_POISONED = {"ack_wait", "max_ack_pending", "prefetch", "timeout"}
 
 
 class ConsumeOptions(TypedDict, total=False):
@@ -49,6 +55,7 @@ class Consumers:
         self._replicas = replicas
         self._poison = PoisonPlace(jetstream, names, reader, replicas)
         self._living: Living[Consumption] = Living()
+        self._runners: Living[Runner] = Living()
         self._closed = False
 
     def consume(
@@ -59,7 +66,7 @@ class Consumers:
         event_types: Iterable[str] = (),
         start: Literal["first", "new"] | int = "first",
         ack_wait: float = 30.0,
-        max_deliver: int = 5,
+        max_deliver: int = _MAX_DELIVER,
         max_ack_pending: int = 1_000,
         prefetch: int = 64,
         timeout: float | None = 5.0,
@@ -95,6 +102,45 @@ class Consumers:
         _durable.join(self._jetstream, self._names.poison, config, deadline)
         source = Pointers(self._jetstream, self._names, self._poison)
         return self._begun(self._names.poison, name, prefetch, ack_wait, source, deadline)
+
+    def run(
+        self,
+        consumer: str,
+        handler: Handler,
+        *,
+        threads: int,
+        retry_delay: float,
+        poisoned: bool,
+        **options: Unpack[ConsumeOptions],
+    ) -> Runner:
+        """As ``run()`` of a store."""
+        check_count("threads", threads)
+        check_seconds("retry_delay", retry_delay)
+        if not callable(handler):
+            raise InvalidOptionError(f"a handler is called with each delivery, and {handler!r:.80} cannot be called")
+        options.setdefault("prefetch", _HELD_BY_RUNNER)
+        if poisoned:
+            common = {key: value for key, value in options.items() if key in _OF_POISONED}
+            consumption = self.consume_poisoned(consumer, **common)  # type: ignore[arg-type]
+        else:
+            consumption = self.consume(consumer, **options)
+        runner = Runner.of(
+            self._connection,
+            consumption,
+            handler,
+            consumer=consumer,
+            threads=threads,
+            retry_delay=retry_delay,
+            attempts=options.get("max_deliver", _MAX_DELIVER),
+            counts_deliveries=not poisoned,
+            capacity=options["prefetch"],
+        )
+        self._runners.add(runner)
+        runner.start()
+        if self._closed:
+            runner.close()
+            self._refuse_if_closed()
+        return runner
 
     def _open(self, deadline: Deadline) -> None:
         """See that both streams are there; that of the poisoned first: what is given up must have a place to go to."""
@@ -150,8 +196,11 @@ class Consumers:
             raise StoreClosedError("the store was closed meanwhile")
 
     def close(self) -> None:
-        """End all iterations."""
+        """End all iterations and runners; their handlers have some seconds for that."""
         self._closed = True
+        deadline = Deadline(_CLOSE)
+        for runner in self._runners:
+            runner.close(deadline.timeout_left())
         for consumption in self._living:
             consumption.close()
 

@@ -55,7 +55,7 @@ class Keeper:
 
     Attributes:
         held: Where what was taken and is still held is acknowledged. Single operations only, any thread.
-        ends: Nothing is taken from the inflow any more.
+        ends: Nothing is taken from the inflow any more; what is left there is given back, the next time at the latest.
     """
 
     def __init__(self, connection: Connection, inflow: Inflow, ack_wait: float) -> None:
@@ -74,15 +74,23 @@ class Keeper:
         """Whether the server may have given away what is held here: it was not told for too long."""
         return monotonic() - self._kept > self._ack_wait * 0.9
 
-    def waiting(self) -> list[bytes]:
-        """Where what has come and is not taken yet is acknowledged."""
+    def give_back(self) -> None:
+        """Give back what has come and was not taken, and from now on only keep what is held."""
+        self.ends = True
+        with self._inflow.lock:
+            waiting = self._waiting()
+            self._inflow.arrived.clear()
+        self.tell(waiting, nak(0))
+
+    def _waiting(self) -> list[bytes]:
         with self._inflow.lock:
             return [place_of(message).reply for message in self._inflow.arrived]
 
     def _keep(self) -> bool:
         """Tell once; on the loop thread."""
-        replies = [*self.held, *(() if self.ends else self.waiting())]
-        self.tell(replies, _IN_PROGRESS)
+        if self.ends:  # whoever took from it was dropped, perhaps: what was on its way then is here by now
+            self.give_back()
+        self.tell([*self.held, *self._waiting()], _IN_PROGRESS)
         if self._connection.is_connected:
             self._kept = monotonic()
         return bool(self.held) or not self.ends
@@ -212,13 +220,15 @@ class Delivery:
             StoreError: It was acknowledged or given back before.
         """
         deadline = Deadline(timeout)
+        if not isinstance(reason, str):
+            raise InvalidOptionError(f"a reason is a str for who looks there, not {reason!r:.80}")
         if self._settle("rejected"):
             try:
                 self._desk.bury(self, reason, deadline)
             except BaseException:
                 self.settled = ""
                 raise
-            self._desk.keeper.held.pop(self._reply, None)
+            self.let_go()
 
     def _settle(self, how: str) -> bool:
         """Note how it is settled; returns whether it was not yet."""
@@ -228,12 +238,16 @@ class Delivery:
             first = not self.settled
             self.settled = how
         if how != "rejected":  # which takes a while
-            self._desk.keeper.held.pop(self._reply, None)
+            self.let_go()
         return first
 
     def keep(self) -> None:
         """Have the server told that work on it goes on, until it is settled. For a runner."""
         self._desk.keeper.held[self._reply] = None
+
+    def let_go(self) -> None:
+        """Have the server told no more."""
+        self._desk.keeper.held.pop(self._reply, None)
 
     def release(self, word: bytes) -> None:
         """Say a word of it, without settling it. For who puts it into the poison place."""

@@ -32,6 +32,7 @@ from .consume import Consumption
 from .consumers import ConsumeOptions, Consumers
 from .follow import JetStreamFollower
 from .poison import Poisoned
+from .runner import Handler, Runner
 
 __all__ = ["JetStreamEventStore"]
 
@@ -308,6 +309,36 @@ class JetStreamEventStore(StoreBase, Heir):
         """
         self._refuse_if_closed()
         return self._consumers.consume(consumer, **options)
+
+    def run(
+        self,
+        consumer: str,
+        handler: Handler,
+        *,
+        threads: int = 4,
+        retry_delay: float = 1.0,
+        poisoned: bool = False,
+        **options: Unpack[ConsumeOptions],
+    ) -> Runner:
+        """Have a handler called with each delivery, on threads of its own, each actor's events one after the other.
+
+        Args:
+            consumer: As for :meth:`consume`.
+            handler: Called with a :class:`Delivery`; several at a time. It need not acknowledge.
+            threads: That many.
+            retry_delay: Seconds before an event whose handler failed is tried again; doubled each time, up to 60.
+            poisoned: Handle what the consumer gave up, as :meth:`consume_poisoned`.
+            **options: Those of :meth:`consume`. ``max_deliver`` is also how often a handler is tried before the event
+                is given up; ``prefetch``, 256 by default, how many events are here in the lanes of their actors, and
+                how many wait to be put there.
+
+        Returns:
+            A started :class:`Runner`: keep it, and close it.
+        """
+        self._refuse_if_closed()
+        return self._consumers.run(
+            consumer, handler, threads=threads, retry_delay=retry_delay, poisoned=poisoned, **options
+        )
 
     def poisoned(self, consumer: str, *, limit: int = 1_000, timeout: float | None = 5.0) -> list[Poisoned]:
         """Look at what a consumer gave up: events that it rejected, or that came ``max_deliver`` times in vain.

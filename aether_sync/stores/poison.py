@@ -109,7 +109,7 @@ class PoisonPlace:
             "consumer": consumer,
             "stream_seq": sequence,
             "deliveries": attempts,
-            "reason": reason,
+            "reason": reason.encode(errors="replace").decode(),  # no lone surrogates, which who reads it refuses
         }
         data = json.dumps(body).encode()
         message = Outgoing(f"{self._names.poison}.{consumer}", os.urandom(16).hex(), None, data)

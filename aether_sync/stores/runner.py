@@ -1,0 +1,187 @@
+"""``Runner``: a pool of threads that handles what a consumption delivers, each actor's events one after the other."""
+
+import logging
+import threading
+import weakref
+from copy import copy
+from functools import partial
+from itertools import count
+from types import TracebackType
+from typing import Self
+
+from .._deadline import Deadline
+from .._exit import before_threads_end
+from .._fork import Heir, heirs
+from .._lifetime import warn_unclosed
+from .._reporter import Burst
+from .._waiting import Living, outside_guards
+from ..connection import Connection
+from ..errors import StoreClosedError, StoreError
+from ._crew import Crew, Handler
+from .consume import Consumption
+from .delivery import logged
+
+__all__ = ["Handler", "Runner"]
+
+_AT_EXIT = 5.0  # seconds for the handlers of all runners that nobody closed
+
+_numbers = count(1)
+
+
+class Runner(Heir):
+    """Handles the events of a durable consumer on threads of its own, until it or its store is closed.
+
+    The events of one actor are handled one after the other, in the order of the store, as far as this process gets
+    them; those of different actors at the same time. JetStream keeps no such order *among* processes: two of them may
+    handle two events of one actor at the same time, or the later one first, and any event may come twice. A handler
+    compares ``delivery.sequence``, or the event's version, with what it has had.
+
+    A handler that returns has done it, and the event is acknowledged. One that raises is called again after a pause,
+    while later events of that actor wait and others go on; after ``max_deliver`` attempts the event goes to the poison
+    place. It may also settle the delivery itself: :meth:`Delivery.reject` gives up at once, :meth:`Delivery.nak` passes
+    it on. However long it takes, the event is not given to another as long as this process lives and is connected.
+    """
+
+    def __init__(self, connection: Connection, crew: Crew, threads: int, consumer: str) -> None:
+        self._crew = crew
+        self._name = repr(consumer)
+        number = next(_numbers)
+        self._threads = [
+            threading.Thread(target=crew.take, name=f"aether-taker-{number}", daemon=True),
+            *(
+                threading.Thread(target=crew.work, name=f"aether-worker-{next(_numbers)}", daemon=True)
+                for _ in range(threads)
+            ),
+        ]
+        self._finalizer = weakref.finalize(self, _abandon, connection, crew, repr(self))
+        self._finalizer.atexit = False
+        heirs.add(self)
+        _runners.add(self)
+
+    @classmethod
+    def of(
+        cls,
+        connection: Connection,
+        consumption: Consumption,
+        handler: Handler,
+        *,
+        consumer: str,
+        threads: int,
+        retry_delay: float,
+        attempts: int,
+        counts_deliveries: bool,
+        capacity: int,
+    ) -> "Runner":
+        """Make one of a consumption, not started; it closes that with itself."""
+        crew = Crew(consumption, handler, retry_delay, attempts, counts_deliveries, capacity)
+        return cls(connection, crew, threads, consumer)
+
+    def start(self) -> None:
+        """Start the threads."""
+        for thread in self._threads:
+            with self._crew.lock:
+                self._crew.running += 1
+            try:
+                thread.start()
+            except RuntimeError as error:  # there are too many, or the interpreter ends
+                self._crew.running -= 1
+                self.close()
+                raise StoreError(f"{thread.name} cannot be started: {error}") from error
+
+    # -- its end
+
+    @property
+    def closed(self) -> bool:
+        """Whether it handles nothing more: :meth:`close` was called, or the store closed, or it failed."""
+        return self._crew.closing
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it has ended: until another thread, or a handler, closes it or its store.
+
+        Args:
+            timeout: Seconds; None waits for ever.
+
+        Returns:
+            Whether it has.
+
+        Raises:
+            AetherError: What ended it: the consumer was deleted, the connection closed for good, a right revoked.
+        """
+        crew = self._crew
+        ended = crew.ended.wait(lambda: crew.closing and not crew.running, Deadline(timeout))
+        if crew.failure is not None:
+            raise copy(crew.failure) from crew.failure
+        return ended
+
+    def close(self, timeout: float | None = 5.0) -> bool:
+        """Take no more, let the handlers that run come to their end, and give back the rest. Idempotent.
+
+        From any thread; a handler that calls it is not waited for.
+
+        Args:
+            timeout: Seconds for the handlers that run. One that takes longer is left behind: what it handles is
+                delivered to another once its ack wait is over.
+
+        Returns:
+            Whether all handlers have ended.
+        """
+        deadline, crew = Deadline(timeout), self._crew
+        self._finalizer.detach()
+        crew.stop()
+        crew.consumption.close()
+        own = threading.current_thread() in self._threads
+        with outside_guards():
+            ended = crew.ended.wait(lambda: crew.running <= own, deadline)
+        crew.give_back()
+        if ended:
+            self._join(deadline)
+        else:
+            crew.abandon_busy()
+            names = ", ".join(thread.name for thread in self._threads if thread.is_alive())
+            logged(Burst(), logging.WARNING, "closing %r leaves handlers behind, on %s", self, names)
+        return ended
+
+    def _join(self, deadline: Deadline) -> None:
+        for thread in self._threads:
+            if thread.ident is not None and thread is not threading.current_thread():
+                thread.join(deadline.for_lock())
+
+    def _after_fork(self) -> None:
+        self._finalizer.detach()
+        self._crew.closing, self._crew.running = True, 0
+        self._crew.failure = StoreClosedError(f"{self!r} was made before the fork, and is its parent's: run it here")
+        self._crew.ended.wake_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Runner of {self._name}{' closed' if self.closed else ''}>"
+
+
+_runners: Living[Runner] = Living()
+
+
+@before_threads_end
+def _end_running() -> None:
+    """Let handlers come to their end, once the main thread is done."""
+    deadline = Deadline(_AT_EXIT)
+    for runner in _runners:
+        runner.close(deadline.timeout_left())
+
+
+def _abandon(connection: Connection, crew: Crew, name: str) -> None:
+    """A runner was dropped without ``close()``: called by its finalizer, takes no lock."""
+    crew.closing = True
+    connection.nudge(partial(_disband, crew))
+    warn_unclosed(name, None)
+
+
+def _disband(crew: Crew) -> None:
+    crew.stop()
+    crew.consumption.close()

@@ -1,0 +1,382 @@
+"""The runner: handlers on threads of its own, each actor's events in order, failures tried again and then given up."""
+
+import gc
+import logging
+import random
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from aether_sync import Event, InvalidOptionError, JetStreamEventStore, NatsServer, StoreError
+from aether_sync.stores.delivery import Delivery
+
+from .conftest import PATIENCE, UNIT, eventually, run_threads
+from .programs import consumers as programs
+from .programs.run import run
+from .test_consume import ACK_WAIT, MakeStore, save
+
+pytestmark = pytest.mark.concurrent
+
+QUICK = 0.001 * UNIT
+
+
+class Recorder:
+    """A handler that notes what it has, and sees that no actor has two events in work at once."""
+
+    def __init__(self, fails: Callable[[Delivery], object] = lambda _: False) -> None:
+        self.handled: dict[str, list[int]] = defaultdict(list)
+        self.tries: dict[int, int] = defaultdict(int)
+        self.threads: set[str] = set()
+        self.at_once = 0
+        self._busy: set[str] = set()
+        self._fails = fails
+        self._lock = threading.Lock()
+
+    def __call__(self, delivery: Delivery) -> None:
+        actor = delivery.event.actor_id
+        with self._lock:
+            assert actor not in self._busy, "two events of an actor at once"
+            self._busy.add(actor)
+            self.at_once = max(self.at_once, len(self._busy))
+            self.tries[delivery.sequence] += 1
+            self.threads.add(threading.current_thread().name)
+        try:
+            time.sleep(random.random() * 0.001)
+            if self._fails(delivery):
+                raise KeyError("of the handler")
+            self.handled[actor].append(delivery.sequence)
+        finally:
+            self._busy.remove(actor)
+
+    def sequences(self) -> list[int]:
+        return sorted(sequence for sequences in self.handled.values() for sequence in sequences)
+
+    def check_order(self) -> None:
+        for sequences in self.handled.values():
+            assert sequences == sorted(sequences)
+
+
+@pytest.fixture
+def go_on() -> Iterator[threading.Event]:
+    """What handlers wait for; set at the latest when the test ends."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+class TestOrder:
+    def test_each_actors_events_come_in_order(self, store: JetStreamEventStore) -> None:
+        save(store, 600, actors=12)
+        recorder = Recorder(lambda delivery: random.random() < 0.2)
+        with store.run("c", recorder, threads=8, retry_delay=QUICK, max_deliver=50) as runner:
+            store.wait_for(600, "c", timeout=PATIENCE)
+        recorder.check_order()
+        assert recorder.sequences() == list(range(1, 601))
+        assert sum(recorder.tries.values()) > 650
+        assert recorder.at_once > 2
+        assert all(name.startswith("aether-worker-") for name in recorder.threads)
+        assert runner.closed
+        assert runner.wait()
+
+    def test_an_actor_waits_only_for_itself(
+        self,
+        store: JetStreamEventStore,
+        go_on: threading.Event,
+    ) -> None:
+        save(store, 40, actors=4)
+        recorder = Recorder()
+
+        def handle(delivery: Delivery) -> None:
+            if delivery.event.actor_id == "a-0":
+                go_on.wait(PATIENCE)
+            recorder(delivery)
+
+        with store.run("c", handle, threads=2):
+            eventually(lambda: len(recorder.sequences()) == 30)
+            assert "a-0" not in recorder.handled
+            go_on.set()
+            store.wait_for(40, "c", timeout=PATIENCE)
+        recorder.check_order()
+
+    def test_an_earlier_event_that_comes_again_comes_first(
+        self,
+        store: JetStreamEventStore,
+        go_on: threading.Event,
+    ) -> None:
+        save(store, 4, actors=1)
+        recorder = Recorder()
+        with store.consume("c") as events:
+            taken = [events.get(timeout=PATIENCE) for _ in range(2)]
+            taken[0].ack(confirm=True)
+            with store.run("c", lambda one: (go_on.wait(PATIENCE), recorder(one))) as runner:
+                events.close()  # 3 and 4 come again
+                eventually(lambda: len(runner._crew._held) == 2)
+                taken[1].nak()
+                eventually(lambda: len(runner._crew._held) == 3)
+                go_on.set()
+                store.wait_for(4, "c", timeout=PATIENCE)
+        assert recorder.handled["a-0"][1:] == sorted(recorder.handled["a-0"][1:])
+
+    def test_processes_share(self, make_store: MakeStore) -> None:
+        one, other = make_store(), make_store()
+        save(one, 1_000)
+        here, there = Recorder(), Recorder()
+        with one.run("c", here, prefetch=20), other.run("c", there, prefetch=20):
+            one.wait_for(1_000, "c", timeout=PATIENCE)
+        assert sorted(here.sequences() + there.sequences()) == list(range(1, 1_001))
+        assert here.handled
+        assert there.handled
+
+    def test_it_holds_no_more_than_it_may(
+        self,
+        store: JetStreamEventStore,
+        go_on: threading.Event,
+    ) -> None:
+        save(store, 100)
+        with store.run("c", lambda _: go_on.wait(PATIENCE), prefetch=8) as runner:
+            eventually(lambda: store.consumers()[0].unacknowledged == 16)
+            assert len(runner._crew._held) == 8
+            go_on.set()
+            store.wait_for(100, "c", timeout=PATIENCE)
+
+
+class TestFailures:
+    def test_one_is_tried_again_and_then_given_up(
+        self,
+        store: JetStreamEventStore,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        save(store, 30, actors=3)
+        recorder = Recorder(lambda delivery: delivery.sequence in (4, 5))
+        with caplog.at_level(logging.ERROR), store.run("c", recorder, retry_delay=QUICK, max_deliver=3):
+            store.wait_for(30, "c", timeout=PATIENCE)
+        recorder.check_order()
+        assert recorder.sequences() == [n for n in range(1, 31) if n not in (4, 5)]
+        assert (recorder.tries[4], recorder.tries[5]) == (3, 3)
+        assert [(one.sequence, one.reason) for one in store.poisoned("c")] == [
+            (4, "KeyError: 'of the handler'"),
+            (5, "KeyError: 'of the handler'"),
+        ]
+        (record,) = caplog.records
+        assert "attempt 1 of 3" in record.getMessage()
+        assert record.exc_info is not None
+
+    def test_what_was_given_up_is_handled_again(self, store: JetStreamEventStore) -> None:
+        save(store, 20, actors=2)
+        broken = True
+        recorder = Recorder(lambda _: broken)
+        options: dict[str, Any] = {"retry_delay": QUICK, "max_deliver": 2, "actors": "a-*"}
+        with store.run("c", recorder, **options):
+            store.wait_for(20, "c", timeout=PATIENCE)
+        assert len(store.poisoned("c")) == 20
+        broken = False
+        with store.run("c", recorder, poisoned=True, **options):
+            eventually(lambda: store.poisoned("c") == [])
+        assert recorder.sequences() == list(range(1, 21))
+
+    def test_what_still_fails_stays(self, store: JetStreamEventStore) -> None:
+        save(store, 1)
+        recorder = Recorder(lambda _: True)
+        with store.run("c", recorder, retry_delay=QUICK, max_deliver=1):
+            store.wait_for(1, "c", timeout=PATIENCE)
+        with store.run("c", recorder, poisoned=True, retry_delay=QUICK, max_deliver=3):
+            eventually(lambda: recorder.tries[1] == 4)
+        assert len(store.poisoned("c")) == 1
+
+    def test_pauses_between_tries_double(self, store: JetStreamEventStore) -> None:
+        save(store, 1)
+        times: list[float] = []
+
+        def fail(_: Delivery) -> None:
+            times.append(time.monotonic())
+            raise SystemExit
+
+        with store.run("c", fail, retry_delay=0.05 * UNIT, max_deliver=4):
+            store.wait_for(1, "c", timeout=PATIENCE)
+        pauses = [later - earlier for earlier, later in pairwise(times)]
+        assert [pause >= wanted * UNIT for pause, wanted in zip(pauses, (0.05, 0.1, 0.2), strict=True)] == [True] * 3
+        assert [one.reason for one in store.poisoned("c")] == ["SystemExit: "]
+
+    def test_a_retry_is_not_forgotten_while_others_work(
+        self,
+        store: JetStreamEventStore,
+        go_on: threading.Event,
+    ) -> None:
+        save(store, 1)
+        tried: list[int] = []
+
+        def handle(delivery: Delivery) -> None:
+            tried.append(delivery.sequence)
+            if delivery.sequence == 1 and tried.count(1) == 1:
+                raise ValueError
+            if delivery.sequence > 1:
+                go_on.wait(PATIENCE)
+
+        with store.run("c", handle, threads=3, retry_delay=0.2 * UNIT):
+            eventually(lambda: tried == [1])
+            store.save_event(Event(event_type="Done", actor_id="b-1", version=1))
+            store.save_event(Event(event_type="Done", actor_id="b-2", version=1))
+            eventually(lambda: tried.count(1) == 2, "the second try, with one thread free")
+            go_on.set()
+
+    def test_a_handler_may_settle_it_itself(self, store: JetStreamEventStore) -> None:
+        save(store, 4, actors=4)
+        seen: dict[int, int] = defaultdict(int)
+
+        def handle(delivery: Delivery) -> None:
+            seen[delivery.sequence] += 1
+            if delivery.sequence == 1:
+                delivery.reject("at once")
+            elif delivery.sequence == 2:
+                delivery.ack(confirm=True, timeout=PATIENCE)
+                raise ValueError("after it was done")
+            elif delivery.sequence == 3 and delivery.attempt == 1:
+                delivery.nak()
+
+        with store.run("c", handle, retry_delay=QUICK):
+            store.wait_for(4, "c", timeout=PATIENCE)
+        assert seen == {1: 1, 2: 1, 3: 2, 4: 1}
+        assert [one.reason for one in store.poisoned("c")] == ["at once"]
+
+    def test_a_handler_may_take_its_time(
+        self,
+        store: JetStreamEventStore,
+        go_on: threading.Event,
+    ) -> None:
+        save(store, 10, actors=1)
+        recorder = Recorder()
+
+        def handle(delivery: Delivery) -> None:
+            recorder(delivery)
+            if delivery.sequence == 1:
+                go_on.wait(PATIENCE)
+
+        with store.run("c", handle, ack_wait=ACK_WAIT), store.consume("c", ack_wait=ACK_WAIT) as other:
+            assert other.get_batch(1, timeout=4 * ACK_WAIT) == []
+            go_on.set()
+            store.wait_for(10, "c", timeout=PATIENCE)
+        assert set(recorder.tries.values()) == {1}
+
+
+class TestItsEnd:
+    def test_running_handlers_end_and_the_rest_is_given_back(
+        self,
+        make_store: MakeStore,
+        go_on: threading.Event,
+    ) -> None:
+        store = make_store()
+        save(store, 100)
+        recorder = Recorder()
+
+        def handle(delivery: Delivery) -> None:
+            go_on.wait(PATIENCE)
+            recorder(delivery)
+
+        runner = store.run("c", handle, threads=3)
+        eventually(lambda: len(runner._crew._held) == 100)
+        threading.Timer(0.1 * UNIT, go_on.set).start()
+        assert runner.close(PATIENCE)
+        assert runner.close()
+        assert len(recorder.sequences()) == 3
+        with make_store().run("c", recorder):
+            store.wait_for(100, "c", timeout=PATIENCE)
+        assert recorder.sequences() == list(range(1, 101))
+
+    def test_a_handler_that_takes_longer_is_left_behind(
+        self,
+        make_store: MakeStore,
+        go_on: threading.Event,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        store = make_store()
+        save(store, 2)
+        runner = store.run("c", lambda _: go_on.wait(PATIENCE), threads=1, ack_wait=ACK_WAIT)
+        eventually(lambda: len(runner._crew._held) == 2)
+        begun = time.monotonic()
+        with caplog.at_level(logging.WARNING):
+            assert not runner.close(0.1 * UNIT)
+        assert time.monotonic() - begun < PATIENCE / 4
+        assert "aether-worker-" in caplog.text
+        with make_store().consume("c", ack_wait=ACK_WAIT) as events:
+            assert {events.get(timeout=PATIENCE).sequence for _ in range(2)} == {1, 2}
+        assert not runner.wait(0)
+        go_on.set()
+        assert runner.wait(PATIENCE)
+
+    @pytest.mark.parametrize("what", ["runner", "store"])
+    def test_a_handler_may_close_it(self, make_store: MakeStore, what: str) -> None:
+        store = make_store()
+        save(store, 1)
+        ready = threading.Event()
+        runner = store.run("c", lambda _: (ready.wait(), (runner if what == "runner" else store).close()))
+        run_threads(lambda: runner.wait(PATIENCE), ready.set)
+        assert runner.closed
+
+    def test_the_store_ends_it(self, make_store: MakeStore) -> None:
+        store = make_store()
+        save(store, 10)
+        recorder = Recorder()
+        runner = store.run("c", recorder)
+        eventually(lambda: len(recorder.sequences()) == 10)
+        store.close()
+        assert runner.closed
+        assert runner.wait(0)
+
+    def test_what_ends_it_is_raised_to_who_waits(
+        self,
+        make_store: MakeStore,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        store = make_store()
+        with caplog.at_level(logging.ERROR), store.run("c", lambda _: None) as runner:
+            store.delete_consumer("c")
+            with pytest.raises(StoreError, match="there is no consumer 'c'"):
+                runner.wait(PATIENCE)
+            assert runner.closed
+        assert "there is no consumer 'c'" in caplog.text
+
+    def test_one_that_was_dropped_ends(self, make_store: MakeStore) -> None:
+        store = make_store()
+        save(store, 1)
+        handled = threading.Event()
+        runner = store.run("c", lambda _: handled.set())
+        assert handled.wait(PATIENCE)
+        threads = list(runner._threads)
+        with pytest.warns(ResourceWarning, match="unclosed <Runner of 'c'>"):
+            del runner
+            gc.collect()
+        eventually(lambda: not any(thread.is_alive() for thread in threads))
+
+    @pytest.mark.parametrize("how", ["works", "hangs"])
+    def test_the_process_ends(self, store: JetStreamEventStore, server: NatsServer, how: str) -> None:
+        save(store, 1)
+        says = "unclosed <Connection" if how == "works" else None
+        output = run(programs.ends_while_running, server.url, store._names.stream, how, says=says)
+        assert ("handled" in output) == (how == "works")
+
+    @pytest.mark.fault
+    def test_it_goes_on_after_a_restart(self, make_store: MakeStore, own_server: NatsServer) -> None:
+        store = make_store(own_server.url)
+        save(store, 400)
+        recorder = Recorder()
+        with store.run("c", recorder, ack_wait=2 * UNIT, max_deliver=20):
+            eventually(lambda: len(recorder.sequences()) > 100)
+            own_server.restart()
+            store.wait_for(400, "c", timeout=PATIENCE)
+        assert set(recorder.sequences()) == set(range(1, 401))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"handler": None}, {"threads": 0}, {"retry_delay": 0}, {"max_deliver": 0}, {"prefetch": 0}, {"ack_wait": -1}],
+    ids=str,
+)
+def test_what_cannot_be_is_refused(store: JetStreamEventStore, wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidOptionError):
+        store.run(**{"consumer": "c", "handler": print} | wrong)
+    assert not store.connection.is_connected
