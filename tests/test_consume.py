@@ -107,6 +107,24 @@ class TestSharing:
             save(store, 3)
             assert [one.sequence for one in take_all(events, 3)] == [1, 2, 3]
 
+    def test_it_asks_again_at_once_when_a_question_ends(
+        self, store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("aether_sync.stores._pull._EXPIRES", 0.2)
+        monkeypatch.setattr("aether_sync.stores._pull._HEARTBEAT", 0.05)
+        with store.consume("c") as events:
+            questions: list[bytes] = []
+            tell = store.connection.tell
+            monkeypatch.setattr(store.connection, "tell", lambda frame: (questions.append(frame), tell(frame)))
+
+            def late() -> None:
+                begun = time.monotonic()
+                eventually(lambda: len(questions) == 5)
+                assert time.monotonic() - begun < 2.5 * UNIT
+                save(store, 1)
+
+            run_threads(lambda: take_all(events, 1), late)
+
     def test_others_consume_for_themselves(self, store: JetStreamEventStore) -> None:
         save(store, 5)
         with store.consume("c/1") as one, store.consume("c.1 ü") as other:
@@ -374,10 +392,10 @@ class TestItsEnd:
         store, other = make_store(), make_store()
         save(store, 5_000)
         taken: list[int] = []
-        for _ in range(10):
-            with store.consume("c", prefetch=100, max_deliver=20) as events:
-                taken += [one.sequence for one in take_all(events, 20)]
-        with other.consume("c", prefetch=500, max_deliver=20) as events:
+        for n in range(20):
+            with store.consume("c", prefetch=500, max_deliver=50) as events:
+                taken += [one.sequence for one in take_all(events, n % 2)]  # most of it is on its way
+        with other.consume("c", prefetch=500, max_deliver=50) as events:
             begun = time.monotonic()
             while set(taken) != set(range(1, 5_001)):
                 taken += [one.sequence for one in take_all(events, 1)]
@@ -450,7 +468,7 @@ class TestFaults:
         store = make_store(own_server.url)
         save(store, 600)
         taken: list[int] = []
-        with store.consume("c", ack_wait=5 * ACK_WAIT, max_deliver=20) as events:
+        with store.consume("c", ack_wait=5 * ACK_WAIT, max_deliver=50) as events:
             for end in (200, 400, 600):
                 while len(set(taken)) < end:
                     taken += [one.sequence for one in take_all(events, 1)]

@@ -243,6 +243,21 @@ class TestFailures:
         assert seen == {1: 1, 2: 1, 3: 2, 4: 1}
         assert [one.reason for one in store.poisoned("c")] == ["at once"]
 
+    def test_what_a_handler_gives_back_may_come_before_it_has_ended(self, store: JetStreamEventStore) -> None:
+        store.start()
+        attempts: list[int] = []
+
+        def handle(delivery: Delivery) -> None:
+            attempts.append(delivery.attempt)
+            if delivery.attempt == 1:
+                delivery.nak()
+                eventually(lambda: runner._crew._held[1] is not delivery, "the second delivery")
+
+        with store.run("c", handle, threads=1, start="new") as runner:
+            store.save_event(Event(event_type="Done", actor_id="a-0", version=1))
+            store.wait_for(1, "c", timeout=PATIENCE)
+        assert attempts == [1, 2]
+
     def test_a_handler_may_take_its_time(
         self,
         store: JetStreamEventStore,
@@ -369,6 +384,24 @@ class TestItsEnd:
             own_server.restart()
             store.wait_for(400, "c", timeout=PATIENCE)
         assert set(recorder.sequences()) == set(range(1, 401))
+
+    @pytest.mark.fault
+    def test_it_goes_on_while_the_servers_of_a_cluster_change(self, make_store: MakeStore) -> None:
+        with NatsServer.cluster(3) as cluster:
+            cluster.wait_ready(PATIENCE)
+            store = make_store(cluster.url, replicas=3)
+            save(store, 1_000)
+            recorder = Recorder(lambda delivery: delivery.sequence % 100 == 0)
+            options: dict[str, Any] = {"ack_wait": 2 * UNIT, "max_deliver": 10, "retry_delay": QUICK}
+            with store.run("c", recorder, timeout=PATIENCE, **options):
+                for part, server in enumerate(cluster.servers, 1):
+                    eventually(lambda part=part: len(recorder.sequences()) >= 200 * part)  # type: ignore[misc]
+                    server.kill()
+                    server.start()
+                    cluster.wait_ready(PATIENCE)
+                store.wait_for(1_000, "c", timeout=2 * PATIENCE)
+            assert set(recorder.sequences()) == {n for n in range(1, 1_001) if n % 100}
+            assert [one.sequence for one in store.poisoned("c", timeout=PATIENCE)] == list(range(100, 1_001, 100))
 
 
 @pytest.mark.parametrize(

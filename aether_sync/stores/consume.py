@@ -43,6 +43,9 @@ class Consumption(Heir):
 
     Iteration ends when it or its store is closed, from any thread. What was delivered to it and not taken is given back
     at once; what was taken can still be acknowledged.
+
+    An exception raised by a signal handler (Ctrl-C, a soft time limit) leaves a blocked or busy iterator usable; the
+    one event that was in hand at that moment comes again when its ack wait is over.
     """
 
     def __init__(
