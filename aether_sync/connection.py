@@ -328,7 +328,7 @@ class Connection(Lifetime, Heir):
         if largest > limit > 0:
             raise EventTooLargeError(f"an event of {largest} bytes is larger than the server's max_payload of {limit}")
         call = requests.begin(subject, make, is_last)
-        if not requests.carry(call):
+        if not requests.put(call):
             engine.loop.post(requests.send, call)
         return call
 
