@@ -239,7 +239,7 @@ class Requests:
 
     def _take(self, messages: list[Message]) -> None:
         for message in messages:
-            subject = message[0].split(None, 2)[1]
+            subject = message[0][1]
             token = subject[subject.rfind(b".") + 1 :]
             call = self._calls.get(token)
             if call is not None and call.take(message):

@@ -38,6 +38,7 @@ __all__ = [
     "RefusedError",
     "UnknownError",
     "command",
+    "ends_batch",
 ]
 
 _TRY = 1.5  # seconds for one answer: what was sent to a server that died meanwhile is never answered
@@ -51,8 +52,7 @@ _NO_STREAM, _NO_MESSAGE, _NAME_IN_USE = 10059, 10037, 10058
 _SEQUENCE = re.compile(rb"\r\nNats-Sequence: (\d+)")
 _SUBJECT = re.compile(rb"\r\nNats-Subject: ([^\r]*)")
 _PENDING = re.compile(rb"\r\nNats-Num-Pending: (\d+)")
-_BATCH = re.compile(rb"\r\nNats-Batch-Sequence: *(\d+)", re.I)
-_COMMIT = b"\r\nnats-batch-commit: 1"
+_BATCH = re.compile(rb"\r\nNats-Batch-Sequence: *(\d+)")
 
 
 class RefusedError(Exception):
@@ -113,7 +113,12 @@ class Record(NamedTuple):
     @property
     def ends_batch(self) -> bool:
         """Whether nothing follows that was stored together with it."""
-        return not self.headers or not self.place_in_batch or _COMMIT in self.headers.lower()
+        return ends_batch(self.headers)
+
+
+def ends_batch(headers: bytes) -> bool:
+    """Whether nothing follows that was stored together with a record of these headers."""
+    return b"Nats-Batch-" not in headers or b"Nats-Batch-Commit: 1" in headers
 
 
 class Page(NamedTuple):

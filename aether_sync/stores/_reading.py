@@ -104,17 +104,19 @@ class Reader:
         Raises:
             MalformedRecordError: It is none, or not one of the actor's whose subject it has.
         """
+        return self.event(record.sequence, record.subject, record.data)
+
+    def event(self, sequence: int, subject: str, data: bytes) -> Event:
+        """As :meth:`decoded`, of the parts of a record."""
         try:
-            event = decode_stored(record.data)
+            event = decode_stored(data)
         except DecodingError as error:
             reason: Exception | str = error
         else:
-            if event.version > 0 and self._names.subject(event.actor_id) == record.subject:
+            if event.version > 0 and self._names.is_subject(subject, event.actor_id):
                 return event
             reason = "it has no version" if not event.version else "it is of another actor than its subject"
-        raise MalformedRecordError(
-            f"record {record.sequence} of {record.subject!r} is no event: {reason}", record.sequence, record.data
-        )
+        raise MalformedRecordError(f"record {sequence} of {subject!r} is no event: {reason}", sequence, data)
 
     def look(self, actor_id: str, deadline: Deadline) -> Known:
         """Ask the leader for an actor's last event, and believe it."""

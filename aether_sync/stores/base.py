@@ -14,6 +14,8 @@ from functools import wraps
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Protocol, Self, TypeVar, overload, runtime_checkable
 
+import msgspec
+
 from .._checks import check_count
 from .._deadline import Deadline
 from ..bus import EventBus
@@ -53,8 +55,7 @@ NO_EVENTS: Final = 0
 ANY: Final = AnyVersion.ANY
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
+class StoredEvent(msgspec.Struct, frozen=True, gc=False):
     """An event, and where it is stored.
 
     Attributes:
