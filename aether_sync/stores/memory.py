@@ -84,7 +84,7 @@ class InMemoryEventStore(StoreBase):
 
     def _found_stored(self, events: Sequence[Event]) -> list[StoredEvent]:
         """The events as an earlier try stored them; none if there is room for them; else raise."""
-        late = self._first_late(events)
+        late = next((event for event in events if event.version <= self._log.version(event.actor_id)), None)
         if late is None:
             return []
         there = [(one, event) for event in events if (one := self._log.find(event.actor_id, event.version)) is not None]
@@ -98,15 +98,6 @@ class InMemoryEventStore(StoreBase):
                     f"{event.id!r:.80}, and says something else: make a new Event"
                 )
         raise VersionConflictError(late.actor_id, late.version, self._log.version(late.actor_id))
-
-    def _first_late(self, events: Sequence[Event]) -> Event | None:
-        """The first event whose version its actor has left behind."""
-        seen: set[str] = set()
-        for event in events:
-            if event.actor_id not in seen and event.version <= self._log.version(event.actor_id):
-                return event
-            seen.add(event.actor_id)
-        return None
 
     # -- reading
 
