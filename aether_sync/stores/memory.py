@@ -17,7 +17,7 @@ from ..events import Event
 from ..patterns import SubscriptionFilter
 from ._log import Log, LogFollower, version_of
 from .base import ANY, AnyVersion, Follower, Reading, Snapshot, StoredEvent
-from .common import MAX_VERSION, StoreBase, check_actor_id, check_version, copied_snapshot, is_same, numbered
+from .common import MAX_VERSION, StoreBase, check_actor_id, check_version, copied_snapshot, is_same, numbered, replaces
 
 __all__ = ["InMemoryEventStore"]
 
@@ -182,7 +182,7 @@ class InMemoryEventStore(StoreBase):
             self._refuse_if_closed()
             sequence = self._sequence_of(copy)
             kept = self._snapshots.get(copy.actor_id)
-            if kept is not None and kept.version >= copy.version:
+            if kept is not None and not replaces(copy, kept):
                 return False
             self._snapshots[copy.actor_id] = replace(copy, sequence=sequence)
             return True
