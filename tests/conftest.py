@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from aether_sync import Event, EventBus, NATSEventBus, NatsServer, Subscription
+from aether_sync import Event, EventBus, JetStreamEventStore, NATSEventBus, NatsServer, Subscription
 from aether_sync._loop import LoopThread, new_loop
 
 #: Seconds: the one unit of all waits in the tests. A slow machine sets it higher.
@@ -174,6 +174,21 @@ def make_bus(server: NatsServer, prefix: str) -> Iterator[Callable[..., NATSEven
     yield make
     for bus in buses:
         bus.close()
+
+
+@pytest.fixture
+def make_store(server: NatsServer, prefix: str) -> Iterator[Callable[..., JetStreamEventStore]]:
+    """Makes stores, all of one stream, and closes them."""
+    stores: list[JetStreamEventStore] = []
+
+    def make(url: object = None, stream: str = prefix, **options: object) -> JetStreamEventStore:
+        store = JetStreamEventStore(url or server.url, stream, **options)  # type: ignore[arg-type]
+        stores.append(store)
+        return store
+
+    yield make
+    for store in stores:
+        store.close()
 
 
 @pytest.fixture

@@ -75,9 +75,9 @@ class Writer:
                 _check_time(deadline)
                 tails = self._tails(parts, deadline)
                 if not all(part.fits(tails[part.actor_id].version) for part in parts):
-                    return self._found(copies, parts, tails, in_doubt, deadline)
+                    return self._found(copies, parts, tails, deadline)
                 try:
-                    return self._publish(encoded, parts, tails, in_doubt, deadline)
+                    return self._publish(encoded, parts, tails, deadline)
                 except RefusedError:
                     self._reader.look_at([part.actor_id for part in parts], deadline)
                 except UnknownError:
@@ -127,7 +127,6 @@ class Writer:
         encoded: Sequence[tuple[bytes, Event]],
         parts: Sequence[_Part],
         tails: dict[str, Known],
-        in_doubt: bool,
         deadline: Deadline,
     ) -> list[StoredEvent]:
         subjects = {part.actor_id: part.subject for part in parts}
@@ -140,7 +139,7 @@ class Writer:
         ack = self._jetstream.publish(self._names.stream, messages, deadline)
         copies = [copy for _, copy in encoded]
         if ack.duplicate:
-            return self._duplicates(copies[0], ack.seq, in_doubt, deadline)
+            return self._duplicates(copies[0], ack.seq, deadline)
         first = ack.seq - len(copies) + 1
         return self._stored(copies, range(first, ack.seq + 1), duplicate=False)
 
@@ -153,7 +152,7 @@ class Writer:
             self._cache.learn(one.event.actor_id, one.event.version, one.sequence)
         return stored
 
-    def _duplicates(self, event: Event, sequence: int, in_doubt: bool, deadline: Deadline) -> list[StoredEvent]:
+    def _duplicates(self, event: Event, sequence: int, deadline: Deadline) -> list[StoredEvent]:
         """The server knows the message id: see what it has stored under it."""
         record = self._jetstream.next(self._names.stream, self._names.subject(event.actor_id), sequence, deadline)
         there = None if record is None or record.sequence != sequence else self._reader.decoded(record)
@@ -161,14 +160,13 @@ class Writer:
             raise DuplicateIdError(
                 f"event {event.id!r:.80} is to be stored, and something else is under its id: {there!r}"
             )
-        return self._stored([there], [sequence], duplicate=not in_doubt)
+        return self._stored([there], [sequence], duplicate=True)
 
     def _found(
         self,
         events: Sequence[Event],
         parts: Sequence[_Part],
         tails: dict[str, Known],
-        in_doubt: bool,
         deadline: Deadline,
     ) -> list[StoredEvent]:
         """Return events that an earlier try has stored.
@@ -193,7 +191,7 @@ class Writer:
             part = next(part for part in parts if not part.fits(tails[part.actor_id].version))
             raise VersionConflictError(part.actor_id, part.events[0].version, tails[part.actor_id].version)
         there = [places[event.id] for event in events]
-        return self._stored([event for event, _ in there], [at for _, at in there], duplicate=not in_doubt)
+        return self._stored([event for event, _ in there], [at for _, at in there], duplicate=True)
 
 
 def _check_time(deadline: Deadline) -> None:

@@ -61,7 +61,8 @@ class StoredEvent(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         event: The event, as any reader gets it.
         sequence: Its place in the store, 1 or more: the checkpoint of who follows the store.
-        duplicate: Whether an earlier try had stored it already; only what saving returns says so.
+        duplicate: Whether an earlier try had stored it already, one of the same call whose answer was lost included;
+            only what saving returns says so.
         ends_batch: Whether no event follows that was saved together with this one, in one ``save_events()``.
     """
 
