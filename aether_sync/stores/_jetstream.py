@@ -46,6 +46,7 @@ __all__ = [
 T = TypeVar("T")
 
 _TRY = 1.5  # seconds for one answer: what was sent to a server that died meanwhile is never answered
+_STARTING = 1.0  # seconds for JetStream to come up; where nobody answers for longer, there is none
 _SHARE = 0.7  # of the time that is left, for the answer to a publish: the rest is to find out if there is none
 _PAGE_BYTES = 8 * 2**20  # of a page: there is no flow control within one
 _REFUSED = {10071, 10164, 10201}  # wrong last sequence; the same, of one in flight; a message id of the batch is known
@@ -284,7 +285,7 @@ class JetStream:
         self, subject: str, body: dict[str, Any], deadline: Deadline, is_last: Callable[[Message], bool]
     ) -> list[Message]:
         """Ask until there is an answer: what only reads, or is the same when it is done twice."""
-        pause = Pause(deadline)
+        pause, starting = Pause(deadline), Deadline(_STARTING)
         while True:
             try:
                 call = self._ask(subject, body, deadline, is_last)
@@ -296,7 +297,7 @@ class JetStream:
             why = _must_ask_again(messages[0])
             if not why:
                 return messages
-            if not pause.take():
+            if not pause.take() or (_status(messages[0]) and is_last is single and not starting.remaining()):
                 raise StoreUnavailableError(f"{why}: {subject} was not answered within {deadline}")
 
     def _ask(self, subject: str, body: dict[str, Any], deadline: Deadline, is_last: Callable[[Message], bool]) -> Call:
