@@ -33,6 +33,7 @@ from aether_sync._fork import Heir, heirs
 from aether_sync._loop import LoopThread, new_loop
 from aether_sync._waiting import guard
 from aether_sync.stores.base import ANY, Follower
+from aether_sync.stores.jetstream import JetStreamEventStore
 from aether_sync.stores.memory import InMemoryEventStore
 
 PATIENCE = 20 * float(os.environ.get("AETHER_TEST_UNIT", "1"))
@@ -570,3 +571,28 @@ def a_shared_connection(url: str, prefix: str) -> None:
     assert mine.get(timeout=PATIENCE).actor_id == "child"
     mine.close()
     assert connection.close(PATIENCE)
+
+
+def a_store_on_a_server(url: str, prefix: str) -> None:
+    """A store made and used before the fork is used on both sides after it; a follower stays the parent's."""
+    store = JetStreamEventStore(url, prefix)
+    store.append("a-1", event("a-1"), expected_version=0)
+    follower = store.follow()
+    assert follower.get(timeout=PATIENCE).sequence == 1
+
+    def child() -> None:
+        assert store.cached_version("a-1") is None
+        with pytest.raises(ClosedError, match="before the fork"):
+            follower.get(timeout=PATIENCE)
+        store.append("a-1", event("a-1"), expected_version=1, timeout=PATIENCE)
+        with store.follow(after=1) as own:
+            assert own.get(timeout=PATIENCE).event.version == 2
+        store.close()
+
+    await_child(in_child(child))
+    assert follower.get(timeout=PATIENCE).event.version == 2
+    assert [one.version for one in store.get_events("a-1")] == [1, 2]
+    store.append("a-1", event("a-1"), expected_version=2)
+    assert follower.get(timeout=PATIENCE).event.version == 3
+    follower.close()
+    store.close()
