@@ -318,17 +318,17 @@ class Connection(Lifetime, Heir):
             PermissionDeniedError: The server sends this user no answers.
         """
         engine = self._engine
-        if engine is None or not engine.link.first.done or engine.link.requests.mailbox.ended:
+        if engine is None or not engine.link.first.done:
             engine = self._ready()
         engine.loop.refuse_own_thread()
         requests = engine.link.requests
-        if not requests.mailbox.confirmed.done:
+        if requests.mailbox.ended or not requests.mailbox.confirmed.done:
             self._open(requests, deadline)
         limit = engine.link.max_payload
         if largest > limit > 0:
             raise EventTooLargeError(f"an event of {largest} bytes is larger than the server's max_payload of {limit}")
         call = requests.begin(subject, make, is_last)
-        if not requests.carry(call):
+        if not requests.put(call):
             engine.loop.post(requests.send, call)
         return call
 

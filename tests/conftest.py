@@ -178,12 +178,13 @@ def make_bus(server: NatsServer, prefix: str) -> Iterator[Callable[..., NATSEven
 
 @pytest.fixture
 def make_store(server: NatsServer, prefix: str) -> Iterator[Callable[..., JetStreamEventStore]]:
-    """Makes stores, all nodes of one cluster, and closes them."""
+    """Makes stores, all of one stream, and closes them."""
     stores: list[JetStreamEventStore] = []
 
-    def make(url: str = server.url, **options: Any) -> JetStreamEventStore:
-        stores.append(JetStreamEventStore(url, prefix, **options))
-        return stores[-1]
+    def make(url: object = None, stream: str = prefix, **options: object) -> JetStreamEventStore:
+        store = JetStreamEventStore(url or server.url, stream, **options)  # type: ignore[arg-type]
+        stores.append(store)
+        return store
 
     yield make
     for store in stores:

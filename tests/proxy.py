@@ -19,7 +19,7 @@ class Proxy:
     def __init__(self, port: int) -> None:
         self._target = port
         self._lock = threading.Condition()  # guards all below
-        self._flows = True
+        self._flows = self._answers = True
         self._accepts = True
         self._delay = 0.0
         self._rate = 0.0
@@ -50,6 +50,10 @@ class Proxy:
         """Read nothing more, from either side: their buffers fill. New links are taken, and stall too."""
         self._change(_flows=False)
 
+    def mute(self) -> None:
+        """Pass on nothing more that the server says; it hears everything."""
+        self._change(_answers=False)
+
     def delay(self, seconds: float) -> None:
         """Pass each piece (what one ``recv`` gives) on only after this time; that slows a stream down too."""
         self._change(_delay=seconds)
@@ -60,7 +64,7 @@ class Proxy:
 
     def restore(self) -> None:
         """Be as good as a cable again; what a stall held back arrives."""
-        self._change(_flows=True, _accepts=True, _delay=0.0, _rate=0.0)
+        self._change(_flows=True, _answers=True, _accepts=True, _delay=0.0, _rate=0.0)
 
     def inject(self, data: bytes) -> None:
         """Send bytes to the clients, as if the server had."""
@@ -107,10 +111,12 @@ class Proxy:
                 self._links.append(link)
             link.start()
 
-    def take(self, link: "_Link") -> int:
+    def take(self, link: "_Link", *, is_answer: bool) -> int:
         """Wait while nothing flows; returns how many bytes may be read next, 0 at the end."""
         with self._lock:
-            self._lock.wait_for(lambda: self._flows or self._closed or link.is_closed)
+            self._lock.wait_for(
+                lambda: (self._flows and (self._answers or not is_answer)) or self._closed or link.is_closed
+            )
             if self._closed or link.is_closed:
                 return 0
             return max(1, int(self._rate / 50)) if self._rate else 1 << 16
@@ -163,11 +169,12 @@ class _Link:
 
     def _pass(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
-            while size := self._proxy.take(self):
+            is_answer = source is self._server
+            while size := self._proxy.take(self, is_answer=is_answer):
                 data = source.recv(size)
                 if not data:
                     break
-                self._proxy.take(self)  # it may stall by now
+                self._proxy.take(self, is_answer=is_answer)  # it may stall by now
                 self._proxy.dawdle(len(data), self)
                 self.send(sink, data)
         self.close(reset=False)

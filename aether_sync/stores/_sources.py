@@ -15,9 +15,9 @@ from ..errors import (
 )
 from ..patterns import SubscriptionFilter
 from . import _durable
-from ._jetstream import JetStream, Record
+from ._jetstream import JetStream
 from ._names import Names
-from ._pull import Place, place_of
+from ._pull import place_of
 from ._reading import Reader
 from .delivery import ACK, Delivery, Desk, logged, nak
 from .poison import Advisory, PoisonPlace
@@ -68,24 +68,25 @@ class Events:
 
     def read(self, message: Message, desk: Desk, passed: list[bytes]) -> Delivery | None:
         """Make a delivery of a message, if it is an event that is wanted; else add it to those passed by."""
-        place = place_of(message)
+        (_, subject, _, reply, *_), _, data = message
+        attempt, sequence, _ = place_of(reply)
         try:
-            event = self._reader.decoded(Record(place.sequence, place.subject.decode(), message[1], message[2]))
+            event = self._reader.event(sequence, subject.decode(), data)
         except MalformedRecordError as error:
-            self._bury_malformed(place, desk, error)
+            self._bury_malformed(attempt, reply, desk, error)
             return None
         if self._filter.matches(event):
-            return Delivery(event, place.sequence, place.attempt, place.reply, desk)
-        passed.append(place.reply)
+            return Delivery(event, sequence, attempt, reply, desk)
+        passed.append(reply)
         return None
 
-    def _bury_malformed(self, place: Place, desk: Desk, error: MalformedRecordError) -> None:
+    def _bury_malformed(self, attempt: int, reply: bytes, desk: Desk, error: MalformedRecordError) -> None:
         logged(self._burst, logging.WARNING, "%r passes by what is no event: %s", self._consumer, error)
         try:
-            self._poison.bury(self._consumer, place.sequence, place.attempt, str(error), Deadline(_BURY))
+            self._poison.bury(self._consumer, error.sequence, attempt, str(error), Deadline(_BURY))
         except AetherError:  # it comes again
             return
-        desk.tell(place.reply, ACK)
+        desk.tell(reply, ACK)
 
     def bury(self, delivery: Delivery, reason: str, deadline: Deadline) -> None:
         """Put a delivery into the poison place, and only then acknowledge it."""
@@ -108,18 +109,19 @@ class Pointers:
 
     def read(self, message: Message, desk: Desk, passed: list[bytes]) -> Delivery | None:
         """Make a delivery of a message, if it points to an event; else it stays where it is."""
-        place = place_of(message)
+        reply = message[0][3]
+        attempt, sequence, _ = place_of(reply)
         try:
-            pointer = Advisory.of(place.sequence, message[2])
+            pointer = Advisory.of(sequence, message[2])
             event = self._poison.event(pointer.stream_seq, Deadline(_FETCH))
         except MalformedRecordError as error:
             logged(self._burst, logging.WARNING, "what is no event stays in the poison place: %s", error)
-            desk.tell(place.reply, nak(_AGAIN))
+            desk.tell(reply, nak(_AGAIN))
             return None
         except (DeadlineExceededError, DisconnectedError, StoreUnavailableError):  # it comes again
-            desk.tell(place.reply, nak(1.0))
+            desk.tell(reply, nak(1.0))
             return None
-        return Delivery(event, pointer.stream_seq, place.attempt, place.reply, desk)
+        return Delivery(event, pointer.stream_seq, attempt, reply, desk)
 
     def bury(self, delivery: Delivery, reason: str, deadline: Deadline) -> None:
         """It is there already, and stays."""

@@ -78,6 +78,10 @@ def open_stream(jetstream: JetStream, wanted: dict[str, Any], deadline: Deadline
     if error is not None:
         raise StoreUnavailableError(f"no stream {name!r}: {error.get('description')} ({error.get('err_code')})")
     config: dict[str, Any] = answer["config"]
+    if "_nats.level" not in config.get("metadata", {}):  # since 2.11; before that there are no pages of a subject
+        raise StoreUnavailableError(
+            "the server is too old for a store, which wants nats-server 2.11, better 2.12 or later"
+        )
     different = differences(config, wanted)
     if different:
         raise StreamMismatchError(

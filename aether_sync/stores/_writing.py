@@ -73,11 +73,11 @@ class Writer:
         try:
             while True:
                 _check_time(deadline)
-                tails = {part.actor_id: self._tail(part, deadline) for part in parts}
+                tails = self._tails(parts, deadline)
                 if not all(part.fits(tails[part.actor_id].version) for part in parts):
-                    return self._found(copies, parts, tails, in_doubt, deadline)
+                    return self._found(copies, parts, tails, deadline)
                 try:
-                    return self._publish(encoded, parts, tails, in_doubt, deadline)
+                    return self._publish(encoded, parts, tails, deadline)
                 except RefusedError:
                     self._reader.look_at([part.actor_id for part in parts], deadline)
                 except UnknownError:
@@ -106,21 +106,27 @@ class Writer:
                 part.events.append(event)
         return list(parts.values())
 
-    def _tail(self, part: _Part, deadline: Deadline) -> Known:
-        """Return what is known of an actor; from the leader, if what is known here would forbid to store."""
-        known = self._cache.get(part.actor_id)
-        if known is None and part.events[0].version == 1:
-            return Known()  # most likely; if not, the server refuses
-        if known is None or known.is_doubtful or not part.fits(known.version):
-            return self._reader.look(part.actor_id, deadline)
-        return known
+    def _tails(self, parts: Sequence[_Part], deadline: Deadline) -> dict[str, Known]:
+        """Return what is known of actors; from the leader, where what is known here would forbid to store."""
+        tails: dict[str, Known] = {}
+        doubtful = []
+        for part in parts:
+            known = self._cache.get(part.actor_id)
+            if known is None and part.events[0].version == 1:
+                tails[part.actor_id] = Known()  # most likely; if not, the server refuses
+            elif known is None or known.is_doubtful or not part.fits(known.version):
+                doubtful.append(part.actor_id)
+            else:
+                tails[part.actor_id] = known
+        if doubtful:
+            tails.update(zip(doubtful, self._reader.look_at(doubtful, deadline), strict=True))
+        return tails
 
     def _publish(
         self,
         encoded: Sequence[tuple[bytes, Event]],
         parts: Sequence[_Part],
         tails: dict[str, Known],
-        in_doubt: bool,
         deadline: Deadline,
     ) -> list[StoredEvent]:
         subjects = {part.actor_id: part.subject for part in parts}
@@ -133,7 +139,7 @@ class Writer:
         ack = self._jetstream.publish(self._names.stream, messages, deadline)
         copies = [copy for _, copy in encoded]
         if ack.duplicate:
-            return self._duplicates(copies[0], ack.seq, in_doubt, deadline)
+            return self._duplicates(copies[0], ack.seq, deadline)
         first = ack.seq - len(copies) + 1
         return self._stored(copies, range(first, ack.seq + 1), duplicate=False)
 
@@ -146,7 +152,7 @@ class Writer:
             self._cache.learn(one.event.actor_id, one.event.version, one.sequence)
         return stored
 
-    def _duplicates(self, event: Event, sequence: int, in_doubt: bool, deadline: Deadline) -> list[StoredEvent]:
+    def _duplicates(self, event: Event, sequence: int, deadline: Deadline) -> list[StoredEvent]:
         """The server knows the message id: see what it has stored under it."""
         record = self._jetstream.next(self._names.stream, self._names.subject(event.actor_id), sequence, deadline)
         there = None if record is None or record.sequence != sequence else self._reader.decoded(record)
@@ -154,14 +160,13 @@ class Writer:
             raise DuplicateIdError(
                 f"event {event.id!r:.80} is to be stored, and something else is under its id: {there!r}"
             )
-        return self._stored([there], [sequence], duplicate=not in_doubt)
+        return self._stored([there], [sequence], duplicate=True)
 
     def _found(
         self,
         events: Sequence[Event],
         parts: Sequence[_Part],
         tails: dict[str, Known],
-        in_doubt: bool,
         deadline: Deadline,
     ) -> list[StoredEvent]:
         """Return events that an earlier try has stored.
@@ -174,7 +179,7 @@ class Writer:
         for part in parts:
             wanted = {event.version: event for event in part.events}
             first, last = part.events[0].version, part.events[-1].version
-            for one in self._reader.range(part.actor_id, first, last, deadline, verified=tails[part.actor_id]).events:
+            for one in self._reader.range(part.actor_id, first, last, deadline).events:
                 same = wanted.get(one.event.version)
                 if same is not None and same.id == one.event.id:
                     if not is_same(same, one.event):
@@ -186,7 +191,7 @@ class Writer:
             part = next(part for part in parts if not part.fits(tails[part.actor_id].version))
             raise VersionConflictError(part.actor_id, part.events[0].version, tails[part.actor_id].version)
         there = [places[event.id] for event in events]
-        return self._stored([event for event, _ in there], [at for _, at in there], duplicate=not in_doubt)
+        return self._stored([event for event, _ in there], [at for _, at in there], duplicate=True)
 
 
 def _check_time(deadline: Deadline) -> None:

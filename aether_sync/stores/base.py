@@ -14,6 +14,8 @@ from functools import wraps
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Protocol, Self, TypeVar, overload, runtime_checkable
 
+import msgspec
+
 from .._checks import check_count
 from .._deadline import Deadline
 from ..bus import EventBus
@@ -53,14 +55,14 @@ NO_EVENTS: Final = 0
 ANY: Final = AnyVersion.ANY
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
+class StoredEvent(msgspec.Struct, frozen=True, gc=False):
     """An event, and where it is stored.
 
     Attributes:
         event: The event, as any reader gets it.
         sequence: Its place in the store, 1 or more: the checkpoint of who follows the store.
-        duplicate: Whether an earlier try had stored it already; only what saving returns says so.
+        duplicate: Whether an earlier try had stored it already, one of the same call whose answer was lost included;
+            only what saving returns says so.
         ends_batch: Whether no event follows that was saved together with this one, in one ``save_events()``.
     """
 
@@ -248,7 +250,8 @@ class EventStore(Protocol):
 
         Raises:
             VersionConflictError: The actor is at another version.
-            UnknownOutcomeError: They may be stored, or not: ``save_events(error.events)`` is safe.
+            UnknownOutcomeError: They may be stored, or not: ``save_events(error.events)`` is safe. To append them once
+                more is, too, but not with ``ANY``: they might be stored twice.
         """
 
     # -- reading
@@ -312,7 +315,9 @@ class EventStore(Protocol):
     # -- snapshots
 
     def save_snapshot(self, snapshot: Snapshot, *, timeout: float | None = 5.0) -> bool:
-        """Keep a snapshot as the actor's latest; returns False if there is one of the same or a greater version.
+        """Keep a snapshot as the actor's latest; returns False if there is one of a later version, or of the same.
+
+        Of the same version, one of a later schema is kept in place of the other.
 
         Raises:
             VersionConflictError: Its version is greater than the actor's.

@@ -19,7 +19,7 @@ from ..connection import Connection
 from ..errors import DeadlineExceededError, DisconnectedError, InvalidOptionError, StoreError
 from ..events import Event
 from ._jetstream import Pause, command
-from ._pull import Inflow, place_of
+from ._pull import Inflow
 
 __all__ = ["ACK", "Delivery", "Desk", "Keeper", "logged", "nak"]
 
@@ -84,7 +84,7 @@ class Keeper:
 
     def _waiting(self) -> list[bytes]:
         with self._inflow.lock:
-            return [place_of(message).reply for message in self._inflow.arrived]
+            return [words[3] for words, *_ in self._inflow.arrived]
 
     def _keep(self) -> bool:
         """Tell once; on the loop thread."""

@@ -171,8 +171,7 @@ class JetStreamEventStore(StoreBase, Heir):
             check_version("until", until)
         self._refuse_if_closed()
         self._open(deadline)
-        verified = None if until is None else self._reader.look(actor_id, deadline)  # a server behind might lack some
-        reading = self._reader.range(actor_id, from_version, to_version, deadline, verified=verified)
+        reading = self._reader.range(actor_id, from_version, to_version, deadline)
         if reading.malformed:
             raise reading.malformed[0].error
         return [one.event for one in reading.events if until is None or one.sequence <= until]
@@ -180,6 +179,7 @@ class JetStreamEventStore(StoreBase, Heir):
     def iter_events(  # noqa: D102
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
     ) -> Iterator[Event]:
+        Deadline(timeout)
         actor_id = _check_range(actor_id, from_version, to_version)
         self._refuse_if_closed()
         return self._iterate(actor_id, from_version, to_version, timeout)
@@ -189,7 +189,7 @@ class JetStreamEventStore(StoreBase, Heir):
     ) -> Iterator[Event]:
         last = to_version if to_version is not None else MAX_VERSION
         self._open(Deadline(timeout))
-        for record in self._reader.records(actor_id, self._cache.before(actor_id, from_version), timeout, None):
+        for record in self._reader.records(actor_id, from_version, timeout):
             self._refuse_if_closed()
             event = self._reader.decoded(record)
             if event.version > last:
@@ -418,13 +418,15 @@ class JetStreamEventStore(StoreBase, Heir):
     # -- what other nodes store
 
     def cached_version(self, actor_id: str) -> int | None:  # noqa: D102
-        check_actor_id(actor_id)
+        actor_id = check_actor_id(actor_id)
+        self._refuse_if_closed()
         known = self._cache.get(actor_id)
         return None if known is None else max(known.version, known.announced)
 
     def update_version_cache(self, actor_id: str, version: int, sequence: int | None = None) -> None:  # noqa: D102
-        check_actor_id(actor_id)
+        actor_id = check_actor_id(actor_id)
         check_version("version", version, least=1)
+        self._refuse_if_closed()
         if sequence is None:
             self._cache.announce(actor_id, version)
         else:

@@ -172,7 +172,7 @@ class PoisonPlace:
         for subject in self._names.poisoned(consumer):
             after, pending = 0, 1
             while pending:
-                page = self._jetstream.page(self._names.poison, subject, after + 1, _PAGE, deadline)
+                page = self._jetstream.begin_page(self._names.poison, subject, after + 1, _PAGE, deadline)(deadline)
                 found += page.records
                 pending = page.pending if page.records else 0
                 after = page.records[-1].sequence if page.records else after

@@ -1,0 +1,21 @@
+"""``JetStreamEventStore``: the promises of every store, and what is particular to one on a server."""
+
+from collections.abc import Callable
+
+import pytest
+
+from aether_sync import JetStreamEventStore
+
+from .store_suites import StorePromises
+
+MakeStore = Callable[..., JetStreamEventStore]
+
+
+class TestPromises(StorePromises):
+    @pytest.fixture
+    def store(self, make_store: MakeStore) -> JetStreamEventStore:
+        return make_store()
+
+    @pytest.fixture
+    def other(self, make_store: MakeStore) -> JetStreamEventStore:
+        return make_store()

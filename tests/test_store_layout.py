@@ -1,0 +1,311 @@
+"""Where events are on the server, and as what: Go's layout; names that stay apart; records that are no events."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aether_sync import (
+    Event,
+    JetStreamEventStore,
+    MalformedRecordError,
+    NatsServer,
+    Snapshot,
+    StoredEvent,
+    VersionConflictError,
+)
+from aether_sync._deadline import Deadline
+from aether_sync.patterns import actor_matcher
+from aether_sync.stores._names import Names
+
+from .conftest import PATIENCE, eventually
+from .raw import RawClient
+
+MakeStore = Callable[..., JetStreamEventStore]
+
+
+def event(version: int = 1, actor_id: str = "order-1", **data: Any) -> Event:
+    return Event(event_type="Happened", actor_id=actor_id, version=version, data=data)
+
+
+def record(store: JetStreamEventStore, sequence: int) -> tuple[str, bytes]:
+    """Subject and body of what is stored at a sequence."""
+    stream = store._names.stream
+    found = store._jetstream.next(stream, f"{stream}.events.>", sequence, Deadline(PATIENCE))
+    assert found is not None
+    return found.subject, found.data
+
+
+def put(server: NatsServer, subject: str, body: bytes) -> None:
+    """Store something past the library, as another program might."""
+    with RawClient(server.port) as client:
+        client.publish(subject, body)
+        client.flush()
+
+
+# -- Go's layout
+
+
+@pytest.mark.parametrize(
+    ("actor_id", "tokens"),
+    [
+        ("order-1", "order.order-1"),
+        ("order-a-b", "order.order-a-b"),
+        ("user_7", "unknown.user_7"),
+        ("-x", "unknown.-x"),
+        ("user@example-com", "user@example.user@example-com"),
+        ("a.b-1", "a%2Eb.a%2Eb-1"),
+        ("žluť-1", "%C5%BElu%C5%A5.%C5%BElu%C5%A5-1"),
+        ("100%-1", "100%25.100%25-1"),
+    ],
+)
+def test_the_subject_of_an_actor(make_store: MakeStore, prefix: str, actor_id: str, tokens: str) -> None:
+    store = make_store()
+    store.save_event(event(1, actor_id))
+    assert record(store, 1)[0] == f"{prefix}.events.{tokens}"
+    assert store.actors() == [actor_id]
+
+
+def test_the_body_is_the_event_as_go_writes_it(make_store: MakeStore) -> None:
+    store = make_store()
+    saved = Event(
+        event_type="OrderPlaced",
+        actor_id="order-1",
+        version=1,
+        data={"qty": 3},
+        command_id="c-1",
+        metadata={"correlationId": "x"},
+    )
+    store.save_event(saved)
+    assert json.loads(record(store, 1)[1]) == {
+        "id": saved.id,
+        "eventType": "OrderPlaced",
+        "actorId": "order-1",
+        "commandId": "c-1",
+        "version": 1,
+        "data": {"qty": 3},
+        "metadata": {"correlationId": "x"},
+        "timestamp": saved.timestamp.isoformat().replace("+00:00", "Z"),
+    }
+
+
+def test_what_a_node_in_go_stores_is_read(make_store: MakeStore, server: NatsServer, prefix: str) -> None:
+    store = make_store()
+    store.save_event(event(1))
+    body = (
+        b'{"id":"g-2","eventType":"OrderPaid","actorId":"order-1","version":2,"data":{"sum":1.5e2,"n":null},'
+        b'"timestamp":"2026-01-02T03:04:05.123456789+01:00"}'
+    )
+    put(server, f"{prefix}.events.order.order-1", body)
+    (_, paid) = store.get_events("order-1")
+    assert (paid.id, paid.version, paid.data) == ("g-2", 2, {"sum": 150.0, "n": None})
+    assert paid.timestamp.isoformat() == "2026-01-02T02:04:05.123456+00:00"
+    assert store.append("order-1", event(0), expected_version=2)[0].event.version == 3
+    with store.follow(after=1) as follower:
+        assert follower.get(timeout=PATIENCE) == StoredEvent(paid, 2)
+
+
+# -- names that stay apart
+
+names = st.text(min_size=1, max_size=20).filter(lambda text: len(text.encode("utf-8", "ignore")) < 20)
+
+
+@given(st.tuples(st.none() | names, names), st.tuples(st.none() | names, names))
+def test_different_pairs_of_namespace_and_stream_have_nothing_in_common(
+    one: tuple[str | None, str], other: tuple[str | None, str]
+) -> None:
+    try:
+        mine, theirs = Names(one[1], one[0]), Names(other[1], other[0])
+    except ValueError:  # lone surrogates
+        return
+    streams = [[names.stream, names.snapshots, names.poison] for names in (mine, theirs)]
+    assert not set(streams[0]) & set(streams[1]) or one == other
+    assert mine.subject("a") != theirs.subject("a") or one == other
+    for name in streams[0]:
+        assert name.isascii()
+        assert not set(name) & set(" .*>/\\\t\r\n"), "the server takes it"
+
+
+@given(st.text(min_size=1, max_size=40), st.text(min_size=1, max_size=40))
+def test_different_actors_have_different_subjects(one: str, other: str) -> None:
+    names = Names("s", None)
+    try:
+        mine, theirs = names.subject(one), names.subject(other)
+    except ValueError:
+        return
+    assert (mine == theirs) is (one == other)
+    assert names.actor_id(mine) == one
+    assert names.is_subject(mine, one)
+    assert names.is_subject(mine, other) is (one == other)
+    assert len(mine.split(".")) == 4
+
+
+PATTERNS = ["order-*", "order-1", "*", ">", "*-1", "o*", "order-1*", "a.*", "order-*.x", "-*", "a-b-*"]
+
+
+@given(
+    st.sampled_from(PATTERNS),
+    st.text(alphabet="ord-1*.ab", min_size=1, max_size=8),
+)
+def test_the_subjects_that_are_asked_for_have_all_that_match(pattern: str, actor_id: str) -> None:
+    names = Names("s", None)
+    if actor_matcher(pattern)(actor_id):
+        wanted, subject = names.wanted(pattern).split("."), names.subject(actor_id).split(".")
+        assert wanted == subject or (wanted[-1] in ("*", ">") and wanted[:-1] == subject[: len(wanted) - 1])
+
+
+def test_stores_with_look_alike_names_share_nothing(make_store: MakeStore, prefix: str) -> None:
+    pairs: list[tuple[str | None, str]] = [
+        (None, f"{prefix}_b"),
+        (prefix, "b"),
+        (None, f"{prefix}.b"),
+        (None, f"{prefix}=b"),
+        (f"{prefix}=b", "c"),
+        (prefix, "b=c"),
+        (None, f"{prefix}%3Db"),
+        (f"{prefix}/b", "c\\d"),
+    ]
+    stores = [make_store(stream=stream, namespace=namespace) for namespace, stream in pairs]
+    for place, store in enumerate(stores):
+        store.save_event(event(1, "a-1", place=place))
+        store.save_snapshot(Snapshot(actor_id="a-1", version=1, state={"place": place}))
+    for place, store in enumerate(stores):
+        assert [one.data for one in store.get_events("a-1")] == [{"place": place}]
+        snapshot = store.get_latest_snapshot("a-1")
+        assert snapshot is not None
+        assert snapshot.state == {"place": place}
+        assert store.last_sequence() == 1
+
+
+# -- records that are no events
+
+BAD: dict[str, tuple[str, bytes]] = {
+    "no JSON": ("order.order-1", b"{"),
+    "nothing": ("order.order-1", b""),
+    "no event": ("order.order-1", b'{"a":1}'),
+    "no version": (
+        "order.order-1",
+        b'{"id":"x","eventType":"T","actorId":"order-1","timestamp":"2026-01-01T00:00:00Z"}',
+    ),
+    "another actor's": (
+        "order.order-1",
+        b'{"id":"x","eventType":"T","actorId":"order-2","version":2,"timestamp":"2026-01-01T00:00:00Z"}',
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_record_that_is_no_event(make_store: MakeStore, server: NatsServer, prefix: str, bad: str) -> None:
+    store = make_store()
+    store.save_event(event(1))
+    tokens, body = BAD[bad]
+    put(server, f"{prefix}.events.{tokens}", body)
+    put(server, f"{prefix}.events.{tokens}", record(store, 1)[1].replace(b'"version":1', b'"version":3'))
+
+    for read in (lambda: store.get_events("order-1"), lambda: list(store.iter_events("order-1"))):
+        with pytest.raises(MalformedRecordError, match="record 2 of") as caught:
+            read()
+        assert (caught.value.sequence, caught.value.data) == (2, body)
+    iterator = store.iter_events("order-1")
+    assert next(iterator).version == 1
+    reading = store.get_events_with_errors("order-1")
+    assert [(one.sequence, one.event.version) for one in reading.events] == [(1, 1), (3, 3)]
+    assert [(one.sequence, one.data) for one in reading.malformed] == [(2, body)]
+    assert store.get_latest_version("order-1") == 3
+
+    with store.follow() as follower:
+        assert follower.get(timeout=PATIENCE).sequence == 1
+        with pytest.raises(MalformedRecordError, match="record 2 of"):
+            follower.get(timeout=PATIENCE)
+        assert follower.sequence == 2
+        assert follower.get(timeout=PATIENCE).sequence == 3
+    with store.follow() as follower:
+        seen = []
+        for _ in range(2):
+            try:
+                seen += [stored.sequence for stored in follower]
+            except MalformedRecordError as error:
+                seen.append(-error.sequence)
+                break
+    assert seen == [-2]
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_last_record_that_is_no_event_is_not_guessed_over(
+    make_store: MakeStore, server: NatsServer, prefix: str, bad: str
+) -> None:
+    store = make_store()
+    store.save_event(event(1))
+    tokens, body = BAD[bad]
+    put(server, f"{prefix}.events.{tokens}", body)
+    for call in (
+        lambda: store.get_latest_version("order-1"),
+        lambda: store.save_event(event(9)),
+        lambda: store.append("order-1", event(0), expected_version=1),
+        lambda: make_store().save_event(event(1)),
+    ):
+        with pytest.raises(MalformedRecordError, match="record 2 of"):
+            call()
+    assert store.last_sequence() == 2
+    assert len(store.get_events_with_errors("order-1").malformed) == 1
+    assert store.save_event(event(1, "order-2")).sequence == 3, "others go on"
+
+
+def test_pages(make_store: MakeStore) -> None:
+    store = make_store()
+    for first in range(1, 2_502, 500):
+        store.save_events([event(version) for version in range(first, min(first + 500, 2_502))])
+    assert [one.version for one in store.get_events("order-1")] == list(range(1, 2_502))
+    assert [one.version for one in store.iter_events("order-1", 999, 2_001)] == list(range(999, 2_002))
+    large = [event(version, "order-2", pad="x" * 400_000) for version in range(1, 61)]
+    for one in large:
+        store.save_event(one)
+    assert [one.version for one in store.get_events("order-2", timeout=PATIENCE)] == list(range(1, 61))
+
+
+def test_more_actors_than_one_answer_names(make_store: MakeStore) -> None:
+    store = make_store()
+    ids = [f"thing-{n:06}" for n in range(3_000)]
+    for first in range(0, 3_000, 1_000):
+        store.save_events([event(1, one) for one in ids[first : first + 1_000]])
+    assert store.actors() == ids
+    assert store.actors("thing-0000*") == ids[:100]
+    assert store.actors("other-*") == []
+
+
+# -- a snapshot ahead of its events
+
+
+def test_a_snapshot_whose_event_is_gone_is_discarded(
+    make_store: MakeStore, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = make_store()
+    store.save_events([event(version) for version in range(1, 6)])
+    assert store.save_snapshot(Snapshot(actor_id="order-1", version=5, state={"n": 5}))
+    for call in (f"STREAM.DELETE.{prefix}",):
+        assert "error" not in store._jetstream.request(call, {}, Deadline(PATIENCE))
+    restored = make_store()  # from a backup, say
+    restored.save_events([event(version) for version in range(1, 3)])
+    assert restored.get_latest_snapshot("order-1") is None
+    eventually(lambda: "discarded" in caplog.text)
+    loaded = restored.load("order-1")
+    assert (loaded.snapshot, loaded.version) == (None, 2)
+    with pytest.raises(VersionConflictError):
+        restored.save_snapshot(Snapshot(actor_id="order-1", version=5, state={"n": 5}))
+    assert restored.save_snapshot(Snapshot(actor_id="order-1", version=2, state={"n": 2}))
+    assert restored.load("order-1").snapshot is not None
+
+
+def test_a_snapshot_that_is_none_is_discarded(
+    make_store: MakeStore, server: NatsServer, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = make_store()
+    store.save_event(event(1))
+    store.save_snapshot(Snapshot(actor_id="order-1", version=1, state={"n": 1}))
+    put(server, f"{prefix}~snapshots.order.order-1", b"{}")
+    assert store.get_latest_snapshot("order-1") is None
+    eventually(lambda: "no snapshot" in caplog.text)
+    assert store.save_snapshot(Snapshot(actor_id="order-1", version=1, state={"n": 1}))

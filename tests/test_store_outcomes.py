@@ -1,0 +1,236 @@
+"""What became of a save whose answer did not come: it is found out, or said to be unknown, and never guessed."""
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from aether_sync import (
+    ANY,
+    AetherError,
+    DeadlineExceededError,
+    DuplicateIdError,
+    Event,
+    JetStreamEventStore,
+    NatsServer,
+    StoredEvent,
+    UnknownOutcomeError,
+    VersionConflictError,
+)
+
+from .conftest import PATIENCE, UNIT, eventually, run_threads
+from .proxy import Proxy
+
+MakeStore = Callable[..., JetStreamEventStore]
+
+pytestmark = pytest.mark.fault
+
+
+def event(version: int = 0, actor_id: str = "a-1") -> Event:
+    return Event(event_type="Happened", actor_id=actor_id, version=version, data={"n": version})
+
+
+@pytest.fixture
+def proxy(server: NatsServer) -> Iterator[Proxy]:
+    with Proxy(server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def store(make_store: MakeStore, proxy: Proxy) -> JetStreamEventStore:
+    """A store that speaks through the proxy, and has one event."""
+    store = make_store(proxy.url, ping_interval=60)
+    store.save_event(event(1))
+    return store
+
+
+@pytest.fixture
+def direct(make_store: MakeStore) -> JetStreamEventStore:
+    """Another node's, that does not."""
+    return make_store()
+
+
+def versions(store: JetStreamEventStore, actor_id: str = "a-1") -> list[int]:
+    return [one.version for one in store.get_events(actor_id, timeout=PATIENCE)]
+
+
+def in_background(work: Callable[[], object]) -> Callable[[], object]:
+    """Begin a work; what is returned waits for its result, or raises its error."""
+    results: list[object] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except AetherError as error:
+            results.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+
+    def wait() -> object:
+        thread.join(PATIENCE * 2)
+        assert results, "it did not end"
+        if isinstance(results[0], Exception):
+            raise results[0]
+        return results[0]
+
+    return wait
+
+
+SAVES: dict[str, Callable[[JetStreamEventStore], list[StoredEvent]]] = {
+    "save_event": lambda store: [store.save_event(event(2), timeout=PATIENCE)],
+    "save_events": lambda store: store.save_events([event(2), event(3)], timeout=PATIENCE),
+    "append": lambda store: store.append("a-1", event(), expected_version=1, timeout=PATIENCE),
+    "append to any": lambda store: store.append("a-1", event(), expected_version=ANY, timeout=PATIENCE),
+    "append several": lambda store: store.append("a-1", event(), event(), expected_version=1, timeout=PATIENCE),
+}
+
+
+@pytest.mark.parametrize("save", SAVES.values(), ids=SAVES)
+@pytest.mark.parametrize("answer", ["lost with its connection", "never comes"])
+def test_without_its_answer_a_save_finds_out_that_it_is_stored(
+    store: JetStreamEventStore, direct: JetStreamEventStore, proxy: Proxy, save: SAVES, answer: str
+) -> None:
+    proxy.mute()
+    saved = in_background(lambda: save(store))
+    eventually(lambda: direct.get_latest_version("a-1") > 1, "the event in the store")
+    if answer == "never comes":
+        proxy.restore()  # it comes, but late; the try may be over by then
+    else:
+        proxy.drop()
+        proxy.restore()
+    stored = saved()
+    assert isinstance(stored, list)
+    assert [one.event.version for one in stored] == versions(store)[1:] == versions(direct)[1:]
+    assert [one.sequence for one in stored] == list(range(2, 2 + len(stored)))
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_an_unknown_outcome_is_said_and_saving_again_is_safe(
+    store: JetStreamEventStore, direct: JetStreamEventStore, proxy: Proxy, several: bool
+) -> None:
+    new = [event(), event()] if several else [event()]
+    proxy.mute()
+    with pytest.raises(UnknownOutcomeError, match=r"may be stored, or not.*save_events\(error\.events\)") as caught:
+        store.append("a-1", *new, expected_version=1, timeout=0.5 * UNIT)
+    assert isinstance(caught.value, TimeoutError)
+    assert [one.version for one in caught.value.events] == [2, 3][: len(new)]
+    assert [one.id for one in caught.value.events] == [one.id for one in new]
+    proxy.drop()
+    proxy.restore()
+    for _ in range(2):
+        again = store.save_events(caught.value.events, timeout=PATIENCE)
+        assert all(one.duplicate for one in again)
+        assert [one.sequence for one in again] == [2, 3][: len(new)]
+    assert versions(direct) == [1, 2, 3][: 1 + len(new)]
+    assert all(one.duplicate for one in store.append("a-1", *new, expected_version=1, timeout=PATIENCE))
+
+
+def test_what_the_server_gets_only_later_is_stored_once(
+    store: JetStreamEventStore, direct: JetStreamEventStore, proxy: Proxy
+) -> None:
+    proxy.stall()
+    with pytest.raises(UnknownOutcomeError) as caught:
+        store.save_event(event(2), timeout=0.3 * UNIT)
+    assert versions(direct) == [1]
+    proxy.restore()  # what was tried arrives now, beside what is tried again
+    store.save_events(caught.value.events, timeout=PATIENCE)
+    eventually(lambda: versions(direct) == [1, 2], "the event, once")
+    assert versions(store) == [1, 2]
+
+
+def test_another_writer_who_comes_first_settles_an_unknown_outcome(
+    store: JetStreamEventStore, direct: JetStreamEventStore, proxy: Proxy
+) -> None:
+    proxy.stall()
+    with pytest.raises(UnknownOutcomeError) as caught:
+        store.append("a-1", event(), expected_version=1, timeout=0.3 * UNIT)
+    direct.append("a-1", event(), expected_version=1)
+    proxy.drop()  # with what was stalled in it
+    proxy.restore()
+    with pytest.raises(VersionConflictError) as conflict:
+        store.save_events(caught.value.events, timeout=PATIENCE)
+    assert (conflict.value.attempted_version, conflict.value.current_version) == (2, 2)
+
+
+def test_what_was_never_sent_is_not_unknown(own_server: NatsServer, make_store: MakeStore) -> None:
+    store = make_store(own_server.url)
+    store.save_event(event(1))
+    own_server.stop()
+    eventually(lambda: not store.connection.is_connected)
+    for save in (lambda: store.save_event(event(2), timeout=0.3 * UNIT), lambda: store.get_events("a-1", timeout=0.1)):
+        with pytest.raises(DeadlineExceededError, match="not connected to"):
+            save()
+    own_server.start()
+    assert store.connection.wait_connected(PATIENCE)
+    assert versions(store) == [1], "it was given up, and is not sent later"
+    assert store.save_event(event(2), timeout=PATIENCE).sequence == 2
+
+
+def test_a_save_waits_for_a_server_that_restarts(own_server: NatsServer, make_store: MakeStore) -> None:
+    store = make_store(own_server.url)
+    store.save_event(event(1))
+    own_server.stop()
+    saved = in_background(lambda: store.save_event(event(2), timeout=PATIENCE))
+    read = in_background(lambda: store.get_events("a-1", timeout=PATIENCE))
+    own_server.start()
+    assert isinstance(saved(), StoredEvent)
+    assert read()
+    assert versions(store) == [1, 2]
+
+
+@pytest.mark.concurrent
+def test_writers_whose_links_break_count_right(
+    make_store: MakeStore, proxy: Proxy, direct: JetStreamEventStore
+) -> None:
+    stores = [make_store(proxy.url, ping_interval=60) for _ in range(4)]
+    done = threading.Event()
+    successes = []
+
+    def increment(store: JetStreamEventStore) -> None:
+        while not done.is_set():
+            try:
+                version = store.get_latest_version("a-1", timeout=PATIENCE)
+                store.append("a-1", event(), expected_version=version, timeout=PATIENCE)
+            except VersionConflictError:
+                continue
+            successes.append(1)
+
+    def break_links() -> None:
+        for _ in range(15):
+            seen = len(successes)
+            eventually(lambda seen=seen: len(successes) > seen + 5, "some more")  # type: ignore[misc]
+            proxy.drop()
+        done.set()
+
+    run_threads(break_links, *(lambda store=store: increment(store) for store in stores for _ in range(2)))  # type: ignore[misc]
+    assert versions(direct) == list(range(1, len(successes) + 1))
+
+
+# -- the same id
+
+
+def test_what_is_stored_under_an_id_is_compared(make_store: MakeStore) -> None:
+    store = make_store()
+    first = Event(id="one", event_type="Happened", actor_id="a-1", version=1, data={"n": 1})
+    store.save_event(first)
+    for other in (first.replace(data={"n": 2}), first.replace(event_type="Else")):
+        with pytest.raises(DuplicateIdError, match="'one'"):
+            make_store().save_event(other)  # also by who does not know the actor yet: the server knows the message id
+    assert store.save_event(first.replace(command_id="again")).duplicate
+    assert store.save_event(first.replace(actor_id="a-2")).sequence == 2, "another actor's is another event"
+    assert versions(store) == [1]
+
+
+def test_an_older_event_is_found_behind_newer_ones(make_store: MakeStore) -> None:
+    store = make_store()
+    events = [event(version) for version in range(1, 101)]
+    store.save_events(events)
+    fresh = make_store()
+    assert fresh.save_event(events[2]) == StoredEvent(events[2], 3, duplicate=True)
+    assert [one.sequence for one in fresh.save_events(events[40:50])] == list(range(41, 51))
+    with pytest.raises(VersionConflictError):
+        fresh.save_event(event(50))
+    with pytest.raises(VersionConflictError):  # one of them is there, the other is not
+        fresh.save_events([events[99], event(101)])
+    assert versions(store) == list(range(1, 101))
