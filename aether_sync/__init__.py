@@ -41,6 +41,7 @@ from .metrics import Metrics, SubscriptionStats
 from .nats_bus import NATSEventBus
 from .patterns import SubscriptionFilter, actor_type
 from .server import NatsCluster, NatsServer
+from .stores._durable import ConsumerState
 from .stores.base import (
     ANY,
     NO_EVENTS,
@@ -54,8 +55,12 @@ from .stores.base import (
     StoredEvent,
     retry_on_conflict,
 )
+from .stores.consume import Consumption
+from .stores.delivery import Delivery
 from .stores.jetstream import JetStreamEventStore
 from .stores.memory import InMemoryEventStore
+from .stores.poison import Poisoned
+from .stores.runner import Runner
 from .subscription import Subscription
 
 __all__ = [
@@ -71,8 +76,11 @@ __all__ = [
     "ConnectError",
     "Connection",
     "ConnectionFailedError",
+    "ConsumerState",
+    "Consumption",
     "DeadlineExceededError",
     "DecodingError",
+    "Delivery",
     "DeliveryUncertainError",
     "DisconnectedError",
     "DuplicateIdError",
@@ -96,8 +104,10 @@ __all__ = [
     "NatsCluster",
     "NatsServer",
     "PermissionDeniedError",
+    "Poisoned",
     "PublishTimeoutError",
     "Reading",
+    "Runner",
     "ServerError",
     "ServerNotFoundError",
     "Snapshot",

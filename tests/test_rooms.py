@@ -98,17 +98,17 @@ class TestEveryFile:
 def test_public_names_are_pinned() -> None:
     assert aether_sync.__all__ == [
         "ANY", "EVENT_STORED", "NO_EVENTS", "AetherError", "AnyVersion", "AtomicAppendUnsupportedError",
-        "BusClosedError", "CloseReport", "ClosedError", "ConnectError", "Connection",
-        "ConnectionFailedError", "DeadlineExceededError", "DecodingError", "DeliveryUncertainError",
-        "DisconnectedError", "DuplicateIdError", "EncodingError", "Event", "EventBus", "EventStore",
-        "EventStored", "EventTooLargeError", "Follower", "InMemoryEventStore", "InvalidEventError",
-        "InvalidNamespaceError", "InvalidOptionError", "JetStreamEventStore", "LoadedActor",
-        "MalformedRecord", "MalformedRecordError", "Metrics", "NATSEventBus", "NatsCluster", "NatsServer",
-        "PermissionDeniedError", "PublishTimeoutError", "Reading", "ServerError", "ServerNotFoundError",
-        "Snapshot", "StoreClosedError", "StoreError", "StoreUnavailableError", "StoredEvent",
-        "StreamMismatchError", "StreamRegressionError", "Subscription", "SubscriptionClosedError",
-        "SubscriptionFilter", "SubscriptionOverflowError", "SubscriptionStats", "UnknownOutcomeError",
-        "VersionConflictError", "WrongThreadError", "__version__", "actor_type", "retry_on_conflict",
+        "BusClosedError", "CloseReport", "ClosedError", "ConnectError", "Connection", "ConnectionFailedError",
+        "ConsumerState", "Consumption", "DeadlineExceededError", "DecodingError", "Delivery", "DeliveryUncertainError",
+        "DisconnectedError", "DuplicateIdError", "EncodingError", "Event", "EventBus", "EventStore", "EventStored",
+        "EventTooLargeError", "Follower", "InMemoryEventStore", "InvalidEventError", "InvalidNamespaceError",
+        "InvalidOptionError", "JetStreamEventStore", "LoadedActor", "MalformedRecord", "MalformedRecordError",
+        "Metrics", "NATSEventBus", "NatsCluster", "NatsServer", "PermissionDeniedError", "Poisoned",
+        "PublishTimeoutError", "Reading", "Runner", "ServerError", "ServerNotFoundError", "Snapshot",
+        "StoreClosedError", "StoreError", "StoreUnavailableError", "StoredEvent", "StreamMismatchError",
+        "StreamRegressionError", "Subscription", "SubscriptionClosedError", "SubscriptionFilter",
+        "SubscriptionOverflowError", "SubscriptionStats", "UnknownOutcomeError", "VersionConflictError",
+        "WrongThreadError", "__version__", "actor_type", "retry_on_conflict",
     ]  # fmt: skip
     assert all(hasattr(aether_sync, name) for name in aether_sync.__all__)
 
