@@ -160,16 +160,17 @@ class JetStreamFollower(Heir):
         self._is_reading = True
         count = min(len(inflow.arrived), _READ_AT_ONCE)
         number = self._number
-        words: list[bytes] = []
+        reply = b""
         for _ in range(count):
-            words, headers, data = inflow.arrived.popleft()
-            _, sequence, place = place_of(words[3])
+            subject, reply, headers, data = inflow.arrived.popleft()
+            tokens = reply.split(b".")
+            sequence, place = (int(tokens[5]), int(tokens[6])) if len(tokens) == 9 else place_of(reply)[1:]
             number += 1
             if place != number:
                 inflow.break_off()
                 break
             try:
-                event = self._reader.event(sequence, words[1].decode(), data)
+                event = self._reader.event(sequence, subject.decode(), data)
             except MalformedRecordError as error:
                 self._ready.append(error)
             else:
@@ -177,8 +178,8 @@ class JetStreamFollower(Heir):
                     self._ready.append(StoredEvent(event, sequence, False, ends_batch(headers)))
             self._scanned = sequence
         self._number = number
-        if words:
-            self._pending = pending_behind(words[3])
+        if reply:
+            self._pending = pending_behind(reply)
         self._is_reading = False
         if not self._ready:
             self._sequence = max(self._sequence, self._scanned)
