@@ -1,0 +1,157 @@
+"""Reading a store that holds 200,000 events: those of one actor, and all of them."""
+
+from functools import partial
+from itertools import islice
+from statistics import median
+from time import perf_counter
+
+from nats.js import JetStreamContext
+
+from .cases import CannotMeasureError, Goal, Job, Sample, Stopwatch
+from .peers import jetstream
+from .stock import FEW, MANY, Stock
+from .stores import CONTENDERS, DATABASES, STREAMS, Contender, in_loop, register_at
+
+_SHARE = 0.001  # of the events asked for
+_LOADED = {MANY: 1.0, FEW: 0.25}  # of that: actors that are loaded
+_AIMS = {MANY: 2.0, FEW: 1.2}
+
+
+def _count(stock: Stock, job: Job) -> tuple[int, int]:
+    """Say how many actors are loaded, the first of them to warm up."""
+    loaded = int(job.events * _LOADED[stock])
+    return max(5, loaded // 10), loaded
+
+
+def _summed_up(took: list[float], warmup: int) -> Sample:
+    took = took[warmup:]
+    return {"loads": len(took) / sum(took), "p50": median(took)}
+
+
+def _check(found: int, stock: Stock) -> None:
+    if found != stock.each:
+        raise CannotMeasureError(f"of {stock.each} events of an actor {found} were found")
+
+
+# -- stores that threads call
+
+
+def _load(contender: Contender, stock: Stock, place: str, job: Job) -> Sample:
+    warmup, loaded = _count(stock, job)
+    took = []
+    with contender.open(job, place, stock) as store:
+        for actor_id in stock.chosen(job, warmup + loaded):
+            start = perf_counter()
+            events = store.load(actor_id)
+            took.append(perf_counter() - start)
+            _check(len(events), stock)
+    return _summed_up(took, warmup)
+
+
+def _follow(contender: Contender, place: str, job: Job) -> Sample:
+    with contender.open(job, place, MANY) as store:
+        watch = Stopwatch()
+        followed = sum(1 for _ in islice(store.follow(), job.stock))
+        sample = watch.read(job.stock)
+    if followed != job.stock:
+        raise CannotMeasureError(f"of {job.stock:,} events {followed:,} came")
+    return sample
+
+
+# -- nats-py
+
+
+async def _load_async(stock: Stock, js: JetStreamContext, job: Job) -> Sample:
+    warmup, loaded = _count(stock, job)
+    took = []
+    for number, actor_id in enumerate(stock.chosen(job, warmup + loaded)):
+        start = perf_counter()
+        events = await jetstream.load(js, stock.name, actor_id, f"{job.prefix}-{number}")
+        took.append(perf_counter() - start)
+        _check(len(events), stock)
+    return _summed_up(took, warmup)
+
+
+async def _follow_async(js: JetStreamContext, job: Job) -> Sample:
+    watch = Stopwatch()
+    await jetstream.follow(js, MANY.name, job.stock)
+    return watch.read(job.stock)
+
+
+# -- the cases
+
+
+def _register_load(stock: Stock, place: str) -> None:
+    kind = f"load-{stock.each}"
+    aim = Goal(_AIMS[stock])
+    databases = tuple(f"{kind}-eventsourcing-{database}" for database in DATABASES)
+    ahead = Goal(1.0, to=databases, called="the faster of eventsourcing's")
+    register_at(
+        place,
+        f"{kind}-nats-py",
+        f"{stock.each:,} events, nats-py, ordered consumer",
+        partial(in_loop, partial(_load_async, stock), place, stock),
+        base=f"{kind}-nats-py",
+        says="A consumer is created, calls back until nothing is pending, and is deleted.",
+        share=_SHARE,
+    )
+    register_at(
+        place,
+        f"{kind}-aether",
+        f"{stock.each:,} events, aether_sync, `get_events`",
+        partial(_load, CONTENDERS["aether"], stock, place),
+        base=f"{kind}-nats-py",
+        says="`store.get_events()` of an actor that this store has not heard of.",
+        share=_SHARE,
+        goals=(aim, ahead),
+    )
+
+
+def _register_load_of_database(stock: Stock, place: str) -> None:
+    register_at(
+        place,
+        f"load-{stock.each}-eventsourcing",
+        f"{stock.each:,} events, eventsourcing",
+        partial(_load, CONTENDERS["eventsourcing"], stock, place),
+        base=f"load-{stock.each}-nats-py",
+        says="`recorder.select_events()`.",
+        share=_SHARE,
+    )
+
+
+def _register_follow(place: str) -> None:
+    register_at(
+        place,
+        "follow-nats-py",
+        "nats-py, ordered consumer, nothing decoded",
+        partial(in_loop, _follow_async, place, MANY),
+        base="follow-nats-py",
+        says="It calls back, and the callback counts.",
+    )
+    register_at(
+        place,
+        "follow-aether",
+        "aether_sync, `follow`",
+        partial(_follow, CONTENDERS["aether"], place),
+        base="follow-nats-py",
+        says="`for stored in store.follow()`.",
+        goals=(Goal(2.0),),
+    )
+
+
+for _stock in (MANY, FEW):
+    for _place in STREAMS:
+        _register_load(_stock, _place)
+    for _place in DATABASES:
+        _register_load_of_database(_stock, _place)
+for _place in STREAMS:
+    _register_follow(_place)
+for _place in DATABASES:
+    register_at(
+        _place,
+        "follow-eventsourcing",
+        "eventsourcing",
+        partial(_follow, CONTENDERS["eventsourcing"], _place),
+        base="follow-nats-py",
+        says="`recorder.select_notifications()`, 1,000 at a time.",
+    )
