@@ -20,7 +20,15 @@ from msgspec import UNSET, UnsetType
 from .errors import DecodingError, EncodingError, InvalidEventError
 from .events import _CHECKED, Event, _metadata, _set, _short
 
-__all__ = ["EnvelopeWriter", "decode_envelope", "decode_event", "decode_run", "encode_and_copy", "encode_event"]
+__all__ = [
+    "EnvelopeWriter",
+    "decode_envelope",
+    "decode_event",
+    "decode_run",
+    "decode_stored",
+    "encode_and_copy",
+    "encode_event",
+]
 
 _MAX_DEPTH = 200  # levels of data; the same on every Python and thread, unlike its recursion limit
 _MINUTE = timedelta(minutes=1)
@@ -101,6 +109,7 @@ class _ReadyEnvelope(msgspec.Struct, gc=False):
 
 _read_event = msgspec.json.Decoder(_Read).decode
 _read_envelope = msgspec.json.Decoder(_Envelope).decode
+_read_ready_event = msgspec.json.Decoder(_Ready).decode
 _read_ready = msgspec.json.Decoder(_ReadyEnvelope).decode
 
 
@@ -362,6 +371,25 @@ def decode_event(encoded: bytes, namespace: str) -> Event:
         return _event(_read_event(encoded), namespace)
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         _refuse(error)
+
+
+def decode_stored(encoded: bytes) -> Event:
+    """Read what ``encode_event()`` wrote, or a node in Go, in half the time of :func:`decode_event`.
+
+    Raises:
+        DecodingError: The bytes are no event.
+    """
+    # As in decode_run(): a timestamp that begins here is read by msgspec as by us.
+    if encoded[-43:-29] == b',"timestamp":"' and encoded[-19:-18] == b"T" and encoded[-3:-2] == b"Z":
+        try:
+            event: Any = _read_ready_event(encoded)
+        except (ValueError, RecursionError):  # the careful way says what is wrong
+            pass
+        else:
+            if event.metadata is not None:
+                _set(event, "__class__", Event)
+                return event  # type: ignore[no-any-return]
+    return decode_event(encoded, "")
 
 
 def decode_envelope(payload: bytes, namespace: str) -> tuple[str, Event]:

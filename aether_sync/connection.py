@@ -16,10 +16,11 @@ from ._engine import Engine
 from ._exit import at_exit, mind_the_exit
 from ._fork import Heir, heirs
 from ._lifetime import Lifetime, warn_unclosed
+from ._nats.interest import Interest, Mailbox, Message
 from ._nats.options import ConnectOptions
 from ._nats.pump import Account
 from ._nats.reasons import counted, shown
-from ._nats.receive import Interest
+from ._nats.requests import Call, Requests, single
 from ._outbox import Outbox
 from ._waiting import Living, Once, Reply, guard
 from .bus import CloseReport
@@ -289,6 +290,76 @@ class Connection(Lifetime, Heir):
         with suppress(DeadlineExceededError):
             for interest in interests:
                 interest.gone.wait(deadline)
+
+    def ask(
+        self,
+        subject: str,
+        make: Callable[[bytes], bytes],
+        deadline: Deadline,
+        is_last: Callable[[Message], bool] = single,
+        largest: int = 0,
+    ) -> Call:
+        """Put a question to the server, whose answers the call is then waited for. For a store.
+
+        Args:
+            subject: Whom it is put to.
+            make: Makes the commands, of the inbox for the answers.
+            deadline: For the connection, and the right to get answers.
+            is_last: Whether an answer is the last one.
+            largest: Bytes of the largest payload among the commands, headers included.
+
+        Raises:
+            EventTooLargeError: That is more than the server takes.
+            PermissionDeniedError: The server sends this user no answers.
+        """
+        engine = self._engine
+        if engine is None or not engine.link.first.done or engine.link.requests.mailbox.ended:
+            engine = self._ready()
+        engine.loop.refuse_own_thread()
+        requests = engine.link.requests
+        if not requests.mailbox.confirmed.done:
+            self._open(requests, deadline)
+        limit = engine.link.max_payload
+        if largest > limit > 0:
+            raise EventTooLargeError(f"an event of {largest} bytes is larger than the server's max_payload of {limit}")
+        call = requests.begin(subject, make, is_last)
+        if not requests.carry(call):
+            engine.loop.post(requests.send, call)
+        return call
+
+    def tell(self, frame: bytes) -> None:
+        """Write commands to the server if there is a connection: nobody waits for an answer. For a store."""
+        engine = self._engine
+        if engine is None or self._closed:
+            return
+        requests = engine.link.requests
+        if not requests.tell(frame):
+            with suppress(BusClosedError):
+                engine.loop.post(requests.write, frame)
+
+    def subscribe(self, mailbox: Mailbox, deadline: Deadline) -> None:
+        """Have what is sent to a subject arrive in a mailbox; returns when the server has confirmed it. For a store.
+
+        Raises:
+            DeadlineExceededError: It had not in time.
+            PermissionDeniedError: It refuses.
+        """
+        self.enter(mailbox)
+        self.await_confirmation(mailbox, deadline)
+
+    def _open(self, requests: Requests, deadline: Deadline) -> None:
+        """Have answers sent here."""
+        with self._lock:
+            mailbox = requests.open()
+            if not mailbox.entered:
+                self.enter(mailbox)
+                mailbox.entered = True
+        self.await_confirmation(mailbox, deadline)
+
+    def why_not(self) -> str:
+        """Say why there is no connection, to be put behind a message; nothing if there is one. For a store."""
+        engine = self._engine
+        return "" if engine is None or engine.link.is_connected else f" ({engine.link.connect_error()})"
 
     def nudge(self, callback: Callable[[], object]) -> None:
         """Run a callback on the loop thread if there is one; takes no lock. For finalizers."""

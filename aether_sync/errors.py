@@ -188,7 +188,7 @@ class DuplicateIdError(StoreError):
 
 
 class AtomicAppendUnsupportedError(StoreError):
-    """Several events at once need atomic batches: nats-server 2.12, and a stream with ``allow_atomic``. None is stored."""
+    """Several events at once need nats-server 2.12, and a stream with ``allow_atomic``. None is stored."""
 
 
 class MalformedRecordError(StoreError, ValueError):

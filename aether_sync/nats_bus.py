@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, Unpack
 
 from ._deadline import Deadline
-from ._nats.receive import Inbox, Interest
+from ._nats.receive import EventInterest, Inbox
 from ._routing import Frame, Route, Target
 from ._waiting import guard
 from ._wire import EnvelopeWriter
@@ -66,12 +66,17 @@ class NATSEventBus(EventBus):
         self._writer = EnvelopeWriter(self.node_id)
         self._inbox = Inbox(self.node_id, self._counters, self._abandoned.append)
         self._interests_lock = guard()  # guards _interests, and that the link hears of its changes in their order
-        self._interests: dict[tuple[str, str | None], Interest] = {}  # by subject and queue group
+        self._interests: dict[tuple[str, str | None], EventInterest] = {}  # by subject and queue group
 
     def _after_fork(self) -> None:
         for interest in list(self._interests.values()):
             interest.disown()
         super()._after_fork()
+
+    @property
+    def prefix(self) -> str:
+        """The first token of its subjects."""
+        return self._prefix
 
     @property
     def connection(self) -> Connection:
@@ -111,7 +116,7 @@ class NATSEventBus(EventBus):
         if target.group is None:  # a node's own events come directly; to a group, by the server's choice
             self._targets.add(target)
 
-    def _enter(self, target: Target, pattern: str) -> Interest:
+    def _enter(self, target: Target, pattern: str) -> EventInterest:
         """Share the interest in a subject, or have a new one subscribed."""
         key = (pattern, target.group)
         while True:
@@ -120,7 +125,7 @@ class NATSEventBus(EventBus):
                 if interest is not None and interest.ended:
                     self._connection.leave(interest)  # once more, if an interrupt came before the first time
                 if interest is None or interest.ended:
-                    interest = Interest(self._inbox, self._subject_of(pattern), pattern, target.group)
+                    interest = EventInterest(self._inbox, self._subject_of(pattern), pattern, target.group)
                     self._interests[key] = interest
                 interest.add(target)
                 if not interest.entered:
@@ -138,7 +143,7 @@ class NATSEventBus(EventBus):
         for interest, target in left:
             interest.remove(target)
 
-    def _exit(self, target: Target) -> list[Interest]:
+    def _exit(self, target: Target) -> list[EventInterest]:
         """Leave the interests of a target; those that served nobody else are returned, and serve it still."""
         left = []
         with self._interests_lock:

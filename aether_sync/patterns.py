@@ -12,7 +12,7 @@ All other characters stand for themselves. The first two are the wildcards of NA
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Pattern",
     "SubscriptionFilter",
+    "actor_matcher",
     "actor_type",
     "check_namespace",
     "check_prefix",
@@ -336,6 +337,22 @@ class SubscriptionFilter:
     def __repr__(self) -> str:
         types = f"{{{', '.join(map(repr, sorted(self.event_types)))}}}" if self.event_types else "()"
         return f"SubscriptionFilter(event_types={types}, actor_pattern={self.actor_pattern!r})"
+
+
+def actor_matcher(pattern: str | None) -> Callable[[str], bool]:
+    """Return what says whether an actor id matches a pattern; None matches all.
+
+    Raises:
+        InvalidOptionError: The pattern is not a str.
+        InvalidNamespaceError: It is none.
+    """
+    text = _actor_pattern(pattern)
+    if not text:
+        return lambda _: True
+    regex = _compiled(text)
+    if regex is None:
+        return text.__eq__
+    return lambda actor_id: regex.fullmatch(actor_id) is not None
 
 
 def _event_types(event_types: Iterable[str]) -> frozenset[str]:

@@ -5,7 +5,7 @@ from itertools import count
 import pytest
 
 from aether_sync import Event
-from aether_sync._nats.receive import Inbox, Interest
+from aether_sync._nats.receive import EventInterest, Inbox
 from aether_sync._reporter import Reporter
 from aether_sync._routing import Target, make_target
 from aether_sync._wire import EnvelopeWriter, encode_event
@@ -30,16 +30,16 @@ class Node:
         self.group = self.interest("orders.eu", "workers")
         self.reporter = Reporter()
 
-    def interest(self, pattern: str, group: str | None = None) -> Interest:
-        interest = Interest(self.inbox, f"t.events.{pattern}", pattern, group)
+    def interest(self, pattern: str, group: str | None = None) -> EventInterest:
+        interest = EventInterest(self.inbox, f"t.events.{pattern}", pattern, group)
         interest.add(make_target((pattern,), None, 100, 10_000, "drop_newest", group, lambda _: None))
         return interest
 
-    def take(self, *runs: tuple[Interest, list[bytes]]) -> None:
+    def take(self, *runs: tuple[EventInterest, list[bytes]]) -> None:
         self.inbox.arrived += [(interest, "t.events.orders.eu", list(payloads)) for interest, payloads in runs]
         self.inbox.deliver(self.reporter)
 
-    def got(self, interest: Interest) -> list[int]:
+    def got(self, interest: EventInterest) -> list[int]:
         (target,) = interest._members
         return versions(target)
 

@@ -14,8 +14,8 @@ PACKAGE = Path(aether_sync.__file__).parent
 ROOMS = [
     "_version", "errors", "events", "_wire", "patterns", "_checks", "_deadline", "_waiting", "_fork", "_exit",
     "_lifetime", "_reporter", "metrics", "_queues", "_outbox", "_index", "_routing", "subscription", "bus",
-    "_base_loop", "_uvloop", "_loop", "_nats", "_engine", "connection", "nats_bus", "stores", "_watcher", "_server_process",
-    "server", "__init__", "_demo", "cli", "__main__",
+    "_base_loop", "_uvloop", "_loop", "_nats", "_engine", "connection", "nats_bus", "stores", "_watcher",
+    "_server_process", "server", "__init__", "_demo", "cli", "__main__",
 ]  # fmt: skip
 
 #: Run on the loop thread, and so may have coroutines.

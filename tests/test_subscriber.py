@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from aether_sync import NATSEventBus
 from aether_sync._deadline import Deadline
-from aether_sync._nats.receive import Interest
+from aether_sync._nats.receive import EventInterest
 
 from .conftest import PATIENCE, Monitor, eventually
 
@@ -20,7 +20,7 @@ def test_an_interest_that_is_entered_as_the_connection_comes_back_is_subscribed_
     subscriber, wire = engine.link.subscriber, engine.link._wire
     assert wire is not None
     subject = f"{bus._prefix}.events.n"
-    interest = Interest(bus._inbox, subject, "n", None)
+    interest = EventInterest(bus._inbox, subject, "n", None)
     before = wire._sid
 
     def come_back() -> None:

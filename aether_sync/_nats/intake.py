@@ -16,7 +16,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 
-from .receive import Inbox, Interest
+from .interest import Arrivals, Interest
 
 __all__ = ["LARGEST_MESSAGE", "LONGEST_LINE", "Intake"]
 
@@ -54,7 +54,7 @@ class Intake(asyncio.BufferedProtocol):
         self,
         stock: asyncio.BaseProtocol,
         interests: Mapping[int, Interest],
-        deliver: Callable[[Inbox], None],
+        deliver: Callable[[Arrivals], None],
         broken: Callable[[str], None],
     ) -> None:
         if not isinstance(stock, asyncio.Protocol):
@@ -87,7 +87,7 @@ class Intake(asyncio.BufferedProtocol):
                 return
             data = b"".join(self._rest)
             self._rest.clear()
-        filled: list[Inbox] = []
+        filled: list[Arrivals] = []
         foreign: list[bytes] = []
         taken = self._split(data, filled, foreign)
         if taken < len(data):
@@ -97,7 +97,7 @@ class Intake(asyncio.BufferedProtocol):
         if foreign:
             self._stock.data_received(b"".join(foreign))
 
-    def _split(self, data: bytes, filled: list[Inbox], foreign: list[bytes]) -> int:
+    def _split(self, data: bytes, filled: list[Arrivals], foreign: list[bytes]) -> int:
         """Put messages into their inboxes, and all else into ``foreign``; return how far everything is whole."""
         position, end = 0, len(data)
         by: Interest | None = None  # of the message before, of ours: most come in runs
@@ -139,10 +139,16 @@ class Intake(asyncio.BufferedProtocol):
                     self._broken("a message that no server may send")
                 return position
             interest = interests.get(sid)
-            again = None if interest is None else head
+            again = None if interest is None or interest.whole else head
             if interest is None:
                 if not _MISREAD.search(line):
                     foreign.append(data[position:stop])
+            elif interest.whole:
+                by = None
+                arrived = interest.inbox.arrived
+                if not arrived:
+                    filled.append(interest.inbox)
+                arrived.append((line, data[start : start + headers], data[start + headers : stop - 2]))
             elif interest is by and subject is at:
                 payloads.append(data[start + headers : stop - 2])
             else:
@@ -158,9 +164,12 @@ class Intake(asyncio.BufferedProtocol):
         match = _HEAD.fullmatch(line)
         if match is None:
             return _UNREADABLE if line.startswith((b"MSG", b"HMSG")) else None
-        if len(self._lines) >= _LINES_KEPT:
-            self._lines.clear()
-        head = self._lines[line] = _head(match)
+        head = _head(match)
+        interest = self._interests.get(head[0])
+        if interest is None or not interest.whole:  # else it has a number of its own
+            if len(self._lines) >= _LINES_KEPT:
+                self._lines.clear()
+            self._lines[line] = head
         return head
 
     # -- what else a transport tells

@@ -32,6 +32,7 @@ from ..errors import BusClosedError, ConnectError
 from .options import ConnectOptions
 from .pump import Account, Pump
 from .reasons import describe, is_refusal, refusal, shown
+from .requests import Requests
 from .servers import Server, Servers
 from .subscriber import Subscriber
 from .wire import Wire
@@ -73,6 +74,7 @@ class Link:
         self._reporter = reporter
         self.pump = Pump(outbox, reporter)
         self.subscriber = Subscriber(reporter)
+        self.requests = Requests()
         self.state = LinkState.NEW
         self.reason = "not connected yet"
         self.first: Reply[None] = Reply()
@@ -181,6 +183,7 @@ class Link:
         self._refusals = 0
         self._take_limits(wire)
         self.pump.resume(wire)
+        self.requests.resume(wire)
         self._enter(LinkState.CONNECTED)
         self.first.set(None)
 
@@ -189,6 +192,7 @@ class Link:
             self._enter(LinkState.RECONNECTING)
             self._reporter.warning("lost the connection to %s: %s", self.where, self.reason)
         self.pump.pause()
+        self.requests.pause()
         self.subscriber.pause()
 
     async def _watch(self, wire: Wire) -> None:
@@ -208,6 +212,8 @@ class Link:
         if refused is None:
             self._reporter.burst("server", "the server reports: %s", describe(error))
         elif refused.is_publish:
+            if self.requests.refuse(refused.subject):
+                return
             self.pump.refuse(f"no permission to publish to {refused.subject!r}")
         else:
             self.subscriber.refuse(refused)
@@ -257,11 +263,13 @@ class Link:
         self.first.fail(error)
         self.pump.close(error)
         self.subscriber.close(error)
+        self.requests.close(error)
 
     def disown(self, error: BusClosedError) -> None:
         """In a forked child: give an end to whoever waits here, over whom a signal handler forked."""
         self.first.fail(error)
         self.pump.release(error)
+        self.requests.close(error)
         self._enter(LinkState.CLOSED)
         if self._wire is not None:
             let_go(self._wire.files())

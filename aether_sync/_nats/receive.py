@@ -1,4 +1,4 @@
-"""Messages from the server into the queues of subscriptions, a batch for each turn of the loop.
+"""Events from the server into the queues of subscriptions, a batch for each turn of the loop.
 
 One NATS subscription, an *interest*, serves all local subscriptions of its subject. Overlapping interests bring copies
 of one event; a local subscription takes the copy that comes through the first of its patterns that matches, so it gets
@@ -8,40 +8,35 @@ one, whichever copies arrive. Messages are routed by their sid, on a client of t
 import asyncio
 from collections.abc import Callable, Sequence
 from itertools import chain, count
-from typing import Any
-
-from nats.aio.msg import Msg
 
 from .._reporter import Reporter
 from .._routing import Deliveries, Group, Route, Target, failed, log_drops
-from .._waiting import Reply, guard
+from .._waiting import guard
 from .._wire import EnvelopeWriter, decode_run
-from ..errors import AetherError, SubscriptionClosedError
+from ..errors import AetherError
 from ..events import Event
 from ..metrics import Counters
 from .echoes import Echoes
+from .interest import Interest
 
-__all__ = ["Inbox", "Interest", "Run", "message_class"]
+__all__ = ["EventInterest", "Inbox", "Run"]
 
 _ROUTES_KEPT = 4_096  # subjects per interest
 
 
 #: What came in a row: by which interest, with which subject, and the payloads, one or more.
-Run = tuple["Interest", str, list[bytes]]
+Run = tuple["EventInterest", str, list[bytes]]
 
 
-class Interest:
+class EventInterest(Interest):
     """One NATS subscription of a bus, on behalf of all its local subscriptions to the subject and queue group."""
 
+    whole = False
+
     def __init__(self, inbox: "Inbox", subject: str, pattern: str, group: str | None) -> None:
-        self.inbox = inbox
-        self.subject = subject
+        super().__init__(subject, group)
+        self.inbox: Inbox = inbox
         self.pattern = pattern  # the subject without the prefix
-        self.group = group
-        self.confirmed: Reply[None] = Reply()  # by the server; shared by all who wait for it
-        self.gone: Reply[None] = Reply()  # the server has sent the last message for it
-        self.entered = False  # handed to the link
-        self.ended = False  # failed, or taken back from the link: never used again
         self._lock = guard()  # guards the fields below; _routes is read without it
         self._turns = count()  # of the group's members
         self._members: dict[Target, None] = {}
@@ -63,22 +58,8 @@ class Interest:
         """Whether nobody else has what comes."""
         return not self._members or (len(self._members) == 1 and target in self._members)
 
-    def fail(self, error: AetherError) -> None:
-        """End for a reason: raise it to those who wait for the confirmation, and to those who iterate."""
-        self._end(error, failure=error)
-
-    def close(self, error: AetherError) -> None:
-        """End with the connection: who iterates takes what is queued; who waits for the confirmation gets the error."""
-        self._end(error, failure=None)
-
-    def disown(self) -> None:
-        """In a forked child: give an end to whoever waits here, over whom a signal handler forked."""
-        self.confirmed.fail(SubscriptionClosedError("this process was forked meanwhile: subscribe again here"))
-        self.gone.set(None)
-
     def _end(self, error: AetherError, failure: AetherError | None) -> None:
-        self.ended = True
-        self.confirmed.fail(error)
+        super()._end(error, failure)
         with self._lock:
             members = list(self._members)
         for target in members:
@@ -118,9 +99,9 @@ class Inbox:
         self.arrived: list[Run] = []  #: filled, then delivered; in the order of arrival
         self._echoes = Echoes()  # a queue group has none: each event goes to one of its members
         # What was decoded last: copies of an event come one after the other, if not always in one turn of the loop.
-        self._last: tuple[str, bytes, Event, Interest] | None = None
+        self._last: tuple[str, bytes, Event, EventInterest] | None = None
 
-    def arrive(self, interest: Interest, subject: str, payload: bytes, reporter: Reporter) -> None:
+    def arrive(self, interest: EventInterest, subject: str, payload: bytes, reporter: Reporter) -> None:
         """Take one message; deliver at the end of this turn."""
         if self.arrived:
             by, at, payloads = self.arrived[-1]
@@ -177,29 +158,10 @@ class Inbox:
         own, echoes = self._own, self._echoes.expected()
         return [one for one in payloads if not (one.startswith(own) or (echoes and one in echoes))]
 
-    def _copy(self, interest: Interest, subject: str, payloads: Sequence[bytes]) -> Event | None:
+    def _copy(self, interest: EventInterest, subject: str, payloads: Sequence[bytes]) -> Event | None:
         """Return the event that was decoded last, if the first of these is the same, come through another interest."""
         if self._last is not None and payloads:
             at, last, event, by = self._last
             if interest is not by and payloads[0] == last and subject == at:
                 return event
         return None
-
-
-def message_class(interests: dict[int, Interest], reporter: Reporter) -> Callable[..., Msg | None]:
-    """Make what a nats client calls to build a message: it takes ours out of the client's hands at once.
-
-    ``Client.msg_class`` is public; a false result ends nats-py's own processing, its queues and slow-consumer logic.
-    What is not ours (JetStream, replies) becomes the ``Msg`` it would have been.
-    """
-
-    def build(
-        subject: str, reply: str, data: bytes, headers: dict[str, str] | None, _client: Any, _sid: int
-    ) -> Msg | None:
-        interest = interests.get(_sid)
-        if interest is None:
-            return Msg(_client=_client, subject=subject, reply=reply, data=data, headers=headers, _sid=_sid)
-        interest.inbox.arrive(interest, subject, data, reporter)
-        return None
-
-    return build

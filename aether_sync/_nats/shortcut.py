@@ -50,23 +50,24 @@ class Shortcut:
         self._told = told
         self.file = _duplicate(transport)
         self._way: list[int] = []  # that file, while nothing is in its way
-        self._carried: deque[tuple[bytes, int]] = deque()  # frames not accounted for, and how much of each is written
+        # Frames that are not accounted for: each with how much of it is written, and whether it is an event.
+        self._carried: deque[tuple[bytes, int, bool]] = deque()
         self._last = 0.0  # when somebody asked
         self._clear_way()
 
-    def carry(self, frame: bytes) -> bool:
-        """Write a frame, if it is small, alone, and nothing is in its way; returns whether it did. Any thread."""
-        now = monotonic()
-        if now - self._last < _ALONE or len(frame) > LARGEST_CARRIED:
-            self._last = now
+    def carry(self, frame: bytes, is_event: bool = True) -> bool:
+        """Write a frame, if it is small, alone, and nothing is in its way; returns whether it did. Any thread.
+
+        What is no event need not be alone, and is not accounted for: somebody waits for the answer.
+        """
+        if len(frame) > LARGEST_CARRIED or (is_event and not self._is_alone()):
             return False
-        self._last = now
         with self.lock:
             if self._transport.is_closing() or self._rest() or len(self._carried) >= _UNTOLD:
                 return False
             written = map(os.write, self._way, to_write := iter((frame,)))
             try:
-                self._carried.extend(zip((frame,), written, strict=False))
+                self._carried.extend(zip((frame,), written, (is_event,), strict=False))
             except OSError:  # the socket is full, or broken, as the loop will notice
                 return False
             if list(to_write):  # the way is not free
@@ -74,17 +75,24 @@ class Shortcut:
             rest = self._rest()
             if rest:
                 self._way.clear()
-            tell = rest or not self.expected
+            elif not is_event:
+                self._carried.pop()
+            tell = rest or (is_event and not self.expected)
         if tell:
             with suppress(RuntimeError):  # the loop is closed, and has given up what was in flight
                 self._loop.call_soon_threadsafe(self._told)
         return True
 
+    def _is_alone(self) -> bool:
+        now = monotonic()
+        since, self._last = now - self._last, now
+        return since >= _ALONE
+
     def _rest(self) -> bytes:
         """What the socket did not take of the last frame."""
         if not self._carried:
             return b""
-        frame, written = self._carried[-1]
+        frame, written, _ = self._carried[-1]
         return frame[written:]
 
     # -- the loop thread
@@ -94,8 +102,8 @@ class Shortcut:
         with self.lock:
             rest = self._rest()
             if rest:
-                frame, _ = self._carried[-1]
-                self._carried[-1] = frame, len(frame)
+                frame, _, is_event = self._carried[-1]
+                self._carried[-1] = frame, len(frame), is_event
             if (rest or data) and not self._transport.is_closing():
                 self._transport.write(rest + data)
             self._clear_way()
@@ -115,7 +123,8 @@ class Shortcut:
         """
         with self.lock:
             self.write(b"")
-            return [len(self._carried.popleft()[0]) for _ in range(len(self._carried))]
+            carried = [self._carried.popleft() for _ in range(len(self._carried))]
+        return [len(frame) for frame, _, is_event in carried if is_event]
 
     def close(self) -> None:
         """Nobody writes here any more but the loop."""

@@ -28,8 +28,8 @@ from nats.errors import Error
 
 from .._reporter import Reporter
 from ..errors import AetherError, PermissionDeniedError, SubscriptionClosedError
+from .interest import Interest
 from .reasons import Refusal
-from .receive import Interest
 from .wire import Wire, forget, sid_of
 
 __all__ = ["Subscriber"]

@@ -21,9 +21,9 @@ from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
 from .._reporter import Reporter
 from .intake import LARGEST_MESSAGE, LONGEST_LINE, Intake
+from .interest import Interest, message_class
 from .login import Login, NotSentError
 from .options import ConnectOptions
-from .receive import Interest, message_class
 from .servers import Server
 from .shortcut import Shortcut
 

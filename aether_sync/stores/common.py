@@ -229,7 +229,7 @@ def numbered(events: Sequence[Event], version: int) -> tuple[Event, ...]:
 
 
 def is_same(one: Event, other: Event) -> bool:
-    """Whether two events, as they are read, are the same fact; when it was written down, and by whom, is no part of it."""
+    """Whether two events, as they are read, are one fact; when it was written down, and by whom, is no part of it."""
     return _identity(one) == _identity(other)
 
 

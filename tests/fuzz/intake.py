@@ -47,6 +47,8 @@ class Stock(asyncio.Protocol):
 class Inbox:
     """As far as an intake knows one; an interest, too."""
 
+    whole = False
+
     def __init__(self) -> None:
         self.inbox = self
         self.arrived: list[tuple[Any, str, list[bytes]]] = []

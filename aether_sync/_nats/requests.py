@@ -1,0 +1,227 @@
+"""Questions to the server, and their answers: from any thread, each answered on an inbox of its own.
+
+One subscription, ``_INBOX.<random>.*``, takes all answers; the last token says whose they are. A question is written by
+the thread that asks it, where that is possible, else by the loop; while there is no connection it waits for one. When
+the connection breaks, who had asked gets an error: whether the server has acted on it is then unknown.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
+from threading import Lock
+
+from .._deadline import Deadline
+from ..errors import AetherError, DeadlineExceededError, DisconnectedError, PermissionDeniedError
+from .interest import Mailbox, Message
+from .shortcut import Shortcut
+from .wire import Wire
+
+__all__ = ["Call", "Requests", "is_status", "single"]
+
+
+def single(message: Message) -> bool:
+    """Of a question that has one answer: the first is the last."""
+    return True
+
+
+def is_status(message: Message) -> bool:
+    """Of a question with several answers: a message that says only how it ended (``NATS/1.0 204 EOB``) is the last."""
+    return message[1].startswith(b"NATS/1.0 ")
+
+
+class Call:
+    """A question, for one thread to wait for its answers.
+
+    Attributes:
+        subject: Whom it is put to.
+        frame: The commands that put it.
+        answers: What has come.
+    """
+
+    __slots__ = ("_done", "_error", "_forget", "_is_last", "_may_be_sent", "answers", "frame", "subject")
+
+    def __init__(
+        self, subject: str, frame: bytes, is_last: Callable[[Message], bool], forget: Callable[["Call"], object]
+    ) -> None:
+        self.subject = subject
+        self.frame = frame
+        self.answers: list[Message] = []
+        self._is_last = is_last
+        self._forget = forget
+        self._error: AetherError | None = None
+        self._may_be_sent = [True]  # taken by who sends it, or by who gives it up before that
+        self._done = Lock()  # held until it is answered; by nobody's thread in particular
+        self._done.acquire()
+
+    def claim(self) -> bool:
+        """Take the right to send it, or to call it unsent; one gets it."""
+        try:
+            return self._may_be_sent.pop()
+        except IndexError:
+            return False
+
+    def release(self) -> None:
+        """Give that right back."""
+        self._may_be_sent.append(True)
+
+    @property
+    def was_sent(self) -> bool:
+        """Whether the server may have heard of it."""
+        return not self._may_be_sent
+
+    def take(self, message: Message) -> bool:
+        """Take an answer; returns whether it was the last. Loop thread only."""
+        self.answers.append(message)
+        if self._is_last(message):
+            self._finish()
+            return True
+        return False
+
+    def fail(self, error: AetherError) -> None:
+        """Leave an error for who waits."""
+        self._error = self._error or error
+        self._finish()
+
+    def _finish(self) -> None:
+        with suppress(RuntimeError):  # it is finished
+            self._done.release()
+
+    def wait(self, deadline: Deadline) -> list[Message]:
+        """Wait for the last answer.
+
+        Raises:
+            DeadlineExceededError: It did not come in time.
+            DisconnectedError: The connection broke, after this may have been sent.
+            PermissionDeniedError: The server lets this user not ask.
+            BusClosedError: The connection is closed.
+        """
+        try:
+            if not self._done.acquire(timeout=deadline.for_lock()):
+                raise DeadlineExceededError(f"no answer within {deadline}")
+        finally:
+            self._forget(self)
+        if self._error is not None:
+            raise type(self._error)(*self._error.args) from self._error
+        return self.answers
+
+
+class Requests:
+    """The questions of a connection. What is not marked otherwise runs on the loop thread."""
+
+    def __init__(self) -> None:
+        self._calls: dict[bytes, Call] = {}  # by the last token of their inboxes; single operations only, any thread
+        self._tokens: dict[Call, bytes] = {}
+        self._numbers = count(1)
+        self._unsent: deque[Call] = deque()
+        self._wire: Wire | None = None  # while connected
+        self._shortcut: Shortcut | None = None  # of that wire
+        self._closed: AetherError | None = None
+        self._renew()
+
+    def _renew(self) -> None:
+        self._prefix = f"_INBOX.{os.urandom(12).hex()}."
+        self.mailbox = Mailbox(f"{self._prefix}*", self._take, ended=self._fail_all)
+
+    # -- any thread
+
+    def open(self) -> Mailbox:
+        """Return what has to be subscribed before anything is asked; another one if the last was refused."""
+        if self.mailbox.ended and self._closed is None:
+            self._renew()
+        return self.mailbox
+
+    def begin(self, subject: str, make: Callable[[bytes], bytes], is_last: Callable[[Message], bool]) -> Call:
+        """Make a question.
+
+        Args:
+            subject: Whom it is put to.
+            make: Makes the commands, of the inbox for the answers.
+            is_last: Whether an answer is the last one.
+        """
+        token = b"%d" % next(self._numbers)
+        call = Call(subject, make(self._prefix.encode() + token), is_last, self._forget)
+        self._tokens[call] = token
+        self._calls[token] = call
+        return call
+
+    def carry(self, call: Call) -> bool:
+        """Write a question past the loop, if that is possible; returns whether it was."""
+        shortcut = self._shortcut
+        if shortcut is None or not call.claim():
+            return False
+        if shortcut.carry(call.frame, is_event=False):
+            return True
+        call.release()
+        return False
+
+    def tell(self, frame: bytes) -> bool:
+        """Write commands past the loop, if that is possible; returns whether it was."""
+        shortcut = self._shortcut
+        return shortcut is not None and shortcut.carry(frame, is_event=False)
+
+    def _forget(self, call: Call) -> None:
+        token = self._tokens.pop(call, None)
+        if token is not None:
+            self._calls.pop(token, None)
+
+    # -- the loop thread
+
+    def resume(self, wire: Wire) -> None:
+        """Write to this wire from now on: first what has waited for one."""
+        self._wire, self._shortcut = wire, wire.shortcut
+        unsent, self._unsent = self._unsent, deque()
+        for call in unsent:
+            self.send(call)
+
+    def pause(self) -> None:
+        """The connection is lost, and with it the answers to what was sent."""
+        self._wire = self._shortcut = None
+        error = DisconnectedError("the connection broke before the server had answered")
+        for call in list(self._calls.values()):
+            if call.was_sent:
+                call.fail(error)
+
+    def send(self, call: Call) -> None:
+        """Write a question, or keep it until there is a connection."""
+        if self._closed is not None:
+            call.fail(self._closed)
+        elif self._wire is None:
+            self._unsent.append(call)
+            if len(self._unsent) > 2 * len(self._calls):  # of most nobody waits for the answer any more
+                self._unsent = deque(one for one in self._unsent if one in self._tokens)
+        elif call in self._tokens and call.claim():
+            self._wire.write(call.frame)
+
+    def write(self, frame: bytes) -> None:
+        """Write commands that nobody waits for, if there is a connection."""
+        if self._wire is not None:
+            self._wire.write(frame)
+
+    def _take(self, messages: list[Message]) -> None:
+        for message in messages:
+            subject = message[0].split(None, 2)[1]
+            token = subject[subject.rfind(b".") + 1 :]
+            call = self._calls.get(token)
+            if call is not None and call.take(message):
+                self._forget(call)
+
+    def refuse(self, subject: str) -> bool:
+        """The server permits no publish to a subject, in lower case; returns whether somebody had asked there."""
+        refused = [call for call in list(self._calls.values()) if call.subject.lower() == subject]
+        for call in refused:
+            call.fail(
+                PermissionDeniedError(f"the server permits no publish to {call.subject!r}: its user lacks that right")
+            )
+        return bool(refused)
+
+    def _fail_all(self, error: AetherError) -> None:
+        for call in list(self._calls.values()):
+            call.fail(error)
+
+    def close(self, error: AetherError) -> None:
+        """Release everyone who waits for an answer, or will. Any thread, once the loop has stopped."""
+        self._closed = error
+        self._wire = self._shortcut = None
+        self._fail_all(error)

@@ -1,0 +1,101 @@
+"""What a node knows of its actors' versions: bounded, and never more than a hint.
+
+A version is known with the sequence of its event, as a pair: the pair of the greater sequence is the newer one. A
+version that came without a sequence, as nodes in Go announce it, says only that it is time to look. What the leader of
+the stream answers replaces all of it, downwards too, unless something newer came while it was asked.
+"""
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+from .._waiting import guard
+
+__all__ = ["Known", "VersionCache"]
+
+_ACTORS_KEPT = 16_384  # a kilobyte each at most; of the others the server is asked
+_POSITIONS_KEPT = 8  # of an actor: where to begin to read when somebody else was a few versions faster
+
+
+class Known(NamedTuple):
+    """What is known of an actor.
+
+    Attributes:
+        version: Its version; 0 if it has no events.
+        sequence: Of the event of that version; 0 if it has none.
+        announced: The greatest version that was announced without a sequence, if it is greater.
+        positions: Pairs of version and sequence, the newest last.
+    """
+
+    version: int = 0
+    sequence: int = 0
+    announced: int = 0
+    positions: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the leader has to be asked."""
+        return self.announced > self.version
+
+    def moved(self, version: int, sequence: int) -> "Known":
+        """What is known once there is a newer event."""
+        positions = (*self.positions, (version, sequence))[-_POSITIONS_KEPT:]
+        announced = self.announced if self.announced > version else 0
+        return Known(version, sequence, announced, positions)
+
+
+class VersionCache:
+    """Versions by actor. Any thread."""
+
+    def __init__(self) -> None:
+        self._lock = guard()  # guards _known
+        self._known: OrderedDict[str, Known] = OrderedDict()  # the least recently used first
+
+    def get(self, actor_id: str) -> Known | None:
+        """Return what is known of an actor."""
+        with self._lock:
+            known = self._known.get(actor_id)
+            if known is not None:
+                self._known.move_to_end(actor_id)
+            return known
+
+    def learn(self, actor_id: str, version: int, sequence: int) -> Known:
+        """Note that there is an event; an older one than is known changes nothing."""
+        with self._lock:
+            known = self._known.get(actor_id) or Known()
+            if sequence > known.sequence:
+                known = known.moved(version, sequence)
+                self._set(actor_id, known)
+            return known
+
+    def announce(self, actor_id: str, version: int) -> None:
+        """Note that there is said to be a version."""
+        with self._lock:
+            known = self._known.get(actor_id) or Known()
+            if version > max(known.version, known.announced):
+                self._set(actor_id, known._replace(announced=version))
+
+    def replace(self, actor_id: str, version: int, sequence: int, before: Known | None) -> Known:
+        """Take the leader's word, for what was known before it was asked."""
+        with self._lock:
+            if self._known.get(actor_id) is not before:
+                return self.learn(actor_id, version, sequence)
+            if before is None or sequence < before.sequence:  # whatever there was, it is of another past
+                before = Known()
+            known = before.moved(version, sequence) if sequence > before.sequence else before
+            known = known._replace(announced=0)
+            if sequence:
+                self._set(actor_id, known)
+            else:
+                self._known.pop(actor_id, None)
+            return known
+
+    def before(self, actor_id: str, version: int) -> int:
+        """Return a sequence behind which all events of an actor from a version on are found; 0 if none is known."""
+        known = self.get(actor_id)
+        return max((at for one, at in known.positions if one < version), default=0) if known is not None else 0
+
+    def _set(self, actor_id: str, known: Known) -> None:
+        self._known[actor_id] = known
+        self._known.move_to_end(actor_id)
+        while len(self._known) > _ACTORS_KEPT:
+            self._known.popitem(last=False)

@@ -1,0 +1,396 @@
+"""JetStream's requests, as a store needs them: one try each, and what the server says to it in our words.
+
+Subjects, bodies and error codes are those of the JetStream API (https://docs.nats.io/reference/reference-protocols/
+nats_api_reference), of direct get (ADR-31) and of atomic batches (ADR-50).
+"""
+
+import json
+import os
+import re
+import time
+from base64 import b64decode
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from .._deadline import Deadline
+from .._nats.interest import Message
+from .._nats.requests import Call, is_status, single
+from ..connection import Connection
+from ..errors import (
+    AtomicAppendUnsupportedError,
+    DeadlineExceededError,
+    DisconnectedError,
+    EventTooLargeError,
+    StoreError,
+    StoreUnavailableError,
+)
+
+__all__ = [
+    "Acked",
+    "BusyError",
+    "JetStream",
+    "Outgoing",
+    "Page",
+    "Pause",
+    "Record",
+    "RefusedError",
+    "UnknownError",
+    "command",
+]
+
+_TRY = 1.5  # seconds for one answer: what was sent to a server that died meanwhile is never answered
+_SHARE = 0.7  # of the time that is left, for the answer to a publish: the rest is to find out if there is none
+_PAGE_BYTES = 8 * 2**20  # of a page: there is no flow control within one
+_REFUSED = {10071, 10164, 10201}  # wrong last sequence; the same, of one in flight; a message id of the batch is known
+_BUSY = {10008, 10009, 10158, 10163, 10176, 10210}  # no leader, the id or the subject in flight, too many batches
+_FULL = {10023, 10047, 10077, 10167}  # of memory or disk, by the server's account or the stream's limit
+_NO_STREAM, _NO_MESSAGE, _NAME_IN_USE = 10059, 10037, 10058
+
+_SEQUENCE = re.compile(rb"\r\nNats-Sequence: (\d+)")
+_SUBJECT = re.compile(rb"\r\nNats-Subject: ([^\r]*)")
+_PENDING = re.compile(rb"\r\nNats-Num-Pending: (\d+)")
+_BATCH = re.compile(rb"\r\nNats-Batch-Sequence: *(\d+)", re.I)
+_COMMIT = b"\r\nnats-batch-commit: 1"
+
+
+class RefusedError(Exception):
+    """The expected last sequence is not the last, or the id of a message is known; nothing was stored."""
+
+
+class BusyError(Exception):
+    """The server cannot do it now; nothing was stored."""
+
+
+class UnknownError(Exception):
+    """No answer: it may be stored, or not."""
+
+
+class _ApiError(msgspec.Struct):
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.description} ({self.err_code})"
+
+
+class Acked(msgspec.Struct):
+    """A publish was stored (``PubAck``)."""
+
+    stream: str = ""
+    seq: int = 0
+    duplicate: bool = False
+    error: _ApiError | None = None
+
+
+class _Failed(msgspec.Struct):
+    error: _ApiError | None = None
+
+
+class Record(NamedTuple):
+    """What is stored.
+
+    Attributes:
+        sequence: Where.
+        subject: Under which.
+        headers: As they came, with their first line; b"" if there are none.
+        data: The body.
+    """
+
+    sequence: int
+    subject: str
+    headers: bytes
+    data: bytes
+
+    @property
+    def place_in_batch(self) -> int:
+        """Its number in the atomic batch that it was stored with, or 0."""
+        found = _BATCH.search(self.headers)
+        return int(found[1]) if found is not None else 0
+
+    @property
+    def ends_batch(self) -> bool:
+        """Whether nothing follows that was stored together with it."""
+        return not self.headers or not self.place_in_batch or _COMMIT in self.headers.lower()
+
+
+class Page(NamedTuple):
+    """Records in a row, and how many follow."""
+
+    records: list[Record]
+    pending: int
+
+
+class Outgoing(NamedTuple):
+    """A message to be stored.
+
+    Attributes:
+        subject: Where.
+        message_id: By which a second try is known.
+        expected: The sequence of the last one there; None where one before it in the batch is to be the last.
+        data: The body.
+    """
+
+    subject: str
+    message_id: str
+    expected: int | None
+    data: bytes
+
+
+_read_ack = msgspec.json.Decoder(Acked).decode
+_read_failed = msgspec.json.Decoder(_Failed).decode
+
+
+class JetStream:
+    """Puts requests to JetStream over a connection. Any thread."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    # -- publishing
+
+    def publish(self, stream: str, messages: Sequence[Outgoing], deadline: Deadline) -> Acked:
+        """Store messages, all or none, and return what the server says of the last.
+
+        Raises:
+            RefusedError: Another sequence is the last than expected, or a message's id is known.
+            BusyError: Not now.
+            UnknownError: It may be stored.
+            DeadlineExceededError: Nothing was sent in time.
+            StoreUnavailableError: There is no room.
+            EventTooLargeError: One is larger than the server or the stream takes.
+            AtomicAppendUnsupportedError: The stream takes no batches.
+        """
+        headers = _headers(messages)
+        largest = max(len(head) + len(one.data) for head, one in zip(headers, messages, strict=True))
+
+        def make(inbox: bytes) -> bytes:
+            # The first one's answer says whether there is room for a batch; the last one's, whether it is stored.
+            last = len(messages) - 1
+            return b"".join(
+                command(one.subject, inbox if place in (0, last) else b"", head, one.data)
+                for place, (one, head) in enumerate(zip(messages, headers, strict=True))
+            )
+
+        call = self._connection.ask(messages[0].subject, make, deadline, _is_ack, largest)
+        try:
+            answer = call.wait(Deadline(min(_TRY, deadline.remaining() * _SHARE)))[-1]
+        except DeadlineExceededError as error:
+            if call.claim():  # it was never sent
+                raise self._too_late(deadline) from error
+            raise UnknownError("the server did not answer") from error
+        except DisconnectedError as error:
+            raise UnknownError(str(error)) from error
+        if _status(answer) == 503:
+            raise BusyError("no server answers for the stream: it has no leader now")
+        try:
+            ack = _read_ack(answer[2])
+        except msgspec.MsgspecError as error:
+            raise UnknownError(f"the answer is none of JetStream's: {answer[2][:80]!r}") from error
+        if ack.error is not None:
+            _refuse(ack.error)
+        if ack.stream != stream:
+            raise StoreError(f"stream {ack.stream!r} has these subjects, not {stream!r}")
+        return ack
+
+    # -- reading
+
+    def last(self, stream: str, subject: str, deadline: Deadline) -> Record | None:
+        """Return the last record with a subject, by the leader's word."""
+        return _record(self._api(f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject}, deadline))
+
+    def begin_last(self, stream: str, subject: str, deadline: Deadline) -> Callable[[Deadline], Record | None]:
+        """As :meth:`last`, asked now; what is returned waits for the answer, and asks again if there is none."""
+        call = self._ask(f"$JS.API.STREAM.MSG.GET.{stream}", {"last_by_subj": subject}, deadline, single)
+
+        def wait(deadline: Deadline) -> Record | None:
+            try:
+                return _record(_answer(call.wait(_one_try(deadline))[0]))
+            except (BusyError, DeadlineExceededError, DisconnectedError):
+                return self.last(stream, subject, deadline)
+
+        return wait
+
+    def next(self, stream: str, subject: str, sequence: int, deadline: Deadline) -> Record | None:
+        """Return the first record with a subject from a sequence on, by the leader's word."""
+        body = {"seq": sequence, "next_by_subj": subject}
+        return _record(self._api(f"STREAM.MSG.GET.{stream}", body, deadline))
+
+    def page(self, stream: str, subject: str, sequence: int, count: int, deadline: Deadline) -> Page:
+        """Return records with a subject from a sequence on, from any server of the stream: some may be missing."""
+        body = {"seq": sequence, "next_by_subj": subject, "batch": count, "max_bytes": _PAGE_BYTES}
+        messages = self._persist(f"$JS.API.DIRECT.GET.{stream}", body, deadline, is_status)
+        status = _status(messages[-1])
+        if status == 404:
+            return Page([], 0)
+        if status != 204:
+            raise StoreUnavailableError(f"stream {stream!r} is not read: {messages[-1][1][9:80]!r}")
+        pending = _PENDING.search(messages[-1][1])
+        return Page(list(map(_direct, messages[:-1])), int(pending[1]) if pending is not None else 0)
+
+    def subjects(self, stream: str, wanted: str, deadline: Deadline) -> list[str]:
+        """Return all subjects that have records, among those wanted."""
+        found: list[str] = []
+        while True:
+            answer = self._api(f"STREAM.INFO.{stream}", {"subjects_filter": wanted, "offset": len(found)}, deadline)
+            if "error" in answer:
+                raise StoreUnavailableError(f"the stream is not read: {answer['error'].get('description')}")
+            page = answer["state"].get("subjects") or {}
+            found += page
+            if not page or len(found) >= answer.get("total", 0):
+                return found
+
+    # -- the rest of the API
+
+    def request(self, subject: str, body: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
+        """Put a request to the API until it is answered.
+
+        Args:
+            subject: Behind ``$JS.API.``.
+            body: As JSON.
+            deadline: For all tries.
+
+        Returns:
+            The answer; what is wrong is under ``error``.
+
+        Raises:
+            DeadlineExceededError: No answer in time.
+            StoreUnavailableError: There is no JetStream.
+        """
+        return self._api(subject, body, deadline)
+
+    def tell(self, subject: str) -> None:
+        """Put a request to the API whose answer nobody waits for."""
+        self._connection.tell(command(f"$JS.API.{subject}", b"", b"", b""))
+
+    def _api(self, subject: str, body: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
+        return _answer(self._persist(f"$JS.API.{subject}", body, deadline, single)[0])
+
+    def _persist(
+        self, subject: str, body: dict[str, Any], deadline: Deadline, is_last: Callable[[Message], bool]
+    ) -> list[Message]:
+        """Ask until there is an answer: what only reads, or is the same when it is done twice."""
+        pause = Pause(deadline)
+        while True:
+            try:
+                call = self._ask(subject, body, deadline, is_last)
+                messages = call.wait(_one_try(deadline))
+            except (DeadlineExceededError, DisconnectedError) as error:
+                if not deadline.remaining():
+                    raise self._too_late(deadline) from error
+                continue
+            if _status(messages[0]) == 503:
+                why = "there is no JetStream on the server for this user, or no leader of the stream"
+            elif is_last is single and (code := _code(messages[0])) in _BUSY:
+                why = f"JetStream is not ready ({code})"
+            else:
+                return messages
+            if not pause.take():
+                raise StoreUnavailableError(f"{why}: {subject} was not answered within {deadline}")
+
+    def _ask(self, subject: str, body: dict[str, Any], deadline: Deadline, is_last: Callable[[Message], bool]) -> Call:
+        data = json.dumps(body).encode()
+        return self._connection.ask(subject, lambda inbox: command(subject, inbox, b"", data), deadline, is_last)
+
+    def _too_late(self, deadline: Deadline) -> DeadlineExceededError:
+        return DeadlineExceededError(f"no answer of the server within {deadline}{self._connection.why_not()}")
+
+
+class Pause:
+    """Pauses between tries, longer and longer, until a deadline."""
+
+    def __init__(self, deadline: Deadline) -> None:
+        self._deadline = deadline
+        self._next = 0.002
+
+    def take(self) -> bool:
+        """Pause; False if the deadline is over, or there is not even time for that."""
+        if self._deadline.remaining() <= self._next:
+            return False
+        time.sleep(self._next)
+        self._next = min(self._next * 2, 0.1)
+        return True
+
+
+def _one_try(deadline: Deadline) -> Deadline:
+    return Deadline(min(_TRY, deadline.remaining()))
+
+
+def _is_ack(message: Message) -> bool:
+    return bool(message[2]) or is_status(message)  # an empty one says that the batch was begun
+
+
+def _headers(messages: Sequence[Outgoing]) -> list[bytes]:
+    batch = b"" if len(messages) == 1 else b"Nats-Batch-Id: %b\r\n" % os.urandom(16).hex().encode()
+    headers = []
+    for place, one in enumerate(messages, 1):
+        lines = [b"NATS/1.0\r\nNats-Msg-Id: %b\r\n" % one.message_id.encode()]
+        if one.expected is not None:
+            lines.append(b"Nats-Expected-Last-Subject-Sequence: %d\r\n" % one.expected)
+        if batch:
+            lines.append(b"%bNats-Batch-Sequence: %d\r\n" % (batch, place))
+            if place == len(messages):
+                lines.append(b"Nats-Batch-Commit: 1\r\n")
+        headers.append(b"".join((*lines, b"\r\n")))
+    return headers
+
+
+def command(subject: str, inbox: bytes, headers: bytes, data: bytes) -> bytes:
+    """Write a publish: ``PUB``, or ``HPUB`` if there are headers."""
+    if headers:
+        size = len(headers) + len(data)
+        return b"HPUB %b %b %d %d\r\n%b%b\r\n" % (subject.encode(), inbox, len(headers), size, headers, data)
+    return b"PUB %b %b %d\r\n%b\r\n" % (subject.encode(), inbox, len(data), data)
+
+
+def _status(message: Message) -> int:
+    return int(message[1][9:12]) if is_status(message) else 0
+
+
+def _answer(message: Message) -> dict[str, Any]:
+    answer = json.loads(message[2] or b"{}")
+    return answer if isinstance(answer, dict) else {}
+
+
+def _code(message: Message) -> int:
+    failed = _read_failed(message[2]) if message[2] else _Failed()
+    return 0 if failed.error is None else failed.error.err_code
+
+
+def _refuse(error: _ApiError) -> None:
+    """Raise what an error of the server means for who publishes."""
+    if error.err_code in _REFUSED:
+        raise RefusedError(str(error))
+    if error.err_code in _BUSY:
+        raise BusyError(str(error))
+    if error.err_code == 10174:
+        raise AtomicAppendUnsupportedError(
+            "the stream takes no atomic batches: set allow_atomic on it (nats-server 2.12), or save one event at a time"
+        )
+    if error.err_code == 10054:
+        raise EventTooLargeError(f"an event is larger than the stream's max_msg_size: {error}")
+    if error.err_code in _FULL or error.code == 503:
+        raise StoreUnavailableError(f"the server has no room for it: {error}")
+    raise StoreError(f"the server did not store it: {error}")
+
+
+def _direct(message: Message) -> Record:
+    """Read an answer to a direct get. The server's own headers stand behind those that were stored."""
+    _, headers, data = message
+    *_, sequence = _SEQUENCE.findall(headers)
+    *_, subject = _SUBJECT.findall(headers)
+    return Record(int(sequence), subject.decode(), headers, data)
+
+
+def _record(answer: dict[str, Any]) -> Record | None:
+    error = answer.get("error")
+    if error is not None:
+        if error.get("err_code") == _NO_MESSAGE:
+            return None
+        raise StoreUnavailableError(f"the stream is not read: {error.get('description')} ({error.get('err_code')})")
+    message = answer["message"]
+    return Record(
+        message["seq"], message["subject"], b64decode(message.get("hdrs", "")), b64decode(message.get("data", ""))
+    )

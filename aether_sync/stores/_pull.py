@@ -1,0 +1,182 @@
+"""Messages of a consumer, pulled into a bounded buffer by the threads that take them.
+
+The server sends what it was asked for, and never more: what nobody takes stays in the stream. While a question is open
+it says every second that it is still there; when it does not, or what was asked is lost with a connection, the flow is
+*broken*, and who takes from it begins a new one.
+"""
+
+import json
+import os
+import re
+from collections import deque
+from time import monotonic
+from typing import NamedTuple
+
+from .._deadline import Deadline
+from .._nats.interest import Mailbox, Message
+from .._nats.requests import is_status
+from .._waiting import Parking, guard
+from ..connection import Connection
+from ..errors import AetherError
+from ._jetstream import command
+
+__all__ = ["Inflow", "Place", "Pulling", "place_of"]
+
+_HEARTBEAT = 1.0  # seconds
+_SILENCE = 3.0  # seconds after which nobody is there
+_EXPIRES = 30.0  # seconds that a question stays open
+_BYTES = 16 * 2**20  # that one question may bring
+_PENDING = re.compile(rb"\r\nNats-Pending-Messages: (\d+)")
+_ENDS_ONE = (b"exceeds maxbytes", b"batch completed", b"request timeout", b"no messages")  # but not the flow
+
+
+class Place(NamedTuple):
+    """What the subject for the acknowledgement of a message says (ADR-15).
+
+    Attributes:
+        subject: Of the message.
+        reply: Where it is acknowledged.
+        attempt: How often it was delivered, this time included.
+        sequence: Its place in the stream.
+        number: Its place among all deliveries of the consumer.
+        pending: How many more there are in the stream for this consumer.
+    """
+
+    subject: bytes
+    reply: bytes
+    attempt: int
+    sequence: int
+    number: int
+    pending: int
+
+
+def place_of(message: Message) -> Place:
+    """Read where a message stands: ``$JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<5 numbers>[.<token>]``."""
+    words = message[0].split()
+    tokens = words[3].split(b".")
+    start = 6 if len(tokens) > 9 else 4
+    attempt, sequence, number, _, pending = map(int, tokens[start : start + 5])
+    return Place(words[1], words[3], attempt, sequence, number, pending)
+
+
+class Inflow:
+    """What has come from the server. It knows nobody, so that who drops it can be collected."""
+
+    def __init__(self) -> None:
+        self.lock = guard()  # guards the fields below
+        self.changed = Parking(self.lock)
+        self.arrived: deque[Message] = deque()
+        self.asked = 0  # messages that may still come
+        self.is_broken = True
+        self.error: AetherError | None = None
+        self._last_sign = 0.0
+
+    def begin(self) -> None:
+        """Forget what has come: another flow begins."""
+        with self.lock:
+            self.arrived.clear()
+            self.asked = 0
+            self.is_broken = False
+            self._last_sign = monotonic()
+
+    def silence(self) -> float:
+        """Seconds until nobody can be there any more; 0 if nobody is."""
+        if self.is_broken:
+            return 0.0
+        return max(0.0, self._last_sign + _SILENCE - monotonic()) if self.asked else _SILENCE
+
+    def ask(self, count: int) -> None:
+        """Note that so many more may come."""
+        with self.lock:
+            if not self.asked:
+                self._last_sign = monotonic()
+            self.asked += count
+
+    # -- the loop thread
+
+    def take(self, messages: list[Message]) -> None:
+        """Take what has arrived."""
+        with self.lock:
+            self._last_sign = monotonic()
+            came = [message for message in messages if not is_status(message)]
+            for message in messages if len(came) < len(messages) else ():
+                if is_status(message):
+                    self._heed(message)
+            self.asked = max(0, self.asked - len(came))
+            self.arrived.extend(came)
+            if came or self.is_broken:
+                self.changed.wake(len(came) or len(self.changed))
+
+    def _heed(self, status: Message) -> None:
+        text = status[1].lower()
+        if text.startswith(b"nats/1.0 100"):  # it is still there
+            return
+        left = _PENDING.search(status[1])
+        if left is not None and any(one in text for one in _ENDS_ONE):
+            self.asked = max(0, self.asked - int(left[1]))
+        else:
+            self.is_broken = True
+
+    def break_off(self) -> None:
+        """What was asked is lost."""
+        with self.lock:
+            self.is_broken = True
+            self.changed.wake_all()
+
+    def end(self, error: AetherError) -> None:
+        """Nothing comes any more."""
+        with self.lock:
+            self.error = self.error or error
+            self.changed.wake_all()
+
+
+class Pulling:
+    """Asks a consumer for messages, as there is room.
+
+    Args:
+        connection: Over which.
+        stream: Of which.
+        window: Messages asked for and not yet taken, at most.
+    """
+
+    def __init__(self, connection: Connection, stream: str, window: int) -> None:
+        self.inflow = Inflow()
+        self._connection = connection
+        self._stream = stream
+        self._window = window
+        self._consumer = ""
+        inflow = self.inflow
+        subject = f"_INBOX.{os.urandom(12).hex()}"
+        self.mailbox = Mailbox(subject, inflow.take, moved=inflow.break_off, ended=inflow.end)
+
+    def subscribe(self, deadline: Deadline) -> None:
+        """Have answers sent here, if they are not yet."""
+        if not self.mailbox.confirmed.done:
+            self._connection.subscribe(self.mailbox, deadline)
+
+    def begin(self, consumer: str) -> None:
+        """Pull from this consumer from now on."""
+        self._consumer = consumer
+        self.inflow.begin()
+        self.ask()
+
+    def ask(self) -> None:
+        """Ask for more once half of what may be here is gone."""
+        inflow = self.inflow
+        with inflow.lock:
+            count = self._window - inflow.asked - len(inflow.arrived)
+            if inflow.is_broken or count * 2 < self._window:
+                return
+            inflow.ask(count)
+        question = {
+            "batch": count,
+            "max_bytes": _BYTES,
+            "expires": int(_EXPIRES * 1e9),
+            "idle_heartbeat": int(_HEARTBEAT * 1e9),
+        }
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
+        self._connection.tell(command(subject, self.mailbox.subject.encode(), b"", json.dumps(question).encode()))
+
+    def close(self) -> None:
+        """Have nothing sent here any more."""
+        self._connection.leave(self.mailbox)

@@ -1,0 +1,114 @@
+"""The stream of a store: what it must be like, made if it is not there, and refused if it is another."""
+
+from typing import Any
+
+from .._deadline import Deadline
+from ..errors import StoreUnavailableError, StreamMismatchError
+from ._jetstream import JetStream
+from ._names import Names
+
+__all__ = ["differences", "open_stream", "settings", "snapshot_settings"]
+
+_WINDOW = 120 * 10**9  # nanoseconds in which a second try is known by its message id
+_NO_STREAM, _NAME_IN_USE, _OVERLAP = 10059, 10058, 10065
+_UNLIMITED = ("max_age", "max_msgs_per_subject")  # what would take events away
+_EXACT = {
+    "retention": "events would be taken away by who reads them",
+    "discard": "old events would make room for new ones",
+    "storage": "events would be gone with the server",
+    "deny_delete": "events could be deleted",
+    "deny_purge": "events could be purged",
+    "allow_direct": "reading would not work",
+    "sealed": "nothing could be stored",
+    "no_ack": "nobody would know what is stored",
+}
+
+
+def settings(names: Names, replicas: int) -> dict[str, Any]:
+    """What a stream of events is made with."""
+    return {
+        "name": names.stream,
+        "subjects": [names.all_events],
+        "retention": "limits",
+        "discard": "new",
+        "storage": "file",
+        "num_replicas": replicas,
+        "deny_delete": True,
+        "deny_purge": True,
+        "allow_direct": True,
+        "allow_atomic": True,
+        "duplicate_window": _WINDOW,
+        "max_msgs_per_subject": -1,
+        "max_age": 0,
+    }
+
+
+def snapshot_settings(names: Names, replicas: int) -> dict[str, Any]:
+    """What a stream of snapshots is made with: it keeps the last of each actor."""
+    return {
+        "name": names.snapshots,
+        "subjects": [f"{names.snapshots}.>"],
+        "retention": "limits",
+        "discard": "old",
+        "storage": "file",
+        "num_replicas": replicas,
+        "allow_direct": True,
+        "max_msgs_per_subject": 1,
+    }
+
+
+def open_stream(jetstream: JetStream, wanted: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
+    """Return the settings that a stream has; make it if there is none.
+
+    Raises:
+        StreamMismatchError: There is one that is not as wanted, or one that has these subjects.
+        StoreUnavailableError: It cannot be made.
+    """
+    name = wanted["name"]
+    answer = jetstream.request(f"STREAM.INFO.{name}", {}, deadline)
+    if _code(answer) == _NO_STREAM:
+        answer = jetstream.request(f"STREAM.CREATE.{name}", wanted, deadline)
+        if _code(answer) == _NAME_IN_USE:  # somebody was quicker, with other settings
+            answer = jetstream.request(f"STREAM.INFO.{name}", {}, deadline)
+    if _code(answer) == _OVERLAP:
+        raise StreamMismatchError(
+            f"another stream has subjects of {wanted['subjects'][0]!r}: give the store another name than {name!r}"
+        )
+    error = answer.get("error")
+    if error is not None:
+        raise StoreUnavailableError(f"no stream {name!r}: {error.get('description')} ({error.get('err_code')})")
+    config: dict[str, Any] = answer["config"]
+    different = differences(config, wanted)
+    if different:
+        raise StreamMismatchError(
+            f"stream {name!r} is not one for this store: {'; '.join(different)}. Change it, or use another name",
+            tuple(different),
+        )
+    return config
+
+
+def differences(config: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Say what of a stream's settings cannot be; what is merely stricter, or more than wanted, may be."""
+    found = []
+    if config.get("subjects") != wanted["subjects"]:
+        found.append(f"subjects is {config.get('subjects')}, not {wanted['subjects']}")
+    for key, consequence in _EXACT.items():
+        have, want = config.get(key, False), wanted.get(key, False)
+        if have != want:
+            found.append(f"{key} is {have!r}, not {want!r}: {consequence}")
+    found += [
+        f"{key} is {config[key]}, and must not be limited: events would be lost"
+        for key in _UNLIMITED
+        if config.get(key, 0) > 0 and config[key] != wanted.get(key)
+    ]
+    if config.get("mirror") or config.get("sources"):
+        found.append("it has a mirror or sources: it would have events that no store saved")
+    if config.get("num_replicas", 1) < wanted["num_replicas"]:
+        found.append(f"num_replicas is {config.get('num_replicas', 1)}, and {wanted['num_replicas']} were asked for")
+    if 0 < config.get("duplicate_window", 0) < wanted.get("duplicate_window", 0):
+        found.append(f"duplicate_window is {config['duplicate_window'] / 1e9:g} s, not {_WINDOW / 1e9:g} s or more")
+    return found
+
+
+def _code(answer: dict[str, Any]) -> int:
+    return int(answer.get("error", {}).get("err_code", 0))

@@ -1,0 +1,323 @@
+"""Following a stream: history first, then each event as it is stored, in order and without a gap.
+
+A short-lived consumer delivers it, without acknowledgements: where it ends (with its server, with a leader, with a
+connection) a new one begins behind the last event that was read. Deliveries are numbered; a number that is missing ends
+a consumer, too.
+"""
+
+import os
+import weakref
+from collections import deque
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self
+
+from .._checks import check_count
+from .._deadline import Deadline
+from .._exit import before_threads_end
+from .._fork import Heir, heirs
+from .._lifetime import warn_unclosed
+from .._waiting import Living, guard
+from ..connection import Connection
+from ..errors import (
+    AetherError,
+    DeadlineExceededError,
+    DisconnectedError,
+    MalformedRecordError,
+    StoreClosedError,
+    StoreUnavailableError,
+    StreamRegressionError,
+)
+from ..patterns import SubscriptionFilter
+from ._jetstream import JetStream, Pause, Record
+from ._names import Names
+from ._pull import Pulling, place_of
+from ._reading import Reader
+from .base import StoredEvent
+
+__all__ = ["JetStreamFollower"]
+
+_WINDOW = 4_096  # events asked for and not yet taken
+_BEGIN = 5.0  # seconds for a new consumer, then again
+_INACTIVE = 60 * 10**9  # nanoseconds after which the server forgets a consumer that nobody pulls from
+_CATCH_UP = 2.0  # seconds for a server that has just become the leader
+
+
+class JetStreamFollower(Heir):
+    """A :class:`~aether_sync.stores.base.Follower` of a JetStream store. Several threads may iterate it."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        jetstream: JetStream,
+        names: Names,
+        reader: Reader,
+        after: int,
+        filter: SubscriptionFilter,  # noqa: A002
+    ) -> None:
+        self._connection = connection
+        self._jetstream = jetstream
+        self._names = names
+        self._reader = reader
+        self._filter = filter
+        self._pulling = Pulling(connection, names.stream, _WINDOW)
+        self._inflow = self._pulling.inflow
+        self._lock = guard()  # guards the fields below
+        self._ready: deque[StoredEvent | MalformedRecordError] = deque()
+        self._sequence = self._scanned = after  # of the last that was taken, and that was read
+        self._number = 0  # of the last delivery
+        self._is_reading = False  # half done, if it stays so
+        self._pending = 1  # behind the last delivery, as far as is known
+        self._beginner_until = 0.0  # when who begins a new consumer must be done, else another does it
+        self._consumer = ""
+        self._closed = False
+        self._failure: AetherError | None = None
+        self._finalizer = weakref.finalize(self, _abandon, connection, self._pulling, repr(self))
+        self._finalizer.atexit = False
+        heirs.add(self)
+        _followers.add(self)
+
+    # -- taking
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> StoredEvent:
+        try:
+            return self.get()
+        except StoreClosedError:
+            if self._failure is not None:
+                raise
+            raise StopIteration from None
+
+    def get(self, timeout: float | None = None) -> StoredEvent:
+        """Take the next event, waiting for it if need be; see ``Follower``."""
+        deadline = Deadline(timeout)
+        while True:
+            found = self._pop()
+            if isinstance(found, StoredEvent):
+                return found
+            if found is not None:
+                raise found
+            self._await(deadline)
+
+    def get_batch(self, max_events: int, timeout: float | None = None) -> list[StoredEvent]:
+        """Take what is there, up to a number of events, waiting only for the first; see ``Follower``."""
+        check_count("max_events", max_events)
+        try:
+            batch = [self.get(timeout)]
+        except DeadlineExceededError:
+            return []
+        while len(batch) < max_events:
+            found = self._pop(only_events=True)
+            if not isinstance(found, StoredEvent):
+                break
+            batch.append(found)
+        return batch
+
+    def _pop(self, only_events: bool = False) -> StoredEvent | MalformedRecordError | None:
+        """Take what is read, or read what has come."""
+        with self._lock:
+            if self._closed:
+                if only_events:
+                    return None
+                raise self._end()
+            while not self._ready:
+                if not self._read():
+                    return None
+            if only_events and not isinstance(self._ready[0], StoredEvent):
+                return None
+            found = self._ready.popleft()
+            self._sequence = found.sequence
+            return found
+
+    def _read(self) -> bool:
+        """Read some of what has come; returns whether there was any."""
+        inflow = self._inflow
+        if self._is_reading:  # an interrupt came in between: begin again behind what is sure
+            inflow.break_off()
+        if inflow.is_broken:
+            return False
+        self._is_reading = True
+        count = min(len(inflow.arrived), 256)
+        for _ in range(count):
+            message = inflow.arrived.popleft()
+            place = place_of(message)
+            if place.number != self._number + 1:
+                inflow.break_off()
+                break
+            self._number = place.number
+            self._pending = place.pending
+            record = Record(place.sequence, place.subject.decode(), message[1], message[2])
+            try:
+                event = self._reader.decoded(record)
+            except MalformedRecordError as error:
+                self._ready.append(error)
+            else:
+                if self._filter.matches(event):
+                    self._ready.append(StoredEvent(event, place.sequence, ends_batch=record.ends_batch))
+            self._scanned = place.sequence
+        self._is_reading = False
+        if not self._ready:
+            self._sequence = max(self._sequence, self._scanned)
+        self._pulling.ask()
+        return count > 0
+
+    def _await(self, deadline: Deadline) -> None:
+        """Wait for more, or see that more can come."""
+        inflow = self._inflow
+        if inflow.error is not None:
+            raise type(inflow.error)(*inflow.error.args)
+        if not inflow.silence():
+            self._begin_again(deadline)
+            return
+
+        def ready() -> bool:
+            return bool(self._ready or inflow.arrived or inflow.is_broken or inflow.error or self._closed)
+
+        came = inflow.changed.wait(ready, Deadline(min(deadline.remaining(), inflow.silence())))
+        if not came and not deadline.remaining():
+            raise DeadlineExceededError(f"no event for {self!r} within {deadline}")
+
+    # -- consumers
+
+    def _begin_again(self, deadline: Deadline) -> None:
+        """Begin a new consumer, or wait for the thread that does."""
+        with self._lock:
+            busy = max(0.0, self._beginner_until - monotonic())
+            if not busy:
+                self._beginner_until = monotonic() + _BEGIN + 1
+        if busy:
+            self._inflow.changed.wait(
+                lambda: not self._inflow.is_broken or self._closed, Deadline(min(busy, deadline.remaining()))
+            )
+        else:
+            try:
+                self.begin(Deadline(min(_BEGIN, deadline.remaining())))
+            except (DeadlineExceededError, DisconnectedError, StoreUnavailableError):
+                pass  # again, as long as there is time
+            finally:
+                self._beginner_until = 0.0
+        if not deadline.remaining():
+            raise DeadlineExceededError(f"no event for {self!r} within {deadline}{self._connection.why_not()}")
+
+    def begin(self, deadline: Deadline) -> None:
+        """Begin a consumer behind the last event that was read.
+
+        Raises:
+            StreamRegressionError: There is no such event.
+        """
+        self._pulling.subscribe(deadline)
+        with self._lock:
+            if self._ready:  # an interrupt may have come before it was noted
+                self._scanned = max(self._scanned, self._ready[-1].sequence)
+        self._refuse_regression(deadline)
+        name = f"follow-{os.urandom(8).hex()}"
+        config: dict[str, Any] = {
+            "name": name,
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": self._scanned + 1,
+            "filter_subject": self._names.wanted(self._filter.actor_pattern or None),
+            "ack_policy": "none",
+            "inactive_threshold": _INACTIVE,
+            "num_replicas": 1,
+            "mem_storage": True,
+        }
+        stream = self._names.stream
+        body = {"stream_name": stream, "config": config, "action": "create"}
+        answer = self._jetstream.request(f"CONSUMER.CREATE.{stream}.{name}", body, deadline)
+        error = answer.get("error")
+        if error is not None:
+            raise StoreUnavailableError(f"the stream is not followed: {error['description']} ({error['err_code']})")
+        with self._lock:
+            self._delete()
+            self._consumer, self._number, self._is_reading = name, 0, False
+            self._pending = answer.get("num_pending", 0)
+            if not self._closed:
+                self._pulling.begin(name)
+
+    def _refuse_regression(self, deadline: Deadline) -> None:
+        pause = Pause(Deadline(min(_CATCH_UP, deadline.remaining())))
+        while self._scanned:
+            last = self._jetstream.last(self._names.stream, self._names.all_events, deadline)
+            end = 0 if last is None else last.sequence
+            if end >= self._scanned:
+                return
+            if not pause.take():
+                self._failure = StreamRegressionError(
+                    f"stream {self._names.stream!r} ends at {end}, and was read up to {self._scanned}: it was restored,"
+                    " has lost events, or is another one. Build anew what was made of it"
+                )
+                raise self._failure
+
+    def _delete(self) -> None:
+        """Have the server forget the consumer, if it still knows it."""
+        if self._consumer:
+            self._jetstream.tell(f"CONSUMER.DELETE.{self._names.stream}.{self._consumer}")
+
+    # -- state
+
+    @property
+    def sequence(self) -> int:
+        """The sequence of the last event that was taken, or passed over; the checkpoint."""
+        return self._sequence
+
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether all that was stored a moment ago has been taken."""
+        with self._lock:
+            return not (self._ready or self._inflow.arrived or self._pending or self._inflow.is_broken)
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed
+
+    # -- ending
+
+    def close(self) -> None:
+        """End, and release every thread that waits here. Idempotent, from any thread."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._inflow.changed.wake_all()
+        self._finalizer.detach()
+        self._pulling.close()
+        self._delete()
+
+    def _end(self) -> AetherError:
+        return self._failure or StoreClosedError(f"{self!r} is closed")
+
+    def _after_fork(self) -> None:
+        self._finalizer.detach()
+        self._closed = True
+        self._failure = StoreClosedError(f"{self!r} was made before the fork, and is its parent's: follow again here")
+        self._inflow.changed.wake_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Follower of {self._names.stream!r} at {self._sequence}{' closed' if self._closed else ''}>"
+
+
+_followers: Living[JetStreamFollower] = Living()
+
+
+@before_threads_end
+def _end_following() -> None:
+    """Let every iteration end: Python waits for the normal threads in which it goes on."""
+    for follower in _followers:
+        follower.close()
+
+
+def _abandon(connection: Connection, pulling: Pulling, name: str) -> None:
+    """A follower was dropped without ``close()``: called by its finalizer, takes no lock."""
+    connection.nudge(pulling.close)
+    warn_unclosed(name, None)
