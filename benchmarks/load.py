@@ -9,7 +9,7 @@ from nats.js import JetStreamContext
 
 from .cases import CannotMeasureError, Goal, Job, Sample, Stopwatch
 from .peers import jetstream
-from .stock import FEW, MANY, Stock
+from .stock import BARE, FEW, MANY, Stock
 from .stores import CONTENDERS, DATABASES, STREAMS, Contender, in_loop, register_at
 
 _SHARE = 0.001  # of the events asked for
@@ -48,8 +48,8 @@ def _load(contender: Contender, stock: Stock, place: str, job: Job) -> Sample:
     return _summed_up(took, warmup)
 
 
-def _follow(contender: Contender, place: str, job: Job) -> Sample:
-    with contender.open(job, place, MANY) as store:
+def _follow(contender: Contender, stock: Stock, place: str, job: Job) -> Sample:
+    with contender.open(job, place, stock) as store:
         watch = Stopwatch()
         followed = sum(1 for _ in islice(store.follow(), job.stock))
         sample = watch.read(job.stock)
@@ -72,9 +72,9 @@ async def _load_async(stock: Stock, js: JetStreamContext, job: Job) -> Sample:
     return _summed_up(took, warmup)
 
 
-async def _follow_async(js: JetStreamContext, job: Job) -> Sample:
+async def _follow_async(stock: Stock, js: JetStreamContext, job: Job) -> Sample:
     watch = Stopwatch()
-    await jetstream.follow(js, MANY.name, job.stock)
+    await jetstream.follow(js, stock.name, job.stock)
     return watch.read(job.stock)
 
 
@@ -119,23 +119,23 @@ def _register_load_of_database(stock: Stock, place: str) -> None:
     )
 
 
-def _register_follow(place: str) -> None:
+def _register_follow(name: str, stock: Stock, place: str, more: str, goal: Goal) -> None:
     register_at(
         place,
-        "follow-nats-py",
-        "nats-py, ordered consumer, nothing decoded",
-        partial(in_loop, _follow_async, place, MANY),
-        base="follow-nats-py",
-        says="It calls back, and the callback counts.",
+        f"{name}-nats-py",
+        f"nats-py, ordered consumer, nothing decoded{more}",
+        partial(in_loop, partial(_follow_async, stock), place, stock),
+        base=f"{name}-nats-py",
+        says=f"It calls back, and the callback counts{more}.",
     )
     register_at(
         place,
-        "follow-aether",
-        "aether_sync, `follow`",
-        partial(_follow, CONTENDERS["aether"], place),
-        base="follow-nats-py",
-        says="`for stored in store.follow()`.",
-        goals=(Goal(2.0),),
+        f"{name}-aether",
+        f"aether_sync, `follow`{more}",
+        partial(_follow, CONTENDERS["aether"], stock, place),
+        base=f"{name}-nats-py",
+        says=f"`for stored in store.follow()`{more}.",
+        goals=(goal,),
     )
 
 
@@ -145,13 +145,14 @@ for _stock in (MANY, FEW):
     for _place in DATABASES:
         _register_load_of_database(_stock, _place)
 for _place in STREAMS:
-    _register_follow(_place)
+    _register_follow("follow", MANY, _place, "", Goal(2.0))
+_register_follow("follow-bare", BARE, "r1", ", of events without headers", Goal(None))
 for _place in DATABASES:
     register_at(
         _place,
         "follow-eventsourcing",
         "eventsourcing",
-        partial(_follow, CONTENDERS["eventsourcing"], _place),
+        partial(_follow, CONTENDERS["eventsourcing"], MANY, _place),
         base="follow-nats-py",
         says="`recorder.select_notifications()`, 1,000 at a time.",
     )

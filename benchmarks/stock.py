@@ -12,7 +12,7 @@ from aether_sync import Event
 from .cases import Job
 from .workload import WireEvent, make_envelope
 
-__all__ = ["FEW", "MANY", "Stock", "actor_name", "make_stored", "make_unstored", "stocked"]
+__all__ = ["BARE", "FEW", "MANY", "Stock", "actor_name", "make_stored", "make_unstored", "stocked"]
 
 _MORE = {"note": "to be left with the neighbours if nobody is at home, but not at noon"}
 
@@ -38,10 +38,11 @@ def make_unstored(actor: int, version: int) -> Event:
 
 @dataclass(frozen=True, slots=True)
 class Stock:
-    """So many events of each actor."""
+    """So many events of each actor; in JetStream with the headers that a store needs, or without any."""
 
     name: str
     each: int
+    is_bare: bool = False
 
     def actors(self, job: Job) -> int:
         return job.stock // self.each
@@ -58,6 +59,7 @@ class Stock:
 
 
 MANY = Stock("many", 10)  #: 20,000 actors with 10 events each
+BARE = Stock("bare", 10, is_bare=True)  #: the same without headers
 FEW = Stock("few", 1_000)  #: 200 actors with 1,000 events each
 
 

@@ -59,7 +59,7 @@ class Contender:
 
 class _Ours:
     def __init__(self, url: str, stream: str, replicas: int) -> None:
-        from aether_sync import JetStreamEventStore
+        from aether_sync.stores.jetstream import JetStreamEventStore
 
         self._store = JetStreamEventStore(url, stream=stream, replicas=replicas)
 

@@ -10,7 +10,7 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
 
 from ..cases import Job
-from ..stock import Stock, actor_name, make_stored, stocked
+from ..stock import Stock, make_stored, stocked
 from ..workload import WireEvent, decode_event, encode
 from .faces import PATIENCE
 
@@ -31,9 +31,18 @@ async def connected(url: str) -> AsyncIterator[JetStreamContext]:
         await client.close()
 
 
-def subject_of(stream: str, actor_id: str) -> str:
+def _subject(stream: str, event: WireEvent) -> str:
+    return _subject_of(stream, event.actor_id)
+
+
+def _subject_of(stream: str, actor_id: str) -> str:
     """One subject per actor, as the Go original has it: ``<stream>.events.<actor type>.<actor id>``."""
     return f"{stream}.events.{actor_id.partition('-')[0]}.{actor_id}"
+
+
+def _headers(event: WireEvent, sequence: int) -> dict[str, str]:
+    """By which the server refuses an event if another came between, or if it is there already."""
+    return {"Nats-Expected-Last-Subject-Sequence": str(sequence), "Nats-Msg-Id": event.id}
 
 
 # -- streams
@@ -82,11 +91,14 @@ async def _remove(job: Job, place: str) -> None:
 
 
 async def _fill(url: str, job: Job, stock: Stock) -> None:
-    """Store all, waiting only for the last of each window: what was stored before it was stored."""
+    """Store all, waiting only for the last of each window: what was sent before it was stored before."""
+    actors = stock.actors(job)
     async with connected(url) as js:
         for number, (actor, version) in enumerate(stock.events(job), 1):
+            event = make_stored(actor, version)
+            headers = None if stock.is_bare else _headers(event, max(0, number - actors))
             publish = js.publish if number % _WINDOW == 0 or number == job.stock else js._nc.publish
-            await publish(subject_of(stock.name, actor_name(actor)), encode(make_stored(actor, version)))
+            await publish(_subject(stock.name, event), encode(event), headers=headers)
         held = (await js.stream_info(stock.name)).state.messages
         if held != job.stock:
             raise RuntimeError(f"stream {stock.name} holds {held:,} events, not {job.stock:,}")
@@ -97,19 +109,16 @@ async def _fill(url: str, job: Job, stock: Stock) -> None:
 
 def bare(js: JetStreamContext, stream: str) -> Append:
     """Publish, and wait for the answer."""
-    return lambda event: js.publish(subject_of(stream, event.actor_id), encode(event))
+    return lambda event: js.publish(_subject(stream, event), encode(event))
 
 
 def checked(js: JetStreamContext, stream: str) -> Append:
-    """Publish with the sequence of the actor's last event, and with an id, as a store must."""
+    """The same with headers."""
     sequences: dict[str, int] = {}
 
     async def publish(event: WireEvent) -> None:
-        headers = {
-            "Nats-Expected-Last-Subject-Sequence": str(sequences.get(event.actor_id, 0)),
-            "Nats-Msg-Id": event.id,
-        }
-        ack = await js.publish(subject_of(stream, event.actor_id), encode(event), headers=headers)
+        headers = _headers(event, sequences.get(event.actor_id, 0))
+        ack = await js.publish(_subject(stream, event), encode(event), headers=headers)
         sequences[event.actor_id] = ack.seq
 
     return publish
@@ -118,10 +127,7 @@ def checked(js: JetStreamContext, stream: str) -> Append:
 async def pipelined(js: JetStreamContext, stream: str, events: Sequence[WireEvent], window: int) -> None:
     """Publish so many at a time, then wait for all their answers."""
     for at in range(0, len(events), window):
-        answers = [
-            await js.publish_async(subject_of(stream, event.actor_id), encode(event))
-            for event in events[at : at + window]
-        ]
+        answers = [await js.publish_async(_subject(stream, event), encode(event)) for event in events[at : at + window]]
         await asyncio.gather(*answers)
 
 
@@ -139,8 +145,9 @@ async def load(js: JetStreamContext, stream: str, actor_id: str, name: str) -> l
             done.set()
 
     config = api.ConsumerConfig(name=name)
-    subject = subject_of(stream, actor_id)
-    reading = await js.subscribe(subject, stream=stream, cb=callback, ordered_consumer=True, config=config)
+    reading = await js.subscribe(
+        _subject_of(stream, actor_id), stream=stream, cb=callback, ordered_consumer=True, config=config
+    )
     await _within(done.wait())
     await reading.unsubscribe()
     await js.delete_consumer(stream, name)
