@@ -19,13 +19,13 @@ from ._deadline import Deadline
 from ._waiting import Parking, guard
 from .errors import BusClosedError, PublishTimeoutError
 
-__all__ = ["Outbox", "Parcel"]
+__all__ = ["Bell", "Outbox", "Parcel"]
 
 #: What one call published: whole ``PUB`` commands, their bytes in all, and the bytes of the largest payload among them.
 Parcel = tuple[Sequence[bytes], int, int]
 
 
-class _Bell:
+class Bell:
     """Wakes the loop, once; any thread may ring it. Another one hangs there before the loop looks what there is."""
 
     __slots__ = ("_loop", "_wake", "rung")
@@ -36,6 +36,7 @@ class _Bell:
         self.rung = False
 
     def ring(self) -> None:
+        """Wake it."""
         with suppress(RuntimeError):  # the loop is closed, and the outbox about to be sealed
             self._loop.call_soon_threadsafe(self._wake)
         self.rung = True  # only now: who is interrupted before leaves it to the next one
@@ -58,7 +59,7 @@ class Outbox:
         self._parcels: deque[Parcel] = deque()  # appended to by any thread, taken from by the loop
         self._events = 0  # in those; changed by any thread, set right by the loop
         self._bytes = 0
-        self._bell: _Bell | None = None  # hung up by the loop before it sleeps
+        self._bell: Bell | None = None  # hung up by the loop before it sleeps
         self.shortcut: Callable[[bytes], bool] | None = None  # sends a frame, or not; there while it may
         self._closed = False
         self._sealed = False
@@ -189,11 +190,11 @@ class Outbox:
 
         def wake() -> None:
             if not woken.done():
-                self._bell = _Bell(loop, wake)
+                self._bell = Bell(loop, wake)
                 if not at_once():
                     woken.set_result(None)
 
-        self._bell = _Bell(loop, wake)
+        self._bell = Bell(loop, wake)
         try:
             if not self._parcels:
                 await woken

@@ -8,7 +8,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from threading import enumerate as enumerate_threads
 from threading import main_thread
-from typing import Any, Literal, Never
+from typing import Any, Literal, Never, Protocol, runtime_checkable
 
 from ._deadline import Deadline
 from ._exit import before_threads_end
@@ -25,7 +25,7 @@ from .metrics import Counters, Metrics, QueueStats, Tally, Totals
 from .patterns import SubscriptionFilter
 from .subscription import Subscription
 
-__all__ = ["CloseReport", "EventBus"]
+__all__ = ["CloseReport", "EventBus", "VersionKeeper"]
 
 _LAST_EVENTS = 1.0  # seconds: a round trip is a thousandth of that, and a lost one must not hold a close() up
 
@@ -43,6 +43,17 @@ class CloseReport:
 
     def __bool__(self) -> bool:
         return not (self.unsent or self.uncertain or self.rejected or self.timed_out)
+
+
+@runtime_checkable
+class VersionKeeper(Protocol):
+    """What a bus knows of a store: it keeps the versions that are announced. Called on the background thread."""
+
+    def update_version_cache(self, actor_id: str, version: int, sequence: int | None = None) -> None:
+        """Note that an actor has a version, whose event has a sequence if the announcing store said so."""
+
+    def refuse_prefix(self, prefix: str) -> None:
+        """Raise ``InvalidOptionError`` if what a bus with this prefix publishes would be stored."""
 
 
 class EventBus(Lifetime, Heir):

@@ -254,9 +254,14 @@ class Connection(Lifetime, Heir):
                 raise
             raise PublishTimeoutError(f"{error}; {engine.link.connect_error()}") from None
 
-    def enter(self, interest: Interest) -> None:
-        """Have the server subscribe an interest, in the order of these calls. For a bus."""
-        engine = self._ready()
+    def enter(self, interest: Interest, *, wait: bool = True) -> None:
+        """Have the server subscribe an interest, in the order of these calls. For a bus.
+
+        Args:
+            interest: Which.
+            wait: Whether to wait for the first attempt to connect.
+        """
+        engine = self._ready() if wait else self._begin()
         engine.loop.post(engine.link.subscriber.enter, interest)
 
     def leave(self, interest: Interest) -> None:
@@ -323,7 +328,7 @@ class Connection(Lifetime, Heir):
         if largest > limit > 0:
             raise EventTooLargeError(f"an event of {largest} bytes is larger than the server's max_payload of {limit}")
         call = requests.begin(subject, make, is_last)
-        if not requests.carry(call):
+        if not requests.put(call):
             engine.loop.post(requests.send, call)
         return call
 

@@ -138,7 +138,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
 
         Fields of datetime, date, time, timedelta, UUID, Decimal, bytes (base64), enum, set or tuple are read from what
         JSON has for them. Otherwise types are strict: an int is not read from a str, nor from a float, not even 3.0
-        (Go writes a whole float64 without a point). Unknown keys are ignored, unless the type forbids them.
+        (Go writes a whole float64 without a point); but ``EventStored`` takes whatever number is whole. Unknown keys
+        are ignored, unless the type forbids them.
 
         Args:
             type: What to return.
@@ -148,7 +149,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
             InvalidOptionError: msgspec cannot convert to this type.
         """
         try:
-            return msgspec.convert(self.data, type, str_keys=True)
+            return msgspec.convert(self.data, type, str_keys=True, strict=type is not EventStored)
         except msgspec.ValidationError as error:
             name = getattr(type, "__name__", type)
             what = f"data of event {_short(self.event_type)} ({_short(self.id)}) is no {name}"

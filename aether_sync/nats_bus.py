@@ -6,14 +6,18 @@ from typing import Any, Literal, Unpack
 from ._deadline import Deadline
 from ._nats.receive import EventInterest, Inbox
 from ._routing import Frame, Route, Target
+from ._store_watch import StoreWatch
 from ._waiting import guard
 from ._wire import EnvelopeWriter
-from .bus import CloseReport, EventBus
+from .bus import CloseReport, EventBus, VersionKeeper
 from .connection import Connection, ConnectionOptions
 from .errors import BusClosedError, DeadlineExceededError, DeliveryUncertainError, InvalidOptionError
+from .events import Event
 from .patterns import check_prefix, subject_of
 
 __all__ = ["NATSEventBus"]
+
+_WATCH_CONFIRMED = 5.0  # seconds for the server to confirm the subscription for a store
 
 
 class NATSEventBus(EventBus):
@@ -30,6 +34,9 @@ class NATSEventBus(EventBus):
         publish_timeout: Seconds that :meth:`publish` waits for room in the outbox.
         on_disconnect: What :meth:`publish` does while disconnected: ``"buffer"`` into the outbox, or ``"raise"`` a
             ``DisconnectedError``.
+        store: An event store whose version cache follows every ``EventStored`` that other nodes publish under
+            ``namespace``, from :meth:`start` or the first use on; nobody need iterate anything.
+        namespace: Where the nodes publish them; only with a store.
         **options: Those of :class:`Connection`, for one of its own.
 
     Raises:
@@ -44,12 +51,15 @@ class NATSEventBus(EventBus):
         prefix: str = "aether",
         publish_timeout: float = 5.0,
         on_disconnect: Literal["buffer", "raise"] = "buffer",
+        store: VersionKeeper | None = None,
+        namespace: str | None = None,
         **options: Unpack[ConnectionOptions],
     ) -> None:
         self._prefix = check_prefix(prefix)
         Deadline(publish_timeout)
         if on_disconnect not in ("buffer", "raise"):
             raise InvalidOptionError(f'on_disconnect must be "buffer" or "raise", not {on_disconnect!r}')
+        self._watch = None if store is None and namespace is None else StoreWatch(store, namespace, self._prefix)
         super().__init__()
         self._publish_timeout = publish_timeout
         self._buffer = on_disconnect == "buffer"
@@ -64,7 +74,9 @@ class NATSEventBus(EventBus):
     def _begin(self) -> None:
         super()._begin()
         self._writer = EnvelopeWriter(self.node_id)
-        self._inbox = Inbox(self.node_id, self._counters, self._abandoned.append)
+        seen = None if self._watch is None else self._seen
+        self._inbox = Inbox(self.node_id, self._counters, self._abandoned.append, seen)
+        self._to_watch = [] if self._watch is None else [self._watch.namespace]  # taken by who subscribes it
         self._interests_lock = guard()  # guards _interests, and that the link hears of its changes in their order
         self._interests: dict[tuple[str, str | None], EventInterest] = {}  # by subject and queue group
 
@@ -94,6 +106,8 @@ class NATSEventBus(EventBus):
     def _accept(self, route: Route, encoded: Sequence[bytes], *, wait: bool = True) -> None:
         if self._closed:
             self._refuse_if_closed()
+        if self._to_watch:
+            self._begin_to_watch()
         assert route.frame is not None
         template, around = route.frame.template, route.frame.around
         timeout = self._publish_timeout if wait else 0.0
@@ -109,7 +123,7 @@ class NATSEventBus(EventBus):
     # -- subscribing
 
     def _join(self, target: Target, deadline: Deadline) -> None:
-        self._connection.start()
+        self.start()
         interests = [self._enter(target, pattern) for pattern in target.subject_patterns]
         for interest in interests:
             self._connection.await_confirmation(interest, deadline)
@@ -126,6 +140,7 @@ class NATSEventBus(EventBus):
                     self._connection.leave(interest)  # once more, if an interrupt came before the first time
                 if interest is None or interest.ended:
                     interest = EventInterest(self._inbox, self._subject_of(pattern), pattern, target.group)
+                    interest.is_watched = self._watch is not None and key == (self._watch.namespace, None)
                     self._interests[key] = interest
                 interest.add(target)
                 if not interest.entered:
@@ -173,6 +188,32 @@ class NATSEventBus(EventBus):
     def start(self) -> None:  # noqa: D102
         self._refuse_if_closed()
         self._connection.start()
+        if self._to_watch:
+            self._connection.await_confirmation(self._begin_to_watch(), Deadline(_WATCH_CONFIRMED))
+
+    def _begin_to_watch(self) -> EventInterest:
+        """Subscribe to what other nodes tell of the store, for its version cache."""
+        assert self._watch is not None
+        pattern = self._watch.namespace
+        key = (pattern, None)
+        with self._interests_lock:
+            interest = self._interests.get(key)
+            if interest is None:
+                interest = EventInterest(self._inbox, self._subject_of(pattern), pattern, None)
+                self._interests[key] = interest
+            interest.is_watched = True
+            if not interest.entered:
+                self._connection.enter(interest, wait=False)
+                interest.entered = True
+            self._to_watch.clear()
+        return interest
+
+    def _seen(self, namespace: str, events: list[Event]) -> None:
+        assert self._watch is not None
+        try:
+            self._watch.seen(namespace, events)
+        except Exception as error:
+            self._reporter.burst("store", "the store does not take an EventStored: %r", error)
 
     def flush(self, timeout: float | None = 5.0) -> None:  # noqa: D102
         self._refuse_if_closed()

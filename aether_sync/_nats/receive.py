@@ -37,6 +37,7 @@ class EventInterest(Interest):
         super().__init__(subject, group)
         self.inbox: Inbox = inbox
         self.pattern = pattern  # the subject without the prefix
+        self.is_watched = False  # for a store, whoever subscribes or not
         self._lock = guard()  # guards the fields below; _routes is read without it
         self._turns = count()  # of the group's members
         self._members: dict[Target, None] = {}
@@ -56,6 +57,8 @@ class EventInterest(Interest):
 
     def serves_only(self, target: Target) -> bool:
         """Whether nobody else has what comes."""
+        if self.is_watched:
+            return False
         return not self._members or (len(self._members) == 1 and target in self._members)
 
     def _end(self, error: AetherError, failure: AetherError | None) -> None:
@@ -91,11 +94,18 @@ class EventInterest(Interest):
 class Inbox:
     """What has arrived for a bus in this turn of the loop, and is delivered at its end. Loop thread only."""
 
-    def __init__(self, node_id: str, counters: Counters, failed: Callable[[Target], None]) -> None:
+    def __init__(
+        self,
+        node_id: str,
+        counters: Counters,
+        failed: Callable[[Target], None],
+        seen: Callable[[str, list[Event]], None] | None = None,
+    ) -> None:
         self._node_id = node_id
         self._own = EnvelopeWriter(node_id).own_mark
         self._counters = counters
         self._failed = failed  # called with a subscription that ended by its overflow policy
+        self._seen = seen  # called with the events of a namespace before they are delivered
         self.arrived: list[Run] = []  #: filled, then delivered; in the order of arrival
         self._echoes = Echoes()  # a queue group has none: each event goes to one of its members
         # What was decoded last: copies of an event come one after the other, if not always in one turn of the loop.
@@ -141,6 +151,8 @@ class Inbox:
                 lambda error, subject=subject: self.refuse(subject, str(error), reporter),  # type: ignore[misc]
             )
             if events:
+                if self._seen is not None:
+                    self._seen(route.namespace, events)
                 self._last = subject, kept[-1], events[-1], interest
                 deliveries.add(route, events, list(map(len, kept)))
                 received += len(events)

@@ -5,6 +5,7 @@ the thread that asks it, where that is possible, else by the loop; while there i
 the connection breaks, who had asked gets an error: whether the server has acted on it is then unknown.
 """
 
+import asyncio
 import os
 from collections import deque
 from collections.abc import Callable
@@ -13,12 +14,15 @@ from itertools import count
 from threading import Lock
 
 from .._deadline import Deadline
+from .._outbox import Bell
 from ..errors import AetherError, DeadlineExceededError, DisconnectedError, PermissionDeniedError
 from .interest import Mailbox, Message
 from .shortcut import Shortcut
 from .wire import Wire
 
 __all__ = ["Call", "Requests", "is_status", "single"]
+
+_ALONE = 2  # questions that wait for their answers at once: of more, the loop writes several in one go
 
 
 def single(message: Message) -> bool:
@@ -40,16 +44,22 @@ class Call:
         answers: What has come.
     """
 
-    __slots__ = ("_done", "_error", "_forget", "_is_last", "_may_be_sent", "answers", "frame", "subject")
+    __slots__ = ("_calls", "_done", "_error", "_is_last", "_may_be_sent", "_token", "answers", "frame", "subject")
 
     def __init__(
-        self, subject: str, frame: bytes, is_last: Callable[[Message], bool], forget: Callable[["Call"], object]
+        self,
+        subject: str,
+        frame: bytes,
+        is_last: Callable[[Message], bool],
+        token: bytes,
+        calls: "dict[bytes, Call]",
     ) -> None:
         self.subject = subject
         self.frame = frame
         self.answers: list[Message] = []
         self._is_last = is_last
-        self._forget = forget
+        self._token = token
+        self._calls = calls  # where it is as long as somebody waits
         self._error: AetherError | None = None
         self._may_be_sent = [True]  # taken by who sends it, or by who gives it up before that
         self._done = Lock()  # held until it is answered; by nobody's thread in particular
@@ -65,6 +75,11 @@ class Call:
     def release(self) -> None:
         """Give that right back."""
         self._may_be_sent.append(True)
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether anybody wants the answer."""
+        return self._token in self._calls
 
     @property
     def was_sent(self) -> bool:
@@ -101,7 +116,7 @@ class Call:
             if not self._done.acquire(timeout=deadline.for_lock()):
                 raise DeadlineExceededError(f"no answer within {deadline}")
         finally:
-            self._forget(self)
+            self._calls.pop(self._token, None)
         if self._error is not None:
             raise type(self._error)(*self._error.args) from self._error
         return self.answers
@@ -112,17 +127,19 @@ class Requests:
 
     def __init__(self) -> None:
         self._calls: dict[bytes, Call] = {}  # by the last token of their inboxes; single operations only, any thread
-        self._tokens: dict[Call, bytes] = {}
         self._numbers = count(1)
         self._unsent: deque[Call] = deque()
+        self._outgoing: deque[Call] = deque()  # put there by any thread, taken by the loop
+        self._bell: Bell | None = None  # for them, once there was a connection
         self._wire: Wire | None = None  # while connected
         self._shortcut: Shortcut | None = None  # of that wire
         self._closed: AetherError | None = None
         self._renew()
 
     def _renew(self) -> None:
-        self._prefix = f"_INBOX.{os.urandom(12).hex()}."
-        self.mailbox = Mailbox(f"{self._prefix}*", self._take, ended=self._fail_all)
+        prefix = f"_INBOX.{os.urandom(12).hex()}."
+        self._inbox = prefix.encode()
+        self.mailbox = Mailbox(f"{prefix}*", self._take, ended=self._fail_all)
 
     # -- any thread
 
@@ -141,13 +158,28 @@ class Requests:
             is_last: Whether an answer is the last one.
         """
         token = b"%d" % next(self._numbers)
-        call = Call(subject, make(self._prefix.encode() + token), is_last, self._forget)
-        self._tokens[call] = token
+        call = Call(subject, make(self._inbox + token), is_last, token, self._calls)
         self._calls[token] = call
         return call
 
-    def carry(self, call: Call) -> bool:
-        """Write a question past the loop, if that is possible; returns whether it was."""
+    def put(self, call: Call) -> bool:
+        """Have a question written; returns False if the loop has to be told of it.
+
+        One that is alone is written here and now. Where many ask at once, the loop writes all of a turn in one go.
+        """
+        bell = self._bell
+        if bell is None:
+            return False
+        if len(self._calls) <= _ALONE and self._carry(call):
+            return True
+        self._outgoing.append(call)
+        if not bell.rung:
+            bell.ring()
+        if self._closed is not None:  # since then, perhaps, nobody looks any more
+            call.fail(self._closed)
+        return True
+
+    def _carry(self, call: Call) -> bool:
         shortcut = self._shortcut
         if shortcut is None or not call.claim():
             return False
@@ -161,16 +193,12 @@ class Requests:
         shortcut = self._shortcut
         return shortcut is not None and shortcut.carry(frame, is_event=False)
 
-    def _forget(self, call: Call) -> None:
-        token = self._tokens.pop(call, None)
-        if token is not None:
-            self._calls.pop(token, None)
-
     # -- the loop thread
 
     def resume(self, wire: Wire) -> None:
         """Write to this wire from now on: first what has waited for one."""
         self._wire, self._shortcut = wire, wire.shortcut
+        self._bell = Bell(asyncio.get_running_loop(), self._flush)
         unsent, self._unsent = self._unsent, deque()
         for call in unsent:
             self.send(call)
@@ -190,8 +218,8 @@ class Requests:
         elif self._wire is None:
             self._unsent.append(call)
             if len(self._unsent) > 2 * len(self._calls):  # of most nobody waits for the answer any more
-                self._unsent = deque(one for one in self._unsent if one in self._tokens)
-        elif call in self._tokens and call.claim():
+                self._unsent = deque(one for one in self._unsent if one.is_waited_for)
+        elif call.is_waited_for and call.claim():
             self._wire.write(call.frame)
 
     def write(self, frame: bytes) -> None:
@@ -199,13 +227,23 @@ class Requests:
         if self._wire is not None:
             self._wire.write(frame)
 
+    def _flush(self) -> None:
+        """Write what was put here since the last time."""
+        self._bell = Bell(asyncio.get_running_loop(), self._flush)  # first: who comes later rings that
+        calls = [self._outgoing.popleft() for _ in range(len(self._outgoing))]
+        if self._wire is None:
+            for call in calls:
+                self.send(call)
+        else:
+            self._wire.write(b"".join([call.frame for call in calls if call.is_waited_for and call.claim()]))
+
     def _take(self, messages: list[Message]) -> None:
         for message in messages:
             subject = message[0].split(None, 2)[1]
             token = subject[subject.rfind(b".") + 1 :]
             call = self._calls.get(token)
             if call is not None and call.take(message):
-                self._forget(call)
+                self._calls.pop(token, None)
 
     def refuse(self, subject: str) -> bool:
         """The server permits no publish to a subject, in lower case; returns whether somebody had asked there."""

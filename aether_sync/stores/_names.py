@@ -14,6 +14,7 @@ __all__ = ["Names"]
 
 _LONGEST_NAME = 200  # bytes of a stream's name: the server takes 255, and ours may have an ending
 _LONGEST_SUBJECT = 2_048  # bytes: half of what a line of the protocol may have
+_SUBJECTS_KEPT = 16_384  # of actors; then all are forgotten and built again when needed
 _MORE = re.compile(r"[/\\=~]")  # escaped in names: path separators, which no stream may have, and our own joints
 
 
@@ -47,6 +48,7 @@ class Names:
             raise InvalidOptionError(
                 f"the stream's name is {len(self.stream)} bytes long, with its namespace: at most 200"
             )
+        self._subjects: dict[str, str] = {}  # by actor id; two threads may both build one, of equal value
         self.snapshots = f"{self.stream}~snapshots"
         self.poison = f"{self.stream}~poison"
 
@@ -61,7 +63,13 @@ class Names:
         Raises:
             InvalidOptionError: The id is too long.
         """
-        return self._checked(f"{self.stream}.events.{self._tokens(actor_id)}", actor_id)
+        subject = self._subjects.get(actor_id)
+        if subject is None:
+            subject = self._checked(f"{self.stream}.events.{self._tokens(actor_id)}", actor_id)
+            if len(self._subjects) >= _SUBJECTS_KEPT:
+                self._subjects = {}
+            self._subjects[actor_id] = subject
+        return subject
 
     def snapshot_subject(self, actor_id: str) -> str:
         """The subject of an actor's snapshots."""

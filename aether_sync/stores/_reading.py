@@ -32,11 +32,12 @@ class Reader:
         to_version: int | None,
         deadline: Deadline,
         verified: Known | None = None,
+        after: int = 0,
     ) -> Reading:
-        """Read an actor's events of some versions; ``verified`` as for :meth:`records`."""
+        """Read an actor's events of some versions, behind a sequence; ``verified`` as for :meth:`records`."""
         reading = Reading([], [])
         last = to_version if to_version is not None else MAX_VERSION
-        after = self._cache.before(actor_id, from_version)
+        after = max(after, self._cache.before(actor_id, from_version))
         for record in self.records(actor_id, after, deadline.timeout_left(), verified):
             try:
                 event = self.decoded(record)

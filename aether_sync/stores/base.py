@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
 from functools import wraps
-from typing import Any, Final, ParamSpec, Protocol, TypeVar, overload, runtime_checkable
+from types import TracebackType
+from typing import Any, Final, ParamSpec, Protocol, Self, TypeVar, overload, runtime_checkable
 
 from .._checks import check_count
 from .._deadline import Deadline
@@ -182,9 +183,11 @@ class Follower(Protocol):
     def close(self) -> None:
         """End, and release every thread that waits here. Idempotent, from any thread."""
 
-    def __enter__(self) -> "Follower": ...
+    def __enter__(self) -> Self: ...
 
-    def __exit__(self, *exception: object) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 @runtime_checkable
@@ -381,9 +384,11 @@ class EventStore(Protocol):
     def close(self) -> None:
         """Let go of everything; whoever iterates comes to an end. Idempotent, from any thread."""
 
-    def __enter__(self) -> "EventStore": ...
+    def __enter__(self) -> Self: ...
 
-    def __exit__(self, *exception: object) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 # -- retrying

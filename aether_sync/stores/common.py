@@ -1,12 +1,13 @@
 """What every store does the same way: checking what it is given, numbering, loading, telling the bus."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from types import TracebackType
 from typing import NamedTuple, Self
 
 from .._deadline import Deadline
+from .._wire import decode_event, encode_event
 from ..bus import EventBus
 from ..errors import (
     DuplicateIdError,
@@ -18,7 +19,16 @@ from ..events import Event, EventStored
 from ..patterns import check_namespace
 from .base import ANY, AnyVersion, LoadedActor, Snapshot, StoredEvent
 
-__all__ = ["BATCH_LIMIT", "MAX_VERSION", "StoreBase", "check_actor_id", "check_version", "is_same", "numbered"]
+__all__ = [
+    "BATCH_LIMIT",
+    "MAX_VERSION",
+    "StoreBase",
+    "check_actor_id",
+    "check_version",
+    "copied_snapshot",
+    "is_same",
+    "numbered",
+]
 
 BATCH_LIMIT = 1_000  #: events in one atomic batch (ADR-50)
 MAX_VERSION = 2**63 - 1  #: int64 in Go
@@ -56,9 +66,9 @@ class StoreBase:
     ) -> list[StoredEvent]:
         deadline = Deadline(timeout)
         self._refuse_if_closed()
-        check_actor_id(actor_id)
+        actor_id = check_actor_id(actor_id)
         if expected_version is not ANY:
-            check_version("expected_version", expected_version)
+            expected_version = check_version("expected_version", expected_version)
         checked = _checked(events)
         for event in checked:
             if event.actor_id != actor_id:
@@ -126,6 +136,7 @@ class StoreBase:
     # -- other nodes
 
     def set_broadcaster(self, bus: EventBus | None, namespace: str | None = None) -> None:  # noqa: D102
+        self._refuse_if_closed()
         if bus is None:
             self._broadcaster = None
             return
@@ -138,6 +149,9 @@ class StoreBase:
 
     def _check_bus(self, bus: EventBus) -> None:
         """Refuse a bus that cannot be one for this store."""
+
+    def refuse_prefix(self, prefix: str) -> None:
+        """Raise ``InvalidOptionError`` if what a bus with this prefix publishes would be stored."""
 
     def _told(self, stored: list[StoredEvent]) -> list[StoredEvent]:
         """Tell the bus of what is stored; it has its own troubles, and counts them."""
@@ -173,16 +187,18 @@ class StoreBase:
 # -- checking
 
 
-def check_actor_id(actor_id: str) -> None:
-    """Refuse what is no actor id."""
-    if not isinstance(actor_id, str) or not actor_id:
+def check_actor_id(actor_id: str) -> str:
+    """Refuse what is no actor id, and return it as a plain str."""
+    if not issubclass(type(actor_id), str) or not actor_id:
         raise InvalidOptionError(f"an actor id is a non-empty str such as 'order-1', not {actor_id!r:.80}")
+    return str.__str__(actor_id)
 
 
-def check_version(name: str, version: object, least: int = 0) -> None:
-    """Refuse what is no version."""
+def check_version(name: str, version: object, least: int = 0) -> int:
+    """Refuse what is no version, and return it as a plain int."""
     if isinstance(version, bool) or not isinstance(version, int) or not least <= version <= MAX_VERSION:
         raise InvalidOptionError(f"{name} must be a whole number from {least} to 2**63 - 1, not {version!r:.80}")
+    return int.__int__(version)
 
 
 def _checked(events: Iterable[Event]) -> tuple[Event, ...]:
@@ -219,6 +235,33 @@ def _check_order(events: Sequence[Event]) -> None:
                 f"the versions of actor {event.actor_id!r:.80} do not increase: {event.version} comes after {before}"
             )
         versions[event.actor_id] = event.version
+
+
+def copied_snapshot(snapshot: Snapshot) -> Snapshot:
+    """Check a snapshot, and copy it as a reader gets it: its state came off the wire, and is nobody else's."""
+    if not isinstance(snapshot, Snapshot):
+        raise InvalidOptionError(f"save_snapshot() takes Snapshot(actor_id=..., ...), not {type(snapshot).__name__}")
+    if not isinstance(snapshot.state, Mapping):
+        raise InvalidOptionError(
+            f"a snapshot's state is a dict or another Mapping, not {type(snapshot.state).__name__}"
+        )
+    actor_id = check_actor_id(snapshot.actor_id)
+    version = check_version("a snapshot's version", snapshot.version, 1)
+    schema_version = check_version("a snapshot's schema_version", snapshot.schema_version)
+    sequence = check_version("a snapshot's sequence", snapshot.sequence)
+    try:
+        event = Event(event_type="Snapshot", actor_id=actor_id, data=snapshot.state, timestamp=snapshot.timestamp)
+    except InvalidEventError as error:
+        raise InvalidOptionError(f"a snapshot of actor {actor_id!r:.80}: {error}") from None
+    copy = decode_event(encode_event(event), "")
+    return Snapshot(
+        actor_id=actor_id,
+        version=version,
+        state=copy.data or {},
+        schema_version=schema_version,
+        sequence=sequence,
+        timestamp=copy.timestamp,
+    )
 
 
 def numbered(events: Sequence[Event], version: int) -> tuple[Event, ...]:

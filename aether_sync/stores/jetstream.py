@@ -22,9 +22,10 @@ from ._cache import VersionCache
 from ._jetstream import JetStream
 from ._names import Names
 from ._reading import Reader
+from ._snapshots import Snapshots
 from ._stream import open_stream, settings
 from ._writing import Writer
-from .base import AnyVersion, Reading, StoredEvent
+from .base import AnyVersion, Reading, Snapshot, StoredEvent
 from .common import MAX_VERSION, StoreBase, check_actor_id, check_version, numbered
 from .follow import JetStreamFollower
 
@@ -64,7 +65,7 @@ class JetStreamEventStore(StoreBase, Heir):
         check_count("replicas", replicas)
         self._names = Names(stream, namespace)
         self._replicas = replicas
-        self._refuse_prefix("aether")  # of a bus that is not known here
+        self.refuse_prefix("aether")  # of a bus that is not known here
         self._owns_connection = not isinstance(connection, Connection)
         if isinstance(connection, Connection):
             if options:
@@ -82,6 +83,7 @@ class JetStreamEventStore(StoreBase, Heir):
         self._cache = VersionCache()
         self._reader = Reader(self._jetstream, self._names, self._cache)
         self._writer = Writer(self._jetstream, self._names, self._cache, self._reader)
+        self._snapshots = Snapshots(self._jetstream, self._names, self._cache, self._reader, self._replicas)
         self._followers: Living[JetStreamFollower] = Living()
         self._config: dict[str, Any] | None = None  # the stream's, once it is known; written by any thread, all alike
 
@@ -113,9 +115,10 @@ class JetStreamEventStore(StoreBase, Heir):
 
     def _check_bus(self, bus: EventBus) -> None:
         if isinstance(bus, NATSEventBus):
-            self._refuse_prefix(bus.prefix)
+            self.refuse_prefix(bus.prefix)
 
-    def _refuse_prefix(self, prefix: str) -> None:
+    def refuse_prefix(self, prefix: str) -> None:
+        """Refuse to keep what a bus with this prefix publishes."""
         if prefix == self._names.stream:
             raise InvalidOptionError(
                 f"a store of stream {prefix!r} would keep what a bus with prefix {prefix!r} publishes: give one of them"
@@ -157,7 +160,7 @@ class JetStreamEventStore(StoreBase, Heir):
         timeout: float | None = 5.0,
     ) -> list[Event]:
         deadline = Deadline(timeout)
-        _check_range(actor_id, from_version, to_version)
+        actor_id = _check_range(actor_id, from_version, to_version)
         if until is not None:
             check_version("until", until)
         self._refuse_if_closed()
@@ -171,7 +174,7 @@ class JetStreamEventStore(StoreBase, Heir):
     def iter_events(  # noqa: D102
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
     ) -> Iterator[Event]:
-        _check_range(actor_id, from_version, to_version)
+        actor_id = _check_range(actor_id, from_version, to_version)
         self._refuse_if_closed()
         return self._iterate(actor_id, from_version, to_version, timeout)
 
@@ -192,14 +195,14 @@ class JetStreamEventStore(StoreBase, Heir):
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
     ) -> Reading:
         deadline = Deadline(timeout)
-        _check_range(actor_id, from_version, to_version)
+        actor_id = _check_range(actor_id, from_version, to_version)
         self._refuse_if_closed()
         self._open(deadline)
         return self._reader.range(actor_id, from_version, to_version, deadline)
 
     def get_latest_version(self, actor_id: str, *, timeout: float | None = 5.0) -> int:  # noqa: D102
         deadline = Deadline(timeout)
-        check_actor_id(actor_id)
+        actor_id = check_actor_id(actor_id)
         self._refuse_if_closed()
         self._open(deadline)
         return self._reader.look(actor_id, deadline).version
@@ -220,6 +223,29 @@ class JetStreamEventStore(StoreBase, Heir):
         self._open(deadline)
         subjects = self._jetstream.subjects(self._names.stream, self._names.wanted(pattern), deadline)
         return sorted(one for one in map(self._names.actor_id, subjects) if matches(one))
+
+    # -- snapshots
+
+    def save_snapshot(self, snapshot: Snapshot, *, timeout: float | None = 5.0) -> bool:  # noqa: D102
+        deadline = Deadline(timeout)
+        self._refuse_if_closed()
+        self._open(deadline)
+        return self._snapshots.save(snapshot, deadline)
+
+    def get_latest_snapshot(self, actor_id: str, *, timeout: float | None = 5.0) -> Snapshot | None:  # noqa: D102
+        deadline = Deadline(timeout)
+        actor_id = check_actor_id(actor_id)
+        self._refuse_if_closed()
+        self._open(deadline)
+        return self._snapshots.latest(actor_id, deadline)
+
+    def _events_after(self, actor_id: str, snapshot: Snapshot | None, deadline: Deadline) -> list[Event]:
+        if snapshot is None:
+            return self.get_events(actor_id, timeout=deadline.timeout_left())
+        reading = self._reader.range(actor_id, snapshot.version + 1, None, deadline, after=snapshot.sequence)
+        if reading.malformed:
+            raise reading.malformed[0].error
+        return [one.event for one in reading.events]
 
     # -- following
 
@@ -275,8 +301,8 @@ class JetStreamEventStore(StoreBase, Heir):
         return f"<JetStreamEventStore {self._names.stream!r} {'closed' if self._closed else self._connection.summary}>"
 
 
-def _check_range(actor_id: str, from_version: int, to_version: int | None) -> None:
-    check_actor_id(actor_id)
+def _check_range(actor_id: str, from_version: int, to_version: int | None) -> str:
     check_version("from_version", from_version)
     if to_version is not None:
         check_version("to_version", to_version)
+    return check_actor_id(actor_id)

@@ -11,8 +11,9 @@ with instrumented(__name__):
     from nats.aio.subscription import Subscription
     from nats.errors import UnexpectedEOF
 
+    from aether_sync._nats.interest import message_class
     from aether_sync._nats.login import Login
-    from aether_sync._nats.receive import Inbox, Interest, message_class
+    from aether_sync._nats.receive import EventInterest, Inbox
     from aether_sync._nats.servers import Server
     from aether_sync._nats.wire import Wire
     from aether_sync._reporter import Reporter
@@ -76,7 +77,7 @@ def feed(pieces: list[bytes]) -> tuple[Watched, Target, Counters]:
 async def _feed(pieces: list[bytes]) -> tuple[Watched, Target, Counters]:
     reporter, counters = QuietReporter(), Counters()
     inbox = Inbox("a-node", counters, lambda target: None)
-    interest = Interest(inbox, "aether.events.>", ">", None)
+    interest = EventInterest(inbox, "aether.events.>", ">", None)
     target = make_target((">",), None, 100, 1 << 20, "drop_oldest", None, lambda stats: None)
     interest.add(target)
     client = Watched(pieces)

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import itertools
 import multiprocessing
 import os
 import random
@@ -31,6 +32,8 @@ from aether_sync._deadline import Deadline
 from aether_sync._fork import Heir, heirs
 from aether_sync._loop import LoopThread, new_loop
 from aether_sync._waiting import guard
+from aether_sync.stores.base import ANY, Follower
+from aether_sync.stores.memory import InMemoryEventStore
 
 PATIENCE = 20 * float(os.environ.get("AETHER_TEST_UNIT", "1"))
 
@@ -291,6 +294,52 @@ def no_lock_survives(forks: str) -> None:
     for thread in threads:
         thread.join(PATIENCE)
     bus.close()
+
+
+def a_store_in_memory(forks: str) -> None:
+    """Forked while threads save, read and follow: the child has whole saves, and waits for nobody."""
+    store = InMemoryEventStore()
+    stop = threading.Event()
+
+    def save(n: int) -> None:
+        while not stop.is_set():
+            store.append("all", event("all"), expected_version=ANY)
+            version = store.get_latest_version(f"a-{n}") + 1
+            store.save_events([event(f"a-{n}", version), event(f"b-{n}", version), event(f"a-{n}", version + 1)])
+            time.sleep(random.uniform(0, 2e-4))  # or each child has more to read than the one before
+
+    def child(follower: Follower) -> None:
+        last = store.last_sequence()
+        history = [one.sequence for one in itertools.islice(store.follow(), last)]
+        assert history == list(range(1, last + 1))
+        for n in range(2):
+            saves = [store.read_together(f"a-{n}", f"b-{n}")[f"{letter}-{n}"] for letter in "ab"]
+            assert len(saves[0]) == 2 * len(saves[1])
+        (stored,) = store.append("child", event("child"), expected_version=0)
+        assert stored.sequence == last + 1
+        while follower.get(timeout=PATIENCE) != stored:
+            pass
+        reader = threading.Thread(target=lambda: list(follower))
+        reader.start()
+        store.close()
+        reader.join(PATIENCE)
+        assert not reader.is_alive()
+
+    follower = store.follow()
+    works: list[Callable[[], object]] = [lambda: save(0), lambda: save(1), lambda: [None for _ in store.follow()]]
+    works.append(lambda: [None for _ in follower])
+    threads = [threading.Thread(target=work, daemon=True) for work in works]
+    for thread in threads:
+        thread.start()
+    for _ in range(int(forks)):
+        await_child(in_child(lambda: child(follower)))
+    stop.set()
+    for thread in threads[:2]:
+        thread.join(PATIENCE)
+    store.close()
+    for thread in threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
 
 
 def the_outbox_is_the_parents(url: str, prefix: str) -> None:

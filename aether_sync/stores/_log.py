@@ -1,0 +1,227 @@
+"""What is stored in memory, and who reads on in it."""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from operator import attrgetter
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from .._checks import check_count
+from .._deadline import Deadline
+from .._waiting import Parking, guard
+from ..errors import DeadlineExceededError, StoreClosedError
+from ..events import Event
+from ..patterns import SubscriptionFilter
+from .base import StoredEvent
+
+__all__ = ["Log", "LogFollower", "version_of"]
+
+version_of = attrgetter("event.version")  #: of a StoredEvent, as bisect() wants it
+
+
+class _Record(NamedTuple):
+    stored: StoredEvent
+    place: int  # among its actor's
+
+
+class Log:
+    """Events in order, whole saves at a time.
+
+    A save is stored by one operation that nothing interrupts, ``dict.setdefault()``, and only if no other has that
+    place: a signal handler may have stored something over the very call that is about to. The lists follow from it. An
+    interrupt may leave them behind, and whoever comes next brings them up: each event goes to its own place, so doing
+    it twice does no harm.
+    """
+
+    def __init__(self) -> None:
+        self.lock = guard()  #: guards all below; methods are called with it held, but for those that say otherwise
+        self.waiting = Parking(self.lock)  #: followers, for what comes next
+        self.closed = False  #: nothing is added any more
+        self._saves: dict[int, list[_Record]] = {}  # by the sequence of the first event
+        self._events: list[StoredEvent] = []
+        self._by_actor: dict[str, list[StoredEvent]] = {}
+
+    # -- writing
+
+    def add(self, first: int, events: Sequence[Event]) -> list[StoredEvent]:
+        """Store events from this sequence on; return none of them if another save has taken it."""
+        save = self._recorded(first, events)
+        if self._saves.setdefault(first, save) is not save:
+            return []
+        self.end()
+        return [record.stored for record in save]
+
+    def _recorded(self, first: int, events: Sequence[Event]) -> list[_Record]:
+        last = first + len(events) - 1
+        places: dict[str, int] = {}
+        records = []
+        for sequence, event in enumerate(events, first):
+            place = places.get(event.actor_id)
+            if place is None:
+                place = len(self.history(event.actor_id))
+            places[event.actor_id] = place + 1
+            records.append(_Record(StoredEvent(event, sequence, ends_batch=sequence == last), place))
+        return records
+
+    def end(self) -> int:
+        """Return the last sequence, with the lists brought up to it."""
+        while (save := self._saves.get(len(self._events) + 1)) is not None:
+            for stored, place in save:
+                self._by_actor.setdefault(stored.event.actor_id, [])[place : place + 1] = (stored,)
+            start = save[0].stored.sequence - 1
+            self._events[start : start + len(save)] = [record.stored for record in save]
+        return len(self._events)
+
+    def close(self) -> None:
+        """Let nothing be added, and every follower end. Without the lock."""
+        with self.lock:
+            self.closed = True
+        self.waiting.wake_all()
+
+    # -- reading
+
+    def history(self, actor_id: str) -> list[StoredEvent]:
+        """Return the events of an actor, not to be changed."""
+        self.end()
+        return self._by_actor.get(actor_id, [])
+
+    def version(self, actor_id: str) -> int:
+        """Return the version of an actor, 0 if it has no events."""
+        history = self.history(actor_id)
+        return history[-1].event.version if history else 0
+
+    def find(self, actor_id: str, version: int) -> StoredEvent | None:
+        """Return the event of an actor that has this version."""
+        history = self.history(actor_id)
+        place = bisect_left(history, version, key=version_of)
+        return history[place] if place < len(history) and history[place].event.version == version else None
+
+    def latest(self) -> list[Event]:
+        """Return the last event of every actor."""
+        self.end()
+        return [history[-1].event for history in self._by_actor.values()]
+
+    # -- without the lock
+
+    @property
+    def size(self) -> int:
+        """How many events there are."""
+        return len(self._events)
+
+    @property
+    def actor_count(self) -> int:
+        """How many actors have events."""
+        return len(self._by_actor)
+
+    def __getitem__(self, sequence: int) -> StoredEvent:
+        """Return one of the first :attr:`size` events, which stay where they are."""
+        return self._events[sequence - 1]
+
+
+class _Position(NamedTuple):
+    taken: int  # the sequence of the event that was taken last
+    passed: int  # the last sequence that need not be looked at again
+    next: "dict[int, _Position]"  # the one behind it, under 0: who puts it there has taken the event that lies between
+
+
+class LogFollower:
+    """Reads on in a log: the ``Follower`` of a store in memory. It takes by one operation that nothing interrupts."""
+
+    def __init__(self, log: Log, after: int, wanted: SubscriptionFilter) -> None:
+        self._log = log
+        self._wanted = wanted
+        self._position = _Position(after, after, {})  # or one further on: it may lag behind
+        self._closed = False
+
+    @property
+    def sequence(self) -> int:
+        """The sequence of the event that was taken last, or ``after``: the checkpoint."""
+        return self._here().taken
+
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether all that was stored a moment ago has been taken."""
+        return self._next(take=False) is None
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has come to its end: :meth:`close` was called, or its store is closed."""
+        return self._closed or self._log.closed
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> StoredEvent:
+        try:
+            return self.get()
+        except StoreClosedError:
+            raise StopIteration from None
+
+    def get(self, timeout: float | None = None) -> StoredEvent:
+        deadline = Deadline(timeout)
+        while True:
+            is_last_look = not deadline.remaining()
+            if self.closed:
+                raise StoreClosedError(f"{self!r} is closed")
+            found = self._next(take=True)
+            if found is not None:
+                return found
+            if is_last_look or not self._log.waiting.wait(self._is_to_look, deadline):
+                raise DeadlineExceededError(f"no event for {self!r} within {deadline}")
+
+    def get_batch(self, max_events: int, timeout: float | None = None) -> list[StoredEvent]:
+        check_count("max_events", max_events)
+        try:
+            batch = [self.get(timeout)]
+        except DeadlineExceededError:
+            return []
+        while len(batch) < max_events and (found := self._next(take=True)) is not None:
+            batch.append(found)
+        return batch
+
+    def _here(self) -> _Position:
+        position = self._position
+        while position.next:
+            position = position.next[0]
+        self._position = position
+        return position
+
+    def _next(self, *, take: bool) -> StoredEvent | None:
+        """Return the next wanted event, if there is one."""
+        while True:
+            here = self._here()
+            found, passed = self._search(here.passed)
+            if found is not None and take:
+                following = _Position(found.sequence, found.sequence, {})
+            elif passed > here.passed:
+                following = _Position(here.taken, passed, {})
+            else:
+                return found
+            if here.next.setdefault(0, following) is following:  # else another thread was quicker
+                return found
+
+    def _search(self, passed: int) -> tuple[StoredEvent | None, int]:
+        """Return the first wanted event behind a sequence, and the last sequence that can be passed by."""
+        log, end = self._log, self._log.size
+        for sequence in range(passed + 1, end + 1):
+            if self._wanted.matches(log[sequence].event):
+                return log[sequence], sequence - 1
+        return None, max(passed, end)
+
+    def _is_to_look(self) -> bool:
+        return self.closed or self._log.end() > self._here().passed
+
+    def close(self) -> None:
+        self._closed = True
+        self._log.waiting.wake_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<follower after {self.sequence}{' closed' if self._closed else ''}>"

@@ -1,0 +1,146 @@
+"""Snapshots of a JetStream store: the latest of each actor, in a stream of their own."""
+
+import logging
+import os
+from typing import Any
+
+from .._deadline import Deadline
+from .._wire import decode_stored, encode_event
+from ..errors import (
+    DecodingError,
+    InvalidOptionError,
+    MalformedRecordError,
+    StoreUnavailableError,
+    VersionConflictError,
+)
+from ..events import Event
+from ._cache import VersionCache
+from ._jetstream import BusyError, JetStream, Outgoing, Pause, Record, RefusedError, UnknownError
+from ._names import Names
+from ._reading import Reader
+from ._stream import open_stream, snapshot_settings
+from .base import Snapshot
+from .common import copied_snapshot
+
+__all__ = ["Snapshots"]
+
+_logger = logging.getLogger("aether_sync")
+
+
+class Snapshots:
+    """Keeps them. Any thread."""
+
+    def __init__(self, jetstream: JetStream, names: Names, cache: VersionCache, reader: Reader, replicas: int) -> None:
+        self._jetstream = jetstream
+        self._names = names
+        self._cache = cache
+        self._reader = reader
+        self._replicas = replicas
+        self._is_open = False
+
+    def _open(self, deadline: Deadline) -> None:
+        if not self._is_open:
+            open_stream(self._jetstream, snapshot_settings(self._names, self._replicas), deadline)
+            self._is_open = True
+
+    def save(self, snapshot: Snapshot, deadline: Deadline) -> bool:
+        """Keep a snapshot, unless there is one of the same or a greater version."""
+        snapshot = copied_snapshot(snapshot)
+        self._open(deadline)
+        current = self._reader.look(snapshot.actor_id, deadline)
+        if snapshot.version > current.version:
+            raise VersionConflictError(snapshot.actor_id, snapshot.version, current.version)
+        sequence = current.sequence if snapshot.version == current.version else self._sequence_of(snapshot, deadline)
+        data = _written(snapshot, sequence)
+        pause = Pause(deadline)
+        while True:
+            last = self._last(snapshot.actor_id, deadline)
+            kept = None if last is None else self._read(last)
+            if kept is not None and current.version >= kept.version >= snapshot.version:
+                return False
+            try:
+                self._put(snapshot.actor_id, data, 0 if last is None else last.sequence, deadline)
+            except RefusedError:  # another one is quicker
+                continue
+            except UnknownError:  # most likely it is there; if not, the next one will be
+                return True
+            except BusyError as error:
+                if not pause.take():
+                    raise StoreUnavailableError(f"no snapshot was saved within {deadline}: {error}") from error
+            else:
+                return True
+
+    def _put(self, actor_id: str, data: bytes, expected: int, deadline: Deadline) -> None:
+        subject = self._names.snapshot_subject(actor_id)
+        self._jetstream.publish(
+            self._names.snapshots, [Outgoing(subject, os.urandom(16).hex(), expected, data)], deadline
+        )
+
+    def _sequence_of(self, snapshot: Snapshot, deadline: Deadline) -> int:
+        reading = self._reader.range(snapshot.actor_id, snapshot.version, snapshot.version, deadline)
+        if not reading.events:
+            raise InvalidOptionError(
+                f"a snapshot of actor {snapshot.actor_id!r:.80} says version {snapshot.version}, "
+                "which no event of it has"
+            )
+        return reading.events[0].sequence
+
+    def latest(self, actor_id: str, deadline: Deadline) -> Snapshot | None:
+        """Return the latest snapshot of an actor, if its event is there."""
+        self._open(deadline)
+        last = self._last(actor_id, deadline)
+        snapshot = None if last is None else self._read(last)
+        if snapshot is None or self._is_true(snapshot, deadline):
+            return snapshot
+        _logger.warning(
+            "the snapshot of actor %r at version %d is discarded: the store does not have its event; it was restored, "
+            "or has lost events",
+            actor_id,
+            snapshot.version,
+        )
+        return None
+
+    def _is_true(self, snapshot: Snapshot, deadline: Deadline) -> bool:
+        """Whether the event of that version is where the snapshot says."""
+        place = snapshot.version, snapshot.sequence
+        known = self._cache.get(snapshot.actor_id)
+        if known is not None and place in known.positions:
+            return True
+        subject = self._names.subject(snapshot.actor_id)
+        record = self._jetstream.next(self._names.stream, subject, snapshot.sequence, deadline)
+        try:
+            return record is not None and (self._reader.decoded(record).version, record.sequence) == place
+        except MalformedRecordError:
+            return False
+
+    def _last(self, actor_id: str, deadline: Deadline) -> Record | None:
+        return self._jetstream.last(self._names.snapshots, self._names.snapshot_subject(actor_id), deadline)
+
+    def _read(self, record: Record) -> Snapshot | None:
+        try:
+            event = decode_stored(record.data)
+            data: Any = event.data
+            return Snapshot(
+                actor_id=event.actor_id,
+                version=event.version,
+                state=dict(data["state"]),
+                schema_version=int(data["schemaVersion"]),
+                sequence=int(data["sequence"]),
+                timestamp=event.timestamp,
+            )
+        except (DecodingError, KeyError, TypeError, ValueError) as error:
+            place = record.sequence, record.subject
+            _logger.warning("record %d of %r is no snapshot, and is discarded: %s", *place, error)
+            return None
+
+
+def _written(snapshot: Snapshot, sequence: int) -> bytes:
+    return encode_event(
+        Event(
+            event_type="Snapshot",
+            actor_id=snapshot.actor_id,
+            version=snapshot.version,
+            data={"state": snapshot.state, "schemaVersion": snapshot.schema_version, "sequence": sequence},
+            timestamp=snapshot.timestamp,
+        )
+    )

@@ -1,0 +1,268 @@
+"""``InMemoryEventStore``: an event store in this process, for tests and demos."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from .._deadline import Deadline
+from .._wire import encode_and_copy
+from ..bus import EventBus
+from ..errors import (
+    DuplicateIdError,
+    InvalidOptionError,
+    StreamRegressionError,
+    VersionConflictError,
+)
+from ..events import Event
+from ..patterns import SubscriptionFilter
+from ._log import Log, LogFollower, version_of
+from .base import ANY, AnyVersion, Follower, Reading, Snapshot, StoredEvent
+from .common import MAX_VERSION, StoreBase, check_actor_id, check_version, copied_snapshot, is_same, numbered
+
+__all__ = ["InMemoryEventStore"]
+
+_PAGE = 256  # events that iter_events() reads at once
+
+
+class InMemoryEventStore(StoreBase):
+    """An event store that is gone with its process: for tests and demos, with the promises of ``JetStreamEventStore``.
+
+    Readers get what came off the wire: an event is encoded and decoded once, tuples become lists, and nobody sees the
+    saver's own dict. Nothing waits for anything, so no call takes longer for its ``timeout``; only followers wait.
+
+    In a forked child it is a store of its own, with what was stored before.
+
+    Args:
+        bus: Where an ``EventStored`` is published for every event; see :meth:`set_broadcaster`.
+        namespace: Under which.
+
+    Raises:
+        InvalidOptionError: A bus was given and no namespace.
+    """
+
+    def __init__(self, *, bus: EventBus | None = None, namespace: str | None = None) -> None:
+        super().__init__()
+        self._log = Log()
+        self._snapshots: dict[str, Snapshot] = {}  # by actor: the latest; guarded by the log's lock
+        if bus is not None:
+            self.set_broadcaster(bus, namespace)
+
+    # -- saving
+
+    def _save(self, events: tuple[Event, ...], deadline: Deadline) -> list[StoredEvent]:
+        copies = list(map(_off_the_wire, events))
+        return self._store(lambda: copies)
+
+    def _append(
+        self, actor_id: str, events: tuple[Event, ...], expected: int | AnyVersion, deadline: Deadline
+    ) -> list[StoredEvent]:
+        copies = list(map(_off_the_wire, events))
+
+        def number() -> Sequence[Event]:
+            current = self._log.version(actor_id)
+            if expected is ANY:
+                return numbered(copies, current)
+            if expected > current:
+                raise VersionConflictError(actor_id, expected + 1, current)
+            return numbered(copies, expected)
+
+        return self._store(number)
+
+    def _store(self, number: Callable[[], Sequence[Event]]) -> list[StoredEvent]:
+        """Store events with the versions that they are given under the lock, all or none."""
+        try:
+            while True:
+                with self._log.lock:
+                    self._refuse_if_closed()
+                    first = self._log.end() + 1
+                    events = number()
+                    stored = self._found_stored(events) or self._log.add(first, events)
+                    if stored:
+                        return stored
+        finally:  # an interrupt may come when they are stored already
+            self._log.waiting.wake_all()
+
+    def _found_stored(self, events: Sequence[Event]) -> list[StoredEvent]:
+        """The events as an earlier try stored them; none if there is room for them; else raise."""
+        late = self._first_late(events)
+        if late is None:
+            return []
+        there = [(one, event) for event in events if (one := self._log.find(event.actor_id, event.version)) is not None]
+        differing = [(one, event) for one, event in there if not is_same(one.event, event)]
+        if len(there) == len(events) and not differing:
+            return [replace(one, duplicate=True) for one, _ in there]
+        for one, event in differing:
+            if one.event.id == event.id:
+                raise DuplicateIdError(
+                    f"version {event.version} of actor {event.actor_id!r:.80} is stored under the same id, "
+                    f"{event.id!r:.80}, and says something else: make a new Event"
+                )
+        raise VersionConflictError(late.actor_id, late.version, self._log.version(late.actor_id))
+
+    def _first_late(self, events: Sequence[Event]) -> Event | None:
+        """The first event whose version its actor has left behind."""
+        seen: set[str] = set()
+        for event in events:
+            if event.actor_id not in seen and event.version <= self._log.version(event.actor_id):
+                return event
+            seen.add(event.actor_id)
+        return None
+
+    # -- reading
+
+    def get_events(  # noqa: D102
+        self,
+        actor_id: str,
+        from_version: int = 0,
+        to_version: int | None = None,
+        *,
+        until: int | None = None,
+        timeout: float | None = 5.0,
+    ) -> list[Event]:
+        last = None if until is None else check_version("until", until)
+        stored = self._read(actor_id, from_version, to_version, timeout)
+        return [one.event for one in stored if last is None or one.sequence <= last]
+
+    def iter_events(  # noqa: D102
+        self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
+    ) -> Iterator[Event]:
+        self._read(actor_id, from_version, to_version, timeout, at_most=0)  # what is wrong is said now, not by next()
+        return self._pages(actor_id, from_version, to_version)
+
+    def _pages(self, actor_id: str, from_version: int, to_version: int | None) -> Iterator[Event]:
+        while page := self._read(actor_id, from_version, to_version, None, at_most=_PAGE):
+            for one in page:
+                yield one.event
+            from_version = page[-1].event.version + 1
+            if from_version > MAX_VERSION:
+                return
+
+    def get_events_with_errors(  # noqa: D102
+        self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
+    ) -> Reading:
+        return Reading(self._read(actor_id, from_version, to_version, timeout), [])
+
+    def _read(
+        self,
+        actor_id: str,
+        from_version: int,
+        to_version: int | None,
+        timeout: float | None,
+        at_most: int | None = None,
+    ) -> list[StoredEvent]:
+        Deadline(timeout)
+        actor_id = check_actor_id(actor_id)
+        first = check_version("from_version", from_version)
+        last = MAX_VERSION if to_version is None else check_version("to_version", to_version)
+        with self._log.lock:
+            self._refuse_if_closed()
+            history = self._log.history(actor_id)
+            start = bisect_left(history, first, key=version_of)
+            end = bisect_right(history, last, key=version_of)
+            return history[start : end if at_most is None else min(end, start + at_most)]
+
+    def get_latest_version(self, actor_id: str, *, timeout: float | None = 5.0) -> int:  # noqa: D102
+        Deadline(timeout)
+        actor_id = check_actor_id(actor_id)
+        with self._log.lock:
+            self._refuse_if_closed()
+            return self._log.version(actor_id)
+
+    def last_sequence(self, *, timeout: float | None = 5.0) -> int:  # noqa: D102
+        Deadline(timeout)
+        with self._log.lock:
+            self._refuse_if_closed()
+            return self._log.end()
+
+    def actors(self, pattern: str | None = None, *, timeout: float | None = 5.0) -> list[str]:  # noqa: D102
+        Deadline(timeout)
+        wanted = SubscriptionFilter(actor_pattern=pattern)
+        with self._log.lock:
+            self._refuse_if_closed()
+            latest = self._log.latest()
+        return sorted(event.actor_id for event in latest if wanted.matches(event))
+
+    # -- snapshots
+
+    def save_snapshot(self, snapshot: Snapshot, *, timeout: float | None = 5.0) -> bool:  # noqa: D102
+        Deadline(timeout)
+        copy = copied_snapshot(snapshot)
+        with self._log.lock:  # a handler's close() may let others in here: then the older one may stay, to no harm
+            self._refuse_if_closed()
+            sequence = self._sequence_of(copy)
+            kept = self._snapshots.get(copy.actor_id)
+            if kept is not None and kept.version >= copy.version:
+                return False
+            self._snapshots[copy.actor_id] = replace(copy, sequence=sequence)
+            return True
+
+    def _sequence_of(self, snapshot: Snapshot) -> int:
+        """The sequence of the event after which it was made."""
+        actor_id, version = snapshot.actor_id, snapshot.version
+        current = self._log.version(actor_id)
+        if version > current:
+            raise VersionConflictError(actor_id, version, current)
+        stored = self._log.find(actor_id, version)
+        if stored is None:
+            raise InvalidOptionError(
+                f"a snapshot of actor {actor_id!r:.80} says version {version}, which no event of it has"
+            )
+        return stored.sequence
+
+    def get_latest_snapshot(self, actor_id: str, *, timeout: float | None = 5.0) -> Snapshot | None:  # noqa: D102
+        Deadline(timeout)
+        actor_id = check_actor_id(actor_id)
+        with self._log.lock:
+            self._refuse_if_closed()
+            kept = self._snapshots.get(actor_id)
+        return None if kept is None else copied_snapshot(kept)  # its reader may go on with the state, and change it
+
+    # -- following
+
+    def follow(  # noqa: D102
+        self,
+        *,
+        after: int = 0,
+        actors: str | None = None,
+        event_types: Iterable[str] = (),
+        timeout: float | None = 5.0,
+    ) -> Follower:
+        after = check_version("after", after)
+        wanted = SubscriptionFilter(event_types=event_types, actor_pattern=actors)
+        last = self.last_sequence(timeout=timeout)
+        if after > last:
+            raise StreamRegressionError(
+                f"{self!r} ends at sequence {last}, and was to be followed after {after}: what was read of it is lost; "
+                "begin again, with after=0"
+            )
+        return LogFollower(self._log, after, wanted)
+
+    # -- other nodes
+
+    def cached_version(self, actor_id: str) -> int | None:  # noqa: D102
+        return self.get_latest_version(actor_id) or None
+
+    def update_version_cache(self, actor_id: str, version: int, sequence: int | None = None) -> None:
+        """Check the arguments: the truth is here, and nothing that is said of it changes it."""
+        check_actor_id(actor_id)
+        check_version("version", version, 1)
+        if sequence is not None:
+            check_version("sequence", sequence, 1)
+        self._refuse_if_closed()
+
+    # -- its end
+
+    def close(self) -> None:
+        """End whoever iterates. What is being stored is stored before this returns. Idempotent, from any thread."""
+        self._closed = True
+        self._log.close()
+
+    def __repr__(self) -> str:
+        state = " closed" if self._closed else ""
+        return f"<InMemoryEventStore {self._log.size} events of {self._log.actor_count} actors{state}>"
+
+
+def _off_the_wire(event: Event) -> Event:
+    """The event as a reader gets it."""
+    _, copy = encode_and_copy(event, "")
+    return copy
