@@ -1,9 +1,10 @@
 """What a bus tells a store: that other nodes have stored something."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 from .bus import VersionKeeper
-from .errors import InvalidOptionError
+from .errors import InvalidOptionError, StoreClosedError
 from .events import EVENT_STORED, Event
 from .patterns import check_namespace
 
@@ -51,7 +52,8 @@ class StoreWatch:
         actor_id = data.get("actorId") or event.actor_id
         version = _whole(data.get("version")) or event.version
         if isinstance(actor_id, str) and version:
-            self._store.update_version_cache(actor_id, version, _whole(data.get("sequence")) or None)
+            with suppress(StoreClosedError):
+                self._store.update_version_cache(actor_id, version, _whole(data.get("sequence")) or None)
 
 
 def _whole(number: object) -> int:

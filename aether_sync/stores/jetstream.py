@@ -174,6 +174,7 @@ class JetStreamEventStore(StoreBase, Heir):
     def iter_events(  # noqa: D102
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
     ) -> Iterator[Event]:
+        Deadline(timeout)
         actor_id = _check_range(actor_id, from_version, to_version)
         self._refuse_if_closed()
         return self._iterate(actor_id, from_version, to_version, timeout)
@@ -275,13 +276,15 @@ class JetStreamEventStore(StoreBase, Heir):
     # -- what other nodes store
 
     def cached_version(self, actor_id: str) -> int | None:  # noqa: D102
-        check_actor_id(actor_id)
+        actor_id = check_actor_id(actor_id)
+        self._refuse_if_closed()
         known = self._cache.get(actor_id)
         return None if known is None else max(known.version, known.announced)
 
     def update_version_cache(self, actor_id: str, version: int, sequence: int | None = None) -> None:  # noqa: D102
-        check_actor_id(actor_id)
+        actor_id = check_actor_id(actor_id)
         check_version("version", version, least=1)
+        self._refuse_if_closed()
         if sequence is None:
             self._cache.announce(actor_id, version)
         else:
