@@ -10,7 +10,8 @@ from typing import Any
 from nats.js import JetStreamContext
 
 from .cases import WAIT, Goal, Job, Sample, Stopwatch
-from .peers import jetstream
+from .peers import jetstream, nats_py
+from .receive import uvloop_off
 from .roundtrip import quantiles_of
 from .stock import make_stored
 from .stores import CONTENDERS, DATABASES, STREAMS, SYNCED, Contender, in_loop, register_at
@@ -57,6 +58,13 @@ def _one_by_one(contender: Contender, place: str, job: Job, *, is_new: bool = Fa
             store.append((event,))
             took.append(perf_counter() - start)
     return _summed_up(took, job)
+
+
+def _without_uvloop(
+    measure: Callable[[Contender, str, Job], Sample], contender: Contender, place: str, job: Job
+) -> Sample:
+    uvloop_off()
+    return measure(contender, place, job)
 
 
 def _from_threads(contender: Contender, place: str, job: Job) -> Sample:
@@ -158,11 +166,11 @@ async def _pipelined(js: JetStreamContext, job: Job) -> Sample:
 
 
 def _register(
-    place: str, name: str, title: str, run: Callable[[Job], Sample], says: str, *, share: float = 0, goals: Any = ()
+    place: str, name: str, title: str, run: Callable[[Job], Sample], says: str, *, share: float = 0, **options: Any
 ) -> None:
     question = name.partition("-")[0]
     share = share or _SHARES[question]
-    register_at(place, name, title, run, base=f"{question}-nats-py", says=says, share=share, goals=goals)
+    register_at(place, name, title, run, base=f"{question}-nats-py", says=says, share=share, **options)
 
 
 def _register_append(place: str) -> None:
@@ -267,6 +275,22 @@ for _place in STREAMS:
     _register_threads(_place)
     _register_batch(_place)
 _register_append(SYNCED)
+_register(
+    "r1",
+    "append-uvloop",
+    "nats-py, uvloop, `js.publish`",
+    partial(in_loop, partial(_one_by_one_async, jetstream.bare), "r1", None, peer=nats_py.ON_UVLOOP),
+    "The first on uvloop, which the library uses, too, where it is installed.",
+    needs=nats_py.ON_UVLOOP.needs,
+)
+_register(
+    "r1",
+    "append-aether-asyncio",
+    "aether_sync, without uvloop",
+    partial(_without_uvloop, _one_by_one, _OURS, "r1"),
+    "`store.save_event()` with `AETHER_SYNC_UVLOOP=0`, where uvloop is installed.",
+    needs=nats_py.ON_UVLOOP.needs,
+)
 _register(
     "r1",
     "append-aether-new",

@@ -8,18 +8,18 @@ from time import perf_counter
 from nats.js import JetStreamContext
 
 from .cases import CannotMeasureError, Goal, Job, Sample, Stopwatch
-from .peers import jetstream
+from .peers import jetstream, nats_py
 from .stock import BARE, FEW, MANY, Stock
 from .stores import CONTENDERS, DATABASES, STREAMS, Contender, in_loop, register_at
 
 _SHARE = 0.001  # of the events asked for
-_LOADED = {MANY: 1.0, FEW: 0.25}  # of that: actors that are loaded
+_LOADED = {10: 1.0, 1_000: 0.25}  # of that: actors that are loaded, by the events of each
 _AIMS = {MANY: 2.0, FEW: 1.2}
 
 
 def _count(stock: Stock, job: Job) -> tuple[int, int]:
     """Say how many actors are loaded, the first of them to warm up."""
-    loaded = int(job.events * _LOADED[stock])
+    loaded = int(job.events * _LOADED[stock.each])
     return max(5, loaded // 10), loaded
 
 
@@ -83,9 +83,7 @@ async def _follow_async(stock: Stock, js: JetStreamContext, job: Job) -> Sample:
 
 def _register_load(stock: Stock, place: str) -> None:
     kind = f"load-{stock.each}"
-    aim = Goal(_AIMS[stock])
-    databases = tuple(f"{kind}-eventsourcing-{database}" for database in DATABASES)
-    ahead = Goal(1.0, to=databases, called="the faster of eventsourcing's")
+    ahead = (Goal(1.0, to=(f"{kind}-eventsourcing-{database}",)) for database in DATABASES)
     register_at(
         place,
         f"{kind}-nats-py",
@@ -103,7 +101,7 @@ def _register_load(stock: Stock, place: str) -> None:
         base=f"{kind}-nats-py",
         says="`store.get_events()` of an actor that this store has not heard of.",
         share=_SHARE,
-        goals=(aim, ahead),
+        goals=(Goal(_AIMS[stock]), *ahead),
     )
 
 
@@ -147,6 +145,15 @@ for _stock in (MANY, FEW):
 for _place in STREAMS:
     _register_follow("follow", MANY, _place, "", Goal(2.0))
 _register_follow("follow-bare", BARE, "r1", ", of events without headers", Goal(None))
+register_at(
+    "r1",
+    "follow-uvloop",
+    "nats-py, uvloop, the same",
+    partial(in_loop, partial(_follow_async, MANY), "r1", MANY, peer=nats_py.ON_UVLOOP),
+    base="follow-nats-py",
+    says="On uvloop, which the library uses, too, where it is installed.",
+    needs=nats_py.ON_UVLOOP.needs,
+)
 for _place in DATABASES:
     register_at(
         _place,

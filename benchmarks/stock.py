@@ -1,4 +1,4 @@
-"""What stores hold: events of 300 bytes, of many actors, stored as they come in life: now of this one, now of that."""
+"""What stores hold: events of 300 bytes, of many actors, as they come in life: now of this one, now of that."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -47,9 +47,15 @@ class Stock:
     def actors(self, job: Job) -> int:
         return job.stock // self.each
 
-    def events(self, job: Job) -> Iterator[tuple[int, int]]:
-        """Actor and version of each, in the order in which they are stored."""
-        return ((actor, version) for version in range(1, self.each + 1) for actor in range(self.actors(job)))
+    def rounds(self, job: Job) -> Iterator[list[tuple[int, int]]]:
+        """Actor and version of each event, in the order in which they are stored; in a round no actor comes twice.
+
+        The order is a random one: what a server does in blocks of its own might go well or badly with any rhythm.
+        """
+        turn, actors = Random(self.name), list(range(self.actors(job)))
+        for version in range(1, self.each + 1):
+            turn.shuffle(actors)
+            yield [(actor, version) for actor in actors]
 
     def chosen(self, job: Job, count: int) -> list[str]:
         """Choose actors to load, none twice if there are enough; the same ones for every contender."""

@@ -19,7 +19,8 @@ from nats.js import JetStreamContext
 from aether_sync import Event
 
 from .cases import Job, Sample, register
-from .peers import eventsourcing, jetstream
+from .peers import eventsourcing, jetstream, nats_py
+from .peers.faces import AsyncPeer
 from .stock import Stock, make_stored, make_unstored
 
 __all__ = ["CONTENDERS", "DATABASES", "STREAMS", "SYNCED", "Contender", "Store", "in_loop", "register_at"]
@@ -59,7 +60,7 @@ class Contender:
 
 class _Ours:
     def __init__(self, url: str, stream: str, replicas: int) -> None:
-        from aether_sync.stores.jetstream import JetStreamEventStore
+        from aether_sync import JetStreamEventStore
 
         self._store = JetStreamEventStore(url, stream=stream, replicas=replicas)
 
@@ -100,26 +101,38 @@ CONTENDERS = {
 
 
 def in_loop(
-    measure: Callable[[JetStreamContext, Job], Coroutine[Any, Any, Sample]], place: str, stock: Stock | None, job: Job
+    measure: Callable[[JetStreamContext, Job], Coroutine[Any, Any, Sample]],
+    place: str,
+    stock: Stock | None,
+    job: Job,
+    peer: AsyncPeer = nats_py.PEER,
 ) -> Sample:
-    """Measure with coroutines, on the loop of the main thread."""
+    """Measure with coroutines, on the loop of the main thread, of the kind that a peer has."""
 
     async def run(url: str) -> Sample:
         async with jetstream.connected(url) as js:
             return await measure(js, job)
 
-    with jetstream.made(job, place, stock) as url:
-        return asyncio.run(run(url))
+    with jetstream.made(job, place, stock) as url, asyncio.Runner(loop_factory=peer.loop()) as runner:
+        return runner.run(run(url))
 
 
 # -- the cases
 
 
 def register_at(
-    place: str, name: str, title: str, run: Callable[[Job], Sample], *, base: str, says: str, **options: Any
+    place: str,
+    name: str,
+    title: str,
+    run: Callable[[Job], Sample],
+    *,
+    base: str,
+    says: str,
+    needs: tuple[str, ...] = (),
+    **options: Any,
 ) -> None:
     """Add a case of a place, compared with one of the same place, or, on a database, with that of one server."""
     base = f"{base}-{STREAMS[0] if place in DATABASES else place}"
-    needs = _NEEDS.get(place, ())
+    needs += _NEEDS.get(place, ())
     title = f"{_TITLES[place]}: {title}"
     register(f"{name}-{place}", title, run, says=says, base=base, needs=needs, place=place, **options)

@@ -67,7 +67,7 @@ def opened(job: Job, place: str, stock: Stock | None) -> Recorder:
     """Open a table, empty and named by the job, or named by the stock that it holds."""
     recorder = Recorder(job, place, stock.name if stock else job.prefix)
     if stock is not None:
-        events = (make_stored(*one) for one in stock.events(job))
+        events = (make_stored(*one) for numbers in stock.rounds(job) for one in numbers)
         stocked(job, place, stock, lambda: _fill(recorder, events))
     return recorder
 

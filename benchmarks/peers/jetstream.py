@@ -91,17 +91,24 @@ async def _remove(job: Job, place: str) -> None:
 
 
 async def _fill(url: str, job: Job, stock: Stock) -> None:
-    """Store all, waiting only for the last of each window: what was sent before it was stored before."""
-    actors = stock.actors(job)
+    """Store all, waiting for one answer in many: what was sent before it was stored before.
+
+    Not two events of an actor are on their way at once: a cluster refuses the second, if it tells the server what it
+    expects to be the last.
+    """
+    sequence, sequences = 0, [0] * stock.actors(job)
     async with connected(url) as js:
-        for number, (actor, version) in enumerate(stock.events(job), 1):
-            event = make_stored(actor, version)
-            headers = None if stock.is_bare else _headers(event, max(0, number - actors))
-            publish = js.publish if number % _WINDOW == 0 or number == job.stock else js._nc.publish
-            await publish(_subject(stock.name, event), encode(event), headers=headers)
+        for numbers in stock.rounds(job):
+            for place, (actor, version) in enumerate(numbers, 1):
+                event = make_stored(actor, version)
+                headers = None if stock.is_bare else _headers(event, sequences[actor])
+                publish = js.publish if place % _WINDOW == 0 or place == len(numbers) else js._nc.publish
+                await publish(_subject(stock.name, event), encode(event), headers=headers)
+                sequence += 1
+                sequences[actor] = sequence
         held = (await js.stream_info(stock.name)).state.messages
-        if held != job.stock:
-            raise RuntimeError(f"stream {stock.name} holds {held:,} events, not {job.stock:,}")
+        if held != sequence:
+            raise RuntimeError(f"stream {stock.name} holds {held:,} events, not {sequence:,}")
 
 
 # -- appending
