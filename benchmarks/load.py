@@ -9,12 +9,12 @@ from nats.js import JetStreamContext
 
 from .cases import CannotMeasureError, Goal, Job, Sample, Stopwatch
 from .peers import jetstream, nats_py
-from .stock import BARE, FEW, MANY, Stock
+from .stock import BARE, FEW, MANY, ROWS, Stock
 from .stores import CONTENDERS, DATABASES, STREAMS, Contender, in_loop, register_at
 
 _SHARE = 0.001  # of the events asked for
+_AIMS = {10: 2.0, 1_000: 1.2}
 _LOADED = {10: 1.0, 1_000: 0.25}  # of that: actors that are loaded, by the events of each
-_AIMS = {MANY: 2.0, FEW: 1.2}
 
 
 def _count(stock: Stock, job: Job) -> tuple[int, int]:
@@ -81,40 +81,44 @@ async def _follow_async(stock: Stock, js: JetStreamContext, job: Job) -> Sample:
 # -- the cases
 
 
-def _register_load(stock: Stock, place: str) -> None:
-    kind = f"load-{stock.each}"
-    ahead = (Goal(1.0, to=(f"{kind}-eventsourcing-{database}",)) for database in DATABASES)
+def _register_load(name: str, stock: Stock, place: str, what: str, goals: tuple[Goal, ...]) -> None:
     register_at(
         place,
-        f"{kind}-nats-py",
-        f"{stock.each:,} events, nats-py, ordered consumer",
+        f"{name}-nats-py",
+        f"{what}, nats-py, ordered consumer",
         partial(in_loop, partial(_load_async, stock), place, stock),
-        base=f"{kind}-nats-py",
+        base=f"{name}-nats-py",
         says="A consumer is created, calls back until nothing is pending, and is deleted.",
         share=_SHARE,
     )
     register_at(
         place,
-        f"{kind}-aether",
-        f"{stock.each:,} events, aether_sync, `get_events`",
+        f"{name}-aether",
+        f"{what}, aether_sync, `get_events`",
         partial(_load, CONTENDERS["aether"], stock, place),
-        base=f"{kind}-nats-py",
+        base=f"{name}-nats-py",
         says="`store.get_events()` of an actor that this store has not heard of.",
         share=_SHARE,
-        goals=(Goal(_AIMS[stock]), *ahead),
+        goals=goals,
     )
 
 
-def _register_load_of_database(stock: Stock, place: str) -> None:
-    register_at(
-        place,
-        f"load-{stock.each}-eventsourcing",
-        f"{stock.each:,} events, eventsourcing",
-        partial(_load, CONTENDERS["eventsourcing"], stock, place),
-        base=f"load-{stock.each}-nats-py",
-        says="`recorder.select_events()`.",
-        share=_SHARE,
-    )
+def _register_loads(stock: Stock) -> None:
+    """Of a stock that is spread, everywhere."""
+    name, what = f"load-{stock.each}", f"{stock.each:,} events"
+    ahead = [Goal(1.0, to=(f"{name}-eventsourcing-{database}",)) for database in DATABASES]
+    for place in STREAMS:
+        _register_load(name, stock, place, what, (Goal(_AIMS[stock.each]), *ahead))
+    for place in DATABASES:
+        register_at(
+            place,
+            f"{name}-eventsourcing",
+            f"{what}, eventsourcing",
+            partial(_load, CONTENDERS["eventsourcing"], stock, place),
+            base=f"{name}-nats-py",
+            says="`recorder.select_events()`.",
+            share=_SHARE,
+        )
 
 
 def _register_follow(name: str, stock: Stock, place: str, more: str, goal: Goal) -> None:
@@ -137,11 +141,9 @@ def _register_follow(name: str, stock: Stock, place: str, more: str, goal: Goal)
     )
 
 
-for _stock in (MANY, FEW):
-    for _place in STREAMS:
-        _register_load(_stock, _place)
-    for _place in DATABASES:
-        _register_load_of_database(_stock, _place)
+_register_loads(MANY)
+_register_loads(FEW)
+_register_load("load-rows", ROWS, "r1", "1,000 events in a row", (Goal(_AIMS[1_000]),))
 for _place in STREAMS:
     _register_follow("follow", MANY, _place, "", Goal(2.0))
 _register_follow("follow-bare", BARE, "r1", ", of events without headers", Goal(None))

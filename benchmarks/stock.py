@@ -12,7 +12,7 @@ from aether_sync import Event
 from .cases import Job
 from .workload import WireEvent, make_envelope
 
-__all__ = ["BARE", "FEW", "MANY", "Stock", "actor_name", "make_stored", "make_unstored", "stocked"]
+__all__ = ["BARE", "FEW", "MANY", "ROWS", "Stock", "actor_name", "make_stored", "make_unstored", "stocked"]
 
 _MORE = {"note": "to be left with the neighbours if nobody is at home, but not at noon"}
 
@@ -43,17 +43,23 @@ class Stock:
     name: str
     each: int
     is_bare: bool = False
+    is_spread: bool = True  # or stored actor by actor
 
     def actors(self, job: Job) -> int:
         return job.stock // self.each
 
     def rounds(self, job: Job) -> Iterator[list[tuple[int, int]]]:
-        """Actor and version of each event, in the order in which they are stored; in a round no actor comes twice.
+        """Actor and version of each event, in the order in which they are stored.
 
-        The order is a random one: what a server does in blocks of its own might go well or badly with any rhythm.
+        If they are spread, the order is random, since what a server does in blocks of its own might go well or badly
+        with any rhythm; in a round no actor comes twice.
         """
         turn, actors = Random(self.name), list(range(self.actors(job)))
-        for version in range(1, self.each + 1):
+        versions = range(1, self.each + 1)
+        if not self.is_spread:
+            yield from ([(actor, version) for version in versions] for actor in actors)
+            return
+        for version in versions:
             turn.shuffle(actors)
             yield [(actor, version) for actor in actors]
 
@@ -67,6 +73,7 @@ class Stock:
 MANY = Stock("many", 10)  #: 20,000 actors with 10 events each
 BARE = Stock("bare", 10, is_bare=True)  #: the same without headers
 FEW = Stock("few", 1_000)  #: 200 actors with 1,000 events each
+ROWS = Stock("rows", 1_000, is_spread=False)  #: the same, actor by actor
 
 
 def stocked(job: Job, where: str, stock: Stock, fill: Callable[[], Any]) -> None:

@@ -93,8 +93,8 @@ async def _remove(job: Job, place: str) -> None:
 async def _fill(url: str, job: Job, stock: Stock) -> None:
     """Store all, waiting for one answer in many: what was sent before it was stored before.
 
-    Not two events of an actor are on their way at once: a cluster refuses the second, if it tells the server what it
-    expects to be the last.
+    Of a stock that is spread, not two events of an actor are on their way at once: a cluster refuses the second, if it
+    tells what it expects to be the last.
     """
     sequence, sequences = 0, [0] * stock.actors(job)
     async with connected(url) as js:
