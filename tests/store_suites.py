@@ -403,6 +403,16 @@ class StorePromises:
         assert store.get_events("a") == [new]
         assert store.actors() == ["a"]
 
+    def test_the_same_words_under_another_id_are_a_conflict(self, store: EventStore) -> None:
+        new = event("a", 1, n=1)
+        store.save_event(new)
+        for others in (new.replace(id="another"), event("a", 1, n=1)):
+            with pytest.raises(VersionConflictError):
+                store.save_event(others)
+            with pytest.raises(VersionConflictError):
+                store.append("a", others.replace(version=0), expected_version=NO_EVENTS)
+        assert store.get_events("a") == [new]
+
     @pytest.mark.parametrize(("actor_id", "version"), [("a", 2), ("b", 1), ("b", 2)])
     def test_the_same_id_elsewhere_is_not_swallowed(self, store: EventStore, actor_id: str, version: int) -> None:
         new = event("a", 1)
@@ -953,8 +963,8 @@ class StorePromises:
             with store.follow(actors="order-*") as history:
                 for follower in (live, history):
                     assert [one.event.actor_id for one in take(follower, 3)] == ["order-1", "order-2", "order-1"]
-                    assert follower.sequence == last.sequence
                     eventually(lambda follower=follower: follower.is_caught_up, "the end, behind what is not wanted")
+                    assert follower.sequence == last.sequence
                     assert follower.get_batch(5, timeout=0) == []
 
     def test_following_some_types(self, store: EventStore) -> None:

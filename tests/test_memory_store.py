@@ -12,7 +12,7 @@ import pytest
 from aether_sync import EventBus, EventStored, InvalidOptionError
 from aether_sync.errors import StoreClosedError, VersionConflictError
 from aether_sync.stores._log import Log, LogFollower
-from aether_sync.stores.base import ANY, Snapshot
+from aether_sync.stores.base import ANY, Snapshot, StoredEvent
 from aether_sync.stores.memory import InMemoryEventStore
 
 from .conftest import PATIENCE, eventually, run_threads
@@ -122,6 +122,25 @@ def test_a_follower_of_few_among_many_has_a_deadline_all_the_same(store: InMemor
             done.set()
 
     run_threads(write, read)
+
+
+def test_what_a_follower_has_passed_by_is_not_looked_at_again(
+    store: InMemoryEventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+    look = Log.__getitem__
+
+    def count(self: Log, sequence: int) -> StoredEvent:
+        looked.append(sequence)
+        return look(self, sequence)
+
+    monkeypatch.setattr(Log, "__getitem__", count)
+    fill(store, "a", 1, 2, 3)
+    with store.follow(actors="b") as follower:
+        for _ in range(3):
+            assert follower.get_batch(5, timeout=0.01) == []
+            assert follower.is_caught_up
+    assert looked == [1, 2, 3]
 
 
 # -- signal handlers

@@ -32,6 +32,7 @@ _HEAD = re.compile(
     rb"(?:MSG|(H)MSG)[ \t]++([^ \t\r\n]++)[ \t]++(\d{1,18})"
     rb"(?:[ \t]++[^ \t\r\n]++)?(?(1)[ \t]++(\d{1,18}))[ \t]++(\d{1,18})"
 )
+_WORDS = {b"MSG": 5, b"HMSG": 6}  # of a line with a reply
 _Head = tuple[int, str, int, int]  # sid, subject, bytes of headers, bytes in all with the last line end
 _NOT_OURS = -1  # in place of a sid
 _UNREADABLE: _Head = _NOT_OURS, "", 0, sys.maxsize  # where the next line begins is unknown: it ends the connection
@@ -106,6 +107,7 @@ class Intake(asyncio.BufferedProtocol):
         again: _Head | None = None  # what the line of its last message said: most say the same
         headers = size = 0  # of that
         find, lines, interests = data.find, self._lines, self._interests
+        mail, box = b"", None  # of the last message that was handed on whole: the sid, and who takes it
         while True:
             eol = find(b"\r\n", position)
             if eol < 0:
@@ -116,6 +118,15 @@ class Intake(asyncio.BufferedProtocol):
                 return position
             line = data[position:eol]
             start = eol + 2
+            if box is not None:  # no two of its lines are the same, and most come in a row
+                words = line.split(b" ")
+                if len(words) == _WORDS.get(words[0]) and words[2] == mail:
+                    headers, size = int(words[-2]) if len(words) == 6 else 0, int(words[-1]) + 2
+                    stop = start + size
+                    if headers < size <= end - start:
+                        box.append((words, data[start : start + headers], data[start + headers : stop - 2]))
+                        position = stop
+                        continue
             head: _Head | None
             try:
                 head = lines[line]
@@ -148,7 +159,9 @@ class Intake(asyncio.BufferedProtocol):
                 arrived = interest.inbox.arrived
                 if not arrived:
                     filled.append(interest.inbox)
-                arrived.append((line, data[start : start + headers], data[start + headers : stop - 2]))
+                words = line.split()
+                arrived.append((words, data[start : start + headers], data[start + headers : stop - 2]))
+                mail, box = words[2], arrived
             elif interest is by and subject is at:
                 payloads.append(data[start + headers : stop - 2])
             else:

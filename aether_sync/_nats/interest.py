@@ -12,8 +12,9 @@ from ..errors import AetherError, SubscriptionClosedError
 
 __all__ = ["Arrivals", "Interest", "Mailbox", "Message", "message_class"]
 
-#: A message as it came: its line in the protocol, its headers with their empty line (or nothing), its payload.
-Message = tuple[bytes, bytes, bytes]
+#: A message as it came: the words of its line in the protocol, its headers with their empty line (or nothing), its
+#: payload.
+Message = tuple[list[bytes], bytes, bytes]
 
 
 class Arrivals(Protocol):
@@ -138,8 +139,8 @@ def message_class(interests: dict[int, Any], reporter: Reporter) -> Callable[...
         if interest is None:
             return Msg(_client=_client, subject=subject, reply=reply, data=data, headers=headers, _sid=_sid)
         if interest.whole:
-            line = f"MSG {subject} {_sid} {reply} {len(data)}".encode()
-            interest.inbox.arrive((line, _written(headers), data), reporter)
+            words = f"MSG {subject} {_sid} {reply} {len(data)}".encode().split()
+            interest.inbox.arrive((words, _written(headers), data), reporter)
         else:
             interest.inbox.arrive(interest, subject, data, reporter)
         return None

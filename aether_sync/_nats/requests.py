@@ -103,6 +103,10 @@ class Call:
         with suppress(RuntimeError):  # it is finished
             self._done.release()
 
+    def forget(self) -> None:
+        """Let answers that still come go nowhere."""
+        self._calls.pop(self._token, None)
+
     def wait(self, deadline: Deadline) -> list[Message]:
         """Wait for the last answer.
 
@@ -116,7 +120,7 @@ class Call:
             if not self._done.acquire(timeout=deadline.for_lock()):
                 raise DeadlineExceededError(f"no answer within {deadline}")
         finally:
-            self._calls.pop(self._token, None)
+            self.forget()
         if self._error is not None:
             raise type(self._error)(*self._error.args) from self._error
         return self.answers
@@ -239,7 +243,7 @@ class Requests:
 
     def _take(self, messages: list[Message]) -> None:
         for message in messages:
-            subject = message[0].split(None, 2)[1]
+            subject = message[0][1]
             token = subject[subject.rfind(b".") + 1 :]
             call = self._calls.get(token)
             if call is not None and call.take(message):

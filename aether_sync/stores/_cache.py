@@ -75,7 +75,14 @@ class VersionCache:
                 self._set(actor_id, known._replace(announced=version))
 
     def replace(self, actor_id: str, version: int, sequence: int, before: Known | None) -> Known:
-        """Take the leader's word, for what was known before it was asked."""
+        """Take the leader's word, for what was known before it was asked.
+
+        Args:
+            actor_id: Whose.
+            version: Of its last event; 0 if it has none.
+            sequence: Of that event.
+            before: What was known.
+        """
         with self._lock:
             if self._known.get(actor_id) is not before:
                 return self.learn(actor_id, version, sequence)

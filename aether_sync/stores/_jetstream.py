@@ -10,7 +10,8 @@ import re
 import time
 from base64 import b64decode
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -29,6 +30,7 @@ from ..errors import (
 
 __all__ = [
     "Acked",
+    "Asked",
     "BusyError",
     "JetStream",
     "Outgoing",
@@ -38,7 +40,10 @@ __all__ = [
     "RefusedError",
     "UnknownError",
     "command",
+    "ends_batch",
 ]
+
+T = TypeVar("T")
 
 _TRY = 1.5  # seconds for one answer: what was sent to a server that died meanwhile is never answered
 _SHARE = 0.7  # of the time that is left, for the answer to a publish: the rest is to find out if there is none
@@ -48,11 +53,10 @@ _BUSY = {10008, 10009, 10158, 10163, 10176, 10210}  # no leader, the id or the s
 _FULL = {10023, 10047, 10077, 10167}  # of memory or disk, by the server's account or the stream's limit
 _NO_STREAM, _NO_MESSAGE, _NAME_IN_USE = 10059, 10037, 10058
 
-_SEQUENCE = re.compile(rb"\r\nNats-Sequence: (\d+)")
-_SUBJECT = re.compile(rb"\r\nNats-Subject: ([^\r]*)")
+_SEQUENCE = b"\r\nNats-Sequence: "
+_EXPECTED = re.compile(rb"\r\nNats-Expected-Last-Subject-Sequence: *(\d+)")
 _PENDING = re.compile(rb"\r\nNats-Num-Pending: (\d+)")
-_BATCH = re.compile(rb"\r\nNats-Batch-Sequence: *(\d+)", re.I)
-_COMMIT = b"\r\nnats-batch-commit: 1"
+_BATCH = re.compile(rb"\r\nNats-Batch-Sequence: *(\d+)")
 
 
 class RefusedError(Exception):
@@ -111,9 +115,20 @@ class Record(NamedTuple):
         return int(found[1]) if found is not None else 0
 
     @property
+    def expected(self) -> int | None:
+        """The sequence of the one before it with this subject, if it was stored under the condition that it is that."""
+        found = _EXPECTED.search(self.headers)
+        return int(found[1]) if found is not None and b"Sequence-Subject" not in self.headers else None
+
+    @property
     def ends_batch(self) -> bool:
         """Whether nothing follows that was stored together with it."""
-        return not self.headers or not self.place_in_batch or _COMMIT in self.headers.lower()
+        return ends_batch(self.headers)
+
+
+def ends_batch(headers: bytes) -> bool:
+    """Whether nothing follows that was stored together with a record of these headers."""
+    return b"Nats-Batch-" not in headers or b"Nats-Batch-Commit: 1" in headers
 
 
 class Page(NamedTuple):
@@ -199,36 +214,33 @@ class JetStream:
 
     def last(self, stream: str, subject: str, deadline: Deadline) -> Record | None:
         """Return the last record with a subject, by the leader's word."""
-        return _record(self._api(f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject}, deadline))
+        return self.begin_last(stream, subject, deadline)(deadline)
 
-    def begin_last(self, stream: str, subject: str, deadline: Deadline) -> Callable[[Deadline], Record | None]:
-        """As :meth:`last`, asked now; what is returned waits for the answer, and asks again if there is none."""
-        call = self._ask(f"$JS.API.STREAM.MSG.GET.{stream}", {"last_by_subj": subject}, deadline, single)
-
-        def wait(deadline: Deadline) -> Record | None:
-            try:
-                return _record(_answer(call.wait(_one_try(deadline))[0]))
-            except (BusyError, DeadlineExceededError, DisconnectedError):
-                return self.last(stream, subject, deadline)
-
-        return wait
+    def begin_last(self, stream: str, subject: str, deadline: Deadline) -> "Asked[Record | None]":
+        """As :meth:`last`, asked now."""
+        return self._begin(f"$JS.API.STREAM.MSG.GET.{stream}", {"last_by_subj": subject}, deadline, single, _leaders)
 
     def next(self, stream: str, subject: str, sequence: int, deadline: Deadline) -> Record | None:
         """Return the first record with a subject from a sequence on, by the leader's word."""
         body = {"seq": sequence, "next_by_subj": subject}
         return _record(self._api(f"STREAM.MSG.GET.{stream}", body, deadline))
 
-    def page(self, stream: str, subject: str, sequence: int, count: int, deadline: Deadline) -> Page:
-        """Return records with a subject from a sequence on, from any server of the stream: some may be missing."""
+    def begin_page(self, stream: str, subject: str, sequence: int, count: int, deadline: Deadline) -> "Asked[Page]":
+        """Ask now for records with a subject from a sequence on, of any server of the stream: it may lack some."""
         body = {"seq": sequence, "next_by_subj": subject, "batch": count, "max_bytes": _PAGE_BYTES}
-        messages = self._persist(f"$JS.API.DIRECT.GET.{stream}", body, deadline, is_status)
-        status = _status(messages[-1])
-        if status == 404:
-            return Page([], 0)
-        if status != 204:
-            raise StoreUnavailableError(f"stream {stream!r} is not read: {messages[-1][1][9:80]!r}")
-        pending = _PENDING.search(messages[-1][1])
-        return Page(list(map(_direct, messages[:-1])), int(pending[1]) if pending is not None else 0)
+        read = partial(_page, stream, subject)
+        return self._begin(f"$JS.API.DIRECT.GET.{stream}", body, deadline, is_status, read)
+
+    def _begin(
+        self,
+        subject: str,
+        body: dict[str, Any],
+        deadline: Deadline,
+        is_last: Callable[[Message], bool],
+        read: Callable[[list[Message]], T],
+    ) -> "Asked[T]":
+        call = self._ask(subject, body, deadline, is_last)
+        return Asked(call, read, partial(self._persist, subject, body, is_last=is_last))
 
     def subjects(self, stream: str, wanted: str, deadline: Deadline) -> list[str]:
         """Return all subjects that have records, among those wanted."""
@@ -281,11 +293,8 @@ class JetStream:
                 if not deadline.remaining():
                     raise self._too_late(deadline) from error
                 continue
-            if _status(messages[0]) == 503:
-                why = "there is no JetStream on the server for this user, or no leader of the stream"
-            elif is_last is single and (code := _code(messages[0])) in _BUSY:
-                why = f"JetStream is not ready ({code})"
-            else:
+            why = _must_ask_again(messages[0])
+            if not why:
                 return messages
             if not pause.take():
                 raise StoreUnavailableError(f"{why}: {subject} was not answered within {deadline}")
@@ -296,6 +305,27 @@ class JetStream:
 
     def _too_late(self, deadline: Deadline) -> DeadlineExceededError:
         return DeadlineExceededError(f"no answer of the server within {deadline}{self._connection.why_not()}")
+
+
+class Asked(Generic[T]):
+    """A question that is put already: called, it waits for the answer, and asks again if there is none."""
+
+    def __init__(
+        self, call: Call, read: Callable[[list[Message]], T], again: Callable[[Deadline], list[Message]]
+    ) -> None:
+        self._call = call
+        self._read = read
+        self._again = again
+        self.forget = call.forget
+
+    def __call__(self, deadline: Deadline) -> T:
+        try:
+            messages = self._call.wait(_one_try(deadline))
+            if not _must_ask_again(messages[0]):
+                return self._read(messages)
+        except (DeadlineExceededError, DisconnectedError):
+            pass
+        return self._read(self._again(deadline))
 
 
 class Pause:
@@ -316,6 +346,15 @@ class Pause:
 
 def _one_try(deadline: Deadline) -> Deadline:
     return Deadline(min(_TRY, deadline.remaining()))
+
+
+def _must_ask_again(message: Message) -> str:
+    """Why an answer is none, if it is."""
+    if _status(message) == 503:
+        return "there is no JetStream on the server for this user, or no leader of the stream"
+    if not message[1] and (code := _code(message)) in _BUSY:
+        return f"JetStream is not ready ({code})"
+    return ""
 
 
 def _is_ack(message: Message) -> bool:
@@ -376,12 +415,32 @@ def _refuse(error: _ApiError) -> None:
     raise StoreError(f"the server did not store it: {error}")
 
 
-def _direct(message: Message) -> Record:
-    """Read an answer to a direct get. The server's own headers stand behind those that were stored."""
+def _leaders(messages: list[Message]) -> Record | None:
+    return _record(_answer(messages[0]))
+
+
+def _page(stream: str, subject: str, messages: list[Message]) -> Page:
+    """Read the answers to a direct get of several."""
+    status = _status(messages[-1])
+    if status == 404:
+        return Page([], 0)
+    if status != 204:
+        raise StoreUnavailableError(f"stream {stream!r} is not read: {messages[-1][1][9:80]!r}")
+    pending = _PENDING.search(messages[-1][1])
+    records = [_direct(message, subject) for message in messages[:-1]]
+    return Page(records, int(pending[1]) if pending is not None else 0)
+
+
+def _direct(message: Message, subject: str) -> Record:
+    """Read an answer to a direct get of a subject."""
     _, headers, data = message
-    *_, sequence = _SEQUENCE.findall(headers)
-    *_, subject = _SUBJECT.findall(headers)
-    return Record(int(sequence), subject.decode(), headers, data)
+    return Record(int(_last(headers, _SEQUENCE)), subject, headers, data)
+
+
+def _last(headers: bytes, name: bytes) -> bytes:
+    """The last header of a name: the server's own stand behind those that were stored."""
+    start = headers.rindex(name) + len(name)
+    return headers[start : headers.index(b"\r\n", start)]
 
 
 def _record(answer: dict[str, Any]) -> Record | None:

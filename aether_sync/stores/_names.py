@@ -15,6 +15,7 @@ __all__ = ["Names"]
 _LONGEST_NAME = 200  # bytes of a stream's name: the server takes 255, and ours may have an ending
 _LONGEST_SUBJECT = 2_048  # bytes: half of what a line of the protocol may have
 _SUBJECTS_KEPT = 16_384  # of actors; then all are forgotten and built again when needed
+_PLAIN = re.compile(r"[!-$&-)+,\-/-=?-~]{1,500}")  # an id that is not escaped, as far as that is worth to know
 _MORE = re.compile(r"[/\\=~]")  # escaped in names: path separators, which no stream may have, and our own joints
 
 
@@ -48,6 +49,7 @@ class Names:
             raise InvalidOptionError(
                 f"the stream's name is {len(self.stream)} bytes long, with its namespace: at most 200"
             )
+        self._events = f"{self.stream}.events."
         self._subjects: dict[str, str] = {}  # by actor id; two threads may both build one, of equal value
         self.snapshots = f"{self.stream}~snapshots"
         self.poison = f"{self.stream}~poison"
@@ -70,6 +72,12 @@ class Names:
                 self._subjects = {}
             self._subjects[actor_id] = subject
         return subject
+
+    def is_subject(self, subject: str, actor_id: str) -> bool:
+        """Whether a subject is that of an actor's events."""
+        if _PLAIN.fullmatch(actor_id):
+            return subject == f"{self._events}{actor_type(actor_id)}.{actor_id}"
+        return subject == self.subject(actor_id)
 
     def snapshot_subject(self, actor_id: str) -> str:
         """The subject of an actor's snapshots."""

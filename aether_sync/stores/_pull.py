@@ -20,7 +20,7 @@ from ..connection import Connection
 from ..errors import AetherError
 from ._jetstream import command
 
-__all__ = ["Inflow", "Place", "Pulling", "place_of"]
+__all__ = ["Inflow", "Place", "Pulling", "pending_behind", "place_of"]
 
 _HEARTBEAT = 1.0  # seconds
 _SILENCE = 3.0  # seconds after which nobody is there
@@ -34,29 +34,28 @@ class Place(NamedTuple):
     """What the subject for the acknowledgement of a message says (ADR-15).
 
     Attributes:
-        subject: Of the message.
-        reply: Where it is acknowledged.
         attempt: How often it was delivered, this time included.
         sequence: Its place in the stream.
         number: Its place among all deliveries of the consumer.
-        pending: How many more there are in the stream for this consumer.
     """
 
-    subject: bytes
-    reply: bytes
     attempt: int
     sequence: int
     number: int
-    pending: int
 
 
-def place_of(message: Message) -> Place:
+def place_of(reply: bytes) -> Place:
     """Read where a message stands: ``$JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<5 numbers>[.<token>]``."""
-    words = message[0].split()
-    tokens = words[3].split(b".")
-    start = 6 if len(tokens) > 9 else 4
-    attempt, sequence, number, _, pending = map(int, tokens[start : start + 5])
-    return Place(words[1], words[3], attempt, sequence, number, pending)
+    tokens = reply.split(b".")
+    if len(tokens) == 9:
+        return Place(int(tokens[4]), int(tokens[5]), int(tokens[6]))
+    return Place(int(tokens[6]), int(tokens[7]), int(tokens[8]))
+
+
+def pending_behind(reply: bytes) -> int:
+    """Read how many more there are in the stream for this consumer."""
+    tokens = reply.split(b".")
+    return int(tokens[8 if len(tokens) == 9 else 10])
 
 
 class Inflow:

@@ -26,19 +26,12 @@ class Reader:
         self._cache = cache
 
     def range(
-        self,
-        actor_id: str,
-        from_version: int,
-        to_version: int | None,
-        deadline: Deadline,
-        verified: Known | None = None,
-        after: int = 0,
+        self, actor_id: str, from_version: int, to_version: int | None, deadline: Deadline, after: int = 0
     ) -> Reading:
-        """Read an actor's events of some versions, behind a sequence; ``verified`` as for :meth:`records`."""
+        """Read an actor's events of some versions; all of them are behind a sequence."""
         reading = Reading([], [])
         last = to_version if to_version is not None else MAX_VERSION
-        after = max(after, self._cache.before(actor_id, from_version))
-        for record in self.records(actor_id, after, deadline.timeout_left(), verified):
+        for record in self.records(actor_id, from_version, deadline.timeout_left(), after):
             try:
                 event = self.decoded(record)
             except MalformedRecordError as error:
@@ -47,56 +40,56 @@ class Reader:
             if event.version > last:
                 break
             if event.version >= from_version:
-                reading.events.append(StoredEvent(event, record.sequence, ends_batch=record.ends_batch))
+                reading.events.append(StoredEvent(event, record.sequence, False, record.ends_batch))
         return reading
 
-    def records(self, actor_id: str, after: int, timeout: float | None, verified: Known | None) -> Iterator[Record]:
-        """Yield what is stored of an actor behind a sequence, up to what is known here, and to the leader's last.
+    def records(self, actor_id: str, from_version: int, timeout: float | None, after: int = 0) -> Iterator[Record]:
+        """Yield an actor's records from a version on, and perhaps some before it; up to the leader's last, at least.
 
         Any server of the stream may answer, and be behind the leader: what it lacks is read from the leader.
 
         Args:
             actor_id: Whose.
-            after: Behind which sequence.
+            from_version: Which version is the first that matters.
             timeout: Seconds for each page.
-            verified: What the leader has just said of the actor; None if it need not be asked, if something is known.
+            after: A sequence before the first that matters.
         """
-        stream, subject, deadline = self._names.stream, self._names.subject(actor_id), Deadline(timeout)
-        known = verified or self._cache.get(actor_id)
-        asked = None
-        if known is None:
-            asked = self._jetstream.begin_last(stream, subject, deadline)
-        elif known.is_doubtful:
-            known = self.look(actor_id, deadline)
-        pending = 1
-        while pending:
-            page = self._jetstream.page(stream, subject, after + 1, _PAGE, deadline)
-            yield from page.records
-            pending = page.pending if page.records else 0
-            after = page.records[-1].sequence if page.records else after
-            deadline = Deadline(timeout)
-        if asked is not None:
-            last = asked(deadline)
-            wanted = 0 if last is None else last.sequence
-            if last is not None and last.sequence >= after:
-                self._note(actor_id, last)
-        else:
-            wanted = known.sequence if known is not None else 0
-            if after < wanted and verified is None:
-                wanted = self.look(actor_id, deadline).sequence
-        while after < wanted:
-            record = self._jetstream.next(stream, subject, after + 1, deadline)
+        deadline = Deadline(timeout)
+        stream, subject, before = self._names.stream, self._names.subject(actor_id), self._cache.get(actor_id)
+        after = max(after, self._cache.before(actor_id, from_version))
+        last_of = self._jetstream.begin_last(stream, subject, deadline)
+        page = self._jetstream.begin_page(stream, subject, after + 1, _PAGE, deadline)
+        last = last_of(deadline)
+        self._note(actor_id, last, before)
+        if last is None:
+            page.forget()
+            return
+        while True:
+            records, pending = page(Deadline(timeout))
+            yield from records
+            after = records[-1].sequence if records else after
+            if not (records and pending):
+                break
+            page = self._jetstream.begin_page(stream, subject, after + 1, _PAGE, Deadline(timeout))
+        while after < last.sequence:
+            if last.expected == after:
+                yield last
+                return
+            record = self._jetstream.next(stream, subject, after + 1, Deadline(timeout))
             if record is None:
                 return
             yield record
             after = record.sequence
 
-    def _note(self, actor_id: str, record: Record) -> None:
-        """Remember an actor's last record, if it is an event."""
+    def _note(self, actor_id: str, last: Record | None, before: Known | None) -> None:
+        """Believe the leader's word, unless its last record is no event: who reads it is told."""
+        if last is None:
+            self._cache.replace(actor_id, 0, 0, before)
+            return
         try:
-            self._cache.learn(actor_id, self.decoded(record).version, record.sequence)
+            self._cache.replace(actor_id, self.decoded(last).version, last.sequence, before)
         except MalformedRecordError:
-            pass  # who reads it is told
+            pass
 
     def decoded(self, record: Record) -> Event:
         """Return the event that a record is.
@@ -104,27 +97,37 @@ class Reader:
         Raises:
             MalformedRecordError: It is none, or not one of the actor's whose subject it has.
         """
+        return self.event(record.sequence, record.subject, record.data)
+
+    def event(self, sequence: int, subject: str, data: bytes) -> Event:
+        """As :meth:`decoded`, of the parts of a record."""
         try:
-            event = decode_stored(record.data)
+            event = decode_stored(data)
         except DecodingError as error:
             reason: Exception | str = error
         else:
-            if event.version > 0 and self._names.subject(event.actor_id) == record.subject:
+            if event.version > 0 and self._names.is_subject(subject, event.actor_id):
                 return event
             reason = "it has no version" if not event.version else "it is of another actor than its subject"
-        raise MalformedRecordError(
-            f"record {record.sequence} of {record.subject!r} is no event: {reason}", record.sequence, record.data
-        )
+        raise MalformedRecordError(f"record {sequence} of {subject!r} is no event: {reason}", sequence, data)
 
     def look(self, actor_id: str, deadline: Deadline) -> Known:
         """Ask the leader for an actor's last event, and believe it."""
-        before = self._cache.get(actor_id)
-        record = self._jetstream.last(self._names.stream, self._names.subject(actor_id), deadline)
-        if record is None:
-            return self._cache.replace(actor_id, 0, 0, before)
-        return self._cache.replace(actor_id, self.decoded(record).version, record.sequence, before)
+        return self.look_at((actor_id,), deadline)[0]
 
-    def look_at(self, actor_ids: Iterable[str], deadline: Deadline) -> None:
-        """Ask the leader for the last events of several actors."""
-        for actor_id in actor_ids:
-            self.look(actor_id, deadline)
+    def look_at(self, actor_ids: Iterable[str], deadline: Deadline) -> list[Known]:
+        """Ask the leader for the last events of several actors, and believe it."""
+        asked = [
+            (
+                one,
+                self._cache.get(one),
+                self._jetstream.begin_last(self._names.stream, self._names.subject(one), deadline),
+            )
+            for one in actor_ids
+        ]
+        found = []
+        for actor_id, before, last_of in asked:
+            last = last_of(deadline)
+            version, sequence = (0, 0) if last is None else (self.decoded(last).version, last.sequence)
+            found.append(self._cache.replace(actor_id, version, sequence, before))
+        return found

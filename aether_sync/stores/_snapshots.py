@@ -20,7 +20,7 @@ from ._names import Names
 from ._reading import Reader
 from ._stream import open_stream, snapshot_settings
 from .base import Snapshot
-from .common import copied_snapshot
+from .common import copied_snapshot, replaces
 
 __all__ = ["Snapshots"]
 
@@ -56,7 +56,7 @@ class Snapshots:
         while True:
             last = self._last(snapshot.actor_id, deadline)
             kept = None if last is None else self._read(last)
-            if kept is not None and current.version >= kept.version >= snapshot.version:
+            if kept is not None and current.version >= kept.version and not replaces(snapshot, kept):
                 return False
             try:
                 self._put(snapshot.actor_id, data, 0 if last is None else last.sequence, deadline)

@@ -73,7 +73,7 @@ class Writer:
         try:
             while True:
                 _check_time(deadline)
-                tails = {part.actor_id: self._tail(part, deadline) for part in parts}
+                tails = self._tails(parts, deadline)
                 if not all(part.fits(tails[part.actor_id].version) for part in parts):
                     return self._found(copies, parts, tails, in_doubt, deadline)
                 try:
@@ -106,14 +106,21 @@ class Writer:
                 part.events.append(event)
         return list(parts.values())
 
-    def _tail(self, part: _Part, deadline: Deadline) -> Known:
-        """Return what is known of an actor; from the leader, if what is known here would forbid to store."""
-        known = self._cache.get(part.actor_id)
-        if known is None and part.events[0].version == 1:
-            return Known()  # most likely; if not, the server refuses
-        if known is None or known.is_doubtful or not part.fits(known.version):
-            return self._reader.look(part.actor_id, deadline)
-        return known
+    def _tails(self, parts: Sequence[_Part], deadline: Deadline) -> dict[str, Known]:
+        """Return what is known of actors; from the leader, where what is known here would forbid to store."""
+        tails: dict[str, Known] = {}
+        doubtful = []
+        for part in parts:
+            known = self._cache.get(part.actor_id)
+            if known is None and part.events[0].version == 1:
+                tails[part.actor_id] = Known()  # most likely; if not, the server refuses
+            elif known is None or known.is_doubtful or not part.fits(known.version):
+                doubtful.append(part.actor_id)
+            else:
+                tails[part.actor_id] = known
+        if doubtful:
+            tails.update(zip(doubtful, self._reader.look_at(doubtful, deadline), strict=True))
+        return tails
 
     def _publish(
         self,
@@ -174,7 +181,7 @@ class Writer:
         for part in parts:
             wanted = {event.version: event for event in part.events}
             first, last = part.events[0].version, part.events[-1].version
-            for one in self._reader.range(part.actor_id, first, last, deadline, verified=tails[part.actor_id]).events:
+            for one in self._reader.range(part.actor_id, first, last, deadline).events:
                 same = wanted.get(one.event.version)
                 if same is not None and same.id == one.event.id:
                     if not is_same(same, one.event):

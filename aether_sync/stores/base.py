@@ -14,6 +14,8 @@ from functools import wraps
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Protocol, Self, TypeVar, overload, runtime_checkable
 
+import msgspec
+
 from .._checks import check_count
 from .._deadline import Deadline
 from ..bus import EventBus
@@ -53,8 +55,7 @@ NO_EVENTS: Final = 0
 ANY: Final = AnyVersion.ANY
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
+class StoredEvent(msgspec.Struct, frozen=True, gc=False):
     """An event, and where it is stored.
 
     Attributes:
@@ -248,7 +249,8 @@ class EventStore(Protocol):
 
         Raises:
             VersionConflictError: The actor is at another version.
-            UnknownOutcomeError: They may be stored, or not: ``save_events(error.events)`` is safe.
+            UnknownOutcomeError: They may be stored, or not: ``save_events(error.events)`` is safe. To append them once
+                more is, too, but not with ``ANY``: they might be stored twice.
         """
 
     # -- reading
@@ -312,7 +314,9 @@ class EventStore(Protocol):
     # -- snapshots
 
     def save_snapshot(self, snapshot: Snapshot, *, timeout: float | None = 5.0) -> bool:
-        """Keep a snapshot as the actor's latest; returns False if there is one of the same or a greater version.
+        """Keep a snapshot as the actor's latest; returns False if there is one of a later version, or of the same.
+
+        Of the same version, one of a later schema is kept in place of the other.
 
         Raises:
             VersionConflictError: Its version is greater than the actor's.

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from operator import attrgetter
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -28,6 +29,7 @@ __all__ = [
     "copied_snapshot",
     "is_same",
     "numbered",
+    "replaces",
 ]
 
 BATCH_LIMIT = 1_000  #: events in one atomic batch (ADR-50)
@@ -204,14 +206,12 @@ def check_version(name: str, version: object, least: int = 0) -> int:
 def _checked(events: Iterable[Event]) -> tuple[Event, ...]:
     if isinstance(events, Event) or not isinstance(events, Iterable):
         raise InvalidEventError(f"save_events() takes events, not one {type(events).__name__}")
-    checked = tuple(events)
+    checked = tuple(islice(events, BATCH_LIMIT + 1))
     for event in checked:
         if not isinstance(event, Event):
             raise InvalidEventError(f"a store takes Event(event_type=..., actor_id=...), not {type(event).__name__}")
     if len(checked) > BATCH_LIMIT:
-        raise InvalidOptionError(
-            f"{len(checked)} events in one save; at most {BATCH_LIMIT} are stored at once, all or none: save fewer"
-        )
+        raise InvalidOptionError(f"more than {BATCH_LIMIT} events in one save: no more are stored at once, all or none")
     ids = set()
     for event in checked:
         if event.id in ids:
@@ -262,6 +262,11 @@ def copied_snapshot(snapshot: Snapshot) -> Snapshot:
         sequence=sequence,
         timestamp=copy.timestamp,
     )
+
+
+def replaces(snapshot: Snapshot, kept: Snapshot) -> bool:
+    """Whether a snapshot is newer than the one that is kept: of a later version, or of the same in a later schema."""
+    return (snapshot.version, snapshot.schema_version) > (kept.version, kept.schema_version)
 
 
 def numbered(events: Sequence[Event], version: int) -> tuple[Event, ...]:

@@ -29,15 +29,17 @@ from ..errors import (
     StreamRegressionError,
 )
 from ..patterns import SubscriptionFilter
-from ._jetstream import JetStream, Pause, Record
+from ._jetstream import JetStream, Pause, ends_batch
 from ._names import Names
-from ._pull import Pulling, place_of
+from ._pull import Pulling, pending_behind, place_of
 from ._reading import Reader
 from .base import StoredEvent
 
 __all__ = ["JetStreamFollower"]
 
 _WINDOW = 4_096  # events asked for and not yet taken
+_READ_AT_ONCE = 256  # while other threads wait for the lock
+_FOR_EVER = Deadline(None)
 _BEGIN = 5.0  # seconds for a new consumer, then again
 _INACTIVE = 60 * 10**9  # nanoseconds after which the server forgets a consumer that nobody pulls from
 _CATCH_UP = 2.0  # seconds for a server that has just become the leader
@@ -60,10 +62,12 @@ class JetStreamFollower(Heir):
         self._names = names
         self._reader = reader
         self._filter = filter
+        self._takes_all = filter.is_empty
         self._pulling = Pulling(connection, names.stream, _WINDOW)
         self._inflow = self._pulling.inflow
         self._lock = guard()  # guards the fields below
-        self._ready: deque[StoredEvent | MalformedRecordError] = deque()
+        self._ready: deque[StoredEvent | MalformedRecordError] = deque()  # taken from without it
+        self._pop_ready = self._ready.popleft
         self._sequence = self._scanned = after  # of the last that was taken, and that was read
         self._number = 0  # of the last delivery
         self._is_reading = False  # half done, if it stays so
@@ -84,7 +88,16 @@ class JetStreamFollower(Heir):
 
     def __next__(self) -> StoredEvent:
         try:
-            return self.get()
+            found = self._pop_ready()
+        except IndexError:
+            pass
+        else:
+            self._sequence = found.sequence
+            if isinstance(found, StoredEvent):
+                return found
+            raise found
+        try:
+            return self._take(_FOR_EVER)
         except StoreClosedError:
             if self._failure is not None:
                 raise
@@ -92,7 +105,9 @@ class JetStreamFollower(Heir):
 
     def get(self, timeout: float | None = None) -> StoredEvent:
         """Take the next event, waiting for it if need be; see ``Follower``."""
-        deadline = Deadline(timeout)
+        return self._take(Deadline(timeout))
+
+    def _take(self, deadline: Deadline) -> StoredEvent:
         while True:
             found = self._pop()
             if isinstance(found, StoredEvent):
@@ -122,14 +137,18 @@ class JetStreamFollower(Heir):
                 if only_events:
                     return None
                 raise self._end()
-            while not self._ready:
-                if not self._read():
+            while True:
+                while not self._ready:
+                    if not self._read():
+                        return None
+                if only_events and self._ready and not isinstance(self._ready[0], StoredEvent):
                     return None
-            if only_events and not isinstance(self._ready[0], StoredEvent):
-                return None
-            found = self._ready.popleft()
-            self._sequence = found.sequence
-            return found
+                try:
+                    found = self._pop_ready()
+                except IndexError:
+                    continue
+                self._sequence = found.sequence
+                return found
 
     def _read(self) -> bool:
         """Read some of what has come; returns whether there was any."""
@@ -139,24 +158,27 @@ class JetStreamFollower(Heir):
         if inflow.is_broken:
             return False
         self._is_reading = True
-        count = min(len(inflow.arrived), 256)
+        count = min(len(inflow.arrived), _READ_AT_ONCE)
+        number = self._number
+        words: list[bytes] = []
         for _ in range(count):
-            message = inflow.arrived.popleft()
-            place = place_of(message)
-            if place.number != self._number + 1:
+            words, headers, data = inflow.arrived.popleft()
+            _, sequence, place = place_of(words[3])
+            number += 1
+            if place != number:
                 inflow.break_off()
                 break
-            self._number = place.number
-            self._pending = place.pending
-            record = Record(place.sequence, place.subject.decode(), message[1], message[2])
             try:
-                event = self._reader.decoded(record)
+                event = self._reader.event(sequence, words[1].decode(), data)
             except MalformedRecordError as error:
                 self._ready.append(error)
             else:
-                if self._filter.matches(event):
-                    self._ready.append(StoredEvent(event, place.sequence, ends_batch=record.ends_batch))
-            self._scanned = place.sequence
+                if self._takes_all or self._filter.matches(event):
+                    self._ready.append(StoredEvent(event, sequence, False, ends_batch(headers)))
+            self._scanned = sequence
+        self._number = number
+        if words:
+            self._pending = pending_behind(words[3])
         self._is_reading = False
         if not self._ready:
             self._sequence = max(self._sequence, self._scanned)
@@ -281,6 +303,7 @@ class JetStreamFollower(Heir):
             if self._closed:
                 return
             self._closed = True
+            self._ready.clear()  # or who iterates would take it, who looks at nothing else
         self._inflow.changed.wake_all()
         self._finalizer.detach()
         self._pulling.close()
@@ -292,6 +315,7 @@ class JetStreamFollower(Heir):
     def _after_fork(self) -> None:
         self._finalizer.detach()
         self._closed = True
+        self._ready.clear()
         self._failure = StoreClosedError(f"{self!r} was made before the fork, and is its parent's: follow again here")
         self._inflow.changed.wake_all()
 

@@ -165,8 +165,7 @@ class JetStreamEventStore(StoreBase, Heir):
             check_version("until", until)
         self._refuse_if_closed()
         self._open(deadline)
-        verified = None if until is None else self._reader.look(actor_id, deadline)  # a server behind might lack some
-        reading = self._reader.range(actor_id, from_version, to_version, deadline, verified=verified)
+        reading = self._reader.range(actor_id, from_version, to_version, deadline)
         if reading.malformed:
             raise reading.malformed[0].error
         return [one.event for one in reading.events if until is None or one.sequence <= until]
@@ -184,7 +183,7 @@ class JetStreamEventStore(StoreBase, Heir):
     ) -> Iterator[Event]:
         last = to_version if to_version is not None else MAX_VERSION
         self._open(Deadline(timeout))
-        for record in self._reader.records(actor_id, self._cache.before(actor_id, from_version), timeout, None):
+        for record in self._reader.records(actor_id, from_version, timeout):
             self._refuse_if_closed()
             event = self._reader.decoded(record)
             if event.version > last:

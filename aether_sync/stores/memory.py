@@ -17,7 +17,7 @@ from ..events import Event
 from ..patterns import SubscriptionFilter
 from ._log import Log, LogFollower, version_of
 from .base import ANY, AnyVersion, Follower, Reading, Snapshot, StoredEvent
-from .common import MAX_VERSION, StoreBase, check_actor_id, check_version, copied_snapshot, is_same, numbered
+from .common import MAX_VERSION, StoreBase, check_actor_id, check_version, copied_snapshot, is_same, numbered, replaces
 
 __all__ = ["InMemoryEventStore"]
 
@@ -84,13 +84,13 @@ class InMemoryEventStore(StoreBase):
 
     def _found_stored(self, events: Sequence[Event]) -> list[StoredEvent]:
         """The events as an earlier try stored them; none if there is room for them; else raise."""
-        late = self._first_late(events)
+        late = next((event for event in events if event.version <= self._log.version(event.actor_id)), None)
         if late is None:
             return []
         there = [(one, event) for event in events if (one := self._log.find(event.actor_id, event.version)) is not None]
         differing = [(one, event) for one, event in there if not is_same(one.event, event)]
         if len(there) == len(events) and not differing:
-            return [replace(one, duplicate=True) for one, _ in there]
+            return [StoredEvent(one.event, one.sequence, True, one.ends_batch) for one, _ in there]
         for one, event in differing:
             if one.event.id == event.id:
                 raise DuplicateIdError(
@@ -98,15 +98,6 @@ class InMemoryEventStore(StoreBase):
                     f"{event.id!r:.80}, and says something else: make a new Event"
                 )
         raise VersionConflictError(late.actor_id, late.version, self._log.version(late.actor_id))
-
-    def _first_late(self, events: Sequence[Event]) -> Event | None:
-        """The first event whose version its actor has left behind."""
-        seen: set[str] = set()
-        for event in events:
-            if event.actor_id not in seen and event.version <= self._log.version(event.actor_id):
-                return event
-            seen.add(event.actor_id)
-        return None
 
     # -- reading
 
@@ -191,7 +182,7 @@ class InMemoryEventStore(StoreBase):
             self._refuse_if_closed()
             sequence = self._sequence_of(copy)
             kept = self._snapshots.get(copy.actor_id)
-            if kept is not None and kept.version >= copy.version:
+            if kept is not None and not replaces(copy, kept):
                 return False
             self._snapshots[copy.actor_id] = replace(copy, sequence=sequence)
             return True
