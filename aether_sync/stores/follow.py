@@ -232,8 +232,8 @@ class JetStreamFollower(Heir):
         """
         self._pulling.subscribe(deadline)
         with self._lock:
-            if self._ready:  # an interrupt may have come before it was noted
-                self._scanned = max(self._scanned, self._ready[-1].sequence)
+            # An interrupt may have come before it was noted what was read.
+            self._scanned = max(self._scanned, self._sequence, self._ready[-1].sequence if self._ready else 0)
         self._refuse_regression(deadline)
         name = f"follow-{os.urandom(8).hex()}"
         config: dict[str, Any] = {
