@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import msgspec
@@ -12,10 +13,11 @@ from .cases import Case
 from .environment import describe, lacking
 from .every import chosen
 from .report import Report, build
-from .runner import Effort, run
+from .runner import Effort, Runs, run
 from .servers import running
 
 _CROWD = 10_000  # subscriptions
+_STOCK = 200_000  # events
 _ENOUGH = 3  # runs
 
 
@@ -46,13 +48,15 @@ def main() -> int:
 
 def _effort(options: argparse.Namespace) -> Effort:
     if options.quick:
-        return Effort(events=1_000, repeat=options.repeat or 1, crowd=100)
-    return Effort(options.events, options.repeat or 5, _CROWD)
+        return Effort(events=1_000, repeat=options.repeat or 1, crowd=100, stock=2_000)
+    return Effort(options.events, options.repeat or 5, _CROWD, _STOCK)
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="How fast the bus is, as ratios.")
-    parser.add_argument("--only", metavar="NAME", action="append", help="a case or a question; may be repeated")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="How fast bus and store are, as ratios.")
+    parser.add_argument(
+        "--only", metavar="NAME", action="append", help="a case, a question, `bus` or `store`; repeatable"
+    )
     parser.add_argument("--events", type=int, default=100_000, help="events per run, or a share of them (%(default)s)")
     parser.add_argument("--repeat", type=int, help="runs of each case, of which the median counts (5; 1 if --quick)")
     parser.add_argument("--quick", action="store_true", help="few events: only to see that all of it works")
@@ -79,9 +83,13 @@ def _earlier(path: str) -> Report:
 
 
 def _measure(cases: list[Case], effort: Effort) -> tuple[Report, set[str]]:
-    with running({need for one in cases for need in one.needs}) as servers:
-        environment = describe(servers[0])
-        runs = run(cases, servers, effort, _progress)
+    """Run one group after the other: the servers of one are not there while the other is measured."""
+    runs, environment = Runs(), dict[str, str]()
+    for _, group in groupby(cases, key=lambda one: one.question.group):
+        some = list(group)
+        with running({need for one in some for need in one.needs}, {one.place for one in some}) as servers:
+            environment = environment or describe(servers.url)
+            runs.add(run(some, servers, effort, _progress))
     _progress("")
     return build(cases, runs, environment, effort), runs.failed
 

@@ -1,7 +1,7 @@
 """What a case is: what it is given, what it measures, and what it is compared with."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter, process_time
 
 __all__ = [
@@ -16,7 +16,9 @@ __all__ = [
     "Job",
     "Question",
     "Sample",
+    "Servers",
     "Stopwatch",
+    "Stores",
     "case",
     "register",
 ]
@@ -31,6 +33,24 @@ class CannotMeasureError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Stores:
+    """Where the cases of the store find what they need; what no case needs is not there."""
+
+    streams: dict[str, dict[str, str]] = field(default_factory=dict)  # by place: the URL of each server, by its name
+    postgres: str = ""  # its port
+    folder: str = ""  # for files
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """The addresses of what the cases share."""
+
+    url: str
+    redis: str = ""
+    stores: Stores = field(default_factory=Stores)
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One run of a case: which servers to use, under which subjects, for how many events."""
 
@@ -41,6 +61,8 @@ class Job:
     namespace: str = "orders.eu"
     crowd: int = 10_000  # subscriptions of others, where they are what is measured
     peer: str = ""  # whose other half a partner plays
+    stock: int = 200_000  # events in a store, where they are read
+    stores: Stores = field(default_factory=Stores)
 
     @property
     def subject(self) -> str:
@@ -71,12 +93,14 @@ class Figure:
 
 
 _RATE = Figure("rate", "events/s", is_rate=True)
+_LOADS = Figure("loads", "loads/s", is_rate=True)
 _CPU = Figure("cpu", "CPU µs/event", scale=1e6, form=",.1f")
 
 FIGURES = {
     figure.key: figure
     for figure in (
         _RATE,
+        _LOADS,
         _CPU,
         Figure("p50", "p50 µs", scale=1e6),
         Figure("p99", "p99 µs", scale=1e6),
@@ -94,6 +118,7 @@ class Question:
     name: str
     title: str
     keys: tuple[str, ...]
+    group: str = "bus"  # those of one share servers, and the rounds
 
     @property
     def figures(self) -> tuple[Figure, ...]:
@@ -111,6 +136,11 @@ QUESTIONS = {
         Question("growth", "Growth: a publish, by number of subscriptions", ("time",)),
         Question("burn", "Receive beside a thread that burns CPU", ("rate", "cpu")),
         Question("memory", "Memory: idle subscription, queued event", ("traced", "rss")),
+        Question("append", "Append: one after the other, from one thread", ("p50", "p99", "rate"), "store"),
+        Question("threads", "Append: from 16 threads, each to actors of its own", ("rate", "cpu"), "store"),
+        Question("batch", "Append: 100 events at a time, all or none", ("rate", "cpu"), "store"),
+        Question("load", "Load an actor's events, out of 200,000", ("loads", "p50"), "store"),
+        Question("follow", "Follow: 200,000 events from the first on", ("rate", "cpu"), "store"),
     )
 }
 
@@ -136,6 +166,7 @@ class Case:
     base: str  # the case that it is compared with; itself, if it is one of those
     share: float  # of the events asked for; less where an event takes long
     needs: tuple[str, ...]  # what must be installed
+    place: str  # where the store is, if it is about one
     goals: tuple[Goal, ...]
 
     @property
@@ -164,13 +195,14 @@ def register(
     base: str | None = None,
     share: float = 1.0,
     needs: tuple[str, ...] = (),
+    place: str = "",
     goals: tuple[Goal, ...] = (),
 ) -> None:
     """Add a case. What it is compared with is, unless said, the first one of its question."""
     question = name.partition("-")[0]
     first = next((other for other in CASES if other.partition("-")[0] == question), name)
     text = " ".join((says or run.__doc__ or "").split()).replace("``", "`")
-    CASES[name] = Case(name, title, text, run, base or first, share, needs, goals)
+    CASES[name] = Case(name, title, text, run, base or first, share, needs, place, goals)
 
 
 def case(name: str, title: str, **options: object) -> Callable[[Callable[[Job], Sample]], Callable[[Job], Sample]]:

@@ -5,6 +5,7 @@ import platform
 import re
 import shutil
 import socket
+import sqlite3
 import subprocess
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -13,24 +14,32 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
-__all__ = ["describe", "lacking"]
+__all__ = ["describe", "find_program", "lacking"]
 
 _DISTRIBUTIONS = (
     *("aether-sync", "nats-py", "msgspec", "janus", "uvloop"),
     *("nats-py-sync", "pynats2", "natsrpy", "redis", "hiredis", "pyzmq", "blinker", "pyee"),
+    *("eventsourcing", "psycopg"),
 )
-_PROGRAMS = {"redis-server": "install Debian's redis-server"}
+_PROGRAMS = {"redis-server": "redis-server", "postgres": "postgresql"}  # and what of Debian has them
+_FOLDERS = "usr/lib/postgresql/*/bin"  # where Debian puts it, by version
 
 
 def lacking(needs: Iterable[str]) -> str | None:
     """Say what of this is not installed, or return None."""
     for need in needs:
         if need in _PROGRAMS:
-            if shutil.which(need) is None:
-                return f"{need} is not installed: {_PROGRAMS[need]}"
+            if find_program(need) is None:
+                return f"{need} is not installed: install Debian's {_PROGRAMS[need]}"
         elif find_spec(need) is None:
             return f"{need} is not installed: it comes with the extra bench"
     return None
+
+
+def find_program(name: str) -> str | None:
+    """Find a program where programs are, or where Debian has those of PostgreSQL."""
+    found = sorted(Path("/").glob(f"{_FOLDERS}/{name}"))
+    return shutil.which(name) or (str(found[-1]) if found else None)
 
 
 def describe(url: str) -> dict[str, str]:
@@ -45,6 +54,8 @@ def describe(url: str) -> dict[str, str]:
         "load at start": " ".join(f"{load:.2f}" for load in os.getloadavg()),
         "nats-server": _version_in(_greeting(url)),
         "redis-server": _version_in(_output("redis-server", "--version")),
+        "sqlite": sqlite3.sqlite_version,
+        "postgresql": _version_in(_output(find_program("postgres") or "postgres", "--version")),
     }
     return described | {name: _installed(name) for name in _DISTRIBUTIONS}
 
@@ -74,7 +85,7 @@ def _greeting(url: str) -> str:
 
 
 def _version_in(text: str) -> str:
-    found = re.search(r"\b\d+\.\d+\.\d+\b", text)
+    found = re.search(r"\b\d+\.\d+(\.\d+)?\b", text)
     return found[0] if found else "not installed"
 
 

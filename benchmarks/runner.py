@@ -12,7 +12,7 @@ from time import monotonic
 
 import msgspec
 
-from .cases import WAIT, Case, Job, Sample
+from .cases import WAIT, Case, Job, Sample, Servers
 from .environment import lacking
 
 __all__ = ["Effort", "Runs", "run"]
@@ -30,6 +30,12 @@ class Runs:
     left_out: dict[str, str] = field(default_factory=dict)  # why
     failed: set[str] = field(default_factory=set)  # of those, the ones that should have run
 
+    def add(self, more: "Runs") -> None:
+        """Take over the runs of other cases."""
+        self.samples |= more.samples
+        self.left_out |= more.left_out
+        self.failed |= more.failed
+
 
 @dataclass(frozen=True, slots=True)
 class Effort:
@@ -38,9 +44,10 @@ class Effort:
     events: int
     repeat: int
     crowd: int
+    stock: int
 
 
-def run(cases: Sequence[Case], servers: tuple[str, str], effort: Effort, report: Callable[[str], None]) -> Runs:
+def run(cases: Sequence[Case], servers: Servers, effort: Effort, report: Callable[[str], None]) -> Runs:
     """Run every case so many times; one that cannot run, or fails, is left out from then on."""
     reasons = {one.name: lacking(one.needs) for one in cases}
     runs = Runs(left_out={name: reason for name, reason in reasons.items() if reason is not None})
@@ -70,10 +77,12 @@ class _Progress:
         self._report(what)
 
 
-def _add(runs: Runs, one: Case, servers: tuple[str, str], effort: Effort) -> None:
+def _add(runs: Runs, one: Case, servers: Servers, effort: Effort) -> None:
     """Run a case once."""
     events = max(_FEWEST, int(effort.events * one.share))
-    job = Job(*servers, f"bench{os.getpid()}-{next(_prefixes)}", events, crowd=effort.crowd)
+    prefix = f"bench{os.getpid()}-{next(_prefixes)}"
+    crowd, stock = effort.crowd, effort.stock
+    job = Job(servers.url, servers.redis, prefix, events, crowd=crowd, stock=stock, stores=servers.stores)
     sample, reason, has_failed = _run(one, job)
     if sample is not None:
         runs.samples.setdefault(one.name, []).append(sample)

@@ -1,55 +1,61 @@
 """The servers that the cases share."""
 
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import monotonic, sleep
 
 from aether_sync import NatsServer
+from aether_sync.server import NatsCluster
+
+from . import postgres
+from .cases import Servers, Stores
+from .environment import find_program
+from .listening import await_listening, free_port
 
 __all__ = ["running"]
 
-_START = 10.0  # seconds
+_SYNCED = "jetstream { sync_interval: always }"
 
 
 @contextmanager
-def running(needs: set[str]) -> Iterator[tuple[str, str]]:
-    """Run a NATS server, and a Redis server if it is needed and installed; yields their addresses."""
-    with NatsServer(jetstream=False, config="max_pending: 1GB") as nats:  # for slow receivers
+def running(needs: set[str], places: set[str]) -> Iterator[Servers]:
+    """Run a NATS server, and besides it what is needed and installed."""
+    with ExitStack() as stack:
+        nats = stack.enter_context(NatsServer(jetstream=False, config="max_pending: 1GB"))  # for slow receivers
+        redis = ""
         if "redis-server" in needs and shutil.which("redis-server"):
-            with _redis() as address:
-                yield nats.url, address
-        else:
-            yield nats.url, ""
+            redis = stack.enter_context(_redis())
+        yield Servers(nats.url, redis, _stores(stack, needs, places))
+
+
+def _stores(stack: ExitStack, needs: set[str], places: set[str]) -> Stores:
+    streams: dict[str, dict[str, str]] = {}
+    for place, config in (("r1", ""), ("synced", _SYNCED)):
+        if place in places:
+            server = stack.enter_context(NatsServer(config=config))
+            streams[place] = {server.name: server.url}
+    if "r3" in places:
+        cluster = stack.enter_context(NatsCluster(3))
+        streams["r3"] = {server.name: server.url for server in cluster.servers}
+    port = ""
+    if "postgres" in needs and find_program("postgres"):
+        with suppress(OSError, LookupError, subprocess.SubprocessError):  # whose cases then say so
+            port = stack.enter_context(postgres.running())
+    return Stores(streams, port, stack.enter_context(TemporaryDirectory()))
 
 
 @contextmanager
 def _redis() -> Iterator[str]:
-    with TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-        free.close()
+    with TemporaryDirectory() as folder:
+        port = free_port()
         command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", ""]
         command += ["--client-output-buffer-limit", "pubsub", "0", "0", "0"]  # for slow receivers
         with (Path(folder) / "log").open("wb") as log, subprocess.Popen(command, stdout=log) as server:
             try:
-                _await_listening(port)
+                await_listening(port)
                 yield f"redis://127.0.0.1:{port}"
             finally:
                 server.terminate()
-
-
-def _await_listening(port: int) -> None:
-    end = monotonic() + _START
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except ConnectionRefusedError:
-            if monotonic() > end:
-                raise
-            sleep(0.01)
-        else:
-            return

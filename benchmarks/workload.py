@@ -8,7 +8,16 @@ import msgspec
 
 from aether_sync import Event
 
-__all__ = ["Envelope", "WireEvent", "decode", "encode", "make_envelope", "make_event", "make_payload"]
+__all__ = [
+    "Envelope",
+    "WireEvent",
+    "decode",
+    "decode_event",
+    "encode",
+    "make_envelope",
+    "make_event",
+    "make_payload",
+]
 
 _ID = "0123456789abcdef0123456789abcdef"  # as long as real ones
 _AT = datetime(2025, 1, 2, 3, 4, 5, 678901, UTC)
@@ -33,6 +42,7 @@ class Envelope(msgspec.Struct):
 
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder(Envelope).decode
+decode_event = msgspec.json.Decoder(WireEvent).decode
 
 
 def _data(number: int) -> dict[str, Any]:

@@ -1,24 +1,32 @@
 """The benchmarks run, whole and quickly: what they write is looked at, never how fast anything was."""
 
+import socket
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
 import msgspec
 import pytest
 
+from benchmarks import environment, postgres
 from benchmarks.against import slower
-from benchmarks.every import CASES
+from benchmarks.cases import Job
+from benchmarks.every import CASES, chosen
 from benchmarks.report import Ratio, Report, Row, Spread
+from benchmarks.stock import FEW, MANY, Stock, make_stored, make_unstored
+from benchmarks.workload import encode
 
 _ROOT = Path(__file__).parent.parent
+
+pytestmark = pytest.mark.timeout(300)  # some hundred processes one after the other, on a busy machine
 
 
 def benchmarks(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run the command."""
     command = [sys.executable, "-m", "benchmarks", "--quick", *map(str, arguments)]
-    return subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=100)
+    return subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=250)
 
 
 class Outcome:
@@ -63,6 +71,68 @@ def test_what_can_be_compared_is_compared_and_goals_are_judged(outcome: Outcome)
             assert (ratio.goal is None) == (ratio.is_reached is None)
     assert [ratio.goal for ratio in rows["roundtrip-aether"].ratios] == [1.4, 2.0]
     assert rows["roundtrip-aether"].ratios[1].key == "p99"
+
+
+@pytest.mark.parametrize("place", ["r1", "r3"])
+@pytest.mark.parametrize(
+    ("name", "goal"),
+    [("append", 1.15), ("threads", 2.0), ("load-10", 2.0), ("load-1000", 1.2), ("follow", 2.0), ("batch", None)],
+)
+def test_the_store_is_measured_on_one_server_and_on_three(
+    outcome: Outcome, name: str, goal: float | None, place: str
+) -> None:
+    ours = outcome.rows[f"{name}-aether-{place}"]
+    assert ours.ratios[0].to == (f"{name}-nats-py-{place}",)
+    assert goal in [ratio.goal for ratio in ours.ratios]
+    for database in ("sqlite", "postgres"):
+        assert CASES[f"{name}-eventsourcing-{database}"].base == f"{name}-nats-py-r1"
+
+
+def test_a_group_is_chosen_whole_and_by_itself() -> None:
+    bus, store = ({case.name for case in chosen([group])} for group in ("bus", "store"))
+    assert bus | store == set(CASES)
+    assert not bus & store
+    assert {case.question.group for case in chosen(["follow-aether-r3"])} == {"store"}
+
+
+@pytest.mark.parametrize("stock", [MANY, FEW])
+def test_a_stock_has_every_event_once_and_in_order(stock: Stock) -> None:
+    job = Job("", "", "", 1, stock=2_000)
+    turns = [[actor for actor, _ in turn] for turn in stock.rounds(job)]
+    assert all(len(set(turn)) == len(turn) for turn in turns)
+    assert any(turn != turns[0] for turn in turns)
+    events = [one for turn in stock.rounds(job) for one in turn]
+    assert len(set(events)) == len(events) == job.stock
+    for actor in {actor for actor, _ in events}:
+        assert [version for other, version in events if other == actor] == list(range(1, stock.each + 1))
+
+
+def test_actors_are_chosen_alike_and_none_twice_while_there_are_others() -> None:
+    job = Job("", "", "", 1, stock=2_000)
+    assert MANY.chosen(job, 150) == MANY.chosen(job, 150)
+    assert len(set(MANY.chosen(job, 150))) == 150
+    assert set(Counter(FEW.chosen(job, 4)).values()) == {2}
+
+
+def test_an_event_of_a_store_has_300_bytes_and_is_the_same_for_all() -> None:
+    stored, unstored = make_stored(7, 12), make_unstored(7, 12)
+    assert 290 <= len(encode(stored)) <= 310
+    for name in ("event_type", "actor_id", "version", "data"):
+        assert getattr(stored, name) == getattr(unstored, name)
+
+
+def test_a_database_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "find_program", lambda name: None)
+    assert environment.lacking(("postgres",)) == "postgres is not installed: install Debian's postgresql"
+
+
+@pytest.mark.skipif(environment.find_program("postgres") is None, reason="Debian's postgresql is not installed")
+def test_a_database_ends_with_its_block() -> None:
+    with postgres.running() as port:
+        address = ("127.0.0.1", int(port))
+        socket.create_connection(address).close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address)
 
 
 def test_the_environment_is_recorded_and_printed(outcome: Outcome) -> None:

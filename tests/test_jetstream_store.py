@@ -19,3 +19,11 @@ class TestPromises(StorePromises):
     @pytest.fixture
     def other(self, make_store: MakeStore) -> JetStreamEventStore:
         return make_store()
+
+
+class TestPromisesOverThePublicPath(TestPromises):
+    """As above, with what arrives read by nats-py."""
+
+    @pytest.fixture(autouse=True)
+    def _public(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AETHER_SYNC_LEAN", "0")

@@ -13,7 +13,14 @@ from .conftest import UNIT
 
 ROOT = Path(__file__).parent.parent
 
-TESTS = ["test_nats_bus.py", "test_intake.py", "test_wire.py", "test_permissions.py", "test_security.py::test_tls"]
+TESTS = [
+    "test_nats_bus.py",
+    "test_intake.py",
+    "test_wire.py",
+    "test_permissions.py",
+    "test_security.py::test_tls",
+    "test_jetstream_store.py",
+]
 
 
 def oldest() -> str:

@@ -124,7 +124,8 @@ class Intake(asyncio.BufferedProtocol):
                     headers, size = int(words[-2]) if len(words) == 6 else 0, int(words[-1]) + 2
                     stop = start + size
                     if headers < size <= end - start:
-                        box.append((words, data[start : start + headers], data[start + headers : stop - 2]))
+                        body = start + headers
+                        box.append((words[1], words[3], data[start:body], data[body : stop - 2]))
                         position = stop
                         continue
             head: _Head | None
@@ -159,8 +160,9 @@ class Intake(asyncio.BufferedProtocol):
                 arrived = interest.inbox.arrived
                 if not arrived:
                     filled.append(interest.inbox)
-                words = line.split()
-                arrived.append((words, data[start : start + headers], data[start + headers : stop - 2]))
+                words, body = line.split(), start + headers
+                reply = words[3] if len(words) == _WORDS[words[0]] else b""
+                arrived.append((words[1], reply, data[start:body], data[body : stop - 2]))
                 mail, box = words[2], arrived
             elif interest is by and subject is at:
                 payloads.append(data[start + headers : stop - 2])

@@ -12,9 +12,10 @@ from ..errors import AetherError, SubscriptionClosedError
 
 __all__ = ["Arrivals", "Interest", "Mailbox", "Message", "message_class"]
 
-#: A message as it came: the words of its line in the protocol, its headers with their empty line (or nothing), its
-#: payload.
-Message = tuple[list[bytes], bytes, bytes]
+
+#: A message as it came: its subject; where an answer goes, or nothing; its headers, with their first line and the empty
+#: one, or nothing; its payload. A plain tuple: of no other the collector sees at once that it need not come back to it.
+Message = tuple[bytes, bytes, bytes, bytes]
 
 
 class Arrivals(Protocol):
@@ -141,8 +142,8 @@ def message_class(interests: dict[int, Any], reporter: Reporter) -> Callable[...
         if interest is None:
             return Msg(_client=_client, subject=subject, reply=reply, data=data, headers=headers, _sid=_sid)
         if interest.whole:
-            words = f"MSG {subject} {_sid} {reply} {len(data)}".encode().split()
-            interest.inbox.arrive((words, _written(headers), data), reporter)
+            message = (subject.encode(), reply.encode(), _written(headers), data)
+            interest.inbox.arrive(message, reporter)
         else:
             interest.inbox.arrive(interest, subject, data, reporter)
         return None

@@ -32,7 +32,7 @@ def single(message: Message) -> bool:
 
 def is_status(message: Message) -> bool:
     """Of a question with several answers: a message that says only how it ended (``NATS/1.0 204 EOB``) is the last."""
-    return message[1].startswith(b"NATS/1.0 ")
+    return message[2].startswith(b"NATS/1.0 ")
 
 
 class Call:
@@ -243,7 +243,7 @@ class Requests:
 
     def _take(self, messages: list[Message]) -> None:
         for message in messages:
-            subject = message[0][1]
+            subject = message[0]
             token = subject[subject.rfind(b".") + 1 :]
             call = self._calls.get(token)
             if call is not None and call.take(message):

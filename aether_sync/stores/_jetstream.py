@@ -202,9 +202,9 @@ class JetStream:
         if _status(answer) == 503:
             raise BusyError("no server answers for the stream: it has no leader now")
         try:
-            ack = _read_ack(answer[2])
+            ack = _read_ack(answer[3])
         except msgspec.MsgspecError as error:
-            raise UnknownError(f"the answer is none of JetStream's: {answer[2][:80]!r}") from error
+            raise UnknownError(f"the answer is none of JetStream's: {answer[3][:80]!r}") from error
         if ack.error is not None:
             _refuse(ack.error)
         if ack.stream != stream:
@@ -353,13 +353,13 @@ def _must_ask_again(message: Message) -> str:
     """Why an answer is none, if it is."""
     if _status(message) == 503:
         return "there is no JetStream on the server for this user, or no leader of the stream"
-    if not message[1] and (code := _code(message)) in _BUSY:
+    if not message[2] and (code := _code(message)) in _BUSY:
         return f"JetStream is not ready ({code})"
     return ""
 
 
 def _is_ack(message: Message) -> bool:
-    return bool(message[2]) or is_status(message)  # an empty one says that the batch was begun
+    return bool(message[3]) or is_status(message)  # an empty one says that the batch was begun
 
 
 def _headers(messages: Sequence[Outgoing]) -> list[bytes]:
@@ -386,16 +386,16 @@ def command(subject: str, inbox: bytes, headers: bytes, data: bytes) -> bytes:
 
 
 def _status(message: Message) -> int:
-    return int(message[1][9:12]) if is_status(message) else 0
+    return int(message[2][9:12]) if is_status(message) else 0
 
 
 def _answer(message: Message) -> dict[str, Any]:
-    answer = json.loads(message[2] or b"{}")
+    answer = json.loads(message[3] or b"{}")
     return answer if isinstance(answer, dict) else {}
 
 
 def _code(message: Message) -> int:
-    failed = _read_failed(message[2]) if message[2] else _Failed()
+    failed = _read_failed(message[3]) if message[3] else _Failed()
     return 0 if failed.error is None else failed.error.err_code
 
 
@@ -426,15 +426,15 @@ def _page(stream: str, subject: str, messages: list[Message]) -> Page:
     if status == 404:
         return Page([], 0)
     if status != 204:
-        raise StoreUnavailableError(f"stream {stream!r} is not read: {messages[-1][1][9:80]!r}")
-    pending = _PENDING.search(messages[-1][1])
+        raise StoreUnavailableError(f"stream {stream!r} is not read: {messages[-1][2][9:80]!r}")
+    pending = _PENDING.search(messages[-1][2])
     records = [_direct(message, subject) for message in messages[:-1]]
     return Page(records, int(pending[1]) if pending is not None else 0)
 
 
 def _direct(message: Message, subject: str) -> Record:
     """Read an answer to a direct get of a subject."""
-    _, headers, data = message
+    _, _, headers, data = message
     return Record(int(_last(headers, _SEQUENCE)), subject, headers, data)
 
 

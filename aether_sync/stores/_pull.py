@@ -108,10 +108,10 @@ class Inflow:
                 self.changed.wake(len(came) or len(self.changed))
 
     def _heed(self, status: Message) -> None:
-        text = status[1].lower()
+        text = status[2].lower()
         if text.startswith(b"nats/1.0 100"):  # it is still there
             return
-        left = _PENDING.search(status[1])
+        left = _PENDING.search(status[2])
         if left is not None and any(one in text for one in _ENDS_ONE):
             self.asked = max(0, self.asked - int(left[1]))
         else:

@@ -151,39 +151,48 @@ class JetStreamFollower(Heir):
                 return found
 
     def _read(self) -> bool:
-        """Read some of what has come; returns whether there was any."""
+        """Read some of what has come; returns whether there was any.
+
+        A message stays among what has come until it is noted what was read of it. So whoever is interrupted here reads
+        on where that was.
+        """
         inflow = self._inflow
-        if self._is_reading:  # an interrupt came in between: begin again behind what is sure
-            inflow.break_off()
-        if inflow.is_broken:
+        arrived = inflow.arrived
+        if inflow.is_broken or not arrived:
             return False
+        if self._is_reading:  # it was interrupted before it had noted all this
+            self._note_read()
+            self._number = place_of(arrived[0][1]).number - 1
         self._is_reading = True
-        count = min(len(inflow.arrived), _READ_AT_ONCE)
-        number = self._number
-        words: list[bytes] = []
-        for _ in range(count):
-            words, headers, data = inflow.arrived.popleft()
-            _, sequence, place = place_of(words[3])
+        number, scanned, reply = self._number, self._scanned, b""
+        for _ in range(min(len(arrived), _READ_AT_ONCE)):
+            subject, reply, headers, data = arrived[0]
+            tokens = reply.split(b".")
+            sequence, place = (int(tokens[5]), int(tokens[6])) if len(tokens) == 9 else place_of(reply)[1:]
             number += 1
             if place != number:
                 inflow.break_off()
                 break
-            try:
-                event = self._reader.event(sequence, words[1].decode(), data)
-            except MalformedRecordError as error:
-                self._ready.append(error)
-            else:
-                if self._takes_all or self._filter.matches(event):
-                    self._ready.append(StoredEvent(event, sequence, False, ends_batch(headers)))
-            self._scanned = sequence
-        self._number = number
-        if words:
-            self._pending = pending_behind(words[3])
+            if sequence > scanned:
+                try:
+                    event = self._reader.event(sequence, subject.decode(), data)
+                except MalformedRecordError as error:
+                    self._ready.append(error)
+                else:
+                    if self._takes_all or self._filter.matches(event):
+                        self._ready.append(StoredEvent(event, sequence, False, ends_batch(headers)))
+                self._scanned = scanned = sequence
+            arrived.popleft()
+        self._number, self._pending = number, pending_behind(reply)
         self._is_reading = False
         if not self._ready:
-            self._sequence = max(self._sequence, self._scanned)
+            self._sequence = max(self._sequence, scanned)
         self._pulling.ask()
-        return count > 0
+        return True
+
+    def _note_read(self) -> None:
+        """Note what was read, whether that was noted then or not."""
+        self._scanned = max(self._scanned, self._sequence, self._ready[-1].sequence if self._ready else 0)
 
     def _await(self, deadline: Deadline) -> None:
         """Wait for more, or see that more can come."""
@@ -231,8 +240,7 @@ class JetStreamFollower(Heir):
         """
         self._pulling.subscribe(deadline)
         with self._lock:
-            if self._ready:  # an interrupt may have come before it was noted
-                self._scanned = max(self._scanned, self._ready[-1].sequence)
+            self._note_read()
         self._refuse_regression(deadline)
         name = f"follow-{os.urandom(8).hex()}"
         config: dict[str, Any] = {

@@ -1,0 +1,182 @@
+"""JetStream by nats-py alone, on the main thread's loop: what a store can be made of without a library."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import nats
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext, api
+
+from ..cases import Job
+from ..stock import Stock, make_stored, stocked
+from ..workload import WireEvent, decode_event, encode
+from .faces import PATIENCE
+
+__all__ = ["bare", "checked", "connected", "follow", "load", "made", "pipelined"]
+
+_WINDOW = 1_000  # events on their way, when a stream is filled
+
+Append = Callable[[WireEvent], Awaitable[object]]
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[JetStreamContext]:
+    """Connect for as long as the block runs."""
+    client = await nats.connect(url, allow_reconnect=False)
+    try:
+        yield client.jetstream(timeout=PATIENCE)
+    finally:
+        await client.close()
+
+
+def _subject(stream: str, event: WireEvent) -> str:
+    return _subject_of(stream, event.actor_id)
+
+
+def _subject_of(stream: str, actor_id: str) -> str:
+    """One subject per actor, as the Go original has it: ``<stream>.events.<actor type>.<actor id>``."""
+    return f"{stream}.events.{actor_id.partition('-')[0]}.{actor_id}"
+
+
+def _headers(event: WireEvent, sequence: int) -> dict[str, str]:
+    """By which the server refuses an event if another came between, or if it is there already."""
+    return {"Nats-Expected-Last-Subject-Sequence": str(sequence), "Nats-Msg-Id": event.id}
+
+
+# -- streams
+
+
+@contextmanager
+def made(job: Job, place: str, stock: Stock | None) -> Iterator[str]:
+    """Make a stream, empty and named by the job, or named by the stock that it holds.
+
+    Yields the URL of its leader, so that no contender has a longer way to it than another.
+    """
+    if stock is not None:
+        url = asyncio.run(_lead(job, place, stock.name))
+        stocked(job, place, stock, lambda: asyncio.run(_fill(url, job, stock)))
+        yield url
+        return
+    yield asyncio.run(_lead(job, place, job.prefix))
+    asyncio.run(_remove(job, place))
+
+
+async def _lead(job: Job, place: str, stream: str) -> str:
+    """Make a stream if it is not there, with the settings of a store; returns the URL of its leader."""
+    servers = job.stores.streams[place]
+    async with connected(next(iter(servers.values()))) as js:
+        info = await js.add_stream(
+            api.StreamConfig(
+                name=stream,
+                subjects=[f"{stream}.events.>"],
+                storage=api.StorageType.FILE,
+                discard=api.DiscardPolicy.NEW,
+                deny_delete=True,
+                deny_purge=True,
+                allow_direct=True,
+                allow_atomic=True,
+                duplicate_window=120,
+                num_replicas=len(servers),
+            )
+        )
+    leader = info.cluster.leader if info.cluster else None
+    return servers[leader or next(iter(servers))]
+
+
+async def _remove(job: Job, place: str) -> None:
+    async with connected(next(iter(job.stores.streams[place].values()))) as js:
+        await js.delete_stream(job.prefix)
+
+
+async def _fill(url: str, job: Job, stock: Stock) -> None:
+    """Store all, waiting for one answer in many: what was sent before it was stored before.
+
+    Of a stock that is spread, not two events of an actor are on their way at once: a cluster refuses the second, if it
+    tells what it expects to be the last.
+    """
+    sequence, sequences = 0, [0] * stock.actors(job)
+    async with connected(url) as js:
+        for numbers in stock.rounds(job):
+            for place, (actor, version) in enumerate(numbers, 1):
+                event = make_stored(actor, version)
+                headers = None if stock.is_bare else _headers(event, sequences[actor])
+                publish = js.publish if place % _WINDOW == 0 or place == len(numbers) else js._nc.publish
+                await publish(_subject(stock.name, event), encode(event), headers=headers)
+                sequence += 1
+                sequences[actor] = sequence
+        held = (await js.stream_info(stock.name)).state.messages
+        if held != sequence:
+            raise RuntimeError(f"stream {stock.name} holds {held:,} events, not {sequence:,}")
+
+
+# -- appending
+
+
+def bare(js: JetStreamContext, stream: str) -> Append:
+    """Publish, and wait for the answer."""
+    return lambda event: js.publish(_subject(stream, event), encode(event))
+
+
+def checked(js: JetStreamContext, stream: str) -> Append:
+    """The same with headers."""
+    sequences: dict[str, int] = {}
+
+    async def publish(event: WireEvent) -> None:
+        headers = _headers(event, sequences.get(event.actor_id, 0))
+        ack = await js.publish(_subject(stream, event), encode(event), headers=headers)
+        sequences[event.actor_id] = ack.seq
+
+    return publish
+
+
+async def pipelined(js: JetStreamContext, stream: str, events: Sequence[WireEvent], window: int) -> None:
+    """Publish so many at a time, then wait for all their answers."""
+    for at in range(0, len(events), window):
+        answers = [await js.publish_async(_subject(stream, event), encode(event)) for event in events[at : at + window]]
+        await asyncio.gather(*answers)
+
+
+# -- reading
+
+
+async def load(js: JetStreamContext, stream: str, actor_id: str, name: str) -> list[WireEvent]:
+    """Read an actor's events by an ordered consumer with a callback, and delete that: else it stays for a while."""
+    events: list[WireEvent] = []
+    done = asyncio.Event()
+
+    async def callback(message: Msg) -> None:
+        events.append(decode_event(message.data))
+        if message.metadata.num_pending == 0:
+            done.set()
+
+    config = api.ConsumerConfig(name=name)
+    reading = await js.subscribe(
+        _subject_of(stream, actor_id), stream=stream, cb=callback, ordered_consumer=True, config=config
+    )
+    await _within(done.wait())
+    await reading.unsubscribe()
+    await js.delete_consumer(stream, name)
+    return events
+
+
+async def follow(js: JetStreamContext, stream: str, count: int) -> None:
+    """Count what an ordered consumer calls back with."""
+    done = asyncio.Event()
+    missing = count
+
+    async def callback(_: Msg) -> None:
+        nonlocal missing
+        missing -= 1
+        if not missing:
+            done.set()
+
+    reading = await js.subscribe(f"{stream}.events.>", stream=stream, cb=callback, ordered_consumer=True)
+    await _within(done.wait())
+    await reading.unsubscribe()
+
+
+async def _within(work: Coroutine[Any, Any, object]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        await work
