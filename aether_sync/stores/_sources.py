@@ -68,7 +68,7 @@ class Events:
 
     def read(self, message: Message, desk: Desk, passed: list[bytes]) -> Delivery | None:
         """Make a delivery of a message, if it is an event that is wanted; else add it to those passed by."""
-        (_, subject, _, reply, *_), _, data = message
+        subject, reply, _, data = message
         attempt, sequence, _ = place_of(reply)
         try:
             event = self._reader.event(sequence, subject.decode(), data)
@@ -109,10 +109,10 @@ class Pointers:
 
     def read(self, message: Message, desk: Desk, passed: list[bytes]) -> Delivery | None:
         """Make a delivery of a message, if it points to an event; else it stays where it is."""
-        reply = message[0][3]
+        _, reply, _, data = message
         attempt, sequence, _ = place_of(reply)
         try:
-            pointer = Advisory.of(sequence, message[2])
+            pointer = Advisory.of(sequence, data)
             event = self._poison.event(pointer.stream_seq, Deadline(_FETCH))
         except MalformedRecordError as error:
             logged(self._burst, logging.WARNING, "what is no event stays in the poison place: %s", error)

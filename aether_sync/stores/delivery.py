@@ -84,7 +84,7 @@ class Keeper:
 
     def _waiting(self) -> list[bytes]:
         with self._inflow.lock:
-            return [words[3] for words, *_ in self._inflow.arrived]
+            return [reply for _, reply, *_ in self._inflow.arrived]
 
     def _keep(self) -> bool:
         """Tell once; on the loop thread."""
