@@ -3,7 +3,7 @@
 import os
 import ssl
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -298,7 +298,7 @@ class Connection(Lifetime, Heir):
 
     def ask(
         self,
-        subject: str,
+        subjects: Collection[str],
         make: Callable[[bytes], bytes],
         deadline: Deadline,
         is_last: Callable[[Message], bool] = single,
@@ -307,7 +307,7 @@ class Connection(Lifetime, Heir):
         """Put a question to the server, whose answers the call is then waited for. For a store.
 
         Args:
-            subject: Whom it is put to.
+            subjects: Whom it is put to.
             make: Makes the commands, of the inbox for the answers.
             deadline: For the connection, and the right to get answers.
             is_last: Whether an answer is the last one.
@@ -327,7 +327,7 @@ class Connection(Lifetime, Heir):
         limit = engine.link.max_payload
         if largest > limit > 0:
             raise EventTooLargeError(f"an event of {largest} bytes is larger than the server's max_payload of {limit}")
-        call = requests.begin(subject, make, is_last)
+        call = requests.begin(subjects, make, is_last)
         if not requests.put(call):
             engine.loop.post(requests.send, call)
         return call

@@ -1,6 +1,7 @@
 """What became of a save whose answer did not come: it is found out, or said to be unknown, and never guessed."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -17,6 +18,8 @@ from aether_sync import (
     UnknownOutcomeError,
     VersionConflictError,
 )
+from aether_sync._deadline import Deadline
+from aether_sync.stores._jetstream import Record
 
 from .conftest import PATIENCE, UNIT, eventually, run_threads
 from .proxy import Proxy
@@ -161,6 +164,10 @@ def test_what_was_never_sent_is_not_unknown(own_server: NatsServer, make_store: 
     for save in (lambda: store.save_event(event(2), timeout=0.3 * UNIT), lambda: store.get_events("a-1", timeout=0.1)):
         with pytest.raises(DeadlineExceededError, match="not connected to"):
             save()
+    begun = time.monotonic()
+    with pytest.raises(DeadlineExceededError, match="not connected to"):
+        store.save_event(event(3), timeout=3 * UNIT)
+    assert time.monotonic() - begun > 2 * UNIT, "it waits as long as it may"
     own_server.start()
     assert store.connection.wait_connected(PATIENCE)
     assert versions(store) == [1], "it was given up, and is not sent later"
@@ -234,3 +241,36 @@ def test_an_older_event_is_found_behind_newer_ones(make_store: MakeStore) -> Non
     with pytest.raises(VersionConflictError):  # one of them is there, the other is not
         fresh.save_events([events[99], event(101)])
     assert versions(store) == list(range(1, 101))
+
+
+def test_a_save_over_which_its_store_is_closed_is_unknown(
+    store: JetStreamEventStore, direct: JetStreamEventStore, proxy: Proxy
+) -> None:
+    proxy.mute()
+    saved = in_background(lambda: store.save_event(event(2), timeout=PATIENCE))
+    eventually(lambda: direct.get_latest_version("a-1") == 2, "the event in the store")
+    store.connection.close(timeout=0)
+    with pytest.raises(UnknownOutcomeError, match="closed"):
+        saved()
+
+
+def test_a_leader_who_knows_less_than_was_acknowledged_settles_nothing(
+    store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch, proxy: Proxy
+) -> None:
+    store.save_event(event(2))
+    older = store._jetstream.next(store._names.stream, store._names.subject("a-1"), 1, Deadline(PATIENCE))
+    asked = []
+
+    def last(*_: object) -> Callable[..., Record | None]:
+        asked.append(1)  # a new leader, who has not caught up with what another had acknowledged
+        return (lambda _: older) if len(asked) < 5 else real(*_)
+
+    real = store._jetstream.begin_last
+    monkeypatch.setattr(store._jetstream, "begin_last", last)
+    proxy.mute()
+    saved = in_background(lambda: store.append("a-1", event(), expected_version=2, timeout=PATIENCE))
+    eventually(lambda: asked, "a look at the leader")
+    proxy.restore()
+    stored = saved()
+    assert isinstance(stored, list)
+    assert [one.sequence for one in stored] == [3]

@@ -8,7 +8,7 @@ the connection breaks, who had asked gets an error: whether the server has acted
 import asyncio
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from itertools import count
 from threading import Lock
@@ -39,22 +39,22 @@ class Call:
     """A question, for one thread to wait for its answers.
 
     Attributes:
-        subject: Whom it is put to.
+        subjects: Whom it is put to.
         frame: The commands that put it.
         answers: What has come.
     """
 
-    __slots__ = ("_calls", "_done", "_error", "_is_last", "_may_be_sent", "_token", "answers", "frame", "subject")
+    __slots__ = ("_calls", "_done", "_error", "_is_last", "_may_be_sent", "_token", "answers", "frame", "subjects")
 
     def __init__(
         self,
-        subject: str,
+        subjects: Collection[str],
         frame: bytes,
         is_last: Callable[[Message], bool],
         token: bytes,
         calls: "dict[bytes, Call]",
     ) -> None:
-        self.subject = subject
+        self.subjects = subjects
         self.frame = frame
         self.answers: list[Message] = []
         self._is_last = is_last
@@ -153,16 +153,18 @@ class Requests:
             self._renew()
         return self.mailbox
 
-    def begin(self, subject: str, make: Callable[[bytes], bytes], is_last: Callable[[Message], bool]) -> Call:
+    def begin(
+        self, subjects: Collection[str], make: Callable[[bytes], bytes], is_last: Callable[[Message], bool]
+    ) -> Call:
         """Make a question.
 
         Args:
-            subject: Whom it is put to.
+            subjects: Whom it is put to.
             make: Makes the commands, of the inbox for the answers.
             is_last: Whether an answer is the last one.
         """
         token = b"%d" % next(self._numbers)
-        call = Call(subject, make(self._inbox + token), is_last, token, self._calls)
+        call = Call(subjects, make(self._inbox + token), is_last, token, self._calls)
         self._calls[token] = call
         return call
 
@@ -251,11 +253,11 @@ class Requests:
 
     def refuse(self, subject: str) -> bool:
         """The server permits no publish to a subject, in lower case; returns whether somebody had asked there."""
-        refused = [call for call in list(self._calls.values()) if call.subject.lower() == subject]
-        for call in refused:
-            call.fail(
-                PermissionDeniedError(f"the server permits no publish to {call.subject!r}: its user lacks that right")
-            )
+        refused = [
+            (call, one) for call in list(self._calls.values()) for one in call.subjects if one.lower() == subject
+        ]
+        for call, one in refused:
+            call.fail(PermissionDeniedError(f"the server permits no publish to {one!r}: its user lacks that right"))
         return bool(refused)
 
     def _fail_all(self, error: AetherError) -> None:

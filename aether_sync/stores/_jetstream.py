@@ -21,6 +21,7 @@ from .._nats.requests import Call, is_status, single
 from ..connection import Connection
 from ..errors import (
     AtomicAppendUnsupportedError,
+    ClosedError,
     DeadlineExceededError,
     DisconnectedError,
     EventTooLargeError,
@@ -33,6 +34,7 @@ __all__ = [
     "Asked",
     "BusyError",
     "JetStream",
+    "NotSentError",
     "Outgoing",
     "Page",
     "Pause",
@@ -46,6 +48,7 @@ __all__ = [
 T = TypeVar("T")
 
 _TRY = 1.5  # seconds for one answer: what was sent to a server that died meanwhile is never answered
+_TOO_LATE = 0.01  # seconds in which nothing more is tried
 _STARTING = 1.0  # seconds for JetStream to come up; where nobody answers for longer, there is none
 _SHARE = 0.7  # of the time that is left, for the answer to a publish: the rest is to find out if there is none
 _PAGE_BYTES = 8 * 2**20  # of a page: there is no flow control within one
@@ -66,6 +69,10 @@ class RefusedError(Exception):
 
 class BusyError(Exception):
     """The server cannot do it now; nothing was stored."""
+
+
+class NotSentError(BusyError):
+    """There is no connection."""
 
 
 class UnknownError(Exception):
@@ -190,14 +197,16 @@ class JetStream:
                 for place, (one, head) in enumerate(zip(messages, headers, strict=True))
             )
 
-        call = self._connection.ask(messages[0].subject, make, deadline, _is_ack, largest)
+        call = self._connection.ask({one.subject for one in messages}, make, deadline, _is_ack, largest)
         try:
             answer = call.wait(Deadline(min(_TRY, deadline.remaining() * _SHARE)))[-1]
         except DeadlineExceededError as error:
-            if call.claim():  # it was never sent
-                raise self._too_late(deadline) from error
-            raise UnknownError("the server did not answer") from error
-        except DisconnectedError as error:
+            if not call.claim():
+                raise UnknownError("the server did not answer") from error
+            if deadline.remaining() > _TOO_LATE:
+                raise NotSentError(f"nothing could be sent{self._connection.why_not()}") from error
+            raise self._too_late(deadline) from error
+        except (DisconnectedError, ClosedError) as error:
             raise UnknownError(str(error)) from error
         if _status(answer) == 503:
             raise BusyError("no server answers for the stream: it has no leader now")
@@ -302,7 +311,7 @@ class JetStream:
 
     def _ask(self, subject: str, body: dict[str, Any], deadline: Deadline, is_last: Callable[[Message], bool]) -> Call:
         data = json.dumps(body).encode()
-        return self._connection.ask(subject, lambda inbox: command(subject, inbox, b"", data), deadline, is_last)
+        return self._connection.ask({subject}, lambda inbox: command(subject, inbox, b"", data), deadline, is_last)
 
     def _too_late(self, deadline: Deadline) -> DeadlineExceededError:
         return DeadlineExceededError(f"no answer of the server within {deadline}{self._connection.why_not()}")

@@ -7,9 +7,9 @@ from hashlib import blake2b
 from .._deadline import Deadline
 from .._wire import encode_and_copy
 from ..errors import (
+    AetherError,
     AtomicAppendUnsupportedError,
     DeadlineExceededError,
-    DisconnectedError,
     DuplicateIdError,
     StoreUnavailableError,
     UnknownOutcomeError,
@@ -17,7 +17,7 @@ from ..errors import (
 )
 from ..events import Event
 from ._cache import Known, VersionCache
-from ._jetstream import BusyError, JetStream, Outgoing, Pause, RefusedError, UnknownError
+from ._jetstream import BusyError, JetStream, NotSentError, Outgoing, Pause, RefusedError, UnknownError
 from ._names import Names
 from ._reading import Reader
 from .base import StoredEvent
@@ -68,32 +68,46 @@ class Writer:
                 f"stream {self._names.stream!r} has no allow_atomic, which {len(events)} events at once need: set it "
                 "(nats-server 2.12), or save one event at a time"
             )
-        pause = Pause(deadline)
-        in_doubt = False  # something was sent, and no answer came
+        doubt: dict[str, Known] = {}  # behind what something was sent to which no answer came
         try:
-            while True:
-                _check_time(deadline)
-                tails = self._tails(parts, deadline)
-                if not all(part.fits(tails[part.actor_id].version) for part in parts):
-                    return self._found(copies, parts, tails, deadline)
-                try:
-                    return self._publish(encoded, parts, tails, deadline)
-                except RefusedError:
-                    self._reader.look_at([part.actor_id for part in parts], deadline)
-                except UnknownError:
-                    in_doubt = True
-                    self._reader.look_at([part.actor_id for part in parts], deadline)
-                except BusyError as error:
-                    if not pause.take():
-                        raise StoreUnavailableError(f"nothing was stored within {deadline}: {error}") from error
-        except (DeadlineExceededError, DisconnectedError, StoreUnavailableError) as error:
-            if not in_doubt:
+            return self._try(encoded, parts, doubt, deadline)
+        except (VersionConflictError, DuplicateIdError):
+            raise
+        except AetherError as error:
+            if not doubt:
                 raise
             raise UnknownOutcomeError(
-                f"{_counted(events)} may be stored, or not: no answer within {deadline}, and {error}. "
+                f"{_counted(events)} may be stored, or not: no answer came, and then: {error}. "
                 "save_events(error.events) is safe",
                 tuple(copies),
             ) from error
+
+    def _try(
+        self,
+        encoded: Sequence[tuple[bytes, Event]],
+        parts: Sequence[_Part],
+        doubt: dict[str, Known],
+        deadline: Deadline,
+    ) -> list[StoredEvent]:
+        pause = Pause(deadline)
+        actors = [part.actor_id for part in parts]
+        while True:
+            _check_time(deadline)
+            tails = self._tails(parts, deadline)
+            try:
+                if not all(part.fits(tails[part.actor_id].version) for part in parts):
+                    _refuse_older(tails, doubt)
+                    return self._found([copy for _, copy in encoded], parts, tails, deadline)
+                return self._publish(encoded, parts, tails, deadline)
+            except RefusedError:
+                self._reader.look_at(actors, deadline)
+            except UnknownError:
+                doubt |= tails
+                self._reader.look_at(actors, deadline)
+            except BusyError as error:
+                if not pause.take():
+                    kind = DeadlineExceededError if isinstance(error, NotSentError) else StoreUnavailableError
+                    raise kind(f"nothing was stored within {deadline}: {error}") from error
 
     def _parts(self, events: Sequence[Event], exactly: int | None) -> list[_Part]:
         parts: dict[str, _Part] = {}
@@ -192,6 +206,13 @@ class Writer:
             raise VersionConflictError(part.actor_id, part.events[0].version, tails[part.actor_id].version)
         there = [places[event.id] for event in events]
         return self._stored([event for event, _ in there], [at for _, at in there], duplicate=True)
+
+
+def _refuse_older(tails: dict[str, Known], doubt: dict[str, Known]) -> None:
+    """Refuse to judge by a leader that is new and does not know yet what another had stored."""
+    for actor_id, sent in doubt.items():
+        if tails[actor_id].sequence < sent.sequence:
+            raise BusyError(f"the leader does not know of event {sent.sequence} of actor {actor_id!r:.80}")
 
 
 def _check_time(deadline: Deadline) -> None:
