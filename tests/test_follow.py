@@ -80,6 +80,22 @@ def consumers(store: JetStreamEventStore) -> int:
     return int(answer["state"]["consumer_count"])
 
 
+def test_it_asks_again_when_a_question_has_ended(make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aether_sync.stores._pull._EXPIRES", 0.2)
+    monkeypatch.setattr("aether_sync.stores._pull._HEARTBEAT", 0.05)
+    store = make_store()
+    with store.follow() as follower:
+        questions: list[bytes] = []
+        tell = store.connection.tell
+        monkeypatch.setattr(store.connection, "tell", lambda frame: (questions.append(frame), tell(frame)))
+
+        def late() -> None:
+            eventually(lambda: len(questions) == 5, "questions, though nothing is stored")
+            fill(store, 1)
+
+        run_threads(lambda: sequences(follower, 1), late)
+
+
 # -- faults
 
 

@@ -202,9 +202,12 @@ class JetStreamFollower(Heir):
         if not inflow.silence():
             self._begin_again(deadline)
             return
+        self._pulling.ask()  # the last question may have ended with nothing to be read
 
         def ready() -> bool:
-            return bool(self._ready or inflow.arrived or inflow.is_broken or inflow.error or self._closed)
+            return bool(
+                self._ready or inflow.arrived or not inflow.asked or inflow.is_broken or inflow.error or self._closed
+            )
 
         came = inflow.changed.wait(ready, Deadline(min(deadline.remaining(), inflow.silence())))
         if not came and not deadline.remaining():
