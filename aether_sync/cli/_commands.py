@@ -5,8 +5,10 @@ import logging
 import click
 
 from .._version import __version__
+from ._append import append
 from ._bus import demo, pub, server, sub
 from ._shell import Commands, Signals
+from ._store import actors, events, follow
 
 __all__ = ["main"]
 
@@ -42,5 +44,5 @@ def commands(ctx: click.Context, /) -> None:
     logging.getLogger("aether_sync").addHandler(logging.NullHandler())
 
 
-for command in (demo, sub, pub, server):
+for command in (demo, sub, pub, server, append, events, follow, actors):
     commands.add_command(command)

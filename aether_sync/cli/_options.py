@@ -8,8 +8,17 @@ from typing import Any, TypeVar
 import click
 
 from ..nats_bus import NATSEventBus
+from ..stores.jetstream import JetStreamEventStore
 
-__all__ = ["bus_options", "open_bus", "report_troubles", "timeout_option"]
+__all__ = [
+    "bus_options",
+    "making_options",
+    "open_bus",
+    "open_store",
+    "report_troubles",
+    "store_options",
+    "timeout_option",
+]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -40,6 +49,21 @@ _prefix_option = click.option(
     help="First token of every subject; all nodes of a cluster use the same.",
 )
 
+_stream_option = click.option(
+    "--stream", default="events", show_default=True, metavar="NAME", help="The store's stream."
+)
+
+_namespace_option = click.option("--namespace", metavar="NAME", help="The store's namespace; none by default.")
+
+_replicas_option = click.option(
+    "--replicas",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="How many servers keep the stream, if it has to be made.",
+)
+
 
 def _with(command: Function, *options: Callable[[Function], Function]) -> Function:
     for option in reversed(options):
@@ -52,6 +76,16 @@ def bus_options(command: Function) -> Function:
     return _with(command, _url_option, _prefix_option, timeout_option)
 
 
+def store_options(command: Function) -> Function:
+    """Add the options of what looks at a store."""
+    return _with(command, _stream_option, _namespace_option, _url_option, timeout_option)
+
+
+def making_options(command: Function) -> Function:
+    """Add the options of what writes to a store, which makes it if it is not there."""
+    return _with(command, _stream_option, _namespace_option, _replicas_option, _url_option, timeout_option)
+
+
 @contextmanager
 def open_bus(url: str, prefix: str, timeout: float) -> Iterator[NATSEventBus]:
     """Open a bus that connects at its first use, so that what is wrong with that use is said before."""
@@ -60,6 +94,15 @@ def open_bus(url: str, prefix: str, timeout: float) -> Iterator[NATSEventBus]:
         yield bus
     finally:
         bus.close(timeout)
+
+
+@contextmanager
+def open_store(
+    url: str, stream: str, namespace: str | None, timeout: float, replicas: int = 1
+) -> Iterator[JetStreamEventStore]:
+    """Open a store, which connects at its first use."""
+    with JetStreamEventStore(url, stream, namespace=namespace, replicas=replicas, connect_timeout=timeout) as store:
+        yield store
 
 
 def report_troubles() -> None:
