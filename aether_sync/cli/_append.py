@@ -16,7 +16,7 @@ from ..events import Event
 from ..stores.base import ANY, NO_EVENTS, AnyVersion
 from ..stores.common import BATCH_LIMIT, MAX_VERSION
 from ..stores.jetstream import JetStreamEventStore
-from ._lines import BadLineError, BadLines, counted, take_events
+from ._lines import BadLineError, BadLines, Line, counted, take_events
 from ._options import making_options, open_store, report_troubles
 from ._shell import Failure, Signals, say
 from ._store import write_stored
@@ -24,8 +24,6 @@ from ._store import write_stored
 __all__ = ["append"]
 
 _BATCH = 100  # events that are stored at once, if so many lines are there
-
-Numbered = tuple[int, Event]
 
 
 def _expectation(ctx: click.Context, param: click.Parameter, value: str) -> int | AnyVersion:
@@ -135,8 +133,8 @@ class _Appender:
         """Store a file as one batch, or nothing of it; returns why, or ""."""
         events: list[Event] = []
 
-        def take(more: list[Numbered]) -> None:
-            events.extend(event for _, event in more)
+        def take(more: list[Line]) -> None:
+            events.extend(line.event for line in more)
             if len(events) > BATCH_LIMIT:
                 raise Failure(f"more than {BATCH_LIMIT:,} lines: no more can be stored at once; leave out --atomic")
 
@@ -155,16 +153,16 @@ class _Appender:
             return f"{self._actor!r} is at version {error.current_version:,}, and {self._expected:,} was expected"
         return str(error)
 
-    def _take(self, file: BinaryIO, take: Callable[[list[Numbered]], object], so_far: Callable[[], int]) -> None:
-        def sift(events: list[Numbered]) -> None:
-            good: list[Numbered] = []
-            for number, event in events:
-                if wrong := self._is_wrong(event):
+    def _take(self, file: BinaryIO, take: Callable[[list[Line]], object], so_far: Callable[[], int]) -> None:
+        def sift(lines: list[Line]) -> None:
+            good: list[Line] = []
+            for line in lines:
+                if wrong := self._is_wrong(line.event):
                     take(good)  # what stands before it
                     good = []
-                    self._bad.refuse(number, wrong)
+                    self._bad.refuse(line.number, wrong)
                 else:
-                    good.append((number, event))
+                    good.append(line)
             take(good)
 
         take_events(file, self._signals, self._bad, sift, so_far, actorId=self._actor)
@@ -176,19 +174,19 @@ class _Appender:
             return f"it has version {event.version}, and append numbers events: leave it out, or use import"
         return ""
 
-    def _append(self, events: list[Numbered]) -> None:
-        while events:
-            batch, events = events[: self._at_once], events[self._at_once :]
+    def _append(self, lines: list[Line]) -> None:
+        while lines:
+            batch, lines = lines[: self._at_once], lines[self._at_once :]
             try:
-                self._store_batch([event for _, event in batch])
+                self._store_batch([line.event for line in batch])
             except EncodingError as error:  # one is too large, and none was stored
                 if len(batch) == 1:
-                    self._bad.refuse(batch[0][0], error)
-                for one in batch if len(batch) > 1 else ():
-                    self._append([one])
+                    self._bad.refuse(batch[0].number, error)
+                for line in batch if len(batch) > 1 else ():
+                    self._append([line])
             except AtomicAppendUnsupportedError:
                 self._at_once = 1
-                events = batch + events
+                lines = batch + lines
 
     def _store_batch(self, events: list[Event]) -> None:
         with self._signals.whole():

@@ -10,11 +10,10 @@ import click
 from rich.console import Console
 
 from ..errors import AetherError, EncodingError, ServerError
-from ..events import Event
 from ..nats_bus import NATSEventBus
 from ..patterns import SubscriptionFilter, check_namespace
 from ..server import NatsServer
-from ._lines import BadLineError, BadLines, counted, take_events, to_line
+from ._lines import BadLineError, BadLines, Line, counted, take_events, to_line
 from ._options import bus_options, open_bus, report_troubles, timeout_option
 from ._shell import Failure, Signals, say
 
@@ -201,19 +200,19 @@ class _Sender:
             return str(error)
         return ""
 
-    def _publish(self, events: list[tuple[int, Event]]) -> None:
+    def _publish(self, lines: list[Line]) -> None:
         with self._signals.whole():
             try:
-                self._bus.publish_many(self._namespace, [event for _, event in events])
+                self._bus.publish_many(self._namespace, [line.event for line in lines])
             except EncodingError as error:  # one is too large, and none was sent
-                if len(events) == 1:
-                    self._bad.refuse(events[0][0], error)
+                if len(lines) == 1:
+                    self._bad.refuse(lines[0].number, error)
                     return
             else:
-                self._sent += len(events)
+                self._sent += len(lines)
                 return
-        for one in events:
-            self._publish([one])
+        for line in lines:
+            self._publish([line])
 
     def finish(self, timeout: float, stopped_by: str) -> bool:
         """Wait for the server's confirmation and say what was sent; whether that is all."""

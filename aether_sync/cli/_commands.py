@@ -7,6 +7,8 @@ import click
 from .._version import __version__
 from ._append import append
 from ._bus import demo, pub, server, sub
+from ._export import export
+from ._import import import_
 from ._shell import Commands, Signals
 from ._store import actors, events, follow
 
@@ -44,5 +46,5 @@ def commands(ctx: click.Context, /) -> None:
     logging.getLogger("aether_sync").addHandler(logging.NullHandler())
 
 
-for command in (demo, sub, pub, server, append, events, follow, actors):
+for command in (demo, sub, pub, server, append, events, follow, actors, export, import_):
     commands.add_command(command)

@@ -2,7 +2,7 @@
 
 import codecs
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 
@@ -12,7 +12,7 @@ from ..events import Event
 from ._progress import progress_of_input
 from ._shell import Signals, say
 
-__all__ = ["BadLineError", "BadLines", "counted", "take_events", "to_line"]
+__all__ = ["BadLineError", "BadLines", "Line", "counted", "take_events", "to_line"]
 
 _CHUNK = 1 << 16  # bytes that are read at once, if so many are there
 _BAD_LINES_SHOWN = 20
@@ -38,11 +38,25 @@ def counted(events: int) -> str:
 # -- reading
 
 
+class Line(NamedTuple):
+    """A line that was read.
+
+    Attributes:
+        number: From 1 on.
+        event: What it says.
+        size: Its bytes.
+    """
+
+    number: int
+    event: Event
+    size: int
+
+
 def take_events(
     file: BinaryIO,
     signals: Signals,
     bad: "BadLines",
-    take: Callable[[list[tuple[int, Event]]], object],
+    take: Callable[[list[Line]], object],
     so_far: Callable[[], int],
     **given: object,
 ) -> None:
@@ -52,7 +66,7 @@ def take_events(
         file: Of whatever kind.
         signals: What may end it meanwhile.
         bad: Is told of bad lines, after what stands before them was taken.
-        take: Called with events and the numbers of their lines, in order, as they come.
+        take: Called with what was read, in order, as it comes.
         so_far: How many events have been dealt with.
         **given: Fields, by their names on the wire, of events that do not say them.
     """
@@ -81,17 +95,17 @@ def _take_lines(
     first: int,
     lines: list[bytes],
     bad: "BadLines",
-    take: Callable[[list[tuple[int, Event]]], object],
+    take: Callable[[list[Line]], object],
     given: dict[str, object],
 ) -> None:
-    events: list[tuple[int, Event]] = []
+    events: list[Line] = []
     if first == 1:
         lines[:1] = [line.removeprefix(codecs.BOM_UTF8) for line in lines[:1]]
     for number, line in enumerate(lines, first):
         if not line.strip():
             continue
         try:
-            events.append((number, _to_event(line, given)))
+            events.append(Line(number, _to_event(line, given), len(line)))
         except DecodingError as error:
             if events:  # what stands before it
                 take(events)
