@@ -7,6 +7,7 @@ import click
 from .._version import __version__
 from ._append import append
 from ._bus import demo, pub, server, sub
+from ._doctor import doctor
 from ._export import export
 from ._import import import_
 from ._shell import Commands, Signals
@@ -24,7 +25,7 @@ def main() -> None:
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @click.pass_context
 def commands(ctx: click.Context, /) -> None:
-    """Publish and watch events on NATS, and see what aether_sync does.
+    """Publish, watch and store events on NATS, and see what aether_sync does.
 
     New here? This needs no server and takes five seconds:
 
@@ -39,6 +40,14 @@ def commands(ctx: click.Context, /) -> None:
       echo '{"eventType": "OrderPlaced", "actorId": "order-1"}' |
           aether-sync pub orders.eu
 
+    Events that are kept:
+
+    \b
+      echo '{"eventType": "OrderPlaced"}' |
+          aether-sync append order-1 --expect none
+      aether-sync follow --actors 'order-*'
+      aether-sync doctor
+
     The exit status is 0 when all that was asked was done, 1 when not, 2 for wrong usage, 130 after Ctrl-C, 141 when
     whoever reads the output has gone.
     """  # noqa: D301  # click's mark of lines to keep
@@ -46,5 +55,5 @@ def commands(ctx: click.Context, /) -> None:
     logging.getLogger("aether_sync").addHandler(logging.NullHandler())
 
 
-for command in (demo, sub, pub, server, append, events, follow, actors, export, import_):
+for command in (demo, sub, pub, server, append, events, follow, actors, export, import_, doctor):
     commands.add_command(command)
