@@ -46,8 +46,8 @@ def ask_for_all(
     """
     if monitor is not None and not monitor.startswith(("http://", "https://")):
         raise InvalidOptionError(f"a monitoring port has a URL such as 'http://host:8222', not {monitor!r:.80}")
-    connection.start()
     names = Names(stream, namespace)
+    connection.start()
     asking = _Asking(JetStream(connection), timeout)
     account = asking.fastest("INFO")
     answers = Answers(
