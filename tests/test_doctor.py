@@ -135,6 +135,11 @@ def test_versions(version: str, level: Level | None) -> None:
             Level.WARN,
             "n2 is 7 operations behind",
         ),
+        (
+            {"stream": stream(replicas=[{"name": "n2", "active": 6 * 10**9}, CLUSTER["replicas"][1]])},  # type: ignore[index]
+            Level.WARN,
+            "n2 is 0 operations behind, silent for 6 s",
+        ),
         ({"stream": stream(state={"num_subjects": 1_000_000})}, Level.WARN, "1,000,000: the server keeps an index"),
         ({"consumers": [CONSUMER | {"num_pending": 10_000}]}, Level.WARN, "10,000 events before it"),
         ({"consumers": [CONSUMER | {"num_redelivered": 100}]}, Level.WARN, "consumer projector: 100 events"),

@@ -21,6 +21,7 @@ _UPGRADE = "upgrade to 2.12.14, 2.14.5, or later"
 _NEARLY_FULL, _FULL = 0.8, 0.95
 _MANY_SUBJECTS = 1_000_000
 _LAG = 10_000  # events that a consumer has before it, or a replica behind it
+_SILENCE = 5.0  # seconds since the leader has heard of a replica
 _REDELIVERED = 100
 _SKEW = 1.0  # seconds
 _SLOW = 0.1  # seconds of a round trip
@@ -263,11 +264,13 @@ def _of_replicas(cluster: dict[str, Any], count: int) -> Iterator[Finding]:
         level = _bad if 2 * len(offline) >= count else _warn
         yield level("replicas", f"{', '.join(offline)} offline", "start them: with half of them gone nothing is stored")
     for one in replicas:
-        if not one.get("offline") and (one.get("lag", 0) >= _LAG or not one.get("current", True)):
+        silence, lag = one.get("active", 0) / 1e9, one.get("lag", 0)
+        if not one.get("offline") and (lag >= _LAG or silence >= _SILENCE or not one.get("current", True)):
             yield _warn(
                 "replicas",
-                f"{one['name']} is {one.get('lag', 0):,} operations behind",
-                "look again; if it does not catch up, see its log",
+                f"{one['name']} is {lag:,} operations behind"
+                + (f", silent for {silence:.0f} s" if silence > 1 else ""),
+                "see that it runs, and look again; if it does not catch up, see its log",
             )
 
 
