@@ -9,6 +9,8 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,15 @@ import pytest
 from aether_sync import Event, JetStreamEventStore, NatsServer
 from aether_sync._deadline import Deadline
 from aether_sync.stores._jetstream import Outgoing
+from aether_sync.stores.admin import Extent, StoreAdmin
 
 from .conftest import PATIENCE, UNIT, Monitor, eventually
 
 pytest.importorskip("click")  # the extra `cli`, which the extra `test` brings
 pytest.importorskip("rich")
+
+from aether_sync.cli._export import Exporter
+from aether_sync.cli._import_there import Alongside
 
 from .shell import COMMAND, Running, environment, interruptible, run, starting, unused_url
 
@@ -508,6 +514,18 @@ def test_export_goes_on_behind_the_last_whole_line(
     assert "nothing was exported; 57 events with those that were there; the server counts as many" in found.stderr
 
 
+def test_a_half_line_is_cut_off_though_nothing_follows(
+    tmp_path: Path, options: list[str], store: JetStreamEventStore
+) -> None:
+    file = tmp_path / "events"
+    fill(store, events_of(50))
+    run("export", str(file), *options)
+    whole = file.read_bytes()
+    file.write_bytes(whole + b'{"sequence":51,"id":"' + b"x" * 2**21)
+    assert run("export", str(file), *options).returncode == 0
+    assert file.read_bytes() == whole
+
+
 @pytest.mark.fault
 def test_export_after_a_kill(
     tmp_path: Path, start: Callable[..., Running], options: list[str], store: JetStreamEventStore
@@ -627,26 +645,21 @@ def test_export_reports_what_is_none(
     assert run("export", "--actors", "order-*", *options).returncode == 0  # it is of another actor
 
 
-def test_export_ends_with_a_batch(options: list[str], store: JetStreamEventStore) -> None:
-    """While others store batches, what is exported never has a part of one."""
-    done = threading.Event()
-    fill(store, events_of(100, actors=1))
+def test_export_ends_with_a_batch(tmp_path: Path, store: JetStreamEventStore) -> None:
+    """What was stored when it began may end within a batch that was just being stored."""
+    for start in (0, 50, 100):
+        store.save_events(events_of(50, start=start))
+    file = tmp_path / "events"
+    with file.open("wb") as out:
+        exporter = Exporter(store, StoreAdmin(store), out, None, 0, Extent(70, 70, 70), 0, PATIENCE)
+        assert exporter.run(Uninterrupted())
+    assert [line["sequence"] for line in exported(file)] == list(range(1, 101))
 
-    def store_on() -> None:
-        for n in range(100, 100_000, 50):
-            fill(store, events_of(50, actors=1, start=n))
-            if done.is_set():
-                return
 
-    thread = threading.Thread(target=store_on)
-    thread.start()
-    try:
-        sizes = [len(lines_of(run("export", *options).stdout)) for _ in range(3)]
-    finally:
-        done.set()
-        thread.join()
-    assert sizes[0] < sizes[-1]
-    assert all(size % 50 == 0 for size in sizes)
+class Uninterrupted:
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        yield
 
 
 # -- import
@@ -718,6 +731,33 @@ def test_import_of_the_same_twice_in_a_file(tmp_path: Path, options: list[str], 
     assert found.returncode == 0
     assert "imported 300 events; 300 were there already" in found.stderr
     assert all_of(store) == events
+
+
+def test_import_knows_what_it_has_stored_itself(tmp_path: Path, options: list[str], store: JetStreamEventStore) -> None:
+    """Of an actor that was looked up for one batch, got an event by the next, and has it again in the third."""
+    file = tmp_path / "events"
+    there = Event(event_type="A", actor_id="there-1", version=1)
+    first, second = (Event(event_type="A", actor_id="twice-1", version=n) for n in (1, 2))
+    fillers = iter([Event(event_type="A", actor_id=f"filler-{n}", version=1) for n in range(2_000)])
+    batches = [[first, there, *islice(fillers, 998)], [second, *islice(fillers, 999)], [second, next(fillers)]]
+    write_lines(file, [event for batch in batches for event in batch])
+    fill(store, [there])
+    found = run("import", str(file), *options)
+    assert found.returncode == 0
+    assert "imported 2,000 events; 2 were there already" in found.stderr
+
+
+def test_import_reads_the_store_alongside(store: JetStreamEventStore) -> None:
+    events = events_of(3_000)
+    fill(store, [Event(event_type="A", actor_id="other-1", version=1), *events[:1_000]])
+    put_garbage(store, "customer-1")
+    fill(store, [Event(event_type="A", actor_id="other-2", version=1), *events[1_000:2_000]])
+    alongside = Alongside(store, StoreAdmin(store), PATIENCE)
+    try:
+        assert all(alongside.has(event) for event in events[:2_000])
+        assert not alongside.has(events[2_000])
+    finally:
+        alongside.close()
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from ._progress import progress
 from ._shell import Failure, Signals, say
 from ._store import report_malformed
 
-__all__ = ["export"]
+__all__ = ["Exporter", "export"]
 
 _BATCH = 1_000  # events that are written at once, if so many are there
 _LOOK_EVERY = 0.5  # seconds in which it notices that nothing more comes
@@ -56,7 +56,7 @@ def export(ctx: click.Context, /, file: str, after: int, pattern: str | None, ti
             if pattern is None and after > extent.last:
                 raise Failure(f"the store ends at sequence {extent.last:,}, and --after is {after:,}")
             report_troubles()
-            exporter = _Exporter(store, admin, out, pattern, max(after, place.sequence), extent, place.lines, timeout)
+            exporter = Exporter(store, admin, out, pattern, max(after, place.sequence), extent, place.lines, timeout)
             complete = exporter.run(ctx.obj)
     if not complete:
         ctx.exit(1)
@@ -73,7 +73,7 @@ def _refuse_foreign(place: Place, admin: StoreAdmin, file: str, timeout: float) 
 
 
 @dataclass
-class _Exporter:
+class Exporter:
     """Writes events, and counts what there is."""
 
     store: JetStreamEventStore
