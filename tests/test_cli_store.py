@@ -405,7 +405,14 @@ def test_follow_filters_and_counts(options: list[str], store: JetStreamEventStor
 
 @pytest.mark.parametrize(
     ("filters", "count"),
-    [([], 100), (["--type", "Never"], 0), (["--actors", "order-1"], 15), (["--actors", "x-*"], 0)],
+    [
+        ([], 100),
+        (["--type", "Opened"], 34),
+        (["--type", "Never"], 0),
+        (["--actors", "order-1"], 15),
+        (["--actors", "*-3"], 14),
+        (["--actors", "x-*"], 0),
+    ],
 )
 def test_follow_ends_when_it_has_caught_up(
     options: list[str], store: JetStreamEventStore, filters: list[str], count: int
