@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 from urllib.parse import urlsplit
 
 from ._checks import check_count, check_seconds
@@ -365,6 +365,11 @@ class Connection(Lifetime, Heir):
         """Say why there is no connection, to be put behind a message; nothing if there is one. For a store."""
         engine = self._engine
         return "" if engine is None or engine.link.is_connected else f" ({engine.link.connect_error()})"
+
+    def server_info(self) -> dict[str, Any]:
+        """Return what the connected server has said of itself (``INFO``); nothing if there is none. For a store."""
+        engine = self._engine
+        return {} if engine is None else engine.link.info
 
     def nudge(self, callback: Callable[[], object]) -> None:
         """Run a callback on the loop thread if there is one; takes no lock. For finalizers."""

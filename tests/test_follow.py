@@ -269,6 +269,16 @@ def test_a_follower_is_no_burden_when_it_is_closed_or_dropped(make_store: MakeSt
 # -- threads
 
 
+def test_the_checkpoint_is_behind_what_was_passed_over(make_store: MakeStore) -> None:
+    store = make_store()
+    fill(store, 3, "wanted")
+    fill(store, 5, "other")
+    with store.follow(actors="want*") as follower:
+        assert sequences(follower, 3) == [1, 2, 3]
+        assert follower.get_batch(1, timeout=0.1 * UNIT) == []
+        assert follower.sequence == 8
+
+
 @pytest.mark.concurrent
 def test_several_threads_share_a_follower_in_order(make_store: MakeStore) -> None:
     store = make_store()

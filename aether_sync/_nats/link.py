@@ -95,6 +95,12 @@ class Link:
         return self.state is LinkState.CONNECTED
 
     @property
+    def info(self) -> dict[str, Any]:
+        """What the server has said of itself (``INFO``); nothing if there is none."""
+        wire = self._wire
+        return wire.info if wire is not None and self.is_connected else {}
+
+    @property
     def where(self) -> str:
         """The servers it was given, without secrets."""
         return ", ".join(map(shown, self._options.servers))

@@ -165,6 +165,11 @@ class Wire(Client):
             self._unreadable(sid)
 
     @property
+    def info(self) -> dict[str, Any]:
+        """What the server has said of itself."""
+        return dict(self._server_info)
+
+    @property
     def received(self) -> int:
         """Bytes that the server has sent, ever."""
         return self._parser.received if self._intake is None else self._intake.received

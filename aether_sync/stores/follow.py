@@ -159,6 +159,8 @@ class JetStreamFollower(Heir):
         inflow = self._inflow
         arrived = inflow.arrived
         if inflow.is_broken or not arrived:
+            if not self._ready:  # what was passed over behind the last that was taken
+                self._sequence = max(self._sequence, self._scanned)
             return False
         if self._is_reading:  # it was interrupted before it had noted all this
             self._note_read()

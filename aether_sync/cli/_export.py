@@ -1,0 +1,181 @@
+"""The command ``export``: all events of a store as JSON lines, in a file that is gone on with."""
+
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, BinaryIO
+
+import click
+
+from ..errors import MalformedRecordError, StoreUnavailableError
+from ..patterns import actor_matcher
+from ..stores.admin import Extent, StoreAdmin
+from ..stores.base import Follower, StoredEvent
+from ..stores.jetstream import JetStreamEventStore
+from ._export_file import Place, open_export, sync
+from ._lines import counted, to_line
+from ._options import open_store, report_troubles, store_options
+from ._progress import progress
+from ._shell import Failure, Signals, say
+from ._store import report_malformed
+
+__all__ = ["Exporter", "export"]
+
+_BATCH = 1_000  # events that are written at once, if so many are there
+_LOOK_EVERY = 0.5  # seconds in which it notices that nothing more comes
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True), default="-")
+@click.option(
+    "--after", type=click.IntRange(min=0), default=0, metavar="SEQUENCE", help="Only what stands behind this sequence."
+)
+@click.option("--actors", "pattern", metavar="PATTERN", help="Only events of matching actors, as 'order-*'.")
+@store_options
+@click.pass_context
+def export(ctx: click.Context, /, file: str, after: int, pattern: str | None, timeout: float, **server: Any) -> None:
+    """Write all events of a store to FILE as JSON lines, in order, each with its sequence.
+
+    '-', the default, is the standard output. It ends with what was stored when it began. If FILE is there, it goes on
+    behind its last whole line: after an interruption, or to add what was stored since. `import` takes it back.
+
+    \b
+      aether-sync export backup.jsonl
+      aether-sync export --actors 'order-*' | gzip > orders.gz
+
+    At the end the events are counted against what the server counts. (It has no such count for --actors together with
+    --after.) Records that are no events are left out and reported. The exit status is 0 only if all that was there is
+    in FILE.
+    """  # noqa: D301  # click's mark of lines to keep
+    with open_store(timeout=timeout, **server) as store:
+        admin = StoreAdmin(store)
+        admin.require_stream(timeout)
+        with open_export(file, after) as (out, place):
+            _refuse_foreign(place, admin, file, timeout)
+            extent = admin.extent(after, pattern, timeout=timeout)
+            if pattern is None and after > extent.last:
+                raise Failure(f"the store ends at sequence {extent.last:,}, and --after is {after:,}")
+            report_troubles()
+            exporter = Exporter(store, admin, out, pattern, max(after, place.sequence), extent, place.lines, timeout)
+            complete = exporter.run(ctx.obj)
+    if not complete:
+        ctx.exit(1)
+
+
+def _refuse_foreign(place: Place, admin: StoreAdmin, file: str, timeout: float) -> None:
+    """See that the store has what the last line of a file says it has."""
+    if place.lines:
+        there = admin.record_at(place.sequence, timeout)
+        if not isinstance(there, StoredEvent) or there.event.id != place.id:
+            raise Failure(
+                f"{file!r} is of another store: at sequence {place.sequence:,} there is not the event of its last line"
+            )
+
+
+@dataclass
+class Exporter:
+    """Writes events, and counts what there is."""
+
+    store: JetStreamEventStore
+    admin: StoreAdmin
+    out: BinaryIO
+    pattern: str | None
+    after: int  # a sequence
+    extent: Extent
+    counted: int  # records up to the extent's last, written or malformed, the file's included
+    timeout: float
+    written: int = 0
+    malformed: int = 0
+    _at: int = field(init=False)  # the sequence up to which all is written
+    _done: bool = False
+
+    def __post_init__(self) -> None:
+        self._at = self.after
+        self._done = self.after >= self.extent.last
+
+    def run(self, signals: Signals) -> bool:
+        """Write all there is; whether that is all there should be."""
+        stopped_by = "interrupted"
+        try:
+            if not self._done:
+                self._write_all(signals)
+            sync(self.out)
+            stopped_by = self._difference()
+        finally:
+            self._say(stopped_by)
+        return not stopped_by and not self.malformed
+
+    def _write_all(self, signals: Signals) -> None:
+        follower = self.store.follow(after=self.after, actors=self.pattern, timeout=self.timeout)
+        with follower, progress(self.extent.last - self.after) as advance:
+            while not self._done:
+                before = self._at
+                self._write_some(follower, signals)
+                advance(self._at - before, self.written)
+
+    def _write_some(self, follower: Follower, signals: Signals) -> None:
+        try:
+            batch = self._take(follower)
+        except MalformedRecordError as error:
+            self._count_malformed(error)
+            return
+        with signals.whole() if self.out.seekable() else nullcontext():  # a pipe may not be read for long
+            lines = []
+            for one in batch:
+                if self._done:
+                    break
+                lines.append(to_line(one.event, sequence=one.sequence))
+                self._count(one.sequence, one.ends_batch)
+            self.out.write(b"".join(lines))
+            self.out.flush()
+            self.written += len(lines)
+
+    def _take(self, follower: Follower) -> list[StoredEvent]:
+        """Wait for events, as long as the store goes on; ``[]`` if there are no more."""
+        end = monotonic() + self.timeout
+        at = follower.sequence
+        while monotonic() < end:
+            batch = follower.get_batch(_BATCH, _LOOK_EVERY)
+            if batch:
+                return batch
+            if follower.sequence >= self.extent.last:  # of others' events, or the rest of a batch did not come
+                self._done = True
+                return []
+            if follower.sequence > at:
+                at, end = follower.sequence, monotonic() + self.timeout
+        raise StoreUnavailableError(f"nothing came behind sequence {at:,} within {self.timeout:g} s")
+
+    def _count(self, sequence: int, ends_batch: bool) -> None:
+        """Note a record; it ends with the batch that the last one was stored in, if all actors are wanted."""
+        self.counted += sequence <= self.extent.last
+        self._at = sequence
+        self._done = sequence >= self.extent.last and (ends_batch or self.pattern is not None)
+
+    def _count_malformed(self, error: MalformedRecordError) -> None:
+        actor = self.admin.actor_at(error.sequence, self.timeout)
+        if actor is None or actor_matcher(self.pattern)(actor):
+            report_malformed(error)
+            self.malformed += 1
+            self._count(error.sequence, True)
+
+    def _difference(self) -> str:
+        """Say what the server counts, if it is not what was counted here."""
+        least, most = self.extent.least, self.extent.most
+        if most is None or least <= self.counted <= most:
+            return ""
+        return (
+            f"the server counts {least:,} records up to sequence {self.extent.last:,}, and {self.counted:,} are in the "
+            "file or were reported now: lines are missing or double, or were left out when it was begun"
+        )
+
+    def _say(self, stopped_by: str) -> None:
+        parts = ["nothing was exported"]
+        if self.written:
+            parts = [f"exported {counted(self.written)} up to sequence {self._at:,}"]
+        if self.counted > self.written + self.malformed:
+            parts.append(f"{counted(self.counted - self.malformed)} with those that were there")
+        if not stopped_by:
+            parts.append("nothing to count them against" if self.extent.most is None else "the server counts as many")
+        if self.malformed:
+            parts.append(f"{self.malformed:,} malformed record{'s' * (self.malformed != 1)} left out")
+        say("; ".join([*parts, *filter(None, [stopped_by])]))

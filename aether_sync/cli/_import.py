@@ -1,0 +1,197 @@
+"""The command ``import``: what ``export`` wrote, stored with its ids and versions, in its order."""
+
+from typing import Any, BinaryIO
+
+import click
+
+from ..errors import (
+    AetherError,
+    AtomicAppendUnsupportedError,
+    DuplicateIdError,
+    EncodingError,
+    InvalidEventError,
+    UnknownOutcomeError,
+    VersionConflictError,
+)
+from ..events import Event
+from ..stores.admin import StoreAdmin
+from ..stores.base import StoredEvent
+from ..stores.common import BATCH_LIMIT
+from ..stores.jetstream import JetStreamEventStore
+from ._import_there import Alongside, ConflictError, Looked
+from ._lines import BadLineError, BadLines, Line, counted, take_events
+from ._options import making_options, open_store, report_troubles
+from ._shell import Signals, say
+
+__all__ = ["import_"]
+
+_BATCH_BYTES = 4 * 2**20  # of the lines of a batch, but for the last one
+
+
+@click.command("import")
+@click.argument("file", type=click.File("rb"), default="-")
+@click.option("--skip-bad", is_flag=True, help="Skip bad lines and report them, instead of stopping at the first.")
+@making_options
+@click.pass_context
+def import_(ctx: click.Context, /, file: BinaryIO, skip_bad: bool, timeout: float, **server: Any) -> None:
+    """Store the events that `export` wrote to FILE, with their ids and versions, in their order.
+
+    '-', the default, is the standard input. The store is usually empty, and is made if it is not there. Sequences are
+    given anew.
+
+    \b
+      aether-sync import backup.jsonl --stream restored
+      aether-sync export | aether-sync import --url nats://other
+
+    What is there already (the same id, actor and version) is passed over, so after an interruption the same command
+    finishes the work. It stops where the store has something else in an event's place. Events are stored in batches of
+    up to 1,000, each whole or not at all.
+
+    At the end the events are counted against what the server counts. The exit status is 0 only if every line is in the
+    store.
+    """  # noqa: D301  # click's mark of lines to keep
+    if file.isatty():
+        say("type one JSON object a line; Ctrl-D ends")
+    with open_store(timeout=timeout, **server) as store:
+        store.start(timeout)
+        report_troubles()
+        importer = _Importer(store, timeout, ctx.obj, BadLines(skip=skip_bad))
+        stopped_by = "interrupted"
+        try:
+            stopped_by = importer.import_all(file)
+        finally:
+            complete = importer.finish(stopped_by)
+    if not complete:
+        ctx.exit(1)
+
+
+class _Importer:
+    """Stores lines, and knows exactly what became of them."""
+
+    def __init__(self, store: JetStreamEventStore, timeout: float, signals: Signals, bad: BadLines) -> None:
+        self._store = store
+        self._admin = StoreAdmin(store)
+        self._timeout = timeout
+        self._signals = signals
+        self._bad = bad
+        self._before = self._admin.count(timeout)
+        self._alongside: Alongside | None = Alongside(store, self._admin, timeout) if self._before else None
+        self._looked = Looked(store, timeout)
+        self._waiting: list[Line] = []  # to be stored together
+        self._waiting_bytes = 0
+        self._at_once = BATCH_LIMIT
+        self._stored = self._duplicates = 0
+
+    def import_all(self, file: BinaryIO) -> str:
+        """Store a file; returns what stopped it before its end, or ""."""
+        try:
+            self._import(file)
+        except BadLineError as error:
+            return f"{error}; nothing after it was stored"
+        except ConflictError as error:
+            return str(error)
+        except AetherError as error:
+            return f"{error}; the same command goes on from there"
+        return ""
+
+    def _import(self, file: BinaryIO) -> None:
+        try:
+            take_events(file, self._signals, self._bad, self._take, lambda: self._stored + self._duplicates)
+        except BadLineError:
+            self._store_waiting()  # what stands before it
+            raise
+        finally:
+            self._end_alongside()
+        self._store_waiting()
+
+    def _take(self, lines: list[Line]) -> None:
+        for line in lines:
+            if not line.event.version:
+                self._bad.refuse(line.number, "it has no version; append numbers events")
+            elif self._is_there(line.event):
+                self._duplicates += 1
+            else:
+                self._waiting.append(line)
+                self._waiting_bytes += line.size
+                if len(self._waiting) >= self._at_once or self._waiting_bytes >= _BATCH_BYTES:
+                    self._store_waiting()
+
+    def _is_there(self, event: Event) -> bool:
+        if self._alongside is not None:
+            if self._alongside.has(event):
+                return True
+            self._end_alongside()
+        return False
+
+    def _end_alongside(self) -> None:
+        if self._alongside is not None:
+            self._alongside.close()
+            self._alongside = None
+
+    # -- storing
+
+    def _store_waiting(self) -> None:
+        lines, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        if lines:
+            self._store_lines(lines, looked=False)
+
+    def _store_lines(self, lines: list[Line], *, looked: bool) -> None:
+        """Store lines together; or, if that cannot be, those that are not there, or each by itself.
+
+        Args:
+            lines: In order.
+            looked: Whether what is there was already left out.
+        """
+        try:
+            self._save(lines)
+        except (AtomicAppendUnsupportedError, EncodingError) as error:
+            if isinstance(error, AtomicAppendUnsupportedError):
+                self._at_once = 1
+            elif len(lines) == 1:  # it is too large
+                self._bad.refuse(lines[0].number, error)
+                return
+            for line in lines:
+                self._store_lines([line], looked=looked)
+        except (VersionConflictError, DuplicateIdError, InvalidEventError) as error:
+            if looked:
+                raise ConflictError(f"line {lines[0].number}, or one soon after it: {error}") from error
+            new = self._looked.new_of(lines)
+            self._duplicates += len(lines) - len(new)
+            if new:
+                self._store_lines(new, looked=True)
+
+    def _save(self, lines: list[Line]) -> None:
+        with self._signals.whole():
+            stored = self._save_surely([line.event for line in lines])
+            duplicates = sum(one.duplicate for one in stored)
+            self._stored += len(stored) - duplicates
+            self._duplicates += duplicates
+        self._looked.note(lines)
+
+    def _save_surely(self, events: list[Event]) -> list[StoredEvent]:
+        try:
+            return self._store.save_events(events, timeout=self._timeout)
+        except UnknownOutcomeError:  # once more, which is safe
+            stored = self._store.save_events(events, timeout=self._timeout)
+            return [StoredEvent(one.event, one.sequence) for one in stored]  # whichever of the two it was
+
+    # -- its end
+
+    def finish(self, stopped_by: str) -> bool:
+        """Say what was stored, and count it; whether that is all."""
+        parts = [f"imported {counted(self._stored)}" if self._stored else "nothing was imported"]
+        if self._duplicates:
+            parts.append(f"{self._duplicates:,} {'were' if self._duplicates > 1 else 'was'} there already")
+        right = True
+        try:
+            now = self._admin.count(self._timeout)
+            right = now >= self._before + self._stored
+            parts.append(f"the store has {now:,} records" if right else self._missing(now))
+        except AetherError as error:
+            parts.append(f"not counted: {error}")
+            right = False
+        say("; ".join([*parts, *self._bad.summary(), *filter(None, [stopped_by])]))
+        return right and not stopped_by and not self._bad.count
+
+    def _missing(self, now: int) -> str:
+        return f"the store has {now:,} records, and must have {self._before + self._stored:,}: some are missing"

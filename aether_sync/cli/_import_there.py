@@ -1,0 +1,145 @@
+"""What of an import is in the store already."""
+
+from collections import OrderedDict, deque
+from hashlib import blake2b
+
+import msgspec
+
+from ..errors import MalformedRecordError
+from ..events import Event
+from ..stores.admin import StoreAdmin
+from ..stores.base import Follower, StoredEvent
+from ..stores.common import is_same
+from ..stores.jetstream import JetStreamEventStore
+from ._lines import Line
+
+__all__ = ["Alongside", "ConflictError", "Looked"]
+
+_BATCH = 1_000  # events that are read at once, if so many are there
+_VERSIONS_KEPT = 200_000  # some hundred bytes each
+
+
+class ConflictError(Exception):
+    """The store has something else where an event belongs."""
+
+
+class Alongside:
+    """Reads a store alongside a file, from where the file begins: after an interruption both go the same way.
+
+    What the store has in between is passed over. So the store is read once at most, and nothing is kept of it.
+    """
+
+    def __init__(self, store: JetStreamEventStore, admin: StoreAdmin, timeout: float) -> None:
+        self._store = store
+        self._admin = admin
+        self._timeout = timeout
+        self._last = admin.last_sequence(timeout=timeout)
+        self._follower: Follower | None = None  # from the first event on
+        self._read: deque[StoredEvent] = deque()
+
+    def has(self, event: Event) -> bool:
+        """Whether the store has an event, behind the one that was asked for before. If not, that is the end of this."""
+        if self._follower is None and not self._begin(event):
+            return False
+        while (there := self._next()) is not None:
+            if is_same(there.event, event):
+                self._store.update_version_cache(event.actor_id, event.version, there.sequence)
+                return True
+        return False
+
+    def _begin(self, event: Event) -> bool:
+        records = self._admin.records(event.actor_id, event.version, event.version, timeout=self._timeout)
+        for one in records:
+            if isinstance(one, StoredEvent) and is_same(one.event, event):
+                self._follower = self._store.follow(after=one.sequence - 1, timeout=self._timeout)
+                return True
+        return False
+
+    def _next(self) -> StoredEvent | None:
+        assert self._follower is not None
+        while not self._read:
+            if self._follower.sequence >= self._last:
+                return None
+            try:
+                self._read.extend(self._follower.get_batch(_BATCH, self._timeout))
+            except MalformedRecordError:
+                continue
+            if not self._read:  # it does not come: to store the event will tell
+                return None
+        return self._read.popleft()
+
+    def close(self) -> None:
+        """End the reading."""
+        if self._follower is not None:
+            self._follower.close()
+
+
+class Looked:
+    """What actors have, looked up once where a batch could not be stored as it is.
+
+    Of an event only a digest is kept, and of not too many actors.
+    """
+
+    def __init__(self, store: JetStreamEventStore, timeout: float) -> None:
+        self._store = store
+        self._timeout = timeout
+        self._actors: OrderedDict[str, dict[int, bytes]] = OrderedDict()  # digests by version; the oldest first
+        self._kept = 0
+
+    def new_of(self, lines: list[Line]) -> list[Line]:
+        """Return the lines whose events are not there, as if they were stored now.
+
+        Raises:
+            ConflictError: One can be stored no more, or another event has its version.
+        """
+        while self._kept > _VERSIONS_KEPT:
+            _, forgotten = self._actors.popitem(last=False)
+            self._kept -= len(forgotten)
+        return [line for line in lines if self._is_new(line)]
+
+    def _is_new(self, line: Line) -> bool:
+        event = line.event
+        there = self._of(event.actor_id)
+        if event.version in there:
+            if there[event.version] != _digest(event) and not self._is_stored(event):
+                raise ConflictError(
+                    f"line {line.number}: actor {event.actor_id!r:.80} has another event of version {event.version:,}"
+                )
+            return False
+        latest = next(reversed(there), 0)
+        if event.version < latest:
+            raise ConflictError(
+                f"line {line.number}: actor {event.actor_id!r:.80} is at version {latest:,}, so version "
+                f"{event.version:,} can be stored no more"
+            )
+        self._keep(there, event)
+        return True
+
+    def _of(self, actor_id: str) -> dict[int, bytes]:
+        there = self._actors.get(actor_id)
+        if there is None:
+            there = self._actors[actor_id] = {}
+            for event in self._store.iter_events(actor_id, timeout=self._timeout):
+                self._keep(there, event)
+        return there
+
+    def _keep(self, there: dict[int, bytes], event: Event) -> None:
+        there[event.version] = _digest(event)
+        self._kept += 1
+
+    def _is_stored(self, event: Event) -> bool:
+        """Look once more: 1 and 1.0 are equal, and have different digests."""
+        there = self._store.get_events(event.actor_id, event.version, event.version, timeout=self._timeout)
+        return any(is_same(one, event) for one in there)
+
+    def note(self, lines: list[Line]) -> None:
+        """Note that events were stored."""
+        for line in lines:
+            there = self._actors.get(line.event.actor_id)
+            if there is not None and line.event.version not in there:
+                self._keep(there, line.event)
+
+
+def _digest(event: Event) -> bytes:
+    fact = msgspec.json.encode((event.id, event.event_type, event.data), order="sorted")
+    return blake2b(fact, digest_size=16).digest()

@@ -1,0 +1,102 @@
+"""What a command has to do with its shell: messages, the exit status, signals."""
+
+import os
+import select
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, BinaryIO
+
+import click
+
+from ..errors import AetherError, InvalidNamespaceError, InvalidOptionError
+
+__all__ = ["Commands", "Failure", "Signals", "WrongUsageError", "say"]
+
+_BROKEN_PIPE = 128 + signal.SIGPIPE
+
+
+def say(message: str) -> None:
+    """Say something on the standard error."""
+    click.echo(f"aether-sync: {message}", err=True)
+
+
+class Failure(click.ClickException):
+    """Ends the command with a message and exit status 1."""
+
+    def show(self, file: Any = None) -> None:
+        say(self.message)
+
+
+class WrongUsageError(Failure):
+    """Ends the command with a message and exit status 2."""
+
+    exit_code = 2
+
+
+class Commands(click.Group):
+    """Turns what goes wrong in a command into a message and an exit status."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (InvalidNamespaceError, InvalidOptionError) as error:
+            raise WrongUsageError(str(error)) from error
+        except AetherError as error:
+            raise Failure(str(error)) from error
+        except BrokenPipeError:
+            _forget_stdout()
+            ctx.exit(_BROKEN_PIPE)
+        except OSError as error:
+            _forget_stdout()
+            raise Failure(str(error)) from error
+
+
+def _forget_stdout() -> None:
+    """Have what is still buffered go nowhere at exit, where it would fail again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+class Signals:
+    """Ends the program by ``SystemExit`` at SIGINT, SIGTERM and SIGHUP, but not in the middle of :meth:`whole`."""
+
+    def __init__(self) -> None:
+        self._whole = False
+        self._waiting = 0
+        self._came, wake = os.pipe()
+        for end in (self._came, wake):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and os.isatty(2):
+            os.write(2, b"\r  \r")  # over the ^C that the terminal shows
+        if self._whole and not self._waiting:
+            self._waiting = number
+        else:
+            sys.exit(128 + number)
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Do something whole: the first signal meanwhile waits for its end, or gives way to its exception."""
+        self._whole = True
+        try:
+            yield
+        finally:
+            self._whole = False
+        if self._waiting:
+            sys.exit(128 + self._waiting)
+
+    def await_input(self, file: BinaryIO) -> None:
+        """Wait until a file can be read. A signal ends this also if it came on the way into the wait, unlike a read."""
+        select.select([file.fileno(), self._came], [], [])

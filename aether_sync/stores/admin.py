@@ -1,0 +1,173 @@
+"""What a person asks of a JetStream store beyond its protocol: whether it is there, each record, how many there are."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from .._deadline import Deadline
+from ..errors import MalformedRecordError, StoreError, StoreUnavailableError
+from ..patterns import actor_matcher
+from ._jetstream import Record
+from .base import MalformedRecord, StoredEvent
+from .common import MAX_VERSION, check_actor_id, check_version
+from .jetstream import JetStreamEventStore
+
+__all__ = ["Extent", "StoreAdmin"]
+
+_NO_STREAM = 10059
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much of a store there is to read, at one moment.
+
+    Attributes:
+        last: The last sequence.
+        least: How many records there are up to it, at least.
+        most: At most: more than ``least`` only if others stored something while it was counted. None if that cannot be
+            counted.
+    """
+
+    last: int
+    least: int
+    most: int | None
+
+
+class StoreAdmin:
+    """Looks at a store through what it is made of. Any thread.
+
+    Args:
+        store: Whose connection and names are used; it must not be closed.
+    """
+
+    def __init__(self, store: JetStreamEventStore) -> None:
+        self._store = store
+        self._jetstream = store._jetstream
+        self._names = store._names
+        self._reader = store._reader
+
+    @property
+    def stream(self) -> str:
+        """What the stream is called on the server."""
+        return self._names.stream
+
+    def require_stream(self, timeout: float | None) -> None:
+        """See that the stream is there, without making it, and that it is one for this store.
+
+        Raises:
+            StoreError: It is not there.
+            StreamMismatchError: It has other settings.
+        """
+        deadline = Deadline(timeout)
+        self._store.connection.start()
+        if self._info(deadline).get("error", {}).get("err_code") == _NO_STREAM:
+            raise StoreError(
+                f"there is no stream {self.stream!r} on the server: see --stream and --namespace, or store an event"
+            )
+        self._store.start(deadline.timeout_left())
+
+    def _info(self, deadline: Deadline, **body: Any) -> dict[str, Any]:
+        return self._jetstream.request(f"STREAM.INFO.{self.stream}", body, deadline)
+
+    def _state(self, deadline: Deadline, **body: Any) -> dict[str, Any]:
+        answer = self._info(deadline, **body)
+        if "error" in answer:
+            raise StoreUnavailableError(f"stream {self.stream!r} is not read: {answer['error'].get('description')}")
+        state: dict[str, Any] = answer["state"]
+        return state | {"total": answer.get("total", 0)}
+
+    # -- records
+
+    def records(
+        self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
+    ) -> Iterator[StoredEvent | MalformedRecord]:
+        """Yield an actor's events with their sequences, and what is no event in between; a page at a time.
+
+        Args:
+            actor_id: Whose.
+            from_version: The first version wanted.
+            to_version: The last version wanted; None for all.
+            timeout: Seconds for each page.
+        """
+        actor_id = check_actor_id(actor_id)
+        check_version("from_version", from_version)
+        last = MAX_VERSION if to_version is None else check_version("to_version", to_version)
+        for record in self._reader.records(actor_id, from_version, timeout):
+            found = self._read(record)
+            if isinstance(found, StoredEvent):
+                if found.event.version > last:
+                    return
+                if found.event.version < from_version:
+                    continue
+            yield found
+
+    def record_at(self, sequence: int, timeout: float | None = 5.0) -> StoredEvent | MalformedRecord | None:
+        """Return what is stored at a sequence, by the leader's word; None if there is nothing."""
+        record = self._record_at(sequence, timeout)
+        return None if record is None else self._read(record)
+
+    def actor_at(self, sequence: int, timeout: float | None = 5.0) -> str | None:
+        """Return whose record is stored at a sequence, whether it is an event or not; None if there is nothing."""
+        record = self._record_at(sequence, timeout)
+        return None if record is None else self._names.actor_id(record.subject)
+
+    def _record_at(self, sequence: int, timeout: float | None) -> Record | None:
+        record = self._jetstream.next(self.stream, self._names.all_events, sequence, Deadline(timeout))
+        return record if record is not None and record.sequence == sequence else None
+
+    def _read(self, record: Record) -> StoredEvent | MalformedRecord:
+        try:
+            return StoredEvent(self._reader.decoded(record), record.sequence, False, record.ends_batch)
+        except MalformedRecordError as error:
+            return MalformedRecord(record.sequence, record.data, error)
+
+    # -- counting
+
+    def last_sequence(self, actors: str | None = None, *, timeout: float | None = 5.0) -> int:
+        """Return the last sequence, by the leader's word, of what is read to find some actors' events; or 0."""
+        return self._last(self._names.wanted(actors), Deadline(timeout))
+
+    def count(self, timeout: float | None = 5.0) -> int:
+        """Return how many records the server counts."""
+        messages: int = self._state(Deadline(timeout))["messages"]
+        return messages
+
+    def extent(self, after: int = 0, actors: str | None = None, *, timeout: float | None = 5.0) -> Extent:
+        """Return how much there is to read now.
+
+        The server counts its records, and those of each actor, but not those of an actor behind a sequence.
+
+        Args:
+            after: The sequence behind which it begins.
+            actors: A pattern of actor ids; None for all.
+            timeout: Seconds.
+        """
+        deadline = Deadline(timeout)
+        if actors is None:
+            return self._extent_of_all(after, deadline)
+        before = 0 if after else self._count_of(actors, deadline)
+        last = self._last(self._names.wanted(actors), deadline)
+        return Extent(last, before, None if after else self._count_of(actors, deadline))
+
+    def _extent_of_all(self, after: int, deadline: Deadline) -> Extent:
+        state = self._state(deadline)
+        if state.get("num_deleted"):
+            state = self._state(deadline, deleted_details=True)
+        last, first = state["last_seq"], state["first_seq"]
+        gone = sum(one > after for one in state.get("deleted") or ())
+        count = max(0, last - max(after, first - 1) - gone)
+        return Extent(min(last, self._last(self._names.all_events, deadline)), count, count)
+
+    def _last(self, subjects: str, deadline: Deadline) -> int:
+        record = self._jetstream.last(self.stream, subjects, deadline)
+        return 0 if record is None else record.sequence
+
+    def _count_of(self, actors: str, deadline: Deadline) -> int:
+        matches, counts = actor_matcher(actors), dict[str, int]()
+        wanted = self._names.wanted(actors)
+        while True:
+            state = self._state(deadline, subjects_filter=wanted, offset=len(counts))
+            page = state.get("subjects") or {}
+            counts |= page
+            if not page or len(counts) >= state["total"]:
+                return sum(count for subject, count in counts.items() if matches(self._names.actor_id(subject)))

@@ -1,0 +1,174 @@
+"""The doctor's findings, of answers that are made up; what a server answers is asked in ``test_cli_store``."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from aether_sync.stores._names import Names
+from aether_sync.stores._stream import settings
+from aether_sync.stores.doctor import Answers, Finding, Level, examine, first_line, is_well
+
+GIB = 2**30
+WANTED = settings(Names("events", None), 3)
+CONFIG = WANTED | {"max_bytes": 10 * GIB, "max_msgs": -1, "max_msg_size": -1, "compression": "s2"}
+STATE = {"messages": 1_000, "bytes": GIB, "num_subjects": 10, "first_seq": 1, "last_seq": 1_000}
+CLUSTER = {
+    "name": "c",
+    "leader": "n1",
+    "replicas": [{"name": "n2", "current": True, "lag": 0}, {"name": "n3", "current": True, "lag": 0}],
+}
+CONSUMER = {"name": "projector", "num_pending": 5, "num_redelivered": 0, "num_ack_pending": 1}
+
+#: Of a store with which everything is well.
+WELL = Answers(
+    wanted=WANTED,
+    server={"version": "2.14.5", "max_payload": 2**20, "cluster": "c"},
+    account={"streams": 3, "storage": GIB, "limits": {"max_storage": 100 * GIB, "max_streams": -1}},
+    stream={"config": CONFIG, "state": STATE, "cluster": CLUSTER},
+    poison={"error": {"err_code": 10059}},
+    consumers=[CONSUMER | {"config": {"max_ack_pending": 1_000}}],
+    round_trip=0.0004,
+    skew=0.01,
+    monitor={
+        "server_name": "n1",
+        "jetstream": {"config": {"sync_always": True, "max_storage": 100 * GIB}, "stats": {"storage": GIB}},
+    },
+)
+
+
+def stream(config: dict[str, Any] | None = None, state: dict[str, Any] | None = None, **cluster: Any) -> dict[str, Any]:
+    return {"config": CONFIG | (config or {}), "state": STATE | (state or {}), "cluster": CLUSTER | cluster}
+
+
+def troubles(**changes: Any) -> list[Finding]:
+    return [one for one in examine(replace(WELL, **changes)) if one.level is not Level.OK]
+
+
+def test_all_is_well() -> None:
+    assert troubles() == []
+    assert is_well(examine(WELL))
+
+
+def test_every_trouble_says_what_to_do() -> None:
+    found = troubles(server={}, account={}, monitor={}, skew=5, round_trip=1, stream=stream({"retention": "interest"}))
+    assert len(found) > 4
+    assert all(one.advice for one in found)
+    assert first_line(found[0]).startswith("warn  server: ")
+
+
+@pytest.mark.parametrize(
+    ("version", "level"),
+    [
+        ("2.10.29", Level.BAD),
+        ("2.11.9", Level.WARN),
+        ("2.12.13", Level.WARN),
+        ("2.12.14", None),
+        ("2.14.4", Level.WARN),
+        ("2.14.5", None),
+        ("2.15-dev", None),
+        ("v3.0.0", None),
+        ("", Level.WARN),
+        ("new", Level.WARN),
+    ],
+)
+def test_versions(version: str, level: Level | None) -> None:
+    found = troubles(server=WELL.server | {"version": version})
+    assert [one.level for one in found] == ([] if level is None else [level])
+
+
+@pytest.mark.parametrize(
+    ("changes", "level", "words"),
+    [
+        ({"account": {"error": {"description": "not enabled", "err_code": 10039}}}, Level.BAD, "none for this user"),
+        ({"account": {"error": {"description": "no permission", "err_code": 0}}}, Level.WARN, "no permission"),
+        (
+            {"account": {"storage": 85, "limits": {"max_storage": 100}}},
+            Level.WARN,
+            "account: storage is 85% full: 85 B of 100 B",
+        ),
+        ({"account": {"storage": 96, "limits": {"max_storage": 100}}}, Level.BAD, "storage is 96% full"),
+        (
+            {"account": {"tiers": {"R3": {"storage": 96, "limits": {"max_storage": 100}}}}},
+            Level.BAD,
+            "account R3: storage is 96% full",
+        ),
+        ({"account": {"streams": 3, "limits": {"max_streams": 3}}}, Level.WARN, "3 streams and may have no more"),
+        ({"monitor": {}}, Level.WARN, "not seen"),
+        ({"monitor": {"error": {"description": "gone"}}}, Level.WARN, "not seen: gone"),
+        (
+            {"monitor": {"server_name": "n1", "jetstream": {"config": {"sync_interval": 120 * 10**9}}}},
+            Level.WARN,
+            "every 120 s on n1",
+        ),
+        (
+            {"monitor": {"jetstream": {"config": {"sync_always": True, "max_storage": 100}, "stats": {"storage": 99}}}},
+            Level.BAD,
+            "its share is 99% full",
+        ),
+        ({"round_trip": 0.2}, Level.WARN, "200.00 ms"),
+        ({"skew": 1.5}, Level.WARN, "1.5 s before"),
+        ({"skew": -1.5}, Level.WARN, "1.5 s behind"),
+        ({"stream": {"error": {"description": "offline", "err_code": 10118}}}, Level.BAD, "is not seen: offline"),
+        ({"stream": stream({"deny_delete": False})}, Level.BAD, "events could be deleted"),
+        ({"stream": stream({"max_age": 10**9})}, Level.BAD, "max_age"),
+        ({"stream": stream({"num_replicas": 2})}, Level.BAD, "3 were asked for"),
+        ({"stream": stream({"allow_atomic": False})}, Level.WARN, "allow_atomic is off"),
+        ({"stream": stream({"persist_mode": "async"})}, Level.BAD, "before they are written"),
+        ({"stream": stream(state={"bytes": 9 * GIB})}, Level.WARN, "max_bytes is 90% full: 9.0 GiB of 10.0 GiB"),
+        ({"stream": stream({"max_msgs": 1_000})}, Level.WARN, "1,000 records of max_msgs 1,000"),
+        ({"stream": stream({"max_msg_size": 1_000})}, Level.WARN, "max_msg_size"),
+        ({"stream": stream(leader="")}, Level.BAD, "no leader"),
+        ({"stream": stream(replicas=CLUSTER["replicas"][:1])}, Level.WARN, "2 of 3 are there"),  # type: ignore[index]
+        (
+            {"stream": stream(replicas=[{"name": "n2", "offline": True}, CLUSTER["replicas"][1]])},  # type: ignore[index]
+            Level.WARN,
+            "n2 offline",
+        ),
+        (
+            {"stream": stream(replicas=[{"name": "n2", "offline": True}, {"name": "n3", "offline": True}])},
+            Level.BAD,
+            "n2, n3 offline",
+        ),
+        (
+            {"stream": stream(replicas=[{"name": "n2", "current": False, "lag": 7}, CLUSTER["replicas"][1]])},  # type: ignore[index]
+            Level.WARN,
+            "n2 is 7 operations behind",
+        ),
+        (
+            {"stream": stream(replicas=[{"name": "n2", "active": 6 * 10**9}, CLUSTER["replicas"][1]])},  # type: ignore[index]
+            Level.WARN,
+            "n2 is 0 operations behind, silent for 6 s",
+        ),
+        ({"stream": stream(state={"num_subjects": 1_000_000})}, Level.WARN, "1,000,000: the server keeps an index"),
+        ({"consumers": [CONSUMER | {"num_pending": 10_000}]}, Level.WARN, "10,000 events before it"),
+        ({"consumers": [CONSUMER | {"num_redelivered": 100}]}, Level.WARN, "consumer projector: 100 events"),
+        (
+            {"consumers": [CONSUMER | {"num_ack_pending": 9, "config": {"max_ack_pending": 9}}]},
+            Level.WARN,
+            "nothing else is delivered",
+        ),
+        ({"poison": {"state": {"messages": 4}}}, Level.WARN, "4 events that consumers gave up"),
+    ],
+)
+def test_finds(changes: dict[str, Any], level: Level, words: str) -> None:
+    (found,) = troubles(**changes)
+    assert found.level is level
+    assert words in first_line(found)
+    assert is_well([found]) == (level is not Level.BAD)
+
+
+def test_one_replica_is_well_on_a_server_that_is_alone() -> None:
+    wanted, alone = WANTED | {"num_replicas": 1}, {"leader": "n1"}
+    info = {"config": CONFIG | {"num_replicas": 1}, "state": STATE, "cluster": alone}
+    server = {"version": "2.15.1"}
+    assert troubles(wanted=wanted, stream=info, server=server) == []
+    (found,) = troubles(wanted=wanted, stream=info)
+    assert "1, in a cluster" in found.message
+
+
+def test_no_stream_yet_is_not_bad() -> None:
+    error = {"error": {"description": "stream not found", "err_code": 10059}}
+    assert troubles(stream=error, skew=None, consumers=[]) == []
+    (found,) = troubles(stream=error, account=WELL.account | {"limits": {"max_bytes_required": True}})
+    assert found.level is Level.BAD
