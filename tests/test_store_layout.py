@@ -19,6 +19,7 @@ from aether_sync import (
 )
 from aether_sync._deadline import Deadline
 from aether_sync.patterns import actor_matcher
+from aether_sync.stores._jetstream import Page
 from aether_sync.stores._names import Names
 
 from .conftest import PATIENCE, eventually
@@ -264,6 +265,37 @@ def test_pages(make_store: MakeStore) -> None:
     for one in large:
         store.save_event(one)
     assert [one.version for one in store.get_events("order-2", timeout=PATIENCE)] == list(range(1, 61))
+
+
+def test_what_a_server_lacks_that_is_behind_is_read_from_the_leader(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store()
+    saved = [store.save_event(event(version)).event for version in range(1, 11)]
+    real = store._jetstream.begin_page
+    for known in (0, 5, 9, 10):
+
+        def behind(*arguments: Any, known: int = known) -> Any:
+            page = real(*arguments)
+
+            def answer(deadline: Deadline) -> Page:
+                return Page([one for one in page(deadline).records if one.sequence <= known], 0)
+
+            return answer
+
+        monkeypatch.setattr(store._jetstream, "begin_page", behind)
+        assert store.get_events("order-1") == saved
+        assert list(store.iter_events("order-1")) == saved
+
+
+def test_a_moment_is_never_within_a_batch(make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_store()
+    store.save_event(event(1, "a-1"))
+    store.save_events([event(1, "b-1"), event(1, "c-1"), event(2, "a-1")])
+    for sequence, moment in ((1, 1), (2, 1), (3, 1), (4, 4)):  # as if more were just being stored
+        last = store._jetstream.next(store._names.stream, store._names.all_events, sequence, Deadline(PATIENCE))
+        monkeypatch.setattr(store._jetstream, "last", lambda *_, last=last: last)
+        assert store.last_sequence() == moment
 
 
 def test_more_actors_than_one_answer_names(make_store: MakeStore) -> None:

@@ -82,7 +82,7 @@ def test_a_save_moves_the_caches_of_all_nodes_with_nobody_iterating(make_node: C
 
 def test_the_application_gets_the_same_events(make_node: Callable[..., Node]) -> None:
     one, other = make_node(), make_node()
-    with other.bus.subscribe_to_event_stored("tenant-*") as announced, one.bus.subscribe("tenant-a") as own:
+    with other.bus.subscribe_to_event_stored("tenant-a") as announced, one.bus.subscribe("tenant-a") as own:
         (stored,) = one.store.append("a-1", event(), expected_version=0)
         for events in (announced, own):
             got = events.get(timeout=PATIENCE)
@@ -91,6 +91,17 @@ def test_the_application_gets_the_same_events(make_node: Callable[..., Node]) ->
             assert (said.event_id, said.actor_id, said.version, said.sequence) == (stored.event.id, "a-1", 1, 1)
     one.store.append("a-1", event(), expected_version=1)
     eventually(lambda: other.store.cached_version("a-1") == 2, "also after the subscription was closed")
+
+
+def test_what_is_announced_elsewhere_is_not_heeded(make_node: Callable[..., Node]) -> None:
+    here, elsewhere = make_node(), make_node("tenant-b")
+    with here.bus.subscribe(">") as everything:
+        elsewhere.store.save_event(event(7))
+        assert everything.get(timeout=PATIENCE).namespace == "tenant-b"
+        elsewhere.bus.publish("tenant-a", EventStored.of(event(2, "b-1")))
+        assert everything.get(timeout=PATIENCE).namespace == "tenant-a"
+    assert here.store.cached_version("a-1") is None
+    assert here.store.cached_version("b-1") == 2
 
 
 def test_what_is_announced_is_read(make_node: Callable[..., Node]) -> None:

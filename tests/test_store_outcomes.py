@@ -10,16 +10,21 @@ from aether_sync import (
     ANY,
     AetherError,
     DeadlineExceededError,
+    DisconnectedError,
     DuplicateIdError,
     Event,
     JetStreamEventStore,
+    NatsCluster,
     NatsServer,
     StoredEvent,
     UnknownOutcomeError,
     VersionConflictError,
 )
 from aether_sync._deadline import Deadline
-from aether_sync.stores._jetstream import Record
+from aether_sync._nats.requests import Requests, single
+from aether_sync.stores._cache import Known
+from aether_sync.stores._jetstream import BusyError, Record
+from aether_sync.stores._writing import _refuse_older
 
 from .conftest import PATIENCE, UNIT, eventually, run_threads
 from .proxy import Proxy
@@ -214,7 +219,43 @@ def test_writers_whose_links_break_count_right(
     assert versions(direct) == list(range(1, len(successes) + 1))
 
 
+def test_a_leader_who_knows_less_than_what_is_in_doubt_is_not_believed() -> None:
+    _refuse_older({"a": Known(3, 30)}, {"a": Known(2, 20)})
+    with pytest.raises(BusyError, match="does not know of event 20"):
+        _refuse_older({"a": Known(1, 10)}, {"a": Known(2, 20)})
+
+
+def test_a_question_is_lost_with_its_connection() -> None:
+    requests = Requests()
+    sent, unsent, answered = (requests.begin({"s"}, lambda inbox: inbox, single) for _ in range(3))
+    assert sent.claim()
+    assert answered.claim()
+    answer = (answered.frame, b"", b"", b"yes")
+    requests._take([answer, answer])
+    requests.pause()
+    with pytest.raises(DisconnectedError):
+        sent.wait(Deadline(None))
+    assert answered.wait(Deadline(None)) == [answer]
+    with pytest.raises(DeadlineExceededError):
+        unsent.wait(Deadline(0))
+    assert not requests._calls, "nothing is kept of them"
+
+
 # -- the same id
+
+
+def test_a_replicated_stream_knows_message_ids_first(make_store: MakeStore) -> None:
+    with NatsCluster(3) as cluster:
+        store, fresh = make_store(cluster.url, replicas=3), make_store(cluster.url, replicas=3)
+        first = Event(id="one", event_type="Happened", actor_id="a-1", version=1, data={"n": 1})
+        store.save_event(first, timeout=PATIENCE)
+        assert fresh.save_event(first, timeout=PATIENCE).duplicate
+        for node in (fresh, make_store(cluster.url, replicas=3)):
+            with pytest.raises(DuplicateIdError, match="'one'"):
+                node.save_event(first.replace(data={"n": 2}), timeout=PATIENCE)
+        assert store.save_event(first.replace(version=2), timeout=PATIENCE).sequence == 2
+        for each in (store, fresh, node):
+            each.close()
 
 
 def test_what_is_stored_under_an_id_is_compared(make_store: MakeStore) -> None:

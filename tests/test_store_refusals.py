@@ -194,6 +194,12 @@ def test_all_differences_are_named(make_store: MakeStore, prefix: str) -> None:
     assert named == ["discard", "deny_delete", "deny_purge", "allow_direct"]
 
 
+def test_fewer_replicas_than_asked_for(make_store: MakeStore) -> None:
+    make_store().start()
+    with pytest.raises(StreamMismatchError, match="num_replicas is 1, and 3 were asked for"):
+        make_store(replicas=3).start()
+
+
 def test_what_is_merely_more_is_accepted(make_store: MakeStore, prefix: str) -> None:
     store = make_store()
     more = {"duplicate_window": 300 * 10**9, "max_msgs": 1_000, "compression": "s2", "description": "ours"}
