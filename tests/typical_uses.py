@@ -6,18 +6,32 @@ from typing import TypedDict, assert_type
 import msgspec
 
 from aether_sync import (
+    ANY,
+    NO_EVENTS,
     AetherError,
     CloseReport,
     Connection,
+    Delivery,
     Event,
     EventBus,
+    EventStore,
     EventStored,
+    Follower,
+    InMemoryEventStore,
+    JetStreamEventStore,
+    LoadedActor,
     Metrics,
     NATSEventBus,
     NatsServer,
+    Reading,
+    Snapshot,
+    StoredEvent,
     Subscription,
     SubscriptionFilter,
     SubscriptionStats,
+    UnknownOutcomeError,
+    VersionConflictError,
+    retry_on_conflict,
 )
 
 
@@ -76,3 +90,71 @@ def main() -> None:
             except AetherError as error:
                 print(error)
             assert_type(bus.close(timeout=5.0), CloseReport)
+
+
+@retry_on_conflict
+def withdraw(store: EventStore, account: str, amount: int) -> int:
+    loaded = store.load(account)
+    assert_type(loaded, LoadedActor)
+    event = Event(event_type="Withdrawn", actor_id=account, data={"amount": amount})
+    (stored,) = store.append(account, event, expected_version=loaded.version)
+    assert_type(stored, StoredEvent)
+    return stored.event.version
+
+
+@retry_on_conflict(attempts=None, timeout=10.0)
+def open_account(store: EventStore, account: str) -> None:
+    store.append(account, Event(event_type="Opened", actor_id=account), expected_version=NO_EVENTS)
+
+
+def stores(url: str) -> None:
+    bus = NATSEventBus(url)
+    both: list[EventStore] = [
+        InMemoryEventStore(bus=bus, namespace="n"),
+        JetStreamEventStore(url, "events", namespace="n", bus=bus, replicas=3),
+    ]
+    for store in both:
+        with store:
+            open_account(store, "account-1")
+            assert_type(withdraw(store, "account-1", 3), int)
+            try:
+                store.append("account-1", Event(event_type="X", actor_id="account-1"), expected_version=ANY)
+            except VersionConflictError as conflict:
+                print(conflict.actor_id, conflict.attempted_version, conflict.current_version)
+            except UnknownOutcomeError as unknown:
+                store.save_events(unknown.events)
+            assert_type(store.get_events("account-1", 1, 10), list[Event])
+            assert_type(store.get_events_with_errors("account-1"), Reading)
+            assert_type(store.read_together("account-1", "account-2"), dict[str, list[Event]])
+            assert_type(store.actors("account-*"), list[str])
+            assert_type(store.cached_version("account-1"), int | None)
+            store.save_snapshot(Snapshot(actor_id="account-1", version=2, state={"balance": 3}))
+            with store.follow(after=3, event_types={"Withdrawn"}) as follower:
+                assert_type(follower.get(timeout=1.0), StoredEvent)
+                follow(follower)
+
+
+def follow(follower: Follower) -> None:
+    for stored in follower:
+        assert_type(stored, StoredEvent)
+        print(stored.sequence, stored.event.actor_id, stored.ends_batch, follower.is_caught_up)
+
+
+def work(store: JetStreamEventStore) -> None:
+    def handle(delivery: Delivery) -> None:
+        print(delivery.event, delivery.sequence, delivery.attempt)
+
+    with store.consume("projector", actors="order-*", max_deliver=3) as deliveries:
+        for delivery in deliveries:
+            delivery.ack()
+            delivery.nak(delay=1.0)
+            delivery.reject("no")
+    with store.run("projector", handle, threads=8) as runner:
+        runner.wait()
+    store.wait_for(7, "projector", timeout=1.0)
+
+
+def bus_with_store(connection: Connection, store: JetStreamEventStore) -> None:
+    bus = NATSEventBus(connection, store=store, namespace="tenant-abc")
+    store.set_broadcaster(bus, "tenant-abc")
+    assert_type(bus.try_publish("n", Event(event_type="X", actor_id="x")), bool)
