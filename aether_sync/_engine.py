@@ -29,14 +29,24 @@ class Engine:
         self._first_deadline = Deadline(options.connect_timeout)
         self.loop.post(self.link.start)
 
-    def await_first_attempt(self) -> None:
+    def await_first_attempt(self, deadline: Deadline | None = None) -> None:
         """Wait for the first connection, until one deadline for all who wait for it.
+
+        Args:
+            deadline: Of who does not wait as long.
 
         Raises:
             ConnectError: It failed, or the deadline came: then nobody waits for it any more.
+            DeadlineExceededError: The deadline of who does not wait as long came.
         """
         self.loop.refuse_own_thread()
         first = self.link.first
+        if deadline is not None and deadline.remaining() < self._first_deadline.remaining():
+            try:
+                first.wait(deadline)
+            except DeadlineExceededError as error:
+                raise DeadlineExceededError(f"{self.link.connect_error()}, within {deadline}") from error
+            return
         try:
             first.wait(self._first_deadline)
         except DeadlineExceededError:

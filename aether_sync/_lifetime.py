@@ -6,22 +6,34 @@ from threading import get_ident
 from types import TracebackType
 from typing import Self
 
-__all__ = ["Lifetime", "loop_threads", "warn_unclosed"]
+__all__ = ["Closing", "Lifetime", "loop_threads", "warn_unclosed"]
 
 #: Idents of running loop threads.
 loop_threads: set[int] = set()
 os.register_at_fork(after_in_child=loop_threads.clear)  # none of them runs there, and idents are given again
 
 
-class Lifetime:
-    """Starts with the ``with`` and closes at its end, also when the start fails."""
-
-    def start(self) -> None:
-        """Make ready for use."""
-        raise NotImplementedError
+class Closing:
+    """Closes at the end of its ``with``."""
 
     def close(self) -> object:
         """Let go of everything."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Lifetime(Closing):
+    """Starts with the ``with``, too, and closes also when the start fails."""
+
+    def start(self) -> None:
+        """Make ready for use."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -31,11 +43,6 @@ class Lifetime:
             self.close()
             raise
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def warn_unclosed(what: str, source: object) -> None:

@@ -52,7 +52,7 @@ class StoreWatch:
         actor_id = data.get("actorId") or event.actor_id
         version = _whole(data.get("version")) or event.version
         if isinstance(actor_id, str) and version:
-            with suppress(StoreClosedError):
+            with suppress(StoreClosedError, InvalidOptionError):  # of an actor that no store can have
                 self._store.update_version_cache(actor_id, version, _whole(data.get("sequence")) or None)
 
 

@@ -319,7 +319,9 @@ class Connection(Lifetime, Heir):
         """
         engine = self._engine
         if engine is None or not engine.link.first.done:
-            engine = self._ready()
+            engine = self._begin()
+            engine.await_first_attempt(deadline)
+            self._refuse_if_closed()
         engine.loop.refuse_own_thread()
         requests = engine.link.requests
         if requests.mailbox.ended or not requests.mailbox.confirmed.done:
@@ -341,6 +343,12 @@ class Connection(Lifetime, Heir):
         if not requests.tell(frame):
             with suppress(BusClosedError):
                 engine.loop.post(requests.write, frame)
+
+    def expect_refusal(self, subject: str, refused: Callable[[AetherError], object] | None) -> None:
+        """Have a refusal of what is told to a subject told to somebody; None for nobody any more. For a store."""
+        engine = self._engine
+        if engine is not None:
+            engine.link.requests.expect_refusal(subject, refused)
 
     def subscribe(self, mailbox: Mailbox, deadline: Deadline) -> None:
         """Have what is sent to a subject arrive in a mailbox; returns when the server has confirmed it. For a store.

@@ -12,8 +12,11 @@ from aether_sync import (
     DeadlineExceededError,
     Event,
     JetStreamEventStore,
+    MalformedRecordError,
     NatsCluster,
+    NATSEventBus,
     NatsServer,
+    PermissionDeniedError,
     StoreClosedError,
     StoredEvent,
     StreamRegressionError,
@@ -23,6 +26,7 @@ from aether_sync.stores.follow import _WINDOW, JetStreamFollower
 
 from .conftest import PATIENCE, UNIT, eventually, run_threads
 from .proxy import Proxy
+from .raw import RawClient
 from .steps import before
 from .test_interrupts import INTERRUPTS, hammer
 
@@ -184,7 +188,9 @@ def test_a_consumer_that_is_deleted_is_replaced(make_store: MakeStore, prefix: s
     with store.follow() as follower:
         assert sequences(follower, 5) == [1, 2, 3, 4, 5]
         for round_ in range(2):
-            answer = store._jetstream.request(f"CONSUMER.DELETE.{prefix}.{follower._consumer}", {}, Deadline(PATIENCE))
+            answer = store._jetstream.request(
+                f"CONSUMER.DELETE.{prefix}.{follower._consumer.decode()}", {}, Deadline(PATIENCE)
+            )
             assert "error" not in answer
             fill(store, 2)
             assert sequences(follower, 2) == [6 + 2 * round_, 7 + 2 * round_]
@@ -213,7 +219,7 @@ def test_a_stream_that_lost_its_end_is_an_error(make_store: MakeStore, prefix: s
     store._jetstream.request(f"STREAM.DELETE.{prefix}", {}, Deadline(PATIENCE))
     fill(make_store(), 3)
     for _ in range(2):
-        with pytest.raises(StreamRegressionError, match="ends at 3, and was read up to 10"):
+        with pytest.raises(StreamRegressionError, match="not the one that was read up to 10"):
             follower.get(timeout=PATIENCE)
     follower.close()
 
@@ -381,3 +387,84 @@ def test_batches_end_where_they_were_saved(make_store: MakeStore) -> None:
         got = [follower.get(timeout=PATIENCE) for _ in range(4)]
     assert [one.ends_batch for one in got] == [False, False, True, True]
     assert all(isinstance(one, StoredEvent) for one in got)
+
+
+# -- what a hostile review found
+
+
+def test_polling_alone_begins_a_broken_flow_again(make_store: MakeStore, prefix: str) -> None:
+    store = make_store()
+    with store.follow() as follower:
+        answer = store._jetstream.request(f"CONSUMER.DELETE.{prefix}.{follower._consumer.decode()}", {}, Deadline(5))
+        assert "error" not in answer
+        fill(store, 3)
+        got: list[int] = []
+
+        def poll() -> bool:
+            got.extend(one.sequence for one in follower.get_batch(10, timeout=0))
+            return got == [1, 2, 3]
+
+        eventually(poll, "what was stored")
+
+
+def test_a_stream_made_anew_is_not_followed_on(make_store: MakeStore, prefix: str) -> None:
+    store = make_store()
+    fill(store, 1)
+    with store.follow() as follower:
+        assert sequences(follower, 1) == [1]
+        store._jetstream.request(f"STREAM.DELETE.{prefix}", {}, Deadline(PATIENCE))
+        fill(make_store(), 5)
+        with pytest.raises(StreamRegressionError, match="made anew"):
+            follower.get(timeout=PATIENCE)
+
+
+def test_what_a_consumer_that_was_given_up_still_sends_is_not_read(make_store: MakeStore) -> None:
+    store = make_store()
+    fill(store, 20)
+    with store.follow() as follower:
+        arrived = follower._inflow.arrived
+        eventually(lambda: len(arrived) == 20, "all")
+        subject, reply, headers, data = arrived[15]
+        arrived.insert(3, (subject, reply.replace(follower._consumer, b"another"), headers, data))
+        assert sequences(follower, 20) == list(range(1, 21))
+
+
+def test_events_larger_than_one_question_may_bring() -> None:
+    with NatsServer(config="max_payload: 64MB") as server, JetStreamEventStore(server.url) as store:
+        for version in (1, 2, 3):
+            pad = "x" * (20 * 2**20 if version == 2 else 10)
+            store.save_event(event(version=version, pad=pad), timeout=PATIENCE)
+        with store.follow() as follower:
+            assert sequences(follower, 3) == [1, 2, 3]
+        assert [one.version for one in store.get_events("a-1", timeout=PATIENCE)] == [1, 2, 3]
+
+
+def test_a_user_who_may_not_pull_is_told() -> None:
+    config = """
+    authorization { users: [
+      { user: u, password: p, permissions: { publish: { allow: ">", deny: "$JS.API.CONSUMER.MSG.NEXT.>" } } }
+    ] }
+    """
+    with NatsServer(config=config) as server:
+        url = server.url.replace("nats://", "nats://u:p@")
+        with JetStreamEventStore(url) as store, NATSEventBus(store.connection) as bus:
+            store.save_event(event(version=1))
+            with store.follow() as follower, pytest.raises(PermissionDeniedError, match="next"):
+                follower.get(timeout=PATIENCE)
+            bus.publish("n", event())
+            bus.flush()  # none of its events was refused
+
+
+def test_a_subject_that_is_no_text(make_store: MakeStore, server: NatsServer, prefix: str) -> None:
+    store = make_store()
+    fill(store, 1)
+    with RawClient(server.port) as client:
+        client.send(b"PUB %b.events.a.\xff\xfe 2\r\n{}\r\n" % prefix.encode())
+        client.flush()
+    fill(store, 1)
+    with store.follow() as follower:
+        assert sequences(follower, 1) == [1]
+        with pytest.raises(MalformedRecordError):
+            follower.get(timeout=PATIENCE)
+        assert sequences(follower, 1) == [3]
+    assert store.actors() == ["a-1"]

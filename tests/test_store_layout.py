@@ -278,10 +278,13 @@ def test_what_a_server_lacks_that_is_behind_is_read_from_the_leader(
         def behind(*arguments: Any, known: int = known) -> Any:
             page = real(*arguments)
 
-            def answer(deadline: Deadline) -> Page:
-                return Page([one for one in page(deadline).records if one.sequence <= known], 0)
+            class Answer:
+                forget = page.forget
 
-            return answer
+                def __call__(self, deadline: Deadline) -> Page:
+                    return Page([one for one in page(deadline).records if one.sequence <= known], 0)
+
+            return Answer()
 
         monkeypatch.setattr(store._jetstream, "begin_page", behind)
         assert store.get_events("order-1") == saved

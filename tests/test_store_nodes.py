@@ -1,21 +1,27 @@
 """Stores on several nodes: what one stores moves the others' version caches; no trouble of a bus is a store's."""
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from aether_sync import (
+    ANY,
     EVENT_STORED,
     Connection,
     Event,
     EventBus,
     EventStored,
     InMemoryEventStore,
+    InvalidOptionError,
     JetStreamEventStore,
     NATSEventBus,
     NatsServer,
+    Snapshot,
+    StoreClosedError,
+    UnknownOutcomeError,
     VersionConflictError,
 )
 from aether_sync._deadline import Deadline
@@ -24,6 +30,7 @@ from aether_sync.stores._cache import _ACTORS_KEPT, VersionCache
 from .conftest import PATIENCE, UNIT, eventually, run_threads
 from .programs import forks
 from .programs.run import run
+from .proxy import Proxy
 from .raw import RawClient
 
 MakeBus = Callable[..., NATSEventBus]
@@ -344,3 +351,67 @@ def test_nothing_happens_before_the_first_use(free_port: int) -> None:
     with JetStreamEventStore(f"nats://127.0.0.1:{free_port}") as store:
         assert store.cached_version("a") is None
         assert "new" in repr(store)
+
+
+# -- announcements that are not true of this store
+
+
+def test_announcements_of_another_store_cost_no_event(make_store: MakeStore) -> None:
+    store, other = make_store(), make_store()
+    store.save_events([event(version) for version in (1, 2, 3)])
+    for version, sequence in ((1, 3), (2, 999), (1, 10**9), (2**63 - 1, 7), (2**63 - 1, None)):
+        fresh = make_store()
+        for each in (store, fresh):
+            each.update_version_cache("a-1", version, sequence)
+            with pytest.raises(VersionConflictError):
+                each.append("a-1", event(), expected_version=1)
+            assert [one.version for one in each.get_events("a-1", 3)] == [3]
+            assert each.load("a-1").version == 3
+            assert each.get_latest_version("a-1") == 3
+    assert other.append("a-1", event(), expected_version=ANY)[0].event.version == 4
+    with pytest.raises(InvalidOptionError, match="too long"):
+        store.update_version_cache("x" * 10_000, 1)
+
+
+def test_reads_of_a_stream_made_anew_miss_nothing(make_store: MakeStore, prefix: str) -> None:
+    store = make_store()
+    store.save_events([event(version) for version in range(1, 11)])
+    store.save_snapshot(Snapshot(actor_id="a-1", version=10, state={}))
+    store._jetstream.request(f"STREAM.DELETE.{prefix}", {}, Deadline(PATIENCE))
+    anew = make_store()
+    anew.save_events([event(version, f"b-{version}") for version in range(1, 30)])
+    for version in range(1, 13):
+        anew.save_event(event(version))
+    for first in range(1, 13):
+        assert [one.version for one in store.get_events("a-1", first)] == list(range(first, 13))
+    assert store.load("a-1").snapshot is None
+
+
+def test_closing_releases_who_waits_without_end(make_store: MakeStore, server: NatsServer, prefix: str) -> None:
+    with Proxy(server.port) as proxy, Connection(proxy.url, ping_interval=60) as connection:
+        store = JetStreamEventStore(connection, prefix)
+        store.save_event(event(1))
+        proxy.mute()
+        ended: list[str] = []
+
+        def wait(call: Callable[[], object]) -> None:
+            try:
+                call()
+            except (StoreClosedError, UnknownOutcomeError) as error:
+                ended.append(type(error).__name__)
+
+        calls = [
+            lambda: store.get_events("a-1", timeout=None),
+            lambda: store.get_latest_version("a-1", timeout=None),
+            lambda: store.actors(timeout=None),
+            lambda: store.save_event(event(2), timeout=None),
+        ]
+        threads = [threading.Thread(target=wait, args=(call,), daemon=True) for call in calls]
+        for thread in threads:
+            thread.start()
+        eventually(lambda: len(store._jetstream._calls) >= 4, "calls that wait")
+        store.close()
+        for thread in threads:
+            thread.join(PATIENCE)
+        assert sorted(ended) == ["StoreClosedError"] * 3 + ["UnknownOutcomeError"]
+        assert not connection.closed

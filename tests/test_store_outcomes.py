@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -302,9 +303,17 @@ def test_a_leader_who_knows_less_than_was_acknowledged_settles_nothing(
     older = store._jetstream.next(store._names.stream, store._names.subject("a-1"), 1, Deadline(PATIENCE))
     asked = []
 
-    def last(*_: object) -> Callable[..., Record | None]:
-        asked.append(1)  # a new leader, who has not caught up with what another had acknowledged
-        return (lambda _: older) if len(asked) < 5 else real(*_)
+    class Older:
+        """A new leader, who has not caught up with what another had acknowledged."""
+
+        def __call__(self, _: Deadline) -> Record | None:
+            return older
+
+        def forget(self) -> None: ...
+
+    def last(*_: Any) -> Any:
+        asked.append(1)
+        return Older() if len(asked) < 5 else real(*_)
 
     real = store._jetstream.begin_last
     monkeypatch.setattr(store._jetstream, "begin_last", last)

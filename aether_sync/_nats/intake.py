@@ -179,12 +179,13 @@ class Intake(asyncio.BufferedProtocol):
         match = _HEAD.fullmatch(line)
         if match is None:
             return _UNREADABLE if line.startswith((b"MSG", b"HMSG")) else None
-        head = _head(match)
-        interest = self._interests.get(head[0])
-        if interest is None or not interest.whole:  # else it has a number of its own
-            if len(self._lines) >= _LINES_KEPT:
-                self._lines.clear()
-            self._lines[line] = head
+        interest = self._interests.get(int(match[3]))
+        if interest is not None and interest.whole:  # no two of its lines are the same; its subject need be no text
+            headers, size = int(match[4] or 0), int(match[5])
+            return _UNREADABLE if headers > size else (int(match[3]), "", headers, size + 2)
+        if len(self._lines) >= _LINES_KEPT:
+            self._lines.clear()
+        head = self._lines[line] = _head(match)
         return head
 
     # -- what else a transport tells

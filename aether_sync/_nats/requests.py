@@ -97,6 +97,7 @@ class Call:
     def fail(self, error: AetherError) -> None:
         """Leave an error for who waits."""
         self._error = self._error or error
+        self.forget()
         self._finish()
 
     def _finish(self) -> None:
@@ -107,8 +108,12 @@ class Call:
         """Let answers that still come go nowhere."""
         self._calls.pop(self._token, None)
 
-    def wait(self, deadline: Deadline) -> list[Message]:
+    def wait(self, deadline: Deadline, until: Deadline | None = None) -> list[Message]:
         """Wait for the last answer.
+
+        Args:
+            deadline: For the next answer.
+            until: For all of them; None for the same.
 
         Raises:
             DeadlineExceededError: It did not come in time.
@@ -117,8 +122,14 @@ class Call:
             BusClosedError: The connection is closed.
         """
         try:
-            if not self._done.acquire(timeout=deadline.for_lock()):
-                raise DeadlineExceededError(f"no answer within {deadline}")
+            came = -1
+            while not self._done.acquire(timeout=deadline.for_lock()):
+                if len(self.answers) <= max(came, 0):
+                    raise DeadlineExceededError(f"no answer within {deadline}")
+                came = len(self.answers)
+                if until is None or not until.remaining():
+                    raise DeadlineExceededError(f"not all answers within {until or deadline}")
+                deadline = Deadline(min(deadline.timeout or 0, until.remaining()))
         finally:
             self.forget()
         if self._error is not None:
@@ -131,6 +142,7 @@ class Requests:
 
     def __init__(self) -> None:
         self._calls: dict[bytes, Call] = {}  # by the last token of their inboxes; single operations only, any thread
+        self._tellers: dict[str, Callable[[AetherError], object]] = {}  # who tells, by subjects in lower case
         self._numbers = count(1)
         self._unsent: deque[Call] = deque()
         self._outgoing: deque[Call] = deque()  # put there by any thread, taken by the loop
@@ -173,17 +185,24 @@ class Requests:
 
         One that is alone is written here and now. Where many ask at once, the loop writes all of a turn in one go.
         """
-        bell = self._bell
-        if bell is None:
+        if self._bell is None:
             return False
         if len(self._calls) <= _ALONE and self._carry(call):
             return True
         self._outgoing.append(call)
+        bell = self._bell  # only now: a flush has hung up another one, or sees the call
         if not bell.rung:
             bell.ring()
         if self._closed is not None:  # since then, perhaps, nobody looks any more
             call.fail(self._closed)
         return True
+
+    def expect_refusal(self, subject: str, refused: Callable[[AetherError], object] | None) -> None:
+        """Have a refusal of what is told to a subject told to somebody; None for nobody any more."""
+        if refused is None:
+            self._tellers.pop(subject.lower(), None)
+        else:
+            self._tellers[subject.lower()] = refused
 
     def _carry(self, call: Call) -> bool:
         shortcut = self._shortcut
@@ -258,7 +277,14 @@ class Requests:
         ]
         for call, one in refused:
             call.fail(PermissionDeniedError(f"the server permits no publish to {one!r}: its user lacks that right"))
-        return bool(refused)
+        return bool(refused) or self._refuse_told(subject)
+
+    def _refuse_told(self, subject: str) -> bool:
+        """As :meth:`refuse`, of what was told without a question."""
+        concerned = self._tellers.get(subject)
+        if concerned is not None:
+            concerned(PermissionDeniedError(f"the server permits no publish to {subject!r}: its user lacks that right"))
+        return concerned is not None or subject.startswith("$js.")  # no event of a bus
 
     def _fail_all(self, error: AetherError) -> None:
         for call in list(self._calls.values()):

@@ -1,8 +1,9 @@
 """What a node knows of its actors' versions: bounded, and never more than a hint.
 
-A version is known with the sequence of its event, as a pair: the pair of the greater sequence is the newer one. A
-version that came without a sequence, as nodes in Go announce it, says only that it is time to look. What the leader of
-the stream answers replaces all of it, downwards too, unless something newer came while it was asked.
+A version is known with the sequence of its event, as a pair: the pair of the greater sequence is the newer one. Pairs
+come from the leader of the stream, and from what it acknowledged here: who saves relies on them. What others announce
+says only that it is time to look. What the leader answers replaces all of it, downwards too, unless something newer
+came while it was asked.
 """
 
 from collections import OrderedDict
@@ -22,7 +23,7 @@ class Known(NamedTuple):
     Attributes:
         version: Its version; 0 if it has no events.
         sequence: Of the event of that version; 0 if it has none.
-        announced: The greatest version that was announced without a sequence, if it is greater.
+        announced: The greatest version that was announced, if it is greater.
         positions: Pairs of version and sequence, the newest last.
     """
 
@@ -67,11 +68,12 @@ class VersionCache:
                 self._set(actor_id, known)
             return known
 
-    def announce(self, actor_id: str, version: int) -> None:
-        """Note that there is said to be a version."""
+    def announce(self, actor_id: str, version: int, sequence: int | None = None) -> None:
+        """Note that there is said to be a version; not so if its sequence shows that it is an old one."""
         with self._lock:
             known = self._known.get(actor_id) or Known()
-            if version > max(known.version, known.announced):
+            is_old = sequence is not None and sequence <= known.sequence
+            if version > max(known.version, known.announced) and not is_old:
                 self._set(actor_id, known._replace(announced=version))
 
     def replace(self, actor_id: str, version: int, sequence: int, before: Known | None) -> Known:

@@ -11,6 +11,7 @@ import time
 from base64 import b64decode
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import count
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -25,6 +26,7 @@ from ..errors import (
     DeadlineExceededError,
     DisconnectedError,
     EventTooLargeError,
+    StoreClosedError,
     StoreError,
     StoreUnavailableError,
 )
@@ -50,11 +52,20 @@ T = TypeVar("T")
 _TRY = 1.5  # seconds for one answer: what was sent to a server that died meanwhile is never answered
 _TOO_LATE = 0.01  # seconds in which nothing more is tried
 _STARTING = 1.0  # seconds for JetStream to come up; where nobody answers for longer, there is none
+_SLOWEST = 2**20  # bytes a second, of a link on which it is worth to wait for an answer
 _SHARE = 0.7  # of the time that is left, for the answer to a publish: the rest is to find out if there is none
-_PAGE_BYTES = 8 * 2**20  # of a page: there is no flow control within one
+_PAGE_BYTES = 4 * 2**20  # of a page: there is no flow control within one
 _REFUSED = {10071, 10164, 10201}  # wrong last sequence; the same, of one in flight; a message id of the batch is known
-_BUSY = {10008, 10009, 10158, 10163, 10176, 10210}  # no leader, the id or the subject in flight, too many batches
-_FULL = {10023, 10047, 10077, 10167}  # of memory or disk, by the server's account or the stream's limit
+_BUSY = {
+    10008,
+    10009,
+    10158,
+    10163,
+    10167,
+    10176,
+    10210,
+}  # no leader, id or subject in flight, too many
+_FULL = {10023, 10047, 10077}  # of memory or disk, by the server's account or the stream's limit
 _NO_STREAM, _NO_MESSAGE, _NAME_IN_USE = 10059, 10037, 10058
 
 _SEQUENCE = b"\r\nNats-Sequence: "
@@ -171,11 +182,19 @@ class JetStream:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._calls: set[Call] = set()  # that are waited for; single operations only
+        self._closed: StoreClosedError | None = None
 
     # -- publishing
 
-    def publish(self, stream: str, messages: Sequence[Outgoing], deadline: Deadline) -> Acked:
+    def publish(self, stream: str, messages: Sequence[Outgoing], deadline: Deadline, number: int = 0) -> Acked:
         """Store messages, all or none, and return what the server says of the last.
+
+        Args:
+            stream: Where.
+            messages: In order.
+            deadline: For all tries.
+            number: Of the try: each waits longer for the answer.
 
         Raises:
             RefusedError: Another sequence is the last than expected, or a message's id is known.
@@ -197,9 +216,12 @@ class JetStream:
                 for place, (one, head) in enumerate(zip(messages, headers, strict=True))
             )
 
+        size = sum(len(head) + len(one.data) for head, one in zip(headers, messages, strict=True))
+        patience = _TRY * 2 ** min(number, 10) + size / _SLOWEST
+        self._refuse_if_closed()
         call = self._connection.ask({one.subject for one in messages}, make, deadline, _is_ack, largest)
         try:
-            answer = call.wait(Deadline(min(_TRY, deadline.remaining() * _SHARE)))[-1]
+            answer = self._wait(call, Deadline(min(patience, deadline.remaining() * _SHARE)), deadline)[-1]
         except DeadlineExceededError as error:
             if not call.claim():
                 raise UnknownError("the server did not answer") from error
@@ -250,7 +272,7 @@ class JetStream:
         read: Callable[[list[Message]], T],
     ) -> "Asked[T]":
         call = self._ask(subject, body, deadline, is_last)
-        return Asked(call, read, partial(self._persist, subject, body, is_last=is_last))
+        return Asked(call, self._wait, read, partial(self._persist, subject, body, is_last=is_last, tries=1))
 
     def subjects(self, stream: str, wanted: str, deadline: Deadline) -> list[str]:
         """Return all subjects that have records, among those wanted."""
@@ -291,14 +313,14 @@ class JetStream:
         return _answer(self._persist(f"$JS.API.{subject}", body, deadline, single)[0])
 
     def _persist(
-        self, subject: str, body: dict[str, Any], deadline: Deadline, is_last: Callable[[Message], bool]
+        self, subject: str, body: dict[str, Any], deadline: Deadline, is_last: Callable[[Message], bool], tries: int = 0
     ) -> list[Message]:
         """Ask until there is an answer: what only reads, or is the same when it is done twice."""
         pause, starting = Pause(deadline), Deadline(_STARTING)
-        while True:
+        for number in count(tries):
+            self._refuse_if_closed()
             try:
-                call = self._ask(subject, body, deadline, is_last)
-                messages = call.wait(_one_try(deadline))
+                messages = self._wait(self._ask(subject, body, deadline, is_last), _one_try(deadline, number), deadline)
             except (DeadlineExceededError, DisconnectedError) as error:
                 if not deadline.remaining():
                     raise self._too_late(deadline) from error
@@ -308,29 +330,56 @@ class JetStream:
                 return messages
             if not pause.take() or (_status(messages[0]) and is_last is single and not starting.remaining()):
                 raise StoreUnavailableError(f"{why}: {subject} was not answered within {deadline}")
+        raise AssertionError
 
     def _ask(self, subject: str, body: dict[str, Any], deadline: Deadline, is_last: Callable[[Message], bool]) -> Call:
         data = json.dumps(body).encode()
         return self._connection.ask({subject}, lambda inbox: command(subject, inbox, b"", data), deadline, is_last)
 
+    def _wait(self, call: Call, patience: Deadline, until: Deadline) -> list[Message]:
+        """Wait for answers, as long as they come, or until the store is closed."""
+        self._calls.add(call)
+        try:
+            self._refuse_if_closed()
+            return call.wait(patience, until)
+        finally:
+            self._calls.discard(call)
+
     def _too_late(self, deadline: Deadline) -> DeadlineExceededError:
         return DeadlineExceededError(f"no answer of the server within {deadline}{self._connection.why_not()}")
+
+    # -- its end
+
+    def close(self, error: StoreClosedError) -> None:
+        """Release everyone who waits for an answer, or will."""
+        self._closed = error
+        for call in self._calls.copy():
+            call.fail(error)
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed is not None:
+            raise StoreClosedError(*self._closed.args)
 
 
 class Asked(Generic[T]):
     """A question that is put already: called, it waits for the answer, and asks again if there is none."""
 
     def __init__(
-        self, call: Call, read: Callable[[list[Message]], T], again: Callable[[Deadline], list[Message]]
+        self,
+        call: Call,
+        wait: Callable[[Call, Deadline, Deadline], list[Message]],
+        read: Callable[[list[Message]], T],
+        again: Callable[[Deadline], list[Message]],
     ) -> None:
         self._call = call
+        self._wait = wait
         self._read = read
         self._again = again
         self.forget = call.forget
 
     def __call__(self, deadline: Deadline) -> T:
         try:
-            messages = self._call.wait(_one_try(deadline))
+            messages = self._wait(self._call, _one_try(deadline, 0), deadline)
             if not _must_ask_again(messages[0]):
                 return self._read(messages)
         except (DeadlineExceededError, DisconnectedError):
@@ -354,8 +403,9 @@ class Pause:
         return True
 
 
-def _one_try(deadline: Deadline) -> Deadline:
-    return Deadline(min(_TRY, deadline.remaining()))
+def _one_try(deadline: Deadline, number: int) -> Deadline:
+    """How long to wait in a try: twice as long each time, for an answer may just be slow."""
+    return Deadline(min(_TRY * 2 ** min(number, 10), deadline.remaining()))
 
 
 def _must_ask_again(message: Message) -> str:

@@ -3,11 +3,11 @@
 from bisect import bisect_left
 from collections.abc import Sequence
 from operator import attrgetter
-from types import TracebackType
 from typing import NamedTuple, Self
 
 from .._checks import check_count
 from .._deadline import Deadline
+from .._lifetime import Closing
 from .._waiting import Parking, guard
 from ..errors import DeadlineExceededError, StoreClosedError
 from ..events import Event
@@ -124,7 +124,7 @@ class _Position(NamedTuple):
     next: "dict[int, _Position]"  # the one behind it, under 0: who puts it there has taken the event that lies between
 
 
-class LogFollower:
+class LogFollower(Closing):
     """Reads on in a log: the ``Follower`` of a store in memory. It takes by one operation that nothing interrupts."""
 
     def __init__(self, log: Log, after: int, wanted: SubscriptionFilter) -> None:
@@ -214,14 +214,6 @@ class LogFollower:
     def close(self) -> None:
         self._closed = True
         self._log.waiting.wake_all()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<follower after {self.sequence}{' closed' if self._closed else ''}>"

@@ -7,7 +7,7 @@ namespace the two names are joined by ``=``, which is escaped within each.
 
 import re
 
-from ..errors import InvalidOptionError
+from ..errors import InvalidNamespaceError, InvalidOptionError
 from ..patterns import actor_type, escape_token, unescape_token
 
 __all__ = ["Names"]
@@ -125,6 +125,14 @@ class Names:
             InvalidNamespaceError: It is none of a store's.
         """
         return unescape_token(subject.rpartition(".")[2])
+
+    def actor_id_of(self, subject: str) -> str | None:
+        """The actor whose events have a subject; None if no store made it so: a node in Go escapes otherwise."""
+        try:
+            actor_id = self.actor_id(subject)
+        except InvalidNamespaceError:
+            return None
+        return actor_id if self.is_subject(subject, actor_id) else None
 
     def wanted(self, pattern: str | None) -> str:
         """The subjects among which are those of all actors that match a pattern; as few as the server can tell."""

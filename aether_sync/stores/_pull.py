@@ -27,7 +27,8 @@ _SILENCE = 3.0  # seconds after which nobody is there
 _EXPIRES = 30.0  # seconds that a question stays open
 _BYTES = 16 * 2**20  # that one question may bring
 _PENDING = re.compile(rb"\r\nNats-Pending-Messages: (\d+)")
-_ENDS_ONE = (b"exceeds maxbytes", b"batch completed", b"request timeout", b"no messages")  # but not the flow
+_TOO_LARGE = b"exceeds maxbytes"
+_ENDS_ONE = (_TOO_LARGE, b"batch completed", b"request timeout", b"no messages")  # but not the flow
 
 
 class Place(NamedTuple):
@@ -67,6 +68,7 @@ class Inflow:
         self.arrived: deque[Message] = deque()
         self.asked = 0  # messages that may still come
         self.is_broken = True
+        self.is_too_large = False  # the next message, for a question with a bound of bytes
         self.error: AetherError | None = None
         self._last_sign = 0.0
 
@@ -113,6 +115,7 @@ class Inflow:
             return
         left = _PENDING.search(status[2])
         if left is not None and any(one in text for one in _ENDS_ONE):
+            self.is_too_large = _TOO_LARGE in text and not self.arrived
             self.asked = max(0, self.asked - int(left[1]))
         else:
             self.is_broken = True
@@ -145,7 +148,7 @@ class Pulling:
         self._connection = connection
         self._stream = stream
         self._window = window
-        self._consumer = ""
+        self._next = ""  # whom questions are put to
         inflow = self.inflow
         subject = f"_INBOX.{os.urandom(12).hex()}"
         group = "drains" if drains else None
@@ -158,7 +161,9 @@ class Pulling:
 
     def begin(self, consumer: str, *, keep: bool = False) -> None:
         """Pull from this consumer from now on; what has come of the last is forgotten, unless it is kept."""
-        self._consumer = consumer
+        self._connection.expect_refusal(self._next, None)
+        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{consumer}"
+        self._connection.expect_refusal(self._next, self.inflow.end)
         self.inflow.begin(keep)
         self.ask()
 
@@ -169,18 +174,18 @@ class Pulling:
             count = self._window - inflow.asked - len(inflow.arrived)
             if inflow.is_broken or count * 2 < self._window:
                 return
+            is_too_large, inflow.is_too_large = inflow.is_too_large and not inflow.arrived, False
+            count = 1 if is_too_large else count
             inflow.ask(count)
-        question = {
-            "batch": count,
-            "max_bytes": _BYTES,
-            "expires": int(_EXPIRES * 1e9),
-            "idle_heartbeat": int(_HEARTBEAT * 1e9),
-        }
-        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}"
+        question = {"batch": count, "expires": int(_EXPIRES * 1e9), "idle_heartbeat": int(_HEARTBEAT * 1e9)}
+        if not is_too_large:
+            question["max_bytes"] = _BYTES
+        subject = self._next
         self._connection.tell(command(subject, self.mailbox.subject.encode(), b"", json.dumps(question).encode()))
 
     def close(self) -> None:
         """Have nothing sent here any more."""
+        self._connection.expect_refusal(self._next, None)
         self._connection.leave(self.mailbox)
 
     def await_last(self, deadline: Deadline) -> None:

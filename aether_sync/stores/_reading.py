@@ -1,13 +1,13 @@
 """Reading from the stream: from any server of it, checked against what is known here, and against the leader."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from .._deadline import Deadline
 from .._wire import decode_stored
 from ..errors import DecodingError, MalformedRecordError
 from ..events import Event
 from ._cache import Known, VersionCache
-from ._jetstream import JetStream, Record
+from ._jetstream import Asked, JetStream, Pause, Record
 from ._names import Names
 from .base import MalformedRecord, Reading, StoredEvent
 from .common import MAX_VERSION
@@ -15,6 +15,7 @@ from .common import MAX_VERSION
 __all__ = ["Reader"]
 
 _PAGE = 1_000  # events
+_DOUBT = 1.0  # seconds in which a leader that knows less than it should is not believed
 
 
 class Reader:
@@ -31,7 +32,7 @@ class Reader:
         """Read an actor's events of some versions; all of them are behind a sequence."""
         reading = Reading([], [])
         last = to_version if to_version is not None else MAX_VERSION
-        for record in self.records(actor_id, from_version, deadline.timeout_left(), after):
+        for record in self.records(actor_id, from_version, lambda: deadline, after):
             try:
                 event = self.decoded(record)
             except MalformedRecordError as error:
@@ -43,7 +44,9 @@ class Reader:
                 reading.events.append(StoredEvent(event, record.sequence, False, record.ends_batch))
         return reading
 
-    def records(self, actor_id: str, from_version: int, timeout: float | None, after: int = 0) -> Iterator[Record]:
+    def records(
+        self, actor_id: str, from_version: int, deadline: Callable[[], Deadline], after: int = 0
+    ) -> Iterator[Record]:
         """Yield an actor's records from a version on, and perhaps some before it; up to the leader's last, at least.
 
         Any server of the stream may answer, and be behind the leader: what it lacks is read from the leader.
@@ -51,45 +54,41 @@ class Reader:
         Args:
             actor_id: Whose.
             from_version: Which version is the first that matters.
-            timeout: Seconds for each page.
+            deadline: Returns that of the next page.
             after: A sequence before the first that matters.
         """
-        deadline = Deadline(timeout)
-        stream, subject, before = self._names.stream, self._names.subject(actor_id), self._cache.get(actor_id)
-        after = max(after, self._cache.before(actor_id, from_version))
-        last_of = self._jetstream.begin_last(stream, subject, deadline)
-        page = self._jetstream.begin_page(stream, subject, after + 1, _PAGE, deadline)
-        last = last_of(deadline)
-        self._note(actor_id, last, before)
-        if last is None:
+        stream, subject = self._names.stream, self._names.subject(actor_id)
+        begin = max(after, self._cache.before(actor_id, from_version))
+        page = self._jetstream.begin_page(stream, subject, begin + 1, _PAGE, deadline())
+        try:
+            last = self._last_of(actor_id, deadline())
+            if last is None:
+                return
+            found = page(deadline())
+        finally:
             page.forget()
-            return
-        while True:
-            records, pending = page(Deadline(timeout))
-            yield from records
-            after = records[-1].sequence if records else after
-            if not (records and pending):
-                break
-            page = self._jetstream.begin_page(stream, subject, after + 1, _PAGE, Deadline(timeout))
-        while after < last.sequence:
-            if last.expected == after:
+        if begin > after and not _follows(found.records, begin, last):  # what is known here is of another past
+            begin = after
+            found = self._jetstream.begin_page(stream, subject, begin + 1, _PAGE, deadline())(deadline())
+        yield from found.records
+        at = found.records[-1].sequence if found.records else begin
+        while found.records and found.pending:
+            found = self._jetstream.begin_page(stream, subject, at + 1, _PAGE, deadline())(deadline())
+            yield from found.records
+            at = found.records[-1].sequence if found.records else at
+        yield from self._missing(last, at, deadline)
+
+    def _missing(self, last: Record, at: int, deadline: Callable[[], Deadline]) -> Iterator[Record]:
+        """Yield what the leader has behind a sequence, up to what it said was the last."""
+        while at < last.sequence:
+            if last.expected == at:
                 yield last
                 return
-            record = self._jetstream.next(stream, subject, after + 1, Deadline(timeout))
+            record = self._jetstream.next(self._names.stream, last.subject, at + 1, deadline())
             if record is None:
                 return
             yield record
-            after = record.sequence
-
-    def _note(self, actor_id: str, last: Record | None, before: Known | None) -> None:
-        """Believe the leader's word, unless its last record is no event: who reads it is told."""
-        if last is None:
-            self._cache.replace(actor_id, 0, 0, before)
-            return
-        try:
-            self._cache.replace(actor_id, self.decoded(last).version, last.sequence, before)
-        except MalformedRecordError:
-            pass
+            at = record.sequence
 
     def decoded(self, record: Record) -> Event:
         """Return the event that a record is.
@@ -117,17 +116,43 @@ class Reader:
 
     def look_at(self, actor_ids: Iterable[str], deadline: Deadline) -> list[Known]:
         """Ask the leader for the last events of several actors, and believe it."""
-        asked = [
-            (
-                one,
-                self._cache.get(one),
-                self._jetstream.begin_last(self._names.stream, self._names.subject(one), deadline),
-            )
-            for one in actor_ids
-        ]
-        found = []
-        for actor_id, before, last_of in asked:
-            last = last_of(deadline)
-            version, sequence = (0, 0) if last is None else (self.decoded(last).version, last.sequence)
-            found.append(self._cache.replace(actor_id, version, sequence, before))
-        return found
+        asked = [(one, self._cache.get(one), self._begin_last(one, deadline)) for one in actor_ids]
+        try:
+            return [self._believed(one, known, answer(deadline), deadline) for one, known, answer in asked]
+        finally:
+            for _, _, answer in asked:
+                answer.forget()
+
+    def _last_of(self, actor_id: str, deadline: Deadline) -> Record | None:
+        """Return an actor's last record, by the leader's word; whether it is an event is for who reads it."""
+        before = self._cache.get(actor_id)
+        last = self._newest(actor_id, before, self._begin_last(actor_id, deadline)(deadline), deadline)
+        try:
+            self._replace(actor_id, before, last)
+        except MalformedRecordError:
+            pass
+        return last
+
+    def _begin_last(self, actor_id: str, deadline: Deadline) -> Asked[Record | None]:
+        return self._jetstream.begin_last(self._names.stream, self._names.subject(actor_id), deadline)
+
+    def _believed(self, actor_id: str, before: Known | None, last: Record | None, deadline: Deadline) -> Known:
+        return self._replace(actor_id, before, self._newest(actor_id, before, last, deadline))
+
+    def _replace(self, actor_id: str, before: Known | None, last: Record | None) -> Known:
+        version, sequence = (0, 0) if last is None else (self.decoded(last).version, last.sequence)
+        return self._cache.replace(actor_id, version, sequence, before)
+
+    def _newest(self, actor_id: str, before: Known | None, last: Record | None, deadline: Deadline) -> Record | None:
+        """Ask again for a moment if a leader knows less than was known: it may be new, or about to lose its office."""
+        pause = Pause(Deadline(min(_DOUBT, deadline.remaining() / 2)))
+        while before is not None and (0 if last is None else last.sequence) < before.sequence and pause.take():
+            last = self._begin_last(actor_id, deadline)(deadline)
+        return last
+
+
+def _follows(records: Sequence[Record], begin: int, last: Record) -> bool:
+    """Whether records are the next behind a sequence of the same actor, and that is not of a past that was undone."""
+    if last.sequence <= begin:
+        return last.sequence == begin
+    return bool(records) and records[0].expected == begin

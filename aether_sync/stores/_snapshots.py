@@ -2,6 +2,8 @@
 
 import logging
 import os
+from dataclasses import replace
+from itertools import count
 from typing import Any
 
 from .._deadline import Deadline
@@ -53,22 +55,23 @@ class Snapshots:
         sequence = current.sequence if snapshot.version == current.version else self._sequence_of(snapshot, deadline)
         data = _written(snapshot, sequence)
         pause = Pause(deadline)
-        while True:
+        for number in count():
             last = self._last(snapshot.actor_id, deadline)
             kept = None if last is None else self._read(last)
             if kept is not None and current.version >= kept.version and not replaces(snapshot, kept):
-                return False
+                return kept == replace(snapshot, sequence=sequence) and number > 0  # a try without an answer
             try:
                 self._put(snapshot.actor_id, data, 0 if last is None else last.sequence, deadline)
             except RefusedError:  # another one is quicker
                 continue
-            except UnknownError:  # most likely it is there; if not, the next one will be
-                return True
+            except UnknownError:  # it is looked whether it is there
+                continue
             except BusyError as error:
                 if not pause.take():
                     raise StoreUnavailableError(f"no snapshot was saved within {deadline}: {error}") from error
             else:
                 return True
+        raise AssertionError
 
     def _put(self, actor_id: str, data: bytes, expected: int, deadline: Deadline) -> None:
         subject = self._names.snapshot_subject(actor_id)
@@ -103,9 +106,6 @@ class Snapshots:
     def _is_true(self, snapshot: Snapshot, deadline: Deadline) -> bool:
         """Whether the event of that version is where the snapshot says."""
         place = snapshot.version, snapshot.sequence
-        known = self._cache.get(snapshot.actor_id)
-        if known is not None and place in known.positions:
-            return True
         subject = self._names.subject(snapshot.actor_id)
         record = self._jetstream.next(self._names.stream, subject, snapshot.sequence, deadline)
         try:
@@ -120,7 +120,7 @@ class Snapshots:
         try:
             event = decode_stored(record.data)
             data: Any = event.data
-            return Snapshot(
+            snapshot = Snapshot(
                 actor_id=event.actor_id,
                 version=event.version,
                 state=dict(data["state"]),
@@ -129,9 +129,14 @@ class Snapshots:
                 timestamp=event.timestamp,
             )
         except (DecodingError, KeyError, TypeError, ValueError) as error:
-            place = record.sequence, record.subject
-            _logger.warning("record %d of %r is no snapshot, and is discarded: %s", *place, error)
-            return None
+            reason: object = error
+        else:
+            if self._names.snapshot_subject(event.actor_id) == record.subject:
+                return snapshot
+            reason = "it is of another actor than its subject"
+        place = record.sequence, record.subject
+        _logger.warning("record %d of %r is no snapshot, and is discarded: %s", *place, reason)
+        return None
 
 
 def _written(snapshot: Snapshot, sequence: int) -> bytes:

@@ -7,7 +7,7 @@ from ..errors import StoreUnavailableError, StreamMismatchError
 from ._jetstream import JetStream
 from ._names import Names
 
-__all__ = ["differences", "open_stream", "settings", "snapshot_settings"]
+__all__ = ["differences", "open_stream", "settings", "snapshot_settings", "stream_state"]
 
 _WINDOW = 120 * 10**9  # nanoseconds in which a second try is known by its message id
 _NO_STREAM, _NAME_IN_USE, _OVERLAP = 10059, 10058, 10065
@@ -20,6 +20,7 @@ _EXACT = {
     "deny_purge": "events could be purged",
     "allow_direct": "reading would not work",
     "sealed": "nothing could be stored",
+    "subject_transform": "events would be stored under other subjects",
     "no_ack": "nobody would know what is stored",
 }
 
@@ -91,13 +92,22 @@ def open_stream(jetstream: JetStream, wanted: dict[str, Any], deadline: Deadline
     return config
 
 
+def stream_state(jetstream: JetStream, name: str, deadline: Deadline) -> tuple[str, int]:
+    """Return when a stream was made, and the sequence of its last record, by the leader's word."""
+    answer = jetstream.request(f"STREAM.INFO.{name}", {}, deadline)
+    error = answer.get("error")
+    if error is not None:
+        raise StoreUnavailableError(f"stream {name!r} is not there: {error.get('description')}")
+    return answer["created"], answer["state"]["last_seq"]
+
+
 def differences(config: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """Say what of a stream's settings cannot be; what is merely stricter, or more than wanted, may be."""
     found = []
     if config.get("subjects") != wanted["subjects"]:
         found.append(f"subjects is {config.get('subjects')}, not {wanted['subjects']}")
     for key, consequence in _EXACT.items():
-        have, want = config.get(key, False), wanted.get(key, False)
+        have, want = config.get(key) or False, wanted.get(key) or False
         if have != want:
             found.append(f"{key} is {have!r}, not {want!r}: {consequence}")
     found += [
@@ -105,6 +115,10 @@ def differences(config: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
         for key in _UNLIMITED
         if config.get(key, 0) > 0 and config[key] != wanted.get(key)
     ]
+    if config.get("persist_mode") == "async":
+        found.append("persist_mode is 'async': what is acknowledged may not be stored")
+    if any(config.get("consumer_limits", {}).values()):
+        found.append(f"consumer_limits is {config['consumer_limits']}: it could not be followed")
     if config.get("mirror") or config.get("sources"):
         found.append("it has a mirror or sources: it would have events that no store saved")
     if config.get("num_replicas", 1) < wanted["num_replicas"]:

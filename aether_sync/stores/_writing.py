@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import count
 
 from .._deadline import Deadline
 from .._wire import encode_and_copy
@@ -91,16 +92,20 @@ class Writer:
     ) -> list[StoredEvent]:
         pause = Pause(deadline)
         actors = [part.actor_id for part in parts]
-        while True:
+        refused: dict[str, Known] = {}
+        for number in count():
             _check_time(deadline)
             tails = self._tails(parts, deadline)
             try:
                 if not all(part.fits(tails[part.actor_id].version) for part in parts):
                     _refuse_older(tails, doubt)
                     return self._found([copy for _, copy in encoded], parts, tails, deadline)
-                return self._publish(encoded, parts, tails, deadline)
+                return self._publish(encoded, parts, tails, deadline, number)
             except RefusedError:
                 self._reader.look_at(actors, deadline)
+                if tails == refused:  # for something that is just being stored
+                    pause.take()
+                refused = tails
             except UnknownError:
                 doubt |= tails
                 self._reader.look_at(actors, deadline)
@@ -108,6 +113,7 @@ class Writer:
                 if not pause.take():
                     kind = DeadlineExceededError if isinstance(error, NotSentError) else StoreUnavailableError
                     raise kind(f"nothing was stored within {deadline}: {error}") from error
+        raise AssertionError
 
     def _parts(self, events: Sequence[Event], exactly: int | None) -> list[_Part]:
         parts: dict[str, _Part] = {}
@@ -142,6 +148,7 @@ class Writer:
         parts: Sequence[_Part],
         tails: dict[str, Known],
         deadline: Deadline,
+        number: int,
     ) -> list[StoredEvent]:
         subjects = {part.actor_id: part.subject for part in parts}
         expected: dict[str, int | None] = {actor_id: known.sequence for actor_id, known in tails.items()}
@@ -150,7 +157,7 @@ class Writer:
             subject = subjects[event.actor_id]
             messages.append(Outgoing(subject, _message_id(subject, event), expected[event.actor_id], data))
             expected[event.actor_id] = None  # only the first of each actor in a batch may have one
-        ack = self._jetstream.publish(self._names.stream, messages, deadline)
+        ack = self._jetstream.publish(self._names.stream, messages, deadline, number)
         copies = [copy for _, copy in encoded]
         if ack.duplicate:
             return self._duplicates(copies[0], ack.seq, deadline)

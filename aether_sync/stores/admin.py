@@ -92,7 +92,7 @@ class StoreAdmin:
         actor_id = check_actor_id(actor_id)
         check_version("from_version", from_version)
         last = MAX_VERSION if to_version is None else check_version("to_version", to_version)
-        for record in self._reader.records(actor_id, from_version, timeout):
+        for record in self._reader.records(actor_id, from_version, lambda: Deadline(timeout)):
             found = self._read(record)
             if isinstance(found, StoredEvent):
                 if found.event.version > last:

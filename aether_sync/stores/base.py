@@ -363,7 +363,8 @@ class EventStore(Protocol):
         Args:
             actor_id: Whose.
             version: 1 or more. An older one than is known is ignored.
-            sequence: Of that event. Without it the version is only a hint to look.
+            sequence: Of that event, if it is known: what is older than what is known here is then ignored. The version
+                is a hint to look, in any case.
         """
 
     def set_broadcaster(self, bus: EventBus | None, namespace: str | None = None) -> None:

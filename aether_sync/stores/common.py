@@ -4,10 +4,10 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from operator import attrgetter
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from .._deadline import Deadline
+from .._lifetime import Closing
 from .._wire import decode_event, encode_event
 from ..bus import EventBus
 from ..errors import (
@@ -41,7 +41,7 @@ class _Broadcaster(NamedTuple):
     namespace: str
 
 
-class StoreBase:
+class StoreBase(Closing):
     """The common part of all stores. What a store adds is named ``_save`` and so on; its arguments are checked."""
 
     def __init__(self) -> None:
@@ -176,14 +176,6 @@ class StoreBase:
     def _refuse_if_closed(self) -> None:
         if self._closed:
             raise StoreClosedError(f"{self!r} is closed")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 # -- checking

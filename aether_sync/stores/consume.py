@@ -5,37 +5,26 @@ delivers again, to any of them, up to a number of times; then the event goes to 
 """
 
 import weakref
-from time import monotonic
-from types import TracebackType
 from typing import Self
 
 from .._checks import check_count
 from .._deadline import Deadline
-from .._exit import before_threads_end
-from .._fork import Heir, heirs
 from .._lifetime import warn_unclosed
 from .._nats.interest import Message
-from .._waiting import Living, outside_guards
+from .._waiting import outside_guards
 from ..connection import Connection
-from ..errors import (
-    AetherError,
-    ConnectError,
-    DeadlineExceededError,
-    DisconnectedError,
-    StoreClosedError,
-    StoreUnavailableError,
-)
+from ..errors import DeadlineExceededError, StoreClosedError, StoreError, StoreUnavailableError
+from ._iteration import Iteration
 from ._pull import Pulling
 from ._sources import Source
 from .delivery import ACK, Delivery, Desk, Keeper
 
 __all__ = ["Consumption"]
 
-_BEGIN = 5.0  # seconds to find the consumer again, then once more
 _DRAIN = 1.0  # seconds for what is on its way to one who closes
 
 
-class Consumption(Heir):
+class Consumption(Iteration):
     """Deliveries of a durable consumer: a blocking iterator. Several threads may iterate it, each gets others.
 
     Nothing is dropped: what nobody takes waits in the store. It goes on where it was after reconnects, restarts of the
@@ -57,22 +46,15 @@ class Consumption(Heir):
         ack_wait: float,
         source: Source,
     ) -> None:
-        self._connection = connection
+        pulling = Pulling(connection, stream, prefetch, drains=True)
+        super().__init__(connection, pulling, pulling.inflow.lock)
         self._name = f"{consumer!r} of {stream!r}"
         self._consumer = consumer
         self._source = source
-        self._pulling = Pulling(connection, stream, prefetch, drains=True)
-        self._inflow = self._pulling.inflow
-        self._lock = self._inflow.lock  # guards the fields below
-        self._beginner_until = 0.0  # when who begins again must be done, else another does it
-        self._closed = False
-        self._failure: AetherError | None = None
         self._keeper = Keeper(connection, self._inflow, ack_wait)
         self._desk = Desk(connection, self._keeper, source.bury)
         self._finalizer = weakref.finalize(self, _abandon, connection, self._pulling, self._keeper, repr(self))
         self._finalizer.atexit = False
-        heirs.add(self)
-        _consumptions.add(self)
 
     # -- taking
 
@@ -141,22 +123,6 @@ class Consumption(Heir):
             self._pulling.ask()
         return message
 
-    def _await(self, deadline: Deadline) -> None:
-        """Wait for more, or see that more can come."""
-        inflow = self._inflow
-        if inflow.error is not None:
-            raise type(inflow.error)(*inflow.error.args)
-        if not inflow.silence():
-            self._begin_again(deadline)
-            return
-
-        def ready() -> bool:
-            return bool(inflow.arrived or not inflow.asked or inflow.is_broken or inflow.error or self._closed)
-
-        came = inflow.changed.wait(ready, Deadline(min(deadline.remaining(), inflow.silence())))
-        if not came and not deadline.remaining():
-            raise DeadlineExceededError(f"no event for {self!r} within {deadline}")
-
     # -- beginning
 
     def begin(self, deadline: Deadline, *, first: bool = False) -> None:
@@ -168,40 +134,16 @@ class Consumption(Heir):
             if not self._closed:
                 self._pulling.begin(self._consumer, keep=not self._keeper.is_late())
 
-    def _begin_again(self, deadline: Deadline) -> None:
-        """Find the consumer again, or wait for the thread that does."""
-        with self._lock:
-            busy = max(0.0, self._beginner_until - monotonic())
-            if not busy:
-                self._beginner_until = monotonic() + _BEGIN + 1
-        if busy:
-            self._inflow.changed.wait(
-                lambda: not self._inflow.is_broken or self._closed, Deadline(min(busy, deadline.remaining()))
-            )
-        else:
-            self._find(Deadline(min(_BEGIN, deadline.remaining())))
-        if not deadline.remaining():
-            raise DeadlineExceededError(f"no event for {self!r} within {deadline}{self._connection.why_not()}")
-
-    def _find(self, deadline: Deadline) -> None:
+    def _renew(self, deadline: Deadline) -> None:
         try:
             self._source.look(self._consumer, deadline)
-            self.begin(deadline)
-        except (DeadlineExceededError, ConnectError, DisconnectedError, StoreUnavailableError):
-            pass  # again, as long as there is time
-        except AetherError as error:
+        except StoreUnavailableError:
+            raise
+        except StoreError as error:
             self._failure = error
             self.close()
             raise
-        finally:
-            self._beginner_until = 0.0
-
-    # -- state
-
-    @property
-    def closed(self) -> bool:
-        """Whether :meth:`close` was called, or the consumer was deleted."""
-        return self._closed
+        self.begin(deadline)
 
     # -- ending
 
@@ -218,35 +160,12 @@ class Consumption(Heir):
             self._pulling.await_last(Deadline(_DRAIN))
         self._keeper.give_back()
 
-    def _end(self) -> AetherError:
-        return self._failure or StoreClosedError(f"{self!r} is closed")
-
     def _after_fork(self) -> None:
         self._finalizer.detach()
-        self._closed = True
-        self._failure = StoreClosedError(f"{self!r} was made before the fork, and is its parent's: consume again here")
-        self._inflow.changed.wake_all()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        super()._after_fork()
 
     def __repr__(self) -> str:
         return f"<Consumption {self._name}{' closed' if self._closed else ''}>"
-
-
-_consumptions: Living[Consumption] = Living()
-
-
-@before_threads_end
-def _end_consuming() -> None:
-    """Let every iteration end: Python waits for the normal threads in which it goes on."""
-    for consumption in _consumptions:
-        consumption.close()
 
 
 def _abandon(connection: Connection, pulling: Pulling, keeper: Keeper, name: str) -> None:

@@ -8,31 +8,27 @@ a consumer, too.
 import os
 import weakref
 from collections import deque
-from time import monotonic
-from types import TracebackType
 from typing import Any, Self
 
 from .._checks import check_count
 from .._deadline import Deadline
-from .._exit import before_threads_end
-from .._fork import Heir, heirs
 from .._lifetime import warn_unclosed
-from .._waiting import Living, guard
+from .._waiting import guard
 from ..connection import Connection
 from ..errors import (
-    AetherError,
     DeadlineExceededError,
-    DisconnectedError,
     MalformedRecordError,
     StoreClosedError,
     StoreUnavailableError,
     StreamRegressionError,
 )
 from ..patterns import SubscriptionFilter
+from ._iteration import Iteration
 from ._jetstream import JetStream, Pause, ends_batch
 from ._names import Names
 from ._pull import Pulling, pending_behind, place_of
 from ._reading import Reader
+from ._stream import stream_state
 from .base import StoredEvent
 
 __all__ = ["JetStreamFollower"]
@@ -40,12 +36,11 @@ __all__ = ["JetStreamFollower"]
 _WINDOW = 4_096  # events asked for and not yet taken
 _READ_AT_ONCE = 256  # while other threads wait for the lock
 _FOR_EVER = Deadline(None)
-_BEGIN = 5.0  # seconds for a new consumer, then again
 _INACTIVE = 60 * 10**9  # nanoseconds after which the server forgets a consumer that nobody pulls from
 _CATCH_UP = 2.0  # seconds for a server that has just become the leader
 
 
-class JetStreamFollower(Heir):
+class JetStreamFollower(Iteration):
     """A :class:`~aether_sync.stores.base.Follower` of a JetStream store. Several threads may iterate it."""
 
     def __init__(
@@ -57,29 +52,23 @@ class JetStreamFollower(Heir):
         after: int,
         filter: SubscriptionFilter,  # noqa: A002
     ) -> None:
-        self._connection = connection
+        super().__init__(connection, Pulling(connection, names.stream, _WINDOW), guard())
         self._jetstream = jetstream
         self._names = names
         self._reader = reader
         self._filter = filter
         self._takes_all = filter.is_empty
-        self._pulling = Pulling(connection, names.stream, _WINDOW)
-        self._inflow = self._pulling.inflow
-        self._lock = guard()  # guards the fields below
+        # Guarded by the lock:
         self._ready: deque[StoredEvent | MalformedRecordError] = deque()  # taken from without it
         self._pop_ready = self._ready.popleft
         self._sequence = self._scanned = after  # of the last that was taken, and that was read
         self._number = 0  # of the last delivery
         self._is_reading = False  # half done, if it stays so
         self._pending = 1  # behind the last delivery, as far as is known
-        self._beginner_until = 0.0  # when who begins a new consumer must be done, else another does it
-        self._consumer = ""
-        self._closed = False
-        self._failure: AetherError | None = None
+        self._consumer = b""
+        self._created = ""  # when the stream was made
         self._finalizer = weakref.finalize(self, _abandon, connection, self._pulling, repr(self))
         self._finalizer.atexit = False
-        heirs.add(self)
-        _followers.add(self)
 
     # -- taking
 
@@ -92,7 +81,7 @@ class JetStreamFollower(Heir):
         except IndexError:
             pass
         else:
-            self._sequence = found.sequence
+            self._sequence = max(self._sequence, found.sequence)
             if isinstance(found, StoredEvent):
                 return found
             raise found
@@ -147,7 +136,7 @@ class JetStreamFollower(Heir):
                     found = self._pop_ready()
                 except IndexError:
                     continue
-                self._sequence = found.sequence
+                self._sequence = max(self._sequence, found.sequence)
                 return found
 
     def _read(self) -> bool:
@@ -170,14 +159,20 @@ class JetStreamFollower(Heir):
         for _ in range(min(len(arrived), _READ_AT_ONCE)):
             subject, reply, headers, data = arrived[0]
             tokens = reply.split(b".")
-            sequence, place = (int(tokens[5]), int(tokens[6])) if len(tokens) == 9 else place_of(reply)[1:]
+            if len(tokens) == 9:
+                consumer, sequence, place = tokens[3], int(tokens[5]), int(tokens[6])
+            else:
+                consumer, (_, sequence, place) = tokens[5], place_of(reply)
+            if consumer != self._consumer:  # one that was given up, and had more on its way
+                arrived.popleft()
+                continue
             number += 1
             if place != number:
                 inflow.break_off()
                 break
             if sequence > scanned:
                 try:
-                    event = self._reader.event(sequence, subject.decode(), data)
+                    event = self._reader.event(sequence, subject.decode(errors="backslashreplace"), data)
                 except MalformedRecordError as error:
                     self._ready.append(error)
                 else:
@@ -185,7 +180,9 @@ class JetStreamFollower(Heir):
                         self._ready.append(StoredEvent(event, sequence, False, ends_batch(headers)))
                 self._scanned = scanned = sequence
             arrived.popleft()
-        self._number, self._pending = number, pending_behind(reply)
+        self._number = number
+        if reply:
+            self._pending = pending_behind(reply)
         self._is_reading = False
         if not self._ready:
             self._sequence = max(self._sequence, scanned)
@@ -196,46 +193,13 @@ class JetStreamFollower(Heir):
         """Note what was read, whether that was noted then or not."""
         self._scanned = max(self._scanned, self._sequence, self._ready[-1].sequence if self._ready else 0)
 
-    def _await(self, deadline: Deadline) -> None:
-        """Wait for more, or see that more can come."""
-        inflow = self._inflow
-        if inflow.error is not None:
-            raise type(inflow.error)(*inflow.error.args)
-        if not inflow.silence():
-            self._begin_again(deadline)
-            return
-        self._pulling.ask()  # the last question may have ended with nothing to be read
-
-        def ready() -> bool:
-            return bool(
-                self._ready or inflow.arrived or not inflow.asked or inflow.is_broken or inflow.error or self._closed
-            )
-
-        came = inflow.changed.wait(ready, Deadline(min(deadline.remaining(), inflow.silence())))
-        if not came and not deadline.remaining():
-            raise DeadlineExceededError(f"no event for {self!r} within {deadline}")
+    def _has_some(self) -> bool:
+        return bool(self._ready) or super()._has_some()
 
     # -- consumers
 
-    def _begin_again(self, deadline: Deadline) -> None:
-        """Begin a new consumer, or wait for the thread that does."""
-        with self._lock:
-            busy = max(0.0, self._beginner_until - monotonic())
-            if not busy:
-                self._beginner_until = monotonic() + _BEGIN + 1
-        if busy:
-            self._inflow.changed.wait(
-                lambda: not self._inflow.is_broken or self._closed, Deadline(min(busy, deadline.remaining()))
-            )
-        else:
-            try:
-                self.begin(Deadline(min(_BEGIN, deadline.remaining())))
-            except (DeadlineExceededError, DisconnectedError, StoreUnavailableError):
-                pass  # again, as long as there is time
-            finally:
-                self._beginner_until = 0.0
-        if not deadline.remaining():
-            raise DeadlineExceededError(f"no event for {self!r} within {deadline}{self._connection.why_not()}")
+    def _renew(self, deadline: Deadline) -> None:
+        self.begin(deadline)
 
     def begin(self, deadline: Deadline) -> None:
         """Begin a consumer behind the last event that was read.
@@ -246,7 +210,7 @@ class JetStreamFollower(Heir):
         self._pulling.subscribe(deadline)
         with self._lock:
             self._note_read()
-        self._refuse_regression(deadline)
+        self._refuse_another_past(deadline)
         name = f"follow-{os.urandom(8).hex()}"
         config: dict[str, Any] = {
             "name": name,
@@ -266,29 +230,34 @@ class JetStreamFollower(Heir):
             raise StoreUnavailableError(f"the stream is not followed: {error['description']} ({error['err_code']})")
         with self._lock:
             self._delete()
-            self._consumer, self._number, self._is_reading = name, 0, False
+            self._consumer, self._number, self._is_reading = name.encode(), 0, False
             self._pending = answer.get("num_pending", 0)
             if not self._closed:
                 self._pulling.begin(name)
 
-    def _refuse_regression(self, deadline: Deadline) -> None:
+    def _refuse_another_past(self, deadline: Deadline) -> None:
+        """See that what was read is still there: a leader that is new may take a moment to know it."""
         pause = Pause(Deadline(min(_CATCH_UP, deadline.remaining())))
-        while self._scanned:
-            last = self._jetstream.last(self._names.stream, self._names.all_events, deadline)
-            end = 0 if last is None else last.sequence
+        while True:
+            created, end = stream_state(self._jetstream, self._names.stream, deadline)
+            self._created = self._created or created
+            if created != self._created:
+                raise StreamRegressionError(
+                    f"stream {self._names.stream!r} is not the one that was read up to {self._scanned}: it was made "
+                    "anew. Build anew what was made of it"
+                )
             if end >= self._scanned:
                 return
             if not pause.take():
-                self._failure = StreamRegressionError(
+                raise StreamRegressionError(
                     f"stream {self._names.stream!r} ends at {end}, and was read up to {self._scanned}: it was restored,"
                     " has lost events, or is another one. Build anew what was made of it"
                 )
-                raise self._failure
 
     def _delete(self) -> None:
         """Have the server forget the consumer, if it still knows it."""
         if self._consumer:
-            self._jetstream.tell(f"CONSUMER.DELETE.{self._names.stream}.{self._consumer}")
+            self._jetstream.tell(f"CONSUMER.DELETE.{self._names.stream}.{self._consumer.decode()}")
 
     # -- state
 
@@ -302,11 +271,6 @@ class JetStreamFollower(Heir):
         """Whether all that was stored a moment ago has been taken."""
         with self._lock:
             return not (self._ready or self._inflow.arrived or self._pending or self._inflow.is_broken)
-
-    @property
-    def closed(self) -> bool:
-        """Whether :meth:`close` was called."""
-        return self._closed
 
     # -- ending
 
@@ -322,36 +286,13 @@ class JetStreamFollower(Heir):
         self._pulling.close()
         self._delete()
 
-    def _end(self) -> AetherError:
-        return self._failure or StoreClosedError(f"{self!r} is closed")
-
     def _after_fork(self) -> None:
         self._finalizer.detach()
-        self._closed = True
         self._ready.clear()
-        self._failure = StoreClosedError(f"{self!r} was made before the fork, and is its parent's: follow again here")
-        self._inflow.changed.wake_all()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        super()._after_fork()
 
     def __repr__(self) -> str:
         return f"<Follower of {self._names.stream!r} at {self._sequence}{' closed' if self._closed else ''}>"
-
-
-_followers: Living[JetStreamFollower] = Living()
-
-
-@before_threads_end
-def _end_following() -> None:
-    """Let every iteration end: Python waits for the normal threads in which it goes on."""
-    for follower in _followers:
-        follower.close()
 
 
 def _abandon(connection: Connection, pulling: Pulling, name: str) -> None:

@@ -14,7 +14,7 @@ from .._fork import Heir, heirs
 from .._waiting import Living
 from ..bus import EventBus
 from ..connection import Connection, ConnectionOptions
-from ..errors import InvalidOptionError, VersionConflictError
+from ..errors import InvalidOptionError, StoreClosedError, VersionConflictError
 from ..events import Event
 from ..nats_bus import NATSEventBus
 from ..patterns import SubscriptionFilter, actor_matcher
@@ -143,7 +143,9 @@ class JetStreamEventStore(StoreBase, Heir):
             return self._commit(numbered(events, expected), expected, deadline)
         self._open(deadline)
         while True:
-            known = self._cache.get(actor_id) or self._reader.look(actor_id, deadline)
+            known = self._cache.get(actor_id)
+            if known is None or known.is_doubtful:
+                known = self._reader.look(actor_id, deadline)
             try:
                 return self._commit(numbered(events, known.version), known.version, deadline)
             except VersionConflictError:
@@ -189,7 +191,7 @@ class JetStreamEventStore(StoreBase, Heir):
     ) -> Iterator[Event]:
         last = to_version if to_version is not None else MAX_VERSION
         self._open(Deadline(timeout))
-        for record in self._reader.records(actor_id, from_version, timeout):
+        for record in self._reader.records(actor_id, from_version, lambda: Deadline(timeout)):
             self._refuse_if_closed()
             event = self._reader.decoded(record)
             if event.version > last:
@@ -228,7 +230,8 @@ class JetStreamEventStore(StoreBase, Heir):
         self._refuse_if_closed()
         self._open(deadline)
         subjects = self._jetstream.subjects(self._names.stream, self._names.wanted(pattern), deadline)
-        return sorted(one for one in map(self._names.actor_id, subjects) if matches(one))
+        ids = {self._names.actor_id_of(subject) for subject in subjects}
+        return sorted(one for one in ids if one is not None and matches(one))
 
     # -- snapshots
 
@@ -427,11 +430,10 @@ class JetStreamEventStore(StoreBase, Heir):
         actor_id = check_actor_id(actor_id)
         check_version("version", version, least=1)
         self._refuse_if_closed()
-        if sequence is None:
-            self._cache.announce(actor_id, version)
-        else:
+        if sequence is not None:
             check_version("sequence", sequence, least=1)
-            self._cache.learn(actor_id, version, sequence)
+        self._names.subject(actor_id)  # or the id is too long
+        self._cache.announce(actor_id, version, sequence)
 
     # -- its end
 
@@ -440,6 +442,7 @@ class JetStreamEventStore(StoreBase, Heir):
         for follower in self._followers:
             follower.close()
         self._consumers.close()
+        self._jetstream.close(StoreClosedError(f"{self!r} is closed"))
         if self._owns_connection:
             self._connection.close()
 

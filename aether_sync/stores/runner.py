@@ -6,13 +6,11 @@ import weakref
 from copy import copy
 from functools import partial
 from itertools import count
-from types import TracebackType
-from typing import Self
 
 from .._deadline import Deadline
 from .._exit import before_threads_end
 from .._fork import Heir, heirs
-from .._lifetime import warn_unclosed
+from .._lifetime import Closing, warn_unclosed
 from .._reporter import Burst
 from .._waiting import Living, outside_guards
 from ..connection import Connection
@@ -28,7 +26,7 @@ _AT_EXIT = 5.0  # seconds for the handlers of all runners that nobody closed
 _numbers = count(1)
 
 
-class Runner(Heir):
+class Runner(Closing, Heir):
     """Handles the events of a durable consumer on threads of its own, until it or its store is closed.
 
     The events of one actor are handled one after the other, in the order of the store, as far as this process gets
@@ -151,14 +149,6 @@ class Runner(Heir):
         self._crew.closing, self._crew.running = True, 0
         self._crew.failure = StoreClosedError(f"{self!r} was made before the fork, and is its parent's: run it here")
         self._crew.ended.wake_all()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<Runner of {self._name}{' closed' if self.closed else ''}>"

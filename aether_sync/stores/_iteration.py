@@ -1,0 +1,141 @@
+"""What followers and consumptions have in common: a flow of messages that is begun anew wherever it breaks off.
+
+A thread of its own does that, however little time those have who take: it ends when the flow goes on, when it cannot,
+or when nobody wants it any more.
+"""
+
+import threading
+from itertools import count
+from threading import RLock
+
+from .._deadline import Deadline
+from .._exit import before_threads_end
+from .._fork import Heir, heirs
+from .._lifetime import Closing
+from .._waiting import Living
+from ..connection import Connection
+from ..errors import (
+    AetherError,
+    ConnectError,
+    DeadlineExceededError,
+    DisconnectedError,
+    StoreClosedError,
+    StoreUnavailableError,
+)
+from ._jetstream import Pause
+from ._pull import Pulling
+
+__all__ = ["Iteration"]
+
+_BEGIN = 5.0  # seconds to begin a flow, then again
+_AWAY = (ConnectError, DeadlineExceededError, DisconnectedError, StoreUnavailableError)  # it may come back
+_FOR_EVER = Deadline(None)
+
+_numbers = count(1)
+
+
+class Iteration(Closing, Heir):
+    """Messages that are pulled by the threads that take them, until it is closed or fails.
+
+    Args:
+        connection: Over which.
+        pulling: How.
+        lock: Guards the fields of the subclass, and those here.
+    """
+
+    def __init__(self, connection: Connection, pulling: Pulling, lock: RLock) -> None:
+        self._connection = connection
+        self._pulling = pulling
+        self._inflow = pulling.inflow
+        self._lock = lock
+        self._beginner: threading.Thread | None = None  # who begins a flow
+        self._closed = False
+        self._failure: AetherError | None = None  # why nothing more comes
+        heirs.add(self)
+        _iterations.add(self)
+
+    def _renew(self, deadline: Deadline) -> None:
+        """Begin another flow behind what has come."""
+        raise NotImplementedError
+
+    def _has_some(self) -> bool:
+        """Whether something can be taken, or read."""
+        return bool(self._inflow.arrived)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more comes: :meth:`close` was called, or it failed for good."""
+        return self._closed
+
+    def _await(self, deadline: Deadline) -> None:
+        """Wait for more, and see that more can come.
+
+        Raises:
+            DeadlineExceededError: Nothing came in time.
+        """
+        inflow = self._inflow
+        error = self._failure or inflow.error
+        if error is not None:
+            raise type(error)(*error.args)
+        if not inflow.silence():
+            self._begin_again()
+        else:
+            self._pulling.ask()  # the last question may have ended with nothing to be read
+        was_broken, patience = inflow.is_broken, inflow.silence()
+
+        def ready() -> bool:
+            changed = inflow.is_broken is not was_broken or not (inflow.asked or was_broken)
+            return changed or self._has_ended() or self._has_some()
+
+        left = deadline.remaining()
+        came = inflow.changed.wait(ready, Deadline(min(left, patience or left)))
+        if not came and not deadline.remaining():
+            raise DeadlineExceededError(f"no event for {self!r} within {deadline}{self._connection.why_not()}")
+
+    def _has_ended(self) -> bool:
+        return self._closed or self._failure is not None or self._inflow.error is not None
+
+    def _begin_again(self) -> None:
+        """Have another flow begun, unless that is being done."""
+        inflow = self._inflow
+        with self._lock:
+            inflow.break_off()
+            if self._beginner is not None and self._beginner.is_alive():
+                return
+            self._beginner = threading.Thread(target=self._begin, name=f"aether-flow-{next(_numbers)}", daemon=True)
+        try:
+            self._beginner.start()
+        except RuntimeError as error:  # the interpreter ends
+            inflow.end(StoreClosedError(f"{self!r} cannot go on: {error}"))
+
+    def _begin(self) -> None:
+        pause = Pause(_FOR_EVER)
+        while not self._has_ended():
+            try:
+                self._renew(Deadline(_BEGIN))
+            except _AWAY:
+                pause.take()
+            except AetherError as error:
+                self._failure = error
+            else:
+                break
+        self._inflow.changed.wake_all()
+
+    def _end(self) -> AetherError:
+        """What who takes gets once it is closed."""
+        return self._failure or StoreClosedError(f"{self!r} is closed")
+
+    def _after_fork(self) -> None:
+        self._closed = True
+        self._failure = StoreClosedError(f"{self!r} was made before the fork, and is its parent's: make another here")
+        self._inflow.changed.wake_all()
+
+
+_iterations: Living[Iteration] = Living()
+
+
+@before_threads_end
+def _end_iterations() -> None:
+    """Let every iteration end: Python waits for the normal threads in which it goes on."""
+    for iteration in _iterations:
+        iteration.close()
