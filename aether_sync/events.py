@@ -138,8 +138,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
 
         Fields of datetime, date, time, timedelta, UUID, Decimal, bytes (base64), enum, set or tuple are read from what
         JSON has for them. Otherwise types are strict: an int is not read from a str, nor from a float, not even 3.0
-        (Go writes a whole float64 without a point); but ``EventStored`` takes whatever number is whole. Unknown keys
-        are ignored, unless the type forbids them.
+        (Go writes a whole float64 without a point); but for ``EventStored`` a whole number is an int, however it is
+        written. Unknown keys are ignored, unless the type forbids them.
 
         Args:
             type: What to return.
@@ -149,7 +149,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
             InvalidOptionError: msgspec cannot convert to this type.
         """
         try:
-            return msgspec.convert(self.data, type, str_keys=True, strict=type is not EventStored)
+            return msgspec.convert(self.data if type is not EventStored else _whole(self.data), type, str_keys=True)
         except msgspec.ValidationError as error:
             name = getattr(type, "__name__", type)
             what = f"data of event {_short(self.event_type)} ({_short(self.id)}) is no {name}"
@@ -317,6 +317,13 @@ class EventStored(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         if sequence is not None:
             data["sequence"] = sequence
         return Event(event_type=EVENT_STORED, actor_id=event.actor_id, version=event.version, data=data)
+
+
+def _whole(data: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The same, with whole numbers as ints: to who reads JSON into float64, all numbers are floats."""
+    if data is None:
+        return None
+    return {key: int(one) if isinstance(one, float) and one.is_integer() else one for key, one in data.items()}
 
 
 # -- checking the fields of an event

@@ -79,6 +79,7 @@ class _Importer:
         self._looked = Looked(store, timeout)
         self._waiting: list[Line] = []  # to be stored together
         self._waiting_bytes = 0
+        self._waiting_ids: set[str] = set()
         self._at_once = BATCH_LIMIT
         self._stored = self._duplicates = 0
 
@@ -111,6 +112,9 @@ class _Importer:
             elif self._is_there(line.event):
                 self._duplicates += 1
             else:
+                if line.event.id in self._waiting_ids:  # some other tool gave one id twice: not so in one save
+                    self._store_waiting()
+                self._waiting_ids.add(line.event.id)
                 self._waiting.append(line)
                 self._waiting_bytes += line.size
                 if len(self._waiting) >= self._at_once or self._waiting_bytes >= _BATCH_BYTES:
@@ -132,6 +136,7 @@ class _Importer:
 
     def _store_waiting(self) -> None:
         lines, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        self._waiting_ids.clear()
         if lines:
             self._store_lines(lines, looked=False)
 

@@ -43,7 +43,7 @@ class Alongside:
             return False
         while (there := self._next()) is not None:
             if is_same(there.event, event):
-                self._store.update_version_cache(event.actor_id, event.version, there.sequence)
+                self._admin.learn(there)
                 return True
         return False
 

@@ -177,7 +177,7 @@ class Crew:
     def _failed(self, lane: _Lane, delivery: Delivery, error: BaseException) -> None:
         """Try it again after a pause, or give it up."""
         lane.failures += 1
-        tried = lane.failures + (delivery.attempt - 1 if self._counts_deliveries else 0)
+        tried = delivery.attempt if self._counts_deliveries else lane.failures
         logged(
             self._burst,
             logging.ERROR,
@@ -191,15 +191,23 @@ class Crew:
         if delivery.settled:
             self._done(lane, delivery)
         elif tried >= self._attempts:
-            with suppress(AetherError):  # then it comes again when its ack wait is over
-                delivery.reject(_reason(error))
+            self._give_up(delivery, tried, _reason(error))
             self._done(lane, delivery)
         else:
+            delivery.attempt += 1
             pause = min(self._retry_delay * 2 ** min(lane.failures - 1, 60), _LONGEST_PAUSE)
             with self.lock:
                 lane.is_busy = False
                 heappush(self._later, (monotonic() + pause, next(_numbers), lane))
                 self._work.wake(1)  # who waits for a later one
+
+    def _give_up(self, delivery: Delivery, tried: int, reason: str) -> None:
+        event = delivery.event
+        text = "%r gives up event %d (%s of %s) after %d attempts: %s"
+        about = (self.consumption, delivery.sequence, event.event_type, event.actor_id, tried, reason)
+        logged(Burst(), logging.WARNING, text, *about)  # each of them
+        with suppress(AetherError):  # then it comes again when its ack wait is over
+            delivery.reject(reason)
 
     def _done(self, lane: _Lane, delivery: Delivery) -> None:
         delivery.let_go()

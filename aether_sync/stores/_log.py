@@ -9,12 +9,13 @@ from .._checks import check_count
 from .._deadline import Deadline
 from .._lifetime import Closing
 from .._waiting import Parking, guard
+from .._wire import encode_and_copy
 from ..errors import DeadlineExceededError, StoreClosedError
 from ..events import Event
 from ..patterns import SubscriptionFilter
 from .base import StoredEvent
 
-__all__ = ["Log", "LogFollower", "version_of"]
+__all__ = ["Log", "LogFollower", "fresh", "off_the_wire", "version_of"]
 
 version_of = attrgetter("event.version")  #: of a StoredEvent, as bisect() wants it
 
@@ -124,6 +125,17 @@ class _Position(NamedTuple):
     next: "dict[int, _Position]"  # the one behind it, under 0: who puts it there has taken the event that lies between
 
 
+def fresh(stored: StoredEvent) -> StoredEvent:
+    """What is stored, as of its reader alone: to change it is no harm, here as with a server."""
+    return StoredEvent(off_the_wire(stored.event), stored.sequence, ends_batch=stored.ends_batch)
+
+
+def off_the_wire(event: Event) -> Event:
+    """The event as a reader gets it."""
+    _, copy = encode_and_copy(event, "")
+    return copy
+
+
 class LogFollower(Closing):
     """Reads on in a log: the ``Follower`` of a store in memory. It takes by one operation that nothing interrupts."""
 
@@ -165,7 +177,7 @@ class LogFollower(Closing):
                 raise StoreClosedError(f"{self!r} is closed")
             found = self._next(take=True)
             if found is not None:
-                return found
+                return fresh(found)
             if is_last_look or not self._log.waiting.wait(self._is_to_look, deadline):
                 raise DeadlineExceededError(f"no event for {self!r} within {deadline}")
 
@@ -176,7 +188,7 @@ class LogFollower(Closing):
         except DeadlineExceededError:
             return []
         while len(batch) < max_events and (found := self._next(take=True)) is not None:
-            batch.append(found)
+            batch.append(fresh(found))
         return batch
 
     def _here(self) -> _Position:

@@ -116,7 +116,7 @@ def differences(config: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
         if config.get(key, 0) > 0 and config[key] != wanted.get(key)
     ]
     if config.get("persist_mode") == "async":
-        found.append("persist_mode is 'async': what is acknowledged may not be stored")
+        found.append("persist_mode is 'async': events are acknowledged before they are written")
     if any(config.get("consumer_limits", {}).values()):
         found.append(f"consumer_limits is {config['consumer_limits']}: it could not be followed")
     if config.get("mirror") or config.get("sources"):

@@ -78,6 +78,10 @@ class StoreAdmin:
 
     # -- records
 
+    def learn(self, stored: StoredEvent) -> None:
+        """Note that an event was read, for who saves the next one of its actor."""
+        self._store._cache.learn(stored.event.actor_id, stored.event.version, stored.sequence)
+
     def records(
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
     ) -> Iterator[StoredEvent | MalformedRecord]:

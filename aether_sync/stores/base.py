@@ -375,7 +375,7 @@ class EventStore(Protocol):
 
         Args:
             bus: Where to.
-            namespace: Under which.
+            namespace: Under which; by default the store's own, if it has one.
 
         Raises:
             InvalidOptionError: There is no namespace, or the bus's subjects would be stored in this store.

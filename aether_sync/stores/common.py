@@ -1,10 +1,11 @@
 """What every store does the same way: checking what it is given, numbering, loading, telling the bus."""
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from operator import attrgetter
-from typing import NamedTuple
+from typing import NamedTuple, Never
 
 from .._deadline import Deadline
 from .._lifetime import Closing
@@ -18,7 +19,7 @@ from ..errors import (
 )
 from ..events import Event, EventStored
 from ..patterns import check_namespace
-from .base import ANY, AnyVersion, LoadedActor, Snapshot, StoredEvent
+from .base import ANY, AnyVersion, EventStore, LoadedActor, Snapshot, StoredEvent
 
 __all__ = [
     "BATCH_LIMIT",
@@ -44,8 +45,17 @@ class _Broadcaster(NamedTuple):
 class StoreBase(Closing):
     """The common part of all stores. What a store adds is named ``_save`` and so on; its arguments are checked."""
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for one in (StoreBase, cls):
+            _document(one)
+
+    def __reduce__(self) -> Never:
+        raise TypeError("a store has a connection or events of this process: make one in the other process")
+
     def __init__(self) -> None:
         self._closed = False
+        self._namespace: str | None = None  # where it is announced what is stored, unless it is said otherwise
         self._broadcaster: _Broadcaster | None = None  # replaced whole; read by any thread
 
     # -- saving
@@ -144,6 +154,7 @@ class StoreBase(Closing):
             return
         if not isinstance(bus, EventBus):
             raise InvalidOptionError(f"a broadcaster is an EventBus or NATSEventBus, not {type(bus).__name__}")
+        namespace = self._namespace if namespace is None else namespace
         if namespace is None:
             raise InvalidOptionError("a broadcaster wants a namespace to publish EventStored under: 'tenant-abc'")
         self._check_bus(bus)
@@ -178,6 +189,14 @@ class StoreBase(Closing):
             raise StoreClosedError(f"{self!r} is closed")
 
 
+def _document(store: type) -> None:
+    """Give methods the texts of the protocol, for ``help()``."""
+    for name, method in vars(store).items():
+        told = getattr(EventStore, name, None)
+        if told is not None and not name.startswith("_") and inspect.isfunction(method) and not method.__doc__:
+            method.__doc__ = told.__doc__
+
+
 # -- checking
 
 
@@ -201,6 +220,8 @@ def _checked(events: Iterable[Event]) -> tuple[Event, ...]:
     checked = tuple(islice(events, BATCH_LIMIT + 1))
     for event in checked:
         if not isinstance(event, Event):
+            if isinstance(event, list | tuple):
+                raise InvalidEventError("append() takes events one by one: append(actor_id, *events, ...)")
             raise InvalidEventError(f"a store takes Event(event_type=..., actor_id=...), not {type(event).__name__}")
     if len(checked) > BATCH_LIMIT:
         raise InvalidOptionError(f"more than {BATCH_LIMIT} events in one save: no more are stored at once, all or none")

@@ -216,12 +216,6 @@ def _settings(answers: Answers) -> Iterator[Finding]:
         yield _warn(
             "settings", "allow_atomic is off: only one event can be saved at a time", "set it (nats-server 2.12)"
         )
-    if config.get("persist_mode") == "async":
-        yield _bad(
-            "settings",
-            "persist_mode is 'async': events are acknowledged before they are written, and batches are refused",
-            "make the stream anew without it, by export and import",
-        )
     if config.get("compression", "none") == "none":
         yield _ok("settings", "not compressed; compression 's2' takes less disk for some processor")
 

@@ -69,6 +69,7 @@ class JetStreamEventStore(StoreBase, Heir):
         super().__init__()
         check_count("replicas", replicas)
         self._names = Names(stream, namespace)
+        self._namespace = namespace
         self._replicas = replicas
         self.refuse_prefix("aether")  # of a bus that is not known here
         self._owns_connection = not isinstance(connection, Connection)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from .._deadline import Deadline
-from .._wire import encode_and_copy
 from ..bus import EventBus
 from ..errors import (
     DuplicateIdError,
@@ -15,7 +14,7 @@ from ..errors import (
 )
 from ..events import Event
 from ..patterns import SubscriptionFilter
-from ._log import Log, LogFollower, version_of
+from ._log import Log, LogFollower, fresh, off_the_wire, version_of
 from .base import ANY, AnyVersion, Follower, Reading, Snapshot, StoredEvent
 from .common import MAX_VERSION, StoreBase, check_actor_id, check_version, copied_snapshot, is_same, numbered, replaces
 
@@ -42,6 +41,7 @@ class InMemoryEventStore(StoreBase):
 
     def __init__(self, *, bus: EventBus | None = None, namespace: str | None = None) -> None:
         super().__init__()
+        self._namespace = namespace
         self._log = Log()
         self._snapshots: dict[str, Snapshot] = {}  # by actor: the latest; guarded by the log's lock
         if bus is not None:
@@ -50,13 +50,13 @@ class InMemoryEventStore(StoreBase):
     # -- saving
 
     def _save(self, events: tuple[Event, ...], deadline: Deadline) -> list[StoredEvent]:
-        copies = list(map(_off_the_wire, events))
+        copies = list(map(off_the_wire, events))
         return self._store(lambda: copies)
 
     def _append(
         self, actor_id: str, events: tuple[Event, ...], expected: int | AnyVersion, deadline: Deadline
     ) -> list[StoredEvent]:
-        copies = list(map(_off_the_wire, events))
+        copies = list(map(off_the_wire, events))
 
         def number() -> Sequence[Event]:
             current = self._log.version(actor_id)
@@ -112,7 +112,7 @@ class InMemoryEventStore(StoreBase):
     ) -> list[Event]:
         last = None if until is None else check_version("until", until)
         stored = self._read(actor_id, from_version, to_version, timeout)
-        return [one.event for one in stored if last is None or one.sequence <= last]
+        return [off_the_wire(one.event) for one in stored if last is None or one.sequence <= last]
 
     def iter_events(  # noqa: D102
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
@@ -123,7 +123,7 @@ class InMemoryEventStore(StoreBase):
     def _pages(self, actor_id: str, from_version: int, to_version: int | None) -> Iterator[Event]:
         while page := self._read(actor_id, from_version, to_version, None, at_most=_PAGE):
             for one in page:
-                yield one.event
+                yield off_the_wire(one.event)
             from_version = page[-1].event.version + 1
             if from_version > MAX_VERSION:
                 return
@@ -131,7 +131,8 @@ class InMemoryEventStore(StoreBase):
     def get_events_with_errors(  # noqa: D102
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
     ) -> Reading:
-        return Reading(self._read(actor_id, from_version, to_version, timeout), [])
+        stored = self._read(actor_id, from_version, to_version, timeout)
+        return Reading([fresh(one) for one in stored], [])
 
     def _read(
         self,
@@ -251,9 +252,3 @@ class InMemoryEventStore(StoreBase):
     def __repr__(self) -> str:
         state = " closed" if self._closed else ""
         return f"<InMemoryEventStore {self._log.size} events of {self._log.actor_count} actors{state}>"
-
-
-def _off_the_wire(event: Event) -> Event:
-    """The event as a reader gets it."""
-    _, copy = encode_and_copy(event, "")
-    return copy

@@ -45,9 +45,9 @@ class Runner(Closing, Heir):
         self._name = repr(consumer)
         number = next(_numbers)
         self._threads = [
-            threading.Thread(target=crew.take, name=f"aether-taker-{number}", daemon=True),
+            threading.Thread(target=self._take, name=f"aether-taker-{number}", daemon=True),
             *(
-                threading.Thread(target=crew.work, name=f"aether-worker-{next(_numbers)}", daemon=True)
+                threading.Thread(target=self._work, name=f"aether-worker-{next(_numbers)}", daemon=True)
                 for _ in range(threads)
             ),
         ]
@@ -85,6 +85,14 @@ class Runner(Closing, Heir):
                 self._crew.running -= 1
                 self.close()
                 raise StoreError(f"{thread.name} cannot be started: {error}") from error
+
+    # So a runner that nobody keeps goes on.
+
+    def _take(self) -> None:
+        self._crew.take()
+
+    def _work(self) -> None:
+        self._crew.work()
 
     # -- its end
 
