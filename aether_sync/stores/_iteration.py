@@ -109,7 +109,7 @@ class Iteration(Closing, Heir):
             inflow.end(StoreClosedError(f"{self!r} cannot go on: {error}"))
 
     def _begin(self) -> None:
-        pause = Pause(_FOR_EVER)
+        pause = Pause(_FOR_EVER, longest=1.0)
         while not self._has_ended():
             try:
                 self._renew(Deadline(_BEGIN))

@@ -390,8 +390,9 @@ class Asked(Generic[T]):
 class Pause:
     """Pauses between tries, longer and longer, until a deadline."""
 
-    def __init__(self, deadline: Deadline) -> None:
+    def __init__(self, deadline: Deadline, longest: float = 0.1) -> None:
         self._deadline = deadline
+        self._longest = longest
         self._next = 0.002
 
     def take(self) -> bool:
@@ -399,7 +400,7 @@ class Pause:
         if self._deadline.remaining() <= self._next:
             return False
         time.sleep(self._next)
-        self._next = min(self._next * 2, 0.1)
+        self._next = min(self._next * 2, self._longest)
         return True
 
 
