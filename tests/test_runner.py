@@ -310,7 +310,9 @@ class TestItsEnd:
     ) -> None:
         store = make_store()
         save(store, 2)
-        runner = store.run("c", lambda _: go_on.wait(PATIENCE), threads=1, ack_wait=ACK_WAIT)
+        handles = threading.Event()
+        runner = store.run("c", lambda _: (handles.set(), go_on.wait(PATIENCE)), threads=1, ack_wait=ACK_WAIT)
+        assert handles.wait(PATIENCE)
         eventually(lambda: len(runner._crew._held) == 2)
         begun = time.monotonic()
         with caplog.at_level(logging.WARNING):
