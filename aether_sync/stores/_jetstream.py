@@ -1,4 +1,4 @@
-"""JetStream's requests, as a store needs them: one try each, and what the server says to it in our words.
+"""JetStream's requests, as a store needs them. What reads is asked until it is answered; a publish is one try.
 
 Subjects, bodies and error codes are those of the JetStream API (https://docs.nats.io/reference/reference-protocols/
 nats_api_reference), of direct get (ADR-31) and of atomic batches (ADR-50).
@@ -56,17 +56,9 @@ _SLOWEST = 2**20  # bytes a second, of a link on which it is worth to wait for a
 _SHARE = 0.7  # of the time that is left, for the answer to a publish: the rest is to find out if there is none
 _PAGE_BYTES = 4 * 2**20  # of a page: there is no flow control within one
 _REFUSED = {10071, 10164, 10201}  # wrong last sequence; the same, of one in flight; a message id of the batch is known
-_BUSY = {
-    10008,
-    10009,
-    10158,
-    10163,
-    10167,
-    10176,
-    10210,
-}  # no leader, id or subject in flight, too many
+_BUSY = {10008, 10009, 10158, 10163, 10167, 10176, 10210}  # no leader; an id, a subject in flight; too many at once
 _FULL = {10023, 10047, 10077}  # of memory or disk, by the server's account or the stream's limit
-_NO_STREAM, _NO_MESSAGE, _NAME_IN_USE = 10059, 10037, 10058
+_NO_MESSAGE = 10037
 
 _SEQUENCE = b"\r\nNats-Sequence: "
 _EXPECTED = re.compile(rb"\r\nNats-Expected-Last-Subject-Sequence: *(\d+)")
