@@ -688,8 +688,8 @@ def test_import_after_a_kill(
     eventually(lambda: count_of(store) > 1_000, "some events")
     running.process.kill()
     running.process.wait()
+    eventually(lambda: count_of(store) % 1_000 == 0, "the end of a batch that is just being stored")
     there = count_of(store)
-    assert there % 1_000 == 0
     assert there < 60_000
     found = run("import", str(file), *options)
     assert found.returncode == 0
