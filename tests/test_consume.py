@@ -16,6 +16,7 @@ from aether_sync import (
     InvalidOptionError,
     JetStreamEventStore,
     NatsServer,
+    PermissionDeniedError,
     StoreClosedError,
     StoreError,
     StreamMismatchError,
@@ -28,6 +29,7 @@ from aether_sync.stores.delivery import Delivery
 from .conftest import PATIENCE, UNIT, eventually, run_threads
 from .programs import consumers as programs
 from .programs.run import finish, run, start
+from .raw import RawClient
 
 ACK_WAIT = 0.3 * UNIT
 
@@ -371,6 +373,28 @@ class TestThePoisonPlace:
         with store.consume_poisoned("c") as events:
             assert events.get_batch(1, timeout=ACK_WAIT) == []
         assert len(store.poisoned("c")) == 1
+
+    def test_a_subject_that_is_no_text_is_there(
+        self, store: JetStreamEventStore, server: NatsServer, prefix: str
+    ) -> None:
+        save(store, 1)
+        with RawClient(server.port) as client:
+            client.send(b"PUB %b.events.a.\xff\xfe 2\r\n{}\r\n" % prefix.encode())
+            client.flush()
+        store.save_event(Event(event_type="Done", actor_id="a-0", version=2))
+        with store.consume("c") as events:
+            assert [one.sequence for one in take_all(events, 2)] == [1, 3]
+        assert [(found.sequence, found.event) for found in store.poisoned("c")] == [(2, None)]
+
+
+def test_who_may_not_acknowledge_is_told() -> None:
+    config = """
+    authorization { users: [ { user: u, password: p, permissions: { publish: { allow: ">", deny: "$JS.ACK.>" } } } ] }
+    """
+    with NatsServer(config=config) as server, JetStreamEventStore(server.url.replace("//", "//u:p@")) as store:
+        save(store, 1)
+        with store.consume("c") as events, pytest.raises(PermissionDeniedError, match="ACK"):
+            events.get(timeout=PATIENCE).ack(confirm=True, timeout=PATIENCE)
 
 
 class TestItsEnd:

@@ -96,10 +96,13 @@ class Reader:
         Raises:
             MalformedRecordError: It is none, or not one of the actor's whose subject it has.
         """
-        return self.event(record.sequence, record.subject, record.data)
+        return self._event(record.sequence, record.subject, record.data)
 
-    def event(self, sequence: int, subject: str, data: bytes) -> Event:
-        """As :meth:`decoded`, of the parts of a record."""
+    def event(self, sequence: int, subject: bytes, data: bytes) -> Event:
+        """As :meth:`decoded`, of a record as it is delivered: its subject may be no text."""
+        return self._event(sequence, subject.decode(errors="backslashreplace"), data)
+
+    def _event(self, sequence: int, subject: str, data: bytes) -> Event:
         try:
             event = decode_stored(data)
         except DecodingError as error:

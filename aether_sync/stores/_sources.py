@@ -71,7 +71,7 @@ class Events:
         subject, reply, _, data = message
         attempt, sequence, _ = place_of(reply)
         try:
-            event = self._reader.event(sequence, subject.decode(), data)
+            event = self._reader.event(sequence, subject, data)
         except MalformedRecordError as error:
             self._bury_malformed(attempt, reply, desk, error)
             return None

@@ -133,7 +133,7 @@ class Desk:
         pause = Pause(deadline)
         while True:
             with suppress(DeadlineExceededError, DisconnectedError):
-                call = self._connection.ask(subject, lambda inbox: command(subject, inbox, b"", ACK), deadline)
+                call = self._connection.ask({subject}, lambda inbox: command(subject, inbox, b"", ACK), deadline)
                 (answer,) = call.wait(Deadline(min(_TRY, deadline.remaining())))
                 if not is_status(answer):  # else nobody is there who would know
                     return

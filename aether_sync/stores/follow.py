@@ -172,7 +172,7 @@ class JetStreamFollower(Iteration):
                 break
             if sequence > scanned:
                 try:
-                    event = self._reader.event(sequence, subject.decode(errors="backslashreplace"), data)
+                    event = self._reader.event(sequence, subject, data)
                 except MalformedRecordError as error:
                     self._ready.append(error)
                 else:
