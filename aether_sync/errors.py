@@ -143,6 +143,9 @@ class DeliveryUncertainError(ConnectionFailedError):
 class StoreError(AetherError):
     """The event store did not do what it was asked for."""
 
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""  # what else is there is for attributes
+
 
 class VersionConflictError(StoreError):
     """Another writer was first; nothing of this call is stored. Load the actor again, decide again, try again.
@@ -179,9 +182,6 @@ class UnknownOutcomeError(StoreError, TimeoutError):
         super().__init__(message, events)
         self.events = events
 
-    def __str__(self) -> str:
-        return str(self.args[0])
-
 
 class DuplicateIdError(StoreError):
     """Another event is stored under this event's id, or two that are to be stored have the same."""
@@ -204,9 +204,6 @@ class MalformedRecordError(StoreError, ValueError):
         self.sequence = sequence
         self.data = data
 
-    def __str__(self) -> str:
-        return str(self.args[0])
-
 
 class StreamMismatchError(StoreError):
     """There is a stream of this name with settings that a store cannot have; the message names each.
@@ -218,9 +215,6 @@ class StreamMismatchError(StoreError):
     def __init__(self, message: str, differences: tuple[str, ...] = ()) -> None:
         super().__init__(message, differences)
         self.differences = differences
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 class StreamRegressionError(StoreError):

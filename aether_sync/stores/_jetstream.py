@@ -198,7 +198,7 @@ class JetStream:
             AtomicAppendUnsupportedError: The stream takes no batches.
         """
         headers = _headers(messages)
-        largest = max(len(head) + len(one.data) for head, one in zip(headers, messages, strict=True))
+        sizes = [len(head) + len(one.data) for head, one in zip(headers, messages, strict=True)]
 
         def make(inbox: bytes) -> bytes:
             # The first one's answer says whether there is room for a batch; the last one's, whether it is stored.
@@ -208,10 +208,9 @@ class JetStream:
                 for place, (one, head) in enumerate(zip(messages, headers, strict=True))
             )
 
-        size = sum(len(head) + len(one.data) for head, one in zip(headers, messages, strict=True))
-        patience = _TRY * 2 ** min(number, 10) + size / _SLOWEST
+        patience = _TRY * 2 ** min(number, 10) + sum(sizes) / _SLOWEST
         self._refuse_if_closed()
-        call = self._connection.ask({one.subject for one in messages}, make, deadline, _is_ack, largest)
+        call = self._connection.ask({one.subject for one in messages}, make, deadline, _is_ack, max(sizes))
         try:
             answer = self._wait(call, Deadline(min(patience, deadline.remaining() * _SHARE)), deadline)[-1]
         except DeadlineExceededError as error:
@@ -247,7 +246,7 @@ class JetStream:
     def next(self, stream: str, subject: str, sequence: int, deadline: Deadline) -> Record | None:
         """Return the first record with a subject from a sequence on, by the leader's word."""
         body = {"seq": sequence, "next_by_subj": subject}
-        return _record(self._api(f"STREAM.MSG.GET.{stream}", body, deadline))
+        return _record(self.request(f"STREAM.MSG.GET.{stream}", body, deadline))
 
     def begin_page(self, stream: str, subject: str, sequence: int, count: int, deadline: Deadline) -> "Asked[Page]":
         """Ask now for records with a subject from a sequence on, of any server of the stream: it may lack some."""
@@ -270,7 +269,7 @@ class JetStream:
         """Return all subjects that have records, among those wanted."""
         found: list[str] = []
         while True:
-            answer = self._api(f"STREAM.INFO.{stream}", {"subjects_filter": wanted, "offset": len(found)}, deadline)
+            answer = self.request(f"STREAM.INFO.{stream}", {"subjects_filter": wanted, "offset": len(found)}, deadline)
             if "error" in answer:
                 raise StoreUnavailableError(f"the stream is not read: {answer['error'].get('description')}")
             page = answer["state"].get("subjects") or {}
@@ -295,14 +294,11 @@ class JetStream:
             DeadlineExceededError: No answer in time.
             StoreUnavailableError: There is no JetStream.
         """
-        return self._api(subject, body, deadline)
+        return _answer(self._persist(f"$JS.API.{subject}", body, deadline, single)[0])
 
     def tell(self, subject: str) -> None:
         """Put a request to the API whose answer nobody waits for."""
         self._connection.tell(command(f"$JS.API.{subject}", b"", b"", b""))
-
-    def _api(self, subject: str, body: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
-        return _answer(self._persist(f"$JS.API.{subject}", body, deadline, single)[0])
 
     def _persist(
         self, subject: str, body: dict[str, Any], deadline: Deadline, is_last: Callable[[Message], bool], tries: int = 0
