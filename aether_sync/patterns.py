@@ -12,7 +12,7 @@ All other characters stand for themselves. The first two are the wildcards of NA
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Pattern",
     "SubscriptionFilter",
-    "actor_matcher",
     "actor_type",
     "check_namespace",
     "check_prefix",
@@ -330,29 +329,17 @@ class SubscriptionFilter:
         """Whether it lets an event pass. Never raises."""
         if self.event_types and event.event_type not in self.event_types:
             return False
+        return self.matches_actor(event.actor_id)
+
+    def matches_actor(self, actor_id: str) -> bool:
+        """Whether it lets the events of an actor pass, if they are of a type that it does."""
         if self._regex is None:
-            return not self.actor_pattern or event.actor_id == self.actor_pattern
-        return self._regex.fullmatch(event.actor_id) is not None
+            return not self.actor_pattern or actor_id == self.actor_pattern
+        return self._regex.fullmatch(actor_id) is not None
 
     def __repr__(self) -> str:
         types = f"{{{', '.join(map(repr, sorted(self.event_types)))}}}" if self.event_types else "()"
         return f"SubscriptionFilter(event_types={types}, actor_pattern={self.actor_pattern!r})"
-
-
-def actor_matcher(pattern: str | None) -> Callable[[str], bool]:
-    """Return what says whether an actor id matches a pattern; None matches all.
-
-    Raises:
-        InvalidOptionError: The pattern is not a str.
-        InvalidNamespaceError: It is none.
-    """
-    text = _actor_pattern(pattern)
-    if not text:
-        return lambda _: True
-    regex = _compiled(text)
-    if regex is None:
-        return text.__eq__
-    return lambda actor_id: regex.fullmatch(actor_id) is not None
 
 
 def _event_types(event_types: Iterable[str]) -> frozenset[str]:

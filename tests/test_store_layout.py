@@ -15,10 +15,10 @@ from aether_sync import (
     NatsServer,
     Snapshot,
     StoredEvent,
+    SubscriptionFilter,
     VersionConflictError,
 )
 from aether_sync._deadline import Deadline
-from aether_sync.patterns import actor_matcher
 from aether_sync.stores._jetstream import Page
 from aether_sync.stores._names import Names
 
@@ -153,7 +153,7 @@ PATTERNS = ["order-*", "order-1", "*", ">", "*-1", "o*", "order-1*", "a.*", "ord
 )
 def test_the_subjects_that_are_asked_for_have_all_that_match(pattern: str, actor_id: str) -> None:
     names = Names("s", None)
-    if actor_matcher(pattern)(actor_id):
+    if SubscriptionFilter(actor_pattern=pattern).matches_actor(actor_id):
         wanted, subject = names.wanted(pattern).split("."), names.subject(actor_id).split(".")
         assert wanted == subject or (wanted[-1] in ("*", ">") and wanted[:-1] == subject[: len(wanted) - 1])
 

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 import click
 
 from ..errors import MalformedRecordError, StoreUnavailableError
-from ..patterns import actor_matcher
+from ..patterns import SubscriptionFilter
 from ..stores.admin import Extent, StoreAdmin
 from ..stores.base import Follower, StoredEvent
 from ..stores.jetstream import JetStreamEventStore
@@ -153,7 +153,7 @@ class Exporter:
 
     def _count_malformed(self, error: MalformedRecordError) -> None:
         actor = self.admin.actor_at(error.sequence, self.timeout)
-        if actor is None or actor_matcher(self.pattern)(actor):
+        if actor is None or SubscriptionFilter(actor_pattern=self.pattern).matches_actor(actor):
             report_malformed(error)
             self.malformed += 1
             self._count(error.sequence, True)

@@ -7,7 +7,7 @@ from typing import Any
 from .._deadline import Deadline
 from ..errors import DeadlineExceededError, StoreError, StoreUnavailableError, StreamMismatchError
 from ..patterns import SubscriptionFilter
-from ._jetstream import JetStream, Pause
+from ._jetstream import JetStream, Pause, code_of, said
 from ._names import Names
 
 __all__ = ["ConsumerState", "forget", "join", "listed", "look", "poison_settings", "settings", "wait_for"]
@@ -115,14 +115,14 @@ def join(jetstream: JetStream, stream: str, config: dict[str, Any], deadline: De
     """
     name = config["name"]
     answer = jetstream.request(f"CONSUMER.INFO.{stream}.{name}", {}, deadline)
-    if _code(answer) in _GONE:
+    if code_of(answer) in _GONE:
         body = {"stream_name": stream, "config": config, "action": "create"}
         answer = jetstream.request(f"CONSUMER.CREATE.{stream}.{name}", body, deadline)
         if "error" in answer:  # somebody was quicker, perhaps with other settings
             made = jetstream.request(f"CONSUMER.INFO.{stream}.{name}", {}, deadline)
             answer = answer if "error" in made else made
     if "error" in answer:
-        raise StoreUnavailableError(f"no consumer {name!r} of stream {stream!r}: {_said(answer)}")
+        raise StoreUnavailableError(f"no consumer {name!r} of stream {stream!r}: {said(answer)}")
     different = _differences(answer["config"], config)
     if different:
         raise StreamMismatchError(
@@ -146,9 +146,9 @@ def look(jetstream: JetStream, stream: str, consumer: str, deadline: Deadline) -
             return answer
         if pause.take():
             continue
-        if _code(answer) in _GONE:
+        if code_of(answer) in _GONE:
             raise StoreError(f"there is no consumer {consumer!r} of stream {stream!r}: consume() makes one")
-        raise StoreUnavailableError(f"nothing is known of consumer {consumer!r}: {_said(answer)}")
+        raise StoreUnavailableError(f"nothing is known of consumer {consumer!r}: {said(answer)}")
 
 
 def listed(jetstream: JetStream, stream: str, deadline: Deadline) -> list[ConsumerState]:
@@ -157,7 +157,7 @@ def listed(jetstream: JetStream, stream: str, deadline: Deadline) -> list[Consum
     while True:
         answer = jetstream.request(f"CONSUMER.LIST.{stream}", {"offset": len(found)}, deadline)
         if "error" in answer:
-            raise StoreUnavailableError(f"the consumers of {stream!r} are not listed: {_said(answer)}")
+            raise StoreUnavailableError(f"the consumers of {stream!r} are not listed: {said(answer)}")
         page = answer["consumers"] or []
         found += page
         if not page or len(found) >= answer["total"]:
@@ -168,8 +168,8 @@ def listed(jetstream: JetStream, stream: str, deadline: Deadline) -> list[Consum
 def forget(jetstream: JetStream, stream: str, consumer: str, deadline: Deadline) -> bool:
     """Delete a consumer; returns whether it was there."""
     answer = jetstream.request(f"CONSUMER.DELETE.{stream}.{consumer}", {}, deadline)
-    if "error" in answer and _code(answer) not in _GONE:
-        raise StoreUnavailableError(f"consumer {consumer!r} is not deleted: {_said(answer)}")
+    if "error" in answer and code_of(answer) not in _GONE:
+        raise StoreUnavailableError(f"consumer {consumer!r} is not deleted: {said(answer)}")
     return "error" not in answer
 
 
@@ -226,12 +226,3 @@ def _differences(config: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 def _shown(value: Any, scale: float) -> str:
     return f"{value / scale:g} s" if scale else repr(value)
-
-
-def _code(answer: dict[str, Any]) -> int:
-    return int(answer.get("error", {}).get("err_code", 0))
-
-
-def _said(answer: dict[str, Any]) -> str:
-    error = answer["error"]
-    return f"{error.get('description')} ({error.get('err_code')})"

@@ -43,8 +43,10 @@ __all__ = [
     "Record",
     "RefusedError",
     "UnknownError",
+    "code_of",
     "command",
     "ends_batch",
+    "said",
 ]
 
 T = TypeVar("T")
@@ -265,15 +267,15 @@ class JetStream:
         call = self._ask(subject, body, deadline, is_last)
         return Asked(call, self._wait, read, partial(self._persist, subject, body, is_last=is_last, tries=1))
 
-    def subjects(self, stream: str, wanted: str, deadline: Deadline) -> list[str]:
-        """Return all subjects that have records, among those wanted."""
-        found: list[str] = []
+    def counts(self, stream: str, wanted: str, deadline: Deadline) -> dict[str, int]:
+        """Return how many records all subjects have that have some, among those wanted."""
+        found: dict[str, int] = {}
         while True:
             answer = self.request(f"STREAM.INFO.{stream}", {"subjects_filter": wanted, "offset": len(found)}, deadline)
             if "error" in answer:
-                raise StoreUnavailableError(f"the stream is not read: {answer['error'].get('description')}")
+                raise StoreUnavailableError(f"the stream is not read: {said(answer)}")
             page = answer["state"].get("subjects") or {}
-            found += page
+            found |= page
             if not page or len(found) >= answer.get("total", 0):
                 return found
 
@@ -492,12 +494,22 @@ def _last(headers: bytes, name: bytes) -> bytes:
     return headers[start : headers.index(b"\r\n", start)]
 
 
+def code_of(answer: dict[str, Any]) -> int:
+    """The number of the error that an answer of the API is; 0 if it is none."""
+    return int(answer.get("error", {}).get("err_code", 0))
+
+
+def said(answer: dict[str, Any]) -> str:
+    """What an answer of the API that is an error says."""
+    error = answer["error"]
+    return f"{error.get('description')} ({error.get('err_code')})"
+
+
 def _record(answer: dict[str, Any]) -> Record | None:
-    error = answer.get("error")
-    if error is not None:
-        if error.get("err_code") == _NO_MESSAGE:
+    if "error" in answer:
+        if code_of(answer) == _NO_MESSAGE:
             return None
-        raise StoreUnavailableError(f"the stream is not read: {error.get('description')} ({error.get('err_code')})")
+        raise StoreUnavailableError(f"the stream is not read: {said(answer)}")
     message = answer["message"]
     return Record(
         message["seq"], message["subject"], b64decode(message.get("hdrs", "")), b64decode(message.get("data", ""))

@@ -9,10 +9,10 @@ from ..events import Event
 from ._cache import Known, VersionCache
 from ._jetstream import Asked, JetStream, Pause, Record
 from ._names import Names
-from .base import MalformedRecord, Reading, StoredEvent
+from .base import MalformedRecord, StoredEvent
 from .common import MAX_VERSION
 
-__all__ = ["Reader"]
+__all__ = ["Reader", "valid"]
 
 _PAGE = 1_000  # events
 _DOUBT = 1.0  # seconds in which a leader that knows less than it should is not believed
@@ -26,23 +26,39 @@ class Reader:
         self._names = names
         self._cache = cache
 
-    def range(
-        self, actor_id: str, from_version: int, to_version: int | None, deadline: Deadline, after: int = 0
-    ) -> Reading:
-        """Read an actor's events of some versions; all of them are behind a sequence."""
-        reading = Reading([], [])
-        last = to_version if to_version is not None else MAX_VERSION
-        for record in self.records(actor_id, from_version, lambda: deadline, after):
-            try:
-                event = self.decoded(record)
-            except MalformedRecordError as error:
-                reading.malformed.append(MalformedRecord(record.sequence, record.data, error))
-                continue
-            if event.version > last:
-                break
-            if event.version >= from_version:
-                reading.events.append(StoredEvent(event, record.sequence, False, record.ends_batch))
-        return reading
+    def read(
+        self,
+        actor_id: str,
+        from_version: int,
+        to_version: int | None,
+        deadline: Callable[[], Deadline],
+        after: int = 0,
+    ) -> Iterator[StoredEvent | MalformedRecord]:
+        """Yield an actor's events of some versions, and what is no event in between.
+
+        Args:
+            actor_id: Whose.
+            from_version: The first version wanted.
+            to_version: The last version wanted; None for all.
+            deadline: As for :meth:`records`, like the last.
+            after: A sequence before the first of them.
+        """
+        last = MAX_VERSION if to_version is None else to_version
+        for record in self.records(actor_id, from_version, deadline, after):
+            found = self.found(record)
+            if isinstance(found, StoredEvent):
+                if found.event.version > last:
+                    return
+                if found.event.version < from_version:
+                    continue
+            yield found
+
+    def found(self, record: Record) -> StoredEvent | MalformedRecord:
+        """Return what a record is."""
+        try:
+            return StoredEvent(self.decoded(record), record.sequence, False, record.ends_batch)
+        except MalformedRecordError as error:
+            return MalformedRecord(record.sequence, record.data, error)
 
     def records(
         self, actor_id: str, from_version: int, deadline: Callable[[], Deadline], after: int = 0
@@ -152,6 +168,13 @@ class Reader:
         while before is not None and (0 if last is None else last.sequence) < before.sequence and pause.take():
             last = self._begin_last(actor_id, deadline)(deadline)
         return last
+
+
+def valid(found: StoredEvent | MalformedRecord) -> StoredEvent:
+    """Return what was read if it is an event, and raise its error if it is none."""
+    if isinstance(found, MalformedRecord):
+        raise found.error
+    return found
 
 
 def _follows(records: Sequence[Record], begin: int, last: Record) -> bool:

@@ -16,12 +16,11 @@ from ..errors import (
     VersionConflictError,
 )
 from ..events import Event
-from ._cache import VersionCache
 from ._jetstream import BusyError, JetStream, Outgoing, Pause, Record, RefusedError, UnknownError
 from ._names import Names
 from ._reading import Reader
-from ._stream import open_stream, snapshot_settings
-from .base import Snapshot
+from ._stream import Stream, snapshot_settings
+from .base import Snapshot, StoredEvent
 from .common import copied_snapshot, replaces
 
 __all__ = ["Snapshots"]
@@ -32,23 +31,16 @@ _logger = logging.getLogger("aether_sync")
 class Snapshots:
     """Keeps them. Any thread."""
 
-    def __init__(self, jetstream: JetStream, names: Names, cache: VersionCache, reader: Reader, replicas: int) -> None:
+    def __init__(self, jetstream: JetStream, names: Names, reader: Reader, replicas: int) -> None:
         self._jetstream = jetstream
         self._names = names
-        self._cache = cache
         self._reader = reader
-        self._replicas = replicas
-        self._is_open = False
-
-    def _open(self, deadline: Deadline) -> None:
-        if not self._is_open:
-            open_stream(self._jetstream, snapshot_settings(self._names, self._replicas), deadline)
-            self._is_open = True
+        self._stream = Stream(jetstream, snapshot_settings(names, replicas))
 
     def save(self, snapshot: Snapshot, deadline: Deadline) -> bool:
         """Keep a snapshot, unless there is one of the same or a greater version."""
         snapshot = copied_snapshot(snapshot)
-        self._open(deadline)
+        self._stream.open(deadline)
         current = self._reader.look(snapshot.actor_id, deadline)
         if snapshot.version > current.version:
             raise VersionConflictError(snapshot.actor_id, snapshot.version, current.version)
@@ -80,17 +72,18 @@ class Snapshots:
         )
 
     def _sequence_of(self, snapshot: Snapshot, deadline: Deadline) -> int:
-        reading = self._reader.range(snapshot.actor_id, snapshot.version, snapshot.version, deadline)
-        if not reading.events:
+        found = self._reader.read(snapshot.actor_id, snapshot.version, snapshot.version, lambda: deadline)
+        there = next((one for one in found if isinstance(one, StoredEvent)), None)
+        if there is None:
             raise InvalidOptionError(
                 f"a snapshot of actor {snapshot.actor_id!r:.80} says version {snapshot.version}, "
                 "which no event of it has"
             )
-        return reading.events[0].sequence
+        return there.sequence
 
     def latest(self, actor_id: str, deadline: Deadline) -> Snapshot | None:
         """Return the latest snapshot of an actor, if its event is there."""
-        self._open(deadline)
+        self._stream.open(deadline)
         last = self._last(actor_id, deadline)
         snapshot = None if last is None else self._read(last)
         if snapshot is None or self._is_true(snapshot, deadline):

@@ -1,13 +1,13 @@
-"""The stream of a store: what it must be like, made if it is not there, and refused if it is another."""
+"""The streams of a store: what each must be like; made if it is not there, and refused if it is another."""
 
 from typing import Any
 
 from .._deadline import Deadline
 from ..errors import StoreUnavailableError, StreamMismatchError
-from ._jetstream import JetStream
+from ._jetstream import JetStream, code_of, said
 from ._names import Names
 
-__all__ = ["differences", "open_stream", "settings", "snapshot_settings", "stream_state"]
+__all__ = ["Stream", "differences", "settings", "snapshot_settings", "stream_state"]
 
 _WINDOW = 120 * 10**9  # nanoseconds in which a second try is known by its message id
 _NO_STREAM, _NAME_IN_USE, _OVERLAP = 10059, 10058, 10065
@@ -58,46 +58,63 @@ def snapshot_settings(names: Names, replicas: int) -> dict[str, Any]:
     }
 
 
-def open_stream(jetstream: JetStream, wanted: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
-    """Return the settings that a stream has; make it if there is none.
+class Stream:
+    """A stream that a store needs; it is looked at once, at the first use. Any thread.
 
-    Raises:
-        StreamMismatchError: There is one that is not as wanted, or one that has these subjects.
-        StoreUnavailableError: It cannot be made.
+    Args:
+        jetstream: Where.
+        wanted: What it is made with if it is not there.
     """
-    name = wanted["name"]
-    answer = jetstream.request(f"STREAM.INFO.{name}", {}, deadline)
-    if _code(answer) == _NO_STREAM:
-        answer = jetstream.request(f"STREAM.CREATE.{name}", wanted, deadline)
-        if _code(answer) == _NAME_IN_USE:  # somebody was quicker, with other settings
-            answer = jetstream.request(f"STREAM.INFO.{name}", {}, deadline)
-    if _code(answer) == _OVERLAP:
-        raise StreamMismatchError(
-            f"another stream has subjects of {wanted['subjects'][0]!r}: give the store another name than {name!r}"
-        )
-    error = answer.get("error")
-    if error is not None:
-        raise StoreUnavailableError(f"no stream {name!r}: {error.get('description')} ({error.get('err_code')})")
-    config: dict[str, Any] = answer["config"]
-    if "_nats.level" not in config.get("metadata", {}):  # since 2.11; before that there are no pages of a subject
-        raise StoreUnavailableError(
-            "the server is too old for a store, which wants nats-server 2.11, better 2.12 or later"
-        )
-    different = differences(config, wanted)
-    if different:
-        raise StreamMismatchError(
-            f"stream {name!r} is not one for this store: {'; '.join(different)}. Change it, or use another name",
-            tuple(different),
-        )
-    return config
+
+    def __init__(self, jetstream: JetStream, wanted: dict[str, Any]) -> None:
+        self._jetstream = jetstream
+        self._wanted = wanted
+        self._config: dict[str, Any] | None = None  # once it is known; written by any thread, all alike
+
+    def open(self, deadline: Deadline) -> dict[str, Any]:
+        """Return the settings that it has; make it if it is not there.
+
+        Raises:
+            StreamMismatchError: There is one that is not as wanted, or one that has these subjects.
+            StoreUnavailableError: It cannot be made.
+        """
+        config = self._config
+        if config is None:
+            config = self._config = self._found(deadline)
+        return config
+
+    def _found(self, deadline: Deadline) -> dict[str, Any]:
+        wanted, name = self._wanted, self._wanted["name"]
+        answer = self._jetstream.request(f"STREAM.INFO.{name}", {}, deadline)
+        if code_of(answer) == _NO_STREAM:
+            answer = self._jetstream.request(f"STREAM.CREATE.{name}", wanted, deadline)
+            if code_of(answer) == _NAME_IN_USE:  # somebody was quicker, with other settings
+                answer = self._jetstream.request(f"STREAM.INFO.{name}", {}, deadline)
+        if code_of(answer) == _OVERLAP:
+            raise StreamMismatchError(
+                f"another stream has subjects of {wanted['subjects'][0]!r}: give the store another name than {name!r}"
+            )
+        if "error" in answer:
+            raise StoreUnavailableError(f"no stream {name!r}: {said(answer)}")
+        config: dict[str, Any] = answer["config"]
+        if "_nats.level" not in config.get("metadata", {}):  # since 2.11; before that there are no pages of a subject
+            raise StoreUnavailableError(
+                "the server is too old for a store, which wants nats-server 2.11, better 2.12 or later"
+            )
+        different = differences(config, wanted)
+        if different:
+            raise StreamMismatchError(
+                f"stream {name!r} is not one for this store: {'; '.join(different)}. Change it, or use another name",
+                tuple(different),
+            )
+        return config
 
 
 def stream_state(jetstream: JetStream, name: str, deadline: Deadline) -> tuple[str, int]:
     """Return when a stream was made, and the sequence of its last record, by the leader's word."""
     answer = jetstream.request(f"STREAM.INFO.{name}", {}, deadline)
-    error = answer.get("error")
-    if error is not None:
-        raise StoreUnavailableError(f"stream {name!r} is not there: {error.get('description')}")
+    if "error" in answer:
+        raise StoreUnavailableError(f"stream {name!r} is not there: {said(answer)}")
     return answer["created"], answer["state"]["last_seq"]
 
 
@@ -126,7 +143,3 @@ def differences(config: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     if 0 < config.get("duplicate_window", 0) < wanted.get("duplicate_window", 0):
         found.append(f"duplicate_window is {config['duplicate_window'] / 1e9:g} s, not {_WINDOW / 1e9:g} s or more")
     return found
-
-
-def _code(answer: dict[str, Any]) -> int:
-    return int(answer.get("error", {}).get("err_code", 0))

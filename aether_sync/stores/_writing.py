@@ -200,7 +200,9 @@ class Writer:
         for part in parts:
             wanted = {event.version: event for event in part.events}
             first, last = part.events[0].version, part.events[-1].version
-            for one in self._reader.range(part.actor_id, first, last, deadline).events:
+            for one in self._reader.read(part.actor_id, first, last, lambda: deadline):
+                if not isinstance(one, StoredEvent):
+                    continue
                 same = wanted.get(one.event.version)
                 if same is not None and same.id == one.event.id:
                     if not is_same(same, one.event):

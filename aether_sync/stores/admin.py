@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._deadline import Deadline
-from ..errors import MalformedRecordError, StoreError, StoreUnavailableError
-from ..patterns import actor_matcher
-from ._jetstream import Record
+from ..errors import StoreError, StoreUnavailableError
+from ..patterns import SubscriptionFilter
+from ._jetstream import Record, code_of, said
 from .base import MalformedRecord, StoredEvent
-from .common import MAX_VERSION, check_actor_id, check_version
+from .common import check_actor_id, check_version
 from .jetstream import JetStreamEventStore
 
 __all__ = ["Extent", "StoreAdmin"]
@@ -60,7 +60,7 @@ class StoreAdmin:
         """
         deadline = Deadline(timeout)
         self._store.connection.start()
-        if self._info(deadline).get("error", {}).get("err_code") == _NO_STREAM:
+        if code_of(self._info(deadline)) == _NO_STREAM:
             raise StoreError(
                 f"there is no stream {self.stream!r} on the server: see --stream and --namespace, or store an event"
             )
@@ -72,9 +72,9 @@ class StoreAdmin:
     def _state(self, deadline: Deadline, **body: Any) -> dict[str, Any]:
         answer = self._info(deadline, **body)
         if "error" in answer:
-            raise StoreUnavailableError(f"stream {self.stream!r} is not read: {answer['error'].get('description')}")
+            raise StoreUnavailableError(f"stream {self.stream!r} is not read: {said(answer)}")
         state: dict[str, Any] = answer["state"]
-        return state | {"total": answer.get("total", 0)}
+        return state
 
     # -- records
 
@@ -85,7 +85,7 @@ class StoreAdmin:
     def records(
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
     ) -> Iterator[StoredEvent | MalformedRecord]:
-        """Yield an actor's events with their sequences, and what is no event in between; a page at a time.
+        """Return an actor's events with their sequences, and what is no event in between; a page at a time.
 
         Args:
             actor_id: Whose.
@@ -93,22 +93,15 @@ class StoreAdmin:
             to_version: The last version wanted; None for all.
             timeout: Seconds for each page.
         """
-        actor_id = check_actor_id(actor_id)
         check_version("from_version", from_version)
-        last = MAX_VERSION if to_version is None else check_version("to_version", to_version)
-        for record in self._reader.records(actor_id, from_version, lambda: Deadline(timeout)):
-            found = self._read(record)
-            if isinstance(found, StoredEvent):
-                if found.event.version > last:
-                    return
-                if found.event.version < from_version:
-                    continue
-            yield found
+        if to_version is not None:
+            check_version("to_version", to_version)
+        return self._reader.read(check_actor_id(actor_id), from_version, to_version, lambda: Deadline(timeout))
 
     def record_at(self, sequence: int, timeout: float | None = 5.0) -> StoredEvent | MalformedRecord | None:
         """Return what is stored at a sequence, by the leader's word; None if there is nothing."""
         record = self._record_at(sequence, timeout)
-        return None if record is None else self._read(record)
+        return None if record is None else self._reader.found(record)
 
     def actor_at(self, sequence: int, timeout: float | None = 5.0) -> str | None:
         """Return whose record is stored at a sequence, whether it is an event or not; None if there is nothing."""
@@ -118,12 +111,6 @@ class StoreAdmin:
     def _record_at(self, sequence: int, timeout: float | None) -> Record | None:
         record = self._jetstream.next(self.stream, self._names.all_events, sequence, Deadline(timeout))
         return record if record is not None and record.sequence == sequence else None
-
-    def _read(self, record: Record) -> StoredEvent | MalformedRecord:
-        try:
-            return StoredEvent(self._reader.decoded(record), record.sequence, False, record.ends_batch)
-        except MalformedRecordError as error:
-            return MalformedRecord(record.sequence, record.data, error)
 
     # -- counting
 
@@ -167,11 +154,10 @@ class StoreAdmin:
         return 0 if record is None else record.sequence
 
     def _count_of(self, actors: str, deadline: Deadline) -> int:
-        matches, counts = actor_matcher(actors), dict[str, int]()
-        wanted = self._names.wanted(actors)
-        while True:
-            state = self._state(deadline, subjects_filter=wanted, offset=len(counts))
-            page = state.get("subjects") or {}
-            counts |= page
-            if not page or len(counts) >= state["total"]:
-                return sum(count for subject, count in counts.items() if matches(self._names.actor_id(subject)))
+        wanted = SubscriptionFilter(actor_pattern=actors)
+        counts = self._jetstream.counts(self.stream, self._names.wanted(actors), deadline)
+        return sum(
+            count
+            for subject, count in counts.items()
+            if (actor_id := self._names.actor_id_of(subject)) is not None and wanted.matches_actor(actor_id)
+        )

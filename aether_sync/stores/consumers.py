@@ -15,7 +15,7 @@ from ._jetstream import JetStream
 from ._names import Names
 from ._reading import Reader
 from ._sources import Events, Pointers, Source
-from ._stream import open_stream, settings
+from ._stream import Stream
 from .common import check_version
 from .consume import Consumption
 from .poison import Poisoned, PoisonPlace
@@ -46,13 +46,19 @@ class Consumers:
     """The durable consumers of one store. Any thread."""
 
     def __init__(
-        self, connection: Connection, jetstream: JetStream, names: Names, reader: Reader, replicas: int
+        self,
+        connection: Connection,
+        jetstream: JetStream,
+        names: Names,
+        reader: Reader,
+        stream: Stream,
+        replicas: int,
     ) -> None:
         self._connection = connection
         self._jetstream = jetstream
         self._names = names
         self._reader = reader
-        self._replicas = replicas
+        self._stream = stream
         self._poison = PoisonPlace(jetstream, names, reader, replicas)
         self._living: Living[Consumption] = Living()
         self._runners: Living[Runner] = Living()
@@ -144,7 +150,7 @@ class Consumers:
 
     def _open(self, deadline: Deadline) -> None:
         """See that both streams are there; that of the poisoned first: what is given up must have a place to go to."""
-        open_stream(self._jetstream, settings(self._names, self._replicas), deadline)
+        self._stream.open(deadline)
         self._poison.open(deadline)
 
     def _begun(

@@ -24,7 +24,7 @@ from ..errors import (
 )
 from ..patterns import SubscriptionFilter
 from ._iteration import Iteration
-from ._jetstream import JetStream, Pause, ends_batch
+from ._jetstream import JetStream, Pause, ends_batch, said
 from ._names import Names
 from ._pull import Pulling, pending_behind, place_of
 from ._reading import Reader
@@ -225,9 +225,8 @@ class JetStreamFollower(Iteration):
         stream = self._names.stream
         body = {"stream_name": stream, "config": config, "action": "create"}
         answer = self._jetstream.request(f"CONSUMER.CREATE.{stream}.{name}", body, deadline)
-        error = answer.get("error")
-        if error is not None:
-            raise StoreUnavailableError(f"the stream is not followed: {error['description']} ({error['err_code']})")
+        if "error" in answer:
+            raise StoreUnavailableError(f"the stream is not followed: {said(answer)}")
         with self._lock:
             self._delete()
             self._consumer, self._number, self._is_reading = name.encode(), 0, False

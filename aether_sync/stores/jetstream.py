@@ -6,7 +6,7 @@ that does not come is not guessed at: the actor's last event is read from the le
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Unpack
+from typing import Unpack
 
 from .._checks import check_count
 from .._deadline import Deadline
@@ -17,17 +17,17 @@ from ..connection import Connection, ConnectionOptions
 from ..errors import InvalidOptionError, StoreClosedError, VersionConflictError
 from ..events import Event
 from ..nats_bus import NATSEventBus
-from ..patterns import SubscriptionFilter, actor_matcher
+from ..patterns import SubscriptionFilter
 from ._cache import VersionCache
 from ._durable import ConsumerState
 from ._jetstream import JetStream
 from ._names import Names
-from ._reading import Reader
+from ._reading import Reader, valid
 from ._snapshots import Snapshots
-from ._stream import open_stream, settings
+from ._stream import Stream, settings
 from ._writing import Writer
 from .base import AnyVersion, Reading, Snapshot, StoredEvent
-from .common import MAX_VERSION, StoreBase, check_actor_id, check_version, numbered
+from .common import StoreBase, check_actor_id, check_version, numbered
 from .consume import Consumption
 from .consumers import ConsumeOptions, Consumers
 from .follow import JetStreamFollower
@@ -89,10 +89,12 @@ class JetStreamEventStore(StoreBase, Heir):
         self._cache = VersionCache()
         self._reader = Reader(self._jetstream, self._names, self._cache)
         self._writer = Writer(self._jetstream, self._names, self._cache, self._reader)
-        self._snapshots = Snapshots(self._jetstream, self._names, self._cache, self._reader, self._replicas)
+        self._stream = Stream(self._jetstream, settings(self._names, self._replicas))
+        self._snapshots = Snapshots(self._jetstream, self._names, self._reader, self._replicas)
         self._followers: Living[JetStreamFollower] = Living()
-        self._consumers = Consumers(self._connection, self._jetstream, self._names, self._reader, self._replicas)
-        self._config: dict[str, Any] | None = None  # the stream's, once it is known; written by any thread, all alike
+        self._consumers = Consumers(
+            self._connection, self._jetstream, self._names, self._reader, self._stream, self._replicas
+        )
 
     def _after_fork(self) -> None:
         self._begin()
@@ -110,15 +112,14 @@ class JetStreamEventStore(StoreBase, Heir):
             StoreUnavailableError: There is no JetStream, or the stream cannot be made.
             PermissionDeniedError: The user lacks a right; the error names it.
         """
-        self._refuse_if_closed()
-        self._open(Deadline(timeout))
+        self._ready(timeout)
 
-    def _open(self, deadline: Deadline) -> dict[str, Any]:
-        config = self._config
-        if config is None:
-            config = open_stream(self._jetstream, settings(self._names, self._replicas), deadline)
-            self._config = config
-        return config
+    def _ready(self, timeout: float | None) -> Deadline:
+        """Refuse if it is closed, see that the stream is there, and return until when a call may take."""
+        deadline = Deadline(timeout)
+        self._refuse_if_closed()
+        self._stream.open(deadline)
+        return deadline
 
     def _check_bus(self, bus: EventBus) -> None:
         if isinstance(bus, NATSEventBus):
@@ -142,7 +143,7 @@ class JetStreamEventStore(StoreBase, Heir):
     ) -> list[StoredEvent]:
         if isinstance(expected, int):
             return self._commit(numbered(events, expected), expected, deadline)
-        self._open(deadline)
+        self._stream.open(deadline)
         while True:
             known = self._cache.get(actor_id)
             if known is None or known.is_doubtful:
@@ -154,7 +155,7 @@ class JetStreamEventStore(StoreBase, Heir):
                     raise
 
     def _commit(self, events: Sequence[Event], exactly: int | None, deadline: Deadline) -> list[StoredEvent]:
-        atomic = self._open(deadline).get("allow_atomic", False)
+        atomic = self._stream.open(deadline).get("allow_atomic", False)
         return self._writer.commit(events, exactly, atomic, deadline)
 
     # -- reading
@@ -168,16 +169,12 @@ class JetStreamEventStore(StoreBase, Heir):
         until: int | None = None,
         timeout: float | None = 5.0,
     ) -> list[Event]:
-        deadline = Deadline(timeout)
         actor_id = _check_range(actor_id, from_version, to_version)
         if until is not None:
             check_version("until", until)
-        self._refuse_if_closed()
-        self._open(deadline)
-        reading = self._reader.range(actor_id, from_version, to_version, deadline)
-        if reading.malformed:
-            raise reading.malformed[0].error
-        return [one.event for one in reading.events if until is None or one.sequence <= until]
+        deadline = self._ready(timeout)
+        stored = map(valid, self._reader.read(actor_id, from_version, to_version, lambda: deadline))
+        return [one.event for one in list(stored) if until is None or one.sequence <= until]
 
     def iter_events(  # noqa: D102
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
@@ -190,72 +187,56 @@ class JetStreamEventStore(StoreBase, Heir):
     def _iterate(
         self, actor_id: str, from_version: int, to_version: int | None, timeout: float | None
     ) -> Iterator[Event]:
-        last = to_version if to_version is not None else MAX_VERSION
-        self._open(Deadline(timeout))
-        for record in self._reader.records(actor_id, from_version, lambda: Deadline(timeout)):
+        self._ready(timeout)
+        for found in self._reader.read(actor_id, from_version, to_version, lambda: Deadline(timeout)):
             self._refuse_if_closed()
-            event = self._reader.decoded(record)
-            if event.version > last:
-                return
-            if event.version >= from_version:
-                yield event
+            yield valid(found).event
 
     def get_events_with_errors(  # noqa: D102
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
     ) -> Reading:
-        deadline = Deadline(timeout)
         actor_id = _check_range(actor_id, from_version, to_version)
-        self._refuse_if_closed()
-        self._open(deadline)
-        return self._reader.range(actor_id, from_version, to_version, deadline)
+        deadline = self._ready(timeout)
+        reading = Reading([], [])
+        for found in self._reader.read(actor_id, from_version, to_version, lambda: deadline):
+            if isinstance(found, StoredEvent):
+                reading.events.append(found)
+            else:
+                reading.malformed.append(found)
+        return reading
 
     def get_latest_version(self, actor_id: str, *, timeout: float | None = 5.0) -> int:  # noqa: D102
-        deadline = Deadline(timeout)
         actor_id = check_actor_id(actor_id)
-        self._refuse_if_closed()
-        self._open(deadline)
+        deadline = self._ready(timeout)
         return self._reader.look(actor_id, deadline).version
 
     def last_sequence(self, *, timeout: float | None = 5.0) -> int:  # noqa: D102
-        deadline = Deadline(timeout)
-        self._refuse_if_closed()
-        self._open(deadline)
+        deadline = self._ready(timeout)
         record = self._jetstream.last(self._names.stream, self._names.all_events, deadline)
         if record is None:
             return 0
         return record.sequence if record.ends_batch else record.sequence - record.place_in_batch
 
     def actors(self, pattern: str | None = None, *, timeout: float | None = 5.0) -> list[str]:  # noqa: D102
-        deadline = Deadline(timeout)
-        matches = actor_matcher(pattern)
-        self._refuse_if_closed()
-        self._open(deadline)
-        subjects = self._jetstream.subjects(self._names.stream, self._names.wanted(pattern), deadline)
-        ids = {self._names.actor_id_of(subject) for subject in subjects}
-        return sorted(one for one in ids if one is not None and matches(one))
+        wanted = SubscriptionFilter(actor_pattern=pattern)
+        deadline = self._ready(timeout)
+        subjects = self._jetstream.counts(self._names.stream, self._names.wanted(pattern), deadline)
+        ids = map(self._names.actor_id_of, subjects)
+        return sorted(one for one in ids if one is not None and wanted.matches_actor(one))
 
     # -- snapshots
 
     def save_snapshot(self, snapshot: Snapshot, *, timeout: float | None = 5.0) -> bool:  # noqa: D102
-        deadline = Deadline(timeout)
-        self._refuse_if_closed()
-        self._open(deadline)
-        return self._snapshots.save(snapshot, deadline)
+        return self._snapshots.save(snapshot, self._ready(timeout))
 
     def get_latest_snapshot(self, actor_id: str, *, timeout: float | None = 5.0) -> Snapshot | None:  # noqa: D102
-        deadline = Deadline(timeout)
         actor_id = check_actor_id(actor_id)
-        self._refuse_if_closed()
-        self._open(deadline)
-        return self._snapshots.latest(actor_id, deadline)
+        return self._snapshots.latest(actor_id, self._ready(timeout))
 
     def _events_after(self, actor_id: str, snapshot: Snapshot | None, deadline: Deadline) -> list[Event]:
-        if snapshot is None:
-            return self.get_events(actor_id, timeout=deadline.timeout_left())
-        reading = self._reader.range(actor_id, snapshot.version + 1, None, deadline, after=snapshot.sequence)
-        if reading.malformed:
-            raise reading.malformed[0].error
-        return [one.event for one in reading.events]
+        first, after = (0, 0) if snapshot is None else (snapshot.version + 1, snapshot.sequence)
+        found = self._reader.read(check_actor_id(actor_id), first, None, lambda: deadline, after)
+        return [valid(one).event for one in found]
 
     # -- following
 
@@ -267,11 +248,9 @@ class JetStreamEventStore(StoreBase, Heir):
         event_types: Iterable[str] = (),
         timeout: float | None = 5.0,
     ) -> JetStreamFollower:
-        deadline = Deadline(timeout)
         check_version("after", after)
         wanted = SubscriptionFilter(event_types=event_types, actor_pattern=actors)
-        self._refuse_if_closed()
-        self._open(deadline)
+        deadline = self._ready(timeout)
         follower = JetStreamFollower(self._connection, self._jetstream, self._names, self._reader, after, wanted)
         try:
             follower.begin(deadline)
@@ -409,10 +388,7 @@ class JetStreamEventStore(StoreBase, Heir):
 
     def consumers(self, *, timeout: float | None = 5.0) -> list[ConsumerState]:
         """Return how far each durable consumer is, by name."""
-        deadline = Deadline(timeout)
-        self._refuse_if_closed()
-        self._open(deadline)
-        return self._consumers.states(deadline)
+        return self._consumers.states(self._ready(timeout))
 
     def delete_consumer(self, consumer: str, *, timeout: float | None = 5.0) -> bool:
         """Forget a consumer, and how far it is; returns whether there was one. What it gave up stays."""

@@ -20,7 +20,7 @@ from ..events import Event
 from ._jetstream import BusyError, JetStream, Outgoing, Pause, Record, UnknownError
 from ._names import Names
 from ._reading import Reader
-from ._stream import open_stream
+from ._stream import Stream
 
 __all__ = ["Advisory", "PoisonPlace", "Poisoned"]
 
@@ -83,8 +83,7 @@ class PoisonPlace:
         self._jetstream = jetstream
         self._names = names
         self._reader = reader
-        self._replicas = replicas
-        self._is_open = False
+        self._stream = Stream(jetstream, _settings(names, replicas))
 
     def open(self, deadline: Deadline) -> None:
         """See that it is there.
@@ -92,9 +91,7 @@ class PoisonPlace:
         Raises:
             StreamMismatchError: There is such a stream with other settings.
         """
-        if not self._is_open:
-            open_stream(self._jetstream, _settings(self._names, self._replicas), deadline)
-            self._is_open = True
+        self._stream.open(deadline)
 
     def bury(self, consumer: str, sequence: int, attempts: int, reason: str, deadline: Deadline) -> None:
         """Put a pointer to an event here; returns when it is stored.
