@@ -5,12 +5,10 @@ from contextlib import suppress
 
 from .bus import VersionKeeper
 from .errors import InvalidOptionError, StoreClosedError
-from .events import EVENT_STORED, Event
+from .events import EVENT_STORED, MAX_VERSION, Event
 from .patterns import check_namespace
 
 __all__ = ["StoreWatch"]
-
-_MAX = 2**63 - 1
 
 
 class StoreWatch:
@@ -58,6 +56,6 @@ class StoreWatch:
 
 def _whole(number: object) -> int:
     """A JSON number as a positive int64; 0 if it is none."""
-    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number <= _MAX or number % 1:
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number <= MAX_VERSION or number % 1:
         return 0
     return int(number)

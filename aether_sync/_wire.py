@@ -18,7 +18,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from .errors import DecodingError, EncodingError, InvalidEventError
-from .events import _CHECKED, Event, _metadata, _set, _short
+from .events import _CHECKED, MAX_VERSION, Event, _metadata, _set, _short
 
 __all__ = [
     "EnvelopeWriter",
@@ -46,7 +46,7 @@ _RFC3339 = re.compile(
 )
 
 _NonEmpty = Annotated[str, msgspec.Meta(min_length=1)]
-_Version = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_Version = Annotated[int, msgspec.Meta(ge=0, le=MAX_VERSION)]
 
 
 class _Written(msgspec.Struct, rename="camel", gc=False):

@@ -15,15 +15,15 @@ import msgspec
 
 from .errors import DecodingError, InvalidEventError, InvalidOptionError
 
-__all__ = ["EVENT_STORED", "Event", "EventStored"]
+__all__ = ["EVENT_STORED", "MAX_VERSION", "Event", "EventStored"]
 
 EVENT_STORED = "EventStored"  #: the type of the events that tell of a stored event
+MAX_VERSION = 2**63 - 1  #: an int64 in Go
 
 T = TypeVar("T")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
-_MAX_VERSION = 2**63 - 1  # int64 in Go
 _CHECKED = "<checked by the decoder>"  # as a namespace, this very object: the decoder has checked the fields
 _METADATA_KEYS = {  # by the names of their properties
     "correlation_id": "correlationId",
@@ -112,7 +112,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
             and self.id
             and type(self.command_id) is type(self.namespace) is str
             and type(self.version) is int
-            and 0 <= self.version <= _MAX_VERSION
+            and 0 <= self.version <= MAX_VERSION
             and (self.data is None or type(self.data) is dict)
             and type(stamp) is type(_EPOCH)
             and stamp.tzinfo is UTC
@@ -340,7 +340,7 @@ def _text(name: str, value: object, *, may_be_empty: bool = True) -> str:
 def _version(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidEventError(f"version must be an int, not {type(value).__name__}")
-    if not 0 <= value <= _MAX_VERSION:
+    if not 0 <= value <= MAX_VERSION:
         raise InvalidEventError(f"version must be from 0 to 2**63 - 1, not {_short(value)}")
     return int.__int__(value)
 

@@ -7,7 +7,6 @@ installs no extra gets. With ``AETHER_SYNC_UVLOOP`` in the environment everythin
 import gc
 import json
 import os
-import socket
 import threading
 import time
 import urllib.request
@@ -21,6 +20,7 @@ import pytest
 
 from aether_sync import Event, EventBus, JetStreamEventStore, NATSEventBus, NatsServer, Subscription
 from aether_sync._loop import LoopThread, new_loop
+from aether_sync._server_process import reserve
 
 #: Seconds: the one unit of all waits in the tests. A slow machine sets it higher.
 UNIT = float(os.environ.get("AETHER_TEST_UNIT", "1"))
@@ -87,23 +87,27 @@ def run_threads(*works: Callable[[], object]) -> list[threading.Thread]:
     return threads
 
 
-def find_free_port() -> int:
-    """A port that nothing listened on a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+class FreePort:
+    """A port that nothing listens on; as long as this lives, nobody is given it who does not ask for this very one."""
+
+    def __init__(self) -> None:
+        self.number, self._held = reserve("127.0.0.1", 0)
 
 
 @pytest.fixture
-def free_port() -> int:
+def free_port() -> Iterator[int]:
     """A port that nothing listens on."""
-    return find_free_port()
+    port = FreePort()
+    yield port.number
+    del port
 
 
 class Monitor:
     """What a server says of its clients (https://docs.nats.io/running-a-nats-service/nats_admin/monitoring)."""
 
     def __init__(self) -> None:
-        self.port = find_free_port()
+        self._free = FreePort()  # kept, or the server takes it as another of its own
+        self.port = self._free.number
         self.config = f"http: 127.0.0.1:{self.port}"
 
     def connections(self) -> int:

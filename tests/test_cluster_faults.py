@@ -7,7 +7,7 @@ import pytest
 
 from aether_sync import DeliveryUncertainError, NatsCluster, NATSEventBus, NatsServer, Subscription
 
-from .conftest import PATIENCE, UNIT, eventually, find_free_port, make_event
+from .conftest import PATIENCE, UNIT, FreePort, eventually, make_event
 from .fake_server import FakeServer
 from .proxy import Proxy
 from .recorder import Publishers, Recorder, check_order
@@ -204,7 +204,8 @@ def test_an_event_that_comes_again_through_another_server_is_known(
     make_bus: MakeBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("random.shuffle", lambda _: None)  # so the first server is the first
-    ports = [find_free_port(), find_free_port()]
+    free = [FreePort(), FreePort()]
+    ports = [port.number for port in free]
     config = 'cluster {{name: c, listen: "127.0.0.1:{}", no_advertise: true, routes: [{}]}}'
     with (
         Proxy(ports[0]) as route,

@@ -18,7 +18,7 @@ import pytest
 
 from aether_sync import NATSEventBus, NatsServer
 
-from .conftest import PATIENCE, Monitor, eventually, find_free_port
+from .conftest import PATIENCE, FreePort, Monitor, eventually
 from .programs import forks
 from .programs.run import ROOT, finish, run, start
 
@@ -145,7 +145,8 @@ def test_multiprocessing(server: NatsServer, prefix: str, method: str) -> None:
 
 @pytest.mark.parametrize("worker", ["sync", "gthread"])
 def test_gunicorn_with_preload(server: NatsServer, make_bus: MakeBus, prefix: str, worker: str, tmp_path: Path) -> None:
-    port = find_free_port()
+    free = FreePort()
+    port = free.number
     command = [sys.executable, "-m", "gunicorn", "--preload", "--bind", f"127.0.0.1:{port}", "tests.programs.web:app"]
     command += ["--workers", "2", "--worker-class", worker, "--threads", "4", "--graceful-timeout", "5"]
     env = {**os.environ, "NATS_URL": server.url, "AETHER_TEST_PREFIX": prefix}

@@ -12,9 +12,9 @@ from ..errors import (
     UnknownOutcomeError,
     VersionConflictError,
 )
-from ..events import Event
+from ..events import MAX_VERSION, Event
 from ..stores.base import ANY, NO_EVENTS, AnyVersion
-from ..stores.common import BATCH_LIMIT, MAX_VERSION
+from ..stores.common import BATCH_LIMIT
 from ..stores.jetstream import JetStreamEventStore
 from ._lines import BadLineError, BadLines, Line, counted, take_events
 from ._options import making_options, open_store, report_troubles

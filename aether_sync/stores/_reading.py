@@ -5,12 +5,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from .._deadline import Deadline
 from .._wire import decode_stored
 from ..errors import DecodingError, MalformedRecordError
-from ..events import Event
+from ..events import MAX_VERSION, Event
 from ._cache import Known, VersionCache
 from ._jetstream import Asked, JetStream, Pause, Record
 from ._names import Names
 from .base import MalformedRecord, StoredEvent
-from .common import MAX_VERSION
 
 __all__ = ["Reader", "valid"]
 

@@ -17,13 +17,12 @@ from ..errors import (
     InvalidOptionError,
     StoreClosedError,
 )
-from ..events import Event, EventStored
+from ..events import MAX_VERSION, Event, EventStored
 from ..patterns import check_namespace
 from .base import ANY, AnyVersion, EventStore, LoadedActor, Snapshot, StoredEvent
 
 __all__ = [
     "BATCH_LIMIT",
-    "MAX_VERSION",
     "StoreBase",
     "check_actor_id",
     "check_version",
@@ -34,7 +33,6 @@ __all__ = [
 ]
 
 BATCH_LIMIT = 1_000  #: events in one atomic batch (ADR-50)
-MAX_VERSION = 2**63 - 1  #: int64 in Go
 
 
 class _Broadcaster(NamedTuple):

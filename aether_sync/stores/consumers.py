@@ -130,8 +130,7 @@ class Consumers:
             consumption = self.consume_poisoned(consumer, **common)  # type: ignore[arg-type]
         else:
             consumption = self.consume(consumer, **options)
-        runner = Runner.of(
-            self._connection,
+        runner = Runner(
             consumption,
             handler,
             consumer=consumer,

@@ -12,11 +12,11 @@ from ..errors import (
     StreamRegressionError,
     VersionConflictError,
 )
-from ..events import Event
+from ..events import MAX_VERSION, Event
 from ..patterns import SubscriptionFilter
 from ._log import Log, LogFollower, fresh, off_the_wire, version_of
 from .base import ANY, AnyVersion, Follower, Reading, Snapshot, StoredEvent
-from .common import MAX_VERSION, StoreBase, check_actor_id, check_version, copied_snapshot, is_same, numbered, replaces
+from .common import StoreBase, check_actor_id, check_version, copied_snapshot, is_same, numbered, replaces
 
 __all__ = ["InMemoryEventStore"]
 

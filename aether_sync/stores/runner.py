@@ -2,18 +2,15 @@
 
 import logging
 import threading
-import weakref
 from copy import copy
-from functools import partial
 from itertools import count
 
 from .._deadline import Deadline
 from .._exit import before_threads_end
 from .._fork import Heir, heirs
-from .._lifetime import Closing, warn_unclosed
+from .._lifetime import Closing
 from .._reporter import Burst
 from .._waiting import Living, outside_guards
-from ..connection import Connection
 from ..errors import StoreClosedError, StoreError
 from ._crew import Crew, Handler
 from .consume import Consumption
@@ -40,26 +37,8 @@ class Runner(Closing, Heir):
     it on. However long it takes, the event is not given to another as long as this process lives and is connected.
     """
 
-    def __init__(self, connection: Connection, crew: Crew, threads: int, consumer: str) -> None:
-        self._crew = crew
-        self._name = repr(consumer)
-        number = next(_numbers)
-        self._threads = [
-            threading.Thread(target=self._take, name=f"aether-taker-{number}", daemon=True),
-            *(
-                threading.Thread(target=self._work, name=f"aether-worker-{next(_numbers)}", daemon=True)
-                for _ in range(threads)
-            ),
-        ]
-        self._finalizer = weakref.finalize(self, _abandon, connection, crew, repr(self))
-        self._finalizer.atexit = False
-        heirs.add(self)
-        _runners.add(self)
-
-    @classmethod
-    def of(
-        cls,
-        connection: Connection,
+    def __init__(
+        self,
         consumption: Consumption,
         handler: Handler,
         *,
@@ -69,10 +48,19 @@ class Runner(Closing, Heir):
         attempts: int,
         counts_deliveries: bool,
         capacity: int,
-    ) -> "Runner":
-        """Make one of a consumption, not started; it closes that with itself."""
-        crew = Crew(consumption, handler, retry_delay, attempts, counts_deliveries, capacity)
-        return cls(connection, crew, threads, consumer)
+    ) -> None:
+        self._crew = Crew(consumption, handler, retry_delay, attempts, counts_deliveries, capacity)
+        self._name = repr(consumer)
+        number = next(_numbers)
+        self._threads = [
+            threading.Thread(target=self._take, name=f"aether-taker-{number}", daemon=True),
+            *(
+                threading.Thread(target=self._work, name=f"aether-worker-{next(_numbers)}", daemon=True)
+                for _ in range(threads)
+            ),
+        ]
+        heirs.add(self)
+        _runners.add(self)
 
     def start(self) -> None:
         """Start the threads."""
@@ -86,7 +74,7 @@ class Runner(Closing, Heir):
                 self.close()
                 raise StoreError(f"{thread.name} cannot be started: {error}") from error
 
-    # So a runner that nobody keeps goes on.
+    # The threads keep the runner: it goes on when nobody else does, with no finalizer, until it or its store is closed.
 
     def _take(self) -> None:
         self._crew.take()
@@ -132,7 +120,6 @@ class Runner(Closing, Heir):
             Whether all handlers have ended.
         """
         deadline, crew = Deadline(timeout), self._crew
-        self._finalizer.detach()
         crew.stop()
         crew.consumption.close()
         own = threading.current_thread() in self._threads
@@ -153,7 +140,6 @@ class Runner(Closing, Heir):
                 thread.join(deadline.for_lock())
 
     def _after_fork(self) -> None:
-        self._finalizer.detach()
         self._crew.closing, self._crew.running = True, 0
         self._crew.failure = StoreClosedError(f"{self!r} was made before the fork, and is its parent's: run it here")
         self._crew.ended.wake_all()
@@ -171,15 +157,3 @@ def _end_running() -> None:
     deadline = Deadline(_AT_EXIT)
     for runner in _runners:
         runner.close(deadline.timeout_left())
-
-
-def _abandon(connection: Connection, crew: Crew, name: str) -> None:
-    """A runner was dropped without ``close()``: called by its finalizer, takes no lock."""
-    crew.closing = True
-    connection.nudge(partial(_disband, crew))
-    warn_unclosed(name, None)
-
-
-def _disband(crew: Crew) -> None:
-    crew.stop()
-    crew.consumption.close()
