@@ -81,6 +81,11 @@ class Engine:
         self._reporter.close(max(last.remaining(), _AT_LEAST))
         return report
 
+    @property
+    def closed(self) -> bool:
+        """Whether its connection was closed, be it before this engine came to anything."""
+        return self._outbox.closed
+
     def forsake(self) -> None:
         """Flush once and end, in the background. Takes no lock: for finalizers."""
         self.loop.nudge(self.link.forsake)

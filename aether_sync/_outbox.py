@@ -4,7 +4,7 @@ A publisher takes no lock. Threads that meet at one hand it, and the GIL, to eac
 four of them got a sixth of what one did. It appends to a deque, which is atomic, *then* looks whether the loop sleeps,
 and wakes it; the loop says that it is going to sleep, *then* looks whether there is something. So it never sleeps
 beside a frame; but for that of a publisher whom a signal handler's exception kept from waking it, which goes with the
-next one, or with the next flush.
+next one, the next flush, or the close.
 
 Accepted races: threads that publish at the same moment may each find the last room, and exceed the bounds by what they
 have in hand. What is counted of the room taken may be off by as much: the loop sets it right whenever it takes.
@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from ._deadline import Deadline
-from ._waiting import Parking, guard
+from ._waiting import Parking
 from .errors import BusClosedError, PublishTimeoutError
 
 __all__ = ["Bell", "Outbox", "Parcel"]
@@ -55,7 +55,7 @@ class Outbox:
     def __init__(self, max_events: int, max_bytes: int) -> None:
         self.max_events = max_events
         self.max_bytes = max_bytes
-        self._publishers = Parking(guard())  # those who wait for room
+        self._publishers = Parking()  # those who wait for room
         self._parcels: deque[Parcel] = deque()  # appended to by any thread, taken from by the loop
         self._events = 0  # in those; changed by any thread, set right by the loop
         self._bytes = 0
@@ -139,10 +139,16 @@ class Outbox:
         """How many events were ever accepted; exact on the loop thread, elsewhere within a batch."""
         return self._taken + _sums(self._parcels)[0]
 
+    @property
+    def closed(self) -> bool:
+        """Whether it accepts nothing more."""
+        return self._closed
+
     def close(self) -> None:
         """Accept nothing more and release waiting publishers; the loop still takes what is there."""
         self._closed = True
         self._publishers.wake_all()
+        self.wake()  # for a publisher whom an exception kept from it
 
     def seal(self) -> None:
         """Nothing is taken any more: who still came in while it was closed gets the error."""

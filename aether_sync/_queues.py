@@ -1,25 +1,28 @@
 """``EventQueue``, the janus queue that a subscription reads.
 
 It carries batches and overrides what janus documents for another queue organisation (``_init``, ``_qsize``, ``_put``,
-``_get``), so what fits is decided under janus's own lock. Four things are different from plain janus, and only here:
+``_get``). Four things are different from plain janus, and only here:
 
-- The lock is re-entrant and only ever taken by ``with``; threads wait in a :class:`~._waiting.Parking`, never on
-  janus's conditions. So signal handlers may raise, or call ``close()``, anywhere.
-- A taking thread pops from a deque, which is atomic, and comes to the lock only when that is empty.
+- What fits is decided by one thread at a time, who has the *turn*; nobody waits for it, as its holder may be in a
+  finalizer or a signal handler that publishes, logs, or closes. What is offered meanwhile is left to the holder.
+- A taking thread pops from a deque, which is atomic; one that has to wait does so in a :class:`~._waiting.Parking`.
 - janus's constructor makes six conditions, ten KiB: it runs when something of them is asked for, and nothing here does.
-- Nothing here logs or calls out: what happened is returned, for the caller to act on after the lock.
+- Nothing here logs or calls out: what happened is returned, for the caller to act on after the turn.
 """
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from enum import Enum
-from itertools import repeat, starmap
+from itertools import chain, repeat, starmap
+from operator import itemgetter
+from threading import Lock
 from typing import Any
 
 import janus
 
 from ._deadline import Deadline
-from ._waiting import Parking, guard
+from ._waiting import NOW, Parking, guard
 from .errors import (
     AetherError,
     DeadlineExceededError,
@@ -32,6 +35,9 @@ from .metrics import QueueStats
 __all__ = ["EventQueue", "Overflow"]
 
 _TRIM_AFTER = 2**16  # bytes put, until the sizes of events that are gone are forgotten
+_SOON = ((True,), (0.05,))  # how to take the turn where an answer is wanted that only its holder can give: 50 ms
+
+_events_of = itemgetter(0)
 
 
 class Overflow(Enum):
@@ -56,15 +62,20 @@ class EventQueue(janus.Queue[Any]):
     __slots__ = (
         "_bytes",
         "_ceiling",
+        "_discarded",
+        "_discards",
         "_dropped",
         "_ended_with",
         "_events",
         "_getters",
         "_high_water",
         "_is_complete",
+        "_late",
         "_offered",
+        "_owed",
         "_parked",
         "_sizes",
+        "_turn",
         "failure",
         "is_shut",
         "limit",
@@ -78,7 +89,7 @@ class EventQueue(janus.Queue[Any]):
     def __init__(
         self, maxsize: int, max_bytes: int, overflow: Overflow, name: str, ended: Callable[[QueueStats], None]
     ) -> None:
-        self.lock = guard()  # guards all of the queue's state
+        self.lock = guard()  # janus's, for its own methods
         self.limit = maxsize
         self.max_bytes = max_bytes
         self.overflow = overflow
@@ -87,9 +98,15 @@ class EventQueue(janus.Queue[Any]):
         self.failure: AetherError | None = None  # why it ended, if not by a clean close
         self._ended_with = ended
         self._is_complete = False  # janus's constructor has run
-        self._getters = Parking(self.lock)
+        self._getters = Parking()
         self._parked = self._getters.parked  # looked at for each event
         self._events: deque[Event] = deque()
+        # Offered while another had the turn; and how many were discarded. Single operations, any thread.
+        self._late: list[tuple[Sequence[Event], Sequence[int]]] = []
+        self._discarded: list[int] = []
+        self._discards = False  # what comes late, too
+        self._turn = Lock()  # held by who changes the fields below; nobody waits for it
+        self._owed = 0  # drops that no offer has told of
         self._sizes: deque[int] = deque()  # of the events, in order, behind those of some that are gone
         self._bytes = 0  # the sum of _sizes: at least what is queued
         self._ceiling = 0  # up to here, _bytes need not be exact
@@ -151,25 +168,98 @@ class EventQueue(janus.Queue[Any]):
             sizes: Their encoded sizes, in bytes.
 
         Returns:
-            How many events were dropped, these or older ones. A closed queue takes and drops nothing.
+            How many events were dropped, these or others. A closed queue takes and drops nothing.
         """
-        with self.lock:
-            if self.is_shut:
-                return 0
-            fits = self._put_one(events[0], sizes[0]) if len(events) == 1 else self._put_all(events, sizes)
-            dropped = 0 if fits else self._put_tight(events, sizes)
-            if self._parked:
-                self._getters.wake(len(events))
-            return dropped
+        if self.is_shut:
+            return 0
+        turn, mine, dropped = self._turn, False, 0
+        try:
+            (mine,) = map(turn.acquire, NOW)  # taken and noted in one step
+            if mine:
+                if self._late:
+                    self._put_late()
+                fits = self._put_one(events[0], sizes[0]) if len(events) == 1 else self._put_all(events, sizes)
+                dropped = 0 if fits else self._put_tight(events, sizes)
+                if self._parked:
+                    self._getters.wake(len(events))
+        except BaseException:
+            self._getters.wake_all()  # they look whether something was left undone
+            raise
+        finally:
+            if mine:
+                turn.release()
+        if not mine:
+            self._late.append((events, sizes))
+        if self._late:
+            self._settle()
+        if self._owed:
+            owed, self._owed = self._owed, 0
+            dropped += owed
+        return dropped
 
     def offer_if_room(self, event: Event, size: int) -> bool:
-        """Put one event, unless it would overflow or the queue is closed."""
-        with self.lock:
-            if self.is_shut or not self._put_one(event, size):
-                return False
-            if self._parked:
-                self._getters.wake(1)
-            return True
+        """Put one event, unless it would overflow, the queue is closed, or somebody is at it."""
+        turn, mine, put = self._turn, False, False
+        try:
+            (mine,) = map(turn.acquire, NOW)
+            if mine and not self.is_shut:
+                if self._late:
+                    self._put_late()
+                put = self._put_one(event, size)
+                if put and self._parked:
+                    self._getters.wake(1)
+        except BaseException:
+            self._getters.wake_all()
+            raise
+        finally:
+            if mine:
+                turn.release()
+        if self._late:
+            self._settle()
+        return put
+
+    def _settle(self) -> None:
+        """Put what was offered while another had the turn. If it is not free, its holder does that afterwards."""
+        while self._late and self._put_in_turn(NOW):
+            pass
+
+    def _put_in_turn(self, *how: Sequence[object]) -> bool:
+        """Put what is late; returns whether the turn could be taken, now or within a time."""
+        turn, mine = self._turn, False
+        try:
+            (mine,) = map(turn.acquire, *how)
+            if mine:
+                self._put_late()
+        except BaseException:
+            self._getters.wake_all()
+            raise
+        finally:
+            if mine:
+                turn.release()
+        return bool(mine)
+
+    # -- with the turn
+
+    def _put_late(self) -> None:
+        """Put what was offered while another had the turn."""
+        late = self._late
+        while late:
+            events, sizes = late[0]
+            size = sum(sizes)
+            if self._discards:
+                del late[0]
+                self._owed += self._refuse("discarded", len(events))
+            elif self._has_room(len(events), size):
+                self._offered += len(events)
+                # Taken off and put in one step: who is interrupted has done both, or neither.
+                self._events.extend(chain.from_iterable(map(_events_of, map(late.pop, (0,)))))
+                self._bytes += size
+                self._sizes.extend(sizes)
+                self._high_water = max(self._high_water, len(self._events))
+            else:
+                del late[0]
+                self._owed += self._put_tight(events, sizes)
+            self._getters.wake(len(events))
 
     def _put_one(self, event: Event, size: int) -> bool:
         """Put it, if it fits.
@@ -191,7 +281,7 @@ class EventQueue(janus.Queue[Any]):
         """Put all of them, if they fit."""
         size = sum(sizes)
         pending = len(self._events) + len(events)
-        if (pending > self.limit or self._bytes + size > self._ceiling) and not self._fits(len(events), size):
+        if not self._has_room(len(events), size):
             return False
         self._offered += len(events)
         self._events.extend(events)
@@ -200,6 +290,11 @@ class EventQueue(janus.Queue[Any]):
         if pending > self._high_water:
             self._high_water = pending
         return True
+
+    def _has_room(self, count: int, size: int) -> bool:
+        """Whether so much fits, most often without a closer look."""
+        is_tight = len(self._events) + count > self.limit or self._bytes + size > self._ceiling
+        return not is_tight or self._fits(count, size)
 
     def _fits(self, count: int, size: int) -> bool:
         if len(self._events) + count > self.limit:
@@ -288,13 +383,29 @@ class EventQueue(janus.Queue[Any]):
                 if self._parked and self._events:  # a wake-up may have been lost to an exception: hand on what is left
                     self._getters.wake(1)
                 return event
-            if self.is_shut and not self._events:
+            if self.is_shut and not (self._events or self._late):
                 raise self._ended()
             self._await_event(deadline)
 
+    def give_back(self, events: Sequence[Event]) -> None:
+        """Put back what was taken last, in order, for whoever takes next: also once the queue is closed."""
+        if self._discards:
+            self._discarded.append(len(events))
+            return
+        self._events.extendleft(reversed(events))
+        self._getters.wake(len(events))
+
     def _await_event(self, deadline: Deadline) -> None:
-        if not self._getters.wait(lambda: self._events or self.is_shut, deadline):
+        if self._getters.wait(self._is_ready, deadline):
+            return
+        if not (self._late and self._put_in_turn(*_SOON) and self._events):
             raise DeadlineExceededError(f"no event for subscription {self.name} within {deadline}")
+
+    def _is_ready(self) -> bool:
+        """Whether there is an event, or the end."""
+        if self._late:
+            self._settle()
+        return bool(self._events) or (self.is_shut and not self._late)
 
     def _ended(self) -> AetherError:
         if self.failure is None:
@@ -305,40 +416,65 @@ class EventQueue(janus.Queue[Any]):
 
     def close(self, *, discard: bool = False, failure: AetherError | None = None) -> None:
         """Take nothing more and release every waiting thread; what is queued can still be taken, unless discarded."""
-        with self.lock:
+        try:
             if failure is not None and not self.is_shut:
                 self.failure = failure
             self.is_shut = True
             if discard:
-                while self._get() is not None:
-                    self._dropped["discarded"] += 1
+                self._discard()
+        finally:
             self._getters.wake_all()
+
+    def _discard(self) -> None:
+        self._discards = True
+        gone: list[Event] = []
+        try:
+            with suppress(IndexError):  # there are no more
+                gone.extend(iter(self.pop, None))
+        finally:
+            self._discarded.append(len(gone))
+        self._settle()
 
     def disown(self) -> None:
         """In a forked child: end, as what is queued is for the parent's threads."""
-        with self.lock:
-            self._events.clear()
-            error = f"subscription {self.name} was made before the fork, and is its parent's: subscribe again here"
-            self.close(failure=SubscriptionClosedError(error))
+        self._turn = Lock()
+        self._late.clear()
+        self._events.clear()
+        error = f"subscription {self.name} was made before the fork, and is its parent's: subscribe again here"
+        self.close(failure=SubscriptionClosedError(error))
 
     def stats(self) -> QueueStats:
-        """Count what went through, at one moment."""
-        with self.lock:
-            pending = self._trim()
-            dropped = dict(self._dropped)
-            return QueueStats(
-                offered=self._offered,
-                delivered=max(0, self._offered - pending - self._dropped.total()),
-                pending=pending,
-                pending_bytes=self._bytes,
-                high_water=self._high_water,
-                dropped=dropped,
-            )
+        """Count what went through, at one moment; beside a thread that is held up at the queue, about that moment."""
+        turn, mine = self._turn, False
+        try:
+            (mine,) = map(turn.acquire, *_SOON)
+            if mine:
+                self._put_late()
+            counted = self._counted(self._trim() if mine else len(self._events))
+        finally:
+            if mine:
+                turn.release()
+        if self._late:
+            self._settle()
+        return counted
+
+    def _counted(self, pending: int) -> QueueStats:
+        dropped = dict(self._dropped)
+        if discarded := sum(self._discarded):
+            dropped["discarded"] = dropped.get("discarded", 0) + discarded
+        return QueueStats(
+            offered=self._offered,
+            delivered=max(0, self._offered - pending - sum(dropped.values())),
+            pending=pending,
+            pending_bytes=self._bytes,
+            high_water=self._high_water,
+            dropped=dropped,
+        )
 
     def __del__(self) -> None:
         if not hasattr(self, "pop"):  # its constructor was interrupted
             return
-        self._dropped["discarded"] += len(self._events)
+        self._discarded.append(len(self._events))
         self._events.clear()
         self._ended_with(self.stats())
 

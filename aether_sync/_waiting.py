@@ -1,11 +1,17 @@
-"""Locks and waits that no signal handler can break.
+"""Locks and waits that no signal handler and no finalizer can break.
 
-A handler may raise between any two bytecodes, or call ``close()`` over the very call that it interrupted.
-``threading.Condition`` and ``concurrent.futures.Future`` are Python code around a lock, and such an exception can leave
-that lock held, or release it in another thread's hands. So here:
+A handler may raise between any two bytecodes, or publish, subscribe or ``close()`` over the very call that it
+interrupted; so may a finalizer, as the collector runs on whatever thread comes by. ``threading.Condition`` and
+``concurrent.futures.Future`` are Python code around a lock, and such an exception can leave that lock held, or release
+it in another thread's hands. So here:
 
-- A lock is a :func:`guard`: re-entrant, and only ever taken by ``with``, which no signal can interrupt half done.
-- A thread waits parked on a lock of its own (:class:`Parking`), holding no guard.
+- A lock that is waited for is a :func:`guard`: re-entrant, and only ever taken by ``with``, which no signal can
+  interrupt half done.
+- What publishing needs is waited for by nobody. The holder may be in a log handler, by way of a finalizer, and wait for
+  a lock of the user's whose holder publishes. So it is taken by ``(mine,) = map(lock.acquire, NOW)`` inside a ``try``
+  whose ``finally`` gives it back: one step, as it is taken and noted in C. Who does not get it leaves the work to the
+  holder, who looks for such work afterwards.
+- A thread waits parked on a lock of its own (:class:`Parking`), holding no guard. Parking and waking take no lock.
 - A handler's ``close()`` that has to wait for another thread first steps :func:`outside_guards`.
 
 Accepted race: an exception between being woken and acting on it may swallow that wake-up. Whoever leaves a wait by an
@@ -13,10 +19,12 @@ exception wakes another thread, and a wake-up too many is harmless: the woken lo
 """
 
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy
 from functools import partial
+from itertools import islice
 from operator import methodcaller
 from threading import Lock, RLock, get_ident
 from typing import Any, Generic, TypeVar, cast
@@ -24,9 +32,14 @@ from typing import Any, Generic, TypeVar, cast
 from ._deadline import Deadline
 from .errors import DeadlineExceededError
 
-__all__ = ["Living", "Once", "Parking", "Reply", "free_guards", "guard", "outside_guards"]
+__all__ = ["NOW", "Living", "Once", "Parking", "Reply", "free_guards", "guard", "outside_guards"]
 
 T = TypeVar("T")
+
+#: What a lock's ``acquire`` is called with, by ``map``, to take it only if it is free.
+NOW = (False,)
+
+_release = methodcaller("release")
 
 
 class Living(Generic[T]):
@@ -105,69 +118,71 @@ def _take_back(held: list[tuple[Any, int]]) -> None:
 
 
 class Parking:
-    """Threads that wait until something guarded by ``lock`` has changed."""
+    """Threads that wait until something has changed.
 
-    __slots__ = ("_lock", "parked")
+    Who waits parks, *then* looks; who has changed something wakes *then*. So none sleeps beside what it waits for, and
+    neither needs a lock.
+    """
 
-    def __init__(self, lock: RLock) -> None:
-        self._lock = lock
-        self.parked: list[Lock] = []  #: one for each thread, the longest waiting first; guarded by lock
+    __slots__ = ("_next", "parked")
+
+    def __init__(self) -> None:
+        self.parked: list[Lock] = []  #: one for each thread, the longest waiting first; single operations only
+        self._next = partial(self.parked.pop, 0)
 
     def __len__(self) -> int:
         return len(self.parked)
 
     def wait(self, ready: Callable[[], object], deadline: Deadline) -> bool:
-        """Wait until ``ready()``, which is called with the lock held; False when the deadline came first."""
+        """Wait until ``ready()``, which is called without any lock; False when the deadline came first."""
         while True:
             ticket = Lock()
             ticket.acquire()
             try:
-                with self._lock:
-                    self.parked.append(ticket)  # first: a handler's close() lets go of the lock, and then others come
-                    if ready():
-                        return True
+                self.parked.append(ticket)
+                if ready():
+                    return True
                 if not ticket.acquire(timeout=deadline.for_lock()):
-                    with self._lock:  # a wake-up may have come just now: then it is not lost, but acted on
-                        self._leave(ticket)
-                        return bool(ready())
+                    with suppress(ValueError):  # a wake-up has come just now, and is acted on
+                        self.parked.remove(ticket)
+                    return bool(ready())
             except BaseException:
                 self.wake(1)
                 raise
             finally:
-                self._leave(ticket)
+                try:  # and not by a call of our own: a signal may come between that and the removing
+                    self.parked.remove(ticket)
+                except ValueError:  # it was woken
+                    pass
 
     def wake(self, count: int) -> None:
-        """Wake up to ``count`` threads, the longest waiting first."""
-        if not self.parked:
-            return
-        with self._lock:
-            for _ in range(min(count, len(self.parked))):
-                ticket = self.parked[0]
-                if ticket.locked():
-                    ticket.release()
-                del self.parked[0]  # only now: a ticket taken off but not released would sleep on
+        """Wake up to ``count`` threads, the longest waiting first.
+
+        They are taken off and released in one step, in C: a ticket between the two would sleep on.
+        """
+        if self.parked:
+            with suppress(IndexError):  # there are no more
+                deque(map(_release, islice(iter(self._next, None), count)), maxlen=0)
 
     def wake_all(self) -> None:
         """Wake every parked thread."""
         self.wake(len(self.parked))
 
-    def _leave(self, ticket: Lock) -> None:
-        with self._lock:
-            if ticket in self.parked:
-                self.parked.remove(ticket)
-
 
 class Reply(Generic[T]):
     """A result, or an error, that one thread leaves for any number of others. The first one left stays."""
 
-    __slots__ = ("_lock", "_value", "_waiting", "done", "error")
+    __slots__ = ("_left", "_waiting", "done")
 
     def __init__(self) -> None:
-        self._lock = guard()  # guards all fields
-        self._waiting = Parking(self._lock)
-        self._value: T | None = None
-        self.error: Exception | None = None  #: what fail() left
+        self._left: dict[int, tuple[T | None, Exception | None]] = {}  # the one that stays, put there in one step
+        self._waiting = Parking()
         self.done = False
+
+    @property
+    def error(self) -> Exception | None:
+        """What :meth:`fail` left."""
+        return self._left[0][1] if self._left else None
 
     def set(self, value: T) -> None:
         """Leave a result."""
@@ -178,10 +193,10 @@ class Reply(Generic[T]):
         self._finish(None, error)
 
     def _finish(self, value: T | None, error: Exception | None) -> None:
-        with self._lock:
-            if not self.done:
-                self._value, self.error = value, error
-                self.done = True
+        try:
+            self._left.setdefault(0, (value, error))
+            self.done = True
+        finally:
             self._waiting.wake_all()
 
     def wait(self, deadline: Deadline) -> T:
@@ -190,20 +205,19 @@ class Reply(Generic[T]):
         Raises:
             DeadlineExceededError: Nothing was left in time. The caller knows what it waited for, and says it.
         """
-        if not self.done and not self._waiting.wait(lambda: self.done, deadline):
+        if not self._left and not self._waiting.wait(lambda: self._left, deadline):
             raise DeadlineExceededError(f"no answer within {deadline}")
-        if self.error is not None:
-            raise copy(self.error) from self.error.__cause__  # each waiter its own: a traceback belongs to one thread
-        return cast(T, self._value)
+        value, error = self._left[0]
+        if error is not None:
+            raise copy(error) from error.__cause__  # each waiter its own: a traceback belongs to one thread
+        return cast(T, value)
 
 
 class Once(Generic[T]):
     """Work that the first thread to come does, and others wait for."""
 
     def __init__(self) -> None:
-        self._lock = guard()  # guards the fields below
-        self._reply: Reply[T] | None = None
-        self._worker = 0
+        self._attempt: dict[int, tuple[Reply[T], int]] = {}  # the one that counts, and whose thread does the work
 
     def run(self, work: Callable[[], T], deadline: Deadline, otherwise: T) -> T:
         """Do the work, or wait for its result.
@@ -214,25 +228,21 @@ class Once(Generic[T]):
             otherwise: What they get when the deadline comes first, and a signal handler that interrupted the work
                 itself.
         """
-        own: Reply[T] = Reply()
-        done = self._reply
-        if done is not None and done.done:
-            return done.wait(deadline)
+        own: tuple[Reply[T], int] = Reply(), get_ident()
+        reply, worker = self._attempt.get(0, own)
+        if reply.done:
+            return reply.wait(deadline)
         with outside_guards():
             try:
-                with self._lock:
-                    if self._reply is None:
-                        self._worker = get_ident()
-                        self._reply = own
-                    reply = self._reply
-                if reply is own:
-                    own.set(work())
+                reply, worker = self._attempt.setdefault(0, own)
+                if reply is own[0]:
+                    reply.set(work())
             except BaseException:
-                if self._reply is own and not own.done:
-                    self._reply = None
-                    own.set(otherwise)
+                if self._attempt.get(0) is own and not own[0].done:
+                    del self._attempt[0]
+                    own[0].set(otherwise)
                 raise
-            if self._worker == get_ident() and not reply.done:
+            if worker == get_ident() and not reply.done:
                 return otherwise
             try:
                 return reply.wait(deadline)
@@ -241,5 +251,5 @@ class Once(Generic[T]):
 
     def disown(self, otherwise: T) -> None:
         """In a forked child, where nobody does the work: give those who wait this."""
-        if self._reply is not None:
-            self._reply.set(otherwise)
+        for reply, _ in list(self._attempt.values()):
+            reply.set(otherwise)

@@ -133,16 +133,15 @@ class Connection(Lifetime, Heir):
         heirs.add(self)
 
     def _begin_unused(self) -> None:
-        self._lock = guard()  # guards the fields below
-        self._engine: Engine | None = None  # made at the first use
+        self._lock = guard()  # guards that answers are subscribed to once
+        self._engine: Engine | None = None  # what runs for it, from its first use on
+        self._made: dict[int, tuple[Engine, weakref.finalize[..., Connection]]] = {}  # that one, put there in one step
         self._closing: Once[CloseReport] = Once()
-        self._finalizer: weakref.finalize[..., Connection] | None = None
 
     def _after_fork(self) -> None:
-        if self._finalizer is not None:
-            self._finalizer.detach()
-        if self._engine is not None:
-            self._engine.link.disown(BusClosedError("this process was forked meanwhile"))
+        for engine, finalizer in self._made.values():
+            finalizer.detach()
+            engine.link.disown(BusClosedError("this process was forked meanwhile"))
         self._closing.disown(CloseReport(timed_out=True))
         self._outbox = self._outbox.disown()
         self._begin_unused()
@@ -163,26 +162,41 @@ class Connection(Lifetime, Heir):
 
     def _begin(self) -> Engine:
         """Begin to connect, without waiting for it."""
-        with self._lock:
-            self._refuse_if_closed()
-            engine, finalizer = self._engine, self._finalizer
-            if engine is None or finalizer is None:
-                mind_the_exit()
-                _used.add(self)
-                engine = Engine(self._options, self._outbox)
-                finalizer = weakref.finalize(self, _forsake, engine, repr(self))
-                finalizer.atexit = False
-                self._finalizer, self._engine = finalizer, engine
-            try:
-                engine.loop.start()  # also if an interrupt kept another call from it
-            except BusClosedError:
-                self._engine = None
-                finalizer.detach()
-                raise
-        if self._closed:  # by a signal handler, in between
-            engine.close(Deadline(0), repr(self))
+        self._refuse_if_closed()
+        engine = self._engine or self._make_engine()
+        try:
+            engine.loop.start()  # also if an interrupt kept another call from it
+        except BusClosedError:
+            self._drop(engine)
+            raise
+        if self._closed:  # meanwhile
+            self.close(0)
             self._refuse_if_closed()
         return engine
+
+    def _make_engine(self) -> Engine:
+        """Make what runs for it, unless another is quicker, on this thread perhaps: to make a loop may log.
+
+        So no lock is held; the first that is put in its place stays there, and another was never started.
+        """
+        mind_the_exit()
+        _used.add(self)
+        engine = Engine(self._options, self._outbox)
+        finalizer = weakref.finalize(self, _forsake, engine, repr(self))
+        finalizer.atexit = False
+        made = engine, finalizer
+        if self._made.setdefault(0, made) is not made:
+            finalizer.detach()
+        self._engine = engine = self._made[0][0]
+        return engine
+
+    def _drop(self, engine: Engine) -> None:
+        """Let the next use make another, as this one has no thread."""
+        made = self._made.get(0)
+        if made is not None and made[0] is engine:
+            made[1].detach()
+            self._engine = None
+            self._made.pop(0, None)
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
@@ -454,16 +468,15 @@ class Connection(Lifetime, Heir):
             What was left undone; it is logged if there is any.
         """
         deadline, name = Deadline(timeout), repr(self)
-        with self._lock:
-            engine = self._engine
-            if engine is not None:
-                engine.loop.refuse_own_thread()
-            self._closed = True
+        if self._engine is not None:
+            self._engine.loop.refuse_own_thread()
+        self._closed = True  # first: who makes an engine then looks for it
         self._outbox.close()
-        if engine is None:
+        made = self._made.get(0)
+        if made is None:
             return CloseReport()
-        if self._finalizer is not None:
-            self._finalizer.detach()
+        engine, finalizer = made
+        finalizer.detach()
         return self._closing.run(lambda: engine.close(deadline, name), deadline, CloseReport(timed_out=True))
 
     @property
@@ -505,6 +518,8 @@ def _close_all() -> None:
 
 
 def _forsake(engine: Engine, name: str) -> None:
+    if engine.closed:  # an interrupt came before it was known to the connection, which was closed without it
+        return
     engine.forsake()
     if engine.loop.was_started:
         _forsaken[:] = [one for one in _forsaken if not one.loop.has_ended] + [engine]

@@ -30,7 +30,7 @@ def test_what_is_no_timeout(timeout: object) -> None:
 
 
 def test_parking_looks_before_it_waits() -> None:
-    parking = Parking(guard())
+    parking = Parking()
     assert parking.wait(lambda: True, Deadline(0))
     assert not parking.wait(lambda: False, Deadline(0))
     assert not parking.wait(lambda: False, Deadline(0.01))
@@ -39,7 +39,7 @@ def test_parking_looks_before_it_waits() -> None:
 
 @pytest.mark.concurrent
 def test_the_longest_waiting_is_woken_first() -> None:
-    parking, woken, turns = Parking(guard()), [], [0]
+    parking, woken, turns = Parking(), [], [0]
 
     def wait(n: int) -> None:
         assert parking.wait(lambda: turns[0] > n, Deadline(PATIENCE))

@@ -27,7 +27,7 @@ from nats.errors import Error
 from .._fork import let_go
 from .._outbox import Outbox
 from .._reporter import Reporter
-from .._waiting import Parking, Reply, guard
+from .._waiting import Parking, Reply
 from ..errors import BusClosedError, ConnectError
 from .options import ConnectOptions
 from .pump import Account, Pump
@@ -80,7 +80,7 @@ class Link:
         self.first: Reply[None] = Reply()
         self.max_payload = 0
         self.reconnects = 0
-        self.changed = Parking(guard())
+        self.changed = Parking()
         self._servers = Servers(options.servers)
         self._login = options.login()
         self._refusals = 0  # in a row

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 
-from .._waiting import guard
+from .._waiting import NOW, guard
 
 __all__ = ["LARGEST_CARRIED", "Shortcut"]
 
@@ -62,8 +62,10 @@ class Shortcut:
         """
         if len(frame) > LARGEST_CARRIED or (is_event and not self._is_alone()):
             return False
-        with self.lock:
-            if self._transport.is_closing() or self._rest() or len(self._carried) >= _UNTOLD:
+        tell, mine = False, False
+        try:
+            (mine,) = map(self.lock.acquire, NOW)  # nobody waits who publishes: see _waiting
+            if not mine or self._transport.is_closing() or self._rest() or len(self._carried) >= _UNTOLD:
                 return False
             written = map(os.write, self._way, to_write := iter((frame,)))
             try:
@@ -77,7 +79,10 @@ class Shortcut:
                 self._way.clear()
             elif not is_event:
                 self._carried.pop()
-            tell = rest or (is_event and not self.expected)
+            tell = bool(rest) or (is_event and not self.expected)
+        finally:
+            if mine:
+                self.lock.release()
         if tell:
             with suppress(RuntimeError):  # the loop is closed, and has given up what was in flight
                 self._loop.call_soon_threadsafe(self._told)

@@ -75,9 +75,9 @@ class Crew:
         self._counts_deliveries = counts_deliveries
         self._capacity = capacity
         self.lock = guard()  # guards the fields below
-        self._work = Parking(self.lock)  # of who handles
-        self._room = Parking(self.lock)  # of who takes
-        self.ended = Parking(self.lock)  # of who waits for the end
+        self._work = Parking()  # of who handles
+        self._room = Parking()  # of who takes
+        self.ended = Parking()  # of who waits for the end
         self._held: dict[int, Delivery] = {}  # by sequence
         self._lanes: dict[str, _Lane] = {}  # by actor
         self._ready: deque[_Lane] = deque()  # that have something to be done
@@ -160,7 +160,8 @@ class Crew:
 
     def _has_work(self, before: float) -> bool:
         """Whether there is something to be done, or will be before a moment."""
-        return bool(self._ready) or self.closing or self._due() < before
+        with self.lock:
+            return bool(self._ready) or self.closing or self._due() < before
 
     def _handle(self, lane: _Lane) -> None:
         delivery = lane.waiting[0]

@@ -36,7 +36,7 @@ class Log:
 
     def __init__(self) -> None:
         self.lock = guard()  #: guards all below; methods are called with it held, but for those that say otherwise
-        self.waiting = Parking(self.lock)  #: followers, for what comes next
+        self.waiting = Parking()  #: followers, for what comes next
         self.closed = False  #: nothing is added any more
         self._saves: dict[int, list[_Record]] = {}  # by the sequence of the first event
         self._events: list[StoredEvent] = []
@@ -221,7 +221,8 @@ class LogFollower(Closing):
         return None, max(passed, end)
 
     def _is_to_look(self) -> bool:
-        return self.closed or self._log.end() > self._here().passed
+        with self._log.lock:
+            return self.closed or self._log.end() > self._here().passed
 
     def close(self) -> None:
         self._closed = True

@@ -64,7 +64,7 @@ class Inflow:
 
     def __init__(self) -> None:
         self.lock = guard()  # guards the fields below
-        self.changed = Parking(self.lock)
+        self.changed = Parking()
         self.arrived: deque[Message] = deque()
         self.asked = 0  # messages that may still come
         self.is_broken = True
