@@ -104,6 +104,11 @@ class Index(Generic[T]):
             self._grow()
         return self._tree.find(namespace)
 
+    def everyone(self) -> list[T]:
+        """Return all holders, in the order of coming. Needs no guard."""
+        places = {holder: place for holder, (place, _) in list(self._all.items())}
+        return sorted(places, key=places.__getitem__)
+
     def _grow(self) -> None:
         state, tree = self.state, Tree[T]()
         for holder, (place, patterns) in list(self._all.items()):

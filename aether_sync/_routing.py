@@ -13,7 +13,7 @@ from ._checks import check_count
 from ._index import Index
 from ._queues import EventQueue, Overflow
 from ._reporter import Burst, Reporter
-from ._waiting import guard
+from ._waiting import NOW, guard
 from .errors import InvalidOptionError
 from .events import Event
 from .metrics import QueueStats, SubscriptionStats, Tally
@@ -226,19 +226,26 @@ class Targets:
             if route is not None:
                 return route
         namespace = check_namespace(namespace)
-        with self._lock:
+        mine = False
+        try:
+            (mine,) = map(self._lock.acquire, NOW)  # nobody waits who publishes: see _waiting
+            if not mine:  # somebody comes or goes just now: then it is computed in the slow way, and not kept
+                return self._compute(namespace, self._index.everyone())
             state = self._index.state
-            route = self._compute(namespace)
+            route = self._compute(namespace, self._index.find(namespace))
             if len(self._routes) >= _ROUTES_KEPT:
                 self._routes = {}
             if self._index.state is state:  # else it is old: a handler's close() let others come
                 self._routes[namespace] = route
-        return route
+            return route
+        finally:
+            if mine:
+                self._lock.release()
 
-    def _compute(self, namespace: str) -> Route:
+    def _compute(self, namespace: str, candidates: Sequence[Target]) -> Route:
         targets: list[Target] = []
         by_name: dict[str, list[Target]] = {}  # members of groups, as for the server, whichever patterns they have
-        for target in self._index.find(namespace):
+        for target in candidates:
             if target.first_match(namespace) is not None:
                 (targets if target.group is None else by_name.setdefault(target.group, [])).append(target)
         groups = [Group(tuple(them), self._turns.setdefault(name, count())) for name, them in by_name.items()]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from threading import get_ident
 from typing import Any, TypedDict
 from urllib.parse import urlsplit
 
@@ -15,7 +16,7 @@ from ._deadline import Deadline
 from ._engine import Engine
 from ._exit import at_exit, mind_the_exit
 from ._fork import Heir, heirs
-from ._lifetime import Lifetime, warn_unclosed
+from ._lifetime import Lifetime, loop_threads, warn_unclosed
 from ._nats.interest import Interest, Mailbox, Message
 from ._nats.options import ConnectOptions
 from ._nats.pump import Account
@@ -245,7 +246,7 @@ class Connection(Lifetime, Heir):
             frames: Whole commands, in order.
             size: Bytes of all of them.
             largest: Bytes of the largest payload among them.
-            timeout: Seconds to wait for room in the outbox.
+            timeout: Seconds to wait for room in the outbox. On a loop thread, of whichever connection, nothing waits.
             buffer: Whether to accept them while disconnected.
             wait: Whether to wait for the first attempt to connect.
 
@@ -253,9 +254,10 @@ class Connection(Lifetime, Heir):
             As ``publish()``.
         """
         engine = self._engine
+        if get_ident() in loop_threads:  # the collector runs a finalizer there, which publishes
+            wait, timeout = False, 0.0
         if engine is None or not engine.link.first.done:
             engine = self._ready() if wait else self._begin()
-        engine.loop.refuse_own_thread()
         limit = engine.link.max_payload
         if largest > limit > 0:
             raise EventTooLargeError(f"an event of {largest} bytes is larger than the server's max_payload of {limit}")

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from ._batches import fill
 from ._checks import check_count
 from ._deadline import Deadline
 from ._lifetime import warn_unclosed
@@ -24,7 +25,7 @@ class Subscription:
     dropped without ``close()`` is removed from its bus, with a ``ResourceWarning``.
 
     An exception raised by a signal handler (Ctrl-C, a soft time limit) leaves a blocked or busy iterator usable; the
-    one event that was in hand at that moment may be gone with it.
+    one event that was in hand at that moment may be gone with it, also of a batch.
     """
 
     __slots__ = ("__weakref__", "_abandoned", "_end", "_pop", "_queue", "_target")
@@ -102,12 +103,7 @@ class Subscription:
             batch = [self._queue.take(Deadline(timeout))]
         except DeadlineExceededError:
             return []
-        try:
-            while len(batch) < max_events:
-                batch.append(self._pop())
-        except IndexError:
-            pass
-        return batch
+        return fill(batch, max_events, self._pop, self._queue.give_back)
 
     def stats(self) -> SubscriptionStats:
         """Return what went through, counted at one moment."""

@@ -7,6 +7,7 @@ installs no extra gets. With ``AETHER_SYNC_UVLOOP`` in the environment everythin
 import gc
 import json
 import os
+import sys
 import threading
 import time
 import urllib.request
@@ -225,6 +226,15 @@ def keep() -> Iterator[Callable[[Subscription], Subscription]]:
     yield keep
     for subscription in kept:
         subscription.close()
+
+
+@pytest.fixture
+def fast_switching() -> Iterator[None]:
+    """Threads take turns after a microsecond."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
 
 
 def pytest_collection_finish() -> None:

@@ -3,6 +3,7 @@
 Such a close() lets go of the guards that its thread holds, so that others come by where they could not otherwise.
 """
 
+import logging
 import signal
 import threading
 import time
@@ -10,12 +11,17 @@ from collections.abc import Callable
 
 import pytest
 
-from aether_sync import EventBus, NATSEventBus, Subscription
+from aether_sync import EventBus, NATSEventBus, NatsServer, Subscription
+from aether_sync._index import Index
+from aether_sync._nats.shortcut import Shortcut
+from aether_sync._outbox import Outbox
+from aether_sync._queues import EventQueue
 from aether_sync._reporter import Reporter
 from aether_sync._routing import Targets
 from aether_sync._waiting import Parking, guard, outside_guards
+from aether_sync.connection import Connection
 
-from .conftest import PATIENCE, UNIT, make_event, run_threads
+from .conftest import PATIENCE, UNIT, eventually, make_event, run_threads
 from .steps import before
 from .suites import Keep, numbers
 
@@ -118,3 +124,167 @@ def test_a_reporter_that_is_closed_while_its_thread_starts_ends_it() -> None:
     assert reporter._thread is not None
     reporter._thread.join(PATIENCE)
     assert not reporter._thread.is_alive()
+
+
+# -- waking
+
+
+@pytest.mark.parametrize("act", ["publishes", "closes"])
+def test_a_handler_between_an_event_and_its_wake_up_leaves_no_reader_asleep(local_bus: EventBus, act: str) -> None:
+    events = local_bus.subscribe("n")
+    got: list[int] = []
+    threads = [threading.Thread(target=lambda: got.extend(numbers(events)), daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: len(events._queue._getters) == 3, "three parked readers")
+    handler = {"publishes": lambda: local_bus.publish("n", make_event(2)), "closes": lambda: local_bus.close(PATIENCE)}
+    with before(Parking.wake, "deque(map(", handler[act]):  # type: ignore[arg-type]
+        local_bus.publish("n", make_event(1))
+    local_bus.close()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert not any(thread.is_alive() for thread in threads)
+    assert sorted(got) == ([1, 2] if act == "publishes" else [1])
+
+
+@pytest.mark.concurrent
+def test_handlers_that_publish_leave_no_reader_asleep(local_bus: EventBus) -> None:
+    events = local_bus.subscribe("n", maxsize=1_000_000)
+    got: list[int] = []
+    threads = [threading.Thread(target=lambda: got.extend(1 for _ in events), daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    published = 0
+
+    def publish(*_: object) -> None:
+        nonlocal published
+        local_bus.publish("n", make_event(0))
+        published += 1
+
+    before_ = signal.signal(signal.SIGALRM, publish)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+        end, own = time.monotonic() + UNIT, 0
+        while time.monotonic() < end:
+            local_bus.publish("n", make_event(0))
+            own += 1
+            if own % 10 == 0:
+                time.sleep(1e-4)  # so that the readers park again
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before_)
+    local_bus.close()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert not any(thread.is_alive() for thread in threads)
+    assert len(got) == own + published
+
+
+def test_a_close_sends_what_its_publisher_was_kept_from_announcing(make_bus: MakeBus) -> None:
+    bus = make_bus()
+    bus.start()
+    eventually(lambda: bus.connection._outbox._bell is not None, "a loop that sleeps")
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), before(Outbox.wake, "bell.ring()", interrupt):
+        bus.publish_many("n", [make_event(1), make_event(2)])
+    begun = time.monotonic()
+    assert bus.close(PATIENCE)
+    assert time.monotonic() - begun < PATIENCE / 2
+    assert bus.metrics().confirmed == 2
+
+
+# -- what nobody waits for: who holds it may be in a log handler, and wait for a lock whose holder publishes
+
+
+@pytest.mark.parametrize(
+    ("function", "line"),
+    [
+        (EventQueue._put_one, "self._offered += 1"),
+        (EventQueue._put_one, "self._sizes.append"),
+        (EventQueue.stats, "counted = "),
+        (Shortcut.carry, "written = map("),
+        (Shortcut.carry, "rest = self._rest()"),
+    ],
+)
+def test_who_publishes_waits_for_no_other_publisher(
+    make_bus: MakeBus, monkeypatch: pytest.MonkeyPatch, function: Callable[..., object], line: str
+) -> None:
+    monkeypatch.setattr("aether_sync._nats.shortcut._ALONE", 0.0)
+    bus, there = make_bus(), make_bus()
+    with bus.subscribe("n") as here, there.subscribe("n") as remote:
+        with before(function, line, lambda: run_threads(lambda: bus.publish("n", make_event(2)))):
+            bus.publish("n", make_event(1))
+            here.stats()
+        assert sorted(numbers([here.get(timeout=PATIENCE) for _ in range(2)])) == [1, 2]
+        assert sorted(numbers([remote.get(timeout=PATIENCE) for _ in range(2)])) == [1, 2]
+        assert (here.stats().offered, here.stats().delivered) == (2, 2)
+
+
+@pytest.mark.parametrize("function", [Index.add, Index.remove])
+def test_who_publishes_waits_for_nobody_who_comes_or_goes(
+    local_bus: EventBus, keep: Keep, function: Callable[..., object]
+) -> None:
+    events, other = keep(local_bus.subscribe("a", "b")), keep(local_bus.subscribe("c"))
+    with before(function, "self.state = state", lambda: run_threads(lambda: local_bus.publish("b", make_event(1)))):
+        keep(local_bus.subscribe("*"))
+        other.close()
+    local_bus.publish("b", make_event(2))
+    assert numbers([events.get(timeout=PATIENCE), events.get(timeout=PATIENCE)]) == [1, 2]
+
+
+@pytest.mark.concurrent
+def test_what_is_left_to_another_publisher_comes_once_and_in_order(local_bus: EventBus, fast_switching: None) -> None:
+    each, publishers = 2_000, 4
+    with local_bus.subscribe("n", maxsize=1_000_000) as events:
+
+        def publish(actor: str) -> None:
+            for n in range(each):
+                local_bus.publish("n", make_event(n, actor_id=actor))
+
+        def look() -> None:
+            for _ in range(500):
+                events.stats()
+
+        run_threads(*(lambda k=k: publish(f"p-{k}") for k in range(publishers)), look)
+        got = events.get_batch(each * publishers, timeout=PATIENCE)
+        stats = events.stats()
+    for k in range(publishers):
+        assert [event.data["n"] for event in got if event.actor_id == f"p-{k}"] == list(range(each))  # type: ignore[index]
+    assert (stats.offered, stats.delivered, stats.dropped) == (each * publishers, each * publishers, 0)
+
+
+# -- the first use
+
+
+def test_a_handler_that_publishes_over_the_first_use_makes_no_second_engine(own_server: NatsServer) -> None:
+    with NATSEventBus(own_server.url) as reader, reader.subscribe("n") as events:
+        known = set(threading.enumerate())
+        bus = NATSEventBus(own_server.url)
+        with before(Connection._make_engine, "finalizer = ", lambda: bus.publish("n", make_event(1))):
+            bus.publish("n", make_event(2))
+        assert [one.name[:11] for one in set(threading.enumerate()) - known] == ["aether-loop"]
+        bus.flush(PATIENCE)
+        assert numbers([events.get(timeout=PATIENCE), events.get(timeout=PATIENCE)]) == [1, 2]
+        assert bus.close(PATIENCE)
+
+
+@pytest.mark.both_loops(False)
+def test_a_log_handler_publishes_over_the_first_use(own_server: NatsServer, caplog: pytest.LogCaptureFixture) -> None:
+    """asyncio logs which selector it uses, at DEBUG, when a loop is made."""
+
+    class Publishing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            asyncio_log.removeHandler(self)
+            bus.publish("log", make_event(1))
+
+    asyncio_log, bus = logging.getLogger("asyncio"), NATSEventBus(own_server.url)
+    caplog.set_level(logging.DEBUG, asyncio_log.name)
+    with NATSEventBus(own_server.url) as reader, reader.subscribe("*") as events:
+        asyncio_log.addHandler(Publishing())
+        bus.publish("n", make_event(2))
+        bus.flush(PATIENCE)
+        assert numbers([events.get(timeout=PATIENCE), events.get(timeout=PATIENCE)]) == [1, 2]
+    assert bus.close(PATIENCE)

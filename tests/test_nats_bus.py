@@ -1,6 +1,7 @@
 """``NATSEventBus``: the promises of a bus, between two nodes, and what only a cluster can do."""
 
 import asyncio
+import gc
 import json
 import logging
 import pickle
@@ -637,6 +638,36 @@ def test_closing_releases_blocked_publishers(make_bus: MakeBus, own_server: Nats
 # -- threads
 
 
+def test_a_finalizer_publishes_wherever_the_collector_runs(make_bus: MakeBus, own_server: NatsServer) -> None:
+    """On the loop thread, too: there nothing waits, neither for the first connection nor for room."""
+    here, there, away = make_bus(), make_bus(), make_bus("nats://127.0.0.1:1", outbox_events=1)
+    said: queue.SimpleQueue[object] = queue.SimpleQueue()
+
+    class Thing:
+        def __init__(self, bus: NATSEventBus) -> None:
+            self.bus, self.me = bus, self
+
+        def __del__(self) -> None:
+            try:
+                said.put((self.bus.publish("freed", make_event(1)), threading.current_thread().name))
+            except Exception as error:
+                said.put(error)
+
+    def collect(*buses: NATSEventBus) -> None:
+        for bus in buses:
+            Thing(bus)
+        gc.collect()
+
+    here.start()
+    with there.subscribe("freed") as events:
+        here.connection.nudge(lambda: collect(here, away, away))
+        outcomes = [said.get(timeout=PATIENCE) for _ in range(3)]
+        assert sorted(str(one).partition("-")[0] for one in outcomes)[:2] == ["(None, 'aether"] * 2, outcomes
+        assert sum(isinstance(one, PublishTimeoutError) for one in outcomes) == 1
+        assert numbers([events.get(timeout=PATIENCE)]) == [1]
+    away.close(0)
+
+
 def test_a_call_from_the_loop_thread(make_bus: MakeBus) -> None:
     bus = make_bus()
     bus.start()
@@ -651,7 +682,6 @@ def test_a_call_from_the_loop_thread(make_bus: MakeBus) -> None:
             caught.put(None)
 
     calls: list[Callable[[], object]] = [
-        lambda: bus.publish("n", make_event()),
         lambda: bus.subscribe("n"),
         bus.flush,
         lambda: bus.wait_connected(1),

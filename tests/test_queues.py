@@ -2,11 +2,10 @@
 
 import asyncio
 import gc
-import sys
 import threading
 import tracemalloc
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import janus
 import pytest
@@ -24,14 +23,6 @@ from .steps import before
 LIMIT, BYTES = 5, 100_000
 NOW = Deadline(0)
 SIZES = st.integers(1, 60).map(lambda size: size * BYTES // 50)
-
-
-@pytest.fixture
-def fast_switching() -> Iterator[None]:
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
 
 
 def make_queue(maxsize: int = 10_000, max_bytes: int = 2**20, overflow: Overflow = Overflow.DROP_NEWEST) -> EventQueue:

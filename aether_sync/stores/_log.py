@@ -1,10 +1,12 @@
 """What is stored in memory, and who reads on in it."""
 
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Sequence
 from operator import attrgetter
 from typing import NamedTuple, Self
 
+from .._batches import fill
 from .._checks import check_count
 from .._deadline import Deadline
 from .._lifetime import Closing
@@ -143,12 +145,14 @@ class LogFollower(Closing):
         self._log = log
         self._wanted = wanted
         self._position = _Position(after, after, {})  # or one further on: it may lag behind
+        self._returned: deque[StoredEvent] = deque()  # taken and put back; single operations only
         self._closed = False
 
     @property
     def sequence(self) -> int:
         """The sequence of the event that was taken last, or ``after``: the checkpoint."""
-        return self._here().taken
+        returned = list(self._returned)
+        return min([self._here().taken, *(one.sequence - 1 for one in returned[:1])])
 
     @property
     def is_caught_up(self) -> bool:
@@ -187,9 +191,18 @@ class LogFollower(Closing):
             batch = [self.get(timeout)]
         except DeadlineExceededError:
             return []
-        while len(batch) < max_events and (found := self._next(take=True)) is not None:
-            batch.append(fresh(found))
-        return batch
+        return fill(batch, max_events, self._take, self._give_back)
+
+    def _take(self) -> StoredEvent:
+        found = self._next(take=True)
+        if found is None:
+            raise IndexError
+        return fresh(found)
+
+    def _give_back(self, batch: list[StoredEvent]) -> None:
+        """Put back what was taken last, for whoever takes next."""
+        self._returned.extendleft(reversed(batch))
+        self._log.waiting.wake(len(batch))
 
     def _here(self) -> _Position:
         position = self._position
@@ -200,6 +213,10 @@ class LogFollower(Closing):
 
     def _next(self, *, take: bool) -> StoredEvent | None:
         """Return the next wanted event, if there is one."""
+        try:
+            return self._returned.popleft() if take else self._returned[0]
+        except IndexError:
+            pass
         while True:
             here = self._here()
             found, passed = self._search(here.passed)
@@ -222,7 +239,7 @@ class LogFollower(Closing):
 
     def _is_to_look(self) -> bool:
         with self._log.lock:
-            return self.closed or self._log.end() > self._here().passed
+            return self.closed or bool(self._returned) or self._log.end() > self._here().passed
 
     def close(self) -> None:
         self._closed = True

@@ -7,6 +7,7 @@ delivers again, to any of them, up to a number of times; then the event goes to 
 import weakref
 from typing import Self
 
+from .._batches import fill
 from .._checks import check_count
 from .._deadline import Deadline
 from .._lifetime import warn_unclosed
@@ -17,7 +18,7 @@ from ..errors import DeadlineExceededError, StoreClosedError, StoreError, StoreU
 from ._iteration import Iteration
 from ._pull import Pulling
 from ._sources import Source
-from .delivery import ACK, Delivery, Desk, Keeper
+from .delivery import ACK, Delivery, Desk, Keeper, nak
 
 __all__ = ["Consumption"]
 
@@ -80,9 +81,11 @@ class Consumption(Iteration):
             StoreClosedError: It is closed.
             StoreError: The consumer was deleted meanwhile.
         """
-        deadline = Deadline(timeout)
+        return self._get(Deadline(timeout), [])
+
+    def _get(self, deadline: Deadline, messages: list[Message]) -> Delivery:
         while True:
-            found = self._take()
+            found = self._take(messages)
             if found is not None:
                 return found
             if self._closed:
@@ -96,21 +99,37 @@ class Consumption(Iteration):
             StoreClosedError: It is closed.
         """
         check_count("max_events", max_events)
+        messages: list[Message] = []
         try:
-            batch = [self.get(timeout)]
+            batch = [self._get(Deadline(timeout), messages)]
         except DeadlineExceededError:
             return []
-        while len(batch) < max_events and (found := self._take()) is not None:
-            batch.append(found)
-        return batch
 
-    def _take(self) -> Delivery | None:
-        """Take what has come, past what is not wanted."""
+        def take() -> Delivery:
+            found = self._take(messages)
+            if found is None:
+                raise IndexError
+            return found
+
+        return fill(batch, max_events, take, lambda _: self._give_back(messages))
+
+    def _give_back(self, messages: list[Message]) -> None:
+        """Put back what was taken last, for whoever takes next."""
+        with self._lock:
+            if not self._closed:
+                self._inflow.arrived.extendleft(reversed(messages))
+                messages = []
+        self._keeper.tell([reply for _, reply, *_ in messages], nak(0))
+        self._inflow.changed.wake_all()
+
+    def _take(self, messages: list[Message]) -> Delivery | None:
+        """Take what has come, past what is not wanted; what it was made of is added to some messages."""
         passed: list[bytes] = []
         try:
             while (message := self._pop()) is not None:
                 found = self._source.read(message, self._desk, passed)
                 if found is not None:
+                    messages.append(message)
                     return found
             return None
         finally:

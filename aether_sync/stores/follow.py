@@ -10,6 +10,7 @@ import weakref
 from collections import deque
 from typing import Any, Self
 
+from .._batches import fill
 from .._checks import check_count
 from .._deadline import Deadline
 from .._lifetime import warn_unclosed
@@ -112,12 +113,22 @@ class JetStreamFollower(Iteration):
             batch = [self.get(timeout)]
         except DeadlineExceededError:
             return []
-        while len(batch) < max_events:
-            found = self._pop(only_events=True)
-            if not isinstance(found, StoredEvent):
-                break
-            batch.append(found)
-        return batch
+        return fill(batch, max_events, self._pop_event, self._give_back)
+
+    def _pop_event(self) -> StoredEvent:
+        """Take what is read, or read what has come, if it is an event."""
+        found = self._pop(only_events=True)
+        if not isinstance(found, StoredEvent):
+            raise IndexError
+        return found
+
+    def _give_back(self, batch: list[StoredEvent]) -> None:
+        """Put back what was taken last, for whoever takes next: so that :attr:`sequence` tells of nothing not had."""
+        with self._lock:
+            if not self._closed:
+                self._ready.extendleft(reversed(batch))
+            self._sequence = min(self._sequence, batch[0].sequence - 1)
+        self._inflow.changed.wake(len(batch))
 
     def _pop(self, only_events: bool = False) -> StoredEvent | MalformedRecordError | None:
         """Take what is read, or read what has come."""

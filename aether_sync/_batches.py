@@ -1,0 +1,30 @@
+"""Batches that an exception does not lose: of a signal handler (Ctrl-C, a soft time limit), at whatever moment."""
+
+from collections.abc import Callable
+from itertools import repeat
+from operator import call
+from typing import TypeVar
+
+__all__ = ["fill"]
+
+T = TypeVar("T")
+
+
+def fill(batch: list[T], count: int, take: Callable[[], T], give_back: Callable[[list[T]], object]) -> list[T]:
+    """Fill a batch up to a number.
+
+    Args:
+        batch: What was taken already.
+        count: How many it shall be, at most.
+        take: Takes one more; raises IndexError where there is none now.
+        give_back: Called with the batch if an exception cuts this off. At most the one in ``take``'s hands is lost.
+    """
+    try:
+        try:
+            batch.extend(map(call, repeat(take, count - len(batch))))
+        except IndexError:
+            pass
+    except BaseException:
+        give_back(batch)
+        raise
+    return batch  # at once: nothing is called in between, so no handler comes in
