@@ -62,8 +62,10 @@ class Engine:
         try:
             self.loop.start()  # an interrupt may have kept it from that
             self.loop.call(self.link.close, grace, deadline=end)
-        except (DeadlineExceededError, BusClosedError):
+        except DeadlineExceededError:
             timed_out = True
+        except BusClosedError:  # a close that was interrupted has ended it: what that left undone is counted below
+            pass
         last = Deadline(5.0 if grace is None else max(end.remaining(), _AT_LEAST))
         ended = self.loop.stop(last)  # and with it the link, whose own close may not even have begun
         account = self.link.pump.account()

@@ -118,7 +118,10 @@ class LoopThread(Heir):
         with self._lock:
             if not self._accepting:
                 raise BusClosedError("the connection is closed")
-            self._loop.call_soon_threadsafe(callback, *args)
+            try:
+                self._loop.call_soon_threadsafe(callback, *args)
+            except RuntimeError as error:  # a signal handler has closed it in between
+                raise BusClosedError("the connection is closed") from error
 
     def nudge(self, callback: Callable[[], object]) -> None:
         """Run a callback on the loop if it still runs. Takes no lock: for finalizers."""

@@ -350,7 +350,7 @@ class EventBus(Lifetime, Heir):
             stats = {queue: queue.stats() for queue in self._queues}
             for one in stats.values():
                 totals.add(one)
-            open_ones = [target.stats(stats[target.queue]) for target in self._members]
+            open_ones = [target.stats(stats[target.queue]) for target in list(self._members)]
         return {
             **self._counters.snapshot(),
             "delivered": totals.delivered,

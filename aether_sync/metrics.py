@@ -127,7 +127,7 @@ class Counters:
     def snapshot(self) -> dict[str, Any]:
         """Return them as fields of :class:`Metrics`."""
         with self._lock:
-            by_namespace = {name: tally.count for name, tally in self.tallies.items() if tally.count}
+            by_namespace = {name: tally.count for name, tally in list(self.tallies.items()) if tally.count}
             return {
                 "published": sum(by_namespace.values()),
                 "published_by_namespace": by_namespace,

@@ -1,0 +1,227 @@
+"""A signal handler that acts before every single line of ours that a call runs through, one line a run.
+
+It publishes, subscribes, closes, or raises. Whatever it does, the call comes to its end, nobody is left waiting, what
+the handler has published arrives, and the bus goes on.
+"""
+
+import linecache
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import aether_sync
+from aether_sync import BusClosedError, EventBus, NATSEventBus, NatsServer, Subscription, SubscriptionClosedError
+
+from .conftest import PATIENCE, eventually, make_event
+
+PACKAGE = str(Path(aether_sync.__file__).parent)
+
+#: Every so many lines one is acted at in a run of all tests; 1 is every line.
+STRIDE = int(os.environ.get("AETHER_TEST_STRIDE", "7"))
+
+#: Lines before which no signal comes: CPython looks for signals after calls, and nothing is called just before these.
+_NO_PLACE = (".release()\n", "if mine:\n", " try:\n")
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "raise_signal"), reason="no signals here")
+
+
+class Interrupt(Exception):
+    """What the handler raises."""
+
+
+def acting_at(
+    number: int, work: Callable[[], object], action: Callable[[], object]
+) -> tuple[str, BaseException | None]:
+    """Do some work, with a handler that acts before the line of ours of this number.
+
+    Returns:
+        Which line that was, or nothing if it did not come to that; and what was raised.
+    """
+    seen, fired = 0, ""
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal seen, fired
+        if fired or not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        if event == "line" and not linecache.getline(frame.f_code.co_filename, frame.f_lineno).endswith(_NO_PLACE):
+            if seen == number:
+                fired = f"{frame.f_code.co_qualname} line {frame.f_lineno}"
+                sys.settrace(None)
+                signal.raise_signal(signal.SIGUSR1)
+                return None
+            seen += 1
+        return trace
+
+    def report(unraisable: "sys.UnraisableHookArgs") -> None:
+        if unraisable.exc_type is not Interrupt:  # one may fall into a finalizer
+            report_before(unraisable)
+
+    report_before, sys.unraisablehook = sys.unraisablehook, report
+    handler = signal.signal(signal.SIGUSR1, lambda *_: action())
+    traced = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    except BaseException as error:
+        return fired, error
+    finally:
+        sys.settrace(traced)
+        signal.signal(signal.SIGUSR1, handler)
+        sys.unraisablehook = report_before
+    return fired, None
+
+
+class Reader:
+    """Reads a subscription in a thread of its own until it ends."""
+
+    def __init__(self, events: Subscription) -> None:
+        self.got: list[int] = []
+        self._events = events
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        for event in self._events:
+            self.got.append(event.version)
+
+    def has(self, version: int) -> bool:
+        return version in self.got
+
+    def has_ended(self) -> bool:
+        self._thread.join(PATIENCE)
+        return not self._thread.is_alive()
+
+
+class Scene:
+    """A bus, two readers that are parked, and one more node's, or the same one's, that hears everything."""
+
+    def __init__(self, bus: EventBus, other: EventBus) -> None:
+        self.bus, self.other = bus, other
+        self.mine = bus.subscribe("own")
+        self.readers = [Reader(bus.subscribe("n")), Reader(other.subscribe("n"))]
+        self.published: list[int] = []
+        self.numbers = iter(range(1, 1_000))
+        self.end = 0.0  # when it has taken too long
+
+    def publish(self) -> None:
+        version = next(self.numbers)
+        self.bus.publish("n", make_event(version=version))
+        self.published.append(version)
+
+    # -- what is done
+
+    def publishing(self) -> None:
+        self.publish()
+        self.bus.publish_many("own", [make_event(version=1), make_event(version=2)])
+        assert self.mine.get(timeout=PATIENCE)
+        assert self.mine.get_batch(10, timeout=PATIENCE)
+
+    def waiting(self) -> None:
+        timer = threading.Timer(0.002, lambda: self.bus.closed or self.bus.publish("own", make_event(version=3)))
+        timer.start()
+        try:
+            self.mine.get(timeout=PATIENCE)
+        finally:
+            timer.join()
+
+    def subscribing(self) -> None:
+        with self.bus.subscribe("own", "m.*", timeout=PATIENCE), self.bus.subscribe("m.1", timeout=PATIENCE):
+            self.bus.metrics()
+
+    def flushing(self) -> None:
+        self.publish()
+        self.bus.flush(PATIENCE)
+
+    def closing(self) -> None:
+        self.bus.close(PATIENCE)
+
+    # -- what a handler does meanwhile
+
+    def publishes(self) -> None:
+        try:
+            self.publish()
+        except BusClosedError:
+            assert self.bus.closed
+
+    def subscribes(self) -> None:
+        if not isinstance(self.bus, NATSEventBus):  # it would wait for the server
+            try:
+                self.bus.subscribe("n").close()
+            except BusClosedError:
+                assert self.bus.closed
+
+    def closes(self) -> None:
+        self.bus.close(PATIENCE)
+
+    def raises(self) -> None:
+        raise Interrupt
+
+    # -- what must hold then
+
+    def check(self, doing: str) -> None:
+        assert time.monotonic() < self.end, f"{doing} took too long"
+        closed = self.bus.closed
+        if not closed:
+            self.publish()
+            for reader in self.readers:
+                eventually(lambda reader=reader: reader.has(self.published[-1]), f"the event after {doing}")
+        report = self.bus.close(PATIENCE)
+        assert not report.timed_out
+        assert not report.unsent
+        self.other.close(PATIENCE)
+        for reader in self.readers:
+            assert reader.has_ended(), f"a reader sleeps on after {doing}"
+            if not closed:
+                assert not set(self.published) - set(reader.got), f"lost after {doing}"
+            assert len(set(reader.got)) == len(reader.got), f"twice after {doing}"
+
+
+def at_every_line(make: Callable[[], Scene], work: str, action: str) -> int:
+    """Play a scene again and again, with a handler that acts one line later each time; returns how many lines."""
+    number = 0
+    while True:
+        scene = make()
+        scene.end = time.monotonic() + PATIENCE
+        line, error = acting_at(number, getattr(scene, work), getattr(scene, action))
+        doing = f"{work}, where the handler {action} before {line}"
+        ours = (BusClosedError, SubscriptionClosedError) if action == "closes" else Interrupt
+        if error is not None and not isinstance(error, ours):
+            raise AssertionError(f"not an error of {doing}") from error
+        scene.check(doing)
+        if not line:
+            return number
+        number += STRIDE
+
+
+ACTIONS = ["publishes", "subscribes", "closes", "raises"]
+
+
+@pytest.mark.concurrent
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("work", ["publishing", "waiting", "subscribing", "closing"])
+def test_of_a_bus_in_one_process(work: str, action: str) -> None:
+    def make() -> Scene:
+        bus = EventBus()
+        return Scene(bus, bus)
+
+    assert at_every_line(make, work, action) > 20
+
+
+@pytest.mark.concurrent
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.parametrize("action", [action for action in ACTIONS if action != "subscribes"])
+@pytest.mark.parametrize("work", ["publishing", "flushing", "subscribing", "closing"])
+def test_of_a_bus_across_nodes(server: NatsServer, prefix: str, work: str, action: str) -> None:
+    def make() -> Scene:
+        return Scene(NATSEventBus(server.url, prefix=prefix), NATSEventBus(server.url, prefix=prefix))
+
+    assert at_every_line(make, work, action) > 20
