@@ -4,8 +4,10 @@ It publishes, subscribes, closes, or raises. Whatever it does, the call comes to
 the handler has published arrives, and the bus goes on.
 """
 
+import itertools
 import linecache
 import os
+import re
 import signal
 import sys
 import threading
@@ -18,7 +20,20 @@ from typing import Any
 import pytest
 
 import aether_sync
-from aether_sync import BusClosedError, EventBus, NATSEventBus, NatsServer, Subscription, SubscriptionClosedError
+from aether_sync import (
+    ANY,
+    AetherError,
+    BusClosedError,
+    EventBus,
+    InMemoryEventStore,
+    JetStreamEventStore,
+    NATSEventBus,
+    NatsServer,
+    StoreClosedError,
+    Subscription,
+    SubscriptionClosedError,
+    UnknownOutcomeError,
+)
 
 from .conftest import PATIENCE, eventually, make_event
 
@@ -28,7 +43,11 @@ PACKAGE = str(Path(aether_sync.__file__).parent)
 STRIDE = int(os.environ.get("AETHER_TEST_STRIDE", "7"))
 
 #: Lines before which no signal comes: CPython looks for signals after calls, and nothing is called just before these.
-_NO_PLACE = (".release()\n", "if mine:\n", " try:\n")
+#: (A ``with`` is come by once more at its end.)
+_NO_PLACE = re.compile(r".*\.release\(\)|if mine:|try:|with .*lock:")
+
+#: What a call may raise over which its bus or store was closed.
+_ENDED = (BusClosedError, SubscriptionClosedError, StoreClosedError, UnknownOutcomeError)
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "raise_signal"), reason="no signals here")
 
@@ -51,7 +70,7 @@ def acting_at(
         nonlocal seen, fired
         if fired or not frame.f_code.co_filename.startswith(PACKAGE):
             return None
-        if event == "line" and not linecache.getline(frame.f_code.co_filename, frame.f_lineno).endswith(_NO_PLACE):
+        if event == "line" and not _NO_PLACE.match(linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()):
             if seen == number:
                 fired = f"{frame.f_code.co_qualname} line {frame.f_lineno}"
                 sys.settrace(None)
@@ -184,21 +203,95 @@ class Scene:
             assert len(set(reader.got)) == len(reader.got), f"twice after {doing}"
 
 
-def at_every_line(make: Callable[[], Scene], work: str, action: str) -> int:
-    """Play a scene again and again, with a handler that acts one line later each time; returns how many lines."""
+def at_every_line(make: Callable[[], Any], work: str, action: str, stride: int = STRIDE) -> int:
+    """Play a scene again and again, with a handler that acts so many lines later each time; returns how many lines."""
     number = 0
     while True:
         scene = make()
         scene.end = time.monotonic() + PATIENCE
         line, error = acting_at(number, getattr(scene, work), getattr(scene, action))
         doing = f"{work}, where the handler {action} before {line}"
-        ours = (BusClosedError, SubscriptionClosedError) if action == "closes" else Interrupt
+        ours = _ENDED if action == "closes" else Interrupt
         if error is not None and not isinstance(error, ours):
             raise AssertionError(f"not an error of {doing}") from error
-        scene.check(doing)
+        try:
+            scene.check(doing)
+        except AetherError as error:
+            raise AssertionError(f"an error after {doing}") from error
         if not line:
             return number
-        number += STRIDE
+        number += stride
+
+
+class StoreScene:
+    """A store with some events, and those who read on in it."""
+
+    def __init__(self, store: Any) -> None:
+        self.store = store
+        self.end = 0.0
+        self.interrupted = False
+        self.actors = (f"a-{n}" for n in range(1_000))
+        store.save_events([make_event(version=n, actor_id="old") for n in range(1, 11)], timeout=PATIENCE)
+        self.follower = store.follow()
+        self.consumption = store.consume("c", ack_wait=0.5) if isinstance(store, JetStreamEventStore) else None
+        self.seen = [stored.sequence for stored in self.follower.get_batch(3, timeout=PATIENCE)]
+
+    def append(self) -> None:
+        actor = next(self.actors)
+        self.store.append(actor, make_event(actor_id=actor), expected_version=ANY, timeout=PATIENCE)
+
+    # -- what is done
+
+    def appending(self) -> None:
+        self.append()
+
+    def reading(self) -> None:
+        assert len(self.store.get_events("old", timeout=PATIENCE)) == 10
+
+    def following(self) -> None:
+        self.seen += [self.follower.get(timeout=PATIENCE).sequence]
+        self.seen += [stored.sequence for stored in self.follower.get_batch(3, timeout=PATIENCE)]
+
+    def consuming(self) -> None:
+        for delivery in self.consumption.get_batch(3, timeout=PATIENCE):
+            delivery.ack()
+
+    def closing(self) -> None:
+        self.store.close()
+
+    # -- what a handler does meanwhile
+
+    def appends(self) -> None:
+        try:
+            self.append()
+        except StoreClosedError:
+            assert self.store.closed
+
+    def closes(self) -> None:
+        self.store.close()
+
+    def raises(self) -> None:
+        self.interrupted = True
+        raise Interrupt
+
+    # -- what must hold then
+
+    def check(self, doing: str) -> None:
+        assert time.monotonic() < self.end, f"{doing} took too long"
+        if not self.store.closed:
+            self.append()
+            last = self.store.last_sequence(timeout=PATIENCE)
+            checkpoint = self.follower.sequence
+            while self.follower.sequence < last:
+                self.seen.append(self.follower.get(timeout=PATIENCE).sequence)
+            assert self.seen == sorted(set(self.seen)), f"twice, or out of order, after {doing}"
+            missing = set(range(checkpoint + 1, last + 1)) - set(self.seen)
+            assert len(missing) <= self.interrupted, f"passed over after {doing}"  # the one in hand
+            if self.consumption is not None:
+                assert self.consumption.get(timeout=PATIENCE)
+        self.store.close()
+        assert self.follower.closed
+        assert list(self.follower) == []
 
 
 ACTIONS = ["publishes", "subscribes", "closes", "raises"]
@@ -225,3 +318,26 @@ def test_of_a_bus_across_nodes(server: NatsServer, prefix: str, work: str, actio
         return Scene(NATSEventBus(server.url, prefix=prefix), NATSEventBus(server.url, prefix=prefix))
 
     assert at_every_line(make, work, action) > 20
+
+
+STORE_ACTIONS = ["appends", "closes", "raises"]
+
+
+@pytest.mark.concurrent
+@pytest.mark.parametrize("action", STORE_ACTIONS)
+@pytest.mark.parametrize("work", ["appending", "reading", "following", "closing"])
+def test_of_a_store_in_memory(work: str, action: str) -> None:
+    assert at_every_line(lambda: StoreScene(InMemoryEventStore()), work, action) > 5
+
+
+@pytest.mark.concurrent
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.parametrize("action", STORE_ACTIONS[1:])  # to append there would wait for the server, as no handler may
+@pytest.mark.parametrize("work", ["appending", "reading", "following", "consuming", "closing"])
+def test_of_a_store(server: NatsServer, prefix: str, work: str, action: str) -> None:
+    numbers = itertools.count()
+
+    def make() -> StoreScene:
+        return StoreScene(JetStreamEventStore(server.url, stream=f"{prefix}-{next(numbers)}"))
+
+    assert at_every_line(make, work, action, stride=10 * STRIDE) > 20

@@ -77,7 +77,7 @@ class Shortcut:
             rest = self._rest()
             if rest:
                 self._way.clear()
-            elif not is_event:
+            elif not is_event and self._carried:  # a handler's close() has accounted for it, perhaps
                 self._carried.pop()
             tell = bool(rest) or (is_event and not self.expected)
         finally:
@@ -95,9 +95,10 @@ class Shortcut:
 
     def _rest(self) -> bytes:
         """What the socket did not take of the last frame."""
-        if not self._carried:
+        try:
+            frame, written, _ = self._carried[-1]
+        except IndexError:
             return b""
-        frame, written, _ = self._carried[-1]
         return frame[written:]
 
     # -- the loop thread

@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from operator import attrgetter
 from typing import NamedTuple, Self
 
@@ -179,9 +180,8 @@ class LogFollower(Closing):
             is_last_look = not deadline.remaining()
             if self.closed:
                 raise StoreClosedError(f"{self!r} is closed")
-            found = self._next(take=True)
-            if found is not None:
-                return fresh(found)
+            with suppress(IndexError):
+                return self._take()
             if is_last_look or not self._log.waiting.wait(self._is_to_look, deadline):
                 raise DeadlineExceededError(f"no event for {self!r} within {deadline}")
 
@@ -197,7 +197,11 @@ class LogFollower(Closing):
         found = self._next(take=True)
         if found is None:
             raise IndexError
-        return fresh(found)
+        try:
+            return fresh(found)
+        except BaseException:
+            self._give_back([found])
+            raise
 
     def _give_back(self, batch: list[StoredEvent]) -> None:
         """Put back what was taken last, for whoever takes next."""
