@@ -33,6 +33,7 @@ from .errors import (
     SubscriptionClosedError,
     SubscriptionOverflowError,
     UnknownOutcomeError,
+    UnsupportedError,
     VersionConflictError,
     WrongThreadError,
 )
@@ -123,6 +124,7 @@ __all__ = [
     "SubscriptionOverflowError",
     "SubscriptionStats",
     "UnknownOutcomeError",
+    "UnsupportedError",
     "VersionConflictError",
     "WrongThreadError",
     "__version__",

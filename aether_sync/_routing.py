@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, compress, count
 
-from ._checks import check_count
+from ._checks import check_choice, check_count, is_of
 from ._index import Index
 from ._queues import EventQueue, Overflow
 from ._reporter import Burst, Reporter
@@ -284,15 +284,11 @@ def make_target(
     if not patterns:
         raise InvalidOptionError("subscribe() wants at least one pattern; '>' is every namespace")
     parsed = tuple(dict.fromkeys(map(Pattern.parse, patterns)))
-    if filter is not None and not isinstance(filter, SubscriptionFilter):
+    if filter is not None and not is_of(filter, SubscriptionFilter):
         raise InvalidOptionError(f"filter must be a SubscriptionFilter, not {type(filter).__name__}")
-    check_count("maxsize", maxsize)
-    check_count("max_bytes", max_bytes)
-    try:
-        policy = Overflow(overflow)
-    except ValueError:
-        choices = ", ".join(repr(one.value) for one in Overflow)
-        raise InvalidOptionError(f"overflow must be one of {choices}, not {overflow!r}") from None
+    maxsize = check_count("maxsize", maxsize)
+    max_bytes = check_count("max_bytes", max_bytes)
+    policy = check_choice("overflow", overflow, {one.value: one for one in Overflow})
     if queue_group is not None:
         queue_group = _check_group(queue_group, parsed, filter)
     if filter is not None and filter.is_empty:

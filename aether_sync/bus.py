@@ -10,6 +10,7 @@ from threading import enumerate as enumerate_threads
 from threading import main_thread
 from typing import Any, Literal, Never, Protocol, runtime_checkable
 
+from ._checks import as_iterator, is_of
 from ._deadline import Deadline
 from ._exit import before_threads_end
 from ._fork import Heir, heirs
@@ -17,6 +18,7 @@ from ._lifetime import Lifetime
 from ._queues import EventQueue
 from ._reporter import Reporter
 from ._routing import Frame, Route, Target, Targets, failed, log_drops, make_target
+from ._short import short
 from ._waiting import Living, Once, guard
 from ._wire import encode_and_copy, encode_event
 from .errors import AetherError, BusClosedError, InvalidEventError, InvalidOptionError
@@ -156,8 +158,8 @@ class EventBus(Lifetime, Heir):
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Close a subscription of this bus. What it has queued can still be taken."""
-        if not isinstance(subscription, Subscription):
-            raise InvalidOptionError(f"unsubscribe() takes what subscribe() returned, not {subscription!r}")
+        if not is_of(subscription, Subscription):
+            raise InvalidOptionError(f"unsubscribe() takes what subscribe() returned, not {short(subscription)}")
         subscription.close()
 
     # -- publishing
@@ -183,7 +185,7 @@ class EventBus(Lifetime, Heir):
             self._reap()
         try:
             route = self._targets.route(namespace)
-            if not isinstance(event, Event):
+            if type(event) is not Event and not is_of(event, Event):
                 raise _no_event(event)
             if route.is_wanted:
                 encoded, copy = encode_and_copy(event, route.namespace)
@@ -208,7 +210,7 @@ class EventBus(Lifetime, Heir):
         """
         try:
             route = self._targets.route(namespace)
-            if not isinstance(event, Event):
+            if type(event) is not Event and not is_of(event, Event):
                 raise _no_event(event)
             encoded, copy = encode_and_copy(event, route.namespace)
             self._accept(route, (encoded,), wait=False)
@@ -230,13 +232,14 @@ class EventBus(Lifetime, Heir):
             As :meth:`publish`.
         """
         self._reap()
-        if not isinstance(events, Iterable):
+        iterator = as_iterator(events)
+        if iterator is None:
             raise InvalidEventError(f"publish_many() takes events, not one {type(events).__name__}")
-        events = tuple(events)
+        events = tuple(iterator)
         try:
             route = self._targets.route(namespace)
             for event in events:
-                if not isinstance(event, Event):
+                if type(event) is not Event and not is_of(event, Event):
                     raise _no_event(event)
             copies: list[Event] = []
             if route.is_wanted:

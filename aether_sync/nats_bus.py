@@ -1,8 +1,9 @@
 """``NATSEventBus``: an event bus across the nodes of a NATS cluster."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, Unpack, cast
 
+from ._checks import check_choice, check_timeout, is_of
 from ._deadline import Deadline
 from ._nats.receive import EventInterest, Inbox
 from ._routing import Frame, Route, Target
@@ -56,20 +57,17 @@ class NATSEventBus(EventBus):
         **options: Unpack[ConnectionOptions],
     ) -> None:
         self._prefix = check_prefix(prefix)
-        Deadline(publish_timeout)
-        if on_disconnect not in ("buffer", "raise"):
-            raise InvalidOptionError(f'on_disconnect must be "buffer" or "raise", not {on_disconnect!r}')
+        self._publish_timeout = check_timeout("publish_timeout", publish_timeout)
+        self._buffer = check_choice("on_disconnect", on_disconnect, {"buffer": True, "raise": False})
         self._watch = None if store is None and namespace is None else StoreWatch(store, namespace, self._prefix)
         super().__init__()
-        self._publish_timeout = publish_timeout
-        self._buffer = on_disconnect == "buffer"
-        self._owns_connection = not isinstance(connection, Connection)
-        if isinstance(connection, Connection):
+        self._owns_connection = not is_of(connection, Connection)
+        if is_of(connection, Connection):
             if options:
                 raise InvalidOptionError(f"{', '.join(options)}: give that to the Connection, which is shared")
             self._connection = connection
         else:
-            self._connection = Connection(connection, **options)
+            self._connection = Connection(cast("str | Sequence[str] | None", connection), **options)
 
     def _begin(self) -> None:
         super()._begin()

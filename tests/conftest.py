@@ -12,7 +12,7 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,26 +88,29 @@ def run_threads(*works: Callable[[], object]) -> list[threading.Thread]:
 
 
 class FreePort:
-    """A port that nothing listens on; as long as this lives, nobody is given it who does not ask for this very one."""
+    """A port that nothing listens on; until it is closed, nobody is given it who does not ask for this very one."""
 
     def __init__(self) -> None:
         self.number, self._held = reserve("127.0.0.1", 0)
+
+    def close(self) -> None:
+        """Let others have it."""
+        self._held = None
 
 
 @pytest.fixture
 def free_port() -> Iterator[int]:
     """A port that nothing listens on."""
-    port = FreePort()
-    yield port.number
-    del port
+    with closing(FreePort()) as port:
+        yield port.number
 
 
 class Monitor:
     """What a server says of its clients (https://docs.nats.io/running-a-nats-service/nats_admin/monitoring)."""
 
     def __init__(self) -> None:
-        self._free = FreePort()  # kept, or the server takes it as another of its own
-        self.port = self._free.number
+        self.free = FreePort()  # kept, or the server takes it as another of its own
+        self.port = self.free.number
         self.config = f"http: 127.0.0.1:{self.port}"
 
     def connections(self) -> int:
@@ -147,9 +150,11 @@ def server(tmp_path_factory: pytest.TempPathFactory, monitor: Monitor) -> Iterat
 
 
 @pytest.fixture
-def own_monitor() -> Monitor:
+def own_monitor() -> Iterator[Monitor]:
     """Monitors the server of one test."""
-    return Monitor()
+    monitor = Monitor()
+    with closing(monitor.free):
+        yield monitor
 
 
 @pytest.fixture

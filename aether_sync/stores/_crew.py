@@ -19,6 +19,7 @@ from time import monotonic
 
 from .._deadline import Deadline
 from .._reporter import Burst
+from .._short import explained
 from .._waiting import Parking, guard
 from ..errors import AetherError, StoreClosedError, StoreError
 from .consume import Consumption
@@ -191,7 +192,7 @@ class Crew:
         if delivery.settled:
             self._done(lane, delivery)
         elif tried >= self._attempts:
-            self._give_up(delivery, tried, _reason(error))
+            self._give_up(delivery, tried, explained(error, _LONGEST_REASON))
             self._done(lane, delivery)
         else:
             delivery.attempt += 1
@@ -268,10 +269,3 @@ class Crew:
         with self.lock:
             for one in self._held.values():
                 one.let_go()
-
-
-def _reason(error: BaseException) -> str:
-    try:
-        return f"{type(error).__name__}: {error}"[:_LONGEST_REASON]
-    except Exception:  # its own code says what it says
-        return type(error).__name__

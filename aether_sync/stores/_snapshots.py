@@ -7,6 +7,7 @@ from itertools import count
 from typing import Any
 
 from .._deadline import Deadline
+from .._short import short
 from .._wire import decode_stored, encode_event
 from ..errors import (
     DecodingError,
@@ -76,7 +77,7 @@ class Snapshots:
         there = next((one for one in found if isinstance(one, StoredEvent)), None)
         if there is None:
             raise InvalidOptionError(
-                f"a snapshot of actor {snapshot.actor_id!r:.80} says version {snapshot.version}, "
+                f"a snapshot of actor {short(snapshot.actor_id)} says version {snapshot.version}, "
                 "which no event of it has"
             )
         return there.sequence

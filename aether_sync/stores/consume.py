@@ -95,7 +95,7 @@ class Consumption(Iteration):
         Raises:
             StoreClosedError: It is closed.
         """
-        check_count("max_events", max_events)
+        max_events = check_count("max_events", max_events)
         try:
             batch = [self.get(timeout)]
         except DeadlineExceededError:

@@ -3,13 +3,16 @@
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Never
 
 from .._deadline import Deadline
+from .._short import short
 from ..bus import EventBus
 from ..errors import (
     DuplicateIdError,
     InvalidOptionError,
     StreamRegressionError,
+    UnsupportedError,
     VersionConflictError,
 )
 from ..events import MAX_VERSION, Event
@@ -20,6 +23,20 @@ from .common import StoreBase, check_actor_id, check_version, copied_snapshot, i
 
 __all__ = ["InMemoryEventStore"]
 
+_CONSUMERS = "an in-memory store has no durable consumers; follow() it, or use a JetStreamEventStore"
+_SERVER = "an in-memory store has no server to connect to, and is ready at once"
+_NOT_HERE = {  # what a JetStreamEventStore has besides
+    "connection": _SERVER,
+    "consume": _CONSUMERS,
+    "consume_poisoned": _CONSUMERS,
+    "consumers": _CONSUMERS,
+    "delete_consumer": _CONSUMERS,
+    "discard_poisoned": _CONSUMERS,
+    "poisoned": _CONSUMERS,
+    "run": _CONSUMERS,
+    "start": _SERVER,
+    "wait_for": _CONSUMERS,
+}
 _PAGE = 256  # events that iter_events() reads at once
 
 
@@ -94,8 +111,8 @@ class InMemoryEventStore(StoreBase):
         for one, event in differing:
             if one.event.id == event.id:
                 raise DuplicateIdError(
-                    f"version {event.version} of actor {event.actor_id!r:.80} is stored under the same id, "
-                    f"{event.id!r:.80}, and says something else: make a new Event"
+                    f"version {event.version} of actor {short(event.actor_id)} is stored under the same id, "
+                    f"{short(event.id)}, and says something else: make a new Event"
                 )
         raise VersionConflictError(late.actor_id, late.version, self._log.version(late.actor_id))
 
@@ -197,7 +214,7 @@ class InMemoryEventStore(StoreBase):
         stored = self._log.find(actor_id, version)
         if stored is None:
             raise InvalidOptionError(
-                f"a snapshot of actor {actor_id!r:.80} says version {version}, which no event of it has"
+                f"a snapshot of actor {short(actor_id)} says version {version}, which no event of it has"
             )
         return stored.sequence
 
@@ -241,6 +258,16 @@ class InMemoryEventStore(StoreBase):
         if sequence is not None:
             check_version("sequence", sequence, 1)
         self._refuse_if_closed()
+
+    # -- what it has not
+
+    if not TYPE_CHECKING:  # for the type checker it has no such attribute
+
+        def __getattr__(self, name: str) -> Never:
+            reason = _NOT_HERE.get(name)
+            if reason is not None:
+                raise UnsupportedError(f"InMemoryEventStore has no {name}: {reason}")
+            raise AttributeError(f"'InMemoryEventStore' object has no attribute {name!r}", name=name, obj=self)
 
     # -- its end
 

@@ -10,6 +10,7 @@ from .._exit import before_threads_end
 from .._fork import Heir, heirs
 from .._lifetime import Closing
 from .._reporter import Burst
+from .._short import short
 from .._waiting import Living, outside_guards
 from ..errors import StoreClosedError, StoreError
 from ._crew import Crew, Handler
@@ -50,7 +51,7 @@ class Runner(Closing, Heir):
         capacity: int,
     ) -> None:
         self._crew = Crew(consumption, handler, retry_delay, attempts, counts_deliveries, capacity)
-        self._name = repr(consumer)
+        self._name = short(consumer)
         number = next(_numbers)
         self._threads = [
             threading.Thread(target=self._take, name=f"aether-taker-{number}", daemon=True),
