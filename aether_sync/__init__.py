@@ -1,5 +1,6 @@
 """An event bus and event store on NATS for plain threaded Python."""
 
+from ._reporter import flush_logs
 from ._version import __version__
 from .bus import CloseReport, EventBus
 from .connection import Connection
@@ -129,5 +130,6 @@ __all__ = [
     "WrongThreadError",
     "__version__",
     "actor_type",
+    "flush_logs",
     "retry_on_conflict",
 ]

@@ -5,14 +5,14 @@ user drops can be collected. A *route* is everything known about one namespace; 
 a target comes or goes that is on them. Reading a route takes no lock.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, compress, count
 
 from ._checks import check_choice, check_count, is_of
 from ._index import Index
 from ._queues import EventQueue, Overflow
-from ._reporter import Burst, Reporter
+from ._reporter import Burst, Kind, Reporter
 from ._waiting import guard
 from .errors import InvalidOptionError
 from .events import Event
@@ -176,7 +176,10 @@ def log_drops(dropping: Sequence[Target], reporter: Reporter) -> None:
     """Log the first drop of each burst."""
     for target in dropping:
         if target.drops.opens():
-            reporter.warning(*_log_text(target))
+            dropped = target.stats().dropped_by_reason
+            text = "subscription %s drops events: its threads are too slow for its queue (%s; %d dropped so far)"
+            about = target.name, _full(target, dropped), sum(dropped.values())
+            reporter.warning(Kind.DROPS, text, *about, subscription=target.name, counts=dict(dropped))
 
 
 def failed(dropping: Sequence[Target]) -> list[Target]:
@@ -262,13 +265,10 @@ class Targets:
             self._routes.pop(namespace, None)
 
 
-def _log_text(target: Target) -> tuple[str, str, str, int]:
-    """Return what there is to log, once per burst, about a subscription that drops events."""
-    dropped = target.stats().dropped_by_reason
+def _full(target: Target, dropped: Mapping[str, int]) -> str:
+    """Say which limits of a queue were reached."""
     limits = {"maxsize": target.queue.limit, "max_bytes": target.queue.max_bytes}
-    full = ", ".join(f"{name}={limit}" for name, limit in limits.items() if name in dropped)
-    text = "subscription %s drops events: its threads are too slow for its queue (%s; %d dropped so far)"
-    return text, target.name, full, sum(dropped.values())
+    return ", ".join(f"{name}={limit}" for name, limit in limits.items() if name in dropped)
 
 
 def make_target(

@@ -16,7 +16,7 @@ from ._exit import before_threads_end
 from ._fork import Heir, heirs
 from ._lifetime import Lifetime
 from ._queues import EventQueue
-from ._reporter import Reporter
+from ._reporter import Kind, Reporter
 from ._routing import Frame, Route, Target, Targets, failed, log_drops, make_target
 from ._short import short
 from ._waiting import Living, Once, guard
@@ -27,7 +27,7 @@ from .metrics import Counters, Metrics, QueueStats, Tally, Totals
 from .patterns import SubscriptionFilter
 from .subscription import Subscription
 
-__all__ = ["CloseReport", "EventBus", "VersionKeeper"]
+__all__ = ["CloseReport", "EventBus", "VersionKeeper", "log_close"]
 
 _LAST_EVENTS = 1.0  # seconds: a round trip is a thousandth of that, and a lost one must not hold a close() up
 
@@ -45,6 +45,13 @@ class CloseReport:
 
     def __bool__(self) -> bool:
         return not (self.unsent or self.uncertain or self.rejected or self.timed_out)
+
+
+def log_close(reporter: Reporter, name: str, report: CloseReport) -> None:
+    """Log what closing left undone of what is called ``name``, if anything was."""
+    if not report:
+        counts = {"unsent": report.unsent, "uncertain": report.uncertain, "rejected": report.rejected}
+        reporter.warning(Kind.CLOSE_REPORT, "closing %s left something undone: %r", name, report, counts=counts)
 
 
 @runtime_checkable
@@ -463,7 +470,8 @@ def _end_iterations() -> None:
     waited_for = any(not one.daemon and one is not main_thread() for one in enumerate_threads())
     for bus in _buses:
         if waited_for and bus._members:
-            bus._reporter.warning("%r: the main thread is done, so iterations end; join() your threads to go on", bus)
+            text = "%r: the main thread is done, so iterations end; join() your threads to go on"
+            bus._reporter.warning(Kind.UNFINISHED_ITERATIONS, text, bus, counts={"subscriptions": len(bus._members)})
         bus._end_all(deadline)
         bus._reporter.close(_LAST_WORDS)
 

@@ -6,11 +6,13 @@ from typing import Any, Literal, Unpack, cast
 from ._checks import check_choice, check_timeout, is_of
 from ._deadline import Deadline
 from ._nats.receive import EventInterest, Inbox
+from ._reporter import Kind
 from ._routing import Frame, Route, Target
+from ._short import explained
 from ._store_watch import StoreWatch
 from ._waiting import guard
 from ._wire import EnvelopeWriter
-from .bus import CloseReport, EventBus, VersionKeeper
+from .bus import CloseReport, EventBus, VersionKeeper, log_close
 from .connection import Connection, ConnectionOptions
 from .errors import BusClosedError, DeadlineExceededError, DeliveryUncertainError, InvalidOptionError
 from .events import Event
@@ -211,7 +213,7 @@ class NATSEventBus(EventBus):
         try:
             self._watch.seen(namespace, events)
         except Exception as error:
-            self._reporter.burst("store", "the store does not take an EventStored: %r", error)
+            self._reporter.burst(Kind.VERSION_NOT_TAKEN, "the store does not take an EventStored: %s", explained(error))
 
     def flush(self, timeout: float | None = 5.0) -> None:  # noqa: D102
         self._refuse_if_closed()
@@ -237,8 +239,7 @@ class NATSEventBus(EventBus):
         if self._owns_connection:
             return self._connection.close(deadline.timeout_left())
         report = self._last_flush(deadline)
-        if not report:
-            self._reporter.warning("closing %s left something undone: %r", repr(self), report)
+        log_close(self._reporter, repr(self), report)
         return report
 
     def _last_flush(self, deadline: Deadline) -> CloseReport:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from aether_sync import EventBus, NATSEventBus, Subscription
-from aether_sync._reporter import Reporter
+from aether_sync._reporter import Kind, Reporter
 from aether_sync._routing import Targets
 from aether_sync._waiting import Parking, guard, outside_guards
 
@@ -114,7 +114,7 @@ def test_guards_are_taken_back_while_others_hold_some() -> None:
 def test_a_reporter_that_is_closed_while_its_thread_starts_ends_it() -> None:
     reporter = Reporter()
     with before(Reporter._start, "self._thread = thread", lambda: reporter.close(PATIENCE)):
-        reporter.warning("something")
+        reporter.warning(Kind.DROPS, "something")
     assert reporter._thread is not None
     reporter._thread.join(PATIENCE)
     assert not reporter._thread.is_alive()

@@ -37,6 +37,21 @@ def test_programs_run(program: str, server: NatsServer) -> None:
         assert told in done.stdout
 
 
+@pytest.mark.parametrize("program", [one for one in PROGRAMS if "def test_" in one])
+def test_tests_in_it_pass(program: str, server: NatsServer, tmp_path: Path) -> None:
+    (tmp_path / "test_of_the_readme.py").write_text(program)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", str(tmp_path)],
+        env={**os.environ, "NATS_URL": server.url},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE * 2,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_the_two_commands() -> None:
     commands = [text.strip() for language, text in BLOCKS if language == "sh"][:2]
     assert all("\n" not in command for command in commands)

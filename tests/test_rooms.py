@@ -111,7 +111,7 @@ def test_public_names_are_pinned() -> None:
         "StoreClosedError", "StoreError", "StoreUnavailableError", "StoredEvent", "StreamMismatchError",
         "StreamRegressionError", "Subscription", "SubscriptionClosedError", "SubscriptionFilter",
         "SubscriptionOverflowError", "SubscriptionStats", "UnknownOutcomeError", "UnsupportedError",
-        "VersionConflictError", "WrongThreadError", "__version__", "actor_type", "retry_on_conflict",
+        "VersionConflictError", "WrongThreadError", "__version__", "actor_type", "flush_logs", "retry_on_conflict",
     ]  # fmt: skip
     assert all(hasattr(aether_sync, name) for name in aether_sync.__all__)
 

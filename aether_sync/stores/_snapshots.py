@@ -7,6 +7,7 @@ from itertools import count
 from typing import Any
 
 from .._deadline import Deadline
+from .._reporter import Kind, log
 from .._short import short
 from .._wire import decode_stored, encode_event
 from ..errors import (
@@ -25,8 +26,6 @@ from .base import Snapshot, StoredEvent
 from .common import copied_snapshot, replaces
 
 __all__ = ["Snapshots"]
-
-_logger = logging.getLogger("aether_sync")
 
 
 class Snapshots:
@@ -89,7 +88,9 @@ class Snapshots:
         snapshot = None if last is None else self._read(last)
         if snapshot is None or self._is_true(snapshot, deadline):
             return snapshot
-        _logger.warning(
+        log(
+            Kind.SNAPSHOT_DISCARDED,
+            logging.WARNING,
             "the snapshot of actor %r at version %d is discarded: the store does not have its event; it was restored, "
             "or has lost events",
             actor_id,
@@ -129,7 +130,8 @@ class Snapshots:
                 return snapshot
             reason = "it is of another actor than its subject"
         place = record.sequence, record.subject
-        _logger.warning("record %d of %r is no snapshot, and is discarded: %s", *place, reason)
+        text = "record %d of %r is no snapshot, and is discarded: %s"
+        log(Kind.MALFORMED_RECORD, logging.WARNING, text, *place, reason)
         return None
 
 

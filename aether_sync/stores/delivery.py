@@ -5,7 +5,6 @@ reference-protocols/nats_api_reference): ``+ACK``, ``-NAK``, ``+WPI`` for work i
 connection; the server then delivers again when the ack wait is over.
 """
 
-import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from time import monotonic
@@ -13,7 +12,6 @@ from time import monotonic
 from .._checks import as_seconds, check_flag, check_seconds, is_of
 from .._deadline import Deadline
 from .._nats.requests import is_status
-from .._reporter import Burst
 from .._short import short
 from .._waiting import guard
 from ..connection import Connection
@@ -22,9 +20,7 @@ from ..events import Event
 from ._jetstream import Pause, command
 from ._pull import Inflow
 
-__all__ = ["ACK", "Delivery", "Desk", "Keeper", "logged", "nak"]
-
-logger = logging.getLogger("aether_sync")
+__all__ = ["ACK", "Delivery", "Desk", "Keeper", "nak"]
 
 ACK = b"+ACK"
 _IN_PROGRESS = b"+WPI"
@@ -35,13 +31,6 @@ _KEPT = 4  # times within an ack wait
 def nak(delay: float) -> bytes:
     """Write "not acknowledged, deliver it again after so many seconds"."""
     return b'-NAK {"delay": %d}' % int(delay * 1e9) if delay else b"-NAK"
-
-
-def logged(burst: Burst, level: int, text: str, *args: object, error: BaseException | None = None) -> None:
-    """Log the first of a burst, on a thread of the user's and under no lock: a log handler is user code."""
-    if burst.opens():
-        with suppress(Exception):  # of a handler: what is logged happens all the same
-            logger.log(level, text, *args, exc_info=error)
 
 
 class Keeper:
