@@ -16,7 +16,7 @@ from typing import NamedTuple, TypedDict, Unpack
 
 from ._deadline import Deadline
 from ._lifetime import loop_threads
-from ._waiting import Living, Reply
+from ._waiting import Living, Reply, outside_guards
 from .errors import DeadlineExceededError
 
 __all__ = ["Burst", "Details", "Kind", "Reporter", "flush_logs", "log"]
@@ -262,4 +262,5 @@ def flush_logs(timeout: float | None = 5.0) -> bool:
     if getattr(_own, "logs", False) or threading.get_ident() in loop_threads:
         return False
     marked = [(one, one.mark()) for one in _reporters if one.is_used]
-    return not [one for one, mark in marked if not one.await_mark(mark, deadline)]
+    with outside_guards():  # a log handler may want one that a signal handler, which flushes, has interrupted
+        return not [one for one, mark in marked if not one.await_mark(mark, deadline)]

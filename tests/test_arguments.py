@@ -213,9 +213,10 @@ class World:
     def connection(self) -> Connection:
         return Connection(self._url)
 
-    def state(self) -> tuple[object, ...]:
+    def state(self, owner: str) -> tuple[object, ...]:
         """What a call that fails leaves as it is."""
         return (
+            self.store.last_sequence() if owner == "JetStreamEventStore" else 0,
             self.local.metrics().published,
             self.local.metrics().active_subscriptions,
             self.memory.last_sequence(),
@@ -412,7 +413,7 @@ def test_whatever_is_given(argument: Argument, world: World, monkeypatch: pytest
     for what, value in values().items():
         make = OWNERS.get(f"{argument.owner}.{argument.method}") or OWNERS.get(argument.owner)
         owner = make(world) if argument.method and make else getattr(aether_sync, argument.owner, aether_sync)
-        before = world.state()
+        before = world.state(argument.owner)
         result: Any = None
         try:
             result = call(owner, argument, value)
@@ -420,8 +421,8 @@ def test_whatever_is_given(argument: Argument, world: World, monkeypatch: pytest
             said = str(error)
             if not (said.isprintable() and 10 < len(said) < 700):
                 found.append(f"{what}: a message that does not help: {said[:200]!r}")
-            if world.state() != before:
-                found.append(f"{what}: something is done by half: {before}, {world.state()}")
+            if world.state(argument.owner) != before:
+                found.append(f"{what}: something is done by half: {before}, {world.state(argument.owner)}")
         except Exception as error:
             found.append(f"{what}: {type(error).__name__}: {str(error)[:200]}")
         finally:

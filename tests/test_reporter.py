@@ -27,6 +27,7 @@ from aether_sync import (
     flush_logs,
 )
 from aether_sync._reporter import Kind, Reporter, logger
+from aether_sync._routing import Targets
 
 from .conftest import PATIENCE, UNIT, eventually, make_event, run_threads
 from .proxy import Proxy
@@ -214,6 +215,21 @@ class TestFlush:
             assert flush_logs(PATIENCE)
         assert flush_logs(PATIENCE)
         assert len(handler.records) == 2
+
+    def test_a_signal_handler_that_flushes_amid_a_publish(
+        self, use: Use, local_bus: EventBus, reporter: Reporter
+    ) -> None:
+        answers: list[bool] = []
+        use(lambda _: local_bus.publish("another", make_event()))
+
+        def flush() -> None:
+            reporter.warning(Kind.DROPS, "something")
+            answers.append(flush_logs(PATIENCE))
+
+        with before(Targets.route, "if len(self._routes)", flush):
+            local_bus.publish("one", make_event())
+        assert answers == [True]
+        assert local_bus.metrics().published == 2
 
     def test_an_interrupt_in_the_middle_leaves_it_usable(self, use: Use, reporter: Reporter) -> None:
         def fail() -> None:
