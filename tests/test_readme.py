@@ -75,5 +75,5 @@ def test_each_row_of_what_can_go_wrong_is_a_test() -> None:
 def test_public_names_are_there() -> None:
     told = set(re.findall(r"\b[A-Z]\w+(?:Error|Bus|Server|Filter|Stored|Connection)\b|\bConnection\b", README))
     go = {"SubscribeToEventStored", "SubscribeWithFilter", "EventFilter", "NewEventBus", "NewNATSEventBus"}
-    builtin = {"TimeoutError", "ValueError"}
+    builtin = {"TimeoutError", "TypeError", "ValueError"}
     assert {name for name in told - go - builtin if not hasattr(aether_sync, name)} == set()
