@@ -44,6 +44,7 @@ from aether_sync import (
     UnsupportedError,
     VersionConflictError,
 )
+from aether_sync._checks import LONGEST
 from aether_sync.connection import ConnectionOptions
 from aether_sync.stores._log import LogFollower
 from aether_sync.stores.consumers import ConsumeOptions
@@ -574,3 +575,19 @@ def test_namespaces_are_of_the_tree(local_bus: EventBus) -> None:
     anything: Any = 10**400
     text = said(lambda: local_bus.publish(anything, event()), InvalidNamespaceError)
     assert "namespace must be a str, not int" in text
+
+
+@pytest.mark.both_loops
+@pytest.mark.parametrize("span", [LONGEST, 2**31])
+def test_the_longest_span_works(
+    span: float, make_bus: Callable[..., NATSEventBus], server: NatsServer, prefix: str
+) -> None:
+    bus = make_bus(connect_timeout=span, ping_interval=span, publish_timeout=span)
+    with bus.subscribe("n", timeout=span) as events:
+        bus.publish("n", event())
+        bus.flush(span)
+        assert events.get(timeout=span).actor_id == "a"
+    with JetStreamEventStore(bus.connection, prefix) as store:
+        store.append("a", event(), expected_version=ANY, timeout=span)
+        with store.consume("c", ack_wait=span, timeout=span) as deliveries:
+            deliveries.get(timeout=span).ack(confirm=True, timeout=span)
