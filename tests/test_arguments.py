@@ -128,7 +128,7 @@ def values() -> dict[str, Any]:
         "np.array": numpy.array([1, 2]),
         "np.array of none": numpy.array(1),
         "np.str": numpy.str_("x"),
-        "np.datetime64": numpy.datetime64("NaT"),
+        "np.datetime64": numpy.datetime64("NaT", "s"),
         "evil": Evil(),
         "faceless": Faceless(),
         "evil str": EvilStr("x"),
