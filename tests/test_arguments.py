@@ -218,6 +218,7 @@ class World:
         """What a call that fails leaves as it is."""
         return (
             self.store.last_sequence() if owner == "JetStreamEventStore" else 0,
+            sum(not one.closed for one in self.store._consumers._living),
             self.local.metrics().published,
             self.local.metrics().active_subscriptions,
             self.memory.last_sequence(),
@@ -472,6 +473,13 @@ def test_a_span_that_no_clock_counts_is_refused(span: Any, store: JetStreamEvent
         assert "delay must be seconds" in said(lambda: delivery.nak(span))
         assert not delivery.settled
         delivery.nak(2**33)  # the longest that there is, nearly
+
+
+@pytest.mark.parametrize("option", ["max_deliver", "prefetch", "threads"])
+def test_what_a_runner_is_not_run_with_leaves_no_consumption(store: JetStreamEventStore, option: str) -> None:
+    options: dict[str, Any] = {option: 0}
+    assert option in said(lambda: store.run("c", fails, poisoned=True, **options))
+    assert not list(store._consumers._living)
 
 
 @pytest.mark.parametrize("span", [1e-300, 1e-9])

@@ -132,7 +132,8 @@ class Consumers:
         if not callable(handler):
             raise InvalidOptionError(f"a handler is called with each delivery, and {short(handler)} cannot be called")
         poisoned = check_flag("poisoned", poisoned)
-        prefetch = options.setdefault("prefetch", _HELD_BY_RUNNER)
+        attempts = check_count("max_deliver", options.get("max_deliver", _MAX_DELIVER))
+        capacity = check_count("prefetch", options.setdefault("prefetch", _HELD_BY_RUNNER))
         if poisoned:
             common = {key: value for key, value in options.items() if key in _OF_POISONED}
             consumption = self.consume_poisoned(consumer, **common)  # type: ignore[arg-type]
@@ -144,9 +145,9 @@ class Consumers:
             consumer=consumer,
             threads=threads,
             retry_delay=retry_delay,
-            attempts=check_count("max_deliver", options.get("max_deliver", _MAX_DELIVER)),
+            attempts=attempts,
             counts_deliveries=not poisoned,
-            capacity=check_count("prefetch", prefetch),
+            capacity=capacity,
         )
         self._runners.add(runner)
         runner.start()
