@@ -21,7 +21,7 @@ from ..errors import (
     VersionConflictError,
 )
 from ..events import MAX_VERSION, Event, EventStored
-from ..patterns import check_namespace
+from ..patterns import SubscriptionFilter, check_namespace
 from .base import ANY, AnyVersion, EventStore, LoadedActor, Snapshot, StoredEvent
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "StoreBase",
     "check_actor_id",
     "check_version",
+    "check_wanted",
     "copied_snapshot",
     "is_same",
     "numbered",
@@ -214,6 +215,13 @@ def check_actor_id(actor_id: str) -> str:
     if not is_of(actor_id, str) or not str.__str__(actor_id):
         raise InvalidOptionError(f"an actor id is a non-empty str such as 'order-1', not {short(actor_id)}")
     return str.__str__(actor_id)
+
+
+def check_wanted(name: str, actors: str | None, event_types: Iterable[str] = ()) -> SubscriptionFilter:
+    """Refuse what is no pattern of actors, by the name that the caller has for it, and return it as a filter."""
+    if actors is not None and not is_of(actors, str):
+        raise InvalidOptionError(f"{name} must be a pattern of actor ids such as 'order-*', not {short(actors)}")
+    return SubscriptionFilter(event_types=event_types, actor_pattern=actors)
 
 
 def check_version(name: str, version: object, least: int = 0) -> int:

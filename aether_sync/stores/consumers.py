@@ -9,7 +9,6 @@ from .._short import short
 from .._waiting import Living
 from ..connection import Connection
 from ..errors import InvalidOptionError, StoreClosedError
-from ..patterns import SubscriptionFilter
 from . import _durable
 from ._durable import ConsumerState
 from ._jetstream import JetStream
@@ -17,7 +16,7 @@ from ._names import Names
 from ._reading import Reader
 from ._sources import Events, Pointers, Source
 from ._stream import Stream
-from .common import check_version
+from .common import check_version, check_wanted
 from .consume import Consumption
 from .poison import Poisoned, PoisonPlace
 from .runner import Handler, Runner
@@ -83,7 +82,7 @@ class Consumers:
         """As ``consume()`` of a store."""
         deadline = Deadline(timeout)
         name = self._names.consumer(consumer)
-        wanted = SubscriptionFilter(event_types=event_types, actor_pattern=actors)
+        wanted = check_wanted("actors", actors, event_types)
         after = _after(start)
         ack_wait = check_seconds("ack_wait", ack_wait, _SHORTEST_WAIT)
         max_ack_pending = check_count("max_ack_pending", max_ack_pending)

@@ -17,7 +17,6 @@ from ..connection import Connection, ConnectionOptions
 from ..errors import InvalidOptionError, StoreClosedError, VersionConflictError
 from ..events import Event
 from ..nats_bus import NATSEventBus
-from ..patterns import SubscriptionFilter
 from ._cache import VersionCache
 from ._durable import ConsumerState
 from ._jetstream import JetStream
@@ -27,7 +26,7 @@ from ._snapshots import Snapshots
 from ._stream import Stream, settings
 from ._writing import Writer
 from .base import AnyVersion, Reading, Snapshot, StoredEvent
-from .common import StoreBase, check_actor_id, check_version, numbered
+from .common import StoreBase, check_actor_id, check_version, check_wanted, numbered
 from .consume import Consumption
 from .consumers import ConsumeOptions, Consumers
 from .follow import JetStreamFollower
@@ -217,7 +216,7 @@ class JetStreamEventStore(StoreBase, Heir):
         return record.sequence if record.ends_batch else record.sequence - record.place_in_batch
 
     def actors(self, pattern: str | None = None, *, timeout: float | None = 5.0) -> list[str]:  # noqa: D102
-        wanted = SubscriptionFilter(actor_pattern=pattern)
+        wanted = check_wanted("pattern", pattern)
         deadline = self._ready(timeout)
         subjects = self._jetstream.counts(
             self._names.stream, self._names.wanted(wanted.actor_pattern or None), deadline
@@ -250,7 +249,7 @@ class JetStreamEventStore(StoreBase, Heir):
         timeout: float | None = 5.0,
     ) -> JetStreamFollower:
         after = check_version("after", after)
-        wanted = SubscriptionFilter(event_types=event_types, actor_pattern=actors)
+        wanted = check_wanted("actors", actors, event_types)
         deadline = self._ready(timeout)
         follower = JetStreamFollower(self._connection, self._jetstream, self._names, self._reader, after, wanted)
         try:

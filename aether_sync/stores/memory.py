@@ -16,10 +16,9 @@ from ..errors import (
     VersionConflictError,
 )
 from ..events import MAX_VERSION, Event
-from ..patterns import SubscriptionFilter
 from ._log import Log, LogFollower, fresh, off_the_wire, version_of
 from .base import ANY, AnyVersion, Follower, Reading, Snapshot, StoredEvent
-from .common import StoreBase, check_actor_id, check_version, copied_snapshot, is_same, numbered, replaces
+from .common import StoreBase, check_actor_id, check_version, check_wanted, copied_snapshot, is_same, numbered, replaces
 
 __all__ = ["InMemoryEventStore"]
 
@@ -185,7 +184,7 @@ class InMemoryEventStore(StoreBase):
 
     def actors(self, pattern: str | None = None, *, timeout: float | None = 5.0) -> list[str]:  # noqa: D102
         Deadline(timeout)
-        wanted = SubscriptionFilter(actor_pattern=pattern)
+        wanted = check_wanted("pattern", pattern)
         with self._log.lock:
             self._refuse_if_closed()
             latest = self._log.latest()
@@ -237,7 +236,7 @@ class InMemoryEventStore(StoreBase):
         timeout: float | None = 5.0,
     ) -> Follower:
         after = check_version("after", after)
-        wanted = SubscriptionFilter(event_types=event_types, actor_pattern=actors)
+        wanted = check_wanted("actors", actors, event_types)
         last = self.last_sequence(timeout=timeout)
         if after > last:
             raise StreamRegressionError(
