@@ -1,5 +1,6 @@
 """An event bus and event store on NATS for plain threaded Python."""
 
+from ._reporter import flush_logs
 from ._version import __version__
 from .bus import CloseReport, EventBus
 from .connection import Connection
@@ -33,6 +34,7 @@ from .errors import (
     SubscriptionClosedError,
     SubscriptionOverflowError,
     UnknownOutcomeError,
+    UnsupportedError,
     VersionConflictError,
     WrongThreadError,
 )
@@ -123,9 +125,11 @@ __all__ = [
     "SubscriptionOverflowError",
     "SubscriptionStats",
     "UnknownOutcomeError",
+    "UnsupportedError",
     "VersionConflictError",
     "WrongThreadError",
     "__version__",
     "actor_type",
+    "flush_logs",
     "retry_on_conflict",
 ]

@@ -4,7 +4,7 @@ import math
 from threading import TIMEOUT_MAX
 from time import monotonic
 
-from .errors import InvalidOptionError
+from ._checks import check_timeout
 
 __all__ = ["Deadline"]
 
@@ -22,11 +22,7 @@ class Deadline:
     __slots__ = ("_moment", "timeout")
 
     def __init__(self, timeout: float | None) -> None:
-        if timeout is not None and (
-            isinstance(timeout, bool) or not isinstance(timeout, int | float) or math.isnan(timeout) or timeout < 0
-        ):
-            raise InvalidOptionError(f"timeout must be seconds (0 or more) or None for ever, not {timeout!r}")
-        self.timeout = timeout
+        self.timeout = timeout = check_timeout("timeout", timeout)
         self._moment = math.inf if timeout is None else monotonic() + timeout
 
     def remaining(self) -> float:

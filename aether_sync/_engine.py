@@ -1,14 +1,15 @@
 """The engine of a connection: its loop thread, its link, and the thread that logs for them, from first use to end."""
 
 import math
+from functools import partial
 
 from ._deadline import Deadline
 from ._loop import LoopThread, new_loop
 from ._nats.link import Link
 from ._nats.options import ConnectOptions
 from ._outbox import Outbox
-from ._reporter import Reporter
-from .bus import CloseReport
+from ._reporter import Kind, Reporter
+from .bus import CloseReport, log_close
 from .errors import BusClosedError, DeadlineExceededError
 
 __all__ = ["Engine"]
@@ -23,7 +24,7 @@ class Engine:
     def __init__(self, options: ConnectOptions, outbox: Outbox) -> None:
         self._reporter = Reporter()
         self.link = Link(options, outbox, self._reporter)
-        loop = new_loop(options.fast, warn=self._reporter.warning)
+        loop = new_loop(options.fast, warn=partial(self._reporter.warning, Kind.EVENT_LOOP))
         self.loop = LoopThread(loop, self._reporter.internal_error, last=self.link.end)
         self._outbox = outbox
         self._first_deadline = Deadline(options.connect_timeout)
@@ -78,8 +79,7 @@ class Engine:
             rejected=account.rejected,
             timed_out=timed_out or not ended,
         )
-        if not report:
-            self._reporter.warning("closing %s left something undone: %r", name, report)
+        log_close(self._reporter, name, report)
         self._reporter.close(max(last.remaining(), _AT_LEAST))
         return report
 

@@ -5,14 +5,14 @@ user drops can be collected. A *route* is everything known about one namespace; 
 a target comes or goes that is on them. Reading a route takes no lock.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, compress, count
 
-from ._checks import check_count
+from ._checks import check_choice, check_count, is_of
 from ._index import Index
 from ._queues import EventQueue, Overflow
-from ._reporter import Burst, Reporter
+from ._reporter import Burst, Kind, Reporter
 from ._waiting import NOW, guard
 from .errors import InvalidOptionError
 from .events import Event
@@ -176,7 +176,10 @@ def log_drops(dropping: Sequence[Target], reporter: Reporter) -> None:
     """Log the first drop of each burst."""
     for target in dropping:
         if target.drops.opens():
-            reporter.warning(*_log_text(target))
+            dropped = target.stats().dropped_by_reason
+            text = "subscription %s drops events: its threads are too slow for its queue (%s; %d dropped so far)"
+            about = target.name, _full(target, dropped), sum(dropped.values())
+            reporter.warning(Kind.DROPS, text, *about, subscription=target.name, counts=dict(dropped))
 
 
 def failed(dropping: Sequence[Target]) -> list[Target]:
@@ -269,13 +272,10 @@ class Targets:
             self._routes.pop(namespace, None)
 
 
-def _log_text(target: Target) -> tuple[str, str, str, int]:
-    """Return what there is to log, once per burst, about a subscription that drops events."""
-    dropped = target.stats().dropped_by_reason
+def _full(target: Target, dropped: Mapping[str, int]) -> str:
+    """Say which limits of a queue were reached."""
     limits = {"maxsize": target.queue.limit, "max_bytes": target.queue.max_bytes}
-    full = ", ".join(f"{name}={limit}" for name, limit in limits.items() if name in dropped)
-    text = "subscription %s drops events: its threads are too slow for its queue (%s; %d dropped so far)"
-    return text, target.name, full, sum(dropped.values())
+    return ", ".join(f"{name}={limit}" for name, limit in limits.items() if name in dropped)
 
 
 def make_target(
@@ -291,15 +291,11 @@ def make_target(
     if not patterns:
         raise InvalidOptionError("subscribe() wants at least one pattern; '>' is every namespace")
     parsed = tuple(dict.fromkeys(map(Pattern.parse, patterns)))
-    if filter is not None and not isinstance(filter, SubscriptionFilter):
+    if filter is not None and not is_of(filter, SubscriptionFilter):
         raise InvalidOptionError(f"filter must be a SubscriptionFilter, not {type(filter).__name__}")
-    check_count("maxsize", maxsize)
-    check_count("max_bytes", max_bytes)
-    try:
-        policy = Overflow(overflow)
-    except ValueError:
-        choices = ", ".join(repr(one.value) for one in Overflow)
-        raise InvalidOptionError(f"overflow must be one of {choices}, not {overflow!r}") from None
+    maxsize = check_count("maxsize", maxsize)
+    max_bytes = check_count("max_bytes", max_bytes)
+    policy = check_choice("overflow", overflow, {one.value: one for one in Overflow})
     if queue_group is not None:
         queue_group = _check_group(queue_group, parsed, filter)
     if filter is not None and filter.is_empty:

@@ -27,7 +27,7 @@ class StoreWatch:
     def __init__(self, store: VersionKeeper | None, namespace: str | None, prefix: str) -> None:
         if store is None:
             raise InvalidOptionError("a bus's namespace is where a store's nodes publish EventStored: give the store")
-        if not isinstance(store, VersionKeeper):
+        if not issubclass(type(store), VersionKeeper):
             raise InvalidOptionError(f"store must be an event store, not {type(store).__name__}")
         if namespace is None:
             raise InvalidOptionError(

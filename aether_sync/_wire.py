@@ -17,8 +17,9 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from ._short import explained, short
 from .errors import DecodingError, EncodingError, InvalidEventError
-from .events import _CHECKED, MAX_VERSION, Event, _metadata, _set, _short
+from .events import _CHECKED, MAX_VERSION, Event, _metadata, _set
 
 __all__ = [
     "EnvelopeWriter",
@@ -230,8 +231,8 @@ def _encode_carefully(event: Event) -> bytes:
     except RecursionError as error:
         reason, cause = "data is nested too deeply for this thread's stack", error
     except Exception as error:  # of a Mapping or tzinfo that is not ours, or of an int too long for a text
-        reason, cause = f"data{''.join(reversed(path))} cannot be read: {error!r}", error
-    raise EncodingError(f"event {_short(event.event_type)} ({_short(event.id)}): {reason}") from cause
+        reason, cause = f"data{''.join(reversed(path))} cannot be read: {explained(error)}", error
+    raise EncodingError(f"event {short(event.event_type)} ({short(event.id)}): {reason}") from cause
 
 
 class _NotJsonError(Exception):
@@ -253,7 +254,7 @@ def _plain(value: Any, path: list[str], depth: int = 0) -> Any:
             try:
                 copy[text] = _plain(item, path, depth + 1)
             except BaseException:
-                path.append(f"[{_short(key)}]")
+                path.append(f"[{short(key)}]")
                 raise
         return copy
     if isinstance(value, (list, tuple)):  # half the time of a union

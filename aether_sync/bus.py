@@ -10,13 +10,15 @@ from threading import enumerate as enumerate_threads
 from threading import main_thread
 from typing import Any, Literal, Never, Protocol, runtime_checkable
 
+from ._checks import as_iterator, is_of
 from ._deadline import Deadline
 from ._exit import before_threads_end
 from ._fork import Heir, heirs
 from ._lifetime import Lifetime
 from ._queues import EventQueue
-from ._reporter import Reporter
+from ._reporter import Kind, Reporter
 from ._routing import Frame, Route, Target, Targets, failed, log_drops, make_target
+from ._short import short
 from ._waiting import Living, Once, guard
 from ._wire import encode_and_copy, encode_event
 from .errors import AetherError, BusClosedError, InvalidEventError, InvalidOptionError
@@ -25,7 +27,7 @@ from .metrics import Counters, Metrics, QueueStats, Tally, Totals
 from .patterns import SubscriptionFilter
 from .subscription import Subscription
 
-__all__ = ["CloseReport", "EventBus", "VersionKeeper"]
+__all__ = ["CloseReport", "EventBus", "VersionKeeper", "log_close"]
 
 _LAST_EVENTS = 1.0  # seconds: a round trip is a thousandth of that, and a lost one must not hold a close() up
 
@@ -43,6 +45,13 @@ class CloseReport:
 
     def __bool__(self) -> bool:
         return not (self.unsent or self.uncertain or self.rejected or self.timed_out)
+
+
+def log_close(reporter: Reporter, name: str, report: CloseReport) -> None:
+    """Log what closing left undone of what is called ``name``, if anything was."""
+    if not report:
+        counts = {"unsent": report.unsent, "uncertain": report.uncertain, "rejected": report.rejected}
+        reporter.warning(Kind.CLOSE_REPORT, "closing %s left something undone: %r", name, report, counts=counts)
 
 
 @runtime_checkable
@@ -156,8 +165,8 @@ class EventBus(Lifetime, Heir):
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Close a subscription of this bus. What it has queued can still be taken."""
-        if not isinstance(subscription, Subscription):
-            raise InvalidOptionError(f"unsubscribe() takes what subscribe() returned, not {subscription!r}")
+        if not is_of(subscription, Subscription):
+            raise InvalidOptionError(f"unsubscribe() takes what subscribe() returned, not {short(subscription)}")
         subscription.close()
 
     # -- publishing
@@ -183,7 +192,7 @@ class EventBus(Lifetime, Heir):
             self._reap()
         try:
             route = self._targets.route(namespace)
-            if not isinstance(event, Event):
+            if type(event) is not Event and not is_of(event, Event):
                 raise _no_event(event)
             if route.is_wanted:
                 encoded, copy = encode_and_copy(event, route.namespace)
@@ -208,7 +217,7 @@ class EventBus(Lifetime, Heir):
         """
         try:
             route = self._targets.route(namespace)
-            if not isinstance(event, Event):
+            if type(event) is not Event and not is_of(event, Event):
                 raise _no_event(event)
             encoded, copy = encode_and_copy(event, route.namespace)
             self._accept(route, (encoded,), wait=False)
@@ -230,13 +239,14 @@ class EventBus(Lifetime, Heir):
             As :meth:`publish`.
         """
         self._reap()
-        if not isinstance(events, Iterable):
+        iterator = as_iterator(events)
+        if iterator is None:
             raise InvalidEventError(f"publish_many() takes events, not one {type(events).__name__}")
-        events = tuple(events)
+        events = tuple(iterator)
         try:
             route = self._targets.route(namespace)
             for event in events:
-                if not isinstance(event, Event):
+                if type(event) is not Event and not is_of(event, Event):
                     raise _no_event(event)
             copies: list[Event] = []
             if route.is_wanted:
@@ -460,7 +470,8 @@ def _end_iterations() -> None:
     waited_for = any(not one.daemon and one is not main_thread() for one in enumerate_threads())
     for bus in _buses:
         if waited_for and bus._members:
-            bus._reporter.warning("%r: the main thread is done, so iterations end; join() your threads to go on", bus)
+            text = "%r: the main thread is done, so iterations end; join() your threads to go on"
+            bus._reporter.warning(Kind.UNFINISHED_ITERATIONS, text, bus, counts={"subscriptions": len(bus._members)})
         bus._end_all(deadline)
         bus._reporter.close(_LAST_WORDS)
 

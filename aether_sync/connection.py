@@ -11,7 +11,7 @@ from threading import get_ident
 from typing import Any, TypedDict
 from urllib.parse import urlsplit
 
-from ._checks import check_count, check_seconds
+from ._checks import check_count, check_flag, check_path, check_seconds, check_text, is_of
 from ._deadline import Deadline
 from ._engine import Engine
 from ._exit import at_exit, mind_the_exit
@@ -40,6 +40,7 @@ __all__ = ["Connection", "ConnectionOptions"]
 
 _AT_EXIT = 5.0  # seconds for all connections that nobody closed: what close() has for one
 _DEFAULT_URL = "nats://127.0.0.1:4222"
+_SHORTEST_INTERVAL = 0.001  # seconds between two PINGs: less would be a storm
 
 
 class ConnectionOptions(TypedDict, total=False):
@@ -106,17 +107,17 @@ class Connection(Lifetime, Heir):
         tls_hostname: str | None = None,
         tls_handshake_first: bool = False,
     ) -> None:
-        check_seconds("connect_timeout", connect_timeout)
-        check_seconds("ping_interval", ping_interval)
-        check_count("outbox_events", outbox_events)
-        check_count("outbox_bytes", outbox_bytes)
-        _check_secret_file("credentials", credentials)
-        _check_secret_file("nkeys_seed", nkeys_seed)
-        if tls is not None and not isinstance(tls, ssl.SSLContext):
+        connect_timeout = check_seconds("connect_timeout", connect_timeout)
+        ping_interval = check_seconds("ping_interval", ping_interval, _SHORTEST_INTERVAL)
+        outbox_events = check_count("outbox_events", outbox_events)
+        outbox_bytes = check_count("outbox_bytes", outbox_bytes)
+        credentials = _secret_file("credentials", credentials)
+        nkeys_seed = _secret_file("nkeys_seed", nkeys_seed)
+        if tls is not None and not is_of(tls, ssl.SSLContext):
             raise InvalidOptionError(f"tls must be an ssl.SSLContext, not {type(tls).__name__}")
         self._options = ConnectOptions(
             servers=_servers(url),
-            name=name,
+            name=check_text("name", name),
             connect_timeout=connect_timeout,
             ping_interval=ping_interval,
             user=user,
@@ -125,8 +126,8 @@ class Connection(Lifetime, Heir):
             credentials=credentials,
             nkeys_seed=nkeys_seed,
             tls=tls,
-            tls_hostname=tls_hostname,
-            tls_handshake_first=tls_handshake_first,
+            tls_hostname=check_text("tls_hostname", tls_hostname),
+            tls_handshake_first=check_flag("tls_handshake_first", tls_handshake_first),
         )
         self._closed = False
         self._outbox = Outbox(outbox_events, outbox_bytes)
@@ -491,15 +492,16 @@ class Connection(Lifetime, Heir):
         return f"<Connection {self.summary}>"
 
 
-def _check_secret_file(name: str, path: str | Path | None) -> None:
+def _secret_file(name: str, path: str | Path | None) -> str | None:
     if path is None:
-        return
+        return None
+    text = check_path(name, path)
     if find_spec("nkeys") is None:
         raise InvalidOptionError(f"{name} needs the package nkeys: pip install 'aether-sync[nkeys]'")
-    if not os.path.isfile(path):
-        text = os.fspath(path)
+    if not os.path.isfile(text):
         is_path = "\n" not in text and (os.sep in text or len(text) < 40)  # and not the secret itself, in its place
         raise InvalidOptionError(f"{name} is the path of a file, and there is none{f' at {text!r}' if is_path else ''}")
+    return text
 
 
 _used: Living[Connection] = Living()
@@ -532,10 +534,17 @@ def _servers(url: str | Sequence[str] | None) -> tuple[str, ...]:
     """Check what a connection was given to connect to."""
     if url is None:
         url = os.environ.get("NATS_URL") or _DEFAULT_URL
-    urls = url.split(",") if isinstance(url, str) else url
-    if not isinstance(urls, Sequence) or not urls or not all(isinstance(one, str) for one in urls):
+    urls = str.__str__(url).split(",") if is_of(url, str) else url if type(url) in (list, tuple) else _read(url)
+    if not urls or not all(is_of(one, str) for one in urls):
         raise InvalidOptionError("a connection wants a URL such as 'nats://host:4222', or a sequence of them")
-    return tuple(_checked(one) for one in urls)
+    return tuple(_checked(str.__str__(one)) for one in urls)
+
+
+def _read(urls: Any) -> Sequence[str]:
+    try:
+        return tuple(urls) if issubclass(type(urls), Sequence) else ()
+    except Exception:  # of a sequence of the user's
+        return ()
 
 
 def _checked(url: str) -> str:

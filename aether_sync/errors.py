@@ -21,6 +21,7 @@ A deadline that ran out is also the builtin ``TimeoutError``; a bad argument is 
     │   ├── UnknownOutcomeError (TimeoutError)  the events may be stored, or not; saving them again is safe
     │   ├── DuplicateIdError                    the id of an event is that of another one
     │   ├── AtomicAppendUnsupportedError        this server or stream has no atomic batches
+    │   ├── UnsupportedError (AttributeError)   another kind of store has this, and this one has not
     │   ├── MalformedRecordError (ValueError)   a record of the store is no event
     │   ├── StreamMismatchError                 there is such a stream, with other settings
     │   ├── StreamRegressionError               the stream ends before what was read of it: it was restored or lost
@@ -36,6 +37,8 @@ A deadline that ran out is also the builtin ``TimeoutError``; a bad argument is 
 """
 
 from typing import Any
+
+from ._short import short
 
 __all__ = [
     "AetherError",
@@ -67,6 +70,7 @@ __all__ = [
     "SubscriptionClosedError",
     "SubscriptionOverflowError",
     "UnknownOutcomeError",
+    "UnsupportedError",
     "VersionConflictError",
     "WrongThreadError",
 ]
@@ -154,6 +158,7 @@ class VersionConflictError(StoreError):
         actor_id: Whose events they are.
         attempted_version: The first version that was to be stored.
         current_version: The actor's version by the leader's word.
+        expected_version: What ``append()`` was told to expect; None for events that have versions of their own.
     """
 
     def __init__(self, actor_id: str, attempted_version: int, current_version: int) -> None:
@@ -161,12 +166,17 @@ class VersionConflictError(StoreError):
         self.actor_id = actor_id
         self.attempted_version = attempted_version
         self.current_version = current_version
+        self.expected_version: int | None = None
 
     def __str__(self) -> str:
-        return (
-            f"actor {self.actor_id!r} is at version {self.current_version}, so version {self.attempted_version} "
-            "was not stored: load it again"
-        )
+        actor = f"actor {short(self.actor_id)}"
+        if self.expected_version is None:
+            what = f"so version {self.attempted_version} was not stored: load it again, and go on from there"
+        elif self.expected_version:
+            what = f"and expected_version was {self.expected_version}: nothing was stored; load it, and decide again"
+        else:
+            what = "and was expected to have no events: nothing was stored; load it, and decide on what is there"
+        return f"{actor} is at version {self.current_version}, {what}"
 
 
 class UnknownOutcomeError(StoreError, TimeoutError):
@@ -189,6 +199,10 @@ class DuplicateIdError(StoreError):
 
 class AtomicAppendUnsupportedError(StoreError):
     """Several events at once need nats-server 2.12, and a stream with ``allow_atomic``. None is stored."""
+
+
+class UnsupportedError(StoreError, AttributeError):
+    """Another kind of store has this, and this one has not; so ``hasattr()`` is false."""
 
 
 class MalformedRecordError(StoreError, ValueError):

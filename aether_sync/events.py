@@ -4,21 +4,21 @@ The wire format is in ``_wire.py``.
 """
 
 import os
-import reprlib
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
-from itertools import islice
 from typing import Any, Self, TypeVar
 
 import msgspec
 
+from ._checks import MAX_INT, as_whole, check_int, is_mapping, is_of
+from ._short import explained, short
 from .errors import DecodingError, InvalidEventError, InvalidOptionError
 
 __all__ = ["EVENT_STORED", "MAX_VERSION", "Event", "EventStored"]
 
 EVENT_STORED = "EventStored"  #: the type of the events that tell of a stored event
-MAX_VERSION = 2**63 - 1  #: an int64 in Go
+MAX_VERSION = MAX_INT  #: an int64 in Go
 
 T = TypeVar("T")
 
@@ -128,7 +128,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
             _set(self, name, _text(name, getattr(self, name)))
         _set(self, "version", _version(self.version))
         _set(self, "timestamp", _timestamp(self.timestamp))
-        if self.data is not None and not isinstance(self.data, Mapping):
+        if self.data is not None and not is_mapping(self.data):
             raise InvalidEventError(f"data must be a dict or another Mapping, or None, not {type(self.data).__name__}")
 
     # -- reading
@@ -148,14 +148,15 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
             DecodingError: The data has another shape; the message says where.
             InvalidOptionError: msgspec cannot convert to this type.
         """
+        _check_type(type)
         try:
             return msgspec.convert(self.data if type is not EventStored else _whole(self.data), type, str_keys=True)
         except msgspec.ValidationError as error:
-            name = getattr(type, "__name__", type)
-            what = f"data of event {_short(self.event_type)} ({_short(self.id)}) is no {name}"
+            name = getattr(type, "__name__", None) or short(type)
+            what = f"data of event {short(self.event_type)} ({short(self.id)}) is no {name}"
             raise DecodingError(f"{what}: {error}") from error
-        except (TypeError, NameError) as error:
-            raise InvalidOptionError(f"data_as() cannot convert to {_short(type)}: {error}") from error
+        except (TypeError, NameError, ValueError) as error:
+            raise InvalidOptionError(f"data_as() cannot convert to {short(type)}: {error!s:.200}") from error
 
     @property
     def correlation_id(self) -> str:
@@ -193,7 +194,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
         Raises:
             InvalidEventError: As ``Event``.
         """
-        return msgspec.structs.replace(self, **changes)
+        try:
+            return msgspec.structs.replace(self, **changes)
+        except TypeError as error:
+            unknown = ", ".join(sorted(changes.keys() - set(self.__struct_fields__)))
+            raise InvalidEventError(f"an Event has no field {unknown}: see help(Event)") from error
 
     def with_metadata(self, **changes: str | None) -> Self:
         """Return a copy with some metadata changed.
@@ -273,14 +278,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
         return f"Event({', '.join(f'{name}={value}' for name, value in self._shown())})"
 
     def _shown(self) -> Iterable[tuple[str, str]]:
-        yield "event_type", _short(self.event_type)
-        yield "actor_id", _short(self.actor_id)
+        yield "event_type", short(self.event_type)
+        yield "actor_id", short(self.actor_id)
         yield "version", str(self.version)
-        yield "data", _short(self.data)
-        yield "id", _short(self.id)
+        yield "data", short(self.data)
+        yield "id", short(self.id)
         yield "timestamp", self.timestamp.isoformat()
         if self.namespace:
-            yield "namespace", _short(self.namespace)
+            yield "namespace", short(self.namespace)
 
 
 class EventStored(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -307,7 +312,13 @@ class EventStored(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         Args:
             event: The stored event.
             sequence: Its place in the store; left out if None.
+
+        Raises:
+            InvalidEventError: The event is none.
+            InvalidOptionError: The sequence is none.
         """
+        if not is_of(event, Event):
+            raise InvalidEventError(f"EventStored.of() takes an Event, not {type(event).__name__}")
         data = {
             "eventId": event.id,
             "actorId": event.actor_id,
@@ -315,8 +326,17 @@ class EventStored(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
             "timestamp": (event.timestamp - _EPOCH) // _SECOND,
         }
         if sequence is not None:
-            data["sequence"] = sequence
+            data["sequence"] = check_int("sequence", sequence, 0)
         return Event(event_type=EVENT_STORED, actor_id=event.actor_id, version=event.version, data=data)
+
+
+def _check_type(kind: object) -> None:
+    """Refuse what cannot even be looked up; a class can."""
+    if type(kind) is not type:
+        try:
+            hash(kind)
+        except Exception as error:
+            raise InvalidOptionError(f"data_as() takes a type, not {short(kind)}") from error
 
 
 def _whole(data: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
@@ -330,69 +350,75 @@ def _whole(data: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
 
 
 def _text(name: str, value: object, *, may_be_empty: bool = True) -> str:
-    if not isinstance(value, str):
+    if not is_of(value, str):
         raise InvalidEventError(f"{name} must be a str, not {type(value).__name__}")
-    if not (value or may_be_empty):
+    text = str.__str__(value)
+    if not (text or may_be_empty):
         raise InvalidEventError(f"{name} must not be empty")
-    return str.__str__(value)
+    return text
 
 
 def _version(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+    version = as_whole(value)
+    if version is None:
         raise InvalidEventError(f"version must be an int, not {type(value).__name__}")
-    if not 0 <= value <= MAX_VERSION:
-        raise InvalidEventError(f"version must be from 0 to 2**63 - 1, not {_short(value)}")
-    return int.__int__(value)
+    if not 0 <= version <= MAX_VERSION:
+        raise InvalidEventError(f"version must be from 0 to 2**63 - 1, not {short(value)}")
+    return version
 
 
-def _timestamp(value: object) -> datetime:
-    if not isinstance(value, datetime):
+def _timestamp(value: Any) -> datetime:
+    if not is_of(value, datetime):
         raise InvalidEventError(f"timestamp must be a datetime, not {type(value).__name__}")
-    if value.utcoffset() is None:
+    moment = _in_utc(value) if _raises_nothing(value) else _asked_in_utc(value)
+    if moment is None:
         raise InvalidEventError("timestamp must be aware: give it a tzinfo, as in datetime.now(UTC)")
+    return moment
+
+
+def _raises_nothing(moment: datetime) -> bool:
+    zone = type(moment.tzinfo)
+    return type(moment) is type(_EPOCH) and (zone in (timezone, type(None)) or zone.__module__ == "zoneinfo")
+
+
+def _asked_in_utc(value: Any) -> datetime | None:
+    try:
+        return _in_utc(value)
+    except InvalidEventError:
+        raise
+    except Exception as error:  # of its tzinfo, or of what is called a datetime and is none: pandas' NaT
+        raise InvalidEventError(
+            f"timestamp must be a moment, and {short(value)} is none: {explained(error)}"
+        ) from error
+
+
+def _in_utc(value: datetime) -> datetime | None:
+    """A plain datetime, whatever subclass it was; None if it is naive."""
+    if value.utcoffset() is None:
+        return None
     since = value - _EPOCH
     try:
-        return _EPOCH + timedelta(since.days, since.seconds, since.microseconds)  # plain, whatever subclass it was
+        return _EPOCH + timedelta(since.days, since.seconds, since.microseconds)
     except OverflowError:
         raise InvalidEventError("timestamp is out of the range of datetime in UTC") from None
 
 
-def _metadata(value: object) -> dict[str, str]:
+def _metadata(value: Any) -> dict[str, str]:
     if type(value) is dict and not value:
         return {}
-    if not isinstance(value, Mapping):
+    if not is_mapping(value):
         raise InvalidEventError(f"metadata must be a dict of str to str, not {type(value).__name__}")
-    metadata = dict(value)
+    metadata = dict(value) if type(value) is dict else _read(value)
     for key, text in metadata.items():
         if not type(key) is type(text) is str:
             break
     else:
         return metadata
-    return {_text("a metadata key", key): _text(f"metadata {_short(key)}", text) for key, text in metadata.items()}
+    return {_text("a metadata key", key): _text(f"metadata {short(key)}", text) for key, text in metadata.items()}
 
 
-# -- showing
-
-
-class _Short(reprlib.Repr):
-    """As reprlib, but for dicts it neither sorts nor touches more than it shows."""
-
-    def repr_dict(self, x: Mapping[Any, Any], level: int) -> str:
-        if level <= 0:
-            return "{...}"
-        shown = [f"{self.repr1(k, level - 1)}: {self.repr1(v, level - 1)}" for k, v in islice(x.items(), self.maxdict)]
-        return f"{{{', '.join(shown)}{', ...' if len(x) > self.maxdict else ''}}}"
-
-
-_shortener = _Short()
-_shortener.maxdict = 4
-_shortener.maxlist = _shortener.maxtuple = 3
-_shortener.maxlevel = 2
-_shortener.maxstring = _shortener.maxother = 40
-
-
-def _short(value: object) -> str:
+def _read(value: Mapping[Any, Any]) -> dict[Any, Any]:
     try:
-        return _shortener.repr(value)
-    except Exception:  # a repr may do anything; an int of 4,300 digits has none
-        return f"<{type(value).__name__}>"
+        return dict(value)
+    except Exception as error:  # of a Mapping of the user's
+        raise InvalidEventError(f"metadata cannot be read: {explained(error)}") from error

@@ -1,15 +1,18 @@
 """``NATSEventBus``: an event bus across the nodes of a NATS cluster."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, Unpack, cast
 
+from ._checks import check_choice, check_timeout, is_of
 from ._deadline import Deadline
 from ._nats.receive import EventInterest, Inbox
+from ._reporter import Kind
 from ._routing import Frame, Route, Target
+from ._short import explained
 from ._store_watch import StoreWatch
 from ._waiting import guard
 from ._wire import EnvelopeWriter
-from .bus import CloseReport, EventBus, VersionKeeper
+from .bus import CloseReport, EventBus, VersionKeeper, log_close
 from .connection import Connection, ConnectionOptions
 from .errors import BusClosedError, DeadlineExceededError, DeliveryUncertainError, InvalidOptionError
 from .events import Event
@@ -56,20 +59,17 @@ class NATSEventBus(EventBus):
         **options: Unpack[ConnectionOptions],
     ) -> None:
         self._prefix = check_prefix(prefix)
-        Deadline(publish_timeout)
-        if on_disconnect not in ("buffer", "raise"):
-            raise InvalidOptionError(f'on_disconnect must be "buffer" or "raise", not {on_disconnect!r}')
+        self._publish_timeout = check_timeout("publish_timeout", publish_timeout)
+        self._buffer = check_choice("on_disconnect", on_disconnect, {"buffer": True, "raise": False})
         self._watch = None if store is None and namespace is None else StoreWatch(store, namespace, self._prefix)
         super().__init__()
-        self._publish_timeout = publish_timeout
-        self._buffer = on_disconnect == "buffer"
-        self._owns_connection = not isinstance(connection, Connection)
-        if isinstance(connection, Connection):
+        self._owns_connection = not is_of(connection, Connection)
+        if is_of(connection, Connection):
             if options:
                 raise InvalidOptionError(f"{', '.join(options)}: give that to the Connection, which is shared")
             self._connection = connection
         else:
-            self._connection = Connection(connection, **options)
+            self._connection = Connection(cast("str | Sequence[str] | None", connection), **options)
 
     def _begin(self) -> None:
         super()._begin()
@@ -213,7 +213,7 @@ class NATSEventBus(EventBus):
         try:
             self._watch.seen(namespace, events)
         except Exception as error:
-            self._reporter.burst("store", "the store does not take an EventStored: %r", error)
+            self._reporter.burst(Kind.VERSION_NOT_TAKEN, "the store does not take an EventStored: %s", explained(error))
 
     def flush(self, timeout: float | None = 5.0) -> None:  # noqa: D102
         self._refuse_if_closed()
@@ -239,8 +239,7 @@ class NATSEventBus(EventBus):
         if self._owns_connection:
             return self._connection.close(deadline.timeout_left())
         report = self._last_flush(deadline)
-        if not report:
-            self._reporter.warning("closing %s left something undone: %r", repr(self), report)
+        log_close(self._reporter, repr(self), report)
         return report
 
     def _last_flush(self, deadline: Deadline) -> CloseReport:

@@ -14,12 +14,12 @@ All other characters stand for themselves. The first two are the wildcards of NA
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
-from .errors import InvalidNamespaceError, InvalidOptionError
-
-if TYPE_CHECKING:
-    from .events import Event
+from ._checks import as_iterator, is_of
+from ._short import short
+from .errors import InvalidEventError, InvalidNamespaceError, InvalidOptionError
+from .events import Event
 
 __all__ = [
     "Pattern",
@@ -95,7 +95,7 @@ def check_queue_group(name: str) -> str:
     Raises:
         InvalidOptionError: It is none, whatever was passed.
     """
-    if not issubclass(type(name), str):
+    if not is_of(name, str):
         raise InvalidOptionError(f"queue_group must be a str such as 'billing', not {type(name).__name__}")
     text = str.__str__(name)
     fault = "is empty" if not text else _fault_of_characters(text)
@@ -107,7 +107,7 @@ def check_queue_group(name: str) -> str:
 
 
 def _text(what: str, value: object) -> str:
-    if not issubclass(type(value), str):  # isinstance() would ask the object, which may raise
+    if not is_of(value, str):
         raise InvalidNamespaceError(f"{what} must be a str, not {type(value).__name__}")
     return str.__str__(value)
 
@@ -290,9 +290,20 @@ def _unpercent(found: re.Match[str]) -> str:
 
 
 def actor_type(actor_id: str) -> str:
-    """What stands before the first ``-`` that is not at the start, else ``"unknown"``: ``order-1`` is an ``order``."""
+    """What stands before the first ``-`` that is not at the start, else ``"unknown"``: ``order-1`` is an ``order``.
+
+    Raises:
+        InvalidOptionError: It is not a str.
+    """
+    actor_id = _actor_id(actor_id)
     end = actor_id.find("-", 1)
     return actor_id[:end] if end > 0 else "unknown"
+
+
+def _actor_id(actor_id: object) -> str:
+    if not is_of(actor_id, str):
+        raise InvalidOptionError(f"an actor id is a str such as 'order-1', not {short(actor_id)}")
+    return str.__str__(actor_id)
 
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)
@@ -325,14 +336,26 @@ class SubscriptionFilter:
         """Whether it lets every event pass."""
         return not (self.event_types or self.actor_pattern)
 
-    def matches(self, event: "Event") -> bool:
-        """Whether it lets an event pass. Never raises."""
+    def matches(self, event: Event) -> bool:
+        """Whether it lets an event pass.
+
+        Raises:
+            InvalidEventError: It is no event.
+        """
+        if type(event) is not Event and not is_of(event, Event):
+            raise InvalidEventError(f"matches() takes an Event, not {type(event).__name__}")
         if self.event_types and event.event_type not in self.event_types:
             return False
         return self.matches_actor(event.actor_id)
 
     def matches_actor(self, actor_id: str) -> bool:
-        """Whether it lets the events of an actor pass, if they are of a type that it does."""
+        """Whether it lets the events of an actor pass, if they are of a type that it does.
+
+        Raises:
+            InvalidOptionError: It is not a str.
+        """
+        if type(actor_id) is not str:
+            actor_id = _actor_id(actor_id)
         if self._regex is None:
             return not self.actor_pattern or actor_id == self.actor_pattern
         return self._regex.fullmatch(actor_id) is not None
@@ -343,23 +366,22 @@ class SubscriptionFilter:
 
 
 def _event_types(event_types: Iterable[str]) -> frozenset[str]:
-    if isinstance(event_types, str):
-        raise InvalidOptionError(f"event_types is the str {_shown(event_types)}; pass a set: {{{_shown(event_types)}}}")
-    try:
-        types = tuple(event_types)
-    except TypeError:
-        kind = type(event_types).__name__
-        raise InvalidOptionError(f"event_types must be a set of str, not {kind}") from None
+    if is_of(event_types, str):
+        raise InvalidOptionError(f"event_types is the str {short(event_types)}; pass a set: {{{short(event_types)}}}")
+    iterator = as_iterator(event_types)
+    if iterator is None:
+        raise InvalidOptionError(f"event_types must be a set of str, not {type(event_types).__name__}")
+    types = tuple(iterator)
     for one in types:
-        if not isinstance(one, str) or not one:
-            raise InvalidOptionError(f"event_types must hold non-empty str, not {_shown(repr(one))}")
+        if not is_of(one, str) or not str.__str__(one):
+            raise InvalidOptionError(f"event_types must hold non-empty str, not {short(one)}")
     return frozenset(map(str.__str__, types))
 
 
 def _actor_pattern(pattern: str | None) -> str:
     if pattern is None:
         return ""
-    if not isinstance(pattern, str):
+    if not is_of(pattern, str):
         raise InvalidOptionError(f"actor_pattern must be a str such as 'order-*', not {type(pattern).__name__}")
     pattern = str.__str__(pattern)
     fault = pattern and (_fault_of_tokens(pattern) or _fault_of_wildcards(pattern))

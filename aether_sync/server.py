@@ -24,14 +24,16 @@ from threading import RLock
 from types import TracebackType
 from typing import Any, Self
 
-from ._checks import check_count, check_seconds
+from ._checks import check_count, check_flag, check_int, check_path, check_seconds, check_text, is_of
 from ._deadline import Deadline
 from ._server_process import RETRY, Fd, Run, find_binary, is_greeted, reserve
+from ._short import short
 from .errors import InvalidOptionError, ServerError
 
 __all__ = ["NatsCluster", "NatsServer", "find_binary"]
 
 _LOOPBACK = "127.0.0.1"
+_LARGEST_CLUSTER = 100  # servers: more is a slip
 _numbers = count(1)
 
 
@@ -104,21 +106,18 @@ class NatsServer:
         name: str | None = None,
         start_timeout: float = 10.0,
     ) -> None:
-        if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
-            raise InvalidOptionError(f"port must be a whole number from 0 to 65535, not {port!r}")
-        check_seconds("start_timeout", start_timeout)
-        self._binary = binary
-        self._port = port
-        self._host = host
-        self._jetstream = jetstream
-        self._config = config
+        self._binary = None if binary is None else check_path("binary", binary)
+        self._port = check_int("port", port, 0, 65535)
+        self._host = _some_text("host", host)
+        self._jetstream = check_flag("jetstream", jetstream)
+        self._config = _checked_config(config)
         self._own_config = ""  # what a cluster adds
-        self._store_dir = None if store_dir is None else Path(store_dir).absolute()
-        self._log_path = None if log_file is None else Path(log_file).absolute()
+        self._store_dir = None if store_dir is None else Path(check_path("store_dir", store_dir)).absolute()
+        self._log_path = None if log_file is None else Path(check_path("log_file", log_file)).absolute()
         self._has_own_log = log_file is None
-        self._start_timeout = start_timeout
+        self._start_timeout = check_seconds("start_timeout", start_timeout)
         self._was_ready = False
-        self.name = name or _new_name()
+        self.name = check_text("name", name) or _new_name()
         self._turn = RLock()  # guards all that changes; held while waiting, but not by kill() and other bare signals
         self._estate = _Estate(self.name)
         self._finalizer = weakref.finalize(self, _forsake, self._estate)
@@ -199,7 +198,7 @@ class NatsServer:
         Raises:
             ServerError: It survived SIGKILL.
         """
-        deadline = Deadline(timeout)
+        deadline, discard = Deadline(timeout), check_flag("discard", discard)
         if self._estate.is_foreign():
             return
         with self._turn:
@@ -267,6 +266,7 @@ class NatsServer:
             ServerError: The server refused it, and goes on as before; or it did not say in time that it took it.
         """
         deadline = Deadline(timeout)
+        config = None if config is None else _checked_config(config)
         self._refuse_foreign()
         with self._turn:
             run, old = self._running(), self._config
@@ -402,6 +402,20 @@ class NatsServer:
         return f"<NatsServer {self.name!r} on {_in_url(self._host)}:{self._port or '?'}, {state}>"
 
 
+def _some_text(name: str, value: object) -> str:
+    text = check_text(name, value)
+    if not text:
+        raise InvalidOptionError(f"{name} must be a non-empty str, not {short(value)}")
+    return text
+
+
+def _checked_config(config: object) -> str:
+    """Refuse what is no text; which may hold secrets, and is not shown."""
+    if not is_of(config, str):
+        raise InvalidOptionError(f"config must be the text of a configuration, not {type(config).__name__}")
+    return str.__str__(config)
+
+
 def _new_name() -> str:
     return f"aether-{os.getpid()}-{next(_numbers)}-{os.urandom(3).hex()}"
 
@@ -446,11 +460,11 @@ class NatsCluster:
         config: str = "",
         store_dir: str | os.PathLike[str] | None = None,
     ) -> None:
-        check_count("size", size)
-        check_seconds("start_timeout", start_timeout)
-        self.name = name or _new_name()
-        self._start_timeout = start_timeout
-        self._jetstream = jetstream
+        size = check_count("size", size, _LARGEST_CLUSTER)
+        self.name = check_text("name", name) or _new_name()
+        self._start_timeout = check_seconds("start_timeout", start_timeout)
+        self._jetstream = check_flag("jetstream", jetstream)
+        directory = None if store_dir is None else Path(check_path("store_dir", store_dir))
         self._reserved: list[Fd | None] = []
         self._monitors: list[int] = []
         names = [f"{self.name}-{n}" for n in range(1, size + 1)]
@@ -460,7 +474,7 @@ class NatsCluster:
                 host=host,
                 jetstream=jetstream,
                 config=config,
-                store_dir=None if store_dir is None else Path(store_dir) / each,
+                store_dir=None if directory is None else directory / each,
                 name=each,
                 start_timeout=start_timeout,
             )

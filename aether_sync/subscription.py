@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Self
 
 from ._batches import fill
-from ._checks import check_count
+from ._checks import check_count, check_flag
 from ._deadline import Deadline
 from ._lifetime import warn_unclosed
 from ._routing import Target
@@ -98,7 +98,7 @@ class Subscription:
         Raises:
             SubscriptionClosedError: As :meth:`get`.
         """
-        check_count("max_events", max_events)
+        max_events = check_count("max_events", max_events)
         try:
             batch = [self._queue.take(Deadline(timeout))]
         except DeadlineExceededError:
@@ -117,7 +117,7 @@ class Subscription:
         Args:
             discard: Throw away what is queued (counted as dropped) instead of leaving it to the iterators.
         """
-        self._end(self._target, discard=discard)
+        self._end(self._target, discard=check_flag("discard", discard))
 
     def __enter__(self) -> Self:
         return self

@@ -1174,7 +1174,7 @@ def test_the_quick_way_reads_the_fields_of_an_event_in_their_order():
 
 
 def test_names():
-    assert events.__all__ == ["EVENT_STORED", "Event", "EventStored"]
+    assert events.__all__ == ["EVENT_STORED", "MAX_VERSION", "Event", "EventStored"]
     assert _wire.__all__ == [
         "EnvelopeWriter",
         "decode_envelope",

@@ -16,7 +16,7 @@ from aether_sync._index import Index
 from aether_sync._nats.shortcut import Shortcut
 from aether_sync._outbox import Outbox
 from aether_sync._queues import EventQueue
-from aether_sync._reporter import Reporter
+from aether_sync._reporter import Kind, Reporter
 from aether_sync._routing import Targets
 from aether_sync._waiting import Parking, guard, outside_guards
 from aether_sync.connection import Connection
@@ -120,7 +120,7 @@ def test_guards_are_taken_back_while_others_hold_some() -> None:
 def test_a_reporter_that_is_closed_while_its_thread_starts_ends_it() -> None:
     reporter = Reporter()
     with before(Reporter._start, "self._thread = thread", lambda: reporter.close(PATIENCE)):
-        reporter.warning("something")
+        reporter.warning(Kind.DROPS, "something")
     assert reporter._thread is not None
     reporter._thread.join(PATIENCE)
     assert not reporter._thread.is_alive()

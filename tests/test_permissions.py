@@ -15,6 +15,7 @@ from aether_sync import (
     NatsServer,
     PermissionDeniedError,
     Subscription,
+    flush_logs,
 )
 
 from .conftest import PATIENCE, eventually, make_event, run_threads
@@ -95,7 +96,8 @@ def test_denied_publishes_are_raised_at_the_next_flush(bus: NATSEventBus, caplog
     assert (caught.value.rejected, caught.value.uncertain) == (3, 0)
     bus.flush(PATIENCE)  # told once
     assert bus.metrics().publish_errors == 3
-    eventually(lambda: "refused" in caplog.text, "a log record")
+    assert flush_logs(PATIENCE)
+    assert "refused" in caplog.text
     bus.publish("forbidden", make_event())
     report = bus.close()
     assert not report
@@ -218,7 +220,8 @@ def test_a_right_to_publish_that_is_revoked_and_given_back(
         with pytest.raises(DeliveryUncertainError, match=r"publish to 't\.events\.wild\.open'") as caught:
             there.flush(PATIENCE)
         assert (caught.value.rejected, caught.value.uncertain) == (1, 0)
-        eventually(lambda: "refused by the server" in caplog.text)
+        assert flush_logs(PATIENCE)
+        assert "refused by the server" in caplog.text
         assert numbers([events.get(timeout=PATIENCE)]) == [3]
 
         restricted.reload(RESTRICTED % "")

@@ -37,6 +37,21 @@ def test_programs_run(program: str, server: NatsServer) -> None:
         assert told in done.stdout
 
 
+@pytest.mark.parametrize("program", [one for one in PROGRAMS if "def test_" in one])
+def test_tests_in_it_pass(program: str, server: NatsServer, tmp_path: Path) -> None:
+    (tmp_path / "test_of_the_readme.py").write_text(program)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", str(tmp_path)],
+        env={**os.environ, "NATS_URL": server.url},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE * 2,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_the_two_commands() -> None:
     commands = [text.strip() for language, text in BLOCKS if language == "sh"][:2]
     assert all("\n" not in command for command in commands)
@@ -60,5 +75,5 @@ def test_each_row_of_what_can_go_wrong_is_a_test() -> None:
 def test_public_names_are_there() -> None:
     told = set(re.findall(r"\b[A-Z]\w+(?:Error|Bus|Server|Filter|Stored|Connection)\b|\bConnection\b", README))
     go = {"SubscribeToEventStored", "SubscribeWithFilter", "EventFilter", "NewEventBus", "NewNATSEventBus"}
-    builtin = {"TimeoutError", "ValueError"}
+    builtin = {"TimeoutError", "TypeError", "ValueError"}
     assert {name for name in told - go - builtin if not hasattr(aether_sync, name)} == set()

@@ -158,3 +158,7 @@ def bus_with_store(connection: Connection, store: JetStreamEventStore) -> None:
     bus = NATSEventBus(connection, store=store, namespace="tenant-abc")
     store.set_broadcaster(bus, "tenant-abc")
     assert_type(bus.try_publish("n", Event(event_type="X", actor_id="x")), bool)
+
+
+def without_consumers(store: InMemoryEventStore) -> None:
+    store.run("projector", print)  # type: ignore[attr-defined]  # told before it is run: it has no durable consumers

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Protocol
 
 from nats.aio.msg import Msg
 
-from .._reporter import Reporter
+from .._reporter import Kind, Reporter
 from .._waiting import Reply
 from ..errors import AetherError, SubscriptionClosedError
 
@@ -121,7 +121,7 @@ class Mailbox(Interest):
 
     def refuse(self, subject: str, reason: str, reporter: Reporter) -> None:
         """A message came that cannot be read: who waits for it notices that it is missing."""
-        reporter.burst("unreadable", "a message on %r is skipped: %s", subject, reason)
+        reporter.burst(Kind.DECODE_ERROR, "a message on %r is skipped: %s", subject, reason, about="answers")
 
     def _end(self, error: AetherError, failure: AetherError | None) -> None:
         super()._end(error, failure)

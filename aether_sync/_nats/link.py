@@ -26,7 +26,7 @@ from nats.errors import Error
 
 from .._fork import let_go
 from .._outbox import Outbox
-from .._reporter import Reporter
+from .._reporter import Kind, Reporter
 from .._waiting import Parking, Reply
 from ..errors import BusClosedError, ConnectError
 from .options import ConnectOptions
@@ -178,14 +178,15 @@ class Link:
         else:
             self._refusals = 0
         if self.state is not LinkState.CONNECTED:
-            self._reporter.burst(f"connect: {self.reason}", "not connected to %s: %s", self.where, self.reason)
+            said = "not connected to %s: %s", self.where, self.reason
+            self._reporter.burst(Kind.CONNECT_FAILED, *said, about=self.reason, url=self.where)
 
     def _up(self, wire: Wire) -> None:
         if wire.lost.done() or self.state is LinkState.CLOSED:
             return
         if self.state is LinkState.RECONNECTING:
             self.reconnects += 1
-            self._reporter.info("connected to %s again", self.where)
+            self._reporter.info(Kind.RECONNECTED, "connected to %s again", self.where, url=self.where)
         self._refusals = 0
         self._take_limits(wire)
         self.pump.resume(wire)
@@ -196,7 +197,8 @@ class Link:
     def _down(self) -> None:
         if self.state is LinkState.CONNECTED:
             self._enter(LinkState.RECONNECTING)
-            self._reporter.warning("lost the connection to %s: %s", self.where, self.reason)
+            said = "lost the connection to %s: %s", self.where, self.reason
+            self._reporter.warning(Kind.DISCONNECTED, *said, url=self.where)
         self.pump.pause()
         self.requests.pause()
         self.subscriber.pause()
@@ -216,7 +218,7 @@ class Link:
     def _refuse(self, error: Exception) -> None:
         refused = refusal(error)
         if refused is None:
-            self._reporter.burst("server", "the server reports: %s", describe(error))
+            self._reporter.burst(Kind.SERVER_ERROR, "the server reports: %s", describe(error), url=self.where)
         elif refused.is_publish:
             if self.requests.refuse(refused.subject):
                 return

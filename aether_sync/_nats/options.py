@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from .._checks import is_of
 from ..errors import InvalidOptionError
 from .login import Login
 from .reasons import shown
@@ -41,7 +42,7 @@ class ConnectOptions:
     def __post_init__(self) -> None:
         for what in ("user", "password", "token"):
             value = getattr(self, what)
-            if value is not None and not isinstance(value, str):
+            if value is not None and not is_of(value, str):
                 raise InvalidOptionError(f"{what} must be a str, not {type(value).__name__}")
         if self.password is not None and self.user is None:
             raise InvalidOptionError("a password needs a user")

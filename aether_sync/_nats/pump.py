@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from itertools import accumulate, chain
 
 from .._outbox import Outbox, Parcel
-from .._reporter import Reporter
+from .._reporter import Kind, Reporter
 from .._waiting import Reply
 from .reasons import counted
 from .shortcut import LARGEST_CARRIED, Shortcut
@@ -118,9 +118,8 @@ class Pump:
         lost = self._settle(self._written)
         if lost:
             self.uncertain += lost
-            self._reporter.warning(
-                "the connection broke with %s unconfirmed, which may not have arrived", counted(lost)
-            )
+            said = "the connection broke with %s unconfirmed, which may not have arrived", counted(lost)
+            self._reporter.warning(Kind.UNCERTAIN, *said, counts={"uncertain": lost})
         self._answer()
 
     def refuse(self, reason: str) -> None:
@@ -130,7 +129,8 @@ class Pump:
         if position - self.settled > sum(count for at, count in self._refused.items() if at <= position):
             self._reject(position, 1, reason)
         else:
-            self._reporter.burst("no event", "the server refused what was no event of ours: %s", reason)
+            said = "the server refused what was no event of ours: %s", reason
+            self._reporter.burst(Kind.SERVER_ERROR, *said, about="a refusal")
 
     def _reject(self, position: int, count: int, reason: str) -> None:
         self._refused[position] += count
@@ -139,9 +139,8 @@ class Pump:
             self._reasons = {one: at for one, at in self._reasons.items() if at > self._told[1]}
         if len(self._reasons) < _REASONS_KEPT or reason in self._reasons:
             self._reasons[reason] = self.rejected
-        self._reporter.burst(
-            f"rejected: {reason}", "published, and refused by the server: %s, %s", counted(count), reason
-        )
+        said = "published, and refused by the server: %s, %s", counted(count), reason
+        self._reporter.burst(Kind.REJECTED, *said, about=reason, counts={"rejected": count})
 
     # -- writing
 

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from itertools import chain, count
 
-from .._reporter import Reporter
+from .._reporter import Kind, Reporter
 from .._routing import Deliveries, Group, Route, Target, failed, log_drops
 from .._waiting import guard
 from .._wire import EnvelopeWriter, decode_run
@@ -129,7 +129,7 @@ class Inbox:
     def refuse(self, subject: str, reason: str, reporter: Reporter) -> None:
         """Count a message that is no event, and log the first of a burst; never its content."""
         self._counters.add("decode_errors")
-        reporter.burst("decode", "a message on %r is no event, and is skipped: %s", subject, reason)
+        reporter.burst(Kind.DECODE_ERROR, "a message on %r is no event, and is skipped: %s", subject, reason)
 
     def deliver(self, reporter: Reporter) -> None:
         """Decode what has arrived, each event once, and put it into the queues."""

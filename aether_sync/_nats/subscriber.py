@@ -26,7 +26,7 @@ from functools import partial
 from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import Error
 
-from .._reporter import Reporter
+from .._reporter import Kind, Reporter
 from ..errors import AetherError, PermissionDeniedError, SubscriptionClosedError
 from .interest import Interest
 from .reasons import Refusal
@@ -167,7 +167,7 @@ class Subscriber:
             interest.inbox.refuse(interest.subject, "its subject or its headers cannot be read", self._reporter)
 
     def _fail(self, interest: Interest, error: PermissionDeniedError) -> None:
-        self._reporter.warning("%s", error)
+        self._reporter.warning(Kind.SUBSCRIPTION_DENIED, "%s", error, subscription=interest.subject)
         interest.fail(error)
         self.leave(interest)
 

@@ -19,7 +19,7 @@ from nats.aio.transport import TcpTransport
 from nats.errors import ConnectionClosedError, Error, ProtocolError, UnexpectedEOF
 from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
-from .._reporter import Reporter
+from .._reporter import Kind, Reporter
 from .intake import LARGEST_MESSAGE, LONGEST_LINE, Intake
 from .interest import Interest, message_class
 from .login import Login, NotSentError
@@ -123,7 +123,7 @@ class Wire(Client):
                 )
                 transport.set_protocol(self._intake)
                 return
-        self._reporter.burst("lean", "this nats-py is not known well enough to be read the fast way")
+        self._reporter.burst(Kind.SLOW_PATH, "this nats-py is not known well enough to be read the fast way")
 
     async def _select_next_server(self) -> None:
         (server,) = self._server_pool

@@ -18,11 +18,12 @@ from operator import attrgetter
 from time import monotonic
 
 from .._deadline import Deadline
-from .._reporter import Burst
+from .._reporter import Burst, Kind, log
+from .._short import explained
 from .._waiting import Parking, guard
 from ..errors import AetherError, StoreClosedError, StoreError
 from .consume import Consumption
-from .delivery import Delivery, logged
+from .delivery import Delivery
 
 __all__ = ["Crew", "Handler"]
 
@@ -98,7 +99,7 @@ class Crew:
             pass
         except AetherError as error:
             self.failure = error
-            logged(Burst(), logging.ERROR, "the handling of %r ends: %s", self.consumption, error)
+            log(Kind.RUNNER_ENDED, logging.ERROR, "the handling of %r ends: %s", self.consumption, error)
         finally:
             self.stop()
             self.consumption.close()
@@ -179,20 +180,15 @@ class Crew:
         """Try it again after a pause, or give it up."""
         lane.failures += 1
         tried = delivery.attempt if self._counts_deliveries else lane.failures
-        logged(
-            self._burst,
-            logging.ERROR,
-            "the handler of %r failed with event %d, attempt %d of %d",
-            self.consumption,
-            delivery.sequence,
-            tried,
-            self._attempts,
-            error=error,
-        )
+        if self._burst.opens():
+            text = "the handler of %r failed with event %d, attempt %d of %d"
+            about = self.consumption, delivery.sequence, tried, self._attempts
+            counts = {"attempts": tried}
+            log(Kind.HANDLER_FAILED, logging.ERROR, text, *about, error=error, counts=counts)
         if delivery.settled:
             self._done(lane, delivery)
         elif tried >= self._attempts:
-            self._give_up(delivery, tried, _reason(error))
+            self._give_up(delivery, tried, explained(error, _LONGEST_REASON))
             self._done(lane, delivery)
         else:
             delivery.attempt += 1
@@ -206,7 +202,7 @@ class Crew:
         event = delivery.event
         text = "%r gives up event %d (%s of %s) after %d attempts: %s"
         about = (self.consumption, delivery.sequence, event.event_type, event.actor_id, tried, reason)
-        logged(Burst(), logging.WARNING, text, *about)  # each of them
+        log(Kind.GAVE_UP, logging.WARNING, text, *about, counts={"attempts": tried})  # each of them
         with suppress(AetherError):  # then it comes again when its ack wait is over
             delivery.reject(reason)
 
@@ -269,10 +265,3 @@ class Crew:
         with self.lock:
             for one in self._held.values():
                 one.let_go()
-
-
-def _reason(error: BaseException) -> str:
-    try:
-        return f"{type(error).__name__}: {error}"[:_LONGEST_REASON]
-    except Exception:  # its own code says what it says
-        return type(error).__name__

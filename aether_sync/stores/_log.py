@@ -186,7 +186,7 @@ class LogFollower(Closing):
                 raise DeadlineExceededError(f"no event for {self!r} within {deadline}")
 
     def get_batch(self, max_events: int, timeout: float | None = None) -> list[StoredEvent]:
-        check_count("max_events", max_events)
+        max_events = check_count("max_events", max_events)
         try:
             batch = [self.get(timeout)]
         except DeadlineExceededError:

@@ -7,6 +7,8 @@ namespace the two names are joined by ``=``, which is escaped within each.
 
 import re
 
+from .._checks import is_of
+from .._short import short
 from ..errors import InvalidNamespaceError, InvalidOptionError
 from ..patterns import actor_type, escape_token, unescape_token
 
@@ -20,8 +22,8 @@ _MORE = re.compile(r"[/\\=~]")  # escaped in names: path separators, which no st
 
 
 def _escaped(what: str, name: object) -> str:
-    if not isinstance(name, str) or not name:
-        raise InvalidOptionError(f"{what} must be a non-empty str such as 'events', not {name!r:.80}")
+    if not is_of(name, str) or not str.__str__(name):
+        raise InvalidOptionError(f"{what} must be a non-empty str such as 'events', not {short(name)}")
     return _MORE.sub(lambda found: f"%{ord(found[0]):02X}", escape_token(name))
 
 
@@ -113,7 +115,7 @@ class Names:
     def _checked(self, subject: str, actor_id: str) -> str:
         if len(subject) > _LONGEST_SUBJECT:
             raise InvalidOptionError(
-                f"actor id {actor_id[:40]!r}... is too long: its subject would have {len(subject)} bytes, and may have "
+                f"actor id {short(actor_id)} is too long: its subject would have {len(subject)} bytes, and may have "
                 f"{_LONGEST_SUBJECT}"
             )
         return subject

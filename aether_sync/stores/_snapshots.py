@@ -7,6 +7,8 @@ from itertools import count
 from typing import Any
 
 from .._deadline import Deadline
+from .._reporter import Kind, log
+from .._short import short
 from .._wire import decode_stored, encode_event
 from ..errors import (
     DecodingError,
@@ -24,8 +26,6 @@ from .base import Snapshot, StoredEvent
 from .common import copied_snapshot, replaces
 
 __all__ = ["Snapshots"]
-
-_logger = logging.getLogger("aether_sync")
 
 
 class Snapshots:
@@ -76,7 +76,7 @@ class Snapshots:
         there = next((one for one in found if isinstance(one, StoredEvent)), None)
         if there is None:
             raise InvalidOptionError(
-                f"a snapshot of actor {snapshot.actor_id!r:.80} says version {snapshot.version}, "
+                f"a snapshot of actor {short(snapshot.actor_id)} says version {snapshot.version}, "
                 "which no event of it has"
             )
         return there.sequence
@@ -88,7 +88,9 @@ class Snapshots:
         snapshot = None if last is None else self._read(last)
         if snapshot is None or self._is_true(snapshot, deadline):
             return snapshot
-        _logger.warning(
+        log(
+            Kind.SNAPSHOT_DISCARDED,
+            logging.WARNING,
             "the snapshot of actor %r at version %d is discarded: the store does not have its event; it was restored, "
             "or has lost events",
             actor_id,
@@ -128,7 +130,8 @@ class Snapshots:
                 return snapshot
             reason = "it is of another actor than its subject"
         place = record.sequence, record.subject
-        _logger.warning("record %d of %r is no snapshot, and is discarded: %s", *place, reason)
+        text = "record %d of %r is no snapshot, and is discarded: %s"
+        log(Kind.MALFORMED_RECORD, logging.WARNING, text, *place, reason)
         return None
 
 

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from .._deadline import Deadline
 from .._nats.interest import Message
-from .._reporter import Burst
+from .._reporter import Burst, Kind, log
 from ..errors import (
     AetherError,
     DeadlineExceededError,
@@ -19,7 +19,7 @@ from ._jetstream import JetStream
 from ._names import Names
 from ._pull import place_of
 from ._reading import Reader
-from .delivery import ACK, Delivery, Desk, logged, nak
+from .delivery import ACK, Delivery, Desk, nak
 from .poison import Advisory, PoisonPlace
 
 __all__ = ["Events", "Pointers", "Source"]
@@ -81,7 +81,9 @@ class Events:
         return None
 
     def _bury_malformed(self, attempt: int, reply: bytes, desk: Desk, error: MalformedRecordError) -> None:
-        logged(self._burst, logging.WARNING, "%r passes by what is no event: %s", self._consumer, error)
+        if self._burst.opens():
+            text = "%r passes by what is no event: %s"
+            log(Kind.MALFORMED_RECORD, logging.WARNING, text, self._consumer, error)
         try:
             self._poison.bury(self._consumer, error.sequence, attempt, str(error), Deadline(_BURY))
         except AetherError:  # it comes again
@@ -115,7 +117,9 @@ class Pointers:
             pointer = Advisory.of(sequence, data)
             event = self._poison.event(pointer.stream_seq, Deadline(_FETCH))
         except MalformedRecordError as error:
-            logged(self._burst, logging.WARNING, "what is no event stays in the poison place: %s", error)
+            if self._burst.opens():
+                text = "what is no event stays in the poison place: %s"
+                log(Kind.MALFORMED_RECORD, logging.WARNING, text, error)
             desk.tell(reply, nak(_AGAIN))
             return None
         except (DeadlineExceededError, DisconnectedError, StoreUnavailableError):  # it comes again

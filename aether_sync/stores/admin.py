@@ -93,9 +93,8 @@ class StoreAdmin:
             to_version: The last version wanted; None for all.
             timeout: Seconds for each page.
         """
-        check_version("from_version", from_version)
-        if to_version is not None:
-            check_version("to_version", to_version)
+        from_version = check_version("from_version", from_version)
+        to_version = None if to_version is None else check_version("to_version", to_version)
         return self._reader.read(check_actor_id(actor_id), from_version, to_version, lambda: Deadline(timeout))
 
     def record_at(self, sequence: int, timeout: float | None = 5.0) -> StoredEvent | MalformedRecord | None:

@@ -18,6 +18,7 @@ import msgspec
 
 from .._checks import check_count
 from .._deadline import Deadline
+from .._short import short
 from ..bus import EventBus
 from ..errors import InvalidOptionError, MalformedRecordError, VersionConflictError
 from ..events import Event
@@ -427,12 +428,15 @@ def retry_on_conflict(
         InvalidOptionError: There is no bound at all.
     """
     if attempts is not None:
-        check_count("attempts", attempts)
+        attempts = check_count("attempts", attempts)
     elif timeout is None:
         raise InvalidOptionError("retry_on_conflict() wants a bound: attempts, or a timeout")
     Deadline(timeout)
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        if not callable(function):
+            raise InvalidOptionError(f"retry_on_conflict() decorates a function, not {short(function)}")
+
         @wraps(function)
         def retrying(*args: P.args, **kwargs: P.kwargs) -> T:
             deadline = Deadline(timeout)

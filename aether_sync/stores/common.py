@@ -2,13 +2,15 @@
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from operator import attrgetter
 from typing import NamedTuple, Never
 
+from .._checks import as_iterator, check_int, is_mapping, is_of
 from .._deadline import Deadline
 from .._lifetime import Closing
+from .._short import short
 from .._wire import decode_event, encode_event
 from ..bus import EventBus
 from ..errors import (
@@ -16,9 +18,10 @@ from ..errors import (
     InvalidEventError,
     InvalidOptionError,
     StoreClosedError,
+    VersionConflictError,
 )
 from ..events import MAX_VERSION, Event, EventStored
-from ..patterns import check_namespace
+from ..patterns import SubscriptionFilter, check_namespace
 from .base import ANY, AnyVersion, EventStore, LoadedActor, Snapshot, StoredEvent
 
 __all__ = [
@@ -26,6 +29,7 @@ __all__ = [
     "StoreBase",
     "check_actor_id",
     "check_version",
+    "check_wanted",
     "copied_snapshot",
     "is_same",
     "numbered",
@@ -82,7 +86,9 @@ class StoreBase(Closing):
         checked = _checked(events)
         for event in checked:
             if event.actor_id != actor_id:
-                raise InvalidEventError(f"append({actor_id!r}, ...) was given an event of actor {event.actor_id!r}")
+                raise InvalidEventError(
+                    f"append({short(actor_id)}, ...) was given an event of actor {short(event.actor_id)}"
+                )
             if event.version:
                 raise InvalidEventError(
                     f"append() numbers events itself, and was given one of version {event.version}: leave version out, "
@@ -90,7 +96,12 @@ class StoreBase(Closing):
                 )
         if not checked:
             return []
-        return self._told(self._append(actor_id, checked, expected_version, deadline))
+        try:
+            stored = self._append(actor_id, checked, expected_version, deadline)
+        except VersionConflictError as conflict:
+            conflict.expected_version = None if expected_version is ANY else expected_version
+            raise
+        return self._told(stored)
 
     @abstractmethod
     def _save(self, events: tuple[Event, ...], deadline: Deadline) -> list[StoredEvent]:
@@ -125,14 +136,15 @@ class StoreBase(Closing):
 
     def read_together(self, *actor_ids: str, timeout: float | None = 5.0) -> dict[str, list[Event]]:  # noqa: D102
         deadline = Deadline(timeout)
+        checked = tuple(map(check_actor_id, actor_ids))
         until = self.last_sequence(timeout=timeout)
-        return {one: self.get_events(one, until=until, timeout=deadline.timeout_left()) for one in actor_ids}
+        return {one: self.get_events(one, until=until, timeout=deadline.timeout_left()) for one in checked}
 
     def load(  # noqa: D102
         self, actor_id: str, *, schema_version: int = 1, timeout: float | None = 5.0
     ) -> LoadedActor:
         deadline = Deadline(timeout)
-        check_version("schema_version", schema_version)
+        schema_version = check_version("schema_version", schema_version)
         snapshot = self.get_latest_snapshot(actor_id, timeout=timeout)
         if snapshot is not None and snapshot.schema_version != schema_version:
             snapshot = None
@@ -150,7 +162,7 @@ class StoreBase(Closing):
         if bus is None:
             self._broadcaster = None
             return
-        if not isinstance(bus, EventBus):
+        if not is_of(bus, EventBus):
             raise InvalidOptionError(f"a broadcaster is an EventBus or NATSEventBus, not {type(bus).__name__}")
         namespace = self._namespace if namespace is None else namespace
         if namespace is None:
@@ -200,25 +212,31 @@ def _document(store: type) -> None:
 
 def check_actor_id(actor_id: str) -> str:
     """Refuse what is no actor id, and return it as a plain str."""
-    if not issubclass(type(actor_id), str) or not actor_id:
-        raise InvalidOptionError(f"an actor id is a non-empty str such as 'order-1', not {actor_id!r:.80}")
+    if not is_of(actor_id, str) or not str.__str__(actor_id):
+        raise InvalidOptionError(f"an actor id is a non-empty str such as 'order-1', not {short(actor_id)}")
     return str.__str__(actor_id)
+
+
+def check_wanted(name: str, actors: str | None, event_types: Iterable[str] = ()) -> SubscriptionFilter:
+    """Refuse what is no pattern of actors, by the name that the caller has for it, and return it as a filter."""
+    if actors is not None and not is_of(actors, str):
+        raise InvalidOptionError(f"{name} must be a pattern of actor ids such as 'order-*', not {short(actors)}")
+    return SubscriptionFilter(event_types=event_types, actor_pattern=actors)
 
 
 def check_version(name: str, version: object, least: int = 0) -> int:
     """Refuse what is no version, and return it as a plain int."""
-    if isinstance(version, bool) or not isinstance(version, int) or not least <= version <= MAX_VERSION:
-        raise InvalidOptionError(f"{name} must be a whole number from {least} to 2**63 - 1, not {version!r:.80}")
-    return int.__int__(version)
+    return check_int(name, version, least, MAX_VERSION)
 
 
 def _checked(events: Iterable[Event]) -> tuple[Event, ...]:
-    if isinstance(events, Event) or not isinstance(events, Iterable):
+    iterator = as_iterator(events)
+    if iterator is None:
         raise InvalidEventError(f"save_events() takes events, not one {type(events).__name__}")
-    checked = tuple(islice(events, BATCH_LIMIT + 1))
+    checked = tuple(islice(iterator, BATCH_LIMIT + 1))
     for event in checked:
-        if not isinstance(event, Event):
-            if isinstance(event, list | tuple):
+        if type(event) is not Event and not is_of(event, Event):
+            if is_of(event, list) or is_of(event, tuple):
                 raise InvalidEventError("append() takes events one by one: append(actor_id, *events, ...)")
             raise InvalidEventError(f"a store takes Event(event_type=..., actor_id=...), not {type(event).__name__}")
     if len(checked) > BATCH_LIMIT:
@@ -226,7 +244,7 @@ def _checked(events: Iterable[Event]) -> tuple[Event, ...]:
     ids = set()
     for event in checked:
         if event.id in ids:
-            raise DuplicateIdError(f"two of the events to be stored have the id {event.id!r:.80}: make a new Event")
+            raise DuplicateIdError(f"two of the events to be stored have the id {short(event.id)}: make a new Event")
         ids.add(event.id)
     return checked
 
@@ -238,21 +256,21 @@ def _check_order(events: Sequence[Event]) -> None:
         before = versions.get(event.actor_id, 0)
         if not event.version:
             raise InvalidEventError(
-                f"event {event.event_type!r:.80} of actor {event.actor_id!r:.80} has no version: give it one, 1 or "
+                f"event {short(event.event_type)} of actor {short(event.actor_id)} has no version: give it one, 1 or "
                 "more, or let append() number it"
             )
         if event.version <= before:
             raise InvalidEventError(
-                f"the versions of actor {event.actor_id!r:.80} do not increase: {event.version} comes after {before}"
+                f"the versions of actor {short(event.actor_id)} do not increase: {event.version} comes after {before}"
             )
         versions[event.actor_id] = event.version
 
 
 def copied_snapshot(snapshot: Snapshot) -> Snapshot:
     """Check a snapshot, and copy it as a reader gets it: its state came off the wire, and is nobody else's."""
-    if not isinstance(snapshot, Snapshot):
+    if not is_of(snapshot, Snapshot):
         raise InvalidOptionError(f"save_snapshot() takes Snapshot(actor_id=..., ...), not {type(snapshot).__name__}")
-    if not isinstance(snapshot.state, Mapping):
+    if not is_mapping(snapshot.state):
         raise InvalidOptionError(
             f"a snapshot's state is a dict or another Mapping, not {type(snapshot.state).__name__}"
         )
@@ -263,7 +281,7 @@ def copied_snapshot(snapshot: Snapshot) -> Snapshot:
     try:
         event = Event(event_type="Snapshot", actor_id=actor_id, data=snapshot.state, timestamp=snapshot.timestamp)
     except InvalidEventError as error:
-        raise InvalidOptionError(f"a snapshot of actor {actor_id!r:.80}: {error}") from None
+        raise InvalidOptionError(f"a snapshot of actor {short(actor_id)}: {error}") from None
     copy = decode_event(encode_event(event), "")
     return Snapshot(
         actor_id=actor_id,

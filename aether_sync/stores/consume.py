@@ -98,7 +98,7 @@ class Consumption(Iteration):
         Raises:
             StoreClosedError: It is closed.
         """
-        check_count("max_events", max_events)
+        max_events = check_count("max_events", max_events)
         messages: list[Message] = []
         try:
             batch = [self._get(Deadline(timeout), messages)]

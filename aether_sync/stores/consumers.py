@@ -1,14 +1,14 @@
 """What a store does with its durable consumers."""
 
 from collections.abc import Iterable
-from typing import Literal, TypedDict, Unpack, cast
+from typing import Literal, TypedDict, Unpack
 
-from .._checks import check_count, check_seconds
+from .._checks import as_whole, check_count, check_flag, check_seconds, is_of
 from .._deadline import Deadline
+from .._short import short
 from .._waiting import Living
 from ..connection import Connection
 from ..errors import InvalidOptionError, StoreClosedError
-from ..patterns import SubscriptionFilter
 from . import _durable
 from ._durable import ConsumerState
 from ._jetstream import JetStream
@@ -16,7 +16,7 @@ from ._names import Names
 from ._reading import Reader
 from ._sources import Events, Pointers, Source
 from ._stream import Stream
-from .common import check_version
+from .common import check_version, check_wanted
 from .consume import Consumption
 from .poison import Poisoned, PoisonPlace
 from .runner import Handler, Runner
@@ -25,6 +25,8 @@ __all__ = ["ConsumeOptions", "Consumers"]
 
 _MAX_DELIVER = 5
 _HELD_BY_RUNNER = 256  # events: so that those of several actors are among them
+_MOST_THREADS = 10_000  # of one runner: more is a slip
+_SHORTEST_WAIT = 0.001  # seconds of an ack wait: four times within it the server is told that work goes on
 _CLOSE = 5.0  # seconds for the handlers of all runners
 _OF_POISONED = {"ack_wait", "max_ack_pending", "prefetch", "timeout"}
 
@@ -80,10 +82,12 @@ class Consumers:
         """As ``consume()`` of a store."""
         deadline = Deadline(timeout)
         name = self._names.consumer(consumer)
-        wanted = SubscriptionFilter(event_types=event_types, actor_pattern=actors)
+        wanted = check_wanted("actors", actors, event_types)
         after = _after(start)
-        _check(ack_wait, max_ack_pending, prefetch)
-        check_count("max_deliver", max_deliver)
+        ack_wait = check_seconds("ack_wait", ack_wait, _SHORTEST_WAIT)
+        max_ack_pending = check_count("max_ack_pending", max_ack_pending)
+        prefetch = check_count("prefetch", prefetch)
+        max_deliver = check_count("max_deliver", max_deliver)
         config = _durable.settings(self._names, name, wanted, after, ack_wait, max_deliver, max_ack_pending)
         self._open(deadline)
         _durable.join(self._jetstream, self._names.stream, config, deadline)
@@ -102,7 +106,9 @@ class Consumers:
         """As ``consume_poisoned()`` of a store."""
         deadline = Deadline(timeout)
         name = self._names.consumer(consumer)
-        _check(ack_wait, max_ack_pending, prefetch)
+        ack_wait = check_seconds("ack_wait", ack_wait, _SHORTEST_WAIT)
+        max_ack_pending = check_count("max_ack_pending", max_ack_pending)
+        prefetch = check_count("prefetch", prefetch)
         self._open(deadline)
         config = _durable.poison_settings(self._names, name, ack_wait, max_ack_pending)
         _durable.join(self._jetstream, self._names.poison, config, deadline)
@@ -120,11 +126,13 @@ class Consumers:
         **options: Unpack[ConsumeOptions],
     ) -> Runner:
         """As ``run()`` of a store."""
-        check_count("threads", threads)
-        check_seconds("retry_delay", retry_delay)
+        threads = check_count("threads", threads, _MOST_THREADS)
+        retry_delay = check_seconds("retry_delay", retry_delay)
         if not callable(handler):
-            raise InvalidOptionError(f"a handler is called with each delivery, and {handler!r:.80} cannot be called")
-        options.setdefault("prefetch", _HELD_BY_RUNNER)
+            raise InvalidOptionError(f"a handler is called with each delivery, and {short(handler)} cannot be called")
+        poisoned = check_flag("poisoned", poisoned)
+        attempts = check_count("max_deliver", options.get("max_deliver", _MAX_DELIVER))
+        capacity = check_count("prefetch", options.setdefault("prefetch", _HELD_BY_RUNNER))
         if poisoned:
             common = {key: value for key, value in options.items() if key in _OF_POISONED}
             consumption = self.consume_poisoned(consumer, **common)  # type: ignore[arg-type]
@@ -136,9 +144,9 @@ class Consumers:
             consumer=consumer,
             threads=threads,
             retry_delay=retry_delay,
-            attempts=options.get("max_deliver", _MAX_DELIVER),
+            attempts=attempts,
             counts_deliveries=not poisoned,
-            capacity=options["prefetch"],
+            capacity=capacity,
         )
         self._runners.add(runner)
         runner.start()
@@ -173,17 +181,17 @@ class Consumers:
 
     def poisoned(self, consumer: str, limit: int, deadline: Deadline) -> list[Poisoned]:
         """Return what a consumer gave up."""
-        check_count("limit", limit)
+        limit = check_count("limit", limit)
         return self._poison.look(self._names.consumer(consumer), limit, deadline)
 
     def discard_poisoned(self, consumer: str, sequence: int, deadline: Deadline) -> bool:
         """Take an event from the poison place of a consumer."""
-        check_version("sequence", sequence, least=1)
+        sequence = check_version("sequence", sequence, least=1)
         return self._poison.discard(self._names.consumer(consumer), sequence, deadline)
 
     def wait_for(self, sequence: int, consumer: str, deadline: Deadline) -> None:
         """Return when a consumer has acknowledged all up to a sequence."""
-        check_version("sequence", sequence)
+        sequence = check_version("sequence", sequence)
         _durable.wait_for(self._jetstream, self._names, sequence, self._names.consumer(consumer), deadline)
 
     def states(self, deadline: Deadline) -> list[ConsumerState]:
@@ -212,17 +220,11 @@ class Consumers:
 
 def _after(start: object) -> int | None:
     """The sequence to begin after; None for what comes."""
-    if start == "first":
+    word = str.__str__(start) if is_of(start, str) else None
+    if word == "first":
         return 0
-    if start == "new":
+    if word == "new":
         return None
-    if isinstance(start, str):
-        raise InvalidOptionError(f'start must be "first", "new", or the sequence to begin after, not {start!r:.80}')
-    check_version("start", start)
-    return cast(int, start)
-
-
-def _check(ack_wait: float, max_ack_pending: int, prefetch: int) -> None:
-    check_seconds("ack_wait", ack_wait)
-    check_count("max_ack_pending", max_ack_pending)
-    check_count("prefetch", prefetch)
+    if as_whole(start) is None:
+        raise InvalidOptionError(f'start must be "first", "new", or the sequence to begin after, not {short(start)}')
+    return check_version("start", start)

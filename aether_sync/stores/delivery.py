@@ -5,15 +5,14 @@ reference-protocols/nats_api_reference): ``+ACK``, ``-NAK``, ``+WPI`` for work i
 connection; the server then delivers again when the ack wait is over.
 """
 
-import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from math import isfinite
 from time import monotonic
 
+from .._checks import as_seconds, check_flag, check_seconds, is_of
 from .._deadline import Deadline
 from .._nats.requests import is_status
-from .._reporter import Burst
+from .._short import short
 from .._waiting import guard
 from ..connection import Connection
 from ..errors import DeadlineExceededError, DisconnectedError, InvalidOptionError, StoreError
@@ -21,9 +20,7 @@ from ..events import Event
 from ._jetstream import Pause, command
 from ._pull import Inflow
 
-__all__ = ["ACK", "Delivery", "Desk", "Keeper", "logged", "nak"]
-
-logger = logging.getLogger("aether_sync")
+__all__ = ["ACK", "Delivery", "Desk", "Keeper", "nak"]
 
 ACK = b"+ACK"
 _IN_PROGRESS = b"+WPI"
@@ -34,13 +31,6 @@ _KEPT = 4  # times within an ack wait
 def nak(delay: float) -> bytes:
     """Write "not acknowledged, deliver it again after so many seconds"."""
     return b'-NAK {"delay": %d}' % int(delay * 1e9) if delay else b"-NAK"
-
-
-def logged(burst: Burst, level: int, text: str, *args: object, error: BaseException | None = None) -> None:
-    """Log the first of a burst, on a thread of the user's and under no lock: a log handler is user code."""
-    if burst.opens():
-        with suppress(Exception):  # of a handler: what is logged happens all the same
-            logger.log(level, text, *args, exc_info=error)
 
 
 class Keeper:
@@ -180,7 +170,7 @@ class Delivery:
                 event again when it comes.
             StoreError: It was given back or rejected before.
         """
-        deadline = Deadline(timeout)
+        deadline, confirm = Deadline(timeout), check_flag("confirm", confirm)
         first = self._settle("acknowledged")
         if confirm:
             self._desk.confirm(self._reply, deadline)
@@ -196,8 +186,7 @@ class Delivery:
         Raises:
             StoreError: It was acknowledged or rejected before.
         """
-        if isinstance(delay, bool) or not isinstance(delay, int | float) or not isfinite(delay) or delay < 0:
-            raise InvalidOptionError(f"delay must be seconds, 0 or more, not {delay!r}")
+        delay = 0.0 if as_seconds(delay) == 0 else check_seconds("delay", delay)
         if self._settle("given back"):
             self._desk.tell(self._reply, nak(delay))
 
@@ -220,8 +209,9 @@ class Delivery:
             StoreError: It was acknowledged or given back before.
         """
         deadline = Deadline(timeout)
-        if not isinstance(reason, str):
-            raise InvalidOptionError(f"a reason is a str for who looks there, not {reason!r:.80}")
+        if not is_of(reason, str):
+            raise InvalidOptionError(f"a reason is a str for who looks there, not {short(reason)}")
+        reason = str.__str__(reason)
         if self._settle("rejected"):
             try:
                 self._desk.bury(self, reason, deadline)
@@ -255,4 +245,4 @@ class Delivery:
 
     def __repr__(self) -> str:
         state = f", {self.settled}" if self.settled else ""
-        return f"<Delivery of {self.sequence}, {self.event.event_type!r:.80}, attempt {self.attempt}{state}>"
+        return f"<Delivery of {self.sequence}, {short(self.event.event_type)}, attempt {self.attempt}{state}>"

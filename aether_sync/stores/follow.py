@@ -108,7 +108,7 @@ class JetStreamFollower(Iteration):
 
     def get_batch(self, max_events: int, timeout: float | None = None) -> list[StoredEvent]:
         """Take what is there, up to a number of events, waiting only for the first; see ``Follower``."""
-        check_count("max_events", max_events)
+        max_events = check_count("max_events", max_events)
         try:
             batch = [self.get(timeout)]
         except DeadlineExceededError:

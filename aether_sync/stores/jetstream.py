@@ -6,9 +6,9 @@ that does not come is not guessed at: the actor's last event is read from the le
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Unpack
+from typing import Unpack, cast
 
-from .._checks import check_count
+from .._checks import check_count, is_of
 from .._deadline import Deadline
 from .._fork import Heir, heirs
 from .._waiting import Living
@@ -17,7 +17,6 @@ from ..connection import Connection, ConnectionOptions
 from ..errors import InvalidOptionError, StoreClosedError, VersionConflictError
 from ..events import Event
 from ..nats_bus import NATSEventBus
-from ..patterns import SubscriptionFilter
 from ._cache import VersionCache
 from ._durable import ConsumerState
 from ._jetstream import JetStream
@@ -27,7 +26,7 @@ from ._snapshots import Snapshots
 from ._stream import Stream, settings
 from ._writing import Writer
 from .base import AnyVersion, Reading, Snapshot, StoredEvent
-from .common import StoreBase, check_actor_id, check_version, numbered
+from .common import StoreBase, check_actor_id, check_version, check_wanted, numbered
 from .consume import Consumption
 from .consumers import ConsumeOptions, Consumers
 from .follow import JetStreamFollower
@@ -67,18 +66,18 @@ class JetStreamEventStore(StoreBase, Heir):
         **options: Unpack[ConnectionOptions],
     ) -> None:
         super().__init__()
-        check_count("replicas", replicas)
+        replicas = check_count("replicas", replicas)
         self._names = Names(stream, namespace)
         self._namespace = namespace
         self._replicas = replicas
         self.refuse_prefix("aether")  # of a bus that is not known here
-        self._owns_connection = not isinstance(connection, Connection)
-        if isinstance(connection, Connection):
+        self._owns_connection = not is_of(connection, Connection)
+        if is_of(connection, Connection):
             if options:
                 raise InvalidOptionError(f"{', '.join(options)}: give that to the Connection, which is shared")
             self._connection = connection
         else:
-            self._connection = Connection(connection, **options)
+            self._connection = Connection(cast("str | Sequence[str] | None", connection), **options)
         self._jetstream = JetStream(self._connection)
         self._begin()
         heirs.add(self)
@@ -169,9 +168,8 @@ class JetStreamEventStore(StoreBase, Heir):
         until: int | None = None,
         timeout: float | None = 5.0,
     ) -> list[Event]:
-        actor_id = _check_range(actor_id, from_version, to_version)
-        if until is not None:
-            check_version("until", until)
+        actor_id, from_version, to_version = _checked_range(actor_id, from_version, to_version)
+        until = None if until is None else check_version("until", until)
         deadline = self._ready(timeout)
         stored = map(valid, self._reader.read(actor_id, from_version, to_version, lambda: deadline))
         return [one.event for one in list(stored) if until is None or one.sequence <= until]
@@ -180,7 +178,7 @@ class JetStreamEventStore(StoreBase, Heir):
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
     ) -> Iterator[Event]:
         Deadline(timeout)
-        actor_id = _check_range(actor_id, from_version, to_version)
+        actor_id, from_version, to_version = _checked_range(actor_id, from_version, to_version)
         self._refuse_if_closed()
         return self._iterate(actor_id, from_version, to_version, timeout)
 
@@ -195,7 +193,7 @@ class JetStreamEventStore(StoreBase, Heir):
     def get_events_with_errors(  # noqa: D102
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
     ) -> Reading:
-        actor_id = _check_range(actor_id, from_version, to_version)
+        actor_id, from_version, to_version = _checked_range(actor_id, from_version, to_version)
         deadline = self._ready(timeout)
         reading = Reading([], [])
         for found in self._reader.read(actor_id, from_version, to_version, lambda: deadline):
@@ -218,9 +216,11 @@ class JetStreamEventStore(StoreBase, Heir):
         return record.sequence if record.ends_batch else record.sequence - record.place_in_batch
 
     def actors(self, pattern: str | None = None, *, timeout: float | None = 5.0) -> list[str]:  # noqa: D102
-        wanted = SubscriptionFilter(actor_pattern=pattern)
+        wanted = check_wanted("pattern", pattern)
         deadline = self._ready(timeout)
-        subjects = self._jetstream.counts(self._names.stream, self._names.wanted(pattern), deadline)
+        subjects = self._jetstream.counts(
+            self._names.stream, self._names.wanted(wanted.actor_pattern or None), deadline
+        )
         ids = map(self._names.actor_id_of, subjects)
         return sorted(one for one in ids if one is not None and wanted.matches_actor(one))
 
@@ -248,8 +248,8 @@ class JetStreamEventStore(StoreBase, Heir):
         event_types: Iterable[str] = (),
         timeout: float | None = 5.0,
     ) -> JetStreamFollower:
-        check_version("after", after)
-        wanted = SubscriptionFilter(event_types=event_types, actor_pattern=actors)
+        after = check_version("after", after)
+        wanted = check_wanted("actors", actors, event_types)
         deadline = self._ready(timeout)
         follower = JetStreamFollower(self._connection, self._jetstream, self._names, self._reader, after, wanted)
         try:
@@ -405,10 +405,9 @@ class JetStreamEventStore(StoreBase, Heir):
 
     def update_version_cache(self, actor_id: str, version: int, sequence: int | None = None) -> None:  # noqa: D102
         actor_id = check_actor_id(actor_id)
-        check_version("version", version, least=1)
+        version = check_version("version", version, least=1)
         self._refuse_if_closed()
-        if sequence is not None:
-            check_version("sequence", sequence, least=1)
+        sequence = None if sequence is None else check_version("sequence", sequence, least=1)
         self._names.subject(actor_id)  # or the id is too long
         self._cache.announce(actor_id, version, sequence)
 
@@ -427,8 +426,7 @@ class JetStreamEventStore(StoreBase, Heir):
         return f"<JetStreamEventStore {self._names.stream!r} {'closed' if self._closed else self._connection.summary}>"
 
 
-def _check_range(actor_id: str, from_version: int, to_version: int | None) -> str:
-    check_version("from_version", from_version)
-    if to_version is not None:
-        check_version("to_version", to_version)
-    return check_actor_id(actor_id)
+def _checked_range(actor_id: str, from_version: int, to_version: int | None) -> tuple[str, int, int | None]:
+    first = check_version("from_version", from_version)
+    last = None if to_version is None else check_version("to_version", to_version)
+    return check_actor_id(actor_id), first, last

@@ -3,23 +3,39 @@
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Never
 
 from .._deadline import Deadline
+from .._short import short
 from ..bus import EventBus
 from ..errors import (
     DuplicateIdError,
     InvalidOptionError,
     StreamRegressionError,
+    UnsupportedError,
     VersionConflictError,
 )
 from ..events import MAX_VERSION, Event
-from ..patterns import SubscriptionFilter
 from ._log import Log, LogFollower, fresh, off_the_wire, version_of
 from .base import ANY, AnyVersion, Follower, Reading, Snapshot, StoredEvent
-from .common import StoreBase, check_actor_id, check_version, copied_snapshot, is_same, numbered, replaces
+from .common import StoreBase, check_actor_id, check_version, check_wanted, copied_snapshot, is_same, numbered, replaces
 
 __all__ = ["InMemoryEventStore"]
 
+_CONSUMERS = "an in-memory store has no durable consumers; follow() it, or use a JetStreamEventStore"
+_SERVER = "an in-memory store has no server to connect to, and is ready at once"
+_NOT_HERE = {  # what a JetStreamEventStore has besides
+    "connection": _SERVER,
+    "consume": _CONSUMERS,
+    "consume_poisoned": _CONSUMERS,
+    "consumers": _CONSUMERS,
+    "delete_consumer": _CONSUMERS,
+    "discard_poisoned": _CONSUMERS,
+    "poisoned": _CONSUMERS,
+    "run": _CONSUMERS,
+    "start": _SERVER,
+    "wait_for": _CONSUMERS,
+}
 _PAGE = 256  # events that iter_events() reads at once
 
 
@@ -94,8 +110,8 @@ class InMemoryEventStore(StoreBase):
         for one, event in differing:
             if one.event.id == event.id:
                 raise DuplicateIdError(
-                    f"version {event.version} of actor {event.actor_id!r:.80} is stored under the same id, "
-                    f"{event.id!r:.80}, and says something else: make a new Event"
+                    f"version {event.version} of actor {short(event.actor_id)} is stored under the same id, "
+                    f"{short(event.id)}, and says something else: make a new Event"
                 )
         raise VersionConflictError(late.actor_id, late.version, self._log.version(late.actor_id))
 
@@ -168,7 +184,7 @@ class InMemoryEventStore(StoreBase):
 
     def actors(self, pattern: str | None = None, *, timeout: float | None = 5.0) -> list[str]:  # noqa: D102
         Deadline(timeout)
-        wanted = SubscriptionFilter(actor_pattern=pattern)
+        wanted = check_wanted("pattern", pattern)
         with self._log.lock:
             self._refuse_if_closed()
             latest = self._log.latest()
@@ -197,7 +213,7 @@ class InMemoryEventStore(StoreBase):
         stored = self._log.find(actor_id, version)
         if stored is None:
             raise InvalidOptionError(
-                f"a snapshot of actor {actor_id!r:.80} says version {version}, which no event of it has"
+                f"a snapshot of actor {short(actor_id)} says version {version}, which no event of it has"
             )
         return stored.sequence
 
@@ -220,7 +236,7 @@ class InMemoryEventStore(StoreBase):
         timeout: float | None = 5.0,
     ) -> Follower:
         after = check_version("after", after)
-        wanted = SubscriptionFilter(event_types=event_types, actor_pattern=actors)
+        wanted = check_wanted("actors", actors, event_types)
         last = self.last_sequence(timeout=timeout)
         if after > last:
             raise StreamRegressionError(
@@ -241,6 +257,16 @@ class InMemoryEventStore(StoreBase):
         if sequence is not None:
             check_version("sequence", sequence, 1)
         self._refuse_if_closed()
+
+    # -- what it has not
+
+    if not TYPE_CHECKING:  # for the type checker it has no such attribute
+
+        def __getattr__(self, name: str) -> Never:
+            reason = _NOT_HERE.get(name)
+            if reason is not None:
+                raise UnsupportedError(f"InMemoryEventStore has no {name}: {reason}")
+            raise AttributeError(f"'InMemoryEventStore' object has no attribute {name!r}", name=name, obj=self)
 
     # -- its end
 

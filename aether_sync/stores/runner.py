@@ -9,12 +9,12 @@ from .._deadline import Deadline
 from .._exit import before_threads_end
 from .._fork import Heir, heirs
 from .._lifetime import Closing
-from .._reporter import Burst
+from .._reporter import Kind, log
+from .._short import short
 from .._waiting import Living, outside_guards
 from ..errors import StoreClosedError, StoreError
 from ._crew import Crew, Handler
 from .consume import Consumption
-from .delivery import logged
 
 __all__ = ["Handler", "Runner"]
 
@@ -50,7 +50,7 @@ class Runner(Closing, Heir):
         capacity: int,
     ) -> None:
         self._crew = Crew(consumption, handler, retry_delay, attempts, counts_deliveries, capacity)
-        self._name = repr(consumer)
+        self._name = short(consumer)
         number = next(_numbers)
         self._threads = [
             threading.Thread(target=self._take, name=f"aether-taker-{number}", daemon=True),
@@ -131,7 +131,8 @@ class Runner(Closing, Heir):
         else:
             crew.abandon_busy()
             names = ", ".join(thread.name for thread in self._threads if thread.is_alive())
-            logged(Burst(), logging.WARNING, "closing %r leaves handlers behind, on %s", self, names)
+            text = "closing %r leaves handlers behind, on %s"
+            log(Kind.HANDLERS_LEFT, logging.WARNING, text, self, names)
         return ended
 
     def _join(self, deadline: Deadline) -> None:

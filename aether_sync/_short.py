@@ -1,0 +1,45 @@
+"""How a value of the user's is shown in a message: briefly, and whatever its own ``__repr__`` does."""
+
+import reprlib
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any
+
+__all__ = ["explained", "short"]
+
+
+class _Short(reprlib.Repr):
+    """As reprlib, but for dicts it neither sorts nor touches more than it shows."""
+
+    def repr_dict(self, x: Mapping[Any, Any], level: int) -> str:
+        if level <= 0:
+            return "{...}"
+        shown = [f"{self.repr1(k, level - 1)}: {self.repr1(v, level - 1)}" for k, v in islice(x.items(), self.maxdict)]
+        return f"{{{', '.join(shown)}{', ...' if len(x) > self.maxdict else ''}}}"
+
+
+_shortener = _Short()
+_shortener.maxdict = 4
+_shortener.maxlist = _shortener.maxtuple = 3
+_shortener.maxlevel = 2
+_shortener.maxstring = _shortener.maxother = 40
+
+_LONGEST = 80  # characters of a text that stands for itself: an id, a name
+
+
+def short(value: object) -> str:
+    """Show a value in a message: a text in up to 80 characters, anything else in a few dozen. Never raises."""
+    if type(value) is str and len(value) <= _LONGEST:
+        return repr(value)
+    try:
+        return _shortener.repr(value)
+    except Exception:  # a repr may do anything; an int of 4,300 digits has none
+        return f"<{type(value).__name__}>"
+
+
+def explained(error: BaseException, longest: int = 200) -> str:
+    """Name an error and say what it says, in so many characters. Never raises: its own code says what it says."""
+    try:
+        return f"{type(error).__name__}: {error}"[:longest]
+    except Exception:
+        return type(error).__name__
