@@ -1,5 +1,6 @@
 """An event bus and event store on NATS for plain threaded Python."""
 
+from ._exit import end_iterations
 from ._version import __version__
 from .bus import CloseReport, EventBus
 from .connection import Connection
@@ -127,5 +128,6 @@ __all__ = [
     "WrongThreadError",
     "__version__",
     "actor_type",
+    "end_iterations",
     "retry_on_conflict",
 ]

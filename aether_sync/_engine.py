@@ -29,6 +29,10 @@ class Engine:
         self._first_deadline = Deadline(options.connect_timeout)
         self.loop.post(self.link.start)
 
+    def discard(self) -> bool:
+        """Close what was made and has no thread; returns False if it has one all the same."""
+        return self.loop.discard()
+
     def await_first_attempt(self, deadline: Deadline | None = None) -> None:
         """Wait for the first connection, until one deadline for all who wait for it.
 

@@ -8,6 +8,8 @@ from queue import SimpleQueue
 from time import monotonic
 from typing import NamedTuple
 
+from ._threads import NoThreadError, make_thread, start
+
 __all__ = ["Burst", "Reporter"]
 
 _numbers = count(1)
@@ -76,11 +78,15 @@ class Reporter:
             self._start()
 
     def _start(self) -> None:
-        with suppress(IndexError, RuntimeError):  # another does it; or the interpreter ends: then close() logs
+        with suppress(IndexError):  # another does it
             self._to_start.pop()
-            thread = threading.Thread(target=self._run, name=f"aether-log-{next(_numbers)}", daemon=True)
-            thread.start()
-            self._thread = thread
+            thread = make_thread(self._run, name=f"aether-log-{next(_numbers)}")
+            try:
+                start(thread)
+            except NoThreadError:  # the next message brings another try; if there is none, close() logs
+                self._to_start.append(True)
+            else:
+                self._thread = thread
 
     def _run(self) -> None:
         while (message := self._messages.get()) is not None:

@@ -11,7 +11,7 @@ from threading import main_thread
 from typing import Any, Literal, Never, Protocol, runtime_checkable
 
 from ._deadline import Deadline
-from ._exit import before_threads_end
+from ._exit import at_exit, before_threads_end, is_ending, main_thread_is_done
 from ._fork import Heir, heirs
 from ._lifetime import Lifetime
 from ._queues import EventQueue
@@ -386,8 +386,8 @@ class EventBus(Lifetime, Heir):
     def _admit(self, target: Target) -> None:
         with self._lock:
             self._refuse_if_closed()
-            if _is_ending:
-                raise BusClosedError("no subscription any more: the main thread is done, and the interpreter ends")
+            if is_ending():
+                raise BusClosedError("no subscription any more: this process is about to end")
             self._members.add(target)
             self._queues.add(target.queue)
             self._fold_ended()
@@ -448,20 +448,24 @@ class EventBus(Lifetime, Heir):
 
 
 _buses: Living[EventBus] = Living()
-_is_ending = False  # the main thread is done
 
 
 @before_threads_end
 def _end_iterations() -> None:
     """Let every iteration end: Python waits for the normal threads in which it goes on."""
-    global _is_ending
-    _is_ending = True
     deadline = Deadline(_LAST_EVENTS * 2)
-    waited_for = any(not one.daemon and one is not main_thread() for one in enumerate_threads())
+    waited_for = main_thread_is_done() and any(
+        not one.daemon and one is not main_thread() for one in enumerate_threads()
+    )
     for bus in _buses:
         if waited_for and bus._members:
             bus._reporter.warning("%r: the main thread is done, so iterations end; join() your threads to go on", bus)
         bus._end_all(deadline)
+
+
+@at_exit
+def _log_last_words() -> None:
+    for bus in _buses:
         bus._reporter.close(_LAST_WORDS)
 
 

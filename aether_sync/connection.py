@@ -27,6 +27,7 @@ from .bus import CloseReport
 from .errors import (
     AetherError,
     BusClosedError,
+    ConnectError,
     DeadlineExceededError,
     DeliveryUncertainError,
     DisconnectedError,
@@ -175,10 +176,11 @@ class Connection(Lifetime, Heir):
                 self._finalizer, self._engine = finalizer, engine
             try:
                 engine.loop.start()  # also if an interrupt kept another call from it
-            except BusClosedError:
-                self._engine = None
-                finalizer.detach()
-                raise
+            except (BusClosedError, ConnectError):  # there is no thread: for now, or for ever
+                if engine.discard():
+                    self._engine = None
+                    finalizer.detach()
+                    raise
         if self._closed:  # by a signal handler, in between
             engine.close(Deadline(0), repr(self))
             self._refuse_if_closed()

@@ -171,7 +171,8 @@ def what_a_child_keeps(url: str, prefix: str, how: str) -> None:
 
     def known() -> set[int]:  # a loop does not know a socket at the very moment when it is made
         wire = engine.link._wire
-        return {*engine.loop._loop.files(), *([] if wire is None else wire.files())}
+        shortcut = -1 if wire is None or wire.shortcut is None else wire.shortcut.file
+        return {*(file.number for file in engine.loop._loop.files()), shortcut}
 
     while len(found := connections_and_polls() - own) < 2 or not found <= known():
         time.sleep(0.002)
