@@ -112,6 +112,8 @@ class Iteration(Closing, Heir):
         """Have another flow begun, unless that is being done; returns whether there is a thread for it."""
         inflow = self._inflow
         with self._lock:
+            if inflow.silence():  # it was begun just now
+                return True
             inflow.break_off()
             if self._beginner is not None and self._beginner.is_alive():
                 return True

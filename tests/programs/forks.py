@@ -616,7 +616,7 @@ def own_files_after_a_fork(url: str, prefix: str, folder: str) -> None:
     def daemon() -> None:
         highest = max(map(int, os.listdir("/proc/self/fd")))
         os.closerange(3, highest + 2)
-        written = [open(f"{folder}/{n}", "w+") for n in range(highest)]
+        written = [open(f"{folder}/{n}", "w+") for n in range(highest)]  # noqa: SIM115
         names = [open_as(one.fileno()) for one in written]
         for one in written:
             one.write("what it has")
@@ -652,6 +652,6 @@ def own_files_at_the_end(url: str, prefix: str, folder: str) -> None:
         assert bus.close(PATIENCE)
         return
     os.closerange(3, 100)
-    globals()["kept"] = [open(f"{folder}/{n}", "w") for n in range(20)]
+    globals()["kept"] = [open(f"{folder}/{n}", "w") for n in range(20)]  # noqa: SIM115
     for one in globals()["kept"]:
         one.write("what it has")
