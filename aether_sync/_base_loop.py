@@ -39,6 +39,10 @@ class BaseLoop(asyncio.AbstractEventLoop):
         if self._made_in == os.getpid() and not self.is_closed() and not self.is_running():
             self.close()
 
+    def is_in_use(self) -> bool:
+        """Whether it is this process's, and not closed yet."""
+        return self._made_in == os.getpid() and not self.is_closed()
+
     def files(self) -> list[OwnFile]:
         """The files by which a forked child could disturb its parent, or hold its connections."""
         raise NotImplementedError

@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 from ._base_loop import BaseLoop
 from ._deadline import Deadline
 from ._fork import Heir, OwnFile, heirs, let_go
+from ._green import refuse_late_patching, uses_gevent
 from ._lifetime import loop_threads
 from ._threads import NoThreadError, make_thread, start
-from ._waiting import Reply, guard
-from .errors import BusClosedError, ConnectError, DeadlineExceededError, WrongThreadError
+from ._waiting import Living, Reply, guard
+from .errors import AetherError, BusClosedError, ConnectError, DeadlineExceededError, WrongThreadError
 
 __all__ = ["LoopThread", "StockLoop", "new_loop"]
 
@@ -29,6 +30,7 @@ ADVICE = "The next call tries again; if that is in vain, raise the limit (ulimit
 _MADE_WITHIN = 5.0  # seconds; it takes a thousandth of one
 _FILES = 6  # more than a loop opens; if they lack amid that, half a loop is left behind
 _numbers = count(1)  # so that a stack dump tells two loops apart
+_green_loops: Living[BaseLoop] = Living()
 _buried: list[object] = []  # loops that a forked child inherited: finalizers must not run on what is the parent's
 
 
@@ -79,14 +81,24 @@ def new_loop(fast: bool, warn: Callable[[str], object]) -> BaseLoop:
 
     Raises:
         ConnectError: There are not enough files, or there is no memory, at the moment.
+        AetherError: Threads are green, in a way in which it cannot run.
     """
+    refuse_late_patching()
+    is_green = uses_gevent()
+    if is_green and any(one.is_in_use() for one in _green_loops):
+        raise AetherError(
+            "with gevent there is one connection in a process: make one Connection, and give it to all buses and stores"
+        )
     try:
         with ExitStack() as spare:
             for _ in range(_FILES):
                 spare.enter_context(open(os.devnull, "rb", buffering=0))
-        return _made(_kind(fast, warn))
+        loop = _made(_kind(fast and not is_green, warn))
     except (OSError, MemoryError, NoThreadError) as error:
         raise ConnectError(f"no connection can be begun: {error or 'no memory'}. {ADVICE}") from error
+    if is_green:
+        _green_loops.add(loop)
+    return loop
 
 
 def _made(kind: Callable[[], BaseLoop]) -> BaseLoop:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Never, Protocol, runtime_checkable
 from ._deadline import Deadline
 from ._exit import at_exit, before_threads_end, is_ending, main_thread_is_done
 from ._fork import Heir, heirs
+from ._green import refuse_late_patching
 from ._lifetime import Lifetime
 from ._queues import EventQueue
 from ._reporter import Reporter
@@ -384,6 +385,7 @@ class EventBus(Lifetime, Heir):
         self._end(*members, timeout=min(_LAST_EVENTS, deadline.remaining() / 2))
 
     def _admit(self, target: Target) -> None:
+        refuse_late_patching()
         with self._lock:
             self._refuse_if_closed()
             if is_ending():
