@@ -35,7 +35,17 @@ class BaseLoop(asyncio.AbstractEventLoop):
         self._made_in = os.getpid()
 
     def __del__(self) -> None:
-        """Close what was made, and never run. In a forked child it is the parent's."""
+        """Close what was made, and never run. In a forked child it is the parent's.
+
+        Accepted race: an interrupt in the very first moment of this leaves the loop's files open.
+        """
+        try:
+            self._close_unused()
+        except BaseException:  # an interrupt
+            self._close_unused()
+            raise
+
+    def _close_unused(self) -> None:
         if self._made_in == os.getpid() and not self.is_closed() and not self.is_running():
             self.close()
 

@@ -24,8 +24,10 @@ __all__ = ["LoopThread", "StockLoop", "new_loop"]
 
 T = TypeVar("T")
 
-#: What to do where a limit was met.
-ADVICE = "The next call tries again; if that is in vain, raise the limit (ulimit -n, ulimit -u), or free what is unused"
+# What to do where a limit was met.
+_ADVICE = (
+    "The next call tries again; if that is in vain, raise the limit (ulimit -n, ulimit -u), or free something"
+)
 
 _MADE_WITHIN = 5.0  # seconds; it takes a thousandth of one
 _FILES = 6  # more than a loop opens; if they lack amid that, half a loop is left behind
@@ -80,7 +82,8 @@ def new_loop(fast: bool, warn: Callable[[str], object]) -> BaseLoop:
         warn: Called with the reason if it is installed and not fit.
 
     Raises:
-        ConnectError: There are not enough files, or there is no memory, at the moment.
+        ConnectError: There are not enough files, or there is no memory or thread, at the moment.
+        BusClosedError: No thread can be started any more.
         AetherError: Threads are green, in a way in which it cannot run.
     """
     refuse_late_patching()
@@ -94,11 +97,19 @@ def new_loop(fast: bool, warn: Callable[[str], object]) -> BaseLoop:
             for _ in range(_FILES):
                 spare.enter_context(open(os.devnull, "rb", buffering=0))
         loop = _made(_kind(fast and not is_green, warn))
-    except (OSError, MemoryError, NoThreadError) as error:
-        raise ConnectError(f"no connection can be begun: {error or 'no memory'}. {ADVICE}") from error
+    except NoThreadError as error:
+        raise _without_thread(error) from error
+    except (OSError, MemoryError) as error:
+        raise ConnectError(f"no connection can be begun: {error or 'no memory'}. {_ADVICE}") from error
     if is_green:
         _green_loops.add(loop)
     return loop
+
+
+def _without_thread(error: NoThreadError) -> AetherError:
+    if error.is_passing:
+        return ConnectError(f"no connection can be begun: {error}. {_ADVICE}")
+    return BusClosedError(f"no connection begins any more, as the interpreter ends: {error}")
 
 
 def _made(kind: Callable[[], BaseLoop]) -> BaseLoop:
@@ -176,9 +187,7 @@ class LoopThread(Heir):
             try:
                 start(make_thread(self._run, name=self.name))
             except NoThreadError as error:
-                if error.is_passing:
-                    raise ConnectError(f"no connection can be begun: {error}. {ADVICE}") from error
-                raise BusClosedError(f"no connection begins any more, as the interpreter ends: {error}") from error
+                raise _without_thread(error) from error
 
     def refuse_own_thread(self) -> None:
         """Refuse a call that would wait, on the thread that would have to answer it."""

@@ -4,7 +4,7 @@ What it does not do as asyncio's loop does, and is mended here:
 
 - It looks names up in libuv's pool of threads, which the process waits for at its end, and asks no subclass to do it.
 - It tells nobody which sockets it has. Here all are made by :meth:`UVLoop.create_connection`, and remembered.
-- One that cannot be made whole, for want of files or by an interrupt, stays open. See :meth:`UVLoop.__del__`.
+- One that cannot be made whole, for want of files or by an interrupt, stays open. See :meth:`UVLoop._close_unused`.
 
 Of its own files a forked child replaces the epoll alone: there it is never run, closed or posted to, so nobody uses the
 eventfd, the pipes for signals and the io_uring, and nobody notices who holds them.
@@ -37,11 +37,11 @@ class UVLoop(BaseLoop, uvloop.Loop):  # type: ignore[misc]
         super().__init__()
         self._epoll = OwnFile.of(self._get_backend_id())  # type: ignore[attr-defined]
 
-    def __del__(self) -> None:
+    def _close_unused(self) -> None:
         """Close what was made, also when an interrupt came. In a forked child libuv would abort it."""
         if self._made_in is None and _is_begun(self):
             self._made_in = os.getpid()
-        super().__del__()
+        super()._close_unused()
 
     def files(self) -> list[OwnFile]:
         """Return the epoll and the sockets."""
