@@ -25,9 +25,7 @@ __all__ = ["LoopThread", "StockLoop", "new_loop"]
 T = TypeVar("T")
 
 # What to do where a limit was met.
-_ADVICE = (
-    "The next call tries again; if that is in vain, raise the limit (ulimit -n, ulimit -u), or free something"
-)
+_ADVICE = "The next call tries again; if that is in vain, raise the limit (ulimit -n, ulimit -u), or free something"
 
 _MADE_WITHIN = 5.0  # seconds; it takes a thousandth of one
 _FILES = 6  # more than a loop opens; if they lack amid that, half a loop is left behind
