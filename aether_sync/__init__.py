@@ -1,5 +1,6 @@
 """An event bus and event store on NATS for plain threaded Python."""
 
+from ._exit import end_iterations
 from ._reporter import flush_logs
 from ._version import __version__
 from .bus import CloseReport, EventBus
@@ -130,6 +131,7 @@ __all__ = [
     "WrongThreadError",
     "__version__",
     "actor_type",
+    "end_iterations",
     "flush_logs",
     "retry_on_conflict",
 ]

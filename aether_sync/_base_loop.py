@@ -1,11 +1,16 @@
 """What every event loop here has, whoever made it: it keeps no process from ending, and a fork can let go of it."""
 
 import asyncio
+import os
 import socket
-import threading
+from collections.abc import Callable
 from contextlib import suppress
+from contextvars import Context
 from itertools import count
 from typing import Any
+
+from ._fork import OwnFile, OwnSockets
+from ._threads import NoThreadError, make_thread, start
 
 __all__ = ["BaseLoop"]
 
@@ -19,14 +24,47 @@ class BaseLoop(asyncio.AbstractEventLoop):
     for each question: who asks the same again meanwhile, as every new attempt to connect does, waits for that answer.
     """
 
+    _made_in: int | None = None  # the process in which it was made whole
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.set_debug(False)  # also under -X dev: it would log on this thread, and is for who writes coroutines
         self._asked: dict[tuple[Any, ...], asyncio.Future[Any]] = {}
+        self._sockets = OwnSockets()
+        self._nobodys = Context()  # what a caller has in its own would live as long as the task that it begins
+        self._made_in = os.getpid()
 
-    def files(self) -> list[int]:
+    def __del__(self) -> None:
+        """Close what was made, and never run. In a forked child it is the parent's.
+
+        Accepted race: an interrupt in the very first moment of this leaves the loop's files open.
+        """
+        try:
+            self._close_unused()
+        except BaseException:  # an interrupt
+            self._close_unused()
+            raise
+
+    def _close_unused(self) -> None:
+        if self._made_in == os.getpid() and not self.is_closed() and not self.is_running():
+            self.close()
+
+    def is_in_use(self) -> bool:
+        """Whether it is this process's, and not closed yet."""
+        return self._made_in == os.getpid() and not self.is_closed()
+
+    def files(self) -> list[OwnFile]:
         """The files by which a forked child could disturb its parent, or hold its connections."""
         raise NotImplementedError
+
+    def forget_files(self) -> None:
+        """In a forked child, before they are let go of: know their numbers no more, as far as that is possible."""
+        self._sockets.forget()
+
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        return super().call_soon_threadsafe(callback, *args, context=context or self._nobodys)
 
     async def getaddrinfo(
         self,
@@ -41,14 +79,26 @@ class BaseLoop(asyncio.AbstractEventLoop):
         question = (host, port, family, type, proto, flags)
         answer = self._asked.get(question)
         if answer is None:
-            self._asked[question] = answer = self.create_future()
-            name = f"aether-lookup-{next(_numbers)}"
-            try:
-                threading.Thread(target=self._look_up, args=question, name=name, daemon=True).start()
-            except RuntimeError:  # the interpreter ends, and waits for this thread no longer than for that one
-                self._look_up(*question)
+            answer = self._ask(question)
         await asyncio.wait((answer,))  # not cancelled with who waits
         return answer.result()
+
+    def _ask(self, question: tuple[Any, ...]) -> "asyncio.Future[Any]":
+        """Have a question answered by a thread of its own.
+
+        Raises:
+            OSError: There is none for the moment; to ask on this one would hold up everybody.
+        """
+        thread = make_thread(self._look_up, *question, name=f"aether-lookup-{next(_numbers)}")
+        self._asked[question] = answer = self.create_future()
+        try:
+            start(thread)
+        except NoThreadError as error:
+            if error.is_passing:
+                del self._asked[question]
+                raise OSError(str(error)) from error
+            self._look_up(*question)  # the interpreter ends, and waits for this thread no longer than for that one
+        return answer
 
     def _look_up(self, *question: Any) -> None:
         found: Any = None

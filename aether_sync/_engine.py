@@ -10,7 +10,7 @@ from ._nats.options import ConnectOptions
 from ._outbox import Outbox
 from ._reporter import Kind, Reporter
 from .bus import CloseReport, log_close
-from .errors import BusClosedError, DeadlineExceededError
+from .errors import BusClosedError, ConnectError, DeadlineExceededError
 
 __all__ = ["Engine"]
 
@@ -29,6 +29,10 @@ class Engine:
         self._outbox = outbox
         self._first_deadline = Deadline(options.connect_timeout)
         self.loop.post(self.link.start)
+
+    def discard(self) -> bool:
+        """Close what was made and has no thread; returns False if it has one all the same."""
+        return self.loop.discard()
 
     def await_first_attempt(self, deadline: Deadline | None = None) -> None:
         """Wait for the first connection, until one deadline for all who wait for it.
@@ -63,7 +67,7 @@ class Engine:
         try:
             self.loop.start()  # an interrupt may have kept it from that
             self.loop.call(self.link.close, grace, deadline=end)
-        except DeadlineExceededError:
+        except (ConnectError, DeadlineExceededError):  # there is no thread for it, or not enough time
             timed_out = True
         except BusClosedError:  # a close that was interrupted has ended it: what that left undone is counted below
             pass

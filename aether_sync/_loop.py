@@ -1,43 +1,76 @@
 """The loop thread: an asyncio event loop for threads to post work to. It knows no NATS."""
 
 import asyncio
+import os
 import selectors
+import socket
 import threading
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import count
 from traceback import format_exception
 from typing import Any, TypeVar
 
 from ._base_loop import BaseLoop
 from ._deadline import Deadline
-from ._fork import Heir, heirs, let_go
+from ._fork import Heir, OwnFile, heirs, let_go
+from ._green import refuse_late_patching, uses_gevent
 from ._lifetime import loop_threads
-from ._waiting import Reply, guard
-from .errors import BusClosedError, DeadlineExceededError, WrongThreadError
+from ._threads import NoThreadError, make_thread, start
+from ._waiting import Living, Reply, guard
+from .errors import AetherError, BusClosedError, ConnectError, DeadlineExceededError, WrongThreadError
 
 __all__ = ["LoopThread", "StockLoop", "new_loop"]
 
 T = TypeVar("T")
 
+# What to do where a limit was met.
+_ADVICE = "The next call tries again; if that is in vain, raise the limit (ulimit -n, ulimit -u), or free something"
+
+_this_thread = threading.local()
+_MADE_WITHIN = 5.0  # seconds; it takes a thousandth of one
+_FILES = 6  # more than a loop opens; if they lack amid that, half a loop is left behind
 _numbers = count(1)  # so that a stack dump tells two loops apart
+_green_loops: Living[BaseLoop] = Living()
 _buried: list[object] = []  # loops that a forked child inherited: finalizers must not run on what is the parent's
 
 
-class StockLoop(BaseLoop, asyncio.SelectorEventLoop):
+class StockLoop(BaseLoop, asyncio.SelectorEventLoop):  # type: ignore[misc]  # one context, for callbacks of any kind
     """asyncio's own event loop."""
 
     def __init__(self) -> None:
-        selector = selectors.DefaultSelector()
-        super().__init__(selector)
-        self._known = selector
+        self._known = selectors.DefaultSelector()
+        try:
+            # Epoll and kqueue are files themselves.
+            self._poll = [OwnFile.of(self._known.fileno())] if hasattr(self._known, "fileno") else []
+            super().__init__(self._known)
+            for sock in self._wakers():
+                self._sockets.add(sock)
+        except BaseException:  # for want of files, or by an interrupt
+            self._made_in = None
+            self._known.close()
+            for sock in self._wakers():
+                sock.close()
+            raise
 
-    def files(self) -> list[int]:
-        """Return the numbers of what the selector knows, and its own."""
-        files = [key.fd for key in self._known.get_map().values()]
-        if hasattr(self._known, "fileno"):  # epoll and kqueue are files themselves
-            files.append(self._known.fileno())
-        return files
+    def _wakers(self) -> list[socket.socket]:
+        """The sockets by which it is woken; asyncio has no name for them that is not private."""
+        ends = (getattr(self, name, None) for name in ("_ssock", "_csock"))
+        return [end for end in ends if isinstance(end, socket.socket)]
+
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
+        self._sockets.add(sock)
+        await super().sock_connect(sock, address)
+
+    def files(self) -> list[OwnFile]:
+        """Return the selector's own file, what wakes it, and the sockets of the connections."""
+        return [*self._poll, *self._sockets.files()]
+
+    def forget_files(self) -> None:
+        """In a forked child, before they are let go of: know their numbers no more."""
+        super().forget_files()
+        if all(file.is_ours for file in self._poll):
+            self._known.close()  # it forgets what it knew, and tells the kernel nothing
 
 
 def new_loop(fast: bool, warn: Callable[[str], object]) -> BaseLoop:
@@ -46,7 +79,62 @@ def new_loop(fast: bool, warn: Callable[[str], object]) -> BaseLoop:
     Args:
         fast: Whether it may be uvloop's; it is, if that is installed and fit for it.
         warn: Called with the reason if it is installed and not fit.
+
+    Raises:
+        ConnectError: There are not enough files, or there is no memory or thread, at the moment.
+        BusClosedError: No thread can be started any more.
+        AetherError: Threads are green, in a way in which it cannot run.
     """
+    refuse_late_patching()
+    is_green = uses_gevent()
+    if is_green and any(one.is_in_use() for one in _green_loops):
+        raise AetherError(
+            "with gevent there is one connection in a process: make one Connection, and give it to all buses and stores"
+        )
+    try:
+        with ExitStack() as spare:
+            for _ in range(_FILES):
+                spare.enter_context(open(os.devnull, "rb", buffering=0))
+        loop = _made(_kind(fast and not is_green, warn))
+    except NoThreadError as error:
+        raise _without_thread(error) from error
+    except (OSError, MemoryError) as error:
+        raise ConnectError(f"no connection can be begun: {error or 'no memory'}. {_ADVICE}") from error
+    if is_green:
+        _green_loops.add(loop)
+    return loop
+
+
+def _without_thread(error: NoThreadError) -> AetherError:
+    if error.is_passing:
+        return ConnectError(f"no connection can be begun: {error}. {_ADVICE}")
+    return BusClosedError(f"no connection begins any more, as the interpreter ends: {error}")
+
+
+def _made(kind: Callable[[], BaseLoop]) -> BaseLoop:
+    """Make an event loop on a thread of its own, and so whole, or not at all.
+
+    The caller's may be interrupted by a signal handler that raises, and half a loop cannot be closed. And the caller
+    has a context, which a loop would keep. asyncio logs that it makes one, at DEBUG: where the log handler makes
+    another, over that, it does so at once, or there would be no end of such threads.
+    """
+    if getattr(_this_thread, "makes_loops", False):
+        return kind()
+    made: Reply[BaseLoop] = Reply()
+
+    def make() -> None:
+        _this_thread.makes_loops = True
+        try:
+            made.set(kind())
+        except Exception as error:
+            made.fail(error)
+
+    start(make_thread(make, name=f"aether-loop-maker-{next(_numbers)}"))
+    return made.wait(Deadline(_MADE_WITHIN))
+
+
+def _kind(fast: bool, warn: Callable[[str], object]) -> Callable[[], BaseLoop]:
+    """Choose an event loop."""
     if fast:
         try:
             from ._uvloop import UVLoop
@@ -54,9 +142,11 @@ def new_loop(fast: bool, warn: Callable[[str], object]) -> BaseLoop:
             pass
         except ImportError as error:
             warn(f"asyncio's own event loop is used: {error}")
+        except RuntimeError:  # it imports what can be imported no more, as the interpreter ends
+            pass
         else:
-            return UVLoop()
-    return StockLoop()
+            return UVLoop
+    return StockLoop
 
 
 class LoopThread(Heir):
@@ -84,6 +174,7 @@ class LoopThread(Heir):
         self._thread: threading.Thread | None = None  # that thread
         self._ident: int | None = None  # of that thread, while it runs the loop
         self._ended: Reply[None] = Reply()
+        self._is_let_go = False  # in a forked child
         heirs.add(self)
 
     def start(self) -> None:
@@ -92,13 +183,14 @@ class LoopThread(Heir):
         An interrupt may leave it open whether a thread was started. Then another one is, and the later ends at once.
 
         Raises:
+            ConnectError: No thread can be started at the moment.
             BusClosedError: No thread can be started any more.
         """
         if self._thread is None and not self.has_ended:
             try:
-                threading.Thread(target=self._run, name=self.name, daemon=True).start()
-            except RuntimeError as error:  # there are too many, or the interpreter ends
-                raise BusClosedError(f"{self.name} cannot be started: {error}") from error
+                start(make_thread(self._run, name=self.name))
+            except NoThreadError as error:
+                raise _without_thread(error) from error
 
     def refuse_own_thread(self) -> None:
         """Refuse a call that would wait, on the thread that would have to answer it."""
@@ -197,6 +289,15 @@ class LoopThread(Heir):
             self._thread.join(deadline.for_lock())
         return True
 
+    def discard(self) -> bool:
+        """Close a loop for which there is no thread; returns False if it has one all the same."""
+        if not self._ran.acquire(blocking=False):
+            return False
+        self._accepting = False
+        self._loop.close()
+        self._ended.set(None)
+        return True
+
     @property
     def was_started(self) -> bool:
         """Whether a thread runs it, or did."""
@@ -258,9 +359,12 @@ class LoopThread(Heir):
         for reply in list(self._calls):
             reply.fail(BusClosedError("this process was forked meanwhile"))
         self._ended.set(None)
-        if self._loop.is_closed():
+        if self._loop.is_closed() or self._is_let_go:  # of a grandparent: the numbers may be others' by now
             return
-        let_go(self._loop.files())
+        self._is_let_go = True
+        files = self._loop.files()
+        self._loop.forget_files()
+        let_go(files)
         self._loop.set_exception_handler(lambda *_: None)
         _buried.append(self)  # and, through what is to be called last, the connections that run on it
 

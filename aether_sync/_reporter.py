@@ -16,6 +16,7 @@ from typing import NamedTuple, TypedDict, Unpack
 
 from ._deadline import Deadline
 from ._lifetime import loop_threads
+from ._threads import NoThreadError, make_thread, start
 from ._waiting import Living, Reply, outside_guards
 from .errors import DeadlineExceededError
 
@@ -148,11 +149,15 @@ class Reporter:
             self._start()
 
     def _start(self) -> None:
-        with suppress(IndexError, RuntimeError):  # another does it; or the interpreter ends: then close() logs
+        with suppress(IndexError):  # another does it
             self._to_start.pop()
-            thread = threading.Thread(target=self._run, name=f"aether-log-{next(_numbers)}", daemon=True)
-            thread.start()
-            self._thread = thread
+            thread = make_thread(self._run, name=f"aether-log-{next(_numbers)}")
+            try:
+                start(thread)
+            except NoThreadError:  # the next message brings another try; if there is none, close() logs
+                self._to_start.append(True)
+            else:
+                self._thread = thread
 
     def _run(self) -> None:
         outer = getattr(_own, "logs", False)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from . import _watcher
 from ._deadline import Deadline
+from ._fork import OwnFile
 from .errors import ServerError, ServerNotFoundError
 
 __all__ = ["RETRY", "Fd", "Run", "find_binary", "is_greeted", "reserve"]
@@ -64,9 +65,11 @@ class Fd:
 
     def __init__(self, number: int) -> None:
         self.number = number
+        self._file = OwnFile.of(number)
 
     def __del__(self) -> None:
-        os.close(self.number)
+        if self._file.is_ours:  # and not another's, where a program has closed all files, as daemons do
+            os.close(self.number)
 
 
 class _WatcherProcess(subprocess.Popen[bytes]):

@@ -4,11 +4,13 @@ What it does not do as asyncio's loop does, and is mended here:
 
 - It looks names up in libuv's pool of threads, which the process waits for at its end, and asks no subclass to do it.
 - It tells nobody which sockets it has. Here all are made by :meth:`UVLoop.create_connection`, and remembered.
+- One that cannot be made whole, for want of files or by an interrupt, stays open. See :meth:`UVLoop._close_unused`.
 
 Of its own files a forked child replaces the epoll alone: there it is never run, closed or posted to, so nobody uses the
 eventfd, the pipes for signals and the io_uring, and nobody notices who holds them.
 """
 
+import gc
 import os
 import socket
 from collections.abc import Callable
@@ -18,7 +20,7 @@ from typing import Any
 import uvloop
 
 from ._base_loop import BaseLoop
-from ._waiting import Living
+from ._fork import OwnFile
 
 __all__ = ["UVLoop"]
 
@@ -29,20 +31,21 @@ if not hasattr(uvloop.Loop, "_get_backend_id"):
 class UVLoop(BaseLoop, uvloop.Loop):  # type: ignore[misc]
     """uvloop's event loop."""
 
+    _epoll: OwnFile | None = None
+
     def __init__(self) -> None:
-        self._made_in = os.getpid()  # first: an interrupt may come
         super().__init__()
-        self._sockets: Living[socket.socket] = Living()
+        self._epoll = OwnFile.of(self._get_backend_id())  # type: ignore[attr-defined]
 
-    def __del__(self) -> None:
-        """Close what was made when an interrupt came. In a forked child libuv would abort it."""
-        if os.getpid() == self._made_in and not self.is_closed() and not self.is_running():
-            self.close()
+    def _close_unused(self) -> None:
+        """Close what was made, also when an interrupt came. In a forked child libuv would abort it."""
+        if self._made_in is None and _is_begun(self):
+            self._made_in = os.getpid()
+        super()._close_unused()
 
-    def files(self) -> list[int]:
-        """Return the epoll's number and those of the sockets."""
-        epoll: int = self._get_backend_id()  # type: ignore[attr-defined]
-        return [epoll, *(number for sock in self._sockets if (number := sock.fileno()) >= 0)]
+    def files(self) -> list[OwnFile]:
+        """Return the epoll and the sockets."""
+        return [*([] if self._epoll is None else [self._epoll]), *self._sockets.files()]
 
     async def getaddrinfo(self, host: Any, port: Any, **how: Any) -> Any:
         if _is_address(host):  # then uvloop answers at once
@@ -74,6 +77,11 @@ class UVLoop(BaseLoop, uvloop.Loop):  # type: ignore[misc]
             sock.close()
             raise
         return sock
+
+
+def _is_begun(loop: uvloop.Loop) -> bool:
+    """Whether libuv has made it. If it has not, it must not be closed; uvloop itself does not say so."""
+    return any(type(one).__name__ == "UVCheck" for one in gc.get_referents(loop))
 
 
 def _is_address(host: str) -> bool:

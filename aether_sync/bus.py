@@ -12,8 +12,9 @@ from typing import Any, Literal, Never, Protocol, runtime_checkable
 
 from ._checks import as_iterator, is_of
 from ._deadline import Deadline
-from ._exit import before_threads_end
+from ._exit import at_exit, before_threads_end, is_ending, main_thread_is_done
 from ._fork import Heir, heirs
+from ._green import refuse_late_patching
 from ._lifetime import Lifetime
 from ._queues import EventQueue
 from ._reporter import Kind, Reporter
@@ -394,10 +395,11 @@ class EventBus(Lifetime, Heir):
         self._end(*members, timeout=min(_LAST_EVENTS, deadline.remaining() / 2))
 
     def _admit(self, target: Target) -> None:
+        refuse_late_patching()
         with self._lock:
             self._refuse_if_closed()
-            if _is_ending:
-                raise BusClosedError("no subscription any more: the main thread is done, and the interpreter ends")
+            if is_ending():
+                raise BusClosedError("no subscription any more: this process is about to end")
             self._members.add(target)
             self._queues.add(target.queue)
             self._fold_ended()
@@ -458,21 +460,25 @@ class EventBus(Lifetime, Heir):
 
 
 _buses: Living[EventBus] = Living()
-_is_ending = False  # the main thread is done
 
 
 @before_threads_end
 def _end_iterations() -> None:
     """Let every iteration end: Python waits for the normal threads in which it goes on."""
-    global _is_ending
-    _is_ending = True
     deadline = Deadline(_LAST_EVENTS * 2)
-    waited_for = any(not one.daemon and one is not main_thread() for one in enumerate_threads())
+    waited_for = main_thread_is_done() and any(
+        not one.daemon and one is not main_thread() for one in enumerate_threads()
+    )
     for bus in _buses:
         if waited_for and bus._members:
             text = "%r: the main thread is done, so iterations end; join() your threads to go on"
             bus._reporter.warning(Kind.UNFINISHED_ITERATIONS, text, bus, counts={"subscriptions": len(bus._members)})
         bus._end_all(deadline)
+
+
+@at_exit
+def _log_last_words() -> None:
+    for bus in _buses:
         bus._reporter.close(_LAST_WORDS)
 
 

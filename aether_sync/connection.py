@@ -28,6 +28,7 @@ from .bus import CloseReport
 from .errors import (
     AetherError,
     BusClosedError,
+    ConnectError,
     DeadlineExceededError,
     DeliveryUncertainError,
     DisconnectedError,
@@ -168,9 +169,10 @@ class Connection(Lifetime, Heir):
         engine = self._engine or self._make_engine()
         try:
             engine.loop.start()  # also if an interrupt kept another call from it
-        except BusClosedError:
-            self._drop(engine)
-            raise
+        except (BusClosedError, ConnectError):  # there is no thread: for now, or for ever
+            if engine.discard():
+                self._drop(engine)
+                raise
         if self._closed:  # meanwhile
             self.close(0)
             self._refuse_if_closed()
@@ -189,6 +191,7 @@ class Connection(Lifetime, Heir):
         made = engine, finalizer
         if self._made.setdefault(0, made) is not made:
             finalizer.detach()
+            engine.discard()
         self._engine = engine = self._made[0][0]
         return engine
 

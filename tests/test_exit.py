@@ -4,6 +4,7 @@ The programs are in ``tests/programs/exits.py``; what they published is seen her
 """
 
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -148,3 +149,37 @@ def test_a_name_server_that_never_answers(prefix: str) -> None:
 def test_a_process_of_multiprocessing(server: NatsServer, prefix: str, events: Subscription, method: str) -> None:
     assert "ended" in run(exits.processes, server.url, prefix, method, says=UNCLOSED)
     assert_all_came(events)
+
+
+# -- pools of threads
+
+
+@pytest.mark.parametrize("what", ["subscription", "follower", "consumption", "runner", "memory"])
+def test_a_pool_that_iterates_comes_to_an_end(server: NatsServer, prefix: str, what: str) -> None:
+    """Its own hook, which joins it, was registered later than ours."""
+    assert "ended" in run(exits.a_pool_iterates, server.url, prefix, what, "before", within=FLUSH + REST, says=None)
+
+
+@pytest.mark.both_loops(False)  # slow, and the same on both
+@pytest.mark.parametrize("what", ["subscription", "follower", "consumption", "runner", "memory"])
+def test_nothing_begins_when_the_main_thread_is_done(server: NatsServer, prefix: str, what: str) -> None:
+    output = run(exits.a_pool_iterates, server.url, prefix, what, "late", within=FLUSH + REST, says=None)
+    assert "ended" in output
+    assert "ClosedError" in output
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("what", ["subscription", "follower"])
+def test_a_pool_in_a_process_of_multiprocessing(server: NatsServer, prefix: str, what: str, method: str) -> None:
+    assert "ended" in run(exits.a_pool_in_a_process, server.url, prefix, what, method, says=None)
+
+
+def test_a_first_use_when_the_main_thread_is_done(server: NatsServer, prefix: str, events: Subscription) -> None:
+    """It works; or, where Python starts no thread any more, the reason is plain."""
+    output = run(exits.a_first_use_at_the_end, server.url, prefix, says=None)
+    if "refused" in output:
+        assert sys.version_info >= (3, 12)
+        assert "no connection begins any more, as the interpreter ends" in output
+    else:
+        assert output == "published\n"
+        assert_all_came(events)

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 
 from aether_sync import NATSEventBus, NatsServer
 
-from .conftest import PATIENCE, FreePort, Monitor, eventually
+from .conftest import PATIENCE, UNIT, FreePort, Monitor, eventually
 from .programs import forks
 from .programs.run import ROOT, finish, run, start
 
@@ -58,6 +59,17 @@ def test_a_child_keeps_no_file_of_the_parents_loop(server: NatsServer, prefix: s
             other.connect_ex(full.getsockname())
         url = server.url if how == "connected" else f"nats://127.0.0.1:{full.getsockname()[1]}"
         run(forks.what_a_child_keeps, url, prefix, how)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc here")
+def test_a_daemons_own_files_stay_its_own(server: NatsServer, prefix: str, tmp_path: Path) -> None:
+    """The numbers of the files that its parent's loop had are those of others by then."""
+    run(forks.own_files_after_a_fork, server.url, prefix, tmp_path)
+
+
+@pytest.mark.both_loops(False)
+def test_a_daemons_own_files_are_whole_at_its_end(server: NatsServer, prefix: str, tmp_path: Path) -> None:
+    run(forks.own_files_at_the_end, server.url, prefix, tmp_path, says=None)
 
 
 def test_a_loop_that_never_ran_is_none_in_the_child(server: NatsServer) -> None:
@@ -168,6 +180,35 @@ def test_gunicorn_with_preload(server: NatsServer, make_bus: MakeBus, prefix: st
         assert all(answer["node"] != answer["loaded_as"] for answer in answers)
         got = [events.get(timeout=PATIENCE).actor_id for _ in answers]
         assert sorted(got) == sorted(f"web-{n}" for n in range(len(answers)))
+
+
+@pytest.mark.both_loops(False)  # slow, and the same on both
+@pytest.mark.parametrize("worker", ["sync", "gthread"])
+def test_gunicorn_ends_while_it_streams(server: NatsServer, prefix: str, tmp_path: Path, worker: str) -> None:
+    """At once, with the hook of README.md, and not when its patience is over."""
+    grace = 30 * UNIT
+    free = FreePort()
+    port = free.number
+    command = [sys.executable, "-m", "gunicorn", "--preload", "--bind", f"127.0.0.1:{port}", "tests.programs.web:app"]
+    command += ["--worker-class", worker, "--threads", "4", "--graceful-timeout", str(int(grace))]
+    command += ["--config", "tests/programs/gunicorn_conf.py"]
+    env = {**os.environ, "NATS_URL": server.url, "AETHER_TEST_PREFIX": prefix}
+    with open(tmp_path / "log", "w+") as log:
+        gunicorn = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
+        try:
+            eventually(lambda: _answers(port), "gunicorn")
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/stream", timeout=PATIENCE) as stream:
+                assert stream.readline() == b"data: ready\n"
+                gunicorn.send_signal(signal.SIGTERM)
+                begun = time.monotonic()
+                rest = stream.read()
+                gunicorn.wait(PATIENCE)
+        finally:
+            gunicorn.kill()
+            gunicorn.wait()
+    assert time.monotonic() - begun < grace / 2
+    assert rest.endswith(b"data: the end\n\n")
+    assert "SIGKILL" not in (tmp_path / "log").read_text()
 
 
 def _answers(port: int) -> bool:

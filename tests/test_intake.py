@@ -186,6 +186,22 @@ def test_a_transport_reads_into_its_buffer_again_and_again() -> None:
     assert [payload for _, payload in inbox.delivered] == [b"0", b"1", b"2"]
 
 
+def test_connections_on_which_nothing_is_read_have_no_buffer() -> None:
+    """It is large, and hundreds of connections may be idle."""
+
+    def read(intake: Intake) -> int:
+        buffer = intake.get_buffer(-1)
+        buffer[:6] = b"PING\r\n"
+        intake.buffer_updated(6)
+        return id(buffer.obj)
+
+    intakes = [Intake(Stock(), {}, lambda inbox: None, lambda what: None) for _ in range(20)]  # type: ignore[arg-type]
+    used = {read(intake) for intake in intakes * 2}
+    assert len(used) == 1
+    at_once = [intake.get_buffer(-1).obj for intake in intakes]  # as on as many threads
+    assert len(set(map(id, at_once))) == len(intakes)
+
+
 def test_an_interest_is_the_one_under_its_sid() -> None:
     inbox = Inbox()
     interests = {1: Inbox(), 2: Inbox()}

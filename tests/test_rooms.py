@@ -13,6 +13,7 @@ PACKAGE = Path(aether_sync.__file__).parent
 #: From the bottom up: a room imports only from rooms above it in this list. A directory is one room.
 ROOMS = [
     "_version", "_short", "errors", "_checks", "events", "_wire", "patterns", "_deadline", "_batches", "_waiting",
+    "_threads", "_green",
     "_fork", "_exit", "_lifetime", "_reporter", "metrics", "_queues", "_outbox", "_index", "_routing", "subscription",
     "bus", "_base_loop", "_uvloop", "_loop", "_nats", "_engine", "connection", "_store_watch", "nats_bus", "stores",
     "_watcher", "_server_process", "server", "__init__", "_demo", "cli", "__main__",
@@ -111,7 +112,8 @@ def test_public_names_are_pinned() -> None:
         "StoreClosedError", "StoreError", "StoreUnavailableError", "StoredEvent", "StreamMismatchError",
         "StreamRegressionError", "Subscription", "SubscriptionClosedError", "SubscriptionFilter",
         "SubscriptionOverflowError", "SubscriptionStats", "UnknownOutcomeError", "UnsupportedError",
-        "VersionConflictError", "WrongThreadError", "__version__", "actor_type", "flush_logs", "retry_on_conflict",
+        "VersionConflictError", "WrongThreadError", "__version__", "actor_type", "end_iterations", "flush_logs",
+        "retry_on_conflict",
     ]  # fmt: skip
     assert all(hasattr(aether_sync, name) for name in aether_sync.__all__)
 

@@ -113,8 +113,8 @@ def test_asyncio_and_signals_stay_the_users(make_bus: MakeBus) -> None:
 
 
 @pytest.fixture
-def addresses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int]]]:
-    """What the name server answers."""
+def addresses(monkeypatch: pytest.MonkeyPatch, free_port: int) -> Iterator[list[tuple[str, int]]]:
+    """What the name server answers, once the port is found."""
     found: list[tuple[str, int]] = []
 
     def getaddrinfo(*_: object) -> list[Any]:

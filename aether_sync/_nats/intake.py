@@ -14,6 +14,7 @@ large as what the socket gave.
 import asyncio
 import re
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping
 
 from .interest import Arrivals, Interest
@@ -22,6 +23,7 @@ __all__ = ["LARGEST_MESSAGE", "LONGEST_LINE", "Intake"]
 
 _LINES_KEPT = 4_096  # lines of a subject differ in the payload's size alone: most come again
 _READ_AT_ONCE = 2**20  # bytes: beside a thread that computes, each reading costs a turn of the interpreter's, 5 ms
+_BUFFERS_KEPT = 4  # while nobody reads
 LONGEST_LINE = 2**20  #: bytes; an INFO that names every server of a large cluster has thousands
 LARGEST_MESSAGE = 128 * 2**20  #: bytes, headers included: twice what a server can be told to take
 
@@ -34,6 +36,7 @@ _HEAD = re.compile(
 )
 _WORDS = {b"MSG": 5, b"HMSG": 6}  # of a line with a reply
 _Head = tuple[int, str, int, int]  # sid, subject, bytes of headers, bytes in all with the last line end
+_buffers: deque[memoryview] = deque(maxlen=_BUFFERS_KEPT)  # of all connections; one has one only while it reads
 _NOT_OURS = -1  # in place of a sid
 _UNREADABLE: _Head = _NOT_OURS, "", 0, sys.maxsize  # where the next line begins is unknown: it ends the connection
 
@@ -69,13 +72,22 @@ class Intake(asyncio.BufferedProtocol):
         self._missing = 0  # bytes until that is whole, or too long a line
         self._in_line = False  # it is the beginning of a line
         self.received = 0  #: bytes ever
-        self._buffer = memoryview(bytearray(_READ_AT_ONCE))
+        self._buffer: memoryview | None = None  # while something is read; then nothing else runs on this thread
 
     def get_buffer(self, sizehint: int) -> memoryview:
+        if self._buffer is None:  # else nothing came the last time
+            try:
+                self._buffer = _buffers.pop()  # which is still in the processor's cache
+            except IndexError:
+                self._buffer = memoryview(bytearray(_READ_AT_ONCE))
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.take(bytes(self._buffer[:nbytes]))
+        buffer, self._buffer = self._buffer, None
+        assert buffer is not None
+        data = bytes(buffer[:nbytes])
+        _buffers.append(buffer)
+        self.take(data)
 
     def take(self, data: bytes) -> None:
         """Take what has arrived: what of it is whole."""

@@ -24,7 +24,6 @@ from typing import Any
 
 from nats.errors import Error
 
-from .._fork import let_go
 from .._outbox import Outbox
 from .._reporter import Kind, Reporter
 from .._waiting import Parking, Reply
@@ -280,7 +279,7 @@ class Link:
         self.requests.close(error)
         self._enter(LinkState.CLOSED)
         if self._wire is not None:
-            let_go(self._wire.files())
+            self._wire.disown()
 
     def forsake(self) -> None:
         """Flush once, then end, with the loop: nobody is left to close this link."""

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 
+from .._fork import OwnFile, let_go
 from .._waiting import NOW, guard
 
 __all__ = ["LARGEST_CARRIED", "Shortcut"]
@@ -49,6 +50,7 @@ class Shortcut:
         self._transport = transport
         self._told = told
         self.file = _duplicate(transport)
+        self._own = OwnFile.of(self.file) if self.file >= 0 else None
         self._way: list[int] = []  # that file, while nothing is in its way
         # Frames that are not accounted for: each with how much of it is written, and whether it is an event.
         self._carried: deque[tuple[bytes, int, bool]] = deque()
@@ -135,10 +137,18 @@ class Shortcut:
     def close(self) -> None:
         """Nobody writes here any more but the loop."""
         with self.lock:
-            file, self.file = self.file, -1
+            self.file = -1
             self._way.clear()
-            if file >= 0:
-                os.close(file)
+            own, self._own = self._own, None
+            if own is not None and own.is_ours:
+                os.close(own.number)
+
+    def disown(self) -> None:
+        """In a forked child: let go of the file, and forget it."""
+        own, self._own, self.file = self._own, None, -1
+        self._way.clear()
+        if own is not None:
+            let_go([own])
 
 
 def _duplicate(transport: asyncio.WriteTransport) -> int:

@@ -230,12 +230,10 @@ class Wire(Client):
 
     # -- its end
 
-    def files(self) -> list[int]:
-        """The numbers by which its socket is known; none, if there is none."""
-        transport = self._writer_transport()
-        sock = transport and transport.get_extra_info("socket")
-        files = (-1 if self.shortcut is None else self.shortcut.file, sock.fileno() if sock else -1)
-        return [file for file in files if file >= 0]
+    def disown(self) -> None:
+        """In a forked child: let go of what its loop does not know."""
+        if self.shortcut is not None:
+            self.shortcut.disown()
 
     def abandon(self, why: Exception) -> None:
         """End the connection at once: what the server has not read is lost. Idempotent."""

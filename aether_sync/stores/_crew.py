@@ -15,7 +15,7 @@ from heapq import heappop, heappush
 from itertools import count
 from math import inf, isinf
 from operator import attrgetter
-from time import monotonic
+from time import monotonic, sleep
 
 from .._deadline import Deadline
 from .._reporter import Burst, Kind, log
@@ -32,6 +32,7 @@ Handler = Callable[[Delivery], object]
 
 _LONGEST_PAUSE = 60.0  # seconds before a failed event is tried again
 _LONGEST_REASON = 1_000  # characters
+_NO_MEMORY = 0.1  # seconds until it is tried again
 
 _numbers = count(1)
 _sequence = attrgetter("sequence")
@@ -94,12 +95,15 @@ class Crew:
         """Put deliveries into lanes, as there is room, until the end; on a thread of its own."""
         try:
             while self._await_room():
-                self._put(self.consumption.get_batch(self._capacity - len(self._held)))
-        except StoreClosedError:
-            pass
-        except AetherError as error:
-            self.failure = error
-            log(Kind.RUNNER_ENDED, logging.ERROR, "the handling of %r ends: %s", self.consumption, error)
+                try:
+                    self._put(self.consumption.get_batch(self._capacity - len(self._held)))
+                except MemoryError:  # it passes; what was in hand comes again
+                    sleep(_NO_MEMORY)
+        except StoreClosedError as error:
+            if not (self.closing or self.consumption.closed):  # it did not end by anybody's wish
+                self._fail(error)
+        except Exception as error:
+            self._fail(error)
         finally:
             self.stop()
             self.consumption.close()
@@ -135,6 +139,9 @@ class Crew:
         try:
             while (lane := self._next()) is not None:
                 self._handle(lane)
+        except Exception as mistake:  # of ours, or there is no memory: who waits for the end is told
+            self._fail(mistake)
+            self.stop()
         finally:
             self._leave()
 
@@ -221,6 +228,12 @@ class Crew:
             self._room.wake(1)
 
     # -- ending
+
+    def _fail(self, error: Exception) -> None:
+        """Say why it ends."""
+        what = explained(error)
+        self.failure = error if isinstance(error, AetherError) else StoreError(f"a mistake ends the runner: {what}")
+        log(Kind.RUNNER_ENDED, logging.ERROR, "the handling of %r ends: %s", self.consumption, what)
 
     def stop(self) -> None:
         """Let each thread end once it is done with what it has in hand."""

@@ -4,14 +4,14 @@ A thread of its own does that, however little time those have who take: it ends 
 or when nobody wants it any more.
 """
 
-import threading
 from itertools import count
-from threading import RLock
+from threading import RLock, Thread
 
 from .._deadline import Deadline
-from .._exit import before_threads_end
+from .._exit import before_threads_end, is_ending
 from .._fork import Heir, heirs
 from .._lifetime import Closing
+from .._threads import NoThreadError, make_thread, start
 from .._waiting import Living
 from ..connection import Connection
 from ..errors import (
@@ -20,6 +20,7 @@ from ..errors import (
     DeadlineExceededError,
     DisconnectedError,
     StoreClosedError,
+    StoreError,
     StoreUnavailableError,
 )
 from ._jetstream import Pause
@@ -30,6 +31,8 @@ __all__ = ["Iteration"]
 _BEGIN = 5.0  # seconds to begin a flow, then again
 _AWAY = (ConnectError, DeadlineExceededError, DisconnectedError, StoreUnavailableError)  # it may come back
 _FOR_EVER = Deadline(None)
+_NO_THREAD = 0.1  # seconds until one is asked for again
+_LACKS = (MemoryError, OSError)  # of memory, of files: they pass
 
 _numbers = count(1)
 
@@ -48,11 +51,20 @@ class Iteration(Closing, Heir):
         self._pulling = pulling
         self._inflow = pulling.inflow
         self._lock = lock
-        self._beginner: threading.Thread | None = None  # who begins a flow
+        self._beginner: Thread | None = None  # who begins a flow
         self._closed = False
         self._failure: AetherError | None = None  # why nothing more comes
         heirs.add(self)
-        _iterations.add(self)
+
+    def admit(self) -> None:
+        """Have it ended with the main thread; called before it begins.
+
+        Raises:
+            StoreClosedError: That is done already.
+        """
+        _iterations.add(self)  # first: who asks before the end is ended with the others
+        if is_ending():
+            raise StoreClosedError(f"{self!r} does not begin any more: this process is about to end")
 
     def _renew(self, deadline: Deadline) -> None:
         """Begin another flow behind what has come."""
@@ -77,11 +89,12 @@ class Iteration(Closing, Heir):
         error = self._failure or inflow.error
         if error is not None:
             raise type(error)(*error.args)
-        if not inflow.silence():
-            self._begin_again()
-        else:
+        if inflow.silence():
+            is_begun = True
             self._pulling.ask()  # the last question may have ended with nothing to be read
-        was_broken, patience = inflow.is_broken, inflow.silence()
+        else:
+            is_begun = self._begin_again()
+        was_broken, patience = inflow.is_broken, inflow.silence() if is_begun else _NO_THREAD
 
         def ready() -> bool:
             changed = inflow.is_broken is not was_broken or not (inflow.asked or was_broken)
@@ -95,28 +108,35 @@ class Iteration(Closing, Heir):
     def _has_ended(self) -> bool:
         return self._closed or self._failure is not None or self._inflow.error is not None
 
-    def _begin_again(self) -> None:
-        """Have another flow begun, unless that is being done."""
+    def _begin_again(self) -> bool:
+        """Have another flow begun, unless that is being done; returns whether there is a thread for it."""
         inflow = self._inflow
         with self._lock:
+            if inflow.silence():  # it was begun just now
+                return True
             inflow.break_off()
             if self._beginner is not None and self._beginner.is_alive():
-                return
-            self._beginner = threading.Thread(target=self._begin, name=f"aether-flow-{next(_numbers)}", daemon=True)
+                return True
+            self._beginner = beginner = make_thread(self._begin, name=f"aether-flow-{next(_numbers)}")
         try:
-            self._beginner.start()
-        except RuntimeError as error:  # the interpreter ends
-            inflow.end(StoreClosedError(f"{self!r} cannot go on: {error}"))
+            start(beginner)
+        except NoThreadError as error:
+            if not error.is_passing:
+                inflow.end(StoreClosedError(f"{self!r} cannot go on: {error}"))
+            return not error.is_passing
+        return True
 
     def _begin(self) -> None:
         pause = Pause(_FOR_EVER, longest=1.0)
         while not self._has_ended():
             try:
                 self._renew(Deadline(_BEGIN))
-            except _AWAY:
+            except (*_AWAY, *_LACKS):
                 pause.take()
             except AetherError as error:
                 self._failure = error
+            except Exception as mistake:  # of ours: who takes would wait for ever
+                self._failure = StoreError(f"{self!r} cannot go on: {mistake!r}")
             else:
                 break
         self._inflow.changed.wake_all()

@@ -10,8 +10,9 @@ from typing import NamedTuple, Self
 from .._batches import fill
 from .._checks import check_count
 from .._deadline import Deadline
+from .._exit import before_threads_end, is_ending
 from .._lifetime import Closing
-from .._waiting import Parking, guard
+from .._waiting import Living, Parking, guard
 from .._wire import encode_and_copy
 from ..errors import DeadlineExceededError, StoreClosedError
 from ..events import Event
@@ -148,6 +149,9 @@ class LogFollower(Closing):
         self._position = _Position(after, after, {})  # or one further on: it may lag behind
         self._returned: deque[StoredEvent] = deque()  # taken and put back; single operations only
         self._closed = False
+        _followers.add(self)  # first: who asks before the end is ended with the others
+        if is_ending():
+            raise StoreClosedError(f"{self!r} does not begin any more: this process is about to end")
 
     @property
     def sequence(self) -> int:
@@ -251,3 +255,13 @@ class LogFollower(Closing):
 
     def __repr__(self) -> str:
         return f"<follower after {self.sequence}{' closed' if self._closed else ''}>"
+
+
+_followers: Living[LogFollower] = Living()
+
+
+@before_threads_end
+def _end_following() -> None:
+    """Let every follower end: Python waits for the normal threads in which it goes on."""
+    for follower in _followers:
+        follower.close()

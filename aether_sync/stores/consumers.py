@@ -171,6 +171,7 @@ class Consumers:
     ) -> Consumption:
         found = Consumption(self._connection, stream, name, prefetch, ack_wait, source)
         try:
+            found.admit()
             found.begin(deadline, first=True)
             self._living.add(found)
             self._refuse_if_closed()

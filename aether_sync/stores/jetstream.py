@@ -253,6 +253,7 @@ class JetStreamEventStore(StoreBase, Heir):
         deadline = self._ready(timeout)
         follower = JetStreamFollower(self._connection, self._jetstream, self._names, self._reader, after, wanted)
         try:
+            follower.admit()
             follower.begin(deadline)
             self._followers.add(follower)
             self._refuse_if_closed()

@@ -11,6 +11,7 @@ from .._fork import Heir, heirs
 from .._lifetime import Closing
 from .._reporter import Kind, log
 from .._short import short
+from .._threads import NoThreadError, make_thread, start
 from .._waiting import Living, outside_guards
 from ..errors import StoreClosedError, StoreError
 from ._crew import Crew, Handler
@@ -53,11 +54,8 @@ class Runner(Closing, Heir):
         self._name = short(consumer)
         number = next(_numbers)
         self._threads = [
-            threading.Thread(target=self._take, name=f"aether-taker-{number}", daemon=True),
-            *(
-                threading.Thread(target=self._work, name=f"aether-worker-{next(_numbers)}", daemon=True)
-                for _ in range(threads)
-            ),
+            make_thread(self._take, name=f"aether-taker-{number}"),
+            *(make_thread(self._work, name=f"aether-worker-{next(_numbers)}") for _ in range(threads)),
         ]
         heirs.add(self)
         _runners.add(self)
@@ -68,11 +66,12 @@ class Runner(Closing, Heir):
             with self._crew.lock:
                 self._crew.running += 1
             try:
-                thread.start()
-            except RuntimeError as error:  # there are too many, or the interpreter ends
-                self._crew.running -= 1
+                start(thread)
+            except NoThreadError as error:
+                with self._crew.lock:
+                    self._crew.running -= 1
                 self.close()
-                raise StoreError(f"{thread.name} cannot be started: {error}") from error
+                raise StoreError(f"the runner is not begun: {error}") from error
 
     # The threads keep the runner: it goes on when nobody else does, with no finalizer, until it or its store is closed.
 

@@ -9,9 +9,21 @@ import socket
 import sys
 import threading
 import time
+import traceback
+from collections.abc import Iterable
 from typing import Never
 
-from aether_sync import ConnectError, Event, EventBus, NATSEventBus, Subscription, SubscriptionClosedError
+from aether_sync import (
+    ClosedError,
+    ConnectError,
+    Event,
+    EventBus,
+    InMemoryEventStore,
+    JetStreamEventStore,
+    NATSEventBus,
+    Subscription,
+    SubscriptionClosedError,
+)
 
 PATIENCE = 20 * float(os.environ.get("AETHER_TEST_UNIT", "1"))
 
@@ -162,3 +174,72 @@ def processes(url: str, prefix: str, method: str) -> None:
     child.start()
     child.join(PATIENCE)
     assert child.exitcode == 0, child.exitcode
+
+
+def a_pool_iterates(url: str, prefix: str, what: str, when: str) -> None:
+    """The threads of a pool, of a module that is imported after this library, iterate when the main thread is done."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def begin() -> Iterable[object]:
+        if what == "memory":
+            return memory.follow()
+        if what == "subscription":
+            return a_bus(url, prefix).subscribe("own")
+        store = JetStreamEventStore(url, prefix)
+        kept.append(store)
+        if what == "follower":
+            return store.follow()
+        if what == "consumption":
+            return store.consume("c")
+        runner = store.run("c", print)
+        return iter(runner.wait, True)
+
+    def iterate() -> None:
+        if when == "late":
+            while not threading._SHUTTING_DOWN:  # type: ignore[attr-defined]
+                time.sleep(0.002)
+            time.sleep(0.2)
+        try:
+            for _ in begun or begin():
+                pass
+        except ClosedError as error:
+            print(f"{type(error).__name__}: {error}", flush=True)
+        print("the iteration ended", flush=True)
+
+    memory = InMemoryEventStore()
+    begun = begin() if when == "before" else None
+    kept.append(begun)
+    ready = threading.Event()
+    pool = ThreadPoolExecutor()
+    kept.append(pool)
+    pool.submit(ready.set)
+    pool.submit(iterate)
+    ready.wait()
+    time.sleep(0.2)
+
+
+def a_pool_in_a_process(url: str, prefix: str, what: str, method: str) -> None:
+    child = multiprocessing.get_context(method).Process(target=a_pool_iterates, args=(url, prefix, what, "before"))
+    child.start()
+    child.join(PATIENCE)
+    assert child.exitcode == 0, child.exitcode
+
+
+def a_first_use_at_the_end(url: str, prefix: str) -> None:
+    """A normal thread uses a bus for the first time when the main thread is done."""
+    bus = a_bus(url, prefix)
+
+    def work() -> None:
+        threading.main_thread().join()
+        time.sleep(0.2)
+        try:
+            bus.publish_many("n", [event(n) for n in range(100)])
+            bus.flush()
+        except ClosedError as error:
+            print(f"refused: {error}", flush=True)
+        except BaseException:
+            traceback.print_exc()
+        else:
+            print("published", flush=True)
+
+    threading.Thread(target=work).start()

@@ -171,7 +171,8 @@ def what_a_child_keeps(url: str, prefix: str, how: str) -> None:
 
     def known() -> set[int]:  # a loop does not know a socket at the very moment when it is made
         wire = engine.link._wire
-        return {*engine.loop._loop.files(), *([] if wire is None else wire.files())}
+        shortcut = -1 if wire is None or wire.shortcut is None else wire.shortcut.file
+        return {*(file.number for file in engine.loop._loop.files()), shortcut}
 
     while len(found := connections_and_polls() - own) < 2 or not found <= known():
         time.sleep(0.002)
@@ -596,3 +597,61 @@ def a_store_on_a_server(url: str, prefix: str) -> None:
     assert follower.get(timeout=PATIENCE).event.version == 3
     follower.close()
     store.close()
+
+
+def open_as(number: int) -> str:
+    """The name of what is open under a number."""
+    try:
+        return os.readlink(f"/proc/self/fd/{number}")
+    except FileNotFoundError:
+        return "nothing"
+
+
+def own_files_after_a_fork(url: str, prefix: str, folder: str) -> None:
+    """A daemon closes what it has inherited, and opens files of its own; forks of it leave these alone."""
+    bus = NATSEventBus(url, prefix=prefix)
+    bus.publish("n", event("parent"))
+    bus.flush(PATIENCE)
+
+    def daemon() -> None:
+        highest = max(map(int, os.listdir("/proc/self/fd")))
+        os.closerange(3, highest + 2)
+        written = [open(f"{folder}/{n}", "w+") for n in range(highest)]  # noqa: SIM115
+        names = [open_as(one.fileno()) for one in written]
+        for one in written:
+            one.write("what it has")
+
+        def grandchild() -> None:
+            gc.collect()
+            now = [open_as(one.fileno()) for one in written]
+            replaced = set(now) - set(names)
+            if os.environ["AETHER_SYNC_UVLOOP"] == "1":  # libuv remembers its pipe; each fork closes it by its numbers
+                replaced = {name for name in replaced if not name.startswith("pipe:")}
+            assert not replaced
+            for one in written:
+                with contextlib.suppress(OSError):
+                    one.flush()
+
+        await_child(in_child(lambda: await_child(in_child(grandchild))))
+        for one in written:
+            one.close()
+
+    await_child(in_child(daemon))
+    assert bus.close(PATIENCE)
+
+
+def own_files_at_the_end(url: str, prefix: str, folder: str) -> None:
+    """A daemon as that one ends as a process usually does: what it has written is in its files."""
+    bus = NATSEventBus(url, prefix=prefix)
+    bus.publish("n", event("parent"))
+    bus.flush(PATIENCE)
+    pid = os.fork()
+    if pid:
+        await_child(pid)
+        assert {os.path.getsize(f"{folder}/{n}") for n in range(20)} == {len("what it has")}
+        assert bus.close(PATIENCE)
+        return
+    os.closerange(3, 100)
+    globals()["kept"] = [open(f"{folder}/{n}", "w") for n in range(20)]  # noqa: SIM115
+    for one in globals()["kept"]:
+        one.write("what it has")

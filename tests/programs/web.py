@@ -13,7 +13,10 @@ loaded_as = bus.node_id
 
 
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """Publish, and see what comes back here."""
+    """Publish, and see what comes back here; or stream what comes."""
+    if environ["PATH_INFO"] == "/stream":
+        start_response("200 OK", [("Content-Type", "text/event-stream")])
+        return stream()
     number = environ["QUERY_STRING"]
     with bus.subscribe(f"web.{number}") as events:
         bus.publish(f"web.{number}", Event(event_type="Requested", actor_id=f"web-{number}"))
@@ -21,3 +24,12 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
     body = {"node": bus.node_id, "loaded_as": loaded_as, "pid": os.getpid(), "saw": event.actor_id}
     start_response("200 OK", [("Content-Type", "application/json")])
     return [json.dumps(body).encode()]
+
+
+def stream() -> Iterable[bytes]:
+    """What comes, until the process is about to end."""
+    with bus.subscribe("web.stream") as events:
+        yield b"data: ready\n\n"
+        for event in events:
+            yield b"data: %b\n\n" % event.actor_id.encode()
+    yield b"data: the end\n\n"
