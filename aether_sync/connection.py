@@ -5,6 +5,7 @@ import ssl
 import weakref
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from copy import copy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypedDict
@@ -272,7 +273,7 @@ class Connection(Lifetime, Heir):
                 engine.loop.post(engine.link.subscriber.leave, interest)
 
     def await_confirmation(self, interest: Interest, deadline: Deadline) -> None:
-        """Wait until the server has confirmed an interest. For a bus.
+        """Wait until the connected server has confirmed an interest. For a bus.
 
         Raises:
             DeadlineExceededError: It had not in time.
@@ -282,10 +283,13 @@ class Connection(Lifetime, Heir):
         engine.loop.refuse_own_thread()
         try:
             interest.confirmed.wait(deadline)
+            engine.link.await_connection(deadline)  # by another server than the one that confirmed it, perhaps
         except DeadlineExceededError:
             link = engine.link
             why = "the server has not confirmed it" if link.is_connected else str(link.connect_error())
             raise DeadlineExceededError(f"no subscription to {interest.subject!r} within {deadline}: {why}") from None
+        if interest.error is not None:  # by that other server
+            raise copy(interest.error)
 
     def await_last(self, interests: Sequence[Interest], deadline: Deadline) -> None:
         """Wait until the server has sent the last message for interests that were left, or the deadline. For a bus."""

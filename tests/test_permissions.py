@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aether_sync import (
     Connection,
     DeliveryUncertainError,
+    JetStreamEventStore,
     NATSEventBus,
     NatsServer,
     PermissionDeniedError,
     Subscription,
 )
+from aether_sync._nats.reasons import Refusal, refusal
 
 from .conftest import PATIENCE, eventually, make_event, run_threads
 from .suites import Keep, numbers
@@ -279,3 +283,179 @@ def test_no_pattern_of_a_tenant_reaches_into_another(pattern: str, tenants: Call
         if ">" not in pattern[:-1] and "*" not in pattern:
             with pytest.raises(PermissionDeniedError):
                 bus.subscribe(pattern, queue_group="theirs", timeout=PATIENCE)
+
+
+# -- limits of the server, which it tells without a name, and names that it quotes
+
+
+class Limited:
+    """A server whose limits may be changed, and two nodes of it."""
+
+    def __init__(self, config: str) -> None:
+        self.server = NatsServer(config=config, jetstream="store" in config)
+        self.server.start()
+        self.here, self.there = NATSEventBus(self.server.url), NATSEventBus(self.server.url)
+        self.there.start()
+
+    def arrives(self, events: Subscription, n: int) -> bool:
+        """Whether an event of the other node comes to a subscription."""
+        self.there.publish(events.patterns[0], make_event(n))
+        return numbers([events.get(timeout=PATIENCE)]) == [n]
+
+    def restart(self, config: str) -> None:
+        self.server._config = config
+        self.server.restart()
+        assert self.here.wait_connected(PATIENCE)
+        assert self.there.wait_connected(PATIENCE)
+
+    def __enter__(self) -> "Limited":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.here.close()
+        self.there.close()
+        self.server.stop()
+
+
+@pytest.mark.parametrize(
+    ("config", "excess", "why"),
+    [
+        ("max_subscriptions: 3", "c", "maximum subscriptions exceeded"),
+        ("max_sub_tokens: 4", "a.b.c", "too many tokens"),
+        (
+            "accounts: {A: {users: [{user: u, password: p}], limits: {max_subs: 3}}}\nno_auth_user: u",
+            "c",
+            "maximum sub",
+        ),
+    ],
+    ids=["subscriptions", "tokens", "account"],
+)
+def test_a_subscription_over_a_limit_is_refused_and_the_others_go_on(config: str, excess: str, why: str) -> None:
+    with Limited(config) as limited:
+        bus = limited.here
+        kept = [bus.subscribe(namespace, timeout=PATIENCE) for namespace in ("a", "b", "b.*")]
+        for _ in range(2):
+            with pytest.raises(PermissionDeniedError, match=f"'aether.events.{excess}': .*{why}"):
+                bus.subscribe(excess, timeout=PATIENCE)
+        assert all(limited.arrives(events, n) for n, events in enumerate(kept[:2]))
+        kept.pop().close()
+        with bus.subscribe("d", timeout=PATIENCE) as another:
+            assert limited.arrives(another, 7)
+        assert bus.metrics().reconnects == 0
+
+
+@pytest.mark.fault
+def test_a_limit_that_was_lowered_ends_the_latest_subscriptions(caplog: pytest.LogCaptureFixture) -> None:
+    with Limited("max_subscriptions: 8") as limited, limited.here as bus:
+        kept = [bus.subscribe(f"n.{n}", timeout=PATIENCE) for n in range(5)]
+        limited.restart("max_subscriptions: 2")
+        for events in kept[2:]:
+            with pytest.raises(PermissionDeniedError, match="maximum subscriptions exceeded"):
+                events.get(timeout=PATIENCE)
+        assert all(limited.arrives(events, n) for n, events in enumerate(kept[:2]))
+        assert (bus.metrics().reconnects, bus.metrics().active_subscriptions) == (1, 2)
+        assert not any(events.closed for events in kept[:2])
+
+
+@pytest.mark.fault
+def test_the_limit_of_tokens_that_was_lowered_ends_those_with_more() -> None:
+    with Limited("max_sub_tokens: 9") as limited, limited.here as bus:
+        long, short = bus.subscribe("a.b.c.d", timeout=PATIENCE), bus.subscribe("a.b", timeout=PATIENCE)
+        limited.restart("max_sub_tokens: 4")
+        with pytest.raises(PermissionDeniedError, match="too many tokens"):
+            long.get(timeout=PATIENCE)
+        assert limited.arrives(short, 1)
+        assert bus.metrics().reconnects == 1
+
+
+def test_a_store_over_a_limit_says_so_and_goes_on() -> None:
+    with NatsServer(config="max_subscriptions: 1") as server, JetStreamEventStore(server.url, "s") as store:
+        store.append("a-1", make_event(1, actor_id="a-1"), expected_version=0)  # its inbox is what the server takes
+        with pytest.raises(PermissionDeniedError, match="maximum subscriptions exceeded"), store.follow() as events:
+            next(events)
+        store.append("a-1", make_event(2, actor_id="a-1"), expected_version=1)
+        assert store._connection.counts()["reconnects"] == 0
+
+
+@pytest.mark.fault
+def test_a_follower_that_fits_no_more_after_a_restart_says_so() -> None:
+    with NatsServer(config="max_subscriptions: 9") as server, JetStreamEventStore(server.url, "s") as store:
+        store.append("a-1", make_event(1, actor_id="a-1"), expected_version=0)
+        with store.follow() as events:
+            next(events)
+            server._config = "max_subscriptions: 1"
+            server.restart()
+            with pytest.raises(PermissionDeniedError, match="maximum subscriptions exceeded"):
+                next(events)
+        store.append("a-1", make_event(2, actor_id="a-1"), expected_version=1)
+        assert store._connection.counts()["reconnects"] == 1
+
+
+QUOTED = ['a"b', "a\\b", 'a\\"b"', "é", "a'b", "Case", "\U0001f680"]
+
+
+@pytest.mark.parametrize("namespace", QUOTED)
+def test_a_refusal_is_known_however_the_name_is_quoted(namespace: str) -> None:
+    right = 'subscribe: ["t.events.ok", "_INBOX.>"], publish: ["t.events.ok"]'
+    with (
+        NatsServer(
+            config=f"authorization {{ users: [{{user: u, password: p, permissions: {{ {right} }} }}] }}"
+        ) as server,
+        NATSEventBus(server.url.replace("//", "//u:p@"), prefix="t") as bus,
+    ):
+        for group in (None, "g", 'g"\\'):
+            with pytest.raises(PermissionDeniedError):
+                bus.subscribe(namespace, queue_group=group, timeout=PATIENCE)
+        bus.publish(namespace, make_event())
+        with pytest.raises(DeliveryUncertainError) as caught:
+            bus.flush(PATIENCE)
+        assert caught.value.reasons == (f"no permission to publish to {'t.events.' + namespace!r}",)
+
+
+@pytest.mark.fault
+def test_a_right_that_is_gone_after_a_restart_is_that_of_one_case() -> None:
+    with (
+        NatsServer(config='authorization { users: [{user: "u", password: "p"}] }') as server,
+        NATSEventBus(server.url.replace("//", "//u:p@"), prefix="t") as bus,
+    ):
+        small, large = bus.subscribe("orders"), bus.subscribe("Orders")
+        server._config = (
+            RESTRICTED.replace('deny: ["t.events.wild.secret"', 'deny: ["t.events.orders"').replace(
+                'allow: ["t.events.wild.*"', 'allow: ["t.events.>"'
+            )
+            % ""
+        )
+        server.restart()
+        with pytest.raises(PermissionDeniedError, match="orders"):
+            small.get(timeout=PATIENCE)
+        assert bus.wait_connected(PATIENCE)
+        bus.flush(PATIENCE)
+        assert not large.closed
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_quoting_is_undone(text: str) -> None:
+    """As Go quotes it (``strconv.Quote``), for which everything that is not ASCII may be escaped or not."""
+    for printable in (False, True):
+        quoted = "".join(go_quoted(char, printable) for char in text)
+        assert refusal(f'Permissions Violation for Publish to "{quoted}"') == Refusal(text)
+
+
+def go_quoted(char: str, printable: bool) -> str:
+    if char in '"\\':
+        return "\\" + char
+    if char in "\a\b\f\n\r\t\v":
+        return "\\" + "abfnrtv"["\a\b\f\n\r\t\v".index(char)]
+    if char < " " or char == "\x7f":
+        return f"\\x{ord(char):02x}"
+    if char < "\x7f" or printable:
+        return char
+    return f"\\u{ord(char):04x}" if ord(char) < 0x10000 else f"\\U{ord(char):08x}"
+
+
+def test_what_an_err_is_about() -> None:
+    assert refusal('Permissions Violation for Subscription to "a" using queue "q (sid \\"1\\")"') == Refusal(None)
+    assert refusal('Permissions Violation for Subscription to "a" using queue "q" (sid "12")') == Refusal(None, 12)
+    assert refusal('Permissions Violation for Publish to "a\\xff"') == Refusal("a\udcff")
+    assert refusal('Permissions Violation for Publish with Reply of "a"') is None
+    assert refusal("maximum control line exceeded") is None

@@ -24,14 +24,15 @@ from typing import Any
 
 from nats.errors import Error
 
+from .._deadline import Deadline
 from .._fork import let_go
 from .._outbox import Outbox
 from .._reporter import Reporter
 from .._waiting import Parking, Reply, guard
-from ..errors import BusClosedError, ConnectError
+from ..errors import BusClosedError, ConnectError, DeadlineExceededError
 from .options import ConnectOptions
 from .pump import Account, Pump
-from .reasons import describe, is_refusal, refusal, shown
+from .reasons import describe, is_refusal, is_violation, refusal, shown
 from .requests import Requests
 from .servers import Server, Servers
 from .subscriber import Subscriber
@@ -104,6 +105,18 @@ class Link:
     def where(self) -> str:
         """The servers it was given, without secrets."""
         return ", ".join(map(shown, self._options.servers))
+
+    def await_connection(self, deadline: Deadline) -> None:
+        """Wait for a server that has processed a SUB for every interest.
+
+        Raises:
+            DeadlineExceededError: There was none in time.
+            BusClosedError: The link is closed.
+        """
+        if not self.changed.wait(lambda: self.state in (LinkState.CONNECTED, LinkState.CLOSED), deadline):
+            raise DeadlineExceededError(f"{self.connect_error()}, within {deadline}")
+        if self.state is LinkState.CLOSED:
+            raise BusClosedError("the connection is closed")
 
     def connect_error(self) -> ConnectError:
         """Say why there is no connection."""
@@ -213,16 +226,19 @@ class Link:
 
     # -- what the server says
 
-    def _refuse(self, error: Exception) -> None:
-        refused = refusal(error)
-        if refused is None:
-            self._reporter.burst("server", "the server reports: %s", describe(error))
-        elif refused.is_publish:
-            if self.requests.refuse(refused.subject):
-                return
-            self.pump.refuse(f"no permission to publish to {refused.subject!r}")
-        else:
-            self.subscriber.refuse(refused)
+    def _refuse(self, text: str) -> bool:
+        """Take the text of an ``-ERR``; returns whether the connection goes on."""
+        refused = refusal(text)
+        if refused is not None and refused.subject is not None:
+            if not self.requests.refuse(refused.subject):
+                self.pump.refuse(f"no permission to publish to {refused.subject!r}")
+            return True
+        if refused is not None and self.subscriber.refuse(refused):
+            return True
+        if not is_violation(text):
+            return False
+        self._reporter.burst("server", "the server reports: %s", text)
+        return True
 
     def _informed(self, wire: Wire, info: dict[str, Any]) -> None:
         addresses = info.get("connect_urls")

@@ -142,7 +142,7 @@ class Requests:
 
     def __init__(self) -> None:
         self._calls: dict[bytes, Call] = {}  # by the last token of their inboxes; single operations only, any thread
-        self._tellers: dict[str, Callable[[AetherError], object]] = {}  # who tells, by subjects in lower case
+        self._tellers: dict[str, Callable[[AetherError], object]] = {}  # who tells, by subjects
         self._numbers = count(1)
         self._unsent: deque[Call] = deque()
         self._outgoing: deque[Call] = deque()  # put there by any thread, taken by the loop
@@ -200,9 +200,9 @@ class Requests:
     def expect_refusal(self, subject: str, refused: Callable[[AetherError], object] | None) -> None:
         """Have a refusal of what is told to a subject told to somebody; None for nobody any more."""
         if refused is None:
-            self._tellers.pop(subject.lower(), None)
+            self._tellers.pop(subject, None)
         else:
-            self._tellers[subject.lower()] = refused
+            self._tellers[subject] = refused
 
     def _carry(self, call: Call) -> bool:
         shortcut = self._shortcut
@@ -271,20 +271,18 @@ class Requests:
                 self._calls.pop(token, None)
 
     def refuse(self, subject: str) -> bool:
-        """The server permits no publish to a subject, in lower case; returns whether somebody had asked there."""
-        refused = [
-            (call, one) for call in list(self._calls.values()) for one in call.subjects if one.lower() == subject
-        ]
-        for call, one in refused:
-            call.fail(PermissionDeniedError(f"the server permits no publish to {one!r}: its user lacks that right"))
+        """The server permits no publish to a subject; returns whether somebody had asked there."""
+        refused = [call for call in list(self._calls.values()) if subject in call.subjects]
+        for call in refused:
+            call.fail(_denied(subject))
         return bool(refused) or self._refuse_told(subject)
 
     def _refuse_told(self, subject: str) -> bool:
         """As :meth:`refuse`, of what was told without a question."""
         concerned = self._tellers.get(subject)
         if concerned is not None:
-            concerned(PermissionDeniedError(f"the server permits no publish to {subject!r}: its user lacks that right"))
-        return concerned is not None or subject.startswith("$js.")  # no event of a bus
+            concerned(_denied(subject))
+        return concerned is not None or subject.startswith("$JS.")  # no event of a bus
 
     def _fail_all(self, error: AetherError) -> None:
         for call in list(self._calls.values()):
@@ -295,3 +293,7 @@ class Requests:
         self._closed = error
         self._wire = self._shortcut = None
         self._fail_all(error)
+
+
+def _denied(subject: str) -> PermissionDeniedError:
+    return PermissionDeniedError(f"the server permits no publish to {subject!r}: its user lacks that right")

@@ -9,12 +9,13 @@ The life of an interest::
     any of them ----------------------- leave(): UNSUB -----> GONE <--PONG, or lost-- LEAVING
     one of a queue group, subscribed -- leave(): UNSUB, PING ----------------------------^
 
-On the next connection, SUB is sent for all that are ENTERED or CONFIRMED, which stay so, before the link calls itself
-connected. LEAVING still takes what the server has chosen it for. GONE is for good: a new interest, with a new sid,
-takes its place if the subject is wanted again.
+On the next connection, SUB is sent for all that are ENTERED or CONFIRMED, which stay so unless it is refused, before
+the link calls itself connected. LEAVING still takes what the server has chosen it for. GONE is for good: a new
+interest, with a new sid, takes its place if the subject is wanted again.
 
-The server answers in order, so an ``-ERR`` that comes before the PONG of the first unanswered PING, and names its
-subject, is about that SUB.
+Each SUB is followed by a PING of its own, and the server answers in order. So a refusal that comes before the PONG of
+the first unanswered PING is about that SUB, whether it names it or not: all are sent in one go, and each is told from
+the others. Only that of a right which was revoked comes at any time, and has the sid.
 """
 
 import asyncio
@@ -47,7 +48,6 @@ class Subscriber:
         self._changes: deque[Callable[[], Awaitable[None]]] = deque()
         self._changed = asyncio.Event()
         self._unconfirmed: deque[Interest] = deque()  # in the order of their PINGs
-        self._refused: dict[Interest, PermissionDeniedError] = {}  # of those, until their PONG comes
         self._closed: AetherError | None = None
 
     def resume(self, wire: Wire, then: Callable[[Wire], None]) -> None:
@@ -68,7 +68,6 @@ class Subscriber:
         """Hold what there is to send, until there is another wire."""
         self._wire = None
         self._unconfirmed.clear()
-        self._refused.clear()
         for interest in list(self._leaving):
             self._forget(interest)
 
@@ -109,9 +108,8 @@ class Subscriber:
         subscription = await wire.subscribe(interest.subject, queue=interest.group or "")
         self._by_sid[sid_of(subscription)] = interest
         self._interests[interest] = subscription
-        if not interest.confirmed.done:
-            self._unconfirmed.append(interest)
-            wire.ping(self._confirm)
+        self._unconfirmed.append(interest)
+        wire.ping(partial(self._confirm, wire))
 
     async def _unsubscribe(self, interest: Interest) -> None:
         if interest in self._leaving:
@@ -119,7 +117,7 @@ class Subscriber:
         interest.confirmed.fail(SubscriptionClosedError("closed before the server had confirmed it"))
         subscription, wire = self._interests.pop(interest, None), self._wire
         if subscription is None or wire is None:
-            interest.gone.set(None)
+            interest.conclude()
             return
         self._leaving[interest] = subscription
         wire.write(b"UNSUB %d\r\n" % sid_of(subscription))
@@ -134,31 +132,22 @@ class Subscriber:
         if subscription is not None:
             self._by_sid.pop(sid_of(subscription), None)
             forget(subscription)
-        asyncio.get_running_loop().call_soon(interest.gone.set, None)  # behind the delivery of what has arrived
+        asyncio.get_running_loop().call_soon(interest.conclude)  # behind the delivery of what has arrived
 
-    def _confirm(self) -> None:
+    def _confirm(self, wire: Wire) -> None:
         """The PONG of the oldest unanswered PING is here. Called by the parser: must not raise."""
-        if not self._unconfirmed:
-            return
-        interest = self._unconfirmed.popleft()
-        error = self._refused.pop(interest, None)
-        if error is None:
-            interest.confirmed.set(None)
-        else:
-            self._fail(interest, error)
+        if wire is self._wire and self._unconfirmed:
+            self._unconfirmed.popleft().confirmed.set(None)  # which is nothing to one that was refused
 
-    def refuse(self, refused: Refusal) -> None:
-        """The server refused a subscription, or ended one whose right was revoked."""
+    def refuse(self, refused: Refusal) -> bool:
+        """The server refused a subscription, or ended one whose right was revoked; returns whether it is known here."""
         if refused.sid is not None:
-            concerned = [one for sid, one in self._by_sid.items() if sid == refused.sid]
+            interest = self._by_sid.get(refused.sid)
         else:
-            concerned = [one for one in self._interests if _is_named(one, refused)]
-            first = self._unconfirmed[0] if self._unconfirmed else None
-            if first is not None and first in concerned:
-                self._refused[first] = _denied(first)  # and whoever else has that very subject, confirmed before
-                concerned = [one for one in concerned if one.confirmed.done and _is_same(one, first)]
-        for interest in concerned:
-            self._fail(interest, _denied(interest))
+            interest = self._unconfirmed[0] if self._unconfirmed else None
+        if interest is not None:
+            self._fail(interest, _denied(interest, refused.why))
+        return interest is not None
 
     def unreadable(self, sid: int) -> None:
         """A message came that nats-py could not read."""
@@ -177,19 +166,9 @@ class Subscriber:
         for interest in self._interests:
             interest.close(error)
         for interest in (*self._interests, *self._leaving):
-            interest.gone.set(None)
+            interest.conclude()
 
 
-def _is_named(interest: Interest, refused: Refusal) -> bool:
-    return (interest.subject.lower(), (interest.group or "").lower()) == (refused.subject, refused.queue)
-
-
-def _is_same(one: Interest, other: Interest) -> bool:
-    return (one.subject, one.group) == (other.subject, other.group)
-
-
-def _denied(interest: Interest) -> PermissionDeniedError:
+def _denied(interest: Interest, why: str) -> PermissionDeniedError:
     group = f" in queue group {interest.group!r}" if interest.group else ""
-    return PermissionDeniedError(
-        f"the server permits no subscription to {interest.subject!r}{group}: its user lacks that right"
-    )
+    return PermissionDeniedError(f"the server permits no subscription to {interest.subject!r}{group}: {why}")

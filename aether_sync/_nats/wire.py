@@ -9,6 +9,8 @@ order, and a PING is answered by a callback that nothing cancels.
 
 import asyncio
 import json
+import os
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -24,15 +26,17 @@ from .intake import LARGEST_MESSAGE, LONGEST_LINE, Intake
 from .interest import Interest, message_class
 from .login import Login, NotSentError
 from .options import ConnectOptions
+from .reasons import describe
 from .servers import Server
-from .shortcut import Shortcut
+from .shortcut import Shortcut, duplicate
 
 __all__ = ["SteadyParser", "Wire", "forget", "sid_of"]
 
 _NEEDED = (
-    "_close", "_connect_command", "_flush_pending", "_process_connect_init", "_process_info", "_process_msg",
-    "_process_op_err", "_remove_sub", "_select_next_server", "_send_ping",
+    "_close", "_connect_command", "_flush_pending", "_process_connect_init", "_process_err", "_process_info",
+    "_process_msg", "_process_op_err", "_remove_sub", "_select_next_server", "_send_ping",
 )  # fmt: skip
+_LAST_WORDS = re.compile(rb"^-ERR '(.*?)'\r$", re.M)
 
 
 def _check(client: type) -> None:
@@ -52,7 +56,7 @@ class Wire(Client):
         server: To which.
         login: What the server is shown.
         reporter: Takes what there is to log.
-        refused: Called with each permissions violation that the server reports.
+        refused: Called with the text of each ``-ERR``; returns whether the connection goes on all the same.
         unreadable: Called with the sid of a message whose subject or headers cannot be read.
         informed: Called with what a server says of itself: when it is met, and when that has changed.
 
@@ -69,7 +73,7 @@ class Wire(Client):
         login: Login,
         reporter: Reporter,
         *,
-        refused: Callable[[Exception], None],
+        refused: Callable[[str], bool],
         unreadable: Callable[[int], None],
         informed: Callable[["Wire", dict[str, Any]], None],
     ) -> None:
@@ -84,6 +88,7 @@ class Wire(Client):
         self._unreadable = unreadable
         self._informed = informed
         self._wants_tls = False
+        self._ear = Ear(None)
         self._ps = self._parser = SteadyParser(self)
         self._intake: Intake | None = None
         self.shortcut: Shortcut | None = None
@@ -96,13 +101,15 @@ class Wire(Client):
         try:
             async with asyncio.timeout(options.connect_timeout):
                 await self.connect(**options.for_nats(self.server), error_cb=self._on_error)
-        except ConnectionResetError as error:  # what was read before may say why
+        except ConnectionError as error:  # what was read before may say why, or what was not read any more
             reader = getattr(self._transport, "_io_reader", None)
-            raise (reader and reader.exception()) or error from None
+            raise self._last_words(reader) or (reader and reader.exception()) or error from None
         except (OSError, Error):
             raise
         except Exception as error:
             raise Error(f"something answers there, but it is no NATS server ({type(error).__name__})") from error
+        finally:
+            self._ear.close()
         if self.lost.done():  # by a close that wanted to cancel this, which asyncio may swallow
             raise self.lost.result()
         if self._reading_task is not None:
@@ -125,6 +132,12 @@ class Wire(Client):
                 return
         self._reporter.burst("lean", "this nats-py is not known well enough to be read the fast way")
 
+    def _last_words(self, reader: asyncio.StreamReader | None) -> Error | None:
+        """Say with what words the server has hung up: asyncio reads no more once it cannot write."""
+        said = bytes(getattr(reader, "_buffer", b"")) + self._ear.rest()
+        found = _LAST_WORDS.search(said)
+        return Error(found[1].decode(errors="replace")) if found else None
+
     async def _select_next_server(self) -> None:
         (server,) = self._server_pool
         self._current_server, self._transport = server, TcpTransport()  # type: ignore[no-untyped-call]
@@ -138,6 +151,7 @@ class Wire(Client):
     def _connect_command(self) -> bytes:
         verb, _, fields = super()._connect_command().partition(b" ")
         assert self._current_server is not None
+        self._ear = Ear(self._writer_transport())  # before anything is written
         uri = self._current_server.uri
         shown = self._login.fields(uri.hostname, uri.port, self._server_info.get("nonce"))
         return b"%b %b\r\n" % (verb, json.dumps(json.loads(fields) | shown).encode())
@@ -156,7 +170,13 @@ class Wire(Client):
 
     async def _on_error(self, error: Exception) -> None:
         if self.is_connected and not isinstance(error, UnexpectedEOF):  # what an attempt fails with is raised
-            self._refused(error)
+            self._reporter.burst("nats-py", "nats-py reports: %s", describe(error))
+
+    async def _process_err(self, err_msg: str) -> None:
+        """Take an ``-ERR``: nats-py would hand it on in lower case, and close over what the server does not."""
+        text = self._parser.error_text() or err_msg
+        if not (self.is_connected and self._refused(text)):
+            self.abandon(Error(text))
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         try:
@@ -234,7 +254,7 @@ class Wire(Client):
         """The numbers by which its socket is known; none, if there is none."""
         transport = self._writer_transport()
         sock = transport and transport.get_extra_info("socket")
-        files = (-1 if self.shortcut is None else self.shortcut.file, sock.fileno() if sock else -1)
+        files = (-1 if self.shortcut is None else self.shortcut.file, self._ear.file, sock.fileno() if sock else -1)
         return [file for file in files if file >= 0]
 
     def abandon(self, why: Exception) -> None:
@@ -263,6 +283,29 @@ class Wire(Client):
         return None if writer is None else writer.transport
 
 
+class Ear:
+    """Hears what a server has sent before it hung up, and a transport that was cut off in writing has not read.
+
+    Args:
+        transport: Of the connection; None for none.
+    """
+
+    def __init__(self, transport: asyncio.WriteTransport | None) -> None:
+        self.file = -1 if transport is None else duplicate(transport)
+
+    def rest(self) -> bytes:
+        """Return that, as far as it is here."""
+        with suppress(OSError):
+            return os.read(self.file, LONGEST_LINE)
+        return b""
+
+    def close(self) -> None:
+        """Hear no more. Idempotent."""
+        file, self.file = self.file, -1
+        if file >= 0:
+            os.close(file)
+
+
 class SteadyParser(Parser):
     """Ends a connection on which something cannot be understood, where nats-py logs it and reads no more."""
 
@@ -279,6 +322,11 @@ class SteadyParser(Parser):
         except Exception as error:
             self.nc.abandon(Error(f"what the server sends is not the NATS protocol ({type(error).__name__})"))
             raise ProtocolError from error
+
+    def error_text(self) -> str:
+        """While nats-py takes an ``-ERR``: what it says, as the server wrote it; nothing if it is somewhere else."""
+        verb, _, text = self.buf[: max(self.buf.find(b"\r\n"), 0)].partition(b" ")
+        return text.strip(b"' ").decode(errors="replace") if verb == b"-ERR" else ""
 
     def _check_what_is_left(self) -> None:
         if self.state != AWAITING_CONTROL_LINE:
