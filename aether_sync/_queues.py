@@ -171,6 +171,11 @@ class EventQueue(janus.Queue[Any]):
                 self._getters.wake(1)
             return True
 
+    def miss(self) -> None:
+        """Count an event that was chosen for this queue, and came after its end."""
+        with self.lock:
+            self._refuse("closed", 1)
+
     def _put_one(self, event: Event, size: int) -> bool:
         """Put it, if it fits.
 

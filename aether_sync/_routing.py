@@ -111,8 +111,16 @@ class Group:
         for step in range(len(self.members)):
             if self.members[(turn + step) % len(self.members)].queue.offer_if_room(event, size):
                 return []
-        unlucky = self.members[turn % len(self.members)]
-        return [unlucky] if unlucky.queue.offer((event,), (size,)) else []
+        turn %= len(self.members)
+        return self._drop(event, size, self.members[turn:] + self.members[:turn])
+
+    def _drop(self, event: Event, size: int, in_turn: Sequence[Target]) -> list[Target]:
+        """Let the first that is open drop one; if none is, the event was chosen for them before they had left."""
+        for target in in_turn:
+            if not target.queue.is_shut:
+                return [target] if target.queue.offer((event,), (size,)) else []
+        in_turn[0].queue.miss()
+        return []
 
 
 @dataclass(eq=False, slots=True)

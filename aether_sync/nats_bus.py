@@ -1,7 +1,8 @@
 """``NATSEventBus``: an event bus across the nodes of a NATS cluster."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Unpack
+from weakref import WeakMethod
 
 from ._deadline import Deadline
 from ._nats.receive import EventInterest, Inbox
@@ -11,7 +12,14 @@ from ._waiting import guard
 from ._wire import EnvelopeWriter
 from .bus import CloseReport, EventBus, VersionKeeper
 from .connection import Connection, ConnectionOptions
-from .errors import BusClosedError, DeadlineExceededError, DeliveryUncertainError, InvalidOptionError
+from .errors import (
+    BusClosedError,
+    DeadlineExceededError,
+    DeliveryUncertainError,
+    InvalidOptionError,
+    SubscriptionClosedError,
+    SubscriptionOverflowError,
+)
 from .events import Event
 from .patterns import check_prefix, subject_of
 
@@ -75,7 +83,7 @@ class NATSEventBus(EventBus):
         super()._begin()
         self._writer = EnvelopeWriter(self.node_id)
         seen = None if self._watch is None else self._seen
-        self._inbox = Inbox(self.node_id, self._counters, self._abandoned.append, seen)
+        self._inbox = Inbox(self.node_id, self._counters, _caller(self._abandon), seen)
         self._to_watch = [] if self._watch is None else [self._watch.namespace]  # taken by who subscribes it
         self._interests_lock = guard()  # guards _interests, and that the link hears of its changes in their order
         self._interests: dict[tuple[str, str | None], EventInterest] = {}  # by subject and queue group
@@ -126,9 +134,16 @@ class NATSEventBus(EventBus):
         self.start()
         interests = [self._enter(target, pattern) for pattern in target.subject_patterns]
         for interest in interests:
-            self._connection.await_confirmation(interest, deadline)
+            self._await_confirmation(interest, target, deadline)
         if target.group is None:  # a node's own events come directly; to a group, by the server's choice
             self._targets.add(target)
+
+    def _await_confirmation(self, interest: EventInterest, target: Target, deadline: Deadline) -> None:
+        try:
+            self._connection.await_confirmation(interest, deadline)
+        except SubscriptionClosedError:
+            if not isinstance(target.queue.failure, SubscriptionOverflowError):  # who reads it gets that
+                raise
 
     def _enter(self, target: Target, pattern: str) -> EventInterest:
         """Share the interest in a subject, or have a new one subscribed."""
@@ -152,14 +167,12 @@ class NATSEventBus(EventBus):
 
     def _part(self, targets: Sequence[Target], deadline: Deadline) -> None:
         super()._part(targets, deadline)
-        left = [(interest, target) for target in targets for interest in self._exit(target)]
-        # What the server has already chosen this node for is on its way.
-        self._connection.await_last([interest for interest, _ in left if interest.group is not None], deadline)
-        for interest, target in left:
-            interest.remove(target)
+        left = [interest for target in targets for interest in self._exit(target)]
+        # What the server has already chosen this node for is on its way. What comes later still is counted as dropped.
+        self._connection.await_last([interest for interest in left if interest.group is not None], deadline)
 
     def _exit(self, target: Target) -> list[EventInterest]:
-        """Leave the interests of a target; those that served nobody else are returned, and serve it still."""
+        """Leave the interests of a target; those that served nobody else are returned, and serve it to their end."""
         left = []
         with self._interests_lock:
             for pattern in target.subject_patterns:
@@ -253,3 +266,15 @@ class NATSEventBus(EventBus):
         except BusClosedError:  # the connection was closed first, and has reported
             pass
         return CloseReport()
+
+
+def _caller(method: Callable[[Target], None]) -> Callable[[Target], None]:
+    """Call a method of a bus while there is one: the link, which calls this, keeps no bus from being collected."""
+    weak = WeakMethod(method)
+
+    def call(target: Target) -> None:
+        found = weak()
+        if found is not None:
+            found(target)
+
+    return call
