@@ -82,18 +82,21 @@ class Frame:
     Args:
         subject: Where to.
         envelope: What stands before the event in the payload; behind it stands ``}``.
+        line: How long its command's line is, as servers limit it.
 
     Attributes:
         template: The command, for the bytes of the payload and the encoded event.
         around: Bytes of a payload that are not the event.
+        line: As given.
     """
 
-    __slots__ = ("around", "template")
+    __slots__ = ("around", "line", "template")
 
-    def __init__(self, subject: str, envelope: bytes) -> None:
+    def __init__(self, subject: str, envelope: bytes, line: int) -> None:
         fixed = [part.replace(b"%", b"%%") for part in (subject.encode(), envelope)]
         self.template = b"PUB %b %%d\r\n%b%%b}\r\n" % tuple(fixed)
         self.around = len(envelope) + 1
+        self.line = line
 
 
 class Group:

@@ -173,7 +173,7 @@ class EventBus(Lifetime, Heir):
             event: Its data is encoded before this returns, and may be changed after.
 
         Raises:
-            InvalidNamespaceError: The namespace is none.
+            InvalidNamespaceError: The namespace is none, or longer than the server takes.
             InvalidEventError: The event is none.
             EncodingError: Its data holds what JSON does not have.
             EventTooLargeError: It is larger than the server takes.

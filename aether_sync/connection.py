@@ -224,7 +224,14 @@ class Connection(Lifetime, Heir):
         return self._engine
 
     def send(
-        self, frames: Sequence[bytes], size: int, largest: int, timeout: float | None, buffer: bool, wait: bool = True
+        self,
+        frames: Sequence[bytes],
+        size: int,
+        largest: int,
+        line: int,
+        timeout: float | None,
+        buffer: bool,
+        wait: bool = True,
     ) -> None:
         """Accept ``PUB`` frames, all of them or none. For a bus.
 
@@ -232,6 +239,7 @@ class Connection(Lifetime, Heir):
             frames: Whole commands, in order.
             size: Bytes of all of them.
             largest: Bytes of the largest payload among them.
+            line: The length of the longest of their lines.
             timeout: Seconds to wait for room in the outbox.
             buffer: Whether to accept them while disconnected.
             wait: Whether to wait for the first attempt to connect.
@@ -246,6 +254,9 @@ class Connection(Lifetime, Heir):
         limit = engine.link.max_payload
         if largest > limit > 0:
             raise EventTooLargeError(f"an event of {largest} bytes is larger than the server's max_payload of {limit}")
+        lines = engine.link.lines
+        if line not in lines.taken:
+            lines.take(line)
         if not buffer and not engine.link.is_connected:
             raise DisconnectedError(f"nothing was published: {engine.link.connect_error()}")
         try:

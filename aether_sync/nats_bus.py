@@ -5,6 +5,7 @@ from typing import Any, Literal, Unpack
 from weakref import WeakMethod
 
 from ._deadline import Deadline
+from ._nats.lines import line_of
 from ._nats.receive import EventInterest, Inbox
 from ._routing import Frame, Route, Target
 from ._store_watch import StoreWatch
@@ -109,7 +110,8 @@ class NATSEventBus(EventBus):
         return subject_of(self._prefix, namespace)
 
     def _frame_of(self, namespace: str) -> Frame:
-        return Frame(self._subject_of(namespace), self._writer.head(namespace))
+        subject = self._subject_of(namespace)
+        return Frame(subject, self._writer.head(namespace), line_of(subject))
 
     def _accept(self, route: Route, encoded: Sequence[bytes], *, wait: bool = True) -> None:
         if self._closed:
@@ -117,16 +119,16 @@ class NATSEventBus(EventBus):
         if self._to_watch:
             self._begin_to_watch()
         assert route.frame is not None
-        template, around = route.frame.template, route.frame.around
+        template, around, line = route.frame.template, route.frame.around, route.frame.line
         timeout = self._publish_timeout if wait else 0.0
         if len(encoded) == 1:
             (one,) = encoded
             frame = template % (around + len(one), one)
-            self._connection.send((frame,), len(frame), around + len(one), timeout, self._buffer, wait)
+            self._connection.send((frame,), len(frame), around + len(one), line, timeout, self._buffer, wait)
             return
         frames = [template % (around + len(one), one) for one in encoded]
         largest = around + max(map(len, encoded), default=0)
-        self._connection.send(frames, sum(map(len, frames)), largest, timeout, self._buffer, wait)
+        self._connection.send(frames, sum(map(len, frames)), largest, line, timeout, self._buffer, wait)
 
     # -- subscribing
 

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aether_sync import (
+    AetherError,
     Connection,
     DeliveryUncertainError,
+    InvalidNamespaceError,
     JetStreamEventStore,
     NATSEventBus,
     NatsServer,
@@ -21,7 +23,7 @@ from aether_sync import (
 )
 from aether_sync._nats.reasons import Refusal, refusal
 
-from .conftest import PATIENCE, eventually, make_event, run_threads
+from .conftest import PATIENCE, Monitor, eventually, make_event, run_threads
 from .suites import Keep, numbers
 
 CONFIG = """
@@ -391,11 +393,93 @@ def test_a_follower_that_fits_no_more_after_a_restart_says_so() -> None:
         assert store._connection.counts()["reconnects"] == 1
 
 
+# -- a line that is too long: the server closes the connection, and says no more
+
+
+TIGHT = "max_control_line: 400"  # a CONNECT has some 300
+LONG, LONGER, SHORT = "x" * 400, "x" * 480, "short"
+
+
+def connections_ever(monitor: Monitor) -> int:
+    return int(monitor._ask("varz")["total_connections"])
+
+
+def test_a_subscription_with_too_long_a_line_costs_one_connection(own_monitor: Monitor) -> None:
+    with Limited(f"{TIGHT}\n{own_monitor.config}") as limited:
+        bus = limited.here
+        kept = bus.subscribe(SHORT, timeout=PATIENCE)
+        before = connections_ever(own_monitor)
+        for namespace in (LONG, LONG, LONGER, f"{LONG}.*", LONG):
+            with pytest.raises(PermissionDeniedError, match="maximum control line exceeded"):
+                bus.subscribe(namespace, timeout=PATIENCE)
+        with bus.subscribe("x" * 300, timeout=PATIENCE) as fits:
+            assert limited.arrives(fits, 1)
+        assert limited.arrives(kept, 2)
+        assert connections_ever(own_monitor) <= before + 1
+
+
+@pytest.mark.fault
+def test_lines_that_are_too_long_after_a_restart_end(own_monitor: Monitor) -> None:
+    with Limited(own_monitor.config) as limited:
+        bus = limited.here
+        long = [bus.subscribe("x" * size, timeout=PATIENCE) for size in (450, 400, 500, 420, 470, 390)]
+        short = [bus.subscribe("x" * size, timeout=PATIENCE) for size in (300, 9)]
+        limited.restart(f"{TIGHT}\n{own_monitor.config}")
+        for events in long:
+            with pytest.raises(PermissionDeniedError, match="maximum control line exceeded"):
+                events.get(timeout=PATIENCE)
+        assert bus.wait_connected(PATIENCE)
+        assert all(limited.arrives(events, n) for n, events in enumerate(short))
+        assert connections_ever(own_monitor) <= 6  # the server's own look at itself, the other node, and three attempts
+
+
+@pytest.mark.fault
+@pytest.mark.both_loops
+@pytest.mark.parametrize("count", [1, 5_000])
+def test_an_event_with_too_long_a_line_costs_one_connection(count: int) -> None:
+    with Limited(TIGHT) as limited, limited.here as bus:
+        others, own = bus.subscribe(SHORT, timeout=PATIENCE), limited.there.subscribe(LONG[:300], timeout=PATIENCE)
+        limited.there.publish_many(LONG, [make_event()] * count)
+        with pytest.raises(DeliveryUncertainError, match="may not have arrived"):
+            limited.there.flush(PATIENCE)
+        metrics = limited.there.metrics()
+        assert (metrics.confirmed, metrics.uncertain + metrics.rejected) == (0, count)
+        with limited.there.subscribe("*", timeout=PATIENCE) as local:
+            for namespace in (LONG, LONGER):
+                with pytest.raises(InvalidNamespaceError, match="maximum control line exceeded"):
+                    limited.there.publish(namespace, make_event())
+                assert not limited.there.try_publish(namespace, make_event())
+            assert limited.arrives(others, 1)
+            assert numbers(local.get_batch(9, timeout=0)) == [1]  # and none of those that were refused
+        assert limited.there.metrics().reconnects == 1
+        bus.publish(LONG[:300], make_event(2))
+        assert numbers([own.get(timeout=PATIENCE)]) == [2]
+        limited.there.flush(PATIENCE)
+        limited.restart("")
+        limited.there.publish(LONG, make_event())
+        limited.there.flush(PATIENCE)
+
+
+def test_a_question_with_too_long_a_line_is_refused_from_the_second_time_on() -> None:
+    with NatsServer(config=TIGHT) as server, JetStreamEventStore(server.url, "s") as store:
+        long = "a-" + "1" * 400
+        for round_ in range(4):
+            with pytest.raises(AetherError, match="maximum control line exceeded" if round_ else None):
+                store.append(long, make_event(actor_id=long), expected_version=0)
+            store.append("a-1", make_event(actor_id="a-1"), expected_version=round_)
+        assert store._connection.counts()["reconnects"] == 1
+
+
 QUOTED = ['a"b', "a\\b", 'a\\"b"', "é", "a'b", "Case", "\U0001f680"]
 
 
+@pytest.mark.both_loops
 @pytest.mark.parametrize("namespace", QUOTED)
-def test_a_refusal_is_known_however_the_name_is_quoted(namespace: str) -> None:
+@pytest.mark.parametrize("lean", "01")
+def test_a_refusal_is_known_however_the_name_is_quoted(
+    namespace: str, lean: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AETHER_SYNC_LEAN", lean)
     right = 'subscribe: ["t.events.ok", "_INBOX.>"], publish: ["t.events.ok"]'
     with (
         NatsServer(

@@ -30,6 +30,7 @@ from .._outbox import Outbox
 from .._reporter import Reporter
 from .._waiting import Parking, Reply, guard
 from ..errors import BusClosedError, ConnectError, DeadlineExceededError
+from .lines import TOO_LONG, Lines
 from .options import ConnectOptions
 from .pump import Account, Pump
 from .reasons import describe, is_refusal, is_violation, refusal, shown
@@ -66,6 +67,7 @@ class Link:
         first: Answered when it is connected for the first time, or fails because no server will have us.
         max_payload: Bytes, of the server it was last connected to; 0 before the first.
         reconnects: How often it was connected again.
+        lines: How long a line the server takes.
         changed: Where threads wait for another state.
     """
 
@@ -73,9 +75,10 @@ class Link:
         self._options = options
         self._outbox = outbox
         self._reporter = reporter
-        self.pump = Pump(outbox, reporter)
-        self.subscriber = Subscriber(reporter)
-        self.requests = Requests()
+        self.lines = Lines()
+        self.pump = Pump(outbox, reporter, self.lines)
+        self.subscriber = Subscriber(reporter, self.lines)
+        self.requests = Requests(self.lines)
         self.state = LinkState.NEW
         self.reason = "not connected yet"
         self.first: Reply[None] = Reply()
@@ -235,6 +238,8 @@ class Link:
             return True
         if refused is not None and self.subscriber.refuse(refused):
             return True
+        if text == TOO_LONG:
+            self.lines.learn(None if self.is_connected else self.subscriber.line_in_question)
         if not is_violation(text):
             return False
         self._reporter.burst("server", "the server reports: %s", text)

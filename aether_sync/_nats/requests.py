@@ -15,8 +15,15 @@ from threading import Lock
 
 from .._deadline import Deadline
 from .._outbox import Bell
-from ..errors import AetherError, DeadlineExceededError, DisconnectedError, PermissionDeniedError
+from ..errors import (
+    AetherError,
+    DeadlineExceededError,
+    DisconnectedError,
+    InvalidNamespaceError,
+    PermissionDeniedError,
+)
 from .interest import Mailbox, Message
+from .lines import Lines, line_of
 from .shortcut import Shortcut
 from .wire import Wire
 
@@ -140,7 +147,8 @@ class Call:
 class Requests:
     """The questions of a connection. What is not marked otherwise runs on the loop thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, lines: Lines) -> None:
+        self._lines = lines
         self._calls: dict[bytes, Call] = {}  # by the last token of their inboxes; single operations only, any thread
         self._tellers: dict[str, Callable[[AetherError], object]] = {}  # who tells, by subjects
         self._numbers = count(1)
@@ -174,8 +182,12 @@ class Requests:
             subjects: Whom it is put to.
             make: Makes the commands, of the inbox for the answers.
             is_last: Whether an answer is the last one.
+
+        Raises:
+            InvalidNamespaceError: The server takes no line as long as this makes.
         """
         token = b"%d" % next(self._numbers)
+        self._lines.take(line_of(max(subjects, key=len, default=""), self._inbox, token))
         call = Call(subjects, make(self._inbox + token), is_last, token, self._calls)
         self._calls[token] = call
         return call
@@ -214,7 +226,13 @@ class Requests:
         return False
 
     def tell(self, frame: bytes) -> bool:
-        """Write commands past the loop, if that is possible; returns whether it was."""
+        """Write a command past the loop, if that is possible; returns False if the loop has to be told of it."""
+        _, subject, reply = frame[: frame.index(b"\r\n")].decode().split(" ", 2)
+        try:
+            self._lines.take(line_of(subject, reply))
+        except InvalidNamespaceError as error:
+            self._tellers.get(subject, _nobody)(error)
+            return True
         shortcut = self._shortcut
         return shortcut is not None and shortcut.carry(frame, is_event=False)
 
@@ -293,6 +311,10 @@ class Requests:
         self._closed = error
         self._wire = self._shortcut = None
         self._fail_all(error)
+
+
+def _nobody(_: AetherError) -> None:
+    """Mind no refusal."""
 
 
 def _denied(subject: str) -> PermissionDeniedError:

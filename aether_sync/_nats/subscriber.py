@@ -23,13 +23,15 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
+from math import inf
 
 from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import Error
 
 from .._reporter import Reporter
-from ..errors import AetherError, PermissionDeniedError, SubscriptionClosedError
+from ..errors import AetherError, InvalidNamespaceError, PermissionDeniedError, SubscriptionClosedError
 from .interest import Interest
+from .lines import TOO_LONG, Lines, line_of
 from .reasons import Refusal
 from .wire import Wire, forget, sid_of
 
@@ -39,8 +41,9 @@ __all__ = ["Subscriber"]
 class Subscriber:
     """Keeps the server's subscriptions as the interests want them. Loop thread only."""
 
-    def __init__(self, reporter: Reporter) -> None:
+    def __init__(self, reporter: Reporter, lines: Lines) -> None:
         self._reporter = reporter
+        self._lines = lines
         self._interests: dict[Interest, NatsSubscription | None] = {}
         self._leaving: dict[Interest, NatsSubscription] = {}  # of queue groups: UNSUB is sent, messages may still come
         self._by_sid: dict[int, Interest] = {}  # of this wire: sids begin anew on another
@@ -53,9 +56,10 @@ class Subscriber:
     def resume(self, wire: Wire, then: Callable[[Wire], None]) -> None:
         """Subscribe all interests on a new wire; ``then`` is called once the server has processed that."""
         self._wire, self._by_sid = wire, wire.interests
+        self._lines.meet(wire.info.get("server_id"))
         for inbox in {interest.inbox for interest in self._interests}:
             inbox.move()
-        for interest in self._interests:
+        for interest in self._in_order():
             self._interests[interest] = None
             self._do(partial(self._subscribe, interest))
 
@@ -63,6 +67,17 @@ class Subscriber:
             wire.ping(lambda: then(wire))
 
         self._do(ask)
+
+    def _in_order(self) -> list[Interest]:
+        """In the order in which they came; where a long line ends the connection, that of the longest comes last."""
+        if self._lines.too_long == inf:
+            return list(self._interests)
+        return sorted(self._interests, key=_line)
+
+    @property
+    def line_in_question(self) -> int | None:
+        """The length of the first line that is not answered; None if all are."""
+        return _line(self._unconfirmed[0]) if self._unconfirmed else None
 
     def pause(self) -> None:
         """Hold what there is to send, until there is another wire."""
@@ -104,6 +119,11 @@ class Subscriber:
     async def _subscribe(self, interest: Interest) -> None:
         wire = self._wire
         if wire is None or self._interests.get(interest, self) is not None:  # it was left, or is subscribed already
+            return
+        try:
+            self._lines.take(_line(interest))
+        except InvalidNamespaceError:
+            self._fail(interest, _denied(interest, TOO_LONG))
             return
         subscription = await wire.subscribe(interest.subject, queue=interest.group or "")
         self._by_sid[sid_of(subscription)] = interest
@@ -167,6 +187,10 @@ class Subscriber:
             interest.close(error)
         for interest in (*self._interests, *self._leaving):
             interest.conclude()
+
+
+def _line(interest: Interest) -> int:
+    return line_of(interest.subject, interest.group)
 
 
 def _denied(interest: Interest, why: str) -> PermissionDeniedError:

@@ -36,7 +36,7 @@ _NEEDED = (
     "_close", "_connect_command", "_flush_pending", "_process_connect_init", "_process_err", "_process_info",
     "_process_msg", "_process_op_err", "_remove_sub", "_select_next_server", "_send_ping",
 )  # fmt: skip
-_LAST_WORDS = re.compile(rb"^-ERR '(.*?)'\r$", re.M)
+_LAST_WORDS = re.compile(rb"^-ERR '(.*)'\r$", re.M)
 
 
 def _check(client: type) -> None:
@@ -88,7 +88,7 @@ class Wire(Client):
         self._unreadable = unreadable
         self._informed = informed
         self._wants_tls = False
-        self._ear = Ear(None)
+        self._ear = -1
         self._ps = self._parser = SteadyParser(self)
         self._intake: Intake | None = None
         self.shortcut: Shortcut | None = None
@@ -103,13 +103,12 @@ class Wire(Client):
                 await self.connect(**options.for_nats(self.server), error_cb=self._on_error)
         except ConnectionError as error:  # what was read before may say why, or what was not read any more
             reader = getattr(self._transport, "_io_reader", None)
-            raise self._last_words(reader) or (reader and reader.exception()) or error from None
+            words = _last_words(bytes(getattr(reader, "_buffer", b"")) + self._unread())
+            raise (Error(words) if words else reader and reader.exception()) or error from None
         except (OSError, Error):
             raise
         except Exception as error:
             raise Error(f"something answers there, but it is no NATS server ({type(error).__name__})") from error
-        finally:
-            self._ear.close()
         if self.lost.done():  # by a close that wanted to cancel this, which asyncio may swallow
             raise self.lost.result()
         if self._reading_task is not None:
@@ -127,16 +126,23 @@ class Wire(Client):
                     self.interests,
                     deliver=lambda inbox: inbox.deliver(self._reporter),
                     broken=lambda what: self.abandon(Error(f"what the server sends is not the NATS protocol ({what})")),
+                    losing=self._hear_out,
                 )
                 transport.set_protocol(self._intake)
                 return
         self._reporter.burst("lean", "this nats-py is not known well enough to be read the fast way")
 
-    def _last_words(self, reader: asyncio.StreamReader | None) -> Error | None:
-        """Say with what words the server has hung up: asyncio reads no more once it cannot write."""
-        said = bytes(getattr(reader, "_buffer", b"")) + self._ear.rest()
-        found = _LAST_WORDS.search(said)
-        return Error(found[1].decode(errors="replace")) if found else None
+    def _listen(self) -> None:
+        """Have a number of our own for the file: a transport that cannot write closes its, whatever has come."""
+        self._close_ear()
+        transport = self._writer_transport()
+        if transport is not None:
+            self._ear = duplicate(transport)
+
+    def _close_ear(self) -> None:
+        file, self._ear = self._ear, -1
+        if file >= 0:
+            os.close(file)
 
     async def _select_next_server(self) -> None:
         (server,) = self._server_pool
@@ -151,7 +157,7 @@ class Wire(Client):
     def _connect_command(self) -> bytes:
         verb, _, fields = super()._connect_command().partition(b" ")
         assert self._current_server is not None
-        self._ear = Ear(self._writer_transport())  # before anything is written
+        self._listen()
         uri = self._current_server.uri
         shown = self._login.fields(uri.hostname, uri.port, self._server_info.get("nonce"))
         return b"%b %b\r\n" % (verb, json.dumps(json.loads(fields) | shown).encode())
@@ -174,9 +180,34 @@ class Wire(Client):
 
     async def _process_err(self, err_msg: str) -> None:
         """Take an ``-ERR``: nats-py would hand it on in lower case, and close over what the server does not."""
-        text = self._parser.error_text() or err_msg
+        self._heed(self._parser.error_text() or err_msg)
+
+    def _heed(self, text: str) -> None:
         if not (self.is_connected and self._refused(text)):
             self.abandon(Error(text))
+
+    def _hear_out(self) -> None:
+        """The connection broke, perhaps in writing: take what has come and was not read, the server's last words too.
+
+        At once: nats-py, when its turn comes, looks at nothing but why the connection is lost.
+        """
+        buffer = getattr(getattr(self._transport, "_io_reader", None), "_buffer", None)
+        if self._intake is None or not isinstance(buffer, bytearray):
+            return
+        self._intake.take(self._unread())
+        parsing = self._parser.parse(bytes(buffer))
+        buffer.clear()
+        with suppress(StopIteration, ProtocolError, OSError):
+            parsing.send(None)  # no part of it waits for anything
+        parsing.close()
+
+    def _unread(self) -> bytes:
+        """What has come, and the transport has not read."""
+        parts: list[bytes] = []
+        with suppress(OSError):  # it does not block
+            while part := os.read(self._ear, LONGEST_LINE):
+                parts.append(part)
+        return b"".join(parts)
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         try:
@@ -254,7 +285,7 @@ class Wire(Client):
         """The numbers by which its socket is known; none, if there is none."""
         transport = self._writer_transport()
         sock = transport and transport.get_extra_info("socket")
-        files = (-1 if self.shortcut is None else self.shortcut.file, self._ear.file, sock.fileno() if sock else -1)
+        files = (-1 if self.shortcut is None else self.shortcut.file, self._ear, sock.fileno() if sock else -1)
         return [file for file in files if file >= 0]
 
     def abandon(self, why: Exception) -> None:
@@ -262,6 +293,7 @@ class Wire(Client):
         if not self.lost.done():
             self.lost.set_result(why)
         self._status = Client.CLOSED
+        self._close_ear()
         if self.shortcut is not None:
             self.shortcut.close()
         for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
@@ -281,29 +313,6 @@ class Wire(Client):
         """The transport of asyncio, below that of nats-py."""
         writer = getattr(self._transport, "_io_writer", None)
         return None if writer is None else writer.transport
-
-
-class Ear:
-    """Hears what a server has sent before it hung up, and a transport that was cut off in writing has not read.
-
-    Args:
-        transport: Of the connection; None for none.
-    """
-
-    def __init__(self, transport: asyncio.WriteTransport | None) -> None:
-        self.file = -1 if transport is None else duplicate(transport)
-
-    def rest(self) -> bytes:
-        """Return that, as far as it is here."""
-        with suppress(OSError):
-            return os.read(self.file, LONGEST_LINE)
-        return b""
-
-    def close(self) -> None:
-        """Hear no more. Idempotent."""
-        file, self.file = self.file, -1
-        if file >= 0:
-            os.close(file)
 
 
 class SteadyParser(Parser):
@@ -349,6 +358,12 @@ class _Pong:
 
     def set_result(self, _: object) -> None:
         self._called()
+
+
+def _last_words(said: bytes) -> str:
+    """With what words a server has hung up; nothing, if with none."""
+    found = _LAST_WORDS.search(said)
+    return found[1].decode(errors="replace") if found else ""
 
 
 def sid_of(subscription: Subscription) -> int:
