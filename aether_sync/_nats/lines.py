@@ -2,7 +2,7 @@
 
 No server tells (``max_control_line``). It closes the connection over a line that is too long, and does not say over
 which; but the longest of all that it may have been sent is too long then. So each length is noted before it is sent,
-and each such end teaches one more. Only what is longer than a CONNECT, some 300 bytes, can be concerned.
+and each such end teaches one more. What is no longer than the CONNECT, some 300 bytes, it has taken.
 
 Lengths are those of a line's arguments, none too small by what differs from one command to the next.
 """
@@ -40,6 +40,7 @@ class Lines:
         self.taken: set[int] = set()  # changed in place, by single operations: no note of another thread is lost
         self.too_long: float = inf
         self._server: object = None
+        self._surely_taken = 0
         self._known: dict[object, float] = {}  # by servers: each time one is started, it is another
 
     def take(self, line: int) -> None:
@@ -54,18 +55,20 @@ class Lines:
             )
         self.taken.add(line)
 
-    def meet(self, server: object) -> None:
-        """Lines go to this server from now on, until it is started anew. Loop thread only."""
-        self._server = server
+    def meet(self, server: object, surely_taken: int) -> None:
+        """Lines go to this server from now on, which has taken one of that length. Loop thread only."""
+        self._server, self._surely_taken = server, surely_taken
         self._limit(self._known.get(server, inf))
 
     def learn(self, line: int | None = None) -> None:
         """The server has closed over a line: of this length, or over whichever. Loop thread only."""
-        found = min(self.too_long, max(self.taken, default=inf) if line is None else line)
+        found = max(self.taken, default=0) if line is None else line
+        if found <= self._surely_taken:
+            return
         if len(self._known) >= _SERVERS_KEPT:
             self._known.clear()
-        self._known[self._server] = found
-        self._limit(found)
+        self._known[self._server] = min(found, self.too_long)
+        self._limit(self._known[self._server])
 
     def _limit(self, too_long: float) -> None:
         self.too_long = too_long

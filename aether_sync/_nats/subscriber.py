@@ -56,7 +56,7 @@ class Subscriber:
     def resume(self, wire: Wire, then: Callable[[Wire], None]) -> None:
         """Subscribe all interests on a new wire; ``then`` is called once the server has processed that."""
         self._wire, self._by_sid = wire, wire.interests
-        self._lines.meet(wire.info.get("server_id"))
+        self._lines.meet(wire.info.get("server_id"), wire.line)
         for inbox in {interest.inbox for interest in self._interests}:
             inbox.move()
         for interest in self._in_order():

@@ -65,6 +65,7 @@ class Wire(Client):
         lost: Done when the connection is at its end, with the reason.
         interests: By the sids under which they are subscribed here: who gets what arrives.
         shortcut: Other threads' way to the socket, once somebody has opened it.
+        line: How long the line of its CONNECT was.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Wire(Client):
         self._informed = informed
         self._wants_tls = False
         self._ear = -1
+        self.line = 0
         self._ps = self._parser = SteadyParser(self)
         self._intake: Intake | None = None
         self.shortcut: Shortcut | None = None
@@ -160,7 +162,9 @@ class Wire(Client):
         self._listen()
         uri = self._current_server.uri
         shown = self._login.fields(uri.hostname, uri.port, self._server_info.get("nonce"))
-        return b"%b %b\r\n" % (verb, json.dumps(json.loads(fields) | shown).encode())
+        fields = json.dumps(json.loads(fields) | shown).encode()
+        self.line = len(fields)
+        return b"%b %b\r\n" % (verb, fields)
 
     # -- what the server says
 
