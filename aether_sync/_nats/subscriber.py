@@ -21,7 +21,7 @@ the others. Only that of a right which was revoked comes at any time, and has th
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from math import inf
 
@@ -36,6 +36,8 @@ from .reasons import Refusal
 from .wire import Wire, forget, sid_of
 
 __all__ = ["Subscriber"]
+
+_AT_ONCE = 64  # changes, which go out in one write
 
 
 class Subscriber:
@@ -107,13 +109,12 @@ class Subscriber:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            done = 0
             while self._changes:
-                change = self._changes.popleft()
-                with suppress(Error, OSError):  # the connection broke: resume() subscribes on the next one
-                    await change()
-                done += 1
-                if done % 64 == 0:  # others want a turn
+                with nullcontext() if self._wire is None else self._wire.in_one_write():
+                    for _ in range(min(_AT_ONCE, len(self._changes))):
+                        with suppress(Error, OSError):  # the connection broke: resume() subscribes on the next one
+                            await self._changes.popleft()()
+                if self._changes:  # others want a turn
                     await asyncio.sleep(0)
 
     async def _subscribe(self, interest: Interest) -> None:

@@ -11,8 +11,8 @@ import asyncio
 import json
 import os
 import re
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from nats.aio.client import DEFAULT_BUFFER_SIZE, Client
@@ -91,6 +91,7 @@ class Wire(Client):
         self._wants_tls = False
         self._ear = -1
         self.line = 0
+        self._gathered: list[bytes] | None = None
         self._ps = self._parser = SteadyParser(self)
         self._intake: Intake | None = None
         self.shortcut: Shortcut | None = None
@@ -243,8 +244,21 @@ class Wire(Client):
         transport = self._writer_transport()
         return self.is_open and transport is not None and not transport.get_write_buffer_size()
 
+    @contextmanager
+    def in_one_write(self) -> Iterator[None]:
+        """Gather what is written meanwhile, and write it in one go."""
+        gathered = self._gathered = []
+        try:
+            yield
+        finally:
+            self._gathered = None
+            self.write(b"".join(gathered))
+
     def write(self, data: bytes) -> None:
         """Write commands, if the connection is open."""
+        if self._gathered is not None:
+            self._gathered.append(data)
+            return
         if not (self.is_open and self._transport):  # asyncio would log that, on this thread
             return
         if self.shortcut is None:
