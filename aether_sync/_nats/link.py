@@ -7,10 +7,10 @@
                           '--------------- any of them --close()--> CLOSED <'
 
 restored: a server has let us in, and has processed a SUB for every interest; from then on the pump writes.
-lost: the server closed the connection, sent an ``-ERR`` that is about no subject, or what is no protocol; nothing came
-from it for a whole interval in which a PONG was due (:meth:`Link._watch`); or it says that it will shut down while
-another one is known (:meth:`Link._leave`). What was written and is unconfirmed becomes uncertain, and the next attempt,
-every half second, is at another server if there is one.
+lost: the server closed the connection, sent an ``-ERR`` that is about no single command, or what is no protocol;
+nothing came from it for a whole interval in which a PONG was due (:meth:`Link._watch`); or it says that it will shut
+down while another one is known (:meth:`Link._leave`). What was written and is unconfirmed becomes uncertain, and the
+next attempt, every half second, is at another server if there is one.
 """
 
 import asyncio
