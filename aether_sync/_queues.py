@@ -261,6 +261,11 @@ class EventQueue(janus.Queue[Any]):
                 self._owed += self._put_tight(events, sizes)
             self._getters.wake(len(events))
 
+    def miss(self) -> None:
+        """Count an event that was chosen for this queue, and came after its end."""
+        with self.lock:
+            self._refuse("closed", 1)
+
     def _put_one(self, event: Event, size: int) -> bool:
         """Put it, if it fits.
 

@@ -82,18 +82,21 @@ class Frame:
     Args:
         subject: Where to.
         envelope: What stands before the event in the payload; behind it stands ``}``.
+        line: How long its command's line is, as servers limit it.
 
     Attributes:
         template: The command, for the bytes of the payload and the encoded event.
         around: Bytes of a payload that are not the event.
+        line: As given.
     """
 
-    __slots__ = ("around", "template")
+    __slots__ = ("around", "line", "template")
 
-    def __init__(self, subject: str, envelope: bytes) -> None:
+    def __init__(self, subject: str, envelope: bytes, line: int) -> None:
         fixed = [part.replace(b"%", b"%%") for part in (subject.encode(), envelope)]
         self.template = b"PUB %b %%d\r\n%b%%b}\r\n" % tuple(fixed)
         self.around = len(envelope) + 1
+        self.line = line
 
 
 class Group:
@@ -111,8 +114,16 @@ class Group:
         for step in range(len(self.members)):
             if self.members[(turn + step) % len(self.members)].queue.offer_if_room(event, size):
                 return []
-        unlucky = self.members[turn % len(self.members)]
-        return [unlucky] if unlucky.queue.offer((event,), (size,)) else []
+        turn %= len(self.members)
+        return self._drop(event, size, self.members[turn:] + self.members[:turn])
+
+    def _drop(self, event: Event, size: int, in_turn: Sequence[Target]) -> list[Target]:
+        """Let the first that is open drop one; if none is, the event was chosen for them before they had left."""
+        for target in in_turn:
+            if not target.queue.is_shut:
+                return [target] if target.queue.offer((event,), (size,)) else []
+        in_turn[0].queue.miss()
+        return []
 
 
 @dataclass(eq=False, slots=True)

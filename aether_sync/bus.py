@@ -124,7 +124,8 @@ class EventBus(Lifetime, Heir):
             maxsize: Events queued at most; by default what a burst of a tenth of a second brings.
             max_bytes: Encoded bytes queued at most.
             overflow: What a full queue does: ``"drop_newest"``, ``"drop_oldest"``, or ``"fail"``: the subscription ends
-                with ``SubscriptionOverflowError`` after what it had queued.
+                with ``SubscriptionOverflowError`` after what it had queued. This is raised to who reads it, also if
+                it has overflowed before this call returns.
             queue_group: Share the events with all subscriptions of this group, in the whole cluster: each event goes to
                 one of those that it matches. A group has no filter and no glob, as the server chooses before either.
             timeout: Seconds to wait for the server's confirmation; not used where there is no server.
@@ -146,6 +147,8 @@ class EventBus(Lifetime, Heir):
                 self._admit(target)
                 self._join(target, deadline)
                 self._refuse_if_closed()
+                if target.queue.failure is not None:  # it left before it had joined altogether
+                    self._part((target,), deadline)
             except BaseException:
                 subscription.close(discard=True)
                 self._part((target,), deadline)  # also if a close() of the bus has been here before it had joined
@@ -180,7 +183,7 @@ class EventBus(Lifetime, Heir):
             event: Its data is encoded before this returns, and may be changed after.
 
         Raises:
-            InvalidNamespaceError: The namespace is none.
+            InvalidNamespaceError: The namespace is none, or longer than the server takes.
             InvalidEventError: The event is none.
             EncodingError: Its data holds what JSON does not have.
             EventTooLargeError: It is larger than the server takes.

@@ -5,6 +5,7 @@ import ssl
 import weakref
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from copy import copy
 from importlib.util import find_spec
 from pathlib import Path
 from threading import get_ident
@@ -242,7 +243,14 @@ class Connection(Lifetime, Heir):
         return self._engine
 
     def send(
-        self, frames: Sequence[bytes], size: int, largest: int, timeout: float | None, buffer: bool, wait: bool = True
+        self,
+        frames: Sequence[bytes],
+        size: int,
+        largest: int,
+        line: int,
+        timeout: float | None,
+        buffer: bool,
+        wait: bool = True,
     ) -> None:
         """Accept ``PUB`` frames, all of them or none. For a bus.
 
@@ -250,6 +258,7 @@ class Connection(Lifetime, Heir):
             frames: Whole commands, in order.
             size: Bytes of all of them.
             largest: Bytes of the largest payload among them.
+            line: The length of the longest of their lines.
             timeout: Seconds to wait for room in the outbox. On a loop thread, of whichever connection, nothing waits.
             buffer: Whether to accept them while disconnected.
             wait: Whether to wait for the first attempt to connect.
@@ -265,6 +274,9 @@ class Connection(Lifetime, Heir):
         limit = engine.link.max_payload
         if largest > limit > 0:
             raise EventTooLargeError(f"an event of {largest} bytes is larger than the server's max_payload of {limit}")
+        lines = engine.link.lines
+        if line not in lines.taken:
+            lines.take(line)
         if not buffer and not engine.link.is_connected:
             raise DisconnectedError(f"nothing was published: {engine.link.connect_error()}")
         try:
@@ -292,7 +304,7 @@ class Connection(Lifetime, Heir):
                 engine.loop.post(engine.link.subscriber.leave, interest)
 
     def await_confirmation(self, interest: Interest, deadline: Deadline) -> None:
-        """Wait until the server has confirmed an interest. For a bus.
+        """Wait until the connected server has confirmed an interest. For a bus.
 
         Raises:
             DeadlineExceededError: It had not in time.
@@ -302,10 +314,13 @@ class Connection(Lifetime, Heir):
         engine.loop.refuse_own_thread()
         try:
             interest.confirmed.wait(deadline)
+            engine.link.await_connection(deadline)  # by another server than the one that confirmed it, perhaps
         except DeadlineExceededError:
             link = engine.link
             why = "the server has not confirmed it" if link.is_connected else str(link.connect_error())
             raise DeadlineExceededError(f"no subscription to {interest.subject!r} within {deadline}: {why}") from None
+        if interest.error is not None:  # by that other server
+            raise copy(interest.error)
 
     def await_last(self, interests: Sequence[Interest], deadline: Deadline) -> None:
         """Wait until the server has sent the last message for interests that were left, or the deadline. For a bus."""

@@ -81,7 +81,7 @@ class AetherError(Exception):
 
 
 class InvalidNamespaceError(AetherError, ValueError):
-    """A namespace, pattern or prefix cannot become a NATS subject."""
+    """A namespace, pattern or prefix cannot become a NATS subject, or is longer than the server takes."""
 
 
 class InvalidEventError(AetherError, ValueError):
@@ -125,7 +125,7 @@ class DisconnectedError(ConnectionFailedError):
 
 
 class PermissionDeniedError(ConnectionFailedError):
-    """The server refuses this subject to this user."""
+    """The server refuses this subject to this user: a right is missing, or a limit is reached, as the message says."""
 
 
 class DeliveryUncertainError(ConnectionFailedError):

@@ -36,8 +36,8 @@ class SubscriptionStats:
     queue_group: str | None = None
     offered: int = 0  #: events that matched
     delivered: int = 0  #: events that your threads took
-    dropped: int = 0  #: events lost to overflow, or discarded by ``close(discard=True)``
-    dropped_by_reason: Mapping[str, int] = field(default_factory=dict)  #: ``maxsize``, ``max_bytes`` or ``discarded``
+    dropped: int = 0  #: events lost to overflow, discarded by ``close(discard=True)``, or on their way at the end
+    dropped_by_reason: Mapping[str, int] = field(default_factory=dict)  #: as in :class:`Metrics`
     pending: int = 0  #: events queued now
     pending_bytes: int = 0  #: their encoded size
     high_water: int = 0  #: the most events that were queued at once
@@ -58,7 +58,8 @@ class Metrics:
     received: int = 0  #: events of other nodes that arrived, before filters
     delivered: int = 0  #: events that threads took from subscriptions, closed ones included
     dropped: int = 0  #: events that subscriptions dropped
-    dropped_by_reason: Mapping[str, int] = field(default_factory=dict)  #: ``maxsize``, ``max_bytes`` or ``discarded``
+    #: ``maxsize``, ``max_bytes``, ``discarded``; ``closed``: the server had chosen a member of a queue group that ended
+    dropped_by_reason: Mapping[str, int] = field(default_factory=dict)
     publish_errors: int = 0  #: events that ``publish()`` refused, or the server did later
     rejected: int = 0  #: those that the server refused
     subscribe_errors: int = 0  #: ``subscribe()`` calls that failed

@@ -1,10 +1,12 @@
 """``NATSEventBus``: an event bus across the nodes of a NATS cluster."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Unpack, cast
+from weakref import WeakMethod
 
 from ._checks import check_choice, check_timeout, is_of
 from ._deadline import Deadline
+from ._nats.lines import line_of
 from ._nats.receive import EventInterest, Inbox
 from ._reporter import Kind
 from ._routing import Frame, Route, Target
@@ -14,7 +16,14 @@ from ._waiting import guard
 from ._wire import EnvelopeWriter
 from .bus import CloseReport, EventBus, VersionKeeper, log_close
 from .connection import Connection, ConnectionOptions
-from .errors import BusClosedError, DeadlineExceededError, DeliveryUncertainError, InvalidOptionError
+from .errors import (
+    BusClosedError,
+    DeadlineExceededError,
+    DeliveryUncertainError,
+    InvalidOptionError,
+    SubscriptionClosedError,
+    SubscriptionOverflowError,
+)
 from .events import Event
 from .patterns import check_prefix, subject_of
 
@@ -75,7 +84,7 @@ class NATSEventBus(EventBus):
         super()._begin()
         self._writer = EnvelopeWriter(self.node_id)
         seen = None if self._watch is None else self._seen
-        self._inbox = Inbox(self.node_id, self._counters, self._abandoned.append, seen)
+        self._inbox = Inbox(self.node_id, self._counters, _caller(self._abandon), seen)
         self._to_watch = [] if self._watch is None else [self._watch.namespace]  # taken by who subscribes it
         self._interests_lock = guard()  # guards _interests, and that the link hears of its changes in their order
         self._interests: dict[tuple[str, str | None], EventInterest] = {}  # by subject and queue group
@@ -101,7 +110,8 @@ class NATSEventBus(EventBus):
         return subject_of(self._prefix, namespace)
 
     def _frame_of(self, namespace: str) -> Frame:
-        return Frame(self._subject_of(namespace), self._writer.head(namespace))
+        subject = self._subject_of(namespace)
+        return Frame(subject, self._writer.head(namespace), line_of(subject))
 
     def _accept(self, route: Route, encoded: Sequence[bytes], *, wait: bool = True) -> None:
         if self._closed:
@@ -109,16 +119,16 @@ class NATSEventBus(EventBus):
         if self._to_watch:
             self._begin_to_watch()
         assert route.frame is not None
-        template, around = route.frame.template, route.frame.around
+        template, around, line = route.frame.template, route.frame.around, route.frame.line
         timeout = self._publish_timeout if wait else 0.0
         if len(encoded) == 1:
             (one,) = encoded
             frame = template % (around + len(one), one)
-            self._connection.send((frame,), len(frame), around + len(one), timeout, self._buffer, wait)
+            self._connection.send((frame,), len(frame), around + len(one), line, timeout, self._buffer, wait)
             return
         frames = [template % (around + len(one), one) for one in encoded]
         largest = around + max(map(len, encoded), default=0)
-        self._connection.send(frames, sum(map(len, frames)), largest, timeout, self._buffer, wait)
+        self._connection.send(frames, sum(map(len, frames)), largest, line, timeout, self._buffer, wait)
 
     # -- subscribing
 
@@ -126,9 +136,16 @@ class NATSEventBus(EventBus):
         self.start()
         interests = [self._enter(target, pattern) for pattern in target.subject_patterns]
         for interest in interests:
-            self._connection.await_confirmation(interest, deadline)
+            self._await_confirmation(interest, target, deadline)
         if target.group is None:  # a node's own events come directly; to a group, by the server's choice
             self._targets.add(target)
+
+    def _await_confirmation(self, interest: EventInterest, target: Target, deadline: Deadline) -> None:
+        try:
+            self._connection.await_confirmation(interest, deadline)
+        except SubscriptionClosedError:
+            if not isinstance(target.queue.failure, SubscriptionOverflowError):  # who reads it gets that
+                raise
 
     def _enter(self, target: Target, pattern: str) -> EventInterest:
         """Share the interest in a subject, or have a new one subscribed."""
@@ -152,14 +169,12 @@ class NATSEventBus(EventBus):
 
     def _part(self, targets: Sequence[Target], deadline: Deadline) -> None:
         super()._part(targets, deadline)
-        left = [(interest, target) for target in targets for interest in self._exit(target)]
-        # What the server has already chosen this node for is on its way.
-        self._connection.await_last([interest for interest, _ in left if interest.group is not None], deadline)
-        for interest, target in left:
-            interest.remove(target)
+        left = [interest for target in targets for interest in self._exit(target)]
+        # What the server has already chosen this node for is on its way. What comes later still is counted as dropped.
+        self._connection.await_last([interest for interest in left if interest.group is not None], deadline)
 
     def _exit(self, target: Target) -> list[EventInterest]:
-        """Leave the interests of a target; those that served nobody else are returned, and serve it still."""
+        """Leave the interests of a target; those that served nobody else are returned, and serve it to their end."""
         left = []
         with self._interests_lock:
             for pattern in target.subject_patterns:
@@ -252,3 +267,15 @@ class NATSEventBus(EventBus):
         except BusClosedError:  # the connection was closed first, and has reported
             pass
         return CloseReport()
+
+
+def _caller(method: Callable[[Target], None]) -> Callable[[Target], None]:
+    """Call a method of a bus while there is one: the link, which calls this, keeps no bus from being collected."""
+    weak = WeakMethod(method)
+
+    def call(target: Target) -> None:
+        found = weak()
+        if found is not None:
+            found(target)
+
+    return call

@@ -27,7 +27,10 @@ from aether_sync import (
     InvalidOptionError,
     NATSEventBus,
     NatsServer,
+    PermissionDeniedError,
     PublishTimeoutError,
+    Subscription,
+    SubscriptionOverflowError,
     WrongThreadError,
     flush_logs,
 )
@@ -35,6 +38,7 @@ from aether_sync._nats.intake import Intake
 from aether_sync._wire import EnvelopeWriter, encode_event
 
 from .conftest import PATIENCE, UNIT, Monitor, eventually, make_event, run_threads
+from .proxy import Proxy
 from .raw import RawClient
 from .suites import BusPromises, Keep, Nodes, numbers
 
@@ -742,3 +746,123 @@ def test_a_storm_of_subscriptions(make_bus: MakeBus) -> None:
     assert numbers([dict(subs)[999].get(timeout=PATIENCE)]) == [999]
     run_threads(*(lambda part=part: [sub.close() for _, sub in subs[part::4]] for part in range(4)))
     assert here.metrics().active_subscriptions == 0
+
+
+# -- what ends leaves the server at once, and what that had chosen it for on the way is counted
+
+
+def chosen(*members: Subscription) -> int:
+    """How many events the server has sent to the members of a group."""
+    return sum(member.stats().offered for member in members)
+
+
+@pytest.mark.concurrent
+def test_a_member_that_overflowed_is_chosen_no_more(make_bus: MakeBus, keep: Keep, monitor: Monitor) -> None:
+    weak, strong, there = make_bus(), make_bus(), make_bus()
+    failing = keep(weak.subscribe("jobs", "more.*", queue_group="g", overflow="fail", maxsize=10))
+    other = keep(strong.subscribe("jobs", queue_group="g"))
+    for n in range(3_000):
+        there.publish("jobs", make_event(n))
+    there.flush(PATIENCE)
+    eventually(lambda: chosen(failing, other) == 3_000, "a count of every event")
+    eventually(lambda: monitor.subscriptions_of(weak) == [], "its leave, though nobody has used that bus")
+    assert weak.metrics().active_subscriptions == 0
+    stats = failing.stats()
+    assert (stats.pending, stats.dropped) == (10, stats.offered - 10)
+    assert weak.metrics().dropped == stats.dropped
+    before = chosen(other)
+    for n in range(100):
+        there.publish("jobs", make_event(n))
+    eventually(lambda: chosen(other) == before + 100, "all of them with the other member")
+    assert len(failing.get_batch(99, timeout=PATIENCE)) == 10
+    with pytest.raises(SubscriptionOverflowError):
+        failing.get(timeout=PATIENCE)
+
+
+@pytest.mark.concurrent
+def test_a_member_that_was_dropped_counts_what_it_was_chosen_for(make_bus: MakeBus, keep: Keep) -> None:
+    weak, strong, there = make_bus(), make_bus(), make_bus()
+    other = keep(strong.subscribe("jobs", queue_group="g"))
+    for round_ in range(5):
+        before = chosen(other) + weak.metrics().dropped
+        forgotten: Any = weak.subscribe("jobs", queue_group="g", timeout=PATIENCE)
+        for n in range(300):
+            there.publish("jobs", make_event(n))
+            if n == 150:
+                with pytest.warns(ResourceWarning, match="unclosed"):
+                    del forgotten
+        there.flush(PATIENCE)
+        eventually(lambda: chosen(other) + weak.metrics().dropped == before + 300, f"a count of all, round {round_}")  # noqa: B023
+        eventually(lambda: weak.metrics().active_subscriptions == 0, "its leave")
+
+
+@pytest.mark.fault
+def test_a_subscription_whose_right_was_revoked_leaves_its_other_patterns(own_monitor: Monitor) -> None:
+    users = 'authorization { users: [{user: u, password: p, permissions: {subscribe: {allow: ">", deny: [%s]}}}] }\n'
+    with (
+        NatsServer(config=users % "t.no" + own_monitor.config) as server,
+        NATSEventBus(server.url, user="u", password="p", prefix="t") as bus,
+    ):
+        events = bus.subscribe("a", "b", queue_group="g", timeout=PATIENCE)
+        alone = bus.subscribe("c", timeout=PATIENCE)
+        server.reload(users % '"t.events.a"' + own_monitor.config)
+        with pytest.raises(PermissionDeniedError):
+            events.get(timeout=PATIENCE)
+        eventually(lambda: own_monitor.subscriptions_of(bus) == [("t.events.c", "")], "the leave of both")
+        assert not alone.closed
+
+
+@pytest.mark.fault
+def test_a_shared_subscription_is_confirmed_by_the_server_of_now(
+    make_bus: MakeBus, server: NatsServer, keep: Keep
+) -> None:
+    with Proxy(server.port) as proxy:
+        bus, there = make_bus(proxy.url), make_bus()
+        first = keep(bus.subscribe("n", timeout=PATIENCE))
+        there.start()
+        proxy.cut()
+        eventually(lambda: not bus.is_connected, "the disconnect")
+        with pytest.raises(DeadlineExceededError, match="not connected"):
+            bus.subscribe("n", timeout=0.1 * UNIT)
+
+        def subscribe() -> None:
+            second = keep(bus.subscribe("n", timeout=PATIENCE))
+            there.publish("n", make_event(1))
+            assert numbers([second.get(timeout=PATIENCE), first.get(timeout=PATIENCE)]) == [1, 1]
+
+        run_threads(subscribe, proxy.restore)
+        assert bus.metrics().active_subscriptions == 2
+
+
+@pytest.mark.fault
+def test_closing_ends_the_wait_for_that_server(make_bus: MakeBus, server: NatsServer, keep: Keep) -> None:
+    with Proxy(server.port) as proxy:
+        bus = make_bus(proxy.url)
+        keep(bus.subscribe("n", timeout=PATIENCE))
+        proxy.cut()
+        eventually(lambda: not bus.is_connected, "the disconnect")
+
+        def subscribe() -> None:
+            with pytest.raises(BusClosedError):
+                bus.subscribe("n", timeout=None)
+
+        def close() -> None:
+            eventually(lambda: bus.metrics().active_subscriptions == 2, "the subscription")
+            bus.close(UNIT)
+
+        run_threads(subscribe, close)
+
+
+def test_a_server_that_is_full_says_so() -> None:
+    with (
+        NatsServer(config="max_connections: 2") as server,
+        NATSEventBus(server.url) as one,
+        NATSEventBus(server.url) as other,
+    ):
+        for bus in (one, other):
+            assert bus.wait_connected(PATIENCE)
+        for _ in range(10):
+            bus = NATSEventBus(server.url, connect_timeout=0.2 * UNIT)
+            with pytest.raises(ConnectError, match="maximum connections exceeded"):
+                bus.start()
+            bus.close()

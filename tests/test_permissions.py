@@ -7,18 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aether_sync import (
+    AetherError,
     Connection,
     DeliveryUncertainError,
+    InvalidNamespaceError,
+    JetStreamEventStore,
     NATSEventBus,
     NatsServer,
     PermissionDeniedError,
     Subscription,
     flush_logs,
 )
+from aether_sync._nats.reasons import Refusal, refusal
 
-from .conftest import PATIENCE, eventually, make_event, run_threads
+from .conftest import PATIENCE, Monitor, eventually, make_event, run_threads
 from .suites import Keep, numbers
 
 CONFIG = """
@@ -282,3 +288,261 @@ def test_no_pattern_of_a_tenant_reaches_into_another(pattern: str, tenants: Call
         if ">" not in pattern[:-1] and "*" not in pattern:
             with pytest.raises(PermissionDeniedError):
                 bus.subscribe(pattern, queue_group="theirs", timeout=PATIENCE)
+
+
+# -- limits of the server, which it tells without a name, and names that it quotes
+
+
+class Limited:
+    """A server whose limits may be changed, and two nodes of it."""
+
+    def __init__(self, config: str) -> None:
+        self.server = NatsServer(config=config, jetstream="store" in config)
+        self.server.start()
+        self.here, self.there = NATSEventBus(self.server.url), NATSEventBus(self.server.url)
+        self.there.start()
+
+    def arrives(self, events: Subscription, n: int) -> bool:
+        """Whether an event of the other node comes to a subscription."""
+        self.there.publish(events.patterns[0], make_event(n))
+        return numbers([events.get(timeout=PATIENCE)]) == [n]
+
+    def restart(self, config: str) -> None:
+        self.server._config = config
+        self.server.restart()
+        assert self.here.wait_connected(PATIENCE)
+        assert self.there.wait_connected(PATIENCE)
+
+    def __enter__(self) -> "Limited":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.here.close()
+        self.there.close()
+        self.server.stop()
+
+
+@pytest.mark.parametrize(
+    ("config", "excess", "why"),
+    [
+        ("max_subscriptions: 3", "c", "maximum subscriptions exceeded"),
+        ("max_sub_tokens: 4", "a.b.c", "too many tokens"),
+        (
+            "accounts: {A: {users: [{user: u, password: p}], limits: {max_subs: 3}}}\nno_auth_user: u",
+            "c",
+            "maximum sub",
+        ),
+    ],
+    ids=["subscriptions", "tokens", "account"],
+)
+def test_a_subscription_over_a_limit_is_refused_and_the_others_go_on(config: str, excess: str, why: str) -> None:
+    with Limited(config) as limited:
+        bus = limited.here
+        kept = [bus.subscribe(namespace, timeout=PATIENCE) for namespace in ("a", "b", "b.*")]
+        for _ in range(2):
+            with pytest.raises(PermissionDeniedError, match=f"'aether.events.{excess}': .*{why}"):
+                bus.subscribe(excess, timeout=PATIENCE)
+        assert all(limited.arrives(events, n) for n, events in enumerate(kept[:2]))
+        kept.pop().close()
+        with bus.subscribe("d", timeout=PATIENCE) as another:
+            assert limited.arrives(another, 7)
+        assert bus.metrics().reconnects == 0
+
+
+@pytest.mark.fault
+def test_a_limit_that_was_lowered_ends_the_latest_subscriptions(caplog: pytest.LogCaptureFixture) -> None:
+    with Limited("max_subscriptions: 8") as limited, limited.here as bus:
+        kept = [bus.subscribe(f"n.{n}", timeout=PATIENCE) for n in range(5)]
+        limited.restart("max_subscriptions: 2")
+        for events in kept[2:]:
+            with pytest.raises(PermissionDeniedError, match="maximum subscriptions exceeded"):
+                events.get(timeout=PATIENCE)
+        assert all(limited.arrives(events, n) for n, events in enumerate(kept[:2]))
+        assert (bus.metrics().reconnects, bus.metrics().active_subscriptions) == (1, 2)
+        assert not any(events.closed for events in kept[:2])
+
+
+@pytest.mark.fault
+def test_the_limit_of_tokens_that_was_lowered_ends_those_with_more() -> None:
+    with Limited("max_sub_tokens: 9") as limited, limited.here as bus:
+        long, short = bus.subscribe("a.b.c.d", timeout=PATIENCE), bus.subscribe("a.b", timeout=PATIENCE)
+        limited.restart("max_sub_tokens: 4")
+        with pytest.raises(PermissionDeniedError, match="too many tokens"):
+            long.get(timeout=PATIENCE)
+        assert limited.arrives(short, 1)
+        assert bus.metrics().reconnects == 1
+
+
+def test_a_store_over_a_limit_says_so_and_goes_on() -> None:
+    with NatsServer(config="max_subscriptions: 1") as server, JetStreamEventStore(server.url, "s") as store:
+        store.append("a-1", make_event(1, actor_id="a-1"), expected_version=0)  # its inbox is what the server takes
+        with pytest.raises(PermissionDeniedError, match="maximum subscriptions exceeded"), store.follow() as events:
+            next(events)
+        store.append("a-1", make_event(2, actor_id="a-1"), expected_version=1)
+        assert store._connection.counts()["reconnects"] == 0
+
+
+@pytest.mark.fault
+def test_a_follower_that_fits_no_more_after_a_restart_says_so() -> None:
+    with NatsServer(config="max_subscriptions: 9") as server, JetStreamEventStore(server.url, "s") as store:
+        store.append("a-1", make_event(1, actor_id="a-1"), expected_version=0)
+        with store.follow() as events:
+            next(events)
+            server._config = "max_subscriptions: 1"
+            server.restart()
+            with pytest.raises(PermissionDeniedError, match="maximum subscriptions exceeded"):
+                next(events)
+        store.append("a-1", make_event(2, actor_id="a-1"), expected_version=1)
+        assert store._connection.counts()["reconnects"] == 1
+
+
+# -- a line that is too long: the server closes the connection, and says no more
+
+
+TIGHT = "max_control_line: 400"  # a CONNECT has some 300
+LONG, LONGER, SHORT = "x" * 400, "x" * 480, "short"
+
+
+def connections_ever(monitor: Monitor) -> int:
+    return int(monitor._ask("varz")["total_connections"])
+
+
+def test_a_subscription_with_too_long_a_line_costs_one_connection(own_monitor: Monitor) -> None:
+    with Limited(f"{TIGHT}\n{own_monitor.config}") as limited:
+        bus = limited.here
+        kept = bus.subscribe(SHORT, timeout=PATIENCE)
+        before = connections_ever(own_monitor)
+        for namespace in (LONG, LONG, LONGER, f"{LONG}.*", LONG):
+            with pytest.raises(PermissionDeniedError, match="maximum control line exceeded"):
+                bus.subscribe(namespace, timeout=PATIENCE)
+        with bus.subscribe("x" * 300, timeout=PATIENCE) as fits:
+            assert limited.arrives(fits, 1)
+        assert limited.arrives(kept, 2)
+        assert connections_ever(own_monitor) <= before + 1
+
+
+@pytest.mark.fault
+def test_lines_that_are_too_long_after_a_restart_end(own_monitor: Monitor) -> None:
+    with Limited(own_monitor.config) as limited:
+        bus = limited.here
+        long = [bus.subscribe("x" * size, timeout=PATIENCE) for size in (450, 400, 500, 420, 470, 390)]
+        short = [bus.subscribe("x" * size, timeout=PATIENCE) for size in (300, 9)]
+        limited.restart(f"{TIGHT}\n{own_monitor.config}")
+        for events in long:
+            with pytest.raises(PermissionDeniedError, match="maximum control line exceeded"):
+                events.get(timeout=PATIENCE)
+        assert bus.wait_connected(PATIENCE)
+        assert all(limited.arrives(events, n) for n, events in enumerate(short))
+        assert connections_ever(own_monitor) <= 6  # the server's own look at itself, the other node, and three attempts
+
+
+@pytest.mark.fault
+@pytest.mark.both_loops
+@pytest.mark.parametrize("count", [1, 5_000])
+def test_an_event_with_too_long_a_line_costs_one_connection(count: int) -> None:
+    with Limited(TIGHT) as limited, limited.here as bus:
+        others, own = bus.subscribe(SHORT, timeout=PATIENCE), limited.there.subscribe(LONG[:300], timeout=PATIENCE)
+        limited.there.publish_many(LONG, [make_event()] * count)
+        with pytest.raises(DeliveryUncertainError, match="may not have arrived"):
+            limited.there.flush(PATIENCE)
+        metrics = limited.there.metrics()
+        assert (metrics.confirmed, metrics.uncertain + metrics.rejected) == (0, count)
+        with limited.there.subscribe("*", timeout=PATIENCE) as local:
+            for namespace in (LONG, LONGER):
+                with pytest.raises(InvalidNamespaceError, match="maximum control line exceeded"):
+                    limited.there.publish(namespace, make_event())
+                assert not limited.there.try_publish(namespace, make_event())
+            assert limited.arrives(others, 1)
+            assert numbers(local.get_batch(9, timeout=0)) == [1]  # and none of those that were refused
+        assert limited.there.metrics().reconnects == 1
+        bus.publish(LONG[:300], make_event(2))
+        assert numbers([own.get(timeout=PATIENCE)]) == [2]
+        limited.there.flush(PATIENCE)
+        limited.restart("")
+        limited.there.publish(LONG, make_event())
+        limited.there.flush(PATIENCE)
+
+
+def test_a_question_with_too_long_a_line_is_refused_from_the_second_time_on() -> None:
+    with NatsServer(config=TIGHT) as server, JetStreamEventStore(server.url, "s") as store:
+        long = "a-" + "1" * 400
+        for round_ in range(4):
+            with pytest.raises(AetherError, match="maximum control line exceeded" if round_ else None):
+                store.append(long, make_event(actor_id=long), expected_version=0)
+            store.append("a-1", make_event(actor_id="a-1"), expected_version=round_)
+        assert store._connection.counts()["reconnects"] == 1
+
+
+QUOTED = ['a"b', "a\\b", 'a\\"b"', "é", "a'b", "Case", "\U0001f680"]
+
+
+@pytest.mark.both_loops
+@pytest.mark.parametrize("namespace", QUOTED)
+@pytest.mark.parametrize("lean", "01")
+def test_a_refusal_is_known_however_the_name_is_quoted(
+    namespace: str, lean: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AETHER_SYNC_LEAN", lean)
+    right = 'subscribe: ["t.events.ok", "_INBOX.>"], publish: ["t.events.ok"]'
+    with (
+        NatsServer(
+            config=f"authorization {{ users: [{{user: u, password: p, permissions: {{ {right} }} }}] }}"
+        ) as server,
+        NATSEventBus(server.url.replace("//", "//u:p@"), prefix="t") as bus,
+    ):
+        for group in (None, "g", 'g"\\'):
+            with pytest.raises(PermissionDeniedError):
+                bus.subscribe(namespace, queue_group=group, timeout=PATIENCE)
+        bus.publish(namespace, make_event())
+        with pytest.raises(DeliveryUncertainError) as caught:
+            bus.flush(PATIENCE)
+        assert caught.value.reasons == (f"no permission to publish to {'t.events.' + namespace!r}",)
+
+
+@pytest.mark.fault
+def test_a_right_that_is_gone_after_a_restart_is_that_of_one_case() -> None:
+    with (
+        NatsServer(config='authorization { users: [{user: "u", password: "p"}] }') as server,
+        NATSEventBus(server.url.replace("//", "//u:p@"), prefix="t") as bus,
+    ):
+        small, large = bus.subscribe("orders"), bus.subscribe("Orders")
+        server._config = (
+            RESTRICTED.replace('deny: ["t.events.wild.secret"', 'deny: ["t.events.orders"').replace(
+                'allow: ["t.events.wild.*"', 'allow: ["t.events.>"'
+            )
+            % ""
+        )
+        server.restart()
+        with pytest.raises(PermissionDeniedError, match="orders"):
+            small.get(timeout=PATIENCE)
+        assert bus.wait_connected(PATIENCE)
+        bus.flush(PATIENCE)
+        assert not large.closed
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_quoting_is_undone(text: str) -> None:
+    """As Go quotes it (``strconv.Quote``), for which everything that is not ASCII may be escaped or not."""
+    for printable in (False, True):
+        quoted = "".join(go_quoted(char, printable) for char in text)
+        assert refusal(f'Permissions Violation for Publish to "{quoted}"') == Refusal(text)
+
+
+def go_quoted(char: str, printable: bool) -> str:
+    if char in '"\\':
+        return "\\" + char
+    if char in "\a\b\f\n\r\t\v":
+        return "\\" + "abfnrtv"["\a\b\f\n\r\t\v".index(char)]
+    if char < " " or char == "\x7f":
+        return f"\\x{ord(char):02x}"
+    if char < "\x7f" or printable:
+        return char
+    return f"\\u{ord(char):04x}" if ord(char) < 0x10000 else f"\\U{ord(char):08x}"
+
+
+def test_what_an_err_is_about() -> None:
+    assert refusal('Permissions Violation for Subscription to "a" using queue "q (sid \\"1\\")"') == Refusal(None)
+    assert refusal('Permissions Violation for Subscription to "a" using queue "q" (sid "12")') == Refusal(None, 12)
+    assert refusal('Permissions Violation for Publish to "a\\xff"') == Refusal("a\udcff")
+    assert refusal('Permissions Violation for Publish with Reply of "a"') is None
+    assert refusal("maximum control line exceeded") is None

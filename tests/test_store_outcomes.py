@@ -22,6 +22,7 @@ from aether_sync import (
     VersionConflictError,
 )
 from aether_sync._deadline import Deadline
+from aether_sync._nats.lines import Lines
 from aether_sync._nats.requests import Requests, single
 from aether_sync.stores._cache import Known
 from aether_sync.stores._jetstream import BusyError, Record
@@ -227,7 +228,7 @@ def test_a_leader_who_knows_less_than_what_is_in_doubt_is_not_believed() -> None
 
 
 def test_a_question_is_lost_with_its_connection() -> None:
-    requests = Requests()
+    requests = Requests(Lines())
     sent, unsent, answered = (requests.begin({"s"}, lambda inbox: inbox, single) for _ in range(3))
     assert sent.claim()
     assert answered.claim()

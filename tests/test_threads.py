@@ -25,7 +25,7 @@ from aether_sync import (
     Runner,
     StoreError,
 )
-from aether_sync._reporter import Reporter, logger
+from aether_sync._reporter import Kind, Reporter, logger
 from aether_sync._threads import NoThreadError, make_thread, start
 from aether_sync.stores.base import ANY
 

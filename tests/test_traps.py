@@ -41,6 +41,7 @@ from aether_sync import (
     NatsServer,
     PermissionDeniedError,
     PublishTimeoutError,
+    SubscriptionOverflowError,
     flush_logs,
 )
 from aether_sync._nats.pump import Pump
@@ -363,7 +364,7 @@ def test_an_err_in_another_case_is_about_the_one_it_is_about(make_bus: MakeBus, 
             bus.subscribe("Secret.Thing")
         for namespace in ("secret.thing", "Secret.Thing", "other"):
             bus.publish(namespace, make_event(1))
-        with pytest.raises(DeliveryUncertainError, match=r"secret\.thing") as caught:
+        with pytest.raises(DeliveryUncertainError, match=r"Secret\.Thing") as caught:
             bus.flush(PATIENCE)
         assert (caught.value.rejected, caught.value.uncertain, bus.metrics().confirmed) == (1, 0, 2)
         assert not events.closed
@@ -522,3 +523,31 @@ def test_refused_and_uncertain_are_not_counted_twice(make_bus: MakeBus, fake: Fa
     with pytest.raises(DeliveryUncertainError) as caught:
         bus.flush(PATIENCE)
     assert (caught.value.rejected, caught.value.uncertain, bus.metrics().confirmed) == (2, 1, 1)
+
+
+def test_what_overflows_before_subscribe_returns_is_told_to_who_reads_it(
+    make_bus: MakeBus, fake: FakeServer, prefix: str
+) -> None:
+    dropped: list[int] = []
+
+    def busy(peer: Peer, line: bytes) -> bytes | None:
+        if line.startswith(b"SUB ") and b"events.n" in line:
+            dropped.append(bus.metrics().dropped)
+            return message(peer, f"{prefix}.events.n") * 3
+        if dropped and peer.lines[-2].startswith(b"SUB "):
+            eventually(lambda: bus.metrics().dropped > dropped[-1], "the overflow")
+            bus.publish("other", make_event())  # whoever uses the bus lets go of what has ended
+        return polite(peer, line)
+
+    fake.answer = busy
+    bus = make_bus(fake.url, ping_interval=NEVER)
+    for patterns in (("n",), ("n", "m"), ("m", "n")):
+        with bus.subscribe(*patterns, overflow="fail", maxsize=2, timeout=PATIENCE) as events:
+            assert [take(events), take(events)] == [1, 1]
+            with pytest.raises(SubscriptionOverflowError):
+                events.get(timeout=PATIENCE)
+    left = {line for line in fake.last.lines if line.startswith(b"UNSUB")}
+    eventually(
+        lambda: len({line for line in fake.last.lines if line.startswith(b"UNSUB")}) == 5, f"every UNSUB: {left}"
+    )
+    assert (bus.metrics().active_subscriptions, bus.metrics().subscribe_errors) == (0, 0)

@@ -49,6 +49,7 @@ class Intake(asyncio.BufferedProtocol):
         interests: Ours, by sid; read for each message, so it may change.
         deliver: Called with an inbox that has got messages.
         broken: Called with the reason when what arrives cannot be NATS.
+        losing: Called before nats-py is told that the connection broke.
 
     Raises:
         TypeError: ``stock`` does not read as nats-py's reader does.
@@ -60,6 +61,7 @@ class Intake(asyncio.BufferedProtocol):
         interests: Mapping[int, Interest],
         deliver: Callable[[Arrivals], None],
         broken: Callable[[str], None],
+        losing: Callable[[], None] = lambda: None,
     ) -> None:
         if not isinstance(stock, asyncio.Protocol):
             raise TypeError(f"{type(stock).__name__} is no protocol that takes bytes")
@@ -67,6 +69,7 @@ class Intake(asyncio.BufferedProtocol):
         self._interests = interests
         self._deliver = deliver
         self._broken = broken
+        self._losing = losing
         self._lines: dict[bytes, _Head] = {}  # what was read of a line before
         self._rest: list[bytes] = []  # the beginning of a line or a message
         self._missing = 0  # bytes until that is whole, or too long a line
@@ -212,6 +215,8 @@ class Intake(asyncio.BufferedProtocol):
         return self._stock.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None:  # nats-py then looks at nothing else
+            self._losing()
         self._stock.connection_lost(exc)
 
 

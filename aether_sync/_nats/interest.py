@@ -45,6 +45,7 @@ class Interest:
         gone: The server has sent the last message for it.
         entered: Handed to the link.
         ended: Failed, or taken back from the link: never used again.
+        error: Why it ended, if the link ended it.
     """
 
     whole: ClassVar[bool]
@@ -57,6 +58,7 @@ class Interest:
         self.gone: Reply[None] = Reply()
         self.entered = False
         self.ended = False
+        self.error: AetherError | None = None
 
     def fail(self, error: AetherError) -> None:
         """End for a reason: raise it to those who wait for the confirmation, and to those who iterate."""
@@ -71,7 +73,12 @@ class Interest:
         self.confirmed.fail(SubscriptionClosedError("this process was forked meanwhile: subscribe again here"))
         self.gone.set(None)
 
+    def conclude(self) -> None:
+        """The server has sent the last message for it, or never will."""
+        self.gone.set(None)
+
     def _end(self, error: AetherError, failure: AetherError | None) -> None:
+        self.error = self.error or error
         self.ended = True
         self.confirmed.fail(error)
 

@@ -7,10 +7,10 @@
                           '--------------- any of them --close()--> CLOSED <'
 
 restored: a server has let us in, and has processed a SUB for every interest; from then on the pump writes.
-lost: the server closed the connection, sent an ``-ERR`` that is about no subject, or what is no protocol; nothing came
-from it for a whole interval in which a PONG was due (:meth:`Link._watch`); or it says that it will shut down while
-another one is known (:meth:`Link._leave`). What was written and is unconfirmed becomes uncertain, and the next attempt,
-every half second, is at another server if there is one.
+lost: the server closed the connection, sent an ``-ERR`` that is about no single command, or what is no protocol;
+nothing came from it for a whole interval in which a PONG was due (:meth:`Link._watch`); or it says that it will shut
+down while another one is known (:meth:`Link._leave`). What was written and is unconfirmed becomes uncertain, and the
+next attempt, every half second, is at another server if there is one.
 """
 
 import asyncio
@@ -24,13 +24,15 @@ from typing import Any
 
 from nats.errors import Error
 
+from .._deadline import Deadline
 from .._outbox import Outbox
 from .._reporter import Kind, Reporter
 from .._waiting import Parking, Reply
-from ..errors import BusClosedError, ConnectError
+from ..errors import BusClosedError, ConnectError, DeadlineExceededError
+from .lines import TOO_LONG, Lines
 from .options import ConnectOptions
 from .pump import Account, Pump
-from .reasons import describe, is_refusal, refusal, shown
+from .reasons import describe, is_refusal, is_violation, refusal, shown
 from .requests import Requests
 from .servers import Server, Servers
 from .subscriber import Subscriber
@@ -64,6 +66,7 @@ class Link:
         first: Answered when it is connected for the first time, or fails because no server will have us.
         max_payload: Bytes, of the server it was last connected to; 0 before the first.
         reconnects: How often it was connected again.
+        lines: How long a line the server takes.
         changed: Where threads wait for another state.
     """
 
@@ -71,9 +74,10 @@ class Link:
         self._options = options
         self._outbox = outbox
         self._reporter = reporter
-        self.pump = Pump(outbox, reporter)
-        self.subscriber = Subscriber(reporter)
-        self.requests = Requests()
+        self.lines = Lines()
+        self.pump = Pump(outbox, reporter, self.lines)
+        self.subscriber = Subscriber(reporter, self.lines)
+        self.requests = Requests(self.lines)
         self.state = LinkState.NEW
         self.reason = "not connected yet"
         self.first: Reply[None] = Reply()
@@ -103,6 +107,18 @@ class Link:
     def where(self) -> str:
         """The servers it was given, without secrets."""
         return ", ".join(map(shown, self._options.servers))
+
+    def await_connection(self, deadline: Deadline) -> None:
+        """Wait for a server that has processed a SUB for every interest.
+
+        Raises:
+            DeadlineExceededError: There was none in time.
+            BusClosedError: The link is closed.
+        """
+        if not self.changed.wait(lambda: self.state in (LinkState.CONNECTED, LinkState.CLOSED), deadline):
+            raise DeadlineExceededError(f"{self.connect_error()}, within {deadline}")
+        if self.state is LinkState.CLOSED:
+            raise BusClosedError("the connection is closed")
 
     def connect_error(self) -> ConnectError:
         """Say why there is no connection."""
@@ -214,16 +230,21 @@ class Link:
 
     # -- what the server says
 
-    def _refuse(self, error: Exception) -> None:
-        refused = refusal(error)
-        if refused is None:
-            self._reporter.burst(Kind.SERVER_ERROR, "the server reports: %s", describe(error), url=self.where)
-        elif refused.is_publish:
-            if self.requests.refuse(refused.subject):
-                return
-            self.pump.refuse(f"no permission to publish to {refused.subject!r}")
-        else:
-            self.subscriber.refuse(refused)
+    def _refuse(self, text: str) -> bool:
+        """Take the text of an ``-ERR``; returns whether the connection goes on."""
+        refused = refusal(text)
+        if refused is not None and refused.subject is not None:
+            if not self.requests.refuse(refused.subject):
+                self.pump.refuse(f"no permission to publish to {refused.subject!r}")
+            return True
+        if refused is not None and self.subscriber.refuse(refused):
+            return True
+        if text == TOO_LONG:
+            self.lines.learn(None if self.is_connected else self.subscriber.line_in_question)
+        if not is_violation(text):
+            return False
+        self._reporter.burst(Kind.SERVER_ERROR, "the server reports: %s", text, url=self.where)
+        return True
 
     def _informed(self, wire: Wire, info: dict[str, Any]) -> None:
         addresses = info.get("connect_urls")

@@ -20,10 +20,12 @@ from collections import Counter
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import accumulate, chain
+from math import inf
 
 from .._outbox import Outbox, Parcel
 from .._reporter import Kind, Reporter
 from .._waiting import Reply
+from .lines import TOO_LONG, Lines, line_of
 from .reasons import counted
 from .shortcut import LARGEST_CARRIED, Shortcut
 from .wire import Wire
@@ -62,8 +64,9 @@ class Account:
 class Pump:
     """Writes what the outbox holds whenever there is a wire to write to. Loop thread only."""
 
-    def __init__(self, outbox: Outbox, reporter: Reporter) -> None:
+    def __init__(self, outbox: Outbox, reporter: Reporter, lines: Lines) -> None:
         self._outbox = outbox
+        self._lines = lines
         self._reporter = reporter
         self._wire: Wire | None = None  # while connected
         self._max_payload = 0
@@ -208,10 +211,18 @@ class Pump:
                 self._reject(self._written, len(frames) - len(kept), reason)
         else:
             kept = frames
+        if self._lines.too_long < inf:
+            kept = self._short_enough(kept)
         data = b"".join(kept)
         self._in_flight += len(data)
         wire.write(data)
         self._look()
+
+    def _short_enough(self, frames: list[bytes]) -> list[bytes]:
+        kept = [frame for frame in frames if line_of(_subject(frame)) < self._lines.too_long]
+        if len(kept) < len(frames):
+            self._reject(self._written, len(frames) - len(kept), f"its subject is too long for the server: {TOO_LONG}")
+        return kept
 
     # -- confirming
 
@@ -346,6 +357,10 @@ class Pump:
 def _frames(parcels: list[Parcel]) -> tuple[list[bytes], int]:
     """All frames, in order, and the bytes of the largest payload among them."""
     return list(chain.from_iterable(frames for frames, _, _ in parcels)), max(largest for _, _, largest in parcels)
+
+
+def _subject(frame: bytes) -> bytes:
+    return frame[4 : frame.index(b" ", 4)]
 
 
 def _payload_size(frame: bytes) -> int:

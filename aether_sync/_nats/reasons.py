@@ -8,14 +8,21 @@ from typing import NamedTuple
 
 from .login import NotSentError
 
-__all__ = ["Refusal", "counted", "describe", "is_refusal", "refusal", "shown"]
+__all__ = ["Refusal", "counted", "describe", "is_refusal", "is_violation", "refusal", "shown"]
 
 _REFUSALS = ("authorization violation", "authentication expired", "authorization failed", "authentication revoked")
 _SCHEMES = ("nats", "tls", "ws", "wss")
 _ADDRESS = re.compile(r"(?:\[[^\]@]*\]|[^\[\]:/?#@]*)(?::\d*)?/?")
-_VIOLATION = re.compile(
-    r'permissions violation for (publish|subscription) to "(.*?)"(?: using queue "(.*?)")?(?: \(sid "(\d+)"\))?$', re.I
+_QUOTED = r'"((?:[^"\\]|\\.)*)"'
+_PUBLISH = re.compile(rf"permissions violation for publish to {_QUOTED}", re.I)
+_SUBSCRIPTION = re.compile(
+    rf"permissions violation for subscription to {_QUOTED}(?: using queue {_QUOTED})?"
+    r'(?: \(sid "(?P<sid>\d+)"\)|, (?P<limit>too many tokens))?$',
+    re.I,
 )
+_LIMITS = re.compile("maximum subscriptions exceeded|invalid subject", re.I)
+_ESCAPE = re.compile(rb"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8})|(.))", re.S)
+_SHORT = dict(zip(b"abfnrtv", b"\a\b\f\n\r\t\v", strict=True))
 
 
 def describe(error: BaseException) -> str:
@@ -62,21 +69,43 @@ def is_refusal(error: BaseException) -> bool:
 
 
 class Refusal(NamedTuple):
-    """A permissions violation. nats-py lower-cases the server's text, so its names may stand for several."""
+    """What the server did not do, on a connection that goes on."""
 
-    is_publish: bool
-    subject: str
-    queue: str
-    sid: int | None  # of a subscription whose right was revoked
+    subject: str | None  # of a publish
+    sid: int | None = None  # of a subscription whose right was revoked
+    why: str = "its user lacks that right"  # of a subscription
 
 
-def refusal(error: BaseException) -> Refusal | None:
-    """Read a permissions violation, if the error is one."""
-    found = _VIOLATION.search(str(error).strip("'"))
-    if found is None:
-        return None
-    kind, subject, queue, sid = found.groups()
-    return Refusal(kind.lower() == "publish", subject.lower(), (queue or "").lower(), int(sid) if sid else None)
+def refusal(text: str) -> Refusal | None:
+    """Read the text of an ``-ERR``: None if it is about no single publish or subscription.
+
+    Those about a SUB need not name it (nats-server, ``client.go``, ``processSubEx``), and none of them closes the
+    connection. That of a subscription which the server has just ended has its sid.
+    """
+    if found := _PUBLISH.match(text):
+        return Refusal(_unquoted(found[1]))
+    if found := _SUBSCRIPTION.match(text):
+        return Refusal(None, int(found["sid"]) if found["sid"] else None, found["limit"] or "its user lacks that right")
+    return Refusal(None, why=text) if _LIMITS.fullmatch(text) else None
+
+
+def is_violation(text: str) -> bool:
+    """Whether the text of an ``-ERR`` is about a right: none of those closes the connection."""
+    return text.lower().startswith("permissions violation")
+
+
+def _unquoted(text: str) -> str:
+    """Undo Go's ``%q`` (``strconv.Quote``), which escapes what is not printable to Go, and bytes that are no text."""
+    return _ESCAPE.sub(_unescaped, text.encode()).decode(errors="surrogateescape")
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    byte, short, long, char = found.groups()
+    if byte:
+        return bytes.fromhex(byte.decode())
+    if char:
+        return bytes([_SHORT.get(char[0], char[0])])
+    return chr(int(short or long, 16)).encode(errors="surrogatepass")
 
 
 def shown(url: str) -> str:

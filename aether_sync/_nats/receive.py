@@ -61,12 +61,21 @@ class EventInterest(Interest):
             return False
         return not self._members or (len(self._members) == 1 and target in self._members)
 
+    def conclude(self) -> None:
+        """Serve nobody any more: until now its last member had what the server chose it for, as a count if need be."""
+        super().conclude()
+        with self._lock:
+            self._members.clear()
+            self._routes = {}
+
     def _end(self, error: AetherError, failure: AetherError | None) -> None:
         super()._end(error, failure)
         with self._lock:
             members = list(self._members)
         for target in members:
             target.queue.close(failure=failure)
+            if failure is not None:  # it may have other patterns
+                self.inbox.failed(target)
 
     def route(self, subject: str) -> Route:
         """Find who gets what comes with a subject. Loop thread only."""
@@ -104,7 +113,7 @@ class Inbox:
         self._node_id = node_id
         self._own = EnvelopeWriter(node_id).own_mark
         self._counters = counters
-        self._failed = failed  # called with a subscription that ended by its overflow policy
+        self.failed = failed  # called with a subscription that ended for a reason; any thread
         self._seen = seen  # called with the events of a namespace before they are delivered
         self.arrived: list[Run] = []  #: filled, then delivered; in the order of arrival
         self._echoes = Echoes()  # a queue group has none: each event goes to one of its members
@@ -163,7 +172,7 @@ class Inbox:
         if dropping:
             log_drops(dropping, reporter)
             for target in failed(dropping):
-                self._failed(target)
+                self.failed(target)
 
     def _new(self, payloads: list[bytes]) -> list[bytes]:
         """Leave out what this node has published, or has had already."""

@@ -15,8 +15,15 @@ from threading import Lock
 
 from .._deadline import Deadline
 from .._outbox import Bell
-from ..errors import AetherError, DeadlineExceededError, DisconnectedError, PermissionDeniedError
+from ..errors import (
+    AetherError,
+    DeadlineExceededError,
+    DisconnectedError,
+    InvalidNamespaceError,
+    PermissionDeniedError,
+)
 from .interest import Mailbox, Message
+from .lines import Lines, line_of
 from .shortcut import Shortcut
 from .wire import Wire
 
@@ -140,9 +147,10 @@ class Call:
 class Requests:
     """The questions of a connection. What is not marked otherwise runs on the loop thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, lines: Lines) -> None:
+        self._lines = lines
         self._calls: dict[bytes, Call] = {}  # by the last token of their inboxes; single operations only, any thread
-        self._tellers: dict[str, Callable[[AetherError], object]] = {}  # who tells, by subjects in lower case
+        self._tellers: dict[str, Callable[[AetherError], object]] = {}  # who tells, by subjects
         self._numbers = count(1)
         self._unsent: deque[Call] = deque()
         self._outgoing: deque[Call] = deque()  # put there by any thread, taken by the loop
@@ -174,8 +182,12 @@ class Requests:
             subjects: Whom it is put to.
             make: Makes the commands, of the inbox for the answers.
             is_last: Whether an answer is the last one.
+
+        Raises:
+            InvalidNamespaceError: The server takes no line as long as this makes.
         """
         token = b"%d" % next(self._numbers)
+        self._lines.take(line_of(max(subjects, key=len, default=""), self._inbox, token))
         call = Call(subjects, make(self._inbox + token), is_last, token, self._calls)
         self._calls[token] = call
         return call
@@ -200,9 +212,9 @@ class Requests:
     def expect_refusal(self, subject: str, refused: Callable[[AetherError], object] | None) -> None:
         """Have a refusal of what is told to a subject told to somebody; None for nobody any more."""
         if refused is None:
-            self._tellers.pop(subject.lower(), None)
+            self._tellers.pop(subject, None)
         else:
-            self._tellers[subject.lower()] = refused
+            self._tellers[subject] = refused
 
     def _carry(self, call: Call) -> bool:
         shortcut = self._shortcut
@@ -214,7 +226,13 @@ class Requests:
         return False
 
     def tell(self, frame: bytes) -> bool:
-        """Write commands past the loop, if that is possible; returns whether it was."""
+        """Write a command past the loop, if that is possible; returns False if the loop has to be told of it."""
+        _, subject, reply = frame[: frame.index(b"\r\n")].decode().split(" ", 2)
+        try:
+            self._lines.take(line_of(subject, reply))
+        except InvalidNamespaceError as error:
+            self._tellers.get(subject, _nobody)(error)
+            return True
         shortcut = self._shortcut
         return shortcut is not None and shortcut.carry(frame, is_event=False)
 
@@ -271,20 +289,18 @@ class Requests:
                 self._calls.pop(token, None)
 
     def refuse(self, subject: str) -> bool:
-        """The server permits no publish to a subject, in lower case; returns whether somebody had asked there."""
-        refused = [
-            (call, one) for call in list(self._calls.values()) for one in call.subjects if one.lower() == subject
-        ]
-        for call, one in refused:
-            call.fail(PermissionDeniedError(f"the server permits no publish to {one!r}: its user lacks that right"))
+        """The server permits no publish to a subject; returns whether somebody had asked there."""
+        refused = [call for call in list(self._calls.values()) if subject in call.subjects]
+        for call in refused:
+            call.fail(_denied(subject))
         return bool(refused) or self._refuse_told(subject)
 
     def _refuse_told(self, subject: str) -> bool:
         """As :meth:`refuse`, of what was told without a question."""
         concerned = self._tellers.get(subject)
         if concerned is not None:
-            concerned(PermissionDeniedError(f"the server permits no publish to {subject!r}: its user lacks that right"))
-        return concerned is not None or subject.startswith("$js.")  # no event of a bus
+            concerned(_denied(subject))
+        return concerned is not None or subject.startswith("$JS.")  # no event of a bus
 
     def _fail_all(self, error: AetherError) -> None:
         for call in list(self._calls.values()):
@@ -295,3 +311,11 @@ class Requests:
         self._closed = error
         self._wire = self._shortcut = None
         self._fail_all(error)
+
+
+def _nobody(_: AetherError) -> None:
+    """Mind no refusal."""
+
+
+def _denied(subject: str) -> PermissionDeniedError:
+    return PermissionDeniedError(f"the server permits no publish to {subject!r}: its user lacks that right")

@@ -23,7 +23,7 @@ from time import monotonic
 from .._fork import OwnFile, let_go
 from .._waiting import NOW, guard
 
-__all__ = ["LARGEST_CARRIED", "Shortcut"]
+__all__ = ["LARGEST_CARRIED", "Shortcut", "duplicate"]
 
 LARGEST_CARRIED = 4_096  #: bytes of a frame: what the socket takes at once
 _UNTOLD = 64  # frames that the loop has not yet accounted for
@@ -49,7 +49,7 @@ class Shortcut:
         self._loop = asyncio.get_running_loop()
         self._transport = transport
         self._told = told
-        self.file = _duplicate(transport)
+        self.file = duplicate(transport)
         self._own = OwnFile.of(self.file) if self.file >= 0 else None
         self._way: list[int] = []  # that file, while nothing is in its way
         # Frames that are not accounted for: each with how much of it is written, and whether it is an event.
@@ -151,7 +151,8 @@ class Shortcut:
             let_go([own])
 
 
-def _duplicate(transport: asyncio.WriteTransport) -> int:
+def duplicate(transport: asyncio.WriteTransport) -> int:
+    """Give a plain connection's file a number of our own; -1 if there is none."""
     if transport.get_extra_info("ssl_object") is None:
         with suppress(OSError):  # there may be no more files
             return os.dup(transport.get_extra_info("socket").fileno())

@@ -9,37 +9,43 @@ The life of an interest::
     any of them ----------------------- leave(): UNSUB -----> GONE <--PONG, or lost-- LEAVING
     one of a queue group, subscribed -- leave(): UNSUB, PING ----------------------------^
 
-On the next connection, SUB is sent for all that are ENTERED or CONFIRMED, which stay so, before the link calls itself
-connected. LEAVING still takes what the server has chosen it for. GONE is for good: a new interest, with a new sid,
-takes its place if the subject is wanted again.
+On the next connection, SUB is sent for all that are ENTERED or CONFIRMED, which stay so unless it is refused, before
+the link calls itself connected. LEAVING still takes what the server has chosen it for. GONE is for good: a new
+interest, with a new sid, takes its place if the subject is wanted again.
 
-The server answers in order, so an ``-ERR`` that comes before the PONG of the first unanswered PING, and names its
-subject, is about that SUB.
+Each SUB is followed by a PING of its own, and the server answers in order. So a refusal that comes before the PONG of
+the first unanswered PING is about that SUB, whether it names it or not: all are sent in one go, and each is told from
+the others. Only that of a right which was revoked comes at any time, and has the sid.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
+from math import inf
 
 from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import Error
 
 from .._reporter import Kind, Reporter
-from ..errors import AetherError, PermissionDeniedError, SubscriptionClosedError
+from ..errors import AetherError, InvalidNamespaceError, PermissionDeniedError, SubscriptionClosedError
 from .interest import Interest
+from .lines import TOO_LONG, Lines, line_of
 from .reasons import Refusal
 from .wire import Wire, forget, sid_of
 
 __all__ = ["Subscriber"]
 
+_AT_ONCE = 64  # changes, which go out in one write
+
 
 class Subscriber:
     """Keeps the server's subscriptions as the interests want them. Loop thread only."""
 
-    def __init__(self, reporter: Reporter) -> None:
+    def __init__(self, reporter: Reporter, lines: Lines) -> None:
         self._reporter = reporter
+        self._lines = lines
         self._interests: dict[Interest, NatsSubscription | None] = {}
         self._leaving: dict[Interest, NatsSubscription] = {}  # of queue groups: UNSUB is sent, messages may still come
         self._by_sid: dict[int, Interest] = {}  # of this wire: sids begin anew on another
@@ -47,15 +53,15 @@ class Subscriber:
         self._changes: deque[Callable[[], Awaitable[None]]] = deque()
         self._changed = asyncio.Event()
         self._unconfirmed: deque[Interest] = deque()  # in the order of their PINGs
-        self._refused: dict[Interest, PermissionDeniedError] = {}  # of those, until their PONG comes
         self._closed: AetherError | None = None
 
     def resume(self, wire: Wire, then: Callable[[Wire], None]) -> None:
         """Subscribe all interests on a new wire; ``then`` is called once the server has processed that."""
         self._wire, self._by_sid = wire, wire.interests
+        self._lines.meet(wire.info.get("server_id"), wire.line)
         for inbox in {interest.inbox for interest in self._interests}:
             inbox.move()
-        for interest in self._interests:
+        for interest in self._in_order():
             self._interests[interest] = None
             self._do(partial(self._subscribe, interest))
 
@@ -64,11 +70,21 @@ class Subscriber:
 
         self._do(ask)
 
+    def _in_order(self) -> list[Interest]:
+        """In the order in which they came; where a long line ends the connection, that of the longest comes last."""
+        if self._lines.too_long == inf:
+            return list(self._interests)
+        return sorted(self._interests, key=_line)
+
+    @property
+    def line_in_question(self) -> int | None:
+        """The length of the first line that is not answered; None if all are."""
+        return _line(self._unconfirmed[0]) if self._unconfirmed else None
+
     def pause(self) -> None:
         """Hold what there is to send, until there is another wire."""
         self._wire = None
         self._unconfirmed.clear()
-        self._refused.clear()
         for interest in list(self._leaving):
             self._forget(interest)
 
@@ -93,25 +109,28 @@ class Subscriber:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            done = 0
             while self._changes:
-                change = self._changes.popleft()
-                with suppress(Error, OSError):  # the connection broke: resume() subscribes on the next one
-                    await change()
-                done += 1
-                if done % 64 == 0:  # others want a turn
+                with nullcontext() if self._wire is None else self._wire.in_one_write():
+                    for _ in range(min(_AT_ONCE, len(self._changes))):
+                        with suppress(Error, OSError):  # the connection broke: resume() subscribes on the next one
+                            await self._changes.popleft()()
+                if self._changes:  # others want a turn
                     await asyncio.sleep(0)
 
     async def _subscribe(self, interest: Interest) -> None:
         wire = self._wire
         if wire is None or self._interests.get(interest, self) is not None:  # it was left, or is subscribed already
             return
+        try:
+            self._lines.take(_line(interest))
+        except InvalidNamespaceError:
+            self._fail(interest, _denied(interest, TOO_LONG))
+            return
         subscription = await wire.subscribe(interest.subject, queue=interest.group or "")
         self._by_sid[sid_of(subscription)] = interest
         self._interests[interest] = subscription
-        if not interest.confirmed.done:
-            self._unconfirmed.append(interest)
-            wire.ping(self._confirm)
+        self._unconfirmed.append(interest)
+        wire.ping(partial(self._confirm, wire))
 
     async def _unsubscribe(self, interest: Interest) -> None:
         if interest in self._leaving:
@@ -119,7 +138,7 @@ class Subscriber:
         interest.confirmed.fail(SubscriptionClosedError("closed before the server had confirmed it"))
         subscription, wire = self._interests.pop(interest, None), self._wire
         if subscription is None or wire is None:
-            interest.gone.set(None)
+            interest.conclude()
             return
         self._leaving[interest] = subscription
         wire.write(b"UNSUB %d\r\n" % sid_of(subscription))
@@ -134,31 +153,22 @@ class Subscriber:
         if subscription is not None:
             self._by_sid.pop(sid_of(subscription), None)
             forget(subscription)
-        asyncio.get_running_loop().call_soon(interest.gone.set, None)  # behind the delivery of what has arrived
+        asyncio.get_running_loop().call_soon(interest.conclude)  # behind the delivery of what has arrived
 
-    def _confirm(self) -> None:
+    def _confirm(self, wire: Wire) -> None:
         """The PONG of the oldest unanswered PING is here. Called by the parser: must not raise."""
-        if not self._unconfirmed:
-            return
-        interest = self._unconfirmed.popleft()
-        error = self._refused.pop(interest, None)
-        if error is None:
-            interest.confirmed.set(None)
-        else:
-            self._fail(interest, error)
+        if wire is self._wire and self._unconfirmed:
+            self._unconfirmed.popleft().confirmed.set(None)  # which is nothing to one that was refused
 
-    def refuse(self, refused: Refusal) -> None:
-        """The server refused a subscription, or ended one whose right was revoked."""
+    def refuse(self, refused: Refusal) -> bool:
+        """The server refused a subscription, or ended one whose right was revoked; returns whether it is known here."""
         if refused.sid is not None:
-            concerned = [one for sid, one in self._by_sid.items() if sid == refused.sid]
+            interest = self._by_sid.get(refused.sid)
         else:
-            concerned = [one for one in self._interests if _is_named(one, refused)]
-            first = self._unconfirmed[0] if self._unconfirmed else None
-            if first is not None and first in concerned:
-                self._refused[first] = _denied(first)  # and whoever else has that very subject, confirmed before
-                concerned = [one for one in concerned if one.confirmed.done and _is_same(one, first)]
-        for interest in concerned:
-            self._fail(interest, _denied(interest))
+            interest = self._unconfirmed[0] if self._unconfirmed else None
+        if interest is not None:
+            self._fail(interest, _denied(interest, refused.why))
+        return interest is not None
 
     def unreadable(self, sid: int) -> None:
         """A message came that nats-py could not read."""
@@ -177,19 +187,13 @@ class Subscriber:
         for interest in self._interests:
             interest.close(error)
         for interest in (*self._interests, *self._leaving):
-            interest.gone.set(None)
+            interest.conclude()
 
 
-def _is_named(interest: Interest, refused: Refusal) -> bool:
-    return (interest.subject.lower(), (interest.group or "").lower()) == (refused.subject, refused.queue)
+def _line(interest: Interest) -> int:
+    return line_of(interest.subject, interest.group)
 
 
-def _is_same(one: Interest, other: Interest) -> bool:
-    return (one.subject, one.group) == (other.subject, other.group)
-
-
-def _denied(interest: Interest) -> PermissionDeniedError:
+def _denied(interest: Interest, why: str) -> PermissionDeniedError:
     group = f" in queue group {interest.group!r}" if interest.group else ""
-    return PermissionDeniedError(
-        f"the server permits no subscription to {interest.subject!r}{group}: its user lacks that right"
-    )
+    return PermissionDeniedError(f"the server permits no subscription to {interest.subject!r}{group}: {why}")

@@ -9,8 +9,10 @@ order, and a PING is answered by a callback that nothing cancels.
 
 import asyncio
 import json
-from collections.abc import Callable
-from contextlib import suppress
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from nats.aio.client import DEFAULT_BUFFER_SIZE, Client
@@ -19,20 +21,23 @@ from nats.aio.transport import TcpTransport
 from nats.errors import ConnectionClosedError, Error, ProtocolError, UnexpectedEOF
 from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
+from .._fork import OwnFile, let_go
 from .._reporter import Kind, Reporter
 from .intake import LARGEST_MESSAGE, LONGEST_LINE, Intake
 from .interest import Interest, message_class
 from .login import Login, NotSentError
 from .options import ConnectOptions
+from .reasons import describe
 from .servers import Server
-from .shortcut import Shortcut
+from .shortcut import Shortcut, duplicate
 
 __all__ = ["SteadyParser", "Wire", "forget", "sid_of"]
 
 _NEEDED = (
-    "_close", "_connect_command", "_flush_pending", "_process_connect_init", "_process_info", "_process_msg",
-    "_process_op_err", "_remove_sub", "_select_next_server", "_send_ping",
+    "_close", "_connect_command", "_flush_pending", "_process_connect_init", "_process_err", "_process_info",
+    "_process_msg", "_process_op_err", "_remove_sub", "_select_next_server", "_send_ping",
 )  # fmt: skip
+_LAST_WORDS = re.compile(rb"^-ERR '(.*)'\r$", re.M)
 
 
 def _check(client: type) -> None:
@@ -52,7 +57,7 @@ class Wire(Client):
         server: To which.
         login: What the server is shown.
         reporter: Takes what there is to log.
-        refused: Called with each permissions violation that the server reports.
+        refused: Called with the text of each ``-ERR``; returns whether the connection goes on all the same.
         unreadable: Called with the sid of a message whose subject or headers cannot be read.
         informed: Called with what a server says of itself: when it is met, and when that has changed.
 
@@ -61,6 +66,7 @@ class Wire(Client):
         lost: Done when the connection is at its end, with the reason.
         interests: By the sids under which they are subscribed here: who gets what arrives.
         shortcut: Other threads' way to the socket, once somebody has opened it.
+        line: How long the line of its CONNECT was.
     """
 
     def __init__(
@@ -69,7 +75,7 @@ class Wire(Client):
         login: Login,
         reporter: Reporter,
         *,
-        refused: Callable[[Exception], None],
+        refused: Callable[[str], bool],
         unreadable: Callable[[int], None],
         informed: Callable[["Wire", dict[str, Any]], None],
     ) -> None:
@@ -84,6 +90,9 @@ class Wire(Client):
         self._unreadable = unreadable
         self._informed = informed
         self._wants_tls = False
+        self._ear: OwnFile | None = None
+        self.line = 0
+        self._gathered: list[bytes] | None = None
         self._ps = self._parser = SteadyParser(self)
         self._intake: Intake | None = None
         self.shortcut: Shortcut | None = None
@@ -96,9 +105,10 @@ class Wire(Client):
         try:
             async with asyncio.timeout(options.connect_timeout):
                 await self.connect(**options.for_nats(self.server), error_cb=self._on_error)
-        except ConnectionResetError as error:  # what was read before may say why
+        except ConnectionError as error:  # what was read before may say why, or what was not read any more
             reader = getattr(self._transport, "_io_reader", None)
-            raise (reader and reader.exception()) or error from None
+            words = _last_words(bytes(getattr(reader, "_buffer", b"")) + self._unread())
+            raise (Error(words) if words else reader and reader.exception()) or error from None
         except (OSError, Error):
             raise
         except Exception as error:
@@ -120,10 +130,24 @@ class Wire(Client):
                     self.interests,
                     deliver=lambda inbox: inbox.deliver(self._reporter),
                     broken=lambda what: self.abandon(Error(f"what the server sends is not the NATS protocol ({what})")),
+                    losing=self._hear_out,
                 )
                 transport.set_protocol(self._intake)
                 return
         self._reporter.burst(Kind.SLOW_PATH, "this nats-py is not known well enough to be read the fast way")
+
+    def _listen(self) -> None:
+        """Have a number of our own for the file: a transport that cannot write closes its, whatever has come."""
+        self._close_ear()
+        transport = self._writer_transport()
+        number = -1 if transport is None else duplicate(transport)
+        if number >= 0:
+            self._ear = OwnFile.of(number)
+
+    def _close_ear(self) -> None:
+        ear, self._ear = self._ear, None
+        if ear is not None and ear.is_ours:
+            os.close(ear.number)
 
     async def _select_next_server(self) -> None:
         (server,) = self._server_pool
@@ -138,9 +162,12 @@ class Wire(Client):
     def _connect_command(self) -> bytes:
         verb, _, fields = super()._connect_command().partition(b" ")
         assert self._current_server is not None
+        self._listen()
         uri = self._current_server.uri
         shown = self._login.fields(uri.hostname, uri.port, self._server_info.get("nonce"))
-        return b"%b %b\r\n" % (verb, json.dumps(json.loads(fields) | shown).encode())
+        fields = json.dumps(json.loads(fields) | shown).encode()
+        self.line = len(fields)
+        return b"%b %b\r\n" % (verb, fields)
 
     # -- what the server says
 
@@ -156,7 +183,39 @@ class Wire(Client):
 
     async def _on_error(self, error: Exception) -> None:
         if self.is_connected and not isinstance(error, UnexpectedEOF):  # what an attempt fails with is raised
-            self._refused(error)
+            self._reporter.burst(Kind.SERVER_ERROR, "nats-py reports: %s", describe(error))
+
+    async def _process_err(self, err_msg: str) -> None:
+        """Take an ``-ERR``: nats-py would hand it on in lower case, and close over what the server does not."""
+        self._heed(self._parser.error_text() or err_msg)
+
+    def _heed(self, text: str) -> None:
+        if not (self.is_connected and self._refused(text)):
+            self.abandon(Error(text))
+
+    def _hear_out(self) -> None:
+        """The connection broke, perhaps in writing: take what has come and was not read, the server's last words too.
+
+        At once: nats-py, when its turn comes, looks at nothing but why the connection is lost.
+        """
+        buffer = getattr(getattr(self._transport, "_io_reader", None), "_buffer", None)
+        if self._intake is None or not isinstance(buffer, bytearray):
+            return
+        self._intake.take(self._unread())
+        parsing = self._parser.parse(bytes(buffer))
+        buffer.clear()
+        with suppress(StopIteration, ProtocolError, OSError):
+            parsing.send(None)  # no part of it waits for anything
+        parsing.close()
+
+    def _unread(self) -> bytes:
+        """What has come, and the transport has not read."""
+        parts: list[bytes] = []
+        ear = self._ear
+        with suppress(OSError):  # it does not block
+            while ear is not None and (part := os.read(ear.number, LONGEST_LINE)):
+                parts.append(part)
+        return b"".join(parts)
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         try:
@@ -188,8 +247,21 @@ class Wire(Client):
         transport = self._writer_transport()
         return self.is_open and transport is not None and not transport.get_write_buffer_size()
 
+    @contextmanager
+    def in_one_write(self) -> Iterator[None]:
+        """Gather what is written meanwhile, and write it in one go."""
+        gathered = self._gathered = []
+        try:
+            yield
+        finally:
+            self._gathered = None
+            self.write(b"".join(gathered))
+
     def write(self, data: bytes) -> None:
         """Write commands, if the connection is open."""
+        if self._gathered is not None:
+            self._gathered.append(data)
+            return
         if not (self.is_open and self._transport):  # asyncio would log that, on this thread
             return
         if self.shortcut is None:
@@ -234,12 +306,16 @@ class Wire(Client):
         """In a forked child: let go of what its loop does not know."""
         if self.shortcut is not None:
             self.shortcut.disown()
+        ear, self._ear = self._ear, None
+        if ear is not None:
+            let_go([ear])
 
     def abandon(self, why: Exception) -> None:
         """End the connection at once: what the server has not read is lost. Idempotent."""
         if not self.lost.done():
             self.lost.set_result(why)
         self._status = Client.CLOSED
+        self._close_ear()
         if self.shortcut is not None:
             self.shortcut.close()
         for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
@@ -278,6 +354,11 @@ class SteadyParser(Parser):
             self.nc.abandon(Error(f"what the server sends is not the NATS protocol ({type(error).__name__})"))
             raise ProtocolError from error
 
+    def error_text(self) -> str:
+        """While nats-py takes an ``-ERR``: what it says, as the server wrote it; nothing if it is somewhere else."""
+        verb, _, text = self.buf[: max(self.buf.find(b"\r\n"), 0)].partition(b" ")
+        return text.strip(b"' ").decode(errors="replace") if verb == b"-ERR" else ""
+
     def _check_what_is_left(self) -> None:
         if self.state != AWAITING_CONTROL_LINE:
             if self.needed > LARGEST_MESSAGE:
@@ -299,6 +380,12 @@ class _Pong:
 
     def set_result(self, _: object) -> None:
         self._called()
+
+
+def _last_words(said: bytes) -> str:
+    """With what words a server has hung up; nothing, if with none."""
+    found = _LAST_WORDS.search(said)
+    return found[1].decode(errors="replace") if found else ""
 
 
 def sid_of(subscription: Subscription) -> int:
