@@ -6,6 +6,7 @@ from contextlib import suppress
 from itertools import count
 from queue import SimpleQueue
 from time import monotonic
+from traceback import format_exception
 from typing import NamedTuple
 
 __all__ = ["Burst", "Reporter"]
@@ -49,6 +50,7 @@ class Reporter:
         self._thread: threading.Thread | None = None
         self._to_start = [True]  # taken by who starts the thread
         self._bursts: dict[str, Burst] = {}  # by kind
+        self._mistakes = Burst()
 
     def warning(self, text: str, *args: object) -> None:
         """Log a warning, soon."""
@@ -57,6 +59,11 @@ class Reporter:
     def internal_error(self, what: str) -> None:
         """Log a mistake of ours, soon."""
         self._put(_Message(logging.ERROR, "internal error, please report it: %s", (what,)))
+
+    def mistake(self, error: Exception) -> None:
+        """Log a mistake of ours that may be made for each message, soon, unless one came within the last seconds."""
+        if self._mistakes.opens():
+            self.internal_error("".join(format_exception(error)))
 
     def info(self, text: str, *args: object) -> None:
         """Log an information, soon."""

@@ -14,6 +14,7 @@ from ._index import Index
 from ._queues import EventQueue, Overflow
 from ._reporter import Burst, Reporter
 from ._waiting import guard
+from ._wire import EnvelopeWriter
 from .errors import InvalidOptionError
 from .events import Event
 from .metrics import QueueStats, SubscriptionStats, Tally
@@ -81,43 +82,59 @@ class Frame:
 
     Args:
         subject: Where to.
-        envelope: What stands before the event in the payload; behind it stands ``}``.
+        namespace: What the envelope says.
+        writer: Of the node's envelopes.
 
     Attributes:
-        template: The command, for the bytes of the payload and the encoded event.
+        template: The command, for the bytes of the payload, the event's position, and the encoded event.
         around: Bytes of a payload that are not the event.
+        positions: Where to take the next event's from.
     """
 
-    __slots__ = ("around", "template")
+    __slots__ = ("around", "positions", "template")
 
-    def __init__(self, subject: str, envelope: bytes) -> None:
-        fixed = [part.replace(b"%", b"%%") for part in (subject.encode(), envelope)]
-        self.template = b"PUB %b %%d\r\n%b%%b}\r\n" % tuple(fixed)
-        self.around = len(envelope) + 1
+    def __init__(self, subject: str, namespace: str, writer: EnvelopeWriter) -> None:
+        self.template = b"PUB %b %%d\r\n%b\r\n" % (subject.encode().replace(b"%", b"%%"), writer.template(namespace))
+        self.around = writer.around(namespace)
+        self.positions = writer.positions
 
 
 class Group:
     """Members of a queue group: each event goes to one of them, in turn."""
 
-    __slots__ = ("_turns", "members")
+    __slots__ = ("_turns", "members", "name")
 
-    def __init__(self, members: tuple[Target, ...], turns: Iterator[int]) -> None:
+    def __init__(self, name: str, members: tuple[Target, ...], turns: Iterator[int]) -> None:
+        self.name = name
         self.members = members
         self._turns = turns  # shared by all namespaces of the group; next() of a count is atomic: any thread takes one
 
-    def offer(self, event: Event, size: int) -> list[Target]:
-        """Give an event to the member whose turn it is, or to a neighbour with room; who dropped one is returned."""
+    def offer(self, event: Event, size: int) -> list[Target] | None:
+        """Give an event to the member whose turn it is, or to a neighbour with room.
+
+        Returns:
+            Who dropped one; None if all members are closed, so that nobody has it.
+        """
         turn = next(self._turns)
-        for step in range(len(self.members)):
-            if self.members[(turn + step) % len(self.members)].queue.offer_if_room(event, size):
+        members = [self.members[(turn + step) % len(self.members)] for step in range(len(self.members))]
+        for member in members:
+            if member.queue.offer_if_room(event, size):
                 return []
-        unlucky = self.members[turn % len(self.members)]
-        return [unlucky] if unlucky.queue.offer((event,), (size,)) else []
+        for member in members:
+            with member.queue.lock:  # so that it is either closed, or has the event
+                if not member.queue.is_shut:
+                    return [member] if member.queue.offer((event,), (size,)) else []
+        return None
 
 
 @dataclass(eq=False, slots=True)
 class Route:
-    """What is known about one namespace."""
+    """What is known about one namespace.
+
+    Who hands events over by a route may hold it while others come and go. A subscription that replaces another one is
+    there before that is closed. So where a queue is found closed, the route is looked up again, and who has come since
+    then gets the events, too: each of them reaches the old one or the new one.
+    """
 
     namespace: str
     targets: tuple[Target, ...] = ()
@@ -126,50 +143,117 @@ class Route:
     frame: Frame | None = None  # of what is published under it, where that leaves the process
     tally: Tally | None = None  # of what is published under it, once something is
 
-    def deliver(self, events: Sequence[Event], sizes: Sequence[int]) -> list[Target]:
-        """Put events into the queues; returns the targets that dropped some."""
-        dropping = []
-        for target in self.targets:
-            if target.filter is None:
-                dropped = target.queue.offer(events, sizes)
-            else:
-                dropped = target.queue.offer(*target.choose(events, sizes))
-            if dropped:
-                dropping.append(target)
+    def deliver(self, events: Sequence[Event], sizes: Sequence[int], find: Callable[[str], "Route"]) -> list[Target]:
+        """Put events into the queues.
+
+        Args:
+            events: In order.
+            sizes: Theirs, encoded, in bytes.
+            find: Finds the route of a namespace as it is now.
+
+        Returns:
+            The targets that dropped some.
+        """
+        dropping: list[Target] = []
+        if _offer(self.targets, events, sizes, dropping):
+            served = list(self.targets)
+            while came := [target for target in find(self.namespace).targets if target not in served]:
+                served += came
+                if not _offer(came, events, sizes, dropping):
+                    break
         for group in self.groups:
-            for event, size in zip(events, sizes, strict=True):
-                dropping += group.offer(event, size)
+            dropping += _share(group, events, sizes, lambda: find(self.namespace))
         return dropping
+
+
+def _offer(targets: Sequence[Target], events: Sequence[Event], sizes: Sequence[int], dropping: list[Target]) -> bool:
+    """Put events into the queues of targets; returns whether any of them is closed."""
+    is_any_shut = False
+    for target in targets:
+        if target.filter is None:
+            dropped = target.queue.offer(events, sizes)
+        else:
+            dropped = target.queue.offer(*target.choose(events, sizes))
+        if dropped:
+            dropping.append(target)
+        if target.queue.is_shut:
+            is_any_shut = True
+    return is_any_shut
+
+
+def _share(group: Group, events: Sequence[Event], sizes: Sequence[int], find: Callable[[], Route]) -> list[Target]:
+    """Give each event to one member of a group; returns who dropped one."""
+    dropping: list[Target] = []
+    for event, size in zip(events, sizes, strict=True):
+        while (dropped := group.offer(event, size)) is None:
+            came = [one for one in find().groups if one.name == group.name and one.members != group.members]
+            if not came:
+                return dropping
+            (group,) = came
+        dropping += dropped
+    return dropping
 
 
 class Deliveries:
     """Events gathered for their queues, so that each queue is locked once for all of them."""
 
-    __slots__ = ("_by_target", "_dropping")
+    __slots__ = ("_dropping", "_runs")
 
     def __init__(self) -> None:
-        self._by_target: dict[Target, tuple[list[Event], list[int]]] = {}
+        self._runs: list[tuple[Route, Callable[[], Route], Sequence[Event], Sequence[int]]] = []
         self._dropping: list[Target] = []
 
-    def add(self, route: Route, events: Sequence[Event], sizes: Sequence[int]) -> None:
-        """Gather events for everyone on their route whose filter lets them pass."""
-        for target in route.targets:
-            gathered = self._by_target.get(target)
-            if gathered is None:
-                gathered = self._by_target[target] = [], []
-            chosen, chosen_sizes = target.choose(events, sizes)
-            gathered[0].extend(chosen)
-            gathered[1].extend(chosen_sizes)
+    def add(self, route: Route, find: Callable[[], Route], events: Sequence[Event], sizes: Sequence[int]) -> None:
+        """Gather events for everyone on their route whose filter lets them pass; ``find()`` looks it up again."""
+        self._runs.append((route, find, events, sizes))
         for group in route.groups:
-            for event, size in zip(events, sizes, strict=True):
-                self._dropping += group.offer(event, size)
+            self._dropping += _share(group, events, sizes, find)
 
     def hand_over(self) -> list[Target]:
         """Put what was gathered into the queues; returns the targets that dropped some."""
-        for target, (events, sizes) in self._by_target.items():
+        done: set[tuple[Target, int]] = set()
+        gathered = self._gather(done)
+        while (left := self._offer(gathered)) is not None:
+            for target, (_, _, numbers) in gathered.items():
+                done.update((target, number) for number in numbers)
+                if target is left:
+                    break
+            gathered = self._gather(done)
+        return self._dropping
+
+    def _offer(self, gathered: "_Gathered") -> Target | None:
+        """Put events into queues until one is found closed: that target is returned."""
+        for target, (events, sizes, _) in gathered.items():
             if target.queue.offer(events, sizes):
                 self._dropping.append(target)
-        return self._dropping
+            if target.queue.is_shut:
+                return target
+        return None
+
+    def _gather(self, done: set[tuple[Target, int]]) -> "_Gathered":
+        """Return what is for each target, in order, but for those runs that it has had."""
+        gathered: _Gathered = {}
+        for number, (route, find, events, sizes) in enumerate(self._runs):
+            targets = route.targets
+            for target in targets:
+                if target.queue.is_shut:
+                    targets = (*targets, *(one for one in find().targets if one not in targets))
+                    break
+            for target in targets:
+                if done and (target, number) in done:
+                    continue
+                mine = gathered.get(target)
+                if mine is None:
+                    mine = gathered[target] = [], [], []
+                chosen, chosen_sizes = target.choose(events, sizes)
+                mine[0].extend(chosen)
+                mine[1].extend(chosen_sizes)
+                mine[2].append(number)
+        return gathered
+
+
+#: Events for each target, their sizes, and the numbers of the runs that they are of.
+_Gathered = dict[Target, tuple[list[Event], list[int], list[int]]]
 
 
 def log_drops(dropping: Sequence[Target], reporter: Reporter) -> None:
@@ -241,7 +325,7 @@ class Targets:
         for target in self._index.find(namespace):
             if target.first_match(namespace) is not None:
                 (targets if target.group is None else by_name.setdefault(target.group, [])).append(target)
-        groups = [Group(tuple(them), self._turns.setdefault(name, count())) for name, them in by_name.items()]
+        groups = [Group(name, tuple(them), self._turns.setdefault(name, count())) for name, them in by_name.items()]
         return Route(
             namespace,
             targets=tuple(targets),
@@ -284,8 +368,11 @@ def make_target(
     if not patterns:
         raise InvalidOptionError("subscribe() wants at least one pattern; '>' is every namespace")
     parsed = tuple(dict.fromkeys(map(Pattern.parse, patterns)))
-    if filter is not None and not isinstance(filter, SubscriptionFilter):
-        raise InvalidOptionError(f"filter must be a SubscriptionFilter, not {type(filter).__name__}")
+    if filter is not None and type(filter) is not SubscriptionFilter:
+        kind = type(filter).__name__
+        if isinstance(filter, SubscriptionFilter):
+            kind = f"its subclass {kind}, whose code would run while events are delivered: test them in your own loop"
+        raise InvalidOptionError(f"filter must be a SubscriptionFilter, not {kind}")
     check_count("maxsize", maxsize)
     check_count("max_bytes", max_bytes)
     try:

@@ -1,6 +1,7 @@
 """``NATSEventBus``: an event bus across the nodes of a NATS cluster."""
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, Literal, Unpack
 
 from ._deadline import Deadline
@@ -68,6 +69,7 @@ class NATSEventBus(EventBus):
             if options:
                 raise InvalidOptionError(f"{', '.join(options)}: give that to the Connection, which is shared")
             self._connection = connection
+            connection.is_shared = True
         else:
             self._connection = Connection(connection, **options)
 
@@ -101,7 +103,7 @@ class NATSEventBus(EventBus):
         return subject_of(self._prefix, namespace)
 
     def _frame_of(self, namespace: str) -> Frame:
-        return Frame(self._subject_of(namespace), self._writer.head(namespace))
+        return Frame(self._subject_of(namespace), namespace, self._writer)
 
     def _accept(self, route: Route, encoded: Sequence[bytes], *, wait: bool = True) -> None:
         if self._closed:
@@ -109,14 +111,15 @@ class NATSEventBus(EventBus):
         if self._to_watch:
             self._begin_to_watch()
         assert route.frame is not None
-        template, around = route.frame.template, route.frame.around
+        template, around, positions = route.frame.template, route.frame.around, route.frame.positions
         timeout = self._publish_timeout if wait else 0.0
         if len(encoded) == 1:
             (one,) = encoded
-            frame = template % (around + len(one), one)
+            frame = template % (around + len(one), next(positions), one)
             self._connection.send((frame,), len(frame), around + len(one), timeout, self._buffer, wait)
             return
-        frames = [template % (around + len(one), one) for one in encoded]
+        mine = list(islice(positions, len(encoded)))  # at once: with other threads' in between, there would be gaps
+        frames = [template % (around + len(one), at, one) for at, one in zip(mine, encoded, strict=True)]
         largest = around + max(map(len, encoded), default=0)
         self._connection.send(frames, sum(map(len, frames)), largest, timeout, self._buffer, wait)
 
@@ -230,7 +233,8 @@ class NATSEventBus(EventBus):
     def _measure(self) -> dict[str, Any]:
         measured = super()._measure()
         counts = self._connection.counts()
-        measured["publish_errors"] += counts["rejected"]
+        if not self._connection.is_shared:  # else nobody knows whose they were
+            measured["publish_errors"] += counts["rejected"]
         return measured | counts
 
     # -- closing

@@ -344,6 +344,7 @@ def test_what_is_on_the_wire(make_bus: MakeBus, raw: RawClient, prefix: str) -> 
     assert subject == f"{prefix}.events.a.b"
     assert json.loads(payload) == {
         "node_id": bus.node_id,
+        "position": 10**15,
         "namespace_id": "a.b",
         "event": {
             "id": event.id,

@@ -5,15 +5,16 @@ import gc
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import chain
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from aether_sync import BusClosedError, NATSEventBus, PublishTimeoutError
+from aether_sync import BusClosedError, EventBus, NATSEventBus, PublishTimeoutError
 from aether_sync._nats.shortcut import Shortcut
 from aether_sync._outbox import Outbox
 from aether_sync.metrics import Tally
@@ -331,17 +332,47 @@ def test_what_there_is_can_be_counted_while_others_publish() -> None:
 
 
 @pytest.mark.concurrent
-def test_counting_needs_no_lock() -> None:
-    """If this fails on a Python to come, ``Tally`` and ``Outbox`` need one."""
-    tally, each = Tally(), 200_000
+@pytest.mark.parametrize("is_traced", [False, True])
+def test_counting_needs_no_lock(is_traced: bool) -> None:
+    tally, each = Tally(), 20_000
 
     def count() -> None:
         for _ in range(each):
-            tally.count += 1
+            tally.one()
+            tally.many(3)
 
-    with frequent_switches():
+    with frequent_switches(), tracing() if is_traced else nullcontext():
         run_threads(count, count, count, count)
-    assert tally.count == 4 * each
+    assert tally.count == tally.count == 4 * each * 4
+
+
+@contextmanager
+def tracing() -> Iterator[None]:
+    """New threads are traced, so they may be interrupted within what is one step otherwise."""
+
+    def trace(*_: object) -> Any:
+        return trace
+
+    before = threading.gettrace()
+    threading.settrace(trace)
+    try:
+        yield
+    finally:
+        threading.settrace(before)  # type: ignore[arg-type]
+
+
+@pytest.mark.concurrent
+def test_what_a_bus_published_is_counted_exactly_whatever_traces_it(local_bus: EventBus) -> None:
+    def publish() -> None:
+        for _ in range(300):
+            local_bus.publish_many("n", events)
+            local_bus.publish("n", events[0])
+            local_bus.try_publish("n", events[0])
+
+    events = [make_event(1)] * 2
+    with frequent_switches(), tracing():
+        run_threads(*[publish] * 8)
+    assert local_bus.metrics().published == 8 * 300 * 4
 
 
 # -- under signal handlers

@@ -11,7 +11,7 @@ from aether_sync._routing import Target, make_target
 from aether_sync._wire import EnvelopeWriter, encode_event
 from aether_sync.metrics import Counters
 
-OWN, OTHER = EnvelopeWriter("own"), EnvelopeWriter("other")
+OWN, OTHER = EnvelopeWriter("own"), EnvelopeWriter("two")
 numbers = count(1)
 
 
