@@ -6,6 +6,9 @@ and wakes it; the loop says that it is going to sleep, *then* looks whether ther
 beside a frame; but for that of a publisher whom a signal handler's exception kept from waking it, which goes with the
 next one, or with the next flush.
 
+A publisher that finds no room takes its turn, and those that come later wait behind it. They are let in in this order,
+all that there is room for at once, so that who comes back for its next event finds nobody waiting, and no lock.
+
 Accepted races: threads that publish at the same moment may each find the last room, and exceed the bounds by what they
 have in hand. What is counted of the room taken may be off by as much: the loop sets it right whenever it takes.
 """
@@ -42,6 +45,17 @@ class Bell:
         self.rung = True  # only now: who is interrupted before leaves it to the next one
 
 
+class _Turn:
+    """A publisher that waits for room."""
+
+    __slots__ = ("count", "has_come", "size")
+
+    def __init__(self, count: int, size: int) -> None:
+        self.count = count
+        self.size = size
+        self.has_come = False
+
+
 class Outbox:
     """Parcels from the publishing threads to the loop.
 
@@ -55,7 +69,9 @@ class Outbox:
     def __init__(self, max_events: int, max_bytes: int) -> None:
         self.max_events = max_events
         self.max_bytes = max_bytes
-        self._publishers = Parking(guard())  # those who wait for room
+        self._turns_lock = guard()  # guards _turns
+        self._publishers = Parking(self._turns_lock)  # those who wait for room
+        self._turns: deque[_Turn] = deque()  # of those, in the order in which they came; looked at without the lock
         self._parcels: deque[Parcel] = deque()  # appended to by any thread, taken from by the loop
         self._events = 0  # in those; changed by any thread, set right by the loop
         self._bytes = 0
@@ -102,18 +118,54 @@ class Outbox:
             raise BusClosedError(_CLOSED)
 
     def _has_room(self, count: int, size: int) -> bool:
-        return (
-            self._held_events + self._events + count <= self.max_events
-            and self._held_bytes + self._bytes + size <= self.max_bytes
-        ) or not (self._parcels or self._held_events)
+        return not self._turns and (
+            (
+                self._held_events + self._events + count <= self.max_events
+                and self._held_bytes + self._bytes + size <= self.max_bytes
+            )
+            or not (self._parcels or self._held_events)
+        )
 
     def _await_room(self, count: int, size: int, deadline: Deadline) -> None:
-        while not (self._closed or self._has_room(count, size)):
-            if not self._publishers.wait(lambda: self._closed or self._has_room(count, size), deadline):
+        turn = _Turn(count, size)
+        try:
+            self._turns.append(turn)
+            self._let_in()  # perhaps all was written before anybody saw this turn
+            if self._publishers.wait(lambda: self._closed or turn.has_come, deadline):
+                return
+            self._let_in()
+            if not (self._closed or turn.has_come):
                 events, held = self.depth()
                 raise PublishTimeoutError(
                     f"the outbox had no room within {deadline}: {events} events, {held} bytes wait to be sent"
                 )
+        finally:
+            if not turn.has_come:
+                self._give_up(turn)
+
+    def _let_in(self) -> None:
+        """Let in, in the order in which they came, those who wait and for whom there is room.
+
+        One whom an exception kept from giving up its turn is let in like the others, and holds nobody up.
+        """
+        with self._turns_lock:
+            is_empty = not (self._parcels or self._held_events)
+            events = 0 if is_empty else self._held_events + self._events
+            size = 0 if is_empty else self._held_bytes + self._bytes
+            while self._turns:
+                turn = self._turns[0]
+                events, size = events + turn.count, size + turn.size
+                is_first = is_empty and events == turn.count
+                if not is_first and (events > self.max_events or size > self.max_bytes):
+                    break
+                turn.has_come = True
+                self._turns.popleft()
+        self._publishers.wake_all()
+
+    def _give_up(self, turn: _Turn) -> None:
+        with self._turns_lock, suppress(ValueError):  # it has come just now
+            self._turns.remove(turn)
+        self._let_in()
 
     def _withdraw(self, parcel: Parcel) -> bool:
         """Take back what came too late for the loop."""
@@ -202,13 +254,13 @@ class Outbox:
             self._bell = None
 
     def written(self, count: int, size: int) -> None:
-        """Give back the room of frames that are written; wakes waiting publishers when it is half empty."""
+        """Give back the room of frames that are written; lets waiting publishers in when it is half empty."""
         self._held_events -= count
         self._held_bytes -= size
-        if self._publishers:
+        if self._turns:
             events, held = self.depth()
             if events * 2 <= self.max_events and held * 2 <= self.max_bytes:
-                self._publishers.wake_all()
+                self._let_in()
 
 
 _CLOSED = "the bus is closed: nothing was published"

@@ -19,7 +19,7 @@ from aether_sync._nats.shortcut import Shortcut
 from aether_sync._outbox import Outbox
 from aether_sync.metrics import Tally
 
-from .conftest import PATIENCE, eventually, make_event, run_threads
+from .conftest import PATIENCE, UNIT, eventually, make_event, run_threads
 from .steps import before
 from .suites import Keep, numbers
 from .test_interrupts import INTERRUPTS, hammer
@@ -160,6 +160,70 @@ def test_waiting_publishers_go_on_when_there_is_room() -> None:
 
     run_threads(make_room, *(lambda n=n: publish(n) for n in range(10)))  # type: ignore[misc]
     assert sorted(done) == list(range(10))
+
+
+def waiting(outbox: Outbox, *frames: bytes) -> threading.Thread:
+    """A publisher that waits for room; returns when it does."""
+    before = len(outbox._publishers)
+    thread = threading.Thread(target=put, args=(outbox, *frames), kwargs={"timeout": PATIENCE})
+    thread.start()
+    eventually(lambda: len(outbox._publishers) > before, "a waiting publisher")
+    return thread
+
+
+def test_who_comes_later_does_not_pass_by_those_who_wait() -> None:
+    outbox = Outbox(max_events=4, max_bytes=100)
+    put(outbox, *[b"x"] * 4)
+    first, second = waiting(outbox, *[b"a"] * 4), waiting(outbox, b"b")
+    take(outbox)
+    for _ in range(3):  # there would be room for some, but not for the first
+        outbox.written(1, 1)
+        with pytest.raises(PublishTimeoutError):
+            put(outbox, b"z")
+    outbox.written(1, 1)
+    first.join(PATIENCE)
+    assert take(outbox) == [b"a"] * 4
+    outbox.written(4, 4)
+    second.join(PATIENCE)
+    assert take(outbox) == [b"b"]
+
+
+def test_who_gives_up_lets_in_those_behind() -> None:
+    outbox = Outbox(max_events=4, max_bytes=100)
+    put(outbox, b"x", b"x")
+
+    def publish_too_much() -> None:
+        with pytest.raises(PublishTimeoutError):
+            put(outbox, *[b"a"] * 4, timeout=UNIT / 4)
+
+    def come_later() -> None:
+        eventually(lambda: outbox._publishers, "a waiting publisher")
+        put(outbox, b"b", timeout=PATIENCE)
+
+    run_threads(publish_too_much, come_later)
+    assert take(outbox) == [b"x", b"x", b"b"]
+
+
+@pytest.mark.concurrent
+def test_nobody_starves_beside_those_who_want_less() -> None:
+    outbox = Outbox(max_events=100, max_bytes=2**20)
+    loop = Loop(outbox)
+    over = threading.Event()
+
+    def little() -> None:
+        while not over.is_set():
+            put(outbox, b"x", timeout=PATIENCE)
+
+    def much() -> None:
+        try:
+            for _ in range(30):
+                put(outbox, *[b"y"] * 90, timeout=UNIT)
+        finally:
+            over.set()
+
+    with loop.running():
+        run_threads(much, little, little, little, little)
+    assert loop.taken.count(b"y") == 30 * 90
 
 
 @pytest.mark.parametrize("end", [Outbox.close, Outbox.seal, Outbox.disown])
