@@ -7,6 +7,7 @@ a target comes or goes that is on them. Reading a route takes no lock.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations, compress, count
 
 from ._checks import check_count
@@ -20,7 +21,18 @@ from .events import Event
 from .metrics import QueueStats, SubscriptionStats, Tally
 from .patterns import Pattern, SubscriptionFilter, check_namespace, check_queue_group
 
-__all__ = ["Deliveries", "Frame", "Group", "Route", "Target", "Targets", "failed", "log_drops", "make_target"]
+__all__ = [
+    "Deliveries",
+    "Frame",
+    "Group",
+    "Route",
+    "Target",
+    "Targets",
+    "failed",
+    "log_drops",
+    "make_frame",
+    "make_target",
+]
 
 _ROUTES_KEPT = 4_096  # namespaces; then all are forgotten and computed again when needed
 _ROUTES_ASKED = 256  # whether a change concerns them, which costs a tenth of computing them; of more, all are forgotten
@@ -77,26 +89,16 @@ class Target:
         )
 
 
-class Frame:
-    r"""How encoded events go to the server, in their envelope: ``PUB <subject> <#bytes>\r\n<payload>\r\n``.
+#: How encoded events go to the server, in their envelope: the command ``PUB <subject> <#bytes>`` and the payload, as a
+#: template for the payload's bytes, the event's position and the encoded event; how many bytes of the payload are not
+#: the event; and what gives each event its position, to any thread.
+Frame = tuple[bytes, int, Callable[[], int]]
 
-    Args:
-        subject: Where to.
-        namespace: What the envelope says.
-        writer: Of the node's envelopes.
 
-    Attributes:
-        template: The command, for the bytes of the payload, the event's position, and the encoded event.
-        around: Bytes of a payload that are not the event.
-        positions: Where to take the next event's from.
-    """
-
-    __slots__ = ("around", "positions", "template")
-
-    def __init__(self, subject: str, namespace: str, writer: EnvelopeWriter) -> None:
-        self.template = b"PUB %b %%d\r\n%b\r\n" % (subject.encode().replace(b"%", b"%%"), writer.template(namespace))
-        self.around = writer.around(namespace)
-        self.positions = writer.positions
+def make_frame(subject: str, namespace: str, writer: EnvelopeWriter) -> Frame:
+    """Make the one for a subject, of what a node's writer says of a namespace."""
+    template = b"PUB %b %%d\r\n%b\r\n" % (subject.encode().replace(b"%", b"%%"), writer.template(namespace))
+    return template, writer.around(namespace), writer.positions.__next__
 
 
 class Group:
@@ -143,42 +145,45 @@ class Route:
     frame: Frame | None = None  # of what is published under it, where that leaves the process
     tally: Tally | None = None  # of what is published under it, once something is
 
-    def deliver(self, events: Sequence[Event], sizes: Sequence[int], find: Callable[[str], "Route"]) -> list[Target]:
+    def deliver(self, events: Sequence[Event], sizes: Sequence[int], routes: "Targets") -> list[Target]:
         """Put events into the queues.
 
         Args:
             events: In order.
             sizes: Theirs, encoded, in bytes.
-            find: Finds the route of a namespace as it is now.
+            routes: Where the route is found as it is now.
 
         Returns:
             The targets that dropped some.
         """
         dropping: list[Target] = []
-        if _offer(self.targets, events, sizes, dropping):
-            served = list(self.targets)
-            while came := [target for target in find(self.namespace).targets if target not in served]:
-                served += came
-                if not _offer(came, events, sizes, dropping):
-                    break
-        for group in self.groups:
-            dropping += _share(group, events, sizes, lambda: find(self.namespace))
+        is_one_shut = False
+        for target in self.targets:
+            queue = target.queue
+            if target.filter is None:
+                dropped = queue.offer(events, sizes)
+            else:
+                dropped = queue.offer(*target.choose(events, sizes))
+            if dropped:
+                dropping.append(target)
+            if queue.is_shut:
+                is_one_shut = True
+        if is_one_shut:
+            dropping += self._deliver_to_successors(events, sizes, routes)
+        if self.groups:
+            find = partial(routes.route, self.namespace)
+            for group in self.groups:
+                dropping += _share(group, events, sizes, find)
         return dropping
 
-
-def _offer(targets: Sequence[Target], events: Sequence[Event], sizes: Sequence[int], dropping: list[Target]) -> bool:
-    """Put events into the queues of targets; returns whether any of them is closed."""
-    is_any_shut = False
-    for target in targets:
-        if target.filter is None:
-            dropped = target.queue.offer(events, sizes)
-        else:
-            dropped = target.queue.offer(*target.choose(events, sizes))
-        if dropped:
-            dropping.append(target)
-        if target.queue.is_shut:
-            is_any_shut = True
-    return is_any_shut
+    def _deliver_to_successors(self, events: Sequence[Event], sizes: Sequence[int], routes: "Targets") -> list[Target]:
+        """Put events into the queues of those who came since this route was looked up."""
+        dropping: list[Target] = []
+        served = list(self.targets)
+        while came := [target for target in routes.route(self.namespace).targets if target not in served]:
+            served += came
+            dropping += [target for target in came if target.queue.offer(*target.choose(events, sizes))]
+        return dropping
 
 
 def _share(group: Group, events: Sequence[Event], sizes: Sequence[int], find: Callable[[], Route]) -> list[Target]:

@@ -261,7 +261,7 @@ class EventBus(Lifetime, Heir):
 
     def _deliver(self, route: Route, copies: Sequence[Event], sizes: Sequence[int]) -> None:
         """Put accepted events into the queues of this node."""
-        dropping = route.deliver(copies, sizes, self._targets.route)
+        dropping = route.deliver(copies, sizes, self._targets)
         if dropping:
             log_drops(dropping, self._reporter)
             self._leave(failed(dropping))

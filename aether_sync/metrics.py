@@ -1,9 +1,9 @@
 """Counters, and the frozen snapshot that ``bus.metrics()`` returns."""
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import count, islice
+from itertools import count
 from threading import RLock
 from typing import Any
 
@@ -103,20 +103,23 @@ class Tally:
         one: Counts one event.
     """
 
-    __slots__ = ("_numbers", "one")
+    __slots__ = ("_steps", "one")
 
     def __init__(self) -> None:
-        self._numbers = count()  # from the next number on
-        self.one = self._numbers.__next__
+        self._steps = {0: count()}  # how often 1, 2, 4 ... events were counted at once, by the power of 2
+        self.one = self._steps[0].__next__
 
     def many(self, events: int) -> None:
         """Count several events."""
-        deque(islice(self._numbers, events), maxlen=0)
+        for power in range(events.bit_length()):
+            if events >> power & 1:
+                next(self._steps.get(power) or self._steps.setdefault(power, count()))
 
     @property
     def count(self) -> int:
         """How many events were counted."""
-        return int(repr(self._numbers).removeprefix("count(").removesuffix(")"))
+        steps = [(power, repr(taken)) for power, taken in list(self._steps.items())]
+        return sum(int(taken.removeprefix("count(").removesuffix(")")) << power for power, taken in steps)
 
 
 @dataclass(slots=True)

@@ -1,12 +1,11 @@
 """``NATSEventBus``: an event bus across the nodes of a NATS cluster."""
 
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any, Literal, Unpack
 
 from ._deadline import Deadline
 from ._nats.receive import EventInterest, Inbox
-from ._routing import Frame, Route, Target
+from ._routing import Frame, Route, Target, make_frame
 from ._store_watch import StoreWatch
 from ._waiting import guard
 from ._wire import EnvelopeWriter
@@ -103,7 +102,7 @@ class NATSEventBus(EventBus):
         return subject_of(self._prefix, namespace)
 
     def _frame_of(self, namespace: str) -> Frame:
-        return Frame(self._subject_of(namespace), namespace, self._writer)
+        return make_frame(self._subject_of(namespace), namespace, self._writer)
 
     def _accept(self, route: Route, encoded: Sequence[bytes], *, wait: bool = True) -> None:
         if self._closed:
@@ -111,16 +110,15 @@ class NATSEventBus(EventBus):
         if self._to_watch:
             self._begin_to_watch()
         assert route.frame is not None
-        template, around, positions = route.frame.template, route.frame.around, route.frame.positions
         timeout = self._publish_timeout if wait else 0.0
         if len(encoded) == 1:
+            template, around, position = route.frame
             (one,) = encoded
-            frame = template % (around + len(one), next(positions), one)
-            self._connection.send((frame,), len(frame), around + len(one), timeout, self._buffer, wait)
+            size = around + len(one)
+            frame = template % (size, position(), one)
+            self._connection.send((frame,), len(frame), size, timeout, self._buffer, wait)
             return
-        mine = list(islice(positions, len(encoded)))  # at once: with other threads' in between, there would be gaps
-        frames = [template % (around + len(one), at, one) for at, one in zip(mine, encoded, strict=True)]
-        largest = around + max(map(len, encoded), default=0)
+        frames, largest = _frames(route.frame, encoded)
         self._connection.send(frames, sum(map(len, frames)), largest, timeout, self._buffer, wait)
 
     # -- subscribing
@@ -257,3 +255,10 @@ class NATSEventBus(EventBus):
         except BusClosedError:  # the connection was closed first, and has reported
             pass
         return CloseReport()
+
+
+def _frames(frame: Frame, encoded: Sequence[bytes]) -> tuple[list[bytes], int]:
+    """Return the frames of several events, and the bytes of the largest payload among them."""
+    template, around, position = frame
+    frames = [template % (around + len(one), position(), one) for one in encoded]
+    return frames, around + max(map(len, encoded), default=0)
