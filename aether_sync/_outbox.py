@@ -139,6 +139,9 @@ class Outbox:
                 raise PublishTimeoutError(
                     f"the outbox had no room within {deadline}: {events} events, {held} bytes wait to be sent"
                 )
+        except BaseException:
+            self._publishers.wake_all()  # whom this call has let in, and was kept from waking
+            raise
         finally:
             if not turn.has_come:
                 self._give_up(turn)
@@ -148,6 +151,7 @@ class Outbox:
 
         One whom an exception kept from giving up its turn is let in like the others, and holds nobody up.
         """
+        has_anyone_come = False
         with self._turns_lock:
             is_empty = not (self._parcels or self._held_events)
             events = 0 if is_empty else self._held_events + self._events
@@ -158,9 +162,10 @@ class Outbox:
                 is_first = is_empty and events == turn.count
                 if not is_first and (events > self.max_events or size > self.max_bytes):
                     break
-                turn.has_come = True
+                turn.has_come = has_anyone_come = True
                 self._turns.popleft()
-        self._publishers.wake_all()
+        if has_anyone_come:
+            self._publishers.wake_all()
 
     def _give_up(self, turn: _Turn) -> None:
         with self._turns_lock, suppress(ValueError):  # it has come just now
