@@ -131,20 +131,19 @@ class Outbox:
         try:
             self._turns.append(turn)
             self._let_in()  # perhaps all was written before anybody saw this turn
-            if self._publishers.wait(lambda: self._closed or turn.has_come, deadline):
-                return
-            self._let_in()
-            if not (self._closed or turn.has_come):
-                events, held = self.depth()
-                raise PublishTimeoutError(
-                    f"the outbox had no room within {deadline}: {events} events, {held} bytes wait to be sent"
-                )
+            if not self._publishers.wait(lambda: self._closed or turn.has_come, deadline):
+                self._let_in()
         except BaseException:
             self._publishers.wake_all()  # whom this call has let in, and was kept from waking
             raise
         finally:
             if not turn.has_come:
                 self._give_up(turn)
+        if not (self._closed or turn.has_come):
+            events, held = self.depth()
+            raise PublishTimeoutError(
+                f"the outbox had no room within {deadline}: {events} events, {held} bytes wait to be sent"
+            )
 
     def _let_in(self) -> None:
         """Let in, in the order in which they came, those who wait and for whom there is room.
