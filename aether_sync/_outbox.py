@@ -6,6 +6,9 @@ and wakes it; the loop says that it is going to sleep, *then* looks whether ther
 beside a frame; but for that of a publisher whom a signal handler's exception kept from waking it, which goes with the
 next one, the next flush, or the close.
 
+A publisher that finds no room takes its turn, and those that come later wait behind it. They are let in in this order,
+all that there is room for at once, so that who comes back for its next event finds nobody waiting, and no lock.
+
 Accepted races: threads that publish at the same moment may each find the last room, and exceed the bounds by what they
 have in hand. What is counted of the room taken may be off by as much: the loop sets it right whenever it takes.
 """
@@ -14,9 +17,10 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from threading import Lock
 
 from ._deadline import Deadline
-from ._waiting import Parking
+from ._waiting import NOW, Parking
 from .errors import BusClosedError, PublishTimeoutError
 
 __all__ = ["Bell", "Outbox", "Parcel"]
@@ -42,6 +46,17 @@ class Bell:
         self.rung = True  # only now: who is interrupted before leaves it to the next one
 
 
+class _Turn:
+    """A publisher that waits for room."""
+
+    __slots__ = ("count", "has_come", "size")
+
+    def __init__(self, count: int, size: int) -> None:
+        self.count = count
+        self.size = size
+        self.has_come = False
+
+
 class Outbox:
     """Parcels from the publishing threads to the loop.
 
@@ -56,6 +71,9 @@ class Outbox:
         self.max_events = max_events
         self.max_bytes = max_bytes
         self._publishers = Parking()  # those who wait for room
+        self._turns: deque[_Turn] = deque()  # of those, in the order in which they came; single operations, any thread
+        self._turns_lock = Lock()  # held by who lets them in
+        self._to_let_in = False  # somebody wants that done
         self._parcels: deque[Parcel] = deque()  # appended to by any thread, taken from by the loop
         self._events = 0  # in those; changed by any thread, set right by the loop
         self._bytes = 0
@@ -102,18 +120,75 @@ class Outbox:
             raise BusClosedError(_CLOSED)
 
     def _has_room(self, count: int, size: int) -> bool:
-        return (
-            self._held_events + self._events + count <= self.max_events
-            and self._held_bytes + self._bytes + size <= self.max_bytes
-        ) or not (self._parcels or self._held_events)
+        return not self._turns and (
+            (
+                self._held_events + self._events + count <= self.max_events
+                and self._held_bytes + self._bytes + size <= self.max_bytes
+            )
+            or not (self._parcels or self._held_events)
+        )
 
     def _await_room(self, count: int, size: int, deadline: Deadline) -> None:
-        while not (self._closed or self._has_room(count, size)):
-            if not self._publishers.wait(lambda: self._closed or self._has_room(count, size), deadline):
-                events, held = self.depth()
-                raise PublishTimeoutError(
-                    f"the outbox had no room within {deadline}: {events} events, {held} bytes wait to be sent"
-                )
+        turn = _Turn(count, size)
+        try:
+            self._turns.append(turn)
+            self._let_in()  # perhaps all was written before anybody saw this turn
+            if not self._publishers.wait(lambda: self._closed or turn.has_come, deadline):
+                self._let_in()
+        except BaseException:
+            self._publishers.wake_all()  # whom this call has let in, and was kept from waking
+            raise
+        finally:
+            if not turn.has_come:
+                self._give_up(turn)
+        if not (self._closed or turn.has_come):
+            events, held = self.depth()
+            raise PublishTimeoutError(
+                f"the outbox had no room within {deadline}: {events} events, {held} bytes wait to be sent"
+            )
+
+    def _let_in(self) -> None:
+        """Let in, in the order in which they came, those who wait and for whom there is room.
+
+        One whom an exception kept from giving up its turn is let in like the others, and holds nobody up. One thread
+        does it at a time; what others want done meanwhile, it does afterwards.
+        """
+        self._to_let_in = True
+        while self._to_let_in and self._turns:
+            mine = False
+            try:
+                (mine,) = map(self._turns_lock.acquire, NOW)  # nobody waits who publishes: see _waiting
+                if not mine:
+                    return
+                self._to_let_in = False
+                has_anyone_come = self._let_some_in()
+            finally:
+                if mine:
+                    self._turns_lock.release()
+            if has_anyone_come:
+                self._publishers.wake_all()
+
+    def _let_some_in(self) -> bool:
+        is_empty = not (self._parcels or self._held_events)
+        events = 0 if is_empty else self._held_events + self._events
+        size = 0 if is_empty else self._held_bytes + self._bytes
+        has_anyone_come = False
+        for turn in list(self._turns):
+            events, size = events + turn.count, size + turn.size
+            is_first = is_empty and events == turn.count
+            if not is_first and (events > self.max_events or size > self.max_bytes):
+                break
+            turn.has_come = has_anyone_come = True
+            self._leave(turn)
+        return has_anyone_come
+
+    def _give_up(self, turn: _Turn) -> None:
+        self._leave(turn)
+        self._let_in()
+
+    def _leave(self, turn: _Turn) -> None:
+        with suppress(ValueError):  # it was let in, or gave up, just now
+            self._turns.remove(turn)
 
     def _withdraw(self, parcel: Parcel) -> bool:
         """Take back what came too late for the loop."""
@@ -208,13 +283,13 @@ class Outbox:
             self._bell = None
 
     def written(self, count: int, size: int) -> None:
-        """Give back the room of frames that are written; wakes waiting publishers when it is half empty."""
+        """Give back the room of frames that are written; lets waiting publishers in when it is half empty."""
         self._held_events -= count
         self._held_bytes -= size
-        if self._publishers:
+        if self._turns:
             events, held = self.depth()
             if events * 2 <= self.max_events and held * 2 <= self.max_bytes:
-                self._publishers.wake_all()
+                self._let_in()
 
 
 _CLOSED = "the bus is closed: nothing was published"

@@ -71,6 +71,7 @@ class EventQueue(janus.Queue[Any]):
         "_high_water",
         "_is_complete",
         "_late",
+        "_missed",
         "_offered",
         "_owed",
         "_parked",
@@ -101,9 +102,10 @@ class EventQueue(janus.Queue[Any]):
         self._getters = Parking()
         self._parked = self._getters.parked  # looked at for each event
         self._events: deque[Event] = deque()
-        # Offered while another had the turn; and how many were discarded. Single operations, any thread.
+        # Offered while another had the turn; how many were discarded; and missed. Single operations, any thread.
         self._late: list[tuple[Sequence[Event], Sequence[int]]] = []
         self._discarded: list[int] = []
+        self._missed: list[int] = []
         self._discards = False  # what comes late, too
         self._turn = Lock()  # held by who changes the fields below; nobody waits for it
         self._owed = 0  # drops that no offer has told of
@@ -170,11 +172,11 @@ class EventQueue(janus.Queue[Any]):
         Returns:
             How many events were dropped, these or others. A closed queue takes and drops nothing.
         """
-        if self.is_shut:
-            return 0
         turn, mine, dropped = self._turn, False, 0
         try:
             (mine,) = map(turn.acquire, NOW)  # taken and noted in one step
+            if self.is_shut:
+                return 0
             if mine:
                 if self._late:
                     self._put_late()
@@ -263,8 +265,7 @@ class EventQueue(janus.Queue[Any]):
 
     def miss(self) -> None:
         """Count an event that was chosen for this queue, and came after its end."""
-        with self.lock:
-            self._refuse("closed", 1)
+        self._missed.append(1)
 
     def _put_one(self, event: Event, size: int) -> bool:
         """Put it, if it fits.
@@ -389,7 +390,9 @@ class EventQueue(janus.Queue[Any]):
                     self._getters.wake(1)
                 return event
             if self.is_shut and not (self._events or self._late):
-                raise self._ended()
+                self._put_in_turn(*_SOON)  # who was putting something just then has done so
+                if not self._events:
+                    raise self._ended()
             self._await_event(deadline)
 
     def give_back(self, events: Sequence[Event]) -> None:
@@ -467,9 +470,12 @@ class EventQueue(janus.Queue[Any]):
         dropped = dict(self._dropped)
         if discarded := sum(self._discarded):
             dropped["discarded"] = dropped.get("discarded", 0) + discarded
+        if missed := len(self._missed):
+            dropped["closed"] = missed
+        offered = self._offered + missed
         return QueueStats(
-            offered=self._offered,
-            delivered=max(0, self._offered - pending - sum(dropped.values())),
+            offered=offered,
+            delivered=max(0, offered - pending - sum(dropped.values())),
             pending=pending,
             pending_bytes=self._bytes,
             high_water=self._high_water,

@@ -12,6 +12,7 @@ from enum import StrEnum
 from itertools import count
 from queue import Empty, SimpleQueue
 from time import monotonic
+from traceback import format_exception
 from typing import NamedTuple, TypedDict, Unpack
 
 from ._deadline import Deadline
@@ -114,6 +115,7 @@ class Reporter:
         self._thread: threading.Thread | None = None
         self._to_start = [True]  # taken by who starts the thread
         self._bursts: dict[tuple[Kind, str], Burst] = {}
+        self._mistakes = Burst()
         self._mark: Reply[None] | None = None  # put behind all messages that there are; None if it is not known
         self._ended = False  # the thread logs nothing more
         self._process = os.getpid()
@@ -127,6 +129,11 @@ class Reporter:
         """Log a mistake of ours, soon."""
         text = "internal error, please report it: %s"
         self._put(_Message(Kind.INTERNAL_ERROR, logging.ERROR, text, (what,), {}))
+
+    def mistake(self, error: Exception) -> None:
+        """Log a mistake of ours that may be made for each message, soon, unless one came within the last seconds."""
+        if self._mistakes.opens():
+            self.internal_error("".join(format_exception(error)))
 
     def info(self, kind: Kind, text: str, *args: object, **details: Unpack[Details]) -> None:
         """Log an information, soon."""

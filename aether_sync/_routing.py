@@ -7,6 +7,7 @@ a target comes or goes that is on them. Reading a route takes no lock.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations, compress, count
 
 from ._checks import check_choice, check_count, is_of
@@ -14,12 +15,24 @@ from ._index import Index
 from ._queues import EventQueue, Overflow
 from ._reporter import Burst, Kind, Reporter
 from ._waiting import NOW, guard
+from ._wire import EnvelopeWriter
 from .errors import InvalidOptionError
 from .events import Event
 from .metrics import QueueStats, SubscriptionStats, Tally
 from .patterns import Pattern, SubscriptionFilter, check_namespace, check_queue_group
 
-__all__ = ["Deliveries", "Frame", "Group", "Route", "Target", "Targets", "failed", "log_drops", "make_target"]
+__all__ = [
+    "Deliveries",
+    "Frame",
+    "Group",
+    "Route",
+    "Target",
+    "Targets",
+    "failed",
+    "log_drops",
+    "make_frame",
+    "make_target",
+]
 
 _ROUTES_KEPT = 4_096  # namespaces; then all are forgotten and computed again when needed
 _ROUTES_ASKED = 256  # whether a change concerns them, which costs a tenth of computing them; of more, all are forgotten
@@ -76,59 +89,54 @@ class Target:
         )
 
 
-class Frame:
-    r"""How encoded events go to the server, in their envelope: ``PUB <subject> <#bytes>\r\n<payload>\r\n``.
+#: How encoded events go to the server, in their envelope: the command ``PUB <subject> <#bytes>`` and the payload, as a
+#: template for the payload's bytes, the event's position and the encoded event; how many bytes of the payload are not
+#: the event; what gives each event its position, to any thread; and the length of the command's line, as servers limit
+#: it.
+Frame = tuple[bytes, int, Callable[[], int], int]
 
-    Args:
-        subject: Where to.
-        envelope: What stands before the event in the payload; behind it stands ``}``.
-        line: How long its command's line is, as servers limit it.
 
-    Attributes:
-        template: The command, for the bytes of the payload and the encoded event.
-        around: Bytes of a payload that are not the event.
-        line: As given.
-    """
-
-    __slots__ = ("around", "line", "template")
-
-    def __init__(self, subject: str, envelope: bytes, line: int) -> None:
-        fixed = [part.replace(b"%", b"%%") for part in (subject.encode(), envelope)]
-        self.template = b"PUB %b %%d\r\n%b%%b}\r\n" % tuple(fixed)
-        self.around = len(envelope) + 1
-        self.line = line
+def make_frame(subject: str, namespace: str, writer: EnvelopeWriter, line: int) -> Frame:
+    """Make the one for a subject, of what a node's writer says of a namespace."""
+    template = b"PUB %b %%d\r\n%b\r\n" % (subject.encode().replace(b"%", b"%%"), writer.template(namespace))
+    return template, writer.around(namespace), writer.positions.__next__, line
 
 
 class Group:
     """Members of a queue group: each event goes to one of them, in turn."""
 
-    __slots__ = ("_turns", "members")
+    __slots__ = ("_turns", "members", "name")
 
-    def __init__(self, members: tuple[Target, ...], turns: Iterator[int]) -> None:
+    def __init__(self, name: str, members: tuple[Target, ...], turns: Iterator[int]) -> None:
+        self.name = name
         self.members = members
         self._turns = turns  # shared by all namespaces of the group; next() of a count is atomic: any thread takes one
 
-    def offer(self, event: Event, size: int) -> list[Target]:
-        """Give an event to the member whose turn it is, or to a neighbour with room; who dropped one is returned."""
-        turn = next(self._turns)
-        for step in range(len(self.members)):
-            if self.members[(turn + step) % len(self.members)].queue.offer_if_room(event, size):
-                return []
-        turn %= len(self.members)
-        return self._drop(event, size, self.members[turn:] + self.members[:turn])
+    def offer(self, event: Event, size: int) -> list[Target] | None:
+        """Give an event to the member whose turn it is, or to a neighbour with room.
 
-    def _drop(self, event: Event, size: int, in_turn: Sequence[Target]) -> list[Target]:
-        """Let the first that is open drop one; if none is, the event was chosen for them before they had left."""
-        for target in in_turn:
-            if not target.queue.is_shut:
-                return [target] if target.queue.offer((event,), (size,)) else []
-        in_turn[0].queue.miss()
-        return []
+        Returns:
+            Who dropped one; None if all members are closed, so that nobody has it.
+        """
+        turn = next(self._turns)
+        members = [self.members[(turn + step) % len(self.members)] for step in range(len(self.members))]
+        for member in members:
+            if member.queue.offer_if_room(event, size):
+                return []
+        for member in members:
+            if not member.queue.is_shut:
+                return [member] if member.queue.offer((event,), (size,)) else []
+        return None
 
 
 @dataclass(eq=False, slots=True)
 class Route:
-    """What is known about one namespace."""
+    """What is known about one namespace.
+
+    Who hands events over by a route may hold it while others come and go. A subscription that replaces another one is
+    there before that is closed. So where a queue is found closed, the route is looked up again, and who has come since
+    then gets the events, too: each of them reaches the old one or the new one.
+    """
 
     namespace: str
     targets: tuple[Target, ...] = ()
@@ -137,50 +145,122 @@ class Route:
     frame: Frame | None = None  # of what is published under it, where that leaves the process
     tally: Tally | None = None  # of what is published under it, once something is
 
-    def deliver(self, events: Sequence[Event], sizes: Sequence[int]) -> list[Target]:
-        """Put events into the queues; returns the targets that dropped some."""
-        dropping = []
+    def deliver(self, events: Sequence[Event], sizes: Sequence[int], routes: "Targets") -> list[Target]:
+        """Put events into the queues.
+
+        Args:
+            events: In order.
+            sizes: Theirs, encoded, in bytes.
+            routes: Where the route is found as it is now.
+
+        Returns:
+            The targets that dropped some.
+        """
+        dropping: list[Target] = []
+        is_one_shut = False
         for target in self.targets:
+            queue = target.queue
             if target.filter is None:
-                dropped = target.queue.offer(events, sizes)
+                dropped = queue.offer(events, sizes)
             else:
-                dropped = target.queue.offer(*target.choose(events, sizes))
+                dropped = queue.offer(*target.choose(events, sizes))
             if dropped:
                 dropping.append(target)
-        for group in self.groups:
-            for event, size in zip(events, sizes, strict=True):
-                dropping += group.offer(event, size)
+            if queue.is_shut:
+                is_one_shut = True
+        if is_one_shut:
+            dropping += self._deliver_to_successors(events, sizes, routes)
+        if self.groups:
+            find = partial(routes.route, self.namespace)
+            for group in self.groups:
+                dropping += _share(group, events, sizes, find)
         return dropping
+
+    def _deliver_to_successors(self, events: Sequence[Event], sizes: Sequence[int], routes: "Targets") -> list[Target]:
+        """Put events into the queues of those who came since this route was looked up."""
+        dropping: list[Target] = []
+        served = list(self.targets)
+        while came := [target for target in routes.route(self.namespace).targets if target not in served]:
+            served += came
+            dropping += [target for target in came if target.queue.offer(*target.choose(events, sizes))]
+        return dropping
+
+
+def _share(group: Group, events: Sequence[Event], sizes: Sequence[int], find: Callable[[], Route]) -> list[Target]:
+    """Give each event to one member of a group; returns who dropped one."""
+    dropping: list[Target] = []
+    for event, size in zip(events, sizes, strict=True):
+        while (dropped := group.offer(event, size)) is None:
+            came = [one for one in find().groups if one.name == group.name and one.members != group.members]
+            if not came:  # it was chosen for one who has left since
+                group.members[0].queue.miss()
+                dropped = []
+                break
+            (group,) = came
+        dropping += dropped
+    return dropping
 
 
 class Deliveries:
     """Events gathered for their queues, so that each queue is locked once for all of them."""
 
-    __slots__ = ("_by_target", "_dropping")
+    __slots__ = ("_dropping", "_runs")
 
     def __init__(self) -> None:
-        self._by_target: dict[Target, tuple[list[Event], list[int]]] = {}
+        self._runs: list[tuple[Route, Callable[[], Route], Sequence[Event], Sequence[int]]] = []
         self._dropping: list[Target] = []
 
-    def add(self, route: Route, events: Sequence[Event], sizes: Sequence[int]) -> None:
-        """Gather events for everyone on their route whose filter lets them pass."""
-        for target in route.targets:
-            gathered = self._by_target.get(target)
-            if gathered is None:
-                gathered = self._by_target[target] = [], []
-            chosen, chosen_sizes = target.choose(events, sizes)
-            gathered[0].extend(chosen)
-            gathered[1].extend(chosen_sizes)
+    def add(self, route: Route, find: Callable[[], Route], events: Sequence[Event], sizes: Sequence[int]) -> None:
+        """Gather events for everyone on their route whose filter lets them pass; ``find()`` looks it up again."""
+        self._runs.append((route, find, events, sizes))
         for group in route.groups:
-            for event, size in zip(events, sizes, strict=True):
-                self._dropping += group.offer(event, size)
+            self._dropping += _share(group, events, sizes, find)
 
     def hand_over(self) -> list[Target]:
         """Put what was gathered into the queues; returns the targets that dropped some."""
-        for target, (events, sizes) in self._by_target.items():
+        done: set[tuple[Target, int]] = set()
+        gathered = self._gather(done)
+        while (left := self._offer(gathered)) is not None:
+            for target, (_, _, numbers) in gathered.items():
+                done.update((target, number) for number in numbers)
+                if target is left:
+                    break
+            gathered = self._gather(done)
+        return self._dropping
+
+    def _offer(self, gathered: "_Gathered") -> Target | None:
+        """Put events into queues until one is found closed: that target is returned."""
+        for target, (events, sizes, _) in gathered.items():
             if target.queue.offer(events, sizes):
                 self._dropping.append(target)
-        return self._dropping
+            if target.queue.is_shut:
+                return target
+        return None
+
+    def _gather(self, done: set[tuple[Target, int]]) -> "_Gathered":
+        """Return what is for each target, in order, but for those runs that it has had."""
+        gathered: _Gathered = {}
+        for number, (route, find, events, sizes) in enumerate(self._runs):
+            targets = route.targets
+            for target in targets:
+                if target.queue.is_shut:
+                    targets = (*targets, *(one for one in find().targets if one not in targets))
+                    break
+            for target in targets:
+                if done and (target, number) in done:
+                    continue
+                mine = gathered.get(target)
+                if mine is None:
+                    mine = gathered[target] = [], [], []
+                chosen, chosen_sizes = target.choose(events, sizes)
+                mine[0].extend(chosen)
+                mine[1].extend(chosen_sizes)
+                mine[2].append(number)
+        return gathered
+
+
+#: Events for each target, their sizes, and the numbers of the runs that they are of.
+_Gathered = dict[Target, tuple[list[Event], list[int], list[int]]]
 
 
 def log_drops(dropping: Sequence[Target], reporter: Reporter) -> None:
@@ -262,7 +342,7 @@ class Targets:
         for target in candidates:
             if target.first_match(namespace) is not None:
                 (targets if target.group is None else by_name.setdefault(target.group, [])).append(target)
-        groups = [Group(tuple(them), self._turns.setdefault(name, count())) for name, them in by_name.items()]
+        groups = [Group(name, tuple(them), self._turns.setdefault(name, count())) for name, them in by_name.items()]
         return Route(
             namespace,
             targets=tuple(targets),
@@ -302,8 +382,11 @@ def make_target(
     if not patterns:
         raise InvalidOptionError("subscribe() wants at least one pattern; '>' is every namespace")
     parsed = tuple(dict.fromkeys(map(Pattern.parse, patterns)))
-    if filter is not None and not is_of(filter, SubscriptionFilter):
-        raise InvalidOptionError(f"filter must be a SubscriptionFilter, not {type(filter).__name__}")
+    if filter is not None and type(filter) is not SubscriptionFilter:
+        kind = type(filter).__name__
+        if is_of(filter, SubscriptionFilter):
+            kind = f"its subclass {kind}, whose code would run while events are delivered: test them in your own loop"
+        raise InvalidOptionError(f"filter must be a SubscriptionFilter, not {kind}")
     maxsize = check_count("maxsize", maxsize)
     max_bytes = check_count("max_bytes", max_bytes)
     policy = check_choice("overflow", overflow, {one.value: one for one in Overflow})

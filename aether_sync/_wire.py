@@ -1,8 +1,9 @@
 """The wire format: an event as JSON, and the envelope in which it crosses nodes. Go nodes read and write the same.
 
-``{"node_id": str, "namespace_id": str, "event": {"id", "eventType", "actorId", "commandId"?, "version", "data",
-"metadata"?, "timestamp"}}``, where ``?`` is left out when empty. msgspec does the work; what it would change silently
-(NaN, bytes, sets, keys that are no str, a timestamp's nanoseconds) is taken care of here.
+``{"node_id": str, "position": int, "namespace_id": str, "event": {"id", "eventType", "actorId", "commandId"?,
+"version", "data", "metadata"?, "timestamp"}}``, where ``?`` is left out when empty. Where an event stands among those
+of its node, ``position``, is ours: Go writes none, and reads over it. msgspec does the work; what it would change
+silently (NaN, bytes, sets, keys that are no str, a timestamp's nanoseconds) is taken care of here.
 """
 
 import re
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from itertools import count
 from math import isfinite
 from typing import Annotated, Any, NoReturn
 from uuid import UUID
@@ -22,6 +24,8 @@ from .errors import DecodingError, EncodingError, InvalidEventError
 from .events import _CHECKED, MAX_VERSION, Event, _metadata, _set
 
 __all__ = [
+    "POSITION_ENDS",
+    "POSITION_MARK",
     "EnvelopeWriter",
     "decode_envelope",
     "decode_event",
@@ -34,7 +38,11 @@ __all__ = [
 _MAX_DEPTH = 200  # levels of data; the same on every Python and thread, unlike its recursion limit
 _MINUTE = timedelta(minutes=1)
 _T, _Z = b"TZ"
-_HEADS_KEPT = 4_096  # namespaces; then all are forgotten and built again when needed
+_TEMPLATES_KEPT = 4_096  # namespaces; then all are forgotten and built again when needed
+
+_FIRST_POSITION = 10**15  # so that all have 16 digits: they compare as bytes, and are no matter for a payload's size
+POSITION_MARK = b'"position":'  #: stands behind the mark of a node that numbers its events, before the number
+POSITION_ENDS = len(POSITION_MARK) + 16  #: bytes of both
 
 _WRITTEN_AS_IS = frozenset({str, int, bool, type(None), UUID, date})
 _UNCHANGED = frozenset({str, int, bool, type(None)})
@@ -324,35 +332,42 @@ def _plain_moment(value: datetime | date | time) -> str:
 
 
 class EnvelopeWriter:
-    """Puts encoded events into the envelopes of one node, by concatenation. Any thread may use it.
+    """Puts encoded events into the envelopes of one node, by concatenation, and numbers them. Any thread may use it.
 
     Args:
         node_id: The node's own id.
 
     Attributes:
         own_mark: What every payload of this node starts with, ``{"node_id":"<id>",``, so that a receiver can skip its
-            own by ``payload.startswith(mark)``.
+            own by ``payload.startswith(mark)``. Its position follows.
+        positions: Where to take the next event's from, by ``next()``, which is atomic.
     """
 
-    __slots__ = ("_heads", "own_mark")
+    __slots__ = ("_templates", "own_mark", "positions")
 
     def __init__(self, node_id: str) -> None:
         self.own_mark = b'{"node_id":%b,' % _encode(node_id)
-        self._heads: dict[str, bytes] = {}  # by namespace; two threads may both build one, of equal value
+        self.positions = count(_FIRST_POSITION)
+        self._templates: dict[str, bytes] = {}  # by namespace; two threads may both build one, of equal value
 
     def write(self, namespace: str, encoded_event: bytes) -> bytes:
         """Return the payload of an event that ``encode_event()`` wrote, under a checked namespace."""
-        return b"%b%b}" % (self.head(namespace), encoded_event)
+        return self.template(namespace) % (next(self.positions), encoded_event)
 
-    def head(self, namespace: str) -> bytes:
-        """Return what stands before the encoded event; behind it comes ``}``."""
-        head = self._heads.get(namespace)
-        if head is None:
-            head = b'%b"namespace_id":%b,"event":' % (self.own_mark, _encode(namespace))
-            if len(self._heads) >= _HEADS_KEPT:
-                self._heads = {}
-            self._heads[namespace] = head
-        return head
+    def template(self, namespace: str) -> bytes:
+        """Return what makes a payload of a position and an encoded event."""
+        template = self._templates.get(namespace)
+        if template is None:
+            fixed = [part.replace(b"%", b"%%") for part in (self.own_mark, POSITION_MARK, _encode(namespace))]
+            template = b'%b%b%%d,"namespace_id":%b,"event":%%b}' % tuple(fixed)
+            if len(self._templates) >= _TEMPLATES_KEPT:
+                self._templates = {}
+            self._templates[namespace] = template
+        return template
+
+    def around(self, namespace: str) -> int:
+        """Return how many bytes of a payload are not the event."""
+        return len(self.template(namespace) % (_FIRST_POSITION, b""))
 
 
 # -- reading

@@ -207,7 +207,7 @@ class EventBus(Lifetime, Heir):
         except AetherError:
             self._counters.add("publish_errors")
             raise
-        (route.tally or self._tally(route)).count += 1
+        (route.tally or self._tally(route)).one()
 
     def try_publish(self, namespace: str, event: Event) -> bool:
         """Publish an event without waiting for anything, not even for the first attempt to connect.
@@ -229,7 +229,7 @@ class EventBus(Lifetime, Heir):
         except AetherError:
             self._counters.add("publish_errors")
             return False
-        (route.tally or self._tally(route)).count += 1
+        (route.tally or self._tally(route)).one()
         return True
 
     def publish_many(self, namespace: str, events: Iterable[Event]) -> None:
@@ -267,7 +267,7 @@ class EventBus(Lifetime, Heir):
         except AetherError:
             self._counters.add("publish_errors", len(events))
             raise
-        (route.tally or self._tally(route)).count += len(events)
+        (route.tally or self._tally(route)).many(len(events))
 
     def _tally(self, route: Route) -> Tally:
         route.tally = self._counters.tally(route.namespace)
@@ -275,7 +275,7 @@ class EventBus(Lifetime, Heir):
 
     def _deliver(self, route: Route, copies: Sequence[Event], sizes: Sequence[int]) -> None:
         """Put accepted events into the queues of this node."""
-        dropping = route.deliver(copies, sizes)
+        dropping = route.deliver(copies, sizes, self._targets)
         if dropping:
             log_drops(dropping, self._reporter)
             self._leave(failed(dropping))

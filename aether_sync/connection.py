@@ -132,6 +132,7 @@ class Connection(Lifetime, Heir):
             tls_handshake_first=check_flag("tls_handshake_first", tls_handshake_first),
         )
         self._closed = False
+        self.is_shared = False  #: a bus was given it, and others may be. For a bus
         self._outbox = Outbox(outbox_events, outbox_bytes)
         self._begin_unused()
         heirs.add(self)

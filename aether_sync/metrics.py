@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from threading import RLock
 from typing import Any
 
@@ -47,9 +48,9 @@ class SubscriptionStats:
 class Metrics:
     """What a bus did since it was made: a snapshot, no part of which changes any more. It pickles.
 
-    ``confirmed``, ``uncertain``, ``reconnects``, ``outbox_events`` and ``outbox_bytes`` are of the connection, and so
-    of all buses that share it. Of what these accepted, ``published == confirmed + uncertain`` + what the server refused
-    + what is not answered yet.
+    ``confirmed``, ``uncertain``, ``rejected``, ``reconnects``, ``outbox_events`` and ``outbox_bytes`` are of the
+    connection, and so of all buses that share it. Of what these accepted, ``published == confirmed + uncertain +
+    rejected`` + what is not answered yet.
     """
 
     node_id: str
@@ -60,10 +61,12 @@ class Metrics:
     dropped: int = 0  #: events that subscriptions dropped
     #: ``maxsize``, ``max_bytes``, ``discarded``; ``closed``: the server had chosen a member of a queue group that ended
     dropped_by_reason: Mapping[str, int] = field(default_factory=dict)
-    publish_errors: int = 0  #: events that ``publish()`` refused, or the server did later
-    rejected: int = 0  #: those that the server refused
+    #: events that ``publish()`` refused, and the ``rejected`` ones, unless buses share the connection: the server says
+    #: the subject of what it refuses, not whose it was
+    publish_errors: int = 0
+    rejected: int = 0  #: events that the server refused after ``publish()`` had accepted them
     subscribe_errors: int = 0  #: ``subscribe()`` calls that failed
-    decode_errors: int = 0  #: messages that were no event
+    decode_errors: int = 0  #: messages that were no event, or that a mistake of ours kept from everyone or from some
     confirmed: int = 0  #: published events that the connected server has processed and not refused
     uncertain: int = 0  #: events written to a connection that broke before they were confirmed
     reconnects: int = 0
@@ -91,15 +94,33 @@ class Totals:
         self.dropped.update(stats.dropped)
 
 
-@dataclass(slots=True)
 class Tally:
     """What was published under one namespace.
 
-    Publishers count without a lock, by ``tally.count += n``, within which CPython neither changes threads nor runs a
-    signal handler. Where that is not so, a count may be lost; nothing else hangs on it.
+    Publishers count without a lock, each by a single step in C, within which no other thread and no signal handler
+    runs: ``count += n`` is several, between which a tracer lets others run.
+
+    Attributes:
+        one: Counts one event.
     """
 
-    count: int = 0
+    __slots__ = ("_steps", "one")
+
+    def __init__(self) -> None:
+        self._steps = {0: count()}  # how often 1, 2, 4 ... events were counted at once, by the power of 2
+        self.one = self._steps[0].__next__
+
+    def many(self, events: int) -> None:
+        """Count several events."""
+        for power in range(events.bit_length()):
+            if events >> power & 1:
+                next(self._steps.get(power) or self._steps.setdefault(power, count()))
+
+    @property
+    def count(self) -> int:
+        """How many events were counted."""
+        steps = [(power, repr(taken)) for power, taken in list(self._steps.items())]
+        return sum(int(taken.removeprefix("count(").removesuffix(")")) << power for power, taken in steps)
 
 
 @dataclass(slots=True)
@@ -128,7 +149,7 @@ class Counters:
     def snapshot(self) -> dict[str, Any]:
         """Return them as fields of :class:`Metrics`."""
         with self._lock:
-            by_namespace = {name: tally.count for name, tally in list(self.tallies.items()) if tally.count}
+            by_namespace = {name: events for name, tally in list(self.tallies.items()) if (events := tally.count)}
             return {
                 "published": sum(by_namespace.values()),
                 "published_by_namespace": by_namespace,

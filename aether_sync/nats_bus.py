@@ -9,7 +9,7 @@ from ._deadline import Deadline
 from ._nats.lines import line_of
 from ._nats.receive import EventInterest, Inbox
 from ._reporter import Kind
-from ._routing import Frame, Route, Target
+from ._routing import Frame, Route, Target, make_frame
 from ._short import explained
 from ._store_watch import StoreWatch
 from ._waiting import guard
@@ -77,6 +77,7 @@ class NATSEventBus(EventBus):
             if options:
                 raise InvalidOptionError(f"{', '.join(options)}: give that to the Connection, which is shared")
             self._connection = connection
+            connection.is_shared = True
         else:
             self._connection = Connection(cast("str | Sequence[str] | None", connection), **options)
 
@@ -111,7 +112,7 @@ class NATSEventBus(EventBus):
 
     def _frame_of(self, namespace: str) -> Frame:
         subject = self._subject_of(namespace)
-        return Frame(subject, self._writer.head(namespace), line_of(subject))
+        return make_frame(subject, namespace, self._writer, line_of(subject))
 
     def _accept(self, route: Route, encoded: Sequence[bytes], *, wait: bool = True) -> None:
         if self._closed:
@@ -119,15 +120,16 @@ class NATSEventBus(EventBus):
         if self._to_watch:
             self._begin_to_watch()
         assert route.frame is not None
-        template, around, line = route.frame.template, route.frame.around, route.frame.line
         timeout = self._publish_timeout if wait else 0.0
         if len(encoded) == 1:
+            template, around, position, line = route.frame
             (one,) = encoded
-            frame = template % (around + len(one), one)
-            self._connection.send((frame,), len(frame), around + len(one), line, timeout, self._buffer, wait)
+            size = around + len(one)
+            frame = template % (size, position(), one)
+            self._connection.send((frame,), len(frame), size, line, timeout, self._buffer, wait)
             return
-        frames = [template % (around + len(one), one) for one in encoded]
-        largest = around + max(map(len, encoded), default=0)
+        frames, largest = _frames(route.frame, encoded)
+        line = route.frame[3]
         self._connection.send(frames, sum(map(len, frames)), largest, line, timeout, self._buffer, wait)
 
     # -- subscribing
@@ -245,7 +247,8 @@ class NATSEventBus(EventBus):
     def _measure(self) -> dict[str, Any]:
         measured = super()._measure()
         counts = self._connection.counts()
-        measured["publish_errors"] += counts["rejected"]
+        if not self._connection.is_shared:  # else nobody knows whose they were
+            measured["publish_errors"] += counts["rejected"]
         return measured | counts
 
     # -- closing
@@ -279,3 +282,10 @@ def _caller(method: Callable[[Target], None]) -> Callable[[Target], None]:
             found(target)
 
     return call
+
+
+def _frames(frame: Frame, encoded: Sequence[bytes]) -> tuple[list[bytes], int]:
+    """Return the frames of several events, and the bytes of the largest payload among them."""
+    template, around, position, _ = frame
+    frames = [template % (around + len(one), position(), one) for one in encoded]
+    return frames, around + max(map(len, encoded), default=0)

@@ -14,7 +14,7 @@ All other characters stand for themselves. The first two are the wildcards of NA
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Self, final
 
 from ._checks import as_iterator, is_of
 from ._short import short
@@ -306,9 +306,13 @@ def _actor_id(actor_id: object) -> str:
     return str.__str__(actor_id)
 
 
+@final
 @dataclass(frozen=True, slots=True, init=False, repr=False)
 class SubscriptionFilter:
     """Which events of its namespaces a subscription takes: those of one of the types *and* of a matching actor.
+
+    It is matched by the threads that deliver events, one of which serves all subscriptions of a connection, and there
+    no code of yours runs: so ``subscribe()`` takes no subclass. Other conditions are for the loop over the events.
 
     Args:
         event_types: Any of them; none means all types.

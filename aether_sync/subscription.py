@@ -112,7 +112,8 @@ class Subscription:
     def close(self, *, discard: bool = False) -> None:
         """Leave the bus and release every thread that waits here. Idempotent, from any thread.
 
-        A member of a queue group first takes what the server has already chosen it for: that is a round trip.
+        A member of a queue group first takes what the server has already chosen it for: that is a round trip. If a new
+        subscription to the same patterns was made before, each event comes to one of the two, or to both.
 
         Args:
             discard: Throw away what is queued (counted as dropped) instead of leaving it to the iterators.

@@ -200,10 +200,13 @@ def test_the_server_that_was_left_comes_last(make_bus: MakeBus) -> None:
             bus.close()
 
 
+@pytest.mark.parametrize("is_late", [False, True])
 def test_an_event_that_comes_again_through_another_server_is_known(
-    make_bus: MakeBus, monkeypatch: pytest.MonkeyPatch
+    make_bus: MakeBus, monkeypatch: pytest.MonkeyPatch, is_late: bool
 ) -> None:
     monkeypatch.setattr("random.shuffle", lambda _: None)  # so the first server is the first
+    if is_late:
+        monkeypatch.setattr("aether_sync._nats.echoes._SECONDS", QUICK / 4)
     free = [FreePort(), FreePort()]
     ports = [port.number for port in free]
     config = 'cluster {{name: c, listen: "127.0.0.1:{}", no_advertise: true, routes: [{}]}}'
@@ -220,6 +223,9 @@ def test_an_event_that_comes_again_through_another_server_is_known(
             publisher.publish_many("n", [make_event(n) for n in range(10)])
             for sub in (events, all_of_them):
                 assert [take(sub) for _ in range(10)] == list(range(10))
+            if is_late:
+                late = time.monotonic() + QUICK / 2
+                eventually(lambda: time.monotonic() > late, "the end of what is remembered as it is")
             link.cut()
             eventually(lambda: has_moved(bus, link), "a link to the other server")
             route.restore()

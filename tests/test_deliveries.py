@@ -1,8 +1,10 @@
 """Who gets what, against a plain model: each event to each who wants it, in order and once, however many at once."""
 
 import json
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,9 +14,10 @@ from hypothesis import strategies as st
 from aether_sync import Event, EventBus, NATSEventBus, NatsServer, Subscription, SubscriptionFilter
 from aether_sync._routing import Deliveries, Target, Targets, failed, make_target
 
-from .conftest import PATIENCE, eventually
+from .conftest import PATIENCE, eventually, make_event, run_threads
 from .fake_server import FakeServer
 from .raw import RawClient
+from .steps import before
 from .test_hostile import forged
 
 # -- the model
@@ -128,7 +131,7 @@ def hand_over(targets: Targets, published: Iterable[tuple[str, Event]], size: in
     """Gather events and put them into the queues; returns the targets of which a drop is to be logged."""
     deliveries = Deliveries()
     for namespace, event in published:
-        deliveries.add(targets.route(namespace), [event], [size])
+        deliveries.add(targets.route(namespace), partial(targets.route, namespace), [event], [size])
     return deliveries.hand_over()
 
 
@@ -198,7 +201,7 @@ def test_what_does_not_fit_is_dropped_as_if_they_came_one_by_one(overflow: str, 
         for batch in batches:
             deliveries = Deliveries()
             for event, size in batch:
-                deliveries.add(targets.route("a"), [event], [size])
+                deliveries.add(targets.route("a"), partial(targets.route, "a"), [event], [size])
             dropping = deliveries.hand_over()
             warned += [target for target in dropping if target.drops.opens()]
             assert failed(dropping) == []
@@ -217,7 +220,7 @@ def test_who_fails_at_an_overflow_is_named_and_the_others_go_on() -> None:
     targets.add(long)
     deliveries = Deliveries()
     for _, event in (published := events_of([("a", "Paid", "order-1", 4)])):
-        deliveries.add(targets.route("a"), [event], [1])
+        deliveries.add(targets.route("a"), partial(targets.route, "a"), [event], [1])
     dropping = deliveries.hand_over()
     assert dropping == failed(dropping) == [short]
     assert (numbers(taken(short)), numbers(taken(long))) == ([0, 1], numbers(event for _, event in published))
@@ -382,3 +385,100 @@ def test_who_comes_later_to_a_pattern_that_is_subscribed_gets_what_comes_then(
         raw.send(publication(prefix, "a", forged(2, "a")))
         assert number(first.get(timeout=PATIENCE)) == 2
         assert list(second) == []
+
+
+# -- one takes the place of another
+
+
+def replaced(old: Subscription, news: list[Subscription], bus: EventBus, **options: Any) -> Callable[[], None]:
+    """What a program does to replace a subscription without a gap: on another thread, here in the middle of ours."""
+
+    def replace() -> None:
+        news.append(bus.subscribe("a", **options))
+        old.close()
+
+    return lambda: run_threads(replace)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"queue_group": "g"}, {"filter": SubscriptionFilter(event_types={"Happened"})}]
+)
+def test_an_event_that_is_published_while_a_subscription_takes_anothers_place(options: dict[str, Any]) -> None:
+    news: list[Subscription] = []
+    with EventBus() as bus:
+        old = bus.subscribe("a", **options)
+        with before(EventBus.publish, "self._deliver(", replaced(old, news, bus, **options)):
+            bus.publish("a", make_event(1))
+        bus.publish("a", make_event(2))
+        assert (numbers(drained(old)), numbers(drained(news[0]))) == ([], [1, 2])
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"queue_group": "g"}, {"filter": SubscriptionFilter(event_types={"Happened"})}]
+)
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_what_is_in_the_loops_hands_while_a_subscription_takes_anothers_place(
+    make_bus: Callable[..., NATSEventBus],
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    is_shared: bool,
+) -> None:
+    """It was decoded for the old one; whether it has come to the new one's interest before or not, somebody has it."""
+    here, there = make_bus(), make_bus()
+    there.start()
+    old, news = here.subscribe("a", **options), []
+    other = here.subscribe("a") if is_shared else None
+    original = Deliveries.add
+    in_hand, replaced_ = threading.Event(), threading.Event()
+
+    def add(self: Deliveries, *args: Any) -> None:
+        if not in_hand.is_set():
+            in_hand.set()
+            assert replaced_.wait(PATIENCE)
+        original(self, *args)
+
+    monkeypatch.setattr(Deliveries, "add", add)
+    there.publish_many("a", [make_event(n) for n in range(50)])
+    assert in_hand.wait(PATIENCE)
+    news.append(here.subscribe("a", **options))
+    old.close()
+    replaced_.set()
+    there.publish("a", make_event(50))
+    got = numbers(news[0].get(timeout=PATIENCE) for _ in range(51))
+    assert (numbers(drained(old)), got) == ([], [*range(51)])
+    if other is not None:
+        assert numbers(drained(other)) == [*range(51)]
+    drained(news[0])
+
+
+@pytest.mark.concurrent
+@pytest.mark.parametrize("make", ["local", "across"])
+def test_subscriptions_that_take_turns_miss_nothing(make: str, make_bus: Callable[..., NATSEventBus]) -> None:
+    with EventBus() if make == "local" else make_bus() as bus:
+        publisher = bus if make == "local" else make_bus()
+        over = threading.Event()
+
+        def publish() -> None:
+            for n in range(0, 20_000, 20):
+                publisher.publish_many("a", [make_event(n + k) for k in range(20)])
+                if n % 400 == 0:
+                    publisher.flush(PATIENCE)
+            publisher.flush(PATIENCE)
+            publisher.publish("a", make_event(-1))
+
+        def take_turns() -> None:
+            seen: set[int] = set()
+            old = first
+            while -1 not in seen:
+                new = bus.subscribe("a", maxsize=10**6)
+                old.close()
+                seen.update(numbers(old))
+                seen.update(numbers(new.get_batch(100, timeout=0.01)))
+                old = new
+            old.close()
+            assert seen - {-1} == set(range(20_000))
+            over.set()
+
+        first = bus.subscribe("a", maxsize=10**6)
+        run_threads(publish, take_turns)
+        assert over.is_set()

@@ -29,6 +29,8 @@ from aether_sync._wire import EnvelopeWriter, decode_event, decode_run, encode_e
 from aether_sync.errors import AetherError, DecodingError, EncodingError, InvalidEventError, InvalidOptionError
 from aether_sync.events import EVENT_STORED, Event, EventStored
 
+from .conftest import run_threads
+
 NAMESPACE = "tenant-a.orders"
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
@@ -461,22 +463,44 @@ def test_the_envelope_is_as_designed():
     payload = writer.write("é.b", encode_event(one))
     assert writer.own_mark == b'{"node_id":"no\\"de",'
     assert payload.startswith(writer.own_mark)
-    assert list(json.loads(payload)) == ["node_id", "namespace_id", "event"]
+    assert list(json.loads(payload)) == ["node_id", "position", "namespace_id", "event"]
     assert json.loads(payload)["namespace_id"] == "é.b"
     node_id, received = decode_envelope(payload, "é.b")
     assert (node_id, received, received.namespace) == ('no"de', one, "é.b")
 
 
+def test_positions_are_numbers_of_one_width_and_anything_else_of_that_name_is_read_over():
+    writer = EnvelopeWriter("%d\n%")
+    around = writer.around("a%s.b")
+    payloads = [writer.write("a%s.b", encode_event(event(id=f"e{n}"))) for n in range(3)]
+    assert [json.loads(payload)["position"] - 10**15 for payload in payloads] == [0, 1, 2]
+    assert {len(payload) - len(encode_event(event(id="e0"))) for payload in payloads} == {around}
+    for other in (b"-1", b'"x"', b"null", b"[[1]]", b"1e400", b"9" * 5000):
+        forged_ = payloads[0].replace(b"%d" % 10**15, other)
+        assert decode_envelope(forged_, "a%s.b")[1].id == "e0"
+        assert decode_run([forged_], "a%s.b", None, pytest.fail)[0][0].id == "e0"
+    without = payloads[0].replace(b'"position":%d,' % 10**15, b"")
+    assert decode_run([without], "a%s.b", None, pytest.fail)[0][0].id == "e0"
+
+
+def test_a_position_is_given_once():
+    writer = EnvelopeWriter("n")
+    taken = [set() for _ in range(4)]
+    run_threads(*(lambda mine=mine: mine.update(next(writer.positions) for _ in range(20_000)) for mine in taken))
+    assert len(set().union(*taken)) == 80_000
+
+
 def test_the_writer_forgets_namespaces(monkeypatch):
-    monkeypatch.setattr(_wire, "_HEADS_KEPT", 3)
+    monkeypatch.setattr(_wire, "_TEMPLATES_KEPT", 3)
     writer = EnvelopeWriter("n")
     for n in range(20):
         assert json.loads(writer.write(f"a.{n % 7}", b"1")) == {
             "node_id": "n",
+            "position": 10**15 + n,
             "namespace_id": f"a.{n % 7}",
             "event": 1,
         }
-        assert len(writer._heads) <= 3
+        assert len(writer._templates) <= 3
 
 
 KEY = uuid.UUID(int=5)
@@ -1176,6 +1200,8 @@ def test_the_quick_way_reads_the_fields_of_an_event_in_their_order():
 def test_names():
     assert events.__all__ == ["EVENT_STORED", "MAX_VERSION", "Event", "EventStored"]
     assert _wire.__all__ == [
+        "POSITION_ENDS",
+        "POSITION_MARK",
         "EnvelopeWriter",
         "decode_envelope",
         "decode_event",

@@ -65,12 +65,19 @@ def acting_at(
         Which line that was, or nothing if it did not come to that; and what was raised.
     """
     seen, fired = 0, ""
+    last: object = None
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
-        nonlocal seen, fired
+        nonlocal seen, fired, last
         if fired or not frame.f_code.co_filename.startswith(PACKAGE):
             return None
-        if event == "line" and not _NO_PLACE.match(linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()):
+        place = frame.f_code, frame.f_lineno
+        is_same, last = place == last, place  # of a comprehension, each turn would count
+        if (
+            event == "line"
+            and not is_same
+            and not _NO_PLACE.match(linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip())
+        ):
             if seen == number:
                 fired = f"{frame.f_code.co_qualname} line {frame.f_lineno}"
                 sys.settrace(None)

@@ -1,7 +1,9 @@
 """The lean way in, against nats-py's own parser: however a stream is cut, nothing is torn, lost or taken twice."""
 
 import asyncio
+import gc
 import random
+import sys
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -370,3 +372,27 @@ def test_what_else_a_transport_tells_is_told_on() -> None:
 def test_what_takes_no_bytes_is_no_stock() -> None:
     with pytest.raises(TypeError, match="BufferedProtocol"):
         Intake(asyncio.BufferedProtocol(), {}, lambda inbox: None, lambda what: None)
+
+
+def test_ever_new_subjects_leave_nothing_behind() -> None:
+    """Interned, they would stay for ever from Python 3.12 on."""
+    inbox = Inbox()
+    intake = Intake(Stock(), {1: inbox}, lambda inbox: inbox.arrived.clear(), lambda what: None)  # type: ignore[arg-type, attr-defined]
+
+    def take_new(start: int) -> int:
+        for n in range(start, start + 20_000):
+            intake.take(msg(b"1", b"new.%d" % n, b"x"))
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    before = take_new(0)
+    assert take_new(20_000) - before < 10_000
+    assert len(intake._subjects) <= len(intake._lines) <= 4_096
+
+
+def test_a_run_goes_on_over_lines_of_different_sizes() -> None:
+    inbox = Inbox()
+    intake = Intake(Stock(), {1: inbox}, lambda inbox: None, lambda what: None)  # type: ignore[arg-type]
+    payloads = [b"x" * n for n in range(20)]
+    intake.take(b"".join(msg(b"1", b"a", payload) for payload in payloads))
+    assert [run for _, _, run in inbox.arrived] == [payloads]

@@ -285,7 +285,7 @@ def test_where_no_thread_can_be_started(make_bus: MakeBus, monkeypatch: pytest.M
     bus = make_bus()
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start)
-        with pytest.raises(BusClosedError, match="can't start new thread"):
+        with pytest.raises(ConnectError, match="can't start new thread"):
             bus.publish("n", make_event())
         bus.flush(0.1)
     bus.publish("n", make_event())
@@ -350,6 +350,7 @@ def test_what_is_on_the_wire(make_bus: MakeBus, raw: RawClient, prefix: str) -> 
     assert subject == f"{prefix}.events.a.b"
     assert json.loads(payload) == {
         "node_id": bus.node_id,
+        "position": 10**15,
         "namespace_id": "a.b",
         "event": {
             "id": event.id,

@@ -5,20 +5,21 @@ import gc
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import chain
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from aether_sync import BusClosedError, NATSEventBus, PublishTimeoutError
+from aether_sync import BusClosedError, EventBus, NATSEventBus, PublishTimeoutError
 from aether_sync._nats.shortcut import Shortcut
 from aether_sync._outbox import Outbox
 from aether_sync.metrics import Tally
 
-from .conftest import PATIENCE, eventually, make_event, run_threads
+from .conftest import PATIENCE, UNIT, eventually, make_event, run_threads
 from .steps import before
 from .suites import Keep, numbers
 from .test_interrupts import INTERRUPTS, hammer
@@ -159,6 +160,70 @@ def test_waiting_publishers_go_on_when_there_is_room() -> None:
 
     run_threads(make_room, *(lambda n=n: publish(n) for n in range(10)))  # type: ignore[misc]
     assert sorted(done) == list(range(10))
+
+
+def waiting(outbox: Outbox, *frames: bytes) -> threading.Thread:
+    """A publisher that waits for room; returns when it does."""
+    before = len(outbox._publishers)
+    thread = threading.Thread(target=put, args=(outbox, *frames), kwargs={"timeout": PATIENCE})
+    thread.start()
+    eventually(lambda: len(outbox._publishers) > before, "a waiting publisher")
+    return thread
+
+
+def test_who_comes_later_does_not_pass_by_those_who_wait() -> None:
+    outbox = Outbox(max_events=4, max_bytes=100)
+    put(outbox, *[b"x"] * 4)
+    first, second = waiting(outbox, *[b"a"] * 4), waiting(outbox, b"b")
+    take(outbox)
+    for _ in range(3):  # there would be room for some, but not for the first
+        outbox.written(1, 1)
+        with pytest.raises(PublishTimeoutError):
+            put(outbox, b"z")
+    outbox.written(1, 1)
+    first.join(PATIENCE)
+    assert take(outbox) == [b"a"] * 4
+    outbox.written(4, 4)
+    second.join(PATIENCE)
+    assert take(outbox) == [b"b"]
+
+
+def test_who_gives_up_lets_in_those_behind() -> None:
+    outbox = Outbox(max_events=4, max_bytes=100)
+    put(outbox, b"x", b"x")
+
+    def publish_too_much() -> None:
+        with pytest.raises(PublishTimeoutError):
+            put(outbox, *[b"a"] * 4, timeout=UNIT / 4)
+
+    def come_later() -> None:
+        eventually(lambda: outbox._publishers, "a waiting publisher")
+        put(outbox, b"b", timeout=PATIENCE)
+
+    run_threads(publish_too_much, come_later)
+    assert take(outbox) == [b"x", b"x", b"b"]
+
+
+@pytest.mark.concurrent
+def test_nobody_starves_beside_those_who_want_less() -> None:
+    outbox = Outbox(max_events=100, max_bytes=2**20)
+    loop = Loop(outbox)
+    over = threading.Event()
+
+    def little() -> None:
+        while not over.is_set():
+            put(outbox, b"x", timeout=PATIENCE)
+
+    def much() -> None:
+        try:
+            for _ in range(30):
+                put(outbox, *[b"y"] * 90, timeout=UNIT)
+        finally:
+            over.set()
+
+    with loop.running():
+        run_threads(much, little, little, little, little)
+    assert loop.taken.count(b"y") == 30 * 90
 
 
 @pytest.mark.parametrize("end", [Outbox.close, Outbox.seal, Outbox.disown])
@@ -331,17 +396,47 @@ def test_what_there_is_can_be_counted_while_others_publish() -> None:
 
 
 @pytest.mark.concurrent
-def test_counting_needs_no_lock() -> None:
-    """If this fails on a Python to come, ``Tally`` and ``Outbox`` need one."""
-    tally, each = Tally(), 200_000
+@pytest.mark.parametrize("is_traced", [False, True])
+def test_counting_needs_no_lock(is_traced: bool) -> None:
+    tally, each = Tally(), 20_000
 
     def count() -> None:
         for _ in range(each):
-            tally.count += 1
+            tally.one()
+            tally.many(3)
 
-    with frequent_switches():
+    with frequent_switches(), tracing() if is_traced else nullcontext():
         run_threads(count, count, count, count)
-    assert tally.count == 4 * each
+    assert tally.count == tally.count == 4 * each * 4
+
+
+@contextmanager
+def tracing() -> Iterator[None]:
+    """New threads are traced, so they may be interrupted within what is one step otherwise."""
+
+    def trace(*_: object) -> Any:
+        return trace
+
+    before = threading.gettrace()
+    threading.settrace(trace)
+    try:
+        yield
+    finally:
+        threading.settrace(before)  # type: ignore[arg-type]
+
+
+@pytest.mark.concurrent
+def test_what_a_bus_published_is_counted_exactly_whatever_traces_it(local_bus: EventBus) -> None:
+    def publish() -> None:
+        for _ in range(300):
+            local_bus.publish_many("n", events)
+            local_bus.publish("n", events[0])
+            local_bus.try_publish("n", events[0])
+
+    events = [make_event(1)] * 2
+    with frequent_switches(), tracing():
+        run_threads(*[publish] * 8)
+    assert local_bus.metrics().published == 8 * 300 * 4
 
 
 # -- under signal handlers

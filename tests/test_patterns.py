@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aether_sync import patterns
+from aether_sync import EventBus, NATSEventBus, patterns
 from aether_sync.errors import InvalidNamespaceError, InvalidOptionError
 from aether_sync.events import Event
 from aether_sync.patterns import (
@@ -522,3 +522,17 @@ def test_bad_actor_patterns(pattern, error):
 def test_names():
     assert all(hasattr(patterns, name) for name in patterns.__all__)
     assert patterns.__all__ == sorted(patterns.__all__, key=lambda name: (name.islower(), name))
+
+
+@pytest.mark.parametrize("make", [EventBus, lambda: NATSEventBus("nats://127.0.0.1:1")])
+def test_a_filter_with_code_of_ones_own_is_refused_at_once(make):
+    """It would run where events are delivered: on the background thread, and in other publishers' calls."""
+
+    class Mine(SubscriptionFilter):  # type: ignore[misc]
+        def matches(self, event):
+            raise ValueError("mine")
+
+    bus = make()
+    with pytest.raises(InvalidOptionError, match="its subclass Mine"):
+        bus.subscribe("n", filter=Mine(event_types={"E"}))
+    bus.close()

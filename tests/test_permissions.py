@@ -93,6 +93,19 @@ def test_errors_find_the_subscription_they_are_about(bus: NATSEventBus) -> None:
         subscription.close()
 
 
+def test_what_is_refused_on_a_shared_connection_is_no_error_of_a_bus(strict: str) -> None:
+    """The server names the subject, which several buses may publish to."""
+    with Connection(strict) as connection:
+        one, other = (NATSEventBus(connection, prefix="t") for _ in range(2))
+        one.publish("forbidden", make_event())
+        with pytest.raises(DeliveryUncertainError):
+            one.flush(PATIENCE)
+        counts = [
+            (bus.metrics().published, bus.metrics().publish_errors, bus.metrics().rejected) for bus in (one, other)
+        ]
+        assert counts == [(1, 0, 1), (0, 0, 1)]
+
+
 def test_denied_publishes_are_raised_at_the_next_flush(bus: NATSEventBus, caplog: pytest.LogCaptureFixture) -> None:
     bus.publish("open.a", make_event())
     bus.publish("Forbidden", make_event())

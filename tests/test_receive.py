@@ -1,17 +1,20 @@
 """What an inbox makes of messages, in whichever runs they come. Through a server: ``suites.py``."""
 
+import asyncio
 from itertools import count
 
 import pytest
 
 from aether_sync import Event
+from aether_sync._nats.intake import Intake
+from aether_sync._nats.interest import Mailbox
 from aether_sync._nats.receive import EventInterest, Inbox
 from aether_sync._reporter import Reporter
 from aether_sync._routing import Target, make_target
 from aether_sync._wire import EnvelopeWriter, encode_event
 from aether_sync.metrics import Counters
 
-OWN, OTHER = EnvelopeWriter("own"), EnvelopeWriter("other")
+OWN, OTHER = EnvelopeWriter("own"), EnvelopeWriter("two")
 numbers = count(1)
 
 
@@ -124,3 +127,51 @@ def test_after_a_move_what_came_before_is_skipped_but_by_a_group(node):
     node.take((node.wide, [old]), (node.exact, [old, new]), (node.wide, [new]), (node.group, [old]))
     assert node.got(node.exact) == node.got(node.wide) == sent(old, new)
     assert node.got(node.group) == sent(old, old)
+
+
+class Stock(asyncio.Protocol):
+    """Where all goes that is for no interest."""
+
+    def __init__(self, rest: list[bytes]) -> None:
+        self.data_received = rest.append
+
+
+def test_what_fails_in_one_inbox_keeps_nothing_from_the_others(node, caplog):
+    """Of two buses on one connection: a mistake of ours, or no memory, while one of them delivers."""
+    other = Node()
+    broken, whole = payload(), payload()
+
+    def fail(subject: str) -> None:
+        raise MemoryError
+
+    node.exact.route = fail
+    interests = {1: node.exact, 2: other.exact}
+    rest = []
+    stock = Stock(rest)
+    intake = Intake(stock, interests, lambda inbox: inbox.deliver(node.reporter), rest.append)
+    frames = [(1, broken), (2, whole)]
+    lines = [b"MSG t.events.orders.eu %d %d\r\n%b\r\n" % (sid, len(one), one) for sid, one in frames]
+    intake.take(b"".join(lines) + b"PONG\r\n")
+    intake.take(lines[0])
+    assert other.got(other.exact) == sent(whole)
+    assert rest == [b"PONG\r\n"]
+    assert node.counts() == (0, 2)
+    node.reporter.close(1)
+    other.reporter.close(1)
+    assert caplog.text.count("internal error") == 1, "it is logged once"
+
+
+def test_a_mailbox_that_fails_keeps_nothing_from_the_others(node, caplog):
+    def fail(messages: object) -> None:
+        raise MemoryError
+
+    mailbox = Mailbox("a", fail)
+    rest = []
+    stock = Stock(rest)
+    intake = Intake(stock, {1: mailbox, 2: node.exact}, lambda inbox: inbox.deliver(node.reporter), rest.append)
+    one = payload()
+    intake.take(b"MSG a 1 1\r\nx\r\nMSG t.events.orders.eu 2 %d\r\n%b\r\nPONG\r\n" % (len(one), one))
+    assert node.got(node.exact) == sent(one)
+    assert rest == [b"PONG\r\n"]
+    node.reporter.close(1)
+    assert "internal error" in caplog.text

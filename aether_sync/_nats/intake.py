@@ -71,6 +71,7 @@ class Intake(asyncio.BufferedProtocol):
         self._broken = broken
         self._losing = losing
         self._lines: dict[bytes, _Head] = {}  # what was read of a line before
+        self._subjects: dict[bytes, str] = {}  # in those: one object for each, by which a run is known
         self._rest: list[bytes] = []  # the beginning of a line or a message
         self._missing = 0  # bytes until that is whole, or too long a line
         self._in_line = False  # it is the beginning of a line
@@ -200,8 +201,19 @@ class Intake(asyncio.BufferedProtocol):
             return _UNREADABLE if headers > size else (int(match[3]), "", headers, size + 2)
         if len(self._lines) >= _LINES_KEPT:
             self._lines.clear()
-        head = self._lines[line] = _head(match)
+            self._subjects.clear()
+        head = self._lines[line] = self._head(match)
         return head
+
+    def _head(self, match: re.Match[bytes]) -> _Head:
+        _, subject, sid, headers, size = match.groups(b"0")
+        if int(headers) > int(size):
+            return _UNREADABLE
+        try:
+            text = self._subjects.setdefault(subject, subject.decode())  # sys.intern() keeps it for ever since 3.12
+            return int(sid), text, int(headers), int(size) + 2
+        except UnicodeDecodeError:  # nats-py complains of it
+            return _NOT_OURS, "", 0, int(size) + 2
 
     # -- what else a transport tells
 
@@ -218,16 +230,6 @@ class Intake(asyncio.BufferedProtocol):
         if exc is not None:  # nats-py then looks at nothing else
             self._losing()
         self._stock.connection_lost(exc)
-
-
-def _head(match: re.Match[bytes]) -> _Head:
-    _, subject, sid, headers, size = match.groups(b"0")
-    if int(headers) > int(size):
-        return _UNREADABLE
-    try:
-        return int(sid), sys.intern(subject.decode()), int(headers), int(size) + 2
-    except UnicodeDecodeError:  # nats-py complains of it
-        return _NOT_OURS, "", 0, int(size) + 2
 
 
 def _ends_line(before: bytes, data: bytes) -> bool:

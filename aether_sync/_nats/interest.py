@@ -24,7 +24,7 @@ class Arrivals(Protocol):
     arrived: list[Any]
 
     def deliver(self, reporter: Reporter) -> None:
-        """Deliver it."""
+        """Deliver it. It does not raise: others of the same read come behind it."""
 
     def move(self) -> None:
         """What comes from now on comes through another connection, perhaps from another server."""
@@ -120,7 +120,10 @@ class Mailbox(Interest):
     def deliver(self, reporter: Reporter) -> None:
         """Hand on what has arrived."""
         arrived, self.arrived = self.arrived, []
-        self._take(arrived)
+        try:
+            self._take(arrived)
+        except Exception as mistake:  # of ours: who waits for these notices that they are missing
+            reporter.mistake(mistake)
 
     def move(self) -> None:
         """What comes from now on comes through another connection."""

@@ -7,7 +7,8 @@ one, whichever copies arrive. Messages are routed by their sid, on a client of t
 
 import asyncio
 from collections.abc import Callable, Sequence
-from itertools import chain, count
+from functools import partial
+from itertools import count
 
 from .._reporter import Kind, Reporter
 from .._routing import Deliveries, Group, Route, Target, failed, log_drops
@@ -93,7 +94,7 @@ class EventInterest(Interest):
         takers = tuple(target for target in self._members if self._serves(target, namespace))
         if self.group is None:
             return Route(namespace, targets=takers)
-        return Route(namespace, groups=(Group(takers, self._turns),) if takers else ())
+        return Route(namespace, groups=(Group(self.group, takers, self._turns),) if takers else ())
 
     def _serves(self, target: Target, namespace: str) -> bool:
         pattern = target.first_match(namespace)
@@ -111,12 +112,12 @@ class Inbox:
         seen: Callable[[str, list[Event]], None] | None = None,
     ) -> None:
         self._node_id = node_id
-        self._own = EnvelopeWriter(node_id).own_mark
         self._counters = counters
         self.failed = failed  # called with a subscription that ended for a reason; any thread
         self._seen = seen  # called with the events of a namespace before they are delivered
         self.arrived: list[Run] = []  #: filled, then delivered; in the order of arrival
-        self._echoes = Echoes()  # a queue group has none: each event goes to one of its members
+        # A queue group has no echoes: each event goes to one of its members, and is sent to it once.
+        self._echoes = Echoes(EnvelopeWriter(node_id).own_mark)
         # What was decoded last: copies of an event come one after the other, if not always in one turn of the loop.
         self._last: tuple[str, bytes, Event, EventInterest] | None = None
 
@@ -133,7 +134,8 @@ class Inbox:
 
     def move(self) -> None:
         """What comes from now on comes through another connection, perhaps from another server."""
-        self._echoes.expect()
+        self._echoes.move()
+        self._last = None  # what is the same from now on is no copy
 
     def refuse(self, subject: str, reason: str, reporter: Reporter) -> None:
         """Count a message that is no event, and log the first of a burst; never its content."""
@@ -143,15 +145,23 @@ class Inbox:
     def deliver(self, reporter: Reporter) -> None:
         """Decode what has arrived, each event once, and put it into the queues."""
         arrived, self.arrived = self.arrived, []
+        try:
+            self._deliver(arrived, reporter)
+        except Exception as mistake:  # of ours, or no memory: other buses have messages of the same read
+            self._counters.add("decode_errors", sum(len(payloads) for _, _, payloads in arrived))
+            reporter.mistake(mistake)
+
+    def _deliver(self, arrived: list[Run], reporter: Reporter) -> None:
         deliveries = Deliveries()
         received = 0
         for interest, subject, payloads in arrived:
-            route = interest.route(subject)
+            find = partial(interest.route, subject)
+            route = find()
             if interest.group is None:
-                payloads = self._new(payloads)  # noqa: PLW2901
+                payloads = self._echoes.new(payloads)  # noqa: PLW2901
             copy = self._copy(interest, subject, payloads)
             if copy is not None:
-                deliveries.add(route, (copy,), (len(payloads[0]),))
+                deliveries.add(route, find, (copy,), (len(payloads[0]),))
                 payloads = payloads[1:]  # noqa: PLW2901
             events, kept = decode_run(
                 payloads,
@@ -163,9 +173,8 @@ class Inbox:
                 if self._seen is not None:
                     self._seen(route.namespace, events)
                 self._last = subject, kept[-1], events[-1], interest
-                deliveries.add(route, events, list(map(len, kept)))
+                deliveries.add(route, find, events, list(map(len, kept)))
                 received += len(events)
-        self._echoes.remember(list(chain.from_iterable(run[2] for run in arrived if run[0].group is None)))
         if received:  # before the readers are woken, who wait for this thread's turn to end
             self._counters.add("received", received)
         dropping = deliveries.hand_over()
@@ -173,11 +182,6 @@ class Inbox:
             log_drops(dropping, reporter)
             for target in failed(dropping):
                 self.failed(target)
-
-    def _new(self, payloads: list[bytes]) -> list[bytes]:
-        """Leave out what this node has published, or has had already."""
-        own, echoes = self._own, self._echoes.expected()
-        return [one for one in payloads if not (one.startswith(own) or (echoes and one in echoes))]
 
     def _copy(self, interest: EventInterest, subject: str, payloads: Sequence[bytes]) -> Event | None:
         """Return the event that was decoded last, if the first of these is the same, come through another interest."""
