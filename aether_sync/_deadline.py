@@ -2,8 +2,8 @@
 
 import math
 from threading import TIMEOUT_MAX
-from time import monotonic
 
+from ._clock import monotonic
 from .errors import InvalidOptionError
 
 __all__ = ["Deadline"]

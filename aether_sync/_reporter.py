@@ -5,8 +5,9 @@ import threading
 from contextlib import suppress
 from itertools import count
 from queue import SimpleQueue
-from time import monotonic
 from typing import NamedTuple
+
+from ._clock import monotonic
 
 __all__ = ["Burst", "Reporter"]
 

@@ -6,13 +6,13 @@ The wire format is in ``_wire.py``.
 import os
 import reprlib
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from datetime import UTC, timedelta
 from itertools import islice
 from typing import Any, Self, TypeVar
 
 import msgspec
 
+from ._clock import Datetime, now
 from .errors import DecodingError, InvalidEventError, InvalidOptionError
 
 __all__ = ["EVENT_STORED", "MAX_VERSION", "Event", "EventStored"]
@@ -22,7 +22,7 @@ MAX_VERSION = 2**63 - 1  #: an int64 in Go
 
 T = TypeVar("T")
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH = Datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
 _CHECKED = "<checked by the decoder>"  # as a namespace, this very object: the decoder has checked the fields
 _METADATA_KEYS = {  # by the names of their properties
@@ -37,8 +37,6 @@ _set = msgspec.structs.force_setattr  # the fields of an event that nobody has s
 
 _ids: list[str] = []  # made in advance: each call to the kernel lets go of the GIL, and may wait long for it
 os.register_at_fork(after_in_child=_ids.clear)  # no two processes share one
-
-_now = partial(datetime.now, UTC)
 
 
 def _new_id() -> str:
@@ -96,7 +94,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     actor_id: str
     version: int = 0
     data: Mapping[str, Any] | None = None
-    timestamp: datetime = msgspec.field(default_factory=_now)
+    timestamp: Datetime = msgspec.field(default_factory=now)
     command_id: str = ""
     metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
     namespace: str = ""
@@ -345,8 +343,8 @@ def _version(value: object) -> int:
     return int.__int__(value)
 
 
-def _timestamp(value: object) -> datetime:
-    if not isinstance(value, datetime):
+def _timestamp(value: object) -> Datetime:
+    if not isinstance(value, Datetime):
         raise InvalidEventError(f"timestamp must be a datetime, not {type(value).__name__}")
     if value.utcoffset() is None:
         raise InvalidEventError("timestamp must be aware: give it a tzinfo, as in datetime.now(UTC)")

@@ -5,7 +5,8 @@ from the server it leaves, and again from the one it comes to.
 """
 
 from collections import deque
-from time import monotonic
+
+from .._clock import monotonic
 
 __all__ = ["Echoes"]
 

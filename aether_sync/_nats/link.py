@@ -18,12 +18,12 @@ import random
 from collections.abc import Coroutine
 from contextlib import suppress
 from enum import Enum
-from time import monotonic
 from traceback import format_exception
 from typing import Any
 
 from nats.errors import Error
 
+from .._clock import monotonic
 from .._fork import let_go
 from .._outbox import Outbox
 from .._reporter import Reporter

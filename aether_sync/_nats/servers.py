@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
-from time import monotonic
 from urllib.parse import urlsplit
 
+from .._clock import monotonic
 from .login import without_login
 
 __all__ = ["Server", "Servers"]

@@ -18,8 +18,8 @@ import os
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from time import monotonic
 
+from .._clock import monotonic
 from .._waiting import guard
 
 __all__ = ["LARGEST_CARRIED", "Shortcut"]

@@ -15,8 +15,8 @@ from heapq import heappop, heappush
 from itertools import count
 from math import inf, isinf
 from operator import attrgetter
-from time import monotonic
 
+from .._clock import monotonic
 from .._deadline import Deadline
 from .._reporter import Burst
 from .._waiting import Parking, guard

@@ -9,8 +9,8 @@ import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from math import isfinite
-from time import monotonic
 
+from .._clock import monotonic
 from .._deadline import Deadline
 from .._nats.requests import is_status
 from .._reporter import Burst
