@@ -7,8 +7,8 @@
                           '--------------- any of them --close()--> CLOSED <'
 
 restored: a server has let us in, and has processed a SUB for every interest; from then on the pump writes.
-lost: the server closed the connection, sent an ``-ERR`` that is about no subject, or what is no protocol; nothing came
-from it for a whole interval in which a PONG was due (:meth:`Link._watch`); or it says that it will shut down while
+lost: the server closed the connection, sent an ``-ERR`` that is about no subject, or what is no protocol; nothing went
+either way for a whole interval in which a PONG was due (:meth:`Link._watch`); or it says that it will shut down while
 another one is known (:meth:`Link._leave`). What was written and is unconfirmed becomes uncertain, and the next attempt,
 every half second, is at another server if there is one.
 """
@@ -41,6 +41,7 @@ __all__ = ["Link", "LinkState"]
 
 _SPREAD = 0.5  # seconds within which all clients of a server that will shut down leave it, lest they storm the others
 _CLOSED = Error("the link is closed")
+_LOOKS = 10  # in an interval in which a PONG is due: whether anything moves
 _FORSAKEN_GRACE = 5.0  # seconds to flush for a connection that nobody closed
 
 
@@ -72,7 +73,7 @@ class Link:
         self._options = options
         self._outbox = outbox
         self._reporter = reporter
-        self.pump = Pump(outbox, reporter)
+        self.pump = Pump(outbox, reporter, options.ping_interval / 2)
         self.subscriber = Subscriber(reporter)
         self.requests = Requests()
         self.state = LinkState.NEW
@@ -202,14 +203,31 @@ class Link:
         self.subscriber.pause()
 
     async def _watch(self, wire: Wire) -> None:
-        """Break a connection off on which nothing came for a whole interval although a PONG was due."""
+        """Break a connection off on which nothing went either way for a whole interval although a PONG was due."""
         interval = self._options.ping_interval
         while not wire.lost.done():
-            before = wire.received
-            wire.ping(lambda: None)
-            await asyncio.wait((wire.lost,), timeout=interval)
-            if wire.received == before:
+            begun = monotonic()
+            if await self._is_alive(wire, interval):
+                await asyncio.wait((wire.lost,), timeout=max(0.0, begun + interval - monotonic()))
+            else:
                 wire.abandon(Error(f"no answer within {interval:g} s"))
+
+    async def _is_alive(self, wire: Wire, interval: float) -> bool:
+        """Wait for a PONG, as long as it takes while anything comes in or what is before its PING goes out.
+
+        It is looked several times whether that is so: a process that was stopped meanwhile has looked once. What goes
+        out behind the PING does not count: a frozen server's kernel takes some of it.
+        """
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        wire.ping(lambda: answered.set_result(None))
+        before, quiet, due = (wire.received, wire.delivered), 0, wire.written
+        while quiet < _LOOKS:
+            await asyncio.wait((wire.lost, answered), timeout=interval / _LOOKS, return_when=asyncio.FIRST_COMPLETED)
+            if wire.lost.done() or answered.done():
+                return True
+            now = wire.received, min(wire.delivered, due)
+            before, quiet = now, quiet + 1 if now == before else 1
+        return False
 
     # -- what the server says
 
@@ -238,12 +256,11 @@ class Link:
         self.pump.limit(wire.max_payload)
 
     async def _leave(self, wire: Wire) -> None:
-        """Go to another server, with nothing in flight."""
+        """Go to another server, with nothing in flight: however long that takes, if only it goes out."""
         await asyncio.sleep(_SPREAD * random.random())
         if wire is self._wire and self.is_connected:
             self.pump.hold()
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self.pump.settle(), self._options.ping_interval)
+            await self.pump.settle()  # it ends with the connection, too
         wire.abandon(Error("it is about to shut down"))
 
     # -- ending

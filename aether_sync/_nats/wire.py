@@ -26,6 +26,7 @@ from .login import Login, NotSentError
 from .options import ConnectOptions
 from .servers import Server
 from .shortcut import Shortcut
+from .uplink import on_this_side
 
 __all__ = ["SteadyParser", "Wire", "forget", "sid_of"]
 
@@ -87,6 +88,7 @@ class Wire(Client):
         self._ps = self._parser = SteadyParser(self)
         self._intake: Intake | None = None
         self.shortcut: Shortcut | None = None
+        self._written = 0  # bytes ever, but for those that took the shortcut
 
     # -- its beginning
 
@@ -177,6 +179,18 @@ class Wire(Client):
     # -- writing
 
     @property
+    def written(self) -> int:
+        """Bytes that were written, ever."""
+        return self._written + (0 if self.shortcut is None else self.shortcut.written)
+
+    @property
+    def delivered(self) -> int:
+        """How many of those have reached the server's kernel, about: TLS makes more of them on their way."""
+        writer, bare = (getattr(self._transport, name, None) for name in ("_io_writer", "_bare_io_writer"))
+        layers = {id(one): one.transport for one in (writer, bare) if one is not None}  # of TLS and of TCP, or one
+        return self.written - on_this_side(*layers.values())
+
+    @property
     def is_open(self) -> bool:
         """Whether what is written now may arrive."""
         transport = self._writer_transport()
@@ -192,6 +206,7 @@ class Wire(Client):
         """Write commands, if the connection is open."""
         if not (self.is_open and self._transport):  # asyncio would log that, on this thread
             return
+        self._written += len(data)
         if self.shortcut is None:
             self._transport.write(data)
         else:
