@@ -25,7 +25,7 @@ _numbers = count(1)  # so that a stack dump tells two loops apart
 _buried: list[object] = []  # loops that a forked child inherited: finalizers must not run on what is the parent's
 
 
-class StockLoop(BaseLoop, asyncio.SelectorEventLoop):
+class StockLoop(BaseLoop, asyncio.SelectorEventLoop):  # type: ignore[misc]
     """asyncio's own event loop."""
 
     def __init__(self) -> None:

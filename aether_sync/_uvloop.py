@@ -3,7 +3,7 @@
 What it does not do as asyncio's loop does, and is mended here:
 
 - It looks names up in libuv's pool of threads, which the process waits for at its end, and asks no subclass to do it.
-- It tells nobody which sockets it has. Here all are made by :meth:`UVLoop.create_connection`, and remembered.
+- It tells nobody which sockets it has. Here all are made by :meth:`UVLoop._make_socket`, and remembered.
 
 Of its own files a forked child replaces the epoll alone: there it is never run, closed or posted to, so nobody uses the
 eventfd, the pipes for signals and the io_uring, and nobody notices who holds them.
@@ -11,9 +11,6 @@ eventfd, the pipes for signals and the io_uring, and nobody notices who holds th
 
 import os
 import socket
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Any
 
 import uvloop
 
@@ -44,40 +41,7 @@ class UVLoop(BaseLoop, uvloop.Loop):  # type: ignore[misc]
         epoll: int = self._get_backend_id()  # type: ignore[attr-defined]
         return [epoll, *(number for sock in self._sockets if (number := sock.fileno()) >= 0)]
 
-    async def getaddrinfo(self, host: Any, port: Any, **how: Any) -> Any:
-        if _is_address(host):  # then uvloop answers at once
-            return await uvloop.Loop.getaddrinfo(self, host, port, **how)
-        return await super().getaddrinfo(host, port, **how)
-
-    async def create_connection(  # type: ignore[override]
-        self, protocol_factory: Callable[[], Any], host: str, port: int, **options: Any
-    ) -> Any:
-        """Connect to the first address of a host that can be reached."""
-        errors: list[OSError] = []
-        for family, kind, proto, _, address in await self.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-            try:
-                sock = await self._connected(socket.socket(family, kind, proto), address)
-            except OSError as error:
-                errors.append(error)
-            else:
-                return await super().create_connection(protocol_factory, sock=sock, **options)
-        if len({type(error) for error in errors}) == 1:
-            raise errors[0]
-        raise OSError("; ".join(map(str, errors)))
-
-    async def _connected(self, sock: socket.socket, address: Any) -> socket.socket:
+    def _make_socket(self, family: int, kind: int, proto: int) -> socket.socket:
+        sock = super()._make_socket(family, kind, proto)
         self._sockets.add(sock)
-        sock.setblocking(False)
-        try:
-            await self.sock_connect(sock, address)
-        except BaseException:
-            sock.close()
-            raise
         return sock
-
-
-def _is_address(host: str) -> bool:
-    for family in (socket.AF_INET, socket.AF_INET6):
-        with suppress(OSError):
-            return bool(socket.inet_pton(family, host))
-    return False

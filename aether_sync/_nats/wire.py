@@ -96,7 +96,7 @@ class Wire(Client):
         """Connect, or raise why that is not possible: one attempt, with a deadline."""
         self._wants_tls = options.wants_tls
         try:
-            async with asyncio.timeout(options.connect_timeout):
+            async with asyncio.timeout(options.patience(self.server)):
                 await self.connect(**options.for_nats(self.server), error_cb=self._on_error)
         except ConnectionResetError as error:  # what was read before may say why
             reader = getattr(self._transport, "_io_reader", None)
