@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 from urllib.parse import urlsplit
 
 from ._checks import check_count, check_seconds
@@ -45,6 +45,7 @@ class ConnectionOptions(TypedDict, total=False):
     """The keyword arguments of :class:`Connection`."""
 
     name: str | None
+    connect: Literal["wait", "background"]
     connect_timeout: float
     ping_interval: float
     outbox_events: int
@@ -68,6 +69,9 @@ class Connection(Lifetime, Heir):
         url: ``nats://host:port`` or ``tls://...``, or several of one cluster, as a sequence or separated by commas. By
             default the environment's ``NATS_URL``, else ``nats://127.0.0.1:4222``.
         name: What the server's monitoring shows; by default this library's name and the process id.
+        connect: Whether the first use waits for the first connection: ``"wait"``, or goes on in the ``"background"``:
+            then ``with`` and ``publish()`` wait for none, and what is published before is in the outbox. What needs an
+            answer (``subscribe()``, ``flush()``, a store's calls) waits within its own timeout.
         connect_timeout: Seconds for the whole of the first attempt. The call that made it then raises ``ConnectError``,
             and further attempts go on in the background.
         ping_interval: Seconds between two questions whether the server still answers. One that does not is left after
@@ -92,6 +96,7 @@ class Connection(Lifetime, Heir):
         url: str | Sequence[str] | None = None,
         *,
         name: str | None = None,
+        connect: Literal["wait", "background"] = "wait",
         connect_timeout: float = 5.0,
         ping_interval: float = 5.0,
         outbox_events: int = 65_536,
@@ -105,6 +110,8 @@ class Connection(Lifetime, Heir):
         tls_hostname: str | None = None,
         tls_handshake_first: bool = False,
     ) -> None:
+        if connect not in ("wait", "background"):
+            raise InvalidOptionError(f'connect must be "wait" or "background", not {connect!r}')
         check_seconds("connect_timeout", connect_timeout)
         check_seconds("ping_interval", ping_interval)
         check_count("outbox_events", outbox_events)
@@ -127,6 +134,7 @@ class Connection(Lifetime, Heir):
             tls_hostname=tls_hostname,
             tls_handshake_first=tls_handshake_first,
         )
+        self._is_awaited = connect == "wait"
         self._closed = False
         self._outbox = Outbox(outbox_events, outbox_bytes)
         self._begin_unused()
@@ -150,7 +158,7 @@ class Connection(Lifetime, Heir):
     # -- connecting
 
     def start(self) -> None:
-        """Connect, if that was not tried yet; the first use does it too.
+        """Connect, if that was not tried yet; the first use does it too, but for ``connect="background"``.
 
         Raises:
             ConnectError: No server within ``connect_timeout``. Further attempts go on in the background, and further
@@ -160,6 +168,9 @@ class Connection(Lifetime, Heir):
         if self._engine is None or not self._engine.link.first.done:
             self._begin().await_first_attempt()
         self._refuse_if_closed()
+
+    def _begin_use(self) -> None:
+        self.ready()
 
     def _begin(self) -> Engine:
         """Begin to connect, without waiting for it."""
@@ -216,8 +227,19 @@ class Connection(Lifetime, Heir):
 
     # -- what a bus does with it
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the first use waits for the first connection. For a bus."""
+        return self._is_awaited
+
+    def ready(self) -> None:
+        """Begin to connect, and wait for the first attempt where the first use does. For a bus."""
+        self._ready()
+
     def _ready(self) -> Engine:
         """Return the engine, after the first attempt to connect; only who waits for that attempt gets its error."""
+        if not self._is_awaited:
+            return self._begin()
         self.start()
         assert self._engine is not None
         return self._engine
@@ -309,18 +331,19 @@ class Connection(Lifetime, Heir):
         Args:
             subjects: Whom it is put to.
             make: Makes the commands, of the inbox for the answers.
-            deadline: For the connection, and the right to get answers.
+            deadline: For the connection, if there never was one, and the right to get answers.
             is_last: Whether an answer is the last one.
             largest: Bytes of the largest payload among the commands, headers included.
 
         Raises:
+            ConnectError: There never was a connection.
             EventTooLargeError: That is more than the server takes.
             PermissionDeniedError: The server sends this user no answers.
         """
         engine = self._engine
-        if engine is None or not engine.link.first.done:
+        if engine is None or not engine.link.was_connected:
             engine = self._begin()
-            engine.await_first_attempt(deadline)
+            engine.await_connection(deadline, as_first=self._is_awaited)
             self._refuse_if_closed()
         engine.loop.refuse_own_thread()
         requests = engine.link.requests

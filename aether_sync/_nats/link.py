@@ -67,6 +67,7 @@ class Link:
         state: Where it stands.
         reason: Why it is not connected, in words.
         first: Answered when it is connected for the first time, or fails because no server will have us.
+        was_connected: Whether it ever was connected.
         max_payload: Bytes, of the server it was last connected to; 0 before the first.
         reconnects: How often it was connected again.
         changed: Where threads wait for another state.
@@ -82,6 +83,7 @@ class Link:
         self.state = LinkState.NEW
         self.reason = _NOT_YET
         self.first: Reply[None] = Reply()
+        self.was_connected = False
         self.max_payload = 0
         self.reconnects = 0
         self.changed = Parking(guard())
@@ -109,9 +111,10 @@ class Link:
         """The servers it was given, without secrets."""
         return ", ".join(map(shown, self._options.servers))
 
-    def connect_error(self) -> ConnectError:
-        """Say why there is no connection."""
-        return ConnectError(f"not connected to {self.where}: {self.reason}")
+    def connect_error(self, *, in_time: bool = False) -> ConnectError:
+        """Say why there is no connection; or, to who has waited for one, why there was none ``in_time``."""
+        reason = describe(TimeoutError()) if in_time and self.reason is _NOT_YET else self.reason
+        return ConnectError(f"not connected to {self.where}: {reason}")
 
     # -- the loop thread
 
@@ -243,6 +246,7 @@ class Link:
         self._take_limits(wire)
         self.pump.resume(wire)
         self.requests.resume(wire)
+        self.was_connected = True
         self._enter(LinkState.CONNECTED)
         self.first.set(None)
 
