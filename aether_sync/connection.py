@@ -357,6 +357,13 @@ class Connection(Lifetime, Heir):
             engine.loop.post(requests.send, call)
         return call
 
+    def ping(self, call: Call) -> None:
+        """Have the server say, to a call that waits, that it has processed all that was sent before. For a store."""
+        engine = self._engine
+        if engine is not None:
+            with suppress(BusClosedError):
+                engine.loop.post(engine.link.requests.ping, call)
+
     def tell(self, frame: bytes) -> None:
         """Write commands to the server if there is a connection: nobody waits for an answer. For a store."""
         engine = self._engine

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aether_sync import DeliveryUncertainError, NATSEventBus, NatsServer
+from aether_sync import DeliveryUncertainError, JetStreamEventStore, NATSEventBus, NatsServer
 from aether_sync._nats.uplink import Window
 
 from .conftest import PATIENCE, UNIT, eventually, make_event
@@ -99,6 +99,26 @@ def test_nothing_waits_behind_megabytes(make_bus: MakeBus, large: NatsServer, sl
         assert numbers([events.get(timeout=PATIENCE)]) == [7]
     assert bus.metrics().reconnects == bus.metrics().uncertain == 0
     bus.close(timeout=0.1)
+
+
+@pytest.mark.fault
+def test_a_store_waits_for_what_is_on_its_way(
+    make_store: Callable[..., JetStreamEventStore], large: NatsServer
+) -> None:
+    with Proxy(large.port, buffer=SMALL) as slow:
+        store, reader = make_store(slow.url), make_store(slow.url)
+        store.start(PATIENCE)
+        reader.start(PATIENCE)
+        slow.throttle(RATE)
+        stored = store.save_events(
+            [make_event(actor_id="a", version=1, data={"fill": "x" * int(RATE * 4 * UNIT)})], timeout=PATIENCE
+        )
+        assert [one.sequence for one in stored] == [1]
+        assert [event.version for event in reader.get_events("a", timeout=PATIENCE)] == [1]
+        slow.restore()
+        assert store.last_sequence(timeout=PATIENCE) == 1
+        store.close()
+        reader.close()
 
 
 @pytest.mark.fault
