@@ -1,9 +1,13 @@
-"""What every event loop here has, whoever made it: it keeps no process from ending, and a fork can let go of it."""
+"""What every event loop here has, whoever made it.
+
+It keeps no process from ending, a fork can let go of it, and no address that swallows everything keeps it from a host.
+"""
 
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from contextvars import Context
 from itertools import count
@@ -13,6 +17,8 @@ from ._fork import OwnFile, OwnSockets
 from ._threads import NoThreadError, make_thread, start
 
 __all__ = ["BaseLoop"]
+
+_HEAD_START = 0.25  # seconds of one address before the next (RFC 8305, section 8)
 
 _numbers = count(1)
 
@@ -77,6 +83,8 @@ class BaseLoop(asyncio.AbstractEventLoop):
         flags: int = 0,
     ) -> Any:
         question = (host, port, family, type, proto, flags)
+        if _is_address(host):
+            return socket.getaddrinfo(*question)
         answer = self._asked.get(question)
         if answer is None:
             answer = self._ask(question)
@@ -117,3 +125,63 @@ class BaseLoop(asyncio.AbstractEventLoop):
         else:
             answer.set_exception(error)
             answer.exception()  # seen, if nobody waits for it any more
+
+    # -- hosts of several addresses
+
+    async def create_connection(  # type: ignore[override]
+        self, protocol_factory: Callable[[], Any], host: str, port: int, **options: Any
+    ) -> Any:
+        """Connect to a host, at whichever of its addresses answers first."""
+        addresses = await self.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        sock = await self._first_of(addresses)
+        return await super().create_connection(protocol_factory, sock=sock, **options)
+
+    async def _first_of(self, addresses: Iterable[Any]) -> socket.socket:
+        """Try addresses in their order, each while those before it are tried still, but a bit later."""
+        left, attempts, errors = deque(addresses), set[asyncio.Task[socket.socket]](), list[OSError]()
+        try:
+            while left or attempts:
+                if left:
+                    family, kind, proto, _, address = left.popleft()
+                    attempts.add(self.create_task(self._connected(family, kind, proto, address)))
+                await asyncio.wait(attempts, timeout=_HEAD_START if left else None, return_when=asyncio.FIRST_COMPLETED)
+                for attempt in [one for one in attempts if one.done()]:
+                    attempts.remove(attempt)
+                    try:
+                        return attempt.result()
+                    except OSError as error:
+                        errors.append(error)
+        finally:
+            for attempt in attempts:
+                attempt.cancel()
+                attempt.add_done_callback(_close_unused)
+        if len({type(error) for error in errors}) == 1:
+            raise errors[0]
+        raise OSError("; ".join(map(str, errors)) or "the host has no address")
+
+    async def _connected(self, family: int, kind: int, proto: int, address: Any) -> socket.socket:
+        sock = self._make_socket(family, kind, proto)
+        try:
+            sock.setblocking(False)
+            await self.sock_connect(sock, address)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _make_socket(self, family: int, kind: int, proto: int) -> socket.socket:
+        sock = socket.socket(family, kind, proto)
+        self._sockets.add(sock)
+        return sock
+
+
+def _close_unused(attempt: "asyncio.Task[socket.socket]") -> None:
+    if not attempt.cancelled() and attempt.exception() is None:
+        attempt.result().close()
+
+
+def _is_address(host: Any) -> bool:
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with suppress(OSError, TypeError):
+            return bool(socket.inet_pton(family, host))
+    return False

@@ -2,9 +2,9 @@
 
 import math
 from threading import TIMEOUT_MAX
-from time import monotonic
 
 from ._checks import check_timeout
+from ._clock import monotonic
 
 __all__ = ["Deadline"]
 

@@ -1,11 +1,12 @@
 """The engine of a connection: its loop thread, its link, and the thread that logs for them, from first use to end."""
 
 import math
+from contextlib import suppress
 from functools import partial
 
 from ._deadline import Deadline
 from ._loop import LoopThread, new_loop
-from ._nats.link import Link
+from ._nats.link import Link, LinkState
 from ._nats.options import ConnectOptions
 from ._outbox import Outbox
 from ._reporter import Kind, Reporter
@@ -34,29 +35,44 @@ class Engine:
         """Close what was made and has no thread; returns False if it has one all the same."""
         return self.loop.discard()
 
-    def await_first_attempt(self, deadline: Deadline | None = None) -> None:
+    def await_first_attempt(self) -> None:
         """Wait for the first connection, until one deadline for all who wait for it.
-
-        Args:
-            deadline: Of who does not wait as long.
 
         Raises:
             ConnectError: It failed, or the deadline came: then nobody waits for it any more.
-            DeadlineExceededError: The deadline of who does not wait as long came.
         """
         self.loop.refuse_own_thread()
         first = self.link.first
-        if deadline is not None and deadline.remaining() < self._first_deadline.remaining():
-            try:
-                first.wait(deadline)
-            except DeadlineExceededError as error:
-                raise DeadlineExceededError(f"{self.link.connect_error()}, within {deadline}") from error
-            return
         try:
             first.wait(self._first_deadline)
         except DeadlineExceededError:
-            first.fail(self.link.connect_error())
+            first.fail(self.link.connect_error(in_time=True))
             first.wait(self._first_deadline)
+
+    def await_connection(self, deadline: Deadline, *, as_first: bool) -> None:
+        """Wait until there is a connection, or was one: who has an answer to wait for then waits for that.
+
+        Args:
+            deadline: For it.
+            as_first: Whether to wait no longer than for the first attempt, as long as that is not over.
+
+        Raises:
+            ConnectError: There never was one.
+            BusClosedError: The connection was closed meanwhile.
+        """
+        self.loop.refuse_own_thread()
+        link = self.link
+        if as_first and not link.first.done:
+            if self._first_deadline.remaining() <= deadline.remaining():
+                self.await_first_attempt()
+                return
+            with suppress(DeadlineExceededError):
+                link.first.wait(deadline)
+        link.changed.wait(lambda: link.was_connected or link.state is LinkState.CLOSED, deadline)
+        if link.state is LinkState.CLOSED:
+            raise BusClosedError("the connection is closed")
+        if not link.was_connected:
+            raise link.connect_error(in_time=True)
 
     def close(self, deadline: Deadline, name: str) -> CloseReport:
         """Flush, close the link, end both threads; log what was left undone of what is called ``name``."""

@@ -36,9 +36,13 @@ class Lifetime(Closing):
         """Make ready for use."""
         raise NotImplementedError
 
+    def _begin_use(self) -> None:
+        """Do what the ``with`` begins with."""
+        self.start()
+
     def __enter__(self) -> Self:
         try:
-            self.start()
+            self._begin_use()
         except BaseException:
             self.close()
             raise

@@ -12,6 +12,7 @@ from traceback import format_exception
 from typing import Any, TypeVar
 
 from ._base_loop import BaseLoop
+from ._clock import monotonic
 from ._deadline import Deadline
 from ._fork import Heir, OwnFile, heirs, let_go
 from ._green import refuse_late_patching, uses_gevent
@@ -58,9 +59,9 @@ class StockLoop(BaseLoop, asyncio.SelectorEventLoop):  # type: ignore[misc]  # o
         ends = (getattr(self, name, None) for name in ("_ssock", "_csock"))
         return [end for end in ends if isinstance(end, socket.socket)]
 
-    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
-        self._sockets.add(sock)
-        await super().sock_connect(sock, address)
+    def time(self) -> float:
+        """Return the time of all timers, on a clock that tests do not stop."""
+        return monotonic()
 
     def files(self) -> list[OwnFile]:
         """Return the selector's own file, what wakes it, and the sockets of the connections."""

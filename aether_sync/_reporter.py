@@ -11,10 +11,10 @@ from contextlib import suppress
 from enum import StrEnum
 from itertools import count
 from queue import Empty, SimpleQueue
-from time import monotonic
 from traceback import format_exception
 from typing import NamedTuple, TypedDict, Unpack
 
+from ._clock import monotonic
 from ._deadline import Deadline
 from ._lifetime import loop_threads
 from ._threads import NoThreadError, make_thread, start

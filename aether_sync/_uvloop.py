@@ -3,7 +3,7 @@
 What it does not do as asyncio's loop does, and is mended here:
 
 - It looks names up in libuv's pool of threads, which the process waits for at its end, and asks no subclass to do it.
-- It tells nobody which sockets it has. Here all are made by :meth:`UVLoop.create_connection`, and remembered.
+- It tells nobody which sockets it has. Here all are made by :meth:`BaseLoop._make_socket`, and remembered.
 - One that cannot be made whole, for want of files or by an interrupt, stays open. See :meth:`UVLoop._close_unused`.
 
 Of its own files a forked child replaces the epoll alone: there it is never run, closed or posted to, so nobody uses the
@@ -12,10 +12,6 @@ eventfd, the pipes for signals and the io_uring, and nobody notices who holds th
 
 import gc
 import os
-import socket
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Any
 
 import uvloop
 
@@ -47,45 +43,7 @@ class UVLoop(BaseLoop, uvloop.Loop):  # type: ignore[misc]
         """Return the epoll and the sockets."""
         return [*([] if self._epoll is None else [self._epoll]), *self._sockets.files()]
 
-    async def getaddrinfo(self, host: Any, port: Any, **how: Any) -> Any:
-        if _is_address(host):  # then uvloop answers at once
-            return await uvloop.Loop.getaddrinfo(self, host, port, **how)
-        return await super().getaddrinfo(host, port, **how)
-
-    async def create_connection(  # type: ignore[override]
-        self, protocol_factory: Callable[[], Any], host: str, port: int, **options: Any
-    ) -> Any:
-        """Connect to the first address of a host that can be reached."""
-        errors: list[OSError] = []
-        for family, kind, proto, _, address in await self.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-            try:
-                sock = await self._connected(socket.socket(family, kind, proto), address)
-            except OSError as error:
-                errors.append(error)
-            else:
-                return await super().create_connection(protocol_factory, sock=sock, **options)
-        if len({type(error) for error in errors}) == 1:
-            raise errors[0]
-        raise OSError("; ".join(map(str, errors)))
-
-    async def _connected(self, sock: socket.socket, address: Any) -> socket.socket:
-        self._sockets.add(sock)
-        sock.setblocking(False)
-        try:
-            await self.sock_connect(sock, address)
-        except BaseException:
-            sock.close()
-            raise
-        return sock
-
 
 def _is_begun(loop: uvloop.Loop) -> bool:
     """Whether libuv has made it. If it has not, it must not be closed; uvloop itself does not say so."""
     return any(type(one).__name__ == "UVCheck" for one in gc.get_referents(loop))
-
-
-def _is_address(host: str) -> bool:
-    for family in (socket.AF_INET, socket.AF_INET6):
-        with suppress(OSError):
-            return bool(socket.inet_pton(family, host))
-    return False

@@ -8,7 +8,7 @@ silently (NaN, bytes, sets, keys that are no str, a timestamp's nanoseconds) is 
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from itertools import count
@@ -19,6 +19,7 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from ._clock import Date, Datetime
 from ._short import explained, short
 from .errors import DecodingError, EncodingError, InvalidEventError
 from .events import _CHECKED, MAX_VERSION, Event, _metadata, _set
@@ -44,12 +45,13 @@ _FIRST_POSITION = 10**15  # so that all have 16 digits: they compare as bytes, a
 POSITION_MARK = b'"position":'  #: stands behind the mark of a node that numbers its events, before the number
 POSITION_ENDS = len(POSITION_MARK) + 16  #: bytes of both
 
-_WRITTEN_AS_IS = frozenset({str, int, bool, type(None), UUID, date})
+_WRITTEN_AS_IS = frozenset({str, int, bool, type(None), UUID, Date})
+_MOMENTS = frozenset({Datetime})  # this very class, also while a test has another one stand for it
 _UNCHANGED = frozenset({str, int, bool, type(None)})
 _CONTAINERS = frozenset({dict, list, tuple})
 
 _encode = msgspec.json.Encoder().encode
-_read_datetime = datetime.fromisoformat
+_read_datetime = Datetime.fromisoformat
 _RFC3339 = re.compile(
     r"(\d{4}-\d\d-\d\d)T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)", re.ASCII
 )
@@ -68,7 +70,7 @@ class _Written(msgspec.Struct, rename="camel", gc=False):
     version: int
     data: Any
     metadata: Mapping[str, str] | UnsetType
-    timestamp: datetime
+    timestamp: Datetime
 
 
 class _Read(msgspec.Struct, rename="camel", kw_only=True, gc=False):
@@ -98,7 +100,7 @@ class _Ready(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False, rena
     actor_id: _NonEmpty
     version: _Version = 0
     data: dict[str, Any] | None = None
-    timestamp: Annotated[datetime, msgspec.Meta(tz=True)]
+    timestamp: Annotated[Datetime, msgspec.Meta(tz=True)]
     command_id: str = ""
     metadata: dict[str, str] | None = msgspec.field(default_factory=dict)
     namespace: str = msgspec.field(default="", name="namespace, which is not read from here")
@@ -220,7 +222,7 @@ def _is_json_item(item: Any, kind: type, depth: int) -> bool:
             if not (kind in _WRITTEN_AS_IS or _is_json_item(one, kind, depth + 1)):
                 return False
         return True
-    if kind is datetime:
+    if kind in _MOMENTS:
         return item.tzinfo is None or item.tzinfo is UTC
     return kind is Decimal and item.is_finite()
 
@@ -315,7 +317,7 @@ def _plain_leaf(value: Any) -> Any:
         if not (isfinite(value) if isinstance(value, float) else value.is_finite()):
             raise _NotJsonError("is NaN or infinite, which JSON does not have")
         return float.__float__(value) if isinstance(value, float) else str(value)
-    if isinstance(value, datetime | date | time):
+    if isinstance(value, Datetime | Date | time):
         return _plain_moment(value)
     if isinstance(value, timedelta):
         return msgspec.to_builtins(timedelta(value.days, value.seconds, value.microseconds))
@@ -324,8 +326,8 @@ def _plain_leaf(value: Any) -> Any:
     raise _NotJsonError(f"is of type {type(value).__name__}; what data may hold is listed in help(Event)")
 
 
-def _plain_moment(value: datetime | date | time) -> str:
-    if isinstance(value, datetime) and (value.utcoffset() or _MINUTE) % _MINUTE:
+def _plain_moment(value: Datetime | Date | time) -> str:
+    if isinstance(value, Datetime) and (value.utcoffset() or _MINUTE) % _MINUTE:
         value = value.astimezone(UTC)  # no text has the seconds of an offset (local mean times before 1900)
     text = value.isoformat()
     return f"{text[:-6]}Z" if text.endswith("+00:00") else text
@@ -495,7 +497,7 @@ def _event(read: _Read, namespace: str) -> Event:
     return event
 
 
-def _read_timestamp(text: str) -> datetime:
+def _read_timestamp(text: str) -> Datetime:
     """Read RFC 3339, with any offset, to the microsecond: further digits are cut off, not rounded.
 
     A leap second (``:60``) is an error, as in Go: neither language has a moment for it.

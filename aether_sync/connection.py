@@ -9,10 +9,10 @@ from copy import copy
 from importlib.util import find_spec
 from pathlib import Path
 from threading import get_ident
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 from urllib.parse import urlsplit
 
-from ._checks import check_count, check_flag, check_path, check_seconds, check_text, is_of
+from ._checks import check_choice, check_count, check_flag, check_path, check_seconds, check_text, is_of
 from ._deadline import Deadline
 from ._engine import Engine
 from ._exit import at_exit, mind_the_exit
@@ -49,6 +49,7 @@ class ConnectionOptions(TypedDict, total=False):
     """The keyword arguments of :class:`Connection`."""
 
     name: str | None
+    connect: Literal["wait", "background"]
     connect_timeout: float
     ping_interval: float
     outbox_events: int
@@ -72,6 +73,9 @@ class Connection(Lifetime, Heir):
         url: ``nats://host:port`` or ``tls://...``, or several of one cluster, as a sequence or separated by commas. By
             default the environment's ``NATS_URL``, else ``nats://127.0.0.1:4222``.
         name: What the server's monitoring shows; by default this library's name and the process id.
+        connect: Whether the first use waits for the first connection: ``"wait"``, or goes on in the ``"background"``:
+            then ``with`` and ``publish()`` wait for none, and what is published before is in the outbox. What needs an
+            answer (``subscribe()``, ``flush()``, a store's calls) waits within its own timeout.
         connect_timeout: Seconds for the whole of the first attempt. The call that made it then raises ``ConnectError``,
             and further attempts go on in the background.
         ping_interval: Seconds between two questions whether the server still answers. One that does not is left after
@@ -96,6 +100,7 @@ class Connection(Lifetime, Heir):
         url: str | Sequence[str] | None = None,
         *,
         name: str | None = None,
+        connect: Literal["wait", "background"] = "wait",
         connect_timeout: float = 5.0,
         ping_interval: float = 5.0,
         outbox_events: int = 65_536,
@@ -109,6 +114,7 @@ class Connection(Lifetime, Heir):
         tls_hostname: str | None = None,
         tls_handshake_first: bool = False,
     ) -> None:
+        connect = check_choice("connect", connect, {"wait": "wait", "background": "background"})
         connect_timeout = check_seconds("connect_timeout", connect_timeout)
         ping_interval = check_seconds("ping_interval", ping_interval, _SHORTEST_INTERVAL)
         outbox_events = check_count("outbox_events", outbox_events)
@@ -131,6 +137,7 @@ class Connection(Lifetime, Heir):
             tls_hostname=check_text("tls_hostname", tls_hostname),
             tls_handshake_first=check_flag("tls_handshake_first", tls_handshake_first),
         )
+        self._is_awaited = connect == "wait"
         self._closed = False
         self.is_shared = False  #: a bus was given it, and others may be. For a bus
         self._outbox = Outbox(outbox_events, outbox_bytes)
@@ -154,7 +161,7 @@ class Connection(Lifetime, Heir):
     # -- connecting
 
     def start(self) -> None:
-        """Connect, if that was not tried yet; the first use does it too.
+        """Connect, if that was not tried yet; the first use does it too, but for ``connect="background"``.
 
         Raises:
             ConnectError: No server within ``connect_timeout``. Further attempts go on in the background, and further
@@ -164,6 +171,9 @@ class Connection(Lifetime, Heir):
         if self._engine is None or not self._engine.link.first.done:
             self._begin().await_first_attempt()
         self._refuse_if_closed()
+
+    def _begin_use(self) -> None:
+        self.ready()
 
     def _begin(self) -> Engine:
         """Begin to connect, without waiting for it."""
@@ -237,8 +247,19 @@ class Connection(Lifetime, Heir):
 
     # -- what a bus does with it
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the first use waits for the first connection. For a bus."""
+        return self._is_awaited
+
+    def ready(self) -> None:
+        """Begin to connect, and wait for the first attempt where the first use does. For a bus."""
+        self._ready()
+
     def _ready(self) -> Engine:
         """Return the engine, after the first attempt to connect; only who waits for that attempt gets its error."""
+        if not self._is_awaited:
+            return self._begin()
         self.start()
         assert self._engine is not None
         return self._engine
@@ -345,18 +366,19 @@ class Connection(Lifetime, Heir):
         Args:
             subjects: Whom it is put to.
             make: Makes the commands, of the inbox for the answers.
-            deadline: For the connection, and the right to get answers.
+            deadline: For the connection, if there never was one, and the right to get answers.
             is_last: Whether an answer is the last one.
             largest: Bytes of the largest payload among the commands, headers included.
 
         Raises:
+            ConnectError: There never was a connection.
             EventTooLargeError: That is more than the server takes.
             PermissionDeniedError: The server sends this user no answers.
         """
         engine = self._engine
-        if engine is None or not engine.link.first.done:
+        if engine is None or not engine.link.was_connected:
             engine = self._begin()
-            engine.await_first_attempt(deadline)
+            engine.await_connection(deadline, as_first=self._is_awaited)
             self._refuse_if_closed()
         engine.loop.refuse_own_thread()
         requests = engine.link.requests
@@ -369,6 +391,13 @@ class Connection(Lifetime, Heir):
         if not requests.put(call):
             engine.loop.post(requests.send, call)
         return call
+
+    def ping(self, call: Call) -> None:
+        """Have the server say, to a call that waits, that it has processed all that was sent before. For a store."""
+        engine = self._engine
+        if engine is not None:
+            with suppress(BusClosedError):
+                engine.loop.post(engine.link.requests.ping, call)
 
     def tell(self, frame: bytes) -> None:
         """Write commands to the server if there is a connection: nobody waits for an answer. For a store."""

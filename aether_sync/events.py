@@ -5,13 +5,13 @@ The wire format is in ``_wire.py``.
 
 import os
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta, timezone
-from functools import partial
+from datetime import UTC, timedelta, timezone
 from typing import Any, Self, TypeVar
 
 import msgspec
 
 from ._checks import MAX_INT, as_whole, check_int, is_mapping, is_of
+from ._clock import Datetime, now
 from ._short import explained, short
 from .errors import DecodingError, InvalidEventError, InvalidOptionError
 
@@ -22,7 +22,7 @@ MAX_VERSION = MAX_INT  #: an int64 in Go
 
 T = TypeVar("T")
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH = Datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
 _CHECKED = "<checked by the decoder>"  # as a namespace, this very object: the decoder has checked the fields
 _METADATA_KEYS = {  # by the names of their properties
@@ -37,8 +37,6 @@ _set = msgspec.structs.force_setattr  # the fields of an event that nobody has s
 
 _ids: list[str] = []  # made in advance: each call to the kernel lets go of the GIL, and may wait long for it
 os.register_at_fork(after_in_child=_ids.clear)  # no two processes share one
-
-_now = partial(datetime.now, UTC)
 
 
 def _new_id() -> str:
@@ -96,7 +94,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     actor_id: str
     version: int = 0
     data: Mapping[str, Any] | None = None
-    timestamp: datetime = msgspec.field(default_factory=_now)
+    timestamp: Datetime = msgspec.field(default_factory=now)
     command_id: str = ""
     metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
     namespace: str = ""
@@ -367,8 +365,8 @@ def _version(value: object) -> int:
     return version
 
 
-def _timestamp(value: Any) -> datetime:
-    if not is_of(value, datetime):
+def _timestamp(value: Any) -> Datetime:
+    if not is_of(value, Datetime):
         raise InvalidEventError(f"timestamp must be a datetime, not {type(value).__name__}")
     moment = _in_utc(value) if _raises_nothing(value) else _asked_in_utc(value)
     if moment is None:
@@ -376,12 +374,12 @@ def _timestamp(value: Any) -> datetime:
     return moment
 
 
-def _raises_nothing(moment: datetime) -> bool:
+def _raises_nothing(moment: Datetime) -> bool:
     zone = type(moment.tzinfo)
     return type(moment) is type(_EPOCH) and (zone in (timezone, type(None)) or zone.__module__ == "zoneinfo")
 
 
-def _asked_in_utc(value: Any) -> datetime | None:
+def _asked_in_utc(value: Any) -> Datetime | None:
     try:
         return _in_utc(value)
     except InvalidEventError:
@@ -392,7 +390,7 @@ def _asked_in_utc(value: Any) -> datetime | None:
         ) from error
 
 
-def _in_utc(value: datetime) -> datetime | None:
+def _in_utc(value: Datetime) -> Datetime | None:
     """A plain datetime, whatever subclass it was; None if it is naive."""
     if value.utcoffset() is None:
         return None

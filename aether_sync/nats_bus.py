@@ -135,7 +135,7 @@ class NATSEventBus(EventBus):
     # -- subscribing
 
     def _join(self, target: Target, deadline: Deadline) -> None:
-        self.start()
+        self._begin_use()
         interests = [self._enter(target, pattern) for pattern in target.subject_patterns]
         for interest in interests:
             self._await_confirmation(interest, target, deadline)
@@ -207,6 +207,16 @@ class NATSEventBus(EventBus):
         self._connection.start()
         if self._to_watch:
             self._connection.await_confirmation(self._begin_to_watch(), Deadline(_WATCH_CONFIRMED))
+
+    def _begin_use(self) -> None:
+        """Begin to connect, as the first use does; what waits for the server waits by itself."""
+        if self._connection.is_awaited:
+            self.start()
+            return
+        self._refuse_if_closed()
+        self._connection.ready()
+        if self._to_watch:
+            self._begin_to_watch()
 
     def _begin_to_watch(self) -> EventInterest:
         """Subscribe to what other nodes tell of the store, for its version cache."""

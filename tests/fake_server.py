@@ -69,6 +69,7 @@ class FakeServer:
     Attributes:
         info: What a new connection is greeted with: fields, or bytes in place of their JSON.
         answer: How commands are answered; may be changed at any time.
+        silence: Seconds before a new connection is greeted.
         peers: All connections ever, in order.
     """
 
@@ -77,6 +78,8 @@ class FakeServer:
             "server_id": "fake", "version": "2.12.0", "max_payload": 2**20, "headers": True, **info,
         }  # fmt: skip
         self.answer = answer
+        self.silence = 0.0
+        self._closing = threading.Event()
         self.peers: list[Peer] = []
         self._threads: list[threading.Thread] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -102,11 +105,16 @@ class FakeServer:
                 return
             peer = Peer(len(self.peers), sock)
             info = self.info if isinstance(self.info, bytes) else json.dumps(self.info).encode()
-            peer.send(b"INFO %b\r\n" % info)
+            greeting = b"INFO %b\r\n" % info
+            if self.silence:
+                self._run(lambda peer=peer, greeting=greeting: self._closing.wait(self.silence) or peer.send(greeting))
+            else:
+                peer.send(greeting)
             self.peers.append(peer)
             self._run(lambda peer=peer: peer.serve(lambda: self.answer))
 
     def close(self) -> None:
+        self._closing.set()
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()

@@ -16,8 +16,10 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close() throws away what is unsen
 class Proxy:
     """Stands between clients and the server on a port."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, buffer: int = 0) -> None:
+        """Listen for clients of a port; with ``buffer``, all kernels hold about so many bytes of each direction."""
         self._target = port
+        self._buffer = buffer
         self._lock = threading.Condition()  # guards all below
         self._flows = self._answers = True
         self._accepts = True
@@ -26,6 +28,7 @@ class Proxy:
         self._links: list[_Link] = []
         self._closed = False
         self._listener = socket.create_server(("127.0.0.1", 0))
+        self._limit(self._listener)  # which what it accepts inherits, in time for what is told the client of it
         self.port = int(self._listener.getsockname()[1])
         self.url = f"nats://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._accept, name="proxy", daemon=True)
@@ -99,6 +102,7 @@ class Proxy:
                 if refused:
                     raise ConnectionRefusedError
                 server = socket.create_connection(("127.0.0.1", self._target), PATIENCE)
+                self._limit(server)
                 server.settimeout(None)
             except OSError:
                 _close(client, reset=True)
@@ -110,6 +114,11 @@ class Proxy:
             with self._lock:
                 self._links.append(link)
             link.start()
+
+    def _limit(self, end: socket.socket) -> None:
+        if self._buffer:
+            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+                end.setsockopt(socket.SOL_SOCKET, option, self._buffer)
 
     def take(self, link: "_Link", *, is_answer: bool) -> int:
         """Wait while nothing flows; returns how many bytes may be read next, 0 at the end."""

@@ -12,10 +12,10 @@ PACKAGE = Path(aether_sync.__file__).parent
 
 #: From the bottom up: a room imports only from rooms above it in this list. A directory is one room.
 ROOMS = [
-    "_version", "_short", "errors", "_checks", "events", "_wire", "patterns", "_deadline", "_batches", "_waiting",
-    "_threads", "_green",
-    "_fork", "_exit", "_lifetime", "_reporter", "metrics", "_queues", "_outbox", "_index", "_routing", "subscription",
-    "bus", "_base_loop", "_uvloop", "_loop", "_nats", "_engine", "connection", "_store_watch", "nats_bus", "stores",
+    "_version", "_short", "_clock", "errors", "_checks", "events", "_wire", "patterns", "_deadline", "_batches",
+    "_waiting", "_threads", "_green", "_fork", "_exit", "_lifetime", "_reporter", "metrics", "_queues", "_outbox",
+    "_index", "_routing", "subscription", "bus", "_base_loop", "_uvloop", "_loop", "_nats", "_engine", "connection",
+    "_store_watch", "nats_bus", "stores",
     "_watcher", "_server_process", "server", "__init__", "_demo", "cli", "__main__",
 ]  # fmt: skip
 

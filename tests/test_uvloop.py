@@ -6,12 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
-from aether_sync import ConnectError, NATSEventBus, NatsServer
+from aether_sync import ConnectError, NATSEventBus
 from aether_sync._loop import StockLoop, new_loop
 
 from .conftest import PATIENCE, make_event
@@ -109,44 +108,7 @@ def test_asyncio_and_signals_stay_the_users(make_bus: MakeBus) -> None:
         assert not isinstance(asyncio.run(mine()), uvloop.Loop)
 
 
-# -- what it does not do by itself: names
-
-
-@pytest.fixture
-def addresses(monkeypatch: pytest.MonkeyPatch, free_port: int) -> Iterator[list[tuple[str, int]]]:
-    """What the name server answers, once the port is found."""
-    found: list[tuple[str, int]] = []
-
-    def getaddrinfo(*_: object) -> list[Any]:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in found]
-
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    return found  # type: ignore[return-value]
-
-
-def test_the_first_address_that_can_be_reached_is_taken(
-    addresses: list[tuple[str, int]], make_bus: MakeBus, server: NatsServer, free_port: int
-) -> None:
-    addresses += [("127.0.0.1", free_port), ("127.0.0.1", server.port)]
-    bus = make_bus("nats://a-name:1")
-    assert isinstance(loop_of(bus), uvloop.Loop)
-    bus.flush(PATIENCE)
-
-
-@pytest.mark.parametrize(
-    ("hosts", "reason"),
-    [
-        (["127.0.0.1"], "connection refused"),
-        (["127.0.0.1", "127.0.0.2"], "connection refused"),
-        (["127.0.0.1", "::1"], "127.0.0.1.*; "),
-    ],
-)
-def test_if_none_can_be_reached_the_reason_is_told(
-    addresses: list[tuple[str, int]], make_bus: MakeBus, free_port: int, hosts: list[str], reason: str
-) -> None:
-    addresses += [(host, free_port) for host in hosts]
-    with pytest.raises(ConnectError, match=reason):
-        make_bus("nats://a-name:1", connect_timeout=PATIENCE / 20).start()
+# -- what it does not do by itself: tell which sockets it has
 
 
 def test_an_attempt_that_is_given_up_leaves_nothing(make_bus: MakeBus) -> None:

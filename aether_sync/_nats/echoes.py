@@ -16,8 +16,8 @@ had in hand, rather than the first one come twice.
 """
 
 from collections import deque
-from time import monotonic
 
+from .._clock import monotonic
 from .._wire import POSITION_ENDS, POSITION_MARK
 
 __all__ = ["Echoes"]

@@ -8,9 +8,10 @@
 
 restored: a server has let us in, and has processed a SUB for every interest; from then on the pump writes.
 lost: the server closed the connection, sent an ``-ERR`` that is about no single command, or what is no protocol;
-nothing came from it for a whole interval in which a PONG was due (:meth:`Link._watch`); or it says that it will shut
+nothing went either way for a whole interval in which a PONG was due (:meth:`Link._watch`); or it says that it will shut
 down while another one is known (:meth:`Link._leave`). What was written and is unconfirmed becomes uncertain, and the
-next attempt, every half second, is at another server if there is one.
+next attempt, every half second, is at another server if there is one. While one server takes its time, others are tried
+beside it.
 """
 
 import asyncio
@@ -18,12 +19,12 @@ import random
 from collections.abc import Coroutine
 from contextlib import suppress
 from enum import Enum
-from time import monotonic
 from traceback import format_exception
 from typing import Any
 
 from nats.errors import Error
 
+from .._clock import monotonic
 from .._deadline import Deadline
 from .._outbox import Outbox
 from .._reporter import Kind, Reporter
@@ -42,6 +43,10 @@ __all__ = ["Link", "LinkState"]
 
 _SPREAD = 0.5  # seconds within which all clients of a server that will shut down leave it, lest they storm the others
 _CLOSED = Error("the link is closed")
+_NOT_YET = "not connected yet"
+_HEAD_START = 2.0  # seconds of one server before another is tried beside it; less if there would be no time for all
+_AFTER_MISTAKE = 0.5  # seconds
+_LOOKS = 10  # in an interval in which a PONG is due: whether anything moves
 _FORSAKEN_GRACE = 5.0  # seconds to flush for a connection that nobody closed
 
 
@@ -64,6 +69,7 @@ class Link:
         state: Where it stands.
         reason: Why it is not connected, in words.
         first: Answered when it is connected for the first time, or fails because no server will have us.
+        was_connected: Whether it ever was connected.
         max_payload: Bytes, of the server it was last connected to; 0 before the first.
         reconnects: How often it was connected again.
         lines: How long a line the server takes.
@@ -75,19 +81,20 @@ class Link:
         self._outbox = outbox
         self._reporter = reporter
         self.lines = Lines()
-        self.pump = Pump(outbox, reporter, self.lines)
+        self.pump = Pump(outbox, reporter, self.lines, options.ping_interval / 2)
         self.subscriber = Subscriber(reporter, self.lines)
         self.requests = Requests(self.lines)
         self.state = LinkState.NEW
-        self.reason = "not connected yet"
+        self.reason = _NOT_YET
         self.first: Reply[None] = Reply()
+        self.was_connected = False
         self.max_payload = 0
         self.reconnects = 0
         self.changed = Parking()
         self._servers = Servers(options.servers)
         self._login = options.login()
         self._refusals = 0  # in a row
-        self._wire: Wire | None = None  # the connection there is, or the attempt at one
+        self._wire: Wire | None = None  # the connection there is, or was last
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- read by any thread
@@ -120,9 +127,10 @@ class Link:
         if self.state is LinkState.CLOSED:
             raise BusClosedError("the connection is closed")
 
-    def connect_error(self) -> ConnectError:
-        """Say why there is no connection."""
-        return ConnectError(f"not connected to {self.where}: {self.reason}")
+    def connect_error(self, *, in_time: bool = False) -> ConnectError:
+        """Say why there is no connection; or, to who has waited for one, why there was none ``in_time``."""
+        reason = describe(TimeoutError()) if in_time and self.reason is _NOT_YET else self.reason
+        return ConnectError(f"not connected to {self.where}: {reason}")
 
     # -- the loop thread
 
@@ -150,17 +158,40 @@ class Link:
     async def _supervise(self) -> None:
         """Connect again whenever there is no connection."""
         while True:
-            server = self._servers.next()
-            await asyncio.sleep(server.rest())
             try:
-                await self._connect(server)
+                await self._keep(await self._reach())
             except Exception as mistake:  # of ours: it ends this connection, not the link
                 self._reporter.internal_error("".join(format_exception(mistake)))
+                await asyncio.sleep(_AFTER_MISTAKE)
 
-    async def _connect(self, server: Server) -> None:
-        """Try to connect; see the connection to its end."""
-        server.tried = monotonic()
-        wire = self._wire = Wire(
+    async def _reach(self) -> Wire:
+        """Connect to whichever server lets us in first: while one takes its time, another is tried beside it."""
+        attempts: dict[asyncio.Task[None], Wire] = {}
+        try:
+            while True:
+                server = self._servers.next(besides=[wire.server for wire in attempts.values()])
+                if server is not None:
+                    wire = self._new_wire(server)
+                    attempts[self._begin_attempt(wire)] = wire
+                head_start = min(_HEAD_START, self._options.connect_timeout / (len(self._servers) + 1))
+                waits = server is not None
+                await asyncio.wait(attempts, timeout=head_start if waits else None, return_when=asyncio.FIRST_COMPLETED)
+                done = [attempt for attempt in attempts if attempt.done()]
+                if not done and self.reason is _NOT_YET:  # say so early, while there may still come an answer
+                    self._fault(TimeoutError())
+                for attempt in done:
+                    wire = attempts.pop(attempt)
+                    error = attempt.exception()
+                    if error is None:
+                        return wire
+                    self._failed(wire, error)
+        finally:
+            for attempt, wire in attempts.items():
+                wire.abandon(_CLOSED)
+                attempt.cancel()
+
+    def _new_wire(self, server: Server) -> Wire:
+        return Wire(
             server,
             self._login,
             self._reporter,
@@ -168,21 +199,47 @@ class Link:
             unreadable=self.subscriber.unreadable,
             informed=self._informed,
         )
-        try:
+
+    def _begin_attempt(self, wire: Wire) -> "asyncio.Task[None]":
+        async def attempt() -> None:
+            await asyncio.sleep(wire.server.rest())
+            wire.server.tried = monotonic()
             await wire.open(self._options)
+
+        def ended(task: "asyncio.Task[None]") -> None:
+            self._tasks.discard(task)
+            if not task.cancelled():
+                task.exception()  # seen: of one that has lost the race nobody asks
+
+        task = asyncio.get_running_loop().create_task(attempt())
+        task.add_done_callback(ended)
+        self._tasks.add(task)
+        return task
+
+    def _failed(self, wire: Wire, error: BaseException) -> None:
+        wire.abandon(_CLOSED)
+        wire.server.failures += 1
+        wire.server.silences = wire.server.silences + 1 if isinstance(error, TimeoutError) else 0
+        self._fault(error)
+
+    async def _keep(self, wire: Wire) -> None:
+        """See a connection to its end."""
+        self._wire = wire
+        error: BaseException
+        try:
             self._servers.succeeded()
             self.subscriber.resume(wire, then=self._up)
             await self._watch(wire)
             error = await wire.lost
         except Exception as failed:
-            server.failures += 1
+            wire.server.failures += 1
             error = failed
         finally:
             wire.abandon(_CLOSED)
         self._fault(error)
         self._down()
 
-    def _fault(self, error: Exception) -> None:
+    def _fault(self, error: BaseException) -> None:
         """Say why there is no connection; if no server will have us, nobody waits for one any more."""
         self.reason = describe(error)
         if is_refusal(error):
@@ -206,6 +263,7 @@ class Link:
         self._take_limits(wire)
         self.pump.resume(wire)
         self.requests.resume(wire)
+        self.was_connected = True
         self._enter(LinkState.CONNECTED)
         self.first.set(None)
 
@@ -219,14 +277,31 @@ class Link:
         self.subscriber.pause()
 
     async def _watch(self, wire: Wire) -> None:
-        """Break a connection off on which nothing came for a whole interval although a PONG was due."""
+        """Break a connection off on which nothing went either way for a whole interval although a PONG was due."""
         interval = self._options.ping_interval
         while not wire.lost.done():
-            before = wire.received
-            wire.ping(lambda: None)
-            await asyncio.wait((wire.lost,), timeout=interval)
-            if wire.received == before:
+            begun = monotonic()
+            if await self._is_alive(wire, interval):
+                await asyncio.wait((wire.lost,), timeout=max(0.0, begun + interval - monotonic()))
+            else:
                 wire.abandon(Error(f"no answer within {interval:g} s"))
+
+    async def _is_alive(self, wire: Wire, interval: float) -> bool:
+        """Wait for a PONG, as long as it takes while anything comes in or what is before its PING goes out.
+
+        It is looked several times whether that is so: a process that was stopped meanwhile has looked once. What goes
+        out behind the PING does not count: a frozen server's kernel takes some of it.
+        """
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        wire.ping(lambda: answered.set_result(None))
+        before, quiet, due = (wire.received, wire.delivered), 0, wire.written
+        while quiet < _LOOKS:
+            await asyncio.wait((wire.lost, answered), timeout=interval / _LOOKS, return_when=asyncio.FIRST_COMPLETED)
+            if wire.lost.done() or answered.done():
+                return True
+            now = wire.received, min(wire.delivered, due)
+            before, quiet = now, quiet + 1 if now == before else 1
+        return False
 
     # -- what the server says
 
@@ -249,7 +324,7 @@ class Link:
     def _informed(self, wire: Wire, info: dict[str, Any]) -> None:
         addresses = info.get("connect_urls")
         self._servers.learn(wire.server, addresses if isinstance(addresses, list) else ())
-        if not wire.is_connected:
+        if wire is not self._wire:  # not yet, or it has lost the race
             return
         self._take_limits(wire)
         if info.get("ldm") and self._servers.has_other(wire.server):
@@ -260,12 +335,11 @@ class Link:
         self.pump.limit(wire.max_payload)
 
     async def _leave(self, wire: Wire) -> None:
-        """Go to another server, with nothing in flight."""
+        """Go to another server, with nothing in flight: however long that takes, if only it goes out."""
         await asyncio.sleep(_SPREAD * random.random())
         if wire is self._wire and self.is_connected:
             self.pump.hold()
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self.pump.settle(), self._options.ping_interval)
+            await self.pump.settle()  # it ends with the connection, too
         wire.abandon(Error("it is about to shut down"))
 
     # -- ending

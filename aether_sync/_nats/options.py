@@ -15,6 +15,8 @@ from .servers import Server
 
 __all__ = ["ConnectOptions"]
 
+_LONGEST = 10.0  # seconds that are worth waiting for the first word of a server
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectOptions:
@@ -61,12 +63,17 @@ class ConnectOptions:
         """Return what to show a server to be let in."""
         return Login(self.servers, self.user, self.password, self.token, self.credentials, self.nkeys_seed)
 
+    def patience(self, server: Server) -> float:
+        """Seconds for an attempt at a server: twice as many after each without an answer, for it may just be slow."""
+        longest = max(self.connect_timeout, _LONGEST)
+        return min(self.connect_timeout * 2.0 ** min(server.silences, 20), longest)
+
     def for_nats(self, server: Server) -> dict[str, Any]:
         """Return them as arguments of nats-py's ``connect()`` to one server, without secrets."""
         return {
             "servers": [server.url],
             "name": self.name or f"aether_sync {os.getpid()}",
-            "connect_timeout": min(2.0, self.connect_timeout / 2),  # a step; so that the reason is known in time
+            "connect_timeout": self.patience(server),  # of each step
             "allow_reconnect": False,
             "tls": self.tls,
             "tls_hostname": self.tls_hostname or server.tls_hostname,

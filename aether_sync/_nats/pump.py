@@ -9,7 +9,8 @@ Positions count events in the order in which the outbox accepted them::
 Every write is followed by a PING, though never by a second one while the first is unanswered: its PONG confirms all
 that was written before it and not refused. It follows at once if somebody waits for that, else a bit later, so that no
 event is held up by the PONG of the one before. What is in flight when the connection breaks is uncertain, and is not
-sent again; so that it is not much, no more is written while a bound of bytes is in flight. At any moment::
+sent again; so that it is not much, and a PONG never long in coming, no more is written while there is as much in flight
+as the link has shown to carry in a while. At any moment::
 
     settled == confirmed + uncertain + those of rejected that are not in flight any more
 """
@@ -22,20 +23,20 @@ from dataclasses import dataclass
 from itertools import accumulate, chain
 from math import inf
 
+from .._clock import monotonic
 from .._outbox import Outbox, Parcel
 from .._reporter import Kind, Reporter
 from .._waiting import Reply
 from .lines import TOO_LONG, Lines, line_of
 from .reasons import counted
 from .shortcut import LARGEST_CARRIED, Shortcut
+from .uplink import Window
 from .wire import Wire
 
 __all__ = ["Account", "Pump"]
 
-_SLICE = 256 * 1024  # bytes per write: beside busy threads, each costs a turn of the interpreter's (5 ms)
 _PING_AFTER = 0.005  # seconds: little to be uncertain about, and several round trips
 _REASONS_KEPT = 100  # however many subjects are refused
-_IN_FLIGHT = 2 * 2**20  # bytes: what a PING may have before it; the kernel's buffers alone would take five times that
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +63,16 @@ class Account:
 
 
 class Pump:
-    """Writes what the outbox holds whenever there is a wire to write to. Loop thread only."""
+    """Writes what the outbox holds whenever there is a wire to write to. Loop thread only.
 
-    def __init__(self, outbox: Outbox, reporter: Reporter, lines: Lines) -> None:
+    Args:
+        outbox: What holds it.
+        reporter: Takes what there is to log.
+        lines: How long a line the server takes.
+        pong_within: Seconds in which a link is to carry what is in flight.
+    """
+
+    def __init__(self, outbox: Outbox, reporter: Reporter, lines: Lines, pong_within: float) -> None:
         self._outbox = outbox
         self._lines = lines
         self._reporter = reporter
@@ -73,8 +81,10 @@ class Pump:
         self._may_write = asyncio.Event()
         self._written = 0
         self._in_flight = 0  # bytes
+        self._window = Window(pong_within)  # for those
         self._refused: Counter[int] = Counter()  # rejected events that are in flight, by position, at the latest
         self._pinged: tuple[int, int] | None = None  # position and bytes before the PING that is unanswered
+        self._pinged_at = 0.0  # when that was written
         self._shortcut: Shortcut | None = None  # of that wire
         self._timer: asyncio.TimerHandle | None = None  # of the next PING
         self._flushes: list[tuple[int, Reply[Account]]] = []  # (position, who waits for it)
@@ -95,6 +105,7 @@ class Pump:
         """Write to this wire from now on."""
         self._wire = wire
         self._pinged, self._in_flight = None, 0
+        self._window.begin()
         self._shortcut = wire.open_shortcut(self._look)
         self._may_write.set()
         self._look()
@@ -162,7 +173,7 @@ class Pump:
         wire = self._wire
         if wire is None or not (self._may_write.is_set() and wire.is_idle):
             return False
-        if self._has_much_in_flight or self._outbox.waiting_bytes > _SLICE:
+        if self._has_much_in_flight or self._outbox.waiting_bytes > self._window.slice:
             return False
         parcels = self._outbox.take()
         if parcels:
@@ -177,7 +188,7 @@ class Pump:
         start = begin = 0
         while start < len(frames):
             wire = await self._writable()
-            end = min(bisect_left(ends, begin + _SLICE, start) + 1, len(frames))
+            end = min(bisect_left(ends, begin + self._window.slice, start) + 1, len(frames))
             self._write(wire, frames[start:end], largest)
             self._outbox.written(end - start, ends[end - 1] - begin)
             start, begin = end, ends[end - 1]
@@ -188,7 +199,7 @@ class Pump:
     @property
     def _has_much_in_flight(self) -> bool:
         """Whether another slice would be too much."""
-        return self._in_flight > _IN_FLIGHT - _SLICE
+        return self._in_flight > self._window.size - self._window.slice
 
     async def _writable(self) -> Wire:
         """Wait for a wire that may take more."""
@@ -242,7 +253,7 @@ class Pump:
         self._ping_in_time()
         if shortcut is not None:
             shortcut.expected = self._pinged is not None or self._timer is not None
-            is_open = self._may_write.is_set() and self._in_flight < _IN_FLIGHT // 2
+            is_open = self._may_write.is_set() and self._in_flight < self._window.size // 2
             takes_all = self._max_payload >= LARGEST_CARRIED  # also what was checked against another server
             self._outbox.shortcut = shortcut.carry if is_open and takes_all else None
 
@@ -250,7 +261,7 @@ class Pump:
         """See that what was written is followed by a PING: at once if somebody waits for it, else a bit later."""
         if self._wire is None or self._pinged is not None or self._written == self.settled:
             return
-        if self._flushes or self._settling or self._in_flight * 2 > _IN_FLIGHT:
+        if self._flushes or self._settling or self._in_flight * 2 > self._window.size:
             self._ping()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_PING_AFTER, self._ping)
@@ -264,7 +275,7 @@ class Pump:
             return
         with nullcontext() if shortcut is None else shortcut.lock:  # nothing comes between the account and the PING
             self._count_carried()
-            self._pinged = self._written, self._in_flight
+            self._pinged, self._pinged_at = (self._written, self._in_flight), monotonic()
             wire.ping(lambda: self._confirm(wire))
 
     def _confirm(self, wire: Wire) -> None:
@@ -274,6 +285,7 @@ class Pump:
         position, size = self._pinged
         self._pinged = None
         self._in_flight -= size
+        self._window.confirmed(size, monotonic() - self._pinged_at)
         self.confirmed += self._settle(position)
         self._answer()
         self._look()

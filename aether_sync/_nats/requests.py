@@ -13,6 +13,7 @@ from contextlib import suppress
 from itertools import count
 from threading import Lock
 
+from .._clock import monotonic
 from .._deadline import Deadline
 from .._outbox import Bell
 from ..errors import (
@@ -29,6 +30,8 @@ from .wire import Wire
 
 __all__ = ["Call", "Requests", "is_status", "single"]
 
+_PROMPT = 0.25  # seconds: a PONG that takes longer comes over a slow link
+_SHARE = 0.7  # of the time that is left, for that PONG
 _ALONE = 2  # questions that wait for their answers at once: of more, the loop writes several in one go
 
 
@@ -51,7 +54,10 @@ class Call:
         answers: What has come.
     """
 
-    __slots__ = ("_calls", "_done", "_error", "_is_last", "_may_be_sent", "_token", "answers", "frame", "subjects")
+    __slots__ = (
+        "_calls", "_done", "_error", "_is_last", "_is_over", "_may_be_sent", "_ponged", "_token", "answers", "frame",
+        "subjects",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -69,7 +75,9 @@ class Call:
         self._calls = calls  # where it is as long as somebody waits
         self._error: AetherError | None = None
         self._may_be_sent = [True]  # taken by who sends it, or by who gives it up before that
-        self._done = Lock()  # held until it is answered; by nobody's thread in particular
+        self._is_over = False  # answered, or failed
+        self._ponged = False  # the server has answered the last PING
+        self._done = Lock()  # held until one of these is so; by nobody's thread in particular
         self._done.acquire()
 
     def claim(self) -> bool:
@@ -108,19 +116,31 @@ class Call:
         self._finish()
 
     def _finish(self) -> None:
-        with suppress(RuntimeError):  # it is finished
+        self._is_over = True
+        self._wake()
+
+    def pong(self) -> None:
+        """The server has processed the PING that was written for this. Called by the parser: must not raise."""
+        self._ponged = True
+        self._wake()
+
+    def _wake(self) -> None:
+        with suppress(RuntimeError):  # it is woken
             self._done.release()
 
     def forget(self) -> None:
         """Let answers that still come go nowhere."""
         self._calls.pop(self._token, None)
 
-    def wait(self, deadline: Deadline, until: Deadline | None = None) -> list[Message]:
+    def wait(
+        self, deadline: Deadline, until: Deadline | None = None, ping: Callable[["Call"], object] = lambda _: None
+    ) -> list[Message]:
         """Wait for the last answer.
 
         Args:
             deadline: For the next answer.
-            until: For all of them; None for the same.
+            until: For all of them; None for the same. Until then it is also waited over a link that is slow.
+            ping: Has a PING written whose PONG comes to :meth:`pong`.
 
         Raises:
             DeadlineExceededError: It did not come in time.
@@ -130,8 +150,10 @@ class Call:
         """
         try:
             came = -1
-            while not self._done.acquire(timeout=deadline.for_lock()):
-                if len(self.answers) <= max(came, 0):
+            while not self._await_end(deadline):
+                if len(self.answers) <= max(came, 0) and not (
+                    until is not None and self._may_be_on_its_way(until, ping)
+                ):
                     raise DeadlineExceededError(f"no answer within {deadline}")
                 came = len(self.answers)
                 if until is None or not until.remaining():
@@ -142,6 +164,24 @@ class Call:
         if self._error is not None:
             raise type(self._error)(*self._error.args) from self._error
         return self.answers
+
+    def _await_end(self, deadline: Deadline) -> bool:
+        while not self._is_over:
+            if not self._done.acquire(timeout=deadline.for_lock()):
+                return self._is_over
+        return True
+
+    def _may_be_on_its_way(self, until: Deadline, ping: Callable[["Call"], object]) -> bool:
+        """Whether the link is slow: what is behind the question, or before the answer, holds up a PING as well."""
+        if not self.was_sent:
+            return False
+        begun, bound = monotonic(), Deadline(until.remaining() * _SHARE)
+        self._ponged = False
+        ping(self)
+        while not (self._ponged or self._is_over):
+            if not self._done.acquire(timeout=bound.for_lock()):
+                return self._is_over
+        return self._is_over or monotonic() - begun > _PROMPT
 
 
 class Requests:
@@ -264,6 +304,11 @@ class Requests:
                 self._unsent = deque(one for one in self._unsent if one.is_waited_for)
         elif call.is_waited_for and call.claim():
             self._wire.write(call.frame)
+
+    def ping(self, call: Call) -> None:
+        """Have the server answer when it has processed a question, if that was sent on this connection."""
+        if self._wire is not None:
+            self._wire.ping(call.pong)
 
     def write(self, frame: bytes) -> None:
         """Write commands that nobody waits for, if there is a connection."""

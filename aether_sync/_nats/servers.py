@@ -2,13 +2,13 @@
 
 import ipaddress
 import random
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
-from time import monotonic
 from urllib.parse import urlsplit
 
+from .._clock import monotonic
 from .login import without_login
 
 __all__ = ["Server", "Servers"]
@@ -25,6 +25,7 @@ class Server:
     tls_hostname: str | None = None  # whose certificate it has, if it is known by its address alone
     was_given: bool = True  # by the user, and not by another server
     failures: int = 0  # attempts in a row
+    silences: int = 0  # of those, the last ones in which there was no answer in time
     tried: float = -inf  # when it last was
 
     def rest(self) -> float:
@@ -39,9 +40,21 @@ class Servers:
         self._known = {_address(url): Server(without_login(url)) for url in urls}
         self._last: Server | None = None
 
-    def next(self) -> Server:
-        """Choose one to try: one that did not fail, and not the last one if there is another, as that may be frozen."""
-        candidates = list(self._known.values())
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def next(self, besides: Collection[Server] = ()) -> Server | None:
+        """Choose one to try: one that did not fail, and not the last one if there is another, as that may be frozen.
+
+        Args:
+            besides: Those that are being tried.
+
+        Returns:
+            None if all are.
+        """
+        candidates = [one for one in self._known.values() if one not in besides]
+        if not candidates:
+            return None
         random.shuffle(candidates)  # the clients of a server that is gone spread over the others
         last = self._last
         self._last = min(candidates, key=lambda server: (server.failures, server is last))

@@ -18,8 +18,8 @@ import os
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from time import monotonic
 
+from .._clock import monotonic
 from .._fork import OwnFile, let_go
 from .._waiting import NOW, guard
 
@@ -41,6 +41,7 @@ class Shortcut:
         lock: Held by whoever writes; it guards the fields below.
         expected: Set by the loop while it is going to look for itself.
         file: The number of what is written to; -1 if there is no shortcut, or no more.
+        written: Bytes of the frames that were carried, ever.
     """
 
     def __init__(self, transport: asyncio.WriteTransport, told: Callable[[], object]) -> None:
@@ -55,6 +56,7 @@ class Shortcut:
         # Frames that are not accounted for: each with how much of it is written, and whether it is an event.
         self._carried: deque[tuple[bytes, int, bool]] = deque()
         self._last = 0.0  # when somebody asked
+        self.written = 0
         self._clear_way()
 
     def carry(self, frame: bytes, is_event: bool = True) -> bool:
@@ -76,6 +78,7 @@ class Shortcut:
                 return False
             if list(to_write):  # the way is not free
                 return False
+            self.written += len(frame)
             rest = self._rest()
             if rest:
                 self._way.clear()

@@ -30,6 +30,7 @@ from .options import ConnectOptions
 from .reasons import describe
 from .servers import Server
 from .shortcut import Shortcut, duplicate
+from .uplink import on_this_side
 
 __all__ = ["SteadyParser", "Wire", "forget", "sid_of"]
 
@@ -96,6 +97,7 @@ class Wire(Client):
         self._ps = self._parser = SteadyParser(self)
         self._intake: Intake | None = None
         self.shortcut: Shortcut | None = None
+        self._written = 0  # bytes ever, but for those that took the shortcut
 
     # -- its beginning
 
@@ -103,7 +105,7 @@ class Wire(Client):
         """Connect, or raise why that is not possible: one attempt, with a deadline."""
         self._wants_tls = options.wants_tls
         try:
-            async with asyncio.timeout(options.connect_timeout):
+            async with asyncio.timeout(options.patience(self.server)):
                 await self.connect(**options.for_nats(self.server), error_cb=self._on_error)
         except ConnectionError as error:  # what was read before may say why, or what was not read any more
             reader = getattr(self._transport, "_io_reader", None)
@@ -236,6 +238,18 @@ class Wire(Client):
     # -- writing
 
     @property
+    def written(self) -> int:
+        """Bytes that were written, ever."""
+        return self._written + (0 if self.shortcut is None else self.shortcut.written)
+
+    @property
+    def delivered(self) -> int:
+        """How many of those have reached the server's kernel, about: TLS makes more of them on their way."""
+        writer, bare = (getattr(self._transport, name, None) for name in ("_io_writer", "_bare_io_writer"))
+        layers = {id(one): one.transport for one in (writer, bare) if one is not None}  # of TLS and of TCP, or one
+        return self.written - on_this_side(*layers.values())
+
+    @property
     def is_open(self) -> bool:
         """Whether what is written now may arrive."""
         transport = self._writer_transport()
@@ -264,6 +278,7 @@ class Wire(Client):
             return
         if not (self.is_open and self._transport):  # asyncio would log that, on this thread
             return
+        self._written += len(data)
         if self.shortcut is None:
             self._transport.write(data)
         else:

@@ -2,11 +2,11 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from time import monotonic
 from typing import Any, BinaryIO
 
 import click
 
+from .._clock import monotonic
 from ..errors import MalformedRecordError, StoreUnavailableError
 from ..patterns import SubscriptionFilter
 from ..stores.admin import Extent, StoreAdmin

@@ -15,8 +15,9 @@ from heapq import heappop, heappush
 from itertools import count
 from math import inf, isinf
 from operator import attrgetter
-from time import monotonic, sleep
+from time import sleep
 
+from .._clock import monotonic
 from .._deadline import Deadline
 from .._reporter import Burst, Kind, log
 from .._short import explained

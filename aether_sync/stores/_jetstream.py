@@ -331,7 +331,7 @@ class JetStream:
         self._calls.add(call)
         try:
             self._refuse_if_closed()
-            return call.wait(patience, until)
+            return call.wait(patience, until, self._connection.ping)
         finally:
             self._calls.discard(call)
 

@@ -9,9 +9,9 @@ import json
 import os
 import re
 from collections import deque
-from time import monotonic
 from typing import NamedTuple
 
+from .._clock import monotonic
 from .._deadline import Deadline
 from .._nats.interest import Mailbox, Message
 from .._nats.requests import is_status

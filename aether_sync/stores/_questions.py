@@ -3,12 +3,13 @@
 import json
 import urllib.request
 from dataclasses import replace
-from datetime import UTC, datetime
-from time import perf_counter, time
+from datetime import timedelta
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
 
+from .._clock import Datetime, monotonic, now
 from .._deadline import Deadline
 from ..connection import Connection
 from ..errors import AetherError, InvalidOptionError, StoreUnavailableError
@@ -20,6 +21,8 @@ from ._stream import settings
 __all__ = ["ask_for_all"]
 
 _ROUND_TRIPS = 5  # of which the fastest counts
+
+_read_moment = partial(msgspec.convert, type=Datetime)
 
 
 def ask_for_all(
@@ -72,7 +75,7 @@ def ask_for_all(
 class _Timed(NamedTuple):
     answer: dict[str, Any]
     round_trip: float  # seconds
-    middle: datetime  # of asking and answer, by this machine's clock
+    middle: Datetime  # of asking and answer, by this machine's clock
 
 
 class _Asking:
@@ -95,10 +98,10 @@ class _Asking:
         """Put a question several times, unless it goes wrong."""
         found = []
         for _ in range(_ROUND_TRIPS):
-            began, clock = perf_counter(), time()
+            began, clock = monotonic(), now()
             answer = self.ask(subject)
-            took = perf_counter() - began
-            found.append(_Timed(answer, took, datetime.fromtimestamp(clock + took / 2, UTC)))
+            took = monotonic() - began
+            found.append(_Timed(answer, took, clock + timedelta(seconds=took / 2)))
             if "error" in answer:
                 break
         return min(found, key=lambda one: one.round_trip)
@@ -123,7 +126,8 @@ def _skew(info: _Timed) -> float | None:
     text = info.answer.get("ts")
     if text is None:
         return None
-    return (msgspec.convert(text, datetime) - info.middle).total_seconds()
+    seconds: float = (_read_moment(text) - info.middle).total_seconds()
+    return seconds
 
 
 def _varz(monitor: str, timeout: float) -> dict[str, Any]:

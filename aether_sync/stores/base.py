@@ -8,7 +8,6 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import Enum
 from functools import wraps
 from types import TracebackType
@@ -17,6 +16,7 @@ from typing import Any, Final, ParamSpec, Protocol, Self, TypeVar, overload, run
 import msgspec
 
 from .._checks import check_count
+from .._clock import Datetime, now
 from .._deadline import Deadline
 from .._short import short
 from ..bus import EventBus
@@ -115,7 +115,7 @@ class Snapshot:
     state: Mapping[str, Any]
     schema_version: int = 1
     sequence: int = 0
-    timestamp: datetime = field(default_factory=lambda: datetime.now(UTC))
+    timestamp: Datetime = field(default_factory=now)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ connection; the server then delivers again when the ack wait is over.
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from time import monotonic
 
 from .._checks import as_seconds, check_flag, check_seconds, is_of
+from .._clock import monotonic
 from .._deadline import Deadline
 from .._nats.requests import is_status
 from .._short import short

@@ -9,11 +9,11 @@ lost, and so the event is missing here. The event itself is in the store in any 
 import json
 import os
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
+from .._clock import Datetime, now
 from .._deadline import Deadline
 from ..errors import DeadlineExceededError, MalformedRecordError
 from ..events import Event
@@ -44,7 +44,7 @@ class Poisoned:
     event: Event | None
     attempts: int
     reason: str
-    timestamp: datetime
+    timestamp: Datetime
 
 
 class Advisory(msgspec.Struct, frozen=True):
@@ -54,7 +54,7 @@ class Advisory(msgspec.Struct, frozen=True):
     """
 
     stream_seq: int
-    timestamp: datetime
+    timestamp: Datetime
     deliveries: int = 0
     reason: str = _NO_REASON
 
@@ -101,7 +101,7 @@ class PoisonPlace:
         """
         body = {
             "type": "aether_sync.rejected",
-            "timestamp": datetime.now(UTC).isoformat(),
+            "timestamp": now().isoformat(),
             "stream": self._names.stream,
             "consumer": consumer,
             "stream_seq": sequence,

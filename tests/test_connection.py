@@ -1,0 +1,243 @@
+"""The first connection: awaited by the first use, or by nobody who need not."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from aether_sync import (
+    AetherError,
+    BusClosedError,
+    ConnectError,
+    Connection,
+    DeadlineExceededError,
+    DisconnectedError,
+    InMemoryEventStore,
+    InvalidOptionError,
+    JetStreamEventStore,
+    NATSEventBus,
+    NatsServer,
+    PublishTimeoutError,
+)
+
+from .conftest import PATIENCE, UNIT, eventually, make_event
+from .fake_server import FakeServer
+from .suites import numbers
+
+MakeBus = Callable[..., NATSEventBus]
+MakeStore = Callable[..., JetStreamEventStore]
+
+SHORT = 0.3 * UNIT  # seconds
+
+
+@pytest.fixture(params=["nothing there", "a silent server"])
+def away(request: pytest.FixtureRequest, free_port: int) -> Iterator[str]:
+    """The URL of a server that is not there, or says nothing."""
+    if request.param == "nothing there":
+        yield f"nats://127.0.0.1:{free_port}"
+        return
+    with FakeServer() as silent:
+        silent.silence = 1_000.0
+        yield silent.url
+
+
+@pytest.fixture
+def url(free_port: int) -> str:
+    """The URL of a server that is not there yet."""
+    return f"nats://127.0.0.1:{free_port}"
+
+
+@contextmanager
+def takes(least: float, most: float = PATIENCE) -> Iterator[None]:
+    """What is done within takes so many seconds."""
+    start = time.monotonic()
+    yield
+    assert least <= time.monotonic() - start < most
+
+
+def at_once() -> Any:
+    """What is done within does not wait for a connection."""
+    return takes(0, PATIENCE / 4)
+
+
+# -- in the background
+
+
+@pytest.mark.fault
+class TestInTheBackground:
+    @pytest.fixture
+    def bus(self, make_bus: MakeBus, away: str) -> Iterator[NATSEventBus]:
+        bus = make_bus(away, connect="background", connect_timeout=PATIENCE)
+        yield bus
+        bus.close(timeout=0)
+
+    def test_publishing_and_with_wait_for_nothing(self, make_bus: MakeBus, away: str) -> None:
+        bus = make_bus(away, connect="background", connect_timeout=PATIENCE)
+        with at_once():
+            with bus:
+                for n in range(3):
+                    bus.publish("n", make_event(n))
+                bus.publish_many("n", [make_event(3), make_event(4)])
+                assert not bus.is_connected
+                assert bus.metrics().outbox_events == 5
+                report = bus.close(timeout=SHORT)
+            assert report.unsent == 5
+
+    def test_what_is_published_goes_when_there_is_a_server(self, make_bus: MakeBus, url: str, free_port: int) -> None:
+        bus = make_bus(url, connect="background")
+        with at_once():
+            bus.publish("n", make_event(1))
+        with NatsServer(port=free_port):
+            bus.flush(PATIENCE)
+            assert bus.metrics().confirmed == 1
+            bus.close()
+
+    def test_the_outbox_is_the_bound(self, make_bus: MakeBus, away: str) -> None:
+        bus = make_bus(away, connect="background", connect_timeout=PATIENCE, outbox_events=1, publish_timeout=SHORT)
+        bus.publish("n", make_event())
+        with takes(SHORT), pytest.raises(PublishTimeoutError, match="not connected to"):
+            bus.publish("n", make_event())
+        bus.close(timeout=0)
+
+    def test_who_wants_an_error_gets_it(self, make_bus: MakeBus, away: str) -> None:
+        bus = make_bus(away, connect="background", connect_timeout=PATIENCE, on_disconnect="raise")
+        with at_once(), pytest.raises(DisconnectedError, match="nothing was published: not connected to"):
+            bus.publish("n", make_event())
+        bus.close()
+
+    def test_what_needs_the_server_waits_its_own_time(self, bus: NATSEventBus) -> None:
+        bus.publish("n", make_event())
+        with takes(SHORT), pytest.raises(DeadlineExceededError, match=r"within .*not connected to"):
+            bus.subscribe("n", timeout=SHORT)
+        with takes(SHORT), pytest.raises(DeadlineExceededError, match=r"1 event not confirmed.*not connected to"):
+            bus.flush(timeout=SHORT)
+        with takes(SHORT):
+            assert not bus.wait_connected(SHORT)
+
+    def test_a_start_waits_for_the_first_attempt(self, make_bus: MakeBus, away: str) -> None:
+        bus = make_bus(away, connect="background", connect_timeout=SHORT)
+        bus.publish("n", make_event())
+        with takes(SHORT * 0.9), pytest.raises(ConnectError, match="not connected to"):
+            bus.start()
+        with at_once():
+            bus.start()
+        bus.close(timeout=0)
+
+    def test_a_subscription_is_confirmed_when_there_is_a_server(
+        self, make_bus: MakeBus, url: str, free_port: int
+    ) -> None:
+        with NatsServer(port=free_port), make_bus(url, connect="background") as bus:
+            with bus.subscribe("n", timeout=PATIENCE) as events:
+                make_bus(url).publish("n", make_event(1))
+                assert numbers([events.get(timeout=PATIENCE)]) == [1]
+            bus.close()
+
+    def test_a_bus_that_keeps_a_store_waits_for_nothing(self, make_bus: MakeBus, away: str) -> None:
+        options: dict[str, Any] = {"store": InMemoryEventStore(), "namespace": "n"}
+        with at_once(), make_bus(away, connect="background", connect_timeout=PATIENCE, **options) as bus:
+            bus.publish("m", make_event())
+            bus.close(timeout=0)
+
+    def test_a_connection_may_be_shared(self, away: str) -> None:
+        connection = Connection(away, connect="background", connect_timeout=PATIENCE)
+        with at_once(), connection, NATSEventBus(connection) as bus:
+            bus.publish("n", make_event())
+            connection.close(timeout=0)
+
+    def test_a_store_waits_its_own_time(self, make_store: MakeStore, away: str) -> None:
+        store = make_store(away, connect="background", connect_timeout=PATIENCE)
+        for _ in range(2):
+            with takes(SHORT), pytest.raises(ConnectError, match="not connected to"):
+                store.save_events([make_event(actor_id="a", version=1)], timeout=SHORT)
+            with takes(SHORT), pytest.raises(ConnectError, match="not connected to"):
+                store.get_events("a", timeout=SHORT)
+
+    def test_a_store_that_waits_gets_its_answer(self, make_store: MakeStore, url: str, free_port: int) -> None:
+        store = make_store(url, connect="background", connect_timeout=0.1)
+        with pytest.raises(ConnectError):
+            store.get_events("a", timeout=SHORT)
+        with NatsServer(port=free_port):
+            store.save_events([make_event(actor_id="a", version=1)], timeout=PATIENCE)
+            store.close()
+
+    def test_a_refused_user_is_told_when_he_asks(self, make_bus: MakeBus) -> None:
+        with NatsServer(config='authorization: {user: "u", password: "p"}') as server:
+            bus = make_bus(server.url, connect="background", connect_timeout=PATIENCE, user="u", password="wrong")
+            bus.publish("n", make_event())
+            with at_once(), pytest.raises(ConnectError, match="refuses these credentials"):
+                bus.start()
+            bus.close(timeout=0)
+
+
+def test_an_option_that_is_none() -> None:
+    with pytest.raises(InvalidOptionError, match="connect must be one of 'wait', 'background', not 'later'"):
+        NATSEventBus(connect="later")  # type: ignore[arg-type]
+
+
+# -- awaited
+
+
+@pytest.mark.fault
+class TestAwaited:
+    def test_the_first_use_waits_and_no_other_does(self, make_bus: MakeBus, away: str) -> None:
+        bus = make_bus(away, connect_timeout=SHORT)
+        with takes(SHORT * 0.9), pytest.raises(ConnectError, match="not connected to"):
+            bus.publish("n", make_event())
+        with at_once():
+            bus.publish("n", make_event())
+        with takes(SHORT), pytest.raises(DeadlineExceededError, match="not connected to"):
+            bus.subscribe("n", timeout=SHORT)
+        bus.close(timeout=0)
+
+    @pytest.mark.parametrize("connect_timeout", [SHORT / 2, PATIENCE])
+    def test_a_store_says_the_same_the_first_and_the_second_time(
+        self, make_store: MakeStore, away: str, connect_timeout: float
+    ) -> None:
+        store = make_store(away, connect_timeout=connect_timeout)
+
+        def fails(work: Callable[..., object]) -> tuple[type[AetherError], str]:
+            with takes(0, SHORT + UNIT), pytest.raises(AetherError) as caught:
+                work(timeout=SHORT)
+            return type(caught.value), str(caught.value)
+
+        works: list[Callable[..., object]] = [
+            lambda timeout: store.save_events([make_event(actor_id="a", version=1)], timeout=timeout),
+            lambda timeout: store.get_events("a", timeout=timeout),
+            lambda timeout: store.start(timeout),
+            lambda timeout: store.get_latest_version("a", timeout=timeout),
+        ]
+        seen = {fails(work) for work in works * 2}
+        ((kind, text),) = seen
+        assert kind is ConnectError
+        assert "not connected to" in text
+        assert "nothing listens there" in text or "no answer" in text
+
+    def test_a_store_waits_for_a_server_that_comes(self, make_store: MakeStore, url: str, free_port: int) -> None:
+        store = make_store(url, connect_timeout=0.1)
+        with pytest.raises(ConnectError):
+            store.get_events("a")
+        with NatsServer(port=free_port):
+            assert store.get_events("a", timeout=PATIENCE) == []
+            store.close()
+
+    def test_a_close_releases_who_waits(self, make_store: MakeStore, away: str) -> None:
+        store = make_store(away, connect_timeout=0.1)
+        errors: list[Exception] = []
+
+        def read() -> None:
+            try:
+                store.get_events("a", timeout=PATIENCE)
+            except AetherError as error:
+                errors.append(error)
+
+        read()  # the first attempt
+        waiting = Thread(target=read)
+        waiting.start()
+        eventually(lambda: store.connection._engine and store.connection._engine.link.changed, "a thread that waits")
+        with at_once():
+            store.connection.close()
+            waiting.join(PATIENCE)
+        assert [type(error) for error in errors] == [ConnectError, BusClosedError]
