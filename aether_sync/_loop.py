@@ -30,6 +30,7 @@ _ADVICE = "The next call tries again; if that is in vain, raise the limit (ulimi
 
 _this_thread = threading.local()
 _MADE_WITHIN = 5.0  # seconds; it takes a thousandth of one
+_TURNS_TO_CLOSE = 5
 _FILES = 6  # more than a loop opens; if they lack amid that, half a loop is left behind
 _numbers = count(1)  # so that a stack dump tells two loops apart
 _green_loops: Living[BaseLoop] = Living()
@@ -333,6 +334,8 @@ class LoopThread(Heir):
                 self._cancel_tasks()
             with suppress(RuntimeError):
                 self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            with suppress(RuntimeError):
+                self._loop.run_until_complete(_some_turns())
             asyncio.set_event_loop(None)
             self._ident = None
             loop_threads.discard(threading.get_ident())
@@ -373,6 +376,12 @@ class LoopThread(Heir):
         ended = getattr(self, "_ended", None)
         if ended is not None and not ended.done and not self._loop.is_running():  # made, and never run
             self._loop.close()
+
+
+async def _some_turns() -> None:
+    """Let transports that were told to close do so: each takes a turn of the loop or two."""
+    for _ in range(_TURNS_TO_CLOSE):
+        await asyncio.sleep(0)
 
 
 def _described(context: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from itertools import count
 from typing import Any
 
 import nats
@@ -16,6 +17,7 @@ from .faces import PATIENCE
 
 __all__ = ["bare", "checked", "connected", "follow", "load", "made", "pipelined"]
 
+_ATTEMPTS = 3  # at filling a stock
 _WINDOW = 1_000  # events on their way, when a stream is filled
 
 Append = Callable[[WireEvent], Awaitable[object]]
@@ -55,12 +57,25 @@ def made(job: Job, place: str, stock: Stock | None) -> Iterator[str]:
     Yields the URL of its leader, so that no contender has a longer way to it than another.
     """
     if stock is not None:
-        url = asyncio.run(_lead(job, place, stock.name))
-        stocked(job, place, stock, lambda: asyncio.run(_fill(url, job, stock)))
-        yield url
+        stocked(job, place, stock, lambda: _make_stock(job, place, stock))
+        yield asyncio.run(_lead(job, place, stock.name))
         return
     yield asyncio.run(_lead(job, place, job.prefix))
-    asyncio.run(_remove(job, place))
+    asyncio.run(_remove(job, place, job.prefix))
+
+
+def _make_stock(job: Job, place: str, stock: Stock) -> None:
+    """Fill a stream; once more where a leader went meanwhile, as on a busy machine, and took some with it."""
+    for attempt in count(1):
+        url = asyncio.run(_lead(job, place, stock.name))
+        try:
+            asyncio.run(_fill(url, job, stock))
+        except (RuntimeError, nats.errors.Error):
+            if attempt == _ATTEMPTS:
+                raise
+            asyncio.run(_remove(job, place, stock.name))
+        else:
+            return
 
 
 async def _lead(job: Job, place: str, stream: str) -> str:
@@ -85,9 +100,9 @@ async def _lead(job: Job, place: str, stream: str) -> str:
     return servers[leader or next(iter(servers))]
 
 
-async def _remove(job: Job, place: str) -> None:
+async def _remove(job: Job, place: str, stream: str) -> None:
     async with connected(next(iter(job.stores.streams[place].values()))) as js:
-        await js.delete_stream(job.prefix)
+        await js.delete_stream(stream)
 
 
 async def _fill(url: str, job: Job, stock: Stock) -> None:
