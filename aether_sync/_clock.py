@@ -26,7 +26,11 @@ else:  # the plain classes, also if this is imported while others stand for them
 _EPOCH = Datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def now() -> Datetime:
-    """Return the time in UTC, as a plain datetime."""
+def now(plain: type[Datetime] = Datetime) -> Datetime:
+    """Return the time in UTC, as a plain datetime.
+
+    Args:
+        plain: The plain class, as an argument, which no test replaces.
+    """
     moment = datetime.now(UTC)
-    return moment if type(moment) is type(_EPOCH) else _EPOCH + (moment - _EPOCH)
+    return moment if type(moment) is plain else _EPOCH + (moment - _EPOCH)

@@ -180,8 +180,16 @@ class EventQueue(janus.Queue[Any]):
             if mine:
                 if self._late:
                     self._put_late()
-                fits = self._put_one(events[0], sizes[0]) if len(events) == 1 else self._put_all(events, sizes)
-                dropped = 0 if fits else self._put_tight(events, sizes)
+                pending = len(self._events)
+                if len(events) == 1 and pending < self.limit and self._bytes + sizes[0] <= self._ceiling:
+                    self._offered += 1  # as _append() does: by far the most frequent, and so without that call
+                    self._events.append(events[0])
+                    self._bytes += sizes[0]
+                    self._sizes.append(sizes[0])
+                    if pending >= self._high_water:
+                        self._high_water = pending + 1
+                elif not self._put_all(events, sizes):
+                    dropped = self._put_tight(events, sizes)
                 if self._parked:
                     self._getters.wake(len(events))
         except BaseException:
@@ -268,20 +276,24 @@ class EventQueue(janus.Queue[Any]):
         self._missed.append(1)
 
     def _put_one(self, event: Event, size: int) -> bool:
-        """Put it, if it fits.
+        """Put it, if it fits."""
+        if not self._has_room(1, size):
+            return False
+        self._append(event, size)
+        return True
+
+    def _append(self, event: Event, size: int) -> None:
+        """Put it.
 
         The event comes first: should an exception cut this off, sizes still count from the end.
         """
         pending = len(self._events)
-        if (pending >= self.limit or self._bytes + size > self._ceiling) and not self._fits(1, size):
-            return False
         self._offered += 1
         self._events.append(event)
         self._bytes += size
         self._sizes.append(size)
         if pending >= self._high_water:
             self._high_water = pending + 1
-        return True
 
     def _put_all(self, events: Sequence[Event], sizes: Sequence[int]) -> bool:
         """Put all of them, if they fit."""

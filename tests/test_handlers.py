@@ -210,8 +210,8 @@ def test_a_close_sends_what_its_publisher_was_kept_from_announcing(make_bus: Mak
 @pytest.mark.parametrize(
     ("function", "line"),
     [
-        (EventQueue._put_one, "self._offered += 1"),
-        (EventQueue._put_one, "self._sizes.append"),
+        (EventQueue.offer, "self._offered += 1"),
+        (EventQueue.offer, "self._sizes.append"),
         (EventQueue.stats, "counted = "),
         (Shortcut.carry, "written = map("),
         (Shortcut.carry, "rest = self._rest()"),
