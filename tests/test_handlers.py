@@ -223,12 +223,14 @@ def test_who_publishes_waits_for_no_other_publisher(
     monkeypatch.setattr("aether_sync._nats.shortcut._ALONE", 0.0)
     bus, there = make_bus(), make_bus()
     with bus.subscribe("n") as here, there.subscribe("n") as remote:
+        bus.publish("n", make_event(0))
+        assert numbers([here.get(timeout=PATIENCE), remote.get(timeout=PATIENCE)]) == [0, 0]
         with before(function, line, lambda: run_threads(lambda: bus.publish("n", make_event(2)))):
             bus.publish("n", make_event(1))
             here.stats()
         assert sorted(numbers([here.get(timeout=PATIENCE) for _ in range(2)])) == [1, 2]
         assert sorted(numbers([remote.get(timeout=PATIENCE) for _ in range(2)])) == [1, 2]
-        assert (here.stats().offered, here.stats().delivered) == (2, 2)
+        assert (here.stats().offered, here.stats().delivered) == (3, 3)
 
 
 @pytest.mark.parametrize("function", [Index.add, Index.remove])
