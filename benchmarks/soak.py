@@ -1,13 +1,14 @@
 """An hour of traffic in minutes, through a server that fails now and then: ``python -m benchmarks.soak``.
 
-Two nodes, each a process, publish from several threads, in rounds. In every second round the server is restarted,
-killed or paused while they do. Each node reads what it published itself from a second bus on the connection it
-publishes by (*near*), all that both nodes publish from a bus with a connection of its own (*far*, by two patterns that
-overlap), and the same once more into a queue that is too small and that nobody reads (*small*). At the end of each
-round all is quiet, and the counts are taken:
+Two nodes, each a process, publish from several threads, in rounds, over a link that can be hurt. In every second round
+the server is restarted, killed or paused while they do, or the link is slow, or flaps. Each node reads what it
+published itself from a second bus on the connection it publishes by (*near*), all that both nodes publish from a bus
+with a connection of its own (*far*, by two patterns that overlap), and the same once more into a queue that is too
+small and that nobody reads (*small*). At the end of each round all is quiet, and the counts are taken:
 
 - near has every event but the uncertain ones: what a server confirmed has come back on the same connection before;
-- far has every event of a round without a fault (what is published before it is connected again is not for it);
+- far has every event of a round in which its connection does not break (what is published before it is connected again
+  is not for it); a slow link breaks none;
 - none has an event twice, or out of order but for uncertain ones; what was offered to small was dropped or is pending;
 - memory, threads and open files of all processes are the same from the end of the warm-up to the end.
 
@@ -38,6 +39,7 @@ from aether_sync import (
     NatsServer,
     Subscription,
 )
+from tests.proxy import Proxy
 
 NODES = 2
 PUBLISHERS = 2  # threads of a node
@@ -45,13 +47,14 @@ BATCH = 500
 BACKLOG = 20_000  # events that a node may be behind before it publishes more slowly: memory is to be compared
 PATIENCE = 120.0  # seconds
 PING_INTERVAL = 1.0  # so a frozen server is left after two
-WARM_UP = 0.25  # of the rounds: each fault has come once
+SLOW = 300_000  # bytes a second, each way: a hundredth of what is published
+WARM_UP = 0.3  # of the rounds: each fault has come once
 FLAT = (
     0.1  # of a process's memory: what it may grow by from the end of the warm-up to the end (its queues fill unevenly)
 )
 
 Report = dict[str, Any]
-Fault = Callable[[NatsServer], None]
+Fault = Callable[[NatsServer, Proxy], None]
 
 
 # -- a node
@@ -221,31 +224,45 @@ def _growth(before: tracemalloc.Snapshot) -> list[str]:
 # -- the faults
 
 
-def _restart(server: NatsServer) -> None:
+def _restart(server: NatsServer, _: Proxy) -> None:
     server.restart()
 
 
-def _kill(server: NatsServer) -> None:
+def _kill(server: NatsServer, _: Proxy) -> None:
     server.kill()
     sleep(0.5)
     server.start()
 
 
-def _pause_shortly(server: NatsServer) -> None:
+def _pause_shortly(server: NatsServer, _: Proxy) -> None:
     """Shorter than a node waits: nothing is lost."""
     server.pause()
     sleep(PING_INTERVAL / 2)
     server.resume()
 
 
-def _pause(server: NatsServer) -> None:
+def _pause(server: NatsServer, _: Proxy) -> None:
     """Longer than a node waits."""
     server.pause()
     sleep(PING_INTERVAL * 3)
     server.resume()
 
 
-FAULTS: Sequence[Fault] = (_restart, _kill, _pause_shortly, _pause)
+def _slow(_: NatsServer, link: Proxy) -> None:
+    """Megabytes wait for seconds, longer than a node waits for an answer: nothing is lost."""
+    link.throttle(SLOW)
+    sleep(PING_INTERVAL * 4)
+    link.restore()
+
+
+def _flap(_: NatsServer, link: Proxy) -> None:
+    """Break the link as soon as it is there again."""
+    for _turn in range(6):
+        link.drop()
+        sleep(0.4)
+
+
+FAULTS: Sequence[Fault] = (_restart, _kill, _pause_shortly, _pause, _slow, _flap)
 
 
 # -- the driver
@@ -312,8 +329,11 @@ def workers(url: str, trace: bool) -> Iterator[list[Worker]]:
 class Soak:
     """The rounds, and what was found wrong in them."""
 
-    def __init__(self, server: NatsServer, nodes: list[Worker], events: int, rounds: int, is_traced: bool) -> None:
+    def __init__(
+        self, server: NatsServer, link: Proxy, nodes: list[Worker], events: int, rounds: int, is_traced: bool
+    ) -> None:
         self._server = server
+        self._link = link
         self._is_traced = is_traced  # which takes memory itself
         self._nodes = nodes
         self._share = max(1, events // rounds // NODES)
@@ -352,10 +372,10 @@ class Soak:
             node.tell("publish", events=self._share)
         if fault is not None:
             sleep(0.5)
-            fault(self._server)
+            fault(self._server, self._link)
         for node in self._nodes:
             node.answer()
-        reports = self._settled(fault is None)
+        reports = self._settled(fault in (None, _slow))
         for number, report in enumerate(reports):
             self._check(number, report, sum(one["published"] for one in reports), fault)
         return reports
@@ -379,7 +399,7 @@ class Soak:
 
     def _check(self, number: int, report: Report, total: int, fault: Fault | None) -> None:
         published, uncertain = report["published"], report["uncertain"]
-        if fault is not None:
+        if fault not in (None, _slow):
             self._missed[number] = total - report["far"]
         for holds, what in (
             (report["accepted"] == published, "accepted is not what was published"),
@@ -447,9 +467,10 @@ def main() -> None:
     started = monotonic()
     with (
         NatsServer(jetstream=False, config="max_pending: 1GB") as server,
-        workers(server.url, options.tracemalloc) as nodes,
+        Proxy(server.port) as link,
+        workers(link.url, options.tracemalloc) as nodes,
     ):
-        soak = Soak(server, nodes, options.events, options.rounds, options.tracemalloc)
+        soak = Soak(server, link, nodes, options.events, options.rounds, options.tracemalloc)
         reports = soak.run()
     took = monotonic() - started
     published, uncertain, near, far, late, reconnects = (
