@@ -156,15 +156,20 @@ class Reporter:
             self._start()
 
     def _start(self) -> None:
+        """Start the thread; one too many, after an interrupt, does no harm."""
         with suppress(IndexError):  # another does it
             self._to_start.pop()
-            thread = make_thread(self._run, name=f"aether-log-{next(_numbers)}")
+            is_started = False
             try:
+                thread = make_thread(self._run, name=f"aether-log-{next(_numbers)}")
                 start(thread)
-            except NoThreadError:  # the next message brings another try; if there is none, close() logs
-                self._to_start.append(True)
-            else:
+                is_started = True
                 self._thread = thread
+            except NoThreadError:  # the next message brings another try; if there is none, close() logs
+                pass
+            finally:
+                if not is_started:
+                    self._to_start.append(True)
 
     def _run(self) -> None:
         outer = getattr(_own, "logs", False)

@@ -44,7 +44,7 @@ STRIDE = int(os.environ.get("AETHER_TEST_STRIDE", "7"))
 
 #: Lines before which no signal comes: CPython looks for signals after calls, and nothing is called just before these.
 #: (A ``with`` is come by once more at its end.)
-_NO_PLACE = re.compile(r".*\.release\(\)|if mine:|try:|with .*lock:")
+_NO_PLACE = re.compile(r".*\.release\(\)|if mine:|try:|with .*lock:|_own\.logs = outer")
 
 #: What a call may raise over which its bus or store was closed.
 _ENDED = (BusClosedError, SubscriptionClosedError, StoreClosedError, UnknownOutcomeError)
