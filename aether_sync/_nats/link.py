@@ -204,7 +204,11 @@ class Link:
         async def attempt() -> None:
             await asyncio.sleep(wire.server.rest())
             wire.server.tried = monotonic()
-            await wire.open(self._options)
+            try:
+                await wire.open(self._options)
+            except BaseException:
+                wire.abandon(_CLOSED)  # once more: asyncio may have swallowed a cancellation, and gone on to connect
+                raise
 
         def ended(task: "asyncio.Task[None]") -> None:
             self._tasks.discard(task)
