@@ -28,7 +28,7 @@ from .._clock import monotonic
 from .._deadline import Deadline
 from .._outbox import Outbox
 from .._reporter import Kind, Reporter
-from .._waiting import Parking, Reply
+from .._waiting import Living, Parking, Reply
 from ..errors import BusClosedError, ConnectError, DeadlineExceededError
 from .lines import TOO_LONG, Lines
 from .options import ConnectOptions
@@ -95,6 +95,7 @@ class Link:
         self._login = options.login()
         self._refusals = 0  # in a row
         self._wire: Wire | None = None  # the connection there is, or was last
+        self._wires: Living[Wire] = Living()  # that, and the attempts: a forked child lets go of their files
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- read by any thread
@@ -191,7 +192,7 @@ class Link:
                 attempt.cancel()
 
     def _new_wire(self, server: Server) -> Wire:
-        return Wire(
+        wire = Wire(
             server,
             self._login,
             self._reporter,
@@ -199,6 +200,8 @@ class Link:
             unreadable=self.subscriber.unreadable,
             informed=self._informed,
         )
+        self._wires.add(wire)
+        return wire
 
     def _begin_attempt(self, wire: Wire) -> "asyncio.Task[None]":
         async def attempt() -> None:
@@ -377,8 +380,8 @@ class Link:
         self.pump.release(error)
         self.requests.close(error)
         self._enter(LinkState.CLOSED)
-        if self._wire is not None:
-            self._wire.disown()
+        for wire in self._wires:
+            wire.disown()
 
     def forsake(self) -> None:
         """Flush once, then end, with the loop: nobody is left to close this link."""

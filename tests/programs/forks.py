@@ -170,9 +170,10 @@ def what_a_child_keeps(url: str, prefix: str, how: str) -> None:
     engine = bus.connection._engine
 
     def known() -> set[int]:  # a loop does not know a socket at the very moment when it is made
-        wire = engine.link._wire
-        shortcut = -1 if wire is None or wire.shortcut is None else wire.shortcut.file
-        return {*(file.number for file in engine.loop._loop.files()), shortcut}
+        wires = list(engine.link._wires)
+        others = {wire.shortcut.file for wire in wires if wire.shortcut is not None}
+        others |= {ear.number for wire in wires if (ear := wire._ear) is not None}
+        return {*(file.number for file in engine.loop._loop.files()), *others}
 
     while len(found := connections_and_polls() - own) < 2 or not found <= known():
         time.sleep(0.002)
