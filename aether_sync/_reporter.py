@@ -30,6 +30,7 @@ logger = logging.getLogger("aether_sync")
 _QUEUED_AT_MOST = 1_000  # messages; a handler that blocks for ever costs no more memory than that
 _BURSTS_KNOWN = 1_000
 _BURST_ENDS_AFTER = 5.0  # seconds of quiet; what comes then is logged again
+_BURST_AGAIN = 60.0  # seconds; of what goes on and on there is a record now and then, with its count
 
 
 class Kind(StrEnum):
@@ -67,18 +68,20 @@ class Details(TypedDict, total=False):
 
 
 class Burst:
-    """Things of one kind that come close together, of which the first is worth a log record."""
+    """Things of one kind that come close together: the first is worth a log record, and while they last one a minute."""
 
-    __slots__ = ("_last",)
+    __slots__ = ("_last", "_opened")
 
     def __init__(self) -> None:
-        self._last = float("-inf")
+        self._last = self._opened = float("-inf")
 
     def opens(self) -> bool:
-        """Note one more; True if it is the first after a quiet time."""
+        """Note one more; True if it is the first after a quiet time, or after a minute of them."""
         now = monotonic()
-        opens = now - self._last > _BURST_ENDS_AFTER
+        opens = now - self._last > _BURST_ENDS_AFTER or now - self._opened > _BURST_AGAIN
         self._last = now
+        if opens:
+            self._opened = now
         return opens
 
 

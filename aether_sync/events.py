@@ -52,8 +52,9 @@ def _new_id() -> str:
 class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     """An immutable fact about an actor. Keyword arguments only; ``event_type`` and ``actor_id`` must be given.
 
-    ``data`` and ``metadata`` are read-only: a received event is shared by all subscribers of its process. Data is not
-    copied, but encoded by ``publish()``; until then it is the maker's own. A subscriber gets what came off the wire:
+    ``data`` and ``metadata`` are not to be changed, though nothing prevents it: a received event is shared by all
+    subscribers of its process. Data is not copied, but encoded by ``publish()``; until then it is the maker's own. A
+    subscriber gets what came off the wire:
 
     ====================================================  =============================================================
     data may hold                                         and arrives as

@@ -26,7 +26,7 @@ from aether_sync import (
     NatsServer,
     flush_logs,
 )
-from aether_sync._reporter import Kind, Reporter, logger
+from aether_sync._reporter import Burst, Kind, Reporter, logger
 from aether_sync._routing import Targets
 
 from .conftest import PATIENCE, UNIT, eventually, make_event, run_threads
@@ -444,3 +444,16 @@ def test_nobody_else_logs() -> None:
 def test_the_readme_has_every_kind() -> None:
     section = README.partition("\n## Logging\n")[2].partition("\n## ")[0]
     assert sorted(re.findall(r"^\| `(\w+)`", section, re.M)) == sorted(Kind)
+
+
+def test_what_goes_on_and_on_is_logged_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_000.0
+    monkeypatch.setattr("aether_sync._reporter.monotonic", lambda: now)
+    burst, logged = Burst(), []
+    for _ in range(1_300):
+        if burst.opens():
+            logged.append(now - 1_000.0)
+        now += 0.1
+    assert logged == [0.0, pytest.approx(60.1), pytest.approx(120.2)]
+    now += 5.1
+    assert burst.opens(), "the first after a quiet time"
