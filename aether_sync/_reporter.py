@@ -68,7 +68,7 @@ class Details(TypedDict, total=False):
 
 
 class Burst:
-    """Things of one kind that come close together: the first is worth a log record, and while they last one a minute."""
+    """Things of one kind that come close together: the first is worth a log record, and then one a minute."""
 
     __slots__ = ("_last", "_opened")
 
