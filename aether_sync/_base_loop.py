@@ -37,6 +37,9 @@ class BaseLoop(asyncio.AbstractEventLoop):
         self.set_debug(False)  # also under -X dev: it would log on this thread, and is for who writes coroutines
         self._asked: dict[tuple[Any, ...], asyncio.Future[Any]] = {}
         self._sockets = OwnSockets()
+        self._addresses: dict[
+            tuple[str | None, int], tuple[int, int]
+        ] = {}  # by host and port: how many, and whose turn
         self._nobodys = Context()  # what a caller has in its own would live as long as the task that it begins
         self._made_in = os.getpid()
 
@@ -131,10 +134,20 @@ class BaseLoop(asyncio.AbstractEventLoop):
     async def create_connection(  # type: ignore[override]
         self, protocol_factory: Callable[[], Any], host: str, port: int, **options: Any
     ) -> Any:
-        """Connect to a host, at whichever of its addresses answers first."""
+        """Connect to a host, at whichever of its addresses takes a connection first.
+
+        Each time it begins with the next one: that one takes a connection does not mean that anything comes of it.
+        """
         addresses = await self.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        sock = await self._first_of(addresses)
+        _, turn = self._addresses.get((host, port), (1, 0))
+        self._addresses[host, port] = len(addresses), turn + 1
+        turn %= len(addresses) or 1
+        sock = await self._first_of([*addresses[turn:], *addresses[:turn]])
         return await super().create_connection(protocol_factory, sock=sock, **options)
+
+    def count_addresses(self, host: str | None, port: int) -> int:
+        """How many addresses a host had when it was last connected to; 1 if it never was."""
+        return self._addresses.get((host, port), (1, 0))[0]
 
     async def _first_of(self, addresses: Iterable[Any]) -> socket.socket:
         """Try addresses in their order, each while those before it are tried still, but a bit later."""

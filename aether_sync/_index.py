@@ -106,12 +106,12 @@ class Index(Generic[T]):
 
     def everyone(self) -> list[T]:
         """Return all holders, in the order of coming. Needs no guard."""
-        places = {holder: place for holder, (place, _) in list(self._all.items())}
+        places = {holder: place for holder, (place, _) in self._all.copy().items()}
         return sorted(places, key=places.__getitem__)
 
     def _grow(self) -> None:
         state, tree = self.state, Tree[T]()
-        for holder, (place, patterns) in list(self._all.items()):
+        for holder, (place, patterns) in self._all.copy().items():
             for pattern in patterns:
                 tree.add(pattern, holder, place)
         tree.state = state

@@ -88,14 +88,22 @@ class Outbox:
 
     # -- publishing threads
 
-    def put(self, frames: Sequence[bytes], size: int, largest: int, timeout: float | None) -> None:
+    def put(
+        self,
+        frames: Sequence[bytes],
+        size: int,
+        largest: int,
+        timeout: float | None,
+        make: Callable[[], Sequence[bytes]] | None = None,
+    ) -> None:
         """Accept all these frames, or none.
 
         Args:
-            frames: ``PUB`` commands, in order.
+            frames: ``PUB`` commands, in order; or as many of anything, of which they are made.
             size: Bytes of all of them.
             largest: Bytes of the largest payload among them.
             timeout: Seconds to wait for room.
+            make: Makes the frames, once there is room: so that what numbers them does so in the order of their leaving.
 
         Raises:
             PublishTimeoutError: There was no room in time.
@@ -106,6 +114,8 @@ class Outbox:
             self._await_room(count, size, Deadline(timeout))
         if self._closed:
             raise BusClosedError(_CLOSED)
+        if make is not None:
+            frames = make()
         shortcut = self.shortcut
         if shortcut is not None and count == 1 and not (self._parcels or self._held_events) and shortcut(frames[0]):
             return

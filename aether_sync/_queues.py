@@ -176,7 +176,8 @@ class EventQueue(janus.Queue[Any]):
         try:
             (mine,) = map(turn.acquire, NOW)  # taken and noted in one step
             if self.is_shut:
-                return 0
+                owed, self._owed = self._owed, 0
+                return owed
             if mine:
                 if self._late:
                     self._put_late()
@@ -189,7 +190,7 @@ class EventQueue(janus.Queue[Any]):
                     if pending >= self._high_water:
                         self._high_water = pending + 1
                 elif not self._put_all(events, sizes):
-                    dropped = self._put_tight(events, sizes)
+                    dropped += self._put_tight(events, sizes)
                 if self._parked:
                     self._getters.wake(len(events))
         except BaseException:
@@ -203,8 +204,7 @@ class EventQueue(janus.Queue[Any]):
         if self._late:
             self._settle()
         if self._owed:
-            owed, self._owed = self._owed, 0
-            dropped += owed
+            dropped, self._owed = dropped + self._owed, 0
         return dropped
 
     def offer_if_room(self, event: Event, size: int) -> bool:
@@ -251,14 +251,14 @@ class EventQueue(janus.Queue[Any]):
     # -- with the turn
 
     def _put_late(self) -> None:
-        """Put what was offered while another had the turn."""
+        """Put what was offered while another had the turn. Of what is dropped the next offer tells."""
         late = self._late
         while late:
             events, sizes = late[0]
             size = sum(sizes)
             if self._discards:
                 del late[0]
-                self._owed += self._refuse("discarded", len(events))
+                self._refuse("discarded", len(events))
             elif self._has_room(len(events), size):
                 self._offered += len(events)
                 # Taken off and put in one step: who is interrupted has done both, or neither.

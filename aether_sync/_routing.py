@@ -283,7 +283,7 @@ class Targets:
 
     def __init__(self, frame_of: Callable[[str], Frame | None]) -> None:
         self._frame_of = frame_of
-        self._lock = guard()  # guards the fields below; routes are read without it
+        self.lock = guard()  # guards the fields below; routes are read without it
         self._index: Index[Target] = Index()
         self._routes: dict[str, Route] = {}
         self._groups: dict[str, set[Target]] = {}  # by name
@@ -291,7 +291,7 @@ class Targets:
 
     def add(self, target: Target) -> None:
         """Let a target have the events published from now on."""
-        with self._lock:
+        with self.lock:
             self._index.add(target, target.subject_patterns)
             if target.group is not None:
                 self._groups.setdefault(target.group, set()).add(target)
@@ -299,7 +299,7 @@ class Targets:
 
     def remove(self, target: Target) -> None:
         """Let a target have no more. Idempotent."""
-        with self._lock:
+        with self.lock:
             self._index.remove(target, target.subject_patterns)
             if target.group is not None:
                 members = self._groups.get(target.group, set())
@@ -322,7 +322,7 @@ class Targets:
         namespace = check_namespace(namespace)
         mine = False
         try:
-            (mine,) = map(self._lock.acquire, NOW)  # nobody waits who publishes: see _waiting
+            (mine,) = map(self.lock.acquire, NOW)  # nobody waits who publishes: see _waiting
             if not mine:  # somebody comes or goes just now: then it is computed in the slow way, and not kept
                 return self._compute(namespace, self._index.everyone())
             state = self._index.state
@@ -334,7 +334,7 @@ class Targets:
             return route
         finally:
             if mine:
-                self._lock.release()
+                self.lock.release()
 
     def _compute(self, namespace: str, candidates: Sequence[Target]) -> Route:
         targets: list[Target] = []

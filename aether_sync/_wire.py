@@ -25,6 +25,7 @@ from .errors import DecodingError, EncodingError, InvalidEventError
 from .events import _CHECKED, MAX_VERSION, Event, _metadata, _set
 
 __all__ = [
+    "FIRST_POSITION",
     "POSITION_ENDS",
     "POSITION_MARK",
     "EnvelopeWriter",
@@ -41,7 +42,7 @@ _MINUTE = timedelta(minutes=1)
 _T, _Z = b"TZ"
 _TEMPLATES_KEPT = 4_096  # namespaces; then all are forgotten and built again when needed
 
-_FIRST_POSITION = 10**15  # so that all have 16 digits: they compare as bytes, and are no matter for a payload's size
+FIRST_POSITION = 10**15  # so that all have 16 digits: they compare as bytes, and are no matter for a payload's size
 POSITION_MARK = b'"position":'  #: stands behind the mark of a node that numbers its events, before the number
 POSITION_ENDS = len(POSITION_MARK) + 16  #: bytes of both
 
@@ -349,7 +350,7 @@ class EnvelopeWriter:
 
     def __init__(self, node_id: str) -> None:
         self.own_mark = b'{"node_id":%b,' % _encode(node_id)
-        self.positions = count(_FIRST_POSITION)
+        self.positions = count(FIRST_POSITION)
         self._templates: dict[str, bytes] = {}  # by namespace; two threads may both build one, of equal value
 
     def write(self, namespace: str, encoded_event: bytes) -> bytes:
@@ -369,7 +370,7 @@ class EnvelopeWriter:
 
     def around(self, namespace: str) -> int:
         """Return how many bytes of a payload are not the event."""
-        return len(self.template(namespace) % (_FIRST_POSITION, b""))
+        return len(self.template(namespace) % (FIRST_POSITION, b""))
 
 
 # -- reading

@@ -4,7 +4,6 @@ import uuid
 import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from threading import enumerate as enumerate_threads
 from threading import main_thread
@@ -20,7 +19,7 @@ from ._queues import EventQueue
 from ._reporter import Kind, Reporter
 from ._routing import Frame, Route, Target, Targets, failed, log_drops, make_target
 from ._short import short
-from ._waiting import Living, Once, guard
+from ._waiting import NOW, Living, Once, guard
 from ._wire import encode_and_copy, encode_event
 from .errors import AetherError, BusClosedError, InvalidEventError, InvalidOptionError
 from .events import EVENT_STORED, Event
@@ -193,7 +192,7 @@ class EventBus(Lifetime, Heir):
             BusClosedError: The bus is closed.
         """
         if self._abandoned:
-            self._reap()
+            self._reap_if_free()
         try:
             route = self._targets.route(namespace)
             if type(event) is not Event and not is_of(event, Event):
@@ -242,7 +241,8 @@ class EventBus(Lifetime, Heir):
         Raises:
             As :meth:`publish`.
         """
-        self._reap()
+        if self._abandoned:
+            self._reap_if_free()
         iterator = as_iterator(events)
         if iterator is None:
             raise InvalidEventError(f"publish_many() takes events, not one {type(events).__name__}")
@@ -278,7 +278,9 @@ class EventBus(Lifetime, Heir):
         dropping = route.deliver(copies, sizes, self._targets)
         if dropping:
             log_drops(dropping, self._reporter)
-            self._leave(failed(dropping))
+            for target in failed(dropping):
+                self._abandon(target)
+            self._reap_if_free()
 
     # -- what a bus across nodes does more
 
@@ -360,11 +362,11 @@ class EventBus(Lifetime, Heir):
         """Fields of :class:`Metrics`."""
         with self._lock:
             self._fold_ended()
-            totals = deepcopy(self._ended_totals)
+            totals = self._ended_totals.copy()
             stats = {queue: queue.stats() for queue in self._queues}
             for one in stats.values():
                 totals.add(one)
-            open_ones = [target.stats(stats[target.queue]) for target in list(self._members)]
+            open_ones = [target.stats(stats.get(target.queue)) for target in list(self._members)]
         return {
             **self._counters.snapshot(),
             "delivered": totals.delivered,
@@ -403,8 +405,8 @@ class EventBus(Lifetime, Heir):
             self._refuse_if_closed()
             if is_ending():
                 raise BusClosedError("no subscription any more: this process is about to end")
+            self._queues.add(target.queue)  # first: who measures over this finds it
             self._members.add(target)
-            self._queues.add(target.queue)
             self._fold_ended()
 
     def _leave(self, targets: Sequence[Target], timeout: float = _LAST_EVENTS) -> None:
@@ -417,11 +419,27 @@ class EventBus(Lifetime, Heir):
             target.left = True  # last: whoever is interrupted before leaves again
 
     def _abandon(self, target: Target) -> None:
-        """Note a subscription that was dropped without ``close()``: called by its finalizer, takes no lock."""
+        """Note a subscription that ended by itself; takes no lock, as its finalizer calls this."""
         self._abandoned.append(target)
 
+    def _reap_if_free(self) -> None:
+        """Let go of subscriptions that ended by themselves, or leave it to the next: nobody waits who publishes."""
+        mine = also = False
+        try:
+            (mine,) = map(self._lock.acquire, NOW)
+            try:
+                (also,) = map(self._targets.lock.acquire, NOW)
+                if mine and also:
+                    self._reap()
+            finally:
+                if also:
+                    self._targets.lock.release()
+        finally:
+            if mine:
+                self._lock.release()
+
     def _reap(self) -> None:
-        """Let go of subscriptions that were dropped without ``close()``."""
+        """Let go of subscriptions that ended by themselves: dropped without ``close()``, or failed."""
         while self._abandoned:
             try:
                 target = self._abandoned.popleft()

@@ -164,8 +164,8 @@ class Connection(Lifetime, Heir):
         """Connect, if that was not tried yet; the first use does it too, but for ``connect="background"``.
 
         Raises:
-            ConnectError: No server within ``connect_timeout``. Further attempts go on in the background, and further
-                calls return at once.
+            ConnectError: No server within ``connect_timeout`` of the first use. Further attempts go on in the
+                background, and further calls return at once.
             BusClosedError: The connection is closed.
         """
         if self._engine is None or not self._engine.link.first.done:
@@ -273,6 +273,7 @@ class Connection(Lifetime, Heir):
         timeout: float | None,
         buffer: bool,
         wait: bool = True,
+        make: Callable[[], Sequence[bytes]] | None = None,
     ) -> None:
         """Accept ``PUB`` frames, all of them or none. For a bus.
 
@@ -284,6 +285,7 @@ class Connection(Lifetime, Heir):
             timeout: Seconds to wait for room in the outbox. On a loop thread, of whichever connection, nothing waits.
             buffer: Whether to accept them while disconnected.
             wait: Whether to wait for the first attempt to connect.
+            make: Makes the frames, once there is room; ``frames`` is then what they are made of.
 
         Raises:
             As ``publish()``.
@@ -302,7 +304,7 @@ class Connection(Lifetime, Heir):
         if not buffer and not engine.link.is_connected:
             raise DisconnectedError(f"nothing was published: {engine.link.connect_error()}")
         try:
-            self._outbox.put(frames, size, largest, timeout)
+            self._outbox.put(frames, size, largest, timeout, make)
         except PublishTimeoutError as error:
             if engine.link.is_connected:
                 raise
@@ -528,7 +530,11 @@ class Connection(Lifetime, Heir):
             return CloseReport()
         engine, finalizer = made
         finalizer.detach()
-        return self._closing.run(lambda: engine.close(deadline, name), deadline, CloseReport(timed_out=True))
+        try:
+            return self._closing.run(lambda: engine.close(deadline, name), deadline, CloseReport(timed_out=True))
+        except BaseException:  # a signal handler's: nobody may come back for this
+            _go_on_without(engine)
+            raise
 
     @property
     def summary(self) -> str:
@@ -572,10 +578,15 @@ def _close_all() -> None:
 def _forsake(engine: Engine, name: str) -> None:
     if engine.closed:  # an interrupt came before it was known to the connection, which was closed without it
         return
+    _go_on_without(engine)
+    warn_unclosed(name, None)
+
+
+def _go_on_without(engine: Engine) -> None:
+    """Let it flush once and end, in the background; at exit that is waited for."""
     engine.forsake()
     if engine.loop.was_started:
         _forsaken[:] = [one for one in _forsaken if not one.loop.has_ended] + [engine]
-    warn_unclosed(name, None)
 
 
 def _servers(url: str | Sequence[str] | None) -> tuple[str, ...]:

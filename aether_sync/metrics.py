@@ -4,10 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
-from threading import RLock
 from typing import Any
-
-from ._waiting import guard
 
 __all__ = ["OTHER_NAMESPACES", "Counters", "Metrics", "QueueStats", "SubscriptionStats", "Tally", "Totals"]
 
@@ -87,6 +84,10 @@ class Totals:
         self.pending = pending
         self.dropped = Counter(dropped)
 
+    def copy(self) -> "Totals":
+        """Return others with the same sums."""
+        return Totals(self.delivered, self.pending, self.dropped)
+
     def add(self, stats: QueueStats) -> None:
         """Add one of them."""
         self.delivered += stats.delivered
@@ -119,42 +120,32 @@ class Tally:
     @property
     def count(self) -> int:
         """How many events were counted."""
-        steps = [(power, repr(taken)) for power, taken in list(self._steps.items())]
+        steps = [(power, repr(taken)) for power, taken in self._steps.copy().items()]
         return sum(int(taken.removeprefix("count(").removesuffix(")")) << power for power, taken in steps)
 
 
-@dataclass(slots=True)
 class Counters:
-    """What a bus counts as it goes; any thread."""
+    """What a bus counts as it goes; any thread, without a lock."""
 
-    received: int = 0
-    publish_errors: int = 0
-    subscribe_errors: int = 0
-    decode_errors: int = 0
-    tallies: dict[str, Tally] = field(default_factory=dict)  # by namespace
-    _lock: RLock = field(default_factory=guard, repr=False)  # guards all of them
+    def __init__(self) -> None:
+        self._tallies: dict[str, Tally] = {}  # of what is published, by namespace
+        self._others = {name: Tally() for name in ("received", "publish_errors", "subscribe_errors", "decode_errors")}
 
     def tally(self, namespace: str) -> Tally:
         """Where what is published under a namespace is counted."""
-        with self._lock:
-            if namespace not in self.tallies and len(self.tallies) >= _NAMESPACES_COUNTED:
-                namespace = OTHER_NAMESPACES
-            return self.tallies.setdefault(namespace, Tally())
+        if namespace not in self._tallies and len(self._tallies) >= _NAMESPACES_COUNTED:
+            namespace = OTHER_NAMESPACES
+        return self._tallies.setdefault(namespace, Tally())
 
     def add(self, name: str, count: int = 1) -> None:
         """Count anything else, by the name of its field."""
-        with self._lock:
-            setattr(self, name, getattr(self, name) + count)
+        self._others[name].many(count)
 
     def snapshot(self) -> dict[str, Any]:
         """Return them as fields of :class:`Metrics`."""
-        with self._lock:
-            by_namespace = {name: events for name, tally in list(self.tallies.items()) if (events := tally.count)}
-            return {
-                "published": sum(by_namespace.values()),
-                "published_by_namespace": by_namespace,
-                "received": self.received,
-                "publish_errors": self.publish_errors,
-                "subscribe_errors": self.subscribe_errors,
-                "decode_errors": self.decode_errors,
-            }
+        by_namespace = {name: events for name, tally in self._tallies.copy().items() if (events := tally.count)}
+        return {
+            "published": sum(by_namespace.values()),
+            "published_by_namespace": by_namespace,
+            **{name: tally.count for name, tally in self._others.items()},
+        }

@@ -1,6 +1,7 @@
 """``NATSEventBus``: an event bus across the nodes of a NATS cluster."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, Unpack, cast
 from weakref import WeakMethod
 
@@ -13,7 +14,7 @@ from ._routing import Frame, Route, Target, make_frame
 from ._short import explained
 from ._store_watch import StoreWatch
 from ._waiting import guard
-from ._wire import EnvelopeWriter
+from ._wire import FIRST_POSITION, EnvelopeWriter
 from .bus import CloseReport, EventBus, VersionKeeper, log_close
 from .connection import Connection, ConnectionOptions
 from .errors import (
@@ -128,9 +129,9 @@ class NATSEventBus(EventBus):
             frame = template % (size, position(), one)
             self._connection.send((frame,), len(frame), size, line, timeout, self._buffer, wait)
             return
-        frames, largest = _frames(route.frame, encoded)
-        line = route.frame[3]
-        self._connection.send(frames, sum(map(len, frames)), largest, line, timeout, self._buffer, wait)
+        size, largest = _sizes(route.frame, encoded)
+        make = partial(_frames, route.frame, encoded)
+        self._connection.send(encoded, size, largest, route.frame[3], timeout, self._buffer, wait, make)
 
     # -- subscribing
 
@@ -195,6 +196,9 @@ class NATSEventBus(EventBus):
 
     def _abandon(self, target: Target) -> None:
         super()._abandon(target)
+        self._connection.nudge(self._reap)
+
+    def _reap_if_free(self) -> None:  # on the loop, which nobody waits for
         self._connection.nudge(self._reap)
 
     # -- state
@@ -294,8 +298,15 @@ def _caller(method: Callable[[Target], None]) -> Callable[[Target], None]:
     return call
 
 
-def _frames(frame: Frame, encoded: Sequence[bytes]) -> tuple[list[bytes], int]:
-    """Return the frames of several events, and the bytes of the largest payload among them."""
+def _sizes(frame: Frame, encoded: Sequence[bytes]) -> tuple[int, int]:
+    """Return the bytes of the frames of several events, and of the largest payload among them."""
+    template, around, _, _ = frame
+    payloads = [around + len(one) for one in encoded]
+    line = len(template % (0, FIRST_POSITION, b"")) - around - 1  # without the payload's bytes, and their number
+    return sum(payloads) + sum(map(len, map(str, payloads))) + line * len(payloads), max(payloads, default=0)
+
+
+def _frames(frame: Frame, encoded: Sequence[bytes]) -> list[bytes]:
+    """Return the frames of several events."""
     template, around, position, _ = frame
-    frames = [template % (around + len(one), position(), one) for one in encoded]
-    return frames, around + max(map(len, encoded), default=0)
+    return [template % (around + len(one), position(), one) for one in encoded]

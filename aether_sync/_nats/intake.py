@@ -227,9 +227,11 @@ class Intake(asyncio.BufferedProtocol):
         return self._stock.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if exc is not None:  # nats-py then looks at nothing else
-            self._losing()
-        self._stock.connection_lost(exc)
+        try:
+            if exc is not None:  # nats-py then looks at nothing else
+                self._losing()
+        finally:  # also for want of memory
+            self._stock.connection_lost(exc)
 
 
 def _ends_line(before: bytes, data: bytes) -> bool:

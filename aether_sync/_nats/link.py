@@ -8,22 +8,24 @@
 
 restored: a server has let us in, and has processed a SUB for every interest; from then on the pump writes.
 lost: the server closed the connection, sent an ``-ERR`` that is about no single command, or what is no protocol;
-nothing went either way for a whole interval in which a PONG was due (:meth:`Link._watch`); or it says that it will shut
-down while another one is known (:meth:`Link._leave`). What was written and is unconfirmed becomes uncertain, and the
-next attempt, every half second, is at another server if there is one. While one server takes its time, others are tried
-beside it.
+nothing went out, or then came in, for a whole interval in which a PONG was due (:meth:`Link._watch`); or it says that
+it will shut down while another one is known (:meth:`Link._leave`). What was written and is unconfirmed becomes
+uncertain, and the next attempt, every half second, is at another server if there is one. While one server takes its
+time, others are tried beside it, or another address of its host.
 """
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Coroutine
 from contextlib import suppress
 from enum import Enum
 from traceback import format_exception
-from typing import Any
+from typing import Any, cast
 
 from nats.errors import Error
 
+from .._base_loop import BaseLoop
 from .._clock import monotonic
 from .._deadline import Deadline
 from .._outbox import Outbox
@@ -46,6 +48,7 @@ _CLOSED = Error("the link is closed")
 _NOT_YET = "not connected yet"
 _HEAD_START = 2.0  # seconds of one server before another is tried beside it; less if there would be no time for all
 _AFTER_MISTAKE = 0.5  # seconds
+_TOO_LATE = 12  # intervals that a PONG may be behind what else comes; a minute, by default
 _LOOKS = 10  # in an interval in which a PONG is due: whether anything moves
 _FORSAKEN_GRACE = 5.0  # seconds to flush for a connection that nobody closed
 
@@ -93,7 +96,7 @@ class Link:
         self.changed = Parking()
         self._servers = Servers(options.servers)
         self._login = options.login()
-        self._refusals = 0  # in a row
+        self._refusing: set[Server] = set()  # those that refused us when they were last asked
         self._wire: Wire | None = None  # the connection there is, or was last
         self._wires: Living[Wire] = Living()  # that, and the attempts: a forked child lets go of their files
         self._tasks: set[asyncio.Task[None]] = set()
@@ -170,7 +173,8 @@ class Link:
         attempts: dict[asyncio.Task[None], Wire] = {}
         try:
             while True:
-                server = self._servers.next(besides=[wire.server for wire in attempts.values()])
+                tried = [wire.server for wire in attempts.values()]
+                server = self._servers.next(besides=tried) or _with_another_address(tried)
                 if server is not None:
                     wire = self._new_wire(server)
                     attempts[self._begin_attempt(wire)] = wire
@@ -227,6 +231,7 @@ class Link:
         wire.abandon(_CLOSED)
         wire.server.failures += 1
         wire.server.silences = wire.server.silences + 1 if isinstance(error, TimeoutError) else 0
+        (self._refusing.add if is_refusal(error) else self._refusing.discard)(wire.server)
         self._fault(error)
 
     async def _keep(self, wire: Wire) -> None:
@@ -251,11 +256,8 @@ class Link:
         self.reason = describe(error)
         if is_refusal(error):
             self.reason += self._login.doubt()
-            self._refusals += 1
-            if self._refusals >= len(self._options.servers):  # each was asked
+            if len(self._refusing) >= len(self._options.servers):
                 self.first.fail(self.connect_error())
-        else:
-            self._refusals = 0
         if self.state is not LinkState.CONNECTED:
             said = "not connected to %s: %s", self.where, self.reason
             self._reporter.burst(Kind.CONNECT_FAILED, *said, about=self.reason, url=self.where)
@@ -266,7 +268,7 @@ class Link:
         if self.state is LinkState.RECONNECTING:
             self.reconnects += 1
             self._reporter.info(Kind.RECONNECTED, "connected to %s again", self.where, url=self.where)
-        self._refusals = 0
+        self._refusing.clear()
         self._take_limits(wire)
         self.pump.resume(wire)
         self.requests.resume(wire)
@@ -294,19 +296,22 @@ class Link:
                 wire.abandon(Error(f"no answer within {interval:g} s"))
 
     async def _is_alive(self, wire: Wire, interval: float) -> bool:
-        """Wait for a PONG, as long as it takes while anything comes in or what is before its PING goes out.
+        """Wait for a PONG, as long as what is before its PING goes out; then, as long as anything comes in, a while.
 
-        It is looked several times whether that is so: a process that was stopped meanwhile has looked once. What goes
-        out behind the PING does not count: a frozen server's kernel takes some of it.
+        A link may be dead one way only: what comes in says nothing of what does not go out. It is looked several times:
+        a process that was stopped meanwhile has looked once. What goes out behind the PING does not count: a frozen
+        server's kernel takes some of it.
         """
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         wire.ping(lambda: answered.set_result(None))
-        before, quiet, due = (wire.received, wire.delivered), 0, wire.written
-        while quiet < _LOOKS:
+        due, before, quiet, late = wire.written, (0, 0), 0, 0
+        while quiet < _LOOKS and late < _LOOKS * _TOO_LATE:
             await asyncio.wait((wire.lost, answered), timeout=interval / _LOOKS, return_when=asyncio.FIRST_COMPLETED)
             if wire.lost.done() or answered.done():
                 return True
-            now = wire.received, min(wire.delivered, due)
+            gone = min(wire.delivered, due)
+            late = late + 1 if gone == due else 0
+            now = gone, wire.received if gone == due else 0
             before, quiet = now, quiet + 1 if now == before else 1
         return False
 
@@ -392,6 +397,15 @@ class Link:
             asyncio.get_running_loop().stop()
 
         self._begin(wind_up())
+
+
+def _with_another_address(tried: list[Server]) -> Server | None:
+    """One that is being tried, and has more addresses than attempts: the one that took the connection may be dead."""
+    loop = cast(BaseLoop, asyncio.get_running_loop())
+    for server, attempts in Counter(tried).items():
+        if attempts < loop.count_addresses(*server.address):
+            return server
+    return None
 
 
 async def _cancel(tasks: set["asyncio.Task[None]"]) -> None:

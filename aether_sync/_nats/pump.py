@@ -353,7 +353,7 @@ class Pump:
     def account(self) -> Account:
         """Say what became of events since the last account that was told. It stays due until :meth:`tell`."""
         uncertain, rejected = self._told
-        reasons = tuple(reason for reason, at in list(self._reasons.items()) if at > rejected)
+        reasons = tuple(reason for reason, at in self._reasons.copy().items() if at > rejected)
         until = (self.uncertain, self.rejected)
         return Account(self.uncertain - uncertain, self.rejected - rejected, reasons, until)
 

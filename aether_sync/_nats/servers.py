@@ -28,6 +28,11 @@ class Server:
     silences: int = 0  # of those, the last ones in which there was no answer in time
     tried: float = -inf  # when it last was
 
+    @property
+    def address(self) -> tuple[str | None, int]:
+        """Its host and port."""
+        return _address(self.url)
+
     def rest(self) -> float:
         """Seconds until it may be tried again."""
         return max(0.0, self.tried + _PAUSE - monotonic())

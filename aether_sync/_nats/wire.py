@@ -38,6 +38,7 @@ _NEEDED = (
     "_close", "_connect_command", "_flush_pending", "_process_connect_init", "_process_err", "_process_info",
     "_process_msg", "_process_op_err", "_remove_sub", "_select_next_server", "_send_ping",
 )  # fmt: skip
+_SECRET = 4  # characters; what is shorter stands in any text
 _LAST_WORDS = re.compile(rb"^-ERR '(.*)'\r$", re.M)
 
 
@@ -92,6 +93,7 @@ class Wire(Client):
         self._informed = informed
         self._wants_tls = False
         self._ear: OwnFile | None = None
+        self._secrets: list[str] = []  # shown to the server
         self.line = 0
         self._gathered: list[bytes] | None = None
         self._ps = self._parser = SteadyParser(self)
@@ -110,8 +112,13 @@ class Wire(Client):
         except ConnectionError as error:  # what was read before may say why, or what was not read any more
             reader = getattr(self._transport, "_io_reader", None)
             words = _last_words(bytes(getattr(reader, "_buffer", b"")) + self._unread())
+            words = self._without_secrets(words)
             raise (Error(words) if words else reader and reader.exception()) or error from None
-        except (OSError, Error):
+        except Error as error:
+            if self._without_secrets(str(error)) != str(error):
+                raise Error(self._without_secrets(str(error))) from None
+            raise
+        except OSError:
             raise
         except Exception as error:
             raise Error(f"something answers there, but it is no NATS server ({type(error).__name__})") from error
@@ -167,6 +174,7 @@ class Wire(Client):
         self._listen()
         uri = self._current_server.uri
         shown = self._login.fields(uri.hostname, uri.port, self._server_info.get("nonce"))
+        self._secrets = [secret for secret in shown.values() if len(secret) >= _SECRET]
         fields = json.dumps(json.loads(fields) | shown).encode()
         self.line = len(fields)
         return b"%b %b\r\n" % (verb, fields)
@@ -192,8 +200,13 @@ class Wire(Client):
         self._heed(self._parser.error_text() or err_msg)
 
     def _heed(self, text: str) -> None:
+        text = self._without_secrets(text)
         if not (self.is_connected and self._refused(text)):
             self.abandon(Error(text))
+
+    def _without_secrets(self, text: str) -> str:
+        """A server's words; no server quotes what it was shown to be let in, but what stands before it may."""
+        return "an error that quotes the CONNECT" if any(secret in text for secret in self._secrets) else text
 
     def _hear_out(self) -> None:
         """The connection broke, perhaps in writing: take what has come and was not read, the server's last words too.

@@ -172,12 +172,14 @@ class Consumption(Iteration):
             if self._closed:
                 return
             self._closed = True
-        self._inflow.changed.wake_all()
-        self._finalizer.detach()
-        self._pulling.close()
-        with outside_guards():
-            self._pulling.await_last(Deadline(_DRAIN))
-        self._keeper.give_back()
+        try:  # whatever an exception cuts off: what was not taken is given back
+            self._inflow.changed.wake_all()
+            self._finalizer.detach()
+            self._pulling.close()
+            with outside_guards():
+                self._pulling.await_last(Deadline(_DRAIN))
+        finally:
+            self._keeper.give_back()
 
     def _after_fork(self) -> None:
         self._finalizer.detach()

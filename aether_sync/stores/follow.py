@@ -291,10 +291,14 @@ class JetStreamFollower(Iteration):
                 return
             self._closed = True
             self._ready.clear()  # or who iterates would take it, who looks at nothing else
-        self._inflow.changed.wake_all()
-        self._finalizer.detach()
-        self._pulling.close()
-        self._delete()
+        try:  # whatever an exception cuts off: the server forgets the consumer
+            self._inflow.changed.wake_all()
+            self._finalizer.detach()
+        finally:
+            try:
+                self._pulling.close()
+            finally:
+                self._delete()
 
     def _after_fork(self) -> None:
         self._finalizer.detach()
