@@ -16,7 +16,7 @@ from aether_sync._nats.servers import Server
 
 from .conftest import PATIENCE, UNIT, eventually, make_event
 from .credentials import Certificates
-from .fake_server import FakeServer
+from .fake_server import FakeServer, Peer
 
 MakeBus = Callable[..., NATSEventBus]
 
@@ -102,7 +102,7 @@ def test_the_first_address_that_can_be_reached_is_taken(
     [
         (["127.0.0.1"], "connection refused"),
         (["127.0.0.1", "127.0.0.2"], "connection refused"),
-        (["127.0.0.1", "::1"], "127.0.0.1.*; "),
+        (["127.0.0.1", "::1"], "; "),
         ([], "no address"),
     ],
 )
@@ -121,6 +121,13 @@ def test_an_address_that_swallows_everything_is_passed_over(
     bus = make_bus("nats://a-name:1", connect_timeout=CONNECT)
     assert started(bus) < CONNECT / 2
     bus.flush(PATIENCE)
+
+
+def test_an_address_that_takes_connections_and_says_nothing_is_passed_over(
+    addresses: list[tuple[str, int]], make_bus: MakeBus, server: NatsServer, silent: FakeServer
+) -> None:
+    addresses += [("127.0.0.1", silent.port), ("127.0.0.1", server.port)]
+    assert started(make_bus("nats://a-name:1", connect_timeout=CONNECT)) < CONNECT
 
 
 def test_a_slow_address_does_not_keep_the_loop_from_ending(
@@ -167,6 +174,29 @@ def test_a_slow_server_is_reached_beside_one_that_refuses(
     bus = make_bus([silent.url, f"nats://127.0.0.1:{free_port}"], connect_timeout=CONNECT)
     assert started(bus) < CONNECT
     bus.close()
+
+
+def refusing(_: Peer, line: bytes) -> bytes | None:
+    return b"-ERR 'Authorization Violation'\r\n" if line.startswith(b"CONNECT") else b""
+
+
+@pytest.mark.usefixtures("in_order")
+def test_one_that_refuses_again_and_again_is_not_all_of_them(make_bus: MakeBus, silent: FakeServer) -> None:
+    silent.silence = 2.0 * UNIT  # the other is asked several times meanwhile
+    with FakeServer(refusing) as other:
+        assert started(make_bus([other.url, silent.url], connect_timeout=2 * CONNECT)) < 2 * CONNECT
+
+
+def test_a_server_that_quotes_what_it_was_shown_is_not_quoted(make_bus: MakeBus) -> None:
+    def quoting(_: Peer, line: bytes) -> bytes | None:
+        return b"-ERR 'Unknown Protocol Operation " + line.strip() + b"'\r\n" if line.startswith(b"CONNECT") else b""
+
+    with FakeServer(quoting) as server:
+        bus = make_bus(server.url, user="me", password="a-secret", connect_timeout=SHORT)
+        with pytest.raises(ConnectError) as caught:
+            bus.start()
+    assert "a-secret" not in str(caught.value)
+    assert "quotes the CONNECT" in str(caught.value)
 
 
 @pytest.mark.usefixtures("in_order")

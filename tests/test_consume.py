@@ -30,6 +30,7 @@ from .conftest import PATIENCE, UNIT, eventually, run_threads
 from .programs import consumers as programs
 from .programs.run import finish, run, start
 from .raw import RawClient
+from .steps import before
 
 ACK_WAIT = 0.3 * UNIT
 
@@ -59,6 +60,21 @@ def spoil(store: JetStreamEventStore, data: bytes = b"no event") -> int:
     """Store what is no event; return its sequence."""
     message = Outgoing(store._names.subject("a-bad"), "bad", None, data)
     return store._jetstream.publish(store._names.stream, [message], Deadline(PATIENCE)).seq
+
+
+def test_an_interrupted_close_gives_back_what_was_not_taken(make_store: MakeStore) -> None:
+    store, other = make_store(), make_store()
+    save(store, 20)
+    events = store.consume("c", ack_wait=ACK_WAIT, prefetch=20)
+    eventually(lambda: len(events._inflow.arrived) == 20, "all events")
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), before(Consumption.close, "self._pulling.await_last", interrupt):
+        events.close()
+    with other.consume("c", ack_wait=ACK_WAIT) as rest:
+        assert len({rest.get(timeout=PATIENCE).sequence for _ in range(20)}) == 20
 
 
 class TestSharing:

@@ -147,6 +147,18 @@ def test_who_falls_silent_with_its_last_two_out_of_order_is_known(echoes: Echoes
     assert echoes.new([b, a]) == []
 
 
+def test_a_batch_on_its_way_behind_a_later_event_is_no_repeat(echoes: Echoes, clock: Clock) -> None:
+    source = node("a")
+    before, batch, later = take(source, 10), take(source, 10_000), take(source, 1)
+    for run in (before, later, batch[:3_000]):  # the later one was published while the batch was made
+        assert echoes.new(run) == run
+        clock.now += 3.0
+    echoes.new([unnumbered(1)])
+    echoes.move()
+    assert echoes.new(batch[2_900:]) == batch[3_000:]
+    assert echoes.new(before) == []
+
+
 def test_a_model_with_many_nodes_moves_and_lags(echoes: Echoes, clock: Clock) -> None:
     """Servers that lag behind by any time bring what came before once more: each event comes once, in its order."""
     chance = random.Random(1)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from aether_sync import EventBus, NATSEventBus, NatsServer, Subscription
+from aether_sync._engine import Engine
 from aether_sync._index import Index
 from aether_sync._nats.shortcut import Shortcut
 from aether_sync._outbox import Outbox
@@ -204,6 +205,23 @@ def test_a_close_sends_what_its_publisher_was_kept_from_announcing(make_bus: Mak
     assert bus.metrics().confirmed == 2
 
 
+def test_an_interrupted_close_ends_what_it_began(make_bus: MakeBus, server: NatsServer) -> None:
+    known = set(threading.enumerate())
+    bus, there = make_bus(), make_bus()
+    with there.subscribe("n") as events:
+        bus.start()
+        bus.publish_many("n", [make_event(n) for n in range(3)])
+
+        def interrupt() -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt), before(Engine.close, "self.loop.call(", interrupt):
+            bus.close(PATIENCE)
+        assert numbers([events.get(timeout=PATIENCE) for _ in range(3)]) == [0, 1, 2]
+    there.close()
+    eventually(lambda: not set(threading.enumerate()) - known, "the end of its threads")
+
+
 # -- what nobody waits for: who holds it may be in a log handler, and wait for a lock whose holder publishes
 
 
@@ -243,6 +261,32 @@ def test_who_publishes_waits_for_nobody_who_comes_or_goes(
         other.close()
     local_bus.publish("b", make_event(2))
     assert numbers([events.get(timeout=PATIENCE), events.get(timeout=PATIENCE)]) == [1, 2]
+
+
+def test_who_publishes_waits_for_nobody_who_measures(local_bus: EventBus, keep: Keep) -> None:
+    """Neither under a namespace for the first time, nor with a subscription that fails, or was dropped."""
+    failing = keep(local_bus.subscribe("f", maxsize=1, overflow="fail"))
+
+    def publish() -> None:
+        local_bus.publish("new", make_event(1))
+        for n in range(3):
+            local_bus.publish("f", make_event(n))
+        assert not local_bus.try_publish("no namespace", make_event(1))
+
+    with before(EventBus._measure, "totals = ", lambda: run_threads(publish)):
+        local_bus.metrics()
+    assert failing.closed
+    local_bus.publish("f", make_event(3))
+    metrics = local_bus.metrics()
+    assert (metrics.active_subscriptions, metrics.published, metrics.publish_errors) == (0, 5, 1)
+
+
+def test_who_measures_over_a_subscribe_is_told_something(local_bus: EventBus, keep: Keep) -> None:
+    with before(EventBus._admit, "self._members.add", lambda: local_bus.metrics()):
+        keep(local_bus.subscribe("a"))
+    with before(EventBus._admit, "self._fold_ended", lambda: local_bus.metrics()):
+        keep(local_bus.subscribe("b"))
+    assert local_bus.metrics().active_subscriptions == 2
 
 
 @pytest.mark.concurrent

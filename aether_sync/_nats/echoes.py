@@ -10,6 +10,9 @@ node was heard: threads that publish at once have their positions reach the wire
 much. Of nodes that number nothing, only the last events are known again, by their bytes: soon after a move, an event
 that is published again unchanged is taken for a repeat there, and later a repeat for an event.
 
+Accepted race: what a link between servers held up for long, and never brought, counts as come if later events of its
+node have: a move loses it.
+
 Accepted race: copies of an event come through each interest that it matches. If the connection breaks between two of
 them, and the next server is behind, the second is taken for a repeat: it is lost, as is all that a broken connection
 had in hand, rather than the first one come twice.
@@ -25,6 +28,7 @@ __all__ = ["Echoes"]
 _SECONDS = 2.0  # that events are remembered as they are
 _BYTES = 8 * 2**20  # of them at most: more than a second at 20,000 events/s
 _NODES = 4_096  # whose positions are known: those that were heard last
+_DISORDER = 100  # positions that threads which publish at once may be apart when they reach the wire
 _LATEST = 600.0  # seconds after a move: servers that do not hear each other for so long have given each other up
 
 #: What came in a row: when, its bytes, the payloads, and the last one of each node that numbers them, by its mark.
@@ -111,7 +115,17 @@ class Echoes:
                 if self._latest[mark] is batch:  # the node fell silent: its last event need not be the highest
                     del self._latest[mark]
                     one = max(one for one in batch[2] if one.startswith(mark))  # noqa: PLW2901
-                position = one[self._node : self._identity]
-                self._heard[mark] = max(position, self._heard.pop(mark, b""))
+                self._heard[mark] = self._further(self._heard.pop(mark, b""), one[self._node : self._identity])
         while len(self._heard) > _NODES:
             del self._heard[next(iter(self._heard))]
+
+    def _further(self, heard: bytes, position: bytes) -> bytes:
+        """Up to which position a node was heard, where it was heard up to one, and then this one came.
+
+        That is the higher one. But where it falls far behind, a batch comes after what was published when it was made:
+        what of that has not come yet must not count as come.
+        """
+        if position >= heard:
+            return position
+        begins = len(POSITION_MARK)
+        return heard if int(heard[begins:]) - int(position[begins:]) <= _DISORDER else position
