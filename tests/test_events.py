@@ -1200,6 +1200,7 @@ def test_the_quick_way_reads_the_fields_of_an_event_in_their_order():
 def test_names():
     assert events.__all__ == ["EVENT_STORED", "MAX_VERSION", "Event", "EventStored"]
     assert _wire.__all__ == [
+        "FIRST_POSITION",
         "POSITION_ENDS",
         "POSITION_MARK",
         "EnvelopeWriter",
