@@ -47,7 +47,8 @@ class Node:
         return versions(target)
 
     def counts(self) -> tuple[int, int]:
-        return self.counters.received, self.counters.decode_errors
+        counts = self.counters.snapshot()
+        return counts["received"], counts["decode_errors"]
 
 
 def versions(target: Target) -> list[int]:
