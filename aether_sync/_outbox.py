@@ -100,7 +100,7 @@ class Outbox:
 
         Args:
             frames: ``PUB`` commands, in order; or as many of anything, of which they are made.
-            size: Bytes of all of them.
+            size: Bytes of all of them; of those that are still to be made, at most.
             largest: Bytes of the largest payload among them.
             timeout: Seconds to wait for room.
             make: Makes the frames, once there is room: so that what numbers them does so in the order of their leaving.
@@ -116,6 +116,7 @@ class Outbox:
             raise BusClosedError(_CLOSED)
         if make is not None:
             frames = make()
+            size = sum(map(len, frames))
         shortcut = self.shortcut
         if shortcut is not None and count == 1 and not (self._parcels or self._held_events) and shortcut(frames[0]):
             return

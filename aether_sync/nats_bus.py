@@ -299,11 +299,11 @@ def _caller(method: Callable[[Target], None]) -> Callable[[Target], None]:
 
 
 def _sizes(frame: Frame, encoded: Sequence[bytes]) -> tuple[int, int]:
-    """Return the bytes of the frames of several events, and of the largest payload among them."""
+    """Return how many bytes the frames of several events have at most, and those of the largest payload among them."""
     template, around, _, _ = frame
-    payloads = [around + len(one) for one in encoded]
-    line = len(template % (0, FIRST_POSITION, b"")) - around - 1  # without the payload's bytes, and their number
-    return sum(payloads) + sum(map(len, map(str, payloads))) + line * len(payloads), max(payloads, default=0)
+    largest = around + max(map(len, encoded), default=0)
+    each = len(template % (largest, FIRST_POSITION, b""))
+    return sum(map(len, encoded)) + each * len(encoded), largest
 
 
 def _frames(frame: Frame, encoded: Sequence[bytes]) -> list[bytes]:
