@@ -278,9 +278,9 @@ class EventBus(Lifetime, Heir):
         dropping = route.deliver(copies, sizes, self._targets)
         if dropping:
             log_drops(dropping, self._reporter)
-            for target in failed(dropping):
-                self._abandon(target)
-            self._reap_if_free()
+            if ended := failed(dropping):
+                self._abandoned.extend(ended)
+                self._reap_if_free()
 
     # -- what a bus across nodes does more
 
