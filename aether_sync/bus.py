@@ -388,7 +388,7 @@ class EventBus(Lifetime, Heir):
         for target in targets:
             if target.group is None or discard:
                 target.queue.close(discard=discard)
-        self._leave(targets, timeout)
+        self._leave(targets, 0.0 if discard else timeout)  # what comes now is discarded, too
         for target in targets:
             target.queue.close()
 
