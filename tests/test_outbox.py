@@ -374,7 +374,7 @@ def test_what_there_is_can_be_counted_while_others_publish() -> None:
 
     def publish() -> None:
         while not over.is_set():
-            put(outbox, b"x")
+            put(outbox, b"x", timeout=PATIENCE)  # where nobody counts for a while
 
     def count() -> None:
         try:

@@ -288,12 +288,15 @@ class TestItsEnd:
         save(store, 100)
         recorder = Recorder()
 
+        begun: list[Delivery] = []
+
         def handle(delivery: Delivery) -> None:
+            begun.append(delivery)
             go_on.wait(PATIENCE)
             recorder(delivery)
 
         runner = store.run("c", handle, threads=3)
-        eventually(lambda: len(runner._crew._held) == 100)
+        eventually(lambda: len(runner._crew._held) == 100 and len(begun) == 3)
         threading.Timer(0.1 * UNIT, go_on.set).start()
         assert runner.close(PATIENCE)
         assert runner.close()
