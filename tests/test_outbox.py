@@ -2,10 +2,9 @@
 
 import asyncio
 import gc
-import sys
 import random
+import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from itertools import chain
