@@ -10,11 +10,26 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from .._waiting import guard
+from ._saves import Place
 
-__all__ = ["Known", "VersionCache"]
+__all__ = ["Known", "Torn", "VersionCache"]
 
 _ACTORS_KEPT = 16_384  # a kilobyte each at most; of the others the server is asked
 _POSITIONS_KEPT = 8  # of an actor: where to begin to read when somebody else was a few versions faster
+
+
+class Torn(NamedTuple):
+    """The end of an actor's records, where it is of a save that is not whole.
+
+    Attributes:
+        save: Which save.
+        end: The sequence of the actor's last record.
+        is_open: Whether the server may still store the rest.
+    """
+
+    save: Place
+    end: int
+    is_open: bool
 
 
 class Known(NamedTuple):
@@ -25,12 +40,19 @@ class Known(NamedTuple):
         sequence: Of the event of that version; 0 if it has none.
         announced: The greatest version that was announced, if it is greater.
         positions: Pairs of version and sequence, the newest last.
+        torn: The part of a save behind that event, which does not count; None if there is none.
     """
 
     version: int = 0
     sequence: int = 0
     announced: int = 0
     positions: tuple[tuple[int, int], ...] = ()
+    torn: Torn | None = None
+
+    @property
+    def end(self) -> int:
+        """The sequence of the last record that the actor has, whether it counts or not; 0 if there is none."""
+        return self.sequence if self.torn is None else self.torn.end
 
     @property
     def is_doubtful(self) -> bool:
@@ -41,7 +63,8 @@ class Known(NamedTuple):
         """What is known once there is a newer event."""
         positions = (*self.positions, (version, sequence))[-_POSITIONS_KEPT:]
         announced = self.announced if self.announced > version else 0
-        return Known(version, sequence, announced, positions)
+        torn = self.torn if self.end > sequence else None
+        return Known(version, sequence, announced, positions, torn)
 
 
 class VersionCache:
@@ -76,7 +99,9 @@ class VersionCache:
             if version > max(known.version, known.announced) and not is_old:
                 self._set(actor_id, known._replace(announced=version))
 
-    def replace(self, actor_id: str, version: int, sequence: int, before: Known | None) -> Known:
+    def replace(
+        self, actor_id: str, version: int, sequence: int, before: Known | None, torn: Torn | None = None
+    ) -> Known:
         """Take the leader's word, for what was known before it was asked.
 
         Args:
@@ -84,15 +109,17 @@ class VersionCache:
             version: Of its last event; 0 if it has none.
             sequence: Of that event.
             before: What was known.
+            torn: What stands behind that event.
         """
         with self._lock:
             if self._known.get(actor_id) is not before:
                 return self.learn(actor_id, version, sequence)
-            if before is None or sequence < before.sequence:  # whatever there was, it is of another past
-                before = Known()
+            end = sequence if torn is None else torn.end
+            if before is None or sequence < before.sequence or end < before.end:
+                before = Known()  # whatever there was, it is of another past
             known = before.moved(version, sequence) if sequence > before.sequence else before
-            known = known._replace(announced=0)
-            if sequence:
+            known = known._replace(announced=0, torn=torn)
+            if end:
                 self._set(actor_id, known)
             else:
                 self._known.pop(actor_id, None)

@@ -35,7 +35,9 @@ __all__ = [
     "Acked",
     "Asked",
     "BusyError",
+    "IncompleteError",
     "JetStream",
+    "Member",
     "NotSentError",
     "Outgoing",
     "Page",
@@ -46,7 +48,10 @@ __all__ = [
     "code_of",
     "command",
     "ends_batch",
+    "member_of",
+    "new_batch",
     "said",
+    "stored_size",
 ]
 
 T = TypeVar("T")
@@ -59,13 +64,18 @@ _SHARE = 0.7  # of the time that is left, for the answer to a publish: the rest 
 _PAGE_BYTES = 4 * 2**20  # of a page: there is no flow control within one
 _REFUSED = {10071, 10164, 10201}  # wrong last sequence; the same, of one in flight; a message id of the batch is known
 _BUSY = {10008, 10009, 10158, 10163, 10167, 10176, 10210}  # no leader; an id, a subject in flight; too many at once
-_FULL = {10023, 10047, 10077}  # of memory or disk, by the server's account or the stream's limit
+_FULL = {10002, 10023, 10028, 10047, 10077, 10120, 10122}  # of memory or disk: the server, the account, the stream
+_INCOMPLETE = 10176  # a batch of which a record is missing
+_ABANDONED = 2  # a number that is never the next one of a batch that is being committed
 _NO_MESSAGE = 10037
 
 _SEQUENCE = b"\r\nNats-Sequence: "
 _EXPECTED = re.compile(rb"\r\nNats-Expected-Last-Subject-Sequence: *(\d+)")
 _PENDING = re.compile(rb"\r\nNats-Num-Pending: (\d+)")
+_BEHIND = re.compile(rb"\r\nAether-Behind: *(\d+)")
+_BATCH_ID = re.compile(rb"\r\nNats-Batch-Id: *([^\r]+)")
 _BATCH = re.compile(rb"\r\nNats-Batch-Sequence: *(\d+)")
+_OURS = re.compile(rb"[0-9a-f]{32}-(\d{1,4})")  # the id of a batch that a store has stored, with its size
 
 
 class RefusedError(Exception):
@@ -74,6 +84,10 @@ class RefusedError(Exception):
 
 class BusyError(Exception):
     """The server cannot do it now; nothing was stored."""
+
+
+class IncompleteError(BusyError):
+    """A part of a batch was not taken: it came too late, or there was no room for it."""
 
 
 class NotSentError(BusyError):
@@ -106,6 +120,22 @@ class _Failed(msgspec.Struct):
     error: _ApiError | None = None
 
 
+class Member(NamedTuple):
+    """A record's place in the atomic batch that it was stored with.
+
+    Attributes:
+        batch: The batch's id.
+        number: 1 or more.
+        commits: Whether it is the last, and commits the batch.
+        size: How many records the batch has; 0 if that is not known.
+    """
+
+    batch: bytes
+    number: int
+    commits: bool
+    size: int
+
+
 class Record(NamedTuple):
     """What is stored.
 
@@ -122,10 +152,15 @@ class Record(NamedTuple):
     data: bytes
 
     @property
-    def place_in_batch(self) -> int:
-        """Its number in the atomic batch that it was stored with, or 0."""
-        found = _BATCH.search(self.headers)
-        return int(found[1]) if found is not None else 0
+    def member(self) -> Member | None:
+        """Its place in the atomic batch that it was stored with, if it was."""
+        return member_of(self.headers)
+
+    @property
+    def behind(self) -> int | None:
+        """The sequence of the event that it is stored behind, or 0, if the record before it does not count."""
+        found = _BEHIND.search(self.headers)
+        return int(found[1]) if found is not None else None
 
     @property
     def expected(self) -> int | None:
@@ -137,6 +172,18 @@ class Record(NamedTuple):
     def ends_batch(self) -> bool:
         """Whether nothing follows that was stored together with it."""
         return ends_batch(self.headers)
+
+
+def member_of(headers: bytes) -> Member | None:
+    """The place in an atomic batch that headers tell of."""
+    if b"Nats-Batch-" not in headers:
+        return None
+    batch, number = _BATCH_ID.search(headers), _BATCH.search(headers)
+    if batch is None or number is None:
+        return None
+    commits, place = ends_batch(headers), int(number[1])
+    ours = _OURS.fullmatch(batch[1])
+    return Member(batch[1], place, commits, place if commits else int(ours[1]) if ours is not None else 0)
 
 
 def ends_batch(headers: bytes) -> bool:
@@ -159,12 +206,15 @@ class Outgoing(NamedTuple):
         message_id: By which a second try is known.
         expected: The sequence of the last one there; None where one before it in the batch is to be the last.
         data: The body.
+        behind: The sequence of the event that it is to stand behind, or 0, if the last one there does not count; else
+            None.
     """
 
     subject: str
     message_id: str
     expected: int | None
     data: bytes
+    behind: int | None = None
 
 
 _read_ack = msgspec.json.Decoder(Acked).decode
@@ -181,14 +231,19 @@ class JetStream:
 
     # -- publishing
 
-    def publish(self, stream: str, messages: Sequence[Outgoing], deadline: Deadline, number: int = 0) -> Acked:
+    def publish(
+        self, stream: str, messages: Sequence[Outgoing], deadline: Deadline, number: int = 0, batch: bytes = b""
+    ) -> Acked:
         """Store messages, all or none, and return what the server says of the last.
+
+        A server that finds no room for all of them may leave a part: see ``_saves``.
 
         Args:
             stream: Where.
             messages: In order.
             deadline: For all tries.
             number: Of the try: each waits longer for the answer.
+            batch: The id of the batch, if there are several.
 
         Raises:
             RefusedError: Another sequence is the last than expected, or a message's id is known.
@@ -199,7 +254,7 @@ class JetStream:
             EventTooLargeError: One is larger than the server or the stream takes.
             AtomicAppendUnsupportedError: The stream takes no batches.
         """
-        headers = _headers(messages)
+        headers = _headers(messages, batch)
         sizes = [len(head) + len(one.data) for head, one in zip(headers, messages, strict=True)]
 
         def make(inbox: bytes) -> bytes:
@@ -235,6 +290,41 @@ class JetStream:
             raise StoreError(f"stream {ack.stream!r} has these subjects, not {stream!r}")
         return ack
 
+    def abandon(self, subject: str, batch: bytes, deadline: Deadline) -> None:
+        """See that the server does not finish a batch that it has not stored whole.
+
+        A batch whose commit failed is kept on disk to be finished when the server starts again (``processJetStream
+        AtomicBatchMsg`` and ``recoverStream`` of nats-server 2.15); a record that is none of its next ends that.
+
+        Args:
+            subject: Of one of its records.
+            batch: Its id.
+            deadline: For all tries.
+
+        Raises:
+            StoreUnavailableError: There is no room even for that.
+        """
+        headers = b"NATS/1.0\r\nNats-Batch-Id: %b\r\nNats-Batch-Sequence: %d\r\n\r\n" % (batch, _ABANDONED)
+        pause = Pause(deadline)
+        while True:
+            self._refuse_if_closed()
+            call = self._connection.ask(
+                {subject}, lambda inbox: command(subject, inbox, headers, b""), deadline, single
+            )
+            try:
+                (answer,) = self._wait(call, _one_try(deadline, 0), deadline)
+            except (DeadlineExceededError, DisconnectedError) as failed:
+                if not deadline.remaining():
+                    raise self._too_late(deadline) from failed
+                continue
+            error = _read_failed(answer[3]).error if answer[3] else None
+            if error is None or error.err_code not in _BUSY:
+                raise StoreUnavailableError(f"the rest of a save cannot be called off: {error or 'no leader'}")
+            if error.err_code == _INCOMPLETE:
+                return
+            if not pause.take():
+                raise StoreUnavailableError(f"the rest of a save is not called off within {deadline}: {error}")
+
     # -- reading
 
     def last(self, stream: str, subject: str, deadline: Deadline) -> Record | None:
@@ -255,6 +345,20 @@ class JetStream:
         body = {"seq": sequence, "next_by_subj": subject, "batch": count, "max_bytes": _PAGE_BYTES}
         read = partial(_page, stream, subject)
         return self._begin(f"$JS.API.DIRECT.GET.{stream}", body, deadline, is_status, read)
+
+    def begin_records(
+        self, stream: str, subject: str, sequence: int, count: int, deadline: Deadline
+    ) -> "Asked[list[Record]]":
+        """As :meth:`begin_page`, without how many follow."""
+        body = {"seq": sequence, "next_by_subj": subject, "batch": count, "max_bytes": _PAGE_BYTES}
+        read = partial(_page, stream, subject)
+        return self._begin(
+            f"$JS.API.DIRECT.GET.{stream}", body, deadline, is_status, lambda messages: read(messages).records
+        )
+
+    def begin_at(self, stream: str, sequence: int, deadline: Deadline) -> "Asked[list[Record]]":
+        """Ask now for the record at a sequence, of any server of the stream; none if it has none."""
+        return self._begin(f"$JS.API.DIRECT.GET.{stream}", {"seq": sequence}, deadline, single, _at)
 
     def _begin(
         self,
@@ -412,19 +516,32 @@ def _is_ack(message: Message) -> bool:
     return bool(message[3]) or is_status(message)  # an empty one says that the batch was begun
 
 
-def _headers(messages: Sequence[Outgoing]) -> list[bytes]:
-    batch = b"" if len(messages) == 1 else b"Nats-Batch-Id: %b\r\n" % os.urandom(16).hex().encode()
+def new_batch(size: int) -> bytes:
+    """Make an id for a batch, which tells its size."""
+    return b"%b-%d" % (os.urandom(16).hex().encode(), size)
+
+
+def _headers(messages: Sequence[Outgoing], batch: bytes) -> list[bytes]:
+    batch = batch and b"Nats-Batch-Id: %b\r\n" % batch
     headers = []
     for place, one in enumerate(messages, 1):
         lines = [b"NATS/1.0\r\nNats-Msg-Id: %b\r\n" % one.message_id.encode()]
         if one.expected is not None:
             lines.append(b"Nats-Expected-Last-Subject-Sequence: %d\r\n" % one.expected)
+        if one.behind is not None:
+            lines.append(b"Aether-Behind: %d\r\n" % one.behind)
         if batch:
             lines.append(b"%bNats-Batch-Sequence: %d\r\n" % (batch, place))
             if place == len(messages):
                 lines.append(b"Nats-Batch-Commit: 1\r\n")
         headers.append(b"".join((*lines, b"\r\n")))
     return headers
+
+
+def stored_size(messages: Sequence[Outgoing], batch: bytes) -> int:
+    """How many bytes messages take in a file (``fileStoreMsgSizeRaw`` of nats-server)."""
+    heads = _headers(messages, batch)
+    return sum(34 + len(one.subject) + len(head) + len(one.data) for one, head in zip(messages, heads, strict=True))
 
 
 def command(subject: str, inbox: bytes, headers: bytes, data: bytes) -> bytes:
@@ -453,6 +570,8 @@ def _refuse(error: _ApiError) -> None:
     """Raise what an error of the server means for who publishes."""
     if error.err_code in _REFUSED:
         raise RefusedError(str(error))
+    if error.err_code == _INCOMPLETE:
+        raise IncompleteError(str(error))
     if error.err_code in _BUSY:
         raise BusyError(str(error))
     if error.err_code == 10174:
@@ -461,8 +580,10 @@ def _refuse(error: _ApiError) -> None:
         )
     if error.err_code == 10054:
         raise EventTooLargeError(f"an event is larger than the stream's max_msg_size: {error}")
-    if error.err_code in _FULL or error.code == 503:
+    if error.err_code in _FULL:
         raise StoreUnavailableError(f"the server has no room for it: {error}")
+    if error.code >= 500:
+        raise StoreUnavailableError(f"the server cannot store it now: {error}")
     raise StoreError(f"the server did not store it: {error}")
 
 
@@ -480,6 +601,11 @@ def _page(stream: str, subject: str, messages: list[Message]) -> Page:
     pending = _PENDING.search(messages[-1][2])
     records = [_direct(message, subject) for message in messages[:-1]]
     return Page(records, int(pending[1]) if pending is not None else 0)
+
+
+def _at(messages: list[Message]) -> list[Record]:
+    """Read the answer to a direct get of one."""
+    return [] if is_status(messages[0]) else [_direct(messages[0], "")]
 
 
 def _direct(message: Message, subject: str) -> Record:

@@ -22,6 +22,7 @@ from ._durable import ConsumerState
 from ._jetstream import JetStream
 from ._names import Names
 from ._reading import Reader, valid
+from ._saves import Saves
 from ._snapshots import Snapshots
 from ._stream import Stream, settings
 from ._writing import Writer
@@ -86,8 +87,9 @@ class JetStreamEventStore(StoreBase, Heir):
 
     def _begin(self) -> None:
         self._cache = VersionCache()
-        self._reader = Reader(self._jetstream, self._names, self._cache)
-        self._writer = Writer(self._jetstream, self._names, self._cache, self._reader)
+        self._saves = Saves(self._jetstream, self._names)
+        self._reader = Reader(self._jetstream, self._names, self._cache, self._saves)
+        self._writer = Writer(self._jetstream, self._names, self._cache, self._reader, self._saves)
         self._stream = Stream(self._jetstream, settings(self._names, self._replicas))
         self._snapshots = Snapshots(self._jetstream, self._names, self._reader, self._replicas)
         self._followers: Living[JetStreamFollower] = Living()
@@ -154,8 +156,7 @@ class JetStreamEventStore(StoreBase, Heir):
                     raise
 
     def _commit(self, events: Sequence[Event], exactly: int | None, deadline: Deadline) -> list[StoredEvent]:
-        atomic = self._stream.open(deadline).get("allow_atomic", False)
-        return self._writer.commit(events, exactly, atomic, deadline)
+        return self._writer.commit(events, exactly, self._stream.open(deadline), deadline)
 
     # -- reading
 
@@ -196,7 +197,7 @@ class JetStreamEventStore(StoreBase, Heir):
         actor_id, from_version, to_version = _checked_range(actor_id, from_version, to_version)
         deadline = self._ready(timeout)
         reading = Reading([], [])
-        for found in self._reader.read(actor_id, from_version, to_version, lambda: deadline):
+        for found in self._reader.read(actor_id, from_version, to_version, lambda: deadline, torn=True):
             if isinstance(found, StoredEvent):
                 reading.events.append(found)
             else:
@@ -211,9 +212,7 @@ class JetStreamEventStore(StoreBase, Heir):
     def last_sequence(self, *, timeout: float | None = 5.0) -> int:  # noqa: D102
         deadline = self._ready(timeout)
         record = self._jetstream.last(self._names.stream, self._names.all_events, deadline)
-        if record is None:
-            return 0
-        return record.sequence if record.ends_batch else record.sequence - record.place_in_batch
+        return 0 if record is None else self._saves.end_of_saves(record, deadline)
 
     def actors(self, pattern: str | None = None, *, timeout: float | None = 5.0) -> list[str]:  # noqa: D102
         wanted = check_wanted("pattern", pattern)
