@@ -334,13 +334,13 @@ def test_who_reads_a_history_of_whole_saves_asks_once(
     for version in range(2, 22):
         store.save_events([event(version + 1, size=1), event(version, "b-1", 1)])
     asked: list[int] = []
-    begin_at = JetStream.begin_at
+    begin_one = JetStream.begin_one
 
     def noted(self: JetStream, stream: str, sequence: int, deadline: Deadline) -> object:
         asked.append(sequence)
-        return begin_at(self, stream, sequence, deadline)
+        return begin_one(self, stream, sequence, deadline)
 
-    monkeypatch.setattr(JetStream, "begin_at", noted)
+    monkeypatch.setattr(JetStream, "begin_one", noted)
     assert versions(store) == list(range(1, 23))
     assert asked == []  # it has saved them itself
     node = tight.store()

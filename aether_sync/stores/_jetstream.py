@@ -356,7 +356,7 @@ class JetStream:
             f"$JS.API.DIRECT.GET.{stream}", body, deadline, is_status, lambda messages: read(messages).records
         )
 
-    def begin_at(self, stream: str, sequence: int, deadline: Deadline) -> "Asked[list[Record]]":
+    def begin_one(self, stream: str, sequence: int, deadline: Deadline) -> "Asked[list[Record]]":
         """Ask now for the record at a sequence, of any server of the stream; none if it has none."""
         return self._begin(f"$JS.API.DIRECT.GET.{stream}", {"seq": sequence}, deadline, single, _at)
 

@@ -171,7 +171,7 @@ class Saves:
         try:
             for one in saves:
                 for sequence in one.lacks():
-                    asked.append((one, self._jetstream.begin_at(stream, sequence, deadline)))  # noqa: PERF401
+                    asked.append((one, self._jetstream.begin_one(stream, sequence, deadline)))  # noqa: PERF401
                 if not one.has_end and not one.size:
                     start, count = one.place.first + one.last, _LARGEST - one.last
                     rest = self._jetstream.begin_records(stream, everything, start, max(1, count), deadline)
