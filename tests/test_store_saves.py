@@ -24,7 +24,9 @@ from aether_sync._deadline import Deadline
 from aether_sync._nats.requests import single
 from aether_sync._wire import encode_event
 from aether_sync.stores._jetstream import JetStream, Record, command, member_of, new_batch
-from aether_sync.stores._saves import Place, Verdict, save_of
+from aether_sync.stores._questions import ask_for_all
+from aether_sync.stores._saves import Place, Verdict, save_of, torn_saves
+from aether_sync.stores.doctor import examine
 
 from .conftest import PATIENCE, eventually
 
@@ -375,6 +377,52 @@ def test_transfers_until_there_is_no_room_leave_a_sum_of_zero(tight: Tight, size
     for node in (store, tight.store()):
         found = node.read_together("account-1", "account-2")
         assert sum(one.data["amount"] for events in found.values() for one in events if one.data) == 0
+
+
+# -- the doctor
+
+
+def test_the_doctor_says_where_parts_are(tight: Tight, store: JetStreamEventStore) -> None:
+    def found() -> list[tuple[int, int, bool]]:
+        return [tuple(one) for one in ask_for_all(store.connection, "events").torn]
+
+    assert found() == []
+    tight.leave(3 * EVENT)
+    save_in_vain(store)
+    end = tight.end()
+    assert found() == [(4, end, True)]
+    tight.drop()
+    store.append("a-1", event(), expected_version=2)
+    assert found() == [(4, end, False)]
+    answers = ask_for_all(store.connection, "events")
+    assert answers.looked_through == end + 1
+    assert any("4 to" in finding.message for finding in examine(answers))
+
+
+@pytest.mark.parametrize(
+    ("records", "torn"),
+    [
+        ("-- a1 a2 a3! -- b1 b2!", []),
+        ("a2 a3! -- b1 b2!", []),
+        ("a1 a2 -- b1 b2!", [(1, 2, False)]),
+        ("a1 b1 b2! c1", [(1, 1, False), (4, 4, True)]),
+        ("a1 a2 a4! --", [(1, 3, False)]),
+        ("-- a1 a3 a4!", [(2, 4, False)]),
+        ("-- a2 a3! --", [(2, 3, False)]),
+        ("a1 a2", [(1, 2, True)]),
+        ("", []),
+    ],
+)
+def test_parts_are_found_among_all_records(records: str, torn: list[tuple[int, int, bool]]) -> None:
+    def record(sequence: int, what: str) -> Record:
+        headers = b"NATS/1.0\r\n"
+        if what != "--":
+            headers += f"Nats-Batch-Id: {what[0]}\r\nNats-Batch-Sequence: {what[1]}\r\n".encode()
+        if what.endswith("!"):
+            headers += b"Nats-Batch-Commit: 1\r\n"
+        return Record(sequence, "s", headers + b"\r\n", b"")
+
+    assert list(torn_saves(record(n, what) for n, what in enumerate(records.split(), 1))) == torn
 
 
 # -- what headers tell

@@ -13,7 +13,7 @@ which event it stands really.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from .._waiting import guard
 from ._jetstream import Asked, JetStream, Member, Pause, Record
 from ._names import Names
 
-__all__ = ["Place", "Saves", "Verdict", "save_of"]
+__all__ = ["Place", "Saves", "TornSave", "Verdict", "save_of", "torn_saves"]
 
 _KEPT = 16_384  # verdicts, 200 bytes each
 _LARGEST = 1_000  # records of a batch (ADR-50)
@@ -234,6 +234,41 @@ class Saves:
         end = self._jetstream.last(self._names.stream, self._names.all_events, deadline)
         if end is not None and _is_begun(end, save.batch):  # else it was finished before, or something is behind it
             self.note(save, Verdict.TORN)
+
+
+class TornSave(NamedTuple):
+    """A save of which a part is stored.
+
+    Attributes:
+        first: The sequence of the first record of the part.
+        last: Of its last one.
+        is_open: Whether the server may still store the rest.
+    """
+
+    first: int
+    last: int
+    is_open: bool
+
+
+def torn_saves(records: Iterable[Record]) -> Iterator[TornSave]:
+    """Find the saves that are not whole among all records of a stream in a row; it may begin amid one."""
+    run: list[int] = []  # sequences of the records of one batch
+    member: Member | None = None  # the last of them
+    whole = False  # as far as it was seen
+    is_first = True
+    for record in records:
+        before, member = member, record.member
+        if member is None or before is None or member.batch != before.batch:
+            if run and not (whole and before is not None and before.commits):
+                yield TornSave(run[0], run[-1], is_open=False)
+            run, whole = [], member is not None and (member.number == 1 or is_first)
+        elif member.number != before.number + 1:
+            whole = False
+        if member is not None:
+            run.append(record.sequence)
+        is_first = False
+    if run and member is not None and not (whole and member.commits):
+        yield TornSave(run[0], run[-1], is_open=not member.commits)
 
 
 def _is_begun(end: Record, batch: bytes) -> bool:
