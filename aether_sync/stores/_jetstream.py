@@ -73,6 +73,7 @@ _SEQUENCE = b"\r\nNats-Sequence: "
 _EXPECTED = re.compile(rb"\r\nNats-Expected-Last-Subject-Sequence: *(\d+)")
 _PENDING = re.compile(rb"\r\nNats-Num-Pending: (\d+)")
 _BEHIND = re.compile(rb"\r\nAether-Behind: *(\d+)")
+_MEMBER = re.compile(rb"\r\nNats-Batch-Id: ([^\r]+)\r\nNats-Batch-Sequence: (\d+)\r\n(Nats-Batch-Commit: 1\r\n)?")
 _BATCH_ID = re.compile(rb"\r\nNats-Batch-Id: *([^\r]+)")
 _BATCH = re.compile(rb"\r\nNats-Batch-Sequence: *(\d+)")
 _OURS = re.compile(rb"[0-9a-f]{32}-(\d{1,4})")  # the id of a batch that a store has stored, with its size
@@ -127,13 +128,19 @@ class Member(NamedTuple):
         batch: The batch's id.
         number: 1 or more.
         commits: Whether it is the last, and commits the batch.
-        size: How many records the batch has; 0 if that is not known.
     """
 
     batch: bytes
     number: int
     commits: bool
-    size: int
+
+    @property
+    def size(self) -> int:
+        """How many records the batch has, if its id tells or this is the last one; else 0."""
+        if self.commits:
+            return self.number
+        ours = _OURS.fullmatch(self.batch)
+        return int(ours[1]) if ours is not None else 0
 
 
 class Record(NamedTuple):
@@ -156,10 +163,15 @@ class Record(NamedTuple):
         """Its place in the atomic batch that it was stored with, if it was."""
         return member_of(self.headers)
 
+    def expects(self, sequence: int) -> bool:
+        """Whether it was stored under the condition that the one before it with this subject is at a sequence."""
+        line = b"\r\nNats-Expected-Last-Subject-Sequence: %d\r\n" % sequence
+        return line in self.headers and b"Sequence-Subject" not in self.headers
+
     @property
     def behind(self) -> int | None:
         """The sequence of the event that it is stored behind, or 0, if the record before it does not count."""
-        found = _BEHIND.search(self.headers)
+        found = _BEHIND.search(self.headers) if b"Aether-Behind" in self.headers else None
         return int(found[1]) if found is not None else None
 
     @property
@@ -178,12 +190,14 @@ def member_of(headers: bytes) -> Member | None:
     """The place in an atomic batch that headers tell of."""
     if b"Nats-Batch-" not in headers:
         return None
-    batch, number = _BATCH_ID.search(headers), _BATCH.search(headers)
-    if batch is None or number is None:
+    found = _MEMBER.search(headers)
+    if found is not None:
+        batch, number, commit = found.groups()
+        return Member(batch, int(number), commit is not None)
+    others, place = _BATCH_ID.search(headers), _BATCH.search(headers)  # in another order
+    if others is None or place is None:
         return None
-    commits, place = ends_batch(headers), int(number[1])
-    ours = _OURS.fullmatch(batch[1])
-    return Member(batch[1], place, commits, place if commits else int(ours[1]) if ours is not None else 0)
+    return Member(others[1], int(place[1]), ends_batch(headers))
 
 
 def ends_batch(headers: bytes) -> bool:

@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from .._deadline import Deadline
 from .._waiting import guard
@@ -45,20 +45,14 @@ class Place(NamedTuple):
     first: int
 
 
-class _Part(NamedTuple):
-    save: Place
-    member: Member
-
-
-def _part_of(record: Record) -> _Part | None:
-    member = record.member
-    return None if member is None else _Part(Place(member.batch, record.sequence - member.number + 1), member)
-
-
 def save_of(record: Record) -> Place | None:
     """The save that a record is a part of; None if it was stored alone."""
-    part = _part_of(record)
-    return None if part is None else part.save
+    member = record.member
+    return None if member is None else _place(record, member)
+
+
+def _place(record: Record, member: Member) -> Place:
+    return Place(member.batch, record.sequence - member.number + 1)
 
 
 @dataclass(slots=True)
@@ -94,10 +88,10 @@ class _Seen:
 
     def look_at(self, record: Record | None) -> bool:
         """See a record; returns whether it is of this save."""
-        part = None if record is None else _part_of(record)
-        if part is None or part.save != self.place:
+        member = None if record is None else record.member
+        if record is None or member is None or _place(record, member) != self.place:
             return False
-        self.see(part.member)
+        self.see(member)
         return True
 
 
@@ -128,41 +122,52 @@ class Saves:
 
     def verdicts(self, records: Sequence[Record], deadline: Deadline) -> list[Verdict]:
         """Return for each record what its save is; the server is asked for all that is missing at once."""
-        return self._verdicts(list(map(_part_of, records)), {}, deadline)
+        return self._verdicts([(record, record.member) for record in records], {}, deadline)
 
     def verdicts_in_a_row(self, records: Sequence[Record], deadline: Deadline) -> list[Verdict]:
         """As :meth:`verdicts`, of an actor's records in a row: whoever stored the next one is believed."""
-        parts = list(map(_part_of, records))
-        said = {}
-        for part, record, following in zip(parts, records, records[1:], strict=False):
-            if part is not None and following.expected == record.sequence:
-                said[part.save] = Verdict.WHOLE if following.behind is None else Verdict.TORN
+        parts = [(record, record.member) for record in records]
+        said: dict[Place, Verdict] = {}
+        for (record, member), following in zip(parts, records[1:], strict=False):
+            if member is not None and following.expects(record.sequence):
+                said[_place(record, member)] = Verdict.WHOLE if following.behind is None else Verdict.TORN
         return self._verdicts(parts, said, deadline)
 
     def _verdicts(
-        self,
-        parts: Sequence[_Part | None],
-        found: dict[Place, Verdict],
-        deadline: Deadline,
+        self, parts: list[tuple[Record, Member | None]], found: dict[Place, Verdict], deadline: Deadline
     ) -> list[Verdict]:
         seen: dict[Place, _Seen] = {}
-        for part in parts:
-            if part is not None and part.save not in found:
-                seen.setdefault(part.save, _Seen(part.save)).see(part.member)
+        verdicts: list[Verdict | Place] = []
+        for record, member in parts:
+            if member is None:
+                verdicts.append(Verdict.WHOLE)
+                continue
+            save = _place(record, member)
+            verdict = found.get(save)
+            if verdict is None:
+                seen.setdefault(save, _Seen(save)).see(member)
+            verdicts.append(verdict or save)
+        if not seen:
+            return cast("list[Verdict]", verdicts)
+        found |= self._judged(seen.values(), deadline)
+        return [one if isinstance(one, Verdict) else found[one] for one in verdicts]
+
+    def _judged(self, saves: Iterable[_Seen], deadline: Deadline) -> dict[Place, Verdict]:
+        found: dict[Place, Verdict] = {}
         doubtful = []
-        for save, one in seen.items():
-            verdict = Verdict.WHOLE if one.is_whole else self.known(save)
+        for one in saves:
+            verdict = Verdict.WHOLE if one.is_whole else self.known(one.place)
             if verdict is None:
                 doubtful.append(one)
             else:
-                found[save] = verdict
+                found[one.place] = verdict
         self._look(doubtful, deadline)
         for one in doubtful:
             verdict = Verdict.WHOLE if one.is_whole else self._by_the_leader(one, deadline)
             if verdict is not Verdict.OPEN:
                 self.note(one.place, verdict)
             found[one.place] = verdict
-        return [Verdict.WHOLE if part is None else found[part.save] for part in parts]
+        return found
 
     def _look(self, saves: Sequence[_Seen], deadline: Deadline) -> None:
         """Look at what is missing, on any server of the stream."""
