@@ -236,7 +236,7 @@ class StreamRegressionError(StoreError):
 
 
 class StoreUnavailableError(StoreError):
-    """The server cannot serve the store: no JetStream, no leader, no room. Nothing of this call is stored."""
+    """The server cannot serve the store: no JetStream, no leader, no room. Nothing of this call counts."""
 
 
 class ClosedError(AetherError):

@@ -228,6 +228,8 @@ class EventStore(Protocol):
     def save_events(self, events: Iterable[Event], *, timeout: float | None = 5.0) -> list[StoredEvent]:
         """Store up to 1,000 events, of one actor or several: all of them or none, and no reader sees a part.
 
+        A server whose room ends in the middle may keep a part, which is no events to anybody.
+
         As :meth:`save_event`; the events of each actor in increasing versions.
 
         Raises:
@@ -290,7 +292,10 @@ class EventStore(Protocol):
     def get_events_with_errors(
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
     ) -> Reading:
-        """As :meth:`get_events`, with what cannot be read beside what can. What has no version is always in it."""
+        """As :meth:`get_events`, with what cannot be read beside what can.
+
+        What has no version is always in it, and so is what is of a save that the server has stored a part of only.
+        """
 
     def read_together(self, *actor_ids: str, timeout: float | None = 5.0) -> dict[str, list[Event]]:
         """Return the events of several actors, as they were at one moment: no part of a ``save_events()``."""
@@ -307,6 +312,8 @@ class EventStore(Protocol):
 
     def actors(self, pattern: str | None = None, *, timeout: float | None = 5.0) -> list[str]:
         """Return the ids of the actors that have events, sorted.
+
+        One may be among them of which there is only a part of a save that the server had no room for.
 
         Args:
             pattern: As ``SubscriptionFilter``'s ``actor_pattern``: ``"order-*"``; None for all.

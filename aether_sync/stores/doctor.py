@@ -151,7 +151,8 @@ def _sync(answers: Answers) -> Iterator[Finding]:
     seconds = config.get("sync_interval", 0) / 1e9
     yield _warn(
         "sync to disk",
-        f"every {seconds:g} s{where}: what was acknowledged since the last may be lost when a machine crashes",
+        f"every {seconds:g} s{where}: what was acknowledged since the last may be lost when a machine crashes, with "
+        "three replicas, too, if others fail before it has caught up",
         "`jetstream { sync_interval: always }` in the configuration of every server, which makes saving slower; a "
         "process that is killed loses nothing either way",
     )
