@@ -165,9 +165,11 @@ class Writer:
         return self._stored(copies, range(first, ack.seq + 1), duplicate=False)
 
     def _stored(self, events: Sequence[Event], sequences: Iterable[int], *, duplicate: bool) -> list[StoredEvent]:
+        places = list(sequences)
+        batch = places[0] if len(places) > 1 and not duplicate else 0
         stored = [
-            StoredEvent(event, sequence, duplicate, place == len(events))
-            for place, (event, sequence) in enumerate(zip(events, sequences, strict=True), 1)
+            StoredEvent(event, sequence, duplicate, place == len(events), batch)
+            for place, (event, sequence) in enumerate(zip(events, places, strict=True), 1)
         ]
         for one in stored:
             self._cache.learn(one.event.actor_id, one.event.version, one.sequence)
