@@ -11,10 +11,12 @@ import pytest
 from aether_sync import (
     ANY,
     Event,
+    Follower,
     JetStreamEventStore,
     MalformedRecordError,
     NatsServer,
     Snapshot,
+    StoredEvent,
     StoreUnavailableError,
     UnknownOutcomeError,
     VersionConflictError,
@@ -152,6 +154,16 @@ def save_in_vain(store: JetStreamEventStore, *more: Event) -> list[Event]:
     return events
 
 
+def save_in_vain_of(store: JetStreamEventStore, actor_id: str, version: int) -> None:
+    with pytest.raises(StoreUnavailableError, match="does not count"):
+        store.save_events([event(version + n, actor_id) for n in range(5)], timeout=PATIENCE)
+
+
+def everything(store: JetStreamEventStore) -> list[StoredEvent]:
+    found = [one for actor_id in ("a-1", "b-1") for one in store.get_events_with_errors(actor_id).events]
+    return sorted(found, key=lambda one: one.sequence)
+
+
 READS: dict[str, Callable[[JetStreamEventStore], object]] = {
     "get_events": versions,
     "iter_events": lambda store: [one.version for one in store.iter_events("a-1")],
@@ -256,6 +268,69 @@ def test_two_parts_one_after_the_other(tight: Tight, store: JetStreamEventStore)
     assert node.get_latest_version("a-1") == 2
     node.append("a-1", event(), expected_version=2)
     assert versions(tight.store()) == versions(store) == [1, 2, 3]
+
+
+# -- followers
+
+FOLLOWED = {"all": None, "many": "*-1", "some": "a-*", "one": "a-1"}
+
+
+def taken(follower: Follower, count: int) -> list[tuple[str, int]]:
+    return [(one.event.actor_id, one.event.version) for one in (follower.get(PATIENCE) for _ in range(count))]
+
+
+@pytest.mark.parametrize("actors", FOLLOWED.values(), ids=FOLLOWED)
+def test_no_follower_is_given_a_part(tight: Tight, store: JetStreamEventStore, actors: str | None) -> None:
+    only = actors is not None and actors.startswith("a-")
+    with store.follow(actors=actors) as live:
+        tight.leave(3 * EVENT)
+        save_in_vain(store)
+        there = [("a-1", 1), ("a-1", 2)] if only else [("a-1", 1), ("b-1", 1), ("a-1", 2)]
+        with tight.store().follow(actors=actors) as late:
+            for follower in (live, late):
+                assert taken(follower, len(there)) == there
+                eventually(lambda follower=follower: not follower.get_batch(9, timeout=0) and follower.is_caught_up)
+                assert follower.sequence == (tight.end() if follower is live else 3)  # it has called the rest off
+            tight.drop()
+            store.append("a-1", event(), expected_version=2)
+            for follower in (live, late):
+                assert taken(follower, 1) == [("a-1", 3)]
+                eventually(lambda follower=follower: not follower.get_batch(9, timeout=0) and follower.is_caught_up)
+                assert follower.sequence == tight.end()
+    with tight.store().follow(actors=actors) as later:
+        assert taken(later, len(there) + 1) == [*there, ("a-1", 3)]
+        assert later.sequence == tight.end()
+
+
+@pytest.mark.parametrize("actors", [None, "d-1", "e-*"])
+def test_a_follower_is_given_what_the_server_has_finished(
+    tight: Tight, store: JetStreamEventStore, actors: str | None
+) -> None:
+    tight.leave(4 * EVENT)
+    with store.follow(after=3, actors=actors) as follower:
+        tight.batch(*[("d-1", EVENT), ("e-1", EVENT)] * 3)
+        eventually(lambda: not follower.get_batch(9, timeout=0.01) and follower.is_caught_up)
+        assert follower.sequence == (4 if actors == "e-*" else 3)
+        tight.drop()
+        tight.server.restart()
+        both = [(actor_id, version) for version in (1, 2, 3) for actor_id in ("d-1", "e-1")]
+        wanted = [one for one in both if actors is None or one[0][0] == actors[0]]
+        assert taken(follower, len(wanted)) == wanted
+
+
+@pytest.mark.parametrize("actors", FOLLOWED.values(), ids=FOLLOWED)
+def test_a_follower_may_begin_amid_a_save(tight: Tight, store: JetStreamEventStore, actors: str | None) -> None:
+    store.save_events([event(version, actor, 1) for version in range(3, 13) for actor in ("a-1", "b-1")])
+    tight.leave(3 * EVENT)
+    save_in_vain_of(store, "a-1", 13)
+    tight.drop()
+    end = tight.end()
+    store.append("a-1", event(), expected_version=12)
+    expected = [(one.event.actor_id, one.sequence) for one in everything(store)]
+    for after in range(end + 1):
+        wanted = [one for one in expected if one[1] > after and (actors in {None, "*-1"} or one[0] == "a-1")]
+        with tight.store().follow(after=after, actors=actors) as follower:
+            assert [(one.event.actor_id, one.sequence) for one in map(follower.get, [PATIENCE] * len(wanted))] == wanted
 
 
 # -- what the server may still finish

@@ -3,7 +3,7 @@
 A version is known with the sequence of its event, as a pair: the pair of the greater sequence is the newer one. Pairs
 come from the leader of the stream, and from what it acknowledged here: who saves relies on them. What others announce
 says only that it is time to look. What the leader answers replaces all of it, downwards too, unless something newer
-came while it was asked.
+came while it was asked. Behind another connection there may be another past: then nothing is known of actors any more.
 """
 
 from collections import OrderedDict
@@ -73,6 +73,7 @@ class VersionCache:
     def __init__(self) -> None:
         self._lock = guard()  # guards _known
         self._known: OrderedDict[str, Known] = OrderedDict()  # the least recently used first
+        self.last = 0  #: the greatest sequence that was stored from here, as far as is known
 
     def get(self, actor_id: str) -> Known | None:
         """Return what is known of an actor."""
@@ -85,6 +86,7 @@ class VersionCache:
     def learn(self, actor_id: str, version: int, sequence: int) -> Known:
         """Note that there is an event; an older one than is known changes nothing."""
         with self._lock:
+            self.last = max(self.last, sequence)
             known = self._known.get(actor_id) or Known()
             if sequence > known.sequence:
                 known = known.moved(version, sequence)
@@ -129,6 +131,22 @@ class VersionCache:
         """Return a sequence behind which all events of an actor from a version on are found; 0 if none is known."""
         known = self.get(actor_id)
         return max((at for one, at in known.positions if one < version), default=0) if known is not None else 0
+
+    def forget(self, is_another: bool) -> None:
+        """Forget what is known of actors: it may be of another past.
+
+        Args:
+            is_another: Whether it is another stream that is there now, so that nothing of it is known.
+        """
+        with self._lock:
+            self._known.clear()
+            if is_another:
+                self.last = 0
+
+    def lower(self, last: int) -> None:
+        """Believe that nothing is stored behind a sequence."""
+        with self._lock:
+            self.last = min(self.last, last)
 
     def _set(self, actor_id: str, known: Known) -> None:
         self._known[actor_id] = known

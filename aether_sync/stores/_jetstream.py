@@ -38,6 +38,7 @@ __all__ = [
     "IncompleteError",
     "JetStream",
     "Member",
+    "NoRoomError",
     "NotSentError",
     "Outgoing",
     "Page",
@@ -45,9 +46,11 @@ __all__ = [
     "Record",
     "RefusedError",
     "UnknownError",
+    "batch_of",
     "code_of",
     "command",
     "ends_batch",
+    "gone",
     "member_of",
     "new_batch",
     "said",
@@ -67,7 +70,10 @@ _BUSY = {10008, 10009, 10158, 10163, 10167, 10176, 10210}  # no leader; an id, a
 _FULL = {10002, 10023, 10028, 10047, 10077, 10120, 10122}  # of memory or disk: the server, the account, the stream
 _INCOMPLETE = 10176  # a batch of which a record is missing
 _ABANDONED = 2  # a number that is never the next one of a batch that is being committed
-_NO_MESSAGE = 10037
+_NO_MESSAGE, _NO_STREAM = 10037, 10059
+_ABSENT = b'"err_code":10059'
+_BEGINNING = 200  # bytes of an answer: an error stands there
+_GONE = 1.0  # seconds after which a server that knows no such stream is believed
 
 _SEQUENCE = b"\r\nNats-Sequence: "
 _EXPECTED = re.compile(rb"\r\nNats-Expected-Last-Subject-Sequence: *(\d+)")
@@ -89,6 +95,10 @@ class BusyError(Exception):
 
 class IncompleteError(BusyError):
     """A part of a batch was not taken: it came too late, or there was no room for it."""
+
+
+class NoRoomError(Exception):
+    """There is no room for a batch; a part of it may be stored."""
 
 
 class NotSentError(BusyError):
@@ -151,12 +161,14 @@ class Record(NamedTuple):
         subject: Under which.
         headers: As they came, with their first line; b"" if there are none.
         data: The body.
+        time: When it was stored, as the leader writes it (RFC 3339); "" if another server was asked.
     """
 
     sequence: int
     subject: str
     headers: bytes
     data: bytes
+    time: str = ""
 
     @property
     def member(self) -> Member | None:
@@ -181,6 +193,11 @@ class Record(NamedTuple):
         return int(found[1]) if found is not None and b"Sequence-Subject" not in self.headers else None
 
     @property
+    def batch(self) -> int:
+        """The sequence of the first record of the atomic batch that it was stored with, or 0."""
+        return batch_of(self.sequence, self.headers)
+
+    @property
     def ends_batch(self) -> bool:
         """Whether nothing follows that was stored together with it."""
         return ends_batch(self.headers)
@@ -198,6 +215,12 @@ def member_of(headers: bytes) -> Member | None:
     if others is None or place is None:
         return None
     return Member(others[1], int(place[1]), ends_batch(headers))
+
+
+def batch_of(sequence: int, headers: bytes) -> int:
+    """The sequence of the first record of the atomic batch that a record was stored with, or 0."""
+    place = _BATCH.search(headers)
+    return sequence - int(place[1]) + 1 if place is not None else 0
 
 
 def ends_batch(headers: bytes) -> bool:
@@ -242,6 +265,17 @@ class JetStream:
         self._connection = connection
         self._calls: set[Call] = set()  # that are waited for; single operations only
         self._closed: StoreClosedError | None = None
+        self._absences: dict[str, int] = {}  # the number of the last answer that a stream is not there, by stream
+        self._numbers = count(1)
+        self.told: set[str] = set()  #: streams of which a save has said that they are gone; single operations only
+
+    def epoch(self, stream: str) -> tuple[int, int]:
+        """What has changed if what was seen of a stream may be so no more: another connection, or word that it is gone.
+
+        Args:
+            stream: Its name.
+        """
+        return self._connection.reconnects, self._absences.get(stream, 0)
 
     # -- publishing
 
@@ -264,7 +298,8 @@ class JetStream:
             BusyError: Not now.
             UnknownError: It may be stored.
             DeadlineExceededError: Nothing was sent in time.
-            StoreUnavailableError: There is no room.
+            NoRoomError: There is no room for a batch.
+            StoreUnavailableError: There is no room for a message, or no stream.
             EventTooLargeError: One is larger than the server or the stream takes.
             AtomicAppendUnsupportedError: The stream takes no batches.
         """
@@ -293,16 +328,35 @@ class JetStream:
         except (DisconnectedError, ClosedError) as error:
             raise UnknownError(str(error)) from error
         if _status(answer) == 503:
+            self._refuse_if_gone(stream, deadline)
             raise BusyError("no server answers for the stream: it has no leader now")
         try:
             ack = _read_ack(answer[3])
         except msgspec.MsgspecError as error:
             raise UnknownError(f"the answer is none of JetStream's: {answer[3][:80]!r}") from error
         if ack.error is not None:
+            if batch and ack.error.err_code in _FULL:
+                raise NoRoomError(str(ack.error))
             _refuse(ack.error)
         if ack.stream != stream:
             raise StoreError(f"stream {ack.stream!r} has these subjects, not {stream!r}")
         return ack
+
+    def _refuse_if_gone(self, stream: str, deadline: Deadline) -> None:
+        """Nobody answers for a stream: see whether it is there at all."""
+        pause = Pause(Deadline(min(_GONE, deadline.remaining() / 2)))
+        while code_of(self._look(stream, deadline)) == _NO_STREAM:
+            if not pause.take():
+                self.told.add(stream)
+                raise StoreUnavailableError(gone(stream))
+
+    def _look(self, stream: str, deadline: Deadline) -> dict[str, Any]:
+        """Ask for a stream once; no answer is an empty one."""
+        call = self._ask(f"$JS.API.STREAM.INFO.{stream}", {}, deadline, single)
+        try:
+            return _answer(self._wait(call, Deadline(min(_GONE, deadline.remaining())), deadline)[0])
+        except (DeadlineExceededError, DisconnectedError):
+            return {}
 
     def abandon(self, subject: str, batch: bytes, deadline: Deadline) -> None:
         """See that the server does not finish a batch that it has not stored whole.
@@ -348,6 +402,10 @@ class JetStream:
     def begin_last(self, stream: str, subject: str, deadline: Deadline) -> "Asked[Record | None]":
         """As :meth:`last`, asked now."""
         return self._begin(f"$JS.API.STREAM.MSG.GET.{stream}", {"last_by_subj": subject}, deadline, single, _leaders)
+
+    def begin_at(self, stream: str, sequence: int, deadline: Deadline) -> "Asked[Record | None]":
+        """Ask now for the record at a sequence, by the leader's word."""
+        return self._begin(f"$JS.API.STREAM.MSG.GET.{stream}", {"seq": sequence}, deadline, single, _leaders)
 
     def next(self, stream: str, subject: str, sequence: int, deadline: Deadline) -> Record | None:
         """Return the first record with a subject from a sequence on, by the leader's word."""
@@ -449,9 +507,17 @@ class JetStream:
         self._calls.add(call)
         try:
             self._refuse_if_closed()
-            return call.wait(patience, until, self._connection.ping)
+            answers = call.wait(patience, until, self._connection.ping)
+            if not answers[0][2] and _ABSENT in answers[0][3][:_BEGINNING]:
+                self._note_absence(call)
+            return answers
         finally:
             self._calls.discard(call)
+
+    def _note_absence(self, call: Call) -> None:
+        for subject in call.subjects:
+            if subject.startswith("$JS.API.STREAM."):
+                self._absences[subject.rpartition(".")[2]] = next(self._numbers)
 
     def _too_late(self, deadline: Deadline) -> DeadlineExceededError:
         return DeadlineExceededError(f"no answer of the server within {deadline}{self._connection.why_not()}")
@@ -639,6 +705,14 @@ def code_of(answer: dict[str, Any]) -> int:
     return int(answer.get("error", {}).get("err_code", 0))
 
 
+def gone(stream: str) -> str:
+    """What to say of a stream that was there."""
+    return (
+        f"stream {stream!r} is not there any more: it was deleted, or the server has lost its disk, or is another one. "
+        "Nothing of this call is stored; the next use makes the stream anew, without events"
+    )
+
+
 def said(answer: dict[str, Any]) -> str:
     """What an answer of the API that is an error says."""
     error = answer["error"]
@@ -651,6 +725,5 @@ def _record(answer: dict[str, Any]) -> Record | None:
             return None
         raise StoreUnavailableError(f"the stream is not read: {said(answer)}")
     message = answer["message"]
-    return Record(
-        message["seq"], message["subject"], b64decode(message.get("hdrs", "")), b64decode(message.get("data", ""))
-    )
+    headers, data = b64decode(message.get("hdrs", "")), b64decode(message.get("data", ""))
+    return Record(message["seq"], message["subject"], headers, data, message["time"])

@@ -110,7 +110,7 @@ class Reader:
     def found(self, record: Record) -> StoredEvent | MalformedRecord:
         """Return what a record is."""
         try:
-            return StoredEvent(self.decoded(record), record.sequence, False, record.ends_batch)
+            return StoredEvent(self.decoded(record), record.sequence, False, record.ends_batch, record.batch)
         except MalformedRecordError as error:
             return MalformedRecord(record.sequence, record.data, error)
 

@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import pairwise
 from typing import NamedTuple, cast
 
 from .._deadline import Deadline
@@ -111,6 +112,11 @@ class Saves:
             while len(self._known) > _KEPT:
                 self._known.popitem(last=False)
 
+    def forget(self) -> None:
+        """Forget what saves are: the stream may have another past now."""
+        with self._lock:
+            self._known.clear()
+
     def known(self, save: Place) -> Verdict | None:
         """Return what is known of a save already."""
         with self._lock:
@@ -127,11 +133,20 @@ class Saves:
     def verdicts_in_a_row(self, records: Sequence[Record], deadline: Deadline) -> list[Verdict]:
         """As :meth:`verdicts`, of an actor's records in a row: whoever stored the next one is believed."""
         parts = [(record, record.member) for record in records]
-        said: dict[Place, Verdict] = {}
-        for (record, member), following in zip(parts, records[1:], strict=False):
-            if member is not None and following.expects(record.sequence):
-                said[_place(record, member)] = Verdict.WHOLE if following.behind is None else Verdict.TORN
-        return self._verdicts(parts, said, deadline)
+        return self._verdicts(parts, _said(parts), deadline)
+
+    def verdicts_of_all(self, records: Sequence[Record], deadline: Deadline) -> None:
+        """Find out what the saves are of records of several actors, in order: as far as it can be known for good."""
+        rows: dict[str, list[Record]] = {}
+        for record in records:
+            rows.setdefault(record.subject, []).append(record)
+        for row in rows.values():
+            for said, verdict in _said([(record, record.member) for record in row]).items():
+                self.note(said, verdict)
+        found = zip(map(save_of, records), self.verdicts(records, deadline), strict=True)
+        for save, verdict in dict(found).items():
+            if save is not None and verdict is not Verdict.OPEN:
+                self.note(save, verdict)
 
     def _verdicts(
         self, parts: list[tuple[Record, Member | None]], found: dict[Place, Verdict], deadline: Deadline
@@ -239,6 +254,15 @@ class Saves:
         end = self._jetstream.last(self._names.stream, self._names.all_events, deadline)
         if end is not None and _is_begun(end, save.batch):  # else it was finished before, or something is behind it
             self.note(save, Verdict.TORN)
+
+
+def _said(row: Sequence[tuple[Record, Member | None]]) -> dict[Place, Verdict]:
+    """What is said of saves by those who stored the next record of an actor."""
+    said: dict[Place, Verdict] = {}
+    for (record, member), (following, _) in pairwise(row):
+        if member is not None and following.expects(record.sequence):
+            said[_place(record, member)] = Verdict.WHOLE if following.behind is None else Verdict.TORN
+    return said
 
 
 class TornSave(NamedTuple):

@@ -22,6 +22,7 @@ from ._jetstream import (
     BusyError,
     IncompleteError,
     JetStream,
+    NoRoomError,
     NotSentError,
     Outgoing,
     Pause,
@@ -141,13 +142,12 @@ class Writer:
             except UnknownError:
                 tries.doubt |= tails
                 self._refuse_if_torn(parts, tries, deadline)
-            except StoreUnavailableError:
-                if tries.batches:  # a part may be stored
-                    before = tries.doubt
-                    tries.doubt = before | tails
-                    self._refuse_if_torn(parts, tries, deadline)
-                    tries.doubt = before
-                raise
+            except NoRoomError as error:
+                before = tries.doubt
+                tries.doubt = before | tails
+                self._refuse_if_torn(parts, tries, deadline)
+                tries.doubt = before
+                raise StoreUnavailableError(f"the server has no room for it: {error}") from error
             except BusyError as error:
                 if isinstance(error, IncompleteError):
                     self._room.doubt()
@@ -261,9 +261,11 @@ class Writer:
         return self._stored(copies, range(start, ack.seq + 1), duplicate=False)
 
     def _stored(self, events: Sequence[Event], sequences: Iterable[int], *, duplicate: bool) -> list[StoredEvent]:
+        places = list(sequences)
+        batch = places[0] if len(places) > 1 and not duplicate else 0
         stored = [
-            StoredEvent(event, sequence, duplicate, place == len(events))
-            for place, (event, sequence) in enumerate(zip(events, sequences, strict=True), 1)
+            StoredEvent(event, sequence, duplicate, place == len(events), batch)
+            for place, (event, sequence) in enumerate(zip(events, places, strict=True), 1)
         ]
         for one in stored:
             self._cache.learn(one.event.actor_id, one.event.version, one.sequence)

@@ -90,12 +90,17 @@ class JetStreamEventStore(StoreBase, Heir):
         self._saves = Saves(self._jetstream, self._names)
         self._reader = Reader(self._jetstream, self._names, self._cache, self._saves)
         self._writer = Writer(self._jetstream, self._names, self._cache, self._reader, self._saves)
-        self._stream = Stream(self._jetstream, settings(self._names, self._replicas))
+        self._stream = Stream(self._jetstream, settings(self._names, self._replicas), self._forget)
         self._snapshots = Snapshots(self._jetstream, self._names, self._reader, self._replicas)
         self._followers: Living[JetStreamFollower] = Living()
         self._consumers = Consumers(
             self._connection, self._jetstream, self._names, self._reader, self._stream, self._replicas
         )
+
+    def _forget(self, is_another: bool) -> None:
+        """Forget what is known of a past that may be another one now."""
+        self._cache.forget(is_another)
+        self._saves.forget()
 
     def _after_fork(self) -> None:
         self._begin()
@@ -106,14 +111,16 @@ class JetStreamEventStore(StoreBase, Heir):
         return self._connection
 
     def start(self, timeout: float | None = 5.0) -> None:
-        """Connect and see that the stream is there; the first use does it too.
+        """Connect and see that the stream is there, now; the first use does it too.
 
         Raises:
             StreamMismatchError: There is such a stream with other settings; the error names each.
-            StoreUnavailableError: There is no JetStream, or the stream cannot be made.
+            StoreUnavailableError: There is no JetStream, or the stream cannot be made; or it was there, and is gone.
             PermissionDeniedError: The user lacks a right; the error names it.
         """
-        self._ready(timeout)
+        deadline = Deadline(timeout)
+        self._refuse_if_closed()
+        self._stream.look(deadline)
 
     def _ready(self, timeout: float | None) -> Deadline:
         """Refuse if it is closed, see that the stream is there, and return until when a call may take."""
@@ -250,7 +257,9 @@ class JetStreamEventStore(StoreBase, Heir):
         after = check_version("after", after)
         wanted = check_wanted("actors", actors, event_types)
         deadline = self._ready(timeout)
-        follower = JetStreamFollower(self._connection, self._jetstream, self._names, self._reader, after, wanted)
+        follower = JetStreamFollower(
+            self._connection, self._jetstream, self._names, self._reader, self._cache, self._saves, after, wanted
+        )
         try:
             follower.admit()
             follower.begin(deadline)
