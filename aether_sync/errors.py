@@ -232,7 +232,7 @@ class StreamMismatchError(StoreError):
 
 
 class StreamRegressionError(StoreError):
-    """The stream ends before a checkpoint of it: it was restored from a backup, lost events, or is another one."""
+    """The stream is not the one of a checkpoint: it was restored from a backup, lost events, is another one, or gone."""
 
 
 class StoreUnavailableError(StoreError):

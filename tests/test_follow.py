@@ -621,7 +621,7 @@ def test_a_stream_that_was_deleted_is_told(make_store: MakeStore, prefix: str, h
     fill(store, 3)
     assert "error" not in store._jetstream.request(f"STREAM.DELETE.{prefix}", {}, Deadline(PATIENCE))
     calls: dict[str, Callable[[], object]] = {
-        "append": lambda: store.append("a-1", event(), expected_version=3, timeout=3600),
+        "append": lambda: store.append("a-1", event(), expected_version=3, timeout=PATIENCE),
         "get_events": lambda: store.get_events("a-1"),
         "start": store.start,
         "snapshot": lambda: store.save_snapshot(Snapshot(actor_id="a-1", version=3, state={})),

@@ -219,7 +219,7 @@ def member_of(headers: bytes) -> Member | None:
 
 def batch_of(sequence: int, headers: bytes) -> int:
     """The sequence of the first record of the atomic batch that a record was stored with, or 0."""
-    place = _BATCH.search(headers)
+    place = _BATCH.search(headers) if b"Nats-Batch-" in headers else None
     return sequence - int(place[1]) + 1 if place is not None else 0
 
 
