@@ -7,7 +7,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from aether_sync.stores.delivery import Delivery
 from .conftest import PATIENCE, UNIT, eventually, run_threads
 from .programs import consumers as programs
 from .programs.run import run
+from .proxy import Proxy
 from .test_consume import ACK_WAIT, MakeStore, save
 
 pytestmark = pytest.mark.concurrent
@@ -143,6 +144,79 @@ class TestOrder:
             assert len(runner._crew._held) == 8
             go_on.set()
             store.wait_for(100, "c", timeout=PATIENCE)
+
+
+def lose(proxy: Proxy, store: JetStreamEventStore, direct: JetStreamEventStore, make: Callable[[], object]) -> None:
+    """Break the link of a store when the server has sent it what is made."""
+    before = direct.consumers()[0].delivered
+    proxy.mute()
+    make()
+    eventually(lambda: direct.consumers()[0].delivered > before, "the server to send them")
+    proxy.cut()
+    eventually(lambda: not store.connection.is_connected, "the end of the link")
+    proxy.restore()
+    assert store.connection.wait_connected(PATIENCE)
+
+
+@pytest.mark.fault
+class TestABrokenLink:
+    @pytest.mark.parametrize("at_once", [1, 7])
+    def test_it_changes_no_actors_order(self, make_store: MakeStore, server: NatsServer, at_once: int) -> None:
+        direct = make_store()
+        numbers = count()
+
+        def go_on(events: int) -> None:
+            for _ in range(events // at_once):
+                news = [next(numbers) for _ in range(at_once)]
+                direct.save_events(Event(event_type="Done", actor_id=f"a-{n % 3}", version=n // 3 + 1) for n in news)
+
+        recorder = Recorder()
+        with Proxy(server.port) as proxy:
+            store = make_store(proxy.url)
+            with store.run("c", recorder, prefetch=30, ack_wait=2 * UNIT, max_deliver=50):
+                go_on(42)
+                direct.wait_for(42, "c", timeout=PATIENCE)
+                for end in (84, 126):
+                    lose(proxy, store, direct, lambda: go_on(21))
+                    go_on(21)
+                    eventually(lambda end=end: len(recorder.sequences()) >= end, "all")
+            store.close()
+        recorder.check_order()
+        assert recorder.sequences() == list(range(1, 127))
+
+    def test_others_do_not_wait(self, make_store: MakeStore, server: NatsServer) -> None:
+        direct, recorder = make_store(), Recorder()
+        with Proxy(server.port) as proxy:
+            store = make_store(proxy.url)
+            with store.run("c", recorder, ack_wait=5 * UNIT):
+                save(direct, 2, actors=2)
+                direct.wait_for(2, "c", timeout=PATIENCE)
+                late = Event(event_type="Done", actor_id="a-0", version=2)
+                lose(proxy, store, direct, lambda: direct.save_event(late))
+                direct.save_event(late.following(event_type="Done", actor_id="a-0", version=3))
+                direct.save_event(late.following(event_type="Done", actor_id="a-1", version=2))
+                eventually(lambda: recorder.sequences() == [1, 2, 5], "the other actor's")
+                direct.wait_for(5, "c", timeout=PATIENCE)
+            store.close()
+        assert recorder.handled == {"a-0": [1, 3, 4], "a-1": [2, 5]}
+
+    def test_nobody_waits_for_what_others_may_have(self, make_store: MakeStore, server: NatsServer) -> None:
+        direct, here = make_store(), Recorder()
+        with Proxy(server.port) as proxy:
+            store = make_store(proxy.url)
+            with (
+                store.run("c", here, prefetch=1, ack_wait=30 * UNIT) as runner,
+                direct.run("c", lambda _: None, prefetch=1, ack_wait=30 * UNIT) as there,
+            ):
+                save(direct, 200, actors=200)
+                direct.wait_for(200, "c", timeout=PATIENCE)
+                assert runner._crew.consumption._arrivals._has_company()
+                there.close()
+                late = Event(event_type="Done", actor_id="a-0", version=2)
+                lose(proxy, store, direct, lambda: direct.save_event(late))
+                direct.save_event(late.following(event_type="Done", actor_id="a-0", version=3))
+                eventually(lambda: here.handled["a-0"][-1:] == [202], "the later one")
+            store.close()
 
 
 class TestFailures:

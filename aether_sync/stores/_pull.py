@@ -81,6 +81,11 @@ class Inflow:
             self.is_broken = False
             self._last_sign = monotonic()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether no more is to be asked for, however little has arrived."""
+        return False
+
     def silence(self) -> float:
         """Seconds until nobody can be there any more; 0 if nobody is."""
         if self.is_broken:
@@ -105,9 +110,12 @@ class Inflow:
                 if is_status(message):
                     self._heed(message)
             self.asked = max(0, self.asked - len(came))
-            self.arrived.extend(came)
+            self._arrive(came)
             if came or self.is_broken or not self.asked:  # who is woken for nothing asks again
                 self.changed.wake(len(came) or len(self.changed))
+
+    def _arrive(self, messages: list[Message]) -> None:
+        self.arrived.extend(messages)
 
     def _heed(self, status: Message) -> None:
         text = status[2].lower()
@@ -140,16 +148,18 @@ class Pulling:
         connection: Over which.
         stream: Of which.
         window: Messages asked for and not yet taken, at most.
+        inflow: Where they arrive; by default one of its own.
         drains: Whether what is on its way still arrives after :meth:`close`.
     """
 
-    def __init__(self, connection: Connection, stream: str, window: int, *, drains: bool = False) -> None:
-        self.inflow = Inflow()
+    def __init__(
+        self, connection: Connection, stream: str, window: int, inflow: Inflow | None = None, *, drains: bool = False
+    ) -> None:
+        self.inflow = inflow = inflow or Inflow()
         self._connection = connection
         self._stream = stream
         self._window = window
         self._next = ""  # whom questions are put to
-        inflow = self.inflow
         subject = f"_INBOX.{os.urandom(12).hex()}"
         group = "drains" if drains else None
         self.mailbox = Mailbox(subject, inflow.take, moved=inflow.break_off, ended=inflow.end, group=group)
@@ -172,7 +182,7 @@ class Pulling:
         inflow = self.inflow
         with inflow.lock:
             count = self._window - inflow.asked - len(inflow.arrived)
-            if inflow.is_broken or count * 2 < self._window:
+            if inflow.is_broken or inflow.is_full or count * 2 < self._window:
                 return
             is_too_large, inflow.is_too_large = inflow.is_too_large and not inflow.arrived, False
             count = 1 if is_too_large else count

@@ -1,7 +1,7 @@
 """What a consumption makes deliveries of: events, or the pointers to them in the poison place."""
 
 import logging
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 from .._deadline import Deadline
 from .._nats.interest import Message
@@ -30,10 +30,16 @@ _AGAIN = 60.0  # seconds after which what stays in the poison place is handed ou
 
 
 class Source(Protocol):
-    """Makes deliveries of messages."""
+    """Makes deliveries of messages.
 
-    def look(self, consumer: str, deadline: Deadline) -> None:
-        """See that the consumer is there."""
+    Attributes:
+        is_ordered: Whether the events of an actor come in the order of the store.
+    """
+
+    is_ordered: ClassVar[bool]
+
+    def look(self, consumer: str, deadline: Deadline) -> dict[str, Any]:
+        """Return what the server says of the consumer, which should be there."""
 
     def read(self, message: Message, desk: Desk, passed: list[bytes]) -> Delivery | None:
         """Make a delivery of a message; if it is not wanted, add where it is acknowledged to those passed by."""
@@ -44,6 +50,8 @@ class Source(Protocol):
 
 class Events:
     """Reads events for a consumer."""
+
+    is_ordered: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -62,9 +70,9 @@ class Events:
         self._filter = filter
         self._burst = Burst()  # of records that are no events
 
-    def look(self, consumer: str, deadline: Deadline) -> None:
-        """See that the consumer is there."""
-        _durable.look(self._jetstream, self._names.stream, consumer, deadline)
+    def look(self, consumer: str, deadline: Deadline) -> dict[str, Any]:
+        """Return what the server says of the consumer, which should be there."""
+        return _durable.look(self._jetstream, self._names.stream, consumer, deadline)
 
     def read(self, message: Message, desk: Desk, passed: list[bytes]) -> Delivery | None:
         """Make a delivery of a message, if it is an event that is wanted; else add it to those passed by."""
@@ -99,15 +107,17 @@ class Events:
 class Pointers:
     """Reads what is in the poison place, for a consumer of that."""
 
+    is_ordered: ClassVar[bool] = False  # by when they were given up
+
     def __init__(self, jetstream: JetStream, names: Names, poison: PoisonPlace) -> None:
         self._jetstream = jetstream
         self._names = names
         self._poison = poison
         self._burst = Burst()  # of records that are no events
 
-    def look(self, consumer: str, deadline: Deadline) -> None:
-        """See that the consumer is there."""
-        _durable.look(self._jetstream, self._names.poison, consumer, deadline)
+    def look(self, consumer: str, deadline: Deadline) -> dict[str, Any]:
+        """Return what the server says of the consumer, which should be there."""
+        return _durable.look(self._jetstream, self._names.poison, consumer, deadline)
 
     def read(self, message: Message, desk: Desk, passed: list[bytes]) -> Delivery | None:
         """Make a delivery of a message, if it points to an event; else it stays where it is."""

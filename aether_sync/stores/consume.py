@@ -5,7 +5,7 @@ delivers again, to any of them, up to a number of times; then the event goes to 
 """
 
 import weakref
-from typing import Self
+from typing import Any, Self
 
 from .._batches import fill
 from .._checks import check_count
@@ -15,6 +15,7 @@ from .._nats.interest import Message
 from .._waiting import outside_guards
 from ..connection import Connection
 from ..errors import DeadlineExceededError, StoreClosedError, StoreError, StoreUnavailableError
+from ._arrivals import Arrivals
 from ._iteration import Iteration
 from ._pull import Pulling
 from ._sources import Source
@@ -47,12 +48,12 @@ class Consumption(Iteration):
         ack_wait: float,
         source: Source,
     ) -> None:
-        pulling = Pulling(connection, stream, prefetch, drains=True)
-        super().__init__(connection, pulling, pulling.inflow.lock)
+        self._arrivals = arrivals = Arrivals(ack_wait)
+        super().__init__(connection, Pulling(connection, stream, prefetch, arrivals, drains=True), arrivals.lock)
         self._name = f"{consumer!r} of {stream!r}"
         self._consumer = consumer
         self._source = source
-        self._keeper = Keeper(connection, self._inflow, ack_wait)
+        self._keeper = Keeper(connection, arrivals, ack_wait)
         self._desk = Desk(connection, self._keeper, source.bury)
         self._finalizer = weakref.finalize(self, _abandon, connection, self._pulling, self._keeper, repr(self))
         self._finalizer.atexit = False
@@ -117,7 +118,7 @@ class Consumption(Iteration):
         """Put back what was taken last, for whoever takes next."""
         with self._lock:
             if not self._closed:
-                self._inflow.arrived.extendleft(reversed(messages))
+                self._arrivals.put_back(messages)
                 messages = []
         self._keeper.tell([reply for _, reply, *_ in messages], nak(0))
         self._inflow.changed.wake_all()
@@ -137,32 +138,40 @@ class Consumption(Iteration):
 
     def _pop(self) -> Message | None:
         with self._lock:
-            message = None if self._closed or not self._inflow.arrived else self._inflow.arrived.popleft()
+            message = None if self._closed else self._arrivals.pop()
         if not self._closed:
             self._pulling.ask()
         return message
 
+    def _has_some(self) -> bool:
+        return self._arrivals.has_some
+
     # -- beginning
 
-    def begin(self, deadline: Deadline, *, first: bool = False) -> None:
-        """Pull from the consumer, which is there; what has come already is kept, if it is still this one's."""
+    def begin(self, info: dict[str, Any], deadline: Deadline) -> None:
+        """Begin to pull from the consumer, of which the server says this."""
         self._pulling.subscribe(deadline)
-        if first:
-            self._keeper.begin()
+        self._keeper.begin()
+        self._flow(info)
+
+    def _flow(self, info: dict[str, Any]) -> None:
+        """Pull from now on; what has come already is kept, if it is still this one's."""
         with self._lock:
             if not self._closed:
+                if self._source.is_ordered:
+                    self._arrivals.learn(info)
                 self._pulling.begin(self._consumer, keep=not self._keeper.is_late())
 
     def _renew(self, deadline: Deadline) -> None:
         try:
-            self._source.look(self._consumer, deadline)
+            info = self._source.look(self._consumer, deadline)
         except StoreUnavailableError:
             raise
         except StoreError as error:
             self._failure = error
             self.close()
             raise
-        self.begin(deadline)
+        self._flow(info)
 
     # -- ending
 

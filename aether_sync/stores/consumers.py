@@ -1,7 +1,7 @@
 """What a store does with its durable consumers."""
 
 from collections.abc import Iterable
-from typing import Literal, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 from .._checks import as_whole, check_count, check_flag, check_seconds, is_of
 from .._deadline import Deadline
@@ -90,9 +90,9 @@ class Consumers:
         max_deliver = check_count("max_deliver", max_deliver)
         config = _durable.settings(self._names, name, wanted, after, ack_wait, max_deliver, max_ack_pending)
         self._open(deadline)
-        _durable.join(self._jetstream, self._names.stream, config, deadline)
+        info = _durable.join(self._jetstream, self._names.stream, config, deadline)
         source = Events(self._jetstream, self._names, self._reader, self._poison, name, wanted)
-        return self._begun(self._names.stream, name, prefetch, ack_wait, source, deadline)
+        return self._begun(self._names.stream, name, prefetch, ack_wait, source, info, deadline)
 
     def consume_poisoned(
         self,
@@ -111,9 +111,9 @@ class Consumers:
         prefetch = check_count("prefetch", prefetch)
         self._open(deadline)
         config = _durable.poison_settings(self._names, name, ack_wait, max_ack_pending)
-        _durable.join(self._jetstream, self._names.poison, config, deadline)
+        info = _durable.join(self._jetstream, self._names.poison, config, deadline)
         source = Pointers(self._jetstream, self._names, self._poison)
-        return self._begun(self._names.poison, name, prefetch, ack_wait, source, deadline)
+        return self._begun(self._names.poison, name, prefetch, ack_wait, source, info, deadline)
 
     def run(
         self,
@@ -167,12 +167,13 @@ class Consumers:
         prefetch: int,
         ack_wait: float,
         source: Source,
+        info: dict[str, Any],
         deadline: Deadline,
     ) -> Consumption:
         found = Consumption(self._connection, stream, name, prefetch, ack_wait, source)
         try:
             found.admit()
-            found.begin(deadline, first=True)
+            found.begin(info, deadline)
             self._living.add(found)
             self._refuse_if_closed()
         except BaseException:

@@ -17,8 +17,8 @@ from .._waiting import guard
 from ..connection import Connection
 from ..errors import DeadlineExceededError, DisconnectedError, InvalidOptionError, StoreError
 from ..events import Event
+from ._arrivals import Arrivals
 from ._jetstream import Pause, command
-from ._pull import Inflow
 
 __all__ = ["ACK", "Delivery", "Desk", "Keeper", "nak"]
 
@@ -40,17 +40,17 @@ class Keeper:
 
     Args:
         connection: Over which.
-        inflow: What has come and is not taken yet.
+        arrivals: What has come and is not taken yet.
         ack_wait: Seconds.
 
     Attributes:
         held: Where what was taken and is still held is acknowledged. Single operations only, any thread.
-        ends: Nothing is taken from the inflow any more; what is left there is given back, the next time at the latest.
+        ends: Nothing is taken from there any more; what is left is given back, the next time at the latest.
     """
 
-    def __init__(self, connection: Connection, inflow: Inflow, ack_wait: float) -> None:
+    def __init__(self, connection: Connection, arrivals: Arrivals, ack_wait: float) -> None:
         self._connection = connection
-        self._inflow = inflow
+        self._arrivals = arrivals
         self._ack_wait = ack_wait
         self._kept = monotonic()
         self.held: dict[bytes, None] = {}
@@ -67,20 +67,16 @@ class Keeper:
     def give_back(self) -> None:
         """Give back what has come and was not taken, and from now on only keep what is held."""
         self.ends = True
-        with self._inflow.lock:
-            waiting = self._waiting()
-            self._inflow.arrived.clear()
+        with self._arrivals.lock:
+            waiting = self._arrivals.replies()
+            self._arrivals.clear()
         self.tell(waiting, nak(0))
-
-    def _waiting(self) -> list[bytes]:
-        with self._inflow.lock:
-            return [reply for _, reply, *_ in self._inflow.arrived]
 
     def _keep(self) -> bool:
         """Tell once; on the loop thread."""
         if self.ends:  # whoever took from it was dropped, perhaps: what was on its way then is here by now
             self.give_back()
-        self.tell([*self.held, *self._waiting()], _IN_PROGRESS)
+        self.tell([*self.held, *self._arrivals.replies()], _IN_PROGRESS)
         if self._connection.is_connected:
             self._kept = monotonic()
         return bool(self.held) or not self.ends
