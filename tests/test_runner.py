@@ -12,8 +12,18 @@ from typing import Any
 
 import pytest
 
-from aether_sync import Event, InvalidOptionError, JetStreamEventStore, NatsServer, StoreError
+from aether_sync import (
+    DeadlineExceededError,
+    Event,
+    InvalidOptionError,
+    JetStreamEventStore,
+    MalformedRecordError,
+    NatsServer,
+    StoreError,
+)
+from aether_sync._deadline import Deadline
 from aether_sync.stores.delivery import Delivery
+from aether_sync.stores.poison import PoisonPlace
 
 from .conftest import PATIENCE, UNIT, eventually, run_threads
 from .programs import consumers as programs
@@ -146,6 +156,57 @@ class TestOrder:
             store.wait_for(100, "c", timeout=PATIENCE)
 
 
+class TestOneActorsTroubles:
+    @pytest.mark.parametrize("prefetch", [2, 16])
+    @pytest.mark.parametrize("what", ["fails", "takes long"])
+    def test_they_hold_nobody_up(
+        self, store: JetStreamEventStore, go_on: threading.Event, what: str, prefetch: int
+    ) -> None:
+        save(store, 150, actors=1, actor_id="bad-1")
+        save(store, 2, actors=2)
+        recorder = Recorder(lambda one: what == "fails" and one.sequence == 1 and recorder.tries[1] == 1)
+
+        def handle(delivery: Delivery) -> None:
+            if what == "takes long" and delivery.sequence == 1:
+                go_on.wait(PATIENCE)
+            recorder(delivery)
+
+        with store.run("c", handle, threads=2, prefetch=prefetch, retry_delay=3 * UNIT, ack_wait=UNIT, max_deliver=2):
+            eventually(lambda: {151, 152} <= set(recorder.sequences()), "those behind")
+            assert recorder.handled["bad-1"] == []
+            go_on.set()
+            store.wait_for(152, "c", timeout=PATIENCE)
+        assert recorder.handled["bad-1"] == list(range(1, 151))
+        assert {sequence: tries for sequence, tries in recorder.tries.items() if tries > 1} == (
+            {1: 2} if what == "fails" else {}
+        )
+        assert store.poisoned("c") == []
+
+    def test_what_is_here_beyond_the_bound_is_read_again(
+        self, make_store: MakeStore, go_on: threading.Event, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store, read = make_store(), PoisonPlace.event
+        failing = [DeadlineExceededError("not now"), MalformedRecordError("gone", 9, b"")]
+
+        def event(self: PoisonPlace, sequence: int, deadline: Deadline) -> Event:
+            if sequence == 9 and failing:
+                raise failing.pop(0)
+            return read(self, sequence, deadline)
+
+        monkeypatch.setattr(PoisonPlace, "event", event)
+        save(store, 10, actors=1)
+        recorder = Recorder()
+        with store.run(
+            "c", lambda one: (go_on.wait(PATIENCE), recorder(one)), threads=2, prefetch=2, retry_delay=QUICK
+        ) as runner:
+            eventually(lambda: len(runner._crew._held) == 10, "all of them")
+            assert sum(one._is_light for one in runner._crew._held.values()) == 8
+            go_on.set()
+            store.wait_for(10, "c", timeout=PATIENCE)
+        assert recorder.handled == {"a-0": list(range(1, 11))}
+        assert not failing
+
+
 def lose(proxy: Proxy, store: JetStreamEventStore, direct: JetStreamEventStore, make: Callable[[], object]) -> None:
     """Break the link of a store when the server has sent it what is made."""
     before = direct.consumers()[0].delivered
@@ -239,6 +300,27 @@ class TestFailures:
         (record,) = caplog.records
         assert "attempt 1 of 3" in record.getMessage()
         assert record.exc_info is not None
+
+    def test_it_is_given_up_when_the_poison_place_can_be_reached(
+        self, store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        bury, refusals = PoisonPlace.bury, 2
+
+        def refuse(self: PoisonPlace, *about: Any) -> None:
+            nonlocal refusals
+            if refusals:
+                refusals -= 1
+                raise DeadlineExceededError("no leader")
+            bury(self, *about)
+
+        monkeypatch.setattr(PoisonPlace, "bury", refuse)
+        save(store, 2, actors=1)
+        recorder = Recorder(lambda one: one.sequence == 1)
+        with store.run("c", recorder, max_deliver=1, ack_wait=ACK_WAIT):
+            store.wait_for(2, "c", timeout=PATIENCE)
+        assert (recorder.tries, recorder.handled["a-0"]) == ({1: 1, 2: 1}, [2])
+        assert [(one.sequence, one.attempts) for one in store.poisoned("c")] == [(1, 1)]
+        assert "not in the poison place yet: no leader" in caplog.text
 
     def test_what_was_given_up_is_handled_again(self, store: JetStreamEventStore) -> None:
         save(store, 20, actors=2)

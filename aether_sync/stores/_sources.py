@@ -13,6 +13,7 @@ from ..errors import (
     MalformedRecordError,
     StoreUnavailableError,
 )
+from ..events import Event
 from ..patterns import SubscriptionFilter
 from . import _durable
 from ._jetstream import JetStream
@@ -43,6 +44,9 @@ class Source(Protocol):
 
     def read(self, message: Message, desk: Desk, passed: list[bytes]) -> Delivery | None:
         """Make a delivery of a message; if it is not wanted, add where it is acknowledged to those passed by."""
+
+    def event(self, sequence: int, deadline: Deadline) -> Event:
+        """Read the event of a delivery again."""
 
     def bury(self, delivery: Delivery, reason: str, deadline: Deadline) -> None:
         """Put a delivery into the poison place."""
@@ -98,6 +102,10 @@ class Events:
             return
         desk.tell(reply, ACK)
 
+    def event(self, sequence: int, deadline: Deadline) -> Event:
+        """Read the event of a delivery again."""
+        return self._poison.event(sequence, deadline)
+
     def bury(self, delivery: Delivery, reason: str, deadline: Deadline) -> None:
         """Put a delivery into the poison place, and only then acknowledge it."""
         self._poison.bury(self._consumer, delivery.sequence, delivery.attempt, reason, deadline)
@@ -136,6 +144,10 @@ class Pointers:
             desk.tell(reply, nak(1.0))
             return None
         return Delivery(event, pointer.stream_seq, attempt, reply, desk)
+
+    def event(self, sequence: int, deadline: Deadline) -> Event:
+        """Read the event of a delivery again."""
+        return self._poison.event(sequence, deadline)
 
     def bury(self, delivery: Delivery, reason: str, deadline: Deadline) -> None:
         """It is there already, and stays."""

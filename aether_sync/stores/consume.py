@@ -54,7 +54,7 @@ class Consumption(Iteration):
         self._consumer = consumer
         self._source = source
         self._keeper = Keeper(connection, arrivals, ack_wait)
-        self._desk = Desk(connection, self._keeper, source.bury)
+        self._desk = Desk(connection, self._keeper, source.bury, source.event)
         self._finalizer = weakref.finalize(self, _abandon, connection, self._pulling, self._keeper, repr(self))
         self._finalizer.atexit = False
 

@@ -21,8 +21,9 @@ from .consume import Consumption
 from .poison import Poisoned, PoisonPlace
 from .runner import Handler, Runner
 
-__all__ = ["ConsumeOptions", "Consumers"]
+__all__ = ["MAX_ACK_PENDING", "ConsumeOptions", "Consumers"]
 
+MAX_ACK_PENDING = 10_000  #: events in work, in all processes: those of an actor that fails must not be all of them
 _MAX_DELIVER = 5
 _HELD_BY_RUNNER = 256  # events: so that those of several actors are among them
 _MOST_THREADS = 10_000  # of one runner: more is a slip
@@ -75,7 +76,7 @@ class Consumers:
         start: Literal["first", "new"] | int = "first",
         ack_wait: float = 30.0,
         max_deliver: int = _MAX_DELIVER,
-        max_ack_pending: int = 1_000,
+        max_ack_pending: int = MAX_ACK_PENDING,
         prefetch: int = 64,
         timeout: float | None = 5.0,
     ) -> Consumption:
@@ -99,7 +100,7 @@ class Consumers:
         consumer: str,
         *,
         ack_wait: float = 30.0,
-        max_ack_pending: int = 1_000,
+        max_ack_pending: int = MAX_ACK_PENDING,
         prefetch: int = 64,
         timeout: float | None = 5.0,
     ) -> Consumption:

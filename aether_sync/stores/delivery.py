@@ -95,14 +95,20 @@ class Desk:
         connection: Over which.
         keeper: Who keeps those that are not.
         bury: Puts one into the poison place, for a reason, within a deadline.
+        read: Reads the event of a sequence again.
     """
 
     def __init__(
-        self, connection: Connection, keeper: Keeper, bury: Callable[["Delivery", str, Deadline], object]
+        self,
+        connection: Connection,
+        keeper: Keeper,
+        bury: Callable[["Delivery", str, Deadline], object],
+        read: Callable[[int, Deadline], Event],
     ) -> None:
         self._connection = connection
         self.keeper = keeper
         self.bury = bury
+        self.read = read
         self.lock = guard()  # guards how its deliveries are settled
 
     def tell(self, reply: bytes, word: bytes) -> None:
@@ -143,7 +149,7 @@ class Delivery:
         settled: ``"acknowledged"``, ``"given back"``, ``"rejected"``, or "" as long as it is none.
     """
 
-    __slots__ = ("_desk", "_reply", "attempt", "event", "sequence", "settled")
+    __slots__ = ("_desk", "_is_light", "_reply", "attempt", "event", "sequence", "settled")
 
     def __init__(self, event: Event, sequence: int, attempt: int, reply: bytes, desk: Desk) -> None:
         self.event = event
@@ -152,6 +158,7 @@ class Delivery:
         self.settled = ""
         self._reply = reply
         self._desk = desk
+        self._is_light = False  # it has no event
 
     def ack(self, *, confirm: bool = False, timeout: float | None = 5.0) -> None:
         """Say that it is done: it is not delivered again.
@@ -226,6 +233,21 @@ class Delivery:
         if how != "rejected":  # which takes a while
             self.let_go()
         return first
+
+    def lighten(self) -> None:
+        """Let go of the event, which takes room. For a runner."""
+        self._is_light = True
+        del self.event
+
+    def make_whole(self, deadline: Deadline) -> None:
+        """Have the event again, before anybody sees this. For a runner.
+
+        Raises:
+            MalformedRecordError: It is not there any more.
+        """
+        if self._is_light:
+            self.event = self._desk.read(self.sequence, deadline)
+            self._is_light = False
 
     def keep(self) -> None:
         """Have the server told that work on it goes on, until it is settled. For a runner."""

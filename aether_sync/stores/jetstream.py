@@ -28,7 +28,7 @@ from ._writing import Writer
 from .base import AnyVersion, Reading, Snapshot, StoredEvent
 from .common import StoreBase, check_actor_id, check_version, check_wanted, numbered
 from .consume import Consumption
-from .consumers import ConsumeOptions, Consumers
+from .consumers import MAX_ACK_PENDING, ConsumeOptions, Consumers
 from .follow import JetStreamFollower
 from .poison import Poisoned
 from .runner import Handler, Runner
@@ -343,7 +343,7 @@ class JetStreamEventStore(StoreBase, Heir):
         consumer: str,
         *,
         ack_wait: float = 30.0,
-        max_ack_pending: int = 1_000,
+        max_ack_pending: int = MAX_ACK_PENDING,
         prefetch: int = 64,
         timeout: float | None = 5.0,
     ) -> Consumption:
