@@ -322,6 +322,30 @@ class TestFailures:
         assert [(one.sequence, one.attempts) for one in store.poisoned("c")] == [(1, 1)]
         assert "not in the poison place yet: no leader" in caplog.text
 
+    def test_what_a_handler_rejects_has_its_reason(
+        self, store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bury, refusals = PoisonPlace.bury, [DeadlineExceededError("no leader")]
+
+        def refuse(self: PoisonPlace, *about: Any) -> None:
+            if refusals:
+                raise refusals.pop()
+            bury(self, *about)
+
+        monkeypatch.setattr(PoisonPlace, "bury", refuse)
+        save(store, 2)
+        reasons = {1: "no", 2: "too long " * 100_000}
+        handled: list[int] = []
+
+        def handle(delivery: Delivery) -> None:
+            handled.append(delivery.sequence)
+            delivery.reject(reasons[delivery.sequence])
+
+        with store.run("c", handle, ack_wait=ACK_WAIT, threads=1):
+            store.wait_for(2, "c", timeout=PATIENCE)
+        assert handled == [1, 2]
+        assert [one.reason[:11] for one in store.poisoned("c")] == ["no", "too long to"]
+
     def test_what_was_given_up_is_handled_again(self, store: JetStreamEventStore) -> None:
         save(store, 20, actors=2)
         broken = True

@@ -275,10 +275,10 @@ class Crew:
             log(Kind.HANDLER_FAILED, logging.ERROR, text, *about, error=error, counts=counts)
         if delivery.settled:
             self._done(lane, delivery)
-        elif tried >= self._attempts:
-            lane.verdict = explained(error, _LONGEST_REASON)
+        elif delivery.unburied or tried >= self._attempts:
+            lane.verdict = delivery.unburied or explained(error, _LONGEST_REASON)
             text = "%r gives up event %d (of %s) after %d attempts: %s"
-            what = self.consumption, delivery.sequence, lane.actor_id, tried, lane.verdict
+            what = self.consumption, delivery.sequence, lane.actor_id, tried, lane.verdict[:_LONGEST_REASON]
             log(Kind.GAVE_UP, logging.WARNING, text, *what, counts={"attempts": tried})  # each of them
             self._give_up(lane, delivery)
         else:

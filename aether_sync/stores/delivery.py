@@ -149,7 +149,7 @@ class Delivery:
         settled: ``"acknowledged"``, ``"given back"``, ``"rejected"``, or "" as long as it is none.
     """
 
-    __slots__ = ("_desk", "_is_light", "_reply", "attempt", "event", "sequence", "settled")
+    __slots__ = ("_desk", "_is_light", "_reply", "attempt", "event", "sequence", "settled", "unburied")
 
     def __init__(self, event: Event, sequence: int, attempt: int, reply: bytes, desk: Desk) -> None:
         self.event = event
@@ -159,6 +159,7 @@ class Delivery:
         self._reply = reply
         self._desk = desk
         self._is_light = False  # it has no event
+        self.unburied = ""  #: why it was rejected, if that failed. For a runner
 
     def ack(self, *, confirm: bool = False, timeout: float | None = 5.0) -> None:
         """Say that it is done: it is not delivered again.
@@ -204,7 +205,7 @@ class Delivery:
         Of one that comes from there, it stays there, and is handed out again after a minute.
 
         Args:
-            reason: For who looks there.
+            reason: For who looks there; its first 4,000 characters are kept.
             timeout: Seconds.
 
         Raises:
@@ -219,7 +220,7 @@ class Delivery:
             try:
                 self._desk.bury(self, reason, deadline)
             except BaseException:
-                self.settled = ""
+                self.settled, self.unburied = "", reason
                 raise
             self.let_go()
 
