@@ -22,6 +22,7 @@ from aether_sync import (
     StoreError,
 )
 from aether_sync._deadline import Deadline
+from aether_sync.stores import jetstream
 from aether_sync.stores.delivery import Delivery
 from aether_sync.stores.poison import PoisonPlace
 
@@ -504,6 +505,43 @@ class TestItsEnd:
         assert not runner.wait(0)
         go_on.set()
         assert runner.wait(PATIENCE)
+
+    def test_one_that_was_left_behind_is_not_waited_for_again(
+        self, make_store: MakeStore, go_on: threading.Event, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        store = make_store()
+        save(store, 1)
+        handles = threading.Event()
+        with store, store.run("c", lambda _: (handles.set(), go_on.wait(PATIENCE))) as runner:
+            assert handles.wait(PATIENCE)
+            assert not runner.close(0.1 * UNIT)
+            begun = time.monotonic()
+            store.close()
+            assert time.monotonic() - begun < 3.0, "nobody has waited once more"
+            go_on.set()
+        assert caplog.text.count("leaves handlers behind") == 1
+
+    def test_all_runners_of_a_store_end_at_once(
+        self,
+        make_store: MakeStore,
+        go_on: threading.Event,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(jetstream, "_CLOSE", 1.5 * UNIT)
+        store = make_store()
+        save(store, 400)
+        handles, works = threading.Event(), threading.Event()
+        slow = store.run("slow", lambda _: (handles.set(), go_on.wait(PATIENCE)), threads=1)
+        quick = store.run("quick", lambda _: (works.set(), time.sleep(0.05 * UNIT)), threads=1)
+        assert handles.wait(PATIENCE)
+        assert works.wait(PATIENCE)
+        store.close()
+        assert "<Runner of 'slow' closed> leaves handlers behind" in caplog.text
+        assert "<Runner of 'quick' closed>" not in caplog.text
+        assert quick.wait(0)
+        go_on.set()
+        assert slow.wait(PATIENCE)
 
     @pytest.mark.parametrize("what", ["runner", "store"])
     def test_a_handler_may_close_it(self, make_store: MakeStore, what: str) -> None:

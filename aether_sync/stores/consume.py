@@ -21,9 +21,9 @@ from ._pull import Pulling
 from ._sources import Source
 from .delivery import ACK, Delivery, Desk, Keeper, nak
 
-__all__ = ["Consumption"]
+__all__ = ["DRAIN", "Consumption"]
 
-_DRAIN = 1.0  # seconds for what is on its way to one who closes
+DRAIN = 1.0  #: seconds for what is on its way to one who closes
 
 
 class Consumption(Iteration):
@@ -177,6 +177,11 @@ class Consumption(Iteration):
 
     def close(self) -> None:
         """End, release every thread that waits here, and give back what was not taken. Idempotent, from any thread."""
+        self.close_by(Deadline(DRAIN))
+
+    def close_by(self, deadline: Deadline) -> None:
+        """As :meth:`close`, one of several for which there is one deadline."""
+        deadline = Deadline(min(DRAIN, deadline.remaining()))
         with self._lock:
             if self._closed:
                 return
@@ -186,7 +191,7 @@ class Consumption(Iteration):
             self._finalizer.detach()
             self._pulling.close()
             with outside_guards():
-                self._pulling.await_last(Deadline(_DRAIN))
+                self._pulling.await_last(deadline)
         finally:
             self._keeper.give_back()
 

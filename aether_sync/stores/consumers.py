@@ -17,9 +17,9 @@ from ._reading import Reader
 from ._sources import Events, Pointers, Source
 from ._stream import Stream
 from .common import check_version, check_wanted
-from .consume import Consumption
+from .consume import DRAIN, Consumption
 from .poison import Poisoned, PoisonPlace
-from .runner import Handler, Runner
+from .runner import Handler, Runner, close_all
 
 __all__ = ["MAX_ACK_PENDING", "ConsumeOptions", "Consumers"]
 
@@ -28,7 +28,6 @@ _MAX_DELIVER = 5
 _HELD_BY_RUNNER = 256  # events: so that those of several actors are among them
 _MOST_THREADS = 10_000  # of one runner: more is a slip
 _SHORTEST_WAIT = 0.001  # seconds of an ack wait: four times within it the server is told that work goes on
-_CLOSE = 5.0  # seconds for the handlers of all runners
 _OF_POISONED = {"ack_wait", "max_ack_pending", "prefetch", "timeout"}
 
 
@@ -211,14 +210,15 @@ class Consumers:
         if self._closed:
             raise StoreClosedError("the store was closed meanwhile")
 
-    def close(self) -> None:
-        """End all iterations and runners; their handlers have some seconds for that."""
+    def close(self, deadline: Deadline) -> None:
+        """End all iterations and runners; their handlers have as long to end."""
         self._closed = True
-        deadline = Deadline(_CLOSE)
         for runner in self._runners:
-            runner.close(deadline.timeout_left())
+            runner.let_end()
+        drained = Deadline(min(DRAIN, deadline.remaining()))
         for consumption in self._living:
-            consumption.close()
+            consumption.close_by(drained)
+        close_all(self._runners, deadline)
 
 
 def _after(start: object) -> int | None:

@@ -35,6 +35,9 @@ from .runner import Handler, Runner
 
 __all__ = ["JetStreamEventStore"]
 
+_CLOSE = 5.0  # seconds for all of it
+_LAST = 0.5  # of these for the connection, to send what handlers have said to the last
+
 
 class JetStreamEventStore(StoreBase, Heir):
     """Keeps events in a JetStream stream, for all nodes that use the same stream and namespace.
@@ -416,12 +419,13 @@ class JetStreamEventStore(StoreBase, Heir):
 
     def close(self) -> None:  # noqa: D102
         self._closed = True
+        deadline = Deadline(_CLOSE)
         for follower in self._followers:
             follower.close()
-        self._consumers.close()
+        self._consumers.close(Deadline(_CLOSE - _LAST))
         self._jetstream.close(StoreClosedError(f"{self!r} is closed"))
         if self._owns_connection:
-            self._connection.close()
+            self._connection.close(deadline.timeout_left())
 
     def __repr__(self) -> str:
         return f"<JetStreamEventStore {self._names.stream!r} {'closed' if self._closed else self._connection.summary}>"
