@@ -30,6 +30,7 @@ from .conftest import PATIENCE, UNIT, eventually, run_threads
 from .programs import consumers as programs
 from .programs.run import run
 from .proxy import Proxy
+from .raw import RawClient
 from .test_consume import ACK_WAIT, MakeStore, save
 
 pytestmark = pytest.mark.concurrent
@@ -457,6 +458,19 @@ class TestFailures:
             go_on.set()
             store.wait_for(10, "c", timeout=PATIENCE)
         assert set(recorder.tries.values()) == {1}
+
+    def test_a_handler_begins_with_all_of_the_ack_wait(self, store: JetStreamEventStore, server: NatsServer) -> None:
+        save(store, 2, actors=1)
+        with RawClient(server.port) as witness:
+            witness.subscribe(f"$JS.ACK.{store._names.stream}.c.>")
+            witness.flush()
+            with store.run("c", lambda one: time.sleep(1.0 * UNIT if one.sequence == 1 else 0), ack_wait=10 * UNIT):
+                store.wait_for(2, "c", timeout=PATIENCE)
+            told = []
+            while told[-1:] != [("2", b"+ACK")]:
+                subject, word = witness.next_message()
+                told.append((subject.split(".")[5], word))
+        assert told == [("1", b"+ACK"), ("2", b"+WPI"), ("2", b"+ACK")]
 
 
 class TestItsEnd:

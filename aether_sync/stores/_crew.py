@@ -247,6 +247,7 @@ class Crew:
         except AetherError as error:
             self._not_read(lane, delivery, error)
             return
+        delivery.renew()
         try:
             self._handler(delivery)
         except BaseException as error:  # the thread is ours, and goes on

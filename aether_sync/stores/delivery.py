@@ -26,6 +26,7 @@ ACK = b"+ACK"
 _IN_PROGRESS = b"+WPI"
 _TRY = 1.5  # seconds for one answer
 _KEPT = 4  # times within an ack wait
+_JUST_NOW = 0.05  # of an ack wait
 
 
 def nak(delay: float) -> bytes:
@@ -63,6 +64,10 @@ class Keeper:
     def is_late(self) -> bool:
         """Whether the server may have given away what is held here: it was not told for too long."""
         return monotonic() - self._kept > self._ack_wait * 0.9
+
+    def has_told_since(self, moment: float) -> bool:
+        """Whether the ack wait of what is held since then has begun just now."""
+        return monotonic() - max(moment, self._kept) < self._ack_wait * _JUST_NOW
 
     def give_back(self) -> None:
         """Give back what has come and was not taken, and from now on only keep what is held."""
@@ -149,7 +154,7 @@ class Delivery:
         settled: ``"acknowledged"``, ``"given back"``, ``"rejected"``, or "" as long as it is none.
     """
 
-    __slots__ = ("_desk", "_is_light", "_reply", "attempt", "event", "sequence", "settled", "unburied")
+    __slots__ = ("_desk", "_is_light", "_kept_since", "_reply", "attempt", "event", "sequence", "settled", "unburied")
 
     def __init__(self, event: Event, sequence: int, attempt: int, reply: bytes, desk: Desk) -> None:
         self.event = event
@@ -159,6 +164,7 @@ class Delivery:
         self._reply = reply
         self._desk = desk
         self._is_light = False  # it has no event
+        self._kept_since = 0.0
         self.unburied = ""  #: why it was rejected, if that failed. For a runner
 
     def ack(self, *, confirm: bool = False, timeout: float | None = 5.0) -> None:
@@ -252,7 +258,13 @@ class Delivery:
 
     def keep(self) -> None:
         """Have the server told that work on it goes on, until it is settled. For a runner."""
+        self._kept_since = monotonic()
         self._desk.keeper.held[self._reply] = None
+
+    def renew(self) -> None:
+        """Let the ack wait begin anew, unless it has just begun. For a runner whose handler may let no thread run."""
+        if not self._desk.keeper.has_told_since(self._kept_since):
+            self.in_progress()
 
     def let_go(self) -> None:
         """Have the server told no more."""
