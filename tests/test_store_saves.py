@@ -333,6 +333,55 @@ def test_a_follower_may_begin_amid_a_save(tight: Tight, store: JetStreamEventSto
             assert [(one.event.actor_id, one.sequence) for one in map(follower.get, [PATIENCE] * len(wanted))] == wanted
 
 
+# -- consumers
+
+
+def test_no_consumption_delivers_a_part(tight: Tight, store: JetStreamEventStore) -> None:
+    node = tight.store()
+    with node.consume("all", ack_wait=1.0) as some, node.consume("open", ack_wait=1.0) as others:
+        tight.leave(4 * EVENT)
+        save_in_vain(store)
+        for consumption in (some, others):
+            there = [consumption.get(PATIENCE) for _ in range(3)]
+            assert [one.sequence for one in there] == [1, 2, 3]
+            for one in there:
+                one.ack()
+            assert consumption.get_batch(9, timeout=2.0) == []
+        tight.drop()
+        store.append("a-1", event(), expected_version=2)
+        for consumption in (some, others):
+            delivery = consumption.get(PATIENCE)
+            assert (delivery.event.actor_id, delivery.event.version, delivery.attempt) == ("a-1", 3, 1)
+            delivery.ack(confirm=True)
+        for consumer in ("all", "open"):
+            node.wait_for(tight.end(), consumer, timeout=PATIENCE)
+    assert node.poisoned("all") == []
+
+
+def test_a_runner_handles_what_the_server_has_finished(tight: Tight, store: JetStreamEventStore) -> None:
+    handled: list[tuple[str, int]] = []
+    node = tight.store()
+    tight.leave(4 * EVENT)
+    with node.run("all", lambda one: handled.append((one.event.actor_id, one.event.version)), ack_wait=1.0):
+        eventually(lambda: len(handled) == 3)
+        tight.batch(*[("d-1", EVENT), ("e-1", EVENT)] * 3)
+        node.wait_for(3, "all", timeout=PATIENCE)
+        tight.drop()
+        tight.server.restart()
+        eventually(lambda: len(handled) >= 9, "the rest")
+    assert sorted(set(handled)) == sorted(
+        [("a-1", 1), ("a-1", 2), ("b-1", 1), *((one, version) for one in ("d-1", "e-1") for version in (1, 2, 3))]
+    )
+
+
+def test_many_saves_of_several_actors_are_consumed(tight: Tight, store: JetStreamEventStore) -> None:
+    for version in range(1, 101):
+        store.save_events([event(version, "d-1", 1), event(version, "e-1", 1)])
+    with tight.store().consume("some", actors="e-*") as consumption:
+        found = [consumption.get(PATIENCE) for _ in range(100)]
+        assert [one.event.version for one in found] == list(range(1, 101))
+
+
 # -- what the server may still finish
 
 

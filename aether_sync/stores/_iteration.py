@@ -31,6 +31,7 @@ __all__ = ["Iteration"]
 
 _BEGIN = 5.0  # seconds to begin a flow, then again
 _AWAY = (ConnectError, DeadlineExceededError, DisconnectedError, StoreUnavailableError)  # it may come back
+_AT_EXIT = 1.0  # seconds for all that nobody closed, to give back what is on its way to them
 _FOR_EVER = Deadline(None)
 _NO_THREAD = 0.1  # seconds until one is asked for again
 _LACKS = (MemoryError, OSError)  # of memory, of files: they pass
@@ -158,6 +159,10 @@ class Iteration(Closing, Heir):
         """What who takes gets once it is closed."""
         return self._failure or StoreClosedError(f"{self!r} is closed")
 
+    def close_by(self, deadline: Deadline) -> None:
+        """As :meth:`close`, one of several for which there is one deadline."""
+        self.close()
+
     def _after_fork(self) -> None:
         self._closed = self._pulling.is_over = True
         self._failure = StoreClosedError(f"{self!r} was made before the fork, and is its parent's: make another here")
@@ -170,5 +175,6 @@ _iterations: Living[Iteration] = Living()
 @before_threads_end
 def _end_iterations() -> None:
     """Let every iteration end: Python waits for the normal threads in which it goes on."""
+    deadline = Deadline(_AT_EXIT)
     for iteration in _iterations:
-        iteration.close()
+        iteration.close_by(deadline)

@@ -412,6 +412,11 @@ class JetStream:
         body = {"seq": sequence, "next_by_subj": subject}
         return _record(self.request(f"STREAM.MSG.GET.{stream}", body, deadline))
 
+    def begin_next(self, stream: str, subject: str, sequence: int, deadline: Deadline) -> "Asked[Record | None]":
+        """As :meth:`next`, asked now."""
+        body = {"seq": sequence, "next_by_subj": subject}
+        return self._begin(f"$JS.API.STREAM.MSG.GET.{stream}", body, deadline, single, _leaders)
+
     def begin_page(self, stream: str, subject: str, sequence: int, count: int, deadline: Deadline) -> "Asked[Page]":
         """Ask now for records with a subject from a sequence on, of any server of the stream: it may lack some."""
         body = {"seq": sequence, "next_by_subj": subject, "batch": count, "max_bytes": _PAGE_BYTES}

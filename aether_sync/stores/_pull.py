@@ -94,8 +94,9 @@ class Inflow:
             return 0.0
         return max(0.0, self._last_sign + _SILENCE - monotonic()) if self.asked else _SILENCE
 
+    @property
     def is_full(self) -> bool:
-        """Whether as many bytes wait here to be taken as may."""
+        """Whether no more is to be asked for: as many bytes wait here to be taken as may."""
         return sum([len(message[3]) for message in [*self.arrived]]) > _BYTES // 2
 
     def ask(self, count: int, size: int) -> None:
@@ -117,9 +118,12 @@ class Inflow:
                 if is_status(message):
                     self._heed(message)
             self._note_answered(len(came), sum([len(message[3]) for message in came]))
-            self.arrived.extend(came)
+            self._arrive(came)
             if came or self.is_broken or not self.asked:  # who is woken for nothing asks again
                 self.changed.wake(len(came) or len(self.changed))
+
+    def _arrive(self, messages: list[Message]) -> None:
+        self.arrived.extend(messages)
 
     def _heed(self, status: Message) -> None:
         text = status[2].lower()
@@ -162,17 +166,19 @@ class Pulling:
         connection: Over which.
         stream: Of which.
         window: Messages asked for and not yet taken, at most.
+        inflow: Where they arrive; by default one of its own.
         drains: Whether what is on its way still arrives after :meth:`close`.
     """
 
-    def __init__(self, connection: Connection, stream: str, window: int, *, drains: bool = False) -> None:
-        self.inflow = Inflow()
+    def __init__(
+        self, connection: Connection, stream: str, window: int, inflow: Inflow | None = None, *, drains: bool = False
+    ) -> None:
+        self.inflow = inflow = inflow or Inflow()
         self._connection = connection
         self._stream = stream
         self._window = window
         self._next = ""  # whom questions are put to
         self.is_over = False  #: it asks for nothing any more
-        inflow = self.inflow
         subject = f"_INBOX.{os.urandom(12).hex()}"
         group = "drains" if drains else None
         self.mailbox = Mailbox(subject, inflow.take, moved=inflow.break_off, ended=inflow.end, group=group)
@@ -196,7 +202,7 @@ class Pulling:
         inflow = self.inflow
         with inflow.lock:
             count = self._window - inflow.asked - len(inflow.arrived)
-            if inflow.is_broken or count * 2 < self._window or inflow.is_full():
+            if inflow.is_broken or count * 2 < self._window or inflow.is_full:
                 return
             is_too_large, inflow.is_too_large = inflow.is_too_large and not inflow.arrived, False
             count = 1 if is_too_large else count

@@ -20,13 +20,17 @@ _DOUBT = 1.0  # seconds in which a leader that knows less than it should is not 
 
 
 class Reader:
-    """Reads one stream. Any thread."""
+    """Reads one stream. Any thread.
+
+    Attributes:
+        saves: Which saves are whole.
+    """
 
     def __init__(self, jetstream: JetStream, names: Names, cache: VersionCache, saves: Saves) -> None:
         self._jetstream = jetstream
         self._names = names
         self._cache = cache
-        self._saves = saves
+        self.saves = saves
 
     def read(
         self,
@@ -160,7 +164,7 @@ class Reader:
 
     def _judged(self, records: Sequence[Record], deadline: Callable[[], Deadline]) -> list[tuple[Record, bool]]:
         """Say of each record of an actor in a row whether it counts."""
-        verdicts = self._saves.verdicts_in_a_row(records, deadline())
+        verdicts = self.saves.verdicts_in_a_row(records, deadline())
         return [(record, verdict is Verdict.WHOLE) for record, verdict in zip(records, verdicts, strict=True)]
 
     def _missing(self, last: Record, at: int, deadline: Callable[[], Deadline]) -> Iterator[Record]:
@@ -213,7 +217,7 @@ class Reader:
             for _, _, answer in asked:
                 answer.forget()
         doubtful = [last for _, before, last in found if last is not None and not _is_known(last, before)]
-        self._saves.verdicts(doubtful, deadline)  # all at once: below they are known
+        self.saves.verdicts(doubtful, deadline)  # all at once: below they are known
         return [self._replace(actor_id, before, last, deadline) for actor_id, before, last in found]
 
     def _begin_last(self, actor_id: str, deadline: Deadline) -> Asked[Record | None]:
@@ -233,7 +237,7 @@ class Reader:
         torn = None
         while record is not None:
             save = save_of(record)
-            verdict = self._saves.verdict(record, deadline)
+            verdict = self.saves.verdict(record, deadline)
             if save is None or verdict is Verdict.WHOLE:
                 break
             torn = torn or Torn(save, last.sequence, verdict is Verdict.OPEN)

@@ -38,7 +38,7 @@ from ._jetstream import Asked, JetStream, Member, Pause, Record, member_of, said
 from ._names import Names
 from ._pull import Pulling, moment_of, place_of
 from ._reading import Reader
-from ._saves import Place, Saves, Verdict
+from ._saves import Place, Verdict
 from ._stream import stream_state
 from .base import StoredEvent
 
@@ -112,7 +112,6 @@ class JetStreamFollower(Iteration):
         names: Names,
         reader: Reader,
         cache: VersionCache,
-        saves: Saves,
         after: int,
         filter: SubscriptionFilter,  # noqa: A002
     ) -> None:
@@ -121,7 +120,7 @@ class JetStreamFollower(Iteration):
         self._names = names
         self._reader = reader
         self._cache = cache
-        self._saves = saves
+        self._saves = reader.saves
         self._filter = filter
         self._subject = names.wanted(filter.actor_pattern or None)
         self._sees_all = self._subject == names.all_events

@@ -29,12 +29,15 @@ from ._writing import Writer
 from .base import AnyVersion, Reading, Snapshot, StoredEvent
 from .common import StoreBase, check_actor_id, check_version, check_wanted, numbered
 from .consume import Consumption
-from .consumers import ConsumeOptions, Consumers
+from .consumers import MAX_ACK_PENDING, ConsumeOptions, Consumers
 from .follow import JetStreamFollower
 from .poison import Poisoned
 from .runner import Handler, Runner
 
 __all__ = ["JetStreamEventStore"]
+
+_CLOSE = 5.0  # seconds for all of it
+_LAST = 0.5  # of these for the connection, to send what handlers have said to the last
 
 
 class JetStreamEventStore(StoreBase, Heir):
@@ -258,7 +261,7 @@ class JetStreamEventStore(StoreBase, Heir):
         wanted = check_wanted("actors", actors, event_types)
         deadline = self._ready(timeout)
         follower = JetStreamFollower(
-            self._connection, self._jetstream, self._names, self._reader, self._cache, self._saves, after, wanted
+            self._connection, self._jetstream, self._names, self._reader, self._cache, after, wanted
         )
         try:
             follower.admit()
@@ -351,7 +354,7 @@ class JetStreamEventStore(StoreBase, Heir):
         consumer: str,
         *,
         ack_wait: float = 30.0,
-        max_ack_pending: int = 1_000,
+        max_ack_pending: int = MAX_ACK_PENDING,
         prefetch: int = 64,
         timeout: float | None = 5.0,
     ) -> Consumption:
@@ -424,12 +427,13 @@ class JetStreamEventStore(StoreBase, Heir):
 
     def close(self) -> None:  # noqa: D102
         self._closed = True
+        deadline = Deadline(_CLOSE)
         for follower in self._followers:
             follower.close()
-        self._consumers.close()
+        self._consumers.close(Deadline(_CLOSE - _LAST))
         self._jetstream.close(StoreClosedError(f"{self!r} is closed"))
         if self._owns_connection:
-            self._connection.close()
+            self._connection.close(deadline.timeout_left())
 
     def __repr__(self) -> str:
         return f"<JetStreamEventStore {self._names.stream!r} {'closed' if self._closed else self._connection.summary}>"
