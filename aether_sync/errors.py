@@ -232,11 +232,11 @@ class StreamMismatchError(StoreError):
 
 
 class StreamRegressionError(StoreError):
-    """The stream ends before a checkpoint of it: it was restored from a backup, lost events, or is another one."""
+    """The stream is not the one of a checkpoint: it was restored, lost events, is another one, or is gone."""
 
 
 class StoreUnavailableError(StoreError):
-    """The server cannot serve the store: no JetStream, no leader, no room. Nothing of this call is stored."""
+    """The server cannot serve the store: no JetStream, no leader, no room. Nothing of this call counts."""
 
 
 class ClosedError(AetherError):

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from aether_sync.stores._names import Names
+from aether_sync.stores._saves import TornSave
 from aether_sync.stores._stream import settings
 from aether_sync.stores.doctor import Answers, Finding, Level, examine, first_line, is_well
 
@@ -94,6 +95,12 @@ def test_versions(version: str, level: Level | None) -> None:
             "account R3: storage is 96% full",
         ),
         ({"account": {"streams": 3, "limits": {"max_streams": 3}}}, Level.WARN, "3 streams and may have no more"),
+        (
+            {"torn": [TornSave(7, 9, False)], "looked_through": 1_000},
+            Level.WARN,
+            "1 of which the server has stored a part only, among the latest 1,000 records: sequences 7 to 9",
+        ),
+        ({"torn": [TornSave(n, n, True) for n in range(9)]}, Level.WARN, "4 to 4, others"),
         ({"monitor": {}}, Level.WARN, "not seen"),
         ({"monitor": {"error": {"description": "gone"}}}, Level.WARN, "not seen: gone"),
         (

@@ -26,6 +26,7 @@ from aether_sync._nats.lines import Lines
 from aether_sync._nats.requests import Requests, single
 from aether_sync.stores._cache import Known
 from aether_sync.stores._jetstream import BusyError, Record
+from aether_sync.stores._reading import Reader
 from aether_sync.stores._writing import _refuse_older
 
 from .conftest import PATIENCE, UNIT, eventually, run_threads
@@ -113,6 +114,51 @@ def test_without_its_answer_a_save_finds_out_that_it_is_stored(
     assert isinstance(stored, list)
     assert [one.event.version for one in stored] == versions(store)[1:] == versions(direct)[1:]
     assert [one.sequence for one in stored] == list(range(2, 2 + len(stored)))
+
+
+@pytest.mark.parametrize("behind", [1, 3, 2_000, 3_900])
+def test_a_conflict_does_not_read_the_history(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch, behind: int
+) -> None:
+    writer, node = make_store(), make_store()
+    for first in range(1, 4_001, 500):
+        writer.save_events([event(version) for version in range(first, first + 500)])
+    decoded: list[int] = []
+    original = Reader.decoded
+
+    def noted(self: Reader, record: Record) -> Event:
+        decoded.append(record.sequence)
+        return original(self, record)
+
+    monkeypatch.setattr(Reader, "decoded", noted)
+    with pytest.raises(VersionConflictError) as conflict:
+        node.append("a-1", event(), event(), expected_version=4_000 - behind)
+    assert conflict.value.current_version == 4_000
+    assert len(decoded) < 20
+    decoded.clear()
+    first = 4_001 - behind
+    there = [writer.get_events("a-1", version, version)[0] for version in (first, 4_000)]
+    decoded.clear()
+    stored = make_store().save_events(there if behind > 1 else there[:1])
+    assert {one.duplicate for one in stored} == {True}
+    assert stored[0].sequence == first
+    assert len(decoded) < 20 or behind > 3, "what is wanted and lies in between is read"
+
+
+def test_a_conflict_amid_others_records_is_found_out(make_store: MakeStore) -> None:
+    writer = make_store()
+    for first in range(1, 2_001, 100):
+        writer.save_events(
+            [event(version * 2) for version in range(first, first + 100)]
+            + [event(version, "b-1") for version in range(first, first + 100)]
+        )
+    for version in (2, 3, 1_999, 2_000, 2_001, 3_998, 4_000):
+        node = make_store()
+        there = writer.get_events("a-1", version, version)
+        if there:
+            assert node.save_events(there)[0].duplicate
+        with pytest.raises(VersionConflictError):
+            make_store().save_events([event(version)])
 
 
 @pytest.mark.parametrize("several", [False, True])

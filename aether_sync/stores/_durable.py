@@ -106,8 +106,8 @@ def _common(consumer: str, ack_wait: float, max_ack_pending: int) -> dict[str, A
     }
 
 
-def join(jetstream: JetStream, stream: str, config: dict[str, Any], deadline: Deadline) -> None:
-    """See that a consumer is there, as wanted; make it if there is none.
+def join(jetstream: JetStream, stream: str, config: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
+    """See that a consumer is there, as wanted; make it if there is none. Returns what the server says of it.
 
     Raises:
         StreamMismatchError: There is one that is not as wanted.
@@ -130,6 +130,7 @@ def join(jetstream: JetStream, stream: str, config: dict[str, Any], deadline: De
             "or another name; delete_consumer() forgets the one that is there, and how far it is",
             tuple(different),
         )
+    return answer
 
 
 def look(jetstream: JetStream, stream: str, consumer: str, deadline: Deadline) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from ._saves import TornSave
+
 __all__ = ["NO_JETSTREAM", "NO_STREAM", "Answers", "Finding", "Level", "first_line", "is_well"]
 
 NO_JETSTREAM = {10039, 10076}  #: codes of errors: not for this account, not on this server
@@ -49,6 +51,8 @@ class Answers:
         round_trip: Seconds.
         skew: Seconds that the server's clock is before the local one; None if it was not seen.
         monitor: ``/varz``; empty if it was not asked for.
+        torn: Saves of which a part is stored, among the latest records.
+        looked_through: How many records those are.
     """
 
     wanted: dict[str, Any]
@@ -60,6 +64,8 @@ class Answers:
     round_trip: float = 0.0
     skew: float | None = None
     monitor: dict[str, Any] = field(default_factory=dict)
+    torn: list[TornSave] = field(default_factory=list)
+    looked_through: int = 0
 
     @property
     def has_stream(self) -> bool:

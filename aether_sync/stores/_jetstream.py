@@ -35,7 +35,10 @@ __all__ = [
     "Acked",
     "Asked",
     "BusyError",
+    "IncompleteError",
     "JetStream",
+    "Member",
+    "NoRoomError",
     "NotSentError",
     "Outgoing",
     "Page",
@@ -43,10 +46,15 @@ __all__ = [
     "Record",
     "RefusedError",
     "UnknownError",
+    "batch_of",
     "code_of",
     "command",
     "ends_batch",
+    "gone",
+    "member_of",
+    "new_batch",
     "said",
+    "stored_size",
 ]
 
 T = TypeVar("T")
@@ -59,13 +67,22 @@ _SHARE = 0.7  # of the time that is left, for the answer to a publish: the rest 
 _PAGE_BYTES = 4 * 2**20  # of a page: there is no flow control within one
 _REFUSED = {10071, 10164, 10201}  # wrong last sequence; the same, of one in flight; a message id of the batch is known
 _BUSY = {10008, 10009, 10158, 10163, 10167, 10176, 10210}  # no leader; an id, a subject in flight; too many at once
-_FULL = {10023, 10047, 10077}  # of memory or disk, by the server's account or the stream's limit
-_NO_MESSAGE = 10037
+_FULL = {10002, 10023, 10028, 10047, 10077, 10120, 10122}  # of memory or disk: the server, the account, the stream
+_INCOMPLETE = 10176  # a batch of which a record is missing
+_ABANDONED = 2  # a number that is never the next one of a batch that is being committed
+_NO_MESSAGE, _NO_STREAM = 10037, 10059
+_ABSENT = b'"err_code":10059'
+_BEGINNING = 200  # bytes of an answer: an error stands there
+_GONE = 1.0  # seconds after which a server that knows no such stream is believed
 
 _SEQUENCE = b"\r\nNats-Sequence: "
 _EXPECTED = re.compile(rb"\r\nNats-Expected-Last-Subject-Sequence: *(\d+)")
 _PENDING = re.compile(rb"\r\nNats-Num-Pending: (\d+)")
+_BEHIND = re.compile(rb"\r\nAether-Behind: *(\d+)")
+_MEMBER = re.compile(rb"\r\nNats-Batch-Id: ([^\r]+)\r\nNats-Batch-Sequence: (\d+)\r\n(Nats-Batch-Commit: 1\r\n)?")
+_BATCH_ID = re.compile(rb"\r\nNats-Batch-Id: *([^\r]+)")
 _BATCH = re.compile(rb"\r\nNats-Batch-Sequence: *(\d+)")
+_OURS = re.compile(rb"[0-9a-f]{32}-(\d{1,4})")  # the id of a batch that a store has stored, with its size
 
 
 class RefusedError(Exception):
@@ -74,6 +91,14 @@ class RefusedError(Exception):
 
 class BusyError(Exception):
     """The server cannot do it now; nothing was stored."""
+
+
+class IncompleteError(BusyError):
+    """A part of a batch was not taken: it came too late, or there was no room for it."""
+
+
+class NoRoomError(Exception):
+    """There is no room for a batch; a part of it may be stored."""
 
 
 class NotSentError(BusyError):
@@ -106,6 +131,28 @@ class _Failed(msgspec.Struct):
     error: _ApiError | None = None
 
 
+class Member(NamedTuple):
+    """A record's place in the atomic batch that it was stored with.
+
+    Attributes:
+        batch: The batch's id.
+        number: 1 or more.
+        commits: Whether it is the last, and commits the batch.
+    """
+
+    batch: bytes
+    number: int
+    commits: bool
+
+    @property
+    def size(self) -> int:
+        """How many records the batch has, if its id tells or this is the last one; else 0."""
+        if self.commits:
+            return self.number
+        ours = _OURS.fullmatch(self.batch)
+        return int(ours[1]) if ours is not None else 0
+
+
 class Record(NamedTuple):
     """What is stored.
 
@@ -114,18 +161,30 @@ class Record(NamedTuple):
         subject: Under which.
         headers: As they came, with their first line; b"" if there are none.
         data: The body.
+        time: When it was stored, as the leader writes it (RFC 3339); "" if another server was asked.
     """
 
     sequence: int
     subject: str
     headers: bytes
     data: bytes
+    time: str = ""
 
     @property
-    def place_in_batch(self) -> int:
-        """Its number in the atomic batch that it was stored with, or 0."""
-        found = _BATCH.search(self.headers)
-        return int(found[1]) if found is not None else 0
+    def member(self) -> Member | None:
+        """Its place in the atomic batch that it was stored with, if it was."""
+        return member_of(self.headers)
+
+    def expects(self, sequence: int) -> bool:
+        """Whether it was stored under the condition that the one before it with this subject is at a sequence."""
+        line = b"\r\nNats-Expected-Last-Subject-Sequence: %d\r\n" % sequence
+        return line in self.headers and b"Sequence-Subject" not in self.headers
+
+    @property
+    def behind(self) -> int | None:
+        """The sequence of the event that it is stored behind, or 0, if the record before it does not count."""
+        found = _BEHIND.search(self.headers) if b"Aether-Behind" in self.headers else None
+        return int(found[1]) if found is not None else None
 
     @property
     def expected(self) -> int | None:
@@ -134,9 +193,34 @@ class Record(NamedTuple):
         return int(found[1]) if found is not None and b"Sequence-Subject" not in self.headers else None
 
     @property
+    def batch(self) -> int:
+        """The sequence of the first record of the atomic batch that it was stored with, or 0."""
+        return batch_of(self.sequence, self.headers)
+
+    @property
     def ends_batch(self) -> bool:
         """Whether nothing follows that was stored together with it."""
         return ends_batch(self.headers)
+
+
+def member_of(headers: bytes) -> Member | None:
+    """The place in an atomic batch that headers tell of."""
+    if b"Nats-Batch-" not in headers:
+        return None
+    found = _MEMBER.search(headers)
+    if found is not None:
+        batch, number, commit = found.groups()
+        return Member(batch, int(number), commit is not None)
+    others, place = _BATCH_ID.search(headers), _BATCH.search(headers)  # in another order
+    if others is None or place is None:
+        return None
+    return Member(others[1], int(place[1]), ends_batch(headers))
+
+
+def batch_of(sequence: int, headers: bytes) -> int:
+    """The sequence of the first record of the atomic batch that a record was stored with, or 0."""
+    place = _BATCH.search(headers) if b"Nats-Batch-" in headers else None
+    return sequence - int(place[1]) + 1 if place is not None else 0
 
 
 def ends_batch(headers: bytes) -> bool:
@@ -159,12 +243,15 @@ class Outgoing(NamedTuple):
         message_id: By which a second try is known.
         expected: The sequence of the last one there; None where one before it in the batch is to be the last.
         data: The body.
+        behind: The sequence of the event that it is to stand behind, or 0, if the last one there does not count; else
+            None.
     """
 
     subject: str
     message_id: str
     expected: int | None
     data: bytes
+    behind: int | None = None
 
 
 _read_ack = msgspec.json.Decoder(Acked).decode
@@ -178,28 +265,45 @@ class JetStream:
         self._connection = connection
         self._calls: set[Call] = set()  # that are waited for; single operations only
         self._closed: StoreClosedError | None = None
+        self._absences: dict[str, int] = {}  # the number of the last answer that a stream is not there, by stream
+        self._numbers = count(1)
+        self.told: set[str] = set()  #: streams of which a save has said that they are gone; single operations only
+
+    def epoch(self, stream: str) -> tuple[int, int]:
+        """What has changed if what was seen of a stream may be so no more: another connection, or word that it is gone.
+
+        Args:
+            stream: Its name.
+        """
+        return self._connection.reconnects, self._absences.get(stream, 0)
 
     # -- publishing
 
-    def publish(self, stream: str, messages: Sequence[Outgoing], deadline: Deadline, number: int = 0) -> Acked:
+    def publish(
+        self, stream: str, messages: Sequence[Outgoing], deadline: Deadline, number: int = 0, batch: bytes = b""
+    ) -> Acked:
         """Store messages, all or none, and return what the server says of the last.
+
+        A server that finds no room for all of them may leave a part: see ``_saves``.
 
         Args:
             stream: Where.
             messages: In order.
             deadline: For all tries.
             number: Of the try: each waits longer for the answer.
+            batch: The id of the batch, if there are several.
 
         Raises:
             RefusedError: Another sequence is the last than expected, or a message's id is known.
             BusyError: Not now.
             UnknownError: It may be stored.
             DeadlineExceededError: Nothing was sent in time.
-            StoreUnavailableError: There is no room.
+            NoRoomError: There is no room for a batch.
+            StoreUnavailableError: There is no room for a message, or no stream.
             EventTooLargeError: One is larger than the server or the stream takes.
             AtomicAppendUnsupportedError: The stream takes no batches.
         """
-        headers = _headers(messages)
+        headers = _headers(messages, batch)
         sizes = [len(head) + len(one.data) for head, one in zip(headers, messages, strict=True)]
 
         def make(inbox: bytes) -> bytes:
@@ -224,16 +328,70 @@ class JetStream:
         except (DisconnectedError, ClosedError) as error:
             raise UnknownError(str(error)) from error
         if _status(answer) == 503:
+            self._refuse_if_gone(stream, deadline)
             raise BusyError("no server answers for the stream: it has no leader now")
         try:
             ack = _read_ack(answer[3])
         except msgspec.MsgspecError as error:
             raise UnknownError(f"the answer is none of JetStream's: {answer[3][:80]!r}") from error
         if ack.error is not None:
+            if batch and ack.error.err_code in _FULL:
+                raise NoRoomError(str(ack.error))
             _refuse(ack.error)
         if ack.stream != stream:
             raise StoreError(f"stream {ack.stream!r} has these subjects, not {stream!r}")
         return ack
+
+    def _refuse_if_gone(self, stream: str, deadline: Deadline) -> None:
+        """Nobody answers for a stream: see whether it is there at all."""
+        pause = Pause(Deadline(min(_GONE, deadline.remaining() / 2)))
+        while code_of(self._look(stream, deadline)) == _NO_STREAM:
+            if not pause.take():
+                self.told.add(stream)
+                raise StoreUnavailableError(gone(stream))
+
+    def _look(self, stream: str, deadline: Deadline) -> dict[str, Any]:
+        """Ask for a stream once; no answer is an empty one."""
+        call = self._ask(f"$JS.API.STREAM.INFO.{stream}", {}, deadline, single)
+        try:
+            return _answer(self._wait(call, Deadline(min(_GONE, deadline.remaining())), deadline)[0])
+        except (DeadlineExceededError, DisconnectedError):
+            return {}
+
+    def abandon(self, subject: str, batch: bytes, deadline: Deadline) -> None:
+        """See that the server does not finish a batch that it has not stored whole.
+
+        A batch whose commit failed is kept on disk to be finished when the server starts again (``processJetStream
+        AtomicBatchMsg`` and ``recoverStream`` of nats-server 2.15); a record that is none of its next ends that.
+
+        Args:
+            subject: Of one of its records.
+            batch: Its id.
+            deadline: For all tries.
+
+        Raises:
+            StoreUnavailableError: There is no room even for that.
+        """
+        headers = b"NATS/1.0\r\nNats-Batch-Id: %b\r\nNats-Batch-Sequence: %d\r\n\r\n" % (batch, _ABANDONED)
+        pause = Pause(deadline)
+        while True:
+            self._refuse_if_closed()
+            call = self._connection.ask(
+                {subject}, lambda inbox: command(subject, inbox, headers, b""), deadline, single
+            )
+            try:
+                (answer,) = self._wait(call, _one_try(deadline, 0), deadline)
+            except (DeadlineExceededError, DisconnectedError) as failed:
+                if not deadline.remaining():
+                    raise self._too_late(deadline) from failed
+                continue
+            error = _read_failed(answer[3]).error if answer[3] else None
+            if error is None or error.err_code not in _BUSY:
+                raise StoreUnavailableError(f"the rest of a save cannot be called off: {error or 'no leader'}")
+            if error.err_code == _INCOMPLETE:
+                return
+            if not pause.take():
+                raise StoreUnavailableError(f"the rest of a save is not called off within {deadline}: {error}")
 
     # -- reading
 
@@ -245,16 +403,39 @@ class JetStream:
         """As :meth:`last`, asked now."""
         return self._begin(f"$JS.API.STREAM.MSG.GET.{stream}", {"last_by_subj": subject}, deadline, single, _leaders)
 
+    def begin_at(self, stream: str, sequence: int, deadline: Deadline) -> "Asked[Record | None]":
+        """Ask now for the record at a sequence, by the leader's word."""
+        return self._begin(f"$JS.API.STREAM.MSG.GET.{stream}", {"seq": sequence}, deadline, single, _leaders)
+
     def next(self, stream: str, subject: str, sequence: int, deadline: Deadline) -> Record | None:
         """Return the first record with a subject from a sequence on, by the leader's word."""
         body = {"seq": sequence, "next_by_subj": subject}
         return _record(self.request(f"STREAM.MSG.GET.{stream}", body, deadline))
+
+    def begin_next(self, stream: str, subject: str, sequence: int, deadline: Deadline) -> "Asked[Record | None]":
+        """As :meth:`next`, asked now."""
+        body = {"seq": sequence, "next_by_subj": subject}
+        return self._begin(f"$JS.API.STREAM.MSG.GET.{stream}", body, deadline, single, _leaders)
 
     def begin_page(self, stream: str, subject: str, sequence: int, count: int, deadline: Deadline) -> "Asked[Page]":
         """Ask now for records with a subject from a sequence on, of any server of the stream: it may lack some."""
         body = {"seq": sequence, "next_by_subj": subject, "batch": count, "max_bytes": _PAGE_BYTES}
         read = partial(_page, stream, subject)
         return self._begin(f"$JS.API.DIRECT.GET.{stream}", body, deadline, is_status, read)
+
+    def begin_records(
+        self, stream: str, subject: str, sequence: int, count: int, deadline: Deadline
+    ) -> "Asked[list[Record]]":
+        """As :meth:`begin_page`, without how many follow."""
+        body = {"seq": sequence, "next_by_subj": subject, "batch": count, "max_bytes": _PAGE_BYTES}
+        read = partial(_page, stream, subject)
+        return self._begin(
+            f"$JS.API.DIRECT.GET.{stream}", body, deadline, is_status, lambda messages: read(messages).records
+        )
+
+    def begin_one(self, stream: str, sequence: int, deadline: Deadline) -> "Asked[list[Record]]":
+        """Ask now for the record at a sequence, of any server of the stream; none if it has none."""
+        return self._begin(f"$JS.API.DIRECT.GET.{stream}", {"seq": sequence}, deadline, single, _at)
 
     def _begin(
         self,
@@ -331,9 +512,17 @@ class JetStream:
         self._calls.add(call)
         try:
             self._refuse_if_closed()
-            return call.wait(patience, until, self._connection.ping)
+            answers = call.wait(patience, until, self._connection.ping)
+            if not answers[0][2] and _ABSENT in answers[0][3][:_BEGINNING]:
+                self._note_absence(call)
+            return answers
         finally:
             self._calls.discard(call)
+
+    def _note_absence(self, call: Call) -> None:
+        for subject in call.subjects:
+            if subject.startswith("$JS.API.STREAM."):
+                self._absences[subject.rpartition(".")[2]] = next(self._numbers)
 
     def _too_late(self, deadline: Deadline) -> DeadlineExceededError:
         return DeadlineExceededError(f"no answer of the server within {deadline}{self._connection.why_not()}")
@@ -412,19 +601,32 @@ def _is_ack(message: Message) -> bool:
     return bool(message[3]) or is_status(message)  # an empty one says that the batch was begun
 
 
-def _headers(messages: Sequence[Outgoing]) -> list[bytes]:
-    batch = b"" if len(messages) == 1 else b"Nats-Batch-Id: %b\r\n" % os.urandom(16).hex().encode()
+def new_batch(size: int) -> bytes:
+    """Make an id for a batch, which tells its size."""
+    return b"%b-%d" % (os.urandom(16).hex().encode(), size)
+
+
+def _headers(messages: Sequence[Outgoing], batch: bytes) -> list[bytes]:
+    batch = batch and b"Nats-Batch-Id: %b\r\n" % batch
     headers = []
     for place, one in enumerate(messages, 1):
         lines = [b"NATS/1.0\r\nNats-Msg-Id: %b\r\n" % one.message_id.encode()]
         if one.expected is not None:
             lines.append(b"Nats-Expected-Last-Subject-Sequence: %d\r\n" % one.expected)
+        if one.behind is not None:
+            lines.append(b"Aether-Behind: %d\r\n" % one.behind)
         if batch:
             lines.append(b"%bNats-Batch-Sequence: %d\r\n" % (batch, place))
             if place == len(messages):
                 lines.append(b"Nats-Batch-Commit: 1\r\n")
         headers.append(b"".join((*lines, b"\r\n")))
     return headers
+
+
+def stored_size(messages: Sequence[Outgoing], batch: bytes) -> int:
+    """How many bytes messages take in a file (``fileStoreMsgSizeRaw`` of nats-server)."""
+    heads = _headers(messages, batch)
+    return sum(34 + len(one.subject) + len(head) + len(one.data) for one, head in zip(messages, heads, strict=True))
 
 
 def command(subject: str, inbox: bytes, headers: bytes, data: bytes) -> bytes:
@@ -453,6 +655,8 @@ def _refuse(error: _ApiError) -> None:
     """Raise what an error of the server means for who publishes."""
     if error.err_code in _REFUSED:
         raise RefusedError(str(error))
+    if error.err_code == _INCOMPLETE:
+        raise IncompleteError(str(error))
     if error.err_code in _BUSY:
         raise BusyError(str(error))
     if error.err_code == 10174:
@@ -461,8 +665,10 @@ def _refuse(error: _ApiError) -> None:
         )
     if error.err_code == 10054:
         raise EventTooLargeError(f"an event is larger than the stream's max_msg_size: {error}")
-    if error.err_code in _FULL or error.code == 503:
+    if error.err_code in _FULL:
         raise StoreUnavailableError(f"the server has no room for it: {error}")
+    if error.code >= 500:
+        raise StoreUnavailableError(f"the server cannot store it now: {error}")
     raise StoreError(f"the server did not store it: {error}")
 
 
@@ -482,6 +688,11 @@ def _page(stream: str, subject: str, messages: list[Message]) -> Page:
     return Page(records, int(pending[1]) if pending is not None else 0)
 
 
+def _at(messages: list[Message]) -> list[Record]:
+    """Read the answer to a direct get of one."""
+    return [] if is_status(messages[0]) else [_direct(messages[0], "")]
+
+
 def _direct(message: Message, subject: str) -> Record:
     """Read an answer to a direct get of a subject."""
     _, _, headers, data = message
@@ -499,6 +710,14 @@ def code_of(answer: dict[str, Any]) -> int:
     return int(answer.get("error", {}).get("err_code", 0))
 
 
+def gone(stream: str) -> str:
+    """What to say of a stream that was there."""
+    return (
+        f"stream {stream!r} is not there any more: it was deleted, or the server has lost its disk, or is another one. "
+        "Nothing of this call is stored; the next use makes the stream anew, without events"
+    )
+
+
 def said(answer: dict[str, Any]) -> str:
     """What an answer of the API that is an error says."""
     error = answer["error"]
@@ -511,6 +730,5 @@ def _record(answer: dict[str, Any]) -> Record | None:
             return None
         raise StoreUnavailableError(f"the stream is not read: {said(answer)}")
     message = answer["message"]
-    return Record(
-        message["seq"], message["subject"], b64decode(message.get("hdrs", "")), b64decode(message.get("data", ""))
-    )
+    headers, data = b64decode(message.get("hdrs", "")), b64decode(message.get("data", ""))
+    return Record(message["seq"], message["subject"], headers, data, message["time"])

@@ -1,16 +1,18 @@
 """The streams of a store: what each must be like; made if it is not there, and refused if it is another."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from .._deadline import Deadline
 from ..errors import StoreUnavailableError, StreamMismatchError
-from ._jetstream import JetStream, code_of, said
+from ._jetstream import JetStream, Pause, code_of, gone, said
 from ._names import Names
 
 __all__ = ["Stream", "differences", "settings", "snapshot_settings", "stream_state"]
 
 _WINDOW = 120 * 10**9  # nanoseconds in which a second try is known by its message id
 _NO_STREAM, _NAME_IN_USE, _OVERLAP = 10059, 10058, 10065
+_GONE = 1.0  # seconds after which a server that knows no such stream is believed
 _UNLIMITED = ("max_age", "max_msgs_per_subject")  # what would take events away
 _EXACT = {
     "retention": "events would be taken away by who reads them",
@@ -58,34 +60,72 @@ def snapshot_settings(names: Names, replicas: int) -> dict[str, Any]:
     }
 
 
+class _Seen(NamedTuple):
+    config: dict[str, Any]
+    created: str
+    epoch: tuple[int, int]  # in which it was so
+
+
 class Stream:
-    """A stream that a store needs; it is looked at once, at the first use. Any thread.
+    """A stream that a store needs; it is looked at at the first use, and again when it may be another. Any thread.
 
     Args:
         jetstream: Where.
         wanted: What it is made with if it is not there.
+        renewed: Called when what was known of it may be so no more, with whether it is surely another stream.
     """
 
-    def __init__(self, jetstream: JetStream, wanted: dict[str, Any]) -> None:
+    def __init__(
+        self, jetstream: JetStream, wanted: dict[str, Any], renewed: Callable[[bool], object] = lambda _: None
+    ) -> None:
         self._jetstream = jetstream
         self._wanted = wanted
-        self._config: dict[str, Any] | None = None  # once it is known; written by any thread, all alike
+        self._renewed = renewed
+        self._seen: _Seen | None = None  # replaced whole; written by any thread
 
     def open(self, deadline: Deadline) -> dict[str, Any]:
         """Return the settings that it has; make it if it is not there.
 
         Raises:
             StreamMismatchError: There is one that is not as wanted, or one that has these subjects.
-            StoreUnavailableError: It cannot be made.
+            StoreUnavailableError: It cannot be made; or it was there, and is gone, which is said once.
         """
-        config = self._config
-        if config is None:
-            config = self._config = self._found(deadline)
+        seen = self._seen
+        if seen is not None and seen.epoch == self._jetstream.epoch(self._wanted["name"]):
+            return seen.config
+        return self.look(deadline)
+
+    def look(self, deadline: Deadline) -> dict[str, Any]:
+        """As :meth:`open`, whatever was seen before."""
+        name, before = self._wanted["name"], self._seen
+        epoch = self._jetstream.epoch(name)
+        answer = self._jetstream.request(f"STREAM.INFO.{name}", {}, deadline)
+        if before is not None and name not in self._jetstream.told:
+            answer = self._unless_gone(answer, deadline)
+        answer = self._found(answer, deadline)
+        config: dict[str, Any] = answer["config"]
+        created = answer["created"]
+        if before is not None:
+            self._renewed(before.created != created)
+        self._jetstream.told.discard(name)
+        absences = self._jetstream.epoch(name)[1]  # this very look may have found it absent, and made it
+        self._seen = _Seen(config, created, (epoch[0], absences))
         return config
 
-    def _found(self, deadline: Deadline) -> dict[str, Any]:
+    def _unless_gone(self, answer: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
+        """Refuse to make a stream anew over the head of who uses it; a server that is new may not know it yet."""
+        name, pause = self._wanted["name"], Pause(Deadline(min(_GONE, deadline.remaining() / 2)))
+        while code_of(answer) == _NO_STREAM:
+            if not pause.take():
+                self._renewed(True)
+                self._seen = None
+                raise StoreUnavailableError(gone(name))
+            answer = self._jetstream.request(f"STREAM.INFO.{name}", {}, deadline)
+        return answer
+
+    def _found(self, answer: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
+        """Return what the server says of a stream that is as wanted; make it if it is not there."""
         wanted, name = self._wanted, self._wanted["name"]
-        answer = self._jetstream.request(f"STREAM.INFO.{name}", {}, deadline)
         if code_of(answer) == _NO_STREAM:
             answer = self._jetstream.request(f"STREAM.CREATE.{name}", wanted, deadline)
             if code_of(answer) == _NAME_IN_USE:  # somebody was quicker, with other settings
@@ -107,12 +147,14 @@ class Stream:
                 f"stream {name!r} is not one for this store: {'; '.join(different)}. Change it, or use another name",
                 tuple(different),
             )
-        return config
+        return answer
 
 
-def stream_state(jetstream: JetStream, name: str, deadline: Deadline) -> tuple[str, int]:
-    """Return when a stream was made, and the sequence of its last record, by the leader's word."""
+def stream_state(jetstream: JetStream, name: str, deadline: Deadline) -> tuple[str, int] | None:
+    """Return when a stream was made, and the sequence of its last record, by the leader's word; None if it is gone."""
     answer = jetstream.request(f"STREAM.INFO.{name}", {}, deadline)
+    if code_of(answer) == _NO_STREAM:
+        return None
     if "error" in answer:
         raise StoreUnavailableError(f"stream {name!r} is not there: {said(answer)}")
     return answer["created"], answer["state"]["last_seq"]

@@ -25,6 +25,7 @@ _SILENCE = 5.0  # seconds since the leader has heard of a replica
 _REDELIVERED = 100
 _SKEW = 1.0  # seconds
 _SLOW = 0.1  # seconds of a round trip
+_SHOWN = 5  # of the same kind
 
 
 def examine(answers: Answers) -> list[Finding]:
@@ -150,7 +151,8 @@ def _sync(answers: Answers) -> Iterator[Finding]:
     seconds = config.get("sync_interval", 0) / 1e9
     yield _warn(
         "sync to disk",
-        f"every {seconds:g} s{where}: what was acknowledged since the last may be lost when a machine crashes",
+        f"every {seconds:g} s{where}: what was acknowledged since the last may be lost when a machine crashes, with "
+        "three replicas, too, if others fail before it has caught up",
         "`jetstream { sync_interval: always }` in the configuration of every server, which makes saving slower; a "
         "process that is killed loses nothing either way",
     )
@@ -280,6 +282,22 @@ def _subjects(answers: Answers) -> Iterator[Finding]:
         yield _ok("actors", f"{count:,}")
 
 
+def _saves(answers: Answers) -> Iterator[Finding]:
+    among = f"the latest {answers.looked_through:,} records"
+    if not answers.torn:
+        yield _ok("saves", f"all whole, among {among}")
+        return
+    shown = [f"{one.first:,} to {one.last:,}" for one in answers.torn[:_SHOWN]]
+    more = ["others"] if len(answers.torn) > _SHOWN else []
+    yield _warn(
+        "saves",
+        f"{len(answers.torn):,} of which the server has stored a part only, among {among}: sequences "
+        f"{', '.join(shown + more)}. No reader takes these for events",
+        "make room: raise max_file_store, or the account's storage. Three replicas refuse a save as a whole"
+        + (". Save again what was refused, before the server starts again" if answers.torn[-1].is_open else ""),
+    )
+
+
 def _consumers(answers: Answers) -> Iterator[Finding]:
     well = 0
     for one in answers.consumers:
@@ -320,4 +338,4 @@ def _poison(answers: Answers) -> Iterator[Finding]:
 
 Check = Callable[[Answers], Iterator[Finding]]
 _OF_SERVER: tuple[Check, ...] = (_version, _round_trip, _jetstream, _account, _sync, _disk, _clock, _stream)
-_OF_STREAM: tuple[Check, ...] = (_settings, _limits, _replicas, _subjects, _consumers, _poison)
+_OF_STREAM: tuple[Check, ...] = (_settings, _limits, _replicas, _subjects, _saves, _consumers, _poison)

@@ -22,18 +22,22 @@ from ._durable import ConsumerState
 from ._jetstream import JetStream
 from ._names import Names
 from ._reading import Reader, valid
+from ._saves import Saves
 from ._snapshots import Snapshots
 from ._stream import Stream, settings
 from ._writing import Writer
 from .base import AnyVersion, Reading, Snapshot, StoredEvent
 from .common import StoreBase, check_actor_id, check_version, check_wanted, numbered
 from .consume import Consumption
-from .consumers import ConsumeOptions, Consumers
+from .consumers import MAX_ACK_PENDING, ConsumeOptions, Consumers
 from .follow import JetStreamFollower
 from .poison import Poisoned
 from .runner import Handler, Runner
 
 __all__ = ["JetStreamEventStore"]
+
+_CLOSE = 5.0  # seconds for all of it
+_LAST = 0.5  # of these for the connection, to send what handlers have said to the last
 
 
 class JetStreamEventStore(StoreBase, Heir):
@@ -86,14 +90,20 @@ class JetStreamEventStore(StoreBase, Heir):
 
     def _begin(self) -> None:
         self._cache = VersionCache()
-        self._reader = Reader(self._jetstream, self._names, self._cache)
-        self._writer = Writer(self._jetstream, self._names, self._cache, self._reader)
-        self._stream = Stream(self._jetstream, settings(self._names, self._replicas))
+        self._saves = Saves(self._jetstream, self._names)
+        self._reader = Reader(self._jetstream, self._names, self._cache, self._saves)
+        self._writer = Writer(self._jetstream, self._names, self._cache, self._reader, self._saves)
+        self._stream = Stream(self._jetstream, settings(self._names, self._replicas), self._forget)
         self._snapshots = Snapshots(self._jetstream, self._names, self._reader, self._replicas)
         self._followers: Living[JetStreamFollower] = Living()
         self._consumers = Consumers(
             self._connection, self._jetstream, self._names, self._reader, self._stream, self._replicas
         )
+
+    def _forget(self, is_another: bool) -> None:
+        """Forget what is known of a past that may be another one now."""
+        self._cache.forget(is_another)
+        self._saves.forget()
 
     def _after_fork(self) -> None:
         self._begin()
@@ -104,14 +114,16 @@ class JetStreamEventStore(StoreBase, Heir):
         return self._connection
 
     def start(self, timeout: float | None = 5.0) -> None:
-        """Connect and see that the stream is there; the first use does it too.
+        """Connect and see that the stream is there, now; the first use does it too.
 
         Raises:
             StreamMismatchError: There is such a stream with other settings; the error names each.
-            StoreUnavailableError: There is no JetStream, or the stream cannot be made.
+            StoreUnavailableError: There is no JetStream, or the stream cannot be made; or it was there, and is gone.
             PermissionDeniedError: The user lacks a right; the error names it.
         """
-        self._ready(timeout)
+        deadline = Deadline(timeout)
+        self._refuse_if_closed()
+        self._stream.look(deadline)
 
     def _ready(self, timeout: float | None) -> Deadline:
         """Refuse if it is closed, see that the stream is there, and return until when a call may take."""
@@ -154,8 +166,7 @@ class JetStreamEventStore(StoreBase, Heir):
                     raise
 
     def _commit(self, events: Sequence[Event], exactly: int | None, deadline: Deadline) -> list[StoredEvent]:
-        atomic = self._stream.open(deadline).get("allow_atomic", False)
-        return self._writer.commit(events, exactly, atomic, deadline)
+        return self._writer.commit(events, exactly, self._stream.open(deadline), deadline)
 
     # -- reading
 
@@ -196,7 +207,7 @@ class JetStreamEventStore(StoreBase, Heir):
         actor_id, from_version, to_version = _checked_range(actor_id, from_version, to_version)
         deadline = self._ready(timeout)
         reading = Reading([], [])
-        for found in self._reader.read(actor_id, from_version, to_version, lambda: deadline):
+        for found in self._reader.read(actor_id, from_version, to_version, lambda: deadline, torn=True):
             if isinstance(found, StoredEvent):
                 reading.events.append(found)
             else:
@@ -211,9 +222,7 @@ class JetStreamEventStore(StoreBase, Heir):
     def last_sequence(self, *, timeout: float | None = 5.0) -> int:  # noqa: D102
         deadline = self._ready(timeout)
         record = self._jetstream.last(self._names.stream, self._names.all_events, deadline)
-        if record is None:
-            return 0
-        return record.sequence if record.ends_batch else record.sequence - record.place_in_batch
+        return 0 if record is None else self._saves.end_of_saves(record, deadline)
 
     def actors(self, pattern: str | None = None, *, timeout: float | None = 5.0) -> list[str]:  # noqa: D102
         wanted = check_wanted("pattern", pattern)
@@ -251,7 +260,9 @@ class JetStreamEventStore(StoreBase, Heir):
         after = check_version("after", after)
         wanted = check_wanted("actors", actors, event_types)
         deadline = self._ready(timeout)
-        follower = JetStreamFollower(self._connection, self._jetstream, self._names, self._reader, after, wanted)
+        follower = JetStreamFollower(
+            self._connection, self._jetstream, self._names, self._reader, self._cache, after, wanted
+        )
         try:
             follower.admit()
             follower.begin(deadline)
@@ -343,7 +354,7 @@ class JetStreamEventStore(StoreBase, Heir):
         consumer: str,
         *,
         ack_wait: float = 30.0,
-        max_ack_pending: int = 1_000,
+        max_ack_pending: int = MAX_ACK_PENDING,
         prefetch: int = 64,
         timeout: float | None = 5.0,
     ) -> Consumption:
@@ -416,12 +427,13 @@ class JetStreamEventStore(StoreBase, Heir):
 
     def close(self) -> None:  # noqa: D102
         self._closed = True
+        deadline = Deadline(_CLOSE)
         for follower in self._followers:
             follower.close()
-        self._consumers.close()
+        self._consumers.close(Deadline(_CLOSE - _LAST))
         self._jetstream.close(StoreClosedError(f"{self!r} is closed"))
         if self._owns_connection:
-            self._connection.close()
+            self._connection.close(deadline.timeout_left())
 
     def __repr__(self) -> str:
         return f"<JetStreamEventStore {self._names.stream!r} {'closed' if self._closed else self._connection.summary}>"

@@ -106,7 +106,7 @@ class InMemoryEventStore(StoreBase):
         there = [(one, event) for event in events if (one := self._log.find(event.actor_id, event.version)) is not None]
         differing = [(one, event) for one, event in there if not is_same(one.event, event)]
         if len(there) == len(events) and not differing:
-            return [StoredEvent(one.event, one.sequence, True, one.ends_batch) for one, _ in there]
+            return [StoredEvent(one.event, one.sequence, True, one.ends_batch, one.batch) for one, _ in there]
         for one, event in differing:
             if one.event.id == event.id:
                 raise DuplicateIdError(
