@@ -9,20 +9,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aether_sync import (
+    DeadlineExceededError,
     Event,
     JetStreamEventStore,
     MalformedRecordError,
+    NatsCluster,
     NatsServer,
     Snapshot,
     StoredEvent,
+    StoreError,
+    StreamMismatchError,
+    StreamRegressionError,
     SubscriptionFilter,
     VersionConflictError,
 )
 from aether_sync._deadline import Deadline
 from aether_sync.stores._jetstream import Page
 from aether_sync.stores._names import Names
+from aether_sync.stores._stream import snapshot_settings
+from aether_sync.stores.poison import _settings as poison_settings
 
-from .conftest import PATIENCE
+from .conftest import PATIENCE, UNIT, eventually
 from .raw import RawClient
 
 MakeStore = Callable[..., JetStreamEventStore]
@@ -107,6 +114,144 @@ def test_what_a_node_in_go_stores_is_read(make_store: MakeStore, server: NatsSer
     assert store.append("order-1", event(0), expected_version=2)[0].event.version == 3
     with store.follow(after=1) as follower:
         assert follower.get(timeout=PATIENCE) == StoredEvent(paid, 2)
+
+
+# -- who makes the streams
+
+
+def streams_of(store: JetStreamEventStore) -> dict[str, dict[str, Any]]:
+    """The settings of a store's streams that there are, by what each is for."""
+    names, found = store._names, {}
+    for use, name in (("events", names.stream), ("snapshots", names.snapshots), ("poison", names.poison)):
+        answer = store._jetstream.request(f"STREAM.INFO.{name}", {}, Deadline(PATIENCE))
+        if "config" in answer:
+            found[use] = answer["config"]
+    return found
+
+
+def read_all(store: JetStreamEventStore) -> list[object]:
+    """Read in every way there is."""
+    reading = store.get_events_with_errors("a-1")
+    loaded = store.load("a-1")
+    together = store.read_together("a-1", "b-1")
+    return [
+        store.get_events("a-1"),
+        list(store.iter_events("a-1")),
+        reading.events,
+        reading.malformed,
+        loaded.events,
+        loaded.snapshot or [],
+        together["a-1"] + together["b-1"],
+        store.get_latest_version("a-1") or [],
+        store.last_sequence() or [],
+        store.actors(),
+        store.get_latest_snapshot("a-1") or [],
+        store.consumers(),
+        store.poisoned("c"),
+        store.discard_poisoned("c", 1) or [],
+        store.delete_consumer("c") or [],
+    ]
+
+
+def test_who_reads_makes_no_stream(make_store: MakeStore) -> None:
+    store = make_store()
+    assert read_all(store) == [[]] * 15
+    with pytest.raises(StoreError, match="no consumer"):
+        store.wait_for(1, "c", timeout=0.1 * UNIT)
+    with pytest.raises(VersionConflictError):
+        store.save_snapshot(Snapshot(actor_id="a-1", version=1, state={}))
+    assert streams_of(store) == {}
+    make_store().save_event(event(1, "b-1"))
+    assert read_all(store)[:6] == [[]] * 6
+    assert store.actors() == ["b-1"]
+    assert streams_of(store).keys() == {"events"}
+
+
+def test_the_first_save_makes_the_stream_and_others_find_it(make_store: MakeStore) -> None:
+    reader, writer = make_store(), make_store()
+    assert reader.get_events("order-1") == []
+    writer.save_event(event(1))
+    assert [one.version for one in reader.get_events("order-1")] == [1]
+    assert reader.load("order-1").version == reader.get_latest_version("order-1") == reader.last_sequence() == 1
+
+
+def test_a_follower_waits_for_the_first_event_of_all(make_store: MakeStore) -> None:
+    reader, writer = make_store(), make_store()
+    with reader.follow() as follower:
+        assert follower.is_caught_up
+        assert follower.get_batch(10, timeout=0) == []
+        assert streams_of(reader) == {}
+        writer.save_event(event(1))
+        assert follower.get(timeout=PATIENCE).sequence == 1
+        reader.save_event(event(2))
+        assert follower.get(timeout=PATIENCE).sequence == 2
+        eventually(lambda: follower.is_caught_up)
+
+
+def test_a_follower_of_no_stream_is_not_caught_up_with_what_its_store_saves(make_store: MakeStore) -> None:
+    store = make_store()
+    with store.follow() as follower:
+        store.save_event(event(1))
+        assert not follower.is_caught_up
+        assert follower.get(timeout=PATIENCE).sequence == 1
+
+
+def test_a_follower_that_waits_for_its_stream_is_closed(make_store: MakeStore) -> None:
+    store = make_store()
+    follower = store.follow()
+    assert "not there yet" in repr(follower)
+    with pytest.raises(DeadlineExceededError, match="not there yet"):
+        follower.get(timeout=0.05 * UNIT)
+    store.close()
+    assert follower.closed
+
+
+def test_a_checkpoint_of_a_stream_that_is_not_there_is_an_error(make_store: MakeStore) -> None:
+    with pytest.raises(StreamRegressionError, match="no stream"):
+        make_store().follow(after=7)
+
+
+def test_who_follows_a_stream_that_is_made_otherwise_is_told(make_store: MakeStore, prefix: str) -> None:
+    store = make_store()
+    with store.follow() as follower:
+        body = {"name": prefix, "subjects": [f"{prefix}.events.>"], "max_age": 3600 * 10**9}
+        assert "error" not in store._jetstream.request(f"STREAM.CREATE.{prefix}", body, Deadline(PATIENCE))
+        with pytest.raises(StreamMismatchError, match="max_age"):
+            follower.get(timeout=PATIENCE)
+
+
+@pytest.mark.fault
+def test_side_streams_are_kept_as_the_main_one_is(make_store: MakeStore) -> None:
+    """A script that says nothing of replicas makes none that keep less, and reading makes none at all."""
+    with NatsCluster(3) as cluster:
+        node, script = make_store(cluster.url, replicas=3), make_store(cluster.url)
+        node.save_event(event(1), timeout=PATIENCE)
+        assert script.load("order-1", timeout=PATIENCE).version == 1
+        assert script.poisoned("c", timeout=PATIENCE) == []
+        assert streams_of(script).keys() == {"events"}
+        assert script.save_snapshot(Snapshot(actor_id="order-1", version=1, state={}), timeout=PATIENCE)
+        with script.consume("c", timeout=PATIENCE) as consumption:
+            assert consumption.get(timeout=PATIENCE).sequence == 1
+        assert {use: config["num_replicas"] for use, config in streams_of(node).items()} == {
+            "events": 3,
+            "snapshots": 3,
+            "poison": 3,
+        }
+        assert node.load("order-1", timeout=PATIENCE).snapshot is not None
+
+
+@pytest.mark.fault
+def test_a_side_stream_with_fewer_replicas_is_used(make_store: MakeStore) -> None:
+    """A script has made it, or the main stream was given more since: neither is a reason to refuse the work."""
+    with NatsCluster(3) as cluster:
+        node = make_store(cluster.url, replicas=3)
+        node.save_event(event(1), timeout=PATIENCE)
+        for body in (snapshot_settings(node._names), poison_settings(node._names)):
+            assert "error" not in node._jetstream.request(f"STREAM.CREATE.{body['name']}", body, Deadline(PATIENCE))
+        assert node.save_snapshot(Snapshot(actor_id="order-1", version=1, state={}), timeout=PATIENCE)
+        assert node.load("order-1", timeout=PATIENCE).snapshot is not None
+        with node.consume("c", timeout=PATIENCE) as consumption:
+            assert consumption.get(timeout=PATIENCE).sequence == 1
 
 
 # -- names that stay apart

@@ -1,4 +1,7 @@
-"""The streams of a store: what each must be like; made if it is not there, and refused if it is another."""
+"""The streams of a store: what each must be like. Who writes makes it; who reads finds it, or finds that there is none.
+
+So a program that only reads leaves nothing on the server: no stream with settings that were only its own.
+"""
 
 from typing import Any
 
@@ -7,10 +10,11 @@ from ..errors import StoreUnavailableError, StreamMismatchError
 from ._jetstream import JetStream, code_of, said
 from ._names import Names
 
-__all__ = ["Stream", "differences", "settings", "snapshot_settings", "stream_state"]
+__all__ = ["NO_STREAM", "Stream", "differences", "settings", "snapshot_settings", "stream_state"]
 
 _WINDOW = 120 * 10**9  # nanoseconds in which a second try is known by its message id
-_NO_STREAM, _NAME_IN_USE, _OVERLAP = 10059, 10058, 10065
+NO_STREAM = 10059  #: the error code of a stream that is not there
+_NAME_IN_USE, _OVERLAP = 10058, 10065
 _UNLIMITED = ("max_age", "max_msgs_per_subject")  # what would take events away
 _EXACT = {
     "retention": "events would be taken away by who reads them",
@@ -44,7 +48,7 @@ def settings(names: Names, replicas: int) -> dict[str, Any]:
     }
 
 
-def snapshot_settings(names: Names, replicas: int) -> dict[str, Any]:
+def snapshot_settings(names: Names) -> dict[str, Any]:
     """What a stream of snapshots is made with: it keeps the last of each actor."""
     return {
         "name": names.snapshots,
@@ -52,44 +56,72 @@ def snapshot_settings(names: Names, replicas: int) -> dict[str, Any]:
         "retention": "limits",
         "discard": "old",
         "storage": "file",
-        "num_replicas": replicas,
         "allow_direct": True,
         "max_msgs_per_subject": 1,
     }
 
 
 class Stream:
-    """A stream that a store needs; it is looked at once, at the first use. Any thread.
+    """A stream that a store needs; once it is found it is not looked at again. Any thread.
 
     Args:
         jetstream: Where.
-        wanted: What it is made with if it is not there.
+        wanted: What it is made with.
+        main: The stream of the events, for one that stands beside it: as many servers keep that, whatever this process
+            would make the other with.
     """
 
-    def __init__(self, jetstream: JetStream, wanted: dict[str, Any]) -> None:
+    def __init__(self, jetstream: JetStream, wanted: dict[str, Any], main: "Stream | None" = None) -> None:
         self._jetstream = jetstream
         self._wanted = wanted
+        self._main = main
         self._config: dict[str, Any] | None = None  # once it is known; written by any thread, all alike
 
+    @property
+    def is_found(self) -> bool:
+        """Whether it is known to be there."""
+        return self._config is not None
+
+    def find(self, deadline: Deadline) -> dict[str, Any] | None:
+        """Return the settings that it has; None if it is not there: for who reads.
+
+        Raises:
+            StreamMismatchError: It is not as wanted.
+            StoreUnavailableError: It cannot be looked at.
+        """
+        config = self._config
+        if config is None:
+            answer = self._info(deadline)
+            if code_of(answer) != NO_STREAM:
+                config = self._config = self._checked(answer)
+        return config
+
     def open(self, deadline: Deadline) -> dict[str, Any]:
-        """Return the settings that it has; make it if it is not there.
+        """Return the settings that it has; make it if it is not there: for who writes.
 
         Raises:
             StreamMismatchError: There is one that is not as wanted, or one that has these subjects.
             StoreUnavailableError: It cannot be made.
         """
-        config = self._config
+        config = self.find(deadline)
         if config is None:
-            config = self._config = self._found(deadline)
+            config = self._config = self._checked(self._made(deadline))
         return config
 
-    def _found(self, deadline: Deadline) -> dict[str, Any]:
+    def _info(self, deadline: Deadline) -> dict[str, Any]:
+        return self._jetstream.request(f"STREAM.INFO.{self._wanted['name']}", {}, deadline)
+
+    def _made(self, deadline: Deadline) -> dict[str, Any]:
+        wanted, main = self._wanted, self._main
+        if main is not None:
+            wanted = wanted | {"num_replicas": main.open(deadline).get("num_replicas", 1)}
+        answer = self._jetstream.request(f"STREAM.CREATE.{wanted['name']}", wanted, deadline)
+        if code_of(answer) == _NAME_IN_USE:  # somebody was quicker, with other settings
+            answer = self._info(deadline)
+        return answer
+
+    def _checked(self, answer: dict[str, Any]) -> dict[str, Any]:
         wanted, name = self._wanted, self._wanted["name"]
-        answer = self._jetstream.request(f"STREAM.INFO.{name}", {}, deadline)
-        if code_of(answer) == _NO_STREAM:
-            answer = self._jetstream.request(f"STREAM.CREATE.{name}", wanted, deadline)
-            if code_of(answer) == _NAME_IN_USE:  # somebody was quicker, with other settings
-                answer = self._jetstream.request(f"STREAM.INFO.{name}", {}, deadline)
         if code_of(answer) == _OVERLAP:
             raise StreamMismatchError(
                 f"another stream has subjects of {wanted['subjects'][0]!r}: give the store another name than {name!r}"
@@ -138,8 +170,9 @@ def differences(config: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
         found.append(f"consumer_limits is {config['consumer_limits']}: it could not be followed")
     if config.get("mirror") or config.get("sources"):
         found.append("it has a mirror or sources: it would have events that no store saved")
-    if config.get("num_replicas", 1) < wanted["num_replicas"]:
-        found.append(f"num_replicas is {config.get('num_replicas', 1)}, and {wanted['num_replicas']} were asked for")
+    have, want = config.get("num_replicas", 1), wanted.get("num_replicas", 1)
+    if have < want:
+        found.append(f"num_replicas is {have}, and {want} were asked for")
     if 0 < config.get("duplicate_window", 0) < wanted.get("duplicate_window", 0):
         found.append(f"duplicate_window is {config['duplicate_window'] / 1e9:g} s, not {_WINDOW / 1e9:g} s or more")
     return found

@@ -7,14 +7,12 @@ from typing import Any
 from .._deadline import Deadline
 from ..errors import StoreError, StoreUnavailableError
 from ..patterns import SubscriptionFilter
-from ._jetstream import Record, code_of, said
+from ._jetstream import Record, said
 from .base import MalformedRecord, StoredEvent
 from .common import check_actor_id, check_version
 from .jetstream import JetStreamEventStore
 
 __all__ = ["Extent", "StoreAdmin"]
-
-_NO_STREAM = 10059
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +58,10 @@ class StoreAdmin:
         """
         deadline = Deadline(timeout)
         self._store.connection.start()
-        if code_of(self._info(deadline)) == _NO_STREAM:
+        if self._store._stream.find(deadline) is None:
             raise StoreError(
                 f"there is no stream {self.stream!r} on the server: see --stream and --namespace, or store an event"
             )
-        self._store.start(deadline.timeout_left())
 
     def _info(self, deadline: Deadline, **body: Any) -> dict[str, Any]:
         return self._jetstream.request(f"STREAM.INFO.{self.stream}", body, deadline)

@@ -29,7 +29,7 @@ from ._jetstream import JetStream, Pause, ends_batch, said
 from ._names import Names
 from ._pull import Pulling, pending_behind, place_of
 from ._reading import Reader
-from ._stream import stream_state
+from ._stream import Stream, stream_state
 from .base import StoredEvent
 
 __all__ = ["JetStreamFollower"]
@@ -49,6 +49,7 @@ class JetStreamFollower(Iteration):
         connection: Connection,
         jetstream: JetStream,
         names: Names,
+        stream: Stream,
         reader: Reader,
         after: int,
         filter: SubscriptionFilter,  # noqa: A002
@@ -56,6 +57,7 @@ class JetStreamFollower(Iteration):
         super().__init__(connection, Pulling(connection, names.stream, _WINDOW), guard())
         self._jetstream = jetstream
         self._names = names
+        self._stream = stream
         self._reader = reader
         self._filter = filter
         self._takes_all = filter.is_empty
@@ -68,6 +70,7 @@ class JetStreamFollower(Iteration):
         self._pending = 1  # behind the last delivery, as far as is known
         self._consumer = b""
         self._created = ""  # when the stream was made
+        self._awaits_stream = False  # there was none at the start, and nothing was begun since
         self._finalizer = weakref.finalize(self, _abandon, connection, self._pulling, repr(self))
         self._finalizer.atexit = False
 
@@ -209,15 +212,31 @@ class JetStreamFollower(Iteration):
 
     # -- consumers
 
-    def _renew(self, deadline: Deadline) -> None:
-        self.begin(deadline)
+    def start(self, deadline: Deadline) -> None:
+        """Begin; where there is no stream yet, that is done as soon as somebody has made it.
 
-    def begin(self, deadline: Deadline) -> None:
+        Raises:
+            StreamRegressionError: There is no such event.
+        """
+        if self._stream.find(deadline) is not None:
+            self._renew(deadline)
+            return
+        if self._scanned:
+            raise StreamRegressionError(
+                f"there is no stream {self._names.stream!r}, and it was read up to {self._scanned}: it is lost, or has"
+                " another name. Build anew what was made of it"
+            )
+        self._awaits_stream = True
+        self._begin_again()
+
+    def _renew(self, deadline: Deadline) -> None:
         """Begin a consumer behind the last event that was read.
 
         Raises:
             StreamRegressionError: There is no such event.
         """
+        if self._stream.find(deadline) is None:
+            raise StoreUnavailableError(f"there is no stream {self._names.stream!r} yet")
         self._pulling.subscribe(deadline)
         with self._lock:
             self._note_read()
@@ -240,6 +259,7 @@ class JetStreamFollower(Iteration):
             raise StoreUnavailableError(f"the stream is not followed: {said(answer)}")
         with self._lock:
             self._delete()
+            self._awaits_stream = False
             self._consumer, self._number, self._is_reading = name.encode(), 0, False
             self._pending = answer.get("num_pending", 0)
             if not self._closed:
@@ -280,6 +300,8 @@ class JetStreamFollower(Iteration):
     def is_caught_up(self) -> bool:
         """Whether all that was stored a moment ago has been taken."""
         with self._lock:
+            if self._awaits_stream:
+                return not self._stream.is_found
             return not (self._ready or self._inflow.arrived or self._pending or self._inflow.is_broken)
 
     # -- ending
@@ -306,7 +328,8 @@ class JetStreamFollower(Iteration):
         super()._after_fork()
 
     def __repr__(self) -> str:
-        return f"<Follower of {self._names.stream!r} at {self._sequence}{' closed' if self._closed else ''}>"
+        there = ", which is not there yet," if self._awaits_stream else ""
+        return f"<Follower of {self._names.stream!r}{there} at {self._sequence}{' closed' if self._closed else ''}>"
 
 
 def _abandon(connection: Connection, pulling: Pulling, name: str) -> None:

@@ -39,8 +39,10 @@ __all__ = ["JetStreamEventStore"]
 class JetStreamEventStore(StoreBase, Heir):
     """Keeps events in a JetStream stream, for all nodes that use the same stream and namespace.
 
-    Nothing happens before the first use. The stream is made if it is not there: on file, with limits on nothing, and
-    such that nobody can delete an event. Two stores with different pairs of stream and namespace share nothing.
+    Nothing happens before the first use. The stream is made by :meth:`start`, :meth:`consume`, :meth:`run` and what
+    saves, if it is not there: on file, with limits on nothing, and such that nobody can delete an event. Reading makes
+    none: as long as nobody has made it there are no events, and a follower waits for it. Two stores with different
+    pairs of stream and namespace share nothing.
 
     Args:
         connection: A :class:`Connection`, which closing the store leaves open; or what one is made from: a URL,
@@ -48,7 +50,8 @@ class JetStreamEventStore(StoreBase, Heir):
         stream: What the stream is called, and its subjects begin with.
         namespace: Whose events they are; also where ``EventStored`` is published if there is a bus.
         bus: Where an ``EventStored`` is published for each event that is stored; see :meth:`set_broadcaster`.
-        replicas: How many servers keep the stream: 1, or 3 to survive the loss of one.
+        replicas: How many servers keep the stream if this store makes it: 1, or 3 to survive the loss of one. One that
+            fewer keep is refused. What consumers gave up and snapshots are kept by as many servers as the events are.
         **options: Those of :class:`Connection`, for one of its own.
 
     Raises:
@@ -89,11 +92,9 @@ class JetStreamEventStore(StoreBase, Heir):
         self._reader = Reader(self._jetstream, self._names, self._cache)
         self._writer = Writer(self._jetstream, self._names, self._cache, self._reader)
         self._stream = Stream(self._jetstream, settings(self._names, self._replicas))
-        self._snapshots = Snapshots(self._jetstream, self._names, self._reader, self._replicas)
+        self._snapshots = Snapshots(self._jetstream, self._names, self._reader, self._stream)
         self._followers: Living[JetStreamFollower] = Living()
-        self._consumers = Consumers(
-            self._connection, self._jetstream, self._names, self._reader, self._stream, self._replicas
-        )
+        self._consumers = Consumers(self._connection, self._jetstream, self._names, self._reader, self._stream)
 
     def _after_fork(self) -> None:
         self._begin()
@@ -104,21 +105,33 @@ class JetStreamEventStore(StoreBase, Heir):
         return self._connection
 
     def start(self, timeout: float | None = 5.0) -> None:
-        """Connect and see that the stream is there; the first use does it too.
+        """Connect and see that the stream is there; make it if it is not, as the first save does too.
 
         Raises:
             StreamMismatchError: There is such a stream with other settings; the error names each.
             StoreUnavailableError: There is no JetStream, or the stream cannot be made.
             PermissionDeniedError: The user lacks a right; the error names it.
         """
-        self._ready(timeout)
+        self._stream.open(self._deadline(timeout))
 
-    def _ready(self, timeout: float | None) -> Deadline:
-        """Refuse if it is closed, see that the stream is there, and return until when a call may take."""
+    def _deadline(self, timeout: float | None) -> Deadline:
+        """Refuse if it is closed, and return until when a call may take."""
         deadline = Deadline(timeout)
         self._refuse_if_closed()
-        self._stream.open(deadline)
         return deadline
+
+    def _has_stream(self, deadline: Deadline) -> bool:
+        """Whether there is something to read: who reads makes no stream."""
+        return self._stream.find(deadline) is not None
+
+    def _may_have(self, actor_id: str, deadline: Deadline) -> bool:
+        """Whether an actor may have events: not as long as there is no stream, whatever others have announced."""
+        self._names.subject(actor_id)  # or the id is too long
+        known = self._cache.get(actor_id)
+        if self._has_stream(deadline):
+            return True
+        self._cache.replace(actor_id, 0, 0, known)
+        return False
 
     def _check_bus(self, bus: EventBus) -> None:
         if isinstance(bus, NATSEventBus):
@@ -170,7 +183,9 @@ class JetStreamEventStore(StoreBase, Heir):
     ) -> list[Event]:
         actor_id, from_version, to_version = _checked_range(actor_id, from_version, to_version)
         until = None if until is None else check_version("until", until)
-        deadline = self._ready(timeout)
+        deadline = self._deadline(timeout)
+        if not self._may_have(actor_id, deadline):
+            return []
         stored = map(valid, self._reader.read(actor_id, from_version, to_version, lambda: deadline))
         return [one.event for one in list(stored) if until is None or one.sequence <= until]
 
@@ -185,7 +200,8 @@ class JetStreamEventStore(StoreBase, Heir):
     def _iterate(
         self, actor_id: str, from_version: int, to_version: int | None, timeout: float | None
     ) -> Iterator[Event]:
-        self._ready(timeout)
+        if not self._may_have(actor_id, self._deadline(timeout)):
+            return
         for found in self._reader.read(actor_id, from_version, to_version, lambda: Deadline(timeout)):
             self._refuse_if_closed()
             yield valid(found).event
@@ -194,8 +210,10 @@ class JetStreamEventStore(StoreBase, Heir):
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
     ) -> Reading:
         actor_id, from_version, to_version = _checked_range(actor_id, from_version, to_version)
-        deadline = self._ready(timeout)
+        deadline = self._deadline(timeout)
         reading = Reading([], [])
+        if not self._may_have(actor_id, deadline):
+            return reading
         for found in self._reader.read(actor_id, from_version, to_version, lambda: deadline):
             if isinstance(found, StoredEvent):
                 reading.events.append(found)
@@ -205,11 +223,13 @@ class JetStreamEventStore(StoreBase, Heir):
 
     def get_latest_version(self, actor_id: str, *, timeout: float | None = 5.0) -> int:  # noqa: D102
         actor_id = check_actor_id(actor_id)
-        deadline = self._ready(timeout)
-        return self._reader.look(actor_id, deadline).version
+        deadline = self._deadline(timeout)
+        return self._reader.look(actor_id, deadline).version if self._may_have(actor_id, deadline) else 0
 
     def last_sequence(self, *, timeout: float | None = 5.0) -> int:  # noqa: D102
-        deadline = self._ready(timeout)
+        deadline = self._deadline(timeout)
+        if not self._has_stream(deadline):
+            return 0
         record = self._jetstream.last(self._names.stream, self._names.all_events, deadline)
         if record is None:
             return 0
@@ -217,7 +237,9 @@ class JetStreamEventStore(StoreBase, Heir):
 
     def actors(self, pattern: str | None = None, *, timeout: float | None = 5.0) -> list[str]:  # noqa: D102
         wanted = check_wanted("pattern", pattern)
-        deadline = self._ready(timeout)
+        deadline = self._deadline(timeout)
+        if not self._has_stream(deadline):
+            return []
         subjects = self._jetstream.counts(
             self._names.stream, self._names.wanted(wanted.actor_pattern or None), deadline
         )
@@ -227,15 +249,19 @@ class JetStreamEventStore(StoreBase, Heir):
     # -- snapshots
 
     def save_snapshot(self, snapshot: Snapshot, *, timeout: float | None = 5.0) -> bool:  # noqa: D102
-        return self._snapshots.save(snapshot, self._ready(timeout))
+        return self._snapshots.save(snapshot, self._deadline(timeout))
 
     def get_latest_snapshot(self, actor_id: str, *, timeout: float | None = 5.0) -> Snapshot | None:  # noqa: D102
         actor_id = check_actor_id(actor_id)
-        return self._snapshots.latest(actor_id, self._ready(timeout))
+        self._names.subject(actor_id)  # or the id is too long
+        return self._snapshots.latest(actor_id, self._deadline(timeout))
 
     def _events_after(self, actor_id: str, snapshot: Snapshot | None, deadline: Deadline) -> list[Event]:
+        actor_id = check_actor_id(actor_id)
+        if not self._may_have(actor_id, deadline):
+            return []
         first, after = (0, 0) if snapshot is None else (snapshot.version + 1, snapshot.sequence)
-        found = self._reader.read(check_actor_id(actor_id), first, None, lambda: deadline, after)
+        found = self._reader.read(actor_id, first, None, lambda: deadline, after)
         return [valid(one).event for one in found]
 
     # -- following
@@ -250,11 +276,13 @@ class JetStreamEventStore(StoreBase, Heir):
     ) -> JetStreamFollower:
         after = check_version("after", after)
         wanted = check_wanted("actors", actors, event_types)
-        deadline = self._ready(timeout)
-        follower = JetStreamFollower(self._connection, self._jetstream, self._names, self._reader, after, wanted)
+        deadline = self._deadline(timeout)
+        follower = JetStreamFollower(
+            self._connection, self._jetstream, self._names, self._stream, self._reader, after, wanted
+        )
         try:
             follower.admit()
-            follower.begin(deadline)
+            follower.start(deadline)
             self._followers.add(follower)
             self._refuse_if_closed()
         except BaseException:
@@ -389,7 +417,7 @@ class JetStreamEventStore(StoreBase, Heir):
 
     def consumers(self, *, timeout: float | None = 5.0) -> list[ConsumerState]:
         """Return how far each durable consumer is, by name."""
-        return self._consumers.states(self._ready(timeout))
+        return self._consumers.states(self._deadline(timeout))
 
     def delete_consumer(self, consumer: str, *, timeout: float | None = 5.0) -> bool:
         """Forget a consumer, and how far it is; returns whether there was one. What it gave up stays."""
