@@ -9,7 +9,7 @@ import os
 import re
 import time
 from base64 import b64decode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from itertools import count
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -19,9 +19,11 @@ import msgspec
 from .._deadline import Deadline
 from .._nats.interest import Message
 from .._nats.requests import Call, is_status, single
+from .._waiting import Living
 from ..connection import Connection
 from ..errors import (
     AtomicAppendUnsupportedError,
+    BusClosedError,
     ClosedError,
     DeadlineExceededError,
     DisconnectedError,
@@ -176,8 +178,9 @@ class JetStream:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._calls: set[Call] = set()  # that are waited for; single operations only
+        self._calls: Living[Call] = Living()  # that are waited for
         self._closed: StoreClosedError | None = None
+        self._largest: dict[str, int] = {}  # by stream: bytes of a message with its headers, of those that have a limit
 
     # -- publishing
 
@@ -210,9 +213,14 @@ class JetStream:
                 for place, (one, head) in enumerate(zip(messages, headers, strict=True))
             )
 
+        if 0 <= self._largest.get(stream, -1) < max(sizes):
+            raise EventTooLargeError(
+                f"an event of {max(sizes)} bytes, headers included, is larger than the max_msg_size of stream "
+                f"{stream!r}, which is {self._largest[stream]}"
+            )
         patience = _TRY * 2 ** min(number, 10) + sum(sizes) / _SLOWEST
         self._refuse_if_closed()
-        call = self._connection.ask({one.subject for one in messages}, make, deadline, _is_ack, max(sizes))
+        call = self._put({one.subject for one in messages}, make, deadline, _is_ack, max(sizes))
         try:
             answer = self._wait(call, Deadline(min(patience, deadline.remaining() * _SHARE)), deadline)[-1]
         except DeadlineExceededError as error:
@@ -324,16 +332,32 @@ class JetStream:
 
     def _ask(self, subject: str, body: dict[str, Any], deadline: Deadline, is_last: Callable[[Message], bool]) -> Call:
         data = json.dumps(body).encode()
-        return self._connection.ask({subject}, lambda inbox: command(subject, inbox, b"", data), deadline, is_last)
+        return self._put({subject}, lambda inbox: command(subject, inbox, b"", data), deadline, is_last)
+
+    def _put(
+        self,
+        subjects: Collection[str],
+        make: Callable[[bytes], bytes],
+        deadline: Deadline,
+        is_last: Callable[[Message], bool],
+        largest: int = 0,
+    ) -> Call:
+        """Put a question to the server; see :meth:`Connection.ask`."""
+        try:
+            return self._connection.ask(subjects, make, deadline, is_last, largest)
+        except BusClosedError:
+            self._refuse_if_closed()
+            raise
 
     def _wait(self, call: Call, patience: Deadline, until: Deadline) -> list[Message]:
         """Wait for answers, as long as they come, or until the store is closed."""
         self._calls.add(call)
+        self._refuse_if_closed()
         try:
-            self._refuse_if_closed()
             return call.wait(patience, until, self._connection.ping)
-        finally:
-            self._calls.discard(call)
+        except BusClosedError:
+            self._refuse_if_closed()  # who has closed the store closes its connection, too
+            raise
 
     def _too_late(self, deadline: Deadline) -> DeadlineExceededError:
         return DeadlineExceededError(f"no answer of the server within {deadline}{self._connection.why_not()}")
@@ -343,7 +367,7 @@ class JetStream:
     def close(self, error: StoreClosedError) -> None:
         """Release everyone who waits for an answer, or will."""
         self._closed = error
-        for call in self._calls.copy():
+        for call in self._calls:
             call.fail(error)
 
     def _refuse_if_closed(self) -> None:
