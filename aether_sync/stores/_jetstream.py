@@ -38,6 +38,7 @@ __all__ = [
     "Asked",
     "BusyError",
     "JetStream",
+    "Listed",
     "NotSentError",
     "Outgoing",
     "Page",
@@ -45,6 +46,7 @@ __all__ = [
     "Record",
     "RefusedError",
     "UnknownError",
+    "all_of",
     "code_of",
     "command",
     "ends_batch",
@@ -54,6 +56,7 @@ __all__ = [
 T = TypeVar("T")
 
 _TRY = 1.5  # seconds for one answer: what was sent to a server that died meanwhile is never answered
+_LONG = 2  # tries, of which the next waits long enough for a server that looks through a million subjects
 _TOO_LATE = 0.01  # seconds in which nothing more is tried
 _STARTING = 1.0  # seconds for JetStream to come up; where nobody answers for longer, there is none
 _SLOWEST = 2**20  # bytes a second, of a link on which it is worth to wait for an answer
@@ -277,25 +280,38 @@ class JetStream:
 
     def counts(self, stream: str, wanted: str, deadline: Deadline) -> dict[str, int]:
         """Return how many records all subjects have that have some, among those wanted."""
-        found: dict[str, int] = {}
-        while True:
-            answer = self.request(f"STREAM.INFO.{stream}", {"subjects_filter": wanted, "offset": len(found)}, deadline)
+
+        def ask(offset: int) -> Listed[int]:
+            body = {"subjects_filter": wanted, "offset": offset}
+            answer = self.request(f"STREAM.INFO.{stream}", body, deadline, tries=_LONG)
             if "error" in answer:
                 raise StoreUnavailableError(f"the stream is not read: {said(answer)}")
-            page = answer["state"].get("subjects") or {}
-            found |= page
-            if not page or len(found) >= answer.get("total", 0):
-                return found
+            return Listed(answer["state"].get("subjects") or {}, answer.get("limit", 0), answer.get("total", 0))
+
+        return all_of(ask)
+
+    def consumers(self, stream: str, deadline: Deadline) -> list[dict[str, Any]]:
+        """Return what is said of all consumers of a stream whose servers answer."""
+
+        def ask(offset: int) -> Listed[dict[str, Any] | None]:
+            answer = self.request(f"CONSUMER.LIST.{stream}", {"offset": offset}, deadline)
+            if "error" in answer:
+                raise StoreUnavailableError(f"the consumers of {stream!r} are not listed: {said(answer)}")
+            page = dict.fromkeys(answer.get("missing") or ()) | {one["name"]: one for one in answer["consumers"] or ()}
+            return Listed(page, answer.get("limit", 0), answer.get("total", 0))
+
+        return [one for name, one in all_of(ask).items() if name and one is not None]
 
     # -- the rest of the API
 
-    def request(self, subject: str, body: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
+    def request(self, subject: str, body: dict[str, Any], deadline: Deadline, tries: int = 0) -> dict[str, Any]:
         """Put a request to the API until it is answered.
 
         Args:
             subject: Behind ``$JS.API.``.
             body: As JSON.
             deadline: For all tries.
+            tries: As if so many had had no answer: each waits twice as long for one.
 
         Returns:
             The answer; what is wrong is under ``error``.
@@ -304,7 +320,7 @@ class JetStream:
             DeadlineExceededError: No answer in time.
             StoreUnavailableError: There is no JetStream.
         """
-        return _answer(self._persist(f"$JS.API.{subject}", body, deadline, single)[0])
+        return _answer(self._persist(f"$JS.API.{subject}", body, deadline, single, tries)[0])
 
     def tell(self, subject: str) -> None:
         """Put a request to the API whose answer nobody waits for."""
@@ -373,6 +389,50 @@ class JetStream:
     def _refuse_if_closed(self) -> None:
         if self._closed is not None:
             raise StoreClosedError(*self._closed.args)
+
+
+class Listed(NamedTuple, Generic[T]):
+    """A page of what the server lists, sorted by name.
+
+    Attributes:
+        page: What is said of each, by name.
+        limit: How many places of the list a page takes, unless it is the last.
+        total: How many the whole list has.
+    """
+
+    page: dict[str, T]
+    limit: int
+    total: int
+
+
+def all_of(ask: Callable[[int], Listed[T]]) -> dict[str, T]:
+    """Return all that the server lists, by name.
+
+    It counts the places of a page from the start of the list, to which names are added, and from which they are taken,
+    between two pages. So each page is asked for from the last place of the one before on, and is believed if it begins
+    within what is known: then nothing between the two is passed over. It ends with the page that is the last by its own
+    word, however many are added before it.
+
+    Args:
+        ask: Asks for a page by its first place.
+
+    Raises:
+        DeadlineExceededError: One did not come in time.
+    """
+    found: dict[str, T] = {}
+    first = total = 0
+    while True:
+        try:
+            page, limit, total = ask(first)
+        except DeadlineExceededError as error:
+            raise DeadlineExceededError(f"{error}: {len(found):,} of {total:,} were listed") from error
+        if first and found.keys().isdisjoint(page):  # so many before it are gone
+            first = max(0, first - (limit or first))
+            continue
+        found |= page
+        if first + limit >= total:
+            return found
+        first += limit - 1
 
 
 class Asked(Generic[T]):

@@ -108,13 +108,10 @@ class _Asking:
 
     def consumers(self, stream: str) -> list[dict[str, Any]]:
         """Return all consumers; none if they cannot be seen."""
-        found: list[dict[str, Any]] = []
-        while True:
-            answer = self.ask(f"CONSUMER.LIST.{stream}", offset=len(found))
-            page = answer.get("consumers") or []
-            found += page
-            if not page or len(found) >= answer.get("total", 0):
-                return found
+        try:
+            return self._jetstream.consumers(stream, Deadline(self._timeout))
+        except AetherError:
+            return []
 
 
 def _error(description: str, code: int = 0) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from ..errors import StoreError, StoreUnavailableError
 from ..patterns import SubscriptionFilter
 from ._jetstream import Record, said
 from .base import MalformedRecord, StoredEvent
-from .common import check_actor_id, check_version
+from .common import check_actor_id, check_version, in_time
 from .jetstream import JetStreamEventStore
 
 __all__ = ["Extent", "StoreAdmin"]
@@ -154,6 +154,6 @@ class StoreAdmin:
         counts = self._jetstream.counts(self.stream, self._names.wanted(actors), deadline)
         return sum(
             count
-            for subject, count in counts.items()
+            for subject, count in in_time(counts.items(), deadline)
             if (actor_id := self._names.actor_id_of(subject)) is not None and wanted.matches_actor(actor_id)
         )

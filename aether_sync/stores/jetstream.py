@@ -26,7 +26,7 @@ from ._snapshots import Snapshots
 from ._stream import Stream, settings
 from ._writing import Writer
 from .base import AnyVersion, Reading, Snapshot, StoredEvent
-from .common import StoreBase, check_actor_id, check_version, check_wanted, numbered
+from .common import StoreBase, check_actor_id, check_version, check_wanted, in_time, numbered
 from .consume import Consumption
 from .consumers import ConsumeOptions, Consumers
 from .follow import JetStreamFollower
@@ -186,8 +186,8 @@ class JetStreamEventStore(StoreBase, Heir):
         deadline = self._deadline(timeout)
         if not self._may_have(actor_id, deadline):
             return []
-        stored = map(valid, self._reader.read(actor_id, from_version, to_version, lambda: deadline))
-        return [one.event for one in list(stored) if until is None or one.sequence <= until]
+        found = in_time(self._reader.read(actor_id, from_version, to_version, lambda: deadline), deadline)
+        return [one.event for one in list(map(valid, found)) if until is None or one.sequence <= until]
 
     def iter_events(  # noqa: D102
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
@@ -214,7 +214,7 @@ class JetStreamEventStore(StoreBase, Heir):
         reading = Reading([], [])
         if not self._may_have(actor_id, deadline):
             return reading
-        for found in self._reader.read(actor_id, from_version, to_version, lambda: deadline):
+        for found in in_time(self._reader.read(actor_id, from_version, to_version, lambda: deadline), deadline):
             if isinstance(found, StoredEvent):
                 reading.events.append(found)
             else:
@@ -243,7 +243,7 @@ class JetStreamEventStore(StoreBase, Heir):
         subjects = self._jetstream.counts(
             self._names.stream, self._names.wanted(wanted.actor_pattern or None), deadline
         )
-        ids = map(self._names.actor_id_of, subjects)
+        ids = map(self._names.actor_id_of, in_time(subjects, deadline))
         return sorted(one for one in ids if one is not None and wanted.matches_actor(one))
 
     # -- snapshots
@@ -262,7 +262,7 @@ class JetStreamEventStore(StoreBase, Heir):
             return []
         first, after = (0, 0) if snapshot is None else (snapshot.version + 1, snapshot.sequence)
         found = self._reader.read(actor_id, first, None, lambda: deadline, after)
-        return [valid(one).event for one in found]
+        return [valid(one).event for one in in_time(found, deadline)]
 
     # -- following
 
