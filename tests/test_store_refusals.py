@@ -313,6 +313,8 @@ def test_an_event_larger_than_the_stream_takes(make_store: MakeStore, prefix: st
         store.save_event(event(pad="x" * 2_000))
     with pytest.raises(EventTooLargeError, match="max_msg_size"):
         store.save_events([event(), event(2, pad="x" * 2_000)])
+    with pytest.raises(EventTooLargeError, match="max_msg_size"):  # of which the server can say nothing
+        store.save_events([event(), event(2, pad="x" * 2_000), event(3)])
     assert store.last_sequence() == 0
 
 

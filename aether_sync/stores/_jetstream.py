@@ -187,6 +187,15 @@ class JetStream:
 
     # -- publishing
 
+    def limit(self, stream: str, largest: int) -> None:
+        """Note how large a message may be that a stream takes: in the middle of a batch its answer would be missed.
+
+        Args:
+            stream: Which.
+            largest: Bytes, with its headers; less than 0 if there is no limit.
+        """
+        self._largest[stream] = largest
+
     def publish(self, stream: str, messages: Sequence[Outgoing], deadline: Deadline, number: int = 0) -> Acked:
         """Store messages, all or none, and return what the server says of the last.
 
@@ -542,6 +551,11 @@ def _refuse(error: _ApiError) -> None:
     if error.err_code == 10174:
         raise AtomicAppendUnsupportedError(
             "the stream takes no atomic batches: set allow_atomic on it (nats-server 2.12), or save one event at a time"
+        )
+    if error.err_code == 10199:
+        raise AtomicAppendUnsupportedError(
+            f"so many events at once are too many for the server ({error}): save fewer, or raise max_msgs of the batch "
+            "limits in its configuration"
         )
     if error.err_code == 10054:
         raise EventTooLargeError(f"an event is larger than the stream's max_msg_size: {error}")

@@ -139,6 +139,7 @@ class Stream:
                 f"stream {name!r} is not one for this store: {'; '.join(different)}. Change it, or use another name",
                 tuple(different),
             )
+        self._jetstream.limit(name, config.get("max_msg_size", -1))
         return config
 
 
