@@ -260,6 +260,27 @@ class TestAwaited:
             assert store.get_events("a", timeout=PATIENCE) == []
             store.close()
 
+    def test_a_store_that_comes_late_to_the_first_attempt_waits_its_own_time(
+        self, make_store: MakeStore, away: str
+    ) -> None:
+        with Connection(away, connect="background", connect_timeout=2 * SHORT) as connection:
+            connection._is_awaited = True  # as if another thread had begun, and did wait
+            time.sleep(1.5 * SHORT)
+            store = make_store(connection)
+            for _ in range(2):
+                with takes(SHORT), pytest.raises(ConnectError, match="not connected to"):
+                    store.load("a", timeout=SHORT)
+            store.close()
+
+    def test_a_store_that_is_refused_says_so_at_once_each_time(self, make_store: MakeStore) -> None:
+        with NatsServer(config='authorization: {user: "u", password: "p"}') as server:
+            for connect in ("wait", "background"):
+                store = make_store(server.url, connect=connect, connect_timeout=PATIENCE, user="u", password="wrong")
+                for _ in range(3):
+                    with at_once(), pytest.raises(ConnectError, match="refuses these credentials"):
+                        store.load("a", timeout=PATIENCE)
+                store.close()
+
     def test_a_close_releases_who_waits(self, make_store: MakeStore, away: str) -> None:
         store = make_store(away, connect_timeout=0.1)
         errors: list[Exception] = []

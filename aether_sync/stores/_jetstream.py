@@ -16,6 +16,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
+from .._clock import monotonic
 from .._deadline import Deadline
 from .._nats.interest import Message
 from .._nats.requests import Call, is_status, single
@@ -339,7 +340,7 @@ class JetStream:
         self, subject: str, body: dict[str, Any], deadline: Deadline, is_last: Callable[[Message], bool], tries: int = 0
     ) -> list[Message]:
         """Ask until there is an answer: what only reads, or is the same when it is done twice."""
-        pause, starting = Pause(deadline), Deadline(_STARTING)
+        pause, starting, begun = Pause(deadline), Deadline(_STARTING), monotonic()
         for number in count(tries):
             self._refuse_if_closed()
             try:
@@ -352,7 +353,7 @@ class JetStream:
             if not why:
                 return messages
             if not pause.take() or (_status(messages[0]) and is_last is single and not starting.remaining()):
-                raise StoreUnavailableError(f"{why}: {subject} was not answered within {deadline}")
+                raise StoreUnavailableError(f"{why}: nobody else answered {subject} for {monotonic() - begun:.1f} s")
         raise AssertionError
 
     def _ask(self, subject: str, body: dict[str, Any], deadline: Deadline, is_last: Callable[[Message], bool]) -> Call:
@@ -434,7 +435,8 @@ def all_of(ask: Callable[[int], Listed[T]]) -> dict[str, T]:
         try:
             page, limit, total = ask(first)
         except DeadlineExceededError as error:
-            raise DeadlineExceededError(f"{error}: {len(found):,} of {total:,} were listed") from error
+            so_far = f": {len(found):,} of {total:,} were listed" if found else ""
+            raise DeadlineExceededError(f"{error}{so_far}") from error
         if first and found.keys().isdisjoint(page):  # so many before it are gone
             first = max(0, first - (limit or first))
             continue
