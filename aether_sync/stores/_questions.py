@@ -66,6 +66,7 @@ def ask_for_all(
     return replace(
         answers,
         stream=info.answer,
+        snapshots=asking.ask(f"STREAM.INFO.{names.snapshots}"),
         poison=asking.ask(f"STREAM.INFO.{names.poison}"),
         consumers=asking.consumers(names.stream) if "config" in info.answer else [],
         skew=_skew(info),
