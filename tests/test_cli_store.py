@@ -650,6 +650,19 @@ def test_export_reports_what_is_none(
     assert run("export", "--actors", "order-*", *options).returncode == 0  # it is of another actor
 
 
+def test_a_record_under_a_subject_of_no_actor_holds_nothing_up(options: list[str], store: JetStreamEventStore) -> None:
+    fill(store, events_of(5))
+    for token in ("%ZZ", "%FF", "a.b.c"):
+        message = Outgoing(f"{store._names.stream}.events.x.{token}", os.urandom(8).hex(), None, b"garbage")
+        store._jetstream.publish(store._names.stream, [message], Deadline(PATIENCE))
+    fill(store, events_of(5, start=7))
+    found = run("export", *options)
+    assert (found.returncode, len(found.stdout.splitlines())) == (1, 10)
+    assert "the server counts as many; 3 malformed records left out" in found.stderr
+    found = run("export", "--actors", "order-*", *options)
+    assert (found.returncode, len(found.stdout.splitlines())) == (0, 10)
+
+
 def test_an_event_that_is_nested_deeper_than_ours_holds_nothing_up(
     tmp_path: Path, options: list[str], other: list[str], store: JetStreamEventStore
 ) -> None:
@@ -894,7 +907,7 @@ def test_import_to_a_stream_that_is_full_says_what_is_to_be_done(
     write_lines(file, events)
     found = run("import", str(file), *options)
     assert found.returncode == 1
-    assert re.search("imported 1,000 events; .*maximum messages.*when that is mended, the same command", found.stderr)
+    assert re.search("imported 1,000 events; .*maximum messages.*when that is mended, or over, the same", found.stderr)
     answer = store._jetstream.request(
         f"STREAM.UPDATE.{store._names.stream}", settings(store._names, 1), Deadline(PATIENCE)
     )

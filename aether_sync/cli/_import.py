@@ -10,7 +10,6 @@ from ..errors import (
     DuplicateIdError,
     EncodingError,
     InvalidEventError,
-    StoreUnavailableError,
     UnknownOutcomeError,
     VersionConflictError,
 )
@@ -92,10 +91,8 @@ class _Importer:
             return f"{error}; nothing after it was stored: mend the line, or go on past it with --skip-bad"
         except ConflictError as error:
             return str(error)
-        except StoreUnavailableError as error:  # it may want a limit to be raised
-            return f"{error}; when that is mended, the same command goes on from there"
-        except AetherError as error:
-            return f"{error}; the same command goes on from there"
+        except AetherError as error:  # it may want a limit to be raised, or just a server
+            return f"{error}; when that is mended, or over, the same command goes on from there"
         return ""
 
     def _import(self, file: BinaryIO) -> None:

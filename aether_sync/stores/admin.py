@@ -100,9 +100,9 @@ class StoreAdmin:
         return None if record is None else self._reader.found(record)
 
     def actor_at(self, sequence: int, timeout: float | None = 5.0) -> str | None:
-        """Return whose record is stored at a sequence, whether it is an event or not; None if there is nothing."""
+        """Return whose record is stored at a sequence, whether it is an event or not; None if it is no actor's."""
         record = self._record_at(sequence, timeout)
-        return None if record is None else self._names.actor_id(record.subject)
+        return None if record is None else self._names.actor_id_of(record.subject)
 
     def _record_at(self, sequence: int, timeout: float | None) -> Record | None:
         record = self._jetstream.next(self.stream, self._names.all_events, sequence, Deadline(timeout))
