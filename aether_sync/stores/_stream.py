@@ -10,11 +10,10 @@ from ..errors import StoreUnavailableError, StreamMismatchError
 from ._jetstream import JetStream, code_of, said
 from ._names import Names
 
-__all__ = ["NO_STREAM", "Stream", "differences", "settings", "snapshot_settings", "stream_state"]
+__all__ = ["Stream", "differences", "settings", "snapshot_settings", "stream_state"]
 
 _WINDOW = 120 * 10**9  # nanoseconds in which a second try is known by its message id
-NO_STREAM = 10059  #: the error code of a stream that is not there
-_NAME_IN_USE, _OVERLAP = 10058, 10065
+_NO_STREAM, _NAME_IN_USE, _OVERLAP = 10059, 10058, 10065
 _UNLIMITED = ("max_age", "max_msgs_per_subject")  # what would take events away
 _EXACT = {
     "retention": "events would be taken away by who reads them",
@@ -92,7 +91,7 @@ class Stream:
         config = self._config
         if config is None:
             answer = self._info(deadline)
-            if code_of(answer) != NO_STREAM:
+            if code_of(answer) != _NO_STREAM:
                 config = self._config = self._checked(answer)
         return config
 
