@@ -198,7 +198,10 @@ class DuplicateIdError(StoreError):
 
 
 class AtomicAppendUnsupportedError(StoreError):
-    """Several events at once need nats-server 2.12, and a stream with ``allow_atomic``. None is stored."""
+    """Several events at once need nats-server 2.12, a stream with ``allow_atomic``, and a server that takes so many.
+
+    None of them is stored.
+    """
 
 
 class UnsupportedError(StoreError, AttributeError):

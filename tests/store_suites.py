@@ -832,6 +832,11 @@ class StorePromises:
         assert kept is not None
         assert (kept.version, kept.state) == (3, {"n": 3})
 
+    def test_a_snapshot_of_no_version_behind_a_later_one_is_refused_like_any(self, store: EventStore) -> None:
+        store.save_events([event("a", version) for version in (1, 3, 5)])
+        assert store.save_snapshot(Snapshot(actor_id="a", version=5, state={}))
+        assert store.save_snapshot(Snapshot(actor_id="a", version=4, state={})) is False
+
     def test_a_later_schema_replaces_a_snapshot_of_the_same_version(self, store: EventStore) -> None:
         fill(store, "a", 1, 2)
         for version, schema_version, is_kept in ((2, 1, True), (2, 3, True), (2, 2, False), (1, 9, False)):

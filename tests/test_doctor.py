@@ -27,6 +27,7 @@ WELL = Answers(
     server={"version": "2.14.5", "max_payload": 2**20, "cluster": "c"},
     account={"streams": 3, "storage": GIB, "limits": {"max_storage": 100 * GIB, "max_streams": -1}},
     stream={"config": CONFIG, "state": STATE, "cluster": CLUSTER},
+    snapshots={"config": {"name": "events~snapshots", "num_replicas": 3}},
     poison={"error": {"err_code": 10059}},
     consumers=[CONSUMER | {"config": {"max_ack_pending": 1_000}}],
     round_trip=0.0004,
@@ -156,6 +157,8 @@ def test_versions(version: str, level: Level | None) -> None:
             "nothing else is delivered",
         ),
         ({"poison": {"state": {"messages": 4}}}, Level.WARN, "4 events that consumers gave up"),
+        ({"poison": {"config": {"name": "events~poison"}}}, Level.WARN, "'events~poison' has 1, the events have 3"),
+        ({"snapshots": {"config": {"name": "s", "num_replicas": 2}}}, Level.WARN, "'s' has 2, the events have 3"),
     ],
 )
 def test_finds(changes: dict[str, Any], level: Level, words: str) -> None:

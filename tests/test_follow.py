@@ -96,6 +96,7 @@ def test_it_asks_again_when_a_question_has_ended(make_store: MakeStore, monkeypa
     monkeypatch.setattr("aether_sync.stores._pull._EXPIRES", 0.2)
     monkeypatch.setattr("aether_sync.stores._pull._HEARTBEAT", 0.05)
     store = make_store()
+    store.start()
     with store.follow() as follower:
         questions: list[bytes] = []
         tell = store.connection.tell
@@ -773,6 +774,7 @@ def test_batches_end_where_they_were_saved(make_store: MakeStore) -> None:
 
 def test_polling_alone_begins_a_broken_flow_again(make_store: MakeStore, prefix: str) -> None:
     store = make_store()
+    store.start()
     with store.follow() as follower:
         answer = store._jetstream.request(f"CONSUMER.DELETE.{prefix}.{follower._consumer.decode()}", {}, Deadline(5))
         assert "error" not in answer

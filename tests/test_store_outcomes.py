@@ -1,15 +1,20 @@
 """What became of a save whose answer did not come: it is found out, or said to be unknown, and never guessed."""
 
+import gc
+import random
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from aether_sync import (
     ANY,
     AetherError,
+    ClosedError,
     DeadlineExceededError,
     DisconnectedError,
     DuplicateIdError,
@@ -17,6 +22,7 @@ from aether_sync import (
     JetStreamEventStore,
     NatsCluster,
     NatsServer,
+    Snapshot,
     StoredEvent,
     UnknownOutcomeError,
     VersionConflictError,
@@ -31,6 +37,7 @@ from aether_sync.stores._writing import _refuse_older
 
 from .conftest import PATIENCE, UNIT, eventually, run_threads
 from .proxy import Proxy
+from .test_interrupts import INTERRUPTS, hammer
 
 MakeStore = Callable[..., JetStreamEventStore]
 
@@ -287,6 +294,93 @@ def test_a_question_is_lost_with_its_connection() -> None:
     with pytest.raises(DeadlineExceededError):
         unsent.wait(Deadline(0))
     assert not requests._calls, "nothing is kept of them"
+
+
+def test_a_question_that_nobody_has_any_more_is_forgotten() -> None:
+    """Who asked was interrupted before it waited."""
+    requests = Requests(Lines())
+    asked = requests.begin({"s"}, lambda inbox: inbox, single)
+    assert len(requests._calls) == 1
+    del asked
+    assert not requests._calls
+
+
+# -- interrupts
+
+
+@pytest.mark.concurrent
+def test_interrupted_calls_leave_nothing(make_store: MakeStore) -> None:
+    """Of a question that is kept for ever the next ones would be written by the loop, as if many asked at once."""
+    store = make_store()
+    store.save_event(event(1))
+
+    def work() -> None:
+        store.get_events("a-1", timeout=PATIENCE)
+        store.append("b-1", event(0, "b-1"), expected_version=ANY, timeout=PATIENCE)
+
+    hammer(min(INTERRUPTS, 500), work)
+    engine = store.connection._engine
+    assert engine is not None
+
+    def nothing_is_kept() -> bool:
+        gc.collect()
+        return not engine.link.requests._calls and not list(store._jetstream._calls)
+
+    eventually(nothing_is_kept, "that nothing is kept of them")
+    events = store.get_events("b-1", timeout=PATIENCE)
+    assert [one.version for one in events] == list(range(1, len(events) + 1))
+
+
+def everything(store: JetStreamEventStore) -> dict[str, Callable[[], object]]:
+    """What a store may be closed over."""
+
+    def follow() -> None:
+        with store.follow(timeout=PATIENCE) as follower:
+            follower.get_batch(3, timeout=0)
+
+    def consume() -> None:
+        with store.consume("c", timeout=PATIENCE) as consumption:
+            consumption.get_batch(3, timeout=0)
+
+    return {
+        "append": lambda: store.append("b-1", event(0, "b-1"), expected_version=ANY, timeout=PATIENCE),
+        "save_events": lambda: store.save_events([event(1, uuid4().hex), event(1, uuid4().hex)], timeout=PATIENCE),
+        "get_events": lambda: store.get_events("a-1", timeout=PATIENCE),
+        "iter_events": lambda: list(store.iter_events("a-1", timeout=PATIENCE)),
+        "load": lambda: store.load("a-1", timeout=PATIENCE),
+        "get_latest_version": lambda: store.get_latest_version("a-1", timeout=PATIENCE),
+        "last_sequence": lambda: store.last_sequence(timeout=PATIENCE),
+        "actors": lambda: store.actors(timeout=PATIENCE),
+        "save_snapshot": lambda: store.save_snapshot(Snapshot(actor_id="a-1", version=1, state={}), timeout=PATIENCE),
+        "follow": follow,
+        "consume": consume,
+        "consumers": lambda: store.consumers(timeout=PATIENCE),
+        "poisoned": lambda: store.poisoned("c", timeout=PATIENCE),
+        "wait_for": lambda: store.wait_for(0, "d", timeout=PATIENCE),
+    }
+
+
+@pytest.mark.concurrent
+@pytest.mark.parametrize("what", everything(None))  # type: ignore[arg-type]  # only the names
+def test_a_handler_closes_the_store_over_what_it_interrupted(make_store: MakeStore, what: str) -> None:
+    """What is said then is said in words of ours, and what is stored is never called not stored."""
+    first = make_store()
+    first.save_event(event(1))
+    first.consume("d").close()
+    for _ in range(10):
+        store = make_store()
+        store.start()
+        work = everything(store)[what]
+        before = signal.signal(signal.SIGALRM, lambda *_, store=store: store.close())  # type: ignore[misc]
+        try:
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(5e-4, 2e-2))
+            with pytest.raises((ClosedError, UnknownOutcomeError)):
+                while True:
+                    work()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert store.closed
 
 
 # -- the same id

@@ -7,9 +7,11 @@ the connection breaks, who had asked gets an error: whether the server has acted
 
 import asyncio
 import os
+import weakref
 from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from threading import Lock
 
@@ -46,7 +48,7 @@ def is_status(message: Message) -> bool:
 
 
 class Call:
-    """A question, for one thread to wait for its answers.
+    """A question, for one thread to wait for its answers; whoever else knows it lets go of it with that thread.
 
     Attributes:
         subjects: Whom it is put to.
@@ -55,8 +57,8 @@ class Call:
     """
 
     __slots__ = (
-        "_calls", "_done", "_error", "_is_last", "_is_over", "_may_be_sent", "_ponged", "_token", "answers", "frame",
-        "subjects",
+        "__weakref__", "_calls", "_done", "_error", "_is_last", "_is_over", "_may_be_sent", "_ponged", "_token",
+        "answers", "frame", "subjects",
     )  # fmt: skip
 
     def __init__(
@@ -65,7 +67,7 @@ class Call:
         frame: bytes,
         is_last: Callable[[Message], bool],
         token: bytes,
-        calls: "dict[bytes, Call]",
+        calls: "dict[bytes, weakref.ref[Call]]",
     ) -> None:
         self.subjects = subjects
         self.frame = frame
@@ -189,7 +191,9 @@ class Requests:
 
     def __init__(self, lines: Lines) -> None:
         self._lines = lines
-        self._calls: dict[bytes, Call] = {}  # by the last token of their inboxes; single operations only, any thread
+        # By the last token of their inboxes; single operations only, any thread. Who asks may be interrupted before it
+        # waits, and so before it could say that it does not: so nothing is kept of a question that nobody has any more.
+        self._calls: dict[bytes, weakref.ref[Call]] = {}
         self._tellers: dict[str, Callable[[AetherError], object]] = {}  # who tells, by subjects
         self._numbers = count(1)
         self._unsent: deque[Call] = deque()
@@ -229,8 +233,12 @@ class Requests:
         token = b"%d" % next(self._numbers)
         self._lines.take(line_of(max(subjects, key=len, default=""), self._inbox, token))
         call = Call(subjects, make(self._inbox + token), is_last, token, self._calls)
-        self._calls[token] = call
+        self._calls[token] = weakref.ref(call, partial(self._calls.pop, token))
         return call
+
+    def _waiting(self) -> list[Call]:
+        """Those that somebody waits for."""
+        return [call for ref in list(self._calls.values()) if (call := ref()) is not None]
 
     def put(self, call: Call) -> bool:
         """Have a question written; returns False if the loop has to be told of it.
@@ -290,7 +298,7 @@ class Requests:
         """The connection is lost, and with it the answers to what was sent."""
         self._wire = self._shortcut = None
         error = DisconnectedError("the connection broke before the server had answered")
-        for call in list(self._calls.values()):
+        for call in self._waiting():
             if call.was_sent:
                 call.fail(error)
 
@@ -329,13 +337,14 @@ class Requests:
         for message in messages:
             subject = message[0]
             token = subject[subject.rfind(b".") + 1 :]
-            call = self._calls.get(token)
+            ref = self._calls.get(token)
+            call = None if ref is None else ref()
             if call is not None and call.take(message):
                 self._calls.pop(token, None)
 
     def refuse(self, subject: str) -> bool:
         """The server permits no publish to a subject; returns whether somebody had asked there."""
-        refused = [call for call in list(self._calls.values()) if subject in call.subjects]
+        refused = [call for call in self._waiting() if subject in call.subjects]
         for call in refused:
             call.fail(_denied(subject))
         return bool(refused) or self._refuse_told(subject)
@@ -348,7 +357,7 @@ class Requests:
         return concerned is not None or subject.startswith("$JS.")  # no event of a bus
 
     def _fail_all(self, error: AetherError) -> None:
-        for call in list(self._calls.values()):
+        for call in self._waiting():
             call.fail(error)
 
     def close(self, error: AetherError) -> None:

@@ -153,11 +153,16 @@ class Exporter:
         self._done = sequence >= self.extent.last and (ends_batch or self.pattern is not None)
 
     def _count_malformed(self, error: MalformedRecordError) -> None:
-        actor = self.admin.actor_at(error.sequence, self.timeout)
-        if actor is None or SubscriptionFilter(actor_pattern=self.pattern).matches_actor(actor):
+        if self._is_wanted(error.sequence):
             report_malformed(error)
             self.malformed += 1
             self._count(error.sequence, True)
+
+    def _is_wanted(self, sequence: int) -> bool:
+        if self.pattern is None:
+            return True
+        actor = self.admin.actor_at(sequence, self.timeout)
+        return actor is not None and SubscriptionFilter(actor_pattern=self.pattern).matches_actor(actor)
 
     def _difference(self) -> str:
         """Say what the server counts, if it is not what was counted here."""

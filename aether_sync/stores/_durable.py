@@ -154,16 +154,8 @@ def look(jetstream: JetStream, stream: str, consumer: str, deadline: Deadline) -
 
 def listed(jetstream: JetStream, stream: str, deadline: Deadline) -> list[ConsumerState]:
     """Return how far all durable consumers are, by name."""
-    found: list[dict[str, Any]] = []
-    while True:
-        answer = jetstream.request(f"CONSUMER.LIST.{stream}", {"offset": len(found)}, deadline)
-        if "error" in answer:
-            raise StoreUnavailableError(f"the consumers of {stream!r} are not listed: {said(answer)}")
-        page = answer["consumers"] or []
-        found += page
-        if not page or len(found) >= answer["total"]:
-            durable = (one for one in found if one["config"].get("durable_name"))
-            return sorted(map(ConsumerState.of, durable), key=lambda one: one.name)
+    durable = (one for one in jetstream.consumers(stream, deadline) if one["config"].get("durable_name"))
+    return sorted(map(ConsumerState.of, durable), key=lambda one: one.name)
 
 
 def forget(jetstream: JetStream, stream: str, consumer: str, deadline: Deadline) -> bool:

@@ -46,6 +46,7 @@ class Answers:
         server: ``INFO``, of the server that is connected.
         account: ``$JS.API.INFO``.
         stream: ``STREAM.INFO`` of the events.
+        snapshots: ``STREAM.INFO`` of the snapshots.
         poison: ``STREAM.INFO`` of what consumers gave up.
         consumers: Those of ``CONSUMER.LIST``.
         round_trip: Seconds.
@@ -59,6 +60,7 @@ class Answers:
     server: dict[str, Any] = field(default_factory=dict)
     account: dict[str, Any] = field(default_factory=dict)
     stream: dict[str, Any] = field(default_factory=dict)
+    snapshots: dict[str, Any] = field(default_factory=dict)
     poison: dict[str, Any] = field(default_factory=dict)
     consumers: list[dict[str, Any]] = field(default_factory=list)
     round_trip: float = 0.0

@@ -9,19 +9,22 @@ import os
 import re
 import time
 from base64 import b64decode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from itertools import count
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
+from .._clock import monotonic
 from .._deadline import Deadline
 from .._nats.interest import Message
 from .._nats.requests import Call, is_status, single
+from .._waiting import Living
 from ..connection import Connection
 from ..errors import (
     AtomicAppendUnsupportedError,
+    BusClosedError,
     ClosedError,
     DeadlineExceededError,
     DisconnectedError,
@@ -37,6 +40,7 @@ __all__ = [
     "BusyError",
     "IncompleteError",
     "JetStream",
+    "Listed",
     "Member",
     "NoRoomError",
     "NotSentError",
@@ -46,6 +50,7 @@ __all__ = [
     "Record",
     "RefusedError",
     "UnknownError",
+    "all_of",
     "batch_of",
     "code_of",
     "command",
@@ -60,6 +65,7 @@ __all__ = [
 T = TypeVar("T")
 
 _TRY = 1.5  # seconds for one answer: what was sent to a server that died meanwhile is never answered
+_LONG = 2  # tries, of which the next waits long enough for a server that looks through a million subjects
 _TOO_LATE = 0.01  # seconds in which nothing more is tried
 _STARTING = 1.0  # seconds for JetStream to come up; where nobody answers for longer, there is none
 _SLOWEST = 2**20  # bytes a second, of a link on which it is worth to wait for an answer
@@ -263,8 +269,9 @@ class JetStream:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._calls: set[Call] = set()  # that are waited for; single operations only
+        self._calls: Living[Call] = Living()  # that are waited for
         self._closed: StoreClosedError | None = None
+        self._largest: dict[str, int] = {}  # by stream: bytes of a message with its headers, of those that have a limit
         self._absences: dict[str, int] = {}  # the number of the last answer that a stream is not there, by stream
         self._numbers = count(1)
         self.told: set[str] = set()  #: streams of which a save has said that they are gone; single operations only
@@ -278,6 +285,15 @@ class JetStream:
         return self._connection.reconnects, self._absences.get(stream, 0)
 
     # -- publishing
+
+    def limit(self, stream: str, largest: int) -> None:
+        """Note how large a message may be that a stream takes: in the middle of a batch its answer would be missed.
+
+        Args:
+            stream: Which.
+            largest: Bytes, with its headers; less than 0 if there is no limit.
+        """
+        self._largest[stream] = largest
 
     def publish(
         self, stream: str, messages: Sequence[Outgoing], deadline: Deadline, number: int = 0, batch: bytes = b""
@@ -314,9 +330,14 @@ class JetStream:
                 for place, (one, head) in enumerate(zip(messages, headers, strict=True))
             )
 
+        if 0 <= self._largest.get(stream, -1) < max(sizes):
+            raise EventTooLargeError(
+                f"an event of {max(sizes)} bytes, headers included, is larger than the max_msg_size of stream "
+                f"{stream!r}, which is {self._largest[stream]}"
+            )
         patience = _TRY * 2 ** min(number, 10) + sum(sizes) / _SLOWEST
         self._refuse_if_closed()
-        call = self._connection.ask({one.subject for one in messages}, make, deadline, _is_ack, max(sizes))
+        call = self._put({one.subject for one in messages}, make, deadline, _is_ack, max(sizes))
         try:
             answer = self._wait(call, Deadline(min(patience, deadline.remaining() * _SHARE)), deadline)[-1]
         except DeadlineExceededError as error:
@@ -450,25 +471,38 @@ class JetStream:
 
     def counts(self, stream: str, wanted: str, deadline: Deadline) -> dict[str, int]:
         """Return how many records all subjects have that have some, among those wanted."""
-        found: dict[str, int] = {}
-        while True:
-            answer = self.request(f"STREAM.INFO.{stream}", {"subjects_filter": wanted, "offset": len(found)}, deadline)
+
+        def ask(offset: int) -> Listed[int]:
+            body = {"subjects_filter": wanted, "offset": offset}
+            answer = self.request(f"STREAM.INFO.{stream}", body, deadline, tries=_LONG)
             if "error" in answer:
                 raise StoreUnavailableError(f"the stream is not read: {said(answer)}")
-            page = answer["state"].get("subjects") or {}
-            found |= page
-            if not page or len(found) >= answer.get("total", 0):
-                return found
+            return Listed(answer["state"].get("subjects") or {}, answer.get("limit", 0), answer.get("total", 0))
+
+        return all_of(ask)
+
+    def consumers(self, stream: str, deadline: Deadline) -> list[dict[str, Any]]:
+        """Return what is said of all consumers of a stream whose servers answer."""
+
+        def ask(offset: int) -> Listed[dict[str, Any] | None]:
+            answer = self.request(f"CONSUMER.LIST.{stream}", {"offset": offset}, deadline)
+            if "error" in answer:
+                raise StoreUnavailableError(f"the consumers of {stream!r} are not listed: {said(answer)}")
+            page = dict.fromkeys(answer.get("missing") or ()) | {one["name"]: one for one in answer["consumers"] or ()}
+            return Listed(page, answer.get("limit", 0), answer.get("total", 0))
+
+        return [one for name, one in all_of(ask).items() if name and one is not None]
 
     # -- the rest of the API
 
-    def request(self, subject: str, body: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
+    def request(self, subject: str, body: dict[str, Any], deadline: Deadline, tries: int = 0) -> dict[str, Any]:
         """Put a request to the API until it is answered.
 
         Args:
             subject: Behind ``$JS.API.``.
             body: As JSON.
             deadline: For all tries.
+            tries: As if so many had had no answer: each waits twice as long for one.
 
         Returns:
             The answer; what is wrong is under ``error``.
@@ -477,7 +511,7 @@ class JetStream:
             DeadlineExceededError: No answer in time.
             StoreUnavailableError: There is no JetStream.
         """
-        return _answer(self._persist(f"$JS.API.{subject}", body, deadline, single)[0])
+        return _answer(self._persist(f"$JS.API.{subject}", body, deadline, single, tries)[0])
 
     def tell(self, subject: str) -> None:
         """Put a request to the API whose answer nobody waits for."""
@@ -487,7 +521,7 @@ class JetStream:
         self, subject: str, body: dict[str, Any], deadline: Deadline, is_last: Callable[[Message], bool], tries: int = 0
     ) -> list[Message]:
         """Ask until there is an answer: what only reads, or is the same when it is done twice."""
-        pause, starting = Pause(deadline), Deadline(_STARTING)
+        pause, starting, begun = Pause(deadline), Deadline(_STARTING), monotonic()
         for number in count(tries):
             self._refuse_if_closed()
             try:
@@ -500,24 +534,40 @@ class JetStream:
             if not why:
                 return messages
             if not pause.take() or (_status(messages[0]) and is_last is single and not starting.remaining()):
-                raise StoreUnavailableError(f"{why}: {subject} was not answered within {deadline}")
+                raise StoreUnavailableError(f"{why}: nobody else answered {subject} for {monotonic() - begun:.1f} s")
         raise AssertionError
 
     def _ask(self, subject: str, body: dict[str, Any], deadline: Deadline, is_last: Callable[[Message], bool]) -> Call:
         data = json.dumps(body).encode()
-        return self._connection.ask({subject}, lambda inbox: command(subject, inbox, b"", data), deadline, is_last)
+        return self._put({subject}, lambda inbox: command(subject, inbox, b"", data), deadline, is_last)
+
+    def _put(
+        self,
+        subjects: Collection[str],
+        make: Callable[[bytes], bytes],
+        deadline: Deadline,
+        is_last: Callable[[Message], bool],
+        largest: int = 0,
+    ) -> Call:
+        """Put a question to the server; see :meth:`Connection.ask`."""
+        try:
+            return self._connection.ask(subjects, make, deadline, is_last, largest)
+        except BusClosedError:
+            self._refuse_if_closed()
+            raise
 
     def _wait(self, call: Call, patience: Deadline, until: Deadline) -> list[Message]:
         """Wait for answers, as long as they come, or until the store is closed."""
         self._calls.add(call)
+        self._refuse_if_closed()
         try:
-            self._refuse_if_closed()
             answers = call.wait(patience, until, self._connection.ping)
-            if not answers[0][2] and _ABSENT in answers[0][3][:_BEGINNING]:
-                self._note_absence(call)
-            return answers
-        finally:
-            self._calls.discard(call)
+        except BusClosedError:
+            self._refuse_if_closed()  # who has closed the store closes its connection, too
+            raise
+        if not answers[0][2] and _ABSENT in answers[0][3][:_BEGINNING]:
+            self._note_absence(call)
+        return answers
 
     def _note_absence(self, call: Call) -> None:
         for subject in call.subjects:
@@ -532,12 +582,57 @@ class JetStream:
     def close(self, error: StoreClosedError) -> None:
         """Release everyone who waits for an answer, or will."""
         self._closed = error
-        for call in self._calls.copy():
+        for call in self._calls:
             call.fail(error)
 
     def _refuse_if_closed(self) -> None:
         if self._closed is not None:
             raise StoreClosedError(*self._closed.args)
+
+
+class Listed(NamedTuple, Generic[T]):
+    """A page of what the server lists, sorted by name.
+
+    Attributes:
+        page: What is said of each, by name.
+        limit: How many places of the list a page takes, unless it is the last.
+        total: How many the whole list has.
+    """
+
+    page: dict[str, T]
+    limit: int
+    total: int
+
+
+def all_of(ask: Callable[[int], Listed[T]]) -> dict[str, T]:
+    """Return all that the server lists, by name.
+
+    It counts the places of a page from the start of the list, to which names are added, and from which they are taken,
+    between two pages. So each page is asked for from the last place of the one before on, and is believed if it begins
+    within what is known: then nothing between the two is passed over. It ends with the page that is the last by its own
+    word, however many are added before it.
+
+    Args:
+        ask: Asks for a page by its first place.
+
+    Raises:
+        DeadlineExceededError: One did not come in time.
+    """
+    found: dict[str, T] = {}
+    first = total = 0
+    while True:
+        try:
+            page, limit, total = ask(first)
+        except DeadlineExceededError as error:
+            so_far = f": {len(found):,} of {total:,} were listed" if found else ""
+            raise DeadlineExceededError(f"{error}{so_far}") from error
+        if first and found.keys().isdisjoint(page):  # so many before it are gone
+            first = max(0, first - (limit or first))
+            continue
+        found |= page
+        if first + limit >= total:
+            return found
+        first += limit - 1
 
 
 class Asked(Generic[T]):
@@ -662,6 +757,11 @@ def _refuse(error: _ApiError) -> None:
     if error.err_code == 10174:
         raise AtomicAppendUnsupportedError(
             "the stream takes no atomic batches: set allow_atomic on it (nats-server 2.12), or save one event at a time"
+        )
+    if error.err_code == 10199:
+        raise AtomicAppendUnsupportedError(
+            f"so many events at once are too many for the server ({error}): save fewer, or raise max_msgs of the batch "
+            "limits in its configuration"
         )
     if error.err_code == 10054:
         raise EventTooLargeError(f"an event is larger than the stream's max_msg_size: {error}")

@@ -71,6 +71,7 @@ def ask_for_all(
     return replace(
         answers,
         stream=info.answer,
+        snapshots=asking.ask(f"STREAM.INFO.{names.snapshots}"),
         poison=asking.ask(f"STREAM.INFO.{names.poison}"),
         consumers=asking.consumers(names.stream) if "config" in info.answer else [],
         skew=_skew(info),
@@ -141,13 +142,10 @@ class _Asking:
 
     def consumers(self, stream: str) -> list[dict[str, Any]]:
         """Return all consumers; none if they cannot be seen."""
-        found: list[dict[str, Any]] = []
-        while True:
-            answer = self.ask(f"CONSUMER.LIST.{stream}", offset=len(found))
-            page = answer.get("consumers") or []
-            found += page
-            if not page or len(found) >= answer.get("total", 0):
-                return found
+        try:
+            return self._jetstream.consumers(stream, Deadline(self._timeout))
+        except AetherError:
+            return []
 
 
 def _error(description: str, code: int = 0) -> dict[str, Any]:

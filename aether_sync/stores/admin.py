@@ -8,15 +8,14 @@ from typing import Any
 from .._deadline import Deadline
 from ..errors import StoreError, StoreUnavailableError
 from ..patterns import SubscriptionFilter
-from ._jetstream import Record, code_of, said
+from ._jetstream import Record, said
 from ._saves import torn_saves
 from .base import MalformedRecord, StoredEvent
-from .common import check_actor_id, check_version
+from .common import check_actor_id, check_version, in_time
 from .jetstream import JetStreamEventStore
 
 __all__ = ["Extent", "StoreAdmin"]
 
-_NO_STREAM = 10059
 _PAGE = 5_000  # records
 
 
@@ -65,11 +64,10 @@ class StoreAdmin:
         """
         deadline = Deadline(timeout)
         self._store.connection.start()
-        if code_of(self._info(deadline)) == _NO_STREAM:
+        if self._store._stream.find(deadline) is None:
             raise StoreError(
                 f"there is no stream {self.stream!r} on the server: see --stream and --namespace, or store an event"
             )
-        self._store.start(deadline.timeout_left())
 
     def _info(self, deadline: Deadline, **body: Any) -> dict[str, Any]:
         return self._jetstream.request(f"STREAM.INFO.{self.stream}", body, deadline)
@@ -108,9 +106,9 @@ class StoreAdmin:
         return None if record is None else self._reader.found(record)
 
     def actor_at(self, sequence: int, timeout: float | None = 5.0) -> str | None:
-        """Return whose record is stored at a sequence, whether it is an event or not; None if there is nothing."""
+        """Return whose record is stored at a sequence, whether it is an event or not; None if it is no actor's."""
         record = self._record_at(sequence, timeout)
-        return None if record is None else self._names.actor_id(record.subject)
+        return None if record is None else self._names.actor_id_of(record.subject)
 
     def _record_at(self, sequence: int, timeout: float | None) -> Record | None:
         record = self._jetstream.next(self.stream, self._names.all_events, sequence, Deadline(timeout))
@@ -188,6 +186,6 @@ class StoreAdmin:
         counts = self._jetstream.counts(self.stream, self._names.wanted(actors), deadline)
         return sum(
             count
-            for subject, count in counts.items()
+            for subject, count in in_time(counts.items(), deadline)
             if (actor_id := self._names.actor_id_of(subject)) is not None and wanted.matches_actor(actor_id)
         )

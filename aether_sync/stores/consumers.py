@@ -54,14 +54,13 @@ class Consumers:
         names: Names,
         reader: Reader,
         stream: Stream,
-        replicas: int,
     ) -> None:
         self._connection = connection
         self._jetstream = jetstream
         self._names = names
         self._reader = reader
         self._stream = stream
-        self._poison = PoisonPlace(jetstream, names, reader, replicas)
+        self._poison = PoisonPlace(jetstream, names, reader, stream)
         self._living: Living[Consumption] = Living()
         self._runners: Living[Runner] = Living()
         self._closed = False
@@ -156,7 +155,7 @@ class Consumers:
         return runner
 
     def _open(self, deadline: Deadline) -> None:
-        """See that both streams are there; that of the poisoned first: what is given up must have a place to go to."""
+        """See that both streams are there, and make them: what is given up must have a place to go to."""
         self._stream.open(deadline)
         self._poison.open(deadline)
 
@@ -198,6 +197,8 @@ class Consumers:
 
     def states(self, deadline: Deadline) -> list[ConsumerState]:
         """Return how far each is."""
+        if self._stream.find(deadline) is None:
+            return []
         return _durable.listed(self._jetstream, self._names.stream, deadline)
 
     def forget(self, consumer: str, deadline: Deadline) -> bool:

@@ -247,6 +247,7 @@ def _replicas(answers: Answers) -> Iterator[Finding]:
         return
     troubles = list(_of_replicas(cluster, count))
     yield from troubles or [_ok("replicas", f"{count}, all current; {cluster.get('leader')} leads")]
+    yield from _of_side_streams(answers, count)
 
 
 def _of_replicas(cluster: dict[str, Any], count: int) -> Iterator[Finding]:
@@ -267,6 +268,19 @@ def _of_replicas(cluster: dict[str, Any], count: int) -> Iterator[Finding]:
                 f"{one['name']} is {lag:,} operations behind"
                 + (f", silent for {silence:.0f} s" if silence > 1 else ""),
                 "see that it runs, and look again; if it does not catch up, see its log",
+            )
+
+
+def _of_side_streams(answers: Answers, count: int) -> Iterator[Finding]:
+    """Streams beside the main one: made before that had so many replicas, or by an earlier version with its own."""
+    for info, lost in ((answers.snapshots, "snapshots are"), (answers.poison, "what consumers gave up is")):
+        config = info.get("config", {"num_replicas": count})
+        if config.get("num_replicas", 1) < count:
+            yield _warn(
+                "replicas",
+                f"stream {config['name']!r} has {config.get('num_replicas', 1)}, the events have {count}: {lost} away "
+                "with a server, and so is what needs them",
+                f"set its num_replicas to {count}",
             )
 
 

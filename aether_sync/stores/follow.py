@@ -39,7 +39,7 @@ from ._names import Names
 from ._pull import Pulling, moment_of, place_of
 from ._reading import Reader
 from ._saves import Place, Verdict
-from ._stream import stream_state
+from ._stream import Stream, stream_state
 from .base import StoredEvent
 
 __all__ = ["JetStreamFollower"]
@@ -110,6 +110,7 @@ class JetStreamFollower(Iteration):
         connection: Connection,
         jetstream: JetStream,
         names: Names,
+        stream: Stream,
         reader: Reader,
         cache: VersionCache,
         after: int,
@@ -118,6 +119,7 @@ class JetStreamFollower(Iteration):
         super().__init__(connection, Pulling(connection, names.stream, _WINDOW), guard())
         self._jetstream = jetstream
         self._names = names
+        self._stream = stream
         self._reader = reader
         self._cache = cache
         self._saves = reader.saves
@@ -138,6 +140,7 @@ class JetStreamFollower(Iteration):
         self._doubts_since = inf  # it was asked, and was not believed
         self._consumer = b""
         self._created = ""  # when the stream was made
+        self._awaits_stream = False  # there was none at the start, and nothing was begun since
         self._finalizer = weakref.finalize(self, _abandon, connection, self._pulling, repr(self))
         self._finalizer.atexit = False
 
@@ -372,15 +375,31 @@ class JetStreamFollower(Iteration):
 
     # -- consumers
 
-    def _renew(self, deadline: Deadline) -> None:
-        self.begin(deadline)
+    def start(self, deadline: Deadline) -> None:
+        """Begin; where there is no stream yet, that is done as soon as somebody has made it.
 
-    def begin(self, deadline: Deadline) -> None:
+        Raises:
+            StreamRegressionError: There is no such event.
+        """
+        if self._stream.find(deadline) is not None:
+            self._renew(deadline)
+            return
+        if self._scanned:
+            raise StreamRegressionError(
+                f"there is no stream {self._names.stream!r}, and it was read up to {self._scanned}: it is lost, or has"
+                " another name. Build anew what was made of it"
+            )
+        self._awaits_stream = True
+        self._begin_again()
+
+    def _renew(self, deadline: Deadline) -> None:
         """Begin a consumer behind the last event that was read.
 
         Raises:
             StreamRegressionError: There is no such event, or another in its place.
         """
+        if not self._created and self._stream.find(deadline) is None:
+            raise StoreUnavailableError(f"there is no stream {self._names.stream!r} yet")
         self._pulling.subscribe(deadline)
         with self._lock:
             self._note_read()
@@ -408,6 +427,7 @@ class JetStreamFollower(Iteration):
             raise StoreUnavailableError(f"the stream is not followed: {said(answer)}")
         with self._lock:
             self._delete()
+            self._awaits_stream = False
             self._consumer, self._number, self._is_reading = name.encode(), 0, False
             self._end_asked = end
             if not self._closed:
@@ -462,17 +482,26 @@ class JetStreamFollower(Iteration):
         return self._is_at_end(_FOR_EVER)
 
     def _is_at_end(self, deadline: Deadline) -> bool:
+        patience = Deadline(min(_PATIENCE, deadline.remaining()))
+        if self._awaits_stream:
+            return self._is_nothing_there(patience)
         end, saved = self._end_asked, self._cache.last
         if not self._has_taken(end):
             return False
         if monotonic() - end.moment < _FRESH and end.whole >= saved:
             return True
-        patience = Deadline(min(_PATIENCE, deadline.remaining()))
         try:
             self._end_asked = end = self._ended(self._begin_end(patience), patience)
         except AetherError:
             return False
         return not self._is_doubtful(end, saved) and self._has_taken(end)
+
+    def _is_nothing_there(self, deadline: Deadline) -> bool:
+        """Whether nobody has made the stream yet."""
+        try:
+            return self._stream.find(deadline) is None
+        except AetherError:
+            return False
 
     def _has_taken(self, end: _End) -> bool:
         """Whether all up to an end has been taken, or passed over."""
@@ -554,7 +583,8 @@ class JetStreamFollower(Iteration):
         super()._after_fork()
 
     def __repr__(self) -> str:
-        return f"<Follower of {self._names.stream!r} at {self._sequence}{' closed' if self._closed else ''}>"
+        there = ", which is not there yet," if self._awaits_stream else ""
+        return f"<Follower of {self._names.stream!r}{there} at {self._sequence}{' closed' if self._closed else ''}>"
 
 
 def _nanoseconds(time: str) -> int:

@@ -27,7 +27,7 @@ from ._snapshots import Snapshots
 from ._stream import Stream, settings
 from ._writing import Writer
 from .base import AnyVersion, Reading, Snapshot, StoredEvent
-from .common import StoreBase, check_actor_id, check_version, check_wanted, numbered
+from .common import StoreBase, check_actor_id, check_version, check_wanted, in_time, numbered
 from .consume import Consumption
 from .consumers import MAX_ACK_PENDING, ConsumeOptions, Consumers
 from .follow import JetStreamFollower
@@ -43,8 +43,10 @@ _LAST = 0.5  # of these for the connection, to send what handlers have said to t
 class JetStreamEventStore(StoreBase, Heir):
     """Keeps events in a JetStream stream, for all nodes that use the same stream and namespace.
 
-    Nothing happens before the first use. The stream is made if it is not there: on file, with limits on nothing, and
-    such that nobody can delete an event. Two stores with different pairs of stream and namespace share nothing.
+    Nothing happens before the first use. The stream is made by :meth:`start`, :meth:`consume`, :meth:`run` and what
+    saves, if it is not there: on file, with limits on nothing, and such that nobody can delete an event. Reading makes
+    none: as long as nobody has made it there are no events, and a follower waits for it. Two stores with different
+    pairs of stream and namespace share nothing.
 
     Args:
         connection: A :class:`Connection`, which closing the store leaves open; or what one is made from: a URL,
@@ -52,7 +54,8 @@ class JetStreamEventStore(StoreBase, Heir):
         stream: What the stream is called, and its subjects begin with.
         namespace: Whose events they are; also where ``EventStored`` is published if there is a bus.
         bus: Where an ``EventStored`` is published for each event that is stored; see :meth:`set_broadcaster`.
-        replicas: How many servers keep the stream: 1, or 3 to survive the loss of one.
+        replicas: How many servers keep the stream if this store makes it: 1, or 3 to survive the loss of one. One that
+            fewer keep is refused. What consumers gave up and snapshots are kept by as many servers as the events are.
         **options: Those of :class:`Connection`, for one of its own.
 
     Raises:
@@ -93,12 +96,10 @@ class JetStreamEventStore(StoreBase, Heir):
         self._saves = Saves(self._jetstream, self._names)
         self._reader = Reader(self._jetstream, self._names, self._cache, self._saves)
         self._writer = Writer(self._jetstream, self._names, self._cache, self._reader, self._saves)
-        self._stream = Stream(self._jetstream, settings(self._names, self._replicas), self._forget)
-        self._snapshots = Snapshots(self._jetstream, self._names, self._reader, self._replicas)
+        self._stream = Stream(self._jetstream, settings(self._names, self._replicas), renewed=self._forget)
+        self._snapshots = Snapshots(self._jetstream, self._names, self._reader, self._stream)
         self._followers: Living[JetStreamFollower] = Living()
-        self._consumers = Consumers(
-            self._connection, self._jetstream, self._names, self._reader, self._stream, self._replicas
-        )
+        self._consumers = Consumers(self._connection, self._jetstream, self._names, self._reader, self._stream)
 
     def _forget(self, is_another: bool) -> None:
         """Forget what is known of a past that may be another one now."""
@@ -114,23 +115,33 @@ class JetStreamEventStore(StoreBase, Heir):
         return self._connection
 
     def start(self, timeout: float | None = 5.0) -> None:
-        """Connect and see that the stream is there, now; the first use does it too.
+        """Connect and see that the stream is there, now; make it if it is not, as the first save does too.
 
         Raises:
             StreamMismatchError: There is such a stream with other settings; the error names each.
             StoreUnavailableError: There is no JetStream, or the stream cannot be made; or it was there, and is gone.
             PermissionDeniedError: The user lacks a right; the error names it.
         """
-        deadline = Deadline(timeout)
-        self._refuse_if_closed()
-        self._stream.look(deadline)
+        self._stream.look(self._deadline(timeout))
 
-    def _ready(self, timeout: float | None) -> Deadline:
-        """Refuse if it is closed, see that the stream is there, and return until when a call may take."""
+    def _deadline(self, timeout: float | None) -> Deadline:
+        """Refuse if it is closed, and return until when a call may take."""
         deadline = Deadline(timeout)
         self._refuse_if_closed()
-        self._stream.open(deadline)
         return deadline
+
+    def _has_stream(self, deadline: Deadline) -> bool:
+        """Whether there is something to read: who reads makes no stream."""
+        return self._stream.find(deadline) is not None
+
+    def _may_have(self, actor_id: str, deadline: Deadline) -> bool:
+        """Whether an actor may have events: not as long as there is no stream, whatever others have announced."""
+        self._names.subject(actor_id)  # or the id is too long
+        known = self._cache.get(actor_id)
+        if self._has_stream(deadline):
+            return True
+        self._cache.replace(actor_id, 0, 0, known)
+        return False
 
     def _check_bus(self, bus: EventBus) -> None:
         if isinstance(bus, NATSEventBus):
@@ -181,9 +192,11 @@ class JetStreamEventStore(StoreBase, Heir):
     ) -> list[Event]:
         actor_id, from_version, to_version = _checked_range(actor_id, from_version, to_version)
         until = None if until is None else check_version("until", until)
-        deadline = self._ready(timeout)
-        stored = map(valid, self._reader.read(actor_id, from_version, to_version, lambda: deadline))
-        return [one.event for one in list(stored) if until is None or one.sequence <= until]
+        deadline = self._deadline(timeout)
+        if not self._may_have(actor_id, deadline):
+            return []
+        found = in_time(self._reader.read(actor_id, from_version, to_version, lambda: deadline), deadline)
+        return [one.event for one in list(map(valid, found)) if until is None or one.sequence <= until]
 
     def iter_events(  # noqa: D102
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
@@ -196,7 +209,8 @@ class JetStreamEventStore(StoreBase, Heir):
     def _iterate(
         self, actor_id: str, from_version: int, to_version: int | None, timeout: float | None
     ) -> Iterator[Event]:
-        self._ready(timeout)
+        if not self._may_have(actor_id, self._deadline(timeout)):
+            return
         for found in self._reader.read(actor_id, from_version, to_version, lambda: Deadline(timeout)):
             self._refuse_if_closed()
             yield valid(found).event
@@ -205,9 +219,12 @@ class JetStreamEventStore(StoreBase, Heir):
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
     ) -> Reading:
         actor_id, from_version, to_version = _checked_range(actor_id, from_version, to_version)
-        deadline = self._ready(timeout)
+        deadline = self._deadline(timeout)
         reading = Reading([], [])
-        for found in self._reader.read(actor_id, from_version, to_version, lambda: deadline, torn=True):
+        if not self._may_have(actor_id, deadline):
+            return reading
+        found_all = self._reader.read(actor_id, from_version, to_version, lambda: deadline, torn=True)
+        for found in in_time(found_all, deadline):
             if isinstance(found, StoredEvent):
                 reading.events.append(found)
             else:
@@ -216,36 +233,44 @@ class JetStreamEventStore(StoreBase, Heir):
 
     def get_latest_version(self, actor_id: str, *, timeout: float | None = 5.0) -> int:  # noqa: D102
         actor_id = check_actor_id(actor_id)
-        deadline = self._ready(timeout)
-        return self._reader.look(actor_id, deadline).version
+        deadline = self._deadline(timeout)
+        return self._reader.look(actor_id, deadline).version if self._may_have(actor_id, deadline) else 0
 
     def last_sequence(self, *, timeout: float | None = 5.0) -> int:  # noqa: D102
-        deadline = self._ready(timeout)
+        deadline = self._deadline(timeout)
+        if not self._has_stream(deadline):
+            return 0
         record = self._jetstream.last(self._names.stream, self._names.all_events, deadline)
         return 0 if record is None else self._saves.end_of_saves(record, deadline)
 
     def actors(self, pattern: str | None = None, *, timeout: float | None = 5.0) -> list[str]:  # noqa: D102
         wanted = check_wanted("pattern", pattern)
-        deadline = self._ready(timeout)
+        deadline = self._deadline(timeout)
+        if not self._has_stream(deadline):
+            return []
         subjects = self._jetstream.counts(
             self._names.stream, self._names.wanted(wanted.actor_pattern or None), deadline
         )
-        ids = map(self._names.actor_id_of, subjects)
+        ids = map(self._names.actor_id_of, in_time(subjects, deadline))
         return sorted(one for one in ids if one is not None and wanted.matches_actor(one))
 
     # -- snapshots
 
     def save_snapshot(self, snapshot: Snapshot, *, timeout: float | None = 5.0) -> bool:  # noqa: D102
-        return self._snapshots.save(snapshot, self._ready(timeout))
+        return self._snapshots.save(snapshot, self._deadline(timeout))
 
     def get_latest_snapshot(self, actor_id: str, *, timeout: float | None = 5.0) -> Snapshot | None:  # noqa: D102
         actor_id = check_actor_id(actor_id)
-        return self._snapshots.latest(actor_id, self._ready(timeout))
+        self._names.subject(actor_id)  # or the id is too long
+        return self._snapshots.latest(actor_id, self._deadline(timeout))
 
     def _events_after(self, actor_id: str, snapshot: Snapshot | None, deadline: Deadline) -> list[Event]:
+        actor_id = check_actor_id(actor_id)
+        if not self._may_have(actor_id, deadline):
+            return []
         first, after = (0, 0) if snapshot is None else (snapshot.version + 1, snapshot.sequence)
-        found = self._reader.read(check_actor_id(actor_id), first, None, lambda: deadline, after)
-        return [valid(one).event for one in found]
+        found = self._reader.read(actor_id, first, None, lambda: deadline, after)
+        return [valid(one).event for one in in_time(found, deadline)]
 
     # -- following
 
@@ -259,13 +284,13 @@ class JetStreamEventStore(StoreBase, Heir):
     ) -> JetStreamFollower:
         after = check_version("after", after)
         wanted = check_wanted("actors", actors, event_types)
-        deadline = self._ready(timeout)
+        deadline = self._deadline(timeout)
         follower = JetStreamFollower(
-            self._connection, self._jetstream, self._names, self._reader, self._cache, after, wanted
+            self._connection, self._jetstream, self._names, self._stream, self._reader, self._cache, after, wanted
         )
         try:
             follower.admit()
-            follower.begin(deadline)
+            follower.start(deadline)
             self._followers.add(follower)
             self._refuse_if_closed()
         except BaseException:
@@ -400,7 +425,7 @@ class JetStreamEventStore(StoreBase, Heir):
 
     def consumers(self, *, timeout: float | None = 5.0) -> list[ConsumerState]:
         """Return how far each durable consumer is, by name."""
-        return self._consumers.states(self._ready(timeout))
+        return self._consumers.states(self._deadline(timeout))
 
     def delete_consumer(self, consumer: str, *, timeout: float | None = 5.0) -> bool:
         """Forget a consumer, and how far it is; returns whether there was one. What it gave up stays."""

@@ -197,23 +197,22 @@ class InMemoryEventStore(StoreBase):
         copy = copied_snapshot(snapshot)
         with self._log.lock:  # a handler's close() may let others in here: then the older one may stay, to no harm
             self._refuse_if_closed()
-            sequence = self._sequence_of(copy)
+            current = self._log.version(copy.actor_id)
+            if copy.version > current:
+                raise VersionConflictError(copy.actor_id, copy.version, current)
             kept = self._snapshots.get(copy.actor_id)
             if kept is not None and not replaces(copy, kept):
                 return False
-            self._snapshots[copy.actor_id] = replace(copy, sequence=sequence)
+            self._snapshots[copy.actor_id] = replace(copy, sequence=self._sequence_of(copy))
             return True
 
     def _sequence_of(self, snapshot: Snapshot) -> int:
         """The sequence of the event after which it was made."""
-        actor_id, version = snapshot.actor_id, snapshot.version
-        current = self._log.version(actor_id)
-        if version > current:
-            raise VersionConflictError(actor_id, version, current)
-        stored = self._log.find(actor_id, version)
+        stored = self._log.find(snapshot.actor_id, snapshot.version)
         if stored is None:
             raise InvalidOptionError(
-                f"a snapshot of actor {short(actor_id)} says version {version}, which no event of it has"
+                f"a snapshot of actor {short(snapshot.actor_id)} says version {snapshot.version}, which no event of it "
+                "has"
             )
         return stored.sequence
 

@@ -85,15 +85,15 @@ _read = msgspec.json.Decoder(Advisory).decode
 class PoisonPlace:
     """The poison place of one store. Any thread."""
 
-    def __init__(self, jetstream: JetStream, names: Names, reader: Reader, replicas: int) -> None:
+    def __init__(self, jetstream: JetStream, names: Names, reader: Reader, main: Stream) -> None:
         self._jetstream = jetstream
         self._names = names
         self._reader = reader
-        self._stream = Stream(jetstream, _settings(names, replicas))
+        self._stream = Stream(jetstream, _settings(names), main)
         self._burst = Burst()  # of records that are no pointers
 
     def open(self, deadline: Deadline) -> None:
-        """See that it is there.
+        """See that it is there; make it if it is not.
 
         Raises:
             StreamMismatchError: There is such a stream with other settings.
@@ -195,7 +195,8 @@ class PoisonPlace:
 
     def _records(self, consumer: str, deadline: Deadline) -> list[Record]:
         """Read all pointers of a consumer: pages from any server, then what that one lacks from the leader."""
-        self.open(deadline)
+        if self._stream.find(deadline) is None:
+            return []
         found: list[Record] = []
         for subject in self._names.poisoned(consumer):
             after, pending = 0, 1
@@ -216,13 +217,12 @@ def _storable(reason: str) -> str:
     return text if len(reason) <= _LONGEST_REASON else f"{text}... (cut: it has {len(reason):,} characters)"
 
 
-def _settings(names: Names, replicas: int) -> dict[str, Any]:
+def _settings(names: Names) -> dict[str, Any]:
     return {
         "name": names.poison,
         "subjects": names.poisoned("*"),
         "retention": "workqueue",
         "discard": "old",
         "storage": "file",
-        "num_replicas": replicas,
         "allow_direct": True,
     }
