@@ -232,7 +232,7 @@ class StreamMismatchError(StoreError):
 
 
 class StreamRegressionError(StoreError):
-    """The stream is not the one of a checkpoint: it was restored from a backup, lost events, is another one, or gone."""
+    """The stream is not the one of a checkpoint: it was restored, lost events, is another one, or is gone."""
 
 
 class StoreUnavailableError(StoreError):

@@ -43,7 +43,7 @@ from .base import StoredEvent
 __all__ = ["JetStreamFollower"]
 
 _WINDOW = 4_096  # events asked for and not yet taken
-_IN_BATCH = b"Nats-Batch-"
+_IN_BATCH, _COMMIT = b"Nats-Batch-", b"Nats-Batch-Commit: 1"
 _READ_AT_ONCE = 256  # while other threads wait for the lock, and nobody looks at the deadline
 _BYTES_AT_ONCE = 256 * 2**10  # as well: a few milliseconds
 _LOOK = 0.1  # seconds for passing over what is not wanted, by who asks whether it is caught up
@@ -239,10 +239,11 @@ class JetStreamFollower(Iteration):
                     self._ready.append(error)
                 else:
                     if self._takes_all or self._filter.matches(event):
-                        ends, batch = True, 0
                         if _IN_BATCH in headers:
-                            ends, batch = ends_batch(headers), batch_of(sequence, headers)
-                        self._ready.append(StoredEvent(event, sequence, False, ends, batch))
+                            batch = batch_of(sequence, headers)
+                            self._ready.append(StoredEvent(event, sequence, False, _COMMIT in headers, batch))
+                        else:
+                            self._ready.append(StoredEvent(event, sequence))
                 self._scanned = scanned = sequence
             arrived.popleft()
             size += len(data)
