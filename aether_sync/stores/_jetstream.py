@@ -78,6 +78,7 @@ _INCOMPLETE = 10176  # a batch of which a record is missing
 _ABANDONED = 2  # a number that is never the next one of a batch that is being committed
 _NO_MESSAGE, _NO_STREAM = 10037, 10059
 _ABSENT = b'"err_code":10059'
+_DIGITS = 6  # of a place in a batch, which a stranger may have written, too
 _BEGINNING = 200  # bytes of an answer: an error stands there
 _GONE = 1.0  # seconds after which a server that knows no such stream is believed
 
@@ -225,8 +226,9 @@ def member_of(headers: bytes) -> Member | None:
 
 def batch_of(sequence: int, headers: bytes) -> int:
     """The sequence of the first record of the atomic batch that a record was stored with, or 0."""
-    place = _BATCH.search(headers) if b"Nats-Batch-" in headers else None
-    return sequence - int(place[1]) + 1 if place is not None else 0
+    _, found, rest = headers.partition(b"\r\nNats-Batch-Sequence: ")
+    place = rest[: rest.find(b"\r")]
+    return sequence - int(place) + 1 if found and place.isdigit() and len(place) < _DIGITS else 0
 
 
 def ends_batch(headers: bytes) -> bool:
