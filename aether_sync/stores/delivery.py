@@ -172,7 +172,9 @@ class Delivery:
 
         Args:
             confirm: Wait until the server says that it knows. Without it, that word may be lost with a connection, and
-                the event comes again.
+                the event comes again. It may come again all the same: with one replica the server writes down some
+                tenths of a second later what is acknowledged, whatever its ``sync_interval``, and forgets it if it is
+                killed before that.
             timeout: Seconds for that.
 
         Raises:
