@@ -3,7 +3,10 @@
 The room is that of an account. A ballast fills it, and makes room again when it is dropped.
 """
 
+import random
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -30,7 +33,7 @@ from aether_sync.stores._questions import ask_for_all
 from aether_sync.stores._saves import Place, Verdict, save_of, torn_saves
 from aether_sync.stores.doctor import examine
 
-from .conftest import PATIENCE, eventually
+from .conftest import PATIENCE, eventually, run_threads
 
 pytestmark = pytest.mark.fault
 
@@ -501,6 +504,58 @@ def test_transfers_until_there_is_no_room_leave_a_sum_of_zero(tight: Tight, size
     for node in (store, tight.store()):
         found = node.read_together("account-1", "account-2")
         assert sum(one.data["amount"] for events in found.values() for one in events if one.data) == 0
+
+
+@pytest.mark.concurrent
+def test_transfers_of_several_threads_while_room_comes_and_goes(tight: Tight) -> None:
+    accounts = [f"account-{n}" for n in range(4)]
+    reader = tight.store()
+    reader.save_event(event(1, "other-1", 1))
+    tight.leave(30 * EVENT)
+    outcomes: list[str] = []
+    rounds = 6
+    over = threading.Event()
+
+    def transfer_on(store: JetStreamEventStore, numbers: random.Random) -> None:
+        @retry_on_conflict(attempts=None, timeout=PATIENCE)
+        def transfer(source: str, target: str) -> None:
+            moves = [(store.load(source, timeout=PATIENCE), -1), (store.load(target, timeout=PATIENCE), 1)]
+            size = numbers.randrange(50, EVENT)
+            events = [event(one.version + 1, one.actor_id, size, amount=change) for one, change in moves]
+            store.save_events(events, timeout=PATIENCE)
+
+        while not over.is_set():
+            try:
+                transfer(*numbers.sample(accounts, 2))
+                outcomes.append("saved")
+            except (StoreUnavailableError, UnknownOutcomeError) as error:
+                outcomes.append(type(error).__name__)
+                over.wait(0.01)
+
+    def make_room() -> None:
+        for _ in range(rounds):
+            before = outcomes.count("StoreUnavailableError")
+            eventually(lambda before=before: outcomes.count("StoreUnavailableError") > before, "a refusal")
+            tight.drop()
+            room = LIMIT - tight.api("INFO")["storage"]
+            if room > 2 * EVENT:
+                tight.leave(min(room - EVENT // 2, 3 * EVENT))
+        over.set()
+
+    works = [partial(transfer_on, tight.store(), random.Random(n)) for n in range(4)]
+    with reader.follow(actors="account-*") as follower:
+        for thread in run_threads(*works, make_room):
+            thread.join(PATIENCE * rounds)
+        over.set()
+        found = tight.store().read_together(*accounts, timeout=PATIENCE)
+        count = sum(map(len, found.values()))
+        followed = [follower.get(PATIENCE) for _ in range(count)]
+        assert follower.get_batch(9, timeout=0.1) == []
+    assert sum(one.data["amount"] for events in found.values() for one in events if one.data) == 0
+    for events in found.values():
+        assert [one.version for one in events] == list(range(1, len(events) + 1))
+    assert sorted(one.event.id for one in followed) == sorted(one.id for events in found.values() for one in events)
+    assert outcomes.count("saved") * 2 <= count
 
 
 # -- the doctor

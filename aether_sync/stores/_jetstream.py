@@ -410,7 +410,10 @@ class JetStream:
                 continue
             error = _read_failed(answer[3]).error if answer[3] else None
             if error is None or error.err_code not in _BUSY:
-                raise StoreUnavailableError(f"the rest of a save cannot be called off: {error or 'no leader'}")
+                raise StoreUnavailableError(
+                    "the server has no room, not even to call off an earlier save, of which it has stored a part"
+                    f": {error or 'it has no leader'}"
+                )
             if error.err_code == _INCOMPLETE:
                 return
             if not pause.take():
