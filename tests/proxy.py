@@ -16,9 +16,9 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close() throws away what is unsen
 class Proxy:
     """Stands between clients and the server on a port."""
 
-    def __init__(self, port: int, *, buffer: int = 0) -> None:
+    def __init__(self, port: int, *, host: str = "127.0.0.1", buffer: int = 0) -> None:
         """Listen for clients of a port; with ``buffer``, all kernels hold about so many bytes of each direction."""
-        self._target = port
+        self._target = host, port
         self._buffer = buffer
         self._lock = threading.Condition()  # guards all below
         self._flows = self._answers = True
@@ -101,7 +101,7 @@ class Proxy:
             try:
                 if refused:
                     raise ConnectionRefusedError
-                server = socket.create_connection(("127.0.0.1", self._target), PATIENCE)
+                server = socket.create_connection(self._target, PATIENCE)
                 self._limit(server)
                 server.settimeout(None)
             except OSError:
