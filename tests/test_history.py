@@ -105,7 +105,10 @@ def good() -> History:
             handled(4, TWO, "p-2", "moved"),
             handled(5, THREE, "p-2", "moved"),
         ],
-        faults=[Fault(begin=2, end=2.2, what="a kill"), Fault(begin=90, end=91, what="another")],
+        faults=[
+            Fault(begin=2, end=2.2, kind="kill", what="s1 killed"),
+            Fault(begin=90, end=91, kind="kill", what="another"),
+        ],
     )
 
 
@@ -419,6 +422,6 @@ def test_a_complaint_is_shown_with_the_faults_meanwhile_and_times_from_the_first
     lines = complaint.show(history).splitlines()
     assert lines[0].startswith("torn: ")
     assert [line.split("(")[0].strip() for line in lines[1:]] == ["Fault", "Save", "Save", "Save", "Record", "Record"]
-    assert "begin=1, end=1.2, what='a kill'" in lines[1]
+    assert "begin=1, end=1.2, kind='kill', what='s1 killed'" in lines[1]
     assert "another" not in report(history, [complaint])
     assert "what is wrong: torn: 1" in report(history, [complaint])

@@ -26,7 +26,8 @@ def main() -> None:
     if unknown := set(faults) - set(FAULTS):
         parser.error(f"there are no faults {', '.join(sorted(unknown))}")
     logging.getLogger("aether_sync").setLevel(logging.ERROR)  # the faults are the checker's own
-    print(f"seed {options.seed}", flush=True)
+    if not options.inside:
+        print(f"seed {options.seed}", flush=True)
     if "partition" in faults and not options.inside:
         enter("tests.checker", *sys.argv[1:], "--seed", str(options.seed), "--inside")
     history, complaints = check(options.seconds, options.servers, faults, options.seed, options.longest)

@@ -30,18 +30,33 @@ def victim(run: Run, admin: JetStreamEventStore, random: Random) -> NatsServer:
     return found or random.choice(run.servers.all)
 
 
+def victims(run: Run, admin: JetStreamEventStore, random: Random) -> list[NatsServer]:
+    """One, in most cases; or most, or all."""
+    first = victim(run, admin, random)
+    others = [server for server in run.servers.all if server is not first]
+    return [first, *random.sample(others, min(len(others), random.choice((0, 0, 0, 0, 1, 2))))]
+
+
+def names(servers: Sequence[NatsServer]) -> str:
+    return ", ".join(server.name for server in servers)
+
+
 def kill(run: Run, admin: JetStreamEventStore, random: Random) -> Iterator[str]:
-    server = victim(run, admin, random)
-    server.kill()
-    yield f"{server.name} is killed"
-    server.start()
+    servers = victims(run, admin, random)
+    for server in servers:
+        server.kill()
+    yield f"{names(servers)} killed"
+    for server in servers:
+        server.start()
 
 
 def pause(run: Run, admin: JetStreamEventStore, random: Random) -> Iterator[str]:
-    server = victim(run, admin, random)
-    server.pause()
-    yield f"{server.name} is frozen"
-    server.resume()
+    servers = victims(run, admin, random)
+    for server in servers:
+        server.pause()
+    yield f"{names(servers)} frozen"
+    for server in servers:
+        server.resume()
 
 
 def stepdown(run: Run, admin: JetStreamEventStore, random: Random) -> Iterator[str]:
@@ -94,20 +109,20 @@ FAULTS: dict[str, Callable[[Run, JetStreamEventStore, Random], Iterator[str]]] =
 OF_SERVERS = ("kill", "pause", "stepdown", "partition")
 
 
-def kinds(names: Sequence[str]) -> list[list[str]]:
+def kinds(chosen: Sequence[str]) -> list[list[str]]:
     """Return which faults come one after the other."""
-    return [[one for one in names if (one in OF_SERVERS) is wanted] for wanted in (True, False)]
+    return [[one for one in chosen if (one in OF_SERVERS) is wanted] for wanted in (True, False)]
 
 
-def break_things(run: Run, admin: JetStreamEventStore, names: Sequence[str]) -> None:
+def break_things(run: Run, admin: JetStreamEventStore, chosen: Sequence[str]) -> None:
     """Do one after the other of some faults, with pauses."""
-    random = run.random(f"faults {names}")
-    while names and not run.is_over():
+    random = run.random(f"faults {chosen}")
+    while chosen and not run.is_over():
         sleep(random.uniform(0.2, 0.2 + run.longest / 3))
-        name = random.choice(names)
+        name = random.choice(chosen)
         takes = random.uniform(0, run.longest if random.random() < 0.5 else run.longest / 5)
         begin = monotonic()
         for what in FAULTS[name](run, admin, random):
             if name not in ("stepdown", "worker"):
                 sleep(takes)
-            run.history.faults.append(Fault(begin=begin, end=monotonic(), what=what))
+            run.history.faults.append(Fault(begin=begin, end=monotonic(), kind=name, what=what))

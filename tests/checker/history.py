@@ -5,7 +5,7 @@ its own, so whatever anybody sees is known by its id.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Literal
@@ -183,6 +183,7 @@ class Fault:
 
     begin: float
     end: float
+    kind: str
     what: str
 
 
@@ -209,13 +210,19 @@ class History:
     snapshots: dict[str, Kept] = field(default_factory=dict)
 
     def counts(self) -> str:
-        outcomes = Counter(save.outcome for save in self.saves)
-        told = [f"{number} {outcome}" for outcome, number in sorted(outcomes.items())]
+        """Return how much there is of each, for people."""
+        calls: list[Save | Read] = [*self.saves, *self.reads]
+        slowest = max((one.end - one.begin for one in calls), default=0.0)
         return (
-            f"{len(self.content)} events; saves: {', '.join(told)}; {len(self.reads)} reads, "
-            f"{len(self.snapshotted)} snapshots, {len(self.lives)} lives of followers, "
-            f"{len(self.delivered)} deliveries, {len(self.faults)} faults"
+            f"{len(self.content)} events; saves: {_counted(save.outcome for save in self.saves)}; "
+            f"{len(self.reads)} reads, {len(self.snapshotted)} snapshots, {len(self.lives)} lives of followers, "
+            f"{len(self.delivered)} deliveries; faults: {_counted(fault.kind for fault in self.faults)}; "
+            f"the slowest call took {slowest:.1f} s"
         )
+
+
+def _counted(words: Iterable[str]) -> str:
+    return ", ".join(f"{number} {word}" for word, number in sorted(Counter(words).items())) or "none"
 
 
 Part = Save | Read | Snapshotted | Life | Delivered | Record

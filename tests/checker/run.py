@@ -86,7 +86,7 @@ class Run:
         return thread
 
     def join(self, threads: Sequence[threading.Thread], what: str) -> None:
-        end = monotonic() + SETTLE
+        end = max(monotonic(), self.begun + self.seconds) + SETTLE
         for thread in threads:
             while thread.is_alive() and not self.errors:
                 if monotonic() > end:
