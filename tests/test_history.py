@@ -70,6 +70,7 @@ def handled(at: float, one: Record, process: str = "", consumer: str = "w") -> D
 def good() -> History:
     """A history in which all goes well: times are the numbers of the calls."""
     return History(
+        followers=("f", "m", "b"),
         consumers={"w": "", "moved": "Moved"},
         content=list(CONTENT),
         snapshots={"a": Kept(2, 2, 2, "e2")},

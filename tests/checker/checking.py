@@ -44,6 +44,7 @@ def check(
         namespaces = Namespaces(servers) if "partition" in faults else None
         run = Run(seed, seconds, stack.enter_context(Servers(servers, namespaces)), namespaces, faults, longest)
         run.history.is_current = servers == 1
+        run.history.followers = tuple(FOLLOWERS)
         run.history.consumers = {ALONE: ""} | {name: event_type for name, (_, event_type) in CONSUMERS.items()}
         admin = stack.enter_context(JetStreamEventStore(run.urls, STREAM, replicas=servers, ping_interval=1.0))
         _patiently(partial(admin.start, timeout=5.0))

@@ -193,12 +193,14 @@ class History:
 
     Attributes:
         is_current: Whether no reader anywhere may miss what was saved before: there is one server, so no other leader.
+        followers: Those who were to read to the end of the stream.
         consumers: By name, the types of the events that each asked for; none for all.
         content: What the stream holds in the end.
         snapshots: The latest of each actor in the end.
     """
 
     is_current: bool = False
+    followers: tuple[str, ...] = ()
     consumers: dict[str, str] = field(default_factory=dict)
     saves: list[Save] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)

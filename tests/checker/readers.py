@@ -7,7 +7,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from time import monotonic, sleep
+from itertools import count
+from random import Random
+from time import monotonic
 
 from aether_sync import Delivery
 
@@ -29,34 +31,40 @@ ALONE = "alone"
 
 
 def follow(run: Run, node: Node, name: str) -> None:
-    """Follow the store to its end, in many lives."""
+    """Follow the store to its end, in many lives, each behind the one before; now and then also from the beginning."""
     random, checkpoint, is_last = run.random(name), 0, False
+    for number in count():
+        with suppress(*AWAY):
+            checkpoint, is_last = _live(run, node, name, name, checkpoint, random)
+            if random.random() < 0.1:
+                _live(run, node, name, f"{name}, anew {number}", 0, random)
+        if is_last or run.errors:
+            return
+
+
+def _live(run: Run, node: Node, name: str, follower: str, after: int, random: Random) -> tuple[int, bool]:
+    """Follow for a while; returns the checkpoint, and whether the end of the stream was taken."""
     actors, event_type = FOLLOWERS[name]
-    while not is_last and not run.errors:
-        begin, caught_up = monotonic(), None
-        taken: list[Record] = []
-        try:
-            follower = node.store.follow(
-                after=checkpoint, actors=f"{actors}*" if actors else None, event_types={event_type} - {""}
-            )
-        except AWAY:
-            sleep(0.05)
-            continue
-        with follower:
-            for _ in range(random.randint(1, 60)):
-                got = follower.get_batch(random.choice((1, 10, 1000)), timeout=0.1)
-                taken += map(record_of, got)
-                if caught_up is None and follower.is_caught_up:
-                    caught_up = follower.sequence
-                is_last = bool(got) and got[-1].event.id == END
-                if is_last:
-                    break
-            after, checkpoint = checkpoint, follower.sequence
-        life = Life(
-            follower=name, node=node.name, begin=begin, end=monotonic(), after=after, checkpoint=checkpoint,
-            actors=actors, event_type=event_type, seen=tuple(taken), caught_up=caught_up, is_last=is_last,
-        )  # fmt: skip
-        run.history.lives.append(life)
+    taken: list[Record] = []
+    begin, caught_up, is_last = monotonic(), None, False
+    with node.store.follow(
+        after=after, actors=f"{actors}*" if actors else None, event_types={event_type} - {""}
+    ) as events:
+        for _ in range(random.randint(1, 60)):
+            got = events.get_batch(random.choice((1, 10, 1000)), timeout=0.1)
+            taken += map(record_of, got)
+            if caught_up is None and events.is_caught_up:
+                caught_up = events.sequence
+            is_last = bool(got) and got[-1].event.id == END
+            if is_last or run.errors:
+                break
+        checkpoint = events.sequence
+    life = Life(
+        follower=follower, node=node.name, begin=begin, end=monotonic(), after=after, checkpoint=checkpoint,
+        actors=actors, event_type=event_type, seen=tuple(taken), caught_up=caught_up, is_last=is_last,
+    )  # fmt: skip
+    run.history.lives.append(life)
+    return checkpoint, is_last
 
 
 class Worker:

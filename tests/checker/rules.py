@@ -265,7 +265,6 @@ def lost_snapshots(truth: Truth) -> Iterator[tuple[str, Sequence[Part]]]:
 def followed(truth: Truth) -> Iterator[tuple[str, Sequence[Part]]]:
     """A follower gets each event that it wants once, in order, without a gap, through all its lives."""
     at: dict[str, int] = defaultdict(int)
-    done = set()
     for life in sorted(truth.history.lives, key=lambda one: one.begin):
         if life.after != at[life.follower]:
             yield f"{life.follower} began at {life.after}, and not at {at[life.follower]}", [life]
@@ -282,8 +281,7 @@ def followed(truth: Truth) -> Iterator[tuple[str, Sequence[Part]]]:
             if extra := life.seen[len(wanted) :]:
                 yield f"{life.follower} got {extra[0]}, which it was not to get", [life]
         at[life.follower] = life.checkpoint
-        done |= {life.follower} if life.is_last else set()
-    if left := set(at) - done:
+    if left := set(truth.history.followers) - {life.follower for life in truth.history.lives if life.is_last}:
         yield f"not read to the end: {', '.join(sorted(left))}", []
 
 
