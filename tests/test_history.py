@@ -397,6 +397,11 @@ def _an_earlier_event_of_an_actor_is_handled_first_after_a_later_one(history: Hi
     del history.delivered[0]
 
 
+@breaks("complained", "what the server sends is not the NATS protocol")
+def _something_is_logged_that_no_fault_explains(history: History) -> None:
+    history.logged.append("what the server sends is not the NATS protocol")
+
+
 def test_a_history_that_can_be_is_one() -> None:
     assert judge(good()) == []
     assert judge(History()) == []

@@ -1,7 +1,6 @@
 """``python -m tests.checker``."""
 
 import argparse
-import logging
 import sys
 from random import SystemRandom
 
@@ -25,7 +24,6 @@ def main() -> None:
     faults = options.faults.split(",")
     if unknown := set(faults) - set(FAULTS):
         parser.error(f"there are no faults {', '.join(sorted(unknown))}")
-    logging.getLogger("aether_sync").setLevel(logging.ERROR)  # the faults are the checker's own
     if not options.inside:
         print(f"seed {options.seed}", flush=True)
     if "partition" in faults and not options.inside:

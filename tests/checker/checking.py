@@ -2,18 +2,19 @@
 
 import base64
 import json
+import logging
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from time import monotonic, sleep
 from typing import TypeVar
 
-from aether_sync import Event, JetStreamEventStore, StoredEvent, UnknownOutcomeError
+from aether_sync import Event, JetStreamEventStore, StoredEvent, UnknownOutcomeError, flush_logs
 from aether_sync._deadline import Deadline
 
 from ..conftest import PATIENCE
-from ..programs.checked import AWAY
+from ..programs.checked import AWAY, is_explained
 from .clients import Client, kept_of
 from .faults import break_things, kinds
 from .history import Complaint, History, Record, Save
@@ -40,7 +41,7 @@ def check(
         seed: Of what is random.
         longest: Seconds that a fault takes at most.
     """
-    with ExitStack() as stack:
+    with ExitStack() as stack, _logged() as logged:
         namespaces = Namespaces(servers) if "partition" in faults else None
         run = Run(seed, seconds, stack.enter_context(Servers(servers, namespaces)), namespaces, faults, longest)
         run.history.is_current = servers == 1
@@ -54,8 +55,25 @@ def check(
         _go(run, admin)
         if not run.errors:
             _look(run, admin)
+        stack.close()
+        flush_logs()
+    run.history.logged = logged
     raised = [Complaint("raised", error) for error in run.errors]
     return run.history, raised or judge(run.history)
+
+
+@contextmanager
+def _logged() -> Iterator[list[str]]:
+    """Note what this library logs that no fault explains."""
+    said: list[str] = []
+    handler = logging.Handler(logging.INFO)
+    handler.addFilter(lambda record: not is_explained(record))
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("aether_sync").addHandler(handler)
+    try:
+        yield said
+    finally:
+        logging.getLogger("aether_sync").removeHandler(handler)
 
 
 def _patiently(call: Callable[[], T]) -> T:

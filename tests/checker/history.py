@@ -197,6 +197,7 @@ class History:
         consumers: By name, the types of the events that each asked for; none for all.
         content: What the stream holds in the end.
         snapshots: The latest of each actor in the end.
+        logged: What the library logged and no fault explains.
     """
 
     is_current: bool = False
@@ -210,6 +211,7 @@ class History:
     faults: list[Fault] = field(default_factory=list)
     content: list[Record] = field(default_factory=list)
     snapshots: dict[str, Kept] = field(default_factory=dict)
+    logged: list[str] = field(default_factory=list)
 
     def counts(self) -> str:
         """Return how much there is of each, for people."""

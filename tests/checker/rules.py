@@ -331,11 +331,18 @@ def handled_out_of_order(truth: Truth) -> Iterator[tuple[str, Sequence[Part]]]:
         latest[one.consumer, there.actor] = one
 
 
+def complained(truth: Truth) -> Iterator[tuple[str, Sequence[Part]]]:
+    """Nothing is logged but what the faults explain."""
+    for text in truth.history.logged:
+        yield text, []
+
+
 RULES: tuple[Rule, ...] = (
     lost, twice, not_called_for, gaps, out_of_order, torn, unexplained,
     unreal, seen_in_part, stale, backwards,
     untrue_snapshots, lost_snapshots,
     followed, not_caught_up, consumed, handled_out_of_order,
+    complained,
 )  # fmt: skip
 
 
