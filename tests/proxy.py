@@ -16,9 +16,9 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close() throws away what is unsen
 class Proxy:
     """Stands between clients and the server on a port."""
 
-    def __init__(self, port: int, *, buffer: int = 0) -> None:
+    def __init__(self, port: int, *, host: str = "127.0.0.1", buffer: int = 0) -> None:
         """Listen for clients of a port; with ``buffer``, all kernels hold about so many bytes of each direction."""
-        self._target = port
+        self._target = host, port
         self._buffer = buffer
         self._lock = threading.Condition()  # guards all below
         self._flows = self._answers = True
@@ -101,11 +101,12 @@ class Proxy:
             try:
                 if refused:
                     raise ConnectionRefusedError
-                server = socket.create_connection(("127.0.0.1", self._target), PATIENCE)
+                server = socket.create_connection(self._target, PATIENCE)
                 self._limit(server)
                 server.settimeout(None)
             except OSError:
-                _close(client, reset=True)
+                _end(client, reset=True)
+                client.close()
                 continue
             for end in (client, server):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -161,12 +162,16 @@ class Proxy:
 
 
 class _Link:
-    """Two sockets, and a thread for each direction."""
+    """Two sockets, and a thread for each direction, the last of which closes them.
+
+    A thread that is about to read or write knows a socket by its number, which would be another's once it is closed.
+    """
 
     def __init__(self, proxy: Proxy, client: socket.socket, server: socket.socket) -> None:
         self._proxy = proxy
         self.client, self._server = client, server
         self.is_closed = False
+        self._busy = 2  # threads
         self._threads = [
             threading.Thread(target=self._pass, args=ends, name="proxy-link", daemon=True)
             for ends in ((client, server), (server, client))
@@ -187,6 +192,11 @@ class _Link:
                 self._proxy.dawdle(len(data), self)
                 self.send(sink, data)
         self.close(reset=False)
+        with self._proxy._lock:
+            self._busy -= 1
+            if not self._busy:
+                for end in (self.client, self._server):
+                    end.close()
 
     def send(self, sink: socket.socket, data: bytes) -> None:
         left = memoryview(data)
@@ -195,24 +205,21 @@ class _Link:
                 left = left[sink.send(left) :]
 
     def close(self, *, reset: bool) -> None:
-        self.is_closed = True
         with self._proxy._lock:
-            self._proxy._lock.notify_all()
-        for end in (self.client, self._server):
-            _close(end, reset=reset)
+            if not self.is_closed:
+                self.is_closed = True
+                self._proxy._lock.notify_all()
+                for end in (self.client, self._server):
+                    _end(end, reset=reset)
 
     def join(self) -> None:
         for thread in self._threads:
             thread.join(PATIENCE)
 
 
-def _close(end: socket.socket, *, reset: bool) -> None:
+def _end(end: socket.socket, *, reset: bool) -> None:
+    """Wake the thread that reads here; the other side sees a reset when it is closed, or the end now."""
     with suppress(OSError):
         if reset:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        else:
-            end.shutdown(socket.SHUT_RDWR)
-    with suppress(OSError):
-        if reset:  # wakes the thread that reads here; the other side sees the reset when it is closed
-            end.shutdown(socket.SHUT_RD)
-        end.close()
+        end.shutdown(socket.SHUT_RD if reset else socket.SHUT_RDWR)

@@ -176,6 +176,36 @@ def test_messages_come_before_what_was_behind_them_in_one_piece_and_each_to_its_
     assert log == [(inboxes[2], [b"6"])]
 
 
+class Mail(Inbox):
+    """As an interest whose messages arrive with line and headers."""
+
+    whole = True
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([b"1", b"22", b"5", b"6"]), st.integers(0, 2)), max_size=20),
+    st.sets(st.integers(0, 500), max_size=3),
+    st.booleans(),
+)
+@settings(max_examples=400, deadline=None)
+def test_events_and_answers_that_come_in_turn(order: list[tuple[bytes, int]], places: set[int], replies: bool) -> None:
+    """A connection of a bus and a store: lines of events come again, and those of answers are read another way."""
+    inboxes = {1: Inbox(), 22: Inbox(), 5: Mail(), 6: Mail()}
+    broken: list[str] = []
+    intake = Intake(Stock(), inboxes, lambda inbox: None, broken.append)  # type: ignore[arg-type]
+    sent: dict[int, list[bytes]] = {sid: [] for sid in inboxes}
+    stream = b""
+    for sid, size in order:
+        payload, reply = b"%05d" % len(stream) + b"x" * size, (b"reply",) if replies and sid > b"4" else ()
+        sent[int(sid)].append(payload)
+        stream += hmsg(sid, b"a", payload, b"NATS/1.0\r\n\r\n", reply) if size % 2 else msg(sid, b"a", payload, reply)
+    for piece in cut(stream, places):
+        intake.take(piece)
+    got = {sid: [payload for *_, run in inboxes[sid].arrived for payload in run] for sid in (1, 22)}
+    got |= {sid: [payload for *_, payload in inboxes[sid].arrived] for sid in (5, 6)}  # type: ignore[misc]
+    assert (got, broken) == (sent, [])
+
+
 def test_a_transport_reads_into_its_buffer_again_and_again() -> None:
     inbox = Inbox()
     intake = Intake(Stock(), {1: inbox}, lambda inbox: inbox.deliver(), lambda what: None)  # type: ignore[arg-type, attr-defined]

@@ -137,10 +137,8 @@ class Intake(asyncio.BufferedProtocol):
             if box is not None:  # no two of its lines are the same, and most come in a row
                 words = line.split(b" ")
                 if len(words) == _WORDS.get(words[0]) and words[2] == mail:
-                    headers, size = int(words[-2]) if len(words) == 6 else 0, int(words[-1]) + 2
-                    stop = start + size
-                    if headers < size <= end - start:
-                        body = start + headers
+                    body, stop = start + (int(words[-2]) if len(words) == 6 else 0), start + int(words[-1]) + 2
+                    if body < stop <= end:
                         box.append((words[1], words[3], data[start:body], data[body : stop - 2]))
                         position = stop
                         continue
