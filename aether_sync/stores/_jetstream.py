@@ -64,14 +64,13 @@ _BUSY = {10008, 10009, 10158, 10163, 10167, 10176, 10210}  # no leader; an id, a
 _FULL = {10023, 10047, 10077}  # of memory or disk, by the server's account or the stream's limit
 _NO_MESSAGE, _NO_STREAM = 10037, 10059
 _ABSENT = b'"err_code":10059'
-_DIGITS = 6  # of a place in a batch, which a stranger may have written, too
 _BEGINNING = 200  # bytes of an answer: an error stands there
 _GONE = 1.0  # seconds after which a server that knows no such stream is believed
 
 _SEQUENCE = b"\r\nNats-Sequence: "
 _EXPECTED = re.compile(rb"\r\nNats-Expected-Last-Subject-Sequence: *(\d+)")
 _PENDING = re.compile(rb"\r\nNats-Num-Pending: (\d+)")
-_BATCH = re.compile(rb"\r\nNats-Batch-Sequence: *(\d+)")
+_find_place = re.compile(rb"\r\nNats-Batch-Sequence: *(\d{1,6})").search  # a stranger may have written more digits
 
 
 class RefusedError(Exception):
@@ -132,7 +131,7 @@ class Record(NamedTuple):
     @property
     def place_in_batch(self) -> int:
         """Its number in the atomic batch that it was stored with, or 0."""
-        found = _BATCH.search(self.headers)
+        found = _find_place(self.headers)
         return int(found[1]) if found is not None else 0
 
     @property
@@ -154,9 +153,8 @@ class Record(NamedTuple):
 
 def batch_of(sequence: int, headers: bytes) -> int:
     """The sequence of the first record of the atomic batch that a record was stored with, or 0."""
-    _, found, rest = headers.partition(b"\r\nNats-Batch-Sequence: ")
-    place = rest[: rest.find(b"\r")]
-    return sequence - int(place) + 1 if found and place.isdigit() and len(place) < _DIGITS else 0
+    place = _find_place(headers)
+    return sequence - int(place[1]) + 1 if place is not None else 0
 
 
 def ends_batch(headers: bytes) -> bool:
