@@ -51,7 +51,6 @@ __all__ = [
     "RefusedError",
     "UnknownError",
     "all_of",
-    "batch_of",
     "code_of",
     "command",
     "ends_batch",
@@ -78,7 +77,6 @@ _INCOMPLETE = 10176  # a batch of which a record is missing
 _ABANDONED = 2  # a number that is never the next one of a batch that is being committed
 _NO_MESSAGE, _NO_STREAM = 10037, 10059
 _ABSENT = b'"err_code":10059'
-_DIGITS = 6  # of a place in a batch, which a stranger may have written, too
 _BEGINNING = 200  # bytes of an answer: an error stands there
 _GONE = 1.0  # seconds after which a server that knows no such stream is believed
 
@@ -86,9 +84,9 @@ _SEQUENCE = b"\r\nNats-Sequence: "
 _EXPECTED = re.compile(rb"\r\nNats-Expected-Last-Subject-Sequence: *(\d+)")
 _PENDING = re.compile(rb"\r\nNats-Num-Pending: (\d+)")
 _BEHIND = re.compile(rb"\r\nAether-Behind: *(\d+)")
-_MEMBER = re.compile(rb"\r\nNats-Batch-Id: ([^\r]+)\r\nNats-Batch-Sequence: (\d+)\r\n(Nats-Batch-Commit: 1\r\n)?")
+_MEMBER = re.compile(rb"\r\nNats-Batch-Id: ([^\r]+)\r\nNats-Batch-Sequence: (\d{1,6})\r\n(Nats-Batch-Commit: 1\r\n)?")
 _BATCH_ID = re.compile(rb"\r\nNats-Batch-Id: *([^\r]+)")
-_BATCH = re.compile(rb"\r\nNats-Batch-Sequence: *(\d+)")
+_BATCH = re.compile(rb"\r\nNats-Batch-Sequence: *(\d{1,6})\r")  # a stranger may have written more digits
 _OURS = re.compile(rb"[0-9a-f]{32}-(\d{1,4})")  # the id of a batch that a store has stored, with its size
 
 
@@ -202,7 +200,8 @@ class Record(NamedTuple):
     @property
     def batch(self) -> int:
         """The sequence of the first record of the atomic batch that it was stored with, or 0."""
-        return batch_of(self.sequence, self.headers)
+        member = self.member
+        return 0 if member is None else self.sequence - member.number + 1
 
     @property
     def ends_batch(self) -> bool:
@@ -224,11 +223,29 @@ def member_of(headers: bytes) -> Member | None:
     return Member(others[1], int(place[1]), ends_batch(headers))
 
 
+def ends_batch(self) -> bool:
+        """Whether nothing follows that was stored together with it."""
+        return ends_batch(self.headers)
+
+
+def member_of(headers: bytes) -> Member | None:
+    """The place in an atomic batch that headers tell of."""
+    if b"Nats-Batch-" not in headers:
+        return None
+    found = _MEMBER.search(headers)
+    if found is not None:
+        batch, number, commit = found.groups()
+        return Member(batch, int(number), commit is not None)
+    others, place = _BATCH_ID.search(headers), _BATCH.search(headers)  # in another order
+    if others is None or place is None:
+        return None
+    return Member(others[1], int(place[1]), ends_batch(headers))
+
+
 def batch_of(sequence: int, headers: bytes) -> int:
     """The sequence of the first record of the atomic batch that a record was stored with, or 0."""
-    _, found, rest = headers.partition(b"\r\nNats-Batch-Sequence: ")
-    place = rest[: rest.find(b"\r")]
-    return sequence - int(place) + 1 if found and place.isdigit() and len(place) < _DIGITS else 0
+    member = member_of(headers)
+    return 0 if member is None else sequence - member.number + 1
 
 
 def ends_batch(headers: bytes) -> bool:
