@@ -223,25 +223,6 @@ def member_of(headers: bytes) -> Member | None:
     return Member(others[1], int(place[1]), ends_batch(headers))
 
 
-def ends_batch(self) -> bool:
-        """Whether nothing follows that was stored together with it."""
-        return ends_batch(self.headers)
-
-
-def member_of(headers: bytes) -> Member | None:
-    """The place in an atomic batch that headers tell of."""
-    if b"Nats-Batch-" not in headers:
-        return None
-    found = _MEMBER.search(headers)
-    if found is not None:
-        batch, number, commit = found.groups()
-        return Member(batch, int(number), commit is not None)
-    others, place = _BATCH_ID.search(headers), _BATCH.search(headers)  # in another order
-    if others is None or place is None:
-        return None
-    return Member(others[1], int(place[1]), ends_batch(headers))
-
-
 def batch_of(sequence: int, headers: bytes) -> int:
     """The sequence of the first record of the atomic batch that a record was stored with, or 0."""
     member = member_of(headers)
