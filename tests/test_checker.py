@@ -24,8 +24,9 @@ def test_whatever_fails_what_clients_see_can_be(servers: int) -> None:
     history, complaints = check(6.0 * servers**0.5, servers, FAULTS_OF[servers], seed, longest=2.0)
     assert {one.rule for one in complaints} <= KNOWN, report(history, complaints)
     print(report(history, complaints))
-    assert len(history.content) > 20
-    assert {"stored", "conflict"} <= {save.outcome for save in history.saves}
+    assert {save.client for save in history.saves if save.stored} > {"admin"}
+    assert history.reads
+    assert history.faults
 
 
 def test_all_faults_but_those_that_need_a_network_of_their_own_are_made_here() -> None:
