@@ -482,7 +482,6 @@ class TestItsEnd:
         store = make_store()
         save(store, 100)
         recorder = Recorder()
-
         begun: list[Delivery] = []
 
         def handle(delivery: Delivery) -> None:

@@ -165,7 +165,7 @@ class Delivery:
         self._desk = desk
         self._is_light = False  # it has no event
         self._kept_since = 0.0
-        self.unburied = ""  #: why it was rejected, if that failed. For a runner
+        self.unburied: str | None = None  #: why it was rejected, if that failed. For a runner
 
     def ack(self, *, confirm: bool = False, timeout: float | None = 5.0) -> None:
         """Say that it is done: it is not delivered again.
