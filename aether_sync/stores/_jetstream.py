@@ -223,12 +223,6 @@ def member_of(headers: bytes) -> Member | None:
     return Member(others[1], int(place[1]), ends_batch(headers))
 
 
-def batch_of(sequence: int, headers: bytes) -> int:
-    """The sequence of the first record of the atomic batch that a record was stored with, or 0."""
-    member = member_of(headers)
-    return 0 if member is None else sequence - member.number + 1
-
-
 def ends_batch(headers: bytes) -> bool:
     """Whether nothing follows that was stored together with a record of these headers."""
     return b"Nats-Batch-" not in headers or b"Nats-Batch-Commit: 1" in headers
