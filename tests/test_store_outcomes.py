@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -302,6 +303,13 @@ def test_a_question_that_nobody_has_any_more_is_forgotten() -> None:
     asked = requests.begin({"s"}, lambda inbox: inbox, single)
     assert len(requests._calls) == 1
     del asked
+    assert not requests._calls
+    requests.send(requests.begin({"s"}, lambda inbox: inbox, single))  # while there is no connection
+    assert not requests._calls
+    requests._bell = SimpleNamespace(rung=True)  # type: ignore[assignment]  # the loop has not come to it yet
+    kept = [requests.begin({"s"}, lambda inbox: inbox, single) for _ in range(4)]
+    assert all(map(requests.put, kept))
+    del kept
     assert not requests._calls
 
 

@@ -9,7 +9,7 @@ import asyncio
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from functools import partial
 from itertools import count
@@ -196,8 +196,8 @@ class Requests:
         self._calls: dict[bytes, weakref.ref[Call]] = {}
         self._tellers: dict[str, Callable[[AetherError], object]] = {}  # who tells, by subjects
         self._numbers = count(1)
-        self._unsent: deque[Call] = deque()
-        self._outgoing: deque[Call] = deque()  # put there by any thread, taken by the loop
+        self._unsent: deque[weakref.ref[Call]] = deque()
+        self._outgoing: deque[weakref.ref[Call]] = deque()  # put there by any thread, taken by the loop
         self._bell: Bell | None = None  # for them, once there was a connection
         self._wire: Wire | None = None  # while connected
         self._shortcut: Shortcut | None = None  # of that wire
@@ -238,7 +238,7 @@ class Requests:
 
     def _waiting(self) -> list[Call]:
         """Those that somebody waits for."""
-        return [call for ref in list(self._calls.values()) if (call := ref()) is not None]
+        return _those_that_live(list(self._calls.values()))
 
     def put(self, call: Call) -> bool:
         """Have a question written; returns False if the loop has to be told of it.
@@ -249,7 +249,9 @@ class Requests:
             return False
         if len(self._calls) <= _ALONE and self._carry(call):
             return True
-        self._outgoing.append(call)
+        self._outgoing.append(
+            weakref.ref(call)
+        )  # of who is interrupted before the bell rings it is not sent later
         bell = self._bell  # only now: a flush has hung up another one, or sees the call
         if not bell.rung:
             bell.ring()
@@ -291,7 +293,7 @@ class Requests:
         self._wire, self._shortcut = wire, wire.shortcut
         self._bell = Bell(asyncio.get_running_loop(), self._flush)
         unsent, self._unsent = self._unsent, deque()
-        for call in unsent:
+        for call in _those_that_live(unsent):
             self.send(call)
 
     def pause(self) -> None:
@@ -307,9 +309,10 @@ class Requests:
         if self._closed is not None:
             call.fail(self._closed)
         elif self._wire is None:
-            self._unsent.append(call)
+            self._unsent.append(weakref.ref(call))
             if len(self._unsent) > 2 * len(self._calls):  # of most nobody waits for the answer any more
-                self._unsent = deque(one for one in self._unsent if one.is_waited_for)
+                living = _those_that_live(self._unsent)
+                self._unsent = deque(weakref.ref(one) for one in living if one.is_waited_for)
         elif call.is_waited_for and call.claim():
             self._wire.write(call.frame)
 
@@ -326,7 +329,7 @@ class Requests:
     def _flush(self) -> None:
         """Write what was put here since the last time."""
         self._bell = Bell(asyncio.get_running_loop(), self._flush)  # first: who comes later rings that
-        calls = [self._outgoing.popleft() for _ in range(len(self._outgoing))]
+        calls = _those_that_live([self._outgoing.popleft() for _ in range(len(self._outgoing))])
         if self._wire is None:
             for call in calls:
                 self.send(call)
@@ -365,6 +368,11 @@ class Requests:
         self._closed = error
         self._wire = self._shortcut = None
         self._fail_all(error)
+
+
+def _those_that_live(refs: Iterable[weakref.ref[Call]]) -> list[Call]:
+    """The questions that somebody still has."""
+    return [call for ref in refs if (call := ref()) is not None]
 
 
 def _nobody(_: AetherError) -> None:

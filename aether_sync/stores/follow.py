@@ -375,7 +375,7 @@ class JetStreamFollower(Iteration):
 
     # -- consumers
 
-    def start(self, deadline: Deadline) -> None:
+    def begin(self, deadline: Deadline) -> None:
         """Begin; where there is no stream yet, that is done as soon as somebody has made it.
 
         Raises:

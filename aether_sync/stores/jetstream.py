@@ -290,7 +290,7 @@ class JetStreamEventStore(StoreBase, Heir):
         )
         try:
             follower.admit()
-            follower.start(deadline)
+            follower.begin(deadline)
             self._followers.add(follower)
             self._refuse_if_closed()
         except BaseException:
