@@ -76,13 +76,13 @@ _BEGINNING = 200  # bytes of an answer: an error stands there
 _GONE = 1.0  # seconds after which a server that knows no such stream is believed
 
 _SEQUENCE = b"\r\nNats-Sequence: "
-_EXPECTED = re.compile(rb"\r\nNats-Expected-Last-Subject-Sequence: *(\d+)")
+_EXPECTED = re.compile(rb"\r\nNats-Expected-Last-Subject-Sequence: *(\d{1,19})")
 _PENDING = re.compile(rb"\r\nNats-Num-Pending: (\d+)")
-_BEHIND = re.compile(rb"\r\nAether-Behind: *(\d+)")
-_MEMBER = re.compile(rb"\r\nNats-Batch-Id: ([^\r]+)\r\nNats-Batch-Sequence: (\d+)\r\n(Nats-Batch-Commit: 1\r\n)?")
+_BEHIND = re.compile(rb"\r\nAether-Behind: *(\d{1,19})")
+_MEMBER = re.compile(rb"\r\nNats-Batch-Id: ([^\r]+)\r\nNats-Batch-Sequence: (\d{1,6})\r\n(Nats-Batch-Commit: 1\r\n)?")
 _BATCH_ID = re.compile(rb"\r\nNats-Batch-Id: *([^\r]+)")
-_BATCH = re.compile(rb"\r\nNats-Batch-Sequence: *(\d+)")
 _OURS = re.compile(rb"[0-9a-f]{32}-(\d{1,4})")  # the id of a batch that a store has stored, with its size
+_find_place = re.compile(rb"\r\nNats-Batch-Sequence: *(\d{1,6})").search  # a stranger may have written more digits
 
 
 class RefusedError(Exception):
@@ -211,7 +211,7 @@ def member_of(headers: bytes) -> Member | None:
     if found is not None:
         batch, number, commit = found.groups()
         return Member(batch, int(number), commit is not None)
-    others, place = _BATCH_ID.search(headers), _BATCH.search(headers)  # in another order
+    others, place = _BATCH_ID.search(headers), _find_place(headers)  # in another order
     if others is None or place is None:
         return None
     return Member(others[1], int(place[1]), ends_batch(headers))
@@ -219,7 +219,7 @@ def member_of(headers: bytes) -> Member | None:
 
 def batch_of(sequence: int, headers: bytes) -> int:
     """The sequence of the first record of the atomic batch that a record was stored with, or 0."""
-    place = _BATCH.search(headers) if b"Nats-Batch-" in headers else None
+    place = _find_place(headers)
     return sequence - int(place[1]) + 1 if place is not None else 0
 
 

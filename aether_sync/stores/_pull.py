@@ -32,7 +32,6 @@ _BYTES = 16 * 2**20  # that one question may bring at most, and that are held he
 _ALL_BYTES = 32 * 2**20  # that all open questions of a connection may bring
 _LEAST_BYTES = 64 * 2**10  # that each may ask for in any case, so that none waits for another
 _PENDING = re.compile(rb"\r\nNats-Pending-Messages: (\d+)")
-_PENDING_BYTES = re.compile(rb"\r\nNats-Pending-Bytes: (\d+)")
 _TOO_LARGE = b"exceeds maxbytes"
 _ENDS_ONE = (_TOO_LARGE, b"batch completed", b"request timeout", b"no messages")  # but not the flow
 
@@ -117,7 +116,7 @@ class Inflow:
             for message in messages if len(came) < len(messages) else ():
                 if is_status(message):
                     self._heed(message)
-            self._note_answered(len(came), sum([len(message[3]) for message in came]))
+            self._note_answered(len(came))
             self._arrive(came)
             if came or self.is_broken or not self.asked:  # who is woken for nothing asks again
                 self.changed.wake(len(came) or len(self.changed))
@@ -129,17 +128,18 @@ class Inflow:
         text = status[2].lower()
         if text.startswith(b"nats/1.0 100"):  # it is still there
             return
-        left, left_bytes = _PENDING.search(status[2]), _PENDING_BYTES.search(status[2])
+        left = _PENDING.search(status[2])
         if left is not None and any(one in text for one in _ENDS_ONE):
             self.is_too_large = _TOO_LARGE in text and not self.arrived
-            self._note_answered(int(left[1]), int(left_bytes[1]) if left_bytes is not None else 0)
+            self._note_answered(int(left[1]))
         else:
             self._break()
 
-    def _note_answered(self, count: int, size: int) -> None:
-        """Note that so many, of so many bytes, come no more."""
-        self.asked = max(0, self.asked - count)
-        self.asked_bytes = max(0, self.asked_bytes - size) if self.asked else 0
+    def _note_answered(self, count: int) -> None:
+        """Note that so many come no more, as if all were of one size: large ones end a question before its number."""
+        left = max(0, self.asked - count)
+        self.asked_bytes = self.asked_bytes * left // (self.asked or 1)
+        self.asked = left
 
     def _break(self) -> None:
         self.is_broken = True
