@@ -72,7 +72,7 @@ def test_an_interrupted_close_gives_back_what_was_not_taken(make_store: MakeStor
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), before(Consumption.close, "self._pulling.await_last", interrupt):
+    with pytest.raises(KeyboardInterrupt), before(Consumption.close_by, "self._pulling.await_last", interrupt):
         events.close()
     with other.consume("c", ack_wait=ACK_WAIT) as rest:
         assert len({rest.get(timeout=PATIENCE).sequence for _ in range(20)}) == 20
@@ -588,12 +588,12 @@ class TestWaitingForIt:
         with store.consume("c", actors="a-1") as events:
             delivery = events.get(timeout=PATIENCE)
             with pytest.raises(DeadlineExceededError, match="all up to 0 is, 1 events are being worked on, 0 wait"):
-                store.wait_for(10, "c", timeout=0.1 * UNIT)
+                store.wait_for(10, "c", timeout=UNIT)
             run_threads(lambda: store.wait_for(10, "c", timeout=PATIENCE), delivery.ack)
             store.wait_for(0, "c")
             stored = store.save_event(Event(event_type="Done", actor_id="a-1", version=2))
             with pytest.raises(DeadlineExceededError, match="event 11"):
-                store.wait_for(stored.sequence, "c", timeout=0.1 * UNIT)
+                store.wait_for(stored.sequence, "c", timeout=UNIT)
             take_all(events, 1)
             store.wait_for(stored.sequence, "c", timeout=PATIENCE)
 

@@ -482,13 +482,15 @@ class TestItsEnd:
         store = make_store()
         save(store, 100)
         recorder = Recorder()
+        begun: list[int] = []
 
         def handle(delivery: Delivery) -> None:
+            begun.append(delivery.sequence)
             go_on.wait(PATIENCE)
             recorder(delivery)
 
         runner = store.run("c", handle, threads=3)
-        eventually(lambda: len(runner._crew._held) == 100)
+        eventually(lambda: len(runner._crew._held) == 100 and len(begun) == 3)
         threading.Timer(0.1 * UNIT, go_on.set).start()
         assert runner.close(PATIENCE)
         assert runner.close()

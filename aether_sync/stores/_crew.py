@@ -57,7 +57,7 @@ class _Lane:
         self.actor_id = actor_id
         self.waiting: list[Delivery] = []  # the first is the one that is handled, or tried again
         self.failures = 0  # of the first
-        self.verdict = ""  # why the first is given up, once it is
+        self.verdict: str | None = None  # why the first is given up, once it is
         self.is_busy = False  # a thread handles it
 
 
@@ -239,12 +239,12 @@ class Crew:
 
     def _handle(self, lane: _Lane) -> None:
         delivery = lane.waiting[0]
-        if lane.verdict:
-            self._give_up(lane, delivery)
+        if lane.verdict is not None:
+            self._give_up(lane, delivery, lane.verdict)
             return
         try:
             delivery.make_whole(Deadline(_READ))
-        except AetherError as error:
+        except (AetherError, MemoryError) as error:
             self._not_read(lane, delivery, error)
             return
         delivery.renew()
@@ -258,7 +258,7 @@ class Crew:
                     delivery.ack()
             self._done(lane, delivery)
 
-    def _not_read(self, lane: _Lane, delivery: Delivery, error: AetherError) -> None:
+    def _not_read(self, lane: _Lane, delivery: Delivery, error: Exception) -> None:
         """The event is not there; as long as that may pass, nobody has failed."""
         if isinstance(error, MalformedRecordError):
             self._failed(lane, delivery, error)
@@ -276,12 +276,12 @@ class Crew:
             log(Kind.HANDLER_FAILED, logging.ERROR, text, *about, error=error, counts=counts)
         if delivery.settled:
             self._done(lane, delivery)
-        elif delivery.unburied or tried >= self._attempts:
-            lane.verdict = delivery.unburied or explained(error, _LONGEST_REASON)
+        elif delivery.unburied is not None or tried >= self._attempts:
+            reason = explained(error, _LONGEST_REASON) if delivery.unburied is None else delivery.unburied
             text = "%r gives up event %d (of %s) after %d attempts: %s"
-            what = self.consumption, delivery.sequence, lane.actor_id, tried, lane.verdict[:_LONGEST_REASON]
+            what = self.consumption, delivery.sequence, lane.actor_id, tried, reason[:_LONGEST_REASON]
             log(Kind.GAVE_UP, logging.WARNING, text, *what, counts={"attempts": tried})  # each of them
-            self._give_up(lane, delivery)
+            self._give_up(lane, delivery, reason)
         else:
             delivery.attempt += 1
             self._later_on(lane, min(self._retry_delay * 2 ** min(lane.failures - 1, 60), _LONGEST_PAUSE))
@@ -293,15 +293,16 @@ class Crew:
             heappush(self._later, (monotonic() + pause, next(_numbers), lane))
             self._work.wake(1)  # who waits for a later one
 
-    def _give_up(self, lane: _Lane, delivery: Delivery) -> None:
+    def _give_up(self, lane: _Lane, delivery: Delivery, reason: str) -> None:
         """Put an event into the poison place, now or later: it may have had its last delivery, and come never again."""
         try:
-            delivery.reject(lane.verdict)
-        except AetherError as error:
+            delivery.reject(reason)
+        except (AetherError, MemoryError) as error:
             if not delivery.settled:
                 if self._burst_of_refusals.opens():
                     text = "event %d, which %r gives up, is not in the poison place yet: %s"
                     log(Kind.GAVE_UP, logging.WARNING, text, delivery.sequence, self.consumption, error)
+                lane.verdict = reason
                 self._later_on(lane, _AGAIN)
                 return
         self._done(lane, delivery)
@@ -313,7 +314,7 @@ class Crew:
                 del self._held[delivery.sequence]
                 self._left -= 1
             lane.waiting.remove(delivery)
-            lane.failures, lane.verdict, lane.is_busy = 0, "", False
+            lane.failures, lane.verdict, lane.is_busy = 0, None, False
             if lane.waiting:
                 self._ready.append(lane)
                 self._work.wake(1)

@@ -1,6 +1,7 @@
 """Durable consumers on the server: made or joined, refused if they are others, looked at, waited for."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -191,7 +192,8 @@ def wait_for(jetstream: JetStream, names: Names, sequence: int, consumer: str, d
                 f"consumer {consumer!r} has not acknowledged event {target} within {deadline}: all up to "
                 f"{state.acknowledged} is, {state.unacknowledged} events are being worked on, {state.waiting} wait"
             )
-        info = look(jetstream, names.stream, consumer, deadline)
+        with suppress(DeadlineExceededError):  # then it is said how far it was
+            info = look(jetstream, names.stream, consumer, deadline)
 
 
 def _last_wanted(jetstream: JetStream, names: Names, config: dict[str, Any], sequence: int, deadline: Deadline) -> int:

@@ -165,14 +165,16 @@ class Delivery:
         self._desk = desk
         self._is_light = False  # it has no event
         self._kept_since = 0.0
-        self.unburied = ""  #: why it was rejected, if that failed. For a runner
+        self.unburied: str | None = None  #: why it was rejected, if that failed. For a runner
 
     def ack(self, *, confirm: bool = False, timeout: float | None = 5.0) -> None:
         """Say that it is done: it is not delivered again.
 
         Args:
             confirm: Wait until the server says that it knows. Without it, that word may be lost with a connection, and
-                the event comes again.
+                the event comes again. It may come again all the same: with one replica the server writes down some
+                tenths of a second later what is acknowledged, whatever its ``sync_interval``, and forgets it if it is
+                killed before that.
             timeout: Seconds for that.
 
         Raises:

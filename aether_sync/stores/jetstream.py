@@ -279,8 +279,13 @@ class JetStreamEventStore(StoreBase, Heir):
         """Join a durable consumer, or make it: each event goes to one of all processes and threads that iterate it.
 
         At least once: an event that is not acknowledged in time is delivered again, to any of them; so is one whose
-        acknowledgement is lost with a connection. Handlers compare ``sequence``, or the event's version, with what they
-        have had. The order of an actor's events is not kept among processes; see :meth:`run` for one.
+        acknowledgement is lost with a connection. Who works on them notes which ``sequence`` had its effect.
+
+        As long as one process alone consumes, an actor's events come in the order of the store, also across broken
+        links: what was lost with one comes again when the ack wait is over, and until then later events of its actors
+        wait here. An event that is delivered again because it was not acknowledged, or given back, comes later than
+        others. Among several processes no order is kept, nor between one that was killed and the next: an earlier
+        sequence than the last is not always a repeat. See :meth:`run` for several threads.
 
         A delivery counts as an attempt, whether it is worked on or not: what a process had at hand when it was killed
         is nearer to the poison place than before. ``prefetch`` says how much that may be.
@@ -295,7 +300,8 @@ class JetStreamEventStore(StoreBase, Heir):
                 What waits here to be taken is kept from that, and has three quarters of it when it is taken.
                 ``max_deliver``: Deliveries of an event, before it goes to the poison place; 5 by default. The server
                 notices it when somebody asks for more.
-                ``max_ack_pending``: Events being worked on, in all processes; 1000 by default.
+                ``max_ack_pending``: Events being worked on, in all processes, those included that wait for an earlier
+                one of their actor; 10,000 by default.
                 ``prefetch``: Events that wait here to be taken; 64 by default.
                 ``timeout``: Seconds for the beginning; 5 by default.
 
@@ -325,7 +331,8 @@ class JetStreamEventStore(StoreBase, Heir):
             poisoned: Handle what the consumer gave up, as :meth:`consume_poisoned`.
             **options: Those of :meth:`consume`. ``max_deliver`` is also how often a handler is tried before the event
                 is given up; ``prefetch``, 256 by default, how many events are here in the lanes of their actors, and
-                how many wait to be put there.
+                how many wait to be put there. There are more while all of these wait for a few actors and threads have
+                nothing to do.
 
         Returns:
             A started :class:`Runner`: keep it, and close it.
@@ -337,6 +344,8 @@ class JetStreamEventStore(StoreBase, Heir):
 
     def poisoned(self, consumer: str, *, limit: int = 1_000, timeout: float | None = 5.0) -> list[Poisoned]:
         """Look at what a consumer gave up: events that it rejected, or that came ``max_deliver`` times in vain.
+
+        What came in vain is told by the server once: it is missing here if the poison place had no leader just then.
 
         Args:
             consumer: Its name.

@@ -29,14 +29,18 @@ class Runner(Closing, Heir):
     """Handles the events of a durable consumer on threads of its own, until it or its store is closed.
 
     The events of one actor are handled one after the other, in the order of the store, as far as this process gets
-    them; those of different actors at the same time. JetStream keeps no such order *among* processes: two of them may
-    handle two events of one actor at the same time, or the later one first, and any event may come twice. A handler
-    compares ``delivery.sequence``, or the event's version, with what it has had.
+    them, also across broken links; those of different actors at the same time. JetStream keeps no such order *among*
+    processes, nor between one that was killed and the next: two of them may handle two events of one actor at the same
+    time, or the later one first, and any event may come twice. So a handler notes which events had their effect, by
+    ``delivery.sequence``, together with that effect, and skips only these: an earlier one than the last is not always a
+    repeat.
 
     A handler that returns has done it, and the event is acknowledged. One that raises is called again after a pause,
     while later events of that actor wait and others go on; after ``max_deliver`` attempts the event goes to the poison
     place. It may also settle the delivery itself: :meth:`Delivery.reject` gives up at once, :meth:`Delivery.nak` passes
-    it on. However long it takes, the event is not given to another as long as this process lives and is connected.
+    it on. However long it takes, the event is not given to another as long as this process lives, is connected, and
+    lets its other threads run: a handler that keeps the GIL for nearly as long as the ack wait may lose its event to
+    another process while it works on it.
     """
 
     def __init__(
