@@ -721,7 +721,7 @@ def test_interrupts_lose_at_most_the_event_in_hand(make_store: MakeStore) -> Non
 @pytest.mark.parametrize(
     "line",
     [
-        "tokens =", "member =", "self._ready.append(found)", "self._staged.append(", "self._scanned =",
+        "tokens =", "member =", "self._ready.append(found)", "self._stage(", "self._scanned =",
         "arrived.popleft", "self._number, ", "self._sort_out()",
     ],
 )  # fmt: skip
@@ -744,7 +744,7 @@ def test_an_interrupt_while_it_reads_loses_nothing(make_store: MakeStore, line: 
 
 
 @pytest.mark.parametrize("actors", [None, "a-1"])
-@pytest.mark.parametrize("line", ["done =", "ready.append(found)", "staged.popleft()", "any_found = True"])
+@pytest.mark.parametrize("line", ["done =", "ready.extend(found)", "staged.popleft()", "any_found = True"])
 def test_an_interrupt_while_it_sorts_out_loses_nothing(make_store: MakeStore, actors: str | None, line: str) -> None:
     store = make_store()
     fill(store, 50)

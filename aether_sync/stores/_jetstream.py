@@ -81,9 +81,9 @@ _BEGINNING = 200  # bytes of an answer: an error stands there
 _GONE = 1.0  # seconds after which a server that knows no such stream is believed
 
 _SEQUENCE = b"\r\nNats-Sequence: "
-_EXPECTED = re.compile(rb"\r\nNats-Expected-Last-Subject-Sequence: *(\d+)")
+_EXPECTED = re.compile(rb"\r\nNats-Expected-Last-Subject-Sequence: *(\d{1,19})")
 _PENDING = re.compile(rb"\r\nNats-Num-Pending: (\d+)")
-_BEHIND = re.compile(rb"\r\nAether-Behind: *(\d+)")
+_BEHIND = re.compile(rb"\r\nAether-Behind: *(\d{1,19})")
 _MEMBER = re.compile(rb"\r\nNats-Batch-Id: ([^\r]+)\r\nNats-Batch-Sequence: (\d{1,6})\r\n(Nats-Batch-Commit: 1\r\n)?")
 _BATCH_ID = re.compile(rb"\r\nNats-Batch-Id: *([^\r]+)")
 _BATCH = re.compile(rb"\r\nNats-Batch-Sequence: *(\d{1,6})\r")  # a stranger may have written more digits

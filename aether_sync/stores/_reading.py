@@ -55,10 +55,9 @@ class Reader:
             count: As for :meth:`records`.
         """
         last = MAX_VERSION if to_version is None else to_version
-        for record, counts in self.records(actor_id, from_version, deadline, after, count):
-            if not counts:
-                if torn:
-                    yield _torn(record)
+        for record in self.records(actor_id, from_version, deadline, after, count, torn=torn):
+            if isinstance(record, MalformedRecord):
+                yield record
                 continue
             found = self.found(record)
             if isinstance(found, StoredEvent):
@@ -119,8 +118,15 @@ class Reader:
             return MalformedRecord(record.sequence, record.data, error)
 
     def records(
-        self, actor_id: str, from_version: int, deadline: Callable[[], Deadline], after: int = 0, count: int = _PAGE
-    ) -> Iterator[tuple[Record, bool]]:
+        self,
+        actor_id: str,
+        from_version: int,
+        deadline: Callable[[], Deadline],
+        after: int = 0,
+        count: int = _PAGE,
+        *,
+        torn: bool = False,
+    ) -> Iterator[Record | MalformedRecord]:
         """Yield an actor's records from a version on, and perhaps some before it; up to the leader's last, at least.
 
         Any server of the stream may answer, and be behind the leader: what it lacks is read from the leader.
@@ -131,9 +137,7 @@ class Reader:
             deadline: Returns that of the next page.
             after: A sequence before the first that matters.
             count: How many are asked for at first.
-
-        Yields:
-            Each with whether it counts: it does not if it is of a save that is not whole.
+            torn: Whether those of a save that is not whole come, too, as no events.
         """
         stream, subject = self._names.stream, self._names.subject(actor_id)
         begin = max(after, self._cache.before(actor_id, from_version))
@@ -150,22 +154,28 @@ class Reader:
         if begin > after and not _follows(found.records, begin, last):  # what is known here is of another past
             begin = after
             found = self._jetstream.begin_page(stream, subject, begin + 1, _PAGE, deadline())(deadline())
-        judged = self._judged(found.records, deadline)
+        judged = self._judged(found.records, torn, deadline)
         with suppress(MalformedRecordError):  # for who reads it
             self._replace(actor_id, before, last, deadline())
         yield from judged
         at = found.records[-1].sequence if found.records else begin
         while found.records and found.pending:
             found = self._jetstream.begin_page(stream, subject, at + 1, _PAGE, deadline())(deadline())
-            yield from self._judged(found.records, deadline)
+            yield from self._judged(found.records, torn, deadline)
             at = found.records[-1].sequence if found.records else at
         for record in self._missing(last, at, deadline):
-            yield from self._judged([record], deadline)
+            yield from self._judged([record], torn, deadline)
 
-    def _judged(self, records: Sequence[Record], deadline: Callable[[], Deadline]) -> list[tuple[Record, bool]]:
-        """Say of each record of an actor in a row whether it counts."""
-        verdicts = self.saves.verdicts_in_a_row(records, deadline())
-        return [(record, verdict is Verdict.WHOLE) for record, verdict in zip(records, verdicts, strict=True)]
+    def _judged(
+        self, records: Sequence[Record], torn: bool, deadline: Callable[[], Deadline]
+    ) -> Sequence[Record | MalformedRecord]:
+        """Return those of an actor's records in a row that count; the others, too, as no events, if they are wanted."""
+        there = self.saves.torn_in_a_row(records, deadline())
+        if not there:
+            return records
+        if torn:
+            return [_torn(record) if record.sequence in there else record for record in records]
+        return [record for record in records if record.sequence not in there]
 
     def _missing(self, last: Record, at: int, deadline: Callable[[], Deadline]) -> Iterator[Record]:
         """Yield what the leader has behind a sequence, up to what it said was the last."""

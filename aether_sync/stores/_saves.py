@@ -16,8 +16,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import pairwise
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from .._deadline import Deadline
 from .._waiting import guard
@@ -26,6 +25,7 @@ from ._names import Names
 
 __all__ = ["Place", "Saves", "TornSave", "Verdict", "save_of", "torn_saves"]
 
+_IN_BATCH = b"Nats-Batch-"
 _KEPT = 16_384  # verdicts, 200 bytes each
 _LARGEST = 1_000  # records of a batch (ADR-50)
 _DOUBT = 1.0  # seconds in which a leader that knows less than it should is not believed
@@ -128,12 +128,29 @@ class Saves:
 
     def verdicts(self, records: Sequence[Record], deadline: Deadline) -> list[Verdict]:
         """Return for each record what its save is; the server is asked for all that is missing at once."""
-        return self._verdicts([(record, record.member) for record in records], {}, deadline)
+        seen: dict[Place, _Seen] = {}
+        places: list[Place | None] = []
+        for record in records:
+            member = record.member
+            save = None if member is None else _place(record, member)
+            if save is not None and member is not None:
+                seen.setdefault(save, _Seen(save)).see(member)
+            places.append(save)
+        found = self._judged(seen.values(), deadline)
+        return [Verdict.WHOLE if save is None else found[save] for save in places]
 
-    def verdicts_in_a_row(self, records: Sequence[Record], deadline: Deadline) -> list[Verdict]:
-        """As :meth:`verdicts`, of an actor's records in a row: whoever stored the next one is believed."""
-        parts = [(record, record.member) for record in records]
-        return self._verdicts(parts, _said(parts), deadline)
+    def torn_in_a_row(self, records: Sequence[Record], deadline: Deadline) -> set[int]:
+        """Return the sequences of those of an actor's records in a row that do not count."""
+        if not any(_IN_BATCH in record.headers for record in records):
+            return set()
+        said, places = _said(records)
+        parts = [(record, save) for record, save in zip(records, places, strict=True) if save is not None]
+        doubtful = [(record, save) for record, save in parts if save not in said]
+        verdicts = self.verdicts([record for record, _ in doubtful], deadline)
+        said.update(zip([save for _, save in doubtful], verdicts, strict=True))
+        if all(verdict is Verdict.WHOLE for verdict in said.values()):
+            return set()
+        return {record.sequence for record, save in parts if said[save] is not Verdict.WHOLE}
 
     def verdicts_of_all(self, records: Sequence[Record], deadline: Deadline) -> None:
         """Find out what the saves are of records of several actors, in order: as far as it can be known for good."""
@@ -141,31 +158,12 @@ class Saves:
         for record in records:
             rows.setdefault(record.subject, []).append(record)
         for row in rows.values():
-            for said, verdict in _said([(record, record.member) for record in row]).items():
+            for said, verdict in _said(row)[0].items():
                 self.note(said, verdict)
         found = zip(map(save_of, records), self.verdicts(records, deadline), strict=True)
         for save, verdict in dict(found).items():
             if save is not None and verdict is not Verdict.OPEN:
                 self.note(save, verdict)
-
-    def _verdicts(
-        self, parts: list[tuple[Record, Member | None]], found: dict[Place, Verdict], deadline: Deadline
-    ) -> list[Verdict]:
-        seen: dict[Place, _Seen] = {}
-        verdicts: list[Verdict | Place] = []
-        for record, member in parts:
-            if member is None:
-                verdicts.append(Verdict.WHOLE)
-                continue
-            save = _place(record, member)
-            verdict = found.get(save)
-            if verdict is None:
-                seen.setdefault(save, _Seen(save)).see(member)
-            verdicts.append(verdict or save)
-        if not seen:
-            return cast("list[Verdict]", verdicts)
-        found |= self._judged(seen.values(), deadline)
-        return [one if isinstance(one, Verdict) else found[one] for one in verdicts]
 
     def _judged(self, saves: Iterable[_Seen], deadline: Deadline) -> dict[Place, Verdict]:
         found: dict[Place, Verdict] = {}
@@ -256,13 +254,20 @@ class Saves:
             self.note(save, Verdict.TORN)
 
 
-def _said(row: Sequence[tuple[Record, Member | None]]) -> dict[Place, Verdict]:
-    """What is said of saves by those who stored the next record of an actor."""
+def _said(row: Sequence[Record]) -> tuple[dict[Place, Verdict], list[Place | None]]:
+    """Return what is said of saves by those who stored the next record of an actor; and the save of each record."""
     said: dict[Place, Verdict] = {}
-    for (record, member), (following, _) in pairwise(row):
-        if member is not None and following.expects(record.sequence):
-            said[_place(record, member)] = Verdict.WHOLE if following.behind is None else Verdict.TORN
-    return said
+    places: list[Place | None] = []
+    save: Place | None = None
+    at = 0
+    for record in row:
+        if save is not None and record.expects(at):
+            said[save] = Verdict.WHOLE if record.behind is None else Verdict.TORN
+        at = record.sequence
+        member = record.member
+        save = None if member is None else Place(member.batch, at - member.number + 1)
+        places.append(save)
+    return said, places
 
 
 class TornSave(NamedTuple):

@@ -11,6 +11,7 @@ leader: when a consumer begins, and later only while somebody wants to know.
 import os
 import weakref
 from collections import deque
+from collections.abc import Iterator
 from functools import partial
 from math import inf
 from typing import Any, NamedTuple, Self
@@ -46,7 +47,7 @@ __all__ = ["JetStreamFollower"]
 
 _WINDOW = 4_096  # events asked for and not yet taken
 _IN_BATCH = b"Nats-Batch-"
-_STAGED = 4_096  # events that are read, and of which it is not known yet whether they count
+_STAGED = 1_024  # saves of which events are read, and it is not known yet whether they count
 _OPEN = 1.0  # seconds in which it is not asked again whether the server has finished a save
 _READ_AT_ONCE = 256  # while other threads wait for the lock, and nobody looks at the deadline
 _BYTES_AT_ONCE = 256 * 2**10  # as well: a few milliseconds
@@ -80,25 +81,26 @@ class _End(NamedTuple):
     moment: float
 
 
-class _Staged(NamedTuple):
-    """What is read, and counts only if its save is whole: or what stands behind that."""
+class _Chunk:
+    """What is read of a save, and counts only if that is whole; or what stands behind such, and was stored alone."""
 
-    found: StoredEvent | MalformedRecordError
-    save: Place | None
-    subject: bytes
-    headers: bytes
+    __slots__ = ("found", "heads", "save")
 
-    @property
-    def record(self) -> Record:
-        """It without its data."""
-        return Record(self.found.sequence, self.subject.decode(errors="backslashreplace"), self.headers, b"")
+    def __init__(self, save: Place | None) -> None:
+        self.save = save
+        self.found: list[StoredEvent | MalformedRecordError] = []
+        self.heads: dict[int, tuple[bytes, bytes]] = {}  # subjects and headers by sequence, as far as they matter
+
+    def records(self) -> Iterator[Record]:
+        """Return them without their data."""
+        for sequence, (subject, headers) in self.heads.items():
+            yield Record(sequence, subject.decode(errors="backslashreplace"), headers, b"")
 
 
 class _Run(NamedTuple):
-    """The records of a save that were read one after the other, up to now."""
+    """A save whose records are being read one after the other."""
 
     save: Place
-    last: int  # a sequence
     has_first: bool
 
 
@@ -130,7 +132,7 @@ class JetStreamFollower(Iteration):
         # Guarded by the lock:
         self._ready: deque[StoredEvent | MalformedRecordError] = deque()  # taken from without it
         self._pop_ready = self._ready.popleft
-        self._staged: deque[_Staged] = deque()  # read, and not ready yet
+        self._staged: deque[_Chunk] = deque()  # read, and not ready yet
         self._run: _Run | None = None  # whose end has not come yet
         self._sequence = self._scanned = after  # of the last that was taken, and that was read
         self._number = 0  # of the last delivery
@@ -284,7 +286,7 @@ class JetStreamFollower(Iteration):
                     if save is None and not self._staged:
                         self._ready.append(found)
                     else:
-                        self._staged.append(_Staged(found, save, subject, headers))
+                        self._stage(found, save, subject, headers)
                 self._scanned = scanned = sequence
             arrived.popleft()
             size += len(data)
@@ -303,14 +305,14 @@ class JetStreamFollower(Iteration):
     def _note_read(self) -> None:
         """Note what was read, whether that was noted then or not."""
         ready = self._ready[-1].sequence if self._ready else 0
-        staged = self._staged[-1].found.sequence if self._staged else 0
+        staged = self._staged[-1].found[-1].sequence if self._staged else 0
         self._scanned = max(self._scanned, self._sequence, ready, staged)
 
     # -- whole saves
 
     def _passed(self) -> int:
         """The sequence up to which nothing is left that may be taken, once nothing is ready."""
-        return self._staged[0].found.sequence - 1 if self._staged else self._scanned
+        return self._staged[0].found[0].sequence - 1 if self._staged else self._scanned
 
     def _note_run(self, sequence: int, member: Member | None) -> Place | None:
         """Note how the save goes on that is being read; returns the save of the record that was read.
@@ -318,38 +320,57 @@ class JetStreamFollower(Iteration):
         Who sees all records sees which saves are whole. It is noted for others, too, and may be noted twice.
         """
         run = self._run
-        save = None if member is None else Place(member.batch, sequence - member.number + 1)
-        goes_on = run is not None and run.save == save and sequence - run.last in {0, 1}
+        if member is None:
+            save, has_first = None, False
+        else:
+            first = sequence - member.number + 1
+            if run is not None and run.save == (member.batch, first):
+                save, has_first = run.save, run.has_first
+                if not member.commits:
+                    return save
+            else:
+                save, has_first = Place(member.batch, first), member.number == 1
         if not self._sees_all:
             return save
-        if run is not None and not goes_on:
+        if run is not None and run.save != save:
             self._saves.note(run.save, Verdict.TORN)
         if save is None or member is None:
             self._run = None
             return None
-        has_first = member.number == 1 or (goes_on and run is not None and run.has_first)
         if member.commits and has_first:
             self._saves.note(save, Verdict.WHOLE)
-        self._run = None if member.commits else _Run(save, sequence, has_first)
+        self._run = None if member.commits else _Run(save, has_first)
         return save
+
+    def _stage(
+        self, found: StoredEvent | MalformedRecordError, save: Place | None, subject: bytes, headers: bytes
+    ) -> None:
+        """Keep what is read until it is known whether it counts."""
+        chunk = self._staged[-1] if self._staged else None
+        if chunk is None or chunk.save != save:
+            chunk = _Chunk(save)
+            chunk.found.append(found)
+            chunk.heads[found.sequence] = subject, headers
+            self._staged.append(chunk)
+            return
+        if not self._sees_all:
+            chunk.heads[found.sequence] = subject, headers
+        chunk.found.append(found)
 
     def _sort_out(self) -> bool:
         """Make ready what is known to count, and drop what does not; returns whether there was any."""
         staged, ready = self._staged, self._ready
-        done = max(self._sequence, ready[-1].sequence if ready else 0)  # who was interrupted here has put it there
-        save, verdict = None, None
         any_found = False
         while staged:
-            found = staged[0].found
-            if staged[0].save is None:
-                save, verdict = None, Verdict.WHOLE
-            elif staged[0].save != save:
-                save = staged[0].save
-                verdict = self._saves.known(save)
+            save, found = staged[0].save, staged[0].found
+            verdict = Verdict.WHOLE if save is None else self._saves.known(save)
             if verdict is None:
                 break
-            if verdict is Verdict.WHOLE and found.sequence > done:
-                ready.append(found)
+            if verdict is Verdict.WHOLE:
+                done = max(self._sequence, ready[-1].sequence if ready else 0)
+                if found[0].sequence <= done:  # who was interrupted here has put them there
+                    found = [one for one in found if one.sequence > done]
+                ready.extend(found)
             staged.popleft()
             any_found = True
         if any_found:  # others may wait for more of it than has come
@@ -360,7 +381,8 @@ class JetStreamFollower(Iteration):
         """Ask what the saves are of which not all has come; returns whether anything can be taken, or was dropped."""
         with self._lock:
             run = self._run
-            records = [one.record for one in self._staged if run is None or one.save != run.save]
+            chunks = [one for one in self._staged if run is None or one.save != run.save]
+            records = [record for one in chunks for record in one.records()]
         if records:
             patience = Deadline(min(_PATIENCE, max(deadline.remaining(), _LOOK)))
             try:
@@ -513,7 +535,7 @@ class JetStreamFollower(Iteration):
                 pass
             if self._ready or self._inflow.arrived or self._scanned < end.wanted:
                 return False
-            if self._staged and self._staged[0].found.sequence <= end.whole:
+            if self._staged and self._staged[0].found[0].sequence <= end.whole:
                 return False
             self._sequence = max(self._sequence, end.whole)
             return True
