@@ -497,7 +497,8 @@ def test_who_is_there_all_the_time_is_listed_whatever_comes_and_goes(
 
         def request(subject: str, body: dict[str, Any], *_: object, **__: object) -> dict[str, Any]:
             if subject == "STREAM.INFO.s" and not body:
-                return {"config": settings(store._names, 1) | {"metadata": {"_nats.level": "4"}}}
+                config = settings(store._names, 1) | {"metadata": {"_nats.level": "4"}}
+                return {"config": config, "created": "2026-11-28T12:00:00Z"}
             if subject == "STREAM.INFO.s":
                 page, rest = mine.page(body)
                 return {"state": {"subjects": {store._names.subject(name): 1 for name in page}}, **rest}
