@@ -247,10 +247,10 @@ class TestAwaited:
                 seen.add((type(caught.value), str(caught.value)))
 
         run_threads(*(partial(asks, place) for place in range(ASKING)))
-        ((kind, text),) = seen
-        assert kind is ConnectError
-        assert "not connected to" in text
-        assert "nothing listens there" in text or "no answer" in text
+        assert {kind for kind, _ in seen} == {ConnectError}
+        for _, text in seen:  # one reason, but for a machine that is so slow that a refusal comes too late
+            assert "not connected to" in text
+            assert "nothing listens there" in text or "no answer" in text
 
     def test_a_store_waits_for_a_server_that_comes(self, make_store: MakeStore, url: str, free_port: int) -> None:
         store = make_store(url, connect_timeout=0.1)

@@ -249,9 +249,7 @@ class Requests:
             return False
         if len(self._calls) <= _ALONE and self._carry(call):
             return True
-        self._outgoing.append(
-            weakref.ref(call)
-        )  # of who is interrupted before the bell rings it is not sent later
+        self._outgoing.append(weakref.ref(call))  # of who is interrupted before the bell rings it is not sent later
         bell = self._bell  # only now: a flush has hung up another one, or sees the call
         if not bell.rung:
             bell.ring()
