@@ -50,6 +50,8 @@ class Snapshots:
         for number in count():
             last = self._last(snapshot.actor_id, deadline)
             kept = None if last is None else self._read(last)
+            if kept is not None and kept.version > current.version:  # it was saved meanwhile, or is of another past
+                current = self._reader.look(snapshot.actor_id, deadline)
             if kept is not None and current.version >= kept.version and not replaces(snapshot, kept):
                 return kept == replace(snapshot, sequence=sequence) and number > 0  # a try without an answer
             try:
