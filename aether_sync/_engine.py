@@ -1,7 +1,6 @@
 """The engine of a connection: its loop thread, its link, and the thread that logs for them, from first use to end."""
 
 import math
-from contextlib import suppress
 from functools import partial
 
 from ._deadline import Deadline
@@ -28,6 +27,7 @@ class Engine:
         loop = new_loop(options.fast, warn=partial(self._reporter.warning, Kind.EVENT_LOOP))
         self.loop = LoopThread(loop, self._reporter.internal_error, last=self.link.end)
         self._outbox = outbox
+        self._connect_timeout = options.connect_timeout
         self._first_deadline = Deadline(options.connect_timeout)
         self.loop.post(self.link.start)
 
@@ -54,25 +54,27 @@ class Engine:
 
         Args:
             deadline: For it.
-            as_first: Whether to wait no longer than for the first attempt, as long as that is not over.
+            as_first: Whether to wait no longer than a first attempt may take, as long as that is not over.
 
         Raises:
-            ConnectError: There never was one.
+            ConnectError: There never was one; at once if no server will have us.
             BusClosedError: The connection was closed meanwhile.
         """
         self.loop.refuse_own_thread()
         link = self.link
-        if as_first and not link.first.done:
-            if self._first_deadline.remaining() <= deadline.remaining():
-                self.await_first_attempt()
-                return
-            with suppress(DeadlineExceededError):
-                link.first.wait(deadline)
-        link.changed.wait(lambda: link.was_connected or link.state is LinkState.CLOSED, deadline)
+        if as_first and not link.first.done:  # as long as if this call had begun it, whoever did
+            deadline = Deadline(min(deadline.remaining(), self._connect_timeout))
+        link.changed.wait(
+            lambda: link.was_connected or link.is_refused or link.state is LinkState.CLOSED,
+            deadline,
+        )
         if link.state is LinkState.CLOSED:
             raise BusClosedError("the connection is closed")
         if not link.was_connected:
-            raise link.connect_error(in_time=True)
+            error = link.connect_error(in_time=True)
+            if as_first and not self._first_deadline.remaining():
+                link.first.fail(error)  # nobody waits for it any more
+            raise error
 
     def close(self, deadline: Deadline, name: str) -> CloseReport:
         """Flush, close the link, end both threads; log what was left undone of what is called ``name``."""

@@ -20,7 +20,7 @@ from contextlib import suppress
 from threading import Lock
 
 from ._deadline import Deadline
-from ._waiting import NOW, Parking
+from ._waiting import Parking, tries
 from .errors import BusClosedError, PublishTimeoutError
 
 __all__ = ["Bell", "Outbox", "Parcel"]
@@ -168,7 +168,8 @@ class Outbox:
         while self._to_let_in and self._turns:
             mine = False
             try:
-                (mine,) = map(self._turns_lock.acquire, NOW)  # nobody waits who publishes: see _waiting
+                for mine in tries(self._turns_lock):  # nobody waits who publishes: see _waiting
+                    break
                 if not mine:
                     return
                 self._to_let_in = False

@@ -22,7 +22,7 @@ from typing import Any
 import janus
 
 from ._deadline import Deadline
-from ._waiting import NOW, Parking, guard
+from ._waiting import Parking, guard, tries
 from .errors import (
     AetherError,
     DeadlineExceededError,
@@ -35,7 +35,7 @@ from .metrics import QueueStats
 __all__ = ["EventQueue", "Overflow"]
 
 _TRIM_AFTER = 2**16  # bytes put, until the sizes of events that are gone are forgotten
-_SOON = ((True,), (0.05,))  # how to take the turn where an answer is wanted that only its holder can give: 50 ms
+_SOON = 0.05  # seconds to wait for the turn where an answer is wanted that only its holder can give
 
 _events_of = itemgetter(0)
 
@@ -76,6 +76,7 @@ class EventQueue(janus.Queue[Any]):
         "_owed",
         "_parked",
         "_sizes",
+        "_tries",
         "_turn",
         "failure",
         "is_shut",
@@ -107,7 +108,7 @@ class EventQueue(janus.Queue[Any]):
         self._discarded: list[int] = []
         self._missed: list[int] = []
         self._discards = False  # what comes late, too
-        self._turn = Lock()  # held by who changes the fields below; nobody waits for it
+        self._begin_turns()  # whose turn it is may change the fields below
         self._owed = 0  # drops that no offer has told of
         self._sizes: deque[int] = deque()  # of the events, in order, behind those of some that are gone
         self._bytes = 0  # the sum of _sizes: at least what is queued
@@ -116,6 +117,10 @@ class EventQueue(janus.Queue[Any]):
         self._high_water = 0
         self._dropped: Counter[str] = Counter()  # by reason
         self.pop = self._events.popleft  #: the next event, or IndexError; any thread, no lock
+
+    def _begin_turns(self) -> None:
+        self._turn = Lock()  # nobody waits for it
+        self._tries = tries(self._turn)
 
     # -- what janus finds here
 
@@ -174,7 +179,8 @@ class EventQueue(janus.Queue[Any]):
         """
         turn, mine, dropped = self._turn, False, 0
         try:
-            (mine,) = map(turn.acquire, NOW)  # taken and noted in one step
+            for mine in self._tries:  # nobody waits who publishes: see _waiting
+                break
             if self.is_shut:
                 owed, self._owed = self._owed, 0
                 return owed
@@ -211,7 +217,8 @@ class EventQueue(janus.Queue[Any]):
         """Put one event, unless it would overflow, the queue is closed, or somebody is at it."""
         turn, mine, put = self._turn, False, False
         try:
-            (mine,) = map(turn.acquire, NOW)
+            for mine in self._tries:
+                break
             if mine and not self.is_shut:
                 if self._late:
                     self._put_late()
@@ -230,14 +237,15 @@ class EventQueue(janus.Queue[Any]):
 
     def _settle(self) -> None:
         """Put what was offered while another had the turn. If it is not free, its holder does that afterwards."""
-        while self._late and self._put_in_turn(NOW):
+        while self._late and self._put_in_turn():
             pass
 
-    def _put_in_turn(self, *how: Sequence[object]) -> bool:
-        """Put what is late; returns whether the turn could be taken, now or within a time."""
+    def _put_in_turn(self, within: float = 0.0) -> bool:
+        """Put what is late; returns whether the turn could be taken within some seconds."""
         turn, mine = self._turn, False
         try:
-            (mine,) = map(turn.acquire, *how)
+            for mine in tries(turn, within):
+                break
             if mine:
                 self._put_late()
         except BaseException:
@@ -299,7 +307,7 @@ class EventQueue(janus.Queue[Any]):
         """Put all of them, if they fit."""
         size = sum(sizes)
         pending = len(self._events) + len(events)
-        if not self._has_room(len(events), size):
+        if (pending > self.limit or self._bytes + size > self._ceiling) and not self._fits(len(events), size):
             return False
         self._offered += len(events)
         self._events.extend(events)
@@ -402,7 +410,7 @@ class EventQueue(janus.Queue[Any]):
                     self._getters.wake(1)
                 return event
             if self.is_shut and not (self._events or self._late):
-                self._put_in_turn(*_SOON)  # who was putting something just then has done so
+                self._put_in_turn(_SOON)  # who was putting something just then has done so
                 if not self._events:
                     raise self._ended()
             self._await_event(deadline)
@@ -418,7 +426,7 @@ class EventQueue(janus.Queue[Any]):
     def _await_event(self, deadline: Deadline) -> None:
         if self._getters.wait(self._is_ready, deadline):
             return
-        if not (self._late and self._put_in_turn(*_SOON) and self._events):
+        if not (self._late and self._put_in_turn(_SOON) and self._events):
             raise DeadlineExceededError(f"no event for subscription {self.name} within {deadline}")
 
     def _is_ready(self) -> bool:
@@ -457,7 +465,7 @@ class EventQueue(janus.Queue[Any]):
 
     def disown(self) -> None:
         """In a forked child: end, as what is queued is for the parent's threads."""
-        self._turn = Lock()
+        self._begin_turns()
         self._late.clear()
         self._events.clear()
         error = f"subscription {self.name} was made before the fork, and is its parent's: subscribe again here"
@@ -467,7 +475,8 @@ class EventQueue(janus.Queue[Any]):
         """Count what went through, at one moment; beside a thread that is held up at the queue, about that moment."""
         turn, mine = self._turn, False
         try:
-            (mine,) = map(turn.acquire, *_SOON)
+            for mine in tries(turn, _SOON):
+                break
             if mine:
                 self._put_late()
             counted = self._counted(self._trim() if mine else len(self._events))

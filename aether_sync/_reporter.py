@@ -46,7 +46,7 @@ class Kind(StrEnum):
     HANDLERS_LEFT = "handlers_left"  #: a runner was closed before its handlers ended
     HANDLER_FAILED = "handler_failed"  #: the handler of a runner raised
     INTERNAL_ERROR = "internal_error"  #: a mistake of this library
-    MALFORMED_RECORD = "malformed_record"  #: what is stored is no event, or no snapshot, and is passed by
+    MALFORMED_RECORD = "malformed_record"  #: what is stored is no event, no snapshot, or points to no event
     RECONNECTED = "reconnected"  #: there is a connection again
     REJECTED = "rejected"  #: the server refused events that were published
     RUNNER_ENDED = "runner_ended"  #: a runner ended by an error

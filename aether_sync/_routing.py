@@ -14,7 +14,7 @@ from ._checks import check_choice, check_count, is_of
 from ._index import Index
 from ._queues import EventQueue, Overflow
 from ._reporter import Burst, Kind, Reporter
-from ._waiting import NOW, guard
+from ._waiting import guard, tries
 from ._wire import EnvelopeWriter
 from .errors import InvalidOptionError
 from .events import Event
@@ -322,7 +322,8 @@ class Targets:
         namespace = check_namespace(namespace)
         mine = False
         try:
-            (mine,) = map(self.lock.acquire, NOW)  # nobody waits who publishes: see _waiting
+            for mine in tries(self.lock):  # nobody waits who publishes: see _waiting
+                break
             if not mine:  # somebody comes or goes just now: then it is computed in the slow way, and not kept
                 return self._compute(namespace, self._index.everyone())
             state = self._index.state

@@ -8,9 +8,9 @@ it in another thread's hands. So here:
 - A lock that is waited for is a :func:`guard`: re-entrant, and only ever taken by ``with``, which no signal can
   interrupt half done.
 - What publishing needs is waited for by nobody. The holder may be in a log handler, by way of a finalizer, and wait for
-  a lock of the user's whose holder publishes. So it is taken by ``(mine,) = map(lock.acquire, NOW)`` inside a ``try``
-  whose ``finally`` gives it back: one step, as it is taken and noted in C. Who does not get it leaves the work to the
-  holder, who looks for such work afterwards.
+  a lock of the user's whose holder publishes. So it is taken by ``for mine in tries(lock): break`` inside a ``try``
+  whose ``finally`` gives it back: one step, as no signal comes between what a loop gets and its variable. Who does not
+  get it leaves the work to the holder, who looks for such work afterwards.
 - A thread waits parked on a lock of its own (:class:`Parking`), holding no guard. Parking and waking take no lock.
 - A handler's ``close()`` that has to wait for another thread first steps :func:`outside_guards`.
 
@@ -32,12 +32,9 @@ from typing import Any, Generic, TypeVar, cast
 from ._deadline import Deadline
 from .errors import DeadlineExceededError
 
-__all__ = ["NOW", "Living", "Once", "Parking", "Reply", "free_guards", "guard", "outside_guards"]
+__all__ = ["Living", "Once", "Parking", "Reply", "free_guards", "guard", "outside_guards", "tries"]
 
 T = TypeVar("T")
-
-#: What a lock's ``acquire`` is called with, by ``map``, to take it only if it is free.
-NOW = (False,)
 
 _release = methodcaller("release")
 
@@ -68,6 +65,16 @@ def guard() -> RLock:
     lock = RLock()
     _guards.add(lock)
     return lock
+
+
+def tries(lock: "Lock | RLock", within: float = 0.0) -> Iterator[bool]:
+    """Try to take a lock, each time that one more is asked for, and say whether that went well.
+
+    Args:
+        lock: Which.
+        within: Seconds to wait for it each time.
+    """
+    return iter(partial(lock.acquire, True, within) if within else partial(lock.acquire, False), None)
 
 
 def free_guards() -> None:
@@ -146,6 +153,8 @@ class Parking:
                     with suppress(ValueError):  # a wake-up has come just now, and is acted on
                         self.parked.remove(ticket)
                     return bool(ready())
+                if ready():  # as most often, who was woken
+                    return True
             except BaseException:
                 self.wake(1)
                 raise

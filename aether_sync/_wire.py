@@ -35,9 +35,11 @@ __all__ = [
     "decode_stored",
     "encode_and_copy",
     "encode_event",
+    "encode_read",
 ]
 
 _MAX_DEPTH = 200  # levels of data; the same on every Python and thread, unlike its recursion limit
+_PATH_SHOWN = 8  # levels: enough to find it
 _MINUTE = timedelta(minutes=1)
 _T, _Z = b"TZ"
 _TEMPLATES_KEPT = 4_096  # namespaces; then all are forgotten and built again when needed
@@ -166,6 +168,20 @@ def encode_and_copy(event: Event, namespace: str) -> tuple[bytes, Event]:
     return encoded, decode_event(encoded, namespace)
 
 
+def encode_read(event: Event) -> bytes:
+    """Write an event as it was read, as deep as it is: what others stored need not keep to what is taken here.
+
+    Raises:
+        EncodingError: It is nested too deeply for this thread's stack.
+    """
+    try:
+        return _write(event, event.data, event.metadata)
+    except RecursionError as error:
+        raise EncodingError(
+            f"event {short(event.event_type)} ({short(event.id)}): data is nested too deeply for this thread's stack"
+        ) from error
+
+
 def _is_flat(data: dict[Any, Any]) -> bool:
     """Whether all there is comes off the wire as it went on: keys and values of a few exact types."""
     for key, item in data.items():
@@ -234,7 +250,7 @@ def _encode_carefully(event: Event) -> bytes:
     try:
         return _write(event, None if event.data is None else _plain(event.data, path), _metadata(event.metadata))
     except _NotJsonError as error:
-        reason = f"data{''.join(reversed(path))} {error}"
+        reason = f"{_place(path)} {error}"
     except InvalidEventError as error:
         reason = f"it was changed: {error}"
     except UnicodeEncodeError as error:
@@ -242,8 +258,15 @@ def _encode_carefully(event: Event) -> bytes:
     except RecursionError as error:
         reason, cause = "data is nested too deeply for this thread's stack", error
     except Exception as error:  # of a Mapping or tzinfo that is not ours, or of an int too long for a text
-        reason, cause = f"data{''.join(reversed(path))} cannot be read: {explained(error)}", error
+        reason, cause = f"{_place(path)} cannot be read: {explained(error)}", error
     raise EncodingError(f"event {short(event.event_type)} ({short(event.id)}): {reason}") from cause
+
+
+def _place(path: Sequence[str]) -> str:
+    """Say where in data something is; innermost first."""
+    if len(path) > _PATH_SHOWN:
+        path = [f"... ({len(path):,} levels)", *path[-_PATH_SHOWN:]]
+    return f"data{''.join(reversed(path))}"
 
 
 class _NotJsonError(Exception):

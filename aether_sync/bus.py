@@ -19,7 +19,7 @@ from ._queues import EventQueue
 from ._reporter import Kind, Reporter
 from ._routing import Frame, Route, Target, Targets, failed, log_drops, make_target
 from ._short import short
-from ._waiting import NOW, Living, Once, guard
+from ._waiting import Living, Once, guard, tries
 from ._wire import encode_and_copy, encode_event
 from .errors import AetherError, BusClosedError, InvalidEventError, InvalidOptionError
 from .events import EVENT_STORED, Event
@@ -388,7 +388,7 @@ class EventBus(Lifetime, Heir):
         for target in targets:
             if target.group is None or discard:
                 target.queue.close(discard=discard)
-        self._leave(targets, timeout)
+        self._leave(targets, 0.0 if discard else timeout)  # what comes now is discarded, too
         for target in targets:
             target.queue.close()
 
@@ -426,9 +426,11 @@ class EventBus(Lifetime, Heir):
         """Let go of subscriptions that ended by themselves, or leave it to the next: nobody waits who publishes."""
         mine = also = False
         try:
-            (mine,) = map(self._lock.acquire, NOW)
+            for mine in tries(self._lock):
+                break
             try:
-                (also,) = map(self._targets.lock.acquire, NOW)
+                for also in tries(self._targets.lock):
+                    break
                 if mine and also:
                     self._reap()
             finally:

@@ -441,6 +441,12 @@ class Connection(Lifetime, Heir):
         engine = self._engine
         return "" if engine is None or engine.link.is_connected else f" ({engine.link.connect_error()})"
 
+    @property
+    def reconnects(self) -> int:
+        """How often it was connected again. For a store."""
+        engine = self._engine
+        return 0 if engine is None else engine.link.reconnects
+
     def server_info(self) -> dict[str, Any]:
         """Return what the connected server has said of itself (``INFO``); nothing if there is none. For a store."""
         engine = self._engine
@@ -466,7 +472,7 @@ class Connection(Lifetime, Heir):
             "confirmed": 0 if engine is None else engine.link.pump.confirmed,
             "uncertain": 0 if engine is None else engine.link.pump.uncertain,
             "rejected": 0 if engine is None else engine.link.pump.rejected,
-            "reconnects": 0 if engine is None else engine.link.reconnects,
+            "reconnects": self.reconnects,
         }
 
     def flush(self, timeout: float | None = 5.0) -> None:

@@ -198,7 +198,10 @@ class DuplicateIdError(StoreError):
 
 
 class AtomicAppendUnsupportedError(StoreError):
-    """Several events at once need nats-server 2.12, and a stream with ``allow_atomic``. None is stored."""
+    """Several events at once need nats-server 2.12, a stream with ``allow_atomic``, and a server that takes so many.
+
+    None of them is stored.
+    """
 
 
 class UnsupportedError(StoreError, AttributeError):
@@ -232,11 +235,11 @@ class StreamMismatchError(StoreError):
 
 
 class StreamRegressionError(StoreError):
-    """The stream ends before a checkpoint of it: it was restored from a backup, lost events, or is another one."""
+    """The stream is not the one of a checkpoint: it was restored, lost events, is another one, or is gone."""
 
 
 class StoreUnavailableError(StoreError):
-    """The server cannot serve the store: no JetStream, no leader, no room. Nothing of this call is stored."""
+    """The server cannot serve the store: no JetStream, no leader, no room. Nothing of this call counts."""
 
 
 class ClosedError(AetherError):

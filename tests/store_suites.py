@@ -11,6 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from enum import Enum
 from itertools import chain, islice, pairwise
+from time import monotonic
 from types import MappingProxyType
 from typing import Any
 
@@ -831,6 +832,11 @@ class StorePromises:
         assert kept is not None
         assert (kept.version, kept.state) == (3, {"n": 3})
 
+    def test_a_snapshot_of_no_version_behind_a_later_one_is_refused_like_any(self, store: EventStore) -> None:
+        store.save_events([event("a", version) for version in (1, 3, 5)])
+        assert store.save_snapshot(Snapshot(actor_id="a", version=5, state={}))
+        assert store.save_snapshot(Snapshot(actor_id="a", version=4, state={})) is False
+
     def test_a_later_schema_replaces_a_snapshot_of_the_same_version(self, store: EventStore) -> None:
         fill(store, "a", 1, 2)
         for version, schema_version, is_kept in ((2, 1, True), (2, 3, True), (2, 2, False), (1, 9, False)):
@@ -971,13 +977,13 @@ class StorePromises:
         with store.follow(actors="order-*") as live:
             for actor_id in ("order-1", "refund-1", "order-2", "order-1.2", "x"):
                 fill(store, actor_id, 1)
-            (last,) = fill(store, "order-1", 2)
+            fill(store, "order-1", 2)
             fill(store, "x", 2)
             with store.follow(actors="order-*") as history:
                 for follower in (live, history):
                     assert [one.event.actor_id for one in take(follower, 3)] == ["order-1", "order-2", "order-1"]
                     eventually(lambda follower=follower: follower.is_caught_up, "the end, behind what is not wanted")
-                    assert follower.sequence == last.sequence
+                    assert follower.sequence == store.last_sequence()
                     assert follower.get_batch(5, timeout=0) == []
 
     def test_following_some_types(self, store: EventStore) -> None:
@@ -991,6 +997,69 @@ class StorePromises:
         with store.follow(event_types=["B"], actors="b") as follower:
             eventually(lambda: follower.is_caught_up)
             assert follower.get_batch(5, timeout=0) == []
+
+    @pytest.mark.parametrize("wanted", [{"event_types": {"Never"}}, {"actors": "b"}, {"actors": "b-*"}])
+    def test_the_checkpoint_is_behind_what_a_filter_passed_over(
+        self, store: EventStore, wanted: dict[str, Any]
+    ) -> None:
+        fill(store, "a", 1, 2, 3)
+        with store.follow(**wanted) as follower:
+            assert follower.get_batch(5, timeout=PATIENCE, until_caught_up=True) == []
+            assert follower.sequence == store.last_sequence()
+            (wanted_one,) = store.append(
+                "b-1" if "-" in wanted.get("actors", "") else "b",
+                Event(event_type="Never", actor_id="b-1" if "-" in wanted.get("actors", "") else "b"),
+                expected_version=NO_EVENTS,
+            )
+            fill(store, "a", 4)
+            assert take(follower, 1) == [wanted_one]
+            assert wanted_one.sequence <= follower.sequence <= store.last_sequence()
+            eventually(lambda: follower.is_caught_up)
+            assert follower.sequence == store.last_sequence()
+
+    def test_what_was_saved_together_is_known_under_a_filter(self, store: EventStore) -> None:
+        """Whether or not the event that ends a save is wanted."""
+        store.save_events([event("a", 1), event("b", 1), event("c", 1)])
+        store.save_event(event("a", 2))
+        store.save_events([event("b", 2), event("a", 3), event("a", 4), event("b", 3)])
+        with store.follow() as follower:
+            everything = take(follower, 8)
+        first, second = everything[0].sequence, everything[4].sequence
+        assert [one.batch for one in everything] == [first] * 3 + [0] + [second] * 4
+        with store.follow(actors="a") as follower:
+            assert [(one.batch, one.ends_batch) for one in take(follower, 4)] == [
+                (first, False),
+                (0, True),
+                (second, False),
+                (second, False),
+            ]
+            assert follower.get_batch(5, timeout=PATIENCE, until_caught_up=True) == []  # so that one has ended, too
+
+    def test_a_batch_until_it_is_caught_up_does_not_wait_for_more(self, store: EventStore, other: EventStore) -> None:
+        stored = fill(store, "a", *range(1, 21))
+        for wanted in ({}, {"event_types": {"Never"}}, {"actors": "nobody"}):
+            got: list[StoredEvent] = []
+            with store.follow(**wanted) as follower:  # type: ignore[arg-type]
+                began = monotonic()
+                while not follower.is_caught_up:
+                    got += follower.get_batch(7, timeout=PATIENCE, until_caught_up=True)
+                assert follower.get_batch(7, timeout=PATIENCE, until_caught_up=True) == []
+                assert monotonic() - began < PATIENCE
+                assert got == ([] if wanted else stored)
+        with other.follow() as follower:
+            assert len(follower.get_batch(100, timeout=PATIENCE, until_caught_up=True)) >= 1
+
+    def test_who_follows_what_was_saved_here_sees_all_of_it(self, store: EventStore) -> None:
+        for version in range(1, 11):
+            (saved,) = fill(store, "a", version)
+            got: list[StoredEvent] = []
+            with store.follow() as follower:
+                while not follower.is_caught_up:
+                    got += follower.get_batch(100, timeout=PATIENCE)
+                assert got[-1] == saved
+                (live,) = fill(store, "b", version)
+                assert not follower.is_caught_up
+                assert take(follower, 1) == [live]
 
     def test_what_cannot_be_followed(self, store: EventStore) -> None:
         for types in ("A", [""], [1], 5):
@@ -1110,7 +1179,11 @@ class StorePromises:
         assert follower.sequence == store.get_events_with_errors("a").events[0].sequence
         with store.follow() as another:
             assert len(take(another, 3)) == 3
+            assert another.is_connected
+            eventually(lambda: another.is_caught_up)
         assert another.closed
+        assert not another.is_connected
+        assert not another.is_caught_up
 
     @pytest.mark.concurrent
     @pytest.mark.parametrize("what", ["follower", "store"])

@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from aether_sync import Event, JetStreamEventStore, NatsServer
+from aether_sync import AtomicAppendUnsupportedError, Event, JetStreamEventStore, NatsServer
 from aether_sync._deadline import Deadline
 from aether_sync.stores._jetstream import Outgoing
+from aether_sync.stores._stream import settings
 from aether_sync.stores.admin import Extent, StoreAdmin
 
 from .conftest import PATIENCE, UNIT, Monitor, eventually
@@ -126,13 +127,10 @@ def count_of(store: JetStreamEventStore) -> int:
     return answer["state"]["messages"] if "state" in answer else 0
 
 
-def make_without_batches(store: JetStreamEventStore) -> None:
-    config = {
-        "name": store._names.stream, "subjects": [store._names.all_events], "discard": "new", "deny_delete": True,
-        "deny_purge": True, "allow_direct": True,
-    }  # fmt: skip
-    answer = store._jetstream.request(f"STREAM.CREATE.{store._names.stream}", config, Deadline(PATIENCE))
-    assert "error" not in answer
+def make_with(store: JetStreamEventStore, **more: object) -> None:
+    """Make the stream as somebody else might, who sets limits."""
+    body = settings(store._names, 1) | more
+    assert "error" not in store._jetstream.request(f"STREAM.CREATE.{body['name']}", body, Deadline(PATIENCE))
 
 
 # -- in general
@@ -281,7 +279,7 @@ def test_append_stops_at_a_bad_line(options: list[str], store: JetStreamEventSto
     found = run("append", "order-1", *options, stdin=text_of(lines))
     assert found.returncode == 1
     assert found.stderr.startswith("aether-sync: stored 120 events of 'order-1', versions 1 to 120; line 121 is bad: ")
-    assert found.stderr.endswith("; nothing after it was stored\n")
+    assert found.stderr.endswith("; nothing after it was stored: mend the line, or go on past it with --skip-bad\n")
     assert why in found.stderr
     assert [event.data for event in store.get_events("order-1")] == [{"n": n} for n in range(120)]
     skipping = run("append", "order-2", "--skip-bad", *options, stdin=text_of([lines[0], "nonsense", lines[1]]))
@@ -317,7 +315,7 @@ def test_append_at_once(options: list[str], store: JetStreamEventStore) -> None:
 
 
 def test_append_to_a_stream_without_batches(options: list[str], store: JetStreamEventStore) -> None:
-    make_without_batches(store)
+    make_with(store, allow_atomic=False)
     text = text_of(line_of(n) for n in range(5))
     assert run("append", "order-1", "--expect", "none", *options, stdin=text).returncode == 0
     assert [event.data for event in store.get_events("order-1")] == [{"n": n} for n in range(5)]
@@ -652,6 +650,46 @@ def test_export_reports_what_is_none(
     assert run("export", "--actors", "order-*", *options).returncode == 0  # it is of another actor
 
 
+def test_a_record_under_a_subject_of_no_actor_holds_nothing_up(options: list[str], store: JetStreamEventStore) -> None:
+    fill(store, events_of(5))
+    for token in ("%ZZ", "%FF", "a.b.c"):
+        message = Outgoing(f"{store._names.stream}.events.x.{token}", os.urandom(8).hex(), None, b"garbage")
+        store._jetstream.publish(store._names.stream, [message], Deadline(PATIENCE))
+    fill(store, events_of(5, start=7))
+    found = run("export", *options)
+    assert (found.returncode, len(found.stdout.splitlines())) == (1, 10)
+    assert "the server counts as many; 3 malformed records left out" in found.stderr
+    found = run("export", "--actors", "order-*", *options)
+    assert (found.returncode, len(found.stdout.splitlines())) == (0, 10)
+
+
+def test_an_event_that_is_nested_deeper_than_ours_holds_nothing_up(
+    tmp_path: Path, options: list[str], other: list[str], store: JetStreamEventStore
+) -> None:
+    """Others may store it, it is read, and so it is printed and exported. To store it here is refused, by its line."""
+    fill(store, events_of(5))
+    deep = (
+        b'{"id":"deep","eventType":"A","actorId":"go-1","version":1,"data":{"a":%b},"timestamp":"2026-01-01T00:00:00Z"}'
+    )
+    put_garbage(store, "go-1", deep % (b"[" * 250 + b"]" * 250))
+    events = fill(store, events_of(5, start=5))
+    file = tmp_path / "events"
+    for _ in range(2):
+        found = run("export", str(file), *options)
+        assert found.returncode == 0
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        assert [line["sequence"] for line in lines] == list(range(1, 12))
+        assert lines[5]["data"] == store.get_events("go-1")[0].data
+    assert run("events", "go-1", *options).returncode == 0
+    assert len(run("follow", "--until-caught-up", *options).stdout.splitlines()) == 11
+    found = run("import", str(file), *other)
+    assert found.returncode == 1
+    assert re.search("imported 5 events; .*line 6 is bad: .{1,200} is nested more than 200 levels deep", found.stderr)
+    assert run("import", "--skip-bad", str(file), *other).returncode == 1
+    with JetStreamEventStore(store.connection, f"{store._names.stream}-other") as copy:
+        assert all_of(copy)[5:] == events
+
+
 def test_export_ends_with_a_batch(tmp_path: Path, store: JetStreamEventStore) -> None:
     """What was stored when it began may end within a batch that was just being stored."""
     for start in (0, 50, 100):
@@ -804,7 +842,7 @@ def test_import_stops_at_a_bad_line(options: list[str], store: JetStreamEventSto
     found = run("import", *options, stdin=text_of(lines))
     assert found.returncode == 1
     assert "imported 30 events; the store has 30 records; line 31 is bad: " in found.stderr
-    assert found.stderr.endswith("; nothing after it was stored\n")
+    assert found.stderr.endswith("; nothing after it was stored: mend the line, or go on past it with --skip-bad\n")
     lines[29] = json.dumps({"eventType": "A", "actorId": "a-2", "version": 1, "data": {"x": "x" * 2**20}})
     lines = [line.replace("a-1", "a-3") for line in lines]
     found = run("import", "--skip-bad", *options, stdin=text_of(lines))
@@ -813,7 +851,7 @@ def test_import_stops_at_a_bad_line(options: list[str], store: JetStreamEventSto
 
 
 def test_import_to_a_stream_without_batches(tmp_path: Path, options: list[str], store: JetStreamEventStore) -> None:
-    make_without_batches(store)
+    make_with(store, allow_atomic=False)
     file, events = tmp_path / "events", events_of(50)
     write_lines(file, events)
     fill_one_by_one = [store.save_event(event) for event in events[:10]]
@@ -821,6 +859,60 @@ def test_import_to_a_stream_without_batches(tmp_path: Path, options: list[str], 
     assert found.returncode == 0
     assert len(fill_one_by_one) == 10
     assert "imported 40 events; 10 were there already" in found.stderr
+    assert all_of(store) == events
+
+
+def test_import_to_a_server_that_takes_fewer_at_once(tmp_path: Path) -> None:
+    file, events = tmp_path / "events", events_of(700)
+    write_lines(file, events)
+    config = "jetstream: { limits: { batch: { max_msgs: 100 } } }"
+    with NatsServer(config=config) as server, JetStreamEventStore(server.url) as store:
+        found = run("import", str(file), "--url", server.url)
+        assert found.returncode == 0
+        assert "imported 700 events; the store has 700 records" in found.stderr
+        assert all_of(store) == events
+        with pytest.raises(AtomicAppendUnsupportedError, match=r"too large: 100 .*max_msgs"):
+            store.save_events(events_of(101, start=700))
+        lines = text_of(line_of(n) for n in range(250))
+        found = run("append", "account-1", "--url", server.url, stdin=lines)
+        assert found.returncode == 0
+        found = run("append", "account-2", "--atomic", "--url", server.url, stdin=lines)
+        assert found.returncode == 1
+        assert "nothing was stored; so many events at once are too many for the server" in found.stderr
+
+
+def test_import_to_a_stream_that_takes_smaller_events(
+    tmp_path: Path, options: list[str], store: JetStreamEventStore
+) -> None:
+    """In the middle of a batch the server has no way to say so: it is known before."""
+    make_with(store, max_msg_size=2_000)
+    file, events = tmp_path / "events", events_of(100)
+    large = events[50] = events[50].replace(data={"x": "x" * 3_000})
+    write_lines(file, events)
+    found = run("import", str(file), *options)
+    assert found.returncode == 1
+    assert "imported 50 events; " in found.stderr
+    assert re.search("line 51 is bad: .* larger than the max_msg_size of stream .* which is 2000", found.stderr)
+    found = run("import", "--skip-bad", str(file), *options)
+    assert found.returncode == 1
+    assert "imported 49 events; 50 were there already" in found.stderr
+    assert all_of(store) == [event for event in events if event is not large]
+
+
+def test_import_to_a_stream_that_is_full_says_what_is_to_be_done(
+    tmp_path: Path, options: list[str], store: JetStreamEventStore
+) -> None:
+    make_with(store, max_msgs=1_500)
+    file, events = tmp_path / "events", events_of(2_500)
+    write_lines(file, events)
+    found = run("import", str(file), *options)
+    assert found.returncode == 1
+    assert re.search("imported 1,000 events; .*maximum messages.*when that is mended, or over, the same", found.stderr)
+    answer = store._jetstream.request(
+        f"STREAM.UPDATE.{store._names.stream}", settings(store._names, 1), Deadline(PATIENCE)
+    )
+    assert "error" not in answer
+    assert run("import", str(file), *options).returncode == 0
     assert all_of(store) == events
 
 

@@ -3,12 +3,14 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from threading import Thread
 from typing import Any
 
 import pytest
 
 from aether_sync import (
+    ANY,
     AetherError,
     BusClosedError,
     ConnectError,
@@ -21,9 +23,10 @@ from aether_sync import (
     NATSEventBus,
     NatsServer,
     PublishTimeoutError,
+    Snapshot,
 )
 
-from .conftest import PATIENCE, UNIT, eventually, make_event
+from .conftest import PATIENCE, UNIT, eventually, make_event, run_threads
 from .fake_server import FakeServer
 from .suites import numbers
 
@@ -61,6 +64,40 @@ def takes(least: float, most: float = PATIENCE) -> Iterator[None]:
 def at_once() -> Any:
     """What is done within does not wait for a connection."""
     return takes(0, PATIENCE / 4)
+
+
+def everything_that_asks(store: JetStreamEventStore) -> list[Callable[..., object]]:
+    """All that a store does with a server."""
+    event = make_event(actor_id="a")
+    return [
+        store.start,
+        partial(store.save_event, event.replace(version=1)),
+        partial(store.save_events, [event.replace(version=1), event.replace(version=1, actor_id="b", id="other")]),
+        partial(store.append, "a", event, expected_version=0),
+        partial(store.append, "a", event, expected_version=ANY),
+        partial(store.get_events, "a"),
+        lambda **options: next(store.iter_events("a", **options)),
+        partial(store.get_events_with_errors, "a"),
+        partial(store.read_together, "a", "b"),
+        partial(store.get_latest_version, "a"),
+        store.last_sequence,
+        store.actors,
+        partial(store.save_snapshot, Snapshot(actor_id="a", version=1, state={})),
+        partial(store.get_latest_snapshot, "a"),
+        partial(store.load, "a"),
+        store.follow,
+        partial(store.consume, "c"),
+        partial(store.run, "c", print),
+        partial(store.consume_poisoned, "c"),
+        partial(store.poisoned, "c"),
+        partial(store.discard_poisoned, "c", 1),
+        partial(store.wait_for, 1, "c"),
+        store.consumers,
+        partial(store.delete_consumer, "c"),
+    ]
+
+
+ASKING = len(everything_that_asks(JetStreamEventStore()))
 
 
 # -- in the background
@@ -148,12 +185,16 @@ class TestInTheBackground:
             connection.close(timeout=0)
 
     def test_a_store_waits_its_own_time(self, make_store: MakeStore, away: str) -> None:
-        store = make_store(away, connect="background", connect_timeout=PATIENCE)
-        for _ in range(2):
-            with takes(SHORT), pytest.raises(ConnectError, match="not connected to"):
-                store.save_events([make_event(actor_id="a", version=1)], timeout=SHORT)
-            with takes(SHORT), pytest.raises(ConnectError, match="not connected to"):
-                store.get_events("a", timeout=SHORT)
+        def asks(place: int) -> None:
+            store = make_store(away, connect="background", connect_timeout=PATIENCE)
+            work = everything_that_asks(store)[place]
+            with at_once(), pytest.raises(ConnectError, match="not connected to"):
+                work(timeout=0)
+            for _ in range(2):
+                with takes(SHORT), pytest.raises(ConnectError, match="not connected to"):
+                    work(timeout=SHORT)
+
+        run_threads(*(partial(asks, place) for place in range(ASKING)))
 
     def test_a_store_that_waits_gets_its_answer(self, make_store: MakeStore, url: str, free_port: int) -> None:
         store = make_store(url, connect="background", connect_timeout=0.1)
@@ -196,20 +237,16 @@ class TestAwaited:
     def test_a_store_says_the_same_the_first_and_the_second_time(
         self, make_store: MakeStore, away: str, connect_timeout: float
     ) -> None:
-        store = make_store(away, connect_timeout=connect_timeout)
+        seen: set[tuple[type[AetherError], str]] = set()
 
-        def fails(work: Callable[..., object]) -> tuple[type[AetherError], str]:
-            with takes(0, SHORT + UNIT), pytest.raises(AetherError) as caught:
-                work(timeout=SHORT)
-            return type(caught.value), str(caught.value)
+        def asks(place: int) -> None:
+            work = everything_that_asks(make_store(away, connect_timeout=connect_timeout))[place]
+            for _ in range(2):
+                with takes(SHORT / 2, PATIENCE), pytest.raises(AetherError) as caught:
+                    work(timeout=SHORT)
+                seen.add((type(caught.value), str(caught.value)))
 
-        works: list[Callable[..., object]] = [
-            lambda timeout: store.save_events([make_event(actor_id="a", version=1)], timeout=timeout),
-            lambda timeout: store.get_events("a", timeout=timeout),
-            lambda timeout: store.start(timeout),
-            lambda timeout: store.get_latest_version("a", timeout=timeout),
-        ]
-        seen = {fails(work) for work in works * 2}
+        run_threads(*(partial(asks, place) for place in range(ASKING)))
         ((kind, text),) = seen
         assert kind is ConnectError
         assert "not connected to" in text
@@ -222,6 +259,27 @@ class TestAwaited:
         with NatsServer(port=free_port):
             assert store.get_events("a", timeout=PATIENCE) == []
             store.close()
+
+    def test_a_store_that_comes_late_to_the_first_attempt_waits_its_own_time(
+        self, make_store: MakeStore, away: str
+    ) -> None:
+        with Connection(away, connect="background", connect_timeout=2 * SHORT) as connection:
+            connection._is_awaited = True  # as if another thread had begun, and did wait
+            time.sleep(1.5 * SHORT)
+            store = make_store(connection)
+            for _ in range(2):
+                with takes(SHORT), pytest.raises(ConnectError, match="not connected to"):
+                    store.load("a", timeout=SHORT)
+            store.close()
+
+    def test_a_store_that_is_refused_says_so_at_once_each_time(self, make_store: MakeStore) -> None:
+        with NatsServer(config='authorization: {user: "u", password: "p"}') as server:
+            for connect in ("wait", "background"):
+                store = make_store(server.url, connect=connect, connect_timeout=PATIENCE, user="u", password="wrong")
+                for _ in range(3):
+                    with at_once(), pytest.raises(ConnectError, match="refuses these credentials"):
+                        store.load("a", timeout=PATIENCE)
+                store.close()
 
     def test_a_close_releases_who_waits(self, make_store: MakeStore, away: str) -> None:
         store = make_store(away, connect_timeout=0.1)

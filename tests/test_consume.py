@@ -29,6 +29,7 @@ from aether_sync.stores.delivery import Delivery
 from .conftest import PATIENCE, UNIT, eventually, run_threads
 from .programs import consumers as programs
 from .programs.run import finish, run, start
+from .proxy import Proxy
 from .raw import RawClient
 from .steps import before
 
@@ -71,7 +72,7 @@ def test_an_interrupted_close_gives_back_what_was_not_taken(make_store: MakeStor
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), before(Consumption.close, "self._pulling.await_last", interrupt):
+    with pytest.raises(KeyboardInterrupt), before(Consumption.close_by, "self._pulling.await_last", interrupt):
         events.close()
     with other.consume("c", ack_wait=ACK_WAIT) as rest:
         assert len({rest.get(timeout=PATIENCE).sequence for _ in range(20)}) == 20
@@ -314,6 +315,48 @@ class TestThePoisonPlace:
         assert [one.sequence for one in store.poisoned("c", limit=1)] == [3]  # which was the first to be there
         assert store.poisoned("other") == []
 
+    @pytest.mark.parametrize("text", ["x", "\0", "\U0001f600"])
+    def test_of_a_long_reason_the_beginning_is_there(self, store: JetStreamEventStore, text: str) -> None:
+        save(store, 1)
+        with store.consume("c") as events:
+            events.get(timeout=PATIENCE).reject(text * 1_000_000)
+        (found,) = store.poisoned("c")
+        assert found.reason == f"{text * 4_000}... (cut: it has 1,000,000 characters)"
+
+    def test_what_points_to_no_event_is_passed_by(
+        self, store: JetStreamEventStore, server: NatsServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        save(store, 2)
+        junk = [b"junk", b"{}", *(b'{"stream_seq": %d, "timestamp": "2026-01-02T03:04:05Z"}' % n for n in (-1, 2**64))]
+        junk.append(b'{"stream_seq": 1, "timestamp": "2026-01-02T03:04:05"}')
+        with store.consume("c") as events, RawClient(server.port) as client:
+            for n, data in enumerate(junk):
+                client.send(b"PUB %b.c %d\r\n%b\r\n" % (store._names.poison.encode(), len(data), data))
+                client.flush()
+                if n < 2:
+                    events.get(timeout=PATIENCE).reject("no")
+        with caplog.at_level(logging.WARNING):
+            assert [one.sequence for one in store.poisoned("c")] == [1, 2]
+        (record,) = caplog.records
+        assert record.kind == "malformed_record"  # type: ignore[attr-defined]
+        assert "record 1 of the poison place" in record.getMessage()
+        assert store.discard_poisoned("c", 1)
+        with store.consume_poisoned("c") as events:
+            assert [one.sequence for one in take_all(events, 1)] == [2]
+        eventually(lambda: store.poisoned("c") == [])
+
+    def test_a_slow_link_is_no_hindrance(self, make_store: MakeStore, server: NatsServer) -> None:
+        store = make_store()
+        save(store, 300)
+        with store.consume("c", prefetch=300) as events:
+            for _ in range(300):
+                events.get(timeout=PATIENCE).reject("no")
+        with Proxy(server.port) as proxy, make_store(proxy.url) as far:
+            far.start()
+            proxy.delay(0.02 * UNIT)  # 12 s for as many questions one after the other
+            assert len(far.poisoned("c", timeout=8 * UNIT)) == 300
+            proxy.restore()
+
     def test_what_was_delivered_in_vain_is_there(self, store: JetStreamEventStore) -> None:
         save(store, 2)
         with store.consume("c", ack_wait=ACK_WAIT, max_deliver=2) as events:
@@ -545,12 +588,12 @@ class TestWaitingForIt:
         with store.consume("c", actors="a-1") as events:
             delivery = events.get(timeout=PATIENCE)
             with pytest.raises(DeadlineExceededError, match="all up to 0 is, 1 events are being worked on, 0 wait"):
-                store.wait_for(10, "c", timeout=0.1 * UNIT)
+                store.wait_for(10, "c", timeout=UNIT)
             run_threads(lambda: store.wait_for(10, "c", timeout=PATIENCE), delivery.ack)
             store.wait_for(0, "c")
             stored = store.save_event(Event(event_type="Done", actor_id="a-1", version=2))
             with pytest.raises(DeadlineExceededError, match="event 11"):
-                store.wait_for(stored.sequence, "c", timeout=0.1 * UNIT)
+                store.wait_for(stored.sequence, "c", timeout=UNIT)
             take_all(events, 1)
             store.wait_for(stored.sequence, "c", timeout=PATIENCE)
 

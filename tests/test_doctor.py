@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from aether_sync.stores._names import Names
+from aether_sync.stores._saves import TornSave
 from aether_sync.stores._stream import settings
 from aether_sync.stores.doctor import Answers, Finding, Level, examine, first_line, is_well
 
@@ -26,6 +27,7 @@ WELL = Answers(
     server={"version": "2.14.5", "max_payload": 2**20, "cluster": "c"},
     account={"streams": 3, "storage": GIB, "limits": {"max_storage": 100 * GIB, "max_streams": -1}},
     stream={"config": CONFIG, "state": STATE, "cluster": CLUSTER},
+    snapshots={"config": {"name": "events~snapshots", "num_replicas": 3}},
     poison={"error": {"err_code": 10059}},
     consumers=[CONSUMER | {"config": {"max_ack_pending": 1_000}}],
     round_trip=0.0004,
@@ -94,6 +96,12 @@ def test_versions(version: str, level: Level | None) -> None:
             "account R3: storage is 96% full",
         ),
         ({"account": {"streams": 3, "limits": {"max_streams": 3}}}, Level.WARN, "3 streams and may have no more"),
+        (
+            {"torn": [TornSave(7, 9, False)], "looked_through": 1_000},
+            Level.WARN,
+            "1 of which the server has stored a part only, among the latest 1,000 records: sequences 7 to 9",
+        ),
+        ({"torn": [TornSave(n, n, True) for n in range(9)]}, Level.WARN, "4 to 4, others"),
         ({"monitor": {}}, Level.WARN, "not seen"),
         ({"monitor": {"error": {"description": "gone"}}}, Level.WARN, "not seen: gone"),
         (
@@ -149,6 +157,8 @@ def test_versions(version: str, level: Level | None) -> None:
             "nothing else is delivered",
         ),
         ({"poison": {"state": {"messages": 4}}}, Level.WARN, "4 events that consumers gave up"),
+        ({"poison": {"config": {"name": "events~poison"}}}, Level.WARN, "'events~poison' has 1, the events have 3"),
+        ({"snapshots": {"config": {"name": "s", "num_replicas": 2}}}, Level.WARN, "'s' has 2, the events have 3"),
     ],
 )
 def test_finds(changes: dict[str, Any], level: Level, words: str) -> None:

@@ -1210,4 +1210,5 @@ def test_names():
         "decode_stored",
         "encode_and_copy",
         "encode_event",
+        "encode_read",
     ]

@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 
 from aether_sync import EventBus, EventStored, InvalidOptionError
-from aether_sync.errors import StoreClosedError, VersionConflictError
+from aether_sync.errors import DeadlineExceededError, StoreClosedError, VersionConflictError
 from aether_sync.stores._log import Log, LogFollower
 from aether_sync.stores.base import ANY, Snapshot, StoredEvent
 from aether_sync.stores.memory import InMemoryEventStore
@@ -141,6 +141,28 @@ def test_what_a_follower_has_passed_by_is_not_looked_at_again(
             assert follower.get_batch(5, timeout=0.01) == []
             assert follower.is_caught_up
     assert looked == [1, 2, 3]
+
+
+def test_a_follower_of_few_among_many_looks_at_a_part_at_a_time(
+    store: InMemoryEventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+    look = Log.__getitem__
+
+    def count(self: Log, sequence: int) -> StoredEvent:
+        looked.append(sequence)
+        return look(self, sequence)
+
+    for start in range(1, 5_001, 1_000):
+        fill(store, "a", *range(start, start + 1_000))
+    monkeypatch.setattr(Log, "__getitem__", count)
+    with store.follow(event_types={"Never"}) as follower:
+        for times in range(1, 5):
+            with pytest.raises(DeadlineExceededError):
+                follower.get(timeout=0)
+            assert len(looked) == follower.sequence == times * 1_000
+        assert follower.get_batch(5, timeout=0) == []
+        assert follower.is_caught_up
 
 
 # -- signal handlers

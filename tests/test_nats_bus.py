@@ -577,6 +577,20 @@ def test_what_is_uncertain_stays_so_until_it_was_told(make_bus: MakeBus, own_ser
     assert (report.uncertain, report.unsent) == (1, 0)
 
 
+def test_a_subscription_that_comes_to_nothing_waits_for_no_last_event(
+    make_bus: MakeBus, own_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = make_bus(own_server.url)
+    bus.start()
+    waits: list[float] = []
+    monkeypatch.setattr(bus.connection, "await_last", lambda _, deadline: waits.append(deadline.remaining()))
+    own_server.pause()
+    with pytest.raises(DeadlineExceededError, match="has not confirmed"):
+        bus.subscribe("n", queue_group="g", timeout=0.05)
+    assert waits
+    assert set(waits) == {0.0}
+
+
 def test_a_link_that_froze_once_is_left_once(make_bus: MakeBus, own_server: NatsServer) -> None:
     bus = make_bus(own_server.url, ping_interval=0.2 * UNIT)
     bus.start()

@@ -73,6 +73,11 @@ class TestEveryFile:
             ]
             assert not coroutines
 
+    def test_the_stores_log_by_the_reporter(self, path: Path) -> None:
+        if room_of(path) == "stores":  # each record has a kind
+            calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+            assert not [one for one in map(ast.unparse, calls) if one.startswith(("logging.", "logger."))]
+
     def test_it_says_exactly_what_it_has(self, path: Path) -> None:
         tree = ast.parse(path.read_text())
         assert ast.get_docstring(tree) or path.stat().st_size < 200, "a room says what it is for"

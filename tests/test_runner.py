@@ -7,17 +7,30 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 
 import pytest
 
-from aether_sync import Event, InvalidOptionError, JetStreamEventStore, NatsServer, StoreError
+from aether_sync import (
+    DeadlineExceededError,
+    Event,
+    InvalidOptionError,
+    JetStreamEventStore,
+    MalformedRecordError,
+    NatsServer,
+    StoreError,
+)
+from aether_sync._deadline import Deadline
+from aether_sync.stores import jetstream
 from aether_sync.stores.delivery import Delivery
+from aether_sync.stores.poison import PoisonPlace
 
 from .conftest import PATIENCE, UNIT, eventually, run_threads
 from .programs import consumers as programs
 from .programs.run import run
+from .proxy import Proxy
+from .raw import RawClient
 from .test_consume import ACK_WAIT, MakeStore, save
 
 pytestmark = pytest.mark.concurrent
@@ -145,6 +158,130 @@ class TestOrder:
             store.wait_for(100, "c", timeout=PATIENCE)
 
 
+class TestOneActorsTroubles:
+    @pytest.mark.parametrize("prefetch", [2, 16])
+    @pytest.mark.parametrize("what", ["fails", "takes long"])
+    def test_they_hold_nobody_up(
+        self, store: JetStreamEventStore, go_on: threading.Event, what: str, prefetch: int
+    ) -> None:
+        save(store, 150, actors=1, actor_id="bad-1")
+        save(store, 2, actors=2)
+        recorder = Recorder(lambda one: what == "fails" and one.sequence == 1 and recorder.tries[1] == 1)
+
+        def handle(delivery: Delivery) -> None:
+            if what == "takes long" and delivery.sequence == 1:
+                go_on.wait(PATIENCE)
+            recorder(delivery)
+
+        with store.run("c", handle, threads=2, prefetch=prefetch, retry_delay=3 * UNIT, ack_wait=UNIT, max_deliver=2):
+            eventually(lambda: {151, 152} <= set(recorder.sequences()), "those behind")
+            assert recorder.handled["bad-1"] == []
+            go_on.set()
+            store.wait_for(152, "c", timeout=PATIENCE)
+        assert recorder.handled["bad-1"] == list(range(1, 151))
+        assert {sequence: tries for sequence, tries in recorder.tries.items() if tries > 1} == (
+            {1: 2} if what == "fails" else {}
+        )
+        assert store.poisoned("c") == []
+
+    def test_what_is_here_beyond_the_bound_is_read_again(
+        self, make_store: MakeStore, go_on: threading.Event, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store, read = make_store(), PoisonPlace.event
+        failing = [DeadlineExceededError("not now"), MalformedRecordError("gone", 9, b"")]
+
+        def event(self: PoisonPlace, sequence: int, deadline: Deadline) -> Event:
+            if sequence == 9 and failing:
+                raise failing.pop(0)
+            return read(self, sequence, deadline)
+
+        monkeypatch.setattr(PoisonPlace, "event", event)
+        save(store, 10, actors=1)
+        recorder = Recorder()
+        with store.run(
+            "c", lambda one: (go_on.wait(PATIENCE), recorder(one)), threads=2, prefetch=2, retry_delay=QUICK
+        ) as runner:
+            eventually(lambda: len(runner._crew._held) == 10, "all of them")
+            assert sum(one._is_light for one in runner._crew._held.values()) == 8
+            go_on.set()
+            store.wait_for(10, "c", timeout=PATIENCE)
+        assert recorder.handled == {"a-0": list(range(1, 11))}
+        assert not failing
+
+
+def lose(proxy: Proxy, store: JetStreamEventStore, direct: JetStreamEventStore, make: Callable[[], object]) -> None:
+    """Break the link of a store when the server has sent it what is made."""
+    before = direct.consumers()[0].delivered
+    proxy.mute()
+    make()
+    eventually(lambda: direct.consumers()[0].delivered > before, "the server to send them")
+    proxy.cut()
+    eventually(lambda: not store.connection.is_connected, "the end of the link")
+    proxy.restore()
+    assert store.connection.wait_connected(PATIENCE)
+
+
+@pytest.mark.fault
+class TestABrokenLink:
+    @pytest.mark.parametrize("at_once", [1, 7])
+    def test_it_changes_no_actors_order(self, make_store: MakeStore, server: NatsServer, at_once: int) -> None:
+        direct = make_store()
+        numbers = count()
+
+        def go_on(events: int) -> None:
+            for _ in range(events // at_once):
+                news = [next(numbers) for _ in range(at_once)]
+                direct.save_events(Event(event_type="Done", actor_id=f"a-{n % 3}", version=n // 3 + 1) for n in news)
+
+        recorder = Recorder()
+        with Proxy(server.port) as proxy:
+            store = make_store(proxy.url)
+            with store.run("c", recorder, prefetch=30, ack_wait=2 * UNIT, max_deliver=50):
+                go_on(42)
+                direct.wait_for(42, "c", timeout=PATIENCE)
+                for end in (84, 126):
+                    lose(proxy, store, direct, lambda: go_on(21))
+                    go_on(21)
+                    eventually(lambda end=end: len(recorder.sequences()) >= end, "all")
+            store.close()
+        recorder.check_order()
+        assert recorder.sequences() == list(range(1, 127))
+
+    def test_others_do_not_wait(self, make_store: MakeStore, server: NatsServer) -> None:
+        direct, recorder = make_store(), Recorder()
+        with Proxy(server.port) as proxy:
+            store = make_store(proxy.url)
+            with store.run("c", recorder, ack_wait=5 * UNIT):
+                save(direct, 2, actors=2)
+                direct.wait_for(2, "c", timeout=PATIENCE)
+                late = Event(event_type="Done", actor_id="a-0", version=2)
+                lose(proxy, store, direct, lambda: direct.save_event(late))
+                direct.save_event(late.following(event_type="Done", actor_id="a-0", version=3))
+                direct.save_event(late.following(event_type="Done", actor_id="a-1", version=2))
+                eventually(lambda: recorder.sequences() == [1, 2, 5], "the other actor's")
+                direct.wait_for(5, "c", timeout=PATIENCE)
+            store.close()
+        assert recorder.handled == {"a-0": [1, 3, 4], "a-1": [2, 5]}
+
+    def test_nobody_waits_for_what_others_may_have(self, make_store: MakeStore, server: NatsServer) -> None:
+        direct, here = make_store(), Recorder()
+        with Proxy(server.port) as proxy:
+            store = make_store(proxy.url)
+            with (
+                store.run("c", here, prefetch=1, ack_wait=30 * UNIT) as runner,
+                direct.run("c", lambda _: None, prefetch=1, ack_wait=30 * UNIT) as there,
+            ):
+                save(direct, 200, actors=200)
+                direct.wait_for(200, "c", timeout=PATIENCE)
+                assert runner._crew.consumption._arrivals._has_company()
+                there.close()
+                late = Event(event_type="Done", actor_id="a-0", version=2)
+                lose(proxy, store, direct, lambda: direct.save_event(late))
+                direct.save_event(late.following(event_type="Done", actor_id="a-0", version=3))
+                eventually(lambda: here.handled["a-0"][-1:] == [202], "the later one")
+            store.close()
+
+
 class TestFailures:
     def test_one_is_tried_again_and_then_given_up(
         self,
@@ -165,6 +302,51 @@ class TestFailures:
         (record,) = caplog.records
         assert "attempt 1 of 3" in record.getMessage()
         assert record.exc_info is not None
+
+    def test_it_is_given_up_when_the_poison_place_can_be_reached(
+        self, store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        bury, refusals = PoisonPlace.bury, 2
+
+        def refuse(self: PoisonPlace, *about: Any) -> None:
+            nonlocal refusals
+            if refusals:
+                refusals -= 1
+                raise DeadlineExceededError("no leader")
+            bury(self, *about)
+
+        monkeypatch.setattr(PoisonPlace, "bury", refuse)
+        save(store, 2, actors=1)
+        recorder = Recorder(lambda one: one.sequence == 1)
+        with store.run("c", recorder, max_deliver=1, ack_wait=ACK_WAIT):
+            store.wait_for(2, "c", timeout=PATIENCE)
+        assert (recorder.tries, recorder.handled["a-0"]) == ({1: 1, 2: 1}, [2])
+        assert [(one.sequence, one.attempts) for one in store.poisoned("c")] == [(1, 1)]
+        assert "not in the poison place yet: no leader" in caplog.text
+
+    def test_what_a_handler_rejects_has_its_reason(
+        self, store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bury, refusals = PoisonPlace.bury, [DeadlineExceededError("no leader")]
+
+        def refuse(self: PoisonPlace, *about: Any) -> None:
+            if refusals:
+                raise refusals.pop()
+            bury(self, *about)
+
+        monkeypatch.setattr(PoisonPlace, "bury", refuse)
+        save(store, 2)
+        reasons = {1: "no", 2: "too long " * 100_000}
+        handled: list[int] = []
+
+        def handle(delivery: Delivery) -> None:
+            handled.append(delivery.sequence)
+            delivery.reject(reasons[delivery.sequence])
+
+        with store.run("c", handle, ack_wait=ACK_WAIT, threads=1):
+            store.wait_for(2, "c", timeout=PATIENCE)
+        assert handled == [1, 2]
+        assert [one.reason[:11] for one in store.poisoned("c")] == ["no", "too long to"]
 
     def test_what_was_given_up_is_handled_again(self, store: JetStreamEventStore) -> None:
         save(store, 20, actors=2)
@@ -277,6 +459,19 @@ class TestFailures:
             store.wait_for(10, "c", timeout=PATIENCE)
         assert set(recorder.tries.values()) == {1}
 
+    def test_a_handler_begins_with_all_of_the_ack_wait(self, store: JetStreamEventStore, server: NatsServer) -> None:
+        save(store, 2, actors=1)
+        with RawClient(server.port) as witness:
+            witness.subscribe(f"$JS.ACK.{store._names.stream}.c.>")
+            witness.flush()
+            with store.run("c", lambda one: time.sleep(1.0 * UNIT if one.sequence == 1 else 0), ack_wait=10 * UNIT):
+                store.wait_for(2, "c", timeout=PATIENCE)
+            told = []
+            while told[-1:] != [("2", b"+ACK")]:
+                subject, word = witness.next_message()
+                told.append((subject.split(".")[5], word))
+        assert told == [("1", b"+ACK"), ("2", b"+WPI"), ("2", b"+ACK")]
+
 
 class TestItsEnd:
     def test_running_handlers_end_and_the_rest_is_given_back(
@@ -287,13 +482,15 @@ class TestItsEnd:
         store = make_store()
         save(store, 100)
         recorder = Recorder()
+        begun: list[Delivery] = []
 
         def handle(delivery: Delivery) -> None:
+            begun.append(delivery)
             go_on.wait(PATIENCE)
             recorder(delivery)
 
         runner = store.run("c", handle, threads=3)
-        eventually(lambda: len(runner._crew._held) == 100)
+        eventually(lambda: len(runner._crew._held) == 100 and len(begun) == 3)
         threading.Timer(0.1 * UNIT, go_on.set).start()
         assert runner.close(PATIENCE)
         assert runner.close()
@@ -324,6 +521,43 @@ class TestItsEnd:
         assert not runner.wait(0)
         go_on.set()
         assert runner.wait(PATIENCE)
+
+    def test_one_that_was_left_behind_is_not_waited_for_again(
+        self, make_store: MakeStore, go_on: threading.Event, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        store = make_store()
+        save(store, 1)
+        handles = threading.Event()
+        with store, store.run("c", lambda _: (handles.set(), go_on.wait(PATIENCE))) as runner:
+            assert handles.wait(PATIENCE)
+            assert not runner.close(0.1 * UNIT)
+            begun = time.monotonic()
+            store.close()
+            assert time.monotonic() - begun < 3.0, "nobody has waited once more"
+            go_on.set()
+        assert caplog.text.count("leaves handlers behind") == 1
+
+    def test_all_runners_of_a_store_end_at_once(
+        self,
+        make_store: MakeStore,
+        go_on: threading.Event,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(jetstream, "_CLOSE", 1.5 * UNIT)
+        store = make_store()
+        save(store, 400)
+        handles, works = threading.Event(), threading.Event()
+        slow = store.run("slow", lambda _: (handles.set(), go_on.wait(PATIENCE)), threads=1)
+        quick = store.run("quick", lambda _: (works.set(), time.sleep(0.05 * UNIT)), threads=1)
+        assert handles.wait(PATIENCE)
+        assert works.wait(PATIENCE)
+        store.close()
+        assert "<Runner of 'slow' closed> leaves handlers behind" in caplog.text
+        assert "<Runner of 'quick' closed>" not in caplog.text
+        assert quick.wait(0)
+        go_on.set()
+        assert slow.wait(PATIENCE)
 
     @pytest.mark.parametrize("what", ["runner", "store"])
     def test_a_handler_may_close_it(self, make_store: MakeStore, what: str) -> None:

@@ -1,7 +1,8 @@
 """Where events are on the server, and as what: Go's layout; names that stay apart; records that are no events."""
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -9,20 +10,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aether_sync import (
+    DeadlineExceededError,
     Event,
     JetStreamEventStore,
     MalformedRecordError,
+    NatsCluster,
     NatsServer,
     Snapshot,
     StoredEvent,
+    StoreError,
+    StreamMismatchError,
+    StreamRegressionError,
     SubscriptionFilter,
     VersionConflictError,
 )
 from aether_sync._deadline import Deadline
 from aether_sync.stores._jetstream import Page
 from aether_sync.stores._names import Names
+from aether_sync.stores._stream import settings, snapshot_settings
+from aether_sync.stores.poison import _settings as poison_settings
 
-from .conftest import PATIENCE
+from .conftest import PATIENCE, UNIT, eventually
 from .raw import RawClient
 
 MakeStore = Callable[..., JetStreamEventStore]
@@ -107,6 +115,144 @@ def test_what_a_node_in_go_stores_is_read(make_store: MakeStore, server: NatsSer
     assert store.append("order-1", event(0), expected_version=2)[0].event.version == 3
     with store.follow(after=1) as follower:
         assert follower.get(timeout=PATIENCE) == StoredEvent(paid, 2)
+
+
+# -- who makes the streams
+
+
+def streams_of(store: JetStreamEventStore) -> dict[str, dict[str, Any]]:
+    """The settings of a store's streams that there are, by what each is for."""
+    names, found = store._names, {}
+    for use, name in (("events", names.stream), ("snapshots", names.snapshots), ("poison", names.poison)):
+        answer = store._jetstream.request(f"STREAM.INFO.{name}", {}, Deadline(PATIENCE))
+        if "config" in answer:
+            found[use] = answer["config"]
+    return found
+
+
+def read_all(store: JetStreamEventStore) -> list[object]:
+    """Read in every way there is."""
+    reading = store.get_events_with_errors("a-1")
+    loaded = store.load("a-1")
+    together = store.read_together("a-1", "b-1")
+    return [
+        store.get_events("a-1"),
+        list(store.iter_events("a-1")),
+        reading.events,
+        reading.malformed,
+        loaded.events,
+        loaded.snapshot or [],
+        together["a-1"] + together["b-1"],
+        store.get_latest_version("a-1") or [],
+        store.last_sequence() or [],
+        store.actors(),
+        store.get_latest_snapshot("a-1") or [],
+        store.consumers(),
+        store.poisoned("c"),
+        store.discard_poisoned("c", 1) or [],
+        store.delete_consumer("c") or [],
+    ]
+
+
+def test_who_reads_makes_no_stream(make_store: MakeStore) -> None:
+    store = make_store()
+    assert read_all(store) == [[]] * 15
+    with pytest.raises((StoreError, DeadlineExceededError)):
+        store.wait_for(1, "c", timeout=0.1 * UNIT)
+    with pytest.raises(VersionConflictError):
+        store.save_snapshot(Snapshot(actor_id="a-1", version=1, state={}))
+    assert streams_of(store) == {}
+    make_store().save_event(event(1, "b-1"))
+    assert read_all(store)[:6] == [[]] * 6
+    assert store.actors() == ["b-1"]
+    assert streams_of(store).keys() == {"events"}
+
+
+def test_the_first_save_makes_the_stream_and_others_find_it(make_store: MakeStore) -> None:
+    reader, writer = make_store(), make_store()
+    assert reader.get_events("order-1") == []
+    writer.save_event(event(1))
+    assert [one.version for one in reader.get_events("order-1")] == [1]
+    assert reader.load("order-1").version == reader.get_latest_version("order-1") == reader.last_sequence() == 1
+
+
+def test_a_follower_waits_for_the_first_event_of_all(make_store: MakeStore) -> None:
+    reader, writer = make_store(), make_store()
+    with reader.follow() as follower:
+        assert follower.is_caught_up
+        assert follower.get_batch(10, timeout=0) == []
+        assert streams_of(reader) == {}
+        writer.save_event(event(1))
+        assert follower.get(timeout=PATIENCE).sequence == 1
+        reader.save_event(event(2))
+        assert follower.get(timeout=PATIENCE).sequence == 2
+        eventually(lambda: follower.is_caught_up)
+
+
+def test_a_follower_of_no_stream_is_not_caught_up_with_what_its_store_saves(make_store: MakeStore) -> None:
+    store = make_store()
+    with store.follow() as follower:
+        store.save_event(event(1))
+        assert not follower.is_caught_up
+        assert follower.get(timeout=PATIENCE).sequence == 1
+
+
+def test_a_follower_that_waits_for_its_stream_is_closed(make_store: MakeStore) -> None:
+    store = make_store()
+    follower = store.follow()
+    assert "not there yet" in repr(follower)
+    with pytest.raises(DeadlineExceededError, match="not there yet"):
+        follower.get(timeout=0.05 * UNIT)
+    store.close()
+    assert follower.closed
+
+
+def test_a_checkpoint_of_a_stream_that_is_not_there_is_an_error(make_store: MakeStore) -> None:
+    with pytest.raises(StreamRegressionError, match="no stream"):
+        make_store().follow(after=7)
+
+
+def test_who_follows_a_stream_that_is_made_otherwise_is_told(make_store: MakeStore, prefix: str) -> None:
+    store = make_store()
+    with store.follow() as follower:
+        body = {"name": prefix, "subjects": [f"{prefix}.events.>"], "max_age": 3600 * 10**9}
+        assert "error" not in store._jetstream.request(f"STREAM.CREATE.{prefix}", body, Deadline(PATIENCE))
+        with pytest.raises(StreamMismatchError, match="max_age"):
+            follower.get(timeout=PATIENCE)
+
+
+@pytest.mark.fault
+def test_side_streams_are_kept_as_the_main_one_is(make_store: MakeStore) -> None:
+    """A script that says nothing of replicas makes none that keep less, and reading makes none at all."""
+    with NatsCluster(3) as cluster:
+        node, script = make_store(cluster.url, replicas=3), make_store(cluster.url)
+        node.save_event(event(1), timeout=PATIENCE)
+        assert script.load("order-1", timeout=PATIENCE).version == 1
+        assert script.poisoned("c", timeout=PATIENCE) == []
+        assert streams_of(script).keys() == {"events"}
+        assert script.save_snapshot(Snapshot(actor_id="order-1", version=1, state={}), timeout=PATIENCE)
+        with script.consume("c", timeout=PATIENCE) as consumption:
+            assert consumption.get(timeout=PATIENCE).sequence == 1
+        assert {use: config["num_replicas"] for use, config in streams_of(node).items()} == {
+            "events": 3,
+            "snapshots": 3,
+            "poison": 3,
+        }
+        assert node.load("order-1", timeout=PATIENCE).snapshot is not None
+
+
+@pytest.mark.fault
+def test_a_side_stream_with_fewer_replicas_is_used(make_store: MakeStore) -> None:
+    """A script has made it, or the main stream was given more since: neither is a reason to refuse the work."""
+    with NatsCluster(3) as cluster:
+        node = make_store(cluster.url, replicas=3)
+        node.save_event(event(1), timeout=PATIENCE)
+        for body in (snapshot_settings(node._names), poison_settings(node._names)):
+            assert "error" not in node._jetstream.request(f"STREAM.CREATE.{body['name']}", body, Deadline(PATIENCE))
+        assert node.save_snapshot(Snapshot(actor_id="order-1", version=1, state={}), timeout=PATIENCE)
+        assert node.load("order-1", timeout=PATIENCE).snapshot is not None
+        with node.consume("c", timeout=PATIENCE) as consumption:
+            assert consumption.get(timeout=PATIENCE).sequence == 1
 
 
 # -- names that stay apart
@@ -309,6 +455,149 @@ def test_more_actors_than_one_answer_names(make_store: MakeStore) -> None:
     assert store.actors() == ids
     assert store.actors("thing-0000*") == ids[:100]
     assert store.actors("other-*") == []
+
+
+class Listing:
+    """Lists names as nats-server does: sorted, so many at a time, counted off from the start as it is at that moment.
+
+    Args:
+        names: That are there at first.
+        changes: What is added and taken away before each page but the first.
+    """
+
+    limit = 4
+
+    def __init__(self, names: Iterable[str], changes: list[tuple[set[str], set[str]]]) -> None:
+        self.names = set(names)
+        self.steady = set(names)  # there all the time
+        self._changes = iter(changes)
+        self._asked = 0
+
+    def page(self, body: dict[str, Any]) -> tuple[list[str], dict[str, int]]:
+        """Answer a question for a page."""
+        self._asked += 1
+        assert self._asked < 200, "it ends"
+        if self._asked > 1:
+            added, gone = next(self._changes, (set(), set()))
+            self.names = (self.names | added) - gone
+            self.steady -= gone
+        first = min(body["offset"], len(self.names))
+        return sorted(self.names)[first : first + self.limit], {"limit": self.limit, "total": len(self.names)}
+
+
+letters = st.sets(st.sampled_from([f"x-{n:02}" for n in range(40)]))
+
+
+@given(letters, st.lists(st.tuples(letters, letters), max_size=12))
+def test_who_is_there_all_the_time_is_listed_whatever_comes_and_goes(
+    names: set[str], changes: list[tuple[set[str], set[str]]]
+) -> None:
+    with JetStreamEventStore("nats://127.0.0.1:1", "s") as store:
+        mine, theirs = Listing(names, [(added, set()) for added, _ in changes]), Listing(names, changes)
+
+        def request(subject: str, body: dict[str, Any], *_: object, **__: object) -> dict[str, Any]:
+            if subject == "STREAM.INFO.s" and not body:
+                return {"config": settings(store._names, 1) | {"metadata": {"_nats.level": "4"}}}
+            if subject == "STREAM.INFO.s":
+                page, rest = mine.page(body)
+                return {"state": {"subjects": {store._names.subject(name): 1 for name in page}}, **rest}
+            page, rest = theirs.page(body)
+            return {"consumers": [consumer(name) for name in page], **rest}
+
+        store._jetstream.request = request  # type: ignore[method-assign]
+        assert names <= set(store.actors()) <= mine.names
+        found = [one.name for one in store.consumers()]
+        assert theirs.steady <= set(found)
+        assert found == sorted(set(found))
+
+
+def consumer(name: str) -> dict[str, Any]:
+    """What the server says of a consumer."""
+    counts = dict.fromkeys(("num_pending", "num_ack_pending", "num_redelivered"), 0)
+    place = {"stream_seq": 0}
+    return {"name": name, "config": {"durable_name": name}, "delivered": place, "ack_floor": place, **counts}
+
+
+def test_a_consumer_whose_server_does_not_answer_is_left_out(make_store: MakeStore) -> None:
+    store = make_store()
+    store.start()
+    answers = {
+        0: {"consumers": [consumer("a")], "missing": ["b", "c"], "limit": 3, "total": 4},
+        2: {"consumers": [consumer("d")], "missing": ["c"], "limit": 3, "total": 4},
+    }
+    store._jetstream.request = lambda _, body, *__: answers[body["offset"]]  # type: ignore[method-assign]
+    assert [one.name for one in store.consumers()] == ["a", "d"]
+
+
+@pytest.mark.parametrize("call", [JetStreamEventStore.actors, JetStreamEventStore.get_events])
+def test_a_deadline_is_looked_at_between_records(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch, call: Callable[..., object]
+) -> None:
+    """Not only between questions to the server: one answer may bring thousands."""
+    store = make_store()
+    store.save_events([event(version, "a-1") for version in range(1, 501)])
+    store.save_events([event(1, f"b-{n}") for n in range(500)])
+    read: list[object] = []
+
+    def slowly(read_one: Callable[..., Any]) -> Callable[..., Any]:
+        def reading(*args: object) -> Any:
+            read.append(args)
+            time.sleep(0.01)
+            return read_one(*args)
+
+        return reading
+
+    monkeypatch.setattr(store._names, "actor_id_of", slowly(store._names.actor_id_of))
+    monkeypatch.setattr(store._reader, "found", slowly(store._reader.found))
+    arguments = ["a-1"] if call is JetStreamEventStore.get_events else []
+    with pytest.raises(DeadlineExceededError, match="within"):
+        call(store, *arguments, timeout=1.0)
+    assert len(read) < 300
+
+
+# -- snapshots of older versions
+
+
+def test_a_snapshot_of_an_older_version_has_little_read(make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = make_store()
+    for first in range(1, 2_001, 500):
+        writer.save_events([event(version) for version in range(first, first + 500)])
+    store, cold = make_store(), make_store()
+    loaded = store.load("order-1")
+    writer.save_events([event(version) for version in range(2_001, 2_006)])
+    read = [0]
+
+    def counted(found: Callable[..., Any]) -> Callable[..., Any]:
+        def counting(record: object) -> Any:
+            read[0] += 1
+            return found(record)
+
+        return counting
+
+    for node in (store, cold):
+        monkeypatch.setattr(node._reader, "found", counted(node._reader.found))
+    assert store.save_snapshot(Snapshot(actor_id="order-1", version=loaded.version, state={"n": 1}))
+    assert read == [0], "it is known where the event is"
+    assert cold.save_snapshot(Snapshot(actor_id="order-1", version=2_003, state={"n": 2}))
+    assert read[0] <= 10, "it is behind the snapshot that is kept"
+    assert cold.save_snapshot(Snapshot(actor_id="order-1", version=7, state={})) is False
+    assert read[0] <= 10, "there is a later one"
+    kept = cold.get_latest_snapshot("order-1")
+    assert kept is not None
+    assert (kept.version, kept.sequence, kept.state) == (2_003, 2_003, {"n": 2})
+
+
+def test_a_snapshot_kept_of_another_past_hides_no_event(make_store: MakeStore, prefix: str) -> None:
+    store = make_store()
+    store.save_events([event(1, "other-1"), *(event(version) for version in range(1, 6))])
+    assert store.save_snapshot(Snapshot(actor_id="order-1", version=2, state={}))
+    assert "error" not in store._jetstream.request(f"STREAM.DELETE.{prefix}", {}, Deadline(PATIENCE))
+    restored = make_store()
+    restored.save_events([event(version) for version in (1, 4, 5)])
+    assert restored.save_snapshot(Snapshot(actor_id="order-1", version=4, state={"n": 4}))
+    kept = restored.get_latest_snapshot("order-1")
+    assert kept is not None
+    assert (kept.version, kept.sequence) == (4, 2)
 
 
 # -- a snapshot ahead of its events

@@ -430,7 +430,7 @@ def test_closing_releases_who_waits_without_end(make_store: MakeStore, server: N
         threads = [threading.Thread(target=wait, args=(call,), daemon=True) for call in calls]
         for thread in threads:
             thread.start()
-        eventually(lambda: len(store._jetstream._calls) >= 4, "calls that wait")
+        eventually(lambda: len(list(store._jetstream._calls)) >= 4, "calls that wait")
         store.close()
         for thread in threads:
             thread.join(PATIENCE)

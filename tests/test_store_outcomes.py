@@ -1,15 +1,21 @@
 """What became of a save whose answer did not come: it is found out, or said to be unknown, and never guessed."""
 
+import gc
+import random
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from aether_sync import (
     ANY,
     AetherError,
+    ClosedError,
     DeadlineExceededError,
     DisconnectedError,
     DuplicateIdError,
@@ -17,6 +23,7 @@ from aether_sync import (
     JetStreamEventStore,
     NatsCluster,
     NatsServer,
+    Snapshot,
     StoredEvent,
     UnknownOutcomeError,
     VersionConflictError,
@@ -26,10 +33,12 @@ from aether_sync._nats.lines import Lines
 from aether_sync._nats.requests import Requests, single
 from aether_sync.stores._cache import Known
 from aether_sync.stores._jetstream import BusyError, Record
+from aether_sync.stores._reading import Reader
 from aether_sync.stores._writing import _refuse_older
 
 from .conftest import PATIENCE, UNIT, eventually, run_threads
 from .proxy import Proxy
+from .test_interrupts import INTERRUPTS, hammer
 
 MakeStore = Callable[..., JetStreamEventStore]
 
@@ -113,6 +122,51 @@ def test_without_its_answer_a_save_finds_out_that_it_is_stored(
     assert isinstance(stored, list)
     assert [one.event.version for one in stored] == versions(store)[1:] == versions(direct)[1:]
     assert [one.sequence for one in stored] == list(range(2, 2 + len(stored)))
+
+
+@pytest.mark.parametrize("behind", [1, 3, 2_000, 3_900])
+def test_a_conflict_does_not_read_the_history(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch, behind: int
+) -> None:
+    writer, node = make_store(), make_store()
+    for first in range(1, 4_001, 500):
+        writer.save_events([event(version) for version in range(first, first + 500)])
+    decoded: list[int] = []
+    original = Reader.decoded
+
+    def noted(self: Reader, record: Record) -> Event:
+        decoded.append(record.sequence)
+        return original(self, record)
+
+    monkeypatch.setattr(Reader, "decoded", noted)
+    with pytest.raises(VersionConflictError) as conflict:
+        node.append("a-1", event(), event(), expected_version=4_000 - behind)
+    assert conflict.value.current_version == 4_000
+    assert len(decoded) < 20
+    decoded.clear()
+    first = 4_001 - behind
+    there = [writer.get_events("a-1", version, version)[0] for version in (first, 4_000)]
+    decoded.clear()
+    stored = make_store().save_events(there if behind > 1 else there[:1])
+    assert {one.duplicate for one in stored} == {True}
+    assert stored[0].sequence == first
+    assert len(decoded) < 20 or behind > 3, "what is wanted and lies in between is read"
+
+
+def test_a_conflict_amid_others_records_is_found_out(make_store: MakeStore) -> None:
+    writer = make_store()
+    for first in range(1, 2_001, 100):
+        writer.save_events(
+            [event(version * 2) for version in range(first, first + 100)]
+            + [event(version, "b-1") for version in range(first, first + 100)]
+        )
+    for version in (2, 3, 1_999, 2_000, 2_001, 3_998, 4_000):
+        node = make_store()
+        there = writer.get_events("a-1", version, version)
+        if there:
+            assert node.save_events(there)[0].duplicate
+        with pytest.raises(VersionConflictError):
+            make_store().save_events([event(version)])
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -241,6 +295,100 @@ def test_a_question_is_lost_with_its_connection() -> None:
     with pytest.raises(DeadlineExceededError):
         unsent.wait(Deadline(0))
     assert not requests._calls, "nothing is kept of them"
+
+
+def test_a_question_that_nobody_has_any_more_is_forgotten() -> None:
+    """Who asked was interrupted before it waited."""
+    requests = Requests(Lines())
+    asked = requests.begin({"s"}, lambda inbox: inbox, single)
+    assert len(requests._calls) == 1
+    del asked
+    assert not requests._calls
+    requests.send(requests.begin({"s"}, lambda inbox: inbox, single))  # while there is no connection
+    assert not requests._calls
+    requests._bell = SimpleNamespace(rung=True)  # type: ignore[assignment]  # the loop has not come to it yet
+    kept = [requests.begin({"s"}, lambda inbox: inbox, single) for _ in range(4)]
+    assert all(map(requests.put, kept))
+    del kept
+    assert not requests._calls
+
+
+# -- interrupts
+
+
+@pytest.mark.concurrent
+def test_interrupted_calls_leave_nothing(make_store: MakeStore) -> None:
+    """Of a question that is kept for ever the next ones would be written by the loop, as if many asked at once."""
+    store = make_store()
+    store.save_event(event(1))
+
+    def work() -> None:
+        store.get_events("a-1", timeout=PATIENCE)
+        store.append("b-1", event(0, "b-1"), expected_version=ANY, timeout=PATIENCE)
+
+    hammer(min(INTERRUPTS, 500), work)
+    engine = store.connection._engine
+    assert engine is not None
+
+    def nothing_is_kept() -> bool:
+        gc.collect()
+        return not engine.link.requests._calls and not list(store._jetstream._calls)
+
+    eventually(nothing_is_kept, "that nothing is kept of them")
+    events = store.get_events("b-1", timeout=PATIENCE)
+    assert [one.version for one in events] == list(range(1, len(events) + 1))
+
+
+def everything(store: JetStreamEventStore) -> dict[str, Callable[[], object]]:
+    """What a store may be closed over."""
+
+    def follow() -> None:
+        with store.follow(timeout=PATIENCE) as follower:
+            follower.get_batch(3, timeout=0)
+
+    def consume() -> None:
+        with store.consume("c", timeout=PATIENCE) as consumption:
+            consumption.get_batch(3, timeout=0)
+
+    return {
+        "append": lambda: store.append("b-1", event(0, "b-1"), expected_version=ANY, timeout=PATIENCE),
+        "save_events": lambda: store.save_events([event(1, uuid4().hex), event(1, uuid4().hex)], timeout=PATIENCE),
+        "get_events": lambda: store.get_events("a-1", timeout=PATIENCE),
+        "iter_events": lambda: list(store.iter_events("a-1", timeout=PATIENCE)),
+        "load": lambda: store.load("a-1", timeout=PATIENCE),
+        "get_latest_version": lambda: store.get_latest_version("a-1", timeout=PATIENCE),
+        "last_sequence": lambda: store.last_sequence(timeout=PATIENCE),
+        "actors": lambda: store.actors(timeout=PATIENCE),
+        "save_snapshot": lambda: store.save_snapshot(Snapshot(actor_id="a-1", version=1, state={}), timeout=PATIENCE),
+        "follow": follow,
+        "consume": consume,
+        "consumers": lambda: store.consumers(timeout=PATIENCE),
+        "poisoned": lambda: store.poisoned("c", timeout=PATIENCE),
+        "wait_for": lambda: store.wait_for(0, "d", timeout=PATIENCE),
+    }
+
+
+@pytest.mark.concurrent
+@pytest.mark.parametrize("what", everything(None))  # type: ignore[arg-type]  # only the names
+def test_a_handler_closes_the_store_over_what_it_interrupted(make_store: MakeStore, what: str) -> None:
+    """What is said then is said in words of ours, and what is stored is never called not stored."""
+    first = make_store()
+    first.save_event(event(1))
+    first.consume("d").close()
+    for _ in range(10):
+        store = make_store()
+        store.start()
+        work = everything(store)[what]
+        before = signal.signal(signal.SIGALRM, lambda *_, store=store: store.close())  # type: ignore[misc]
+        try:
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(5e-4, 2e-2))
+            with pytest.raises((ClosedError, UnknownOutcomeError)):
+                while True:
+                    work()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert store.closed
 
 
 # -- the same id

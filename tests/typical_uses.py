@@ -135,9 +135,11 @@ def stores(url: str) -> None:
 
 
 def follow(follower: Follower) -> None:
+    while not follower.is_caught_up and follower.is_connected:
+        assert_type(follower.get_batch(100, timeout=1.0, until_caught_up=True), list[StoredEvent])
     for stored in follower:
         assert_type(stored, StoredEvent)
-        print(stored.sequence, stored.event.actor_id, stored.ends_batch, follower.is_caught_up)
+        print(stored.sequence, stored.event.actor_id, stored.ends_batch, stored.batch, follower.is_caught_up)
 
 
 def work(store: JetStreamEventStore) -> None:

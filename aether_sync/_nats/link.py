@@ -109,6 +109,11 @@ class Link:
         return self.state is LinkState.CONNECTED
 
     @property
+    def is_refused(self) -> bool:
+        """Whether no server would have us when it was last asked."""
+        return len(self._refusing) >= len(self._options.servers)
+
+    @property
     def info(self) -> dict[str, Any]:
         """What the server has said of itself (``INFO``); nothing if there is none."""
         wire = self._wire
@@ -256,8 +261,9 @@ class Link:
         self.reason = describe(error)
         if is_refusal(error):
             self.reason += self._login.doubt()
-            if len(self._refusing) >= len(self._options.servers):
+            if self.is_refused:
                 self.first.fail(self.connect_error())
+                self.changed.wake_all()
         if self.state is not LinkState.CONNECTED:
             said = "not connected to %s: %s", self.where, self.reason
             self._reporter.burst(Kind.CONNECT_FAILED, *said, about=self.reason, url=self.where)

@@ -7,9 +7,11 @@ the connection breaks, who had asked gets an error: whether the server has acted
 
 import asyncio
 import os
+import weakref
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from threading import Lock
 
@@ -46,7 +48,7 @@ def is_status(message: Message) -> bool:
 
 
 class Call:
-    """A question, for one thread to wait for its answers.
+    """A question, for one thread to wait for its answers; whoever else knows it lets go of it with that thread.
 
     Attributes:
         subjects: Whom it is put to.
@@ -55,8 +57,8 @@ class Call:
     """
 
     __slots__ = (
-        "_calls", "_done", "_error", "_is_last", "_is_over", "_may_be_sent", "_ponged", "_token", "answers", "frame",
-        "subjects",
+        "__weakref__", "_calls", "_done", "_error", "_is_last", "_is_over", "_may_be_sent", "_ponged", "_token",
+        "answers", "frame", "subjects",
     )  # fmt: skip
 
     def __init__(
@@ -65,7 +67,7 @@ class Call:
         frame: bytes,
         is_last: Callable[[Message], bool],
         token: bytes,
-        calls: "dict[bytes, Call]",
+        calls: "dict[bytes, weakref.ref[Call]]",
     ) -> None:
         self.subjects = subjects
         self.frame = frame
@@ -189,11 +191,13 @@ class Requests:
 
     def __init__(self, lines: Lines) -> None:
         self._lines = lines
-        self._calls: dict[bytes, Call] = {}  # by the last token of their inboxes; single operations only, any thread
+        # By the last token of their inboxes; single operations only, any thread. Who asks may be interrupted before it
+        # waits, and so before it could say that it does not: so nothing is kept of a question that nobody has any more.
+        self._calls: dict[bytes, weakref.ref[Call]] = {}
         self._tellers: dict[str, Callable[[AetherError], object]] = {}  # who tells, by subjects
         self._numbers = count(1)
-        self._unsent: deque[Call] = deque()
-        self._outgoing: deque[Call] = deque()  # put there by any thread, taken by the loop
+        self._unsent: deque[weakref.ref[Call]] = deque()
+        self._outgoing: deque[weakref.ref[Call]] = deque()  # put there by any thread, taken by the loop
         self._bell: Bell | None = None  # for them, once there was a connection
         self._wire: Wire | None = None  # while connected
         self._shortcut: Shortcut | None = None  # of that wire
@@ -229,8 +233,12 @@ class Requests:
         token = b"%d" % next(self._numbers)
         self._lines.take(line_of(max(subjects, key=len, default=""), self._inbox, token))
         call = Call(subjects, make(self._inbox + token), is_last, token, self._calls)
-        self._calls[token] = call
+        self._calls[token] = weakref.ref(call, partial(self._calls.pop, token))
         return call
+
+    def _waiting(self) -> list[Call]:
+        """Those that somebody waits for."""
+        return _those_that_live(list(self._calls.values()))
 
     def put(self, call: Call) -> bool:
         """Have a question written; returns False if the loop has to be told of it.
@@ -241,7 +249,7 @@ class Requests:
             return False
         if len(self._calls) <= _ALONE and self._carry(call):
             return True
-        self._outgoing.append(call)
+        self._outgoing.append(weakref.ref(call))  # of who is interrupted before the bell rings it is not sent later
         bell = self._bell  # only now: a flush has hung up another one, or sees the call
         if not bell.rung:
             bell.ring()
@@ -283,14 +291,14 @@ class Requests:
         self._wire, self._shortcut = wire, wire.shortcut
         self._bell = Bell(asyncio.get_running_loop(), self._flush)
         unsent, self._unsent = self._unsent, deque()
-        for call in unsent:
+        for call in _those_that_live(unsent):
             self.send(call)
 
     def pause(self) -> None:
         """The connection is lost, and with it the answers to what was sent."""
         self._wire = self._shortcut = None
         error = DisconnectedError("the connection broke before the server had answered")
-        for call in list(self._calls.values()):
+        for call in self._waiting():
             if call.was_sent:
                 call.fail(error)
 
@@ -299,9 +307,10 @@ class Requests:
         if self._closed is not None:
             call.fail(self._closed)
         elif self._wire is None:
-            self._unsent.append(call)
+            self._unsent.append(weakref.ref(call))
             if len(self._unsent) > 2 * len(self._calls):  # of most nobody waits for the answer any more
-                self._unsent = deque(one for one in self._unsent if one.is_waited_for)
+                living = _those_that_live(self._unsent)
+                self._unsent = deque(weakref.ref(one) for one in living if one.is_waited_for)
         elif call.is_waited_for and call.claim():
             self._wire.write(call.frame)
 
@@ -318,7 +327,7 @@ class Requests:
     def _flush(self) -> None:
         """Write what was put here since the last time."""
         self._bell = Bell(asyncio.get_running_loop(), self._flush)  # first: who comes later rings that
-        calls = [self._outgoing.popleft() for _ in range(len(self._outgoing))]
+        calls = _those_that_live([self._outgoing.popleft() for _ in range(len(self._outgoing))])
         if self._wire is None:
             for call in calls:
                 self.send(call)
@@ -329,13 +338,14 @@ class Requests:
         for message in messages:
             subject = message[0]
             token = subject[subject.rfind(b".") + 1 :]
-            call = self._calls.get(token)
+            ref = self._calls.get(token)
+            call = None if ref is None else ref()
             if call is not None and call.take(message):
                 self._calls.pop(token, None)
 
     def refuse(self, subject: str) -> bool:
         """The server permits no publish to a subject; returns whether somebody had asked there."""
-        refused = [call for call in list(self._calls.values()) if subject in call.subjects]
+        refused = [call for call in self._waiting() if subject in call.subjects]
         for call in refused:
             call.fail(_denied(subject))
         return bool(refused) or self._refuse_told(subject)
@@ -348,7 +358,7 @@ class Requests:
         return concerned is not None or subject.startswith("$JS.")  # no event of a bus
 
     def _fail_all(self, error: AetherError) -> None:
-        for call in list(self._calls.values()):
+        for call in self._waiting():
             call.fail(error)
 
     def close(self, error: AetherError) -> None:
@@ -356,6 +366,11 @@ class Requests:
         self._closed = error
         self._wire = self._shortcut = None
         self._fail_all(error)
+
+
+def _those_that_live(refs: Iterable[weakref.ref[Call]]) -> list[Call]:
+    """The questions that somebody still has."""
+    return [call for ref in refs if (call := ref()) is not None]
 
 
 def _nobody(_: AetherError) -> None:

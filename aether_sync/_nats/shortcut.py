@@ -21,7 +21,7 @@ from contextlib import suppress
 
 from .._clock import monotonic
 from .._fork import OwnFile, let_go
-from .._waiting import NOW, guard
+from .._waiting import guard, tries
 
 __all__ = ["LARGEST_CARRIED", "Shortcut", "duplicate"]
 
@@ -46,6 +46,7 @@ class Shortcut:
 
     def __init__(self, transport: asyncio.WriteTransport, told: Callable[[], object]) -> None:
         self.lock = guard()
+        self._tries = tries(self.lock)
         self.expected = False
         self._loop = asyncio.get_running_loop()
         self._transport = transport
@@ -68,7 +69,8 @@ class Shortcut:
             return False
         tell, mine = False, False
         try:
-            (mine,) = map(self.lock.acquire, NOW)  # nobody waits who publishes: see _waiting
+            for mine in self._tries:  # nobody waits who publishes: see _waiting
+                break
             if not mine or self._transport.is_closing() or self._rest() or len(self._carried) >= _UNTOLD:
                 return False
             written = map(os.write, self._way, to_write := iter((frame,)))

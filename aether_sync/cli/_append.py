@@ -124,7 +124,7 @@ class _Appender:
         try:
             self._take(file, self._append, lambda: self._count)
         except BadLineError as error:
-            return f"{error}; nothing after it was stored"
+            return f"{error}; nothing after it was stored: mend the line, or go on past it with --skip-bad"
         except AetherError as error:
             return self._words(error)
         return ""
@@ -184,8 +184,8 @@ class _Appender:
                     self._bad.refuse(batch[0].number, error)
                 for line in batch if len(batch) > 1 else ():
                     self._append([line])
-            except AtomicAppendUnsupportedError:
-                self._at_once = 1
+            except AtomicAppendUnsupportedError:  # so many, or several at all
+                self._at_once = len(batch) // 2
                 lines = batch + lines
 
     def _store_batch(self, events: list[Event]) -> None:

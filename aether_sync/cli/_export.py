@@ -86,6 +86,7 @@ class Exporter:
     timeout: float
     written: int = 0
     malformed: int = 0
+    torn: int = 0  # records of saves that are not whole
     _at: int = field(init=False)  # the sequence up to which all is written
     _done: bool = False
 
@@ -152,16 +153,25 @@ class Exporter:
         self._done = sequence >= self.extent.last and (ends_batch or self.pattern is not None)
 
     def _count_malformed(self, error: MalformedRecordError) -> None:
-        actor = self.admin.actor_at(error.sequence, self.timeout)
-        if actor is None or SubscriptionFilter(actor_pattern=self.pattern).matches_actor(actor):
+        if self._is_wanted(error.sequence):
             report_malformed(error)
             self.malformed += 1
             self._count(error.sequence, True)
 
+    def _is_wanted(self, sequence: int) -> bool:
+        if self.pattern is None:
+            return True
+        actor = self.admin.actor_at(sequence, self.timeout)
+        return actor is not None and SubscriptionFilter(actor_pattern=self.pattern).matches_actor(actor)
+
     def _difference(self) -> str:
         """Say what the server counts, if it is not what was counted here."""
         least, most = self.extent.least, self.extent.most
-        if most is None or least <= self.counted <= most:
+        if most is None:
+            return ""
+        if self.counted < least:  # those of saves that are not whole did not come
+            self.torn = self.admin.torn(self.extent, self.pattern, timeout=self.timeout)
+        if least <= self.counted + self.torn <= most:
             return ""
         return (
             f"the server counts {least:,} records up to sequence {self.extent.last:,}, and {self.counted:,} are in the "
@@ -176,6 +186,8 @@ class Exporter:
             parts.append(f"{counted(self.counted - self.malformed)} with those that were there")
         if not stopped_by:
             parts.append("nothing to count them against" if self.extent.most is None else "the server counts as many")
+        if self.torn:
+            parts.append(f"{self.torn:,} record{'s' * (self.torn != 1)} of saves that are not whole left out")
         if self.malformed:
             parts.append(f"{self.malformed:,} malformed record{'s' * (self.malformed != 1)} left out")
         say("; ".join([*parts, *filter(None, [stopped_by])]))

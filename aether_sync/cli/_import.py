@@ -88,11 +88,11 @@ class _Importer:
         try:
             self._import(file)
         except BadLineError as error:
-            return f"{error}; nothing after it was stored"
+            return f"{error}; nothing after it was stored: mend the line, or go on past it with --skip-bad"
         except ConflictError as error:
             return str(error)
-        except AetherError as error:
-            return f"{error}; the same command goes on from there"
+        except AetherError as error:  # it may want a limit to be raised, or just a server
+            return f"{error}; when that is mended, or over, the same command goes on from there"
         return ""
 
     def _import(self, file: BinaryIO) -> None:
@@ -150,13 +150,14 @@ class _Importer:
         try:
             self._save(lines)
         except (AtomicAppendUnsupportedError, EncodingError) as error:
-            if isinstance(error, AtomicAppendUnsupportedError):
-                self._at_once = 1
-            elif len(lines) == 1:  # it is too large
+            if len(lines) == 1:  # it is too large
                 self._bad.refuse(lines[0].number, error)
                 return
-            for line in lines:
-                self._store_lines([line], looked=looked)
+            at_once = 1
+            if isinstance(error, AtomicAppendUnsupportedError):  # so many, or several at all
+                at_once = self._at_once = len(lines) // 2
+            for first in range(0, len(lines), at_once):
+                self._store_lines(lines[first : first + at_once], looked=looked)
         except (VersionConflictError, DuplicateIdError, InvalidEventError) as error:
             if looked:
                 raise ConflictError(f"line {lines[0].number}, or one soon after it: {error}") from error

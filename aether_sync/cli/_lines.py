@@ -6,7 +6,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 
-from .._wire import decode_event, encode_event
+from .._wire import decode_event, encode_read
 from ..errors import AetherError, DecodingError
 from ..events import Event
 from ._progress import progress_of_input
@@ -26,8 +26,8 @@ _ABOUT_IT = frozenset({"namespace", "sequence"})  # where an event was printed, 
 
 
 def to_line(event: Event, **about: object) -> bytes:
-    """Write an event as a line, behind what else is said of it: its ``namespace``, or its ``sequence`` in a store."""
-    return b"%b,%b\n" % (msgspec.json.encode(about)[:-1], encode_event(event)[1:])
+    """Write an event, as it was read, as a line behind its ``namespace``, or its ``sequence`` in a store."""
+    return b"%b,%b\n" % (msgspec.json.encode(about)[:-1], encode_read(event)[1:])
 
 
 def counted(events: int) -> str:

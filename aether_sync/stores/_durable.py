@@ -1,6 +1,7 @@
 """Durable consumers on the server: made or joined, refused if they are others, looked at, waited for."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,8 +107,8 @@ def _common(consumer: str, ack_wait: float, max_ack_pending: int) -> dict[str, A
     }
 
 
-def join(jetstream: JetStream, stream: str, config: dict[str, Any], deadline: Deadline) -> None:
-    """See that a consumer is there, as wanted; make it if there is none.
+def join(jetstream: JetStream, stream: str, config: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
+    """See that a consumer is there, as wanted; make it if there is none. Returns what the server says of it.
 
     Raises:
         StreamMismatchError: There is one that is not as wanted.
@@ -130,6 +131,7 @@ def join(jetstream: JetStream, stream: str, config: dict[str, Any], deadline: De
             "or another name; delete_consumer() forgets the one that is there, and how far it is",
             tuple(different),
         )
+    return answer
 
 
 def look(jetstream: JetStream, stream: str, consumer: str, deadline: Deadline) -> dict[str, Any]:
@@ -153,16 +155,8 @@ def look(jetstream: JetStream, stream: str, consumer: str, deadline: Deadline) -
 
 def listed(jetstream: JetStream, stream: str, deadline: Deadline) -> list[ConsumerState]:
     """Return how far all durable consumers are, by name."""
-    found: list[dict[str, Any]] = []
-    while True:
-        answer = jetstream.request(f"CONSUMER.LIST.{stream}", {"offset": len(found)}, deadline)
-        if "error" in answer:
-            raise StoreUnavailableError(f"the consumers of {stream!r} are not listed: {said(answer)}")
-        page = answer["consumers"] or []
-        found += page
-        if not page or len(found) >= answer["total"]:
-            durable = (one for one in found if one["config"].get("durable_name"))
-            return sorted(map(ConsumerState.of, durable), key=lambda one: one.name)
+    durable = (one for one in jetstream.consumers(stream, deadline) if one["config"].get("durable_name"))
+    return sorted(map(ConsumerState.of, durable), key=lambda one: one.name)
 
 
 def forget(jetstream: JetStream, stream: str, consumer: str, deadline: Deadline) -> bool:
@@ -190,7 +184,8 @@ def wait_for(jetstream: JetStream, names: Names, sequence: int, consumer: str, d
                 f"consumer {consumer!r} has not acknowledged event {target} within {deadline}: all up to "
                 f"{state.acknowledged} is, {state.unacknowledged} events are being worked on, {state.waiting} wait"
             )
-        info = look(jetstream, names.stream, consumer, deadline)
+        with suppress(DeadlineExceededError):  # then it is said how far it was
+            info = look(jetstream, names.stream, consumer, deadline)
 
 
 def _last_wanted(jetstream: JetStream, names: Names, config: dict[str, Any], sequence: int, deadline: Deadline) -> int:

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from ._saves import TornSave
+
 __all__ = ["NO_JETSTREAM", "NO_STREAM", "Answers", "Finding", "Level", "first_line", "is_well"]
 
 NO_JETSTREAM = {10039, 10076}  #: codes of errors: not for this account, not on this server
@@ -44,22 +46,28 @@ class Answers:
         server: ``INFO``, of the server that is connected.
         account: ``$JS.API.INFO``.
         stream: ``STREAM.INFO`` of the events.
+        snapshots: ``STREAM.INFO`` of the snapshots.
         poison: ``STREAM.INFO`` of what consumers gave up.
         consumers: Those of ``CONSUMER.LIST``.
         round_trip: Seconds.
         skew: Seconds that the server's clock is before the local one; None if it was not seen.
         monitor: ``/varz``; empty if it was not asked for.
+        torn: Saves of which a part is stored, among the latest records.
+        looked_through: How many records those are.
     """
 
     wanted: dict[str, Any]
     server: dict[str, Any] = field(default_factory=dict)
     account: dict[str, Any] = field(default_factory=dict)
     stream: dict[str, Any] = field(default_factory=dict)
+    snapshots: dict[str, Any] = field(default_factory=dict)
     poison: dict[str, Any] = field(default_factory=dict)
     consumers: list[dict[str, Any]] = field(default_factory=list)
     round_trip: float = 0.0
     skew: float | None = None
     monitor: dict[str, Any] = field(default_factory=dict)
+    torn: list[TornSave] = field(default_factory=list)
+    looked_through: int = 0
 
     @property
     def has_stream(self) -> bool:

@@ -5,6 +5,7 @@ or when nobody wants it any more.
 """
 
 from itertools import count
+from math import inf
 from threading import RLock, Thread
 
 from .._deadline import Deadline
@@ -30,6 +31,7 @@ __all__ = ["Iteration"]
 
 _BEGIN = 5.0  # seconds to begin a flow, then again
 _AWAY = (ConnectError, DeadlineExceededError, DisconnectedError, StoreUnavailableError)  # it may come back
+_AT_EXIT = 1.0  # seconds for all that nobody closed, to give back what is on its way to them
 _FOR_EVER = Deadline(None)
 _NO_THREAD = 0.1  # seconds until one is asked for again
 _LACKS = (MemoryError, OSError)  # of memory, of files: they pass
@@ -75,12 +77,21 @@ class Iteration(Closing, Heir):
         return bool(self._inflow.arrived)
 
     @property
+    def is_connected(self) -> bool:
+        """Whether what is stored can come here now: the server answers, and delivers."""
+        return not self._has_ended() and self._connection.is_connected and self._inflow.silence() > 0
+
+    @property
     def closed(self) -> bool:
         """Whether nothing more comes: :meth:`close` was called, or it failed for good."""
         return self._closed
 
-    def _await(self, deadline: Deadline) -> None:
+    def _await(self, deadline: Deadline, at_most: float = inf) -> None:
         """Wait for more, and see that more can come.
+
+        Args:
+            deadline: For who takes.
+            at_most: Seconds after which it looks again itself, whether something came or not.
 
         Raises:
             DeadlineExceededError: Nothing came in time.
@@ -101,9 +112,12 @@ class Iteration(Closing, Heir):
             return changed or self._has_ended() or self._has_some()
 
         left = deadline.remaining()
-        came = inflow.changed.wait(ready, Deadline(min(left, patience or left)))
+        came = inflow.changed.wait(ready, Deadline(min(left, patience or left, at_most)))
         if not came and not deadline.remaining():
-            raise DeadlineExceededError(f"no event for {self!r} within {deadline}{self._connection.why_not()}")
+            raise self._nothing_within(deadline)
+
+    def _nothing_within(self, deadline: Deadline) -> DeadlineExceededError:
+        return DeadlineExceededError(f"no event for {self!r} within {deadline}{self._connection.why_not()}")
 
     def _has_ended(self) -> bool:
         return self._closed or self._failure is not None or self._inflow.error is not None
@@ -145,8 +159,12 @@ class Iteration(Closing, Heir):
         """What who takes gets once it is closed."""
         return self._failure or StoreClosedError(f"{self!r} is closed")
 
+    def close_by(self, deadline: Deadline) -> None:
+        """As :meth:`close`, one of several for which there is one deadline."""
+        self.close()
+
     def _after_fork(self) -> None:
-        self._closed = True
+        self._closed = self._pulling.is_over = True
         self._failure = StoreClosedError(f"{self!r} was made before the fork, and is its parent's: make another here")
         self._inflow.changed.wake_all()
 
@@ -157,5 +175,6 @@ _iterations: Living[Iteration] = Living()
 @before_threads_end
 def _end_iterations() -> None:
     """Let every iteration end: Python waits for the normal threads in which it goes on."""
+    deadline = Deadline(_AT_EXIT)
     for iteration in _iterations:
-        iteration.close()
+        iteration.close_by(deadline)

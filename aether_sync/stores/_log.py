@@ -4,11 +4,12 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from operator import attrgetter
 from typing import NamedTuple, Self
 
 from .._batches import fill
-from .._checks import check_count
+from .._checks import check_count, check_flag
 from .._deadline import Deadline
 from .._exit import before_threads_end, is_ending
 from .._lifetime import Closing
@@ -58,6 +59,7 @@ class Log:
 
     def _recorded(self, first: int, events: Sequence[Event]) -> list[_Record]:
         last = first + len(events) - 1
+        batch = first if len(events) > 1 else 0
         places: dict[str, int] = {}
         records = []
         for sequence, event in enumerate(events, first):
@@ -65,7 +67,7 @@ class Log:
             if place is None:
                 place = len(self.history(event.actor_id))
             places[event.actor_id] = place + 1
-            records.append(_Record(StoredEvent(event, sequence, ends_batch=sequence == last), place))
+            records.append(_Record(StoredEvent(event, sequence, False, sequence == last, batch), place))
         return records
 
     def end(self) -> int:
@@ -123,15 +125,18 @@ class Log:
         return self._events[sequence - 1]
 
 
+_LOOKED_AT_ONCE = 1_000  # events, before it is asked whether there is time for more
+_FOR_EVER = Deadline(None)
+
+
 class _Position(NamedTuple):
-    taken: int  # the sequence of the event that was taken last
     passed: int  # the last sequence that need not be looked at again
     next: "dict[int, _Position]"  # the one behind it, under 0: who puts it there has taken the event that lies between
 
 
 def fresh(stored: StoredEvent) -> StoredEvent:
     """What is stored, as of its reader alone: to change it is no harm, here as with a server."""
-    return StoredEvent(off_the_wire(stored.event), stored.sequence, ends_batch=stored.ends_batch)
+    return StoredEvent(off_the_wire(stored.event), stored.sequence, False, stored.ends_batch, stored.batch)
 
 
 def off_the_wire(event: Event) -> Event:
@@ -146,7 +151,7 @@ class LogFollower(Closing):
     def __init__(self, log: Log, after: int, wanted: SubscriptionFilter) -> None:
         self._log = log
         self._wanted = wanted
-        self._position = _Position(after, after, {})  # or one further on: it may lag behind
+        self._position = _Position(after, {})  # or one further on: it may lag behind
         self._returned: deque[StoredEvent] = deque()  # taken and put back; single operations only
         self._closed = False
         _followers.add(self)  # first: who asks before the end is ended with the others
@@ -155,14 +160,19 @@ class LogFollower(Closing):
 
     @property
     def sequence(self) -> int:
-        """The sequence of the event that was taken last, or ``after``: the checkpoint."""
+        """The checkpoint: up to here every wanted event has been taken."""
         returned = list(self._returned)
-        return min([self._here().taken, *(one.sequence - 1 for one in returned[:1])])
+        return min([self._here().passed, *(one.sequence - 1 for one in returned[:1])])
 
     @property
     def is_caught_up(self) -> bool:
-        """Whether all that was stored a moment ago has been taken."""
-        return self._next(take=False) is None
+        """Whether all that is stored has been taken. False once it is closed."""
+        return not self.closed and self._next(_FOR_EVER, take=False) is None
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether what is stored can come here: until it is closed."""
+        return not self.closed
 
     @property
     def closed(self) -> bool:
@@ -179,26 +189,33 @@ class LogFollower(Closing):
             raise StopIteration from None
 
     def get(self, timeout: float | None = None) -> StoredEvent:
-        deadline = Deadline(timeout)
+        return self._get(Deadline(timeout))
+
+    def _get(self, deadline: Deadline, until_caught_up: bool = False) -> StoredEvent:
         while True:
             is_last_look = not deadline.remaining()
             if self.closed:
                 raise StoreClosedError(f"{self!r} is closed")
             with suppress(IndexError):
-                return self._take()
+                return self._take(deadline)
+            is_last_look |= until_caught_up and self.is_caught_up
             if is_last_look or not self._log.waiting.wait(self._is_to_look, deadline):
                 raise DeadlineExceededError(f"no event for {self!r} within {deadline}")
 
-    def get_batch(self, max_events: int, timeout: float | None = None) -> list[StoredEvent]:
+    def get_batch(
+        self, max_events: int, timeout: float | None = None, *, until_caught_up: bool = False
+    ) -> list[StoredEvent]:
         max_events = check_count("max_events", max_events)
+        until_caught_up = check_flag("until_caught_up", until_caught_up)
+        deadline = Deadline(timeout)
         try:
-            batch = [self.get(timeout)]
+            batch = [self._get(deadline, until_caught_up)]
         except DeadlineExceededError:
             return []
-        return fill(batch, max_events, self._take, self._give_back)
+        return fill(batch, max_events, partial(self._take, deadline), self._give_back)
 
-    def _take(self) -> StoredEvent:
-        found = self._next(take=True)
+    def _take(self, deadline: Deadline) -> StoredEvent:
+        found = self._next(deadline, take=True)
         if found is None:
             raise IndexError
         try:
@@ -219,27 +236,30 @@ class LogFollower(Closing):
         self._position = position
         return position
 
-    def _next(self, *, take: bool) -> StoredEvent | None:
-        """Return the next wanted event, if there is one."""
+    def _next(self, deadline: Deadline, *, take: bool) -> StoredEvent | None:
+        """Return the next wanted event of those that are there now, if one is found in time."""
         try:
             return self._returned.popleft() if take else self._returned[0]
         except IndexError:
             pass
+        end = self._log.size
         while True:
             here = self._here()
-            found, passed = self._search(here.passed)
+            found, passed = self._search(here.passed, min(end, here.passed + _LOOKED_AT_ONCE))
             if found is not None and take:
-                following = _Position(found.sequence, found.sequence, {})
+                following = _Position(found.sequence, {})
             elif passed > here.passed:
-                following = _Position(here.taken, passed, {})
+                following = _Position(passed, {})
             else:
                 return found
-            if here.next.setdefault(0, following) is following:  # else another thread was quicker
+            if here.next.setdefault(0, following) is not following:  # another thread was quicker
+                continue
+            if found is not None or passed >= end or not deadline.remaining():
                 return found
 
-    def _search(self, passed: int) -> tuple[StoredEvent | None, int]:
-        """Return the first wanted event behind a sequence, and the last sequence that can be passed by."""
-        log, end = self._log, self._log.size
+    def _search(self, passed: int, end: int) -> tuple[StoredEvent | None, int]:
+        """Return the first wanted event between two sequences, and the last sequence that can be passed by."""
+        log = self._log
         for sequence in range(passed + 1, end + 1):
             if self._wanted.matches(log[sequence].event):
                 return log[sequence], sequence - 1

@@ -3,6 +3,9 @@
 The server sends what it was asked for, and never more: what nobody takes stays in the stream. While a question is open
 it says every second that it is still there; when it does not, or what was asked is lost with a connection, the flow is
 *broken*, and who takes from it begins a new one.
+
+A server cuts off a client that it has more to send to than it holds back (``max_pending``, 64 MiB by default). So what
+all who pull over one connection ask for together has a bound in bytes, of which each gets its share.
 """
 
 import json
@@ -15,17 +18,19 @@ from .._clock import monotonic
 from .._deadline import Deadline
 from .._nats.interest import Mailbox, Message
 from .._nats.requests import is_status
-from .._waiting import Parking, guard
+from .._waiting import Living, Parking, guard
 from ..connection import Connection
 from ..errors import AetherError
 from ._jetstream import command
 
-__all__ = ["Inflow", "Place", "Pulling", "pending_behind", "place_of"]
+__all__ = ["Inflow", "Place", "Pulling", "moment_of", "place_of"]
 
 _HEARTBEAT = 1.0  # seconds
 _SILENCE = 3.0  # seconds after which nobody is there
 _EXPIRES = 30.0  # seconds that a question stays open
-_BYTES = 16 * 2**20  # that one question may bring
+_BYTES = 16 * 2**20  # that one question may bring at most, and that are held here before more are asked for
+_ALL_BYTES = 32 * 2**20  # that all open questions of a connection may bring
+_LEAST_BYTES = 64 * 2**10  # that each may ask for in any case, so that none waits for another
 _PENDING = re.compile(rb"\r\nNats-Pending-Messages: (\d+)")
 _TOO_LARGE = b"exceeds maxbytes"
 _ENDS_ONE = (_TOO_LARGE, b"batch completed", b"request timeout", b"no messages")  # but not the flow
@@ -53,10 +58,10 @@ def place_of(reply: bytes) -> Place:
     return Place(int(tokens[6]), int(tokens[7]), int(tokens[8]))
 
 
-def pending_behind(reply: bytes) -> int:
-    """Read how many more there are in the stream for this consumer."""
+def moment_of(reply: bytes) -> int:
+    """Read when a message was stored, in nanoseconds since 1970."""
     tokens = reply.split(b".")
-    return int(tokens[8 if len(tokens) == 9 else 10])
+    return int(tokens[7 if len(tokens) == 9 else 9])
 
 
 class Inflow:
@@ -67,6 +72,7 @@ class Inflow:
         self.changed = Parking()
         self.arrived: deque[Message] = deque()
         self.asked = 0  # messages that may still come
+        self.asked_bytes = 0  # of them, at most
         self.is_broken = True
         self.is_too_large = False  # the next message, for a question with a bound of bytes
         self.error: AetherError | None = None
@@ -77,7 +83,7 @@ class Inflow:
         with self.lock:
             if not keep:
                 self.arrived.clear()
-            self.asked = 0
+            self.asked = self.asked_bytes = 0
             self.is_broken = False
             self._last_sign = monotonic()
 
@@ -87,12 +93,18 @@ class Inflow:
             return 0.0
         return max(0.0, self._last_sign + _SILENCE - monotonic()) if self.asked else _SILENCE
 
-    def ask(self, count: int) -> None:
-        """Note that so many more may come."""
+    @property
+    def is_full(self) -> bool:
+        """Whether no more is to be asked for: as many bytes wait here to be taken as may."""
+        return sum([len(message[3]) for message in [*self.arrived]]) > _BYTES // 2
+
+    def ask(self, count: int, size: int) -> None:
+        """Note that so many more may come, of so many bytes."""
         with self.lock:
             if not self.asked:
                 self._last_sign = monotonic()
             self.asked += count
+            self.asked_bytes += size
 
     # -- the loop thread
 
@@ -104,10 +116,13 @@ class Inflow:
             for message in messages if len(came) < len(messages) else ():
                 if is_status(message):
                     self._heed(message)
-            self.asked = max(0, self.asked - len(came))
-            self.arrived.extend(came)
+            self._note_answered(len(came))
+            self._arrive(came)
             if came or self.is_broken or not self.asked:  # who is woken for nothing asks again
                 self.changed.wake(len(came) or len(self.changed))
+
+    def _arrive(self, messages: list[Message]) -> None:
+        self.arrived.extend(messages)
 
     def _heed(self, status: Message) -> None:
         text = status[2].lower()
@@ -116,20 +131,31 @@ class Inflow:
         left = _PENDING.search(status[2])
         if left is not None and any(one in text for one in _ENDS_ONE):
             self.is_too_large = _TOO_LARGE in text and not self.arrived
-            self.asked = max(0, self.asked - int(left[1]))
+            self._note_answered(int(left[1]))
         else:
-            self.is_broken = True
+            self._break()
+
+    def _note_answered(self, count: int) -> None:
+        """Note that so many come no more, as if all were of one size: large ones end a question before its number."""
+        left = max(0, self.asked - count)
+        self.asked_bytes = self.asked_bytes * left // (self.asked or 1)
+        self.asked = left
+
+    def _break(self) -> None:
+        self.is_broken = True
+        self.asked_bytes = 0
 
     def break_off(self) -> None:
         """What was asked is lost."""
         with self.lock:
-            self.is_broken = True
+            self._break()
             self.changed.wake_all()
 
     def end(self, error: AetherError) -> None:
         """Nothing comes any more."""
         with self.lock:
             self.error = self.error or error
+            self.asked_bytes = 0
             self.changed.wake_all()
 
 
@@ -140,19 +166,23 @@ class Pulling:
         connection: Over which.
         stream: Of which.
         window: Messages asked for and not yet taken, at most.
+        inflow: Where they arrive; by default one of its own.
         drains: Whether what is on its way still arrives after :meth:`close`.
     """
 
-    def __init__(self, connection: Connection, stream: str, window: int, *, drains: bool = False) -> None:
-        self.inflow = Inflow()
+    def __init__(
+        self, connection: Connection, stream: str, window: int, inflow: Inflow | None = None, *, drains: bool = False
+    ) -> None:
+        self.inflow = inflow = inflow or Inflow()
         self._connection = connection
         self._stream = stream
         self._window = window
         self._next = ""  # whom questions are put to
-        inflow = self.inflow
+        self.is_over = False  #: it asks for nothing any more
         subject = f"_INBOX.{os.urandom(12).hex()}"
         group = "drains" if drains else None
         self.mailbox = Mailbox(subject, inflow.take, moved=inflow.break_off, ended=inflow.end, group=group)
+        _pullings.add(self)
 
     def subscribe(self, deadline: Deadline) -> None:
         """Have answers sent here, if they are not yet."""
@@ -172,22 +202,37 @@ class Pulling:
         inflow = self.inflow
         with inflow.lock:
             count = self._window - inflow.asked - len(inflow.arrived)
-            if inflow.is_broken or count * 2 < self._window:
+            if inflow.is_broken or count * 2 < self._window or inflow.is_full:
                 return
             is_too_large, inflow.is_too_large = inflow.is_too_large and not inflow.arrived, False
             count = 1 if is_too_large else count
-            inflow.ask(count)
+            size = self._share()
+            inflow.ask(count, size)
         question = {"batch": count, "expires": int(_EXPIRES * 1e9), "idle_heartbeat": int(_HEARTBEAT * 1e9)}
         if not is_too_large:
-            question["max_bytes"] = _BYTES
+            question["max_bytes"] = size
         subject = self._next
         self._connection.tell(command(subject, self.mailbox.subject.encode(), b"", json.dumps(question).encode()))
 
+    def _share(self) -> int:
+        """How many bytes may be asked for now: always some, and always less than there are, for whoever comes next.
+
+        Accepted race: two who ask at the same time both count on what is free. The bound is half of what a server holds
+        back.
+        """
+        here = [one for one in _pullings if one._connection is self._connection and not one.is_over]
+        free = _ALL_BYTES - sum(one.inflow.asked_bytes for one in here)
+        return max(_LEAST_BYTES, min(_BYTES, _ALL_BYTES // max(1, len(here)), free // 2))
+
     def close(self) -> None:
         """Have nothing sent here any more."""
+        self.is_over = True
         self._connection.expect_refusal(self._next, None)
         self._connection.leave(self.mailbox)
 
     def await_last(self, deadline: Deadline) -> None:
         """After :meth:`close`: wait until nothing is on its way any more."""
         self._connection.await_last([self.mailbox], deadline)
+
+
+_pullings: Living[Pulling] = Living()

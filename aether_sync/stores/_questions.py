@@ -2,6 +2,7 @@
 
 import json
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -14,13 +15,16 @@ from .._deadline import Deadline
 from ..connection import Connection
 from ..errors import AetherError, InvalidOptionError, StoreUnavailableError
 from ._findings import NO_JETSTREAM, Answers
-from ._jetstream import JetStream
+from ._jetstream import JetStream, Record
 from ._names import Names
+from ._saves import torn_saves
 from ._stream import settings
 
 __all__ = ["ask_for_all"]
 
 _ROUND_TRIPS = 5  # of which the fastest counts
+_LATEST = 100_000  # records that are looked through for parts of saves, in a second or two
+_PAGE = 5_000
 
 _read_moment = partial(msgspec.convert, type=Datetime)
 
@@ -63,13 +67,35 @@ def ask_for_all(
     if not answers.has_jetstream:
         return answers
     info = asking.fastest(f"STREAM.INFO.{names.stream}")
+    looked = _Looked(asking, names, info.answer)
     return replace(
         answers,
         stream=info.answer,
+        snapshots=asking.ask(f"STREAM.INFO.{names.snapshots}"),
         poison=asking.ask(f"STREAM.INFO.{names.poison}"),
         consumers=asking.consumers(names.stream) if "config" in info.answer else [],
         skew=_skew(info),
+        torn=list(torn_saves(looked)),
+        looked_through=looked.count,
     )
+
+
+class _Looked:
+    """The latest records of a stream, as far as they are to be had in time."""
+
+    def __init__(self, asking: "_Asking", names: Names, info: dict[str, Any]) -> None:
+        self._asking = asking
+        self._names = names
+        self._last = info.get("state", {}).get("last_seq", 0)
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Record]:
+        at = max(0, self._last - _LATEST)
+        while at < self._last:
+            page = self._asking.records(self._names, at + 1, _PAGE)
+            self.count += len(page)
+            yield from page
+            at = page[-1].sequence if page else self._last
 
 
 class _Timed(NamedTuple):
@@ -106,15 +132,20 @@ class _Asking:
                 break
         return min(found, key=lambda one: one.round_trip)
 
+    def records(self, names: Names, sequence: int, count: int) -> list[Record]:
+        """Return records from a sequence on; none if they cannot be seen."""
+        try:
+            page = self._jetstream.begin_page(names.stream, names.all_events, sequence, count, Deadline(self._timeout))
+            return page(Deadline(self._timeout)).records
+        except AetherError:
+            return []
+
     def consumers(self, stream: str) -> list[dict[str, Any]]:
         """Return all consumers; none if they cannot be seen."""
-        found: list[dict[str, Any]] = []
-        while True:
-            answer = self.ask(f"CONSUMER.LIST.{stream}", offset=len(found))
-            page = answer.get("consumers") or []
-            found += page
-            if not page or len(found) >= answer.get("total", 0):
-                return found
+        try:
+            return self._jetstream.consumers(stream, Deadline(self._timeout))
+        except AetherError:
+            return []
 
 
 def _error(description: str, code: int = 0) -> dict[str, Any]:

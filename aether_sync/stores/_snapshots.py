@@ -3,7 +3,6 @@
 import logging
 import os
 from dataclasses import replace
-from itertools import count
 from typing import Any
 
 from .._deadline import Deadline
@@ -18,6 +17,7 @@ from ..errors import (
     VersionConflictError,
 )
 from ..events import Event
+from ._cache import Known
 from ._jetstream import BusyError, JetStream, Outgoing, Pause, Record, RefusedError, UnknownError
 from ._names import Names
 from ._reading import Reader
@@ -31,31 +31,35 @@ __all__ = ["Snapshots"]
 class Snapshots:
     """Keeps them. Any thread."""
 
-    def __init__(self, jetstream: JetStream, names: Names, reader: Reader, replicas: int) -> None:
+    def __init__(self, jetstream: JetStream, names: Names, reader: Reader, main: Stream) -> None:
         self._jetstream = jetstream
         self._names = names
         self._reader = reader
-        self._stream = Stream(jetstream, snapshot_settings(names, replicas))
+        self._main = main
+        self._stream = Stream(jetstream, snapshot_settings(names), main)
 
     def save(self, snapshot: Snapshot, deadline: Deadline) -> bool:
         """Keep a snapshot, unless there is one of the same or a greater version."""
         snapshot = copied_snapshot(snapshot)
-        self._stream.open(deadline)
-        current = self._reader.look(snapshot.actor_id, deadline)
+        current = Known() if self._main.find(deadline) is None else self._reader.look(snapshot.actor_id, deadline)
         if snapshot.version > current.version:
             raise VersionConflictError(snapshot.actor_id, snapshot.version, current.version)
-        sequence = current.sequence if snapshot.version == current.version else self._sequence_of(snapshot, deadline)
-        data = _written(snapshot, sequence)
+        self._stream.open(deadline)
+        written: Snapshot | None = None
         pause = Pause(deadline)
-        for number in count():
+        while True:
             last = self._last(snapshot.actor_id, deadline)
             kept = None if last is None else self._read(last)
-            if kept is not None and kept.version > current.version:  # it was saved meanwhile, or is of another past
+            if kept is not None and kept.version > current.version:  # it was saved meanwhile, or
                 current = self._reader.look(snapshot.actor_id, deadline)
-            if kept is not None and current.version >= kept.version and not replaces(snapshot, kept):
-                return kept == replace(snapshot, sequence=sequence) and number > 0  # a try without an answer
+            if kept is not None and kept.version > current.version:  # it is ahead of its events, and is nothing
+                kept = None
+            if kept is not None and not replaces(snapshot, kept):
+                return kept == written  # by a try without an answer
+            if written is None:
+                written = replace(snapshot, sequence=self._sequence_of(snapshot, current, kept, deadline))
             try:
-                self._put(snapshot.actor_id, data, 0 if last is None else last.sequence, deadline)
+                self._put(written, 0 if last is None else last.sequence, deadline)
             except RefusedError:  # another one is quicker
                 continue
             except UnknownError:  # it is looked whether it is there
@@ -65,27 +69,35 @@ class Snapshots:
                     raise StoreUnavailableError(f"no snapshot was saved within {deadline}: {error}") from error
             else:
                 return True
-        raise AssertionError
 
-    def _put(self, actor_id: str, data: bytes, expected: int, deadline: Deadline) -> None:
-        subject = self._names.snapshot_subject(actor_id)
-        self._jetstream.publish(
-            self._names.snapshots, [Outgoing(subject, os.urandom(16).hex(), expected, data)], deadline
+    def _put(self, snapshot: Snapshot, expected: int, deadline: Deadline) -> None:
+        subject = self._names.snapshot_subject(snapshot.actor_id)
+        message = Outgoing(subject, os.urandom(16).hex(), expected, _written(snapshot))
+        self._jetstream.publish(self._names.snapshots, [message], deadline)
+
+    def _sequence_of(self, snapshot: Snapshot, current: Known, kept: Snapshot | None, deadline: Deadline) -> int:
+        """Return the sequence of the event of its version: known, or found behind the snapshot that is kept.
+
+        What is known may be of a past that was undone: then it is looked for from the first event on.
+        """
+        if snapshot.version == current.version:
+            return current.sequence
+        known = dict(current.positions).get(snapshot.version, 0)
+        if known and self._is_true(replace(snapshot, sequence=known), deadline):
+            return known
+        for after in dict.fromkeys((0 if kept is None else kept.sequence, 0)):
+            found = self._reader.read(snapshot.actor_id, snapshot.version, snapshot.version, lambda: deadline, after)
+            for one in found:
+                if isinstance(one, StoredEvent):
+                    return one.sequence
+        raise InvalidOptionError(
+            f"a snapshot of actor {short(snapshot.actor_id)} says version {snapshot.version}, which no event of it has"
         )
-
-    def _sequence_of(self, snapshot: Snapshot, deadline: Deadline) -> int:
-        found = self._reader.read(snapshot.actor_id, snapshot.version, snapshot.version, lambda: deadline)
-        there = next((one for one in found if isinstance(one, StoredEvent)), None)
-        if there is None:
-            raise InvalidOptionError(
-                f"a snapshot of actor {short(snapshot.actor_id)} says version {snapshot.version}, "
-                "which no event of it has"
-            )
-        return there.sequence
 
     def latest(self, actor_id: str, deadline: Deadline) -> Snapshot | None:
         """Return the latest snapshot of an actor, if its event is there."""
-        self._stream.open(deadline)
+        if self._main.find(deadline) is None or self._stream.find(deadline) is None:
+            return None
         last = self._last(actor_id, deadline)
         snapshot = None if last is None else self._read(last)
         if snapshot is None or self._is_true(snapshot, deadline):
@@ -137,13 +149,13 @@ class Snapshots:
         return None
 
 
-def _written(snapshot: Snapshot, sequence: int) -> bytes:
+def _written(snapshot: Snapshot) -> bytes:
     return encode_event(
         Event(
             event_type="Snapshot",
             actor_id=snapshot.actor_id,
             version=snapshot.version,
-            data={"state": snapshot.state, "schemaVersion": snapshot.schema_version, "sequence": sequence},
+            data={"state": snapshot.state, "schemaVersion": snapshot.schema_version, "sequence": snapshot.sequence},
             timestamp=snapshot.timestamp,
         )
     )

@@ -1,7 +1,9 @@
 """What a consumption makes deliveries of: events, or the pointers to them in the poison place."""
 
 import logging
-from typing import Protocol
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, ClassVar, Protocol
 
 from .._deadline import Deadline
 from .._nats.interest import Message
@@ -13,12 +15,14 @@ from ..errors import (
     MalformedRecordError,
     StoreUnavailableError,
 )
+from ..events import Event
 from ..patterns import SubscriptionFilter
 from . import _durable
-from ._jetstream import JetStream
+from ._jetstream import JetStream, Record
 from ._names import Names
 from ._pull import place_of
 from ._reading import Reader
+from ._saves import Verdict, save_of
 from .delivery import ACK, Delivery, Desk, nak
 from .poison import Advisory, PoisonPlace
 
@@ -26,17 +30,37 @@ __all__ = ["Events", "Pointers", "Source"]
 
 _FETCH = 5.0  # seconds to read the event that a pointer points to
 _BURY = 5.0  # seconds to put a record that is no event into the poison place
+_IN_BATCH = b"Nats-Batch-"
+_ASK = 1.0  # seconds to find out whether saves are whole
+_AT_ONCE = 256  # messages of which that is found out together
 _AGAIN = 60.0  # seconds after which what stays in the poison place is handed out again
 
 
 class Source(Protocol):
-    """Makes deliveries of messages."""
+    """Makes deliveries of messages.
 
-    def look(self, consumer: str, deadline: Deadline) -> None:
-        """See that the consumer is there."""
+    Attributes:
+        is_ordered: Whether the events of an actor come in the order of the store.
+    """
+
+    is_ordered: ClassVar[bool]
+
+    def look(self, consumer: str, deadline: Deadline) -> dict[str, Any]:
+        """Return what the server says of the consumer, which should be there."""
+
+    def verdict(self, message: Message, ahead: Callable[[int], list[Message]]) -> Verdict:
+        """Return whether a message counts: what its save is.
+
+        Args:
+            message: Which.
+            ahead: Returns what comes next, up to a number of messages.
+        """
 
     def read(self, message: Message, desk: Desk, passed: list[bytes]) -> Delivery | None:
         """Make a delivery of a message; if it is not wanted, add where it is acknowledged to those passed by."""
+
+    def event(self, sequence: int, deadline: Deadline) -> Event:
+        """Read the event of a delivery again."""
 
     def bury(self, delivery: Delivery, reason: str, deadline: Deadline) -> None:
         """Put a delivery into the poison place."""
@@ -44,6 +68,8 @@ class Source(Protocol):
 
 class Events:
     """Reads events for a consumer."""
+
+    is_ordered: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -62,9 +88,22 @@ class Events:
         self._filter = filter
         self._burst = Burst()  # of records that are no events
 
-    def look(self, consumer: str, deadline: Deadline) -> None:
-        """See that the consumer is there."""
-        _durable.look(self._jetstream, self._names.stream, consumer, deadline)
+    def look(self, consumer: str, deadline: Deadline) -> dict[str, Any]:
+        """Return what the server says of the consumer, which should be there."""
+        return _durable.look(self._jetstream, self._names.stream, consumer, deadline)
+
+    def verdict(self, message: Message, ahead: Callable[[int], list[Message]]) -> Verdict:
+        """Return what the save of a message is, asking for many at once; open as well if it cannot be known now."""
+        if _IN_BATCH not in message[2]:
+            return Verdict.WHOLE
+        saves, record = self._reader.saves, _record(message)
+        save = save_of(record)
+        verdict = Verdict.WHOLE if save is None else saves.known(save)
+        if save is None or verdict is not None:
+            return verdict or Verdict.WHOLE
+        with suppress(DeadlineExceededError, DisconnectedError, StoreUnavailableError):
+            saves.verdicts_of_all([record, *map(_record, ahead(_AT_ONCE))], Deadline(_ASK))
+        return saves.known(save) or Verdict.OPEN
 
     def read(self, message: Message, desk: Desk, passed: list[bytes]) -> Delivery | None:
         """Make a delivery of a message, if it is an event that is wanted; else add it to those passed by."""
@@ -90,6 +129,10 @@ class Events:
             return
         desk.tell(reply, ACK)
 
+    def event(self, sequence: int, deadline: Deadline) -> Event:
+        """Read the event of a delivery again."""
+        return self._poison.event(sequence, deadline)
+
     def bury(self, delivery: Delivery, reason: str, deadline: Deadline) -> None:
         """Put a delivery into the poison place, and only then acknowledge it."""
         self._poison.bury(self._consumer, delivery.sequence, delivery.attempt, reason, deadline)
@@ -99,15 +142,21 @@ class Events:
 class Pointers:
     """Reads what is in the poison place, for a consumer of that."""
 
+    is_ordered: ClassVar[bool] = False  # by when they were given up
+
     def __init__(self, jetstream: JetStream, names: Names, poison: PoisonPlace) -> None:
         self._jetstream = jetstream
         self._names = names
         self._poison = poison
         self._burst = Burst()  # of records that are no events
 
-    def look(self, consumer: str, deadline: Deadline) -> None:
-        """See that the consumer is there."""
-        _durable.look(self._jetstream, self._names.poison, consumer, deadline)
+    def look(self, consumer: str, deadline: Deadline) -> dict[str, Any]:
+        """Return what the server says of the consumer, which should be there."""
+        return _durable.look(self._jetstream, self._names.poison, consumer, deadline)
+
+    def verdict(self, message: Message, ahead: Callable[[int], list[Message]]) -> Verdict:
+        """Each pointer is stored alone."""
+        return Verdict.WHOLE
 
     def read(self, message: Message, desk: Desk, passed: list[bytes]) -> Delivery | None:
         """Make a delivery of a message, if it points to an event; else it stays where it is."""
@@ -127,6 +176,16 @@ class Pointers:
             return None
         return Delivery(event, pointer.stream_seq, attempt, reply, desk)
 
+    def event(self, sequence: int, deadline: Deadline) -> Event:
+        """Read the event of a delivery again."""
+        return self._poison.event(sequence, deadline)
+
     def bury(self, delivery: Delivery, reason: str, deadline: Deadline) -> None:
         """It is there already, and stays."""
         delivery.release(nak(_AGAIN))
+
+
+def _record(message: Message) -> Record:
+    """A message as a record, without its data."""
+    subject, reply, headers, _ = message
+    return Record(place_of(reply).sequence, subject.decode(errors="backslashreplace"), headers, b"")

@@ -1,5 +1,6 @@
 """What a person asks of a JetStream store beyond its protocol: whether it is there, each record, how many there are."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -7,14 +8,15 @@ from typing import Any
 from .._deadline import Deadline
 from ..errors import StoreError, StoreUnavailableError
 from ..patterns import SubscriptionFilter
-from ._jetstream import Record, code_of, said
+from ._jetstream import Record, said
+from ._saves import torn_saves
 from .base import MalformedRecord, StoredEvent
-from .common import check_actor_id, check_version
+from .common import check_actor_id, check_version, in_time
 from .jetstream import JetStreamEventStore
 
 __all__ = ["Extent", "StoreAdmin"]
 
-_NO_STREAM = 10059
+_PAGE = 5_000  # records
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +28,13 @@ class Extent:
         least: How many records there are up to it, at least.
         most: At most: more than ``least`` only if others stored something while it was counted. None if that cannot be
             counted.
+        after: Behind which sequence that is.
     """
 
     last: int
     least: int
     most: int | None
+    after: int = 0
 
 
 class StoreAdmin:
@@ -60,11 +64,10 @@ class StoreAdmin:
         """
         deadline = Deadline(timeout)
         self._store.connection.start()
-        if code_of(self._info(deadline)) == _NO_STREAM:
+        if self._store._stream.find(deadline) is None:
             raise StoreError(
                 f"there is no stream {self.stream!r} on the server: see --stream and --namespace, or store an event"
             )
-        self._store.start(deadline.timeout_left())
 
     def _info(self, deadline: Deadline, **body: Any) -> dict[str, Any]:
         return self._jetstream.request(f"STREAM.INFO.{self.stream}", body, deadline)
@@ -103,9 +106,9 @@ class StoreAdmin:
         return None if record is None else self._reader.found(record)
 
     def actor_at(self, sequence: int, timeout: float | None = 5.0) -> str | None:
-        """Return whose record is stored at a sequence, whether it is an event or not; None if there is nothing."""
+        """Return whose record is stored at a sequence, whether it is an event or not; None if it is no actor's."""
         record = self._record_at(sequence, timeout)
-        return None if record is None else self._names.actor_id(record.subject)
+        return None if record is None else self._names.actor_id_of(record.subject)
 
     def _record_at(self, sequence: int, timeout: float | None) -> Record | None:
         record = self._jetstream.next(self.stream, self._names.all_events, sequence, Deadline(timeout))
@@ -137,16 +140,42 @@ class StoreAdmin:
             return self._extent_of_all(after, deadline)
         before = 0 if after else self._count_of(actors, deadline)
         last = self._last(self._names.wanted(actors), deadline)
-        return Extent(last, before, None if after else self._count_of(actors, deadline))
+        last = min(last, self._store.last_sequence(timeout=deadline.timeout_left()))
+        return Extent(last, before, None if after else self._count_of(actors, deadline), after)
 
     def _extent_of_all(self, after: int, deadline: Deadline) -> Extent:
         state = self._state(deadline)
         if state.get("num_deleted"):
             state = self._state(deadline, deleted_details=True)
-        last, first = state["last_seq"], state["first_seq"]
-        gone = sum(one > after for one in state.get("deleted") or ())
+        last, first = self._store.last_sequence(timeout=deadline.timeout_left()), state["first_seq"]
+        last = min(state["last_seq"], last)
+        gone = sum(after < one <= last for one in state.get("deleted") or ())
         count = max(0, last - max(after, first - 1) - gone)
-        return Extent(min(last, self._last(self._names.all_events, deadline)), count, count)
+        return Extent(last, count, count, after)
+
+    def torn(self, extent: Extent, actors: str | None = None, *, timeout: float | None = 5.0) -> int:
+        """Return how many of the records that were counted are of saves that are not whole; all records are read.
+
+        Args:
+            extent: Which.
+            actors: The pattern of actor ids that was given then.
+            timeout: Seconds for each page.
+        """
+        last = extent.last if actors is None else sys.maxsize
+        wanted = SubscriptionFilter(actor_pattern=actors)
+        ids = {}
+        for save in torn_saves(self._records(extent.after, last, timeout)):
+            for sequence in range(save.first, save.last + 1):
+                ids[sequence] = self.actor_at(sequence, timeout)
+        return sum(one is not None and wanted.matches_actor(one) for one in ids.values())
+
+    def _records(self, after: int, last: int, timeout: float | None) -> Iterator[Record]:
+        while after < last:
+            deadline = Deadline(timeout)
+            ask = self._jetstream.begin_page(self.stream, self._names.all_events, after + 1, _PAGE, deadline)
+            page = ask(deadline).records
+            yield from (record for record in page if record.sequence <= last)
+            after = page[-1].sequence if page else last
 
     def _last(self, subjects: str, deadline: Deadline) -> int:
         record = self._jetstream.last(self.stream, subjects, deadline)
@@ -157,6 +186,6 @@ class StoreAdmin:
         counts = self._jetstream.counts(self.stream, self._names.wanted(actors), deadline)
         return sum(
             count
-            for subject, count in counts.items()
+            for subject, count in in_time(counts.items(), deadline)
             if (actor_id := self._names.actor_id_of(subject)) is not None and wanted.matches_actor(actor_id)
         )

@@ -64,13 +64,17 @@ class StoredEvent(msgspec.Struct, frozen=True, gc=False):
         sequence: Its place in the store, 1 or more: the checkpoint of who follows the store.
         duplicate: Whether an earlier try had stored it already, one of the same call whose answer was lost included;
             only what saving returns says so.
-        ends_batch: Whether no event follows that was saved together with this one, in one ``save_events()``.
+        ends_batch: Whether no event follows in the store that was saved together with this one, in one
+            ``save_events()``. Who follows with a filter may never be given the one that does: see ``batch``.
+        batch: The same number for all events that were saved together, another one for each save: the sequence of the
+            first of them; 0 if it was saved alone. Of a duplicate it may be 0.
     """
 
     event: Event
     sequence: int
     duplicate: bool = False
     ends_batch: bool = True
+    batch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +153,23 @@ class Follower(Protocol):
 
     @property
     def sequence(self) -> int:
-        """The sequence of the event that was taken last, or ``after``: the checkpoint."""
+        """The checkpoint: up to here every wanted event has been taken.
+
+        That is the sequence of the event that was taken last, or ``after``; or a later one, if what lies in between was
+        looked at and is not wanted. Where :attr:`is_caught_up`, it is the end of the store.
+        """
 
     @property
     def is_caught_up(self) -> bool:
-        """Whether all that was stored a moment ago has been taken."""
+        """Whether all that was stored a second ago has been taken, and what this store object has saved, too.
+
+        The end of the store is known from the leader of the stream, which this asks, once a second at most. While it
+        cannot be asked, and once the follower is closed, this is False.
+        """
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether what is stored can come here now: the server answers, and delivers. False once it is closed."""
 
     @property
     def closed(self) -> bool:
@@ -175,8 +191,18 @@ class Follower(Protocol):
             MalformedRecordError: The next record is no event. The one after it is taken next.
         """
 
-    def get_batch(self, max_events: int, timeout: float | None = None) -> list[StoredEvent]:
+    def get_batch(
+        self, max_events: int, timeout: float | None = None, *, until_caught_up: bool = False
+    ) -> list[StoredEvent]:
         """Take what is there, up to a number of events, waiting only for the first; ``[]`` if none came in time.
+
+        An empty list says nothing of the reason: nothing new is stored if :attr:`is_caught_up`; nothing can come just
+        now if not :attr:`is_connected`; else more is on its way, or what came was not wanted.
+
+        Args:
+            max_events: That many at most.
+            timeout: Seconds, as for :meth:`get`. With a filter it is also how long to look for what is wanted.
+            until_caught_up: Whether to return ``[]`` as soon as :attr:`is_caught_up`, without waiting for what comes.
 
         Raises:
             StoreClosedError: It is closed.
@@ -227,6 +253,8 @@ class EventStore(Protocol):
 
     def save_events(self, events: Iterable[Event], *, timeout: float | None = 5.0) -> list[StoredEvent]:
         """Store up to 1,000 events, of one actor or several: all of them or none, and no reader sees a part.
+
+        A server whose room ends in the middle may keep a part, which is no events to anybody.
 
         As :meth:`save_event`; the events of each actor in increasing versions.
 
@@ -290,7 +318,10 @@ class EventStore(Protocol):
     def get_events_with_errors(
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
     ) -> Reading:
-        """As :meth:`get_events`, with what cannot be read beside what can. What has no version is always in it."""
+        """As :meth:`get_events`, with what cannot be read beside what can.
+
+        What has no version is always in it, and so is what is of a save that the server has stored a part of only.
+        """
 
     def read_together(self, *actor_ids: str, timeout: float | None = 5.0) -> dict[str, list[Event]]:
         """Return the events of several actors, as they were at one moment: no part of a ``save_events()``."""
@@ -307,6 +338,8 @@ class EventStore(Protocol):
 
     def actors(self, pattern: str | None = None, *, timeout: float | None = 5.0) -> list[str]:
         """Return the ids of the actors that have events, sorted.
+
+        One may be among them of which there is only a part of a save that the server had no room for.
 
         Args:
             pattern: As ``SubscriptionFilter``'s ``actor_pattern``: ``"order-*"``; None for all.

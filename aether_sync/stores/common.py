@@ -2,10 +2,10 @@
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from operator import attrgetter
-from typing import NamedTuple, Never
+from typing import NamedTuple, Never, TypeVar
 
 from .._checks import as_iterator, check_int, is_mapping, is_of
 from .._deadline import Deadline
@@ -14,6 +14,7 @@ from .._short import short
 from .._wire import decode_event, encode_event
 from ..bus import EventBus
 from ..errors import (
+    DeadlineExceededError,
     DuplicateIdError,
     InvalidEventError,
     InvalidOptionError,
@@ -31,10 +32,13 @@ __all__ = [
     "check_version",
     "check_wanted",
     "copied_snapshot",
+    "in_time",
     "is_same",
     "numbered",
     "replaces",
 ]
+
+T = TypeVar("T")
 
 BATCH_LIMIT = 1_000  #: events in one atomic batch (ADR-50)
 
@@ -291,6 +295,14 @@ def copied_snapshot(snapshot: Snapshot) -> Snapshot:
         sequence=sequence,
         timestamp=copy.timestamp,
     )
+
+
+def in_time(found: Iterable[T], deadline: Deadline) -> Iterator[T]:
+    """Yield what is found as long as there is time, which is looked at with every sixteenth."""
+    for number, one in enumerate(found):
+        if number % 16 == 15 and not deadline.remaining():
+            raise DeadlineExceededError(f"not all of it was read within {deadline}")
+        yield one
 
 
 def replaces(snapshot: Snapshot, kept: Snapshot) -> bool:

@@ -5,24 +5,29 @@ delivers again, to any of them, up to a number of times; then the event goes to 
 """
 
 import weakref
-from typing import Self
+from math import inf
+from typing import Any, Self
 
 from .._batches import fill
 from .._checks import check_count
+from .._clock import monotonic
 from .._deadline import Deadline
 from .._lifetime import warn_unclosed
 from .._nats.interest import Message
 from .._waiting import outside_guards
 from ..connection import Connection
 from ..errors import DeadlineExceededError, StoreClosedError, StoreError, StoreUnavailableError
+from ._arrivals import Arrivals
 from ._iteration import Iteration
 from ._pull import Pulling
+from ._saves import Verdict
 from ._sources import Source
 from .delivery import ACK, Delivery, Desk, Keeper, nak
 
-__all__ = ["Consumption"]
+__all__ = ["DRAIN", "Consumption"]
 
-_DRAIN = 1.0  # seconds for what is on its way to one who closes
+_OPEN = 0.25  # seconds until it is asked again whether the server has finished a save
+DRAIN = 1.0  #: seconds for what is on its way to one who closes
 
 
 class Consumption(Iteration):
@@ -47,13 +52,14 @@ class Consumption(Iteration):
         ack_wait: float,
         source: Source,
     ) -> None:
-        pulling = Pulling(connection, stream, prefetch, drains=True)
-        super().__init__(connection, pulling, pulling.inflow.lock)
+        self._arrivals = arrivals = Arrivals(ack_wait)
+        super().__init__(connection, Pulling(connection, stream, prefetch, arrivals, drains=True), arrivals.lock)
         self._name = f"{consumer!r} of {stream!r}"
         self._consumer = consumer
         self._source = source
-        self._keeper = Keeper(connection, self._inflow, ack_wait)
-        self._desk = Desk(connection, self._keeper, source.bury)
+        self._pauses_until = 0.0  # written by any thread
+        self._keeper = Keeper(connection, arrivals, ack_wait)
+        self._desk = Desk(connection, self._keeper, source.bury, source.event)
         self._finalizer = weakref.finalize(self, _abandon, connection, self._pulling, self._keeper, repr(self))
         self._finalizer.atexit = False
 
@@ -90,7 +96,7 @@ class Consumption(Iteration):
                 return found
             if self._closed:
                 raise self._end()
-            self._await(deadline)
+            self._await(deadline, self._pause_left() or inf)
 
     def get_batch(self, max_events: int, timeout: float | None = None) -> list[Delivery]:
         """Take what is there, up to a number, waiting only for the first; ``[]`` if none came in time.
@@ -117,7 +123,7 @@ class Consumption(Iteration):
         """Put back what was taken last, for whoever takes next."""
         with self._lock:
             if not self._closed:
-                self._inflow.arrived.extendleft(reversed(messages))
+                self._arrivals.put_back(messages)
                 messages = []
         self._keeper.tell([reply for _, reply, *_ in messages], nak(0))
         self._inflow.changed.wake_all()
@@ -127,6 +133,13 @@ class Consumption(Iteration):
         passed: list[bytes] = []
         try:
             while (message := self._pop()) is not None:
+                verdict = self._source.verdict(message, self._arrivals.ahead)
+                if verdict is Verdict.OPEN:
+                    self._put_off(message)
+                    return None
+                if verdict is Verdict.TORN:
+                    passed.append(message[1])
+                    continue
                 found = self._source.read(message, self._desk, passed)
                 if found is not None:
                     messages.append(message)
@@ -135,39 +148,61 @@ class Consumption(Iteration):
         finally:
             self._keeper.tell(passed, ACK)
 
+    def _put_off(self, message: Message) -> None:
+        """Look at a message later: its save may still become whole."""
+        self._pauses_until = monotonic() + _OPEN
+        self._give_back([message])
+
+    def _pause_left(self) -> float:
+        """Seconds until it is worth to look at what is put off."""
+        return max(0.0, self._pauses_until - monotonic())
+
     def _pop(self) -> Message | None:
         with self._lock:
-            message = None if self._closed or not self._inflow.arrived else self._inflow.arrived.popleft()
+            message = None if self._closed or self._pause_left() else self._arrivals.pop()
         if not self._closed:
             self._pulling.ask()
         return message
 
+    def _has_some(self) -> bool:
+        return self._arrivals.has_some and not self._pause_left()
+
     # -- beginning
 
-    def begin(self, deadline: Deadline, *, first: bool = False) -> None:
-        """Pull from the consumer, which is there; what has come already is kept, if it is still this one's."""
+    def begin(self, info: dict[str, Any], deadline: Deadline) -> None:
+        """Begin to pull from the consumer, of which the server says this."""
         self._pulling.subscribe(deadline)
-        if first:
-            self._keeper.begin()
+        self._keeper.begin()
+        self._flow(info)
+
+    def _flow(self, info: dict[str, Any]) -> None:
+        """Pull from now on; what has come already is kept, if it is still this one's."""
         with self._lock:
             if not self._closed:
+                if self._source.is_ordered:
+                    self._arrivals.learn(info)
                 self._pulling.begin(self._consumer, keep=not self._keeper.is_late())
 
     def _renew(self, deadline: Deadline) -> None:
         try:
-            self._source.look(self._consumer, deadline)
+            info = self._source.look(self._consumer, deadline)
         except StoreUnavailableError:
             raise
         except StoreError as error:
             self._failure = error
             self.close()
             raise
-        self.begin(deadline)
+        self._flow(info)
 
     # -- ending
 
     def close(self) -> None:
         """End, release every thread that waits here, and give back what was not taken. Idempotent, from any thread."""
+        self.close_by(Deadline(DRAIN))
+
+    def close_by(self, deadline: Deadline) -> None:
+        """As :meth:`close`, one of several for which there is one deadline."""
+        deadline = Deadline(min(DRAIN, deadline.remaining()))
         with self._lock:
             if self._closed:
                 return
@@ -177,7 +212,7 @@ class Consumption(Iteration):
             self._finalizer.detach()
             self._pulling.close()
             with outside_guards():
-                self._pulling.await_last(Deadline(_DRAIN))
+                self._pulling.await_last(deadline)
         finally:
             self._keeper.give_back()
 

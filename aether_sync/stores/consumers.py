@@ -1,7 +1,7 @@
 """What a store does with its durable consumers."""
 
 from collections.abc import Iterable
-from typing import Literal, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 from .._checks import as_whole, check_count, check_flag, check_seconds, is_of
 from .._deadline import Deadline
@@ -17,17 +17,17 @@ from ._reading import Reader
 from ._sources import Events, Pointers, Source
 from ._stream import Stream
 from .common import check_version, check_wanted
-from .consume import Consumption
+from .consume import DRAIN, Consumption
 from .poison import Poisoned, PoisonPlace
-from .runner import Handler, Runner
+from .runner import Handler, Runner, close_all
 
-__all__ = ["ConsumeOptions", "Consumers"]
+__all__ = ["MAX_ACK_PENDING", "ConsumeOptions", "Consumers"]
 
+MAX_ACK_PENDING = 10_000  #: events in work, in all processes: those of an actor that fails must not be all of them
 _MAX_DELIVER = 5
 _HELD_BY_RUNNER = 256  # events: so that those of several actors are among them
 _MOST_THREADS = 10_000  # of one runner: more is a slip
 _SHORTEST_WAIT = 0.001  # seconds of an ack wait: four times within it the server is told that work goes on
-_CLOSE = 5.0  # seconds for the handlers of all runners
 _OF_POISONED = {"ack_wait", "max_ack_pending", "prefetch", "timeout"}
 
 
@@ -54,14 +54,13 @@ class Consumers:
         names: Names,
         reader: Reader,
         stream: Stream,
-        replicas: int,
     ) -> None:
         self._connection = connection
         self._jetstream = jetstream
         self._names = names
         self._reader = reader
         self._stream = stream
-        self._poison = PoisonPlace(jetstream, names, reader, replicas)
+        self._poison = PoisonPlace(jetstream, names, reader, stream)
         self._living: Living[Consumption] = Living()
         self._runners: Living[Runner] = Living()
         self._closed = False
@@ -75,7 +74,7 @@ class Consumers:
         start: Literal["first", "new"] | int = "first",
         ack_wait: float = 30.0,
         max_deliver: int = _MAX_DELIVER,
-        max_ack_pending: int = 1_000,
+        max_ack_pending: int = MAX_ACK_PENDING,
         prefetch: int = 64,
         timeout: float | None = 5.0,
     ) -> Consumption:
@@ -90,16 +89,16 @@ class Consumers:
         max_deliver = check_count("max_deliver", max_deliver)
         config = _durable.settings(self._names, name, wanted, after, ack_wait, max_deliver, max_ack_pending)
         self._open(deadline)
-        _durable.join(self._jetstream, self._names.stream, config, deadline)
+        info = _durable.join(self._jetstream, self._names.stream, config, deadline)
         source = Events(self._jetstream, self._names, self._reader, self._poison, name, wanted)
-        return self._begun(self._names.stream, name, prefetch, ack_wait, source, deadline)
+        return self._begun(self._names.stream, name, prefetch, ack_wait, source, info, deadline)
 
     def consume_poisoned(
         self,
         consumer: str,
         *,
         ack_wait: float = 30.0,
-        max_ack_pending: int = 1_000,
+        max_ack_pending: int = MAX_ACK_PENDING,
         prefetch: int = 64,
         timeout: float | None = 5.0,
     ) -> Consumption:
@@ -111,9 +110,9 @@ class Consumers:
         prefetch = check_count("prefetch", prefetch)
         self._open(deadline)
         config = _durable.poison_settings(self._names, name, ack_wait, max_ack_pending)
-        _durable.join(self._jetstream, self._names.poison, config, deadline)
+        info = _durable.join(self._jetstream, self._names.poison, config, deadline)
         source = Pointers(self._jetstream, self._names, self._poison)
-        return self._begun(self._names.poison, name, prefetch, ack_wait, source, deadline)
+        return self._begun(self._names.poison, name, prefetch, ack_wait, source, info, deadline)
 
     def run(
         self,
@@ -156,7 +155,7 @@ class Consumers:
         return runner
 
     def _open(self, deadline: Deadline) -> None:
-        """See that both streams are there; that of the poisoned first: what is given up must have a place to go to."""
+        """See that both streams are there, and make them: what is given up must have a place to go to."""
         self._stream.open(deadline)
         self._poison.open(deadline)
 
@@ -167,12 +166,13 @@ class Consumers:
         prefetch: int,
         ack_wait: float,
         source: Source,
+        info: dict[str, Any],
         deadline: Deadline,
     ) -> Consumption:
         found = Consumption(self._connection, stream, name, prefetch, ack_wait, source)
         try:
             found.admit()
-            found.begin(deadline, first=True)
+            found.begin(info, deadline)
             self._living.add(found)
             self._refuse_if_closed()
         except BaseException:
@@ -197,6 +197,8 @@ class Consumers:
 
     def states(self, deadline: Deadline) -> list[ConsumerState]:
         """Return how far each is."""
+        if self._stream.find(deadline) is None:
+            return []
         return _durable.listed(self._jetstream, self._names.stream, deadline)
 
     def forget(self, consumer: str, deadline: Deadline) -> bool:
@@ -209,14 +211,15 @@ class Consumers:
         if self._closed:
             raise StoreClosedError("the store was closed meanwhile")
 
-    def close(self) -> None:
-        """End all iterations and runners; their handlers have some seconds for that."""
+    def close(self, deadline: Deadline) -> None:
+        """End all iterations and runners; their handlers have as long to end."""
         self._closed = True
-        deadline = Deadline(_CLOSE)
         for runner in self._runners:
-            runner.close(deadline.timeout_left())
+            runner.let_end()
+        drained = Deadline(min(DRAIN, deadline.remaining()))
         for consumption in self._living:
-            consumption.close()
+            consumption.close_by(drained)
+        close_all(self._runners, deadline)
 
 
 def _after(start: object) -> int | None:

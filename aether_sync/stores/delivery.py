@@ -17,8 +17,8 @@ from .._waiting import guard
 from ..connection import Connection
 from ..errors import DeadlineExceededError, DisconnectedError, InvalidOptionError, StoreError
 from ..events import Event
+from ._arrivals import Arrivals
 from ._jetstream import Pause, command
-from ._pull import Inflow
 
 __all__ = ["ACK", "Delivery", "Desk", "Keeper", "nak"]
 
@@ -26,6 +26,7 @@ ACK = b"+ACK"
 _IN_PROGRESS = b"+WPI"
 _TRY = 1.5  # seconds for one answer
 _KEPT = 4  # times within an ack wait
+_JUST_NOW = 0.05  # of an ack wait
 
 
 def nak(delay: float) -> bytes:
@@ -40,17 +41,17 @@ class Keeper:
 
     Args:
         connection: Over which.
-        inflow: What has come and is not taken yet.
+        arrivals: What has come and is not taken yet.
         ack_wait: Seconds.
 
     Attributes:
         held: Where what was taken and is still held is acknowledged. Single operations only, any thread.
-        ends: Nothing is taken from the inflow any more; what is left there is given back, the next time at the latest.
+        ends: Nothing is taken from there any more; what is left is given back, the next time at the latest.
     """
 
-    def __init__(self, connection: Connection, inflow: Inflow, ack_wait: float) -> None:
+    def __init__(self, connection: Connection, arrivals: Arrivals, ack_wait: float) -> None:
         self._connection = connection
-        self._inflow = inflow
+        self._arrivals = arrivals
         self._ack_wait = ack_wait
         self._kept = monotonic()
         self.held: dict[bytes, None] = {}
@@ -64,23 +65,23 @@ class Keeper:
         """Whether the server may have given away what is held here: it was not told for too long."""
         return monotonic() - self._kept > self._ack_wait * 0.9
 
+    def has_told_since(self, moment: float) -> bool:
+        """Whether the ack wait of what is held since then has begun just now."""
+        return monotonic() - max(moment, self._kept) < self._ack_wait * _JUST_NOW
+
     def give_back(self) -> None:
         """Give back what has come and was not taken, and from now on only keep what is held."""
         self.ends = True
-        with self._inflow.lock:
-            waiting = self._waiting()
-            self._inflow.arrived.clear()
+        with self._arrivals.lock:
+            waiting = self._arrivals.replies()
+            self._arrivals.clear()
         self.tell(waiting, nak(0))
-
-    def _waiting(self) -> list[bytes]:
-        with self._inflow.lock:
-            return [reply for _, reply, *_ in self._inflow.arrived]
 
     def _keep(self) -> bool:
         """Tell once; on the loop thread."""
         if self.ends:  # whoever took from it was dropped, perhaps: what was on its way then is here by now
             self.give_back()
-        self.tell([*self.held, *self._waiting()], _IN_PROGRESS)
+        self.tell([*self.held, *self._arrivals.replies()], _IN_PROGRESS)
         if self._connection.is_connected:
             self._kept = monotonic()
         return bool(self.held) or not self.ends
@@ -99,14 +100,20 @@ class Desk:
         connection: Over which.
         keeper: Who keeps those that are not.
         bury: Puts one into the poison place, for a reason, within a deadline.
+        read: Reads the event of a sequence again.
     """
 
     def __init__(
-        self, connection: Connection, keeper: Keeper, bury: Callable[["Delivery", str, Deadline], object]
+        self,
+        connection: Connection,
+        keeper: Keeper,
+        bury: Callable[["Delivery", str, Deadline], object],
+        read: Callable[[int, Deadline], Event],
     ) -> None:
         self._connection = connection
         self.keeper = keeper
         self.bury = bury
+        self.read = read
         self.lock = guard()  # guards how its deliveries are settled
 
     def tell(self, reply: bytes, word: bytes) -> None:
@@ -147,7 +154,7 @@ class Delivery:
         settled: ``"acknowledged"``, ``"given back"``, ``"rejected"``, or "" as long as it is none.
     """
 
-    __slots__ = ("_desk", "_reply", "attempt", "event", "sequence", "settled")
+    __slots__ = ("_desk", "_is_light", "_kept_since", "_reply", "attempt", "event", "sequence", "settled", "unburied")
 
     def __init__(self, event: Event, sequence: int, attempt: int, reply: bytes, desk: Desk) -> None:
         self.event = event
@@ -156,13 +163,18 @@ class Delivery:
         self.settled = ""
         self._reply = reply
         self._desk = desk
+        self._is_light = False  # it has no event
+        self._kept_since = 0.0
+        self.unburied: str | None = None  #: why it was rejected, if that failed. For a runner
 
     def ack(self, *, confirm: bool = False, timeout: float | None = 5.0) -> None:
         """Say that it is done: it is not delivered again.
 
         Args:
             confirm: Wait until the server says that it knows. Without it, that word may be lost with a connection, and
-                the event comes again.
+                the event comes again. It may come again all the same: with one replica the server writes down some
+                tenths of a second later what is acknowledged, whatever its ``sync_interval``, and forgets it if it is
+                killed before that.
             timeout: Seconds for that.
 
         Raises:
@@ -201,7 +213,7 @@ class Delivery:
         Of one that comes from there, it stays there, and is handed out again after a minute.
 
         Args:
-            reason: For who looks there.
+            reason: For who looks there; its first 4,000 characters are kept.
             timeout: Seconds.
 
         Raises:
@@ -216,7 +228,7 @@ class Delivery:
             try:
                 self._desk.bury(self, reason, deadline)
             except BaseException:
-                self.settled = ""
+                self.settled, self.unburied = "", reason
                 raise
             self.let_go()
 
@@ -231,9 +243,30 @@ class Delivery:
             self.let_go()
         return first
 
+    def lighten(self) -> None:
+        """Let go of the event, which takes room. For a runner."""
+        self._is_light = True
+        del self.event
+
+    def make_whole(self, deadline: Deadline) -> None:
+        """Have the event again, before anybody sees this. For a runner.
+
+        Raises:
+            MalformedRecordError: It is not there any more.
+        """
+        if self._is_light:
+            self.event = self._desk.read(self.sequence, deadline)
+            self._is_light = False
+
     def keep(self) -> None:
         """Have the server told that work on it goes on, until it is settled. For a runner."""
+        self._kept_since = monotonic()
         self._desk.keeper.held[self._reply] = None
+
+    def renew(self) -> None:
+        """Let the ack wait begin anew, unless it has just begun. For a runner whose handler may let no thread run."""
+        if not self._desk.keeper.has_told_since(self._kept_since):
+            self.in_progress()
 
     def let_go(self) -> None:
         """Have the server told no more."""

@@ -25,6 +25,7 @@ _SILENCE = 5.0  # seconds since the leader has heard of a replica
 _REDELIVERED = 100
 _SKEW = 1.0  # seconds
 _SLOW = 0.1  # seconds of a round trip
+_SHOWN = 5  # of the same kind
 
 
 def examine(answers: Answers) -> list[Finding]:
@@ -150,7 +151,8 @@ def _sync(answers: Answers) -> Iterator[Finding]:
     seconds = config.get("sync_interval", 0) / 1e9
     yield _warn(
         "sync to disk",
-        f"every {seconds:g} s{where}: what was acknowledged since the last may be lost when a machine crashes",
+        f"every {seconds:g} s{where}: what was acknowledged since the last may be lost when a machine crashes, with "
+        "three replicas, too, if others fail before it has caught up",
         "`jetstream { sync_interval: always }` in the configuration of every server, which makes saving slower; a "
         "process that is killed loses nothing either way",
     )
@@ -245,6 +247,7 @@ def _replicas(answers: Answers) -> Iterator[Finding]:
         return
     troubles = list(_of_replicas(cluster, count))
     yield from troubles or [_ok("replicas", f"{count}, all current; {cluster.get('leader')} leads")]
+    yield from _of_side_streams(answers, count)
 
 
 def _of_replicas(cluster: dict[str, Any], count: int) -> Iterator[Finding]:
@@ -268,6 +271,19 @@ def _of_replicas(cluster: dict[str, Any], count: int) -> Iterator[Finding]:
             )
 
 
+def _of_side_streams(answers: Answers, count: int) -> Iterator[Finding]:
+    """Streams beside the main one: made before that had so many replicas, or by an earlier version with its own."""
+    for info, lost in ((answers.snapshots, "snapshots are"), (answers.poison, "what consumers gave up is")):
+        config = info.get("config", {"num_replicas": count})
+        if config.get("num_replicas", 1) < count:
+            yield _warn(
+                "replicas",
+                f"stream {config['name']!r} has {config.get('num_replicas', 1)}, the events have {count}: {lost} away "
+                "with a server, and so is what needs them",
+                f"set its num_replicas to {count}",
+            )
+
+
 def _subjects(answers: Answers) -> Iterator[Finding]:
     count = answers.stream["state"].get("num_subjects", 0)
     if count >= _MANY_SUBJECTS:
@@ -278,6 +294,22 @@ def _subjects(answers: Answers) -> Iterator[Finding]:
         )
     else:
         yield _ok("actors", f"{count:,}")
+
+
+def _saves(answers: Answers) -> Iterator[Finding]:
+    among = f"the latest {answers.looked_through:,} records"
+    if not answers.torn:
+        yield _ok("saves", f"all whole, among {among}")
+        return
+    shown = [f"{one.first:,} to {one.last:,}" for one in answers.torn[:_SHOWN]]
+    more = ["others"] if len(answers.torn) > _SHOWN else []
+    yield _warn(
+        "saves",
+        f"{len(answers.torn):,} of which the server has stored a part only, among {among}: sequences "
+        f"{', '.join(shown + more)}. No reader takes these for events",
+        "make room: raise max_file_store, or the account's storage. Three replicas refuse a save as a whole"
+        + (". Save again what was refused, before the server starts again" if answers.torn[-1].is_open else ""),
+    )
 
 
 def _consumers(answers: Answers) -> Iterator[Finding]:
@@ -320,4 +352,4 @@ def _poison(answers: Answers) -> Iterator[Finding]:
 
 Check = Callable[[Answers], Iterator[Finding]]
 _OF_SERVER: tuple[Check, ...] = (_version, _round_trip, _jetstream, _account, _sync, _disk, _clock, _stream)
-_OF_STREAM: tuple[Check, ...] = (_settings, _limits, _replicas, _subjects, _consumers, _poison)
+_OF_STREAM: tuple[Check, ...] = (_settings, _limits, _replicas, _subjects, _saves, _consumers, _poison)

@@ -22,25 +22,31 @@ from ._durable import ConsumerState
 from ._jetstream import JetStream
 from ._names import Names
 from ._reading import Reader, valid
+from ._saves import Saves
 from ._snapshots import Snapshots
 from ._stream import Stream, settings
 from ._writing import Writer
 from .base import AnyVersion, Reading, Snapshot, StoredEvent
-from .common import StoreBase, check_actor_id, check_version, check_wanted, numbered
+from .common import StoreBase, check_actor_id, check_version, check_wanted, in_time, numbered
 from .consume import Consumption
-from .consumers import ConsumeOptions, Consumers
+from .consumers import MAX_ACK_PENDING, ConsumeOptions, Consumers
 from .follow import JetStreamFollower
 from .poison import Poisoned
 from .runner import Handler, Runner
 
 __all__ = ["JetStreamEventStore"]
 
+_CLOSE = 5.0  # seconds for all of it
+_LAST = 0.5  # of these for the connection, to send what handlers have said to the last
+
 
 class JetStreamEventStore(StoreBase, Heir):
     """Keeps events in a JetStream stream, for all nodes that use the same stream and namespace.
 
-    Nothing happens before the first use. The stream is made if it is not there: on file, with limits on nothing, and
-    such that nobody can delete an event. Two stores with different pairs of stream and namespace share nothing.
+    Nothing happens before the first use. The stream is made by :meth:`start`, :meth:`consume`, :meth:`run` and what
+    saves, if it is not there: on file, with limits on nothing, and such that nobody can delete an event. Reading makes
+    none: as long as nobody has made it there are no events, and a follower waits for it. Two stores with different
+    pairs of stream and namespace share nothing.
 
     Args:
         connection: A :class:`Connection`, which closing the store leaves open; or what one is made from: a URL,
@@ -48,7 +54,8 @@ class JetStreamEventStore(StoreBase, Heir):
         stream: What the stream is called, and its subjects begin with.
         namespace: Whose events they are; also where ``EventStored`` is published if there is a bus.
         bus: Where an ``EventStored`` is published for each event that is stored; see :meth:`set_broadcaster`.
-        replicas: How many servers keep the stream: 1, or 3 to survive the loss of one.
+        replicas: How many servers keep the stream if this store makes it: 1, or 3 to survive the loss of one. One that
+            fewer keep is refused. What consumers gave up and snapshots are kept by as many servers as the events are.
         **options: Those of :class:`Connection`, for one of its own.
 
     Raises:
@@ -86,14 +93,18 @@ class JetStreamEventStore(StoreBase, Heir):
 
     def _begin(self) -> None:
         self._cache = VersionCache()
-        self._reader = Reader(self._jetstream, self._names, self._cache)
-        self._writer = Writer(self._jetstream, self._names, self._cache, self._reader)
-        self._stream = Stream(self._jetstream, settings(self._names, self._replicas))
-        self._snapshots = Snapshots(self._jetstream, self._names, self._reader, self._replicas)
+        self._saves = Saves(self._jetstream, self._names)
+        self._reader = Reader(self._jetstream, self._names, self._cache, self._saves)
+        self._writer = Writer(self._jetstream, self._names, self._cache, self._reader, self._saves)
+        self._stream = Stream(self._jetstream, settings(self._names, self._replicas), renewed=self._forget)
+        self._snapshots = Snapshots(self._jetstream, self._names, self._reader, self._stream)
         self._followers: Living[JetStreamFollower] = Living()
-        self._consumers = Consumers(
-            self._connection, self._jetstream, self._names, self._reader, self._stream, self._replicas
-        )
+        self._consumers = Consumers(self._connection, self._jetstream, self._names, self._reader, self._stream)
+
+    def _forget(self, is_another: bool) -> None:
+        """Forget what is known of a past that may be another one now."""
+        self._cache.forget(is_another)
+        self._saves.forget()
 
     def _after_fork(self) -> None:
         self._begin()
@@ -104,21 +115,33 @@ class JetStreamEventStore(StoreBase, Heir):
         return self._connection
 
     def start(self, timeout: float | None = 5.0) -> None:
-        """Connect and see that the stream is there; the first use does it too.
+        """Connect and see that the stream is there, now; make it if it is not, as the first save does too.
 
         Raises:
             StreamMismatchError: There is such a stream with other settings; the error names each.
-            StoreUnavailableError: There is no JetStream, or the stream cannot be made.
+            StoreUnavailableError: There is no JetStream, or the stream cannot be made; or it was there, and is gone.
             PermissionDeniedError: The user lacks a right; the error names it.
         """
-        self._ready(timeout)
+        self._stream.look(self._deadline(timeout))
 
-    def _ready(self, timeout: float | None) -> Deadline:
-        """Refuse if it is closed, see that the stream is there, and return until when a call may take."""
+    def _deadline(self, timeout: float | None) -> Deadline:
+        """Refuse if it is closed, and return until when a call may take."""
         deadline = Deadline(timeout)
         self._refuse_if_closed()
-        self._stream.open(deadline)
         return deadline
+
+    def _has_stream(self, deadline: Deadline) -> bool:
+        """Whether there is something to read: who reads makes no stream."""
+        return self._stream.find(deadline) is not None
+
+    def _may_have(self, actor_id: str, deadline: Deadline) -> bool:
+        """Whether an actor may have events: not as long as there is no stream, whatever others have announced."""
+        self._names.subject(actor_id)  # or the id is too long
+        known = self._cache.get(actor_id)
+        if self._has_stream(deadline):
+            return True
+        self._cache.replace(actor_id, 0, 0, known)
+        return False
 
     def _check_bus(self, bus: EventBus) -> None:
         if isinstance(bus, NATSEventBus):
@@ -154,8 +177,7 @@ class JetStreamEventStore(StoreBase, Heir):
                     raise
 
     def _commit(self, events: Sequence[Event], exactly: int | None, deadline: Deadline) -> list[StoredEvent]:
-        atomic = self._stream.open(deadline).get("allow_atomic", False)
-        return self._writer.commit(events, exactly, atomic, deadline)
+        return self._writer.commit(events, exactly, self._stream.open(deadline), deadline)
 
     # -- reading
 
@@ -170,9 +192,11 @@ class JetStreamEventStore(StoreBase, Heir):
     ) -> list[Event]:
         actor_id, from_version, to_version = _checked_range(actor_id, from_version, to_version)
         until = None if until is None else check_version("until", until)
-        deadline = self._ready(timeout)
-        stored = map(valid, self._reader.read(actor_id, from_version, to_version, lambda: deadline))
-        return [one.event for one in list(stored) if until is None or one.sequence <= until]
+        deadline = self._deadline(timeout)
+        if not self._may_have(actor_id, deadline):
+            return []
+        found = in_time(self._reader.read(actor_id, from_version, to_version, lambda: deadline), deadline)
+        return [one.event for one in list(map(valid, found)) if until is None or one.sequence <= until]
 
     def iter_events(  # noqa: D102
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
@@ -185,7 +209,8 @@ class JetStreamEventStore(StoreBase, Heir):
     def _iterate(
         self, actor_id: str, from_version: int, to_version: int | None, timeout: float | None
     ) -> Iterator[Event]:
-        self._ready(timeout)
+        if not self._may_have(actor_id, self._deadline(timeout)):
+            return
         for found in self._reader.read(actor_id, from_version, to_version, lambda: Deadline(timeout)):
             self._refuse_if_closed()
             yield valid(found).event
@@ -194,9 +219,12 @@ class JetStreamEventStore(StoreBase, Heir):
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
     ) -> Reading:
         actor_id, from_version, to_version = _checked_range(actor_id, from_version, to_version)
-        deadline = self._ready(timeout)
+        deadline = self._deadline(timeout)
         reading = Reading([], [])
-        for found in self._reader.read(actor_id, from_version, to_version, lambda: deadline):
+        if not self._may_have(actor_id, deadline):
+            return reading
+        found_all = self._reader.read(actor_id, from_version, to_version, lambda: deadline, torn=True)
+        for found in in_time(found_all, deadline):
             if isinstance(found, StoredEvent):
                 reading.events.append(found)
             else:
@@ -205,38 +233,44 @@ class JetStreamEventStore(StoreBase, Heir):
 
     def get_latest_version(self, actor_id: str, *, timeout: float | None = 5.0) -> int:  # noqa: D102
         actor_id = check_actor_id(actor_id)
-        deadline = self._ready(timeout)
-        return self._reader.look(actor_id, deadline).version
+        deadline = self._deadline(timeout)
+        return self._reader.look(actor_id, deadline).version if self._may_have(actor_id, deadline) else 0
 
     def last_sequence(self, *, timeout: float | None = 5.0) -> int:  # noqa: D102
-        deadline = self._ready(timeout)
-        record = self._jetstream.last(self._names.stream, self._names.all_events, deadline)
-        if record is None:
+        deadline = self._deadline(timeout)
+        if not self._has_stream(deadline):
             return 0
-        return record.sequence if record.ends_batch else record.sequence - record.place_in_batch
+        record = self._jetstream.last(self._names.stream, self._names.all_events, deadline)
+        return 0 if record is None else self._saves.end_of_saves(record, deadline)
 
     def actors(self, pattern: str | None = None, *, timeout: float | None = 5.0) -> list[str]:  # noqa: D102
         wanted = check_wanted("pattern", pattern)
-        deadline = self._ready(timeout)
+        deadline = self._deadline(timeout)
+        if not self._has_stream(deadline):
+            return []
         subjects = self._jetstream.counts(
             self._names.stream, self._names.wanted(wanted.actor_pattern or None), deadline
         )
-        ids = map(self._names.actor_id_of, subjects)
+        ids = map(self._names.actor_id_of, in_time(subjects, deadline))
         return sorted(one for one in ids if one is not None and wanted.matches_actor(one))
 
     # -- snapshots
 
     def save_snapshot(self, snapshot: Snapshot, *, timeout: float | None = 5.0) -> bool:  # noqa: D102
-        return self._snapshots.save(snapshot, self._ready(timeout))
+        return self._snapshots.save(snapshot, self._deadline(timeout))
 
     def get_latest_snapshot(self, actor_id: str, *, timeout: float | None = 5.0) -> Snapshot | None:  # noqa: D102
         actor_id = check_actor_id(actor_id)
-        return self._snapshots.latest(actor_id, self._ready(timeout))
+        self._names.subject(actor_id)  # or the id is too long
+        return self._snapshots.latest(actor_id, self._deadline(timeout))
 
     def _events_after(self, actor_id: str, snapshot: Snapshot | None, deadline: Deadline) -> list[Event]:
+        actor_id = check_actor_id(actor_id)
+        if not self._may_have(actor_id, deadline):
+            return []
         first, after = (0, 0) if snapshot is None else (snapshot.version + 1, snapshot.sequence)
-        found = self._reader.read(check_actor_id(actor_id), first, None, lambda: deadline, after)
-        return [valid(one).event for one in found]
+        found = self._reader.read(actor_id, first, None, lambda: deadline, after)
+        return [valid(one).event for one in in_time(found, deadline)]
 
     # -- following
 
@@ -250,8 +284,10 @@ class JetStreamEventStore(StoreBase, Heir):
     ) -> JetStreamFollower:
         after = check_version("after", after)
         wanted = check_wanted("actors", actors, event_types)
-        deadline = self._ready(timeout)
-        follower = JetStreamFollower(self._connection, self._jetstream, self._names, self._reader, after, wanted)
+        deadline = self._deadline(timeout)
+        follower = JetStreamFollower(
+            self._connection, self._jetstream, self._names, self._stream, self._reader, self._cache, after, wanted
+        )
         try:
             follower.admit()
             follower.begin(deadline)
@@ -268,8 +304,13 @@ class JetStreamEventStore(StoreBase, Heir):
         """Join a durable consumer, or make it: each event goes to one of all processes and threads that iterate it.
 
         At least once: an event that is not acknowledged in time is delivered again, to any of them; so is one whose
-        acknowledgement is lost with a connection. Handlers compare ``sequence``, or the event's version, with what they
-        have had. The order of an actor's events is not kept among processes; see :meth:`run` for one.
+        acknowledgement is lost with a connection. Who works on them notes which ``sequence`` had its effect.
+
+        As long as one process alone consumes, an actor's events come in the order of the store, also across broken
+        links: what was lost with one comes again when the ack wait is over, and until then later events of its actors
+        wait here. An event that is delivered again because it was not acknowledged, or given back, comes later than
+        others. Among several processes no order is kept, nor between one that was killed and the next: an earlier
+        sequence than the last is not always a repeat. See :meth:`run` for several threads.
 
         A delivery counts as an attempt, whether it is worked on or not: what a process had at hand when it was killed
         is nearer to the poison place than before. ``prefetch`` says how much that may be.
@@ -284,7 +325,8 @@ class JetStreamEventStore(StoreBase, Heir):
                 What waits here to be taken is kept from that, and has three quarters of it when it is taken.
                 ``max_deliver``: Deliveries of an event, before it goes to the poison place; 5 by default. The server
                 notices it when somebody asks for more.
-                ``max_ack_pending``: Events being worked on, in all processes; 1000 by default.
+                ``max_ack_pending``: Events being worked on, in all processes, those included that wait for an earlier
+                one of their actor; 10,000 by default.
                 ``prefetch``: Events that wait here to be taken; 64 by default.
                 ``timeout``: Seconds for the beginning; 5 by default.
 
@@ -314,7 +356,8 @@ class JetStreamEventStore(StoreBase, Heir):
             poisoned: Handle what the consumer gave up, as :meth:`consume_poisoned`.
             **options: Those of :meth:`consume`. ``max_deliver`` is also how often a handler is tried before the event
                 is given up; ``prefetch``, 256 by default, how many events are here in the lanes of their actors, and
-                how many wait to be put there.
+                how many wait to be put there. There are more while all of these wait for a few actors and threads have
+                nothing to do.
 
         Returns:
             A started :class:`Runner`: keep it, and close it.
@@ -326,6 +369,8 @@ class JetStreamEventStore(StoreBase, Heir):
 
     def poisoned(self, consumer: str, *, limit: int = 1_000, timeout: float | None = 5.0) -> list[Poisoned]:
         """Look at what a consumer gave up: events that it rejected, or that came ``max_deliver`` times in vain.
+
+        What came in vain is told by the server once: it is missing here if the poison place had no leader just then.
 
         Args:
             consumer: Its name.
@@ -343,7 +388,7 @@ class JetStreamEventStore(StoreBase, Heir):
         consumer: str,
         *,
         ack_wait: float = 30.0,
-        max_ack_pending: int = 1_000,
+        max_ack_pending: int = MAX_ACK_PENDING,
         prefetch: int = 64,
         timeout: float | None = 5.0,
     ) -> Consumption:
@@ -389,7 +434,7 @@ class JetStreamEventStore(StoreBase, Heir):
 
     def consumers(self, *, timeout: float | None = 5.0) -> list[ConsumerState]:
         """Return how far each durable consumer is, by name."""
-        return self._consumers.states(self._ready(timeout))
+        return self._consumers.states(self._deadline(timeout))
 
     def delete_consumer(self, consumer: str, *, timeout: float | None = 5.0) -> bool:
         """Forget a consumer, and how far it is; returns whether there was one. What it gave up stays."""
@@ -416,12 +461,13 @@ class JetStreamEventStore(StoreBase, Heir):
 
     def close(self) -> None:  # noqa: D102
         self._closed = True
+        deadline = Deadline(_CLOSE)
         for follower in self._followers:
             follower.close()
-        self._consumers.close()
+        self._consumers.close(Deadline(_CLOSE - _LAST))
         self._jetstream.close(StoreClosedError(f"{self!r} is closed"))
         if self._owns_connection:
-            self._connection.close()
+            self._connection.close(deadline.timeout_left())
 
     def __repr__(self) -> str:
         return f"<JetStreamEventStore {self._names.stream!r} {'closed' if self._closed else self._connection.summary}>"

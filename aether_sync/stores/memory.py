@@ -106,7 +106,7 @@ class InMemoryEventStore(StoreBase):
         there = [(one, event) for event in events if (one := self._log.find(event.actor_id, event.version)) is not None]
         differing = [(one, event) for one, event in there if not is_same(one.event, event)]
         if len(there) == len(events) and not differing:
-            return [StoredEvent(one.event, one.sequence, True, one.ends_batch) for one, _ in there]
+            return [StoredEvent(one.event, one.sequence, True, one.ends_batch, one.batch) for one, _ in there]
         for one, event in differing:
             if one.event.id == event.id:
                 raise DuplicateIdError(
@@ -197,23 +197,22 @@ class InMemoryEventStore(StoreBase):
         copy = copied_snapshot(snapshot)
         with self._log.lock:  # a handler's close() may let others in here: then the older one may stay, to no harm
             self._refuse_if_closed()
-            sequence = self._sequence_of(copy)
+            current = self._log.version(copy.actor_id)
+            if copy.version > current:
+                raise VersionConflictError(copy.actor_id, copy.version, current)
             kept = self._snapshots.get(copy.actor_id)
             if kept is not None and not replaces(copy, kept):
                 return False
-            self._snapshots[copy.actor_id] = replace(copy, sequence=sequence)
+            self._snapshots[copy.actor_id] = replace(copy, sequence=self._sequence_of(copy))
             return True
 
     def _sequence_of(self, snapshot: Snapshot) -> int:
         """The sequence of the event after which it was made."""
-        actor_id, version = snapshot.actor_id, snapshot.version
-        current = self._log.version(actor_id)
-        if version > current:
-            raise VersionConflictError(actor_id, version, current)
-        stored = self._log.find(actor_id, version)
+        stored = self._log.find(snapshot.actor_id, snapshot.version)
         if stored is None:
             raise InvalidOptionError(
-                f"a snapshot of actor {short(actor_id)} says version {version}, which no event of it has"
+                f"a snapshot of actor {short(snapshot.actor_id)} says version {snapshot.version}, which no event of it "
+                "has"
             )
         return stored.sequence
 

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Iterable
 from copy import copy
 from itertools import count
 
@@ -17,7 +18,7 @@ from ..errors import StoreClosedError, StoreError
 from ._crew import Crew, Handler
 from .consume import Consumption
 
-__all__ = ["Handler", "Runner"]
+__all__ = ["Handler", "Runner", "close_all"]
 
 _AT_EXIT = 5.0  # seconds for the handlers of all runners that nobody closed
 
@@ -28,14 +29,18 @@ class Runner(Closing, Heir):
     """Handles the events of a durable consumer on threads of its own, until it or its store is closed.
 
     The events of one actor are handled one after the other, in the order of the store, as far as this process gets
-    them; those of different actors at the same time. JetStream keeps no such order *among* processes: two of them may
-    handle two events of one actor at the same time, or the later one first, and any event may come twice. A handler
-    compares ``delivery.sequence``, or the event's version, with what it has had.
+    them, also across broken links; those of different actors at the same time. JetStream keeps no such order *among*
+    processes, nor between one that was killed and the next: two of them may handle two events of one actor at the same
+    time, or the later one first, and any event may come twice. So a handler notes which events had their effect, by
+    ``delivery.sequence``, together with that effect, and skips only these: an earlier one than the last is not always a
+    repeat.
 
     A handler that returns has done it, and the event is acknowledged. One that raises is called again after a pause,
     while later events of that actor wait and others go on; after ``max_deliver`` attempts the event goes to the poison
     place. It may also settle the delivery itself: :meth:`Delivery.reject` gives up at once, :meth:`Delivery.nak` passes
-    it on. However long it takes, the event is not given to another as long as this process lives and is connected.
+    it on. However long it takes, the event is not given to another as long as this process lives, is connected, and
+    lets its other threads run: a handler that keeps the GIL for nearly as long as the ack wait may lose its event to
+    another process while it works on it.
     """
 
     def __init__(
@@ -52,6 +57,7 @@ class Runner(Closing, Heir):
     ) -> None:
         self._crew = Crew(consumption, handler, retry_delay, attempts, counts_deliveries, capacity)
         self._name = short(consumer)
+        self.has_left = False  #: closing it took too long: handlers were left behind. For a store
         number = next(_numbers)
         self._threads = [
             make_thread(self._take, name=f"aether-taker-{number}"),
@@ -119,8 +125,8 @@ class Runner(Closing, Heir):
             Whether all handlers have ended.
         """
         deadline, crew = Deadline(timeout), self._crew
-        crew.stop()
-        crew.consumption.close()
+        self.let_end()
+        crew.consumption.close_by(deadline)
         own = threading.current_thread() in self._threads
         with outside_guards():
             ended = crew.ended.wait(lambda: crew.running <= own, deadline)
@@ -129,10 +135,19 @@ class Runner(Closing, Heir):
             self._join(deadline)
         else:
             crew.abandon_busy()
+            self._leave_behind()
+        return ended
+
+    def let_end(self) -> None:
+        """Take no more, and let the handlers that run come to their end, without waiting for it. For a store."""
+        self._crew.stop()
+
+    def _leave_behind(self) -> None:
+        if not self.has_left:
+            self.has_left = True
             names = ", ".join(thread.name for thread in self._threads if thread.is_alive())
             text = "closing %r leaves handlers behind, on %s"
             log(Kind.HANDLERS_LEFT, logging.WARNING, text, self, names)
-        return ended
 
     def _join(self, deadline: Deadline) -> None:
         for thread in self._threads:
@@ -154,6 +169,13 @@ _runners: Living[Runner] = Living()
 @before_threads_end
 def _end_running() -> None:
     """Let handlers come to their end, once the main thread is done."""
-    deadline = Deadline(_AT_EXIT)
-    for runner in _runners:
-        runner.close(deadline.timeout_left())
+    close_all(_runners, Deadline(_AT_EXIT))
+
+
+def close_all(runners: Iterable[Runner], deadline: Deadline) -> None:
+    """Close all of them within one deadline. Who was left behind by an earlier close is not waited for again."""
+    closing = list(runners)
+    for runner in closing:
+        runner.let_end()
+    for runner in closing:
+        runner.close(0 if runner.has_left else deadline.timeout_left())

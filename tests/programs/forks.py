@@ -302,14 +302,14 @@ def no_lock_survives(forks: str) -> None:
 def a_store_in_memory(forks: str) -> None:
     """Forked while threads save, read and follow: the child has whole saves, and waits for nobody."""
     store = InMemoryEventStore()
-    stop = threading.Event()
+    stop, go_on = threading.Event(), threading.Event()
 
     def save(n: int) -> None:
         while not stop.is_set():
+            go_on.wait(PATIENCE)  # or each child has more to read than the one before
             store.append("all", event("all"), expected_version=ANY)
             version = store.get_latest_version(f"a-{n}") + 1
             store.save_events([event(f"a-{n}", version), event(f"b-{n}", version), event(f"a-{n}", version + 1)])
-            time.sleep(random.uniform(0, 2e-4))  # or each child has more to read than the one before
 
     def child(follower: Follower) -> None:
         last = store.last_sequence()
@@ -335,8 +335,13 @@ def a_store_in_memory(forks: str) -> None:
     for thread in threads:
         thread.start()
     for _ in range(int(forks)):
-        await_child(in_child(lambda: child(follower)))
+        go_on.set()
+        time.sleep(random.uniform(0, 2e-3))
+        pid = in_child(lambda: child(follower))
+        go_on.clear()
+        await_child(pid)
     stop.set()
+    go_on.set()
     for thread in threads[:2]:
         thread.join(PATIENCE)
     store.close()
