@@ -8,8 +8,8 @@ from .checker.checking import check
 from .checker.faults import FAULTS
 from .checker.history import report
 
-#: What is known of followers and runners, and not mended yet.
-KNOWN = {"not_caught_up", "handled_out_of_order"}
+#: What is known of runners whose servers are killed, and not mended yet.
+KNOWN = {"handled_out_of_order"}
 
 FAULTS_OF = {1: ("kill", "pause", "cut", "worker"), 3: ("kill", "pause", "stepdown", "cut", "worker")}
 

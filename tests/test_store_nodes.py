@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -280,6 +281,26 @@ def test_a_stream_that_was_restored_moves_the_cache_down(make_store: MakeStore, 
     assert store.cached_version("b-1") is None
     assert [one.version for one in store.get_events("a-1")] == [1, 2, 3]
     assert store.append("a-1", event(), expected_version=3)[0].sequence == 4
+
+
+def test_an_older_snapshot_replaces_none_that_was_saved_meanwhile(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = make_store(), make_store()
+    one.save_event(event(1))
+    find = one._snapshots._last
+
+    def find_late(*about: Any) -> Any:
+        monkeypatch.setattr(one._snapshots, "_last", find)
+        other.save_event(event(2))
+        assert other.save_snapshot(Snapshot(actor_id="a-1", version=2, state={}))
+        return find(*about)
+
+    monkeypatch.setattr(one._snapshots, "_last", find_late)
+    assert not one.save_snapshot(Snapshot(actor_id="a-1", version=1, state={}))
+    latest = one.get_latest_snapshot("a-1")
+    assert latest is not None
+    assert latest.version == 2
 
 
 def test_what_is_kept_is_bounded() -> None:

@@ -50,6 +50,8 @@ class Snapshots:
         while True:
             last = self._last(snapshot.actor_id, deadline)
             kept = None if last is None else self._read(last)
+            if kept is not None and kept.version > current.version:  # it was saved meanwhile, or
+                current = self._reader.look(snapshot.actor_id, deadline)
             if kept is not None and kept.version > current.version:  # it is ahead of its events, and is nothing
                 kept = None
             if kept is not None and not replaces(snapshot, kept):
