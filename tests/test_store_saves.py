@@ -34,6 +34,7 @@ from aether_sync.stores._saves import Place, Verdict, save_of, torn_saves
 from aether_sync.stores.doctor import examine
 
 from .conftest import PATIENCE, eventually, run_threads
+from .shell import run
 
 pytestmark = pytest.mark.fault
 
@@ -556,6 +557,26 @@ def test_transfers_of_several_threads_while_room_comes_and_goes(tight: Tight) ->
         assert [one.version for one in events] == list(range(1, len(events) + 1))
     assert sorted(one.event.id for one in followed) == sorted(one.id for events in found.values() for one in events)
     assert outcomes.count("saved") * 2 <= count
+
+
+# -- export
+
+
+@pytest.mark.parametrize("actors", [[], ["--actors", "a-*"]])
+def test_export_counts_without_parts(tight: Tight, store: JetStreamEventStore, actors: list[str]) -> None:
+    pytest.importorskip("click")
+    url = tight.server.url.replace("//", "//t:t@")
+    tight.leave(3 * EVENT)
+    save_in_vain(store)
+    for version in (3, 4):
+        done = run("export", "--url", url, *actors)
+        assert done.returncode == 0, done.stderr
+        assert "the server counts as many" in done.stderr
+        assert done.stdout.count("\n") == version - 1 + (not actors)
+        if version == 3:
+            tight.drop()
+            store.append("a-1", event(), expected_version=2)
+    assert "of saves that are not whole left out" in done.stderr
 
 
 # -- the doctor
