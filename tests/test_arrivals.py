@@ -137,6 +137,27 @@ def test_what_does_not_come_again_is_waited_for_as_long_as_it_may(monkeypatch: p
     eventually(lambda: take(arrivals) == [2])
 
 
+def test_it_has_its_time_from_the_last_break_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(_arrivals, "monotonic", lambda: now[0])
+    server = Server([[0], [0], [1]])
+    arrivals = begun(server, ack_wait=10.0)
+    now[0] = 100.0  # nobody is believed to consume beside it
+    arrivals.break_off()
+    server.lost = server.send(1)
+    renew(arrivals, server)
+    arrivals.take(server.send(2))
+    assert take(arrivals) == [3]
+    arrivals.break_off()
+    now[0] += 60.0  # the server is away
+    assert take(arrivals) == []
+    renew(arrivals, server)
+    now[0] += 10.0
+    assert take(arrivals) == []
+    arrivals.take(server.send_again())
+    assert take(arrivals) == [1, 2]
+
+
 def test_no_more_is_asked_for_while_much_is_set_aside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_arrivals, "_ASIDE", 5)
     server = Server([[0]] * 6)

@@ -56,8 +56,10 @@ class Arrivals(Inflow):
         with self.lock:
             number, sequence = info["delivered"]["consumer_seq"], info["delivered"]["stream_seq"]
             floor = info["ack_floor"]["stream_seq"]
+            if self._missing is not None:  # while the flow was broken nothing could be sent again
+                self._expect_again().forget(floor)
             if self._number is not None and number > self._number and not self._has_company():
-                self._expect_again().add(max(floor, self._sequence), sequence, floor)
+                self._expect_again().add(max(floor, self._sequence), sequence)
             self._number, self._sequence = number, sequence
 
     def _has_company(self) -> bool:
@@ -131,7 +133,7 @@ class Arrivals(Inflow):
         """Set aside what has to wait, up to the first that has not."""
         while self.arrived and not self._next:
             missing.admit(self.arrived.popleft(), self._next)
-        if missing.is_empty or monotonic() > missing.due + _GRACE:
+        if missing.is_empty or (not self.is_broken and monotonic() > missing.due + _GRACE):
             self._next.extend(missing.waiting())
             self._missing = None
         if len(self._next) > 1:
@@ -194,12 +196,17 @@ class _Missing:
         self._came: set[int] = set()  # of those in the ranges
         self._rows: dict[bytes, list[_Waiting]] = {}  # by subject, in the order of the store
 
-    def add(self, low: int, high: int, floor: int) -> None:
-        """Add what is behind a sequence, up to another; forget what is not behind the last."""
-        before = [one for one in self._ranges if one[1] > floor]
-        low = max([low, *(end for _, end in before)])
-        self._ranges = [*before, (low, high)] if low < high else before
+    def forget(self, floor: int) -> None:
+        """Forget what is not behind a sequence: all that is acknowledged."""
+        self.single = {one for one in self.single if one > floor}
+        self._ranges = [one for one in self._ranges if one[1] > floor]
         self._came = set(filter(self._is_in_a_range, self._came))
+
+    def add(self, low: int, high: int) -> None:
+        """Add what is behind a sequence, up to another."""
+        low = max([low, *(end for _, end in self._ranges)])
+        if low < high:
+            self._ranges.append((low, high))
 
     @property
     def is_empty(self) -> bool:
