@@ -158,6 +158,24 @@ def test_it_has_its_time_from_the_last_break_on(monkeypatch: pytest.MonkeyPatch)
     assert take(arrivals) == [1, 2]
 
 
+def test_what_is_sent_over_the_dead_link_after_the_break_is_lost_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(_arrivals, "monotonic", lambda: now[0])
+    server = Server([[0], [1], [0], [1], [0], [1]])
+    arrivals = begun(server, ack_wait=10.0)
+    now[0] = 100.0
+    arrivals.break_off()
+    renew(arrivals, server)
+    server.lost = server.send(2)  # to the question that was asked before
+    arrivals.take(server.send(1))
+    server.lost += server.send(1)
+    arrivals.take(server.send(2))
+    assert take(arrivals) == []
+    now[0] += 10.0
+    arrivals.take(server.send_again())
+    assert take(arrivals) == [1, 3, 5, 2, 4, 6]
+
+
 def test_no_more_is_asked_for_while_much_is_set_aside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_arrivals, "_ASIDE", 5)
     server = Server([[0]] * 6)

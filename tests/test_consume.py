@@ -129,7 +129,7 @@ class TestSharing:
     def test_it_asks_again_at_once_when_a_question_ends(
         self, store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("aether_sync.stores._pull._EXPIRES", 0.2)
+        monkeypatch.setattr("aether_sync.stores._pull.EXPIRES", 0.2)
         monkeypatch.setattr("aether_sync.stores._pull._HEARTBEAT", 0.05)
         with store.consume("c") as events:
             questions: list[bytes] = []

@@ -93,7 +93,7 @@ def consumers(store: JetStreamEventStore) -> int:
 
 
 def test_it_asks_again_when_a_question_has_ended(make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aether_sync.stores._pull._EXPIRES", 0.2)
+    monkeypatch.setattr("aether_sync.stores._pull.EXPIRES", 0.2)
     monkeypatch.setattr("aether_sync.stores._pull._HEARTBEAT", 0.05)
     store = make_store()
     store.start()

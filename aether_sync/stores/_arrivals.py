@@ -9,6 +9,8 @@ that one comes, or would have come.
 - An event says which one is before it of its actor: the condition under which it was stored
   (``Nats-Expected-Last-Subject-Sequence``); without one, it is of its own batch. Of what others have stored without
   either, all that is missing may be before it.
+- What was asked for before the break may still be open on the server, which does not know yet that the link is dead,
+  and goes on to send there. So what is missing in the numbers until that has expired was lost as well.
 - Where other processes consume, too, they may have what is missing here, and no order is promised: there is a gap in
   the numbers that come here, and nothing is set aside.
 """
@@ -23,7 +25,7 @@ from typing import Any, NamedTuple
 from .._clock import monotonic
 from .._nats.interest import Message
 from ._jetstream import Record
-from ._pull import Inflow, place_of
+from ._pull import EXPIRES, Inflow, place_of
 
 __all__ = ["Arrivals"]
 
@@ -49,6 +51,8 @@ class Arrivals(Inflow):
         self._number: int | None = None  # of the last delivery; None: the order does not matter
         self._sequence = 0  # of the last event that was delivered for the first time
         self._others_seen = -inf  # when
+        self._alone_until = -inf  # what is missing in the numbers was lost, and is not another's
+        self._has_gap = False  # some were lost since the last event that was delivered for the first time
         self._missing: _Missing | None = None
 
     def learn(self, info: dict[str, Any]) -> None:
@@ -58,9 +62,11 @@ class Arrivals(Inflow):
             floor = info["ack_floor"]["stream_seq"]
             if self._missing is not None:  # while the flow was broken nothing could be sent again
                 self._expect_again().forget(floor)
-            if self._number is not None and number > self._number and not self._has_company():
-                self._expect_again().add(max(floor, self._sequence), sequence)
-            self._number, self._sequence = number, sequence
+            if self._number is not None and not self._has_company():
+                self._alone_until = monotonic() + EXPIRES
+                if number > self._number:
+                    self._expect_again().add(max(floor, self._sequence), sequence)
+            self._number, self._sequence, self._has_gap = number, sequence, False
 
     def _has_company(self) -> bool:
         return monotonic() - self._others_seen < _OTHERS_STAY
@@ -95,10 +101,23 @@ class Arrivals(Inflow):
     def _note(self, replies: list[bytes], before: int) -> None:
         """Note how far deliveries have come, after those up to a number."""
         number = place_of(replies[-1]).number
-        if number - before > len(replies):
-            self._others_seen = monotonic()
+        if number - before > len(replies) or self._has_gap:
+            if monotonic() < self._alone_until:
+                self._note_lost(replies, before)
+            else:
+                self._others_seen, self._has_gap = monotonic(), False
         first_times = (place.sequence for place in map(place_of, reversed(replies)) if place.attempt == 1)
         self._number, self._sequence = max(before, number), max(self._sequence, next(first_times, 0))
+
+    def _note_lost(self, replies: list[bytes], before: int) -> None:
+        """Note what was sent between these, and never came."""
+        for place in map(place_of, replies):
+            self._has_gap = self._has_gap or place.number > before + 1
+            before = place.number
+            if place.sequence > self._sequence:
+                if self._has_gap:
+                    self._expect_again().add(self._sequence, place.sequence - 1)
+                self._sequence, self._has_gap = place.sequence, False
 
     # -- handing out
 

@@ -23,11 +23,11 @@ from ..connection import Connection
 from ..errors import AetherError
 from ._jetstream import command
 
-__all__ = ["Inflow", "Place", "Pulling", "moment_of", "place_of"]
+__all__ = ["EXPIRES", "Inflow", "Place", "Pulling", "moment_of", "place_of"]
 
 _HEARTBEAT = 1.0  # seconds
 _SILENCE = 3.0  # seconds after which nobody is there
-_EXPIRES = 30.0  # seconds that a question stays open
+EXPIRES = 30.0  # seconds that a question stays open
 _BYTES = 16 * 2**20  # that one question may bring at most, and that are held here before more are asked for
 _ALL_BYTES = 32 * 2**20  # that all open questions of a connection may bring
 _LEAST_BYTES = 64 * 2**10  # that each may ask for in any case, so that none waits for another
@@ -208,7 +208,7 @@ class Pulling:
             count = 1 if is_too_large else count
             size = self._share()
             inflow.ask(count, size)
-        question = {"batch": count, "expires": int(_EXPIRES * 1e9), "idle_heartbeat": int(_HEARTBEAT * 1e9)}
+        question = {"batch": count, "expires": int(EXPIRES * 1e9), "idle_heartbeat": int(_HEARTBEAT * 1e9)}
         if not is_too_large:
             question["max_bytes"] = size
         subject = self._next
