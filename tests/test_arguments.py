@@ -307,8 +307,9 @@ NOT_CALLED = {
 INTERNAL = {
     "Connection.ask", "Connection.await_confirmation", "Connection.await_last", "Connection.enter",
     "Connection.expect_refusal", "Connection.leave", "Connection.nudge", "Connection.repeat", "Connection.send",
-    "Connection.subscribe", "Connection.tell", "Consumption.begin", "Delivery.release", "JetStreamFollower.begin",
-    "InMemoryEventStore.refuse_prefix", "JetStreamEventStore.refuse_prefix",
+    "Connection.subscribe", "Connection.tell", "Consumption.begin", "Consumption.close_by", "Delivery.make_whole",
+    "Delivery.release", "JetStreamFollower.begin", "JetStreamFollower.close_by", "InMemoryEventStore.refuse_prefix",
+    "JetStreamEventStore.refuse_prefix",
 }  # fmt: skip
 
 OPTIONS: dict[str, Any] = {
