@@ -1211,4 +1211,5 @@ def test_names():
         "encode_and_copy",
         "encode_event",
         "encode_read",
+        "encode_read",
     ]
