@@ -1211,5 +1211,4 @@ def test_names():
         "encode_and_copy",
         "encode_event",
         "encode_read",
-        "encode_read",
     ]
