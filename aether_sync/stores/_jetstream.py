@@ -53,7 +53,6 @@ __all__ = [
     "all_of",
     "code_of",
     "command",
-    "ends_batch",
     "gone",
     "member_of",
     "new_batch",
@@ -87,6 +86,7 @@ _BEHIND = re.compile(rb"\r\nAether-Behind: *(\d+)")
 _MEMBER = re.compile(rb"\r\nNats-Batch-Id: ([^\r]+)\r\nNats-Batch-Sequence: (\d{1,6})\r\n(Nats-Batch-Commit: 1\r\n)?")
 _BATCH_ID = re.compile(rb"\r\nNats-Batch-Id: *([^\r]+)")
 _BATCH = re.compile(rb"\r\nNats-Batch-Sequence: *(\d{1,6})\r")  # a stranger may have written more digits
+_COMMIT = re.compile(rb"\r\nNats-Batch-Commit: *1\r")
 _OURS = re.compile(rb"[0-9a-f]{32}-(\d{1,4})")  # the id of a batch that a store has stored, with its size
 
 
@@ -206,7 +206,8 @@ class Record(NamedTuple):
     @property
     def ends_batch(self) -> bool:
         """Whether nothing follows that was stored together with it."""
-        return ends_batch(self.headers)
+        member = self.member
+        return member is None or member.commits
 
 
 def member_of(headers: bytes) -> Member | None:
@@ -217,15 +218,10 @@ def member_of(headers: bytes) -> Member | None:
     if found is not None:
         batch, number, commit = found.groups()
         return Member(batch, int(number), commit is not None)
-    others, place = _BATCH_ID.search(headers), _BATCH.search(headers)  # in another order
+    others, place = _BATCH_ID.search(headers), _BATCH.search(headers)  # in another order, or without spaces
     if others is None or place is None:
         return None
-    return Member(others[1], int(place[1]), ends_batch(headers))
-
-
-def ends_batch(headers: bytes) -> bool:
-    """Whether nothing follows that was stored together with a record of these headers."""
-    return b"Nats-Batch-" not in headers or b"Nats-Batch-Commit: 1" in headers
+    return Member(others[1], int(place[1]), _COMMIT.search(headers) is not None)
 
 
 class Page(NamedTuple):
