@@ -76,6 +76,10 @@ _INCOMPLETE = 10176  # a batch of which a record is missing
 _ABANDONED = 2  # a number that is never the next one of a batch that is being committed
 _NO_MESSAGE, _NO_STREAM = 10037, 10059
 _ABSENT = b'"err_code":10059'
+_LARGEST = (
+    32 * 2**20
+)  # bytes of a record in a file, whatever is set (``rlBadThresh`` in ``filestore.go`` of nats-server)
+_AROUND = 34  # bytes of it around subject, headers and body (``fileStoreMsgSizeRaw``)
 _BEGINNING = 200  # bytes of an answer: an error stands there
 _GONE = 1.0  # seconds after which a server that knows no such stream is believed
 
@@ -320,11 +324,7 @@ class JetStream:
                 for place, (one, head) in enumerate(zip(messages, headers, strict=True))
             )
 
-        if 0 <= self._largest.get(stream, -1) < max(sizes):
-            raise EventTooLargeError(
-                f"an event of {max(sizes)} bytes, headers included, is larger than the max_msg_size of stream "
-                f"{stream!r}, which is {self._largest[stream]}"
-            )
+        self._refuse_too_large(stream, messages, max(sizes))
         patience = _TRY * 2 ** min(number, 10) + sum(sizes) / _SLOWEST
         self._refuse_if_closed()
         call = self._put({one.subject for one in messages}, make, deadline, _is_ack, max(sizes))
@@ -348,10 +348,38 @@ class JetStream:
         if ack.error is not None:
             if batch and ack.error.err_code in _FULL:
                 raise NoRoomError(str(ack.error))
+            if ack.error.err_code == _INCOMPLETE:
+                self._see_limit(stream, deadline)
+                self._refuse_too_large(stream, messages, max(sizes))
             _refuse(ack.error)
         if ack.stream != stream:
             raise StoreError(f"stream {ack.stream!r} has these subjects, not {stream!r}")
         return ack
+
+    def _refuse_too_large(self, stream: str, messages: Sequence[Outgoing], size: int) -> None:
+        """Refuse what no server would store: in the middle of a batch its answer would be missed.
+
+        Args:
+            stream: Where.
+            messages: All of them.
+            size: Of the largest, with its headers.
+        """
+        if 0 <= self._largest.get(stream, -1) < size:
+            raise EventTooLargeError(
+                f"an event of {size} bytes, headers included, is larger than the max_msg_size of stream {stream!r}, "
+                f"which is {self._largest[stream]}"
+            )
+        if size > _LARGEST - _AROUND - max(len(one.subject) for one in messages):
+            raise EventTooLargeError(
+                f"an event of {size} bytes, headers included, is larger than what nats-server stores in a file, which "
+                f"is {_LARGEST} bytes with its subject, whatever max_payload is"
+            )
+
+    def _see_limit(self, stream: str, deadline: Deadline) -> None:
+        """Look whether the largest message that a stream takes is another now."""
+        config = self._look(stream, deadline).get("config")
+        if config is not None:
+            self.limit(stream, config.get("max_msg_size", -1))
 
     def _refuse_if_gone(self, stream: str, deadline: Deadline) -> None:
         """Nobody answers for a stream: see whether it is there at all."""
@@ -714,7 +742,9 @@ def _headers(messages: Sequence[Outgoing], batch: bytes) -> list[bytes]:
 def stored_size(messages: Sequence[Outgoing], batch: bytes) -> int:
     """How many bytes messages take in a file (``fileStoreMsgSizeRaw`` of nats-server)."""
     heads = _headers(messages, batch)
-    return sum(34 + len(one.subject) + len(head) + len(one.data) for one, head in zip(messages, heads, strict=True))
+    return sum(
+        _AROUND + len(one.subject) + len(head) + len(one.data) for one, head in zip(messages, heads, strict=True)
+    )
 
 
 def command(subject: str, inbox: bytes, headers: bytes, data: bytes) -> bytes:
@@ -744,7 +774,7 @@ def _refuse(error: _ApiError) -> None:
     if error.err_code in _REFUSED:
         raise RefusedError(str(error))
     if error.err_code == _INCOMPLETE:
-        raise IncompleteError(str(error))
+        raise IncompleteError(f"not all of it was taken, for lack of room or of time: {error}")
     if error.err_code in _BUSY:
         raise BusyError(str(error))
     if error.err_code == 10174:
