@@ -10,6 +10,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -970,6 +971,31 @@ def test_doctor_of_a_store(options: list[str], store: JetStreamEventStore, monit
     assert plain.returncode == 0
     assert re.search(r"^ok    server: nats-server \d", plain.stdout, re.M)
     assert re.search(r"^warn  sync to disk: not seen.*\n      give --monitor", plain.stdout, re.M)
+
+
+class Unwell(BaseHTTPRequestHandler):
+    """What a monitoring port answers of a server that could not write (``/healthz`` of nats-server 2.15)."""
+
+    def do_GET(self) -> None:
+        is_health = self.path == "/healthz"
+        self.send_response(503 if is_health else 200)
+        self.end_headers()
+        self.wfile.write(b'{"status":"unavailable","error":"no space left on device"}' if is_health else b"{}")
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_doctor_of_a_server_whose_disk_is_full(options: list[str]) -> None:
+    with HTTPServer(("127.0.0.1", 0), Unwell) as port:
+        thread = threading.Thread(target=port.serve_forever)
+        thread.start()
+        status, found = findings("--monitor", f"http://127.0.0.1:{port.server_port}", *options)
+        port.shutdown()
+        thread.join()
+    assert status == 1
+    assert found["health"]["message"] == "no space left on device"
+    assert "restart" in found["health"]["advice"]
 
 
 def test_doctor_of_no_store_yet(options: list[str], store: JetStreamEventStore) -> None:

@@ -32,6 +32,7 @@ WELL = Answers(
     consumers=[CONSUMER | {"config": {"max_ack_pending": 1_000}}],
     round_trip=0.0004,
     skew=0.01,
+    health={"status": "ok"},
     monitor={
         "server_name": "n1",
         "jetstream": {"config": {"sync_always": True, "max_storage": 100 * GIB}, "stats": {"storage": GIB}},
@@ -114,6 +115,7 @@ def test_versions(version: str, level: Level | None) -> None:
             Level.BAD,
             "its share is 99% full",
         ),
+        ({"health": {"status": "unavailable", "error": "no space left on device"}}, Level.BAD, "no space left"),
         ({"round_trip": 0.2}, Level.WARN, "200.00 ms"),
         ({"skew": 1.5}, Level.WARN, "1.5 s before"),
         ({"skew": -1.5}, Level.WARN, "1.5 s behind"),

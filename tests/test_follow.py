@@ -29,6 +29,7 @@ from aether_sync import (
     VersionConflictError,
 )
 from aether_sync._deadline import Deadline
+from aether_sync._wire import encode_event
 from aether_sync.stores._pull import Inflow
 from aether_sync.stores.follow import _WINDOW, JetStreamFollower
 
@@ -849,3 +850,19 @@ def test_a_subject_that_is_no_text(make_store: MakeStore, server: NatsServer, pr
             follower.get(timeout=PATIENCE)
         assert sequences(follower, 1) == [3]
     assert store.actors() == ["a-1"]
+
+
+def test_a_header_that_only_looks_like_one_of_a_batch_hides_nothing(make_store: MakeStore, server: NatsServer) -> None:
+    store = make_store()
+    fill(store, 10)
+    data = encode_event(event("b-1", 1))
+    headers = b"NATS/1.0\r\nNats-Batch-Sequence: 1\r\n\r\n"
+    with RawClient(server.port) as client:
+        subject = store._names.subject("b-1").encode()
+        client.send(b"HPUB %b %d %d\r\n%b%b\r\n" % (subject, len(headers), len(headers + data), headers, data))
+        client.flush()
+    with make_store().follow() as follower:
+        taken = []
+        while not follower.is_caught_up:
+            taken += follower.get_batch(100, timeout=PATIENCE, until_caught_up=True)
+    assert [one.sequence for one in taken] == list(range(1, 12))

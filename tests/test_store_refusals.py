@@ -317,6 +317,30 @@ def test_an_event_larger_than_the_stream_takes(make_store: MakeStore, prefix: st
     assert store.last_sequence() == 0
 
 
+def test_a_limit_of_the_stream_that_is_lowered_in_use(make_store: MakeStore, prefix: str) -> None:
+    store = make_store()
+    store.save_event(event())
+    config = api(store, f"STREAM.INFO.{prefix}")["config"]
+    api(store, f"STREAM.UPDATE.{prefix}", **config | {"max_msg_size": 1_000})
+    with pytest.raises(EventTooLargeError, match="max_msg_size"):
+        store.save_events([event(2), event(3, pad="x" * 2_000), event(4)], timeout=PATIENCE)
+    assert store.last_sequence() == 1
+
+
+def test_an_event_larger_than_any_server_stores(make_store: MakeStore) -> None:
+    largest = 2**25
+    with NatsServer(config=f"max_payload: {2 * largest}\nmax_pending: {4 * largest}") as server:
+        store = make_store(server.url)
+        for save in (
+            lambda: store.save_event(event(pad="x" * largest), timeout=PATIENCE),
+            lambda: store.save_events([event(), event(2, pad="x" * largest), event(3)], timeout=PATIENCE),
+        ):
+            with pytest.raises(EventTooLargeError, match="stores in a file"):
+                save()
+        store.save_event(event(pad="x" * (largest - 1_000)), timeout=PATIENCE)
+        store.close()
+
+
 @pytest.mark.parametrize("actor_id", ["x" * 10_000, "ž" * 700, "a-" + "*" * 1_000])
 def test_an_actor_id_that_is_too_long(make_store: MakeStore, actor_id: str) -> None:
     store = make_store()

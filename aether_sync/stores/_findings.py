@@ -52,6 +52,7 @@ class Answers:
         round_trip: Seconds.
         skew: Seconds that the server's clock is before the local one; None if it was not seen.
         monitor: ``/varz``; empty if it was not asked for.
+        health: ``/healthz``, as well.
         torn: Saves of which a part is stored, among the latest records.
         looked_through: How many records those are.
     """
@@ -66,6 +67,7 @@ class Answers:
     round_trip: float = 0.0
     skew: float | None = None
     monitor: dict[str, Any] = field(default_factory=dict)
+    health: dict[str, Any] = field(default_factory=dict)
     torn: list[TornSave] = field(default_factory=list)
     looked_through: int = 0
 

@@ -53,7 +53,6 @@ __all__ = [
     "all_of",
     "code_of",
     "command",
-    "ends_batch",
     "gone",
     "member_of",
     "new_batch",
@@ -77,6 +76,10 @@ _INCOMPLETE = 10176  # a batch of which a record is missing
 _ABANDONED = 2  # a number that is never the next one of a batch that is being committed
 _NO_MESSAGE, _NO_STREAM = 10037, 10059
 _ABSENT = b'"err_code":10059'
+_LARGEST = (
+    32 * 2**20
+)  # bytes of a record in a file, whatever is set (``rlBadThresh`` in ``filestore.go`` of nats-server)
+_AROUND = 34  # bytes of it around subject, headers and body (``fileStoreMsgSizeRaw``)
 _BEGINNING = 200  # bytes of an answer: an error stands there
 _GONE = 1.0  # seconds after which a server that knows no such stream is believed
 
@@ -87,6 +90,7 @@ _BEHIND = re.compile(rb"\r\nAether-Behind: *(\d{1,19})")
 _MEMBER = re.compile(rb"\r\nNats-Batch-Id: ([^\r]+)\r\nNats-Batch-Sequence: (\d{1,6})\r\n(Nats-Batch-Commit: 1\r\n)?")
 _BATCH_ID = re.compile(rb"\r\nNats-Batch-Id: *([^\r]+)")
 _BATCH = re.compile(rb"\r\nNats-Batch-Sequence: *(\d{1,6})\r")  # a stranger may have written more digits
+_COMMIT = re.compile(rb"\r\nNats-Batch-Commit: *1\r")
 _OURS = re.compile(rb"[0-9a-f]{32}-(\d{1,4})")  # the id of a batch that a store has stored, with its size
 
 
@@ -206,7 +210,8 @@ class Record(NamedTuple):
     @property
     def ends_batch(self) -> bool:
         """Whether nothing follows that was stored together with it."""
-        return ends_batch(self.headers)
+        member = self.member
+        return member is None or member.commits
 
 
 def member_of(headers: bytes) -> Member | None:
@@ -217,15 +222,10 @@ def member_of(headers: bytes) -> Member | None:
     if found is not None:
         batch, number, commit = found.groups()
         return Member(batch, int(number), commit is not None)
-    others, place = _BATCH_ID.search(headers), _BATCH.search(headers)  # in another order
+    others, place = _BATCH_ID.search(headers), _BATCH.search(headers)  # in another order, or without spaces
     if others is None or place is None:
         return None
-    return Member(others[1], int(place[1]), ends_batch(headers))
-
-
-def ends_batch(headers: bytes) -> bool:
-    """Whether nothing follows that was stored together with a record of these headers."""
-    return b"Nats-Batch-" not in headers or b"Nats-Batch-Commit: 1" in headers
+    return Member(others[1], int(place[1]), _COMMIT.search(headers) is not None)
 
 
 class Page(NamedTuple):
@@ -324,11 +324,7 @@ class JetStream:
                 for place, (one, head) in enumerate(zip(messages, headers, strict=True))
             )
 
-        if 0 <= self._largest.get(stream, -1) < max(sizes):
-            raise EventTooLargeError(
-                f"an event of {max(sizes)} bytes, headers included, is larger than the max_msg_size of stream "
-                f"{stream!r}, which is {self._largest[stream]}"
-            )
+        self._refuse_too_large(stream, messages, max(sizes))
         patience = _TRY * 2 ** min(number, 10) + sum(sizes) / _SLOWEST
         self._refuse_if_closed()
         call = self._put({one.subject for one in messages}, make, deadline, _is_ack, max(sizes))
@@ -352,10 +348,38 @@ class JetStream:
         if ack.error is not None:
             if batch and ack.error.err_code in _FULL:
                 raise NoRoomError(str(ack.error))
+            if ack.error.err_code == _INCOMPLETE:
+                self._see_limit(stream, deadline)
+                self._refuse_too_large(stream, messages, max(sizes))
             _refuse(ack.error)
         if ack.stream != stream:
             raise StoreError(f"stream {ack.stream!r} has these subjects, not {stream!r}")
         return ack
+
+    def _refuse_too_large(self, stream: str, messages: Sequence[Outgoing], size: int) -> None:
+        """Refuse what no server would store: in the middle of a batch its answer would be missed.
+
+        Args:
+            stream: Where.
+            messages: All of them.
+            size: Of the largest, with its headers.
+        """
+        if 0 <= self._largest.get(stream, -1) < size:
+            raise EventTooLargeError(
+                f"an event of {size} bytes, headers included, is larger than the max_msg_size of stream {stream!r}, "
+                f"which is {self._largest[stream]}"
+            )
+        if size > _LARGEST - _AROUND - max(len(one.subject) for one in messages):
+            raise EventTooLargeError(
+                f"an event of {size} bytes, headers included, is larger than what nats-server stores in a file, which "
+                f"is {_LARGEST} bytes with its subject, whatever max_payload is"
+            )
+
+    def _see_limit(self, stream: str, deadline: Deadline) -> None:
+        """Look whether the largest message that a stream takes is another now."""
+        config = self._look(stream, deadline).get("config")
+        if config is not None:
+            self.limit(stream, config.get("max_msg_size", -1))
 
     def _refuse_if_gone(self, stream: str, deadline: Deadline) -> None:
         """Nobody answers for a stream: see whether it is there at all."""
@@ -718,7 +742,9 @@ def _headers(messages: Sequence[Outgoing], batch: bytes) -> list[bytes]:
 def stored_size(messages: Sequence[Outgoing], batch: bytes) -> int:
     """How many bytes messages take in a file (``fileStoreMsgSizeRaw`` of nats-server)."""
     heads = _headers(messages, batch)
-    return sum(34 + len(one.subject) + len(head) + len(one.data) for one, head in zip(messages, heads, strict=True))
+    return sum(
+        _AROUND + len(one.subject) + len(head) + len(one.data) for one, head in zip(messages, heads, strict=True)
+    )
 
 
 def command(subject: str, inbox: bytes, headers: bytes, data: bytes) -> bytes:
@@ -748,7 +774,7 @@ def _refuse(error: _ApiError) -> None:
     if error.err_code in _REFUSED:
         raise RefusedError(str(error))
     if error.err_code == _INCOMPLETE:
-        raise IncompleteError(str(error))
+        raise IncompleteError(f"not all of it was taken, for lack of room or of time: {error}")
     if error.err_code in _BUSY:
         raise BusyError(str(error))
     if error.err_code == 10174:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
+from urllib.error import HTTPError
 
 import msgspec
 
@@ -62,7 +63,8 @@ def ask_for_all(
         server=connection.server_info(),
         account=account.answer,
         round_trip=account.round_trip,
-        monitor={} if monitor is None else _varz(monitor, timeout),
+        monitor={} if monitor is None else _monitored(monitor, "varz", timeout),
+        health={} if monitor is None else _monitored(monitor, "healthz", timeout),
     )
     if not answers.has_jetstream:
         return answers
@@ -161,10 +163,20 @@ def _skew(info: _Timed) -> float | None:
     return seconds
 
 
-def _varz(monitor: str, timeout: float) -> dict[str, Any]:
+def _monitored(monitor: str, what: str, timeout: float) -> dict[str, Any]:
+    """Ask a monitoring port."""
+    url = f"{monitor.rstrip('/')}/{what}"
     try:
-        with urllib.request.urlopen(f"{monitor.rstrip('/')}/varz", timeout=timeout) as answer:
+        with _opened(url, timeout) as answer:
             found = json.load(answer)
     except (OSError, ValueError) as error:
         return _error(f"{monitor} does not answer ({error})")
     return found if isinstance(found, dict) else _error(f"{monitor} is no monitoring port of a nats-server")
+
+
+def _opened(url: str, timeout: float) -> IO[bytes]:
+    try:
+        answer: IO[bytes] = urllib.request.urlopen(url, timeout=timeout)
+    except HTTPError as error:  # with this a server answers whose health is not good
+        return error
+    return answer

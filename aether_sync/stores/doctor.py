@@ -2,7 +2,7 @@
 
 The thresholds and faults are from NATS' own checks (a million subjects: JETSTREAM_002), from the release notes of
 nats-server, and from Jepsen's report on 2.12.1 (https://jepsen.io/analyses/nats-2.12.1). Field names are those of the
-JetStream API, and of ``/varz``.
+JetStream API, of ``/varz`` and of ``/healthz``.
 """
 
 import re
@@ -162,6 +162,18 @@ def _disk(answers: Answers) -> Iterator[Finding]:
     jetstream = answers.monitor.get("jetstream", {})
     limit = jetstream.get("config", {}).get("max_storage", 0)
     yield from _filled("disk of the server", "its share", jetstream.get("stats", {}).get("storage", 0), limit)
+
+
+def _health(answers: Answers) -> Iterator[Finding]:
+    """A stream that could not be written, as on a full disk, takes nothing any more, and answers nobody."""
+    why = answers.health.get("error")
+    if isinstance(why, str):  # else the port did not answer, which is said already
+        yield _bad(
+            "health",
+            why,
+            "see the log of the server. Where it could not write, it stores nothing more, also when there is room on "
+            "the disk again: make room, then restart it",
+        )
 
 
 def _round_trip(answers: Answers) -> Iterator[Finding]:
@@ -351,5 +363,5 @@ def _poison(answers: Answers) -> Iterator[Finding]:
 
 
 Check = Callable[[Answers], Iterator[Finding]]
-_OF_SERVER: tuple[Check, ...] = (_version, _round_trip, _jetstream, _account, _sync, _disk, _clock, _stream)
+_OF_SERVER: tuple[Check, ...] = (_version, _round_trip, _jetstream, _account, _sync, _disk, _health, _clock, _stream)
 _OF_STREAM: tuple[Check, ...] = (_settings, _limits, _replicas, _subjects, _saves, _consumers, _poison)
