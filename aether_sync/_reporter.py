@@ -47,7 +47,7 @@ class Kind(StrEnum):
     HANDLER_FAILED = "handler_failed"  #: the handler of a runner raised
     INTERNAL_ERROR = "internal_error"  #: a mistake of this library
     MALFORMED_RECORD = "malformed_record"  #: what is stored is no event, no snapshot, or points to no event
-    RECONNECTED = "reconnected"  #: there is a connection again
+    RECONNECTED = "reconnected"  #: there is a connection again, or at last
     REJECTED = "rejected"  #: the server refused events that were published
     RUNNER_ENDED = "runner_ended"  #: a runner ended by an error
     SERVER_ERROR = "server_error"  #: the server reports something else

@@ -168,8 +168,14 @@ class TestWhatItIsMadeWith:
             assert [one.sequence for one in take_all(later, 2)] == [4, 5]
             store.save_event(Event(event_type="Done", actor_id="a-0", version=7))
             assert new.get(timeout=PATIENCE).sequence == 6
-        with store.consume("later", start=3):
-            pass
+        with store.consume("later") as later:  # it goes on where it was
+            assert later.get(timeout=PATIENCE).sequence in {4, 5, 6}
+
+    def test_what_is_advised_of_the_poison_places_own_forgets_no_other(self, store: JetStreamEventStore) -> None:
+        store.consume_poisoned("c").close()
+        with pytest.raises(StreamMismatchError, match=r"'c' of stream '.*~poison' .* 30 s, not 60 s") as caught:
+            store.consume_poisoned("c", ack_wait=60.0)
+        assert "delete_consumer" not in str(caught.value)
 
     def test_another_of_that_name_is_refused(self, store: JetStreamEventStore) -> None:
         store.consume("c", actors="a-1", event_types=["A", "B"], ack_wait=10).close()
@@ -177,7 +183,7 @@ class TestWhatItIsMadeWith:
         with pytest.raises(StreamMismatchError, match=r"ack_wait is 10 s, not 30 s.*delete_consumer") as caught:
             store.consume("c", actors="a-2", start=3, max_deliver=7, max_ack_pending=2)
         text = "\n".join(caught.value.differences)
-        for what in ("max_deliver", "max_ack_pending", "deliver_policy", "filter_subject", "event_types", "actors"):
+        for what in ("max_deliver", "max_ack_pending", "filter_subject", "event_types", "actors"):
             assert what in text
         assert store.delete_consumer("c")
         assert not store.delete_consumer("c")

@@ -363,7 +363,11 @@ def test_of_a_server_that_is_not_there(use: Use, free_port: int) -> None:
     eventually(lambda: flush_logs(PATIENCE) and handler.of(Kind.CONNECT_FAILED))
     (record,) = handler.of(Kind.CONNECT_FAILED)
     assert record.url == f"nats://127.0.0.1:{free_port}"
-    connection.close()
+    assert not handler.of(Kind.RECONNECTED)
+    with NatsServer(port=free_port):
+        assert connection.wait_connected(PATIENCE)
+        eventually(lambda: flush_logs(PATIENCE) and handler.of(Kind.RECONNECTED))
+        connection.close()
 
 
 def test_of_a_close_that_leaves_something_undone(use: Use, free_port: int) -> None:

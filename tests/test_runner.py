@@ -7,6 +7,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count, pairwise
 from typing import Any
 
@@ -638,6 +639,23 @@ class TestItsEnd:
                 store.wait_for(1_000, "c", timeout=2 * PATIENCE)
             assert set(recorder.sequences()) == {n for n in range(1, 1_001) if n % 100}
             assert [one.sequence for one in store.poisoned("c", timeout=PATIENCE)] == list(range(100, 1_001, 100))
+
+
+async def a_coroutine(_: Delivery) -> None: ...
+
+
+def a_generator(_: Delivery) -> Iterator[None]:
+    yield
+
+
+class Asynchronous:
+    async def __call__(self, _: Delivery) -> None: ...
+
+
+@pytest.mark.parametrize("handler", [a_coroutine, a_generator, Asynchronous(), partial(a_coroutine)])
+def test_what_nobody_would_run_is_refused(store: JetStreamEventStore, handler: Any) -> None:
+    with pytest.raises(InvalidOptionError, match="plain function"):
+        store.run("c", handler)
 
 
 @pytest.mark.parametrize(

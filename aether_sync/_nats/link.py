@@ -274,6 +274,8 @@ class Link:
         if self.state is LinkState.RECONNECTING:
             self.reconnects += 1
             self._reporter.info(Kind.RECONNECTED, "connected to %s again", self.where, url=self.where)
+        elif self.reason is not _NOT_YET:
+            self._reporter.info(Kind.RECONNECTED, "connected to %s at last", self.where, url=self.where)
         self._refusing.clear()
         self._take_limits(wire)
         self.pump.resume(wire)

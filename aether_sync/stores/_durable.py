@@ -16,13 +16,14 @@ __all__ = ["ConsumerState", "forget", "join", "listed", "look", "poison_settings
 _GONE = {10014, 10059}  # no such consumer, no such stream
 _RECOVERY = 2.0  # seconds in which a server that has just started may not know it yet
 _ACTORS, _EVENT_TYPES = "aether.actors", "aether.event_types"  # what the server cannot filter, and all must agree on
+_ADVICE = (
+    "Use the same in every process, or another name; delete_consumer() forgets the one that is there, and how far it is"
+)
 _COMPARED = {  # and what the server leaves out when it is not set
     "ack_policy": "none",
     "ack_wait": 0,
     "max_deliver": -1,
     "max_ack_pending": 0,
-    "deliver_policy": "all",
-    "opt_start_seq": 0,
     "filter_subject": "",
     "filter_subjects": [],
     "backoff": [],
@@ -107,8 +108,17 @@ def _common(consumer: str, ack_wait: float, max_ack_pending: int) -> dict[str, A
     }
 
 
-def join(jetstream: JetStream, stream: str, config: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
+def join(
+    jetstream: JetStream, stream: str, config: dict[str, Any], deadline: Deadline, advice: str = _ADVICE
+) -> dict[str, Any]:
     """See that a consumer is there, as wanted; make it if there is none. Returns what the server says of it.
+
+    Args:
+        jetstream: Where.
+        stream: Whose.
+        config: How it is to be.
+        deadline: For all questions.
+        advice: What to do if it is otherwise.
 
     Raises:
         StreamMismatchError: There is one that is not as wanted.
@@ -127,8 +137,7 @@ def join(jetstream: JetStream, stream: str, config: dict[str, Any], deadline: De
     different = _differences(answer["config"], config)
     if different:
         raise StreamMismatchError(
-            f"there is a consumer {name!r} with other settings: {'; '.join(different)}. Use the same in every process, "
-            "or another name; delete_consumer() forgets the one that is there, and how far it is",
+            f"there is a consumer {name!r} of stream {stream!r} with other settings: {'; '.join(different)}. {advice}",
             tuple(different),
         )
     return answer

@@ -1,6 +1,7 @@
 """What a store does with its durable consumers."""
 
 from collections.abc import Iterable
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import Any, Literal, TypedDict, Unpack
 
 from .._checks import as_whole, check_count, check_flag, check_seconds, is_of
@@ -28,6 +29,8 @@ _MAX_DELIVER = 5
 _HELD_BY_RUNNER = 256  # events: so that those of several actors are among them
 _MOST_THREADS = 10_000  # of one runner: more is a slip
 _SHORTEST_WAIT = 0.001  # seconds of an ack wait: four times within it the server is told that work goes on
+_NOT_RUN = (iscoroutinefunction, isasyncgenfunction, isgeneratorfunction)
+_SAME = "Use the same in every process"
 _OF_POISONED = {"ack_wait", "max_ack_pending", "prefetch", "timeout"}
 
 
@@ -110,7 +113,7 @@ class Consumers:
         prefetch = check_count("prefetch", prefetch)
         self._open(deadline)
         config = _durable.poison_settings(self._names, name, ack_wait, max_ack_pending)
-        info = _durable.join(self._jetstream, self._names.poison, config, deadline)
+        info = _durable.join(self._jetstream, self._names.poison, config, deadline, _SAME)
         source = Pointers(self._jetstream, self._names, self._poison)
         return self._begun(self._names.poison, name, prefetch, ack_wait, source, info, deadline)
 
@@ -129,6 +132,8 @@ class Consumers:
         retry_delay = check_seconds("retry_delay", retry_delay)
         if not callable(handler):
             raise InvalidOptionError(f"a handler is called with each delivery, and {short(handler)} cannot be called")
+        if any(is_kind(handler) or is_kind(type(handler).__call__) for is_kind in _NOT_RUN):
+            raise InvalidOptionError(f"a handler is a plain function, and nobody would run what {short(handler)} makes")
         poisoned = check_flag("poisoned", poisoned)
         attempts = check_count("max_deliver", options.get("max_deliver", _MAX_DELIVER))
         capacity = check_count("prefetch", options.setdefault("prefetch", _HELD_BY_RUNNER))

@@ -320,7 +320,7 @@ class JetStreamEventStore(StoreBase, Heir):
             **options: ``actors``: A pattern of actor ids; by default all.
                 ``event_types``: Any of them; by default all types.
                 ``start``: Where a new one begins: ``"first"`` (the default), ``"new"`` for what is stored from now on,
-                or the sequence to begin after.
+                or the sequence to begin after. One that is there goes on where it was.
                 ``ack_wait``: Seconds after which an event that is not acknowledged is delivered again; 30 by default.
                 What waits here to be taken is kept from that, and has three quarters of it when it is taken.
                 ``max_deliver``: Deliveries of an event, before it goes to the poison place; 5 by default. The server
