@@ -316,6 +316,28 @@ def test_several_threads_share_a_follower_in_order(make_store: MakeStore) -> Non
     assert all(one < next_ for mine in taken for one, next_ in pairwise(mine))
 
 
+def test_a_close_while_it_begins_is_no_failure(make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_store()
+    follower = store.follow()
+    begins, failed = threading.Event(), threading.Event()
+
+    def renew(_: Deadline) -> None:
+        begins.set()
+        eventually(lambda: follower.closed)
+        failed.set()
+        raise StoreClosedError("the store is closed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(follower, "_renew", renew)
+        follower._begin_again()
+        assert begins.wait(PATIENCE)
+        store.close()
+        assert failed.wait(PATIENCE)
+        assert follower._beginner is not None
+        follower._beginner.join(PATIENCE)
+    assert list(follower) == []
+
+
 @pytest.mark.concurrent
 def test_a_close_releases_every_thread(make_store: MakeStore) -> None:
     store = make_store()

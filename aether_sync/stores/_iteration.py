@@ -148,7 +148,8 @@ class Iteration(Closing, Heir):
             except (*_AWAY, *_LACKS):
                 pause.take()
             except AetherError as error:
-                self._failure = error
+                if not self._closed:  # else it is but the end of who closed it
+                    self._failure = error
             except Exception as mistake:  # of ours: who takes would wait for ever
                 self._failure = StoreError(f"{self!r} cannot go on: {mistake!r}")
             else:
