@@ -11,6 +11,7 @@ leader: when a consumer begins, and later only while somebody wants to know.
 import os
 import weakref
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from math import inf
 from typing import Any, NamedTuple, Self
@@ -217,19 +218,19 @@ class JetStreamFollower(Iteration):
     def _pop(self, deadline: Deadline, only_events: bool = False) -> StoredEvent | MalformedRecordError | None:
         """Take what is read, or read what has come, a little at least and more until something wanted is found."""
         with self._lock:
-            if self._closed:
-                if only_events:
-                    return None
-                raise self._end()
             while True:
+                if self._closed:  # by a handler perhaps, amid this
+                    if only_events:
+                        return None
+                    raise self._end()
                 while not self._ready:
                     if not self._read() or not (self._ready or deadline.remaining()):
                         return None
-                if only_events and self._ready and not isinstance(self._ready[0], StoredEvent):
-                    return None
                 try:
+                    if only_events and not isinstance(self._ready[0], StoredEvent):
+                        return None
                     found = self._pop_ready()
-                except IndexError:
+                except IndexError:  # another thread was quicker, or it was closed
                     continue
                 self._sequence = max(self._sequence, found.sequence)
                 return found
@@ -243,8 +244,7 @@ class JetStreamFollower(Iteration):
         inflow = self._inflow
         arrived = inflow.arrived
         if inflow.is_broken or not arrived or len(self._staged) >= _STAGED:
-            if not self._ready:  # what was passed over behind the last that was taken
-                self._sequence = max(self._sequence, self._passed())
+            self._pass_over()
             return False
         if self._is_reading:  # it was interrupted before it had noted all this
             self._note_read()
@@ -295,8 +295,7 @@ class JetStreamFollower(Iteration):
             self._last = _Record(sequence, moment_of(reply))
         self._is_reading = False
         self._sort_out()
-        if not self._ready:
-            self._sequence = max(self._sequence, self._passed())
+        self._pass_over()
         self._pulling.ask()
         return True
 
@@ -308,9 +307,18 @@ class JetStreamFollower(Iteration):
 
     # -- whole saves
 
+    def _pass_over(self) -> None:
+        """Note what was passed over behind the last that was taken, if nothing is left to be taken before it."""
+        passed = self._passed()
+        if not (self._ready or self._closed):  # it was closed, by a handler: nothing is ready, and was not taken
+            self._sequence = max(self._sequence, passed)
+
     def _passed(self) -> int:
         """The sequence up to which nothing is left that may be taken, once nothing is ready."""
-        return self._staged[0].found.sequence - 1 if self._staged else self._scanned
+        try:
+            return self._staged[0].found.sequence - 1
+        except IndexError:
+            return self._scanned
 
     def _note_run(self, sequence: int, member: Member | None) -> Place | None:
         """Note how the save goes on that is being read; returns the save of the record that was read.
@@ -339,19 +347,22 @@ class JetStreamFollower(Iteration):
         done = max(self._sequence, ready[-1].sequence if ready else 0)  # who was interrupted here has put it there
         save, verdict = None, None
         any_found = False
-        while staged:
-            found = staged[0].found
-            if staged[0].save is None:
-                save, verdict = None, Verdict.WHOLE
-            elif staged[0].save != save:
-                save = staged[0].save
-                verdict = self._saves.known(save)
-            if verdict is None:
-                break
-            if verdict is Verdict.WHOLE and found.sequence > done:
-                ready.append(found)
-            staged.popleft()
-            any_found = True
+        with suppress(IndexError):  # there are no more
+            while True:
+                first = staged[0]
+                if first.save is None:
+                    save, verdict = None, Verdict.WHOLE
+                elif first.save != save:
+                    save = first.save
+                    verdict = self._saves.known(save)
+                if verdict is None:
+                    break
+                if verdict is Verdict.WHOLE and first.found.sequence > done:
+                    ready.append(first.found)
+                staged.popleft()
+                any_found = True
+        if self._closed:  # by a handler, amid this, or amid the reading
+            self._forget()
         if any_found:  # others may wait for more of it than has come
             self._inflow.changed.wake(len(ready))
         return any_found
@@ -513,7 +524,9 @@ class JetStreamFollower(Iteration):
                 pass
             if self._ready or self._inflow.arrived or self._scanned < end.wanted:
                 return False
-            if self._staged and self._staged[0].found.sequence <= end.whole:
+            if self._passed() < end.whole and self._staged:
+                return False
+            if self._closed:  # by a handler, amid this: what was ready is not taken
                 return False
             self._sequence = max(self._sequence, end.whole)
             return True
@@ -565,21 +578,23 @@ class JetStreamFollower(Iteration):
             if self._closed:
                 return
             self._closed = True
-            self._ready.clear()  # or who iterates would take it, who looks at nothing else
-            self._staged.clear()
+            self._forget()
         try:  # whatever an exception cuts off: the server forgets the consumer
             self._inflow.changed.wake_all()
-            self._finalizer.detach()
         finally:
             try:
                 self._pulling.close()
+                self._finalizer.detach()  # not before: it does that where this is cut off
             finally:
                 self._delete()
 
+    def _forget(self) -> None:
+        self._ready.clear()  # or who iterates would take it, who looks at nothing else
+        self._staged.clear()
+
     def _after_fork(self) -> None:
         self._finalizer.detach()
-        self._ready.clear()
-        self._staged.clear()
+        self._forget()
         super()._after_fork()
 
     def __repr__(self) -> str:
