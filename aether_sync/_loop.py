@@ -231,8 +231,12 @@ class LoopThread(Heir):
         """
 
         def run() -> None:
-            if callback():
-                self._loop.call_later(seconds, run)
+            goes_on = True
+            try:
+                goes_on = callback()
+            finally:  # also when there was no memory for it this time
+                if goes_on:
+                    self._loop.call_later(seconds, run)
 
         self.post(self._loop.call_later, seconds, run)
 

@@ -23,6 +23,7 @@ from aether_sync import (
 )
 from aether_sync._deadline import Deadline
 from aether_sync.stores._jetstream import Outgoing
+from aether_sync.stores._pull import Pulling
 from aether_sync.stores.consume import Consumption
 from aether_sync.stores.delivery import Delivery
 
@@ -63,19 +64,35 @@ def spoil(store: JetStreamEventStore, data: bytes = b"no event") -> int:
     return store._jetstream.publish(store._names.stream, [message], Deadline(PATIENCE)).seq
 
 
-def test_an_interrupted_close_gives_back_what_was_not_taken(make_store: MakeStore) -> None:
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # whose close() was cut off
+@pytest.mark.parametrize(
+    ("function", "line"),
+    [
+        (Consumption.close_by, "self._inflow.changed.wake_all"),
+        (Consumption.close_by, "self._pulling.close"),
+        (Pulling.close, "leave"),
+        (Consumption.close_by, "self._pulling.await_last"),
+    ],
+)
+def test_an_interrupted_close_gives_back_what_was_not_taken(
+    make_store: MakeStore, function: Callable[..., Any], line: str
+) -> None:
     store, other = make_store(), make_store()
     save(store, 20)
-    events = store.consume("c", ack_wait=ACK_WAIT, prefetch=20)
+    events = store.consume("c", ack_wait=ACK_WAIT, prefetch=30)
     eventually(lambda: len(events._inflow.arrived) == 20, "all events")
 
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), before(Consumption.close_by, "self._pulling.await_last", interrupt):
+    with pytest.raises(KeyboardInterrupt), before(function, line, interrupt):
         events.close()
     with other.consume("c", ack_wait=ACK_WAIT) as rest:
-        assert len({rest.get(timeout=PATIENCE).sequence for _ in range(20)}) == 20
+        assert {one.sequence for one in take_all(rest, 20)} == set(range(1, 21))
+        eventually(lambda: events._pulling.is_over)
+        save(other, 10, actors=1, actor_id="later")  # nothing of it goes to who is closed
+        later = take_all(rest, 10)
+    assert {(one.sequence, one.attempt) for one in later} == {(sequence, 1) for sequence in range(21, 31)}
 
 
 class TestSharing:

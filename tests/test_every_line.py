@@ -6,6 +6,7 @@ the handler has published arrives, and the bus goes on.
 
 import itertools
 import linecache
+import math
 import os
 import re
 import signal
@@ -348,3 +349,43 @@ def test_of_a_store(server: NatsServer, prefix: str, work: str, action: str) -> 
         return StoreScene(JetStreamEventStore(server.url, stream=f"{prefix}-{next(numbers)}"))
 
     assert at_every_line(make, work, action, stride=10 * STRIDE) > 20
+
+
+@pytest.mark.concurrent
+@pytest.mark.parametrize("actors", [None, "a-*"])
+@pytest.mark.parametrize("kind", ["memory", "jetstream"])
+def test_a_follower_that_a_handler_closes_has_passed_over_nothing(
+    server: NatsServer, prefix: str, kind: str, actors: str | None
+) -> None:
+    store = InMemoryEventStore() if kind == "memory" else JetStreamEventStore(server.url, stream=prefix)
+    with store:
+        for version in range(1, 25):
+            if version % 12 == 1:
+                both = [make_event(version=version + n, actor_id=actor) for n in range(4) for actor in ("a-1", "b-1")]
+                store.save_events(both, timeout=PATIENCE)
+            elif version % 12 > 4:
+                store.save_event(make_event(version=version, actor_id="a-1"), timeout=PATIENCE)
+        with store.follow(actors=actors, timeout=PATIENCE) as follower:
+            everything = take_until_caught_up(follower, [])
+        assert len(everything) > 20
+        line, number = "some", 0
+        while line:
+            taken: list[int] = []
+            follower = store.follow(actors=actors, timeout=PATIENCE)
+            line, error = acting_at(number, lambda: take_until_caught_up(follower, taken), follower.close)  # noqa: B023
+            assert error is None or isinstance(error, StoreClosedError), f"not an error, before {line}"
+            assert taken == everything[: len(taken)], f"passed over before {line}"
+            if line:
+                assert list(follower) == [], f"given after the end before {line}"
+                assert follower.sequence < [*everything, math.inf][len(taken)], (
+                    f"the checkpoint is too far before {line}"
+                )
+            follower.close()
+            number += STRIDE
+
+
+def take_until_caught_up(follower: Any, taken: list[int]) -> list[int]:
+    """Take all there is, if nobody closes it."""
+    while not (follower.is_caught_up or follower.closed):
+        taken += [one.sequence for one in follower.get_batch(3, timeout=PATIENCE, until_caught_up=True)]
+    return taken

@@ -12,7 +12,7 @@ from aether_sync import BusClosedError, DeadlineExceededError, WrongThreadError
 from aether_sync._deadline import Deadline
 from aether_sync._loop import LoopThread, StockLoop, new_loop
 
-from .conftest import PATIENCE, run_threads
+from .conftest import PATIENCE, eventually, run_threads
 
 pytestmark = pytest.mark.both_loops
 
@@ -110,6 +110,24 @@ def test_stopping_strands_nobody(loop: LoopThread) -> None:
 
 def test_a_loop_that_never_ran_is_closed(loop: LoopThread) -> None:
     assert loop.stop(Deadline(0))
+    assert loop.stop(Deadline(PATIENCE))
+
+
+def test_what_is_repeated_goes_on_after_a_mistake() -> None:
+    reports: list[str] = []
+    loop = make_loop(reports.append)
+    loop.start()
+    calls: list[int] = []
+
+    def work() -> bool:
+        calls.append(len(calls))
+        if len(calls) == 2:
+            raise MemoryError
+        return len(calls) < 4
+
+    loop.repeat(0.001, work)
+    eventually(lambda: len(calls) == 4)
+    assert len(reports) == 1
     assert loop.stop(Deadline(PATIENCE))
 
 

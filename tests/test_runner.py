@@ -22,8 +22,10 @@ from aether_sync import (
     NatsServer,
     StoreError,
 )
+from aether_sync import _threads as threads
 from aether_sync._deadline import Deadline
 from aether_sync.stores import jetstream
+from aether_sync.stores import runner as runners
 from aether_sync.stores.delivery import Delivery
 from aether_sync.stores.poison import PoisonPlace
 
@@ -592,6 +594,25 @@ class TestItsEnd:
             assert runner.closed
         assert "there is no consumer 'c'" in caplog.text
 
+    def test_a_mistake_that_ends_it_keeps_no_event(
+        self, store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def renew(self: Delivery) -> None:
+            raise MemoryError
+
+        save(store, 4, actors=2)
+        with monkeypatch.context() as patched:
+            patched.setattr(Delivery, "renew", renew)
+            runner = store.run("c", print, ack_wait=ACK_WAIT)
+            with pytest.raises(StoreError, match="MemoryError"):
+                runner.wait(PATIENCE)
+            assert not runner._crew.running, "it waited in vain"
+        recorder = Recorder()
+        with store.run("c", recorder, ack_wait=ACK_WAIT):
+            store.wait_for(4, "c", timeout=PATIENCE)
+        assert recorder.sequences() == [1, 2, 3, 4]
+        assert "ends: MemoryError" in caplog.text
+
     def test_one_that_nobody_keeps_goes_on_until_its_store_is_closed(self, make_store: MakeStore) -> None:
         store = make_store()
         handled: list[int] = []
@@ -603,6 +624,29 @@ class TestItsEnd:
         eventually(lambda: handled == [1, 2])
         store.close()
         eventually(lambda: not any(thread.name.startswith("aether-worker") for thread in threading.enumerate()))
+
+    @pytest.mark.parametrize("begun", [0, 1, 2])
+    def test_one_that_is_interrupted_at_its_start_takes_nothing(
+        self, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch, begun: int
+    ) -> None:
+        def start(thread: threading.Thread) -> None:
+            if not places:
+                raise KeyboardInterrupt
+            places.pop()
+            threads.start(thread)
+
+        store, places = make_store(), [True] * begun
+        save(store, 20)
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(runners, "start", start)
+            store.run("c", lambda one: one.ack(), ack_wait=ACK_WAIT, threads=2)
+        eventually(lambda: not any(one.name.startswith("aether-taker") for one in threading.enumerate()), "its end")
+        recorder = Recorder()
+        with store.run("c", recorder, ack_wait=ACK_WAIT):
+            store.wait_for(20, "c", timeout=PATIENCE)
+        before = time.monotonic()
+        store.close()
+        assert time.monotonic() - before < 4  # it waits for nobody
 
     @pytest.mark.parametrize("how", ["works", "hangs"])
     def test_the_process_ends(self, store: JetStreamEventStore, server: NatsServer, how: str) -> None:

@@ -300,6 +300,13 @@ def test_a_handler_that_publishes_in_the_middle_comes_behind(peer: Peer) -> None
     assert peer.shortcut.account() == [3, 3]
 
 
+def test_a_handler_that_closes_in_the_middle_of_a_question_has_accounted_for_it(peer: Peer) -> None:
+    with before(Shortcut.carry, "_carried.pop", peer.shortcut.account):
+        assert peer.shortcut.carry(b"one", is_event=False)
+    assert peer.read(3) == b"one"
+    assert peer.shortcut.account() == []
+
+
 def test_a_handler_publishes_right_before_the_system_call_and_the_socket_takes_a_part(
     peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,8 +84,9 @@ class Shortcut:
             rest = self._rest()
             if rest:
                 self._way.clear()
-            elif not is_event and self._carried:  # a handler's close() has accounted for it, perhaps
-                self._carried.pop()
+            elif not is_event:
+                with suppress(IndexError):  # a handler's close() has accounted for it
+                    self._carried.pop()
             tell = bool(rest) or (is_event and not self.expected)
         finally:
             if mine:

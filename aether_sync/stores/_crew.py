@@ -100,16 +100,21 @@ class Crew:
         self._lanes: dict[str, _Lane] = {}  # by actor
         self._ready: deque[_Lane] = deque()  # that have something to be done
         self._later: list[tuple[float, int, _Lane]] = []  # heap; when each is to be tried again
-        self.running = 0  # threads
+        self.running = 0  # threads that have begun; one that begins later than the end has nothing to do
         self.closing = False
         self.failure: AetherError | None = None
         self._burst = Burst()  # of failures
         self._burst_of_refusals = Burst()  # of the poison place
 
+    def _join(self) -> None:
+        with self.lock:
+            self.running += 1
+
     # -- taking
 
     def take(self) -> None:
         """Put deliveries into lanes, as there is room, until the end; on a thread of its own."""
+        self._join()
         try:
             while room := self._await_room():
                 try:
@@ -190,12 +195,14 @@ class Crew:
 
     def work(self) -> None:
         """Handle what is in the lanes, until the end; on several threads."""
+        self._join()
         try:
             while (lane := self._next()) is not None:
                 self._handle(lane)
         except Exception as mistake:  # of ours, or there is no memory: who waits for the end is told
             self._fail(mistake)
             self.stop()
+            self.consumption.close()  # or who takes would wait there
         finally:
             self._leave()
 
@@ -344,6 +351,7 @@ class Crew:
             self.ended.wake_all()
         if is_last:
             self.give_back()
+            self.abandon_busy()  # what a thread had in hand that ended by a mistake
 
     def give_back(self, also_behind_busy: bool = True) -> None:
         """Give back what no thread handles.

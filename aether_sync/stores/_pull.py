@@ -226,9 +226,9 @@ class Pulling:
 
     def close(self) -> None:
         """Have nothing sent here any more."""
-        self.is_over = True
         self._connection.expect_refusal(self._next, None)
         self._connection.leave(self.mailbox)
+        self.is_over = True  # in the end: an exception may come before that
 
     def await_last(self, deadline: Deadline) -> None:
         """After :meth:`close`: wait until nothing is on its way any more."""

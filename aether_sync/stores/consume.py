@@ -58,7 +58,7 @@ class Consumption(Iteration):
         self._consumer = consumer
         self._source = source
         self._pauses_until = 0.0  # written by any thread
-        self._keeper = Keeper(connection, arrivals, ack_wait)
+        self._keeper = Keeper(connection, self._pulling, arrivals, ack_wait)
         self._desk = Desk(connection, self._keeper, source.bury, source.event)
         self._finalizer = weakref.finalize(self, _abandon, connection, self._pulling, self._keeper, repr(self))
         self._finalizer.atexit = False
@@ -207,10 +207,10 @@ class Consumption(Iteration):
             if self._closed:
                 return
             self._closed = True
-        try:  # whatever an exception cuts off: what was not taken is given back
+        try:  # whatever an exception cuts off: what was not taken is given back, and the keeper does the rest
             self._inflow.changed.wake_all()
-            self._finalizer.detach()
             self._pulling.close()
+            self._finalizer.detach()
             with outside_guards():
                 self._pulling.await_last(deadline)
         finally:

@@ -142,21 +142,25 @@ class Consumers:
             consumption = self.consume_poisoned(consumer, **common)  # type: ignore[arg-type]
         else:
             consumption = self.consume(consumer, **options)
-        runner = Runner(
-            consumption,
-            handler,
-            consumer=consumer,
-            threads=threads,
-            retry_delay=retry_delay,
-            attempts=attempts,
-            counts_deliveries=not poisoned,
-            capacity=capacity,
-        )
-        self._runners.add(runner)
-        runner.start()
-        if self._closed:
-            runner.close()
-            self._refuse_if_closed()
+        try:
+            runner = Runner(
+                consumption,
+                handler,
+                consumer=consumer,
+                threads=threads,
+                retry_delay=retry_delay,
+                attempts=attempts,
+                counts_deliveries=not poisoned,
+                capacity=capacity,
+            )
+            self._runners.add(runner)
+            runner.start()
+            if self._closed:
+                runner.close()
+                self._refuse_if_closed()
+        except BaseException:  # of a signal handler, perhaps: nobody else would give back what comes
+            consumption.close()
+            raise
         return runner
 
     def _open(self, deadline: Deadline) -> None:

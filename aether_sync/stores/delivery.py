@@ -19,6 +19,7 @@ from ..errors import DeadlineExceededError, DisconnectedError, InvalidOptionErro
 from ..events import Event
 from ._arrivals import Arrivals
 from ._jetstream import Pause, command
+from ._pull import Pulling
 
 __all__ = ["ACK", "Delivery", "Desk", "Keeper", "nak"]
 
@@ -41,6 +42,7 @@ class Keeper:
 
     Args:
         connection: Over which.
+        pulling: What lets it come.
         arrivals: What has come and is not taken yet.
         ack_wait: Seconds.
 
@@ -49,8 +51,9 @@ class Keeper:
         ends: Nothing is taken from there any more; what is left is given back, the next time at the latest.
     """
 
-    def __init__(self, connection: Connection, arrivals: Arrivals, ack_wait: float) -> None:
+    def __init__(self, connection: Connection, pulling: Pulling, arrivals: Arrivals, ack_wait: float) -> None:
         self._connection = connection
+        self._pulling = pulling
         self._arrivals = arrivals
         self._ack_wait = ack_wait
         self._kept = monotonic()
@@ -80,6 +83,8 @@ class Keeper:
     def _keep(self) -> bool:
         """Tell once; on the loop thread."""
         if self.ends:  # whoever took from it was dropped, perhaps: what was on its way then is here by now
+            if not self._pulling.is_over:  # an exception has cut off its close()
+                self._pulling.close()
             self.give_back()
         self.tell([*self.held, *self._arrivals.replies()], _IN_PROGRESS)
         if self._connection.is_connected:

@@ -12,6 +12,7 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from math import inf
 from typing import Any, NamedTuple, Self
@@ -219,19 +220,19 @@ class JetStreamFollower(Iteration):
     def _pop(self, deadline: Deadline, only_events: bool = False) -> StoredEvent | MalformedRecordError | None:
         """Take what is read, or read what has come, a little at least and more until something wanted is found."""
         with self._lock:
-            if self._closed:
-                if only_events:
-                    return None
-                raise self._end()
             while True:
+                if self._closed:  # by a handler perhaps, amid this
+                    if only_events:
+                        return None
+                    raise self._end()
                 while not self._ready:
                     if not self._read() or not (self._ready or deadline.remaining()):
                         return None
-                if only_events and self._ready and not isinstance(self._ready[0], StoredEvent):
-                    return None
                 try:
+                    if only_events and not isinstance(self._ready[0], StoredEvent):
+                        return None
                     found = self._pop_ready()
-                except IndexError:
+                except IndexError:  # another thread was quicker, or it was closed
                     continue
                 self._sequence = max(self._sequence, found.sequence)
                 return found
@@ -245,8 +246,7 @@ class JetStreamFollower(Iteration):
         inflow = self._inflow
         arrived = inflow.arrived
         if inflow.is_broken or not arrived or len(self._staged) >= _STAGED:
-            if not self._ready:  # what was passed over behind the last that was taken
-                self._sequence = max(self._sequence, self._passed())
+            self._pass_over()
             return False
         if self._is_reading:  # it was interrupted before it had noted all this
             self._note_read()
@@ -297,8 +297,7 @@ class JetStreamFollower(Iteration):
             self._last = _Record(sequence, moment_of(reply))
         self._is_reading = False
         self._sort_out()
-        if not self._ready:
-            self._sequence = max(self._sequence, self._passed())
+        self._pass_over()
         self._pulling.ask()
         return True
 
@@ -310,9 +309,18 @@ class JetStreamFollower(Iteration):
 
     # -- whole saves
 
+    def _pass_over(self) -> None:
+        """Note what was passed over behind the last that was taken, if nothing is left to be taken before it."""
+        passed = self._passed()
+        if not (self._ready or self._closed):  # it was closed, by a handler: nothing is ready, and was not taken
+            self._sequence = max(self._sequence, passed)
+
     def _passed(self) -> int:
         """The sequence up to which nothing is left that may be taken, once nothing is ready."""
-        return self._staged[0].found[0].sequence - 1 if self._staged else self._scanned
+        try:
+            return self._staged[0].found[0].sequence - 1
+        except IndexError:
+            return self._scanned
 
     def _note_run(self, sequence: int, member: Member | None) -> Place | None:
         """Note how the save goes on that is being read; returns the save of the record that was read.
@@ -361,18 +369,22 @@ class JetStreamFollower(Iteration):
         """Make ready what is known to count, and drop what does not; returns whether there was any."""
         staged, ready = self._staged, self._ready
         any_found = False
-        while staged:
-            save, found = staged[0].save, staged[0].found
-            verdict = Verdict.WHOLE if save is None else self._saves.known(save)
-            if verdict is None:
-                break
-            if verdict is Verdict.WHOLE:
-                done = max(self._sequence, ready[-1].sequence if ready else 0)
-                if found[0].sequence <= done:  # who was interrupted here has put them there
-                    found = [one for one in found if one.sequence > done]
-                ready.extend(found)
-            staged.popleft()
-            any_found = True
+        with suppress(IndexError):  # there are no more
+            while True:
+                first = staged[0]
+                found = first.found
+                verdict = Verdict.WHOLE if first.save is None else self._saves.known(first.save)
+                if verdict is None:
+                    break
+                if verdict is Verdict.WHOLE:
+                    done = max(self._sequence, ready[-1].sequence if ready else 0)
+                    if found[0].sequence <= done:  # who was interrupted here has put them there
+                        found = [one for one in found if one.sequence > done]
+                    ready.extend(found)
+                staged.popleft()
+                any_found = True
+        if self._closed:  # by a handler, amid this, or amid the reading
+            self._forget()
         if any_found:  # others may wait for more of it than has come
             self._inflow.changed.wake(len(ready))
         return any_found
@@ -535,7 +547,9 @@ class JetStreamFollower(Iteration):
                 pass
             if self._ready or self._inflow.arrived or self._scanned < end.wanted:
                 return False
-            if self._staged and self._staged[0].found[0].sequence <= end.whole:
+            if self._passed() < end.whole and self._staged:
+                return False
+            if self._closed:  # by a handler, amid this: what was ready is not taken
                 return False
             self._sequence = max(self._sequence, end.whole)
             return True
@@ -587,21 +601,23 @@ class JetStreamFollower(Iteration):
             if self._closed:
                 return
             self._closed = True
-            self._ready.clear()  # or who iterates would take it, who looks at nothing else
-            self._staged.clear()
+            self._forget()
         try:  # whatever an exception cuts off: the server forgets the consumer
             self._inflow.changed.wake_all()
-            self._finalizer.detach()
         finally:
             try:
                 self._pulling.close()
+                self._finalizer.detach()  # not before: it does that where this is cut off
             finally:
                 self._delete()
 
+    def _forget(self) -> None:
+        self._ready.clear()  # or who iterates would take it, who looks at nothing else
+        self._staged.clear()
+
     def _after_fork(self) -> None:
         self._finalizer.detach()
-        self._ready.clear()
-        self._staged.clear()
+        self._forget()
         super()._after_fork()
 
     def __repr__(self) -> str:

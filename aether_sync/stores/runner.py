@@ -67,17 +67,16 @@ class Runner(Closing, Heir):
         _runners.add(self)
 
     def start(self) -> None:
-        """Start the threads."""
-        for thread in self._threads:
-            with self._crew.lock:
-                self._crew.running += 1
-            try:
+        """Start the threads; if one cannot be, or an exception comes in between, all of them end."""
+        try:
+            for thread in self._threads:
                 start(thread)
-            except NoThreadError as error:
-                with self._crew.lock:
-                    self._crew.running -= 1
-                self.close()
-                raise StoreError(f"the runner is not begun: {error}") from error
+        except NoThreadError as error:
+            self.close()
+            raise StoreError(f"the runner is not begun: {error}") from error
+        except BaseException:  # of a signal handler: nobody will have this runner, to close it
+            self.let_end()
+            raise
 
     # The threads keep the runner: it goes on when nobody else does, with no finalizer, until it or its store is closed.
 
