@@ -266,17 +266,21 @@ class JetStream:
         self._calls: Living[Call] = Living()  # that are waited for
         self._closed: StoreClosedError | None = None
         self._largest: dict[str, int] = {}  # by stream: bytes of a message with its headers, of those that have a limit
-        self._absences: dict[str, int] = {}  # the number of the last answer that a stream is not there, by stream
+        self._doubts: dict[str, int] = {}  # the number of the last sign that a stream is not what it was, by stream
         self._numbers = count(1)
         self.told: set[str] = set()  #: streams of which a save has said that they are gone; single operations only
 
     def epoch(self, stream: str) -> tuple[int, int]:
-        """What has changed if what was seen of a stream may be so no more: another connection, or word that it is gone.
+        """What has changed if what was seen of a stream may be so no more: another connection, or a sign of it.
 
         Args:
             stream: Its name.
         """
-        return self._connection.reconnects, self._absences.get(stream, 0)
+        return self._connection.reconnects, self._doubts.get(stream, 0)
+
+    def doubt(self, stream: str) -> None:
+        """Note a sign that a stream is not what it was: it is gone, has other settings, or another past."""
+        self._doubts[stream] = next(self._numbers)
 
     # -- publishing
 
@@ -340,6 +344,7 @@ class JetStream:
             raise UnknownError(str(error)) from error
         if _status(answer) == 503:
             self._refuse_if_gone(stream, deadline)
+            self.doubt(stream)  # its subjects may be others now
             raise BusyError("no server answers for the stream: it has no leader now")
         try:
             ack = _read_ack(answer[3])
@@ -555,6 +560,7 @@ class JetStream:
             if not why:
                 return messages
             if not pause.take() or (_status(messages[0]) and is_last is single and not starting.remaining()):
+                self.doubt(subject.rpartition(".")[2])  # if it is of a stream: that may have no direct reads any more
                 raise StoreUnavailableError(f"{why}: nobody else answered {subject} for {monotonic() - begun:.1f} s")
         raise AssertionError
 
@@ -593,7 +599,7 @@ class JetStream:
     def _note_absence(self, call: Call) -> None:
         for subject in call.subjects:
             if subject.startswith("$JS.API.STREAM."):
-                self._absences[subject.rpartition(".")[2]] = next(self._numbers)
+                self.doubt(subject.rpartition(".")[2])
 
     def _too_late(self, deadline: Deadline) -> DeadlineExceededError:
         return DeadlineExceededError(f"no answer of the server within {deadline}{self._connection.why_not()}")
