@@ -83,6 +83,8 @@ _AROUND = 34  # bytes of it around subject, headers and body (``fileStoreMsgSize
 _BEGINNING = 200  # bytes of an answer: an error stands there
 _GONE = 1.0  # seconds after which a server that knows no such stream is believed
 
+_OUR_HEADERS = b"NATS/1.0\r\nNats-Msg-Id: "  # and then 32 digits: see ``_headers``
+_BEHIND_ID = len(_OUR_HEADERS) + 32
 _SEQUENCE = b"\r\nNats-Sequence: "
 _EXPECTED = re.compile(rb"\r\nNats-Expected-Last-Subject-Sequence: *(\d+)")
 _PENDING = re.compile(rb"\r\nNats-Num-Pending: (\d+)")
@@ -185,9 +187,9 @@ class Record(NamedTuple):
         return member_of(self.headers)
 
     def expects(self, sequence: int) -> bool:
-        """Whether it was stored under the condition that the one before it with this subject is at a sequence."""
+        """Whether a store has stored it behind a sequence, its actor's last then: others do not see what counts."""
         line = b"\r\nNats-Expected-Last-Subject-Sequence: %d\r\n" % sequence
-        return line in self.headers and b"Sequence-Subject" not in self.headers
+        return self.headers.startswith(_OUR_HEADERS) and self.headers.startswith(line, _BEHIND_ID)
 
     @property
     def behind(self) -> int | None:
