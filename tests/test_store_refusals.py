@@ -23,6 +23,7 @@ from aether_sync import (
     Snapshot,
     StoreUnavailableError,
     StreamMismatchError,
+    VersionConflictError,
 )
 from aether_sync._deadline import Deadline
 from aether_sync.stores._names import Names
@@ -231,6 +232,44 @@ def test_a_stream_that_is_deleted_meanwhile(make_store: MakeStore, prefix: str) 
     with pytest.raises(StoreUnavailableError, match="not there any more"):
         store.save_event(event(2), timeout=0.5 * UNIT)
     assert store.save_event(event(2)).sequence == 1
+
+
+def in_use(make_store: MakeStore, prefix: str, **changes: object) -> JetStreamEventStore:
+    """A store that was used before its stream was given other settings."""
+    store = make_store()
+    store.save_event(event())
+    assert store.get_events("a-1")
+    config = api(store, f"STREAM.INFO.{prefix}")["config"]
+    assert "error" not in api(store, f"STREAM.UPDATE.{prefix}", **config | changes)
+    return store
+
+
+def test_what_is_changed_in_use_is_named_once_it_is_noticed(make_store: MakeStore, prefix: str) -> None:
+    store = in_use(make_store, prefix, allow_direct=False)
+    with pytest.raises(StoreUnavailableError):
+        store.get_events("a-1", timeout=UNIT)
+    with pytest.raises(StreamMismatchError, match="allow_direct"):
+        store.get_events("a-1", timeout=PATIENCE)
+
+
+def test_subjects_that_are_changed_in_use_are_named_once_it_is_noticed(make_store: MakeStore, prefix: str) -> None:
+    store = in_use(make_store, prefix, subjects=[f"{prefix}.events.a.>"])
+    with pytest.raises(StoreUnavailableError):
+        store.save_event(event(actor_id="b-1"), timeout=UNIT)
+    with pytest.raises(StreamMismatchError, match="subjects"):
+        store.save_event(event(actor_id="b-1"), timeout=PATIENCE)
+
+
+def test_a_stream_made_anew_in_use_with_other_settings(make_store: MakeStore, prefix: str) -> None:
+    store = make_store()
+    store.save_events([event(1), event(2)])
+    api(store, f"STREAM.DELETE.{prefix}")
+    wrong = settings(Names(prefix, None), 1) | {"storage": "memory"}
+    assert "error" not in api(make_store(), f"STREAM.CREATE.{prefix}", **wrong)
+    with pytest.raises(VersionConflictError):
+        store.append("a-1", event(0), expected_version=2, timeout=PATIENCE)
+    with pytest.raises(StreamMismatchError, match="memory"):
+        store.append("a-1", event(0), expected_version=0, timeout=PATIENCE)
 
 
 # -- names and buses

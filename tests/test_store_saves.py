@@ -117,6 +117,11 @@ class Tight:
         record = self._jetstream.last("events", "events.events.>", Deadline(PATIENCE))
         return 0 if record is None else record.sequence
 
+    def last(self, actor_id: str) -> int:
+        """The sequence of an actor's last record."""
+        record = self._jetstream.last("events", self.stores[0]._names.subject(actor_id), Deadline(PATIENCE))
+        return 0 if record is None else record.sequence
+
     def count(self) -> int:
         messages: int = self.api("STREAM.INFO.events")["state"]["messages"]
         return messages
@@ -453,6 +458,22 @@ def test_batches_of_others_are_whole_or_not(tight: Tight, store: JetStreamEventS
     for actor_id in ("g-1", "h-1"):
         assert versions(store, actor_id) == []
         assert tight.store().get_latest_version(actor_id) == 0
+
+
+def test_who_knows_nothing_of_parts_makes_none_whole(tight: Tight, store: JetStreamEventStore) -> None:
+    tight.leave(3 * EVENT)
+    tight.batch(*[("d-1", EVENT), ("e-1", EVENT)] * 3)
+    tight.drop()
+    last = tight.end()
+    actor_id = next(one for one in ("d-1", "e-1") if last == tight.last(one))
+    headers = b"NATS/1.0\r\nNats-Expected-Last-Subject-Sequence: %d\r\nNats-Msg-Id: x\r\n\r\n" % last
+    data = encode_event(event(9, actor_id, size=1))
+    store.connection.tell(command(store._names.subject(actor_id), b"", headers, data))
+    eventually(lambda: tight.end() > last, "the record of another client")
+    for one in (store, tight.store()):
+        assert versions(one, actor_id) == [9]
+        with one.follow(actors=actor_id) as follower:
+            assert taken(follower, 1) == [(actor_id, 9)]
 
 
 # -- the price

@@ -83,6 +83,8 @@ _AROUND = 34  # bytes of it around subject, headers and body (``fileStoreMsgSize
 _BEGINNING = 200  # bytes of an answer: an error stands there
 _GONE = 1.0  # seconds after which a server that knows no such stream is believed
 
+_OUR_HEADERS = b"NATS/1.0\r\nNats-Msg-Id: "  # and then 32 digits: see ``_headers``
+_BEHIND_ID = len(_OUR_HEADERS) + 32
 _SEQUENCE = b"\r\nNats-Sequence: "
 _EXPECTED = re.compile(rb"\r\nNats-Expected-Last-Subject-Sequence: *(\d{1,19})")
 _PENDING = re.compile(rb"\r\nNats-Num-Pending: (\d+)")
@@ -185,9 +187,9 @@ class Record(NamedTuple):
         return member_of(self.headers)
 
     def expects(self, sequence: int) -> bool:
-        """Whether it was stored under the condition that the one before it with this subject is at a sequence."""
+        """Whether a store has stored it behind a sequence, its actor's last then: others do not see what counts."""
         line = b"\r\nNats-Expected-Last-Subject-Sequence: %d\r\n" % sequence
-        return line in self.headers and b"Sequence-Subject" not in self.headers
+        return self.headers.startswith(_OUR_HEADERS) and self.headers.startswith(line, _BEHIND_ID)
 
     @property
     def behind(self) -> int | None:
@@ -266,17 +268,21 @@ class JetStream:
         self._calls: Living[Call] = Living()  # that are waited for
         self._closed: StoreClosedError | None = None
         self._largest: dict[str, int] = {}  # by stream: bytes of a message with its headers, of those that have a limit
-        self._absences: dict[str, int] = {}  # the number of the last answer that a stream is not there, by stream
+        self._doubts: dict[str, int] = {}  # the number of the last sign that a stream is not what it was, by stream
         self._numbers = count(1)
         self.told: set[str] = set()  #: streams of which a save has said that they are gone; single operations only
 
     def epoch(self, stream: str) -> tuple[int, int]:
-        """What has changed if what was seen of a stream may be so no more: another connection, or word that it is gone.
+        """What has changed if what was seen of a stream may be so no more: another connection, or a sign of it.
 
         Args:
             stream: Its name.
         """
-        return self._connection.reconnects, self._absences.get(stream, 0)
+        return self._connection.reconnects, self._doubts.get(stream, 0)
+
+    def doubt(self, stream: str) -> None:
+        """Note a sign that a stream is not what it was: it is gone, has other settings, or another past."""
+        self._doubts[stream] = next(self._numbers)
 
     # -- publishing
 
@@ -340,6 +346,7 @@ class JetStream:
             raise UnknownError(str(error)) from error
         if _status(answer) == 503:
             self._refuse_if_gone(stream, deadline)
+            self.doubt(stream)  # its subjects may be others now
             raise BusyError("no server answers for the stream: it has no leader now")
         try:
             ack = _read_ack(answer[3])
@@ -555,6 +562,7 @@ class JetStream:
             if not why:
                 return messages
             if not pause.take() or (_status(messages[0]) and is_last is single and not starting.remaining()):
+                self.doubt(subject.rpartition(".")[2])  # if it is of a stream: that may have no direct reads any more
                 raise StoreUnavailableError(f"{why}: nobody else answered {subject} for {monotonic() - begun:.1f} s")
         raise AssertionError
 
@@ -593,7 +601,7 @@ class JetStream:
     def _note_absence(self, call: Call) -> None:
         for subject in call.subjects:
             if subject.startswith("$JS.API.STREAM."):
-                self._absences[subject.rpartition(".")[2]] = next(self._numbers)
+                self.doubt(subject.rpartition(".")[2])
 
     def _too_late(self, deadline: Deadline) -> DeadlineExceededError:
         return DeadlineExceededError(f"no answer of the server within {deadline}{self._connection.why_not()}")

@@ -279,6 +279,8 @@ class Reader:
         pause = Pause(Deadline(min(_DOUBT, deadline.remaining() / 2)))
         while before is not None and (0 if last is None else last.sequence) < before.end and pause.take():
             last = self._begin_last(actor_id, deadline)(deadline)
+        if before is not None and (0 if last is None else last.sequence) < before.end:
+            self._jetstream.doubt(self._names.stream)
         return last
 
 

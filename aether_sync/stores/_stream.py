@@ -140,8 +140,8 @@ class Stream:
         if before is not None:
             self._renewed(before.created != created)
         self._jetstream.told.discard(name)
-        absences = self._jetstream.epoch(name)[1]  # this very look may have found it absent, and made it
-        self._seen = _Seen(config, created, (epoch[0], absences))
+        doubts = self._jetstream.epoch(name)[1]  # this very look may have found it absent, and made it
+        self._seen = _Seen(config, created, (epoch[0], doubts))
         return config
 
     def _info(self, deadline: Deadline) -> dict[str, Any]:
