@@ -22,6 +22,7 @@ from aether_sync import (
     StreamMismatchError,
 )
 from aether_sync._deadline import Deadline
+from aether_sync.stores._arrivals import Arrivals
 from aether_sync.stores._jetstream import Outgoing
 from aether_sync.stores._pull import Pulling
 from aether_sync.stores.consume import Consumption
@@ -93,6 +94,17 @@ def test_an_interrupted_close_gives_back_what_was_not_taken(
         save(other, 10, actors=1, actor_id="later")  # nothing of it goes to who is closed
         later = take_all(rest, 10)
     assert {(one.sequence, one.attempt) for one in later} == {(sequence, 1) for sequence in range(21, 31)}
+
+
+def test_a_handler_that_closes_it_while_it_takes_ends_it(make_store: MakeStore) -> None:
+    store = make_store()
+    save(store, 20)
+    events = store.consume("c", ack_wait=ACK_WAIT)
+    eventually(lambda: len(events._inflow.arrived) == 20, "all events")
+    with before(Arrivals.pop, "popleft()", events.close), pytest.raises(StoreClosedError):
+        events.get(timeout=PATIENCE)
+    with store.consume("c", ack_wait=ACK_WAIT) as rest:
+        assert {one.sequence for one in take_all(rest, 20)} == set(range(1, 21))
 
 
 class TestSharing:

@@ -141,12 +141,12 @@ class Arrivals(Inflow):
     def pop(self) -> Message | None:
         """Take the next one whose turn it is."""
         with self.lock:
-            if self._missing is not None:
-                self._sort_out(self._missing)
-            for one in (self._next, self.arrived):
-                if one:
-                    return one.popleft()
-            return None
+            try:
+                if self._missing is not None:
+                    self._sort_out(self._missing)
+                return (self._next or self.arrived).popleft()
+            except LookupError:  # there is none, or a handler has closed it amid this
+                return None
 
     def _sort_out(self, missing: "_Missing") -> None:
         """Set aside what has to wait, up to the first that has not."""
