@@ -571,6 +571,23 @@ class TestItsEnd:
         run_threads(lambda: runner.wait(PATIENCE), ready.set)
         assert runner.closed
 
+    @pytest.mark.parametrize("whats", [("runner", "runner"), ("runner", "store"), ("store", "store")])
+    def test_handlers_that_close_it_do_not_wait_for_each_other(
+        self, make_store: MakeStore, whats: tuple[str, str], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        store = make_store()
+        save(store, 2)
+        together = threading.Barrier(3)
+
+        def close(delivery: Delivery) -> None:
+            together.wait(PATIENCE)
+            (runner if whats[delivery.sequence - 1] == "runner" else store).close()
+
+        runner = store.run("c", close)
+        together.wait(PATIENCE)
+        assert runner.wait(PATIENCE)
+        assert "leaves handlers behind" not in caplog.text
+
     def test_the_store_ends_it(self, make_store: MakeStore) -> None:
         store = make_store()
         save(store, 10)

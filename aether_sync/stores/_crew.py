@@ -101,6 +101,7 @@ class Crew:
         self._ready: deque[_Lane] = deque()  # that have something to be done
         self._later: list[tuple[float, int, _Lane]] = []  # heap; when each is to be tried again
         self.running = 0  # threads that have begun; one that begins later than the end has nothing to do
+        self.closers: set[int] = set()  # those of its threads whose handlers close it, and wait for the others
         self.closing = False
         self.failure: AetherError | None = None
         self._burst = Burst()  # of failures

@@ -127,12 +127,18 @@ class Runner(Closing, Heir):
         self.let_end()
         crew.consumption.close_by(deadline)
         own = threading.current_thread() in self._threads
-        with outside_guards():
-            ended = crew.ended.wait(lambda: crew.running <= own, deadline)
+        try:
+            if own:  # others of its handlers that close it do not wait for this one, either
+                crew.closers.add(threading.get_ident())
+                crew.ended.wake_all()
+            with outside_guards():
+                ended = crew.ended.wait(lambda: crew.running <= len(crew.closers) * own, deadline)
+        finally:
+            crew.closers.discard(threading.get_ident())
         crew.give_back()
-        if ended:
+        if ended and not own:
             self._join(deadline)
-        else:
+        elif not ended:
             crew.abandon_busy()
             self._leave_behind()
         return ended
@@ -150,7 +156,7 @@ class Runner(Closing, Heir):
 
     def _join(self, deadline: Deadline) -> None:
         for thread in self._threads:
-            if thread.ident is not None and thread is not threading.current_thread():
+            if thread.ident is not None:
                 thread.join(deadline.for_lock())
 
     def _after_fork(self) -> None:
