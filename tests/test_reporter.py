@@ -392,6 +392,7 @@ def test_of_a_handler_that_fails(use: Use, store: JetStreamEventStore) -> None:
         eventually(lambda: store.poisoned("c"), "that it is given up")
     (failed,), (gave_up,) = handler.of(Kind.HANDLER_FAILED), handler.of(Kind.GAVE_UP)
     assert failed.exc_info[0] is ZeroDivisionError
+    assert "event 1 (of a), attempt 1 of 1" in failed.getMessage()
     assert failed.counts == gave_up.counts == {"attempts": 1}
 
 

@@ -278,8 +278,8 @@ class Crew:
         lane.failures += 1
         tried = delivery.attempt if self._counts_deliveries else lane.failures
         if self._burst.opens():
-            text = "the handler of %r failed with event %d, attempt %d of %d"
-            about = self.consumption, delivery.sequence, tried, self._attempts
+            text = "the handler of %r failed with event %d (of %s), attempt %d of %d"
+            about = self.consumption, delivery.sequence, lane.actor_id, tried, self._attempts
             counts = {"attempts": tried}
             log(Kind.HANDLER_FAILED, logging.ERROR, text, *about, error=error, counts=counts)
         if delivery.settled:

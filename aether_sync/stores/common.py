@@ -86,7 +86,10 @@ class StoreBase(Closing):
         self._refuse_if_closed()
         actor_id = check_actor_id(actor_id)
         if expected_version is not ANY:
-            expected_version = check_version("expected_version", expected_version)
+            try:
+                expected_version = check_version("expected_version", expected_version)
+            except InvalidOptionError as error:
+                raise InvalidOptionError(f"{error}; or NO_EVENTS, or ANY for whatever is there") from None
         checked = _checked(events)
         for event in checked:
             if event.actor_id != actor_id:
