@@ -497,7 +497,7 @@ class StorePromises:
         with pytest.raises(InvalidEventError, match="version 3"):
             store.append("a", event("a"), event("a", 3), expected_version=ANY)
         for bad in (-1, True, 1.0, "0", None, 2**63):
-            with pytest.raises(InvalidOptionError, match="expected_version .* NO_EVENTS, or ANY"):
+            with pytest.raises(InvalidOptionError, match=r"expected_version .* NO_EVENTS, or ANY"):
                 store.append("a", event("a"), expected_version=bad)  # type: ignore[arg-type]
         with pytest.raises(TypeError):
             store.append("a", event("a"))  # type: ignore[call-arg]
