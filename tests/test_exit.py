@@ -99,7 +99,8 @@ def test_sigterm(server: NatsServer, prefix: str, events: Subscription, handler:
 @pytest.mark.fault
 @pytest.mark.parametrize("fault", ["stop", "kill", "pause"])
 def test_without_a_server_it_ends_in_time(own_server: NatsServer, prefix: str, fault: str) -> None:
-    program = start(exits.without_a_server, own_server.url, prefix, 3)
+    noticed = "" if fault == "pause" else "noticed"
+    program = start(exits.without_a_server, own_server.url, prefix, 3, noticed)
     assert program.stdout is not None
     assert program.stdin is not None
     assert program.stdout.readline() == "connected\n"
