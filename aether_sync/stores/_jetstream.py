@@ -35,6 +35,7 @@ from ..errors import (
 )
 
 __all__ = [
+    "IN_BATCH",
     "Acked",
     "Asked",
     "BusyError",
@@ -85,6 +86,7 @@ _GONE = 1.0  # seconds after which a server that knows no such stream is believe
 
 _OUR_HEADERS = b"NATS/1.0\r\nNats-Msg-Id: "  # and then 32 digits: see ``_headers``
 _BEHIND_ID = len(_OUR_HEADERS) + 32
+IN_BATCH = b"Nats-Batch-"  #: stands in the headers of whatever was stored in an atomic batch
 _SEQUENCE = b"\r\nNats-Sequence: "
 _EXPECTED = re.compile(rb"\r\nNats-Expected-Last-Subject-Sequence: *(\d{1,19})")
 _PENDING = re.compile(rb"\r\nNats-Num-Pending: (\d+)")
@@ -218,7 +220,7 @@ class Record(NamedTuple):
 
 def member_of(headers: bytes) -> Member | None:
     """The place in an atomic batch that headers tell of."""
-    if b"Nats-Batch-" not in headers:
+    if IN_BATCH not in headers:
         return None
     found = _MEMBER.search(headers)
     if found is not None:

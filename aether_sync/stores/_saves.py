@@ -20,12 +20,11 @@ from typing import NamedTuple
 
 from .._deadline import Deadline
 from .._waiting import guard
-from ._jetstream import Asked, JetStream, Member, Pause, Record
+from ._jetstream import IN_BATCH, Asked, JetStream, Member, Pause, Record
 from ._names import Names
 
 __all__ = ["Place", "Saves", "TornSave", "Verdict", "save_of", "torn_saves"]
 
-_IN_BATCH = b"Nats-Batch-"
 _KEPT = 16_384  # verdicts, 200 bytes each
 _LARGEST = 1_000  # records of a batch (ADR-50)
 _DOUBT = 1.0  # seconds in which a leader that knows less than it should is not believed
@@ -141,7 +140,7 @@ class Saves:
 
     def torn_in_a_row(self, records: Sequence[Record], deadline: Deadline) -> set[int]:
         """Return the sequences of those of an actor's records in a row that do not count."""
-        if not any(_IN_BATCH in record.headers for record in records):
+        if not any(IN_BATCH in record.headers for record in records):
             return set()
         said, places = _said(records)
         parts = [(record, save) for record, save in zip(records, places, strict=True) if save is not None]

@@ -18,7 +18,7 @@ from ..errors import (
 from ..events import Event
 from ..patterns import SubscriptionFilter
 from . import _durable
-from ._jetstream import JetStream, Record
+from ._jetstream import IN_BATCH, JetStream, Record
 from ._names import Names
 from ._pull import place_of
 from ._reading import Reader
@@ -30,7 +30,6 @@ __all__ = ["Events", "Pointers", "Source"]
 
 _FETCH = 5.0  # seconds to read the event that a pointer points to
 _BURY = 5.0  # seconds to put a record that is no event into the poison place
-_IN_BATCH = b"Nats-Batch-"
 _ASK = 1.0  # seconds to find out whether saves are whole
 _AT_ONCE = 256  # messages of which that is found out together
 _AGAIN = 60.0  # seconds after which what stays in the poison place is handed out again
@@ -94,7 +93,7 @@ class Events:
 
     def verdict(self, message: Message, ahead: Callable[[int], list[Message]]) -> Verdict:
         """Return what the save of a message is, asking for many at once; open as well if it cannot be known now."""
-        if _IN_BATCH not in message[2]:
+        if IN_BATCH not in message[2]:
             return Verdict.WHOLE
         saves, record = self._reader.saves, _record(message)
         save = save_of(record)

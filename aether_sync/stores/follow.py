@@ -36,7 +36,7 @@ from ..errors import (
 from ..patterns import SubscriptionFilter
 from ._cache import VersionCache
 from ._iteration import Iteration
-from ._jetstream import Asked, JetStream, Member, Pause, Record, member_of, said
+from ._jetstream import IN_BATCH, Asked, JetStream, Member, Pause, Record, member_of, said
 from ._names import Names
 from ._pull import Pulling, moment_of, place_of
 from ._reading import Reader
@@ -47,7 +47,6 @@ from .base import StoredEvent
 __all__ = ["JetStreamFollower"]
 
 _WINDOW = 4_096  # events asked for and not yet taken
-_IN_BATCH = b"Nats-Batch-"
 _STAGED = 1_024  # saves of which events are read, and it is not known yet whether they count
 _OPEN = 1.0  # seconds in which it is not asked again whether the server has finished a save
 _READ_AT_ONCE = 256  # while other threads wait for the lock, and nobody looks at the deadline
@@ -269,7 +268,7 @@ class JetStreamFollower(Iteration):
                 inflow.break_off()
                 break
             if sequence > scanned:
-                member = member_of(headers) if _IN_BATCH in headers else None
+                member = member_of(headers) if IN_BATCH in headers else None
                 save = None
                 if member is not None or self._run is not None:
                     save = self._note_run(sequence, member)
