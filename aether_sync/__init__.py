@@ -1,9 +1,9 @@
 """An event bus and event store on NATS for plain threaded Python."""
 
-from ._exit import end_iterations
-from ._reporter import flush_logs
+from ._runtime.exit import end_iterations
+from ._runtime.reporter import flush_logs
 from ._version import __version__
-from .bus import CloseReport, EventBus
+from .bus import EventBus
 from .connection import Connection
 from .errors import (
     AetherError,
@@ -40,13 +40,13 @@ from .errors import (
     WrongThreadError,
 )
 from .events import EVENT_STORED, Event, EventStored
-from .metrics import Metrics, SubscriptionStats
+from .metrics import CloseReport, Metrics, SubscriptionStats
 from .nats_bus import NATSEventBus
 from .patterns import SubscriptionFilter, actor_type
-from .server import NatsCluster, NatsServer
-from .stores._durable import ConsumerState
+from .server.cluster import NATSCluster
+from .server.server import NATSServer
 from .stores.base import (
-    ANY,
+    ANY_VERSION,
     NO_EVENTS,
     AnyVersion,
     EventStore,
@@ -56,18 +56,19 @@ from .stores.base import (
     Reading,
     Snapshot,
     StoredEvent,
-    retry_on_conflict,
 )
-from .stores.consume import Consumption
-from .stores.delivery import Delivery
+from .stores.consumers.consumption import Consumption
+from .stores.consumers.dead_letters import DeadLetter
+from .stores.consumers.delivery import Delivery
+from .stores.consumers.durable import ConsumerState
+from .stores.consumers.runner import Runner
 from .stores.jetstream import JetStreamEventStore
 from .stores.memory import InMemoryEventStore
-from .stores.poison import Poisoned
-from .stores.runner import Runner
+from .stores.retrying import retry_on_conflict
 from .subscription import Subscription
 
 __all__ = [
-    "ANY",
+    "ANY_VERSION",
     "EVENT_STORED",
     "NO_EVENTS",
     "AetherError",
@@ -104,10 +105,10 @@ __all__ = [
     "MalformedRecordError",
     "Metrics",
     "NATSEventBus",
-    "NatsCluster",
-    "NatsServer",
+    "NATSCluster",
+    "NATSServer",
     "PermissionDeniedError",
-    "Poisoned",
+    "DeadLetter",
     "PublishTimeoutError",
     "Reading",
     "Runner",

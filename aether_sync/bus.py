@@ -4,68 +4,39 @@ import uuid
 import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from threading import enumerate as enumerate_threads
 from threading import main_thread
-from typing import Any, Literal, Never, Protocol, runtime_checkable
+from typing import Any, Literal, Never
 
-from ._checks import as_iterator, is_of
-from ._deadline import Deadline
-from ._exit import at_exit, before_threads_end, is_ending, main_thread_is_done
-from ._fork import Heir, heirs
-from ._green import refuse_late_patching
-from ._lifetime import Lifetime
-from ._queues import EventQueue
-from ._reporter import Kind, Reporter
-from ._routing import Frame, Route, Target, Targets, failed, log_drops, make_target
-from ._short import short
-from ._waiting import Living, Once, guard, tries
-from ._wire import encode_and_copy, encode_event
+from ._arguments import as_iterator, is_of
+from ._bus.counting import Counters, NamespaceCount, Totals
+from ._bus.queue import EventQueue
+from ._bus.routing import Frame, Route, Target, Targets, failed, log_drops, make_target
+from ._codec.encoding import encode_and_copy, encode_event
+from ._runtime.closing import Startable
+from ._runtime.deadline import Deadline
+from ._runtime.exit import at_exit, before_threads_end, is_ending, main_thread_is_done
+from ._runtime.fork import ForkAware, fork_aware
+from ._runtime.green import refuse_late_patching
+from ._runtime.locks import signal_safe_lock, tries
+from ._runtime.registry import WeakRegistry
+from ._runtime.reporter import Kind, Reporter
+from ._runtime.waits import SingleFlight
+from ._values.shown import short
 from .errors import AetherError, BusClosedError, InvalidEventError, InvalidOptionError
 from .events import EVENT_STORED, Event
-from .metrics import Counters, Metrics, QueueStats, Tally, Totals
+from .metrics import CloseReport, Metrics, QueueStats
 from .patterns import SubscriptionFilter
 from .subscription import Subscription
 
-__all__ = ["CloseReport", "EventBus", "VersionKeeper", "log_close"]
+__all__ = ["EventBus"]
 
 _LAST_EVENTS = 1.0  # seconds: a round trip is a thousandth of that, and a lost one must not hold a close() up
 
 _LAST_WORDS = 0.1  # seconds for log handlers, beyond a deadline that is over
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CloseReport:
-    """What closing a bus left undone. It is false if anything was."""
-
-    unsent: int = 0  #: events that were accepted and never written
-    uncertain: int = 0  #: events written, but not confirmed by the server, and not yet reported by a flush
-    rejected: int = 0  #: events that the server refused, and not yet reported by a flush
-    timed_out: bool = False  #: the deadline came before everything was done
-
-    def __bool__(self) -> bool:
-        return not (self.unsent or self.uncertain or self.rejected or self.timed_out)
-
-
-def log_close(reporter: Reporter, name: str, report: CloseReport) -> None:
-    """Log what closing left undone of what is called ``name``, if anything was."""
-    if not report:
-        counts = {"unsent": report.unsent, "uncertain": report.uncertain, "rejected": report.rejected}
-        reporter.warning(Kind.CLOSE_REPORT, "closing %s left something undone: %r", name, report, counts=counts)
-
-
-@runtime_checkable
-class VersionKeeper(Protocol):
-    """What a bus knows of a store: it keeps the versions that are announced. Called on the background thread."""
-
-    def update_version_cache(self, actor_id: str, version: int, sequence: int | None = None) -> None:
-        """Note that an actor has a version, whose event has a sequence if the announcing store said so."""
-
-    def refuse_prefix(self, prefix: str) -> None:
-        """Raise ``InvalidOptionError`` if what a bus with this prefix publishes would be stored."""
-
-
-class EventBus(Lifetime, Heir):
+class EventBus(Startable, ForkAware):
     """Publishes events to the subscriptions of this process, thread to thread.
 
     A subscriber gets what came off the wire, here as on another node: the event is encoded and decoded once, tuples
@@ -77,7 +48,7 @@ class EventBus(Lifetime, Heir):
     def __init__(self) -> None:
         self._closed = False
         self._begin()
-        heirs.add(self)
+        fork_aware.add(self)
         _buses.add(self)
 
     def _begin(self) -> None:
@@ -85,11 +56,11 @@ class EventBus(Lifetime, Heir):
         self.node_id = uuid.uuid4().hex  #: this bus among all nodes of a cluster; another one after a fork
         self._counters = Counters()
         self._targets = Targets(self._frame_of)
-        self._lock = guard()  # guards the fields below
+        self._lock = signal_safe_lock()  # guards the fields below
         self._members: set[Target] = set()  # the open subscriptions
-        self._queues: Living[EventQueue] = Living()  # theirs, and of closed ones still being read
+        self._queues: WeakRegistry[EventQueue] = WeakRegistry()  # theirs, and of closed ones still being read
         self._ended_totals = Totals()  # what went through queues that are gone
-        self._closing: Once[CloseReport] = Once()
+        self._closing: SingleFlight[CloseReport] = SingleFlight()
         self._reporter = Reporter()
         weakref.finalize(self, self._reporter.end).atexit = False
         # Left by finalizers, which take no lock.
@@ -269,7 +240,7 @@ class EventBus(Lifetime, Heir):
             raise
         (route.tally or self._tally(route)).many(len(events))
 
-    def _tally(self, route: Route) -> Tally:
+    def _tally(self, route: Route) -> NamespaceCount:
         route.tally = self._counters.tally(route.namespace)
         return route.tally
 
@@ -482,7 +453,7 @@ class EventBus(Lifetime, Heir):
         return f"<{type(self).__name__} {self.node_id[:8]}{' closed' if self._closed else ''}>"
 
 
-_buses: Living[EventBus] = Living()
+_buses: WeakRegistry[EventBus] = WeakRegistry()
 
 
 @before_threads_end

@@ -12,20 +12,21 @@ from threading import get_ident
 from typing import Any, Literal, TypedDict
 from urllib.parse import urlsplit
 
-from ._checks import check_choice, check_count, check_flag, check_path, check_seconds, check_text, is_of
-from ._deadline import Deadline
-from ._engine import Engine
-from ._exit import at_exit, mind_the_exit
-from ._fork import Heir, heirs
-from ._lifetime import Lifetime, loop_threads, warn_unclosed
+from ._arguments import check_choice, check_count, check_flag, check_path, check_seconds, check_text, is_of
+from ._nats.engine import Engine
 from ._nats.interest import Interest, Mailbox, Message
 from ._nats.options import ConnectOptions
+from ._nats.outbox import Outbox
 from ._nats.pump import Account
 from ._nats.reasons import counted, shown
 from ._nats.requests import Call, Requests, single
-from ._outbox import Outbox
-from ._waiting import Living, Once, Reply, guard
-from .bus import CloseReport
+from ._runtime.closing import Startable, loop_threads, warn_unclosed
+from ._runtime.deadline import Deadline
+from ._runtime.exit import at_exit, mind_the_exit
+from ._runtime.fork import ForkAware, fork_aware
+from ._runtime.locks import signal_safe_lock
+from ._runtime.registry import WeakRegistry
+from ._runtime.waits import Reply, SingleFlight
 from .errors import (
     AetherError,
     BusClosedError,
@@ -37,6 +38,7 @@ from .errors import (
     InvalidOptionError,
     PublishTimeoutError,
 )
+from .metrics import CloseReport
 
 __all__ = ["Connection", "ConnectionOptions"]
 
@@ -64,7 +66,7 @@ class ConnectionOptions(TypedDict, total=False):
     tls_handshake_first: bool
 
 
-class Connection(Lifetime, Heir):
+class Connection(Startable, ForkAware):
     """A connection to a NATS cluster: made at its first use, kept from then on until it is closed.
 
     A forked child that uses it connects afresh; what the parent had in its outbox, the parent sends.
@@ -142,13 +144,13 @@ class Connection(Lifetime, Heir):
         self.is_shared = False  #: a bus was given it, and others may be. For a bus
         self._outbox = Outbox(outbox_events, outbox_bytes)
         self._begin_unused()
-        heirs.add(self)
+        fork_aware.add(self)
 
     def _begin_unused(self) -> None:
-        self._lock = guard()  # guards that answers are subscribed to once
+        self._lock = signal_safe_lock()  # guards that answers are subscribed to once
         self._engine: Engine | None = None  # what runs for it, from its first use on
         self._made: dict[int, tuple[Engine, weakref.finalize[..., Connection]]] = {}  # that one, put there in one step
-        self._closing: Once[CloseReport] = Once()
+        self._closing: SingleFlight[CloseReport] = SingleFlight()
 
     def _after_fork(self) -> None:
         for engine, finalizer in self._made.values():
@@ -564,7 +566,7 @@ def _secret_file(name: str, path: str | Path | None) -> str | None:
     return text
 
 
-_used: Living[Connection] = Living()
+_used: WeakRegistry[Connection] = WeakRegistry()
 _forsaken: list[Engine] = []  # of connections that were collected; they flush and end by themselves
 
 

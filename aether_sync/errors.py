@@ -38,7 +38,7 @@ A deadline that ran out is also the builtin ``TimeoutError``; a bad argument is 
 
 from typing import Any
 
-from ._short import short
+from ._values.shown import short
 
 __all__ = [
     "AetherError",

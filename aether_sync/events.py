@@ -10,9 +10,9 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
-from ._checks import MAX_INT, as_whole, check_int, is_mapping, is_of
-from ._clock import Datetime, now
-from ._short import explained, short
+from ._arguments import MAX_INT, as_whole, check_int, is_mapping, is_of
+from ._values.clock import Datetime, now
+from ._values.shown import explained, short
 from .errors import DecodingError, InvalidEventError, InvalidOptionError
 
 __all__ = ["EVENT_STORED", "MAX_VERSION", "Event", "EventStored"]

@@ -1,12 +1,9 @@
 """Counters, and the frozen snapshot that ``bus.metrics()`` returns."""
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import count
-from typing import Any
 
-__all__ = ["OTHER_NAMESPACES", "Counters", "Metrics", "QueueStats", "SubscriptionStats", "Tally", "Totals"]
+__all__ = ["CloseReport", "Metrics", "OTHER_NAMESPACES", "QueueStats", "SubscriptionStats"]
 
 #: The key under which ``published_by_namespace`` counts the namespaces beyond its bound. No namespace is called so.
 OTHER_NAMESPACES = "*"
@@ -74,78 +71,14 @@ class Metrics:
     subscriptions: tuple[SubscriptionStats, ...] = ()  #: the open ones
 
 
-class Totals:
-    """Sums over queues."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseReport:
+    """What closing a bus left undone. It is false if anything was."""
 
-    __slots__ = ("delivered", "dropped", "pending")
+    unsent: int = 0  #: events that were accepted and never written
+    uncertain: int = 0  #: events written, but not confirmed by the server, and not yet reported by a flush
+    rejected: int = 0  #: events that the server refused, and not yet reported by a flush
+    timed_out: bool = False  #: the deadline came before everything was done
 
-    def __init__(self, delivered: int = 0, pending: int = 0, dropped: Mapping[str, int] | None = None) -> None:
-        self.delivered = delivered
-        self.pending = pending
-        self.dropped = Counter(dropped)
-
-    def copy(self) -> "Totals":
-        """Return others with the same sums."""
-        return Totals(self.delivered, self.pending, self.dropped)
-
-    def add(self, stats: QueueStats) -> None:
-        """Add one of them."""
-        self.delivered += stats.delivered
-        self.pending += stats.pending
-        self.dropped.update(stats.dropped)
-
-
-class Tally:
-    """What was published under one namespace.
-
-    Publishers count without a lock, each by a single step in C, within which no other thread and no signal handler
-    runs: ``count += n`` is several, between which a tracer lets others run.
-
-    Attributes:
-        one: Counts one event.
-    """
-
-    __slots__ = ("_steps", "one")
-
-    def __init__(self) -> None:
-        self._steps = {0: count()}  # how often 1, 2, 4 ... events were counted at once, by the power of 2
-        self.one = self._steps[0].__next__
-
-    def many(self, events: int) -> None:
-        """Count several events."""
-        for power in range(events.bit_length()):
-            if events >> power & 1:
-                next(self._steps.get(power) or self._steps.setdefault(power, count()))
-
-    @property
-    def count(self) -> int:
-        """How many events were counted."""
-        steps = [(power, repr(taken)) for power, taken in self._steps.copy().items()]
-        return sum(int(taken.removeprefix("count(").removesuffix(")")) << power for power, taken in steps)
-
-
-class Counters:
-    """What a bus counts as it goes; any thread, without a lock."""
-
-    def __init__(self) -> None:
-        self._tallies: dict[str, Tally] = {}  # of what is published, by namespace
-        self._others = {name: Tally() for name in ("received", "publish_errors", "subscribe_errors", "decode_errors")}
-
-    def tally(self, namespace: str) -> Tally:
-        """Where what is published under a namespace is counted."""
-        if namespace not in self._tallies and len(self._tallies) >= _NAMESPACES_COUNTED:
-            namespace = OTHER_NAMESPACES
-        return self._tallies.setdefault(namespace, Tally())
-
-    def add(self, name: str, count: int = 1) -> None:
-        """Count anything else, by the name of its field."""
-        self._others[name].many(count)
-
-    def snapshot(self) -> dict[str, Any]:
-        """Return them as fields of :class:`Metrics`."""
-        by_namespace = {name: events for name, tally in self._tallies.copy().items() if (events := tally.count)}
-        return {
-            "published": sum(by_namespace.values()),
-            "published_by_namespace": by_namespace,
-            **{name: tally.count for name, tally in self._others.items()},
-        }
+    def __bool__(self) -> bool:
+        return not (self.unsent or self.uncertain or self.rejected or self.timed_out)

@@ -5,17 +5,17 @@ from functools import partial
 from typing import Any, Literal, Unpack, cast
 from weakref import WeakMethod
 
-from ._checks import check_choice, check_timeout, is_of
-from ._deadline import Deadline
+from ._arguments import check_choice, check_timeout, is_of
+from ._bus.incoming import EventInterest, Incoming
+from ._bus.routing import Frame, Route, Target, make_frame
+from ._bus.store_watch import StoreWatch, VersionKeeper
+from ._codec.envelope import FIRST_POSITION, EnvelopeWriter
 from ._nats.lines import line_of
-from ._nats.receive import EventInterest, Inbox
-from ._reporter import Kind
-from ._routing import Frame, Route, Target, make_frame
-from ._short import explained
-from ._store_watch import StoreWatch
-from ._waiting import guard
-from ._wire import FIRST_POSITION, EnvelopeWriter
-from .bus import CloseReport, EventBus, VersionKeeper, log_close
+from ._runtime.deadline import Deadline
+from ._runtime.locks import signal_safe_lock
+from ._runtime.reporter import Kind, log_close
+from ._values.shown import explained
+from .bus import EventBus
 from .connection import Connection, ConnectionOptions
 from .errors import (
     BusClosedError,
@@ -26,6 +26,7 @@ from .errors import (
     SubscriptionOverflowError,
 )
 from .events import Event
+from .metrics import CloseReport
 from .patterns import check_prefix, subject_of
 
 __all__ = ["NATSEventBus"]
@@ -86,9 +87,11 @@ class NATSEventBus(EventBus):
         super()._begin()
         self._writer = EnvelopeWriter(self.node_id)
         seen = None if self._watch is None else self._seen
-        self._inbox = Inbox(self.node_id, self._counters, _caller(self._abandon), seen)
+        self._inbox = Incoming(self.node_id, self._counters, _caller(self._abandon), seen)
         self._to_watch = [] if self._watch is None else [self._watch.namespace]  # taken by who subscribes it
-        self._interests_lock = guard()  # guards _interests, and that the link hears of its changes in their order
+        self._interests_lock = (
+            signal_safe_lock()
+        )  # guards _interests, and that the link hears of its changes in their order
         self._interests: dict[tuple[str, str | None], EventInterest] = {}  # by subject and queue group
 
     def _after_fork(self) -> None:

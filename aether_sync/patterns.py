@@ -16,8 +16,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Self, final
 
-from ._checks import as_iterator, is_of
-from ._short import short
+from ._arguments import as_iterator, is_of
+from ._values.shown import short
 from .errors import InvalidEventError, InvalidNamespaceError, InvalidOptionError
 from .events import Event
 

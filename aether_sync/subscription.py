@@ -4,11 +4,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from ._batches import fill
-from ._checks import check_count, check_flag
-from ._deadline import Deadline
-from ._lifetime import warn_unclosed
-from ._routing import Target
+from ._arguments import check_count, check_flag
+from ._bus.routing import Target
+from ._runtime.batches import fill
+from ._runtime.closing import warn_unclosed
+from ._runtime.deadline import Deadline
 from .errors import DeadlineExceededError, SubscriptionClosedError
 from .events import Event
 from .metrics import SubscriptionStats

@@ -7,8 +7,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from aether_sync import NatsServer
-from aether_sync.server import NatsCluster
+from aether_sync import NATSServer
+from aether_sync.server.cluster import NATSCluster
 
 from . import postgres
 from .cases import Servers, Stores
@@ -24,7 +24,7 @@ _SYNCED = "jetstream { sync_interval: always }"
 def running(needs: set[str], places: set[str]) -> Iterator[Servers]:
     """Run a NATS server, and besides it what is needed and installed."""
     with ExitStack() as stack:
-        nats = stack.enter_context(NatsServer(jetstream=False, config="max_pending: 1GB"))  # for slow receivers
+        nats = stack.enter_context(NATSServer(jetstream=False, config="max_pending: 1GB"))  # for slow receivers
         redis = ""
         if "redis-server" in needs and shutil.which("redis-server"):
             redis = stack.enter_context(_redis())
@@ -35,10 +35,10 @@ def _stores(stack: ExitStack, needs: set[str], places: set[str]) -> Stores:
     streams: dict[str, dict[str, str]] = {}
     for place, config in (("r1", ""), ("synced", _SYNCED)):
         if place in places:
-            server = stack.enter_context(NatsServer(config=config))
+            server = stack.enter_context(NATSServer(config=config))
             streams[place] = {server.name: server.url}
     if "r3" in places:
-        cluster = stack.enter_context(NatsCluster(3))
+        cluster = stack.enter_context(NATSCluster(3))
         streams["r3"] = {server.name: server.url for server in cluster.servers}
     port = ""
     if "postgres" in needs and find_program("postgres"):

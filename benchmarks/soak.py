@@ -36,7 +36,7 @@ from aether_sync import (
     DeliveryUncertainError,
     Event,
     NATSEventBus,
-    NatsServer,
+    NATSServer,
     Subscription,
 )
 from tests.proxy import Proxy
@@ -54,7 +54,7 @@ FLAT = (
 )
 
 Report = dict[str, Any]
-Fault = Callable[[NatsServer, Proxy], None]
+Fault = Callable[[NATSServer, Proxy], None]
 
 
 # -- a node
@@ -224,38 +224,38 @@ def _growth(before: tracemalloc.Snapshot) -> list[str]:
 # -- the faults
 
 
-def _restart(server: NatsServer, _: Proxy) -> None:
+def _restart(server: NATSServer, _: Proxy) -> None:
     server.restart()
 
 
-def _kill(server: NatsServer, _: Proxy) -> None:
+def _kill(server: NATSServer, _: Proxy) -> None:
     server.kill()
     sleep(0.5)
     server.start()
 
 
-def _pause_shortly(server: NatsServer, _: Proxy) -> None:
+def _pause_shortly(server: NATSServer, _: Proxy) -> None:
     """Shorter than a node waits: nothing is lost."""
     server.pause()
     sleep(PING_INTERVAL / 2)
     server.resume()
 
 
-def _pause(server: NatsServer, _: Proxy) -> None:
+def _pause(server: NATSServer, _: Proxy) -> None:
     """Longer than a node waits."""
     server.pause()
     sleep(PING_INTERVAL * 3)
     server.resume()
 
 
-def _slow(_: NatsServer, link: Proxy) -> None:
+def _slow(_: NATSServer, link: Proxy) -> None:
     """Megabytes wait for seconds, longer than a node waits for an answer: nothing is lost."""
     link.throttle(SLOW)
     sleep(PING_INTERVAL * 4)
     link.restore()
 
 
-def _flap(_: NatsServer, link: Proxy) -> None:
+def _flap(_: NATSServer, link: Proxy) -> None:
     """Break the link as soon as it is there again."""
     for _turn in range(6):
         link.drop()
@@ -330,7 +330,7 @@ class Soak:
     """The rounds, and what was found wrong in them."""
 
     def __init__(
-        self, server: NatsServer, link: Proxy, nodes: list[Worker], events: int, rounds: int, is_traced: bool
+        self, server: NATSServer, link: Proxy, nodes: list[Worker], events: int, rounds: int, is_traced: bool
     ) -> None:
         self._server = server
         self._link = link
@@ -466,7 +466,7 @@ def main() -> None:
         return
     started = monotonic()
     with (
-        NatsServer(jetstream=False, config="max_pending: 1GB") as server,
+        NATSServer(jetstream=False, config="max_pending: 1GB") as server,
         Proxy(server.port) as link,
         workers(link.url, options.tracemalloc) as nodes,
     ):

@@ -19,9 +19,10 @@ from typing import Any
 
 import pytest
 
-from aether_sync import Event, EventBus, JetStreamEventStore, NATSEventBus, NatsServer, Subscription
-from aether_sync._loop import LoopThread, new_loop
-from aether_sync._server_process import reserve
+from aether_sync import Event, EventBus, JetStreamEventStore, NATSEventBus, NATSServer, Subscription
+from aether_sync._runtime.event_loop import new_loop
+from aether_sync._runtime.loop_thread import LoopThread
+from aether_sync.server.process import reserve
 
 #: Seconds: the one unit of all waits in the tests. A slow machine sets it higher.
 UNIT = float(os.environ.get("AETHER_TEST_UNIT", "1"))
@@ -126,8 +127,8 @@ class Monitor:
         """Subjects and queue groups that a bus has on the server."""
         engine = bus.connection._engine
         assert engine is not None
-        assert engine.link._wire is not None
-        (client,) = self._ask(f"connz?subs=detail&limit=10000&cid={engine.link._wire.client_id}")["connections"]
+        assert engine.link._client is not None
+        (client,) = self._ask(f"connz?subs=detail&limit=10000&cid={engine.link._client.client_id}")["connections"]
         details = client.get("subscriptions_list_detail", [])
         return sorted((detail["subject"], detail.get("qgroup", "")) for detail in details)
 
@@ -143,10 +144,10 @@ def monitor() -> Monitor:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, monitor: Monitor) -> Iterator[NatsServer]:
+def server(tmp_path_factory: pytest.TempPathFactory, monitor: Monitor) -> Iterator[NATSServer]:
     """One server for all tests that do not harm theirs."""
     log = tmp_path_factory.mktemp("server") / "nats.log"
-    with NatsServer(log_file=log, config=monitor.config) as server:
+    with NATSServer(log_file=log, config=monitor.config) as server:
         yield server
 
 
@@ -159,9 +160,9 @@ def own_monitor() -> Iterator[Monitor]:
 
 
 @pytest.fixture
-def own_server(tmp_path: Path, own_monitor: Monitor) -> Iterator[NatsServer]:
+def own_server(tmp_path: Path, own_monitor: Monitor) -> Iterator[NATSServer]:
     """A server that a test may stop, kill and start again."""
-    with NatsServer(log_file=tmp_path / "nats.log", config=own_monitor.config) as server:
+    with NATSServer(log_file=tmp_path / "nats.log", config=own_monitor.config) as server:
         yield server
 
 
@@ -172,7 +173,7 @@ def prefix() -> str:
 
 
 @pytest.fixture
-def make_bus(server: NatsServer, prefix: str) -> Iterator[Callable[..., NATSEventBus]]:
+def make_bus(server: NATSServer, prefix: str) -> Iterator[Callable[..., NATSEventBus]]:
     """Makes buses, all nodes of one cluster, and closes them."""
     buses: list[NATSEventBus] = []
 
@@ -187,7 +188,7 @@ def make_bus(server: NatsServer, prefix: str) -> Iterator[Callable[..., NATSEven
 
 
 @pytest.fixture
-def make_store(server: NatsServer, prefix: str) -> Iterator[Callable[..., JetStreamEventStore]]:
+def make_store(server: NATSServer, prefix: str) -> Iterator[Callable[..., JetStreamEventStore]]:
     """Makes stores, all of one stream, and closes them."""
     stores: list[JetStreamEventStore] = []
 
@@ -257,7 +258,7 @@ def _libuv_is_begun() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_left_behind(server: NatsServer) -> Iterator[None]:
+def _nothing_left_behind(server: NATSServer) -> Iterator[None]:
     """Fail a test that leaves a thread of ours, a file or a socket."""
     threads, files = _ours(), _open_files()
     yield

@@ -36,7 +36,7 @@ from aether_sync.errors import (
     VersionConflictError,
 )
 from aether_sync.stores.base import (
-    ANY,
+    ANY_VERSION,
     NO_EVENTS,
     EventStore,
     Follower,
@@ -44,8 +44,8 @@ from aether_sync.stores.base import (
     Reading,
     Snapshot,
     StoredEvent,
-    retry_on_conflict,
 )
+from aether_sync.stores.retrying import retry_on_conflict
 
 from .conftest import PATIENCE, eventually, run_threads
 
@@ -233,7 +233,7 @@ class StorePromises:
             with pytest.raises(EncodingError):
                 store.save_events([event("a", 1), worse, event("b", 1)])
             with pytest.raises(EncodingError):
-                store.append("a", event("a"), worse.replace(version=0), expected_version=ANY)
+                store.append("a", event("a"), worse.replace(version=0), expected_version=ANY_VERSION)
         assert is_empty(store)
 
     def test_a_thousand_at_once(self, store: EventStore) -> None:
@@ -294,13 +294,15 @@ class StorePromises:
         assert is_empty(store)
 
     def test_append_after_whatever_is_there(self, store: EventStore, other: EventStore) -> None:
-        assert versions(one.event for one in store.append("a", event("a"), event("a"), expected_version=ANY)) == [1, 2]
+        assert versions(
+            one.event for one in store.append("a", event("a"), event("a"), expected_version=ANY_VERSION)
+        ) == [1, 2]
         fill(other, "a", 7)
-        assert versions(one.event for one in store.append("a", event("a"), expected_version=ANY)) == [8]
+        assert versions(one.event for one in store.append("a", event("a"), expected_version=ANY_VERSION)) == [8]
 
     def test_append_ends_with_the_last_version(self, store: EventStore) -> None:
         fill(store, "a", MAX_VERSION)
-        for expected in (ANY, MAX_VERSION):
+        for expected in (ANY_VERSION, MAX_VERSION):
             with pytest.raises(InvalidEventError, match=r"2\*\*63"):
                 store.append("a", event("a"), expected_version=expected)
         assert versions(store.get_events("a")) == [MAX_VERSION]
@@ -340,7 +342,7 @@ class StorePromises:
     def test_appends_that_do_not_mind_all_succeed(self, store: EventStore, other: EventStore) -> None:
         def append(node: EventStore, n: int) -> None:
             for m in range(5):
-                node.append("a", event("a", n=[n, m]), expected_version=ANY, timeout=PATIENCE)
+                node.append("a", event("a", n=[n, m]), expected_version=ANY_VERSION, timeout=PATIENCE)
 
         run_threads(*[lambda n=n: append((store, other)[n % 2], n) for n in range(4)])
         events = store.get_events("a")
@@ -460,7 +462,7 @@ class StorePromises:
             with pytest.raises(InvalidEventError):
                 store.save_events([event("a", 1), bad])  # type: ignore[list-item]
             with pytest.raises(InvalidEventError):
-                store.append("a", event("a"), bad, expected_version=ANY)  # type: ignore[arg-type]
+                store.append("a", event("a"), bad, expected_version=ANY_VERSION)  # type: ignore[arg-type]
         for bad in (None, 1, event("a", 1), "ab"):
             with pytest.raises(InvalidEventError):
                 store.save_events(bad)  # type: ignore[arg-type]
@@ -488,14 +490,14 @@ class StorePromises:
         with pytest.raises(InvalidOptionError, match="1000"):
             store.save_events([event("a", n) for n in range(1, 1002)])
         with pytest.raises(InvalidOptionError, match="1000"):
-            store.append("a", *[event("a") for _ in range(1001)], expected_version=ANY)
+            store.append("a", *[event("a") for _ in range(1001)], expected_version=ANY_VERSION)
         assert is_empty(store)
 
     def test_what_append_refuses(self, store: EventStore) -> None:
         with pytest.raises(InvalidEventError, match="'b'"):
-            store.append("a", event("a"), event("b"), expected_version=ANY)
+            store.append("a", event("a"), event("b"), expected_version=ANY_VERSION)
         with pytest.raises(InvalidEventError, match="version 3"):
-            store.append("a", event("a"), event("a", 3), expected_version=ANY)
+            store.append("a", event("a"), event("a", 3), expected_version=ANY_VERSION)
         for bad in (-1, True, 1.0, "0", None, 2**63):
             with pytest.raises(InvalidOptionError, match=r"expected_version .* NO_EVENTS, or ANY"):
                 store.append("a", event("a"), expected_version=bad)  # type: ignore[arg-type]
@@ -506,7 +508,7 @@ class StorePromises:
     @pytest.mark.parametrize("bad", ["", None, 1, b"a", ["a"]])
     def test_what_is_no_actor_id(self, store: EventStore, bad: Any) -> None:
         calls: list[Callable[[], object]] = [
-            lambda: store.append(bad, event("a"), expected_version=ANY),
+            lambda: store.append(bad, event("a"), expected_version=ANY_VERSION),
             lambda: store.get_events(bad),
             lambda: store.iter_events(bad),
             lambda: store.get_events_with_errors(bad),
@@ -548,7 +550,7 @@ class StorePromises:
         calls: list[Callable[[], object]] = [
             lambda: store.save_event(event("a", 1), timeout=bad),
             lambda: store.save_events([event("a", 1)], timeout=bad),
-            lambda: store.append("a", event("a"), expected_version=ANY, timeout=bad),
+            lambda: store.append("a", event("a"), expected_version=ANY_VERSION, timeout=bad),
             lambda: store.get_events("a", timeout=bad),
             lambda: store.iter_events("a", timeout=bad),
             lambda: store.get_events_with_errors("a", timeout=bad),
@@ -598,7 +600,7 @@ class StorePromises:
         except (InvalidEventError, InvalidOptionError):
             assert is_empty(store)
             with pytest.raises((InvalidEventError, InvalidOptionError)):
-                store.append(actor_id, event(actor_id), expected_version=ANY)
+                store.append(actor_id, event(actor_id), expected_version=ANY_VERSION)
         else:
             assert store.get_events(actor_id)[0].actor_id == actor_id
             assert store.actors() == sorted(["a", actor_id])
@@ -1296,7 +1298,7 @@ class StorePromises:
 
             def write() -> None:
                 for _ in range(20):
-                    store.append("a", event("a"), expected_version=ANY)
+                    store.append("a", event("a"), expected_version=ANY_VERSION)
 
             run_threads(read, write)
 
@@ -1402,7 +1404,7 @@ class StorePromises:
             store.close()
 
         run_threads(
-            lambda: until_closed(lambda: store.append("a", event("a"), expected_version=ANY)),
+            lambda: until_closed(lambda: store.append("a", event("a"), expected_version=ANY_VERSION)),
             lambda: until_closed(lambda: store.get_events("a")),
             lambda: until_closed(lambda: store.follow().close()),
             close,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from aether_sync import CloseReport, Metrics, NatsCluster, NATSEventBus, NatsServer
+from aether_sync import CloseReport, Metrics, NATSCluster, NATSEventBus, NATSServer
 
 from .conftest import UNIT, eventually
 from .proxy import Proxy
@@ -72,7 +72,7 @@ def delay(proxy: Proxy) -> None:
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_a_link_that_breaks(
-    make_bus: MakeBus, server: NatsServer, prefix: str, fault: Callable[[Proxy], None], may_lose: bool
+    make_bus: MakeBus, server: NATSServer, prefix: str, fault: Callable[[Proxy], None], may_lose: bool
 ) -> None:
     with Proxy(server.port) as proxy, Recorder(server.port, prefix) as witness:
         bus = make_bus(proxy.url, ping_interval=UNIT)
@@ -94,20 +94,20 @@ def test_a_link_that_breaks(
 
 
 @pytest.fixture
-def pair() -> Iterator[NatsCluster]:
-    with NatsServer.cluster(2, jetstream=False) as cluster:
+def pair() -> Iterator[NATSCluster]:
+    with NATSCluster(2, jetstream=False) as cluster:
         yield cluster
 
 
-def stop(server: NatsServer) -> None:
+def stop(server: NATSServer) -> None:
     server.stop()
 
 
-def kill(server: NatsServer) -> None:
+def kill(server: NATSServer) -> None:
     server.kill()
 
 
-def freeze_and_kill(server: NatsServer) -> None:
+def freeze_and_kill(server: NATSServer) -> None:
     server.pause()
     time.sleep(0.2 * UNIT)
     server.kill()
@@ -115,7 +115,7 @@ def freeze_and_kill(server: NatsServer) -> None:
 
 @pytest.mark.parametrize("fault", [stop, kill, freeze_and_kill])
 def test_a_server_that_goes(
-    make_bus: MakeBus, pair: NatsCluster, prefix: str, fault: Callable[[NatsServer], None]
+    make_bus: MakeBus, pair: NATSCluster, prefix: str, fault: Callable[[NATSServer], None]
 ) -> None:
     first, second = pair.servers
     with Recorder(first.port, prefix) as there, Recorder(second.port, prefix) as witness:
@@ -136,7 +136,7 @@ def test_a_server_that_goes(
     assert (report.unsent, metrics.reconnects) == (0, 1)
 
 
-def test_a_server_that_goes_for_good(make_bus: MakeBus, own_server: NatsServer, prefix: str) -> None:
+def test_a_server_that_goes_for_good(make_bus: MakeBus, own_server: NATSServer, prefix: str) -> None:
     bus = make_bus(own_server.url)
     bus.start()
     with Recorder(own_server.port, prefix) as witness:

@@ -23,7 +23,7 @@ import pytest
 
 import aether_sync
 from aether_sync import (
-    ANY,
+    ANY_VERSION,
     AetherError,
     Connection,
     Delivery,
@@ -35,20 +35,20 @@ from aether_sync import (
     InvalidNamespaceError,
     InvalidOptionError,
     JetStreamEventStore,
-    NatsCluster,
+    NATSCluster,
     NATSEventBus,
-    NatsServer,
+    NATSServer,
     Snapshot,
     Subscription,
     SubscriptionFilter,
     UnsupportedError,
     VersionConflictError,
 )
-from aether_sync._checks import LONGEST
+from aether_sync._arguments import LONGEST
 from aether_sync.connection import ConnectionOptions
-from aether_sync.stores._log import LogFollower
-from aether_sync.stores.consumers import ConsumeOptions
-from aether_sync.stores.follow import JetStreamFollower
+from aether_sync.stores._jetstream.follower import JetStreamFollower
+from aether_sync.stores._memory_log import LogFollower
+from aether_sync.stores.consumers.consumer import ConsumeOptions
 
 from .conftest import UNIT
 
@@ -169,7 +169,7 @@ def event() -> Event:
 class World:
     """What the methods belong to, made when it is needed."""
 
-    def __init__(self, server: NatsServer, prefix: str) -> None:
+    def __init__(self, server: NATSServer, prefix: str) -> None:
         self.local = EventBus()
         self.memory = InMemoryEventStore()
         self.bus = NATSEventBus(server.url, prefix=prefix)
@@ -186,15 +186,15 @@ class World:
         return found
 
     def log_follower(self) -> LogFollower:
-        self.memory.append("a", event(), expected_version=ANY)
+        self.memory.append("a", event(), expected_version=ANY_VERSION)
         return self.memory.follow()  # type: ignore[return-value]
 
     def follower(self) -> JetStreamFollower:
-        self.store.append("a", event(), expected_version=ANY)
+        self.store.append("a", event(), expected_version=ANY_VERSION)
         return self.store.follow()
 
     def consumption(self) -> aether_sync.Consumption:
-        self.store.append("a", *(event() for _ in range(3)), expected_version=ANY)
+        self.store.append("a", *(event() for _ in range(3)), expected_version=ANY_VERSION)
         return self.store.consume("c", max_deliver=1_000_000)
 
     def store_with_consumer(self) -> JetStreamEventStore:
@@ -202,7 +202,7 @@ class World:
         return self.store
 
     def delivery(self) -> Delivery:
-        self.store.append("a", event(), expected_version=ANY)
+        self.store.append("a", event(), expected_version=ANY_VERSION)
         with self.store.consume("d", max_deliver=1_000_000) as deliveries:
             return deliveries.get(timeout=20 * UNIT)
 
@@ -218,7 +218,7 @@ class World:
         """What a call that fails leaves as it is."""
         return (
             self.store.last_sequence() if owner == "JetStreamEventStore" else 0,
-            sum(not one.closed for one in self.store._consumers._living),
+            sum(not one.closed for one in self.store._consumers._consumptions),
             self.local.metrics().published,
             self.local.metrics().active_subscriptions,
             self.memory.last_sequence(),
@@ -250,8 +250,8 @@ OWNERS: dict[str, Callable[[World], Any]] = {
     "LogFollower": World.log_follower,
     "NATSEventBus": lambda world: world.bus,
     "NATSEventBus.close": lambda _: NATSEventBus(),
-    "NatsCluster": lambda _: NatsCluster(binary="/nowhere/nats-server"),
-    "NatsServer": lambda _: NatsServer(binary="/nowhere/nats-server"),
+    "NATSCluster": lambda _: NATSCluster(binary="/nowhere/nats-server"),
+    "NATSServer": lambda _: NATSServer(binary="/nowhere/nats-server"),
     "Runner": World.runner,
     "Subscription": World.subscription,
     "SubscriptionFilter": lambda _: SubscriptionFilter(event_types={"T"}, actor_pattern="a*"),
@@ -265,7 +265,7 @@ GOOD: dict[str, Any] = {
     "event": Fresh(event),
     "event_type": "T",
     "events": Fresh(event),
-    "expected_version": ANY,
+    "expected_version": ANY_VERSION,
     "function": Fresh(lambda: lambda: None),
     "handler": Fresh(lambda: lambda _: None),
     "max_events": 1,
@@ -296,7 +296,7 @@ GOOD: dict[str, Any] = {
 
 #: What is public and takes no argument that could be wrong, or takes what the library itself made.
 NOT_CALLED = {
-    "CloseReport", "ConsumerState", "LoadedActor", "MalformedRecord", "Metrics", "Poisoned", "Reading", "Snapshot",
+    "CloseReport", "ConsumerState", "LoadedActor", "MalformedRecord", "Metrics", "DeadLetter", "Reading", "Snapshot",
     "StoredEvent", "SubscriptionStats",  # values; a snapshot is checked where it is saved
     "AnyVersion", "EventStore", "Follower",  # an enum and protocols
     "EventStored",  # as every Struct: the decoder makes them, and checks
@@ -321,7 +321,7 @@ OPTIONS: dict[str, Any] = {
     "JetStreamEventStore": list(ConnectionOptions.__annotations__),
     "NATSEventBus": list(ConnectionOptions.__annotations__),
     "NATSEventBus.subscribe_to_event_stored": ["maxsize"],
-    "NatsServer.cluster": ["name", "host", "store_dir"],
+    "NATSServer.cluster": ["name", "host", "store_dir"],
     "Event.replace": list(Event.__struct_fields__),
     "Event.with_metadata": ["user_id", "other"],
 }
@@ -402,7 +402,7 @@ ARGUMENTS = list(arguments())
 
 
 @pytest.fixture
-def world(server: NatsServer, prefix: str) -> Iterator[World]:
+def world(server: NATSServer, prefix: str) -> Iterator[World]:
     world = World(server, prefix)
     yield world
     world.close()
@@ -468,7 +468,7 @@ def test_a_span_that_no_clock_counts_is_refused(span: Any, store: JetStreamEvent
     assert "ack_wait must be seconds, at most 9223372036" in said(lambda: store.consume("c", ack_wait=span))
     assert "ping_interval" in said(lambda: Connection(ping_interval=span))
     assert "retry_delay" in said(lambda: store.run("c", fails, retry_delay=span))
-    store.append("a", event(), expected_version=ANY)
+    store.append("a", event(), expected_version=ANY_VERSION)
     with store.consume("c") as deliveries:
         delivery = deliveries.get(timeout=20 * UNIT)
         assert "delay must be seconds" in said(lambda: delivery.nak(span))
@@ -479,8 +479,8 @@ def test_a_span_that_no_clock_counts_is_refused(span: Any, store: JetStreamEvent
 @pytest.mark.parametrize("option", ["max_deliver", "prefetch", "threads"])
 def test_what_a_runner_is_not_run_with_leaves_no_consumption(store: JetStreamEventStore, option: str) -> None:
     options: dict[str, Any] = {option: 0}
-    assert option in said(lambda: store.run("c", fails, poisoned=True, **options))
-    assert not list(store._consumers._living)
+    assert option in said(lambda: store.run("c", fails, dead_letters=True, **options))
+    assert not list(store._consumers._consumptions)
 
 
 @pytest.mark.parametrize("span", [1e-300, 1e-9])
@@ -572,7 +572,7 @@ class TestWhatAnInMemoryStoreHasNot:
         assert not hasattr(store, name)
 
     def test_consumers_are_among_it(self) -> None:
-        assert {"run", "consume", "poisoned", "wait_for"} <= set(self.NOT_HERE)
+        assert {"run", "consume", "dead_letters", "wait_for"} <= set(self.NOT_HERE)
 
     def test_a_slip_of_the_pen_is_an_attribute_error(self) -> None:
         with pytest.raises(AttributeError, match="has no attribute 'sove_event'") as caught:
@@ -596,7 +596,7 @@ def test_namespaces_are_of_the_tree(local_bus: EventBus) -> None:
 @pytest.mark.both_loops
 @pytest.mark.parametrize("span", [LONGEST, 2**31])
 def test_the_longest_span_works(
-    span: float, make_bus: Callable[..., NATSEventBus], server: NatsServer, prefix: str
+    span: float, make_bus: Callable[..., NATSEventBus], server: NATSServer, prefix: str
 ) -> None:
     bus = make_bus(connect_timeout=span, ping_interval=span, publish_timeout=span)
     with bus.subscribe("n", timeout=span) as events:
@@ -604,6 +604,6 @@ def test_the_longest_span_works(
         bus.flush(span)
         assert events.get(timeout=span).actor_id == "a"
     with JetStreamEventStore(bus.connection, prefix) as store:
-        store.append("a", event(), expected_version=ANY, timeout=span)
+        store.append("a", event(), expected_version=ANY_VERSION, timeout=span)
         with store.consume("c", ack_wait=span, timeout=span) as deliveries:
             deliveries.get(timeout=span).ack(confirm=True, timeout=span)

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aether_sync._nats.interest import Message
-from aether_sync.stores import _arrivals
-from aether_sync.stores._arrivals import Arrivals
+from aether_sync.stores.consumers import arrivals as _arrivals
+from aether_sync.stores.consumers.arrivals import Arrivals
 
 from .conftest import UNIT, eventually
 

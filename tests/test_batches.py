@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aether_sync import Event, EventBus, InMemoryEventStore, JetStreamEventStore
-from aether_sync._batches import fill
+from aether_sync._runtime.batches import fill
 
 from .conftest import PATIENCE, eventually, make_event
 from .steps import before
@@ -43,9 +43,9 @@ def source(
     with store:
         store.save_events(stored(COUNT), timeout=PATIENCE)
         source = store.consume("c", prefetch=COUNT) if request.param == "consumption" else store.follow()
-        if hasattr(source, "_inflow"):
-            source._pulling.ask()
-            eventually(lambda: len(source._inflow.arrived) == COUNT, "all events")
+        if hasattr(source, "_buffer"):
+            source._requester.ask()
+            eventually(lambda: len(source._buffer.arrived) == COUNT, "all events")
         yield source
 
 

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from aether_sync import Event, NATSEventBus, NatsServer, __version__
+from aether_sync import Event, NATSEventBus, NATSServer, __version__
 from aether_sync.patterns import Pattern
 
 from .conftest import PATIENCE, UNIT, eventually, make_event
@@ -27,8 +27,8 @@ from .shell import COMMAND, Running, environment, interruptible, run, starting, 
 pytest.importorskip("click")  # the extra `cli`, which the extra `test` brings
 pytest.importorskip("rich")
 
-from aether_sync._demo.audit import audit, naive_match
-from aether_sync._demo.plan import Kind, Reading, ReadingReport, Report
+from aether_sync.cli.demo.audit import audit, naive_match
+from aether_sync.cli.demo.plan import Kind, Reading, ReadingReport, Report
 
 
 @pytest.fixture
@@ -45,13 +45,13 @@ def _signals_not_ignored() -> Iterator[None]:
 
 
 @pytest.fixture
-def options(server: NatsServer, prefix: str) -> list[str]:
+def options(server: NATSServer, prefix: str) -> list[str]:
     """The options that bring a command to the server of the tests."""
     return ["--url", server.url, "--prefix", prefix]
 
 
 @pytest.fixture
-def bus(server: NatsServer, prefix: str) -> Iterator[NATSEventBus]:
+def bus(server: NATSServer, prefix: str) -> Iterator[NATSEventBus]:
     """A node beside the command."""
     with NATSEventBus(server.url, prefix=prefix) as bus:
         yield bus
@@ -334,7 +334,7 @@ def test_pub_refuses_a_wildcard(options: list[str]) -> None:
     assert "'orders.*' has a wildcard" in found.stderr
 
 
-def test_pub_says_when_the_server_goes_away(start: Callable[..., Running], own_server: NatsServer, prefix: str) -> None:
+def test_pub_says_when_the_server_goes_away(start: Callable[..., Running], own_server: NATSServer, prefix: str) -> None:
     url, options = own_server.url, ["--prefix", prefix, "--timeout", str(UNIT)]
     with NATSEventBus(url, prefix=prefix) as bus, bus.subscribe("orders") as events:
         pub = start("pub", "orders", "--url", url, *options, stdin=subprocess.PIPE)
@@ -353,7 +353,7 @@ def test_pub_says_when_the_server_goes_away(start: Callable[..., Running], own_s
 
 def test_pub_says_what_the_server_refused(prefix: str) -> None:
     allowed = f'{{user: u, password: p, permissions: {{publish: ["{prefix}.events.mine"]}}}}'
-    with NatsServer(config=f"authorization {{users: [{allowed}]}}") as server:
+    with NATSServer(config=f"authorization {{users: [{allowed}]}}") as server:
         options = ["--url", server.url.replace("//", "//u:p@"), "--prefix", prefix]
         assert run("pub", "mine", *options, stdin=line_of(1)).returncode == 0
         found = run("pub", "other", *options, stdin=line_of(1))
@@ -410,7 +410,7 @@ def test_server_runs_until_it_is_told_to_stop(start: Callable[..., Running], tmp
     assert not listens(found[0])
 
 
-def test_server_says_that_the_port_is_in_use(server: NatsServer) -> None:
+def test_server_says_that_the_port_is_in_use(server: NATSServer) -> None:
     found = run("server", "--port", str(urlsplit(server.url).port))
     assert found.returncode == 1
     assert re.fullmatch(r"aether-sync: port \d+ is in use: choose another one with --port\n", found.stderr)
@@ -483,7 +483,7 @@ def test_demo_adds_up() -> None:
     assert not listens(url[0])
 
 
-def test_demo_on_a_running_server(server: NatsServer) -> None:
+def test_demo_on_a_running_server(server: NATSServer) -> None:
     found = run("demo", "--seconds", "0.5", "--rate", "50", "--url", server.url)
     assert found.returncode == 0, found.stdout + found.stderr
     assert listens(server.url)

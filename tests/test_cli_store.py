@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from aether_sync import AtomicAppendUnsupportedError, Event, JetStreamEventStore, NatsServer
-from aether_sync._deadline import Deadline
-from aether_sync.stores._jetstream import Outgoing
-from aether_sync.stores._stream import settings
+from aether_sync import AtomicAppendUnsupportedError, Event, JetStreamEventStore, NATSServer
+from aether_sync._runtime.deadline import Deadline
+from aether_sync.stores._jetstream.api import Outgoing
+from aether_sync.stores._jetstream.stream import settings
 from aether_sync.stores.admin import Extent, StoreAdmin
 
 from .conftest import PATIENCE, UNIT, Monitor, eventually
@@ -52,26 +52,26 @@ def _signals_not_ignored() -> Iterator[None]:
 
 
 @pytest.fixture
-def options(server: NatsServer, prefix: str) -> list[str]:
+def options(server: NATSServer, prefix: str) -> list[str]:
     """The options that bring a command to the store of the test."""
     return ["--url", server.url, "--stream", prefix]
 
 
 @pytest.fixture
-def other(server: NatsServer, prefix: str) -> list[str]:
+def other(server: NATSServer, prefix: str) -> list[str]:
     """The options that bring a command to another store."""
     return ["--url", server.url, "--stream", f"{prefix}-other"]
 
 
 @pytest.fixture
-def store(server: NatsServer, prefix: str) -> Iterator[JetStreamEventStore]:
+def store(server: NATSServer, prefix: str) -> Iterator[JetStreamEventStore]:
     """The store, beside the command."""
     with JetStreamEventStore(server.url, prefix) as store:
         yield store
 
 
 @pytest.fixture
-def other_store(server: NatsServer, prefix: str) -> Iterator[JetStreamEventStore]:
+def other_store(server: NATSServer, prefix: str) -> Iterator[JetStreamEventStore]:
     with JetStreamEventStore(server.url, f"{prefix}-other") as store:
         yield store
 
@@ -346,7 +346,7 @@ def test_events_prints_an_actors_events(options: list[str], store: JetStreamEven
     assert run("events", "nobody", *options).stderr == "aether-sync: actor 'nobody' has no such events\n"
 
 
-def test_events_are_taken_by_pub(options: list[str], store: JetStreamEventStore, server: NatsServer) -> None:
+def test_events_are_taken_by_pub(options: list[str], store: JetStreamEventStore, server: NATSServer) -> None:
     fill(store, events_of(3, actors=1))
     found = run("events", "order-0", *options)
     assert run("pub", "orders", "--url", server.url, stdin=found.stdout).returncode == 0
@@ -712,7 +712,7 @@ class Uninterrupted:
 
 
 def write_lines(file: Path, events: Iterable[Event]) -> None:
-    from aether_sync._wire import encode_event
+    from aether_sync._codec.encoding import encode_event
 
     file.write_bytes(b"".join(encode_event(event) + b"\n" for event in events))
 
@@ -867,7 +867,7 @@ def test_import_to_a_server_that_takes_fewer_at_once(tmp_path: Path) -> None:
     file, events = tmp_path / "events", events_of(700)
     write_lines(file, events)
     config = "jetstream: { limits: { batch: { max_msgs: 100 } } }"
-    with NatsServer(config=config) as server, JetStreamEventStore(server.url) as store:
+    with NATSServer(config=config) as server, JetStreamEventStore(server.url) as store:
         found = run("import", str(file), "--url", server.url)
         assert found.returncode == 0
         assert "imported 700 events; the store has 700 records" in found.stderr
@@ -1018,7 +1018,7 @@ def test_doctor_of_a_stream_that_is_no_store(options: list[str], store: JetStrea
 
 def test_doctor_without_jetstream_or_a_server() -> None:
     accounts = "accounts { A: { users: [{user: u, password: p}] } }"
-    with NatsServer(config=accounts) as server:
+    with NATSServer(config=accounts) as server:
         status, found = findings("--url", server.url.replace("//", "//u:p@"), "--timeout", str(UNIT))
     assert status == 1
     assert found["jetstream"]["level"] == "bad"
@@ -1030,7 +1030,7 @@ def test_doctor_without_jetstream_or_a_server() -> None:
 
 def test_doctor_without_permissions(prefix: str) -> None:
     allowed = '{user: u, password: p, permissions: {publish: ["$JS.API.INFO"]}}'
-    with NatsServer(config=f"authorization {{users: [{allowed}]}}") as server:
+    with NATSServer(config=f"authorization {{users: [{allowed}]}}") as server:
         status, found = findings("--url", server.url.replace("//", "//u:p@"), "--stream", prefix)
     assert status == 1
     assert found["stream"]["level"] == "bad"

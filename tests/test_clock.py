@@ -18,10 +18,11 @@ from aether_sync import (
     InMemoryEventStore,
     JetStreamEventStore,
     NATSEventBus,
-    NatsServer,
+    NATSServer,
     Snapshot,
 )
-from aether_sync._wire import decode_event, encode_event
+from aether_sync._codec.decoding import decode_event
+from aether_sync._codec.encoding import encode_event
 
 from .conftest import PATIENCE, UNIT, make_event
 from .proxy import Proxy
@@ -179,7 +180,7 @@ class TestABus:
                 assert events.get(timeout=PATIENCE).timestamp > FROZEN + timedelta(days=365)
 
     @pytest.mark.fault
-    def test_a_frozen_link_is_noticed_and_replaced(self, server: NatsServer, make_bus: MakeBus) -> None:
+    def test_a_frozen_link_is_noticed_and_replaced(self, server: NATSServer, make_bus: MakeBus) -> None:
         with Proxy(server.port) as proxy:
             bus = make_bus(proxy.url, ping_interval=SHORT)
             bus.start()
@@ -197,7 +198,7 @@ class TestABus:
 
     @pytest.mark.fault
     @freeze_time(FROZEN)
-    def test_a_full_outbox_and_a_flush_while_the_server_is_away(self, server: NatsServer, make_bus: MakeBus) -> None:
+    def test_a_full_outbox_and_a_flush_while_the_server_is_away(self, server: NATSServer, make_bus: MakeBus) -> None:
         with Proxy(server.port) as proxy:
             bus = make_bus(proxy.url, outbox_events=1, publish_timeout=SHORT)
             bus.start()
@@ -238,7 +239,7 @@ class TestAStore:
             deliveries.get(timeout=PATIENCE).ack()
 
     @pytest.mark.fault
-    def test_an_append_that_nobody_answers_ends(self, server: NatsServer, make_store: MakeStore) -> None:
+    def test_an_append_that_nobody_answers_ends(self, server: NATSServer, make_store: MakeStore) -> None:
         with Proxy(server.port) as proxy:
             store = make_store(proxy.url)
             store.save_events([make_event(actor_id="a", version=1)])
@@ -252,7 +253,7 @@ class TestAStore:
                 assert store.get_events("a", timeout=PATIENCE)
 
     @pytest.mark.fault
-    def test_a_follower_goes_on_after_another_connection(self, server: NatsServer, make_store: MakeStore) -> None:
+    def test_a_follower_goes_on_after_another_connection(self, server: NATSServer, make_store: MakeStore) -> None:
         with Proxy(server.port) as proxy:
             store = make_store(proxy.url)
             with store.follow() as follower, freeze_time(FROZEN):
@@ -264,7 +265,7 @@ class TestAStore:
 
 
 def test_the_clock_of_time_outs_is_none_that_is_stopped() -> None:
-    from aether_sync._clock import monotonic, now
+    from aether_sync._values.clock import monotonic, now
 
     with freeze_time(FROZEN):
         first = monotonic()

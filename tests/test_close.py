@@ -20,7 +20,7 @@ from aether_sync import (
     DeliveryUncertainError,
     EventBus,
     NATSEventBus,
-    NatsServer,
+    NATSServer,
 )
 
 from .conftest import PATIENCE, UNIT, eventually, make_event, run_threads
@@ -132,7 +132,7 @@ def test_after_a_first_attempt_that_failed(free_port: int) -> None:
 
 
 @pytest.mark.fault
-def test_while_reconnecting(make_bus: MakeBus, own_server: NatsServer, keep: Keep) -> None:
+def test_while_reconnecting(make_bus: MakeBus, own_server: NATSServer, keep: Keep) -> None:
     bus = make_bus(own_server.url, outbox_events=5, publish_timeout=PATIENCE)
     events = keep(bus.subscribe("n"))
     own_server.stop()
@@ -151,7 +151,7 @@ def test_while_reconnecting(make_bus: MakeBus, own_server: NatsServer, keep: Kee
 
 @pytest.mark.fault
 @pytest.mark.parametrize("timeout", [0, 0.5])
-def test_a_frozen_server_and_a_full_outbox(make_bus: MakeBus, own_server: NatsServer, timeout: float) -> None:
+def test_a_frozen_server_and_a_full_outbox(make_bus: MakeBus, own_server: NATSServer, timeout: float) -> None:
     """Bytes fill the outbox, asyncio's buffer and the kernel's, and nobody reads."""
     bus = make_bus(own_server.url, outbox_bytes=2**20, publish_timeout=PATIENCE)
     bus.publish("n", make_event())
@@ -175,7 +175,7 @@ def test_a_frozen_server_and_a_full_outbox(make_bus: MakeBus, own_server: NatsSe
 
 
 @pytest.mark.fault
-def test_a_close_whose_turn_never_comes(make_bus: MakeBus, own_server: NatsServer) -> None:
+def test_a_close_whose_turn_never_comes(make_bus: MakeBus, own_server: NATSServer) -> None:
     """Something holds the loop past the deadline: the report is true all the same, and who waits is released."""
     bus = make_bus(own_server.url)
     bus.start()
@@ -190,7 +190,7 @@ def test_a_close_whose_turn_never_comes(make_bus: MakeBus, own_server: NatsServe
 
 
 @pytest.mark.fault
-def test_while_reconnecting_to_a_frozen_server(make_bus: MakeBus, own_server: NatsServer) -> None:
+def test_while_reconnecting_to_a_frozen_server(make_bus: MakeBus, own_server: NATSServer) -> None:
     """An attempt is under way: the kernel has accepted it, the server says nothing."""
     buses = [make_bus(own_server.url, ping_interval=0.1) for _ in range(5)]
     for bus in buses:
@@ -204,7 +204,7 @@ def test_while_reconnecting_to_a_frozen_server(make_bus: MakeBus, own_server: Na
 
 
 @pytest.mark.fault
-def test_while_a_confirmation_is_due(make_bus: MakeBus, own_server: NatsServer) -> None:
+def test_while_a_confirmation_is_due(make_bus: MakeBus, own_server: NATSServer) -> None:
     bus = make_bus(own_server.url)
     bus.start()
     own_server.pause()
@@ -215,7 +215,7 @@ def test_while_a_confirmation_is_due(make_bus: MakeBus, own_server: NatsServer) 
 
 
 @pytest.mark.fault
-def test_queue_groups_on_a_frozen_server(make_bus: MakeBus, own_server: NatsServer, keep: Keep) -> None:
+def test_queue_groups_on_a_frozen_server(make_bus: MakeBus, own_server: NATSServer, keep: Keep) -> None:
     bus = make_bus(own_server.url)
     members = [keep(bus.subscribe("n", queue_group=f"g{n}")) for n in range(5)]
     own_server.pause()
@@ -225,7 +225,7 @@ def test_queue_groups_on_a_frozen_server(make_bus: MakeBus, own_server: NatsServ
 
 
 @pytest.mark.fault
-def test_while_the_server_comes_and_goes(make_bus: MakeBus, own_server: NatsServer) -> None:
+def test_while_the_server_comes_and_goes(make_bus: MakeBus, own_server: NATSServer) -> None:
     for _ in range(5):
         bus = make_bus(own_server.url)
         bus.publish_many("n", [make_event()] * 100)
@@ -239,7 +239,7 @@ def test_while_the_server_comes_and_goes(make_bus: MakeBus, own_server: NatsServ
 # -- who closes
 
 
-def test_from_two_threads(make_bus: MakeBus, own_server: NatsServer) -> None:
+def test_from_two_threads(make_bus: MakeBus, own_server: NATSServer) -> None:
     bus = make_bus(own_server.url)
     bus.start()
     own_server.pause()
@@ -270,7 +270,7 @@ def test_from_inside_an_iteration(make_bus: MakeBus) -> None:
 
 @pytest.mark.concurrent
 @pytest.mark.parametrize("what", ["get", "flush", "subscribe", "wait", "publish", "close"])
-def test_from_a_signal_handler(make_bus: MakeBus, own_server: NatsServer, what: str) -> None:
+def test_from_a_signal_handler(make_bus: MakeBus, own_server: NATSServer, what: str) -> None:
     """Over each call that waits, with a server that does not answer."""
     bus = make_bus(own_server.url, outbox_events=1, publish_timeout=PATIENCE)
     events = bus.subscribe("n")
@@ -349,7 +349,7 @@ def test_a_close_amid_everything_loses_nothing(make_bus: MakeBus) -> None:
             assert arriving.get_batch(1, timeout=0) == [], "more arrived than was accepted"
 
 
-def test_a_shared_connection_closes_under_its_buses(server: NatsServer, prefix: str) -> None:
+def test_a_shared_connection_closes_under_its_buses(server: NATSServer, prefix: str) -> None:
     connection = Connection(server.url)
     buses = [NATSEventBus(connection, prefix=prefix) for _ in range(3)]
     subscriptions = [bus.subscribe("n") for bus in buses]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from aether_sync import DeliveryUncertainError, NatsCluster, NATSEventBus, NatsServer, Subscription
+from aether_sync import DeliveryUncertainError, NATSCluster, NATSEventBus, NATSServer, Subscription
 
 from .conftest import PATIENCE, UNIT, FreePort, eventually, make_event
 from .fake_server import FakeServer
@@ -24,8 +24,8 @@ LAME = 'lame_duck_duration: "30s", lame_duck_grace_period: "20s"'
 
 
 @pytest.fixture
-def cluster() -> Iterator[NatsCluster]:
-    with NatsServer.cluster(3, jetstream=False, config=LAME) as cluster:
+def cluster() -> Iterator[NATSCluster]:
+    with NATSCluster(3, jetstream=False, config=LAME) as cluster:
         yield cluster
         for server in cluster.servers:  # one that is lame would take its time
             server.kill()
@@ -35,9 +35,9 @@ def port_of(bus: NATSEventBus) -> int:
     """Of the server it is connected to, or was last."""
     engine = bus.connection._engine
     assert engine is not None
-    assert engine.link._wire is not None
-    assert engine.link._wire._current_server is not None
-    return int(engine.link._wire._current_server.uri.port)
+    assert engine.link._client is not None
+    assert engine.link._client._current_server is not None
+    return int(engine.link._client._current_server.uri.port)
 
 
 def take(events: Subscription) -> int:
@@ -45,7 +45,7 @@ def take(events: Subscription) -> int:
     return n
 
 
-def has_moved(bus: NATSEventBus, server: NatsServer | Proxy) -> bool:
+def has_moved(bus: NATSEventBus, server: NATSServer | Proxy) -> bool:
     return bus.is_connected and port_of(bus) != server.port
 
 
@@ -60,12 +60,12 @@ def received(events: Subscription, bus: NATSEventBus, namespace: str = "last") -
     raise AssertionError("the subscription did not come back")
 
 
-@pytest.mark.parametrize("fault", [NatsServer.kill, NatsServer.pause, NatsServer.lame_duck, NatsServer.restart])
+@pytest.mark.parametrize("fault", [NATSServer.kill, NATSServer.pause, NATSServer.lame_duck, NATSServer.restart])
 def test_one_of_three_goes(
-    make_bus: MakeBus, cluster: NatsCluster, prefix: str, fault: Callable[[NatsServer], None], keep: Keep
+    make_bus: MakeBus, cluster: NATSCluster, prefix: str, fault: Callable[[NATSServer], None], keep: Keep
 ) -> None:
     first, second, _ = cluster.servers
-    interval = QUICK if fault is NatsServer.pause else PATIENCE  # what a lame server may take to confirm the last
+    interval = QUICK if fault is NATSServer.pause else PATIENCE  # what a lame server may take to confirm the last
     bus = make_bus(first.url, ping_interval=interval)  # it learns of the others
     subscriber = make_bus(first.url, ping_interval=interval)
     events = keep(subscriber.subscribe(">"))
@@ -89,11 +89,11 @@ def test_one_of_three_goes(
     assert metrics.confirmed - LAST_WORDS <= len(arrived) <= metrics.confirmed + metrics.uncertain
     assert (metrics.reconnects, subscriber.metrics().reconnects) == (1, 1)
     assert publishers.slowest < UNIT, "publishing stalled"
-    if fault is NatsServer.lame_duck:
+    if fault is NATSServer.lame_duck:
         assert metrics.uncertain == 0
 
 
-def at_one_server(make_bus: MakeBus, server: NatsServer, keep: Keep) -> tuple[NATSEventBus, NATSEventBus, Subscription]:
+def at_one_server(make_bus: MakeBus, server: NATSServer, keep: Keep) -> tuple[NATSEventBus, NATSEventBus, Subscription]:
     """A bus that publishes, one that subscribes to everything, and its subscription; they learn of the others there."""
     bus, subscriber = make_bus(server.url), make_bus(server.url)
     events = keep(subscriber.subscribe(">"))
@@ -102,7 +102,7 @@ def at_one_server(make_bus: MakeBus, server: NatsServer, keep: Keep) -> tuple[NA
 
 
 def test_a_rolling_restart_loses_nothing_that_was_published(
-    make_bus: MakeBus, cluster: NatsCluster, prefix: str, keep: Keep
+    make_bus: MakeBus, cluster: NATSCluster, prefix: str, keep: Keep
 ) -> None:
     bus, subscriber, events = at_one_server(make_bus, cluster.servers[0], keep)
     publishers = Publishers(bus, total=40_000)
@@ -122,7 +122,7 @@ def test_a_rolling_restart_loses_nothing_that_was_published(
 
 
 def test_a_rolling_restart_without_notice_counts_what_it_loses(
-    make_bus: MakeBus, cluster: NatsCluster, prefix: str, keep: Keep
+    make_bus: MakeBus, cluster: NATSCluster, prefix: str, keep: Keep
 ) -> None:
     bus, _, events = at_one_server(make_bus, cluster.servers[0], keep)
     publishers = Publishers(bus, total=30_000)
@@ -206,14 +206,14 @@ def test_an_event_that_comes_again_through_another_server_is_known(
 ) -> None:
     monkeypatch.setattr("random.shuffle", lambda _: None)  # so the first server is the first
     if is_late:
-        monkeypatch.setattr("aether_sync._nats.echoes._SECONDS", QUICK / 4)
+        monkeypatch.setattr("aether_sync._bus.recent_payloads._SECONDS", QUICK / 4)
     free = [FreePort(), FreePort()]
     ports = [port.number for port in free]
     config = 'cluster {{name: c, listen: "127.0.0.1:{}", no_advertise: true, routes: [{}]}}'
     with (
         Proxy(ports[0]) as route,
-        NatsServer(jetstream=False, config=config.format(ports[0], "")) as first,
-        NatsServer(jetstream=False, config=config.format(ports[1], f'"nats://127.0.0.1:{route.port}"')) as second,
+        NATSServer(jetstream=False, config=config.format(ports[0], "")) as first,
+        NATSServer(jetstream=False, config=config.format(ports[1], f'"nats://127.0.0.1:{route.port}"')) as second,
         Proxy(first.port) as link,
     ):
         bus, there, publisher = make_bus([link.url, second.url]), make_bus(second.url), make_bus(first.url)
@@ -238,7 +238,7 @@ def test_an_event_that_comes_again_through_another_server_is_known(
 
 def test_credentials_in_a_url_are_good_for_the_whole_cluster(make_bus: MakeBus, prefix: str, keep: Keep) -> None:
     config = 'authorization {user: "u", password: "p"}'
-    with NatsServer.cluster(2, jetstream=False, config=config) as pair:
+    with NATSCluster(2, jetstream=False, config=config) as pair:
         first, second = pair.servers
         bus = make_bus(first.url.replace("nats://", "nats://u:p@"))
         events = keep(bus.subscribe("n"))

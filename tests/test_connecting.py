@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from aether_sync import ConnectError, NATSEventBus, NatsServer
+from aether_sync import ConnectError, NATSEventBus, NATSServer
 from aether_sync._nats.options import ConnectOptions
 from aether_sync._nats.servers import Server
 
@@ -89,7 +89,7 @@ def addresses(free_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[
 
 
 def test_the_first_address_that_can_be_reached_is_taken(
-    addresses: list[tuple[str, int]], make_bus: MakeBus, server: NatsServer, free_port: int
+    addresses: list[tuple[str, int]], make_bus: MakeBus, server: NATSServer, free_port: int
 ) -> None:
     addresses += [("127.0.0.1", free_port), ("127.0.0.1", server.port)]
     bus = make_bus("nats://a-name:1")
@@ -115,7 +115,7 @@ def test_if_none_can_be_reached_the_reason_is_told(
 
 
 def test_an_address_that_swallows_everything_is_passed_over(
-    addresses: list[tuple[str, int]], make_bus: MakeBus, server: NatsServer, hole: tuple[str, int]
+    addresses: list[tuple[str, int]], make_bus: MakeBus, server: NATSServer, hole: tuple[str, int]
 ) -> None:
     addresses += [hole, hole, ("127.0.0.1", server.port)]
     bus = make_bus("nats://a-name:1", connect_timeout=CONNECT)
@@ -124,7 +124,7 @@ def test_an_address_that_swallows_everything_is_passed_over(
 
 
 def test_an_address_that_takes_connections_and_says_nothing_is_passed_over(
-    addresses: list[tuple[str, int]], make_bus: MakeBus, server: NatsServer, silent: FakeServer
+    addresses: list[tuple[str, int]], make_bus: MakeBus, server: NATSServer, silent: FakeServer
 ) -> None:
     addresses += [("127.0.0.1", silent.port), ("127.0.0.1", server.port)]
     assert started(make_bus("nats://a-name:1", connect_timeout=CONNECT)) < CONNECT
@@ -147,7 +147,7 @@ def test_a_slow_address_does_not_keep_the_loop_from_ending(
 
 @pytest.mark.usefixtures("in_order")
 @pytest.mark.parametrize("others", [1, 4])
-def test_a_server_is_reached_though_others_are_black_holes(make_bus: MakeBus, server: NatsServer, others: int) -> None:
+def test_a_server_is_reached_though_others_are_black_holes(make_bus: MakeBus, server: NATSServer, others: int) -> None:
     with ExitStack() as stack:
         holes = [url(stack.enter_context(black_hole())) for _ in range(others)]
         bus = make_bus([*holes, server.url], connect_timeout=CONNECT)
@@ -158,7 +158,7 @@ def test_a_server_is_reached_though_others_are_black_holes(make_bus: MakeBus, se
 
 @pytest.mark.usefixtures("in_order")
 def test_a_server_is_reached_though_another_says_nothing(
-    make_bus: MakeBus, server: NatsServer, silent: FakeServer
+    make_bus: MakeBus, server: NATSServer, silent: FakeServer
 ) -> None:
     bus = make_bus([silent.url, server.url], connect_timeout=CONNECT)
     assert started(bus) < CONNECT
@@ -203,7 +203,7 @@ def test_a_server_that_quotes_what_it_was_shown_is_not_quoted(make_bus: MakeBus)
 def test_a_handshake_that_does_not_go_on(make_bus: MakeBus, tmp_path: Path) -> None:
     ours = Certificates(tmp_path)
     config = ours.config(more="handshake_first: true")
-    with NatsServer(config=config) as frozen, NatsServer(config=config) as healthy:
+    with NATSServer(config=config) as frozen, NATSServer(config=config) as healthy:
         bus = make_bus(
             [frozen.url, healthy.url], tls=ours.trusting(), tls_handshake_first=True, connect_timeout=CONNECT
         )
@@ -215,7 +215,7 @@ def test_a_handshake_that_does_not_go_on(make_bus: MakeBus, tmp_path: Path) -> N
 
 @pytest.mark.usefixtures("in_order")
 def test_a_lost_connection_is_replaced_at_once_beside_a_black_hole(
-    make_bus: MakeBus, server: NatsServer, own_server: NatsServer, hole: tuple[str, int]
+    make_bus: MakeBus, server: NATSServer, own_server: NATSServer, hole: tuple[str, int]
 ) -> None:
     bus = make_bus([own_server.url, url(hole), server.url], connect_timeout=CONNECT)
     bus.start()

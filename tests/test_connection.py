@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from aether_sync import (
-    ANY,
+    ANY_VERSION,
     AetherError,
     BusClosedError,
     ConnectError,
@@ -21,7 +21,7 @@ from aether_sync import (
     InvalidOptionError,
     JetStreamEventStore,
     NATSEventBus,
-    NatsServer,
+    NATSServer,
     PublishTimeoutError,
     Snapshot,
 )
@@ -74,7 +74,7 @@ def everything_that_asks(store: JetStreamEventStore) -> list[Callable[..., objec
         partial(store.save_event, event.replace(version=1)),
         partial(store.save_events, [event.replace(version=1), event.replace(version=1, actor_id="b", id="other")]),
         partial(store.append, "a", event, expected_version=0),
-        partial(store.append, "a", event, expected_version=ANY),
+        partial(store.append, "a", event, expected_version=ANY_VERSION),
         partial(store.get_events, "a"),
         lambda **options: next(store.iter_events("a", **options)),
         partial(store.get_events_with_errors, "a"),
@@ -88,9 +88,9 @@ def everything_that_asks(store: JetStreamEventStore) -> list[Callable[..., objec
         store.follow,
         partial(store.consume, "c"),
         partial(store.run, "c", print),
-        partial(store.consume_poisoned, "c"),
-        partial(store.poisoned, "c"),
-        partial(store.discard_poisoned, "c", 1),
+        partial(store.consume_dead_letters, "c"),
+        partial(store.dead_letters, "c"),
+        partial(store.discard_dead_letters, "c", 1),
         partial(store.wait_for, 1, "c"),
         store.consumers,
         partial(store.delete_consumer, "c"),
@@ -127,7 +127,7 @@ class TestInTheBackground:
         bus = make_bus(url, connect="background")
         with at_once():
             bus.publish("n", make_event(1))
-        with NatsServer(port=free_port):
+        with NATSServer(port=free_port):
             bus.flush(PATIENCE)
             assert bus.metrics().confirmed == 1
             bus.close()
@@ -166,7 +166,7 @@ class TestInTheBackground:
     def test_a_subscription_is_confirmed_when_there_is_a_server(
         self, make_bus: MakeBus, url: str, free_port: int
     ) -> None:
-        with NatsServer(port=free_port), make_bus(url, connect="background") as bus:
+        with NATSServer(port=free_port), make_bus(url, connect="background") as bus:
             with bus.subscribe("n", timeout=PATIENCE) as events:
                 make_bus(url).publish("n", make_event(1))
                 assert numbers([events.get(timeout=PATIENCE)]) == [1]
@@ -200,12 +200,12 @@ class TestInTheBackground:
         store = make_store(url, connect="background", connect_timeout=0.1)
         with pytest.raises(ConnectError):
             store.get_events("a", timeout=SHORT)
-        with NatsServer(port=free_port):
+        with NATSServer(port=free_port):
             store.save_events([make_event(actor_id="a", version=1)], timeout=PATIENCE)
             store.close()
 
     def test_a_refused_user_is_told_when_he_asks(self, make_bus: MakeBus) -> None:
-        with NatsServer(config='authorization: {user: "u", password: "p"}') as server:
+        with NATSServer(config='authorization: {user: "u", password: "p"}') as server:
             bus = make_bus(server.url, connect="background", connect_timeout=PATIENCE, user="u", password="wrong")
             bus.publish("n", make_event())
             with at_once(), pytest.raises(ConnectError, match="refuses these credentials"):
@@ -256,7 +256,7 @@ class TestAwaited:
         store = make_store(url, connect_timeout=0.1)
         with pytest.raises(ConnectError):
             store.get_events("a")
-        with NatsServer(port=free_port):
+        with NATSServer(port=free_port):
             assert store.get_events("a", timeout=PATIENCE) == []
             store.close()
 
@@ -273,7 +273,7 @@ class TestAwaited:
             store.close()
 
     def test_a_store_that_is_refused_says_so_at_once_each_time(self, make_store: MakeStore) -> None:
-        with NatsServer(config='authorization: {user: "u", password: "p"}') as server:
+        with NATSServer(config='authorization: {user: "u", password: "p"}') as server:
             for connect in ("wait", "background"):
                 store = make_store(server.url, connect=connect, connect_timeout=PATIENCE, user="u", password="wrong")
                 for _ in range(3):

@@ -15,18 +15,18 @@ from aether_sync import (
     Event,
     InvalidOptionError,
     JetStreamEventStore,
-    NatsServer,
+    NATSServer,
     PermissionDeniedError,
     StoreClosedError,
     StoreError,
     StreamMismatchError,
 )
-from aether_sync._deadline import Deadline
-from aether_sync.stores._arrivals import Arrivals
-from aether_sync.stores._jetstream import Outgoing
-from aether_sync.stores._pull import Pulling
-from aether_sync.stores.consume import Consumption
-from aether_sync.stores.delivery import Delivery
+from aether_sync._runtime.deadline import Deadline
+from aether_sync.stores._jetstream.api import Outgoing
+from aether_sync.stores._jetstream.pull import PullRequester
+from aether_sync.stores.consumers.arrivals import Arrivals
+from aether_sync.stores.consumers.consumption import Consumption
+from aether_sync.stores.consumers.delivery import Delivery
 
 from .conftest import PATIENCE, UNIT, eventually, run_threads
 from .programs import consumers as programs
@@ -71,7 +71,7 @@ def spoil(store: JetStreamEventStore, data: bytes = b"no event") -> int:
     [
         (Consumption.close_by, "self._inflow.changed.wake_all"),
         (Consumption.close_by, "self._pulling.close"),
-        (Pulling.close, "leave"),
+        (PullRequester.close, "leave"),
         (Consumption.close_by, "self._pulling.await_last"),
     ],
 )
@@ -81,7 +81,7 @@ def test_an_interrupted_close_gives_back_what_was_not_taken(
     store, other = make_store(), make_store()
     save(store, 20)
     events = store.consume("c", ack_wait=ACK_WAIT, prefetch=30)
-    eventually(lambda: len(events._inflow.arrived) == 20, "all events")
+    eventually(lambda: len(events._buffer.arrived) == 20, "all events")
 
     def interrupt() -> None:
         raise KeyboardInterrupt
@@ -90,7 +90,7 @@ def test_an_interrupted_close_gives_back_what_was_not_taken(
         events.close()
     with other.consume("c", ack_wait=ACK_WAIT) as rest:
         assert {one.sequence for one in take_all(rest, 20)} == set(range(1, 21))
-        eventually(lambda: events._pulling.is_over)
+        eventually(lambda: events._requester.is_over)
         save(other, 10, actors=1, actor_id="later")  # nothing of it goes to who is closed
         later = take_all(rest, 10)
     assert {(one.sequence, one.attempt) for one in later} == {(sequence, 1) for sequence in range(21, 31)}
@@ -100,7 +100,7 @@ def test_a_handler_that_closes_it_while_it_takes_ends_it(make_store: MakeStore) 
     store = make_store()
     save(store, 20)
     events = store.consume("c", ack_wait=ACK_WAIT)
-    eventually(lambda: len(events._inflow.arrived) == 20, "all events")
+    eventually(lambda: len(events._buffer.arrived) == 20, "all events")
     with before(Arrivals.pop, "popleft()", events.close), pytest.raises(StoreClosedError):
         events.get(timeout=PATIENCE)
     with store.consume("c", ack_wait=ACK_WAIT) as rest:
@@ -158,8 +158,8 @@ class TestSharing:
     def test_it_asks_again_at_once_when_a_question_ends(
         self, store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("aether_sync.stores._pull.EXPIRES", 0.2)
-        monkeypatch.setattr("aether_sync.stores._pull._HEARTBEAT", 0.05)
+        monkeypatch.setattr("aether_sync.stores._jetstream.pull.EXPIRES", 0.2)
+        monkeypatch.setattr("aether_sync.stores._jetstream.pull._HEARTBEAT", 0.05)
         with store.consume("c") as events:
             questions: list[bytes] = []
             tell = store.connection.tell
@@ -201,9 +201,9 @@ class TestWhatItIsMadeWith:
             assert later.get(timeout=PATIENCE).sequence in {4, 5, 6}
 
     def test_what_is_advised_of_the_poison_places_own_forgets_no_other(self, store: JetStreamEventStore) -> None:
-        store.consume_poisoned("c").close()
-        with pytest.raises(StreamMismatchError, match=r"'c' of stream '.*~poison' .* 30 s, not 60 s") as caught:
-            store.consume_poisoned("c", ack_wait=60.0)
+        store.consume_dead_letters("c").close()
+        with pytest.raises(StreamMismatchError, match=r"'c' of stream '.*~dead-letters' .* 30 s, not 60 s") as caught:
+            store.consume_dead_letters("c", ack_wait=60.0)
         assert "delete_consumer" not in str(caught.value)
 
     def test_another_of_that_name_is_refused(self, store: JetStreamEventStore) -> None:
@@ -274,7 +274,7 @@ class TestSettling:
     def test_what_waits_here_is_not_given_to_another(self, store: JetStreamEventStore) -> None:
         save(store, 3)
         with store.consume("c", ack_wait=ACK_WAIT) as events:
-            eventually(lambda: len(events._inflow.arrived) == 3)
+            eventually(lambda: len(events._buffer.arrived) == 3)
             with store.consume("c", ack_wait=ACK_WAIT) as other:
                 assert other.get_batch(1, timeout=4 * ACK_WAIT) == []
             assert [one.attempt for one in take_all(events, 3)] == [1, 1, 1]
@@ -319,7 +319,7 @@ class TestSettling:
             delivery.ack()
 
     @pytest.mark.fault
-    def test_nobody_confirms_while_the_server_is_away(self, make_store: MakeStore, own_server: NatsServer) -> None:
+    def test_nobody_confirms_while_the_server_is_away(self, make_store: MakeStore, own_server: NATSServer) -> None:
         store = make_store(own_server.url)
         save(store, 1)
         with store.consume("c") as events:
@@ -332,7 +332,7 @@ class TestSettling:
             assert store.consumers(timeout=PATIENCE)[0].acknowledged == 1
 
 
-class TestThePoisonPlace:
+class TestDeadLetters:
     def test_what_is_rejected_is_there_at_once(self, store: JetStreamEventStore) -> None:
         save(store, 3)
         with store.consume("c") as events:
@@ -341,46 +341,46 @@ class TestThePoisonPlace:
             first.reject("none")
             second.ack()
             third.reject("once more")
-        found = store.poisoned("c")
+        found = store.dead_letters("c")
         assert [(one.sequence, one.event, one.attempts, one.reason) for one in found] == [
             (1, first.event, 1, "none"),
             (3, third.event, 1, "no ? good"),
         ]
         assert all(abs(one.timestamp.timestamp() - time.time()) < PATIENCE for one in found)
-        assert [one.sequence for one in store.poisoned("c", limit=1)] == [3]  # which was the first to be there
-        assert store.poisoned("other") == []
+        assert [one.sequence for one in store.dead_letters("c", limit=1)] == [3]  # which was the first to be there
+        assert store.dead_letters("other") == []
 
     @pytest.mark.parametrize("text", ["x", "\0", "\U0001f600"])
     def test_of_a_long_reason_the_beginning_is_there(self, store: JetStreamEventStore, text: str) -> None:
         save(store, 1)
         with store.consume("c") as events:
             events.get(timeout=PATIENCE).reject(text * 1_000_000)
-        (found,) = store.poisoned("c")
+        (found,) = store.dead_letters("c")
         assert found.reason == f"{text * 4_000}... (cut: it has 1,000,000 characters)"
 
     def test_what_points_to_no_event_is_passed_by(
-        self, store: JetStreamEventStore, server: NatsServer, caplog: pytest.LogCaptureFixture
+        self, store: JetStreamEventStore, server: NATSServer, caplog: pytest.LogCaptureFixture
     ) -> None:
         save(store, 2)
         junk = [b"junk", b"{}", *(b'{"stream_seq": %d, "timestamp": "2026-01-02T03:04:05Z"}' % n for n in (-1, 2**64))]
         junk.append(b'{"stream_seq": 1, "timestamp": "2026-01-02T03:04:05"}')
         with store.consume("c") as events, RawClient(server.port) as client:
             for n, data in enumerate(junk):
-                client.send(b"PUB %b.c %d\r\n%b\r\n" % (store._names.poison.encode(), len(data), data))
+                client.send(b"PUB %b.c %d\r\n%b\r\n" % (store._names.dead_letters.encode(), len(data), data))
                 client.flush()
                 if n < 2:
                     events.get(timeout=PATIENCE).reject("no")
         with caplog.at_level(logging.WARNING):
-            assert [one.sequence for one in store.poisoned("c")] == [1, 2]
+            assert [one.sequence for one in store.dead_letters("c")] == [1, 2]
         (record,) = caplog.records
         assert record.kind == "malformed_record"  # type: ignore[attr-defined]
-        assert "record 1 of the poison place" in record.getMessage()
-        assert store.discard_poisoned("c", 1)
-        with store.consume_poisoned("c") as events:
+        assert "record 1 of the dead-letter stream" in record.getMessage()
+        assert store.discard_dead_letters("c", 1)
+        with store.consume_dead_letters("c") as events:
             assert [one.sequence for one in take_all(events, 1)] == [2]
-        eventually(lambda: store.poisoned("c") == [])
+        eventually(lambda: store.dead_letters("c") == [])
 
-    def test_a_slow_link_is_no_hindrance(self, make_store: MakeStore, server: NatsServer) -> None:
+    def test_a_slow_link_is_no_hindrance(self, make_store: MakeStore, server: NATSServer) -> None:
         store = make_store()
         save(store, 300)
         with store.consume("c", prefetch=300) as events:
@@ -389,7 +389,7 @@ class TestThePoisonPlace:
         with Proxy(server.port) as proxy, make_store(proxy.url) as far:
             far.start()
             proxy.delay(0.02 * UNIT)  # 12 s for as many questions one after the other
-            assert len(far.poisoned("c", timeout=8 * UNIT)) == 300
+            assert len(far.dead_letters("c", timeout=8 * UNIT)) == 300
             proxy.restore()
 
     def test_what_was_delivered_in_vain_is_there(self, store: JetStreamEventStore) -> None:
@@ -400,14 +400,14 @@ class TestThePoisonPlace:
                 got.append(events.get(timeout=PATIENCE))
                 if got[-1].sequence == 2:
                     got[-1].ack()
-            eventually(lambda: events.get_batch(1, timeout=0) == [] and store.poisoned("c"), "it to be given up")
-            (found,) = store.poisoned("c")
+            eventually(lambda: events.get_batch(1, timeout=0) == [] and store.dead_letters("c"), "it to be given up")
+            (found,) = store.dead_letters("c")
             assert (found.sequence, found.attempts, found.event) == (1, 2, got[0].event)
             assert "never acknowledged" in found.reason
             store.wait_for(2, "c", timeout=PATIENCE)
 
     @pytest.mark.fault
-    def test_what_a_process_dies_of_is_there(self, store: JetStreamEventStore, server: NatsServer) -> None:
+    def test_what_a_process_dies_of_is_there(self, store: JetStreamEventStore, server: NATSServer) -> None:
         save(store, 1)
         for attempt in (1, 2):
             worker = start(programs.takes_and_waits, server.url, store._names.stream, ACK_WAIT, 2)
@@ -416,7 +416,9 @@ class TestThePoisonPlace:
             worker.kill()
             finish(worker, status=-signal.SIGKILL)
         with store.consume("worker", ack_wait=ACK_WAIT, max_deliver=2) as events:
-            eventually(lambda: events.get_batch(1, timeout=0) == [] and store.poisoned("worker"), "it to be given up")
+            eventually(
+                lambda: events.get_batch(1, timeout=0) == [] and store.dead_letters("worker"), "it to be given up"
+            )
 
     def test_it_is_worked_on_again(self, make_store: MakeStore) -> None:
         store = make_store()
@@ -425,8 +427,8 @@ class TestThePoisonPlace:
             for _ in range(20):
                 events.get(timeout=PATIENCE).reject("later")
         with (
-            store.consume_poisoned("c", prefetch=5) as here,
-            make_store().consume_poisoned("c", prefetch=5) as there,
+            store.consume_dead_letters("c", prefetch=5) as here,
+            make_store().consume_dead_letters("c", prefetch=5) as there,
         ):
             first, other = here.get(timeout=PATIENCE), there.get(timeout=PATIENCE)
             assert first.event == store.get_events(first.event.actor_id)[first.event.version - 1]
@@ -437,21 +439,21 @@ class TestThePoisonPlace:
             here.close()
             taken = [other, *rest, *take_all(there, 15)]
         assert sorted(one.sequence for one in taken) == list(range(1, 21))
-        eventually(lambda: store.poisoned("c") == [])
+        eventually(lambda: store.dead_letters("c") == [])
 
     def test_what_is_rejected_once_more_stays(self, store: JetStreamEventStore) -> None:
         save(store, 2)
         with store.consume("c") as events:
             for _ in range(2):
                 events.get(timeout=PATIENCE).reject("no")
-        with store.consume_poisoned("c") as events:
+        with store.consume_dead_letters("c") as events:
             events.get(timeout=PATIENCE).reject("still no")
             take_all(events, 1)
             assert events.get_batch(1, timeout=ACK_WAIT) == []
-        eventually(lambda: [one.sequence for one in store.poisoned("c")] == [1])
-        assert store.discard_poisoned("c", 1)
-        assert not store.discard_poisoned("c", 1)
-        assert store.poisoned("c") == []
+        eventually(lambda: [one.sequence for one in store.dead_letters("c")] == [1])
+        assert store.discard_dead_letters("c", 1)
+        assert not store.discard_dead_letters("c", 1)
+        assert store.dead_letters("c") == []
 
     def test_what_is_no_event_is_there(self, store: JetStreamEventStore, caplog: pytest.LogCaptureFixture) -> None:
         save(store, 1)
@@ -460,16 +462,16 @@ class TestThePoisonPlace:
         with caplog.at_level(logging.WARNING), store.consume("c") as events:
             assert [one.sequence for one in take_all(events, 2)] == [1, 3]
             store.wait_for(3, "c", timeout=PATIENCE)
-        (found,) = store.poisoned("c")
+        (found,) = store.dead_letters("c")
         assert (found.sequence, found.event) == (bad, None)
         assert f"record {bad}" in found.reason
         assert f"record {bad}" in caplog.text
-        with store.consume_poisoned("c") as events:
+        with store.consume_dead_letters("c") as events:
             assert events.get_batch(1, timeout=ACK_WAIT) == []
-        assert len(store.poisoned("c")) == 1
+        assert len(store.dead_letters("c")) == 1
 
     def test_a_subject_that_is_no_text_is_there(
-        self, store: JetStreamEventStore, server: NatsServer, prefix: str
+        self, store: JetStreamEventStore, server: NATSServer, prefix: str
     ) -> None:
         save(store, 1)
         with RawClient(server.port) as client:
@@ -478,14 +480,14 @@ class TestThePoisonPlace:
         store.save_event(Event(event_type="Done", actor_id="a-0", version=2))
         with store.consume("c") as events:
             assert [one.sequence for one in take_all(events, 2)] == [1, 3]
-        assert [(found.sequence, found.event) for found in store.poisoned("c")] == [(2, None)]
+        assert [(found.sequence, found.event) for found in store.dead_letters("c")] == [(2, None)]
 
 
 def test_who_may_not_acknowledge_is_told() -> None:
     config = """
     authorization { users: [ { user: u, password: p, permissions: { publish: { allow: ">", deny: "$JS.ACK.>" } } } ] }
     """
-    with NatsServer(config=config) as server, JetStreamEventStore(server.url.replace("//", "//u:p@")) as store:
+    with NATSServer(config=config) as server, JetStreamEventStore(server.url.replace("//", "//u:p@")) as store:
         save(store, 1)
         with store.consume("c") as events, pytest.raises(PermissionDeniedError, match="ACK"):
             events.get(timeout=PATIENCE).ack(confirm=True, timeout=PATIENCE)
@@ -557,7 +559,7 @@ class TestItsEnd:
         save(store, 3)
         events = store.consume("c", ack_wait=8 * UNIT)
         events.get(timeout=PATIENCE).ack()
-        eventually(lambda: len(events._inflow.arrived) == 2)
+        eventually(lambda: len(events._buffer.arrived) == 2)
         with pytest.warns(ResourceWarning, match="unclosed <Consumption 'c'"):
             del events
             gc.collect()
@@ -566,12 +568,12 @@ class TestItsEnd:
             assert len(take_all(events, 2)) == 2
         assert time.monotonic() - begun < 4 * UNIT
 
-    def test_the_process_ends(self, store: JetStreamEventStore, server: NatsServer) -> None:
+    def test_the_process_ends(self, store: JetStreamEventStore, server: NATSServer) -> None:
         save(store, 1)
         output = run(programs.ends_while_iterating, server.url, store._names.stream, says="unclosed <Connection")
         assert "ended" in output
 
-    def test_a_child_has_its_own(self, store: JetStreamEventStore, server: NatsServer) -> None:
+    def test_a_child_has_its_own(self, store: JetStreamEventStore, server: NATSServer) -> None:
         save(store, 5)
         run(programs.forks, server.url, store._names.stream)
 
@@ -579,9 +581,9 @@ class TestItsEnd:
 class TestFaults:
     pytestmark = pytest.mark.fault
 
-    @pytest.mark.parametrize("fault", [NatsServer.restart, lambda server: (server.kill(), server.start())])
+    @pytest.mark.parametrize("fault", [NATSServer.restart, lambda server: (server.kill(), server.start())])
     def test_it_goes_on_after_a_restart(
-        self, make_store: MakeStore, own_server: NatsServer, fault: Callable[[NatsServer], object]
+        self, make_store: MakeStore, own_server: NATSServer, fault: Callable[[NATSServer], object]
     ) -> None:
         store = make_store(own_server.url)
         save(store, 600)
@@ -598,7 +600,7 @@ class TestFaults:
         last.join(PATIENCE)
         assert sorted(set(taken)) == list(range(1, 601))
 
-    def test_a_process_that_is_killed_holds_nothing_up(self, store: JetStreamEventStore, server: NatsServer) -> None:
+    def test_a_process_that_is_killed_holds_nothing_up(self, store: JetStreamEventStore, server: NATSServer) -> None:
         workers = [start(programs.works, server.url, store._names.stream, ACK_WAIT) for _ in range(3)]
         for worker in workers:
             assert worker.stdout is not None

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aether_sync import Event, EventBus, NATSEventBus, NatsServer, Subscription, SubscriptionFilter
-from aether_sync._routing import Deliveries, Target, Targets, failed, make_target
+from aether_sync import Event, EventBus, NATSEventBus, NATSServer, Subscription, SubscriptionFilter
+from aether_sync._bus.routing import Deliveries, Target, Targets, failed, make_target
 
 from .conftest import PATIENCE, eventually, make_event, run_threads
 from .fake_server import FakeServer
@@ -293,7 +293,7 @@ RUBBISH = ("none", "no JSON", "another namespace", "the last elsewhere", "own")
 @given(st.lists(alone | in_groups, min_size=1, max_size=5), runs, st.lists(st.sampled_from(RUBBISH), max_size=50))
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_burst_off_the_wire(
-    receiver: NATSEventBus, server: NatsServer, prefix: str, wishes: list[Wish], runs: list[Run], rubbish: list[str]
+    receiver: NATSEventBus, server: NATSServer, prefix: str, wishes: list[Wish], runs: list[Run], rubbish: list[str]
 ) -> None:
     wishes = [wish for wish in wishes if wish.group is None] if "own" in rubbish else wishes
     published = events_of(runs)
@@ -342,7 +342,7 @@ def spoilt(kind: str, receiver: NATSEventBus, last: bytes) -> list[bytes]:
 @given(runs, st.integers(1, 3))
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_same_bytes_again_are_an_event_again_and_a_copy_is_none(
-    receiver: NATSEventBus, server: NatsServer, prefix: str, runs: list[Run], times: int
+    receiver: NATSEventBus, server: NATSServer, prefix: str, runs: list[Run], times: int
 ) -> None:
     """Overlapping patterns bring copies, also of what is published more than once: each gets it as often as that."""
     wishes = [Wish(patterns) for patterns in ((">",), ("a", "*"), ("a.*", "a.>", ">"), ("*.x", "tenant-*.>"))]
@@ -374,7 +374,7 @@ def test_a_copy_that_comes_in_another_turn_is_no_other_event() -> None:
 
 
 def test_who_comes_later_to_a_pattern_that_is_subscribed_gets_what_comes_then(
-    receiver: NATSEventBus, server: NatsServer, prefix: str
+    receiver: NATSEventBus, server: NATSServer, prefix: str
 ) -> None:
     with RawClient(server.port) as raw, receiver.subscribe("a") as first:
         raw.send(publication(prefix, "a", forged(0, "a")))

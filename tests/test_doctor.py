@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from aether_sync.stores._names import Names
-from aether_sync.stores._saves import TornSave
-from aether_sync.stores._stream import settings
-from aether_sync.stores.doctor import Answers, Finding, Level, examine, first_line, is_well
+from aether_sync.stores._jetstream.names import Names
+from aether_sync.stores._jetstream.saves import TornSave
+from aether_sync.stores._jetstream.stream import settings
+from aether_sync.stores.doctor.checks import Answers, Finding, Level, examine, first_line, is_well
 
 GIB = 2**30
 WANTED = settings(Names("events", None), 3)
@@ -28,7 +28,7 @@ WELL = Answers(
     account={"streams": 3, "storage": GIB, "limits": {"max_storage": 100 * GIB, "max_streams": -1}},
     stream={"config": CONFIG, "state": STATE, "cluster": CLUSTER},
     snapshots={"config": {"name": "events~snapshots", "num_replicas": 3}},
-    poison={"error": {"err_code": 10059}},
+    dead_letters={"error": {"err_code": 10059}},
     consumers=[CONSUMER | {"config": {"max_ack_pending": 1_000}}],
     round_trip=0.0004,
     skew=0.01,
@@ -158,8 +158,12 @@ def test_versions(version: str, level: Level | None) -> None:
             Level.WARN,
             "nothing else is delivered",
         ),
-        ({"poison": {"state": {"messages": 4}}}, Level.WARN, "4 events that consumers gave up"),
-        ({"poison": {"config": {"name": "events~poison"}}}, Level.WARN, "'events~poison' has 1, the events have 3"),
+        ({"dead_letters": {"state": {"messages": 4}}}, Level.WARN, "4 events that consumers gave up"),
+        (
+            {"dead_letters": {"config": {"name": "events~dead-letters"}}},
+            Level.WARN,
+            "'events~dead-letters' has 1, the events have 3",
+        ),
         ({"snapshots": {"config": {"name": "s", "num_replicas": 2}}}, Level.WARN, "'s' has 2, the events have 3"),
     ],
 )

@@ -24,8 +24,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aether_sync import _wire, events
-from aether_sync._wire import EnvelopeWriter, decode_event, decode_run, encode_event
+from aether_sync import events
+from aether_sync._codec import decoding, encoding
+from aether_sync._codec import envelope as envelopes
+from aether_sync._codec.decoding import decode_event, decode_run
+from aether_sync._codec.encoding import encode_event
+from aether_sync._codec.envelope import EnvelopeWriter
 from aether_sync.errors import AetherError, DecodingError, EncodingError, InvalidEventError, InvalidOptionError
 from aether_sync.events import EVENT_STORED, Event, EventStored
 
@@ -111,7 +115,7 @@ def decode_envelope(payload, namespace):
     """Read it, carefully and as one of a run, and see that both come to the same."""
     found, errors = [], []
     try:
-        found.append(_wire.decode_envelope(payload, namespace))
+        found.append(decoding.decode_envelope(payload, namespace))
     except DecodingError as error:
         errors.append(error)
     events_, kept = decode_run([payload], namespace, None, errors.append)
@@ -491,7 +495,7 @@ def test_a_position_is_given_once():
 
 
 def test_the_writer_forgets_namespaces(monkeypatch):
-    monkeypatch.setattr(_wire, "_TEMPLATES_KEPT", 3)
+    monkeypatch.setattr(envelopes, "_TEMPLATES_KEPT", 3)
     writer = EnvelopeWriter("n")
     for n in range(20):
         assert json.loads(writer.write(f"a.{n % 7}", b"1")) == {
@@ -773,8 +777,8 @@ rich_leaves = st.one_of(
 @given(st.dictionaries(keys, containers(rich_leaves), max_size=4))
 def test_the_fast_path_and_the_careful_one_write_the_same(data):
     one = event(data=data)
-    assert _wire._is_json(data, 1)
-    assert encode_event(one) == _wire._encode_carefully(one)
+    assert encoding._is_json(data, 1)
+    assert encode_event(one) == encoding._encode_carefully(one)
 
 
 bad_leaves = st.sampled_from([float("nan"), float("inf"), b"", {1}, {1: 1}, object(), "\ud800", Decimal("nan")])
@@ -1123,7 +1127,7 @@ def test_timestamps_agree_with_a_model(data):
         )
     expected = model_timestamp(text)
     try:
-        read = _wire._read_timestamp(text)
+        read = decoding._read_timestamp(text)
     except ValueError:
         read = None
     assert read == expected
@@ -1186,7 +1190,7 @@ def test_a_run_leaves_a_node_out() -> None:
 
 
 def test_the_quick_way_reads_the_fields_of_an_event_in_their_order():
-    assert _wire._Ready.__struct_fields__ == Event.__struct_fields__
+    assert decoding._Ready.__struct_fields__ == Event.__struct_fields__
     one = decoded(EnvelopeWriter("n").write(NAMESPACE, encode_event(event(timestamp=MOMENT, data={"a": [1]}))))
     assert type(one) is Event
     assert pickle.loads(pickle.dumps(one)) == copy.copy(one) == one.replace() == one
@@ -1199,16 +1203,6 @@ def test_the_quick_way_reads_the_fields_of_an_event_in_their_order():
 
 def test_names():
     assert events.__all__ == ["EVENT_STORED", "MAX_VERSION", "Event", "EventStored"]
-    assert _wire.__all__ == [
-        "FIRST_POSITION",
-        "POSITION_ENDS",
-        "POSITION_MARK",
-        "EnvelopeWriter",
-        "decode_envelope",
-        "decode_event",
-        "decode_run",
-        "decode_stored",
-        "encode_and_copy",
-        "encode_event",
-        "encode_read",
-    ]
+    assert decoding.__all__ == ["decode_envelope", "decode_event", "decode_run", "decode_stored"]
+    assert encoding.__all__ == ["encode_and_copy", "encode_event", "encode_read"]
+    assert envelopes.__all__ == ["FIRST_POSITION", "POSITION_ENDS", "POSITION_MARK", "EnvelopeWriter"]

@@ -22,14 +22,14 @@ import pytest
 
 import aether_sync
 from aether_sync import (
-    ANY,
+    ANY_VERSION,
     AetherError,
     BusClosedError,
     EventBus,
     InMemoryEventStore,
     JetStreamEventStore,
     NATSEventBus,
-    NatsServer,
+    NATSServer,
     StoreClosedError,
     Subscription,
     SubscriptionClosedError,
@@ -246,7 +246,7 @@ class StoreScene:
 
     def append(self) -> None:
         actor = next(self.actors)
-        self.store.append(actor, make_event(actor_id=actor), expected_version=ANY, timeout=PATIENCE)
+        self.store.append(actor, make_event(actor_id=actor), expected_version=ANY_VERSION, timeout=PATIENCE)
 
     # -- what is done
 
@@ -321,7 +321,7 @@ def test_of_a_bus_in_one_process(work: str, action: str) -> None:
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 @pytest.mark.parametrize("action", [action for action in ACTIONS if action != "subscribes"])
 @pytest.mark.parametrize("work", ["publishing", "flushing", "subscribing", "closing"])
-def test_of_a_bus_across_nodes(server: NatsServer, prefix: str, work: str, action: str) -> None:
+def test_of_a_bus_across_nodes(server: NATSServer, prefix: str, work: str, action: str) -> None:
     def make() -> Scene:
         return Scene(NATSEventBus(server.url, prefix=prefix), NATSEventBus(server.url, prefix=prefix))
 
@@ -342,7 +342,7 @@ def test_of_a_store_in_memory(work: str, action: str) -> None:
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 @pytest.mark.parametrize("action", STORE_ACTIONS[1:])  # to append there would wait for the server, as no handler may
 @pytest.mark.parametrize("work", ["appending", "reading", "following", "consuming", "closing"])
-def test_of_a_store(server: NatsServer, prefix: str, work: str, action: str) -> None:
+def test_of_a_store(server: NATSServer, prefix: str, work: str, action: str) -> None:
     numbers = itertools.count()
 
     def make() -> StoreScene:
@@ -355,7 +355,7 @@ def test_of_a_store(server: NatsServer, prefix: str, work: str, action: str) -> 
 @pytest.mark.parametrize("actors", [None, "a-*"])
 @pytest.mark.parametrize("kind", ["memory", "jetstream"])
 def test_a_follower_that_a_handler_closes_has_passed_over_nothing(
-    server: NatsServer, prefix: str, kind: str, actors: str | None
+    server: NATSServer, prefix: str, kind: str, actors: str | None
 ) -> None:
     store = InMemoryEventStore() if kind == "memory" else JetStreamEventStore(server.url, stream=prefix)
     with store:

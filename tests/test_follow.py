@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from aether_sync import (
-    ANY,
+    ANY_VERSION,
     DeadlineExceededError,
     Event,
     JetStreamEventStore,
     MalformedRecordError,
-    NatsCluster,
+    NATSCluster,
     NATSEventBus,
-    NatsServer,
+    NATSServer,
     PermissionDeniedError,
     Snapshot,
     StoreClosedError,
@@ -28,10 +28,10 @@ from aether_sync import (
     StreamRegressionError,
     VersionConflictError,
 )
-from aether_sync._deadline import Deadline
-from aether_sync._wire import encode_event
-from aether_sync.stores._pull import Inflow
-from aether_sync.stores.follow import _WINDOW, JetStreamFollower
+from aether_sync._codec.encoding import encode_event
+from aether_sync._runtime.deadline import Deadline
+from aether_sync.stores._jetstream.follower import _WINDOW, JetStreamFollower
+from aether_sync.stores._jetstream.pull import PullBuffer
 
 from .conftest import PATIENCE, UNIT, eventually, run_threads
 from .proxy import Proxy
@@ -70,7 +70,7 @@ class Writer:
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            self._store.append("w-1", event("w-1"), expected_version=ANY, timeout=PATIENCE * 2)
+            self._store.append("w-1", event("w-1"), expected_version=ANY_VERSION, timeout=PATIENCE * 2)
             self.written += 1
 
     def stop(self) -> int:
@@ -82,7 +82,7 @@ class Writer:
 
 
 @pytest.fixture
-def proxy(server: NatsServer) -> Iterator[Proxy]:
+def proxy(server: NATSServer) -> Iterator[Proxy]:
     with Proxy(server.port) as proxy:
         yield proxy
 
@@ -94,8 +94,8 @@ def consumers(store: JetStreamEventStore) -> int:
 
 
 def test_it_asks_again_when_a_question_has_ended(make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aether_sync.stores._pull.EXPIRES", 0.2)
-    monkeypatch.setattr("aether_sync.stores._pull._HEARTBEAT", 0.05)
+    monkeypatch.setattr("aether_sync.stores._jetstream.pull.EXPIRES", 0.2)
+    monkeypatch.setattr("aether_sync.stores._jetstream.pull._HEARTBEAT", 0.05)
     store = make_store()
     store.start()
     with store.follow() as follower:
@@ -116,7 +116,7 @@ def test_it_asks_again_when_a_question_has_ended(make_store: MakeStore, monkeypa
 @pytest.mark.fault
 @pytest.mark.parametrize("how", ["restart", "kill"])
 def test_through_two_server_restarts_every_sequence_comes_once(
-    own_server: NatsServer, make_store: MakeStore, how: str
+    own_server: NATSServer, make_store: MakeStore, how: str
 ) -> None:
     store = make_store(own_server.url)
     fill(store, 300)
@@ -140,7 +140,7 @@ def test_through_two_server_restarts_every_sequence_comes_once(
 
 @pytest.mark.fault
 def test_through_the_loss_of_a_leader_every_sequence_comes_once(make_store: MakeStore) -> None:
-    with NatsCluster(3) as cluster:
+    with NATSCluster(3) as cluster:
         store, writing = make_store(cluster.url, replicas=3), make_store(cluster.url, replicas=3)
         fill(store, 100)
         writer = Writer(writing)
@@ -211,7 +211,7 @@ def test_a_missing_delivery_is_noticed(make_store: MakeStore) -> None:
     store = make_store()
     fill(store, 1_000)
     with store.follow() as follower:
-        arrived = follower._inflow.arrived
+        arrived = follower._buffer.arrived
         eventually(lambda: len(arrived) == 1_000, "all")
         for _ in range(3):
             del arrived[300]  # as if it had never come
@@ -241,13 +241,13 @@ def test_what_nobody_takes_stays_in_the_store(make_store: MakeStore) -> None:
     store = make_store()
     fill(store, 3 * _WINDOW)
     with store.follow() as follower:
-        inflow = follower._inflow
+        buffer = follower._buffer
         assert sequences(follower, 1) == [1]
 
         def held() -> int:
-            return len(follower._ready) + len(inflow.arrived)
+            return len(follower._ready) + len(buffer.arrived)
 
-        eventually(lambda: not inflow.asked and held() >= _WINDOW // 2, "a full buffer")
+        eventually(lambda: not buffer.asked and held() >= _WINDOW // 2, "a full buffer")
         assert held() <= _WINDOW + 256
         assert not follower.is_caught_up
         assert sequences(follower, 3 * _WINDOW - 1) == list(range(2, 3 * _WINDOW + 1))
@@ -259,13 +259,13 @@ def test_large_events_are_bounded_in_bytes(make_store: MakeStore) -> None:
     for version in range(1, 101):
         store.save_event(event(version=version, pad="x" * 900_000))
     with store.follow() as follower:
-        inflow = follower._inflow
+        buffer = follower._buffer
         assert sequences(follower, 1) == [1]
-        eventually(lambda: not inflow.asked, "the end of what was asked")
+        eventually(lambda: not buffer.asked, "the end of what was asked")
         for taken in range(2, 12):  # slowly
             assert sequences(follower, 1) == [taken]
-            eventually(lambda: not inflow.asked, "the end of what was asked")
-            assert sum(len(one[3]) for one in list(inflow.arrived)) < 40 * 2**20
+            eventually(lambda: not buffer.asked, "the end of what was asked")
+            assert sum(len(one[3]) for one in list(buffer.arrived)) < 40 * 2**20
         assert sequences(follower, 89) == list(range(12, 101))
 
 
@@ -346,7 +346,7 @@ def test_a_close_releases_every_thread(make_store: MakeStore) -> None:
     threads = [threading.Thread(target=lambda: ended.append(list(follower)), daemon=True) for _ in range(4)]
     for thread in threads:
         thread.start()
-    eventually(lambda: len(follower._inflow.changed) == 4, "threads that wait")
+    eventually(lambda: len(follower._buffer.changed) == 4, "threads that wait")
     store.close()
     for thread in threads:
         thread.join(PATIENCE)
@@ -400,7 +400,7 @@ def test_what_is_not_wanted_is_passed_over_a_part_at_a_time(
     for start in range(1, count + 1, 100):
         store.save_events([event(version=version, pad="x" * size) for version in range(start, start + 100)])
     with store.follow(event_types={"Never"}) as follower:
-        eventually(lambda: len(follower._inflow.arrived) == count, "all")
+        eventually(lambda: len(follower._buffer.arrived) == count, "all")
         slow = Slow(follower, monkeypatch)
         with pytest.raises(DeadlineExceededError):
             follower.get(timeout=0)
@@ -418,7 +418,7 @@ def test_a_batch_is_filled_in_time_from_what_is_mostly_not_wanted(
     store.save_event(Event(event_type="Once", actor_id="a-1", version=1))
     fill(store, 2_000)
     with store.follow(event_types={"Once"}) as follower:
-        eventually(lambda: len(follower._inflow.arrived) == 2_001, "all")
+        eventually(lambda: len(follower._buffer.arrived) == 2_001, "all")
         slow = Slow(follower, monkeypatch)
         assert len(follower.get_batch(10, timeout=0)) == 1
         assert slow.read <= 2 * 256
@@ -440,17 +440,17 @@ def test_it_is_caught_up_by_the_leaders_word_and_not_by_that_of_a_replica_that_l
         return {**answer, "num_pending": 0} if subject.startswith("CONSUMER.CREATE") else answer
 
     held: list[Any] = []
-    take = Inflow.take
+    take = PullBuffer.take
     monkeypatch.setattr(store._jetstream, "request", lagging)
-    monkeypatch.setattr(Inflow, "take", lambda self, messages: held.append((self, messages)))
+    monkeypatch.setattr(PullBuffer, "take", lambda self, messages: held.append((self, messages)))
     with store.follow() as follower:
         eventually(lambda: held, "what is not delivered")
         assert not follower.is_caught_up
         assert follower.get_batch(10, timeout=0.2 * UNIT, until_caught_up=True) == []
         assert not follower.is_caught_up
-        monkeypatch.setattr(Inflow, "take", take)
-        for inflow, messages in held:
-            inflow.take(messages)
+        monkeypatch.setattr(PullBuffer, "take", take)
+        for buffer, messages in held:
+            buffer.take(messages)
         got: list[int] = []
         while not follower.is_caught_up:
             got += [one.sequence for one in follower.get_batch(10, timeout=PATIENCE)]
@@ -470,7 +470,7 @@ def test_a_leader_that_lacks_what_was_saved_is_not_believed(
         fill(make_store(), 4)
         assert sequences(follower, 4) == [4, 5, 6, 7]
         eventually(lambda: follower.is_caught_up)
-        monkeypatch.setattr("aether_sync.stores.follow._DOUBT", 0.2 * UNIT)
+        monkeypatch.setattr("aether_sync.stores._jetstream.follower._DOUBT", 0.2 * UNIT)
         store._cache.last = 9
         assert not follower.is_caught_up
         eventually(lambda: follower.is_caught_up, "the end of the doubt")
@@ -517,7 +517,7 @@ def test_within_a_save_nothing_of_it_is_given(make_store: MakeStore, monkeypatch
     store.save_event(event("a-1", 1))
     make_store().save_events([event("b-1", version) for version in (1, 2, 3)])
     with store.follow() as follower:
-        arrived = follower._inflow.arrived
+        arrived = follower._buffer.arrived
         eventually(lambda: len(arrived) == 4, "all")
         rest = [arrived.pop(), arrived.pop()]
         begin_at = store._jetstream.begin_at
@@ -545,7 +545,7 @@ class Restored:
 
     def __init__(self, directory: Path) -> None:
         self._disk, self._backup = directory / "js", directory / "backup"
-        self.server = NatsServer(store_dir=self._disk)
+        self.server = NATSServer(store_dir=self._disk)
 
     def back_up(self) -> None:
         self.server.stop()
@@ -710,7 +710,7 @@ def test_ten_followers_of_large_events_share_a_connection(make_store: MakeStore)
 
     def save() -> None:
         for _ in range(20):
-            store.append("b-1", event("b-1"), expected_version=ANY, timeout=PATIENCE)
+            store.append("b-1", event("b-1"), expected_version=ANY_VERSION, timeout=PATIENCE)
 
     run_threads(
         *(lambda one=one, mine=mine: read(one, mine) for one, mine in zip(followers[1:], got, strict=True)), save
@@ -758,7 +758,7 @@ def test_an_interrupt_while_it_reads_loses_nothing(make_store: MakeStore, line: 
         raise Interrupted
 
     with store.follow() as follower:
-        eventually(lambda: follower._inflow.arrived, "events")
+        eventually(lambda: follower._buffer.arrived, "events")
         consumer = follower._consumer
         with before(JetStreamFollower._read, line, interrupt), pytest.raises(Interrupted):
             follower.get(timeout=PATIENCE)
@@ -776,7 +776,7 @@ def test_an_interrupt_while_it_sorts_out_loses_nothing(make_store: MakeStore, ac
         raise Interrupted
 
     with make_store().follow(actors=actors) as follower:
-        eventually(lambda: len(follower._inflow.arrived) == 50, "events")
+        eventually(lambda: len(follower._buffer.arrived) == 50, "events")
         with before(JetStreamFollower._sort_out, line, interrupt), pytest.raises(Interrupted):
             follower.get(timeout=PATIENCE)
         assert sequences(follower, 50) == list(range(1, 51))
@@ -826,7 +826,7 @@ def test_what_a_consumer_that_was_given_up_still_sends_is_not_read(make_store: M
     store = make_store()
     fill(store, 20)
     with store.follow() as follower:
-        arrived = follower._inflow.arrived
+        arrived = follower._buffer.arrived
         eventually(lambda: len(arrived) == 20, "all")
         subject, reply, headers, data = arrived[15]
         arrived.insert(3, (subject, reply.replace(follower._consumer, b"another"), headers, data))
@@ -834,7 +834,7 @@ def test_what_a_consumer_that_was_given_up_still_sends_is_not_read(make_store: M
 
 
 def test_events_larger_than_one_question_may_bring() -> None:
-    with NatsServer(config="max_payload: 64MB") as server, JetStreamEventStore(server.url) as store:
+    with NATSServer(config="max_payload: 64MB") as server, JetStreamEventStore(server.url) as store:
         for version in (1, 2, 3):
             pad = "x" * (20 * 2**20 if version == 2 else 10)
             store.save_event(event(version=version, pad=pad), timeout=PATIENCE)
@@ -849,7 +849,7 @@ def test_a_user_who_may_not_pull_is_told() -> None:
       { user: u, password: p, permissions: { publish: { allow: ">", deny: "$JS.API.CONSUMER.MSG.NEXT.>" } } }
     ] }
     """
-    with NatsServer(config=config) as server:
+    with NATSServer(config=config) as server:
         url = server.url.replace("nats://", "nats://u:p@")
         with JetStreamEventStore(url) as store, NATSEventBus(store.connection) as bus:
             store.save_event(event(version=1))
@@ -859,7 +859,7 @@ def test_a_user_who_may_not_pull_is_told() -> None:
             bus.flush()  # none of its events was refused
 
 
-def test_a_subject_that_is_no_text(make_store: MakeStore, server: NatsServer, prefix: str) -> None:
+def test_a_subject_that_is_no_text(make_store: MakeStore, server: NATSServer, prefix: str) -> None:
     store = make_store()
     fill(store, 1)
     with RawClient(server.port) as client:
@@ -874,7 +874,7 @@ def test_a_subject_that_is_no_text(make_store: MakeStore, server: NatsServer, pr
     assert store.actors() == ["a-1"]
 
 
-def test_a_header_that_only_looks_like_one_of_a_batch_hides_nothing(make_store: MakeStore, server: NatsServer) -> None:
+def test_a_header_that_only_looks_like_one_of_a_batch_hides_nothing(make_store: MakeStore, server: NATSServer) -> None:
     store = make_store()
     fill(store, 10)
     data = encode_event(event("b-1", 1))

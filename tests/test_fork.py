@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from aether_sync import NATSEventBus, NatsServer
+from aether_sync import NATSEventBus, NATSServer
 
 from .conftest import PATIENCE, UNIT, FreePort, Monitor, eventually
 from .programs import forks
@@ -28,17 +28,17 @@ MakeBus = Callable[..., NATSEventBus]
 pytestmark = [pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork() here"), pytest.mark.both_loops]
 
 
-def test_a_child_is_a_node_of_its_own(server: NatsServer, prefix: str) -> None:
+def test_a_child_is_a_node_of_its_own(server: NATSServer, prefix: str) -> None:
     run(forks.a_node_of_its_own, server.url, prefix)
 
 
-def test_a_shared_connection_is_one_of_its_own_in_the_child(server: NatsServer, prefix: str) -> None:
+def test_a_shared_connection_is_one_of_its_own_in_the_child(server: NATSServer, prefix: str) -> None:
     run(forks.a_shared_connection, server.url, prefix)
 
 
 @pytest.mark.parametrize("how", ["reading", "paused"])
 def test_the_inherited_connection_is_let_go_of(
-    own_server: NatsServer, own_monitor: Monitor, prefix: str, how: str
+    own_server: NATSServer, own_monitor: Monitor, prefix: str, how: str
 ) -> None:
     program = start(forks.a_connection_is_let_go_of, own_server.url, prefix, how)
     assert program.stdout is not None
@@ -50,7 +50,7 @@ def test_the_inherited_connection_is_let_go_of(
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc here")
 @pytest.mark.parametrize("how", ["connected", "connecting"])
-def test_a_child_keeps_no_file_of_the_parents_loop(server: NatsServer, prefix: str, how: str) -> None:
+def test_a_child_keeps_no_file_of_the_parents_loop(server: NATSServer, prefix: str, how: str) -> None:
     with contextlib.ExitStack() as stack:
         full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(4):  # what does not fit into the backlog waits for an answer
@@ -62,41 +62,41 @@ def test_a_child_keeps_no_file_of_the_parents_loop(server: NatsServer, prefix: s
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc here")
-def test_a_daemons_own_files_stay_its_own(server: NatsServer, prefix: str, tmp_path: Path) -> None:
+def test_a_daemons_own_files_stay_its_own(server: NATSServer, prefix: str, tmp_path: Path) -> None:
     """The numbers of the files that its parent's loop had are those of others by then."""
     run(forks.own_files_after_a_fork, server.url, prefix, tmp_path)
 
 
 @pytest.mark.both_loops(False)
-def test_a_daemons_own_files_are_whole_at_its_end(server: NatsServer, prefix: str, tmp_path: Path) -> None:
+def test_a_daemons_own_files_are_whole_at_its_end(server: NATSServer, prefix: str, tmp_path: Path) -> None:
     run(forks.own_files_at_the_end, server.url, prefix, tmp_path, says=None)
 
 
-def test_a_loop_that_never_ran_is_none_in_the_child(server: NatsServer) -> None:
+def test_a_loop_that_never_ran_is_none_in_the_child(server: NATSServer) -> None:
     run(forks.a_loop_that_never_ran)
 
 
 @pytest.mark.concurrent
 @pytest.mark.parametrize("where", ["main", "thread"])
-def test_forks_while_threads_publish_and_iterate(server: NatsServer, prefix: str, where: str) -> None:
+def test_forks_while_threads_publish_and_iterate(server: NATSServer, prefix: str, where: str) -> None:
     run(forks.under_load, server.url, prefix, 15, where, within=PATIENCE * 3)
 
 
 @pytest.mark.concurrent
-def test_no_lock_stays_held_in_the_child(server: NatsServer) -> None:
+def test_no_lock_stays_held_in_the_child(server: NATSServer) -> None:
     run(forks.no_lock_survives, 60, within=PATIENCE * 3)
 
 
-def test_a_guard_that_the_forking_thread_holds_is_given_back(server: NatsServer) -> None:
+def test_a_guard_that_the_forking_thread_holds_is_given_back(server: NATSServer) -> None:
     run(forks.a_fork_within_a_guard)
 
 
-def test_what_is_inherited_may_be_collected(server: NatsServer, prefix: str) -> None:
+def test_what_is_inherited_may_be_collected(server: NATSServer, prefix: str) -> None:
     run(forks.what_is_inherited_is_collected, server.url, prefix)
 
 
 def test_what_waits_to_be_sent_is_sent_by_the_parent_alone(
-    own_server: NatsServer, own_monitor: Monitor, prefix: str
+    own_server: NATSServer, own_monitor: Monitor, prefix: str
 ) -> None:
     program = start(forks.the_outbox_is_the_parents, own_server.url, prefix)
     assert program.stdout is not None
@@ -116,7 +116,7 @@ def test_what_waits_to_be_sent_is_sent_by_the_parent_alone(
     ("what", "fault"),
     [("get", ""), ("publish", ""), ("flush", "pause"), ("subscribe", "pause"), ("wait_connected", "kill")],
 )
-def test_a_signal_handler_forks_over_a_call(own_server: NatsServer, prefix: str, what: str, fault: str) -> None:
+def test_a_signal_handler_forks_over_a_call(own_server: NATSServer, prefix: str, what: str, fault: str) -> None:
     program = start(forks.a_handler_forks_over, own_server.url, prefix, what)
     assert program.stdout is not None
     assert program.stdout.readline() == "ready\n"
@@ -127,7 +127,7 @@ def test_a_signal_handler_forks_over_a_call(own_server: NatsServer, prefix: str,
 
 @pytest.mark.fault
 @pytest.mark.parametrize("what", ["close", "close after another"])
-def test_a_signal_handler_forks_over_a_close_without_a_deadline(own_server: NatsServer, prefix: str, what: str) -> None:
+def test_a_signal_handler_forks_over_a_close_without_a_deadline(own_server: NATSServer, prefix: str, what: str) -> None:
     program = start(forks.a_handler_forks_over, own_server.url, prefix, what)
     assert program.stdout is not None
     assert program.stdout.readline() == "ready\n"
@@ -140,7 +140,7 @@ def test_a_signal_handler_forks_over_a_close_without_a_deadline(own_server: Nats
     finish(program, says=None)
 
 
-def test_one_heir_that_raises_does_not_stop_the_others(server: NatsServer, prefix: str) -> None:
+def test_one_heir_that_raises_does_not_stop_the_others(server: NATSServer, prefix: str) -> None:
     run(forks.one_heir_raises, server.url, prefix, says="ZeroDivisionError")
 
 
@@ -150,13 +150,13 @@ def test_a_fork_while_connecting(prefix: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_multiprocessing(server: NatsServer, prefix: str, method: str) -> None:
+def test_multiprocessing(server: NATSServer, prefix: str, method: str) -> None:
     """The children close nothing: what they published is flushed at their ends."""
     run(forks.processes, server.url, prefix, method, within=PATIENCE * 2, says=forks.UNCLOSED)
 
 
 @pytest.mark.parametrize("worker", ["sync", "gthread"])
-def test_gunicorn_with_preload(server: NatsServer, make_bus: MakeBus, prefix: str, worker: str, tmp_path: Path) -> None:
+def test_gunicorn_with_preload(server: NATSServer, make_bus: MakeBus, prefix: str, worker: str, tmp_path: Path) -> None:
     free = FreePort()
     port = free.number
     command = [sys.executable, "-m", "gunicorn", "--preload", "--bind", f"127.0.0.1:{port}", "tests.programs.web:app"]
@@ -184,7 +184,7 @@ def test_gunicorn_with_preload(server: NatsServer, make_bus: MakeBus, prefix: st
 
 @pytest.mark.both_loops(False)  # slow, and the same on both
 @pytest.mark.parametrize("worker", ["sync", "gthread"])
-def test_gunicorn_ends_while_it_streams(server: NatsServer, prefix: str, tmp_path: Path, worker: str) -> None:
+def test_gunicorn_ends_while_it_streams(server: NATSServer, prefix: str, tmp_path: Path, worker: str) -> None:
     """At once, with the hook of README.md, and not when its patience is over."""
     grace = 30 * UNIT
     free = FreePort()
@@ -222,7 +222,7 @@ def _ask(port: int, number: int) -> dict[str, str]:
 
 
 @pytest.mark.both_loops(False)  # slow, and the same on both
-def test_celery_prefork(server: NatsServer, make_bus: MakeBus, prefix: str, tmp_path: Path) -> None:
+def test_celery_prefork(server: NATSServer, make_bus: MakeBus, prefix: str, tmp_path: Path) -> None:
     for part in "q", "c":
         (tmp_path / part).mkdir()
     env = {

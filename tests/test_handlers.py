@@ -11,15 +11,16 @@ from collections.abc import Callable
 
 import pytest
 
-from aether_sync import EventBus, NATSEventBus, NatsServer, Subscription
-from aether_sync._engine import Engine
-from aether_sync._index import Index
+from aether_sync import EventBus, NATSEventBus, NATSServer, Subscription
+from aether_sync._bus.index import Index
+from aether_sync._bus.queue import EventQueue
+from aether_sync._bus.routing import Targets
+from aether_sync._nats.engine import Engine
+from aether_sync._nats.outbox import Outbox
 from aether_sync._nats.shortcut import Shortcut
-from aether_sync._outbox import Outbox
-from aether_sync._queues import EventQueue
-from aether_sync._reporter import Kind, Reporter
-from aether_sync._routing import Targets
-from aether_sync._waiting import Parking, guard, outside_guards
+from aether_sync._runtime.locks import outside_locks, signal_safe_lock
+from aether_sync._runtime.reporter import Kind, Reporter
+from aether_sync._runtime.waits import ParkingLot
 from aether_sync.connection import Connection
 
 from .conftest import PATIENCE, UNIT, eventually, make_event, run_threads
@@ -45,7 +46,7 @@ def closing_another(meanwhile: Callable[[], object] = lambda: None) -> Callable[
 def test_a_reader_that_is_about_to_wait_is_woken(local_bus: EventBus, line: str) -> None:
     with (
         local_bus.subscribe("n") as events,
-        before(Parking.wait, line, closing_another(lambda: local_bus.publish("n", make_event(1)))),
+        before(ParkingLot.wait, line, closing_another(lambda: local_bus.publish("n", make_event(1)))),
     ):
         assert numbers([events.get(timeout=PATIENCE)]) == [1]
 
@@ -100,7 +101,7 @@ def test_handlers_that_close_again_and_again_lock_nobody_out() -> None:
 
 def test_guards_are_taken_back_while_others_hold_some() -> None:
     """In the other order, at that: whoever waits for one of them holds none."""
-    one, two, over = guard(), guard(), threading.Event()
+    one, two, over = signal_safe_lock(), signal_safe_lock(), threading.Event()
 
     def other() -> None:
         while not over.is_set():
@@ -113,7 +114,7 @@ def test_guards_are_taken_back_while_others_hold_some() -> None:
     with one, two, one:
         thread.start()
         for _ in range(50):
-            with outside_guards():
+            with outside_locks():
                 time.sleep(0.001)
             assert one._is_owned()  # type: ignore[attr-defined]
             assert two._is_owned()  # type: ignore[attr-defined]
@@ -145,7 +146,7 @@ def test_a_handler_between_an_event_and_its_wake_up_leaves_no_reader_asleep(loca
         thread.start()
     eventually(lambda: len(events._queue._getters) == 3, "three parked readers")
     handler = {"publishes": lambda: local_bus.publish("n", make_event(2)), "closes": lambda: local_bus.close(PATIENCE)}
-    with before(Parking.wake, "deque(map(", handler[act]):  # type: ignore[arg-type]
+    with before(ParkingLot.wake, "deque(map(", handler[act]):  # type: ignore[arg-type]
         local_bus.publish("n", make_event(1))
     local_bus.close()
     for thread in threads:
@@ -192,12 +193,12 @@ def test_handlers_that_publish_leave_no_reader_asleep(local_bus: EventBus) -> No
 def test_a_close_sends_what_its_publisher_was_kept_from_announcing(make_bus: MakeBus) -> None:
     bus = make_bus()
     bus.start()
-    eventually(lambda: bus.connection._outbox._bell is not None, "a loop that sleeps")
+    eventually(lambda: bus.connection._outbox._wakeup is not None, "a loop that sleeps")
 
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), before(Outbox.wake, "bell.ring()", interrupt):
+    with pytest.raises(KeyboardInterrupt), before(Outbox.wake, "wakeup.ring()", interrupt):
         bus.publish_many("n", [make_event(1), make_event(2)])
     begun = time.monotonic()
     assert bus.close(PATIENCE)
@@ -205,7 +206,7 @@ def test_a_close_sends_what_its_publisher_was_kept_from_announcing(make_bus: Mak
     assert bus.metrics().confirmed == 2
 
 
-def test_an_interrupted_close_ends_what_it_began(make_bus: MakeBus, server: NatsServer) -> None:
+def test_an_interrupted_close_ends_what_it_began(make_bus: MakeBus, server: NATSServer) -> None:
     known = set(threading.enumerate())
     bus, there = make_bus(), make_bus()
     with there.subscribe("n") as events:
@@ -313,7 +314,7 @@ def test_what_is_left_to_another_publisher_comes_once_and_in_order(local_bus: Ev
 # -- the first use
 
 
-def test_a_handler_that_publishes_over_the_first_use_makes_no_second_engine(own_server: NatsServer) -> None:
+def test_a_handler_that_publishes_over_the_first_use_makes_no_second_engine(own_server: NATSServer) -> None:
     with NATSEventBus(own_server.url) as reader, reader.subscribe("n") as events:
         known = set(threading.enumerate())
         bus = NATSEventBus(own_server.url)
@@ -326,7 +327,7 @@ def test_a_handler_that_publishes_over_the_first_use_makes_no_second_engine(own_
 
 
 @pytest.mark.both_loops(False)
-def test_a_log_handler_publishes_over_the_first_use(own_server: NatsServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_log_handler_publishes_over_the_first_use(own_server: NATSServer, caplog: pytest.LogCaptureFixture) -> None:
     """asyncio logs which selector it uses, at DEBUG, when a loop is made."""
 
     class Publishing(logging.Handler):

@@ -19,15 +19,17 @@ from aether_sync import (
     InvalidNamespaceError,
     InvalidOptionError,
     NATSEventBus,
-    NatsServer,
+    NATSServer,
     flush_logs,
 )
-from aether_sync._nats import wire
-from aether_sync._wire import EnvelopeWriter, decode_envelope, encode_event
+from aether_sync._codec.decoding import decode_envelope
+from aether_sync._codec.encoding import encode_event
+from aether_sync._codec.envelope import EnvelopeWriter
+from aether_sync._nats import client as room
 
 from .conftest import PATIENCE, UNIT, eventually, make_event
 from .fake_server import FakeServer
-from .fuzz import decoder, intake, namespaces, parser
+from .fuzz import decoder, namespaces, parser, reader
 from .fuzz.run import corpus
 from .raw import RawClient
 from .suites import numbers
@@ -38,7 +40,7 @@ few = settings(derandomize=True, max_examples=200, deadline=None)
 
 
 @pytest.fixture
-def raw(server: NatsServer) -> Iterator[RawClient]:
+def raw(server: NATSServer) -> Iterator[RawClient]:
     with RawClient(server.port) as client:
         yield client
 
@@ -54,7 +56,7 @@ def forged(n: int, namespace: str = "n", node_id: str = "stranger", **changes: A
 def test_the_corpus_is_small_and_passes(target: str) -> None:
     inputs = corpus(target)
     assert 0 < sum(map(len, inputs)) < 7_000
-    checks = {"decoder": decoder.check, "intake": intake.check, "namespaces": namespaces.check, "parser": parser.check}
+    checks = {"decoder": decoder.check, "intake": reader.check, "namespaces": namespaces.check, "parser": parser.check}
     for one in inputs:
         checks[target](one)
 
@@ -141,7 +143,7 @@ def test_a_message_that_cannot_be_read_is_skipped(unreadable: bytes) -> None:
 
 
 def test_what_a_server_makes_a_client_keep_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "LONGEST_LINE", 1_000)
+    monkeypatch.setattr(room, "LONGEST_LINE", 1_000)
     pieces = [b"PUSH" * 25] * 100
     client, *_ = parser.feed(pieces)
     assert "not the NATS protocol" in str(client.lost.result())
@@ -210,7 +212,7 @@ class Shared:
 
 
 @pytest.fixture(scope="module")
-def shared(server: NatsServer) -> Iterator[Shared]:
+def shared(server: NATSServer) -> Iterator[Shared]:
     with RawClient(server.port) as raw, NATSEventBus(server.url, prefix="hostile") as bus:
         raw.subscribe("hostile.>")
         raw.flush()
@@ -335,7 +337,7 @@ def test_eight_megabytes_of_nesting(opening: bytes) -> None:
     with pytest.raises(DecodingError):
         decode_envelope(payload, "n")
     with (
-        NatsServer(config="max_payload: 8388608") as server,
+        NATSServer(config="max_payload: 8388608") as server,
         NATSEventBus(server.url, prefix="t") as bus,
         bus.subscribe("n") as events,
         RawClient(server.port) as raw,

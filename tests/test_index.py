@@ -12,9 +12,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from aether_sync import _index, _routing
-from aether_sync._index import Index, Tree
-from aether_sync._routing import Target, Targets
+from aether_sync._bus import index as _index
+from aether_sync._bus import routing as _routing
+from aether_sync._bus.index import Index, Tree
+from aether_sync._bus.routing import Target, Targets
 
 from .conftest import run_threads
 from .test_deliveries import Wish, target_of

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aether_sync import NatsServer
-from aether_sync._nats import intake as room
-from aether_sync._nats.intake import LARGEST_MESSAGE, Intake
+from aether_sync import NATSServer
+from aether_sync._nats import fast_reader as room
+from aether_sync._nats.fast_reader import LARGEST_MESSAGE, FastReader
 
 from .conftest import PATIENCE, make_event
-from .fuzz import intake as target
-from .fuzz.intake import OTHERS, OURS, Inbox, Stock, check_against_nats_py, expected, take
+from .fuzz import reader as target
+from .fuzz.reader import OTHERS, OURS, Incoming, Stock, check_against_nats_py, expected, take
 from .raw import RawClient
 from .test_hostile import MakeBus, forged
 
@@ -131,15 +131,15 @@ def test_a_message_is_ours_if_its_sid_is_when_the_message_is_whole(
     change = int(moment * len(stream))
     whole = {end for end in accumulate(map(len, chosen)) if end <= change}
     for before, after in ((set(OURS), set[int]()), (set[int](), set(OURS))):
-        stock, inbox = Stock(), Inbox()
+        stock, inbox = Stock(), Incoming()
         interests = dict.fromkeys(before, inbox)
-        intake = Intake(stock, interests, Inbox.deliver, lambda what: None)  # type: ignore[arg-type]
+        reader = FastReader(stock, interests, Incoming.deliver, lambda what: None)  # type: ignore[arg-type]
         at = 0
         for piece in cut(stream, places | {change}):
             if at == change:
                 interests.clear()
                 interests.update(dict.fromkeys(after, inbox))
-            intake.take(piece)
+            reader.take(piece)
             at += len(piece)
         early, late = chosen[: len(whole)], chosen[len(whole) :]
         mine, others = (early, late) if before else (late, early)
@@ -156,27 +156,27 @@ def test_messages_come_before_what_was_behind_them_in_one_piece_and_each_to_its_
         def data_received(self, data: bytes) -> None:
             log.append(data)
 
-    inboxes = {1: Inbox(), 2: Inbox(), 3: Inbox()}
+    inboxes = {1: Incoming(), 2: Incoming(), 3: Incoming()}
     interests = inboxes | {33: inboxes[3]}
 
     def deliver(inbox: Any) -> None:
         log.append((inbox, [payload for _, _, run in inbox.arrived for payload in run]))
         inbox.arrived = []
 
-    intake = Intake(Noting(), interests, deliver, log.append)  # type: ignore[arg-type]
+    reader = FastReader(Noting(), interests, deliver, log.append)  # type: ignore[arg-type]
     order = [(b"3", b"0"), (b"1", b"1"), (b"3", b"2"), (b"9", b"3"), (b"33", b"4"), (b"1", b"5")]
-    intake.take(b"PONG\r\n" + b"".join(msg(sid, b"a", n) for sid, n in order) + b"PING\r\n" + b"MSG a 2 1\r\n6")
+    reader.take(b"PONG\r\n" + b"".join(msg(sid, b"a", n) for sid, n in order) + b"PING\r\n" + b"MSG a 2 1\r\n6")
     assert log == [
         (inboxes[3], [b"0", b"2", b"4"]),
         (inboxes[1], [b"1", b"5"]),
         b"PONG\r\n" + msg(b"9", b"a", b"3") + b"PING\r\n",
     ]
     del log[:]
-    intake.take(b"\r\n")
+    reader.take(b"\r\n")
     assert log == [(inboxes[2], [b"6"])]
 
 
-class Mail(Inbox):
+class Mail(Incoming):
     """As an interest whose messages arrive with line and headers."""
 
     whole = True
@@ -190,9 +190,9 @@ class Mail(Inbox):
 @settings(max_examples=400, deadline=None)
 def test_events_and_answers_that_come_in_turn(order: list[tuple[bytes, int]], places: set[int], replies: bool) -> None:
     """A connection of a bus and a store: lines of events come again, and those of answers are read another way."""
-    inboxes = {1: Inbox(), 22: Inbox(), 5: Mail(), 6: Mail()}
+    inboxes = {1: Incoming(), 22: Incoming(), 5: Mail(), 6: Mail()}
     broken: list[str] = []
-    intake = Intake(Stock(), inboxes, lambda inbox: None, broken.append)  # type: ignore[arg-type]
+    reader = FastReader(Stock(), inboxes, lambda inbox: None, broken.append)  # type: ignore[arg-type]
     sent: dict[int, list[bytes]] = {sid: [] for sid in inboxes}
     stream = b""
     for sid, size in order:
@@ -200,47 +200,47 @@ def test_events_and_answers_that_come_in_turn(order: list[tuple[bytes, int]], pl
         sent[int(sid)].append(payload)
         stream += hmsg(sid, b"a", payload, b"NATS/1.0\r\n\r\n", reply) if size % 2 else msg(sid, b"a", payload, reply)
     for piece in cut(stream, places):
-        intake.take(piece)
+        reader.take(piece)
     got = {sid: [payload for *_, run in inboxes[sid].arrived for payload in run] for sid in (1, 22)}
     got |= {sid: [payload for *_, payload in inboxes[sid].arrived] for sid in (5, 6)}  # type: ignore[misc]
     assert (got, broken) == (sent, [])
 
 
 def test_a_transport_reads_into_its_buffer_again_and_again() -> None:
-    inbox = Inbox()
-    intake = Intake(Stock(), {1: inbox}, lambda inbox: inbox.deliver(), lambda what: None)  # type: ignore[arg-type, attr-defined]
+    inbox = Incoming()
+    reader = FastReader(Stock(), {1: inbox}, lambda inbox: inbox.deliver(), lambda what: None)  # type: ignore[arg-type, attr-defined]
     sent = [msg(b"1", b"a", b"%d" % n) for n in range(3)]
     for piece in (sent[0] + sent[1][:5], sent[1][5:], sent[2]):
-        buffer = intake.get_buffer(-1)
+        buffer = reader.get_buffer(-1)
         assert len(buffer) >= 65_536
         buffer[: len(piece)] = piece
-        intake.buffer_updated(len(piece))
+        reader.buffer_updated(len(piece))
     assert [payload for _, payload in inbox.delivered] == [b"0", b"1", b"2"]
 
 
 def test_connections_on_which_nothing_is_read_have_no_buffer() -> None:
     """It is large, and hundreds of connections may be idle."""
 
-    def read(intake: Intake) -> int:
-        buffer = intake.get_buffer(-1)
+    def read(reader: FastReader) -> int:
+        buffer = reader.get_buffer(-1)
         buffer[:6] = b"PING\r\n"
-        intake.buffer_updated(6)
+        reader.buffer_updated(6)
         return id(buffer.obj)
 
-    intakes = [Intake(Stock(), {}, lambda inbox: None, lambda what: None) for _ in range(20)]  # type: ignore[arg-type]
-    used = {read(intake) for intake in intakes * 2}
+    readers = [FastReader(Stock(), {}, lambda inbox: None, lambda what: None) for _ in range(20)]  # type: ignore[arg-type]
+    used = {read(reader) for reader in readers * 2}
     assert len(used) == 1
-    at_once = [intake.get_buffer(-1).obj for intake in intakes]  # as on as many threads
-    assert len(set(map(id, at_once))) == len(intakes)
+    at_once = [reader.get_buffer(-1).obj for reader in readers]  # as on as many threads
+    assert len(set(map(id, at_once))) == len(readers)
 
 
 def test_an_interest_is_the_one_under_its_sid() -> None:
-    inbox = Inbox()
-    interests = {1: Inbox(), 2: Inbox()}
+    inbox = Incoming()
+    interests = {1: Incoming(), 2: Incoming()}
     for interest in interests.values():
         interest.inbox = inbox
-    intake = Intake(Stock(), interests, lambda inbox: None, lambda what: None)  # type: ignore[arg-type]
-    intake.take(msg(b"2", b"a", b"x") + msg(b"1", b"a", b"y"))
+    reader = FastReader(Stock(), interests, lambda inbox: None, lambda what: None)  # type: ignore[arg-type]
+    reader.take(msg(b"2", b"a", b"x") + msg(b"1", b"a", b"y"))
     assert inbox.arrived == [(interests[2], "a", [b"x"]), (interests[1], "a", [b"y"])]
 
 
@@ -289,7 +289,7 @@ def test_what_is_white_space_to_nats_py_and_not_to_a_server(subject: str, reply:
     assert taken == ({1: [(subject, b"x")], 22: []}, (b"" if is_misread else others) + b"PONG\r\n", False)
 
 
-def test_no_publisher_breaks_the_connection_of_others(server: NatsServer, make_bus: MakeBus, prefix: str) -> None:
+def test_no_publisher_breaks_the_connection_of_others(server: NATSServer, make_bus: MakeBus, prefix: str) -> None:
     bus, other = make_bus(), make_bus()
     with bus.subscribe("n.>") as events, bus.subscribe("m"), RawClient(server.port) as raw:
         for mean in ("n.x\x0b2", "n.x\x0c2", "n.x r\x0b2", "n.x\x0b2 r\x0b2", "n.\xa0"):
@@ -319,7 +319,7 @@ def test_a_line_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
             assert take(target.cut(stream + b"x", sizes)).is_broken
 
 
-class Looking(Intake):
+class Looking(FastReader):
     """Counts the bytes that it looks at."""
 
     looked = 0
@@ -342,10 +342,10 @@ class Looking(Intake):
 )  # fmt: skip
 @pytest.mark.parametrize("size", [1, 3, 1000])
 def test_how_often_a_byte_is_looked_at_has_a_bound(stream: bytes, size: int) -> None:
-    intake = Looking(Stock(), {1: Inbox()}, Inbox.deliver, lambda what: None)  # type: ignore[dict-item, arg-type]
+    reader = Looking(Stock(), {1: Incoming()}, Incoming.deliver, lambda what: None)  # type: ignore[dict-item, arg-type]
     for piece in target.cut(stream, [size]):
-        intake.take(piece)
-    assert intake.looked <= 3 * len(stream)
+        reader.take(piece)
+    assert reader.looked <= 3 * len(stream)
 
 
 def test_a_large_message_in_many_pieces_is_put_together_once() -> None:
@@ -357,16 +357,16 @@ def test_a_large_message_in_many_pieces_is_put_together_once() -> None:
 def test_a_line_is_read_once_and_not_taken_for_one_that_begins_like_it() -> None:
     read: list[bytes] = []
 
-    class Reading(Intake):
+    class Reading(FastReader):
         def _read(self, line: bytes) -> Any:
             read.append(line)
             return super()._read(line)
 
     frames = [msg(b"1", b"s" * length, bytes(size)) for length in range(1, 30) for size in (1, 12, 123)]
-    inbox = Inbox()
-    intake = Reading(Stock(), {1: inbox}, Inbox.deliver, lambda what: None)  # type: ignore[dict-item, arg-type]
+    inbox = Incoming()
+    reader = Reading(Stock(), {1: inbox}, Incoming.deliver, lambda what: None)  # type: ignore[dict-item, arg-type]
     for _ in range(3):
-        intake.take(b"".join(frames))
+        reader.take(b"".join(frames))
     assert len(read) == len(frames)
     assert [(len(subject), len(payload)) for subject, payload in inbox.delivered] == 3 * [
         (length, size) for length in range(1, 30) for size in (1, 12, 123)
@@ -376,12 +376,12 @@ def test_a_line_is_read_once_and_not_taken_for_one_that_begins_like_it() -> None
 def test_lines_are_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "_LINES_KEPT", 10)
     stock = Stock()
-    intake = Intake(stock, {}, lambda inbox: None, lambda what: None)
+    reader = FastReader(stock, {}, lambda inbox: None, lambda what: None)
     stream = b"".join(msg(b"5", b"a.%d" % n, b"") + b"INFO {%d}\r\n" % n for n in range(100))
     for piece in target.cut(stream, [40]):
-        intake.take(piece)
-        assert len(intake._lines) <= 10
-    assert not any(line.startswith(b"INFO") for line in intake._lines)
+        reader.take(piece)
+        assert len(reader._lines) <= 10
+    assert not any(line.startswith(b"INFO") for line in reader._lines)
     assert stock.got == stream
 
 
@@ -390,39 +390,39 @@ def test_lines_are_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_else_a_transport_tells_is_told_on() -> None:
     stock = Stock()
-    intake = Intake(stock, {}, lambda inbox: None, lambda what: None)
-    intake.pause_writing()
-    intake.resume_writing()
-    assert intake.eof_received()
-    intake.connection_lost(None)
-    intake.connection_lost(OSError("gone"))
+    reader = FastReader(stock, {}, lambda inbox: None, lambda what: None)
+    reader.pause_writing()
+    reader.resume_writing()
+    assert reader.eof_received()
+    reader.connection_lost(None)
+    reader.connection_lost(OSError("gone"))
     assert stock.told == ["pause", "resume", "eof", "None", "OSError('gone')"]
 
 
 def test_what_takes_no_bytes_is_no_stock() -> None:
     with pytest.raises(TypeError, match="BufferedProtocol"):
-        Intake(asyncio.BufferedProtocol(), {}, lambda inbox: None, lambda what: None)
+        FastReader(asyncio.BufferedProtocol(), {}, lambda inbox: None, lambda what: None)
 
 
 def test_ever_new_subjects_leave_nothing_behind() -> None:
     """Interned, they would stay for ever from Python 3.12 on."""
-    inbox = Inbox()
-    intake = Intake(Stock(), {1: inbox}, lambda inbox: inbox.arrived.clear(), lambda what: None)  # type: ignore[arg-type, attr-defined]
+    inbox = Incoming()
+    reader = FastReader(Stock(), {1: inbox}, lambda inbox: inbox.arrived.clear(), lambda what: None)  # type: ignore[arg-type, attr-defined]
 
     def take_new(start: int) -> int:
         for n in range(start, start + 20_000):
-            intake.take(msg(b"1", b"new.%d" % n, b"x"))
+            reader.take(msg(b"1", b"new.%d" % n, b"x"))
         gc.collect()
         return sys.getallocatedblocks()
 
     before = take_new(0)
     assert take_new(20_000) - before < 10_000
-    assert len(intake._subjects) <= len(intake._lines) <= 4_096
+    assert len(reader._subjects) <= len(reader._lines) <= 4_096
 
 
 def test_a_run_goes_on_over_lines_of_different_sizes() -> None:
-    inbox = Inbox()
-    intake = Intake(Stock(), {1: inbox}, lambda inbox: None, lambda what: None)  # type: ignore[arg-type]
+    inbox = Incoming()
+    reader = FastReader(Stock(), {1: inbox}, lambda inbox: None, lambda what: None)  # type: ignore[arg-type]
     payloads = [b"x" * n for n in range(20)]
-    intake.take(b"".join(msg(b"1", b"a", payload) for payload in payloads))
+    reader.take(b"".join(msg(b"1", b"a", payload) for payload in payloads))
     assert [run for _, _, run in inbox.arrived] == [payloads]

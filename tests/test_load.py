@@ -22,7 +22,7 @@ from aether_sync import (
     DeliveryUncertainError,
     Event,
     NATSEventBus,
-    NatsServer,
+    NATSServer,
     PublishTimeoutError,
     Subscription,
     SubscriptionClosedError,
@@ -141,7 +141,7 @@ def outcome_of(subscribe: Callable[[], Subscription], timeout: float) -> Subscri
         assert time.monotonic() - start < timeout + MARGIN
 
 
-def check_wanted(bus: NATSEventBus, monitor: Monitor, server: NatsServer, opened: dict[str, Subscription]) -> None:
+def check_wanted(bus: NATSEventBus, monitor: Monitor, server: NATSServer, opened: dict[str, Subscription]) -> None:
     """The server has the subscriptions that were opened, and no other; each gets its events, and once."""
     subjects = sorted((f"{bus._prefix}.events.{name}", "") for name in opened)
     eventually(lambda: monitor.subscriptions_of(bus) == subjects, "exactly the wanted subscriptions")
@@ -162,7 +162,7 @@ def check_wanted(bus: NATSEventBus, monitor: Monitor, server: NatsServer, opened
 @pytest.mark.fault
 @pytest.mark.concurrent
 def test_a_subscription_storm_during_restarts_ends_as_wanted(
-    make_bus: MakeBus, own_server: NatsServer, own_monitor: Monitor
+    make_bus: MakeBus, own_server: NATSServer, own_monitor: Monitor
 ) -> None:
     bus = make_bus(own_server.url)
     bus.start()
@@ -203,7 +203,7 @@ def have_it_given_up(bus: NATSEventBus) -> None:
     """Have nats-py close its client for good, as it does when it reads this error."""
     engine = bus.connection._engine
     assert engine is not None
-    client = engine.link._wire
+    client = engine.link._client
     assert client is not None
     engine.loop.post(lambda: asyncio.ensure_future(client._process_err("'user authentication expired'")))
 
@@ -211,7 +211,7 @@ def have_it_given_up(bus: NATSEventBus) -> None:
 @pytest.mark.fault
 @pytest.mark.parametrize("by_another_client", [False, True], ids=["the same client", "another client"])
 def test_a_subscription_storm_on_a_frozen_server_leaves_nothing(
-    make_bus: MakeBus, own_server: NatsServer, own_monitor: Monitor, by_another_client: bool
+    make_bus: MakeBus, own_server: NATSServer, own_monitor: Monitor, by_another_client: bool
 ) -> None:
     """More commands than nats-py's own queue holds, and nobody to take them."""
     bus = make_bus(own_server.url, ping_interval=PATIENCE, outbox_bytes=2**23, publish_timeout=0.0)
@@ -256,7 +256,7 @@ def logging_to(emit: Callable[[logging.LogRecord], None]) -> Iterator[None]:
 
 
 @pytest.mark.fault
-def test_nobody_waits_for_a_log_handler_that_blocks(own_server: NatsServer, prefix: str) -> None:
+def test_nobody_waits_for_a_log_handler_that_blocks(own_server: NATSServer, prefix: str) -> None:
     release, blocked = threading.Event(), threading.Event()
 
     def block(_: logging.LogRecord) -> None:
@@ -289,7 +289,7 @@ def test_nobody_waits_for_a_log_handler_that_blocks(own_server: NatsServer, pref
 
 
 @pytest.mark.fault
-def test_a_log_handler_may_publish_to_the_bus_that_logs(make_bus: MakeBus, own_server: NatsServer) -> None:
+def test_a_log_handler_may_publish_to_the_bus_that_logs(make_bus: MakeBus, own_server: NATSServer) -> None:
     bus, other = make_bus(own_server.url), make_bus(own_server.url)
     logged: list[str] = []
 
@@ -310,7 +310,7 @@ def test_a_log_handler_may_publish_to_the_bus_that_logs(make_bus: MakeBus, own_s
 
 
 @pytest.mark.fault
-def test_a_log_handler_that_raises_harms_nobody(make_bus: MakeBus, own_server: NatsServer) -> None:
+def test_a_log_handler_that_raises_harms_nobody(make_bus: MakeBus, own_server: NATSServer) -> None:
     bus, other = make_bus(own_server.url), make_bus(own_server.url)
     logged: list[str] = []
 
@@ -416,7 +416,7 @@ def work(url: str, prefix: str, interval: str = "") -> None:
     ],
 )
 def test_another_interpreter_works_as_well(
-    server: NatsServer, prefix: str, flags: list[str], variables: dict[str, str], arguments: list[str]
+    server: NATSServer, prefix: str, flags: list[str], variables: dict[str, str], arguments: list[str]
 ) -> None:
     command = [sys.executable, *flags, "-m", "tests.test_load", server.url, prefix, *arguments]
     done = subprocess.run(

@@ -9,8 +9,9 @@ from typing import Never
 import pytest
 
 from aether_sync import BusClosedError, DeadlineExceededError, WrongThreadError
-from aether_sync._deadline import Deadline
-from aether_sync._loop import LoopThread, StockLoop, new_loop
+from aether_sync._runtime.deadline import Deadline
+from aether_sync._runtime.event_loop import StockLoop, new_loop
+from aether_sync._runtime.loop_thread import LoopThread
 
 from .conftest import PATIENCE, eventually, run_threads
 

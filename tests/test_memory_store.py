@@ -11,8 +11,8 @@ import pytest
 
 from aether_sync import EventBus, EventStored, InvalidOptionError
 from aether_sync.errors import DeadlineExceededError, StoreClosedError, VersionConflictError
-from aether_sync.stores._log import Log, LogFollower
-from aether_sync.stores.base import ANY, Snapshot, StoredEvent
+from aether_sync.stores._memory_log import Log, LogFollower
+from aether_sync.stores.base import ANY_VERSION, Snapshot, StoredEvent
 from aether_sync.stores.memory import InMemoryEventStore
 
 from .conftest import PATIENCE, eventually, run_threads
@@ -111,7 +111,7 @@ def test_a_follower_of_few_among_many_has_a_deadline_all_the_same(store: InMemor
 
     def write() -> None:
         while not done.is_set():
-            store.append("a", event("a"), expected_version=ANY)
+            store.append("a", event("a"), expected_version=ANY_VERSION)
 
     def read() -> None:
         try:
@@ -181,7 +181,7 @@ def test_an_interrupted_save_is_stored_whole_or_not_at_all(store: InMemoryEventS
                 [event("a", 2 * n, save=n), event(f"b-{n % 5}", n, save=n), event("a", 2 * n + 1, save=n)]
             )
             saved.add(n)
-            store.append("c", event("c"), expected_version=ANY)
+            store.append("c", event("c"), expected_version=ANY_VERSION)
 
     hammer(INTERRUPTS, work)
     history = store.get_events_with_errors("a").events
@@ -208,7 +208,7 @@ def test_an_interrupted_follower_goes_on(store: InMemoryEventStore) -> None:
 
     def write() -> None:
         while not done.is_set():
-            store.append("a", event("a"), expected_version=ANY)
+            store.append("a", event("a"), expected_version=ANY_VERSION)
             eventually(lambda: done.is_set() or store.last_sequence() < follower.sequence + 50)
 
     with store.follow() as follower:
@@ -250,8 +250,8 @@ def test_a_handler_saves_over_a_save(store: InMemoryEventStore, function: object
     fill(store, "a", 1)
 
     def save() -> None:
-        store.append("b", event("b"), event("b"), expected_version=ANY)
-        store.append("a", event("a"), expected_version=ANY)
+        store.append("b", event("b"), event("b"), expected_version=ANY_VERSION)
+        store.append("a", event("a"), expected_version=ANY_VERSION)
 
     handler = save if through == "itself" else closing_another(save)
     new = [event("a", 3), event("c", 1)]

@@ -26,7 +26,7 @@ from aether_sync import (
     InvalidNamespaceError,
     InvalidOptionError,
     NATSEventBus,
-    NatsServer,
+    NATSServer,
     PermissionDeniedError,
     PublishTimeoutError,
     Subscription,
@@ -34,8 +34,9 @@ from aether_sync import (
     WrongThreadError,
     flush_logs,
 )
-from aether_sync._nats.intake import Intake
-from aether_sync._wire import EnvelopeWriter, encode_event
+from aether_sync._codec.encoding import encode_event
+from aether_sync._codec.envelope import EnvelopeWriter
+from aether_sync._nats.fast_reader import FastReader
 
 from .conftest import PATIENCE, UNIT, Monitor, eventually, make_event, run_threads
 from .proxy import Proxy
@@ -61,14 +62,14 @@ class TestReadByThePublicPath(BusPromises):
         here.start()
         engine = here.connection._engine
         assert engine is not None
-        assert engine.link._wire is not None
-        assert engine.link._wire._intake is None
+        assert engine.link._client is not None
+        assert engine.link._client._reader is None
         return here, there
 
 
 class TestSharedConnection(BusPromises):
     @pytest.fixture
-    def nodes(self, server: NatsServer, prefix: str) -> Iterator[Nodes]:
+    def nodes(self, server: NATSServer, prefix: str) -> Iterator[Nodes]:
         with (
             Connection(server.url) as connection,
             NATSEventBus(connection, prefix=prefix) as one,
@@ -78,7 +79,7 @@ class TestSharedConnection(BusPromises):
 
 
 @pytest.fixture
-def raw(server: NatsServer) -> Iterator[RawClient]:
+def raw(server: NATSServer) -> Iterator[RawClient]:
     with RawClient(server.port) as client:
         yield client
 
@@ -95,13 +96,13 @@ def test_nothing_happens_before_the_first_use() -> None:
     assert bus.close()
 
 
-def test_the_url_comes_from_the_environment(server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_url_comes_from_the_environment(server: NATSServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NATS_URL", server.url)
     with NATSEventBus() as bus:
         assert bus.is_connected
 
 
-def test_a_shared_connection_survives_its_buses(server: NatsServer, prefix: str) -> None:
+def test_a_shared_connection_survives_its_buses(server: NATSServer, prefix: str) -> None:
     with Connection(server.url) as connection:
         with NATSEventBus(connection, prefix=prefix) as one, NATSEventBus(connection, prefix=prefix) as other:
             assert one.node_id != other.node_id
@@ -118,14 +119,14 @@ def test_a_shared_connection_survives_its_buses(server: NatsServer, prefix: str)
         connection.start()
 
 
-def test_an_unclosed_bus_says_so_and_sends_what_it_has(make_bus: MakeBus, server: NatsServer, prefix: str) -> None:
+def test_an_unclosed_bus_says_so_and_sends_what_it_has(make_bus: MakeBus, server: NATSServer, prefix: str) -> None:
     with make_bus().subscribe("n") as events:
         with pytest.warns(ResourceWarning, match="unclosed"):
             _publish_and_forget(server, prefix)
         assert numbers([events.get(timeout=PATIENCE)]) == [1]
 
 
-def _publish_and_forget(server: NatsServer, prefix: str) -> None:
+def _publish_and_forget(server: NATSServer, prefix: str) -> None:
     import gc
 
     bus = NATSEventBus(server.url, prefix=prefix)
@@ -212,7 +213,7 @@ def test_bad_prefixes(prefix: Any) -> None:
         NATSEventBus("nats://127.0.0.1:1", prefix=prefix)
 
 
-def test_tls_that_was_asked_for_is_not_done_without(server: NatsServer) -> None:
+def test_tls_that_was_asked_for_is_not_done_without(server: NATSServer) -> None:
     for bus in (
         NATSEventBus(server.url.replace("nats://", "tls://me:secret@"), connect_timeout=0.5 * UNIT),
         NATSEventBus(server.url, tls=ssl.create_default_context(), connect_timeout=0.5 * UNIT),
@@ -241,7 +242,7 @@ def test_a_bus_is_not_pickled() -> None:
 
 
 def test_wrong_passwords_fail_at_once() -> None:
-    with NatsServer(config='authorization: {user: "u", password: "right"}') as server:
+    with NATSServer(config='authorization: {user: "u", password: "right"}') as server:
         address = server.url.removeprefix("nats://").rpartition("@")[2]
         bus = NATSEventBus(f"nats://{address}", user="u", password="wrong", connect_timeout=PATIENCE)
         with pytest.raises(ConnectError, match=r"(?i)authorization violation") as caught:
@@ -253,15 +254,15 @@ def test_wrong_passwords_fail_at_once() -> None:
 
 
 def test_an_unknown_nats_py_is_read_by_its_public_path(
-    make_bus: MakeBus, own_server: NatsServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    make_bus: MakeBus, own_server: NATSServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Reader(asyncio.BaseProtocol):
         """It takes what the socket gives in another way."""
 
-    def unknown(stock: object, *arguments: Any, **more: Any) -> Intake:
-        return Intake(Reader(), *arguments, **more)
+    def unknown(stock: object, *arguments: Any, **more: Any) -> FastReader:
+        return FastReader(Reader(), *arguments, **more)
 
-    monkeypatch.setattr("aether_sync._nats.wire.Intake", unknown)
+    monkeypatch.setattr("aether_sync._nats.client.FastReader", unknown)
     here, there = make_bus(own_server.url), make_bus(own_server.url)
     with here.subscribe("n") as events:
         there.publish("n", make_event(1))
@@ -405,7 +406,7 @@ def test_what_is_no_event_is_counted_logged_and_skipped(
 
 
 def test_eight_megabytes_of_nesting(make_bus: MakeBus, prefix: str) -> None:
-    with NatsServer(config="max_payload: 16MB") as server, RawClient(server.port) as raw:
+    with NATSServer(config="max_payload: 16MB") as server, RawClient(server.port) as raw:
         bus = make_bus(server.url)
         with bus.subscribe("n") as events:
             raw.publish(f"{prefix}.events.n", b'{"node_id":"x","namespace_id":"n","event":' + b'{"a":' * 1_600_000)
@@ -433,7 +434,7 @@ def test_an_event_larger_than_the_server_takes(make_bus: MakeBus) -> None:
 
 
 def test_a_restart_restores_subscriptions_and_sends_what_was_buffered(
-    make_bus: MakeBus, own_server: NatsServer, keep: Keep
+    make_bus: MakeBus, own_server: NATSServer, keep: Keep
 ) -> None:
     here, there = make_bus(own_server.url), make_bus(own_server.url)
     events, group = keep(here.subscribe("n", "x.*")), keep(here.subscribe("jobs", queue_group="g"))
@@ -460,7 +461,7 @@ def test_a_restart_restores_subscriptions_and_sends_what_was_buffered(
 
 
 @pytest.mark.fault
-def test_connected_again_means_that_the_subscriptions_are_back(make_bus: MakeBus, own_server: NatsServer) -> None:
+def test_connected_again_means_that_the_subscriptions_are_back(make_bus: MakeBus, own_server: NATSServer) -> None:
     bus, publisher = make_bus(own_server.url), EnvelopeWriter("another-node")
     subscriptions = [bus.subscribe(f"n.{n}", timeout=PATIENCE) for n in range(2000)]
     payloads = [publisher.write(f"n.{n}", encode_event(make_event(n))) for n in range(2000)]
@@ -477,7 +478,7 @@ def test_connected_again_means_that_the_subscriptions_are_back(make_bus: MakeBus
 
 
 def test_subscribing_while_disconnected_waits(
-    make_bus: MakeBus, own_server: NatsServer, own_monitor: Monitor, keep: Keep
+    make_bus: MakeBus, own_server: NATSServer, own_monitor: Monitor, keep: Keep
 ) -> None:
     here, there = make_bus(own_server.url), make_bus(own_server.url)
     here.start()
@@ -504,7 +505,7 @@ def test_subscribing_while_disconnected_waits(
     eventually(lambda: len(own_monitor.subscriptions_of(here)) == 2, "two subscriptions on the server")
 
 
-def test_publishing_while_disconnected_can_raise(make_bus: MakeBus, own_server: NatsServer) -> None:
+def test_publishing_while_disconnected_can_raise(make_bus: MakeBus, own_server: NATSServer) -> None:
     bus = make_bus(own_server.url, on_disconnect="raise")
     with bus.subscribe("n") as events:
         bus.publish("n", make_event(1))
@@ -516,7 +517,7 @@ def test_publishing_while_disconnected_can_raise(make_bus: MakeBus, own_server: 
         assert numbers(events.get_batch(9, timeout=PATIENCE)) == [1]
 
 
-def test_a_full_outbox_makes_publishers_wait(make_bus: MakeBus, own_server: NatsServer) -> None:
+def test_a_full_outbox_makes_publishers_wait(make_bus: MakeBus, own_server: NATSServer) -> None:
     bus = make_bus(own_server.url, outbox_events=5, publish_timeout=0.05)
     with bus.subscribe("n") as events:
         own_server.stop()
@@ -536,7 +537,7 @@ def test_a_full_outbox_makes_publishers_wait(make_bus: MakeBus, own_server: Nats
         assert bus.metrics().outbox_events == 0
 
 
-def test_what_was_not_confirmed_is_told_to_every_flush_that_waited(make_bus: MakeBus, own_server: NatsServer) -> None:
+def test_what_was_not_confirmed_is_told_to_every_flush_that_waited(make_bus: MakeBus, own_server: NATSServer) -> None:
     bus = make_bus(own_server.url)
     bus.start()
     own_server.pause()
@@ -564,7 +565,7 @@ def test_what_was_not_confirmed_is_told_to_every_flush_that_waited(make_bus: Mak
     assert bus.close()
 
 
-def test_what_is_uncertain_stays_so_until_it_was_told(make_bus: MakeBus, own_server: NatsServer) -> None:
+def test_what_is_uncertain_stays_so_until_it_was_told(make_bus: MakeBus, own_server: NATSServer) -> None:
     bus = make_bus(own_server.url)
     bus.start()
     own_server.pause()
@@ -578,7 +579,7 @@ def test_what_is_uncertain_stays_so_until_it_was_told(make_bus: MakeBus, own_ser
 
 
 def test_a_subscription_that_comes_to_nothing_waits_for_no_last_event(
-    make_bus: MakeBus, own_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+    make_bus: MakeBus, own_server: NATSServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bus = make_bus(own_server.url)
     bus.start()
@@ -591,7 +592,7 @@ def test_a_subscription_that_comes_to_nothing_waits_for_no_last_event(
     assert set(waits) == {0.0}
 
 
-def test_a_link_that_froze_once_is_left_once(make_bus: MakeBus, own_server: NatsServer) -> None:
+def test_a_link_that_froze_once_is_left_once(make_bus: MakeBus, own_server: NATSServer) -> None:
     bus = make_bus(own_server.url, ping_interval=0.2 * UNIT)
     bus.start()
     own_server.pause()
@@ -604,7 +605,7 @@ def test_a_link_that_froze_once_is_left_once(make_bus: MakeBus, own_server: Nats
         assert bus.metrics().reconnects == reconnects
 
 
-def test_closing_a_shared_connection_ends_its_buses(server: NatsServer, prefix: str, keep: Keep) -> None:
+def test_closing_a_shared_connection_ends_its_buses(server: NATSServer, prefix: str, keep: Keep) -> None:
     connection = Connection(server.url)
     bus = NATSEventBus(connection, prefix=prefix)
     events = keep(bus.subscribe("n"))
@@ -635,7 +636,7 @@ def test_a_short_close_still_flushes(make_bus: MakeBus, timeout: float) -> None:
     assert bus.close(timeout * UNIT)
 
 
-def test_closing_releases_blocked_publishers(make_bus: MakeBus, own_server: NatsServer) -> None:
+def test_closing_releases_blocked_publishers(make_bus: MakeBus, own_server: NATSServer) -> None:
     bus = make_bus(own_server.url, outbox_events=1, publish_timeout=PATIENCE)
     bus.start()
     own_server.stop()
@@ -658,7 +659,7 @@ def test_closing_releases_blocked_publishers(make_bus: MakeBus, own_server: Nats
 # -- threads
 
 
-def test_a_finalizer_publishes_wherever_the_collector_runs(make_bus: MakeBus, own_server: NatsServer) -> None:
+def test_a_finalizer_publishes_wherever_the_collector_runs(make_bus: MakeBus, own_server: NATSServer) -> None:
     """On the loop thread, too: there nothing waits, neither for the first connection nor for room."""
     here, there, away = make_bus(), make_bus(), make_bus("nats://127.0.0.1:1", outbox_events=1)
     said: queue.SimpleQueue[object] = queue.SimpleQueue()
@@ -815,7 +816,7 @@ def test_a_member_that_was_dropped_counts_what_it_was_chosen_for(make_bus: MakeB
 def test_a_subscription_whose_right_was_revoked_leaves_its_other_patterns(own_monitor: Monitor) -> None:
     users = 'authorization { users: [{user: u, password: p, permissions: {subscribe: {allow: ">", deny: [%s]}}}] }\n'
     with (
-        NatsServer(config=users % "t.no" + own_monitor.config) as server,
+        NATSServer(config=users % "t.no" + own_monitor.config) as server,
         NATSEventBus(server.url, user="u", password="p", prefix="t") as bus,
     ):
         events = bus.subscribe("a", "b", queue_group="g", timeout=PATIENCE)
@@ -829,7 +830,7 @@ def test_a_subscription_whose_right_was_revoked_leaves_its_other_patterns(own_mo
 
 @pytest.mark.fault
 def test_a_shared_subscription_is_confirmed_by_the_server_of_now(
-    make_bus: MakeBus, server: NatsServer, keep: Keep
+    make_bus: MakeBus, server: NATSServer, keep: Keep
 ) -> None:
     with Proxy(server.port) as proxy:
         bus, there = make_bus(proxy.url), make_bus()
@@ -850,7 +851,7 @@ def test_a_shared_subscription_is_confirmed_by_the_server_of_now(
 
 
 @pytest.mark.fault
-def test_closing_ends_the_wait_for_that_server(make_bus: MakeBus, server: NatsServer, keep: Keep) -> None:
+def test_closing_ends_the_wait_for_that_server(make_bus: MakeBus, server: NATSServer, keep: Keep) -> None:
     with Proxy(server.port) as proxy:
         bus = make_bus(proxy.url)
         keep(bus.subscribe("n", timeout=PATIENCE))
@@ -870,7 +871,7 @@ def test_closing_ends_the_wait_for_that_server(make_bus: MakeBus, server: NatsSe
 
 def test_a_server_that_is_full_says_so() -> None:
     with (
-        NatsServer(config="max_connections: 2") as server,
+        NATSServer(config="max_connections: 2") as server,
         NATSEventBus(server.url) as one,
         NATSEventBus(server.url) as other,
     ):

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from aether_sync import BusClosedError, EventBus, NATSEventBus, PublishTimeoutError
+from aether_sync._bus.counting import NamespaceCount
+from aether_sync._nats.outbox import Outbox
 from aether_sync._nats.shortcut import Shortcut
-from aether_sync._outbox import Outbox
-from aether_sync.metrics import Tally
 
 from .conftest import PATIENCE, UNIT, eventually, make_event, run_threads
 from .steps import before
@@ -390,7 +390,7 @@ def test_what_there_is_can_be_counted_whatever_the_collector_does() -> None:
 @pytest.mark.concurrent
 @pytest.mark.parametrize("is_traced", [False, True])
 def test_counting_needs_no_lock(is_traced: bool) -> None:
-    tally, each = Tally(), 20_000
+    tally, each = NamespaceCount(), 20_000
 
     def count() -> None:
         for _ in range(each):
@@ -494,12 +494,12 @@ def test_a_handler_closes_when_the_event_is_in(make_bus: MakeBus) -> None:
 def test_an_event_whose_publisher_was_kept_from_waking_the_loop_goes_with_a_flush(make_bus: MakeBus) -> None:
     bus = make_bus()
     bus.start()
-    eventually(lambda: bus.connection._outbox._bell is not None, "a sleeping loop")
+    eventually(lambda: bus.connection._outbox._wakeup is not None, "a sleeping loop")
 
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), before(Outbox.wake, "bell.ring()", interrupt):
+    with pytest.raises(KeyboardInterrupt), before(Outbox.wake, "wakeup.ring()", interrupt):
         bus.publish("n", make_event())
     bus.flush(PATIENCE)
     assert bus.metrics().confirmed == 1

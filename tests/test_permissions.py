@@ -17,7 +17,7 @@ from aether_sync import (
     InvalidNamespaceError,
     JetStreamEventStore,
     NATSEventBus,
-    NatsServer,
+    NATSServer,
     PermissionDeniedError,
     Subscription,
     flush_logs,
@@ -42,7 +42,7 @@ authorization {
 @pytest.fixture(scope="module")
 def strict() -> Iterator[str]:
     """The URL of a server that forbids most."""
-    with NatsServer(config=CONFIG) as server:
+    with NATSServer(config=CONFIG) as server:
         yield server.url.replace("nats://", "nats://u:p@")
 
 
@@ -127,7 +127,7 @@ def test_denied_publishes_are_raised_at_the_next_flush(bus: NATSEventBus, caplog
 def test_a_right_that_is_gone_after_a_restart_ends_all_who_had_it(keep: Keep) -> None:
     """Two buses share a connection and a subject; one is confirmed, the other subscribes while the server is away."""
     right = 'authorization: {users: [{user: "u", password: "p"}]}'
-    with NatsServer(config=right) as server:
+    with NATSServer(config=right) as server:
         url = server.url.replace("nats://", "nats://u:p@")
         with Connection(url) as connection:
             one, other = NATSEventBus(connection, prefix="t"), NATSEventBus(connection, prefix="t")
@@ -149,7 +149,7 @@ def test_a_right_that_is_gone_after_a_restart_ends_all_who_had_it(keep: Keep) ->
 
 
 def test_rights_that_are_revoked_end_the_subscription(caplog: pytest.LogCaptureFixture) -> None:
-    with NatsServer(config='authorization: {users: [{user: "u", password: "p"}]}') as server:
+    with NATSServer(config='authorization: {users: [{user: "u", password: "p"}]}') as server:
         url = server.url.replace("nats://", "nats://u:p@")
         with NATSEventBus(url, prefix="t") as bus, bus.subscribe("secret") as events, bus.subscribe("open.a") as others:
             bus.publish("secret", make_event(1))
@@ -181,13 +181,13 @@ authorization {
 
 
 @pytest.fixture
-def restricted() -> Iterator[NatsServer]:
-    with NatsServer(config=RESTRICTED % "") as server:
+def restricted() -> Iterator[NATSServer]:
+    with NATSServer(config=RESTRICTED % "") as server:
         yield server
 
 
 @pytest.fixture
-def nodes(restricted: NatsServer) -> Iterator[tuple[NATSEventBus, NATSEventBus]]:
+def nodes(restricted: NATSServer) -> Iterator[tuple[NATSEventBus, NATSEventBus]]:
     url = restricted.url.replace("nats://", "nats://u:p@")
     with NATSEventBus(url, prefix="t") as here, NATSEventBus(url, prefix="t") as there:
         yield here, there
@@ -224,7 +224,7 @@ def test_a_right_may_be_for_one_queue_group(nodes: tuple[NATSEventBus, NATSEvent
 
 @pytest.mark.fault
 def test_a_right_to_publish_that_is_revoked_and_given_back(
-    restricted: NatsServer, nodes: tuple[NATSEventBus, NATSEventBus], caplog: pytest.LogCaptureFixture
+    restricted: NATSServer, nodes: tuple[NATSEventBus, NATSEventBus], caplog: pytest.LogCaptureFixture
 ) -> None:
     here, there = nodes
     with here.subscribe("wild.*") as events:
@@ -261,7 +261,7 @@ def tenants(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., NATSEvent
     )
     for name in ("A", "B", "AUDIT"):
         monkeypatch.setenv(f"PASSWORD_{name}", f"the-password-of-{name.lower()}")
-    with NatsServer(config=config) as server, ExitStack() as open_ones:
+    with NATSServer(config=config) as server, ExitStack() as open_ones:
 
         def login(user: str, **options: Any) -> NATSEventBus:
             bus = NATSEventBus(server.url, user=user, password=f"the-password-of-{user}", **options)
@@ -310,7 +310,7 @@ class Limited:
     """A server whose limits may be changed, and two nodes of it."""
 
     def __init__(self, config: str) -> None:
-        self.server = NatsServer(config=config, jetstream="store" in config)
+        self.server = NATSServer(config=config, jetstream="store" in config)
         self.server.start()
         self.here, self.there = NATSEventBus(self.server.url), NATSEventBus(self.server.url)
         self.there.start()
@@ -387,7 +387,7 @@ def test_the_limit_of_tokens_that_was_lowered_ends_those_with_more() -> None:
 
 
 def test_a_store_over_a_limit_says_so_and_goes_on() -> None:
-    with NatsServer(config="max_subscriptions: 1") as server, JetStreamEventStore(server.url, "s") as store:
+    with NATSServer(config="max_subscriptions: 1") as server, JetStreamEventStore(server.url, "s") as store:
         store.append("a-1", make_event(1, actor_id="a-1"), expected_version=0)  # its inbox is what the server takes
         with pytest.raises(PermissionDeniedError, match="maximum subscriptions exceeded"), store.follow() as events:
             next(events)
@@ -397,7 +397,7 @@ def test_a_store_over_a_limit_says_so_and_goes_on() -> None:
 
 @pytest.mark.fault
 def test_a_follower_that_fits_no_more_after_a_restart_says_so() -> None:
-    with NatsServer(config="max_subscriptions: 9") as server, JetStreamEventStore(server.url, "s") as store:
+    with NATSServer(config="max_subscriptions: 9") as server, JetStreamEventStore(server.url, "s") as store:
         store.append("a-1", make_event(1, actor_id="a-1"), expected_version=0)
         with store.follow() as events:
             next(events)
@@ -477,7 +477,7 @@ def test_an_event_with_too_long_a_line_costs_one_connection(count: int) -> None:
 
 
 def test_a_question_with_too_long_a_line_is_refused_from_the_second_time_on() -> None:
-    with NatsServer(config=TIGHT) as server, JetStreamEventStore(server.url, "s") as store:
+    with NATSServer(config=TIGHT) as server, JetStreamEventStore(server.url, "s") as store:
         long = "a-" + "1" * 400
         for round_ in range(4):
             with pytest.raises(AetherError, match="maximum control line exceeded" if round_ else None):
@@ -498,7 +498,7 @@ def test_a_refusal_is_known_however_the_name_is_quoted(
     monkeypatch.setenv("AETHER_SYNC_LEAN", lean)
     right = 'subscribe: ["t.events.ok", "_INBOX.>"], publish: ["t.events.ok"]'
     with (
-        NatsServer(
+        NATSServer(
             config=f"authorization {{ users: [{{user: u, password: p, permissions: {{ {right} }} }}] }}"
         ) as server,
         NATSEventBus(server.url.replace("//", "//u:p@"), prefix="t") as bus,
@@ -515,7 +515,7 @@ def test_a_refusal_is_known_however_the_name_is_quoted(
 @pytest.mark.fault
 def test_a_right_that_is_gone_after_a_restart_is_that_of_one_case() -> None:
     with (
-        NatsServer(config='authorization { users: [{user: "u", password: "p"}] }') as server,
+        NATSServer(config='authorization { users: [{user: "u", password: "p"}] }') as server,
         NATSEventBus(server.url.replace("//", "//u:p@"), prefix="t") as bus,
     ):
         small, large = bus.subscribe("orders"), bus.subscribe("Orders")

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from aether_sync import DeadlineExceededError, Event, SubscriptionClosedError, SubscriptionOverflowError
-from aether_sync._deadline import Deadline
-from aether_sync._queues import EventQueue, Overflow
+from aether_sync._bus.queue import EventQueue, Overflow
+from aether_sync._runtime.deadline import Deadline
 
 from .conftest import PATIENCE, eventually, make_event, run_threads
 from .steps import before

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import aether_sync
-from aether_sync import NatsServer
+from aether_sync import NATSServer
 
 from .conftest import PATIENCE
 
@@ -22,7 +22,7 @@ TOLD = {PROGRAMS[0]: re.findall(r"`(orders\.eu [^`]*)`", README)}
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda text: text.strip().splitlines()[-1].strip()[:30])
-def test_programs_run(program: str, server: NatsServer) -> None:
+def test_programs_run(program: str, server: NATSServer) -> None:
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error::ResourceWarning", "-c", program],
         env={**os.environ, "NATS_URL": server.url},
@@ -38,7 +38,7 @@ def test_programs_run(program: str, server: NatsServer) -> None:
 
 
 @pytest.mark.parametrize("program", [one for one in PROGRAMS if "def test_" in one])
-def test_tests_in_it_pass(program: str, server: NatsServer, tmp_path: Path) -> None:
+def test_tests_in_it_pass(program: str, server: NATSServer, tmp_path: Path) -> None:
     (tmp_path / "test_of_the_readme.py").write_text(program)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", str(tmp_path)],

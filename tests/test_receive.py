@@ -6,13 +6,14 @@ from itertools import count
 import pytest
 
 from aether_sync import Event
-from aether_sync._nats.intake import Intake
+from aether_sync._bus.counting import Counters
+from aether_sync._bus.incoming import EventInterest, Incoming
+from aether_sync._bus.routing import Target, make_target
+from aether_sync._codec.encoding import encode_event
+from aether_sync._codec.envelope import EnvelopeWriter
+from aether_sync._nats.fast_reader import FastReader
 from aether_sync._nats.interest import Mailbox
-from aether_sync._nats.receive import EventInterest, Inbox
-from aether_sync._reporter import Reporter
-from aether_sync._routing import Target, make_target
-from aether_sync._wire import EnvelopeWriter, encode_event
-from aether_sync.metrics import Counters
+from aether_sync._runtime.reporter import Reporter
 
 OWN, OTHER = EnvelopeWriter("own"), EnvelopeWriter("two")
 numbers = count(1)
@@ -28,7 +29,7 @@ class Node:
 
     def __init__(self) -> None:
         self.counters = Counters()
-        self.inbox = Inbox("own", self.counters, lambda _: None)
+        self.inbox = Incoming("own", self.counters, lambda _: None)
         self.exact, self.wide = self.interest("orders.eu"), self.interest("orders.*")
         self.group = self.interest("orders.eu", "workers")
         self.reporter = Reporter()
@@ -149,11 +150,11 @@ def test_what_fails_in_one_inbox_keeps_nothing_from_the_others(node, caplog):
     interests = {1: node.exact, 2: other.exact}
     rest = []
     stock = Stock(rest)
-    intake = Intake(stock, interests, lambda inbox: inbox.deliver(node.reporter), rest.append)
+    reader = FastReader(stock, interests, lambda inbox: inbox.deliver(node.reporter), rest.append)
     frames = [(1, broken), (2, whole)]
     lines = [b"MSG t.events.orders.eu %d %d\r\n%b\r\n" % (sid, len(one), one) for sid, one in frames]
-    intake.take(b"".join(lines) + b"PONG\r\n")
-    intake.take(lines[0])
+    reader.take(b"".join(lines) + b"PONG\r\n")
+    reader.take(lines[0])
     assert other.got(other.exact) == sent(whole)
     assert rest == [b"PONG\r\n"]
     assert node.counts() == (0, 2)
@@ -169,9 +170,9 @@ def test_a_mailbox_that_fails_keeps_nothing_from_the_others(node, caplog):
     mailbox = Mailbox("a", fail)
     rest = []
     stock = Stock(rest)
-    intake = Intake(stock, {1: mailbox, 2: node.exact}, lambda inbox: inbox.deliver(node.reporter), rest.append)
+    reader = FastReader(stock, {1: mailbox, 2: node.exact}, lambda inbox: inbox.deliver(node.reporter), rest.append)
     one = payload()
-    intake.take(b"MSG a 1 1\r\nx\r\nMSG t.events.orders.eu 2 %d\r\n%b\r\nPONG\r\n" % (len(one), one))
+    reader.take(b"MSG a 1 1\r\nx\r\nMSG t.events.orders.eu 2 %d\r\n%b\r\nPONG\r\n" % (len(one), one))
     assert node.got(node.exact) == sent(one)
     assert rest == [b"PONG\r\n"]
     node.reporter.close(1)

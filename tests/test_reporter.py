@@ -17,17 +17,17 @@ import pytest
 
 import aether_sync
 from aether_sync import (
-    ANY,
+    ANY_VERSION,
     Connection,
     DeliveryUncertainError,
     EventBus,
     JetStreamEventStore,
     NATSEventBus,
-    NatsServer,
+    NATSServer,
     flush_logs,
 )
-from aether_sync._reporter import Burst, Kind, Reporter, logger
-from aether_sync._routing import Targets
+from aether_sync._bus.routing import Targets
+from aether_sync._runtime.reporter import Burst, Kind, Reporter, logger
 
 from .conftest import PATIENCE, UNIT, eventually, make_event, run_threads
 from .proxy import Proxy
@@ -78,7 +78,7 @@ def use() -> Iterator[Use]:
 
 
 @pytest.fixture
-def raw(server: NatsServer) -> Iterator[RawClient]:
+def raw(server: NATSServer) -> Iterator[RawClient]:
     with RawClient(server.port) as client:
         yield client
 
@@ -330,7 +330,7 @@ def test_each_record_says_what_happened(use: Use, make_bus: MakeBus, raw: RawCli
 
 
 @pytest.mark.fault
-def test_of_a_connection_that_is_lost_and_comes_again(use: Use, server: NatsServer, prefix: str) -> None:
+def test_of_a_connection_that_is_lost_and_comes_again(use: Use, server: NATSServer, prefix: str) -> None:
     handler = use()
     with Proxy(server.port) as proxy:
         url = f"nats://me:secret@127.0.0.1:{proxy.port}"
@@ -364,7 +364,7 @@ def test_of_a_server_that_is_not_there(use: Use, free_port: int) -> None:
     (record,) = handler.of(Kind.CONNECT_FAILED)
     assert record.url == f"nats://127.0.0.1:{free_port}"
     assert not handler.of(Kind.RECONNECTED)
-    with NatsServer(port=free_port):
+    with NATSServer(port=free_port):
         assert connection.wait_connected(PATIENCE)
         eventually(lambda: flush_logs(PATIENCE) and handler.of(Kind.RECONNECTED))
         connection.close()
@@ -387,9 +387,9 @@ def test_of_a_handler_that_fails(use: Use, store: JetStreamEventStore) -> None:
         raise ZeroDivisionError("of the handler")
 
     handler = use()
-    store.append("a", make_event(actor_id="a"), expected_version=ANY)
+    store.append("a", make_event(actor_id="a"), expected_version=ANY_VERSION)
     with store.run("c", fail, max_deliver=1):
-        eventually(lambda: store.poisoned("c"), "that it is given up")
+        eventually(lambda: store.dead_letters("c"), "that it is given up")
     (failed,), (gave_up,) = handler.of(Kind.HANDLER_FAILED), handler.of(Kind.GAVE_UP)
     assert failed.exc_info[0] is ZeroDivisionError
     assert "event 1 (of a), attempt 1 of 1" in failed.getMessage()
@@ -402,7 +402,7 @@ def test_a_handler_of_a_store_holds_no_lock_and_may_use_it(use: Use, store: JetS
 
     found: list[object] = []
     use(lambda _: run_threads(lambda: found.append(store.get_latest_version("a"))))
-    store.append("a", make_event(actor_id="a"), expected_version=ANY)
+    store.append("a", make_event(actor_id="a"), expected_version=ANY_VERSION)
     with store.run("c", fail, max_deliver=1):
         eventually(lambda: len(found) == 2, "both records")
     assert found == [1, 1]
@@ -453,7 +453,7 @@ def test_the_readme_has_every_kind() -> None:
 
 def test_what_goes_on_and_on_is_logged_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000.0
-    monkeypatch.setattr("aether_sync._reporter.monotonic", lambda: now)
+    monkeypatch.setattr("aether_sync._runtime.reporter.monotonic", lambda: now)
     burst, logged = Burst(), []
     for _ in range(1_300):
         if burst.opens():

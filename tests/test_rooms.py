@@ -10,109 +10,160 @@ import aether_sync
 
 PACKAGE = Path(aether_sync.__file__).parent
 
-#: From the bottom up: a room imports only from rooms above it in this list. A directory is one room.
-ROOMS = [
-    "_version", "_short", "_clock", "errors", "_checks", "events", "_wire", "patterns", "_deadline", "_batches",
-    "_waiting", "_threads", "_green", "_fork", "_exit", "_lifetime", "_reporter", "metrics", "_queues", "_outbox",
-    "_index", "_routing", "subscription", "bus", "_base_loop", "_uvloop", "_loop", "_nats", "_engine", "connection",
-    "_store_watch", "nats_bus", "stores",
-    "_watcher", "_server_process", "server", "__init__", "_demo", "cli", "__main__",
-]  # fmt: skip
+#: From the bottom up, by folder: a room imports only from rooms before it in its list. Of a folder that is not the
+#: importing file's own, only the folder counts.
+ROOMS: dict[str, list[str]] = {
+    "": [
+        "_version", "_values", "errors", "_arguments", "events", "patterns", "metrics", "_codec", "_runtime", "_nats",
+        "connection", "_bus", "subscription", "bus", "nats_bus", "stores", "server", "__init__", "cli", "__main__",
+    ],
+    "_values": ["clock", "shown"],
+    "_codec": ["decoding", "encoding", "envelope"],
+    "_runtime": [
+        "green", "threads", "batches", "registry", "deadline", "locks", "waits", "fork", "exit", "closing", "reporter",
+        "base_loop", "uvloop", "event_loop", "loop_thread",
+    ],
+    "_nats": [
+        "interest", "lines", "login", "uplink", "shortcut", "outbox", "reasons", "servers", "options", "fast_reader",
+        "parser", "client", "pump", "requests", "subscriber", "link", "engine",
+    ],
+    "_bus": ["counting", "index", "queue", "routing", "recent_payloads", "incoming", "store_watch"],
+    "stores": [
+        "base", "retrying", "_checks", "_shared", "_memory_log", "memory", "_jetstream", "consumers", "jetstream",
+        "admin", "doctor",
+    ],
+    "stores/_jetstream": [
+        "names", "api", "stream", "saves", "cache", "capacity", "reader", "writer", "snapshots", "pull", "flow",
+        "follower",
+    ],
+    "stores/consumers": [
+        "arrivals", "dead_letters", "durable", "ack_extender", "delivery", "sources", "consumption", "lanes", "runner",
+        "consumer",
+    ],
+    "stores/doctor": ["findings", "questions", "checks"],
+    "server": ["watcher", "process", "server", "cluster"],
+    "cli": [
+        "demo", "_shell", "_progress", "_options", "_lines", "_bus", "_store", "_append", "_export_file", "_export",
+        "_import_there", "_import", "_doctor", "_commands", "__init__",
+    ],
+    "cli/demo": ["plan", "audit", "node", "show", "run", "__init__"],
+}  # fmt: skip
 
-#: Run on the loop thread, and so may have coroutines.
-ON_THE_LOOP = {"_base_loop", "_uvloop", "_loop", "_nats", "_outbox"}
+#: May use asyncio, and have coroutines: they run on the loop thread.
+ON_THE_LOOP = {
+    "_nats",
+    "_bus/incoming",
+    "_runtime/base_loop",
+    "_runtime/uvloop",
+    "_runtime/event_loop",
+    "_runtime/loop_thread",
+}
+
+#: Know bytes and subjects, and nothing of events.
+BELOW_EVENTS = {"_values", "_runtime", "_nats"}
 
 #: Scripts of their own process, which import nothing of the package.
-STANDALONE = {"_watcher"}
+STANDALONE = {"server/watcher"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def room_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def place_of(path: Path) -> tuple[str, ...]:
+    return path.relative_to(PACKAGE).with_suffix("").parts
 
 
-def imports(path: Path) -> list[tuple[str, str]]:
-    """Pairs of (top-level module or package, room of this package or "")."""
-    found = []
+def is_in(path: Path, places: set[str]) -> bool:
+    place = place_of(path)
+    return any("/".join(place[:depth]) in places for depth in range(1, len(place) + 1))
+
+
+def imports(path: Path) -> list[tuple[str, ...]]:
+    """What a file imports: the name of a package, or of this one's own the whole place."""
+    found: list[tuple[str, ...]] = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found += [(alias.name.partition(".")[0], "") for alias in node.names]
+            found += [(alias.name.partition(".")[0],) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            if node.level == 0:
-                found.append(((node.module or "").partition(".")[0], ""))
-                if (node.module or "").startswith("aether_sync"):
-                    found.append(("aether_sync", (node.module or "").partition(".")[2].partition(".")[0] or "__init__"))
-                continue
-            depth = len(path.relative_to(PACKAGE).parts)
-            if node.level == depth:
-                names = [node.module] if node.module else [alias.name for alias in node.names]
-                found += [("aether_sync", name.partition(".")[0]) for name in names]
+            module = tuple((node.module or "").split(".")) if node.module else ()
+            if node.level:
+                place = place_of(path)
+                base = ("aether_sync", *place[: len(place) - node.level])
+                found += [(*base, *module)] if module else [(*base, alias.name) for alias in node.names]
+            else:
+                found.append(module if module[0] == "aether_sync" else module[:1])
     return found
+
+
+def test_every_room_has_its_place() -> None:
+    for folder, rooms in ROOMS.items():
+        there = {
+            path.stem
+            for path in (PACKAGE / folder).iterdir()
+            if path.suffix == ".py" or (path / "__init__.py").exists()
+        }
+        assert there - set(rooms) <= {"__init__"}
+        assert set(rooms) <= there
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 class TestEveryFile:
-    def test_it_imports_only_from_rooms_above(self, path: Path) -> None:
-        room = room_of(path)
-        if room in STANDALONE:
-            assert not [name for name, _ in imports(path) if name == "aether_sync"]
-            return
-        for name, other in imports(path):
-            if name == "aether_sync" and other and other != room:
-                assert ROOMS.index(other) < ROOMS.index(room), f"{room} imports {other}"
+    def test_it_imports_only_from_rooms_before_its_own(self, path: Path) -> None:
+        own = place_of(path)
+        for package, *other in imports(path):
+            if package != "aether_sync":
+                continue
+            assert not is_in(path, STANDALONE)
+            other = other or ["__init__"]
+            depth = next(at for at, (one, two) in enumerate(zip(own, other, strict=False)) if one != two)
+            order = ROOMS["/".join(own[:depth])]
+            assert order.index(other[depth]) < order.index(own[depth]), f"{'/'.join(own)} imports {'/'.join(other)}"
 
     def test_janus_nats_and_asyncio_stay_in_their_rooms(self, path: Path) -> None:
-        room, names = room_of(path), {name for name, _ in imports(path)}
-        assert "janus" not in names or room == "_queues"
-        assert "nats" not in names or room == "_nats"
-        assert "asyncio" not in names or room in ON_THE_LOOP
-        if room not in ON_THE_LOOP:
-            coroutines = [
-                node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.AsyncFunctionDef)
-            ]
-            assert not coroutines
+        names = {name for name, *_ in imports(path)}
+        assert "janus" not in names or is_in(path, {"_bus/queue"})
+        assert "nats" not in names or is_in(path, {"_nats"})
+        assert "asyncio" not in names or is_in(path, ON_THE_LOOP)
+        if not is_in(path, ON_THE_LOOP):
+            tree = ast.parse(path.read_text())
+            assert not [node for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef)]
+
+    def test_what_stands_below_events_knows_none(self, path: Path) -> None:
+        if is_in(path, BELOW_EVENTS):
+            own = {place[1] for place in imports(path) if place[0] == "aether_sync" and len(place) > 1}
+            assert not own & {"events", "patterns", "_codec"}
 
     def test_the_stores_log_by_the_reporter(self, path: Path) -> None:
-        if room_of(path) == "stores":  # each record has a kind
+        if is_in(path, {"stores"}):  # each record has a kind
             calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
             assert not [one for one in map(ast.unparse, calls) if one.startswith(("logging.", "logger."))]
 
     def test_it_says_exactly_what_it_has(self, path: Path) -> None:
         tree = ast.parse(path.read_text())
-        assert ast.get_docstring(tree) or path.stat().st_size < 200, "a room says what it is for"
-        if room_of(path) in {
-            "__init__",
-            "__main__",
-            "_nats",
-            "stores",
-            "_demo",
-            "cli",
-        } | STANDALONE and path.name.startswith("__"):
+        assert ast.get_docstring(tree) or not tree.body, "a room says what it is for"
+        if path.name.startswith("__") or is_in(path, STANDALONE):
             return
-        if room_of(path) == "_uvloop":
+        if is_in(path, {"_runtime/uvloop"}):
             pytest.importorskip("uvloop")
-        module = importlib.import_module("aether_sync." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts))
+        module = importlib.import_module(".".join(("aether_sync", *place_of(path))))
         public = {
             node.name
             for node in tree.body
             if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_")
-            if room_of(path) != "cli" or not node.decorator_list  # the commands are reached through main()
+            if not (is_in(path, {"cli"}) and node.decorator_list)  # the commands are reached through main()
         }
-        if room_of(path) not in STANDALONE:
-            assert public <= set(module.__all__), f"not in __all__: {public - set(module.__all__)}"
-            assert all(hasattr(module, name) for name in module.__all__)
+        assert public <= set(module.__all__), f"not in __all__: {public - set(module.__all__)}"
+        assert all(hasattr(module, name) for name in module.__all__)
 
 
 def test_public_names_are_pinned() -> None:
     assert aether_sync.__all__ == [
-        "ANY", "EVENT_STORED", "NO_EVENTS", "AetherError", "AnyVersion", "AtomicAppendUnsupportedError",
+        "ANY_VERSION", "EVENT_STORED", "NO_EVENTS", "AetherError", "AnyVersion", "AtomicAppendUnsupportedError",
         "BusClosedError", "CloseReport", "ClosedError", "ConnectError", "Connection", "ConnectionFailedError",
         "ConsumerState", "Consumption", "DeadlineExceededError", "DecodingError", "Delivery", "DeliveryUncertainError",
         "DisconnectedError", "DuplicateIdError", "EncodingError", "Event", "EventBus", "EventStore", "EventStored",
         "EventTooLargeError", "Follower", "InMemoryEventStore", "InvalidEventError", "InvalidNamespaceError",
         "InvalidOptionError", "JetStreamEventStore", "LoadedActor", "MalformedRecord", "MalformedRecordError",
-        "Metrics", "NATSEventBus", "NatsCluster", "NatsServer", "PermissionDeniedError", "Poisoned",
+        "Metrics", "NATSEventBus", "NATSCluster", "NATSServer", "PermissionDeniedError", "DeadLetter",
         "PublishTimeoutError", "Reading", "Runner", "ServerError", "ServerNotFoundError", "Snapshot",
         "StoreClosedError", "StoreError", "StoreUnavailableError", "StoredEvent", "StreamMismatchError",
         "StreamRegressionError", "Subscription", "SubscriptionClosedError", "SubscriptionFilter",

@@ -19,15 +19,16 @@ from aether_sync import (
     InvalidOptionError,
     JetStreamEventStore,
     MalformedRecordError,
-    NatsServer,
+    NATSCluster,
+    NATSServer,
     StoreError,
 )
-from aether_sync import _threads as threads
-from aether_sync._deadline import Deadline
+from aether_sync._runtime import threads
+from aether_sync._runtime.deadline import Deadline
 from aether_sync.stores import jetstream
-from aether_sync.stores import runner as runners
-from aether_sync.stores.delivery import Delivery
-from aether_sync.stores.poison import PoisonPlace
+from aether_sync.stores.consumers import runner as runners
+from aether_sync.stores.consumers.dead_letters import DeadLetterStream
+from aether_sync.stores.consumers.delivery import Delivery
 
 from .conftest import PATIENCE, UNIT, eventually, run_threads
 from .programs import consumers as programs
@@ -131,9 +132,9 @@ class TestOrder:
             taken[0].ack(confirm=True)
             with store.run("c", lambda one: (go_on.wait(PATIENCE), recorder(one))) as runner:
                 events.close()  # 3 and 4 come again
-                eventually(lambda: len(runner._crew._held) == 2)
+                eventually(lambda: len(runner._scheduler._held) == 2)
                 taken[1].nak()
-                eventually(lambda: len(runner._crew._held) == 3)
+                eventually(lambda: len(runner._scheduler._held) == 3)
                 go_on.set()
                 store.wait_for(4, "c", timeout=PATIENCE)
         assert recorder.handled["a-0"][1:] == sorted(recorder.handled["a-0"][1:])
@@ -156,7 +157,7 @@ class TestOrder:
         save(store, 100)
         with store.run("c", lambda _: go_on.wait(PATIENCE), prefetch=8) as runner:
             eventually(lambda: store.consumers()[0].unacknowledged == 16)
-            assert len(runner._crew._held) == 8
+            assert len(runner._scheduler._held) == 8
             go_on.set()
             store.wait_for(100, "c", timeout=PATIENCE)
 
@@ -185,27 +186,27 @@ class TestOneActorsTroubles:
         assert {sequence: tries for sequence, tries in recorder.tries.items() if tries > 1} == (
             {1: 2} if what == "fails" else {}
         )
-        assert store.poisoned("c") == []
+        assert store.dead_letters("c") == []
 
     def test_what_is_here_beyond_the_bound_is_read_again(
         self, make_store: MakeStore, go_on: threading.Event, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        store, read = make_store(), PoisonPlace.event
+        store, read = make_store(), DeadLetterStream.event
         failing = [DeadlineExceededError("not now"), MalformedRecordError("gone", 9, b"")]
 
-        def event(self: PoisonPlace, sequence: int, deadline: Deadline) -> Event:
+        def event(self: DeadLetterStream, sequence: int, deadline: Deadline) -> Event:
             if sequence == 9 and failing:
                 raise failing.pop(0)
             return read(self, sequence, deadline)
 
-        monkeypatch.setattr(PoisonPlace, "event", event)
+        monkeypatch.setattr(DeadLetterStream, "event", event)
         save(store, 10, actors=1)
         recorder = Recorder()
         with store.run(
             "c", lambda one: (go_on.wait(PATIENCE), recorder(one)), threads=2, prefetch=2, retry_delay=QUICK
         ) as runner:
-            eventually(lambda: len(runner._crew._held) == 10, "all of them")
-            assert sum(one._is_light for one in runner._crew._held.values()) == 8
+            eventually(lambda: len(runner._scheduler._held) == 10, "all of them")
+            assert sum(one._is_light for one in runner._scheduler._held.values()) == 8
             go_on.set()
             store.wait_for(10, "c", timeout=PATIENCE)
         assert recorder.handled == {"a-0": list(range(1, 11))}
@@ -227,7 +228,7 @@ def lose(proxy: Proxy, store: JetStreamEventStore, direct: JetStreamEventStore, 
 @pytest.mark.fault
 class TestABrokenLink:
     @pytest.mark.parametrize("at_once", [1, 7])
-    def test_it_changes_no_actors_order(self, make_store: MakeStore, server: NatsServer, at_once: int) -> None:
+    def test_it_changes_no_actors_order(self, make_store: MakeStore, server: NATSServer, at_once: int) -> None:
         direct = make_store()
         numbers = count()
 
@@ -250,7 +251,7 @@ class TestABrokenLink:
         recorder.check_order()
         assert recorder.sequences() == list(range(1, 127))
 
-    def test_others_do_not_wait(self, make_store: MakeStore, server: NatsServer) -> None:
+    def test_others_do_not_wait(self, make_store: MakeStore, server: NATSServer) -> None:
         direct, recorder = make_store(), Recorder()
         with Proxy(server.port) as proxy:
             store = make_store(proxy.url)
@@ -266,7 +267,7 @@ class TestABrokenLink:
             store.close()
         assert recorder.handled == {"a-0": [1, 3, 4], "a-1": [2, 5]}
 
-    def test_nobody_waits_for_what_others_may_have(self, make_store: MakeStore, server: NatsServer) -> None:
+    def test_nobody_waits_for_what_others_may_have(self, make_store: MakeStore, server: NATSServer) -> None:
         direct, here = make_store(), Recorder()
         with Proxy(server.port) as proxy:
             store = make_store(proxy.url)
@@ -276,7 +277,7 @@ class TestABrokenLink:
             ):
                 save(direct, 200, actors=200)
                 direct.wait_for(200, "c", timeout=PATIENCE)
-                assert runner._crew.consumption._arrivals._has_company()
+                assert runner._scheduler.consumption._arrivals._has_company()
                 there.close()
                 late = Event(event_type="Done", actor_id="a-0", version=2)
                 lose(proxy, store, direct, lambda: direct.save_event(late))
@@ -298,7 +299,7 @@ class TestFailures:
         recorder.check_order()
         assert recorder.sequences() == [n for n in range(1, 31) if n not in (4, 5)]
         assert (recorder.tries[4], recorder.tries[5]) == (3, 3)
-        assert [(one.sequence, one.reason) for one in store.poisoned("c")] == [
+        assert [(one.sequence, one.reason) for one in store.dead_letters("c")] == [
             (4, "KeyError: 'of the handler'"),
             (5, "KeyError: 'of the handler'"),
         ]
@@ -309,35 +310,35 @@ class TestFailures:
     def test_it_is_given_up_when_the_poison_place_can_be_reached(
         self, store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        bury, refusals = PoisonPlace.bury, 2
+        bury, refusals = DeadLetterStream.bury, 2
 
-        def refuse(self: PoisonPlace, *about: Any) -> None:
+        def refuse(self: DeadLetterStream, *about: Any) -> None:
             nonlocal refusals
             if refusals:
                 refusals -= 1
                 raise DeadlineExceededError("no leader")
             bury(self, *about)
 
-        monkeypatch.setattr(PoisonPlace, "bury", refuse)
+        monkeypatch.setattr(DeadLetterStream, "bury", refuse)
         save(store, 2, actors=1)
         recorder = Recorder(lambda one: one.sequence == 1)
         with store.run("c", recorder, max_deliver=1, ack_wait=ACK_WAIT):
             store.wait_for(2, "c", timeout=PATIENCE)
         assert (recorder.tries, recorder.handled["a-0"]) == ({1: 1, 2: 1}, [2])
-        assert [(one.sequence, one.attempts) for one in store.poisoned("c")] == [(1, 1)]
-        assert "not in the poison place yet: no leader" in caplog.text
+        assert [(one.sequence, one.attempts) for one in store.dead_letters("c")] == [(1, 1)]
+        assert "not in the dead-letter stream yet: no leader" in caplog.text
 
     def test_what_a_handler_rejects_has_its_reason(
         self, store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        bury, refusals = PoisonPlace.bury, [DeadlineExceededError("no leader")]
+        bury, refusals = DeadLetterStream.bury, [DeadlineExceededError("no leader")]
 
-        def refuse(self: PoisonPlace, *about: Any) -> None:
+        def refuse(self: DeadLetterStream, *about: Any) -> None:
             if refusals:
                 raise refusals.pop()
             bury(self, *about)
 
-        monkeypatch.setattr(PoisonPlace, "bury", refuse)
+        monkeypatch.setattr(DeadLetterStream, "bury", refuse)
         save(store, 2)
         reasons = {1: "no", 2: "too long " * 100_000}
         handled: list[int] = []
@@ -349,7 +350,7 @@ class TestFailures:
         with store.run("c", handle, ack_wait=ACK_WAIT, threads=1):
             store.wait_for(2, "c", timeout=PATIENCE)
         assert handled == [1, 2]
-        assert [one.reason[:11] for one in store.poisoned("c")] == ["no", "too long to"]
+        assert [one.reason[:11] for one in store.dead_letters("c")] == ["no", "too long to"]
 
     def test_what_was_given_up_is_handled_again(self, store: JetStreamEventStore) -> None:
         save(store, 20, actors=2)
@@ -358,10 +359,10 @@ class TestFailures:
         options: dict[str, Any] = {"retry_delay": QUICK, "max_deliver": 2, "actors": "a-*"}
         with store.run("c", recorder, **options):
             store.wait_for(20, "c", timeout=PATIENCE)
-        assert len(store.poisoned("c")) == 20
+        assert len(store.dead_letters("c")) == 20
         broken = False
-        with store.run("c", recorder, poisoned=True, **options):
-            eventually(lambda: store.poisoned("c") == [])
+        with store.run("c", recorder, dead_letters=True, **options):
+            eventually(lambda: store.dead_letters("c") == [])
         assert recorder.sequences() == list(range(1, 21))
 
     def test_what_still_fails_stays(self, store: JetStreamEventStore) -> None:
@@ -369,9 +370,9 @@ class TestFailures:
         recorder = Recorder(lambda _: True)
         with store.run("c", recorder, retry_delay=QUICK, max_deliver=1):
             store.wait_for(1, "c", timeout=PATIENCE)
-        with store.run("c", recorder, poisoned=True, retry_delay=QUICK, max_deliver=3):
+        with store.run("c", recorder, dead_letters=True, retry_delay=QUICK, max_deliver=3):
             eventually(lambda: recorder.tries[1] == 4)
-        assert len(store.poisoned("c")) == 1
+        assert len(store.dead_letters("c")) == 1
 
     def test_pauses_between_tries_double(self, store: JetStreamEventStore) -> None:
         save(store, 1)
@@ -385,7 +386,7 @@ class TestFailures:
             store.wait_for(1, "c", timeout=PATIENCE)
         pauses = [later - earlier for earlier, later in pairwise(times)]
         assert [pause >= wanted * UNIT for pause, wanted in zip(pauses, (0.05, 0.1, 0.2), strict=True)] == [True] * 3
-        assert [one.reason for one in store.poisoned("c")] == ["SystemExit: "]
+        assert [one.reason for one in store.dead_letters("c")] == ["SystemExit: "]
 
     def test_a_retry_is_not_forgotten_while_others_work(
         self,
@@ -426,7 +427,7 @@ class TestFailures:
         with store.run("c", handle, retry_delay=QUICK):
             store.wait_for(4, "c", timeout=PATIENCE)
         assert seen == {1: 1, 2: 1, 3: 2, 4: 1}
-        assert [one.reason for one in store.poisoned("c")] == ["at once"]
+        assert [one.reason for one in store.dead_letters("c")] == ["at once"]
 
     def test_what_a_handler_gives_back_may_come_before_it_has_ended(self, store: JetStreamEventStore) -> None:
         store.start()
@@ -436,7 +437,7 @@ class TestFailures:
             attempts.append(delivery.attempt)
             if delivery.attempt == 1:
                 delivery.nak()
-                eventually(lambda: runner._crew._held[1] is not delivery, "the second delivery")
+                eventually(lambda: runner._scheduler._held[1] is not delivery, "the second delivery")
 
         with store.run("c", handle, threads=1, start="new") as runner:
             store.save_event(Event(event_type="Done", actor_id="a-0", version=1))
@@ -462,7 +463,7 @@ class TestFailures:
             store.wait_for(10, "c", timeout=PATIENCE)
         assert set(recorder.tries.values()) == {1}
 
-    def test_a_handler_begins_with_all_of_the_ack_wait(self, store: JetStreamEventStore, server: NatsServer) -> None:
+    def test_a_handler_begins_with_all_of_the_ack_wait(self, store: JetStreamEventStore, server: NATSServer) -> None:
         save(store, 2, actors=1)
         with RawClient(server.port) as witness:
             witness.subscribe(f"$JS.ACK.{store._names.stream}.c.>")
@@ -493,7 +494,7 @@ class TestItsEnd:
             recorder(delivery)
 
         runner = store.run("c", handle, threads=3)
-        eventually(lambda: len(runner._crew._held) == 100 and len(begun) == 3)
+        eventually(lambda: len(runner._scheduler._held) == 100 and len(begun) == 3)
         threading.Timer(0.1 * UNIT, go_on.set).start()
         assert runner.close(PATIENCE)
         assert runner.close()
@@ -513,7 +514,7 @@ class TestItsEnd:
         handles = threading.Event()
         runner = store.run("c", lambda _: (handles.set(), go_on.wait(PATIENCE)), threads=1, ack_wait=ACK_WAIT)
         assert handles.wait(PATIENCE)
-        eventually(lambda: len(runner._crew._held) == 2)
+        eventually(lambda: len(runner._scheduler._held) == 2)
         begun = time.monotonic()
         with caplog.at_level(logging.WARNING):
             assert not runner.close(0.1 * UNIT)
@@ -623,7 +624,7 @@ class TestItsEnd:
             runner = store.run("c", print, ack_wait=ACK_WAIT)
             with pytest.raises(StoreError, match="MemoryError"):
                 runner.wait(PATIENCE)
-            assert not runner._crew.running, "it waited in vain"
+            assert not runner._scheduler.running, "it waited in vain"
         recorder = Recorder()
         with store.run("c", recorder, ack_wait=ACK_WAIT):
             store.wait_for(4, "c", timeout=PATIENCE)
@@ -666,14 +667,14 @@ class TestItsEnd:
         assert time.monotonic() - before < 4  # it waits for nobody
 
     @pytest.mark.parametrize("how", ["works", "hangs"])
-    def test_the_process_ends(self, store: JetStreamEventStore, server: NatsServer, how: str) -> None:
+    def test_the_process_ends(self, store: JetStreamEventStore, server: NATSServer, how: str) -> None:
         save(store, 1)
         says = "unclosed <Connection" if how == "works" else None
         output = run(programs.ends_while_running, server.url, store._names.stream, how, says=says)
         assert ("handled" in output) == (how == "works")
 
     @pytest.mark.fault
-    def test_it_goes_on_after_a_restart(self, make_store: MakeStore, own_server: NatsServer) -> None:
+    def test_it_goes_on_after_a_restart(self, make_store: MakeStore, own_server: NATSServer) -> None:
         store = make_store(own_server.url)
         save(store, 400)
         recorder = Recorder()
@@ -685,7 +686,7 @@ class TestItsEnd:
 
     @pytest.mark.fault
     def test_it_goes_on_while_the_servers_of_a_cluster_change(self, make_store: MakeStore) -> None:
-        with NatsServer.cluster(3) as cluster:
+        with NATSCluster(3) as cluster:
             cluster.wait_ready(PATIENCE)
             store = make_store(cluster.url, replicas=3)
             save(store, 1_000)
@@ -699,7 +700,7 @@ class TestItsEnd:
                     cluster.wait_ready(PATIENCE)
                 store.wait_for(1_000, "c", timeout=2 * PATIENCE)
             assert set(recorder.sequences()) == {n for n in range(1, 1_001) if n % 100}
-            assert [one.sequence for one in store.poisoned("c", timeout=PATIENCE)] == list(range(100, 1_001, 100))
+            assert [one.sequence for one in store.dead_letters("c", timeout=PATIENCE)] == list(range(100, 1_001, 100))
 
 
 async def a_coroutine(_: Delivery) -> None: ...

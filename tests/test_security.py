@@ -24,16 +24,17 @@ from aether_sync import (
     DeadlineExceededError,
     DeliveryUncertainError,
     InvalidOptionError,
+    NATSCluster,
     NATSEventBus,
-    NatsServer,
+    NATSServer,
     PermissionDeniedError,
 )
+from aether_sync._nats.client import NATSClient
 from aether_sync._nats.login import Login
 from aether_sync._nats.options import ConnectOptions
 from aether_sync._nats.reasons import describe, is_refusal, shown
 from aether_sync._nats.servers import Server
-from aether_sync._nats.wire import Wire
-from aether_sync._reporter import Reporter
+from aether_sync._runtime.reporter import Reporter
 
 from .conftest import PATIENCE, UNIT, eventually, make_event
 from .credentials import Account, Certificates, Key, Operator, User
@@ -156,8 +157,8 @@ def way(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="module")
-def guarded(way: Way) -> Iterator[NatsServer]:
-    with NatsServer(config=way.config, jetstream=False) as server:
+def guarded(way: Way) -> Iterator[NATSServer]:
+    with NATSServer(config=way.config, jetstream=False) as server:
         yield server
 
 
@@ -194,7 +195,7 @@ def reason_of(bus: NATSEventBus) -> str:
 # -- credentials
 
 
-def test_the_right_ones_are_accepted(way: Way, guarded: NatsServer, sweep: Sweep) -> None:
+def test_the_right_ones_are_accepted(way: Way, guarded: NATSServer, sweep: Sweep) -> None:
     sweep.hide(*way.secrets)
     with NATSEventBus(guarded.url, **way.right) as bus, bus.subscribe("n") as events:
         bus.publish("n", make_event(1))
@@ -204,7 +205,7 @@ def test_the_right_ones_are_accepted(way: Way, guarded: NatsServer, sweep: Sweep
 
 
 def test_wrong_ones_are_refused_at_once(
-    way: Way, guarded: NatsServer, sweep: Sweep, refuse: Callable[..., float]
+    way: Way, guarded: NATSServer, sweep: Sweep, refuse: Callable[..., float]
 ) -> None:
     sweep.hide(*way.secrets)
     for what, options in way.wrong.items():
@@ -218,7 +219,7 @@ def test_what_is_in_a_url_may_be_percent_encoded(
 ) -> None:
     way = make(tmp_path)
     sweep.hide(*way.secrets, way.in_url, "mistaken%2Fin-the-url", "mistaken/in-the-url")
-    with NatsServer(config=way.config) as server:
+    with NATSServer(config=way.config) as server:
         address = server.url.removeprefix("nats://")
         with NATSEventBus(f"nats://{way.in_url}@{address}") as bus:
             assert bus.is_connected
@@ -241,7 +242,7 @@ def test_each_server_is_shown_what_is_in_its_url() -> None:
 
 def test_arguments_win_over_the_url(sweep: Sweep) -> None:
     sweep.hide("right-one", "wrong-one")
-    with NatsServer(config='authorization: {user: "u", password: "right-one"}') as server:
+    with NATSServer(config='authorization: {user: "u", password: "right-one"}') as server:
         url = server.url.replace("nats://", "nats://u:wrong-one@")
         with NATSEventBus(url, user="u", password="right-one") as bus:
             assert bus.is_connected
@@ -250,8 +251,8 @@ def test_arguments_win_over_the_url(sweep: Sweep) -> None:
 def test_one_refusing_server_of_several_does_not_end_the_first_attempt(sweep: Sweep) -> None:
     sweep.hide("right-one")
     with (
-        NatsServer(config='authorization: {user: "u", password: "other"}') as stale,
-        NatsServer(config='authorization: {user: "u", password: "right-one"}') as good,
+        NATSServer(config='authorization: {user: "u", password: "other"}') as stale,
+        NATSServer(config='authorization: {user: "u", password: "right-one"}') as good,
     ):
         for _ in range(4):  # nats-py shuffles them
             with NATSEventBus([stale.url, good.url], user="u", password="right-one", connect_timeout=PATIENCE) as bus:
@@ -262,12 +263,12 @@ def test_one_refusing_server_of_several_does_not_end_the_first_attempt(sweep: Sw
 def test_servers_that_the_cluster_names_are_shown_the_urls_password(sweep: Sweep) -> None:
     sweep.hide("clu/ster")
     config = 'authorization: {user: "u", password: "clu/ster"}'
-    with NatsServer.cluster(2, config=config) as cluster:
+    with NATSCluster(2, config=config) as cluster:
         first = cluster.servers[0]
         with NATSEventBus(first.url.replace("nats://", "nats://u:clu%2Fster@")) as bus, bus.subscribe("n") as events:
             engine = bus.connection._engine
             assert engine is not None
-            eventually(lambda: engine.link._servers.has_other(engine.link._wire.server), "a named server")
+            eventually(lambda: engine.link._servers.has_other(engine.link._client.server), "a named server")
             first.kill()
             eventually(lambda: bus.metrics().reconnects == 1 and bus.is_connected, "the other server")
             bus.publish("n", make_event(1))
@@ -282,7 +283,7 @@ def test_servers_that_the_cluster_names_are_shown_the_urls_password(sweep: Sweep
 def test_credentials_that_are_revoked_while_connected(way: Way, sweep: Sweep, caplog: pytest.LogCaptureFixture) -> None:
     sweep.hide(*way.secrets)
     with (
-        NatsServer(config=way.config, jetstream=False) as server,
+        NATSServer(config=way.config, jetstream=False) as server,
         NATSEventBus(server.url, **way.right) as bus,
         bus.subscribe("n") as events,
     ):
@@ -316,7 +317,7 @@ class Lease:
         self.file = directory / "user.creds"
         self.secrets = [self.user.key.seed]
         self.renew(2)
-        self.server = NatsServer(config=self.config(), jetstream=False)
+        self.server = NATSServer(config=self.config(), jetstream=False)
 
     def config(self, **limits: int) -> str:
         return self.operator.config({self.account: self.account.jwt(**limits)})
@@ -520,7 +521,7 @@ def test_tls(case: Tls, given: Tls.Given, sweep: Sweep, refuse: Callable[..., fl
     sweep.hide("the-password")
     config = case.config(given) + 'authorization: {user: "u", password: "the-password"}'
     options = case.options(given) | {"user": "u", "password": "the-password"}
-    with NatsServer(config=config) as server:
+    with NATSServer(config=config) as server:
         if not case.reason:
             with (
                 NATSEventBus(server.url, **options) as bus,
@@ -542,7 +543,7 @@ def test_a_certificate_that_is_renewed_too_late(given: Tls.Given, sweep: Sweep) 
     sweep.hide("the-password")
     password = 'authorization: {user: "u", password: "the-password"}'
     with (
-        NatsServer(config=given.ours.config() + password) as server,
+        NATSServer(config=given.ours.config() + password) as server,
         NATSEventBus(server.url, tls=given.ours.trusting(), user="u", password="the-password") as bus,
         bus.subscribe("n") as events,
     ):
@@ -568,7 +569,7 @@ def test_a_client_certificate_whose_user_is_taken_away(given: Tls.Given, sweep: 
     tls = given.ours.config(more="verify_and_map: true")
     users = 'authorization {{ users: [ {{ user: "{}@example.org" }} ] }}'
     with (
-        NatsServer(config=tls + users.format("me")) as server,
+        NATSServer(config=tls + users.format("me")) as server,
         NATSEventBus(server.url, tls=given.ours.trusting((chain, key))) as bus,
         bus.subscribe("n") as events,
     ):
@@ -614,7 +615,7 @@ def test_what_a_write_does_not_know_the_reader_does() -> None:
 
         async def wait_closed(self) -> None: ...
 
-    class Cut(Wire):
+    class Cut(NATSClient):
         async def _select_next_server(self) -> None:
             (self._current_server,) = self._server_pool
             self._transport = Transport()  # type: ignore[assignment]
@@ -622,8 +623,10 @@ def test_what_a_write_does_not_know_the_reader_does() -> None:
     async def connect() -> None:
         options = ConnectOptions(servers=("nats://h",), name="n", connect_timeout=PATIENCE, ping_interval=1)
         nobody: Callable[..., None] = lambda *_: None  # noqa: E731
-        wire = Cut(Server("nats://h"), options.login(), Reporter(), refused=nobody, unreadable=nobody, informed=nobody)
-        await wire.open(options)
+        client = Cut(
+            Server("nats://h"), options.login(), Reporter(), refused=nobody, unreadable=nobody, informed=nobody
+        )
+        await client.open(options)
 
     with pytest.raises(ssl.SSLError, match="a TLS alert"):
         asyncio.run(connect())
@@ -718,7 +721,7 @@ def test_a_secret_in_place_of_its_file_is_not_shown(sweep: Sweep) -> None:
 )
 def test_the_command_line_shows_none(command: list[str], password: str, sweep: Sweep) -> None:
     sweep.hide(password, f"u:{password}")
-    with NatsServer(config='authorization: {user: "u", password: "ri/ght"}') as server:
+    with NATSServer(config='authorization: {user: "u", password: "ri/ght"}') as server:
         url = server.url.replace("nats://", f"nats://u:{quote(password, safe='')}@")
         done = subprocess.run(
             [sys.executable, "-X", "dev", "-m", "aether_sync", *command],

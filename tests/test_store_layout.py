@@ -14,8 +14,8 @@ from aether_sync import (
     Event,
     JetStreamEventStore,
     MalformedRecordError,
-    NatsCluster,
-    NatsServer,
+    NATSCluster,
+    NATSServer,
     Snapshot,
     StoredEvent,
     StoreError,
@@ -24,11 +24,11 @@ from aether_sync import (
     SubscriptionFilter,
     VersionConflictError,
 )
-from aether_sync._deadline import Deadline
-from aether_sync.stores._jetstream import Page
-from aether_sync.stores._names import Names
-from aether_sync.stores._stream import settings, snapshot_settings
-from aether_sync.stores.poison import _settings as poison_settings
+from aether_sync._runtime.deadline import Deadline
+from aether_sync.stores._jetstream.api import Page
+from aether_sync.stores._jetstream.names import Names
+from aether_sync.stores._jetstream.stream import settings, snapshot_settings
+from aether_sync.stores.consumers.dead_letters import _settings as dead_letter_settings
 
 from .conftest import PATIENCE, UNIT, eventually
 from .raw import RawClient
@@ -48,7 +48,7 @@ def record(store: JetStreamEventStore, sequence: int) -> tuple[str, bytes]:
     return found.subject, found.data
 
 
-def put(server: NatsServer, subject: str, body: bytes) -> None:
+def put(server: NATSServer, subject: str, body: bytes) -> None:
     """Store something past the library, as another program might."""
     with RawClient(server.port) as client:
         client.publish(subject, body)
@@ -101,7 +101,7 @@ def test_the_body_is_the_event_as_go_writes_it(make_store: MakeStore) -> None:
     }
 
 
-def test_what_a_node_in_go_stores_is_read(make_store: MakeStore, server: NatsServer, prefix: str) -> None:
+def test_what_a_node_in_go_stores_is_read(make_store: MakeStore, server: NATSServer, prefix: str) -> None:
     store = make_store()
     store.save_event(event(1))
     body = (
@@ -123,7 +123,7 @@ def test_what_a_node_in_go_stores_is_read(make_store: MakeStore, server: NatsSer
 def streams_of(store: JetStreamEventStore) -> dict[str, dict[str, Any]]:
     """The settings of a store's streams that there are, by what each is for."""
     names, found = store._names, {}
-    for use, name in (("events", names.stream), ("snapshots", names.snapshots), ("poison", names.poison)):
+    for use, name in (("events", names.stream), ("snapshots", names.snapshots), ("dead_letters", names.dead_letters)):
         answer = store._jetstream.request(f"STREAM.INFO.{name}", {}, Deadline(PATIENCE))
         if "config" in answer:
             found[use] = answer["config"]
@@ -148,8 +148,8 @@ def read_all(store: JetStreamEventStore) -> list[object]:
         store.actors(),
         store.get_latest_snapshot("a-1") or [],
         store.consumers(),
-        store.poisoned("c"),
-        store.discard_poisoned("c", 1) or [],
+        store.dead_letters("c"),
+        store.discard_dead_letters("c", 1) or [],
         store.delete_consumer("c") or [],
     ]
 
@@ -224,11 +224,11 @@ def test_who_follows_a_stream_that_is_made_otherwise_is_told(make_store: MakeSto
 @pytest.mark.fault
 def test_side_streams_are_kept_as_the_main_one_is(make_store: MakeStore) -> None:
     """A script that says nothing of replicas makes none that keep less, and reading makes none at all."""
-    with NatsCluster(3) as cluster:
+    with NATSCluster(3) as cluster:
         node, script = make_store(cluster.url, replicas=3), make_store(cluster.url)
         node.save_event(event(1), timeout=PATIENCE)
         assert script.load("order-1", timeout=PATIENCE).version == 1
-        assert script.poisoned("c", timeout=PATIENCE) == []
+        assert script.dead_letters("c", timeout=PATIENCE) == []
         assert streams_of(script).keys() == {"events"}
         assert script.save_snapshot(Snapshot(actor_id="order-1", version=1, state={}), timeout=PATIENCE)
         with script.consume("c", timeout=PATIENCE) as consumption:
@@ -236,7 +236,7 @@ def test_side_streams_are_kept_as_the_main_one_is(make_store: MakeStore) -> None
         assert {use: config["num_replicas"] for use, config in streams_of(node).items()} == {
             "events": 3,
             "snapshots": 3,
-            "poison": 3,
+            "dead_letters": 3,
         }
         assert node.load("order-1", timeout=PATIENCE).snapshot is not None
 
@@ -244,10 +244,10 @@ def test_side_streams_are_kept_as_the_main_one_is(make_store: MakeStore) -> None
 @pytest.mark.fault
 def test_a_side_stream_with_fewer_replicas_is_used(make_store: MakeStore) -> None:
     """A script has made it, or the main stream was given more since: neither is a reason to refuse the work."""
-    with NatsCluster(3) as cluster:
+    with NATSCluster(3) as cluster:
         node = make_store(cluster.url, replicas=3)
         node.save_event(event(1), timeout=PATIENCE)
-        for body in (snapshot_settings(node._names), poison_settings(node._names)):
+        for body in (snapshot_settings(node._names), dead_letter_settings(node._names)):
             assert "error" not in node._jetstream.request(f"STREAM.CREATE.{body['name']}", body, Deadline(PATIENCE))
         assert node.save_snapshot(Snapshot(actor_id="order-1", version=1, state={}), timeout=PATIENCE)
         assert node.load("order-1", timeout=PATIENCE).snapshot is not None
@@ -268,7 +268,7 @@ def test_different_pairs_of_namespace_and_stream_have_nothing_in_common(
         mine, theirs = Names(one[1], one[0]), Names(other[1], other[0])
     except ValueError:  # lone surrogates
         return
-    streams = [[names.stream, names.snapshots, names.poison] for names in (mine, theirs)]
+    streams = [[names.stream, names.snapshots, names.dead_letters] for names in (mine, theirs)]
     assert not set(streams[0]) & set(streams[1]) or one == other
     assert mine.subject("a") != theirs.subject("a") or one == other
     for name in streams[0]:
@@ -345,7 +345,7 @@ BAD: dict[str, tuple[str, bytes]] = {
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_a_record_that_is_no_event(make_store: MakeStore, server: NatsServer, prefix: str, bad: str) -> None:
+def test_a_record_that_is_no_event(make_store: MakeStore, server: NATSServer, prefix: str, bad: str) -> None:
     store = make_store()
     store.save_event(event(1))
     tokens, body = BAD[bad]
@@ -382,7 +382,7 @@ def test_a_record_that_is_no_event(make_store: MakeStore, server: NatsServer, pr
 
 @pytest.mark.parametrize("bad", BAD)
 def test_a_last_record_that_is_no_event_is_not_guessed_over(
-    make_store: MakeStore, server: NatsServer, prefix: str, bad: str
+    make_store: MakeStore, server: NATSServer, prefix: str, bad: str
 ) -> None:
     store = make_store()
     store.save_event(event(1))
@@ -625,7 +625,7 @@ def test_a_snapshot_whose_event_is_gone_is_discarded(
 
 
 def test_a_snapshot_that_is_none_is_discarded(
-    make_store: MakeStore, server: NatsServer, prefix: str, caplog: pytest.LogCaptureFixture
+    make_store: MakeStore, server: NATSServer, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = make_store()
     store.save_event(event(1))

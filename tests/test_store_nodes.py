@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aether_sync import (
-    ANY,
+    ANY_VERSION,
     EVENT_STORED,
     Connection,
     Event,
@@ -19,14 +19,14 @@ from aether_sync import (
     InvalidOptionError,
     JetStreamEventStore,
     NATSEventBus,
-    NatsServer,
+    NATSServer,
     Snapshot,
     StoreClosedError,
     UnknownOutcomeError,
     VersionConflictError,
 )
-from aether_sync._deadline import Deadline
-from aether_sync.stores._cache import _ACTORS_KEPT, VersionCache
+from aether_sync._runtime.deadline import Deadline
+from aether_sync.stores._jetstream.cache import _ACTORS_KEPT, VersionCache
 
 from .conftest import PATIENCE, UNIT, eventually, run_threads
 from .programs import forks
@@ -59,7 +59,7 @@ class Node:
 
 
 @pytest.fixture
-def make_node(server: NatsServer, prefix: str) -> Iterator[Callable[..., Node]]:
+def make_node(server: NATSServer, prefix: str) -> Iterator[Callable[..., Node]]:
     nodes: list[Node] = []
 
     def make(namespace: str = "tenant-a") -> Node:
@@ -145,7 +145,7 @@ def test_nothing_is_announced_that_is_not_stored(make_node: Callable[..., Node])
 @pytest.mark.parametrize("number", ["7", "7.0", "7e0", "0.7E1", "70e-1"])
 @pytest.mark.parametrize("sequence", ["", ',"sequence":4'])
 def test_a_version_as_any_json_number(
-    make_node: Callable[..., Node], server: NatsServer, prefix: str, number: str, sequence: str
+    make_node: Callable[..., Node], server: NATSServer, prefix: str, number: str, sequence: str
 ) -> None:
     node = make_node()
     body = (
@@ -177,7 +177,7 @@ def test_a_version_as_any_json_number(
     ],
 )
 def test_an_announcement_that_is_none_does_no_harm(
-    make_node: Callable[..., Node], server: NatsServer, prefix: str, data: str
+    make_node: Callable[..., Node], server: NATSServer, prefix: str, data: str
 ) -> None:
     node = make_node()
     body = (
@@ -214,7 +214,7 @@ def test_a_bus_that_is_away_delays_no_save(make_store: MakeStore, free_port: int
 
 
 @pytest.mark.fault
-def test_a_full_bus_delays_no_save(make_store: MakeStore, own_server: NatsServer) -> None:
+def test_a_full_bus_delays_no_save(make_store: MakeStore, own_server: NATSServer) -> None:
     store = make_store()
     with NATSEventBus(own_server.url, outbox_events=3, publish_timeout=PATIENCE) as bus:
         store.set_broadcaster(bus, "n")
@@ -242,7 +242,7 @@ def test_a_closed_store_fails_no_bus(make_node: Callable[..., Node]) -> None:
         assert events.get(timeout=PATIENCE).version == 1
 
 
-def test_a_store_in_memory_may_be_told_too(server: NatsServer, prefix: str) -> None:
+def test_a_store_in_memory_may_be_told_too(server: NATSServer, prefix: str) -> None:
     store = InMemoryEventStore()
     with NATSEventBus(server.url, prefix=prefix, store=store, namespace="n") as bus, bus.subscribe("n") as events:
         with NATSEventBus(server.url, prefix=prefix) as other:
@@ -354,7 +354,7 @@ def test_racing_nodes_end_with_the_same_version(make_node: Callable[..., Node]) 
 # -- connections and forks
 
 
-def test_a_shared_connection_stays_open(server: NatsServer, prefix: str) -> None:
+def test_a_shared_connection_stays_open(server: NATSServer, prefix: str) -> None:
     with Connection(server.url) as connection:
         with JetStreamEventStore(connection, prefix) as store:
             store.save_event(event(1))
@@ -364,7 +364,7 @@ def test_a_shared_connection_stays_open(server: NatsServer, prefix: str) -> None
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork() here")
-def test_a_store_in_a_forked_child(server: NatsServer, prefix: str) -> None:
+def test_a_store_in_a_forked_child(server: NATSServer, prefix: str) -> None:
     run(forks.a_store_on_a_server, server.url, prefix)
 
 
@@ -389,7 +389,7 @@ def test_announcements_of_another_store_cost_no_event(make_store: MakeStore) -> 
             assert [one.version for one in each.get_events("a-1", 3)] == [3]
             assert each.load("a-1").version == 3
             assert each.get_latest_version("a-1") == 3
-    assert other.append("a-1", event(), expected_version=ANY)[0].event.version == 4
+    assert other.append("a-1", event(), expected_version=ANY_VERSION)[0].event.version == 4
     with pytest.raises(InvalidOptionError, match="too long"):
         store.update_version_cache("x" * 10_000, 1)
 
@@ -408,7 +408,7 @@ def test_reads_of_a_stream_made_anew_miss_nothing(make_store: MakeStore, prefix:
     assert store.load("a-1").snapshot is None
 
 
-def test_closing_releases_who_waits_without_end(make_store: MakeStore, server: NatsServer, prefix: str) -> None:
+def test_closing_releases_who_waits_without_end(make_store: MakeStore, server: NATSServer, prefix: str) -> None:
     with Proxy(server.port) as proxy, Connection(proxy.url, ping_interval=60) as connection:
         store = JetStreamEventStore(connection, prefix)
         store.save_event(event(1))

@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 
 from aether_sync import (
-    ANY,
+    ANY_VERSION,
     AetherError,
     ClosedError,
     DeadlineExceededError,
@@ -21,20 +21,20 @@ from aether_sync import (
     DuplicateIdError,
     Event,
     JetStreamEventStore,
-    NatsCluster,
-    NatsServer,
+    NATSCluster,
+    NATSServer,
     Snapshot,
     StoredEvent,
     UnknownOutcomeError,
     VersionConflictError,
 )
-from aether_sync._deadline import Deadline
 from aether_sync._nats.lines import Lines
 from aether_sync._nats.requests import Requests, single
-from aether_sync.stores._cache import Known
-from aether_sync.stores._jetstream import BusyError, Record
-from aether_sync.stores._reading import Reader
-from aether_sync.stores._writing import _refuse_older
+from aether_sync._runtime.deadline import Deadline
+from aether_sync.stores._jetstream.api import BusyError, Record
+from aether_sync.stores._jetstream.cache import Known
+from aether_sync.stores._jetstream.reader import Reader
+from aether_sync.stores._jetstream.writer import _refuse_older
 
 from .conftest import PATIENCE, UNIT, eventually, run_threads
 from .proxy import Proxy
@@ -50,7 +50,7 @@ def event(version: int = 0, actor_id: str = "a-1") -> Event:
 
 
 @pytest.fixture
-def proxy(server: NatsServer) -> Iterator[Proxy]:
+def proxy(server: NATSServer) -> Iterator[Proxy]:
     with Proxy(server.port) as proxy:
         yield proxy
 
@@ -100,7 +100,7 @@ SAVES: dict[str, Callable[[JetStreamEventStore], list[StoredEvent]]] = {
     "save_event": lambda store: [store.save_event(event(2), timeout=PATIENCE)],
     "save_events": lambda store: store.save_events([event(2), event(3)], timeout=PATIENCE),
     "append": lambda store: store.append("a-1", event(), expected_version=1, timeout=PATIENCE),
-    "append to any": lambda store: store.append("a-1", event(), expected_version=ANY, timeout=PATIENCE),
+    "append to any": lambda store: store.append("a-1", event(), expected_version=ANY_VERSION, timeout=PATIENCE),
     "append several": lambda store: store.append("a-1", event(), event(), expected_version=1, timeout=PATIENCE),
 }
 
@@ -217,7 +217,7 @@ def test_another_writer_who_comes_first_settles_an_unknown_outcome(
     assert (conflict.value.attempted_version, conflict.value.current_version) == (2, 2)
 
 
-def test_what_was_never_sent_is_not_unknown(own_server: NatsServer, make_store: MakeStore) -> None:
+def test_what_was_never_sent_is_not_unknown(own_server: NATSServer, make_store: MakeStore) -> None:
     store = make_store(own_server.url)
     store.save_event(event(1))
     own_server.stop()
@@ -235,7 +235,7 @@ def test_what_was_never_sent_is_not_unknown(own_server: NatsServer, make_store: 
     assert store.save_event(event(2), timeout=PATIENCE).sequence == 2
 
 
-def test_a_save_waits_for_a_server_that_restarts(own_server: NatsServer, make_store: MakeStore) -> None:
+def test_a_save_waits_for_a_server_that_restarts(own_server: NATSServer, make_store: MakeStore) -> None:
     store = make_store(own_server.url)
     store.save_event(event(1))
     own_server.stop()
@@ -306,7 +306,7 @@ def test_a_question_that_nobody_has_any_more_is_forgotten() -> None:
     assert not requests._calls
     requests.send(requests.begin({"s"}, lambda inbox: inbox, single))  # while there is no connection
     assert not requests._calls
-    requests._bell = SimpleNamespace(rung=True)  # type: ignore[assignment]  # the loop has not come to it yet
+    requests._wakeup = SimpleNamespace(rung=True)  # type: ignore[assignment]  # the loop has not come to it yet
     kept = [requests.begin({"s"}, lambda inbox: inbox, single) for _ in range(4)]
     assert all(map(requests.put, kept))
     del kept
@@ -324,7 +324,7 @@ def test_interrupted_calls_leave_nothing(make_store: MakeStore) -> None:
 
     def work() -> None:
         store.get_events("a-1", timeout=PATIENCE)
-        store.append("b-1", event(0, "b-1"), expected_version=ANY, timeout=PATIENCE)
+        store.append("b-1", event(0, "b-1"), expected_version=ANY_VERSION, timeout=PATIENCE)
 
     hammer(min(INTERRUPTS, 500), work)
     engine = store.connection._engine
@@ -351,7 +351,7 @@ def everything(store: JetStreamEventStore) -> dict[str, Callable[[], object]]:
             consumption.get_batch(3, timeout=0)
 
     return {
-        "append": lambda: store.append("b-1", event(0, "b-1"), expected_version=ANY, timeout=PATIENCE),
+        "append": lambda: store.append("b-1", event(0, "b-1"), expected_version=ANY_VERSION, timeout=PATIENCE),
         "save_events": lambda: store.save_events([event(1, uuid4().hex), event(1, uuid4().hex)], timeout=PATIENCE),
         "get_events": lambda: store.get_events("a-1", timeout=PATIENCE),
         "iter_events": lambda: list(store.iter_events("a-1", timeout=PATIENCE)),
@@ -363,7 +363,7 @@ def everything(store: JetStreamEventStore) -> dict[str, Callable[[], object]]:
         "follow": follow,
         "consume": consume,
         "consumers": lambda: store.consumers(timeout=PATIENCE),
-        "poisoned": lambda: store.poisoned("c", timeout=PATIENCE),
+        "dead_letters": lambda: store.dead_letters("c", timeout=PATIENCE),
         "wait_for": lambda: store.wait_for(0, "d", timeout=PATIENCE),
     }
 
@@ -395,7 +395,7 @@ def test_a_handler_closes_the_store_over_what_it_interrupted(make_store: MakeSto
 
 
 def test_a_replicated_stream_knows_message_ids_first(make_store: MakeStore) -> None:
-    with NatsCluster(3) as cluster:
+    with NATSCluster(3) as cluster:
         store, fresh = make_store(cluster.url, replicas=3), make_store(cluster.url, replicas=3)
         first = Event(id="one", event_type="Happened", actor_id="a-1", version=1, data={"n": 1})
         store.save_event(first, timeout=PATIENCE)

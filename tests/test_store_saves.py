@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from aether_sync import (
-    ANY,
+    ANY_VERSION,
     Event,
     Follower,
     JetStreamEventStore,
     MalformedRecordError,
-    NatsServer,
+    NATSServer,
     Snapshot,
     StoredEvent,
     StoreUnavailableError,
@@ -25,13 +25,13 @@ from aether_sync import (
     VersionConflictError,
     retry_on_conflict,
 )
-from aether_sync._deadline import Deadline
+from aether_sync._codec.encoding import encode_event
 from aether_sync._nats.requests import single
-from aether_sync._wire import encode_event
-from aether_sync.stores._jetstream import JetStream, Record, command, member_of, new_batch
-from aether_sync.stores._questions import ask_for_all
-from aether_sync.stores._saves import Place, Verdict, save_of, torn_saves
-from aether_sync.stores.doctor import examine
+from aether_sync._runtime.deadline import Deadline
+from aether_sync.stores._jetstream.api import JetStream, Record, command, member_of, new_batch
+from aether_sync.stores._jetstream.saves import Place, Verdict, save_of, torn_saves
+from aether_sync.stores.doctor.checks import examine
+from aether_sync.stores.doctor.questions import ask_for_all
 
 from .conftest import PATIENCE, eventually, run_threads
 from .shell import run
@@ -58,7 +58,7 @@ class Tight:
     """A server whose account has as little room as it is told."""
 
     def __init__(self) -> None:
-        self.server = NatsServer(config=ACCOUNT)
+        self.server = NATSServer(config=ACCOUNT)
         self.stores: list[JetStreamEventStore] = []
 
     def start(self) -> None:
@@ -214,7 +214,7 @@ def test_writers_go_on_behind_a_part(tight: Tight, store: JetStreamEventStore) -
         (stored,) = node.append("a-1", event(size=1), expected_version=expected)
         assert stored.event.version == expected + 1
     assert versions(store) == versions(tight.store()) == [1, 2, 3, 4, 5]
-    assert tight.store().append("c-1", event(0, "c-1", 1), expected_version=ANY)[0].event.version == 1
+    assert tight.store().append("c-1", event(0, "c-1", 1), expected_version=ANY_VERSION)[0].event.version == 1
     with pytest.raises(VersionConflictError):
         store.append("a-1", event(), expected_version=4)
 
@@ -364,7 +364,7 @@ def test_no_consumption_delivers_a_part(tight: Tight, store: JetStreamEventStore
             delivery.ack(confirm=True)
         for consumer in ("all", "open"):
             node.wait_for(tight.end(), consumer, timeout=PATIENCE)
-    assert node.poisoned("all") == []
+    assert node.dead_letters("all") == []
 
 
 def test_a_runner_handles_what_the_server_has_finished(tight: Tight, store: JetStreamEventStore) -> None:
@@ -431,7 +431,7 @@ def test_a_gap_that_a_server_has_left_is_noticed(tight: Tight, store: JetStreamE
 
 
 def test_without_room_to_call_it_off_it_is_said_to_be_unknown(tight: Tight, store: JetStreamEventStore) -> None:
-    with NatsServer(config="jetstream { max_file_store: 100KB }") as server, JetStreamEventStore(server.url) as store:
+    with NATSServer(config="jetstream { max_file_store: 100KB }") as server, JetStreamEventStore(server.url) as store:
         store.save_event(event(1, "f-1", 90_000))
         events = [event(version, size=1_000) for version in range(1, 21)]
         for node in (store, JetStreamEventStore(store.connection)):

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from aether_sync import NATSEventBus
-from aether_sync._deadline import Deadline
-from aether_sync._nats.receive import EventInterest
+from aether_sync._bus.incoming import EventInterest
+from aether_sync._runtime.deadline import Deadline
 
 from .conftest import PATIENCE, Monitor, eventually
 
@@ -17,21 +17,21 @@ def test_an_interest_that_is_entered_as_the_connection_comes_back_is_subscribed_
     bus.start()
     engine = bus.connection._engine
     assert engine is not None
-    subscriber, wire = engine.link.subscriber, engine.link._wire
-    assert wire is not None
+    subscriber, client = engine.link.subscriber, engine.link._client
+    assert client is not None
     subject = f"{bus._prefix}.events.n"
     interest = EventInterest(bus._inbox, subject, "n", None)
-    before = wire._sid
+    before = client._sid
 
     def come_back() -> None:
         subscriber.pause()
         subscriber.enter(interest)
-        subscriber.resume(wire, then=lambda wire: None)
+        subscriber.resume(client, then=lambda client: None)
 
     engine.loop.post(come_back)
     interest.confirmed.wait(Deadline(PATIENCE))
     bus.connection.flush(PATIENCE)
-    assert wire._sid == before + 1
+    assert client._sid == before + 1
     assert monitor.subscriptions_of(bus) == [(subject, "")]
     engine.loop.post(subscriber.leave, interest)
     eventually(lambda: monitor.subscriptions_of(bus) == [], "no subscription")

@@ -16,18 +16,10 @@ from typing import Any
 
 import pytest
 
-from aether_sync import (
-    ConnectError,
-    Delivery,
-    JetStreamEventStore,
-    NATSEventBus,
-    NatsServer,
-    Runner,
-    StoreError,
-)
-from aether_sync._reporter import Kind, Reporter, logger
-from aether_sync._threads import NoThreadError, make_thread, start
-from aether_sync.stores.base import ANY
+from aether_sync import ConnectError, Delivery, JetStreamEventStore, NATSEventBus, NATSServer, Runner, StoreError
+from aether_sync._runtime.reporter import Kind, Reporter, logger
+from aether_sync._runtime.threads import NoThreadError, make_thread, start
+from aether_sync.stores.base import ANY_VERSION
 
 from .conftest import PATIENCE, eventually, make_event
 from .programs import lacks
@@ -104,7 +96,7 @@ def test_a_first_use_without_a_thread_says_so_and_the_next_one_tries_again(
 
 @pytest.mark.both_loops
 def test_without_a_thread_no_name_is_looked_up_on_the_loop(
-    make_bus: MakeBus, server: NatsServer, no_threads: NoThreads, monkeypatch: pytest.MonkeyPatch
+    make_bus: MakeBus, server: NATSServer, no_threads: NoThreads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, asked_on = socket.getaddrinfo, set()
 
@@ -123,14 +115,14 @@ def test_without_a_thread_no_name_is_looked_up_on_the_loop(
 
 @pytest.mark.both_loops
 @pytest.mark.fault
-def test_a_first_use_without_files_says_so_and_the_next_one_tries_again(server: NatsServer, prefix: str) -> None:
+def test_a_first_use_without_files_says_so_and_the_next_one_tries_again(server: NATSServer, prefix: str) -> None:
     output = run(lacks.no_files, server.url, prefix)
     assert len({line.split()[1] for line in output.splitlines()}) == 1, "files were left open"
 
 
 @pytest.mark.both_loops
 @pytest.mark.concurrent
-def test_a_first_use_that_is_interrupted_leaves_no_file(server: NatsServer, prefix: str) -> None:
+def test_a_first_use_that_is_interrupted_leaves_no_file(server: NATSServer, prefix: str) -> None:
     run(lacks.interrupted_first_uses, server.url, prefix, 200, says=None)
 
 
@@ -140,7 +132,7 @@ def test_a_first_use_that_is_interrupted_leaves_no_file(server: NatsServer, pref
 @pytest.mark.fault
 @pytest.mark.parametrize("what", ["follow", "consume", "run"])
 def test_an_iteration_waits_for_the_thread_that_it_needs(
-    own_server: NatsServer, prefix: str, no_threads: NoThreads, make_store: MakeStore, what: str
+    own_server: NATSServer, prefix: str, no_threads: NoThreads, make_store: MakeStore, what: str
 ) -> None:
     """The flow breaks off with the server, and no thread can be had that begins another."""
     store, seen = make_store(own_server.url), list[int]()
@@ -159,7 +151,7 @@ def test_an_iteration_waits_for_the_thread_that_it_needs(
     reader = threading.Thread(target=iterate) if runner is None else None
     if reader is not None:
         reader.start()
-    store.append("a-1", make_event(1, actor_id="a-1"), expected_version=ANY)
+    store.append("a-1", make_event(1, actor_id="a-1"), expected_version=ANY_VERSION)
     eventually(lambda: seen == [1], "the first event")
     with no_threads.called("aether-flow"):
         own_server.restart()
@@ -171,7 +163,7 @@ def test_an_iteration_waits_for_the_thread_that_it_needs(
         else:
             assert not runner.closed
             assert not runner.wait(timeout=0)
-    store.append("a-1", make_event(2, actor_id="a-1"), expected_version=ANY, timeout=PATIENCE)
+    store.append("a-1", make_event(2, actor_id="a-1"), expected_version=ANY_VERSION, timeout=PATIENCE)
     eventually(lambda: seen == [1, 2], "the second event")
     store.close()
     if reader is not None:
@@ -193,7 +185,7 @@ def test_a_flow_is_begun_again_until_there_is_what_it_takes(
             original(deadline)
 
         monkeypatch.setattr(follower, "_renew", renew)
-        follower._inflow.break_off()
+        follower._buffer.break_off()
         store.append("a-1", make_event(actor_id="a-1"), expected_version=0)
         assert follower.get(timeout=PATIENCE).sequence == 1
         assert len(tries) >= 4
@@ -202,7 +194,7 @@ def test_a_flow_is_begun_again_until_there_is_what_it_takes(
 def test_a_mistake_that_ends_a_flow_is_told(store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch) -> None:
     with store.follow() as follower:
         monkeypatch.setattr(follower, "_renew", lambda deadline: 1 // 0)
-        follower._inflow.break_off()
+        follower._buffer.break_off()
         with pytest.raises(StoreError, match="cannot go on: ZeroDivisionError"):
             follower.get(timeout=PATIENCE)
 
@@ -228,7 +220,7 @@ def begin_anew(runner: Runner, store: JetStreamEventStore) -> None:
 def test_a_runner_does_without_memory_for_a_moment(store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     with store.run("c", lambda delivery: seen.append(delivery.sequence)) as runner:
-        original, tries = runner._crew._put, []
+        original, tries = runner._scheduler._put, []
 
         def put(deliveries: Any) -> None:
             tries.append(len(deliveries))
@@ -236,7 +228,7 @@ def test_a_runner_does_without_memory_for_a_moment(store: JetStreamEventStore, m
                 raise MemoryError
             original(deliveries)
 
-        monkeypatch.setattr(runner._crew, "_put", put)
+        monkeypatch.setattr(runner._scheduler, "_put", put)
         begin_anew(runner, store)
         store.append("a-1", make_event(actor_id="a-1"), expected_version=0)
         eventually(lambda: tries, "the second event")
@@ -247,7 +239,7 @@ def test_a_runner_does_without_memory_for_a_moment(store: JetStreamEventStore, m
 
 def test_a_mistake_that_ends_a_runner_is_told(store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch) -> None:
     with store.run("c", lambda delivery: None) as runner:
-        monkeypatch.setattr(runner._crew, "_put", lambda deliveries: 1 // 0)
+        monkeypatch.setattr(runner._scheduler, "_put", lambda deliveries: 1 // 0)
         begin_anew(runner, store)
         store.append("a-1", make_event(actor_id="a-1"), expected_version=0)
         with pytest.raises(StoreError, match="ZeroDivisionError"):
@@ -277,7 +269,7 @@ class Request:
 
 @pytest.mark.both_loops
 def test_what_the_first_user_has_in_its_context_does_not_live_on(
-    make_bus: MakeBus, make_store: MakeStore, own_server: NatsServer
+    make_bus: MakeBus, make_store: MakeStore, own_server: NATSServer
 ) -> None:
     bus, store = make_bus(own_server.url), make_store(own_server.url)
     refs: list[weakref.ref[Request]] = []
@@ -289,7 +281,7 @@ def test_what_the_first_user_has_in_its_context_does_not_live_on(
         request.set(one)
         bus.publish("n", make_event())
         bus.flush(PATIENCE)
-        store.append("a-1", make_event(len(kept), actor_id="a-1"), expected_version=ANY)
+        store.append("a-1", make_event(len(kept), actor_id="a-1"), expected_version=ANY_VERSION)
         kept.extend([bus.subscribe("n"), store.follow(), store.run("c", lambda delivery: None)])
 
     for _ in range(2):
@@ -302,7 +294,7 @@ def test_what_the_first_user_has_in_its_context_does_not_live_on(
         one.close()
 
 
-def test_a_log_handler_sees_nothing_of_it(make_bus: MakeBus, server: NatsServer) -> None:
+def test_a_log_handler_sees_nothing_of_it(make_bus: MakeBus, server: NATSServer) -> None:
     seen: list[object] = []
 
     class Handler(logging.Handler):

@@ -38,14 +38,15 @@ from aether_sync import (
     DeliveryUncertainError,
     EventTooLargeError,
     NATSEventBus,
-    NatsServer,
+    NATSServer,
     PermissionDeniedError,
     PublishTimeoutError,
     SubscriptionOverflowError,
     flush_logs,
 )
+from aether_sync._codec.encoding import encode_event
+from aether_sync._codec.envelope import EnvelopeWriter
 from aether_sync._nats.pump import Pump
-from aether_sync._wire import EnvelopeWriter, encode_event
 
 from .conftest import PATIENCE, UNIT, eventually, make_event, run_threads
 from .fake_server import FakeServer, Peer, polite
@@ -65,14 +66,14 @@ LARGE = "max_payload: 32MB"
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NATSServer]:
     """A server that takes what the kernel's buffers do not."""
-    with NatsServer(config=LARGE, log_file=tmp_path_factory.mktemp("large") / "nats.log") as server:
+    with NATSServer(config=LARGE, log_file=tmp_path_factory.mktemp("large") / "nats.log") as server:
         yield server
 
 
 @pytest.fixture
-def proxy(large: NatsServer) -> Iterator[Proxy]:
+def proxy(large: NATSServer) -> Iterator[Proxy]:
     with Proxy(large.port) as proxy:
         yield proxy
 
@@ -87,7 +88,7 @@ def fill(bus: NATSEventBus) -> int:
     """Publish until the kernel takes no more, nor the pump; returns how many events it took."""
     engine = bus.connection._engine
     assert engine is not None
-    transport = engine.link._wire._transport._io_writer.transport  # type: ignore[union-attr]
+    transport = engine.link._client._transport._io_writer.transport  # type: ignore[union-attr]
     bus.publish("fill", make_event(0, data={"fill": "x" * 16 * 2**20}))
     eventually(lambda: bus.metrics().outbox_events == 0, "the large event to be written")
     assert transport.get_write_buffer_size() > 0 or transport.is_closing(), "the kernel has taken it all"
@@ -109,7 +110,7 @@ def take(events: Any) -> int:
 # -- 0: frozen
 
 
-def test_a_frozen_link_with_full_buffers_is_left_for_another_server(make_bus: MakeBus, large: NatsServer) -> None:
+def test_a_frozen_link_with_full_buffers_is_left_for_another_server(make_bus: MakeBus, large: NATSServer) -> None:
     with Proxy(large.port) as one, Proxy(large.port) as other:
         bus = make_bus([one.url, other.url], ping_interval=QUICK)
         with bus.subscribe("n") as events:
@@ -130,7 +131,7 @@ def test_a_frozen_link_with_full_buffers_is_left_for_another_server(make_bus: Ma
 
 
 def test_the_only_server_freezes_and_comes_back(make_bus: MakeBus) -> None:
-    with NatsServer(config=LARGE) as server:
+    with NATSServer(config=LARGE) as server:
         bus = make_bus(server.url, ping_interval=QUICK, connect_timeout=0.1 * UNIT)
         with bus.subscribe("n") as events:
             files = len(os.listdir("/proc/self/fd"))
@@ -153,14 +154,14 @@ def failed_attempts(bus: NATSEventBus) -> int:
     """How often it has tried to connect again, in vain."""
     engine = bus.connection._engine
     assert engine is not None
-    assert engine.link._wire is not None
-    return engine.link._wire.server.failures
+    assert engine.link._client is not None
+    return engine.link._client.server.failures
 
 
 # -- 1: zombies
 
 
-def test_a_wait_that_timed_out_leaves_no_zombie(make_bus: MakeBus, own_server: NatsServer) -> None:
+def test_a_wait_that_timed_out_leaves_no_zombie(make_bus: MakeBus, own_server: NATSServer) -> None:
     bus, other = make_bus(own_server.url, ping_interval=NEVER), make_bus(own_server.url, ping_interval=NEVER)
     with bus.subscribe("n") as events:
         other.start()
@@ -182,7 +183,7 @@ def test_a_link_that_nobody_reads_is_left(make_bus: MakeBus) -> None:
     with bus.subscribe("n") as events:
         engine = bus.connection._engine
         assert engine is not None
-        bus.connection.nudge(lambda: engine.link._wire._reading_task.cancel())  # type: ignore[union-attr]
+        bus.connection.nudge(lambda: engine.link._client._reading_task.cancel())  # type: ignore[union-attr]
         eventually(lambda: bus.metrics().reconnects == 1, "another connection")
         make_bus().publish("n", make_event(1))
         assert take(events) == 1
@@ -262,7 +263,7 @@ def test_credentials_that_expired_are_tried_again_until_they_are_good(make_bus: 
         assert (bus.metrics().confirmed, bus.metrics().uncertain, bus.metrics().reconnects) == (1, 0, 1)
 
 
-def test_an_err_on_a_full_link_holds_nothing_up(make_bus: MakeBus, proxy: Proxy, large: NatsServer, keep: Keep) -> None:
+def test_an_err_on_a_full_link_holds_nothing_up(make_bus: MakeBus, proxy: Proxy, large: NATSServer, keep: Keep) -> None:
     bus = make_bus(proxy.url, ping_interval=NEVER)
     kept = keep(bus.subscribe("kept"))
     others = [[bus.subscribe(f"n.{n}.{m}", timeout=PATIENCE) for n in range(20)] for m in range(1)]
@@ -420,7 +421,7 @@ def test_a_message_that_never_ends_is_a_frozen_link(make_bus: MakeBus, fake: Fak
 
 
 def test_a_large_message_on_a_slow_link_is_not_a_frozen_link(
-    make_bus: MakeBus, proxy: Proxy, large: NatsServer
+    make_bus: MakeBus, proxy: Proxy, large: NATSServer
 ) -> None:
     bus = make_bus(proxy.url, ping_interval=0.3 * UNIT)
     with bus.subscribe("n") as events:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aether_sync import DeliveryUncertainError, JetStreamEventStore, NATSEventBus, NatsServer
+from aether_sync import DeliveryUncertainError, JetStreamEventStore, NATSEventBus, NATSServer
 from aether_sync._nats.uplink import Window
 
 from .conftest import PATIENCE, UNIT, eventually, make_event
@@ -28,14 +28,14 @@ LAME = 'lame_duck_duration: "60s", lame_duck_grace_period: "50s"'
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NATSServer]:
     """A server that takes events of megabytes."""
-    with NatsServer(config=LARGE, log_file=tmp_path_factory.mktemp("large") / "nats.log") as server:
+    with NATSServer(config=LARGE, log_file=tmp_path_factory.mktemp("large") / "nats.log") as server:
         yield server
 
 
 @pytest.fixture(params=[SMALL, 0], ids=["small buffers", "deep buffers"])
-def slow(large: NatsServer, request: pytest.FixtureRequest) -> Iterator[Proxy]:
+def slow(large: NATSServer, request: pytest.FixtureRequest) -> Iterator[Proxy]:
     """A slow link to it; who writes hears of that soon, or late."""
     with Proxy(large.port, buffer=request.param) as proxy:
         proxy.throttle(RATE)
@@ -47,7 +47,7 @@ def slow(large: NatsServer, request: pytest.FixtureRequest) -> Iterator[Proxy]:
 
 @pytest.mark.both_loops
 @pytest.mark.fault
-def test_a_slow_link_is_not_a_frozen_one(make_bus: MakeBus, large: NatsServer, slow: Proxy) -> None:
+def test_a_slow_link_is_not_a_frozen_one(make_bus: MakeBus, large: NATSServer, slow: Proxy) -> None:
     count = 800  # takes eight intervals
     with make_bus(large.url).subscribe("n") as events:
         bus = make_bus(slow.url, ping_interval=INTERVAL)
@@ -59,7 +59,7 @@ def test_a_slow_link_is_not_a_frozen_one(make_bus: MakeBus, large: NatsServer, s
 
 
 @pytest.mark.fault
-def test_an_event_may_take_longer_than_an_interval(make_bus: MakeBus, large: NatsServer) -> None:
+def test_an_event_may_take_longer_than_an_interval(make_bus: MakeBus, large: NATSServer) -> None:
     with Proxy(large.port, buffer=SMALL) as slow, make_bus(large.url).subscribe("n") as events:
         slow.throttle(RATE)
         bus = make_bus(slow.url, ping_interval=INTERVAL)
@@ -75,7 +75,7 @@ def test_an_event_may_take_longer_than_an_interval(make_bus: MakeBus, large: Nat
 @pytest.mark.fault
 def test_a_slow_link_with_tls(make_bus: MakeBus, tmp_path: Path) -> None:
     ours = Certificates(tmp_path)
-    with NatsServer(config=f"{LARGE}\n{ours.config()}") as server, Proxy(server.port, buffer=SMALL) as slow:
+    with NATSServer(config=f"{LARGE}\n{ours.config()}") as server, Proxy(server.port, buffer=SMALL) as slow:
         bus = make_bus(f"tls://127.0.0.1:{slow.port}", tls=ours.trusting(), ping_interval=INTERVAL)
         bus.start()
         slow.throttle(RATE)
@@ -88,7 +88,7 @@ def test_a_slow_link_with_tls(make_bus: MakeBus, tmp_path: Path) -> None:
 
 
 @pytest.mark.fault
-def test_nothing_waits_behind_megabytes(make_bus: MakeBus, large: NatsServer, slow: Proxy) -> None:
+def test_nothing_waits_behind_megabytes(make_bus: MakeBus, large: NATSServer, slow: Proxy) -> None:
     bus = make_bus(slow.url, ping_interval=INTERVAL)
     bus.publish_many("n", [make_event(n, data={"fill": "x" * 800}) for n in range(4_000)])  # many seconds of it
     eventually(lambda: bus.metrics().confirmed, "events that are confirmed")
@@ -103,7 +103,7 @@ def test_nothing_waits_behind_megabytes(make_bus: MakeBus, large: NatsServer, sl
 
 @pytest.mark.fault
 def test_a_store_waits_for_what_is_on_its_way(
-    make_store: Callable[..., JetStreamEventStore], large: NatsServer
+    make_store: Callable[..., JetStreamEventStore], large: NATSServer
 ) -> None:
     with Proxy(large.port, buffer=SMALL) as slow:
         store, reader = make_store(slow.url), make_store(slow.url)
@@ -123,10 +123,10 @@ def test_a_store_waits_for_what_is_on_its_way(
 
 @pytest.mark.fault
 def test_a_lame_server_is_left_when_all_went_out(make_bus: MakeBus, free_port: int) -> None:
-    with NatsServer(config=f"{LARGE}\n{LAME}") as lame, Proxy(lame.port, buffer=SMALL) as slow:
+    with NATSServer(config=f"{LARGE}\n{LAME}") as lame, Proxy(lame.port, buffer=SMALL) as slow:
         bus = make_bus([slow.url, f"nats://127.0.0.1:{free_port}"], ping_interval=INTERVAL)
         bus.start()
-        with NatsServer(port=free_port):
+        with NATSServer(port=free_port):
             slow.throttle(RATE)
             bus.publish("n", make_event(data={"fill": "x" * 4 * int(RATE * INTERVAL)}))
             eventually(lambda: bus.metrics().outbox_events == 0, "an event on its way")
@@ -152,22 +152,22 @@ def noticed(bus: NATSEventBus) -> float:
 @pytest.mark.fault
 class TestAFrozenServer:
     @pytest.fixture
-    def bus(self, make_bus: MakeBus, frozen: NatsServer) -> NATSEventBus:
+    def bus(self, make_bus: MakeBus, frozen: NATSServer) -> NATSEventBus:
         return make_bus(frozen.url, ping_interval=INTERVAL)
 
     @pytest.fixture
-    def frozen(self) -> Iterator[NatsServer]:
-        with NatsServer(config=LARGE) as server:
+    def frozen(self) -> Iterator[NATSServer]:
+        with NATSServer(config=LARGE) as server:
             yield server
             server.resume()
 
-    def test_it_is_noticed_with_nothing_in_flight(self, bus: NATSEventBus, frozen: NatsServer) -> None:
+    def test_it_is_noticed_with_nothing_in_flight(self, bus: NATSEventBus, frozen: NATSServer) -> None:
         bus.start()
         frozen.pause()
         assert noticed(bus) < 2 * INTERVAL + 0.2 * UNIT
         bus.close(timeout=0.1)
 
-    def test_it_is_noticed_though_its_kernel_takes_what_is_written(self, bus: NATSEventBus, frozen: NatsServer) -> None:
+    def test_it_is_noticed_though_its_kernel_takes_what_is_written(self, bus: NATSEventBus, frozen: NATSServer) -> None:
         bus.start()
         frozen.pause()
         bus.publish_many("n", [make_event(n, data={"fill": "x" * 800}) for n in range(100)])
@@ -176,14 +176,14 @@ class TestAFrozenServer:
             frozen.resume()
             bus.flush(PATIENCE)
 
-    def test_it_is_noticed_though_its_buffers_are_full(self, bus: NATSEventBus, frozen: NatsServer) -> None:
+    def test_it_is_noticed_though_its_buffers_are_full(self, bus: NATSEventBus, frozen: NATSServer) -> None:
         bus.start()
         frozen.pause()
         bus.publish("n", make_event(data={"fill": "x" * 8_000_000}))
         assert noticed(bus) < 2 * INTERVAL + 0.4 * UNIT
         bus.close(timeout=0.1)
 
-    def test_it_is_noticed_though_somebody_goes_on_publishing(self, bus: NATSEventBus, frozen: NatsServer) -> None:
+    def test_it_is_noticed_though_somebody_goes_on_publishing(self, bus: NATSEventBus, frozen: NATSServer) -> None:
         bus.start()
         frozen.pause()
         start = time.monotonic()
@@ -205,7 +205,7 @@ with NATSEventBus(sys.argv[1], ping_interval=float(sys.argv[2])) as bus:
 
 
 @pytest.mark.fault
-def test_a_process_that_was_stopped_does_not_take_its_server_for_frozen(server: NatsServer) -> None:
+def test_a_process_that_was_stopped_does_not_take_its_server_for_frozen(server: NATSServer) -> None:
     command = [sys.executable, "-c", _PROGRAM, server.url, str(INTERVAL)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
         assert program.stdin is not None

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from aether_sync import ConnectError, NATSEventBus
-from aether_sync._loop import StockLoop, new_loop
+from aether_sync._runtime.event_loop import StockLoop, new_loop
 
 from .conftest import PATIENCE, make_event
 from .suites import numbers
@@ -48,7 +48,7 @@ def test_it_can_be_turned_off(make_bus: MakeBus, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "aether_sync._uvloop", raising=False)
+    monkeypatch.delitem(sys.modules, "aether_sync._runtime.uvloop", raising=False)
 
 
 @pytest.mark.usefixtures("not_imported")

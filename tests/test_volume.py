@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aether_sync import Event, EventBus, NATSEventBus, NatsServer, Subscription
+from aether_sync import Event, EventBus, NATSEventBus, NATSServer, Subscription
 
 from .conftest import PATIENCE
 
@@ -57,7 +57,7 @@ def test_a_million_events_in_one_process(local_bus: EventBus) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_300_000_events_across_two_processes(server: NatsServer, prefix: str) -> None:
+def test_300_000_events_across_two_processes(server: NATSServer, prefix: str) -> None:
     total = int(300_000 * PART)
     with (
         NATSEventBus(server.url, prefix=prefix) as bus,

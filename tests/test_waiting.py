@@ -8,8 +8,10 @@ import time
 import pytest
 
 from aether_sync import DeadlineExceededError, InvalidOptionError
-from aether_sync._deadline import Deadline
-from aether_sync._waiting import Living, Once, Parking, Reply, guard, outside_guards
+from aether_sync._runtime.deadline import Deadline
+from aether_sync._runtime.locks import outside_locks, signal_safe_lock
+from aether_sync._runtime.registry import WeakRegistry
+from aether_sync._runtime.waits import ParkingLot, Reply, SingleFlight
 
 from .conftest import PATIENCE, UNIT, eventually, run_threads
 
@@ -30,29 +32,29 @@ def test_what_is_no_timeout(timeout: object) -> None:
 
 
 def test_parking_looks_before_it_waits() -> None:
-    parking = Parking()
-    assert parking.wait(lambda: True, Deadline(0))
-    assert not parking.wait(lambda: False, Deadline(0))
-    assert not parking.wait(lambda: False, Deadline(0.01))
-    assert len(parking) == 0
+    lot = ParkingLot()
+    assert lot.wait(lambda: True, Deadline(0))
+    assert not lot.wait(lambda: False, Deadline(0))
+    assert not lot.wait(lambda: False, Deadline(0.01))
+    assert len(lot) == 0
 
 
 @pytest.mark.concurrent
 def test_the_longest_waiting_is_woken_first() -> None:
-    parking, woken, turns = Parking(), [], [0]
+    lot, woken, turns = ParkingLot(), [], [0]
 
     def wait(n: int) -> None:
-        assert parking.wait(lambda: turns[0] > n, Deadline(PATIENCE))
+        assert lot.wait(lambda: turns[0] > n, Deadline(PATIENCE))
         woken.append(n)
 
     threads = []
     for n in range(4):
         threads.append(threading.Thread(target=wait, args=(n,)))
         threads[-1].start()
-        eventually(lambda n=n: len(parking) == n + 1, "one more parked thread")
+        eventually(lambda n=n: len(lot) == n + 1, "one more parked thread")
     for n in range(4):
         turns[0] = n + 1
-        parking.wake(1)
+        lot.wake(1)
         eventually(lambda n=n: woken == list(range(n + 1)), f"{n + 1} woken threads")
     for thread in threads:
         thread.join(PATIENCE)
@@ -82,7 +84,7 @@ def test_each_waiter_gets_an_error_of_its_own() -> None:
 
 
 def test_once() -> None:
-    once: Once[int] = Once()
+    once: SingleFlight[int] = SingleFlight()
     calls = []
 
     def work() -> int:
@@ -96,7 +98,7 @@ def test_once() -> None:
 
 
 def test_once_is_done_again_after_an_interrupt_and_not_within_itself() -> None:
-    once: Once[int] = Once()
+    once: SingleFlight[int] = SingleFlight()
 
     def interrupted() -> int:
         assert once.run(lambda: 1, Deadline(0), -1) == -1  # a handler, over the work itself
@@ -108,7 +110,7 @@ def test_once_is_done_again_after_an_interrupt_and_not_within_itself() -> None:
 
 
 def test_stepping_outside_guards_lets_others_in_and_takes_them_back() -> None:
-    lock, other = guard(), guard()
+    lock, other = signal_safe_lock(), signal_safe_lock()
     entered = threading.Event()
 
     def enter() -> None:
@@ -116,7 +118,7 @@ def test_stepping_outside_guards_lets_others_in_and_takes_them_back() -> None:
             entered.set()
 
     with lock, lock, other:
-        with outside_guards():
+        with outside_locks():
             run_threads(enter)
         assert entered.is_set()
         thread = threading.Thread(target=lambda: lock.acquire(timeout=0.01 * UNIT) and lock.release())
@@ -130,7 +132,7 @@ def test_living_forgets_the_dead() -> None:
     class Thing:
         pass
 
-    living: Living[Thing] = Living()
+    living: WeakRegistry[Thing] = WeakRegistry()
     things = [Thing() for _ in range(3)]
     for thing in things:
         living.add(thing)

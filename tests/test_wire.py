@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from nats.aio.client import Client
 
-from aether_sync._nats import wire as room
+from aether_sync._nats import client as room
+from aether_sync._nats.client import NATSClient
 from aether_sync._nats.login import Login
 from aether_sync._nats.servers import Server
-from aether_sync._nats.wire import Wire
-from aether_sync._reporter import Reporter
+from aether_sync._runtime.reporter import Reporter
 
 
 class Transport:
@@ -22,19 +22,19 @@ class Transport:
         self.written += data
 
 
-def a_wire() -> Any:
+def a_client() -> Any:
     """A wire that takes itself for connected."""
-    wire: Any = Wire(
+    client: Any = NATSClient(
         Server("nats://127.0.0.1"),
         Login(()),
         Reporter(),
         refused=lambda error: None,
         unreadable=lambda sid: None,
-        informed=lambda wire, info: None,
+        informed=lambda client, info: None,
     )
-    wire._transport = Transport()
-    wire._status = Client.CONNECTED
-    return wire
+    client._transport = Transport()
+    client._status = Client.CONNECTED
+    return client
 
 
 def on_a_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
@@ -47,40 +47,40 @@ def on_a_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], Non
 
 @on_a_loop
 async def test_a_ping_never_overtakes_what_was_there_before() -> None:
-    wire = a_wire()
+    client = a_client()
     answered: list[str] = []
-    await wire.subscribe("a")
-    wire.ping(lambda: answered.append("first"))
-    await wire.subscribe("b", queue="q")
-    wire.write(b"PUB a 0\r\n\r\n")
-    wire.ping(lambda: answered.append("second"))
+    await client.subscribe("a")
+    client.ping(lambda: answered.append("first"))
+    await client.subscribe("b", queue="q")
+    client.write(b"PUB a 0\r\n\r\n")
+    client.ping(lambda: answered.append("second"))
     written = b"SUB a  1\r\nPING\r\nSUB b q 2\r\nPUB a 0\r\n\r\nPING\r\n"
-    assert wire._transport.written == written
-    assert (wire._pending, wire._pending_data_size) == ([], 0)
-    await wire._ps.parse(b"PONG\r\nPO")
+    assert client._transport.written == written
+    assert (client._pending, client._pending_data_size) == ([], 0)
+    await client._ps.parse(b"PONG\r\nPO")
     assert answered == ["first"]
-    await wire._ps.parse(b"NG\r\nPONG\r\n")
+    await client._ps.parse(b"NG\r\nPONG\r\n")
     assert answered == ["first", "second"]
-    assert wire.received == 6 + 2 + 4 + 6
+    assert client.received == 6 + 2 + 4 + 6
 
 
 @on_a_loop
 async def test_what_is_abandoned_stays_so_for_its_first_reason() -> None:
-    wire = a_wire()
-    wire.abandon(KeyError("first"))
-    wire.abandon(KeyError("second"))
-    await wire.close()
-    wire.write(b"PUB a 0\r\n\r\n")
-    assert wire._transport.written == b""
-    assert not wire.is_open
-    assert wire.lost.result().args == ("first",)
+    client = a_client()
+    client.abandon(KeyError("first"))
+    client.abandon(KeyError("second"))
+    await client.close()
+    client.write(b"PUB a 0\r\n\r\n")
+    assert client._transport.written == b""
+    assert not client.is_open
+    assert client.lost.result().args == ("first",)
 
 
 @on_a_loop
 async def test_an_err_that_closes_tells_why() -> None:
-    wire = a_wire()
-    await wire._ps.parse(b"-ERR 'maximum connections exceeded'\r\n")
-    assert "maximum connections exceeded" in str(await asyncio.wait_for(wire.lost, 5))
+    client = a_client()
+    await client._ps.parse(b"-ERR 'maximum connections exceeded'\r\n")
+    assert "maximum connections exceeded" in str(await asyncio.wait_for(client.lost, 5))
 
 
 def test_a_nats_py_without_what_it_needs_is_refused() -> None:

@@ -6,7 +6,7 @@ from typing import TypedDict, assert_type
 import msgspec
 
 from aether_sync import (
-    ANY,
+    ANY_VERSION,
     NO_EVENTS,
     AetherError,
     CloseReport,
@@ -22,7 +22,7 @@ from aether_sync import (
     LoadedActor,
     Metrics,
     NATSEventBus,
-    NatsServer,
+    NATSServer,
     Reading,
     Snapshot,
     StoredEvent,
@@ -67,7 +67,7 @@ def batches(subscription: Subscription) -> int:
 
 
 def main() -> None:
-    with NatsServer() as server, Connection(server.url, connect_timeout=2.0) as connection:
+    with NATSServer() as server, Connection(server.url, connect_timeout=2.0) as connection:
         one = NATSEventBus(connection, prefix="aether", publish_timeout=1.0, on_disconnect="raise")
         two = NATSEventBus(server.url, user="me", password="secret", ping_interval=2.0)
         events: list[EventBus] = [EventBus(), one, two]
@@ -118,7 +118,7 @@ def stores(url: str) -> None:
             open_account(store, "account-1")
             assert_type(withdraw(store, "account-1", 3), int)
             try:
-                store.append("account-1", Event(event_type="X", actor_id="account-1"), expected_version=ANY)
+                store.append("account-1", Event(event_type="X", actor_id="account-1"), expected_version=ANY_VERSION)
             except VersionConflictError as conflict:
                 print(conflict.actor_id, conflict.attempted_version, conflict.current_version)
             except UnknownOutcomeError as unknown:

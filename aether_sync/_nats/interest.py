@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Protocol
 
 from nats.aio.msg import Msg
 
-from .._reporter import Kind, Reporter
-from .._waiting import Reply
+from .._runtime.reporter import Kind, Reporter
+from .._runtime.waits import Reply
 from ..errors import AetherError, SubscriptionClosedError
 
 __all__ = ["Arrivals", "Interest", "Mailbox", "Message", "message_class"]

@@ -25,21 +25,22 @@ from typing import Any, cast
 
 from nats.errors import Error
 
-from .._base_loop import BaseLoop
-from .._clock import monotonic
-from .._deadline import Deadline
-from .._outbox import Outbox
-from .._reporter import Kind, Reporter
-from .._waiting import Living, Parking, Reply
+from .._runtime.base_loop import BaseLoop
+from .._runtime.deadline import Deadline
+from .._runtime.registry import WeakRegistry
+from .._runtime.reporter import Kind, Reporter
+from .._runtime.waits import ParkingLot, Reply
+from .._values.clock import monotonic
 from ..errors import BusClosedError, ConnectError, DeadlineExceededError
+from .client import NATSClient
 from .lines import TOO_LONG, Lines
 from .options import ConnectOptions
+from .outbox import Outbox
 from .pump import Account, Pump
 from .reasons import describe, is_refusal, is_violation, refusal, shown
 from .requests import Requests
 from .servers import Server, Servers
 from .subscriber import Subscriber
-from .wire import Wire
 
 __all__ = ["Link", "LinkState"]
 
@@ -93,12 +94,14 @@ class Link:
         self.was_connected = False
         self.max_payload = 0
         self.reconnects = 0
-        self.changed = Parking()
+        self.changed = ParkingLot()
         self._servers = Servers(options.servers)
         self._login = options.login()
         self._refusing: set[Server] = set()  # those that refused us when they were last asked
-        self._wire: Wire | None = None  # the connection there is, or was last
-        self._wires: Living[Wire] = Living()  # that, and the attempts: a forked child lets go of their files
+        self._client: NATSClient | None = None  # the connection there is, or was last
+        self._clients: WeakRegistry[NATSClient] = (
+            WeakRegistry()
+        )  # that, and the attempts: a forked child lets go of their files
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- read by any thread
@@ -116,8 +119,8 @@ class Link:
     @property
     def info(self) -> dict[str, Any]:
         """What the server has said of itself (``INFO``); nothing if there is none."""
-        wire = self._wire
-        return wire.info if wire is not None and self.is_connected else {}
+        client = self._client
+        return client.info if client is not None and self.is_connected else {}
 
     @property
     def where(self) -> str:
@@ -173,16 +176,16 @@ class Link:
                 self._reporter.internal_error("".join(format_exception(mistake)))
                 await asyncio.sleep(_AFTER_MISTAKE)
 
-    async def _reach(self) -> Wire:
+    async def _reach(self) -> NATSClient:
         """Connect to whichever server lets us in first: while one takes its time, another is tried beside it."""
-        attempts: dict[asyncio.Task[None], Wire] = {}
+        attempts: dict[asyncio.Task[None], NATSClient] = {}
         try:
             while True:
-                tried = [wire.server for wire in attempts.values()]
+                tried = [client.server for client in attempts.values()]
                 server = self._servers.next(besides=tried) or _with_another_address(tried)
                 if server is not None:
-                    wire = self._new_wire(server)
-                    attempts[self._begin_attempt(wire)] = wire
+                    client = self._new_client(server)
+                    attempts[self._begin_attempt(client)] = client
                 head_start = min(_HEAD_START, self._options.connect_timeout / (len(self._servers) + 1))
                 waits = server is not None
                 await asyncio.wait(attempts, timeout=head_start if waits else None, return_when=asyncio.FIRST_COMPLETED)
@@ -190,18 +193,18 @@ class Link:
                 if not done and self.reason is _NOT_YET:  # say so early, while there may still come an answer
                     self._fault(TimeoutError())
                 for attempt in done:
-                    wire = attempts.pop(attempt)
+                    client = attempts.pop(attempt)
                     error = attempt.exception()
                     if error is None:
-                        return wire
-                    self._failed(wire, error)
+                        return client
+                    self._failed(client, error)
         finally:
-            for attempt, wire in attempts.items():
-                wire.abandon(_CLOSED)
+            for attempt, client in attempts.items():
+                client.abandon(_CLOSED)
                 attempt.cancel()
 
-    def _new_wire(self, server: Server) -> Wire:
-        wire = Wire(
+    def _new_client(self, server: Server) -> NATSClient:
+        client = NATSClient(
             server,
             self._login,
             self._reporter,
@@ -209,17 +212,17 @@ class Link:
             unreadable=self.subscriber.unreadable,
             informed=self._informed,
         )
-        self._wires.add(wire)
-        return wire
+        self._clients.add(client)
+        return client
 
-    def _begin_attempt(self, wire: Wire) -> "asyncio.Task[None]":
+    def _begin_attempt(self, client: NATSClient) -> "asyncio.Task[None]":
         async def attempt() -> None:
-            await asyncio.sleep(wire.server.rest())
-            wire.server.tried = monotonic()
+            await asyncio.sleep(client.server.rest())
+            client.server.tried = monotonic()
             try:
-                await wire.open(self._options)
+                await client.open(self._options)
             except BaseException:
-                wire.abandon(_CLOSED)  # once more: asyncio may have swallowed a cancellation, and gone on to connect
+                client.abandon(_CLOSED)  # once more: asyncio may have swallowed a cancellation, and gone on to connect
                 raise
 
         def ended(task: "asyncio.Task[None]") -> None:
@@ -232,27 +235,27 @@ class Link:
         self._tasks.add(task)
         return task
 
-    def _failed(self, wire: Wire, error: BaseException) -> None:
-        wire.abandon(_CLOSED)
-        wire.server.failures += 1
-        wire.server.silences = wire.server.silences + 1 if isinstance(error, TimeoutError) else 0
-        (self._refusing.add if is_refusal(error) else self._refusing.discard)(wire.server)
+    def _failed(self, client: NATSClient, error: BaseException) -> None:
+        client.abandon(_CLOSED)
+        client.server.failures += 1
+        client.server.silences = client.server.silences + 1 if isinstance(error, TimeoutError) else 0
+        (self._refusing.add if is_refusal(error) else self._refusing.discard)(client.server)
         self._fault(error)
 
-    async def _keep(self, wire: Wire) -> None:
+    async def _keep(self, client: NATSClient) -> None:
         """See a connection to its end."""
-        self._wire = wire
+        self._client = client
         error: BaseException
         try:
             self._servers.succeeded()
-            self.subscriber.resume(wire, then=self._up)
-            await self._watch(wire)
-            error = await wire.lost
+            self.subscriber.resume(client, then=self._up)
+            await self._watch(client)
+            error = await client.lost
         except Exception as failed:
-            wire.server.failures += 1
+            client.server.failures += 1
             error = failed
         finally:
-            wire.abandon(_CLOSED)
+            client.abandon(_CLOSED)
         self._fault(error)
         self._down()
 
@@ -268,8 +271,8 @@ class Link:
             said = "not connected to %s: %s", self.where, self.reason
             self._reporter.burst(Kind.CONNECT_FAILED, *said, about=self.reason, url=self.where)
 
-    def _up(self, wire: Wire) -> None:
-        if wire.lost.done() or self.state is LinkState.CLOSED:
+    def _up(self, client: NATSClient) -> None:
+        if client.lost.done() or self.state is LinkState.CLOSED:
             return
         if self.state is LinkState.RECONNECTING:
             self.reconnects += 1
@@ -277,9 +280,9 @@ class Link:
         elif self.reason is not _NOT_YET:
             self._reporter.info(Kind.RECONNECTED, "connected to %s at last", self.where, url=self.where)
         self._refusing.clear()
-        self._take_limits(wire)
-        self.pump.resume(wire)
-        self.requests.resume(wire)
+        self._take_limits(client)
+        self.pump.resume(client)
+        self.requests.resume(client)
         self.was_connected = True
         self._enter(LinkState.CONNECTED)
         self.first.set(None)
@@ -293,17 +296,17 @@ class Link:
         self.requests.pause()
         self.subscriber.pause()
 
-    async def _watch(self, wire: Wire) -> None:
+    async def _watch(self, client: NATSClient) -> None:
         """Break a connection off on which nothing went either way for a whole interval although a PONG was due."""
         interval = self._options.ping_interval
-        while not wire.lost.done():
+        while not client.lost.done():
             begun = monotonic()
-            if await self._is_alive(wire, interval):
-                await asyncio.wait((wire.lost,), timeout=max(0.0, begun + interval - monotonic()))
+            if await self._is_alive(client, interval):
+                await asyncio.wait((client.lost,), timeout=max(0.0, begun + interval - monotonic()))
             else:
-                wire.abandon(Error(f"no answer within {interval:g} s"))
+                client.abandon(Error(f"no answer within {interval:g} s"))
 
-    async def _is_alive(self, wire: Wire, interval: float) -> bool:
+    async def _is_alive(self, client: NATSClient, interval: float) -> bool:
         """Wait for a PONG, as long as what is before its PING goes out; then, as long as anything comes in, a while.
 
         A link may be dead one way only: what comes in says nothing of what does not go out. It is looked several times:
@@ -311,15 +314,15 @@ class Link:
         server's kernel takes some of it.
         """
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        wire.ping(lambda: answered.set_result(None))
-        due, before, quiet, late = wire.written, (0, 0), 0, 0
+        client.ping(lambda: answered.set_result(None))
+        due, before, quiet, late = client.written, (0, 0), 0, 0
         while quiet < _LOOKS and late < _LOOKS * _TOO_LATE:
-            await asyncio.wait((wire.lost, answered), timeout=interval / _LOOKS, return_when=asyncio.FIRST_COMPLETED)
-            if wire.lost.done() or answered.done():
+            await asyncio.wait((client.lost, answered), timeout=interval / _LOOKS, return_when=asyncio.FIRST_COMPLETED)
+            if client.lost.done() or answered.done():
                 return True
-            gone = min(wire.delivered, due)
+            gone = min(client.delivered, due)
             late = late + 1 if gone == due else 0
-            now = gone, wire.received if gone == due else 0
+            now = gone, client.received if gone == due else 0
             before, quiet = now, quiet + 1 if now == before else 1
         return False
 
@@ -341,26 +344,26 @@ class Link:
         self._reporter.burst(Kind.SERVER_ERROR, "the server reports: %s", text, url=self.where)
         return True
 
-    def _informed(self, wire: Wire, info: dict[str, Any]) -> None:
+    def _informed(self, client: NATSClient, info: dict[str, Any]) -> None:
         addresses = info.get("connect_urls")
-        self._servers.learn(wire.server, addresses if isinstance(addresses, list) else ())
-        if wire is not self._wire:  # not yet, or it has lost the race
+        self._servers.learn(client.server, addresses if isinstance(addresses, list) else ())
+        if client is not self._client:  # not yet, or it has lost the race
             return
-        self._take_limits(wire)
-        if info.get("ldm") and self._servers.has_other(wire.server):
-            self._begin(self._leave(wire))
+        self._take_limits(client)
+        if info.get("ldm") and self._servers.has_other(client.server):
+            self._begin(self._leave(client))
 
-    def _take_limits(self, wire: Wire) -> None:
-        self.max_payload = wire.max_payload
-        self.pump.limit(wire.max_payload)
+    def _take_limits(self, client: NATSClient) -> None:
+        self.max_payload = client.max_payload
+        self.pump.limit(client.max_payload)
 
-    async def _leave(self, wire: Wire) -> None:
+    async def _leave(self, client: NATSClient) -> None:
         """Go to another server, with nothing in flight: however long that takes, if only it goes out."""
         await asyncio.sleep(_SPREAD * random.random())
-        if wire is self._wire and self.is_connected:
+        if client is self._client and self.is_connected:
             self.pump.hold()
             await self.pump.settle()  # it ends with the connection, too
-        wire.abandon(Error("it is about to shut down"))
+        client.abandon(Error("it is about to shut down"))
 
     # -- ending
 
@@ -373,8 +376,8 @@ class Link:
                     await asyncio.wait_for(self.pump.settle(accepted=True), grace)
         finally:
             self.end()
-            if self._wire is not None:
-                self._wire.abandon(_CLOSED)
+            if self._client is not None:
+                self._client.abandon(_CLOSED)
         await _cancel({task for task in self._tasks if task is not asyncio.current_task()})
         return self.pump.account()
 
@@ -393,8 +396,8 @@ class Link:
         self.pump.release(error)
         self.requests.close(error)
         self._enter(LinkState.CLOSED)
-        for wire in self._wires:
-            wire.disown()
+        for client in self._clients:
+            client.disown()
 
     def forsake(self) -> None:
         """Flush once, then end, with the loop: nobody is left to close this link."""

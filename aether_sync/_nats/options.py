@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from .._checks import is_of
+from .._arguments import is_of
 from ..errors import InvalidOptionError
 from .login import Login
 from .reasons import shown

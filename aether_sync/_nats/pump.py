@@ -23,15 +23,15 @@ from dataclasses import dataclass
 from itertools import accumulate, chain
 from math import inf
 
-from .._clock import monotonic
-from .._outbox import Outbox, Parcel
-from .._reporter import Kind, Reporter
-from .._waiting import Reply
+from .._runtime.reporter import Kind, Reporter
+from .._runtime.waits import Reply
+from .._values.clock import monotonic
+from .client import NATSClient
 from .lines import TOO_LONG, Lines, line_of
+from .outbox import Outbox, Parcel
 from .reasons import counted
 from .shortcut import LARGEST_CARRIED, Shortcut
 from .uplink import Window
-from .wire import Wire
 
 __all__ = ["Account", "Pump"]
 
@@ -76,7 +76,7 @@ class Pump:
         self._outbox = outbox
         self._lines = lines
         self._reporter = reporter
-        self._wire: Wire | None = None  # while connected
+        self._client: NATSClient | None = None  # while connected
         self._max_payload = 0
         self._may_write = asyncio.Event()
         self._written = 0
@@ -101,12 +101,12 @@ class Pump:
 
     # -- the connection comes and goes
 
-    def resume(self, wire: Wire) -> None:
+    def resume(self, client: NATSClient) -> None:
         """Write to this wire from now on."""
-        self._wire = wire
+        self._client = client
         self._pinged, self._in_flight = None, 0
         self._window.begin()
-        self._shortcut = wire.open_shortcut(self._look)
+        self._shortcut = client.open_shortcut(self._look)
         self._may_write.set()
         self._look()
 
@@ -126,9 +126,9 @@ class Pump:
     def pause(self) -> None:
         """Hold what is not written; what was written and not confirmed is uncertain."""
         self.hold()
-        if self._wire is None:
+        if self._client is None:
             return
-        self._wire = self._shortcut = None
+        self._client = self._shortcut = None
         lost = self._settle(self._written)
         if lost:
             self.uncertain += lost
@@ -170,15 +170,15 @@ class Pump:
 
     def _write_at_once(self) -> bool:
         """Write what there is, if it is little and nothing is in its way; returns whether that was so."""
-        wire = self._wire
-        if wire is None or not (self._may_write.is_set() and wire.is_idle):
+        client = self._client
+        if client is None or not (self._may_write.is_set() and client.is_idle):
             return False
         if self._has_much_in_flight or self._outbox.waiting_bytes > self._window.slice:
             return False
         parcels = self._outbox.take()
         if parcels:
             frames, largest = _frames(parcels)
-            self._write(wire, frames, largest)
+            self._write(client, frames, largest)
             self._outbox.written(len(frames), sum(map(len, frames)))
         return True
 
@@ -187,13 +187,13 @@ class Pump:
         ends = list(accumulate(map(len, frames)))  # of each frame, in bytes from the first one's beginning
         start = begin = 0
         while start < len(frames):
-            wire = await self._writable()
+            client = await self._writable()
             end = min(bisect_left(ends, begin + self._window.slice, start) + 1, len(frames))
-            self._write(wire, frames[start:end], largest)
+            self._write(client, frames[start:end], largest)
             self._outbox.written(end - start, ends[end - 1] - begin)
             start, begin = end, ends[end - 1]
             with suppress(OSError):  # the link notices too
-                await wire.writable()
+                await client.writable()
             await asyncio.sleep(0)  # reading goes on between two slices
 
     @property
@@ -201,19 +201,19 @@ class Pump:
         """Whether another slice would be too much."""
         return self._in_flight > self._window.size - self._window.slice
 
-    async def _writable(self) -> Wire:
+    async def _writable(self) -> NATSClient:
         """Wait for a wire that may take more."""
         while True:
             await self._may_write.wait()
-            wire = self._wire
-            if wire is None or not wire.is_open:
+            client = self._client
+            if client is None or not client.is_open:
                 self.pause()  # before the link notices: what is not written yet is not lost
             elif self._has_much_in_flight:
                 await self._change()
             else:
-                return wire
+                return client
 
-    def _write(self, wire: Wire, frames: list[bytes], largest: int) -> None:
+    def _write(self, client: NATSClient, frames: list[bytes], largest: int) -> None:
         self._written += len(frames)
         if largest > self._max_payload:  # another server than the one it was checked against
             kept = [frame for frame in frames if _payload_size(frame) <= self._max_payload]
@@ -226,7 +226,7 @@ class Pump:
             kept = self._short_enough(kept)
         data = b"".join(kept)
         self._in_flight += len(data)
-        wire.write(data)
+        client.write(data)
         self._look()
 
     def _short_enough(self, frames: list[bytes]) -> list[bytes]:
@@ -259,7 +259,7 @@ class Pump:
 
     def _ping_in_time(self) -> None:
         """See that what was written is followed by a PING: at once if somebody waits for it, else a bit later."""
-        if self._wire is None or self._pinged is not None or self._written == self.settled:
+        if self._client is None or self._pinged is not None or self._written == self.settled:
             return
         if self._flushes or self._settling or self._in_flight * 2 > self._window.size:
             self._ping()
@@ -270,17 +270,17 @@ class Pump:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        wire, shortcut = self._wire, self._shortcut
-        if wire is None or self._pinged is not None:
+        client, shortcut = self._client, self._shortcut
+        if client is None or self._pinged is not None:
             return
         with nullcontext() if shortcut is None else shortcut.lock:  # nothing comes between the account and the PING
             self._count_carried()
             self._pinged, self._pinged_at = (self._written, self._in_flight), monotonic()
-            wire.ping(lambda: self._confirm(wire))
+            client.ping(lambda: self._confirm(client))
 
-    def _confirm(self, wire: Wire) -> None:
+    def _confirm(self, client: NATSClient) -> None:
         """The PONG is here. Called by the parser: must not raise."""
-        if wire is not self._wire or self._pinged is None:
+        if client is not self._client or self._pinged is None:
             return
         position, size = self._pinged
         self._pinged = None

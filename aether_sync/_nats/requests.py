@@ -15,20 +15,14 @@ from functools import partial
 from itertools import count
 from threading import Lock
 
-from .._clock import monotonic
-from .._deadline import Deadline
-from .._outbox import Bell
-from ..errors import (
-    AetherError,
-    DeadlineExceededError,
-    DisconnectedError,
-    InvalidNamespaceError,
-    PermissionDeniedError,
-)
+from .._runtime.deadline import Deadline
+from .._values.clock import monotonic
+from ..errors import AetherError, DeadlineExceededError, DisconnectedError, InvalidNamespaceError, PermissionDeniedError
+from .client import NATSClient
 from .interest import Mailbox, Message
 from .lines import Lines, line_of
+from .outbox import Wakeup
 from .shortcut import Shortcut
-from .wire import Wire
 
 __all__ = ["Call", "Requests", "is_status", "single"]
 
@@ -198,8 +192,8 @@ class Requests:
         self._numbers = count(1)
         self._unsent: deque[weakref.ref[Call]] = deque()
         self._outgoing: deque[weakref.ref[Call]] = deque()  # put there by any thread, taken by the loop
-        self._bell: Bell | None = None  # for them, once there was a connection
-        self._wire: Wire | None = None  # while connected
+        self._wakeup: Wakeup | None = None  # for them, once there was a connection
+        self._client: NATSClient | None = None  # while connected
         self._shortcut: Shortcut | None = None  # of that wire
         self._closed: AetherError | None = None
         self._renew()
@@ -245,14 +239,14 @@ class Requests:
 
         One that is alone is written here and now. Where many ask at once, the loop writes all of a turn in one go.
         """
-        if self._bell is None:
+        if self._wakeup is None:
             return False
         if len(self._calls) <= _ALONE and self._carry(call):
             return True
         self._outgoing.append(weakref.ref(call))  # of who is interrupted before the bell rings it is not sent later
-        bell = self._bell  # only now: a flush has hung up another one, or sees the call
-        if not bell.rung:
-            bell.ring()
+        wakeup = self._wakeup  # only now: a flush has hung up another one, or sees the call
+        if not wakeup.rung:
+            wakeup.ring()
         if self._closed is not None:  # since then, perhaps, nobody looks any more
             call.fail(self._closed)
         return True
@@ -286,17 +280,17 @@ class Requests:
 
     # -- the loop thread
 
-    def resume(self, wire: Wire) -> None:
+    def resume(self, client: NATSClient) -> None:
         """Write to this wire from now on: first what has waited for one."""
-        self._wire, self._shortcut = wire, wire.shortcut
-        self._bell = Bell(asyncio.get_running_loop(), self._flush)
+        self._client, self._shortcut = client, client.shortcut
+        self._wakeup = Wakeup(asyncio.get_running_loop(), self._flush)
         unsent, self._unsent = self._unsent, deque()
         for call in _those_that_live(unsent):
             self.send(call)
 
     def pause(self) -> None:
         """The connection is lost, and with it the answers to what was sent."""
-        self._wire = self._shortcut = None
+        self._client = self._shortcut = None
         error = DisconnectedError("the connection broke before the server had answered")
         for call in self._waiting():
             if call.was_sent:
@@ -306,33 +300,33 @@ class Requests:
         """Write a question, or keep it until there is a connection."""
         if self._closed is not None:
             call.fail(self._closed)
-        elif self._wire is None:
+        elif self._client is None:
             self._unsent.append(weakref.ref(call))
             if len(self._unsent) > 2 * len(self._calls):  # of most nobody waits for the answer any more
                 living = _those_that_live(self._unsent)
                 self._unsent = deque(weakref.ref(one) for one in living if one.is_waited_for)
         elif call.is_waited_for and call.claim():
-            self._wire.write(call.frame)
+            self._client.write(call.frame)
 
     def ping(self, call: Call) -> None:
         """Have the server answer when it has processed a question, if that was sent on this connection."""
-        if self._wire is not None:
-            self._wire.ping(call.pong)
+        if self._client is not None:
+            self._client.ping(call.pong)
 
     def write(self, frame: bytes) -> None:
         """Write commands that nobody waits for, if there is a connection."""
-        if self._wire is not None:
-            self._wire.write(frame)
+        if self._client is not None:
+            self._client.write(frame)
 
     def _flush(self) -> None:
         """Write what was put here since the last time."""
-        self._bell = Bell(asyncio.get_running_loop(), self._flush)  # first: who comes later rings that
+        self._wakeup = Wakeup(asyncio.get_running_loop(), self._flush)  # first: who comes later rings that
         calls = _those_that_live([self._outgoing.popleft() for _ in range(len(self._outgoing))])
-        if self._wire is None:
+        if self._client is None:
             for call in calls:
                 self.send(call)
         else:
-            self._wire.write(b"".join([call.frame for call in calls if call.is_waited_for and call.claim()]))
+            self._client.write(b"".join([call.frame for call in calls if call.is_waited_for and call.claim()]))
 
     def _take(self, messages: list[Message]) -> None:
         for message in messages:
@@ -364,7 +358,7 @@ class Requests:
     def close(self, error: AetherError) -> None:
         """Release everyone who waits for an answer, or will. Any thread, once the loop has stopped."""
         self._closed = error
-        self._wire = self._shortcut = None
+        self._client = self._shortcut = None
         self._fail_all(error)
 
 

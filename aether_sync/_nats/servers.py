@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import inf
 from urllib.parse import urlsplit
 
-from .._clock import monotonic
+from .._values.clock import monotonic
 from .login import without_login
 
 __all__ = ["Server", "Servers"]

@@ -19,9 +19,9 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
-from .._clock import monotonic
-from .._fork import OwnFile, let_go
-from .._waiting import guard, tries
+from .._runtime.fork import OwnFile, let_go
+from .._runtime.locks import signal_safe_lock, tries
+from .._values.clock import monotonic
 
 __all__ = ["LARGEST_CARRIED", "Shortcut", "duplicate"]
 
@@ -45,7 +45,7 @@ class Shortcut:
     """
 
     def __init__(self, transport: asyncio.WriteTransport, told: Callable[[], object]) -> None:
-        self.lock = guard()
+        self.lock = signal_safe_lock()
         self._tries = tries(self.lock)
         self.expected = False
         self._loop = asyncio.get_running_loop()

@@ -28,12 +28,12 @@ from math import inf
 from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import Error
 
-from .._reporter import Kind, Reporter
+from .._runtime.reporter import Kind, Reporter
 from ..errors import AetherError, InvalidNamespaceError, PermissionDeniedError, SubscriptionClosedError
+from .client import NATSClient, forget, sid_of
 from .interest import Interest
 from .lines import TOO_LONG, Lines, line_of
 from .reasons import Refusal
-from .wire import Wire, forget, sid_of
 
 __all__ = ["Subscriber"]
 
@@ -49,16 +49,16 @@ class Subscriber:
         self._interests: dict[Interest, NatsSubscription | None] = {}
         self._leaving: dict[Interest, NatsSubscription] = {}  # of queue groups: UNSUB is sent, messages may still come
         self._by_sid: dict[int, Interest] = {}  # of this wire: sids begin anew on another
-        self._wire: Wire | None = None
+        self._client: NATSClient | None = None
         self._changes: deque[Callable[[], Awaitable[None]]] = deque()
         self._changed = asyncio.Event()
         self._unconfirmed: deque[Interest] = deque()  # in the order of their PINGs
         self._closed: AetherError | None = None
 
-    def resume(self, wire: Wire, then: Callable[[Wire], None]) -> None:
+    def resume(self, client: NATSClient, then: Callable[[NATSClient], None]) -> None:
         """Subscribe all interests on a new wire; ``then`` is called once the server has processed that."""
-        self._wire, self._by_sid = wire, wire.interests
-        self._lines.meet(wire.info.get("server_id"), wire.line)
+        self._client, self._by_sid = client, client.interests
+        self._lines.meet(client.info.get("server_id"), client.line)
         for inbox in {interest.inbox for interest in self._interests}:
             inbox.move()
         for interest in self._in_order():
@@ -66,7 +66,7 @@ class Subscriber:
             self._do(partial(self._subscribe, interest))
 
         async def ask() -> None:
-            wire.ping(lambda: then(wire))
+            client.ping(lambda: then(client))
 
         self._do(ask)
 
@@ -83,7 +83,7 @@ class Subscriber:
 
     def pause(self) -> None:
         """Hold what there is to send, until there is another wire."""
-        self._wire = None
+        self._client = None
         self._unconfirmed.clear()
         for interest in list(self._leaving):
             self._forget(interest)
@@ -110,7 +110,7 @@ class Subscriber:
             await self._changed.wait()
             self._changed.clear()
             while self._changes:
-                with nullcontext() if self._wire is None else self._wire.in_one_write():
+                with nullcontext() if self._client is None else self._client.in_one_write():
                     for _ in range(min(_AT_ONCE, len(self._changes))):
                         with suppress(Error, OSError):  # the connection broke: resume() subscribes on the next one
                             await self._changes.popleft()()
@@ -118,34 +118,34 @@ class Subscriber:
                     await asyncio.sleep(0)
 
     async def _subscribe(self, interest: Interest) -> None:
-        wire = self._wire
-        if wire is None or self._interests.get(interest, self) is not None:  # it was left, or is subscribed already
+        client = self._client
+        if client is None or self._interests.get(interest, self) is not None:  # it was left, or is subscribed already
             return
         try:
             self._lines.take(_line(interest))
         except InvalidNamespaceError:
             self._fail(interest, _denied(interest, TOO_LONG))
             return
-        subscription = await wire.subscribe(interest.subject, queue=interest.group or "")
+        subscription = await client.subscribe(interest.subject, queue=interest.group or "")
         self._by_sid[sid_of(subscription)] = interest
         self._interests[interest] = subscription
         self._unconfirmed.append(interest)
-        wire.ping(partial(self._confirm, wire))
+        client.ping(partial(self._confirm, client))
 
     async def _unsubscribe(self, interest: Interest) -> None:
         if interest in self._leaving:
             return
         interest.confirmed.fail(SubscriptionClosedError("closed before the server had confirmed it"))
-        subscription, wire = self._interests.pop(interest, None), self._wire
-        if subscription is None or wire is None:
+        subscription, client = self._interests.pop(interest, None), self._client
+        if subscription is None or client is None:
             interest.conclude()
             return
         self._leaving[interest] = subscription
-        wire.write(b"UNSUB %d\r\n" % sid_of(subscription))
+        client.write(b"UNSUB %d\r\n" % sid_of(subscription))
         if interest.group is None:
             self._forget(interest)
         else:
-            wire.ping(lambda: self._forget(interest))
+            client.ping(lambda: self._forget(interest))
 
     def _forget(self, interest: Interest) -> None:
         """The server has sent the last message for an interest, or never will. Called by the parser: must not raise."""
@@ -155,9 +155,9 @@ class Subscriber:
             forget(subscription)
         asyncio.get_running_loop().call_soon(interest.conclude)  # behind the delivery of what has arrived
 
-    def _confirm(self, wire: Wire) -> None:
+    def _confirm(self, client: NATSClient) -> None:
         """The PONG of the oldest unanswered PING is here. Called by the parser: must not raise."""
-        if wire is self._wire and self._unconfirmed:
+        if client is self._client and self._unconfirmed:
             self._unconfirmed.popleft().confirmed.set(None)  # which is nothing to one that was refused
 
     def refuse(self, refused: Refusal) -> bool:
@@ -183,7 +183,7 @@ class Subscriber:
 
     def close(self, error: AetherError) -> None:
         """Release everyone who waits for a confirmation, or will, and end what is still subscribed."""
-        self._wire, self._closed = None, error
+        self._client, self._closed = None, error
         for interest in self._interests:
             interest.close(error)
         for interest in (*self._interests, *self._leaving):

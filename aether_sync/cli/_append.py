@@ -5,16 +5,10 @@ from typing import Any, BinaryIO
 
 import click
 
-from ..errors import (
-    AetherError,
-    AtomicAppendUnsupportedError,
-    EncodingError,
-    UnknownOutcomeError,
-    VersionConflictError,
-)
+from ..errors import AetherError, AtomicAppendUnsupportedError, EncodingError, UnknownOutcomeError, VersionConflictError
 from ..events import MAX_VERSION, Event
-from ..stores.base import ANY, NO_EVENTS, AnyVersion
-from ..stores.common import BATCH_LIMIT
+from ..stores._checks import BATCH_LIMIT
+from ..stores.base import ANY_VERSION, NO_EVENTS, AnyVersion
 from ..stores.jetstream import JetStreamEventStore
 from ._lines import BadLineError, BadLines, Line, counted, take_events
 from ._options import making_options, open_store, report_troubles
@@ -29,7 +23,7 @@ _BATCH = 100  # events that are stored at once, if so many lines are there
 def _expectation(ctx: click.Context, param: click.Parameter, value: str) -> int | AnyVersion:
     """Read a version, ``none`` or ``any``."""
     if value == "any":
-        return ANY
+        return ANY_VERSION
     if value == "none":
         return NO_EVENTS
     if not (value.isascii() and value.isdigit() and int(value) <= MAX_VERSION):
@@ -149,7 +143,7 @@ class _Appender:
         return ""
 
     def _words(self, error: AetherError) -> str:
-        if isinstance(error, VersionConflictError) and self._expected is not ANY:
+        if isinstance(error, VersionConflictError) and self._expected is not ANY_VERSION:
             return f"{self._actor!r} is at version {error.current_version:,}, and {self._expected:,} was expected"
         return str(error)
 
@@ -199,7 +193,7 @@ class _Appender:
             self._count += len(stored)
             self._first = self._first or stored[0].event.version
             self._last = stored[-1].event.version
-            if self._expected is not ANY:
+            if self._expected is not ANY_VERSION:
                 self._expected = self._last
         write_stored(stored)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from ..errors import AetherError, EncodingError, ServerError
 from ..nats_bus import NATSEventBus
 from ..patterns import SubscriptionFilter, check_namespace
-from ..server import NatsServer
+from ..server.server import NATSServer
 from ._lines import BadLineError, BadLines, Line, counted, take_events, to_line
 from ._options import bus_options, open_bus, report_troubles, timeout_option
 from ._shell import Failure, Signals, say
@@ -52,7 +52,7 @@ def demo(ctx: click.Context, /, seconds: float, rate: float, url: str | None, ti
     At the end a table says for each subscription what was published for it, received and dropped. The exit status is 0
     only if every event was received once and in order, or counted as dropped.
     """
-    from .._demo import run_demo
+    from .demo import run_demo
 
     if not run_demo(Console(), seconds=seconds, rate=rate, url=url, timeout=timeout):
         ctx.exit(1)
@@ -167,7 +167,7 @@ def server(ctx: click.Context, /, port: int, store_dir: Path | None) -> None:
     Prints its URL when it is ready. The exit status is 0 when it was told to stop (Ctrl-C, SIGTERM).
     """
     try:
-        with NatsServer(port=port, store_dir=store_dir) as running:
+        with NATSServer(port=port, store_dir=store_dir) as running:
             click.echo(running.url)
             while running.is_running:
                 time.sleep(_LOOK_EVERY)

@@ -8,8 +8,8 @@ import msgspec
 
 from ..connection import Connection
 from ..errors import ConnectError
-from ..stores._questions import ask_for_all
-from ..stores.doctor import Finding, Level, examine, first_line, is_well
+from ..stores.doctor.checks import Finding, Level, examine, first_line, is_well
+from ..stores.doctor.questions import ask_for_all
 from ._options import store_options
 
 __all__ = ["doctor"]

@@ -6,7 +6,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from .._clock import monotonic
+from .._values.clock import monotonic
 from ..errors import MalformedRecordError, StoreUnavailableError
 from ..patterns import SubscriptionFilter
 from ..stores.admin import Extent, StoreAdmin

@@ -14,9 +14,9 @@ from ..errors import (
     VersionConflictError,
 )
 from ..events import Event
+from ..stores._checks import BATCH_LIMIT
 from ..stores.admin import StoreAdmin
 from ..stores.base import StoredEvent
-from ..stores.common import BATCH_LIMIT
 from ..stores.jetstream import JetStreamEventStore
 from ._import_there import Alongside, ConflictError, Looked
 from ._lines import BadLineError, BadLines, Line, counted, take_events

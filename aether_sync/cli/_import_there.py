@@ -7,9 +7,9 @@ import msgspec
 
 from ..errors import MalformedRecordError
 from ..events import Event
+from ..stores._checks import is_same
 from ..stores.admin import StoreAdmin
 from ..stores.base import Follower, StoredEvent
-from ..stores.common import is_same
 from ..stores.jetstream import JetStreamEventStore
 from ._lines import Line
 

@@ -6,7 +6,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 
-from .._wire import decode_event, encode_read
+from .._codec.decoding import decode_event
+from .._codec.encoding import encode_read
 from ..errors import AetherError, DecodingError
 from ..events import Event
 from ._progress import progress_of_input

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .._deadline import Deadline
+from .._runtime.deadline import Deadline
 from ..errors import StoreError, StoreUnavailableError
 from ..patterns import SubscriptionFilter
-from ._jetstream import Record, said
-from ._saves import torn_saves
+from ._checks import check_actor_id, check_version, in_time
+from ._jetstream.api import Record, said
+from ._jetstream.saves import torn_saves
 from .base import MalformedRecord, StoredEvent
-from .common import check_actor_id, check_version, in_time
 from .jetstream import JetStreamEventStore
 
 __all__ = ["Extent", "StoreAdmin"]

@@ -4,48 +4,38 @@ The events of an actor have strictly increasing versions, from 1 on; an actor wi
 of a store have strictly increasing *sequences*, whoever's they are: the order in which they were stored.
 """
 
-import random
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import wraps
 from types import TracebackType
-from typing import Any, Final, ParamSpec, Protocol, Self, TypeVar, overload, runtime_checkable
+from typing import Any, Final, Protocol, Self, runtime_checkable
 
 import msgspec
 
-from .._checks import check_count
-from .._clock import Datetime, now
-from .._deadline import Deadline
-from .._short import short
+from .._values.clock import Datetime, now
 from ..bus import EventBus
-from ..errors import InvalidOptionError, MalformedRecordError, VersionConflictError
+from ..errors import MalformedRecordError
 from ..events import Event
 
 __all__ = [
-    "ANY",
-    "NO_EVENTS",
+    "ANY_VERSION",
     "AnyVersion",
     "EventStore",
     "Follower",
     "LoadedActor",
     "MalformedRecord",
+    "NO_EVENTS",
     "Reading",
     "Snapshot",
     "StoredEvent",
-    "retry_on_conflict",
 ]
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 _FIRST_PAUSE = 0.001  # seconds before the second try, twice that before the third, and so on
 _LONGEST_PAUSE = 0.1
 
 
 class AnyVersion(Enum):
-    """The type of :data:`ANY`."""
+    """The type of :data:`ANY_VERSION`."""
 
     ANY = "any version"
 
@@ -53,7 +43,7 @@ class AnyVersion(Enum):
 #: ``expected_version`` of an actor that has no events yet.
 NO_EVENTS: Final = 0
 #: ``expected_version`` of who does not mind what others have stored meanwhile.
-ANY: Final = AnyVersion.ANY
+ANY_VERSION: Final = AnyVersion.ANY
 
 
 class StoredEvent(msgspec.Struct, frozen=True, gc=False):
@@ -273,14 +263,15 @@ class EventStore(Protocol):
         Args:
             actor_id: Whose events they are.
             *events: Of this actor, with version 0: they are numbered from ``expected_version + 1`` on.
-            expected_version: The version of the actor that was loaded; ``NO_EVENTS`` (0) if it must have none; ``ANY``
+            expected_version: The version of the actor that was loaded; ``NO_EVENTS`` (0) if it must have none;
+                ``ANY_VERSION``
                 to store them after whatever is there.
             timeout: Seconds.
 
         Raises:
             VersionConflictError: The actor is at another version.
             UnknownOutcomeError: They may be stored, or not: ``save_events(error.events)`` is safe. To append them once
-                more is, too, but not with ``ANY``: they might be stored twice.
+                more is, too, but not with ``ANY_VERSION``: they might be stored twice.
         """
 
     # -- reading
@@ -429,61 +420,3 @@ class EventStore(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
-
-
-# -- retrying
-
-
-@overload
-def retry_on_conflict(function: Callable[P, T]) -> Callable[P, T]: ...
-
-
-@overload
-def retry_on_conflict(
-    *, attempts: int | None = 10, timeout: float | None = None
-) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
-
-
-def retry_on_conflict(
-    function: Callable[P, T] | None = None, *, attempts: int | None = 10, timeout: float | None = None
-) -> Callable[P, T] | Callable[[Callable[P, T]], Callable[P, T]]:
-    """Decorate a function that loads an actor and appends to it: after a conflict it is called again, from its start.
-
-    Between two tries it pauses for a random time, up to 1 ms at first, up to 100 ms later.
-
-    Args:
-        function: The function, if it is decorated without arguments.
-        attempts: Calls at most; None for no bound but the time.
-        timeout: Seconds after which it is not called again; None for no bound but the attempts.
-
-    Raises:
-        VersionConflictError: That of the last try.
-        InvalidOptionError: There is no bound at all.
-    """
-    if attempts is not None:
-        attempts = check_count("attempts", attempts)
-    elif timeout is None:
-        raise InvalidOptionError("retry_on_conflict() wants a bound: attempts, or a timeout")
-    Deadline(timeout)
-
-    def decorate(function: Callable[P, T]) -> Callable[P, T]:
-        if not callable(function):
-            raise InvalidOptionError(f"retry_on_conflict() decorates a function, not {short(function)}")
-
-        @wraps(function)
-        def retrying(*args: P.args, **kwargs: P.kwargs) -> T:
-            deadline = Deadline(timeout)
-            tried, pause = 0, _FIRST_PAUSE
-            while True:
-                try:
-                    return function(*args, **kwargs)
-                except VersionConflictError:
-                    tried += 1
-                    if tried == attempts or not deadline.remaining():
-                        raise
-                time.sleep(random.uniform(0, min(pause, deadline.remaining())))
-                pause = min(pause * 2, _LONGEST_PAUSE)
-
-        return retrying
-
-    return decorate if function is None else decorate(function)

@@ -8,31 +8,32 @@ that does not come is not guessed at: the actor's last event is read from the le
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Unpack, cast
 
-from .._checks import check_count, is_of
-from .._deadline import Deadline
-from .._fork import Heir, heirs
-from .._waiting import Living
+from .._arguments import check_count, is_of
+from .._runtime.deadline import Deadline
+from .._runtime.fork import ForkAware, fork_aware
+from .._runtime.registry import WeakRegistry
 from ..bus import EventBus
 from ..connection import Connection, ConnectionOptions
 from ..errors import InvalidOptionError, StoreClosedError, VersionConflictError
 from ..events import Event
 from ..nats_bus import NATSEventBus
-from ._cache import VersionCache
-from ._durable import ConsumerState
-from ._jetstream import JetStream
-from ._names import Names
-from ._reading import Reader, valid
-from ._saves import Saves
-from ._snapshots import Snapshots
-from ._stream import Stream, settings
-from ._writing import Writer
+from ._checks import check_actor_id, check_version, check_wanted, in_time, numbered
+from ._jetstream.api import JetStream
+from ._jetstream.cache import VersionCache
+from ._jetstream.follower import JetStreamFollower
+from ._jetstream.names import Names
+from ._jetstream.reader import Reader, valid
+from ._jetstream.saves import Saves
+from ._jetstream.snapshots import Snapshots
+from ._jetstream.stream import Stream, settings
+from ._jetstream.writer import Writer
+from ._shared import StoreBase
 from .base import AnyVersion, Reading, Snapshot, StoredEvent
-from .common import StoreBase, check_actor_id, check_version, check_wanted, in_time, numbered
-from .consume import Consumption
-from .consumers import MAX_ACK_PENDING, ConsumeOptions, Consumers
-from .follow import JetStreamFollower
-from .poison import Poisoned
-from .runner import Handler, Runner
+from .consumers.consumer import MAX_ACK_PENDING, ConsumeOptions, Consumers
+from .consumers.consumption import Consumption
+from .consumers.dead_letters import DeadLetter
+from .consumers.durable import ConsumerState
+from .consumers.runner import Handler, Runner
 
 __all__ = ["JetStreamEventStore"]
 
@@ -40,7 +41,7 @@ _CLOSE = 5.0  # seconds for all of it
 _LAST = 0.5  # of these for the connection, to send what handlers have said to the last
 
 
-class JetStreamEventStore(StoreBase, Heir):
+class JetStreamEventStore(StoreBase, ForkAware):
     """Keeps events in a JetStream stream, for all nodes that use the same stream and namespace.
 
     Nothing happens before the first use. The stream is made by :meth:`start`, :meth:`consume`, :meth:`run` and what
@@ -87,7 +88,7 @@ class JetStreamEventStore(StoreBase, Heir):
             self._connection = Connection(cast("str | Sequence[str] | None", connection), **options)
         self._jetstream = JetStream(self._connection)
         self._begin()
-        heirs.add(self)
+        fork_aware.add(self)
         if bus is not None:
             self.set_broadcaster(bus, namespace)
 
@@ -98,7 +99,7 @@ class JetStreamEventStore(StoreBase, Heir):
         self._writer = Writer(self._jetstream, self._names, self._cache, self._reader, self._saves)
         self._stream = Stream(self._jetstream, settings(self._names, self._replicas), renewed=self._forget)
         self._snapshots = Snapshots(self._jetstream, self._names, self._reader, self._stream)
-        self._followers: Living[JetStreamFollower] = Living()
+        self._followers: WeakRegistry[JetStreamFollower] = WeakRegistry()
         self._consumers = Consumers(self._connection, self._jetstream, self._names, self._reader, self._stream)
 
     def _forget(self, is_another: bool) -> None:
@@ -313,7 +314,7 @@ class JetStreamEventStore(StoreBase, Heir):
         sequence than the last is not always a repeat. See :meth:`run` for several threads.
 
         A delivery counts as an attempt, whether it is worked on or not: what a process had at hand when it was killed
-        is nearer to the poison place than before. ``prefetch`` says how much that may be.
+        is nearer to the dead-letter stream than before. ``prefetch`` says how much that may be.
 
         Args:
             consumer: Its name, for all who share it.
@@ -323,7 +324,7 @@ class JetStreamEventStore(StoreBase, Heir):
                 or the sequence to begin after. One that is there goes on where it was.
                 ``ack_wait``: Seconds after which an event that is not acknowledged is delivered again; 30 by default.
                 What waits here to be taken is kept from that, and has three quarters of it when it is taken.
-                ``max_deliver``: Deliveries of an event, before it goes to the poison place; 5 by default. The server
+                ``max_deliver``: Deliveries of an event, before it goes to the dead-letter stream; 5 by default. The
                 notices it when somebody asks for more.
                 ``max_ack_pending``: Events being worked on, in all processes, those included that wait for an earlier
                 one of their actor; 10,000 by default.
@@ -343,7 +344,7 @@ class JetStreamEventStore(StoreBase, Heir):
         *,
         threads: int = 4,
         retry_delay: float = 1.0,
-        poisoned: bool = False,
+        dead_letters: bool = False,
         **options: Unpack[ConsumeOptions],
     ) -> Runner:
         """Have a handler called with each delivery, on threads of its own, each actor's events one after the other.
@@ -353,7 +354,7 @@ class JetStreamEventStore(StoreBase, Heir):
             handler: Called with a :class:`Delivery`; several at a time. It need not acknowledge.
             threads: That many.
             retry_delay: Seconds before an event whose handler failed is tried again; doubled each time, up to 60.
-            poisoned: Handle what the consumer gave up, as :meth:`consume_poisoned`.
+            dead_letters: Handle what the consumer gave up, as :meth:`consume_dead_letters`.
             **options: Those of :meth:`consume`. ``max_deliver`` is also how often a handler is tried before the event
                 is given up; ``prefetch``, 256 by default, how many events are here in the lanes of their actors, and
                 how many wait to be put there. There are more while all of these wait for a few actors and threads have
@@ -364,13 +365,14 @@ class JetStreamEventStore(StoreBase, Heir):
         """
         self._refuse_if_closed()
         return self._consumers.run(
-            consumer, handler, threads=threads, retry_delay=retry_delay, poisoned=poisoned, **options
+            consumer, handler, threads=threads, retry_delay=retry_delay, dead_letters=dead_letters, **options
         )
 
-    def poisoned(self, consumer: str, *, limit: int = 1_000, timeout: float | None = 5.0) -> list[Poisoned]:
+    def dead_letters(self, consumer: str, *, limit: int = 1_000, timeout: float | None = 5.0) -> list[DeadLetter]:
         """Look at what a consumer gave up: events that it rejected, or that came ``max_deliver`` times in vain.
 
-        What came in vain is told by the server once: it is missing here if the poison place had no leader just then.
+        What came in vain is told by the server once: it is missing here if the dead-letter stream had no leader
+        then.
 
         Args:
             consumer: Its name.
@@ -381,9 +383,9 @@ class JetStreamEventStore(StoreBase, Heir):
             The events, in the order of the store; they stay where they are.
         """
         self._refuse_if_closed()
-        return self._consumers.poisoned(consumer, limit, Deadline(timeout))
+        return self._consumers.dead_letters(consumer, limit, Deadline(timeout))
 
-    def consume_poisoned(
+    def consume_dead_letters(
         self,
         consumer: str,
         *,
@@ -394,8 +396,8 @@ class JetStreamEventStore(StoreBase, Heir):
     ) -> Consumption:
         """Work once more on what a consumer gave up, shared by processes as with :meth:`consume`.
 
-        An ``ack()`` takes an event from the poison place for good. What is not acknowledged stays, and comes again, as
-        often as it may be; what is rejected comes again after a minute.
+        An ``ack()`` takes an event from the dead-letter stream for good. What is not acknowledged stays, and comes
+        again, as often as it may be; what is rejected comes again after a minute.
 
         Args:
             consumer: Its name.
@@ -405,14 +407,14 @@ class JetStreamEventStore(StoreBase, Heir):
             timeout: Seconds for the beginning.
         """
         self._refuse_if_closed()
-        return self._consumers.consume_poisoned(
+        return self._consumers.consume_dead_letters(
             consumer, ack_wait=ack_wait, max_ack_pending=max_ack_pending, prefetch=prefetch, timeout=timeout
         )
 
-    def discard_poisoned(self, consumer: str, sequence: int, *, timeout: float | None = 5.0) -> bool:
-        """Take an event from the poison place of a consumer without working on it; returns whether it was there."""
+    def discard_dead_letters(self, consumer: str, sequence: int, *, timeout: float | None = 5.0) -> bool:
+        """Take an event from the dead letters of a consumer without working on it; returns whether it was there."""
         self._refuse_if_closed()
-        return self._consumers.discard_poisoned(consumer, sequence, Deadline(timeout))
+        return self._consumers.discard_dead_letters(consumer, sequence, Deadline(timeout))
 
     def wait_for(self, sequence: int, consumer: str, *, timeout: float | None = 5.0) -> None:
         """Return when a consumer has acknowledged all of its events up to a sequence: what it builds shows them.

@@ -5,20 +5,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Never
 
-from .._deadline import Deadline
-from .._short import short
+from .._runtime.deadline import Deadline
+from .._values.shown import short
 from ..bus import EventBus
-from ..errors import (
-    DuplicateIdError,
-    InvalidOptionError,
-    StreamRegressionError,
-    UnsupportedError,
-    VersionConflictError,
-)
+from ..errors import DuplicateIdError, InvalidOptionError, StreamRegressionError, UnsupportedError, VersionConflictError
 from ..events import MAX_VERSION, Event
-from ._log import Log, LogFollower, fresh, off_the_wire, version_of
-from .base import ANY, AnyVersion, Follower, Reading, Snapshot, StoredEvent
-from .common import StoreBase, check_actor_id, check_version, check_wanted, copied_snapshot, is_same, numbered, replaces
+from ._checks import check_actor_id, check_version, check_wanted, copied_snapshot, is_same, numbered, replaces
+from ._memory_log import Log, LogFollower, fresh, off_the_wire, version_of
+from ._shared import StoreBase
+from .base import ANY_VERSION, AnyVersion, Follower, Reading, Snapshot, StoredEvent
 
 __all__ = ["InMemoryEventStore"]
 
@@ -27,11 +22,11 @@ _SERVER = "an in-memory store has no server to connect to, and is ready at once"
 _NOT_HERE = {  # what a JetStreamEventStore has besides
     "connection": _SERVER,
     "consume": _CONSUMERS,
-    "consume_poisoned": _CONSUMERS,
+    "consume_dead_letters": _CONSUMERS,
     "consumers": _CONSUMERS,
     "delete_consumer": _CONSUMERS,
-    "discard_poisoned": _CONSUMERS,
-    "poisoned": _CONSUMERS,
+    "discard_dead_letters": _CONSUMERS,
+    "dead_letters": _CONSUMERS,
     "run": _CONSUMERS,
     "start": _SERVER,
     "wait_for": _CONSUMERS,
@@ -76,7 +71,7 @@ class InMemoryEventStore(StoreBase):
 
         def number() -> Sequence[Event]:
             current = self._log.version(actor_id)
-            if expected is ANY:
+            if expected is ANY_VERSION:
                 return numbered(copies, current)
             if expected > current:
                 raise VersionConflictError(actor_id, expected + 1, current)

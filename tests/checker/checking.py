@@ -11,7 +11,7 @@ from time import monotonic, sleep
 from typing import TypeVar
 
 from aether_sync import Event, JetStreamEventStore, StoredEvent, UnknownOutcomeError, flush_logs
-from aether_sync._deadline import Deadline
+from aether_sync._runtime.deadline import Deadline
 
 from ..conftest import PATIENCE
 from ..programs.checked import AWAY, is_explained

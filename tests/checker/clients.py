@@ -7,7 +7,15 @@ from functools import partial
 from time import monotonic, sleep
 from typing import Any
 
-from aether_sync import ANY, Event, LoadedActor, Snapshot, StoredEvent, UnknownOutcomeError, VersionConflictError
+from aether_sync import (
+    ANY_VERSION,
+    Event,
+    LoadedActor,
+    Snapshot,
+    StoredEvent,
+    UnknownOutcomeError,
+    VersionConflictError,
+)
 
 from ..programs.checked import AWAY
 from .history import Kept, Outcome, Read, Save, Seen, Snapshotted
@@ -68,7 +76,7 @@ class Client:
     def append_any(self) -> None:
         actor = self.actor()
         events = [self.event(actor) for _ in range(self._random.choice((1, 1, 2)))]
-        self.save("append ANY", events, lambda: self._append(actor, events, ANY))
+        self.save("append ANY", events, lambda: self._append(actor, events, ANY_VERSION))
 
     def _append(self, actor: str, events: list[Event], expected: Any) -> list[StoredEvent]:
         return self._store.append(actor, *events, expected_version=expected, timeout=self.timeout())

@@ -6,8 +6,8 @@ from random import Random
 from time import monotonic, sleep
 from typing import Literal
 
-from aether_sync import JetStreamEventStore, NatsServer
-from aether_sync._deadline import Deadline
+from aether_sync import JetStreamEventStore, NATSServer
+from aether_sync._runtime.deadline import Deadline
 
 from ..programs.checked import AWAY
 from ..proxy import Proxy
@@ -15,7 +15,7 @@ from .history import Fault
 from .run import STREAM, Run
 
 
-def leader(run: Run, admin: JetStreamEventStore) -> NatsServer | None:
+def leader(run: Run, admin: JetStreamEventStore) -> NATSServer | None:
     """The leader of the stream, if it is known."""
     with suppress(*AWAY):
         info = admin._jetstream.request(f"STREAM.INFO.{STREAM}", {}, Deadline(1.0))
@@ -24,20 +24,20 @@ def leader(run: Run, admin: JetStreamEventStore) -> NatsServer | None:
     return None
 
 
-def victim(run: Run, admin: JetStreamEventStore, random: Random) -> NatsServer:
+def victim(run: Run, admin: JetStreamEventStore, random: Random) -> NATSServer:
     """The leader, every second time."""
     found = leader(run, admin) if random.random() < 0.5 else None
     return found or random.choice(run.servers.all)
 
 
-def victims(run: Run, admin: JetStreamEventStore, random: Random) -> list[NatsServer]:
+def victims(run: Run, admin: JetStreamEventStore, random: Random) -> list[NATSServer]:
     """One, in most cases; or most, or all."""
     first = victim(run, admin, random)
     others = [server for server in run.servers.all if server is not first]
     return [first, *random.sample(others, min(len(others), random.choice((0, 0, 0, 0, 1, 2))))]
 
 
-def names(servers: Sequence[NatsServer]) -> str:
+def names(servers: Sequence[NATSServer]) -> str:
     return ", ".join(server.name for server in servers)
 
 

@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal, Self
 
-from aether_sync import NatsServer
-from aether_sync.server import find_binary
+from aether_sync import NATSServer
+from aether_sync.server.process import find_binary
 
 from ..conftest import FreePort
 
@@ -98,13 +98,13 @@ class Servers:
         hosts = [LOOPBACK] * size if namespaces is None else namespaces.hosts()
         self._ports = [FreePort() for _ in hosts]
         routes = [f"{host}:{port.number}" for host, port in zip(hosts, self._ports, strict=True)]
-        self.all: list[NatsServer] = []
+        self.all: list[NATSServer] = []
         for number, (host, route) in enumerate(zip(hosts, routes, strict=True), 1):
             others = ", ".join(f'"nats://{other}"' for other in routes if other != route)
             cluster = f'cluster {{name: checked, listen: "{route}", no_advertise: true, routes: [{others}]}}'
             binary = None if namespaces is None else namespaces.binary(number)
             config = cluster if size > 1 else ""
-            self.all.append(NatsServer(host=host, name=f"s{number}", config=config, binary=binary, start_timeout=60.0))
+            self.all.append(NATSServer(host=host, name=f"s{number}", config=config, binary=binary, start_timeout=60.0))
         self.hosts = hosts
 
     def __enter__(self) -> Self:

@@ -4,7 +4,9 @@ from .run import fuzz, instrumented
 
 with instrumented(__name__):
     from aether_sync import DecodingError, Event
-    from aether_sync._wire import EnvelopeWriter, decode_envelope, decode_event, encode_event
+    from aether_sync._codec.decoding import decode_envelope, decode_event
+    from aether_sync._codec.encoding import encode_event
+    from aether_sync._codec.envelope import EnvelopeWriter
 
 NAMESPACE = "tenant-a.orders"
 _writer = EnvelopeWriter("a-node")

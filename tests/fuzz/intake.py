@@ -14,7 +14,7 @@ from .run import fuzz, instrumented
 with instrumented(__name__):
     from nats.protocol.parser import Parser
 
-    from aether_sync._nats.intake import LARGEST_MESSAGE, Intake
+    from aether_sync._nats.fast_reader import LARGEST_MESSAGE, FastReader
 
 OURS, OTHERS = (1, 22), (3, 404)
 
@@ -44,7 +44,7 @@ class Stock(asyncio.Protocol):
         self.told.append(repr(exc))
 
 
-class Inbox:
+class Incoming:
     """As far as an intake knows one; an interest, too."""
 
     whole = False
@@ -71,13 +71,13 @@ class Taken(NamedTuple):
 
 def take(pieces: list[bytes]) -> Taken:
     """Have an intake take a stream, until it says that the stream is broken."""
-    stock, inboxes, complaints = Stock(), {sid: Inbox() for sid in OURS}, list[str]()
-    intake = Intake(stock, inboxes, lambda inbox: inbox.deliver(), complaints.append)  # type: ignore[arg-type, attr-defined]
+    stock, inboxes, complaints = Stock(), {sid: Incoming() for sid in OURS}, list[str]()
+    reader = FastReader(stock, inboxes, lambda inbox: inbox.deliver(), complaints.append)  # type: ignore[arg-type, attr-defined]
     received = 0
     for piece in pieces:
-        intake.take(piece)
+        reader.take(piece)
         received += len(piece)
-        assert intake.received == received
+        assert reader.received == received
         if complaints:
             break
     return Taken({sid: inbox.delivered for sid, inbox in inboxes.items()}, stock.got, bool(complaints))

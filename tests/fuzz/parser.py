@@ -11,14 +11,14 @@ with instrumented(__name__):
     from nats.aio.subscription import Subscription
     from nats.errors import UnexpectedEOF
 
+    from aether_sync._bus.counting import Counters
+    from aether_sync._bus.incoming import EventInterest, Incoming
+    from aether_sync._bus.routing import Target, make_target
+    from aether_sync._nats.client import NATSClient
     from aether_sync._nats.interest import message_class
     from aether_sync._nats.login import Login
-    from aether_sync._nats.receive import EventInterest, Inbox
     from aether_sync._nats.servers import Server
-    from aether_sync._nats.wire import Wire
-    from aether_sync._reporter import Reporter
-    from aether_sync._routing import Target, make_target
-    from aether_sync.metrics import Counters
+    from aether_sync._runtime.reporter import Reporter
 
 SID = 1
 
@@ -51,7 +51,7 @@ class QuietReporter(Reporter):
         text % args
 
 
-class Watched(Wire):
+class Watched(NATSClient):
     """A wire over such a transport, connected."""
 
     def __init__(self, pieces: list[bytes]) -> None:
@@ -62,7 +62,7 @@ class Watched(Wire):
             QuietReporter(),
             refused=lambda error: None,
             unreadable=self.unread.append,
-            informed=lambda wire, info: None,
+            informed=lambda client, info: None,
         )
         self._transport = Transport(pieces)
         self._status = Client.CONNECTED
@@ -76,7 +76,7 @@ def feed(pieces: list[bytes]) -> tuple[Watched, Target, Counters]:
 
 async def _feed(pieces: list[bytes]) -> tuple[Watched, Target, Counters]:
     reporter, counters = QuietReporter(), Counters()
-    inbox = Inbox("a-node", counters, lambda target: None)
+    inbox = Incoming("a-node", counters, lambda target: None)
     interest = EventInterest(inbox, "aether.events.>", ">", None)
     target = make_target((">",), None, 100, 1 << 20, "drop_oldest", None, lambda stats: None)
     interest.add(target)

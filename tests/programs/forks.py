@@ -28,11 +28,12 @@ from aether_sync import (
     Subscription,
     SubscriptionClosedError,
 )
-from aether_sync._deadline import Deadline
-from aether_sync._fork import Heir, heirs
-from aether_sync._loop import LoopThread, new_loop
-from aether_sync._waiting import guard
-from aether_sync.stores.base import ANY, Follower
+from aether_sync._runtime.deadline import Deadline
+from aether_sync._runtime.event_loop import new_loop
+from aether_sync._runtime.fork import ForkAware, fork_aware
+from aether_sync._runtime.locks import signal_safe_lock
+from aether_sync._runtime.loop_thread import LoopThread
+from aether_sync.stores.base import ANY_VERSION, Follower
 from aether_sync.stores.jetstream import JetStreamEventStore
 from aether_sync.stores.memory import InMemoryEventStore
 
@@ -122,7 +123,7 @@ def pause_reading(bus: NATSEventBus) -> None:
     engine = bus.connection._engine
     paused = threading.Event()
     assert engine is not None
-    engine.loop.post(lambda: engine.link._wire._writer_transport().pause_reading())  # type: ignore[union-attr]
+    engine.loop.post(lambda: engine.link._client._writer_transport().pause_reading())  # type: ignore[union-attr]
     engine.loop.post(paused.set)
     assert paused.wait(PATIENCE)
 
@@ -170,9 +171,9 @@ def what_a_child_keeps(url: str, prefix: str, how: str) -> None:
     engine = bus.connection._engine
 
     def known() -> set[int]:  # a loop does not know a socket at the very moment when it is made
-        wires = list(engine.link._wires)
-        others = {wire.shortcut.file for wire in wires if wire.shortcut is not None}
-        others |= {ear.number for wire in wires if (ear := wire._ear) is not None}
+        clients = list(engine.link._clients)
+        others = {client.shortcut.file for client in clients if client.shortcut is not None}
+        others |= {ear.number for client in clients if (ear := client._ear) is not None}
         return {*(file.number for file in engine.loop._loop.files()), *others}
 
     while len(found := connections_and_polls() - own) < 2 or not found <= known():
@@ -307,7 +308,7 @@ def a_store_in_memory(forks: str) -> None:
     def save(n: int) -> None:
         while not stop.is_set():
             go_on.wait(PATIENCE)  # or each child has more to read than the one before
-            store.append("all", event("all"), expected_version=ANY)
+            store.append("all", event("all"), expected_version=ANY_VERSION)
             version = store.get_latest_version(f"a-{n}") + 1
             store.save_events([event(f"a-{n}", version), event(f"b-{n}", version), event(f"a-{n}", version + 1)])
 
@@ -378,12 +379,12 @@ def the_outbox_is_the_parents(url: str, prefix: str) -> None:
 def one_heir_raises(url: str, prefix: str) -> None:
     """The others begin anew all the same."""
 
-    class Wrong(Heir):
+    class Wrong(ForkAware):
         def _after_fork(self) -> None:
             raise ZeroDivisionError
 
     wrong = Wrong()
-    heirs.add(wrong)
+    fork_aware.add(wrong)
     bus = NATSEventBus(url, prefix=prefix)
     bus.start()
     parent = bus.node_id
@@ -400,7 +401,7 @@ def one_heir_raises(url: str, prefix: str) -> None:
 
 def a_fork_within_a_guard() -> None:
     """As a signal handler does it, over code that holds one; another thread holds another."""
-    mine, other, held = guard(), guard(), threading.Event()
+    mine, other, held = signal_safe_lock(), signal_safe_lock(), threading.Event()
 
     def hold() -> None:
         with other:

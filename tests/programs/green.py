@@ -13,7 +13,7 @@ def with_gevent(url: str, prefix: str) -> None:
     from gevent import monkey
 
     monkey.patch_all()
-    from aether_sync import ANY, AetherError, Connection, Event, JetStreamEventStore, NATSEventBus
+    from aether_sync import ANY_VERSION, AetherError, Connection, Event, JetStreamEventStore, NATSEventBus
 
     def event(n: int) -> Event:
         return Event(event_type="Happened", actor_id="a", version=n)
@@ -39,7 +39,7 @@ def with_gevent(url: str, prefix: str) -> None:
     for n in range(500):
         bus.publish("n", event(n))
     bus.flush(PATIENCE)
-    store.append("a", event(0), expected_version=ANY)
+    store.append("a", event(0), expected_version=ANY_VERSION)
     runner = store.run("c", lambda delivery: handled.append(delivery.sequence))
     try:
         NATSEventBus(url).publish("n", event(0))

@@ -1,0 +1,1 @@
+"""From a published or received event to the queues of the subscriptions that match it."""

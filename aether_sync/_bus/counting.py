@@ -1,0 +1,89 @@
+"""Counters, whose frozen snapshot ``bus.metrics()`` returns."""
+
+from collections import Counter
+from collections.abc import Mapping
+from itertools import count
+from typing import Any
+
+from ..metrics import _NAMESPACES_COUNTED, OTHER_NAMESPACES, QueueStats
+
+__all__ = ["Counters", "NamespaceCount", "Totals"]
+
+
+class Totals:
+    """Sums over queues."""
+
+    __slots__ = ("delivered", "dropped", "pending")
+
+    def __init__(self, delivered: int = 0, pending: int = 0, dropped: Mapping[str, int] | None = None) -> None:
+        self.delivered = delivered
+        self.pending = pending
+        self.dropped = Counter(dropped)
+
+    def copy(self) -> "Totals":
+        """Return others with the same sums."""
+        return Totals(self.delivered, self.pending, self.dropped)
+
+    def add(self, stats: QueueStats) -> None:
+        """Add one of them."""
+        self.delivered += stats.delivered
+        self.pending += stats.pending
+        self.dropped.update(stats.dropped)
+
+
+class NamespaceCount:
+    """What was published under one namespace.
+
+    Publishers count without a lock, each by a single step in C, within which no other thread and no signal handler
+    runs: ``count += n`` is several, between which a tracer lets others run.
+
+    Attributes:
+        one: Counts one event.
+    """
+
+    __slots__ = ("_steps", "one")
+
+    def __init__(self) -> None:
+        self._steps = {0: count()}  # how often 1, 2, 4 ... events were counted at once, by the power of 2
+        self.one = self._steps[0].__next__
+
+    def many(self, events: int) -> None:
+        """Count several events."""
+        for power in range(events.bit_length()):
+            if events >> power & 1:
+                next(self._steps.get(power) or self._steps.setdefault(power, count()))
+
+    @property
+    def count(self) -> int:
+        """How many events were counted."""
+        steps = [(power, repr(taken)) for power, taken in self._steps.copy().items()]
+        return sum(int(taken.removeprefix("count(").removesuffix(")")) << power for power, taken in steps)
+
+
+class Counters:
+    """What a bus counts as it goes; any thread, without a lock."""
+
+    def __init__(self) -> None:
+        self._tallies: dict[str, NamespaceCount] = {}  # of what is published, by namespace
+        self._others = {
+            name: NamespaceCount() for name in ("received", "publish_errors", "subscribe_errors", "decode_errors")
+        }
+
+    def tally(self, namespace: str) -> NamespaceCount:
+        """Where what is published under a namespace is counted."""
+        if namespace not in self._tallies and len(self._tallies) >= _NAMESPACES_COUNTED:
+            namespace = OTHER_NAMESPACES
+        return self._tallies.setdefault(namespace, NamespaceCount())
+
+    def add(self, name: str, count: int = 1) -> None:
+        """Count anything else, by the name of its field."""
+        self._others[name].many(count)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return them as fields of :class:`Metrics`."""
+        by_namespace = {name: events for name, tally in self._tallies.copy().items() if (events := tally.count)}
+        return {
+            "published": sum(by_namespace.values()),
+            "published_by_namespace": by_namespace,
+            **{name: tally.count for name, tally in self._others.items()},
+        }

@@ -1,0 +1,193 @@
+"""Events from the server into the queues of subscriptions, a batch for each turn of the loop.
+
+One NATS subscription, an *interest*, serves all local subscriptions of its subject. Overlapping interests bring copies
+of one event; a local subscription takes the copy that comes through the first of its patterns that matches, so it gets
+one, whichever copies arrive. Messages are routed by their sid, on a client of their own generation, never by subject.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import count
+
+from .._codec.decoding import decode_run
+from .._codec.envelope import EnvelopeWriter
+from .._nats.interest import Interest
+from .._runtime.locks import signal_safe_lock
+from .._runtime.reporter import Kind, Reporter
+from ..errors import AetherError
+from ..events import Event
+from .counting import Counters
+from .recent_payloads import RecentPayloads
+from .routing import Deliveries, Group, Route, Target, failed, log_drops
+
+__all__ = ["EventInterest", "Incoming", "Run"]
+
+_ROUTES_KEPT = 4_096  # subjects per interest
+
+
+#: What came in a row: by which interest, with which subject, and the payloads, one or more.
+Run = tuple["EventInterest", str, list[bytes]]
+
+
+class EventInterest(Interest):
+    """One NATS subscription of a bus, on behalf of all its local subscriptions to the subject and queue group."""
+
+    whole = False
+
+    def __init__(self, inbox: "Incoming", subject: str, pattern: str, group: str | None) -> None:
+        super().__init__(subject, group)
+        self.inbox: Incoming = inbox
+        self.pattern = pattern  # the subject without the prefix
+        self.is_watched = False  # for a store, whoever subscribes or not
+        self._lock = signal_safe_lock()  # guards the fields below; _routes is read without it
+        self._turns = count()  # of the group's members
+        self._members: dict[Target, None] = {}
+        self._routes: dict[str, Route] = {}
+
+    def add(self, target: Target) -> None:
+        """Let a local subscription have what comes."""
+        with self._lock:
+            self._members[target] = None
+            self._routes = {}
+
+    def remove(self, target: Target) -> None:
+        """Let it have no more."""
+        with self._lock:
+            self._members.pop(target, None)
+            self._routes = {}
+
+    def serves_only(self, target: Target) -> bool:
+        """Whether nobody else has what comes."""
+        if self.is_watched:
+            return False
+        return not self._members or (len(self._members) == 1 and target in self._members)
+
+    def conclude(self) -> None:
+        """Serve nobody any more: until now its last member had what the server chose it for, as a count if need be."""
+        super().conclude()
+        with self._lock:
+            self._members.clear()
+            self._routes = {}
+
+    def _end(self, error: AetherError, failure: AetherError | None) -> None:
+        super()._end(error, failure)
+        with self._lock:
+            members = list(self._members)
+        for target in members:
+            target.queue.close(failure=failure)
+            if failure is not None:  # it may have other patterns
+                self.inbox.failed(target)
+
+    def route(self, subject: str) -> Route:
+        """Find who gets what comes with a subject. Loop thread only."""
+        route = self._routes.get(subject)
+        if route is None:
+            with self._lock:
+                route = self._compute(subject)
+                if len(self._routes) >= _ROUTES_KEPT:
+                    self._routes = {}
+                self._routes[subject] = route
+        return route
+
+    def _compute(self, subject: str) -> Route:
+        namespace = subject[len(self.subject) - len(self.pattern) :]
+        takers = tuple(target for target in self._members if self._serves(target, namespace))
+        if self.group is None:
+            return Route(namespace, targets=takers)
+        return Route(namespace, groups=(Group(self.group, takers, self._turns),) if takers else ())
+
+    def _serves(self, target: Target, namespace: str) -> bool:
+        pattern = target.first_match(namespace)
+        return pattern is not None and pattern.subject_pattern == self.pattern
+
+
+class Incoming:
+    """What has arrived for a bus in this turn of the loop, and is delivered at its end. Loop thread only."""
+
+    def __init__(
+        self,
+        node_id: str,
+        counters: Counters,
+        failed: Callable[[Target], None],
+        seen: Callable[[str, list[Event]], None] | None = None,
+    ) -> None:
+        self._node_id = node_id
+        self._counters = counters
+        self.failed = failed  # called with a subscription that ended for a reason; any thread
+        self._seen = seen  # called with the events of a namespace before they are delivered
+        self.arrived: list[Run] = []  #: filled, then delivered; in the order of arrival
+        # A queue group has no echoes: each event goes to one of its members, and is sent to it once.
+        self._recent = RecentPayloads(EnvelopeWriter(node_id).own_mark)
+        # What was decoded last: copies of an event come one after the other, if not always in one turn of the loop.
+        self._last: tuple[str, bytes, Event, EventInterest] | None = None
+
+    def arrive(self, interest: EventInterest, subject: str, payload: bytes, reporter: Reporter) -> None:
+        """Take one message; deliver at the end of this turn."""
+        if self.arrived:
+            by, at, payloads = self.arrived[-1]
+            if by is interest and at == subject:
+                payloads.append(payload)
+                return
+        else:
+            asyncio.get_running_loop().call_soon(self.deliver, reporter)
+        self.arrived.append((interest, subject, [payload]))
+
+    def move(self) -> None:
+        """What comes from now on comes through another connection, perhaps from another server."""
+        self._recent.move()
+        self._last = None  # what is the same from now on is no copy
+
+    def refuse(self, subject: str, reason: str, reporter: Reporter) -> None:
+        """Count a message that is no event, and log the first of a burst; never its content."""
+        self._counters.add("decode_errors")
+        reporter.burst(Kind.DECODE_ERROR, "a message on %r is no event, and is skipped: %s", subject, reason)
+
+    def deliver(self, reporter: Reporter) -> None:
+        """Decode what has arrived, each event once, and put it into the queues."""
+        arrived, self.arrived = self.arrived, []
+        try:
+            self._deliver(arrived, reporter)
+        except Exception as mistake:  # of ours, or no memory: other buses have messages of the same read
+            self._counters.add("decode_errors", sum(len(payloads) for _, _, payloads in arrived))
+            reporter.mistake(mistake)
+
+    def _deliver(self, arrived: list[Run], reporter: Reporter) -> None:
+        deliveries = Deliveries()
+        received = 0
+        for interest, subject, payloads in arrived:
+            find = partial(interest.route, subject)
+            route = find()
+            if interest.group is None:
+                payloads = self._recent.new(payloads)  # noqa: PLW2901
+            copy = self._copy(interest, subject, payloads)
+            if copy is not None:
+                deliveries.add(route, find, (copy,), (len(payloads[0]),))
+                payloads = payloads[1:]  # noqa: PLW2901
+            events, kept = decode_run(
+                payloads,
+                route.namespace,
+                self._node_id if interest.group is None else None,
+                lambda error, subject=subject: self.refuse(subject, str(error), reporter),  # type: ignore[misc]
+            )
+            if events:
+                if self._seen is not None:
+                    self._seen(route.namespace, events)
+                self._last = subject, kept[-1], events[-1], interest
+                deliveries.add(route, find, events, list(map(len, kept)))
+                received += len(events)
+        if received:  # before the readers are woken, who wait for this thread's turn to end
+            self._counters.add("received", received)
+        dropping = deliveries.hand_over()
+        if dropping:
+            log_drops(dropping, reporter)
+            for target in failed(dropping):
+                self.failed(target)
+
+    def _copy(self, interest: EventInterest, subject: str, payloads: Sequence[bytes]) -> Event | None:
+        """Return the event that was decoded last, if the first of these is the same, come through another interest."""
+        if self._last is not None and payloads:
+            at, last, event, by = self._last
+            if interest is not by and payloads[0] == last and subject == at:
+                return event
+        return None

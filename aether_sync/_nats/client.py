@@ -1,0 +1,396 @@
+"""One connection to one server. What this library needs of nats-py below its public surface is here, all of it.
+
+Read in nats-py 2.10 to 2.16. Its own reconnecting, flushing and closing wait for servers that do not read, forget
+sockets, or give up for good (``flush()`` is no barrier, and one that times out kills the read loop; any ``-ERR`` but a
+few closes the client), so none of it is used: a client here is for one attempt and the connection that comes of it, is
+left without waiting for anybody, and another one takes its place. Commands are written to the transport at once, in
+order, and a PING is answered by a callback that nothing cancels.
+"""
+
+import asyncio
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from nats.aio.client import DEFAULT_BUFFER_SIZE, Client
+from nats.aio.subscription import Subscription
+from nats.aio.transport import TcpTransport
+from nats.errors import ConnectionClosedError, Error, ProtocolError, UnexpectedEOF
+
+from .._runtime.fork import OwnFile, let_go
+from .._runtime.reporter import Kind, Reporter
+from .fast_reader import LONGEST_LINE, FastReader
+from .interest import Interest, message_class
+from .login import Login, NotSentError
+from .options import ConnectOptions
+from .parser import SteadyParser
+from .reasons import describe
+from .servers import Server
+from .shortcut import Shortcut, duplicate
+from .uplink import on_this_side
+
+__all__ = ["NATSClient", "forget", "sid_of"]
+
+_NEEDED = (
+    "_close", "_connect_command", "_flush_pending", "_process_connect_init", "_process_err", "_process_info",
+    "_process_msg", "_process_op_err", "_remove_sub", "_select_next_server", "_send_ping",
+)  # fmt: skip
+_SECRET = 4  # characters; what is shorter stands in any text
+_LAST_WORDS = re.compile(rb"^-ERR '(.*)'\r$", re.M)
+
+
+def _check(client: type) -> None:
+    if missing := [name for name in _NEEDED if not hasattr(client, name)]:
+        raise ImportError(f"this nats-py has no {', '.join(missing)}: install nats-py>=2.10,<3")
+
+
+_check(Client)
+
+
+class NATSClient(Client):
+    """A nats client for one connection. Loop thread only.
+
+    It reads on after a message it cannot understand, and sends no secret where TLS was asked for in vain.
+
+    Args:
+        server: To which.
+        login: What the server is shown.
+        reporter: Takes what there is to log.
+        refused: Called with the text of each ``-ERR``; returns whether the connection goes on all the same.
+        unreadable: Called with the sid of a message whose subject or headers cannot be read.
+        informed: Called with what a server says of itself: when it is met, and when that has changed.
+
+    Attributes:
+        server: To which.
+        lost: Done when the connection is at its end, with the reason.
+        interests: By the sids under which they are subscribed here: who gets what arrives.
+        shortcut: Other threads' way to the socket, once somebody has opened it.
+        line: How long the line of its CONNECT was.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        login: Login,
+        reporter: Reporter,
+        *,
+        refused: Callable[[str], bool],
+        unreadable: Callable[[int], None],
+        informed: Callable[["NATSClient", dict[str, Any]], None],
+    ) -> None:
+        super().__init__()
+        self.server = server
+        self.lost: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        self.interests: dict[int, Interest] = {}
+        self.msg_class = message_class(self.interests, reporter)  # type: ignore[assignment]
+        self._login = login
+        self._reporter = reporter
+        self._refused = refused
+        self._unreadable = unreadable
+        self._informed = informed
+        self._wants_tls = False
+        self._ear: OwnFile | None = None
+        self._secrets: list[str] = []  # shown to the server
+        self.line = 0
+        self._gathered: list[bytes] | None = None
+        self._ps = self._parser = SteadyParser(self)
+        self._reader: FastReader | None = None
+        self.shortcut: Shortcut | None = None
+        self._written = 0  # bytes ever, but for those that took the shortcut
+
+    # -- its beginning
+
+    async def open(self, options: ConnectOptions) -> None:
+        """Connect, or raise why that is not possible: one attempt, with a deadline."""
+        self._wants_tls = options.wants_tls
+        try:
+            async with asyncio.timeout(options.patience(self.server)):
+                await self.connect(**options.for_nats(self.server), error_cb=self._on_error)
+        except ConnectionError as error:  # what was read before may say why, or what was not read any more
+            reader = getattr(self._transport, "_io_reader", None)
+            words = _last_words(bytes(getattr(reader, "_buffer", b"")) + self._unread())
+            words = self._without_secrets(words)
+            raise (Error(words) if words else reader and reader.exception()) or error from None
+        except Error as error:
+            if self._without_secrets(str(error)) != str(error):
+                raise Error(self._without_secrets(str(error))) from None
+            raise
+        except OSError:
+            raise
+        except Exception as error:
+            raise Error(f"something answers there, but it is no NATS server ({type(error).__name__})") from error
+        if self.lost.done():  # by a close that wanted to cancel this, which asyncio may swallow
+            raise self.lost.result()
+        if self._reading_task is not None:
+            self._reading_task.add_done_callback(lambda _: self.abandon(Error("nats-py has stopped reading")))
+        if options.lean:
+            self._read_lean()
+
+    def _read_lean(self) -> None:
+        """Take our messages before nats-py does. Nothing is subscribed yet, so none of them is in its hands."""
+        transport = self._writer_transport()
+        if transport is not None:
+            with suppress(TypeError):
+                self._reader = FastReader(
+                    transport.get_protocol(),
+                    self.interests,
+                    deliver=lambda inbox: inbox.deliver(self._reporter),
+                    broken=lambda what: self.abandon(Error(f"what the server sends is not the NATS protocol ({what})")),
+                    losing=self._hear_out,
+                )
+                transport.set_protocol(self._reader)
+                return
+        self._reporter.burst(Kind.SLOW_PATH, "this nats-py is not known well enough to be read the fast way")
+
+    def _listen(self) -> None:
+        """Have a number of our own for the file: a transport that cannot write closes its, whatever has come."""
+        self._close_ear()
+        transport = self._writer_transport()
+        number = -1 if transport is None else duplicate(transport)
+        if number >= 0:
+            self._ear = OwnFile.of(number)
+
+    def _close_ear(self) -> None:
+        ear, self._ear = self._ear, None
+        if ear is not None and ear.is_ours:
+            os.close(ear.number)
+
+    async def _select_next_server(self) -> None:
+        (server,) = self._server_pool
+        self._current_server, self._transport = server, TcpTransport()  # type: ignore[no-untyped-call]
+        await self._transport.connect(server.uri, DEFAULT_BUFFER_SIZE, self.options["connect_timeout"])
+
+    async def _process_connect_init(self) -> None:
+        await super()._process_connect_init()
+        if not self.is_connected:  # nats-py takes the end of the stream, or anything else, for a PONG
+            raise Error("the server closed the connection before it had answered")
+
+    def _connect_command(self) -> bytes:
+        verb, _, fields = super()._connect_command().partition(b" ")
+        assert self._current_server is not None
+        self._listen()
+        uri = self._current_server.uri
+        shown = self._login.fields(uri.hostname, uri.port, self._server_info.get("nonce"))
+        self._secrets = [secret for secret in shown.values() if len(secret) >= _SECRET]
+        fields = json.dumps(json.loads(fields) | shown).encode()
+        self.line = len(fields)
+        return b"%b %b\r\n" % (verb, fields)
+
+    # -- what the server says
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        if initial_connection and self._wants_tls and not info.get("tls_required"):
+            raise NotSentError("TLS was asked for, and the server does not require it: nothing was sent to it")
+        limit = info.get("max_payload", 0)
+        if isinstance(limit, int) and limit > 0:
+            self._max_payload = limit
+        elif initial_connection and not isinstance(limit, int):
+            raise ProtocolError
+        self._informed(self, info)
+
+    async def _on_error(self, error: Exception) -> None:
+        if self.is_connected and not isinstance(error, UnexpectedEOF):  # what an attempt fails with is raised
+            self._reporter.burst(Kind.SERVER_ERROR, "nats-py reports: %s", describe(error))
+
+    async def _process_err(self, err_msg: str) -> None:
+        """Take an ``-ERR``: nats-py would hand it on in lower case, and close over what the server does not."""
+        self._heed(self._parser.error_text() or err_msg)
+
+    def _heed(self, text: str) -> None:
+        text = self._without_secrets(text)
+        if not (self.is_connected and self._refused(text)):
+            self.abandon(Error(text))
+
+    def _without_secrets(self, text: str) -> str:
+        """A server's words; no server quotes what it was shown to be let in, but what stands before it may."""
+        return "an error that quotes the CONNECT" if any(secret in text for secret in self._secrets) else text
+
+    def _hear_out(self) -> None:
+        """The connection broke, perhaps in writing: take what has come and was not read, the server's last words too.
+
+        At once: nats-py, when its turn comes, looks at nothing but why the connection is lost.
+        """
+        buffer = getattr(getattr(self._transport, "_io_reader", None), "_buffer", None)
+        if self._reader is None or not isinstance(buffer, bytearray):
+            return
+        self._reader.take(self._unread())
+        parsing = self._parser.parse(bytes(buffer))
+        buffer.clear()
+        with suppress(StopIteration, ProtocolError, OSError):
+            parsing.send(None)  # no part of it waits for anything
+        parsing.close()
+
+    def _unread(self) -> bytes:
+        """What has come, and the transport has not read."""
+        parts: list[bytes] = []
+        ear = self._ear
+        with suppress(OSError):  # it does not block
+            while ear is not None and (part := os.read(ear.number, LONGEST_LINE)):
+                parts.append(part)
+        return b"".join(parts)
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        try:
+            await super()._process_msg(sid, subject, reply, data, headers)
+        except Exception:
+            self._unreadable(sid)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What the server has said of itself."""
+        return dict(self._server_info)
+
+    @property
+    def received(self) -> int:
+        """Bytes that the server has sent, ever."""
+        return self._parser.received if self._reader is None else self._reader.received
+
+    # -- writing
+
+    @property
+    def written(self) -> int:
+        """Bytes that were written, ever."""
+        return self._written + (0 if self.shortcut is None else self.shortcut.written)
+
+    @property
+    def delivered(self) -> int:
+        """How many of those have reached the server's kernel, about: TLS makes more of them on their way."""
+        writer, bare = (getattr(self._transport, name, None) for name in ("_io_writer", "_bare_io_writer"))
+        layers = {id(one): one.transport for one in (writer, bare) if one is not None}  # of TLS and of TCP, or one
+        return self.written - on_this_side(*layers.values())
+
+    @property
+    def is_open(self) -> bool:
+        """Whether what is written now may arrive."""
+        transport = self._writer_transport()
+        return self.is_connected and (transport is None or not transport.is_closing())
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether what is written now goes out at once."""
+        transport = self._writer_transport()
+        return self.is_open and transport is not None and not transport.get_write_buffer_size()
+
+    @contextmanager
+    def in_one_write(self) -> Iterator[None]:
+        """Gather what is written meanwhile, and write it in one go."""
+        gathered = self._gathered = []
+        try:
+            yield
+        finally:
+            self._gathered = None
+            self.write(b"".join(gathered))
+
+    def write(self, data: bytes) -> None:
+        """Write commands, if the connection is open."""
+        if self._gathered is not None:
+            self._gathered.append(data)
+            return
+        if not (self.is_open and self._transport):  # asyncio would log that, on this thread
+            return
+        self._written += len(data)
+        if self.shortcut is None:
+            self._transport.write(data)
+        else:
+            self.shortcut.write(data)
+
+    def open_shortcut(self, told: Callable[[], object]) -> Shortcut | None:
+        """Let other threads write, too; ``told`` is called when one has."""
+        transport = self._writer_transport()
+        if transport is not None and self.shortcut is None:
+            self.shortcut = Shortcut(transport, told)
+        return self.shortcut
+
+    def ping(self, on_pong: Callable[[], None]) -> None:
+        """Write a PING; ``on_pong`` is called once the server has processed all that was written before.
+
+        It is never called if the connection breaks first.
+        """
+        self.write(b"PING\r\n")
+        self._pongs.append(_Pong(on_pong))  # type: ignore[arg-type]
+
+    async def _send_ping(self, future: Any = None) -> None:
+        self.ping(lambda: None)
+
+    async def writable(self) -> None:
+        """Wait until the transport takes more. It does not end by itself while the server is frozen."""
+        if self._transport:
+            await self._transport.drain()  # type: ignore[no-untyped-call]
+
+    async def _flush_pending(self, force_flush: bool = False) -> Any:
+        """Write now: nats-py's flusher has a bounded queue, and who fills it would wait for the server to read."""
+        pending, self._pending, self._pending_data_size = self._pending, [], 0
+        self.write(b"".join(pending))
+        done = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
+
+    # -- its end
+
+    def disown(self) -> None:
+        """In a forked child: let go of what its loop does not know."""
+        if self.shortcut is not None:
+            self.shortcut.disown()
+        ear, self._ear = self._ear, None
+        if ear is not None:
+            let_go([ear])
+
+    def abandon(self, why: Exception) -> None:
+        """End the connection at once: what the server has not read is lost. Idempotent."""
+        if not self.lost.done():
+            self.lost.set_result(why)
+        self._status = Client.CLOSED
+        self._close_ear()
+        if self.shortcut is not None:
+            self.shortcut.close()
+        for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()
+        transport = self._writer_transport()
+        if transport is not None:
+            transport.abort()
+
+    async def _process_op_err(self, e: Exception) -> None:
+        self.abandon(e)
+
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        self.abandon(self._err or ConnectionClosedError())
+
+    def _writer_transport(self) -> asyncio.WriteTransport | None:
+        """The transport of asyncio, below that of nats-py."""
+        writer = getattr(self._transport, "_io_writer", None)
+        return None if writer is None else writer.transport
+
+
+class _Pong:
+    """Stands where nats-py keeps a future, and calls back while the PONG is being parsed.
+
+    So what is called knows which ``-ERR`` came before this PONG and which after.
+    """
+
+    __slots__ = ("_called",)
+
+    def __init__(self, called: Callable[[], None]) -> None:
+        self._called = called
+
+    def set_result(self, _: object) -> None:
+        self._called()
+
+
+def _last_words(said: bytes) -> str:
+    """With what words a server has hung up; nothing, if with none."""
+    found = _LAST_WORDS.search(said)
+    return found[1].decode(errors="replace") if found else ""
+
+
+def sid_of(subscription: Subscription) -> int:
+    """The id by which client and server know a subscription."""
+    return subscription._id
+
+
+def forget(subscription: Subscription) -> None:
+    """Take a subscription, which was unsubscribed already, out of its client."""
+    subscription._conn._remove_sub(subscription._id)

@@ -1,0 +1,116 @@
+"""The engine of a connection: its loop thread, its link, and the thread that logs for them, from first use to end."""
+
+import math
+from functools import partial
+
+from .._runtime.deadline import Deadline
+from .._runtime.event_loop import new_loop
+from .._runtime.loop_thread import LoopThread
+from .._runtime.reporter import Kind, Reporter, log_close
+from ..errors import BusClosedError, ConnectError, DeadlineExceededError
+from ..metrics import CloseReport
+from .link import Link, LinkState
+from .options import ConnectOptions
+from .outbox import Outbox
+
+__all__ = ["Engine"]
+
+_HARD_CLOSE = 0.5  # seconds of a close's deadline for what comes after the flush, if that leaves most of it
+_AT_LEAST = 0.1  # seconds for that in any case: the bytes are gone by then, and it is usually a millisecond
+
+
+class Engine:
+    """What runs for a connection. It knows nothing of the connection, which can so be collected."""
+
+    def __init__(self, options: ConnectOptions, outbox: Outbox) -> None:
+        self._reporter = Reporter()
+        self.link = Link(options, outbox, self._reporter)
+        loop = new_loop(options.fast, warn=partial(self._reporter.warning, Kind.EVENT_LOOP))
+        self.loop = LoopThread(loop, self._reporter.internal_error, last=self.link.end)
+        self._outbox = outbox
+        self._connect_timeout = options.connect_timeout
+        self._first_deadline = Deadline(options.connect_timeout)
+        self.loop.post(self.link.start)
+
+    def discard(self) -> bool:
+        """Close what was made and has no thread; returns False if it has one all the same."""
+        return self.loop.discard()
+
+    def await_first_attempt(self) -> None:
+        """Wait for the first connection, until one deadline for all who wait for it.
+
+        Raises:
+            ConnectError: It failed, or the deadline came: then nobody waits for it any more.
+        """
+        self.loop.refuse_own_thread()
+        first = self.link.first
+        try:
+            first.wait(self._first_deadline)
+        except DeadlineExceededError:
+            first.fail(self.link.connect_error(in_time=True))
+            first.wait(self._first_deadline)
+
+    def await_connection(self, deadline: Deadline, *, as_first: bool) -> None:
+        """Wait until there is a connection, or was one: who has an answer to wait for then waits for that.
+
+        Args:
+            deadline: For it.
+            as_first: Whether to wait no longer than a first attempt may take, as long as that is not over.
+
+        Raises:
+            ConnectError: There never was one; at once if no server will have us.
+            BusClosedError: The connection was closed meanwhile.
+        """
+        self.loop.refuse_own_thread()
+        link = self.link
+        if as_first and not link.first.done:  # as long as if this call had begun it, whoever did
+            deadline = Deadline(min(deadline.remaining(), self._connect_timeout))
+        link.changed.wait(
+            lambda: link.was_connected or link.is_refused or link.state is LinkState.CLOSED,
+            deadline,
+        )
+        if link.state is LinkState.CLOSED:
+            raise BusClosedError("the connection is closed")
+        if not link.was_connected:
+            error = link.connect_error(in_time=True)
+            if as_first and not self._first_deadline.remaining():
+                link.first.fail(error)  # nobody waits for it any more
+            raise error
+
+    def close(self, deadline: Deadline, name: str) -> CloseReport:
+        """Flush, close the link, end both threads; log what was left undone of what is called ``name``."""
+        remaining = deadline.remaining()
+        grace = None if math.isinf(remaining) else max(remaining - _HARD_CLOSE, remaining * 0.7)
+        end = Deadline(None if grace is None else max(remaining, _AT_LEAST))
+        timed_out = False
+        try:
+            self.loop.start()  # an interrupt may have kept it from that
+            self.loop.call(self.link.close, grace, deadline=end)
+        except (ConnectError, DeadlineExceededError):  # there is no thread for it, or not enough time
+            timed_out = True
+        except BusClosedError:  # a close that was interrupted has ended it: what that left undone is counted below
+            pass
+        last = Deadline(5.0 if grace is None else max(end.remaining(), _AT_LEAST))
+        ended = self.loop.stop(last)  # and with it the link, whose own close may not even have begun
+        account = self.link.pump.account()
+        self.link.pump.tell(account)
+        unsent = self._outbox.depth()[0]
+        in_flight = 0 if ended else self._outbox.position() - self.link.pump.settled - unsent
+        report = CloseReport(
+            unsent=unsent,
+            uncertain=account.uncertain + max(0, in_flight),
+            rejected=account.rejected,
+            timed_out=timed_out or not ended,
+        )
+        log_close(self._reporter, name, report)
+        self._reporter.close(max(last.remaining(), _AT_LEAST))
+        return report
+
+    @property
+    def closed(self) -> bool:
+        """Whether its connection was closed, be it before this engine came to anything."""
+        return self._outbox.closed
+
+    def forsake(self) -> None:
+        """Flush once and end, in the background. Takes no lock: for finalizers."""
+        self.loop.nudge(self.link.forsake)

@@ -1,0 +1,236 @@
+r"""The lean way in: messages for our subscriptions are cut out of what arrives, all the rest is nats-py's.
+
+It stands between asyncio's transport and the reader of nats-py, and knows two lines of the protocol
+(https://docs.nats.io/reference/reference-protocols/nats-protocol)::
+
+    MSG <subject> <sid> [reply-to] <#bytes>\r\n<payload>\r\n
+    HMSG <subject> <sid> [reply-to] <#header bytes> <#total bytes>\r\n<headers><payload>\r\n
+
+What is neither, or for a sid that is not ours, is handed on as it is and in order, to be read by nats-py in a task of
+its own: a PONG, too, so that it comes behind the messages that came before it. So nothing here waits, and a batch is as
+large as what the socket gave.
+"""
+
+import asyncio
+import re
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from .interest import Arrivals, Interest
+
+__all__ = ["LARGEST_MESSAGE", "LONGEST_LINE", "FastReader"]
+
+_LINES_KEPT = 4_096  # lines of a subject differ in the payload's size alone: most come again
+_READ_AT_ONCE = 2**20  # bytes: beside a thread that computes, each reading costs a turn of the interpreter's, 5 ms
+_BUFFERS_KEPT = 4  # while nobody reads
+LONGEST_LINE = 2**20  #: bytes; an INFO that names every server of a large cluster has thousands
+LARGEST_MESSAGE = 128 * 2**20  #: bytes, headers included: twice what a server can be told to take
+
+# Servers part the words of a line by spaces. To nats-py a vertical tab or a form feed does so, too, and a publisher can
+# have them in a subject or a reply: a message for nobody here, which it would misread, is not handed on.
+_MISREAD = re.compile(rb"[\v\f]")
+_HEAD = re.compile(
+    rb"(?:MSG|(H)MSG)[ \t]++([^ \t\r\n]++)[ \t]++(\d{1,18})"
+    rb"(?:[ \t]++[^ \t\r\n]++)?(?(1)[ \t]++(\d{1,18}))[ \t]++(\d{1,18})"
+)
+_WORDS = {b"MSG": 5, b"HMSG": 6}  # of a line with a reply
+_Head = tuple[int, str, int, int]  # sid, subject, bytes of headers, bytes in all with the last line end
+_buffers: deque[memoryview] = deque(maxlen=_BUFFERS_KEPT)  # of all connections; one has one only while it reads
+_NOT_OURS = -1  # in place of a sid
+_UNREADABLE: _Head = _NOT_OURS, "", 0, sys.maxsize  # where the next line begins is unknown: it ends the connection
+
+
+class FastReader(asyncio.BufferedProtocol):
+    """Takes what a transport receives, until the connection is lost.
+
+    Args:
+        stock: The protocol that had the transport before.
+        interests: Ours, by sid; read for each message, so it may change.
+        deliver: Called with an inbox that has got messages.
+        broken: Called with the reason when what arrives cannot be NATS.
+        losing: Called before nats-py is told that the connection broke.
+
+    Raises:
+        TypeError: ``stock`` does not read as nats-py's reader does.
+    """
+
+    def __init__(
+        self,
+        stock: asyncio.BaseProtocol,
+        interests: Mapping[int, Interest],
+        deliver: Callable[[Arrivals], None],
+        broken: Callable[[str], None],
+        losing: Callable[[], None] = lambda: None,
+    ) -> None:
+        if not isinstance(stock, asyncio.Protocol):
+            raise TypeError(f"{type(stock).__name__} is no protocol that takes bytes")
+        self._stock = stock
+        self._interests = interests
+        self._deliver = deliver
+        self._broken = broken
+        self._losing = losing
+        self._lines: dict[bytes, _Head] = {}  # what was read of a line before
+        self._subjects: dict[bytes, str] = {}  # in those: one object for each, by which a run is known
+        self._rest: list[bytes] = []  # the beginning of a line or a message
+        self._missing = 0  # bytes until that is whole, or too long a line
+        self._in_line = False  # it is the beginning of a line
+        self.received = 0  #: bytes ever
+        self._buffer: memoryview | None = None  # while something is read; then nothing else runs on this thread
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        if self._buffer is None:  # else nothing came the last time
+            try:
+                self._buffer = _buffers.pop()  # which is still in the processor's cache
+            except IndexError:
+                self._buffer = memoryview(bytearray(_READ_AT_ONCE))
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        buffer, self._buffer = self._buffer, None
+        assert buffer is not None
+        data = bytes(buffer[:nbytes])
+        _buffers.append(buffer)
+        self.take(data)
+
+    def take(self, data: bytes) -> None:
+        """Take what has arrived: what of it is whole."""
+        self.received += len(data)
+        if self._rest:
+            self._missing -= len(data)
+            waits = self._missing > 0 and not (self._in_line and _ends_line(self._rest[-1], data))
+            self._rest.append(data)
+            if waits:
+                return
+            data = b"".join(self._rest)
+            self._rest.clear()
+        filled: list[Arrivals] = []
+        foreign: list[bytes] = []
+        taken = self._split(data, filled, foreign)
+        if taken < len(data):
+            self._rest.append(data[taken:])
+        for inbox in filled:
+            self._deliver(inbox)
+        if foreign:
+            self._stock.data_received(b"".join(foreign))
+
+    def _split(self, data: bytes, filled: list[Arrivals], foreign: list[bytes]) -> int:
+        """Put messages into their inboxes, and all else into ``foreign``; return how far everything is whole."""
+        position, end = 0, len(data)
+        by: Interest | None = None  # of the message before, of ours: most come in runs
+        at = ""
+        payloads: list[bytes] = []  # of that run
+        again: _Head | None = None  # what the line of its last message said: most say the same
+        headers = size = 0  # of that
+        find, lines, interests = data.find, self._lines, self._interests
+        mail, box = b"", None  # of the last message that was handed on whole: the sid, and who takes it
+        while True:
+            eol = find(b"\r\n", position)
+            if eol < 0:
+                self._in_line = True
+                self._missing = LONGEST_LINE + 1 - (end - position)
+                if self._missing <= 0:
+                    self._broken("a line that does not end")
+                return position
+            line = data[position:eol]
+            start = eol + 2
+            if box is not None:  # no two of its lines are the same, and most come in a row
+                words = line.split(b" ")
+                if len(words) == _WORDS.get(words[0]) and words[2] == mail:
+                    body, stop = start + (int(words[-2]) if len(words) == 6 else 0), start + int(words[-1]) + 2
+                    if body < stop <= end:
+                        box.append((words[1], words[3], data[start:body], data[body : stop - 2]))
+                        position = stop
+                        continue
+            head: _Head | None
+            try:
+                head = lines[line]
+            except KeyError:
+                head = self._read(line)
+            if head is None:
+                foreign.append(data[position:start])
+                position = start
+                continue
+            if head is again and start + size <= end:
+                stop = start + size
+                payloads.append(data[start + headers : stop - 2])
+                position = stop
+                continue
+            sid, subject, headers, size = head
+            stop = start + size
+            if stop > end:
+                self._in_line = False
+                self._missing = stop - end
+                if size > LARGEST_MESSAGE:
+                    self._broken("a message that no server may send")
+                return position
+            interest = interests.get(sid)
+            again = None if interest is None or interest.whole else head
+            if interest is None:
+                if not _MISREAD.search(line):
+                    foreign.append(data[position:stop])
+            elif interest.whole:
+                by = None
+                arrived = interest.inbox.arrived
+                if not arrived:
+                    filled.append(interest.inbox)
+                words, body = line.split(), start + headers
+                reply = words[3] if len(words) == _WORDS[words[0]] else b""
+                arrived.append((words[1], reply, data[start:body], data[body : stop - 2]))
+                mail, box = words[2], arrived
+            elif interest is by and subject is at:
+                payloads.append(data[start + headers : stop - 2])
+            else:
+                by, at, payloads = interest, subject, [data[start + headers : stop - 2]]
+                arrived = interest.inbox.arrived
+                if not arrived:
+                    filled.append(interest.inbox)
+                arrived.append((interest, subject, payloads))
+            position = stop
+
+    def _read(self, line: bytes) -> _Head | None:
+        """Read a line for the first time; None if it heads no message."""
+        match = _HEAD.fullmatch(line)
+        if match is None:
+            return _UNREADABLE if line.startswith((b"MSG", b"HMSG")) else None
+        interest = self._interests.get(int(match[3]))
+        if interest is not None and interest.whole:  # no two of its lines are the same; its subject need be no text
+            headers, size = int(match[4] or 0), int(match[5])
+            return _UNREADABLE if headers > size else (int(match[3]), "", headers, size + 2)
+        if len(self._lines) >= _LINES_KEPT:
+            self._lines.clear()
+            self._subjects.clear()
+        head = self._lines[line] = self._head(match)
+        return head
+
+    def _head(self, match: re.Match[bytes]) -> _Head:
+        _, subject, sid, headers, size = match.groups(b"0")
+        if int(headers) > int(size):
+            return _UNREADABLE
+        try:
+            text = self._subjects.setdefault(subject, subject.decode())  # sys.intern() keeps it for ever since 3.12
+            return int(sid), text, int(headers), int(size) + 2
+        except UnicodeDecodeError:  # nats-py complains of it
+            return _NOT_OURS, "", 0, int(size) + 2
+
+    # -- what else a transport tells
+
+    def pause_writing(self) -> None:
+        self._stock.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._stock.resume_writing()
+
+    def eof_received(self) -> bool | None:
+        return self._stock.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        try:
+            if exc is not None:  # nats-py then looks at nothing else
+                self._losing()
+        finally:  # also for want of memory
+            self._stock.connection_lost(exc)
+
+
+def _ends_line(before: bytes, data: bytes) -> bool:
+    return b"\r\n" in data or (data.startswith(b"\n") and before.endswith(b"\r"))

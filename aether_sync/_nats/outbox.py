@@ -1,0 +1,318 @@
+"""The outbox: frames from the publishing threads to the loop, bounded in events and in bytes.
+
+A publisher takes no lock. Threads that meet at one hand it, and the GIL, to each other for every event from then on:
+four of them got a sixth of what one did. It appends to a deque, which is atomic, *then* looks whether the loop sleeps,
+and wakes it; the loop says that it is going to sleep, *then* looks whether there is something. So it never sleeps
+beside a frame; but for that of a publisher whom a signal handler's exception kept from waking it, which goes with the
+next one, the next flush, or the close.
+
+A publisher that finds no room takes its turn, and those that come later wait behind it. They are let in in this order,
+all that there is room for at once, so that who comes back for its next event finds nobody waiting, and no lock.
+
+Accepted races: threads that publish at the same moment may each find the last room, and exceed the bounds by what they
+have in hand. What is counted of the room taken may be off by as much: the loop sets it right whenever it takes.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from threading import Lock
+
+from .._runtime.deadline import Deadline
+from .._runtime.locks import tries
+from .._runtime.waits import ParkingLot
+from ..errors import BusClosedError, PublishTimeoutError
+
+__all__ = ["Wakeup", "Outbox", "Parcel"]
+
+#: What one call published: whole ``PUB`` commands, their bytes in all, and the bytes of the largest payload among them.
+Parcel = tuple[Sequence[bytes], int, int]
+
+
+class Wakeup:
+    """Wakes the loop, once; any thread may ring it. Another one hangs there before the loop looks what there is."""
+
+    __slots__ = ("_loop", "_wake", "rung")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, wake: Callable[[], None]) -> None:
+        self._loop = loop
+        self._wake = wake
+        self.rung = False
+
+    def ring(self) -> None:
+        """Wake it."""
+        with suppress(RuntimeError):  # the loop is closed, and the outbox about to be sealed
+            self._loop.call_soon_threadsafe(self._wake)
+        self.rung = True  # only now: who is interrupted before leaves it to the next one
+
+
+class _Turn:
+    """A publisher that waits for room."""
+
+    __slots__ = ("count", "has_come", "size")
+
+    def __init__(self, count: int, size: int) -> None:
+        self.count = count
+        self.size = size
+        self.has_come = False
+
+
+class Outbox:
+    """Parcels from the publishing threads to the loop.
+
+    A position is a count of all frames ever accepted, so "all that was published until now" is one number.
+
+    Args:
+        max_events: Events held at most, those that the loop has taken but not yet written included.
+        max_bytes: Bytes of their frames at most. What is larger than either bound goes in when the outbox is empty.
+    """
+
+    def __init__(self, max_events: int, max_bytes: int) -> None:
+        self.max_events = max_events
+        self.max_bytes = max_bytes
+        self._publishers = ParkingLot()  # those who wait for room
+        self._turns: deque[_Turn] = deque()  # of those, in the order in which they came; single operations, any thread
+        self._turns_lock = Lock()  # held by who lets them in
+        self._to_let_in = False  # somebody wants that done
+        self._parcels: deque[Parcel] = deque()  # appended to by any thread, taken from by the loop
+        self._events = 0  # in those; changed by any thread, set right by the loop
+        self._bytes = 0
+        self._wakeup: Wakeup | None = None  # hung up by the loop before it sleeps
+        self.shortcut: Callable[[bytes], bool] | None = None  # sends a frame, or not; there while it may
+        self._closed = False
+        self._sealed = False
+        # Changed by the loop alone.
+        self._taken = 0  # frames ever taken
+        self._held_events = 0  # taken, and not yet written
+        self._held_bytes = 0
+
+    # -- publishing threads
+
+    def put(
+        self,
+        frames: Sequence[bytes],
+        size: int,
+        largest: int,
+        timeout: float | None,
+        make: Callable[[], Sequence[bytes]] | None = None,
+    ) -> None:
+        """Accept all these frames, or none.
+
+        Args:
+            frames: ``PUB`` commands, in order; or as many of anything, of which they are made.
+            size: Bytes of all of them; of those that are still to be made, at most.
+            largest: Bytes of the largest payload among them.
+            timeout: Seconds to wait for room.
+            make: Makes the frames, once there is room: so that what numbers them does so in the order of their leaving.
+
+        Raises:
+            PublishTimeoutError: There was no room in time.
+            BusClosedError: The outbox is closed.
+        """
+        count = len(frames)
+        if not self._has_room(count, size):
+            self._await_room(count, size, Deadline(timeout))
+        if self._closed:
+            raise BusClosedError(_CLOSED)
+        if make is not None:
+            frames = make()
+            size = sum(map(len, frames))
+        shortcut = self.shortcut
+        if shortcut is not None and count == 1 and not (self._parcels or self._held_events) and shortcut(frames[0]):
+            return
+        parcel = (frames, size, largest)
+        self._events += count
+        self._bytes += size
+        try:
+            self._parcels.append(parcel)
+        finally:
+            self.wake()
+        if self._sealed and self._withdraw(parcel):
+            raise BusClosedError(_CLOSED)
+
+    def _has_room(self, count: int, size: int) -> bool:
+        return not self._turns and (
+            (
+                self._held_events + self._events + count <= self.max_events
+                and self._held_bytes + self._bytes + size <= self.max_bytes
+            )
+            or not (self._parcels or self._held_events)
+        )
+
+    def _await_room(self, count: int, size: int, deadline: Deadline) -> None:
+        turn = _Turn(count, size)
+        try:
+            self._turns.append(turn)
+            self._let_in()  # perhaps all was written before anybody saw this turn
+            if not self._publishers.wait(lambda: self._closed or turn.has_come, deadline):
+                self._let_in()
+        except BaseException:
+            self._publishers.wake_all()  # whom this call has let in, and was kept from waking
+            raise
+        finally:
+            if not turn.has_come:
+                self._give_up(turn)
+        if not (self._closed or turn.has_come):
+            events, held = self.depth()
+            raise PublishTimeoutError(
+                f"the outbox had no room within {deadline}: {events} events, {held} bytes wait to be sent"
+            )
+
+    def _let_in(self) -> None:
+        """Let in, in the order in which they came, those who wait and for whom there is room.
+
+        One whom an exception kept from giving up its turn is let in like the others, and holds nobody up. One thread
+        does it at a time; what others want done meanwhile, it does afterwards.
+        """
+        self._to_let_in = True
+        while self._to_let_in and self._turns:
+            mine = False
+            try:
+                for mine in tries(self._turns_lock):  # nobody waits who publishes: see _waiting
+                    break
+                if not mine:
+                    return
+                self._to_let_in = False
+                has_anyone_come = self._let_some_in()
+            finally:
+                if mine:
+                    self._turns_lock.release()
+            if has_anyone_come:
+                self._publishers.wake_all()
+
+    def _let_some_in(self) -> bool:
+        is_empty = not (self._parcels or self._held_events)
+        events = 0 if is_empty else self._held_events + self._events
+        size = 0 if is_empty else self._held_bytes + self._bytes
+        has_anyone_come = False
+        for turn in list(self._turns):
+            events, size = events + turn.count, size + turn.size
+            is_first = is_empty and events == turn.count
+            if not is_first and (events > self.max_events or size > self.max_bytes):
+                break
+            turn.has_come = has_anyone_come = True
+            self._leave(turn)
+        return has_anyone_come
+
+    def _give_up(self, turn: _Turn) -> None:
+        self._leave(turn)
+        self._let_in()
+
+    def _leave(self, turn: _Turn) -> None:
+        with suppress(ValueError):  # it was let in, or gave up, just now
+            self._turns.remove(turn)
+
+    def _withdraw(self, parcel: Parcel) -> bool:
+        """Take back what came too late for the loop."""
+        with suppress(ValueError):
+            self._parcels.remove(parcel)
+            return True
+        return False
+
+    def wake(self) -> None:
+        """Have the loop look whether there is something, if it sleeps."""
+        wakeup = self._wakeup
+        if wakeup is not None and not wakeup.rung:
+            wakeup.ring()
+
+    # -- any thread
+
+    def depth(self) -> tuple[int, int]:
+        """Events and bytes that are accepted and not yet written; off the loop thread, a batch may be counted twice."""
+        events, size = _sums(self._parcels)
+        return self._held_events + events, self._held_bytes + size
+
+    def position(self) -> int:
+        """How many events were ever accepted; exact on the loop thread, elsewhere within a batch."""
+        return self._taken + _sums(self._parcels)[0]
+
+    @property
+    def closed(self) -> bool:
+        """Whether it accepts nothing more."""
+        return self._closed
+
+    def close(self) -> None:
+        """Accept nothing more and release waiting publishers; the loop still takes what is there."""
+        self._closed = True
+        self._publishers.wake_all()
+        self.wake()  # for a publisher whom an exception kept from it
+
+    def seal(self) -> None:
+        """Nothing is taken any more: who still came in while it was closed gets the error."""
+        self._closed = self._sealed = True
+        self._publishers.wake_all()
+
+    def disown(self) -> "Outbox":
+        """In a forked child: return an empty one in its place, and accept nothing here: what it holds the parent sends.
+
+        Its loop is not told: it is the parent's.
+        """
+        own = Outbox(self.max_events, self.max_bytes)
+        own._closed, own._sealed = self._closed, self._sealed
+        self._wakeup = self.shortcut = None
+        self.seal()
+        return own
+
+    # -- the loop thread
+
+    def take(self) -> list[Parcel]:
+        """Take all that is there."""
+        parcels = list(self._parcels)
+        events, size = _sums(parcels)
+        self._taken += events
+        self._held_events += events  # first: who looks for the shortcut finds them there or here
+        self._held_bytes += size
+        for _ in parcels:
+            self._parcels.popleft()
+        self._events, self._bytes = _sums(self._parcels)
+        return parcels
+
+    def carried(self, count: int) -> None:
+        """Count frames that took the shortcut."""
+        self._taken += count
+
+    @property
+    def waiting_bytes(self) -> int:
+        """About how many bytes there are to take."""
+        return self._bytes
+
+    async def wait(self, at_once: Callable[[], bool]) -> None:
+        """Sleep until there is something to take that ``at_once()``, called when there may be, does not deal with."""
+        loop = asyncio.get_running_loop()
+        woken = loop.create_future()
+
+        def wake() -> None:
+            if not woken.done():
+                self._wakeup = Wakeup(loop, wake)
+                if not at_once():
+                    woken.set_result(None)
+
+        self._wakeup = Wakeup(loop, wake)
+        try:
+            if not self._parcels:
+                await woken
+        finally:
+            self._wakeup = None
+
+    def written(self, count: int, size: int) -> None:
+        """Give back the room of frames that are written; lets waiting publishers in when it is half empty."""
+        self._held_events -= count
+        self._held_bytes -= size
+        if self._turns:
+            events, held = self.depth()
+            if events * 2 <= self.max_events and held * 2 <= self.max_bytes:
+                self._let_in()
+
+
+_CLOSED = "the bus is closed: nothing was published"
+
+
+def _sums(parcels: "deque[Parcel] | list[Parcel]") -> tuple[int, int]:
+    """Events and bytes of parcels, whoever appends meanwhile.
+
+    The copy is a list: to make room for a tuple may call the collector when the walk through the deque has begun, and a
+    finalizer lets others change it.
+    """
+    copy = list(parcels)
+    return sum(len(frames) for frames, _, _ in copy), sum(size for _, size, _ in copy)

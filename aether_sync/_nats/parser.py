@@ -1,0 +1,38 @@
+"""nats-py's parser, made to keep the connection when a server says something that it does not know."""
+
+from nats.errors import Error, ProtocolError
+from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
+
+from .fast_reader import LARGEST_MESSAGE, LONGEST_LINE
+
+__all__ = ["SteadyParser"]
+
+
+class SteadyParser(Parser):
+    """Ends a connection on which something cannot be understood, where nats-py logs it and reads no more."""
+
+    received = 0  # bytes ever
+
+    async def parse(self, data: bytes = b"") -> None:
+        """Parse what has arrived."""
+        self.received += len(data)
+        try:
+            await super().parse(data)
+            self._check_what_is_left()
+        except OSError:
+            raise
+        except Exception as error:
+            self.nc.abandon(Error(f"what the server sends is not the NATS protocol ({type(error).__name__})"))
+            raise ProtocolError from error
+
+    def error_text(self) -> str:
+        """While nats-py takes an ``-ERR``: what it says, as the server wrote it; nothing if it is somewhere else."""
+        verb, _, text = self.buf[: max(self.buf.find(b"\r\n"), 0)].partition(b" ")
+        return text.strip(b"' ").decode(errors="replace") if verb == b"-ERR" else ""
+
+    def _check_what_is_left(self) -> None:
+        if self.state != AWAITING_CONTROL_LINE:
+            if self.needed > LARGEST_MESSAGE:
+                raise ProtocolError
+        elif b"\r\n" in self.buf or len(self.buf) > LONGEST_LINE:  # none of the protocol; or it never ends
+            raise ProtocolError

@@ -1,0 +1,55 @@
+"""The life of what is started and closed: ``with`` for it, and a warning where nobody closed it."""
+
+import os
+import warnings
+from threading import get_ident
+from types import TracebackType
+from typing import Self
+
+__all__ = ["Closeable", "Startable", "loop_threads", "warn_unclosed"]
+
+#: Idents of running loop threads.
+loop_threads: set[int] = set()
+os.register_at_fork(after_in_child=loop_threads.clear)  # none of them runs there, and idents are given again
+
+
+class Closeable:
+    """Closes at the end of its ``with``."""
+
+    def close(self) -> object:
+        """Let go of everything."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Startable(Closeable):
+    """Starts with the ``with``, too, and closes also when the start fails."""
+
+    def start(self) -> None:
+        """Make ready for use."""
+        raise NotImplementedError
+
+    def _begin_use(self) -> None:
+        """Do what the ``with`` begins with."""
+        self.start()
+
+    def __enter__(self) -> Self:
+        try:
+            self._begin_use()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+
+def warn_unclosed(what: str, source: object) -> None:
+    """Warn of something that nobody closed; not on a loop thread, as a hook for warnings is user code."""
+    if get_ident() not in loop_threads:
+        warnings.warn(f"unclosed {what}", ResourceWarning, source=source, stacklevel=3)

@@ -1,0 +1,41 @@
+"""A timeout, turned once into the moment at which every step of an operation must be over."""
+
+import math
+from threading import TIMEOUT_MAX
+
+from .._arguments import check_timeout
+from .._values.clock import monotonic
+
+__all__ = ["Deadline"]
+
+
+class Deadline:
+    """The moment ``timeout`` seconds from now.
+
+    Args:
+        timeout: Seconds. 0 means now, None means never.
+
+    Raises:
+        InvalidOptionError: ``timeout`` is no number, negative, or not a number at all (NaN).
+    """
+
+    __slots__ = ("_moment", "timeout")
+
+    def __init__(self, timeout: float | None) -> None:
+        self.timeout = timeout = check_timeout("timeout", timeout)
+        self._moment = math.inf if timeout is None else monotonic() + timeout
+
+    def remaining(self) -> float:
+        """Seconds left: 0.0 when it is over, ``math.inf`` when it never comes."""
+        return max(0.0, self._moment - monotonic())
+
+    def timeout_left(self) -> float | None:
+        """What is left, as a timeout for the next step."""
+        return None if self.timeout is None else self.remaining()
+
+    def for_lock(self) -> float:
+        """What is left, as ``Lock.acquire(timeout=...)`` wants it."""
+        return min(self.remaining(), TIMEOUT_MAX)
+
+    def __str__(self) -> str:
+        return "for ever" if self.timeout is None else f"{self.timeout:g} s"

@@ -1,0 +1,1 @@
+"""A local nats-server, or a cluster of them, for demos, tests and development."""

@@ -1,0 +1,422 @@
+"""A local nats-server, or a cluster of them, for demos, tests and development.
+
+::
+
+    with NATSServer() as server:
+        bus = NATSEventBus(server.url)
+
+A server ends with the process that started it, however that ends; see ``watcher.py`` for how.
+"""
+
+import json
+import os
+import shutil
+import signal
+import tempfile
+import time
+import warnings
+import weakref
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from threading import RLock
+from types import TracebackType
+from typing import Self
+
+from .._arguments import check_flag, check_int, check_path, check_seconds, check_text, is_of
+from .._runtime.deadline import Deadline
+from .._values.shown import short
+from ..errors import InvalidOptionError, ServerError
+from .process import RETRY, Fd, Run, find_binary, is_greeted, reserve
+
+__all__ = ["NATSServer"]
+
+_LOOPBACK = "127.0.0.1"
+_numbers = count(1)
+
+
+@dataclass
+class _Estate:
+    """What a server object leaves to its finalizer, which must not know the object itself."""
+
+    name: str
+    owner: int = 0  # the process that started it; 0 before
+    directory: Path | None = None  # the temporary one
+    reserved: Fd | None = None
+    run: Run | None = None
+
+    def is_foreign(self) -> bool:
+        return self.owner not in (0, os.getpid())
+
+
+def _forsake(estate: _Estate) -> None:
+    """End a server whose object is gone. Takes no lock."""
+    if estate.is_foreign():
+        return
+    run, estate.run = estate.run, None
+    was_running = run is not None and not run.has_ended()
+    if run is not None:
+        run.forsake()
+    elif estate.directory is not None:
+        shutil.rmtree(estate.directory, ignore_errors=True)
+    if was_running:
+        warnings.warn(f"NATSServer {estate.name!r} was never stopped", ResourceWarning, stacklevel=2)
+
+
+class NATSServer:
+    """A nats-server process: started by ``with`` or :meth:`start`, ready when that returns.
+
+    It runs in a session of its own, so that Ctrl-C in the terminal does not end it under a bus that wants to flush. It
+    ends with the process that started it, also when that is killed; the end of the thread that started it means
+    nothing. In a forked child this object can be read (``url``, ``log()``); ``stop()``, ``kill()`` and the end of a
+    ``with`` do nothing there, and the rest raises. An object that is collected or left at interpreter exit unstopped is
+    stopped, with a ``ResourceWarning``.
+
+    Any thread may call any method. Those that change what runs take turns; ``kill()``, ``pause()``, ``resume()`` and
+    ``lame_duck()`` do not wait for them.
+
+    Args:
+        binary: Path or name of the binary; see :func:`find_binary`.
+        port: The port for clients. 0 takes a free one, which then stays this object's.
+        host: The address to listen on. By default nobody else can reach a server that asks for no password.
+        jetstream: Whether JetStream is on.
+        config: Text of a nats-server configuration file: authorization, TLS, limits. Never shown in a repr. Paths in it
+            should be absolute. The options given here win over it.
+        store_dir: Where JetStream keeps its data; kept. By default in a temporary directory, removed at the end.
+        log_file: Where its output is appended; kept. By default in the temporary directory.
+        name: The server's name. By default one that no other has: by it, a server that answers is known to be this one.
+        start_timeout: Seconds from start to ready. Milliseconds are usual; it is long for a machine that is busy.
+
+    Raises:
+        InvalidOptionError: An option is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        binary: str | os.PathLike[str] | None = None,
+        port: int = 0,
+        host: str = _LOOPBACK,
+        jetstream: bool = True,
+        config: str = "",
+        store_dir: str | os.PathLike[str] | None = None,
+        log_file: str | os.PathLike[str] | None = None,
+        name: str | None = None,
+        start_timeout: float = 10.0,
+    ) -> None:
+        self._binary = None if binary is None else check_path("binary", binary)
+        self._port = check_int("port", port, 0, 65535)
+        self._host = _some_text("host", host)
+        self._jetstream = check_flag("jetstream", jetstream)
+        self._config = _checked_config(config)
+        self._own_config = ""  # what a cluster adds
+        self._store_dir = None if store_dir is None else Path(check_path("store_dir", store_dir)).absolute()
+        self._log_path = None if log_file is None else Path(check_path("log_file", log_file)).absolute()
+        self._has_own_log = log_file is None
+        self._start_timeout = check_seconds("start_timeout", start_timeout)
+        self._was_ready = False
+        self.name = check_text("name", name) or _new_name()
+        self._turn = RLock()  # guards all that changes; held while waiting, but not by kill() and other bare signals
+        self._estate = _Estate(self.name)
+        self._finalizer = weakref.finalize(self, _forsake, self._estate)
+
+    @property
+    def port(self) -> int:
+        """The port for clients: 0 if it is still to be chosen; from the first start on always the same."""
+        return self._port
+
+    @property
+    def url(self) -> str:
+        """Where clients connect.
+
+        Raises:
+            ServerError: It was not started yet, so the port is not known.
+        """
+        if not self._port:
+            raise ServerError(f"{self!r} has no URL before its first start")
+        return f"nats://{_in_url(_reachable(self._host))}:{self._port}"
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id while it runs."""
+        run = self._estate.run
+        return None if run is None or run.has_ended() else run.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a process; a paused one counts."""
+        return self.pid is not None
+
+    @property
+    def log_path(self) -> Path:
+        """The file that has the server's output.
+
+        Raises:
+            ServerError: It was not started yet, so its temporary directory is not there.
+        """
+        if self._log_path is None:
+            raise ServerError(f"{self!r} has no log before its first start")
+        return self._log_path
+
+    def log(self) -> str:
+        """Return all that the server has written: empty before the start, and when its temporary directory is gone."""
+        with suppress(OSError):
+            return "" if self._log_path is None else self._log_path.read_text(errors="replace")
+        return ""
+
+    def start(self) -> None:
+        """Start the server and wait until a client can connect; does nothing if it runs.
+
+        It has the data and the port that it had before a :meth:`stop`, a :meth:`kill` or a crash.
+
+        Raises:
+            ServerNotFoundError: There is no binary.
+            ServerError: It did not start, or not in time; the message has the end of its log. Nothing is left behind.
+        """
+        self._refuse_foreign()
+        with self._turn:
+            if not self.is_running:
+                self._launch()
+
+    def stop(self, timeout: float = 5.0, *, discard: bool = False) -> None:
+        """End the server, paused or not; its data and port stay for another :meth:`start`.
+
+        Does nothing if it has ended. It waits for a start in another thread; :meth:`kill` does not. The end of a
+        ``with`` discards what stays.
+
+        Args:
+            timeout: Seconds until it is ended by force.
+            discard: Remove the temporary directory and let the port go; else they go with this object, or this process.
+
+        Raises:
+            ServerError: It survived SIGKILL.
+        """
+        deadline, discard = Deadline(timeout), check_flag("discard", discard)
+        if self._estate.is_foreign():
+            return
+        with self._turn:
+            if self._estate.run is not None:
+                self._estate.run.end(deadline)
+            if discard:
+                self._discard()
+
+    def kill(self) -> None:
+        """End the server by SIGKILL, as a crash would: data and port stay, for another :meth:`start`.
+
+        Raises:
+            ServerError: It survived that.
+        """
+        run = self._estate.run
+        if run is not None and not self._estate.is_foreign():
+            run.kill()
+
+    def restart(self, timeout: float = 5.0) -> None:
+        """Stop the server, if it runs, and start it on the same port and data.
+
+        Args:
+            timeout: Seconds until the old one is ended by force.
+
+        Raises:
+            ServerError: As for :meth:`start`.
+        """
+        self._refuse_foreign()
+        with self._turn:
+            self.stop(timeout)
+            self._launch()
+
+    def pause(self) -> None:
+        """Freeze the server (SIGSTOP): its connections stay open, and nothing answers from then on.
+
+        Raises:
+            ServerError: It is not running.
+        """
+        self._running().freeze()
+
+    def resume(self) -> None:
+        """Let a paused server go on.
+
+        Raises:
+            ServerError: It is not running.
+        """
+        self._running().signal(signal.SIGCONT)
+
+    def lame_duck(self) -> None:
+        """Have the server send its clients away, slowly, and end (SIGUSR2); ``lame_duck_duration`` in its config.
+
+        Raises:
+            ServerError: It is not running.
+        """
+        self._running().signal(signal.SIGUSR2)
+
+    def reload(self, config: str | None = None, timeout: float = 5.0) -> None:
+        """Have the running server read its configuration again, and wait until it has.
+
+        Args:
+            config: The new configuration; by default the old text, whose files (certificates) may have changed.
+            timeout: Seconds.
+
+        Raises:
+            ServerError: The server refused it, and goes on as before; or it did not say in time that it took it.
+        """
+        deadline = Deadline(timeout)
+        config = None if config is None else _checked_config(config)
+        self._refuse_foreign()
+        with self._turn:
+            run, old = self._running(), self._config
+            self._config = old if config is None else config
+            before = len(run.log())
+            try:
+                self._write_config()
+                run.signal(signal.SIGHUP)
+                self._await_reload(run, before, deadline)
+            except BaseException:
+                self._config = old
+                self._write_config()
+                raise
+
+    def _await_reload(self, run: Run, before: int, deadline: Deadline) -> None:
+        while True:
+            for line in run.log()[before:].splitlines(keepends=True):
+                if "] Reloaded server configuration" in line and line.endswith("\n"):
+                    return
+                if "] Failed to reload server configuration" in line and line.endswith("\n"):
+                    raise ServerError(f"{self!r} goes on with its old configuration: {line.strip()}")
+            if run.wait_ended(Deadline(RETRY)) or not deadline.remaining():
+                raise run.error(f"{self!r} did not reload its configuration within {deadline}")
+
+    def _refuse_foreign(self) -> None:
+        if self._estate.is_foreign():
+            raise ServerError(f"{self!r} belongs to process {self._estate.owner}, of which this one is a fork")
+
+    def _running(self) -> Run:
+        self._refuse_foreign()
+        run = self._estate.run
+        if run is None or run.has_ended():
+            raise ServerError(f"{self!r} is not running")
+        return run
+
+    def _launch(self) -> None:
+        deadline = Deadline(self._start_timeout)
+        chosen, was_taken = self._port, False
+        try:
+            binary = find_binary(self._binary)
+            while not self._try_launch(binary, deadline):
+                was_taken = True
+                self._port = chosen  # if that is 0, another one
+                time.sleep(RETRY)
+        except BaseException as error:
+            if self._estate.run is not None:
+                self._estate.run.kill()
+            self._discard()
+            self._port = chosen
+            if isinstance(error, OSError):
+                raise ServerError(f"{self!r} could not be started: {error}") from error
+            if was_taken and isinstance(error, ServerError):  # whose log is that of the last attempt, cut short
+                raise ServerError(f"{self!r} could not be started: somebody else had its port\n{error}") from error
+            raise
+        self._was_ready = True
+
+    def _try_launch(self, binary: str, deadline: Deadline) -> bool:
+        """Start it and wait until it is ready; False if somebody has its port who may be gone soon."""
+        if not self._prepare(deadline):
+            return False
+        run = self._spawn(binary, deadline)
+        while deadline.remaining() and not run.wait_ended(Deadline(RETRY)):
+            greeted = is_greeted(_reachable(self._host), self._port, self.name)
+            if greeted or (greeted is None and "Server is ready" in run.log()):
+                return True
+        if not run.has_ended():
+            raise run.error(f"{self!r} was not ready within {deadline}")
+        may_retry = self._was_ready or self._estate.reserved is None
+        if may_retry and deadline.remaining() and "address already in use" in run.log():
+            return False
+        raise run.error(f"{self!r} ended before it was ready")
+
+    def _prepare(self, deadline: Deadline) -> bool:
+        """Make the directory, the configuration and the reservation, as far as they are not there."""
+        estate = self._estate
+        estate.owner = os.getpid()
+        if estate.directory is None:
+            estate.directory = Path(tempfile.gettempdir(), f"aether-nats-{os.getpid()}-{os.urandom(8).hex()}")
+            estate.directory.mkdir(0o700)
+        if self._has_own_log:
+            self._log_path = estate.directory / "server.log"
+        self._write_config()
+        if estate.reserved is None:
+            try:
+                self._port, estate.reserved = reserve(self._host, self._port)
+            except OSError:
+                if self._was_ready and deadline.remaining():
+                    return False
+                raise
+        return True
+
+    def _write_config(self) -> None:
+        # The name is not an argument: a server that is told to reload would then refuse to lose it.
+        text = f"{self._config}\nserver_name: {json.dumps(self.name)}\n{self._own_config}\n"
+        directory = self._estate.directory
+        if directory is not None:
+            (directory / "server.conf").write_text(text)
+
+    def _spawn(self, binary: str, deadline: Deadline) -> Run:
+        directory = self._estate.directory
+        assert directory is not None
+        command = [binary, "-c", str(directory / "server.conf"), "-l", str(self.log_path)]
+        command += ["-a", self._host, "-p", str(self._port)]
+        if self._jetstream:
+            command += ["-js", "-sd", str(self._store_dir or directory)]
+        old = self._estate.run
+        self._estate.run = run = Run(command, self.log_path, directory, deadline)
+        if old is not None:
+            old.release()
+        return run
+
+    def _discard(self) -> None:
+        """Remove what an ended server leaves; the watcher goes last: it does it if this process is killed here."""
+        estate = self._estate
+        if estate.directory is not None:
+            shutil.rmtree(estate.directory, ignore_errors=True)
+        if estate.run is not None:
+            estate.run.release()
+        estate.run = estate.directory = estate.reserved = None
+        estate.owner = 0
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop(discard=True)
+
+    def __repr__(self) -> str:
+        state = f"running, process {self.pid}" if self.is_running else "not running"
+        return f"<NATSServer {self.name!r} on {_in_url(self._host)}:{self._port or '?'}, {state}>"
+
+
+def _some_text(name: str, value: object) -> str:
+    text = check_text(name, value)
+    if not text:
+        raise InvalidOptionError(f"{name} must be a non-empty str, not {short(value)}")
+    return text
+
+
+def _checked_config(config: object) -> str:
+    """Refuse what is no text; which may hold secrets, and is not shown."""
+    if not is_of(config, str):
+        raise InvalidOptionError(f"config must be the text of a configuration, not {type(config).__name__}")
+    return str.__str__(config)
+
+
+def _new_name() -> str:
+    return f"aether-{os.getpid()}-{next(_numbers)}-{os.urandom(3).hex()}"
+
+
+def _reachable(host: str) -> str:
+    return {"0.0.0.0": _LOOPBACK, "::": "::1"}.get(host, host)
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,140 @@
+"""The process that stands between ``server.py`` and a nats-server, and ends it when nobody is left who wanted it.
+
+``python -I -S watcher.py PARENT DIRECTORY BINARY [ARGUMENT ...]`` starts the server as its child and writes to its
+standard output the server's pid in ten characters, and one more when the server has ended. It then stays, for the
+directory's sake, until it is killed. When the process PARENT is gone, however that ended, when nobody can read what it
+writes any more, or on SIGTERM, it ends the server, removes the directory and goes.
+
+A process, and not a thread, a signal or a pipe: it must outlive a SIGKILL of the parent; PR_SET_PDEATHSIG would fire
+when the *thread* that started the server ends; a pipe is inherited by forked children, which do not count. It imports
+little, because the start of a server waits for it.
+"""
+
+import os
+import select
+import signal
+import sys
+import time
+
+PID_LENGTH = 10  # characters
+GRACE = 3.0  # seconds between SIGTERM and SIGKILL once the parent is gone
+_LOOK = 100  # milliseconds between two looks for the parent, where the kernel has no pidfd (it came with Linux 5.3)
+_PR_SET_PDEATHSIG = 1
+#: What the server wants to hear: Python ignores one of them, nohup another, and two are handled here.
+_DEFAULTS = (
+    signal.SIGCHLD,
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGPIPE,
+    signal.SIGTERM,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+
+
+def main(parent: int, directory: str, command: list[str]) -> None:
+    """Start the server, and see it and the parent to their ends."""
+    wake = _signals_as_bytes()
+    poll = select.poll()
+    poll.register(wake, select.POLLIN)
+    poll.register(1, 0)  # its error: the reader has gone, as it does when a start is interrupted
+    parent_end = _pidfd(parent)
+    if parent_end is not None:
+        poll.register(parent_end, select.POLLIN)
+    server = _start(command)
+    running = True
+    _tell(b"%*d" % (PID_LENGTH, server))
+    wanted = os.getppid() == parent  # asked after the pidfd was opened, so that it cannot be a later process's
+    while wanted:
+        ready = {fd for fd, _ in poll.poll(_LOOK if parent_end is None else None)}
+        wanted = ready <= {wake} and os.getppid() == parent
+        if wake in ready and signal.SIGTERM in os.read(wake, 64):
+            wanted = False
+        if running and _has_ended(server):
+            running = False
+            _tell(b".")
+    if running:
+        _end(server, wake)
+    import shutil  # slow to import, and needed only here
+
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _signals_as_bytes() -> int:
+    """Return where SIGCHLD and SIGTERM are read as bytes: one that comes just before a wait is then not missed."""
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write)
+    for number in (signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    return read
+
+
+def _pidfd(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid) if sys.platform == "linux" else None
+    except OSError:
+        return None
+
+
+def _start(command: list[str]) -> int:
+    libc, watcher = None, os.getpid()
+    if sys.platform == "linux":
+        try:
+            import ctypes
+
+            libc = ctypes.CDLL(None)
+        except (ImportError, OSError):
+            pass  # then only a SIGKILL of this very process leaves the server behind
+    # Blocked, a SIGTERM waits for the server, instead of being swallowed by the copy of our handler.
+    signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGTERM})
+    pid = os.fork()
+    if pid:
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        return pid
+    try:
+        if libc is not None:
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() == watcher:
+            for number in _DEFAULTS:
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            os.dup2(2, 1)
+            os.execv(command[0], command)
+    except OSError as error:
+        os.write(2, f"{command[0]}: {error}\n".encode())
+    finally:
+        os._exit(127)
+
+
+def _tell(news: bytes) -> None:
+    try:
+        os.write(1, news)
+    except OSError:
+        pass  # nobody reads it; that is noticed in its own way
+
+
+def _has_ended(server: int) -> bool:
+    return os.waitpid(server, os.WNOHANG)[0] == server
+
+
+def _end(server: int, wake: int) -> None:
+    """Ask, wait, force."""
+    os.kill(server, signal.SIGTERM)
+    os.kill(server, signal.SIGCONT)  # it may be paused
+    poll = select.poll()
+    poll.register(wake, select.POLLIN)
+    end = time.monotonic() + GRACE
+    while not _has_ended(server):
+        left = end - time.monotonic()
+        if left <= 0:
+            os.kill(server, signal.SIGKILL)
+            os.waitpid(server, 0)
+            return
+        if poll.poll(left * 1000):
+            os.read(wake, 64)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3:])

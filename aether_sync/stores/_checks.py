@@ -1,0 +1,146 @@
+"""Checks of what a store is given, and what all stores make of it."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from operator import attrgetter
+from typing import TypeVar
+
+from .._arguments import as_iterator, check_int, is_mapping, is_of
+from .._codec.decoding import decode_event
+from .._codec.encoding import encode_event
+from .._runtime.deadline import Deadline
+from .._values.shown import short
+from ..errors import DeadlineExceededError, DuplicateIdError, InvalidEventError, InvalidOptionError
+from ..events import MAX_VERSION, Event
+from ..patterns import SubscriptionFilter
+from .base import Snapshot
+
+__all__ = [
+    "BATCH_LIMIT",
+    "check_actor_id",
+    "check_version",
+    "check_wanted",
+    "copied_snapshot",
+    "in_time",
+    "is_same",
+    "numbered",
+    "replaces",
+]
+
+T = TypeVar("T")
+
+BATCH_LIMIT = 1_000  #: events in one atomic batch (ADR-50)
+
+
+# -- checking
+
+
+def check_actor_id(actor_id: str) -> str:
+    """Refuse what is no actor id, and return it as a plain str."""
+    if not is_of(actor_id, str) or not str.__str__(actor_id):
+        raise InvalidOptionError(f"an actor id is a non-empty str such as 'order-1', not {short(actor_id)}")
+    return str.__str__(actor_id)
+
+
+def check_wanted(name: str, actors: str | None, event_types: Iterable[str] = ()) -> SubscriptionFilter:
+    """Refuse what is no pattern of actors, by the name that the caller has for it, and return it as a filter."""
+    if actors is not None and not is_of(actors, str):
+        raise InvalidOptionError(f"{name} must be a pattern of actor ids such as 'order-*', not {short(actors)}")
+    return SubscriptionFilter(event_types=event_types, actor_pattern=actors)
+
+
+def check_version(name: str, version: object, least: int = 0) -> int:
+    """Refuse what is no version, and return it as a plain int."""
+    return check_int(name, version, least, MAX_VERSION)
+
+
+def _checked(events: Iterable[Event]) -> tuple[Event, ...]:
+    iterator = as_iterator(events)
+    if iterator is None:
+        raise InvalidEventError(f"save_events() takes events, not one {type(events).__name__}")
+    checked = tuple(islice(iterator, BATCH_LIMIT + 1))
+    for event in checked:
+        if type(event) is not Event and not is_of(event, Event):
+            if is_of(event, list) or is_of(event, tuple):
+                raise InvalidEventError("append() takes events one by one: append(actor_id, *events, ...)")
+            raise InvalidEventError(f"a store takes Event(event_type=..., actor_id=...), not {type(event).__name__}")
+    if len(checked) > BATCH_LIMIT:
+        raise InvalidOptionError(f"more than {BATCH_LIMIT} events in one save: no more are stored at once, all or none")
+    ids = set()
+    for event in checked:
+        if event.id in ids:
+            raise DuplicateIdError(f"two of the events to be stored have the id {short(event.id)}: make a new Event")
+        ids.add(event.id)
+    return checked
+
+
+def _check_order(events: Sequence[Event]) -> None:
+    """See that all have versions, and that those of each actor increase."""
+    versions: dict[str, int] = {}
+    for event in events:
+        before = versions.get(event.actor_id, 0)
+        if not event.version:
+            raise InvalidEventError(
+                f"event {short(event.event_type)} of actor {short(event.actor_id)} has no version: give it one, 1 or "
+                "more, or let append() number it"
+            )
+        if event.version <= before:
+            raise InvalidEventError(
+                f"the versions of actor {short(event.actor_id)} do not increase: {event.version} comes after {before}"
+            )
+        versions[event.actor_id] = event.version
+
+
+def copied_snapshot(snapshot: Snapshot) -> Snapshot:
+    """Check a snapshot, and copy it as a reader gets it: its state came off the wire, and is nobody else's."""
+    if not is_of(snapshot, Snapshot):
+        raise InvalidOptionError(f"save_snapshot() takes Snapshot(actor_id=..., ...), not {type(snapshot).__name__}")
+    if not is_mapping(snapshot.state):
+        raise InvalidOptionError(
+            f"a snapshot's state is a dict or another Mapping, not {type(snapshot.state).__name__}"
+        )
+    actor_id = check_actor_id(snapshot.actor_id)
+    version = check_version("a snapshot's version", snapshot.version, 1)
+    schema_version = check_version("a snapshot's schema_version", snapshot.schema_version)
+    sequence = check_version("a snapshot's sequence", snapshot.sequence)
+    try:
+        event = Event(event_type="Snapshot", actor_id=actor_id, data=snapshot.state, timestamp=snapshot.timestamp)
+    except InvalidEventError as error:
+        raise InvalidOptionError(f"a snapshot of actor {short(actor_id)}: {error}") from None
+    copy = decode_event(encode_event(event), "")
+    return Snapshot(
+        actor_id=actor_id,
+        version=version,
+        state=copy.data or {},
+        schema_version=schema_version,
+        sequence=sequence,
+        timestamp=copy.timestamp,
+    )
+
+
+def in_time(found: Iterable[T], deadline: Deadline) -> Iterator[T]:
+    """Yield what is found as long as there is time, which is looked at with every sixteenth."""
+    for number, one in enumerate(found):
+        if number % 16 == 15 and not deadline.remaining():
+            raise DeadlineExceededError(f"not all of it was read within {deadline}")
+        yield one
+
+
+def replaces(snapshot: Snapshot, kept: Snapshot) -> bool:
+    """Whether a snapshot is newer than the one that is kept: of a later version, or of the same in a later schema."""
+    return (snapshot.version, snapshot.schema_version) > (kept.version, kept.schema_version)
+
+
+def numbered(events: Sequence[Event], version: int) -> tuple[Event, ...]:
+    """Give events the versions after this one."""
+    if version + len(events) > MAX_VERSION:
+        raise InvalidEventError(f"there are no versions after 2**63 - 1, and {len(events)} were to follow {version}")
+    return tuple(event.replace(version=version + place, namespace="") for place, event in enumerate(events, 1))
+
+
+def is_same(one: Event, other: Event) -> bool:
+    """Whether two events, as they are read, are one fact; when it was written down, and by whom, is no part of it."""
+    return _identity(one) == _identity(other)
+
+
+_identity = attrgetter("id", "actor_id", "version", "event_type", "data")

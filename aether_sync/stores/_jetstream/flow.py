@@ -1,0 +1,181 @@
+"""What followers and consumptions have in common: a flow of messages that is begun anew wherever it breaks off.
+
+A thread of its own does that, however little time those have who take: it ends when the flow goes on, when it cannot,
+or when nobody wants it any more.
+"""
+
+from itertools import count
+from math import inf
+from threading import RLock, Thread
+
+from ..._runtime.closing import Closeable
+from ..._runtime.deadline import Deadline
+from ..._runtime.exit import before_threads_end, is_ending
+from ..._runtime.fork import ForkAware, fork_aware
+from ..._runtime.registry import WeakRegistry
+from ..._runtime.threads import NoThreadError, make_thread, start
+from ...connection import Connection
+from ...errors import (
+    AetherError,
+    ConnectError,
+    DeadlineExceededError,
+    DisconnectedError,
+    StoreClosedError,
+    StoreError,
+    StoreUnavailableError,
+)
+from .api import Pause
+from .pull import PullRequester
+
+__all__ = ["Flow"]
+
+_BEGIN = 5.0  # seconds to begin a flow, then again
+_AWAY = (ConnectError, DeadlineExceededError, DisconnectedError, StoreUnavailableError)  # it may come back
+_AT_EXIT = 1.0  # seconds for all that nobody closed, to give back what is on its way to them
+_FOR_EVER = Deadline(None)
+_NO_THREAD = 0.1  # seconds until one is asked for again
+_LACKS = (MemoryError, OSError)  # of memory, of files: they pass
+
+_numbers = count(1)
+
+
+class Flow(Closeable, ForkAware):
+    """Messages that are pulled by the threads that take them, until it is closed or fails.
+
+    Args:
+        connection: Over which.
+        pulling: How.
+        lock: Guards the fields of the subclass, and those here.
+    """
+
+    def __init__(self, connection: Connection, requester: PullRequester, lock: RLock) -> None:
+        self._connection = connection
+        self._requester = requester
+        self._buffer = requester.buffer
+        self._lock = lock
+        self._beginner: Thread | None = None  # who begins a flow
+        self._closed = False
+        self._failure: AetherError | None = None  # why nothing more comes
+        fork_aware.add(self)
+
+    def admit(self) -> None:
+        """Have it ended with the main thread; called before it begins.
+
+        Raises:
+            StoreClosedError: That is done already.
+        """
+        _iterations.add(self)  # first: who asks before the end is ended with the others
+        if is_ending():
+            raise StoreClosedError(f"{self!r} does not begin any more: this process is about to end")
+
+    def _renew(self, deadline: Deadline) -> None:
+        """Begin another flow behind what has come."""
+        raise NotImplementedError
+
+    def _has_some(self) -> bool:
+        """Whether something can be taken, or read."""
+        return bool(self._buffer.arrived)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether what is stored can come here now: the server answers, and delivers."""
+        return not self._has_ended() and self._connection.is_connected and self._buffer.silence() > 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more comes: :meth:`close` was called, or it failed for good."""
+        return self._closed
+
+    def _await(self, deadline: Deadline, at_most: float = inf) -> None:
+        """Wait for more, and see that more can come.
+
+        Args:
+            deadline: For who takes.
+            at_most: Seconds after which it looks again itself, whether something came or not.
+
+        Raises:
+            DeadlineExceededError: Nothing came in time.
+        """
+        buffer = self._buffer
+        error = self._failure or buffer.error
+        if error is not None:
+            raise type(error)(*error.args)
+        if buffer.silence():
+            is_begun = True
+            self._requester.ask()  # the last question may have ended with nothing to be read
+        else:
+            is_begun = self._begin_again()
+        was_broken, patience = buffer.is_broken, buffer.silence() if is_begun else _NO_THREAD
+
+        def ready() -> bool:
+            changed = buffer.is_broken is not was_broken or not (buffer.asked or was_broken)
+            return changed or self._has_ended() or self._has_some()
+
+        left = deadline.remaining()
+        came = buffer.changed.wait(ready, Deadline(min(left, patience or left, at_most)))
+        if not came and not deadline.remaining():
+            raise self._nothing_within(deadline)
+
+    def _nothing_within(self, deadline: Deadline) -> DeadlineExceededError:
+        return DeadlineExceededError(f"no event for {self!r} within {deadline}{self._connection.why_not()}")
+
+    def _has_ended(self) -> bool:
+        return self._closed or self._failure is not None or self._buffer.error is not None
+
+    def _begin_again(self) -> bool:
+        """Have another flow begun, unless that is being done; returns whether there is a thread for it."""
+        buffer = self._buffer
+        with self._lock:
+            if buffer.silence():  # it was begun just now
+                return True
+            buffer.break_off()
+            if self._beginner is not None and self._beginner.is_alive():
+                return True
+            self._beginner = beginner = make_thread(self._begin, name=f"aether-flow-{next(_numbers)}")
+        try:
+            start(beginner)
+        except NoThreadError as error:
+            if not error.is_passing:
+                buffer.end(StoreClosedError(f"{self!r} cannot go on: {error}"))
+            return not error.is_passing
+        return True
+
+    def _begin(self) -> None:
+        pause = Pause(_FOR_EVER, longest=1.0)
+        while not self._has_ended():
+            try:
+                self._renew(Deadline(_BEGIN))
+            except (*_AWAY, *_LACKS):
+                pause.take()
+            except AetherError as error:
+                if not self._closed:  # else it is but the end of who closed it
+                    self._failure = error
+            except Exception as mistake:  # of ours: who takes would wait for ever
+                self._failure = StoreError(f"{self!r} cannot go on: {mistake!r}")
+            else:
+                break
+        self._buffer.changed.wake_all()
+
+    def _end(self) -> AetherError:
+        """What who takes gets once it is closed."""
+        return self._failure or StoreClosedError(f"{self!r} is closed")
+
+    def close_by(self, deadline: Deadline) -> None:
+        """As :meth:`close`, one of several for which there is one deadline."""
+        self.close()
+
+    def _after_fork(self) -> None:
+        self._closed = self._requester.is_over = True
+        self._failure = StoreClosedError(f"{self!r} was made before the fork, and is its parent's: make another here")
+        self._buffer.changed.wake_all()
+
+
+_iterations: WeakRegistry[Flow] = WeakRegistry()
+
+
+@before_threads_end
+def _end_iterations() -> None:
+    """Let every iteration end: Python waits for the normal threads in which it goes on."""
+    deadline = Deadline(_AT_EXIT)
+    for iteration in _iterations:
+        iteration.close_by(deadline)

@@ -1,0 +1,636 @@
+"""Following a stream: history first, then each event as it is stored, in order and without a gap.
+
+A short-lived consumer delivers it, without acknowledgements: where it ends (with its server, with a leader, with a
+connection) a new one begins behind the last event that was read, if the stream still has that very record. Deliveries
+are numbered; a number that is missing ends a consumer, too.
+
+A consumer reads from any server of the stream, which may be behind the leader. So where the stream ends is asked of the
+leader: when a consumer begins, and later only while somebody wants to know.
+"""
+
+import os
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from math import inf
+from typing import Any, NamedTuple, Self
+
+from ..._arguments import check_count, check_flag
+from ..._runtime.batches import fill
+from ..._runtime.closing import warn_unclosed
+from ..._runtime.deadline import Deadline
+from ..._runtime.locks import signal_safe_lock
+from ..._values.clock import Datetime, monotonic
+from ...connection import Connection
+from ...errors import (
+    AetherError,
+    DeadlineExceededError,
+    DisconnectedError,
+    MalformedRecordError,
+    StoreClosedError,
+    StoreUnavailableError,
+    StreamRegressionError,
+)
+from ...patterns import SubscriptionFilter
+from ..base import StoredEvent
+from .api import IN_BATCH, Asked, JetStream, Member, Pause, Record, member_of, said
+from .cache import VersionCache
+from .flow import Flow
+from .names import Names
+from .pull import PullRequester, moment_of, place_of
+from .reader import Reader
+from .saves import Place, Verdict
+from .stream import Stream, stream_state
+
+__all__ = ["JetStreamFollower"]
+
+_WINDOW = 4_096  # events asked for and not yet taken
+_STAGED = 1_024  # saves of which events are read, and it is not known yet whether they count
+_OPEN = 1.0  # seconds in which it is not asked again whether the server has finished a save
+_READ_AT_ONCE = 256  # while other threads wait for the lock, and nobody looks at the deadline
+_BYTES_AT_ONCE = 256 * 2**10  # as well: a few milliseconds
+_LOOK = 0.1  # seconds for passing over what is not wanted, by who asks whether it is caught up
+_FOR_EVER = Deadline(None)
+_INACTIVE = 60 * 10**9  # nanoseconds after which the server forgets a consumer that nobody pulls from
+_CATCH_UP = 2.0  # seconds for a server that has just become the leader
+_FRESH = 1.0  # seconds in which the leader need not be asked again where the stream ends
+_PATIENCE = 1.0  # seconds for its answer
+_DOUBT = 15.0  # seconds in which a leader is not believed that lacks what was saved: one that is cut off resigns sooner
+
+
+class _Record(NamedTuple):
+    """What was read, to be known again: at a sequence, when it was stored, in nanoseconds."""
+
+    sequence: int
+    moment: int
+
+
+class _End(NamedTuple):
+    """Where a stream ended, by its leader's word.
+
+    Attributes:
+        whole: The last sequence that ends what was saved together.
+        wanted: The last sequence of what is delivered here, up to that at least.
+        moment: When that was asked.
+    """
+
+    whole: int
+    wanted: int
+    moment: float
+
+
+class _Chunk:
+    """What is read of a save, and counts only if that is whole; or what stands behind such, and was stored alone."""
+
+    __slots__ = ("found", "heads", "save")
+
+    def __init__(self, save: Place | None) -> None:
+        self.save = save
+        self.found: list[StoredEvent | MalformedRecordError] = []
+        self.heads: dict[int, tuple[bytes, bytes]] = {}  # subjects and headers by sequence, as far as they matter
+
+    def records(self) -> Iterator[Record]:
+        """Return them without their data."""
+        for sequence, (subject, headers) in self.heads.items():
+            yield Record(sequence, subject.decode(errors="backslashreplace"), headers, b"")
+
+
+class _Run(NamedTuple):
+    """A save whose records are being read one after the other."""
+
+    save: Place
+    has_first: bool
+
+
+class JetStreamFollower(Flow):
+    """A :class:`~aether_sync.stores.base.Follower` of a JetStream store. Several threads may iterate it."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        jetstream: JetStream,
+        names: Names,
+        stream: Stream,
+        reader: Reader,
+        cache: VersionCache,
+        after: int,
+        filter: SubscriptionFilter,  # noqa: A002
+    ) -> None:
+        super().__init__(connection, PullRequester(connection, names.stream, _WINDOW), signal_safe_lock())
+        self._jetstream = jetstream
+        self._names = names
+        self._stream = stream
+        self._reader = reader
+        self._cache = cache
+        self._saves = reader.saves
+        self._filter = filter
+        self._subject = names.wanted(filter.actor_pattern or None)
+        self._sees_all = self._subject == names.all_events
+        self._takes_all = filter.is_empty
+        # Guarded by the lock:
+        self._ready: deque[StoredEvent | MalformedRecordError] = deque()  # taken from without it
+        self._pop_ready = self._ready.popleft
+        self._staged: deque[_Chunk] = deque()  # read, and not ready yet
+        self._run: _Run | None = None  # whose end has not come yet
+        self._sequence = self._scanned = after  # of the last that was taken, and that was read
+        self._number = 0  # of the last delivery
+        self._is_reading = False  # half done, if it stays so
+        self._last = _Record(after, 0)  # that was read, or one before it; its moment may not be known yet
+        self._end_asked = _End(0, 0, 0.0)
+        self._doubts_since = inf  # it was asked, and was not believed
+        self._consumer = b""
+        self._created = ""  # when the stream was made
+        self._awaits_stream = False  # there was none at the start, and nothing was begun since
+        self._finalizer = weakref.finalize(self, _abandon, connection, self._requester, repr(self))
+        self._finalizer.atexit = False
+
+    # -- taking
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> StoredEvent:
+        try:
+            found = self._pop_ready()
+        except IndexError:
+            pass
+        else:
+            self._sequence = max(self._sequence, found.sequence)
+            if isinstance(found, StoredEvent):
+                return found
+            raise found
+        try:
+            return self._take(_FOR_EVER)
+        except StoreClosedError:
+            if self._failure is not None:
+                raise
+            raise StopIteration from None
+
+    def get(self, timeout: float | None = None) -> StoredEvent:
+        """Take the next event, waiting for it if need be; see ``Follower``."""
+        return self._take(Deadline(timeout))
+
+    def _take(self, deadline: Deadline, until_caught_up: bool = False) -> StoredEvent:
+        while True:
+            is_last_look = not deadline.remaining()
+            found = self._pop(deadline)
+            if isinstance(found, StoredEvent):
+                return found
+            if found is not None:
+                raise found
+            if self._staged and self._decide(deadline):
+                continue
+            if until_caught_up and self._is_at_end(deadline):
+                raise self._nothing_within(deadline)
+            self._await(deadline, _LOOK if until_caught_up else _OPEN if self._staged else inf)
+            if is_last_look:  # what came is not wanted
+                raise self._nothing_within(deadline)
+
+    def get_batch(
+        self, max_events: int, timeout: float | None = None, *, until_caught_up: bool = False
+    ) -> list[StoredEvent]:
+        """Take what is there, up to a number of events, waiting only for the first; see ``Follower``."""
+        max_events = check_count("max_events", max_events)
+        until_caught_up = check_flag("until_caught_up", until_caught_up)
+        deadline = Deadline(timeout)
+        try:
+            batch = [self._take(deadline, until_caught_up)]
+        except DeadlineExceededError:
+            return []
+        return fill(batch, max_events, partial(self._pop_event, deadline), self._give_back)
+
+    def _pop_event(self, deadline: Deadline) -> StoredEvent:
+        """Take what is read, or read what has come, if it is an event."""
+        found = self._pop(deadline, only_events=True)
+        if not isinstance(found, StoredEvent):
+            raise IndexError
+        return found
+
+    def _give_back(self, batch: list[StoredEvent]) -> None:
+        """Put back what was taken last, for whoever takes next: so that :attr:`sequence` tells of nothing not had."""
+        with self._lock:
+            if not self._closed:
+                self._ready.extendleft(reversed(batch))
+            self._sequence = min(self._sequence, batch[0].sequence - 1)
+        self._buffer.changed.wake(len(batch))
+
+    def _pop(self, deadline: Deadline, only_events: bool = False) -> StoredEvent | MalformedRecordError | None:
+        """Take what is read, or read what has come, a little at least and more until something wanted is found."""
+        with self._lock:
+            while True:
+                if self._closed:  # by a handler perhaps, amid this
+                    if only_events:
+                        return None
+                    raise self._end()
+                while not self._ready:
+                    if not self._read() or not (self._ready or deadline.remaining()):
+                        return None
+                try:
+                    if only_events and not isinstance(self._ready[0], StoredEvent):
+                        return None
+                    found = self._pop_ready()
+                except IndexError:  # another thread was quicker, or it was closed
+                    continue
+                self._sequence = max(self._sequence, found.sequence)
+                return found
+
+    def _read(self) -> bool:
+        """Read some of what has come; returns whether there was any.
+
+        A message stays among what has come until it is noted what was read of it. So whoever is interrupted here reads
+        on where that was.
+        """
+        buffer = self._buffer
+        arrived = buffer.arrived
+        if buffer.is_broken or not arrived or len(self._staged) >= _STAGED:
+            self._pass_over()
+            return False
+        if self._is_reading:  # it was interrupted before it had noted all this
+            self._note_read()
+            self._number = place_of(arrived[0][1]).number - 1
+        self._is_reading = True
+        number, scanned, size = self._number, self._scanned, 0
+        reply, headers, sequence = b"", b"", -1
+        for _ in range(min(len(arrived), _READ_AT_ONCE)):
+            subject, reply, headers, data = arrived[0]
+            tokens = reply.split(b".")
+            if len(tokens) == 9:
+                consumer, sequence, place = tokens[3], int(tokens[5]), int(tokens[6])
+            else:
+                consumer, (_, sequence, place) = tokens[5], place_of(reply)
+            if consumer != self._consumer:  # one that was given up, and had more on its way
+                arrived.popleft()
+                continue
+            number += 1
+            if place != number:
+                buffer.break_off()
+                break
+            if sequence > scanned:
+                member = member_of(headers) if IN_BATCH in headers else None
+                save = None
+                if member is not None or self._run is not None:
+                    save = self._note_run(sequence, member)
+                found: StoredEvent | MalformedRecordError | None = None
+                try:
+                    event = self._reader.event(sequence, subject, data)
+                except MalformedRecordError as error:
+                    found = error
+                else:
+                    if self._takes_all or self._filter.matches(event):
+                        ends, first = (True, 0) if member is None or save is None else (member.commits, save.first)
+                        found = StoredEvent(event, sequence, False, ends, first)
+                if found is not None:
+                    if save is None and not self._staged:
+                        self._ready.append(found)
+                    else:
+                        self._stage(found, save, subject, headers)
+                self._scanned = scanned = sequence
+            arrived.popleft()
+            size += len(data)
+            if size > _BYTES_AT_ONCE:
+                break
+        self._number = number
+        if sequence == scanned:
+            self._last = _Record(sequence, moment_of(reply))
+        self._is_reading = False
+        self._sort_out()
+        self._pass_over()
+        self._requester.ask()
+        return True
+
+    def _note_read(self) -> None:
+        """Note what was read, whether that was noted then or not."""
+        ready = self._ready[-1].sequence if self._ready else 0
+        staged = self._staged[-1].found[-1].sequence if self._staged else 0
+        self._scanned = max(self._scanned, self._sequence, ready, staged)
+
+    # -- whole saves
+
+    def _pass_over(self) -> None:
+        """Note what was passed over behind the last that was taken, if nothing is left to be taken before it."""
+        passed = self._passed()
+        if not (self._ready or self._closed):  # it was closed, by a handler: nothing is ready, and was not taken
+            self._sequence = max(self._sequence, passed)
+
+    def _passed(self) -> int:
+        """The sequence up to which nothing is left that may be taken, once nothing is ready."""
+        try:
+            return self._staged[0].found[0].sequence - 1
+        except IndexError:
+            return self._scanned
+
+    def _note_run(self, sequence: int, member: Member | None) -> Place | None:
+        """Note how the save goes on that is being read; returns the save of the record that was read.
+
+        Who sees all records sees which saves are whole. It is noted for others, too, and may be noted twice.
+        """
+        run = self._run
+        if member is None:
+            save, has_first = None, False
+        else:
+            first = sequence - member.number + 1
+            if run is not None and run.save == (member.batch, first):
+                save, has_first = run.save, run.has_first
+                if not member.commits:
+                    return save
+            else:
+                save, has_first = Place(member.batch, first), member.number == 1
+        if not self._sees_all:
+            return save
+        if run is not None and run.save != save:
+            self._saves.note(run.save, Verdict.TORN)
+        if save is None or member is None:
+            self._run = None
+            return None
+        if member.commits and has_first:
+            self._saves.note(save, Verdict.WHOLE)
+        self._run = None if member.commits else _Run(save, has_first)
+        return save
+
+    def _stage(
+        self, found: StoredEvent | MalformedRecordError, save: Place | None, subject: bytes, headers: bytes
+    ) -> None:
+        """Keep what is read until it is known whether it counts."""
+        chunk = self._staged[-1] if self._staged else None
+        if chunk is None or chunk.save != save:
+            chunk = _Chunk(save)
+            chunk.found.append(found)
+            chunk.heads[found.sequence] = subject, headers
+            self._staged.append(chunk)
+            return
+        if not self._sees_all:
+            chunk.heads[found.sequence] = subject, headers
+        chunk.found.append(found)
+
+    def _sort_out(self) -> bool:
+        """Make ready what is known to count, and drop what does not; returns whether there was any."""
+        staged, ready = self._staged, self._ready
+        any_found = False
+        with suppress(IndexError):  # there are no more
+            while True:
+                first = staged[0]
+                found = first.found
+                verdict = Verdict.WHOLE if first.save is None else self._saves.known(first.save)
+                if verdict is None:
+                    break
+                if verdict is Verdict.WHOLE:
+                    done = max(self._sequence, ready[-1].sequence if ready else 0)
+                    if found[0].sequence <= done:  # who was interrupted here has put them there
+                        found = [one for one in found if one.sequence > done]
+                    ready.extend(found)
+                staged.popleft()
+                any_found = True
+        if self._closed:  # by a handler, amid this, or amid the reading
+            self._forget()
+        if any_found:  # others may wait for more of it than has come
+            self._buffer.changed.wake(len(ready))
+        return any_found
+
+    def _decide(self, deadline: Deadline) -> bool:
+        """Ask what the saves are of which not all has come; returns whether anything can be taken, or was dropped."""
+        with self._lock:
+            run = self._run
+            chunks = [one for one in self._staged if run is None or one.save != run.save]
+            records = [record for one in chunks for record in one.records()]
+        if records:
+            patience = Deadline(min(_PATIENCE, max(deadline.remaining(), _LOOK)))
+            try:
+                self._saves.verdicts_of_all(records, patience)
+            except (DeadlineExceededError, DisconnectedError, StoreUnavailableError):
+                return False
+        with self._lock:
+            return self._sort_out()
+
+    def _has_some(self) -> bool:
+        return bool(self._ready) or super()._has_some()
+
+    # -- consumers
+
+    def begin(self, deadline: Deadline) -> None:
+        """Begin; where there is no stream yet, that is done as soon as somebody has made it.
+
+        Raises:
+            StreamRegressionError: There is no such event.
+        """
+        if self._stream.find(deadline) is not None:
+            self._renew(deadline)
+            return
+        if self._scanned:
+            raise StreamRegressionError(
+                f"there is no stream {self._names.stream!r}, and it was read up to {self._scanned}: it is lost, or has"
+                " another name. Build anew what was made of it"
+            )
+        self._awaits_stream = True
+        self._begin_again()
+
+    def _renew(self, deadline: Deadline) -> None:
+        """Begin a consumer behind the last event that was read.
+
+        Raises:
+            StreamRegressionError: There is no such event, or another in its place.
+        """
+        if not self._created and self._stream.find(deadline) is None:
+            raise StoreUnavailableError(f"there is no stream {self._names.stream!r} yet")
+        self._requester.subscribe(deadline)
+        with self._lock:
+            self._note_read()
+        last = self._begin_end(deadline)
+        try:
+            self._refuse_another_past(deadline)
+            end = self._ended(last, deadline)
+        finally:
+            last.forget()
+        name = f"follow-{os.urandom(8).hex()}"
+        config: dict[str, Any] = {
+            "name": name,
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": self._scanned + 1,
+            "filter_subject": self._subject,
+            "ack_policy": "none",
+            "inactive_threshold": _INACTIVE,
+            "num_replicas": 1,
+            "mem_storage": True,
+        }
+        stream = self._names.stream
+        body = {"stream_name": stream, "config": config, "action": "create"}
+        answer = self._jetstream.request(f"CONSUMER.CREATE.{stream}.{name}", body, deadline)
+        if "error" in answer:
+            raise StoreUnavailableError(f"the stream is not followed: {said(answer)}")
+        with self._lock:
+            self._delete()
+            self._awaits_stream = False
+            self._consumer, self._number, self._is_reading = name.encode(), 0, False
+            self._end_asked = end
+            if not self._closed:
+                self._requester.begin(name)
+
+    def _refuse_another_past(self, deadline: Deadline) -> None:
+        """See that what was read is still there: a leader that is new may take a moment to know it."""
+        pause = Pause(Deadline(min(_CATCH_UP, deadline.remaining())))
+        while wrong := self._differs(deadline):
+            if not pause.take():
+                raise StreamRegressionError(
+                    f"stream {self._names.stream!r} {wrong}. Build anew what was made of it: follow(after=0)"
+                )
+
+    def _differs(self, deadline: Deadline) -> str:
+        """Say how the stream is not the one that was read; nothing if it is."""
+        name, read = self._names.stream, max(self._scanned, self._sequence)
+        record = self._jetstream.begin_at(name, self._last.sequence, deadline) if self._last.sequence else None
+        try:
+            state = stream_state(self._jetstream, name, deadline)
+            if state is None and not self._created:
+                raise StoreUnavailableError(f"there is no stream {name!r}")
+            if state is None:
+                return f"is not there any more, and was read up to {read}: it was deleted, or its server is another one"
+            created, end = state
+            self._created = self._created or created
+            if created != self._created:
+                return f"is not the one that was read up to {read}: it was made anew"
+            if end < read:
+                return f"ends at {end}, and was read up to {read}: it was restored, has lost events, or is another one"
+            return "" if record is None else self._differs_at(record(deadline))
+        finally:
+            if record is not None:
+                record.forget()
+
+    def _differs_at(self, record: Record | None) -> str:
+        """Say how a record is not the one that was read last; nothing if it is, or was read by an earlier process."""
+        sequence, moment = self._last
+        found = 0 if record is None else _nanoseconds(record.time)
+        if found != moment and moment:
+            return (
+                f"has another record {sequence} than the one that was read: it was restored, and written to since then"
+            )
+        self._last = _Record(sequence, found)
+        return ""
+
+    # -- the end of the stream
+
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether all that was stored a second ago has been taken, and what this store object has saved, too."""
+        return self._is_at_end(_FOR_EVER)
+
+    def _is_at_end(self, deadline: Deadline) -> bool:
+        patience = Deadline(min(_PATIENCE, deadline.remaining()))
+        if self._awaits_stream:
+            return self._is_nothing_there(patience)
+        end, saved = self._end_asked, self._cache.last
+        if not self._has_taken(end):
+            return False
+        if monotonic() - end.moment < _FRESH and end.whole >= saved:
+            return True
+        try:
+            self._end_asked = end = self._ended(self._begin_end(patience), patience)
+        except AetherError:
+            return False
+        return not self._is_doubtful(end, saved) and self._has_taken(end)
+
+    def _is_nothing_there(self, deadline: Deadline) -> bool:
+        """Whether nobody has made the stream yet."""
+        try:
+            return self._stream.find(deadline) is None
+        except AetherError:
+            return False
+
+    def _has_taken(self, end: _End) -> bool:
+        """Whether all up to an end has been taken, or passed over."""
+        if not self.is_connected:
+            return False
+        deadline = Deadline(_LOOK)
+        with self._lock:
+            while not self._ready and self._read() and deadline.remaining():
+                pass
+            if self._ready or self._buffer.arrived or self._scanned < end.wanted:
+                return False
+            if self._passed() < end.whole and self._staged:
+                return False
+            if self._closed:  # by a handler, amid this: what was ready is not taken
+                return False
+            self._sequence = max(self._sequence, end.whole)
+            return True
+
+    def _is_doubtful(self, end: _End, saved: int) -> bool:
+        """Whether the leader lacks what was saved, and may be cut off from those who have it."""
+        if end.whole >= saved:
+            self._doubts_since = inf
+            return False
+        self._doubts_since = min(self._doubts_since, end.moment)
+        if end.moment - self._doubts_since > _DOUBT:
+            self._cache.lower(end.whole)  # the stream was restored
+        return True
+
+    def _begin_end(self, deadline: Deadline) -> Asked[Record | None]:
+        return self._jetstream.begin_last(self._names.stream, self._names.all_events, deadline)
+
+    def _ended(self, asked: Asked[Record | None], deadline: Deadline) -> _End:
+        """Return where the stream ends.
+
+        What is wanted is asked for second: what was stored in between may be missing from the first answer, from the
+        second nothing.
+        """
+        moment = monotonic()
+        last = asked(deadline)
+        whole = 0 if last is None else self._saves.end_of_saves(last, deadline)
+        if self._subject == self._names.all_events:
+            return _End(whole, whole, moment)
+        wanted = self._jetstream.last(self._names.stream, self._subject, deadline)
+        return _End(whole, 0 if wanted is None else wanted.sequence, moment)
+
+    def _delete(self) -> None:
+        """Have the server forget the consumer, if it still knows it."""
+        if self._consumer:
+            self._jetstream.tell(f"CONSUMER.DELETE.{self._names.stream}.{self._consumer.decode()}")
+
+    # -- state
+
+    @property
+    def sequence(self) -> int:
+        """The sequence of the last event that was taken, or passed over; the checkpoint."""
+        return self._sequence
+
+    # -- ending
+
+    def close(self) -> None:
+        """End, and release every thread that waits here. Idempotent, from any thread."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._forget()
+        try:  # whatever an exception cuts off: the server forgets the consumer
+            self._buffer.changed.wake_all()
+        finally:
+            try:
+                self._requester.close()
+                self._finalizer.detach()  # not before: it does that where this is cut off
+            finally:
+                self._delete()
+
+    def _forget(self) -> None:
+        self._ready.clear()  # or who iterates would take it, who looks at nothing else
+        self._staged.clear()
+
+    def _after_fork(self) -> None:
+        self._finalizer.detach()
+        self._forget()
+        super()._after_fork()
+
+    def __repr__(self) -> str:
+        there = ", which is not there yet," if self._awaits_stream else ""
+        return f"<Follower of {self._names.stream!r}{there} at {self._sequence}{' closed' if self._closed else ''}>"
+
+
+def _nanoseconds(time: str) -> int:
+    """Read a time as the server writes it, in nanoseconds since 1970: ``2026-11-28T16:00:06.470969226Z``."""
+    seconds, _, fraction = time.removesuffix("Z").partition(".")
+    return int(Datetime.fromisoformat(f"{seconds}+00:00").timestamp()) * 10**9 + int(fraction.ljust(9, "0"))
+
+
+def _abandon(connection: Connection, requester: PullRequester, name: str) -> None:
+    """A follower was dropped without ``close()``: called by its finalizer, takes no lock."""
+    connection.nudge(requester.close)
+    warn_unclosed(name, None)

@@ -1,0 +1,147 @@
+"""What a store is called on the server: its streams, and the subjects of its actors.
+
+The layout is Go's: ``<stream>.events.<actor type>.<actor id>``. Every part is escaped so that different names stay
+different (``patterns.escape_token``); what is plain ASCII without ``% . * >`` and white space stands as it is. With a
+namespace the two names are joined by ``=``, which is escaped within each.
+"""
+
+import re
+
+from ..._arguments import is_of
+from ..._values.shown import short
+from ...errors import InvalidNamespaceError, InvalidOptionError
+from ...patterns import actor_type, escape_token, unescape_token
+
+__all__ = ["Names"]
+
+_LONGEST_NAME = 200  # bytes of a stream's name: the server takes 255, and ours may have an ending
+_LONGEST_SUBJECT = 2_048  # bytes: half of what a line of the protocol may have
+_SUBJECTS_KEPT = 16_384  # of actors; then all are forgotten and built again when needed
+_PLAIN = re.compile(r"[!-$&-)+,\-/-=?-~]{1,500}")  # an id that is not escaped, as far as that is worth to know
+_MORE = re.compile(r"[/\\=~]")  # escaped in names: path separators, which no stream may have, and our own joints
+
+
+def _escaped(what: str, name: object) -> str:
+    if not is_of(name, str) or not str.__str__(name):
+        raise InvalidOptionError(f"{what} must be a non-empty str such as 'events', not {short(name)}")
+    return _MORE.sub(lambda found: f"%{ord(found[0]):02X}", escape_token(name))
+
+
+class Names:
+    """The names of one store.
+
+    Args:
+        stream: As the user calls it.
+        namespace: As well; None for none.
+
+    Attributes:
+        stream: The stream of the events; also the first token of their subjects.
+        snapshots: The stream of the snapshots.
+        dead_letters: The stream of what consumers gave up.
+
+    Raises:
+        InvalidOptionError: They are no names, or too long.
+    """
+
+    def __init__(self, stream: str, namespace: str | None) -> None:
+        self.stream = _escaped("stream", stream)
+        if namespace is not None:
+            self.stream = f"{_escaped('namespace', namespace)}={self.stream}"
+        if len(self.stream) > _LONGEST_NAME:
+            raise InvalidOptionError(
+                f"the stream's name is {len(self.stream)} bytes long, with its namespace: at most 200"
+            )
+        self._events = f"{self.stream}.events."
+        self._subjects: dict[str, str] = {}  # by actor id; two threads may both build one, of equal value
+        self.snapshots = f"{self.stream}~snapshots"
+        self.dead_letters = f"{self.stream}~dead-letters"
+
+    def consumer(self, name: str) -> str:
+        """What a consumer is called on the server.
+
+        Raises:
+            InvalidOptionError: It is no name, or too long.
+        """
+        escaped = _escaped("consumer", name)
+        if len(escaped) > _LONGEST_NAME:
+            raise InvalidOptionError(f"the consumer's name is {len(escaped)} bytes long: at most {_LONGEST_NAME}")
+        return escaped
+
+    def dead_letter_subjects(self, consumer: str) -> list[str]:
+        """The subjects of what a consumer gave up: by the server's advisories, and by our own word.
+
+        Args:
+            consumer: As it is called on the server; ``"*"`` for all.
+        """
+        advisories = "$JS.EVENT.ADVISORY.CONSUMER"
+        return [
+            f"{advisories}.MAX_DELIVERIES.{self.stream}.{consumer}",
+            f"{advisories}.MSG_TERMINATED.{self.stream}.{consumer}",
+            f"{self.dead_letters}.{consumer}",
+        ]
+
+    @property
+    def all_events(self) -> str:
+        """The subjects of all events."""
+        return f"{self.stream}.events.>"
+
+    def subject(self, actor_id: str) -> str:
+        """The subject of an actor's events.
+
+        Raises:
+            InvalidOptionError: The id is too long.
+        """
+        subject = self._subjects.get(actor_id)
+        if subject is None:
+            subject = self._checked(f"{self.stream}.events.{self._tokens(actor_id)}", actor_id)
+            if len(self._subjects) >= _SUBJECTS_KEPT:
+                self._subjects = {}
+            self._subjects[actor_id] = subject
+        return subject
+
+    def is_subject(self, subject: str, actor_id: str) -> bool:
+        """Whether a subject is that of an actor's events."""
+        if _PLAIN.fullmatch(actor_id):
+            return subject == f"{self._events}{actor_type(actor_id)}.{actor_id}"
+        return subject == self.subject(actor_id)
+
+    def snapshot_subject(self, actor_id: str) -> str:
+        """The subject of an actor's snapshots."""
+        return self._checked(f"{self.snapshots}.{self._tokens(actor_id)}", actor_id)
+
+    def _tokens(self, actor_id: str) -> str:
+        return f"{escape_token(actor_type(actor_id))}.{escape_token(actor_id)}"
+
+    def _checked(self, subject: str, actor_id: str) -> str:
+        if len(subject) > _LONGEST_SUBJECT:
+            raise InvalidOptionError(
+                f"actor id {short(actor_id)} is too long: its subject would have {len(subject)} bytes, and may have "
+                f"{_LONGEST_SUBJECT}"
+            )
+        return subject
+
+    def actor_id(self, subject: str) -> str:
+        """The actor whose events have a subject.
+
+        Raises:
+            InvalidNamespaceError: It is none of a store's.
+        """
+        return unescape_token(subject.rpartition(".")[2])
+
+    def actor_id_of(self, subject: str) -> str | None:
+        """The actor whose events have a subject; None if no store made it so: a node in Go escapes otherwise."""
+        try:
+            actor_id = self.actor_id(subject)
+        except InvalidNamespaceError:
+            return None
+        return actor_id if self.is_subject(subject, actor_id) else None
+
+    def wanted(self, pattern: str | None) -> str:
+        """The subjects among which are those of all actors that match a pattern; as few as the server can tell."""
+        if pattern is not None:
+            literal = re.split("[*>]", pattern, maxsplit=1)[0]
+            if literal == pattern:
+                return self.subject(pattern)
+            if "-" in literal[1:]:  # the type is before it, whatever follows
+                return f"{self.stream}.events.{escape_token(actor_type(literal))}.*"
+        return self.all_events

@@ -1,0 +1,314 @@
+"""Reading from the stream: from any server of it, checked against what is known here, and against the leader."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+
+from ..._codec.decoding import decode_stored
+from ..._runtime.deadline import Deadline
+from ...errors import DecodingError, MalformedRecordError
+from ...events import MAX_VERSION, Event
+from ..base import MalformedRecord, StoredEvent
+from .api import Asked, JetStream, Pause, Record
+from .cache import Known, Torn, VersionCache
+from .names import Names
+from .saves import Saves, Verdict, save_of
+
+__all__ = ["Reader", "valid"]
+
+_PAGE = 1_000  # events
+_DOUBT = 1.0  # seconds in which a leader that knows less than it should is not believed
+
+
+class Reader:
+    """Reads one stream. Any thread.
+
+    Attributes:
+        saves: Which saves are whole.
+    """
+
+    def __init__(self, jetstream: JetStream, names: Names, cache: VersionCache, saves: Saves) -> None:
+        self._jetstream = jetstream
+        self._names = names
+        self._cache = cache
+        self.saves = saves
+
+    def read(
+        self,
+        actor_id: str,
+        from_version: int,
+        to_version: int | None,
+        deadline: Callable[[], Deadline],
+        after: int = 0,
+        *,
+        torn: bool = False,
+        count: int = _PAGE,
+    ) -> Iterator[StoredEvent | MalformedRecord]:
+        """Yield an actor's events of some versions, and what is no event in between.
+
+        Args:
+            actor_id: Whose.
+            from_version: The first version wanted.
+            to_version: The last version wanted; None for all.
+            deadline: As for :meth:`records`, like the last.
+            after: A sequence before the first of them.
+            torn: Whether the records of a save that is not whole come, too, as no events.
+            count: As for :meth:`records`.
+        """
+        last = MAX_VERSION if to_version is None else to_version
+        for record in self.records(actor_id, from_version, deadline, after, count, torn=torn):
+            if isinstance(record, MalformedRecord):
+                yield record
+                continue
+            found = self.found(record)
+            if isinstance(found, StoredEvent):
+                if found.event.version > last:
+                    return
+                if found.event.version < from_version:
+                    continue
+            yield found
+
+    def read_near(
+        self, actor_id: str, from_version: int, to_version: int, known: Known, deadline: Deadline
+    ) -> Iterator[StoredEvent]:
+        """Yield an actor's events of some versions, without reading all that is before them.
+
+        Args:
+            actor_id: Whose.
+            from_version: The first version wanted.
+            to_version: The last version wanted.
+            known: Where the actor ends, by the leader's word.
+            deadline: For all questions.
+        """
+        after = self._sequence_before(actor_id, from_version, known, deadline)
+        count = min(_PAGE, to_version - from_version + 2)
+        for found in self.read(actor_id, from_version, to_version, lambda: deadline, after, count=count):
+            if isinstance(found, StoredEvent):
+                yield found
+
+    def _sequence_before(self, actor_id: str, version: int, known: Known, deadline: Deadline) -> int:
+        """Return a sequence behind which all events of an actor from a version on stand, and few of the others.
+
+        The versions of an actor increase, so it is found by halves. Records that do not count do no harm: their
+        versions are greater than that of each event before them.
+        """
+        if version == known.version:
+            return known.sequence - 1
+        stream, subject = self._names.stream, self._names.subject(actor_id)
+        after, end = self._cache.before(actor_id, version), known.sequence
+        middle = max(after, end - (known.version - version) - 1)  # right if nobody else stored something in between
+        while end - after > _PAGE:
+            record = self._jetstream.next(stream, subject, middle + 1, deadline)
+            there = None if record is None else self.found(record)
+            if not isinstance(there, StoredEvent):
+                break
+            if there.event.version == version:
+                return there.sequence - 1
+            if there.event.version < version:
+                after = there.sequence
+            else:
+                end = middle
+            middle = (after + end) // 2
+        return after
+
+    def found(self, record: Record) -> StoredEvent | MalformedRecord:
+        """Return what a record is."""
+        try:
+            return StoredEvent(self.decoded(record), record.sequence, False, record.ends_batch, record.batch)
+        except MalformedRecordError as error:
+            return MalformedRecord(record.sequence, record.data, error)
+
+    def records(
+        self,
+        actor_id: str,
+        from_version: int,
+        deadline: Callable[[], Deadline],
+        after: int = 0,
+        count: int = _PAGE,
+        *,
+        torn: bool = False,
+    ) -> Iterator[Record | MalformedRecord]:
+        """Yield an actor's records from a version on, and perhaps some before it; up to the leader's last, at least.
+
+        Any server of the stream may answer, and be behind the leader: what it lacks is read from the leader.
+
+        Args:
+            actor_id: Whose.
+            from_version: Which version is the first that matters.
+            deadline: Returns that of the next page.
+            after: A sequence before the first that matters.
+            count: How many are asked for at first.
+            torn: Whether those of a save that is not whole come, too, as no events.
+        """
+        stream, subject = self._names.stream, self._names.subject(actor_id)
+        begin = max(after, self._cache.before(actor_id, from_version))
+        page = self._jetstream.begin_page(stream, subject, begin + 1, count, deadline())
+        try:
+            before = self._cache.get(actor_id)
+            last = self._newest(actor_id, before, self._begin_last(actor_id, deadline())(deadline()), deadline())
+            if last is None:
+                self._cache.replace(actor_id, 0, 0, before)
+                return
+            found = page(deadline())
+        finally:
+            page.forget()
+        if begin > after and not _follows(found.records, begin, last):  # what is known here is of another past
+            begin = after
+            found = self._jetstream.begin_page(stream, subject, begin + 1, _PAGE, deadline())(deadline())
+        judged = self._judged(found.records, torn, deadline)
+        with suppress(MalformedRecordError):  # for who reads it
+            self._replace(actor_id, before, last, deadline())
+        yield from judged
+        at = found.records[-1].sequence if found.records else begin
+        while found.records and found.pending:
+            found = self._jetstream.begin_page(stream, subject, at + 1, _PAGE, deadline())(deadline())
+            yield from self._judged(found.records, torn, deadline)
+            at = found.records[-1].sequence if found.records else at
+        for record in self._missing(last, at, deadline):
+            yield from self._judged([record], torn, deadline)
+
+    def _judged(
+        self, records: Sequence[Record], torn: bool, deadline: Callable[[], Deadline]
+    ) -> Sequence[Record | MalformedRecord]:
+        """Return those of an actor's records in a row that count; the others, too, as no events, if they are wanted."""
+        there = self.saves.torn_in_a_row(records, deadline())
+        if not there:
+            return records
+        if torn:
+            return [_torn(record) if record.sequence in there else record for record in records]
+        return [record for record in records if record.sequence not in there]
+
+    def _missing(self, last: Record, at: int, deadline: Callable[[], Deadline]) -> Iterator[Record]:
+        """Yield what the leader has behind a sequence, up to what it said was the last."""
+        while at < last.sequence:
+            if last.expected == at:
+                yield last
+                return
+            record = self._jetstream.next(self._names.stream, last.subject, at + 1, deadline())
+            if record is None:
+                return
+            yield record
+            at = record.sequence
+
+    def decoded(self, record: Record) -> Event:
+        """Return the event that a record is.
+
+        Raises:
+            MalformedRecordError: It is none, or not one of the actor's whose subject it has.
+        """
+        return self._event(record.sequence, record.subject, record.data)
+
+    def event(self, sequence: int, subject: bytes, data: bytes) -> Event:
+        """As :meth:`decoded`, of a record as it is delivered: its subject may be no text."""
+        return self._event(sequence, subject.decode(errors="backslashreplace"), data)
+
+    def _event(self, sequence: int, subject: str, data: bytes) -> Event:
+        try:
+            event = decode_stored(data)
+        except DecodingError as error:
+            reason: Exception | str = error
+        else:
+            if event.version > 0 and self._names.is_subject(subject, event.actor_id):
+                return event
+            reason = "it has no version" if not event.version else "it is of another actor than its subject"
+        raise MalformedRecordError(f"record {sequence} of {subject!r} is no event: {reason}", sequence, data)
+
+    def look(self, actor_id: str, deadline: Deadline) -> Known:
+        """Ask the leader for an actor's last event, and believe it."""
+        return self.look_at((actor_id,), deadline)[0]
+
+    def look_at(self, actor_ids: Iterable[str], deadline: Deadline) -> list[Known]:
+        """Ask the leader for the last events of several actors, and believe it."""
+        asked = [(one, self._cache.get(one), self._begin_last(one, deadline)) for one in actor_ids]
+        try:
+            found = [
+                (one, before, self._newest(one, before, answer(deadline), deadline)) for one, before, answer in asked
+            ]
+        finally:
+            for _, _, answer in asked:
+                answer.forget()
+        doubtful = [last for _, before, last in found if last is not None and not _is_known(last, before)]
+        self.saves.verdicts(doubtful, deadline)  # all at once: below they are known
+        return [self._replace(actor_id, before, last, deadline) for actor_id, before, last in found]
+
+    def _begin_last(self, actor_id: str, deadline: Deadline) -> Asked[Record | None]:
+        return self._jetstream.begin_last(self._names.stream, self._names.subject(actor_id), deadline)
+
+    def _replace(self, actor_id: str, before: Known | None, last: Record | None, deadline: Deadline) -> Known:
+        """Note what the leader's word on an actor's last record means."""
+        torn = None
+        if last is not None and not _is_known(last, before):
+            last, torn = self._whole(last, deadline)
+        version, sequence = (0, 0) if last is None else (self.decoded(last).version, last.sequence)
+        return self._cache.replace(actor_id, version, sequence, before, torn)
+
+    def _whole(self, last: Record, deadline: Deadline) -> tuple[Record | None, Torn | None]:
+        """Return the last record that counts, up to an actor's last one, and what stands behind it."""
+        record: Record | None = last
+        torn = None
+        while record is not None:
+            save = save_of(record)
+            verdict = self.saves.verdict(record, deadline)
+            if save is None or verdict is Verdict.WHOLE:
+                break
+            torn = torn or Torn(save, last.sequence, verdict is Verdict.OPEN)
+            record = self._before(record, save.first, deadline)
+        return record, torn
+
+    def _before(self, record: Record, first: int, deadline: Deadline) -> Record | None:
+        """Return the record of an actor that stands before a save.
+
+        Args:
+            record: A record of that save, and of the actor.
+            first: The sequence of the save's first record.
+            deadline: For all questions.
+        """
+        stream, subject = self._names.stream, record.subject
+        begin = self._jetstream.next(stream, subject, first, deadline) or record
+        at = begin.expected if begin.behind is None else begin.behind
+        if at is not None:
+            return self._jetstream.next(stream, subject, at, deadline) if at else None
+        found = None  # others stored it, and did not say behind what
+        following = self._jetstream.next(stream, subject, 1, deadline)
+        while following is not None and following.sequence < begin.sequence:
+            found = following
+            following = self._jetstream.next(stream, subject, found.sequence + 1, deadline)
+        return found
+
+    def _newest(self, actor_id: str, before: Known | None, last: Record | None, deadline: Deadline) -> Record | None:
+        """Ask again for a moment if a leader knows less than was known: it may be new, or about to lose its office."""
+        pause = Pause(Deadline(min(_DOUBT, deadline.remaining() / 2)))
+        while before is not None and (0 if last is None else last.sequence) < before.end and pause.take():
+            last = self._begin_last(actor_id, deadline)(deadline)
+        if before is not None and (0 if last is None else last.sequence) < before.end:
+            self._jetstream.doubt(self._names.stream)
+        return last
+
+
+def valid(found: StoredEvent | MalformedRecord) -> StoredEvent:
+    """Return what was read if it is an event, and raise its error if it is none."""
+    if isinstance(found, MalformedRecord):
+        raise found.error
+    return found
+
+
+def _torn(record: Record) -> MalformedRecord:
+    """What does not count, for who wants to see it."""
+    error = MalformedRecordError(
+        f"record {record.sequence} of {record.subject!r} is no event: it is of a save of which the server has stored "
+        "a part only",
+        record.sequence,
+        record.data,
+    )
+    return MalformedRecord(record.sequence, record.data, error)
+
+
+def _is_known(last: Record, before: Known | None) -> bool:
+    """Whether it is known already that a record counts."""
+    return before is not None and before.torn is None and before.sequence == last.sequence
+
+
+def _follows(records: Sequence[Record], begin: int, last: Record) -> bool:
+    """Whether records are the next behind a sequence of the same actor, and that is not of a past that was undone."""
+    if last.sequence <= begin:
+        return last.sequence == begin
+    return bool(records) and records[0].expected == begin

@@ -1,0 +1,309 @@
+"""Which records count: those of a save that is whole.
+
+The records of an atomic batch (ADR-50) have its id and their place in it, the last one says that it commits, and they
+stand side by side in the stream. A server with one replica stores them one after the other, and where its room ends in
+between it leaves the part that it has stored; when it is started again it stores the rest, as far as there is room,
+over a gap if need be. So a save is whole if its first record and the one that commits it are as far apart as their
+places say. Anything else is no event to anybody: *torn* once another record stands behind it, *open* while it is the
+end of the stream, which the server may still finish.
+
+Our own batches have their size in their id, so it is known where the last record is. And who stores something behind
+a record has looked at it: a record that expects to be behind another says that the other counts, unless it says behind
+which event it stands really.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+from ..._runtime.deadline import Deadline
+from ..._runtime.locks import signal_safe_lock
+from .api import IN_BATCH, Asked, JetStream, Member, Pause, Record
+from .names import Names
+
+__all__ = ["Place", "Saves", "TornSave", "Verdict", "save_of", "torn_saves"]
+
+_KEPT = 16_384  # verdicts, 200 bytes each
+_LARGEST = 1_000  # records of a batch (ADR-50)
+_DOUBT = 1.0  # seconds in which a leader that knows less than it should is not believed
+
+
+class Verdict(Enum):
+    """What a save is."""
+
+    WHOLE = "whole"
+    TORN = "torn"
+    OPEN = "open"  #: the end of the stream, and not whole
+
+
+class Place(NamedTuple):
+    """A save: the id of its batch, and the sequence of its first record."""
+
+    batch: bytes
+    first: int
+
+
+def save_of(record: Record) -> Place | None:
+    """The save that a record is a part of; None if it was stored alone."""
+    member = record.member
+    return None if member is None else _place(record, member)
+
+
+def _place(record: Record, member: Member) -> Place:
+    return Place(member.batch, record.sequence - member.number + 1)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What was seen of a save."""
+
+    place: Place
+    size: int = 0  # 0 if it is not known
+    last: int = 0  # the greatest number seen
+    has_first: bool = False
+    has_end: bool = False
+    is_foreign: bool = False
+
+    def see(self, member: Member) -> None:
+        if member.number >= member.size and not member.commits:  # the id is not of ours: it tells nothing
+            self.is_foreign = True
+        if member.commits:
+            self.size = member.number
+        elif not self.has_end:
+            self.size = 0 if self.is_foreign else member.size
+        self.last = max(self.last, member.number)
+        self.has_first = self.has_first or member.number == 1
+        self.has_end = self.has_end or member.commits
+
+    @property
+    def is_whole(self) -> bool:
+        return self.has_first and self.has_end
+
+    def lacks(self) -> list[int]:
+        """The sequences of the records that would show it to be whole, as far as they are known."""
+        first = [] if self.has_first else [self.place.first]
+        return first if self.has_end or not self.size else [*first, self.place.first + self.size - 1]
+
+    def look_at(self, record: Record | None) -> bool:
+        """See a record; returns whether it is of this save."""
+        member = None if record is None else record.member
+        if record is None or member is None or _place(record, member) != self.place:
+            return False
+        self.see(member)
+        return True
+
+
+class Saves:
+    """Tells which are whole, and remembers it. Any thread."""
+
+    def __init__(self, jetstream: JetStream, names: Names) -> None:
+        self._jetstream = jetstream
+        self._names = names
+        self._lock = signal_safe_lock()  # guards _known
+        self._known: OrderedDict[Place, Verdict] = OrderedDict()  # what cannot change; the oldest first
+
+    def note(self, save: Place, verdict: Verdict) -> None:
+        """Note what a save is for good."""
+        with self._lock:
+            self._known[save] = verdict
+            while len(self._known) > _KEPT:
+                self._known.popitem(last=False)
+
+    def forget(self) -> None:
+        """Forget what saves are: the stream may have another past now."""
+        with self._lock:
+            self._known.clear()
+
+    def known(self, save: Place) -> Verdict | None:
+        """Return what is known of a save already."""
+        with self._lock:
+            return self._known.get(save)
+
+    def verdict(self, record: Record, deadline: Deadline) -> Verdict:
+        """Return what the save is that a record is of."""
+        return self.verdicts([record], deadline)[0]
+
+    def verdicts(self, records: Sequence[Record], deadline: Deadline) -> list[Verdict]:
+        """Return for each record what its save is; the server is asked for all that is missing at once."""
+        seen: dict[Place, _Seen] = {}
+        places: list[Place | None] = []
+        for record in records:
+            member = record.member
+            save = None if member is None else _place(record, member)
+            if save is not None and member is not None:
+                seen.setdefault(save, _Seen(save)).see(member)
+            places.append(save)
+        found = self._judged(seen.values(), deadline)
+        return [Verdict.WHOLE if save is None else found[save] for save in places]
+
+    def torn_in_a_row(self, records: Sequence[Record], deadline: Deadline) -> set[int]:
+        """Return the sequences of those of an actor's records in a row that do not count."""
+        if not any(IN_BATCH in record.headers for record in records):
+            return set()
+        said, places = _said(records)
+        parts = [(record, save) for record, save in zip(records, places, strict=True) if save is not None]
+        doubtful = [(record, save) for record, save in parts if save not in said]
+        verdicts = self.verdicts([record for record, _ in doubtful], deadline)
+        said.update(zip([save for _, save in doubtful], verdicts, strict=True))
+        if all(verdict is Verdict.WHOLE for verdict in said.values()):
+            return set()
+        return {record.sequence for record, save in parts if said[save] is not Verdict.WHOLE}
+
+    def verdicts_of_all(self, records: Sequence[Record], deadline: Deadline) -> None:
+        """Find out what the saves are of records of several actors, in order: as far as it can be known for good."""
+        rows: dict[str, list[Record]] = {}
+        for record in records:
+            rows.setdefault(record.subject, []).append(record)
+        for row in rows.values():
+            for said, verdict in _said(row)[0].items():
+                self.note(said, verdict)
+        found = zip(map(save_of, records), self.verdicts(records, deadline), strict=True)
+        for save, verdict in dict(found).items():
+            if save is not None and verdict is not Verdict.OPEN:
+                self.note(save, verdict)
+
+    def _judged(self, saves: Iterable[_Seen], deadline: Deadline) -> dict[Place, Verdict]:
+        found: dict[Place, Verdict] = {}
+        doubtful = []
+        for one in saves:
+            verdict = Verdict.WHOLE if one.is_whole else self.known(one.place)
+            if verdict is None:
+                doubtful.append(one)
+            else:
+                found[one.place] = verdict
+        self._look(doubtful, deadline)
+        for one in doubtful:
+            verdict = Verdict.WHOLE if one.is_whole else self._by_the_leader(one, deadline)
+            if verdict is not Verdict.OPEN:
+                self.note(one.place, verdict)
+            found[one.place] = verdict
+        return found
+
+    def _look(self, saves: Sequence[_Seen], deadline: Deadline) -> None:
+        """Look at what is missing, on any server of the stream."""
+        stream, everything = self._names.stream, self._names.all_events
+        asked: list[tuple[_Seen, Asked[list[Record]]]] = []
+        try:
+            for one in saves:
+                for sequence in one.lacks():
+                    asked.append((one, self._jetstream.begin_one(stream, sequence, deadline)))  # noqa: PERF401
+                if not one.has_end and not one.size:
+                    start, count = one.place.first + one.last, _LARGEST - one.last
+                    rest = self._jetstream.begin_records(stream, everything, start, max(1, count), deadline)
+                    asked.append((one, rest))
+            for one, answer in asked:
+                for record in answer(deadline):
+                    if not one.look_at(record):
+                        break
+        finally:
+            for _, answer in asked:
+                answer.forget()
+
+    def _by_the_leader(self, save: _Seen, deadline: Deadline) -> Verdict:
+        """Return what a save is that was not seen whole."""
+        stream, everything = self._names.stream, self._names.all_events
+        end = self._end(save.place.first + save.last - 1, deadline)  # first: what stands behind a save is for good
+        if end is None:
+            return Verdict.OPEN
+        for sequence in save.lacks():
+            save.look_at(self._jetstream.next(stream, everything, sequence, deadline))
+        while not save.has_end and not save.size:
+            following = self._jetstream.next(stream, everything, save.place.first + save.last, deadline)
+            if not save.look_at(following):
+                break
+        if save.is_whole:
+            return Verdict.WHOLE
+        return Verdict.OPEN if _is_begun(end, save.place.batch) else Verdict.TORN
+
+    def _end(self, least: int, deadline: Deadline) -> Record | None:
+        """Return the last record of all; None from a leader that is new, and does not know yet what others know."""
+        pause = Pause(Deadline(min(_DOUBT, deadline.remaining() / 2)))
+        while True:
+            end = self._jetstream.last(self._names.stream, self._names.all_events, deadline)
+            if end is not None and end.sequence >= least:
+                return end
+            if not pause.take():
+                return None
+
+    def end_of_saves(self, record: Record, deadline: Deadline) -> int:
+        """Return the sequence at which the last save ends, up to the last record of all."""
+        while not record.ends_batch and (save := save_of(record)) is not None and save.first > 1:
+            before = self._jetstream.next(self._names.stream, self._names.all_events, save.first - 1, deadline)
+            if before is None or before.sequence >= save.first:
+                return save.first - 1
+            record = before
+        return record.sequence if record.ends_batch else 0
+
+    def call_off(self, save: Place, subject: str, deadline: Deadline) -> None:
+        """See that the server does not finish an open save.
+
+        Args:
+            save: Which.
+            subject: Of one of its records.
+            deadline: For all questions.
+
+        Raises:
+            StoreUnavailableError: There is no room even for that.
+        """
+        self._jetstream.abandon(subject, save.batch, deadline)
+        end = self._jetstream.last(self._names.stream, self._names.all_events, deadline)
+        if end is not None and _is_begun(end, save.batch):  # else it was finished before, or something is behind it
+            self.note(save, Verdict.TORN)
+
+
+def _said(row: Sequence[Record]) -> tuple[dict[Place, Verdict], list[Place | None]]:
+    """Return what is said of saves by those who stored the next record of an actor; and the save of each record."""
+    said: dict[Place, Verdict] = {}
+    places: list[Place | None] = []
+    save: Place | None = None
+    at = 0
+    for record in row:
+        if save is not None and record.expects(at):
+            said[save] = Verdict.WHOLE if record.behind is None else Verdict.TORN
+        at = record.sequence
+        member = record.member
+        save = None if member is None else Place(member.batch, at - member.number + 1)
+        places.append(save)
+    return said, places
+
+
+class TornSave(NamedTuple):
+    """A save of which a part is stored.
+
+    Attributes:
+        first: The sequence of the first record of the part.
+        last: Of its last one.
+        is_open: Whether the server may still store the rest.
+    """
+
+    first: int
+    last: int
+    is_open: bool
+
+
+def torn_saves(records: Iterable[Record]) -> Iterator[TornSave]:
+    """Find the saves that are not whole among all records of a stream in a row; it may begin amid one."""
+    run: list[int] = []  # sequences of the records of one batch
+    member: Member | None = None  # the last of them
+    whole = False  # as far as it was seen
+    is_first = True
+    for record in records:
+        before, member = member, record.member
+        if member is None or before is None or member.batch != before.batch:
+            if run and not (whole and before is not None and before.commits):
+                yield TornSave(run[0], run[-1], is_open=False)
+            run, whole = [], member is not None and (member.number == 1 or is_first)
+        elif member.number != before.number + 1:
+            whole = False
+        if member is not None:
+            run.append(record.sequence)
+        is_first = False
+    if run and member is not None and not (whole and member.commits):
+        yield TornSave(run[0], run[-1], is_open=not member.commits)
+
+
+def _is_begun(end: Record, batch: bytes) -> bool:
+    """Whether the last record of the stream is of a batch whose rest may follow."""
+    return end.member is not None and end.member.batch == batch and not end.member.commits

@@ -1,0 +1,162 @@
+"""Snapshots of a JetStream store: the latest of each actor, in a stream of their own."""
+
+import logging
+import os
+from dataclasses import replace
+from typing import Any
+
+from ..._codec.decoding import decode_stored
+from ..._codec.encoding import encode_event
+from ..._runtime.deadline import Deadline
+from ..._runtime.reporter import Kind, log
+from ..._values.shown import short
+from ...errors import (
+    DecodingError,
+    InvalidOptionError,
+    MalformedRecordError,
+    StoreUnavailableError,
+    VersionConflictError,
+)
+from ...events import Event
+from .._checks import copied_snapshot, replaces
+from ..base import Snapshot, StoredEvent
+from .api import BusyError, JetStream, Outgoing, Pause, Record, RefusedError, UnknownError
+from .cache import Known
+from .names import Names
+from .reader import Reader
+from .stream import Stream, snapshot_settings
+
+__all__ = ["Snapshots"]
+
+
+class Snapshots:
+    """Keeps them. Any thread."""
+
+    def __init__(self, jetstream: JetStream, names: Names, reader: Reader, main: Stream) -> None:
+        self._jetstream = jetstream
+        self._names = names
+        self._reader = reader
+        self._main = main
+        self._stream = Stream(jetstream, snapshot_settings(names), main)
+
+    def save(self, snapshot: Snapshot, deadline: Deadline) -> bool:
+        """Keep a snapshot, unless there is one of the same or a greater version."""
+        snapshot = copied_snapshot(snapshot)
+        current = Known() if self._main.find(deadline) is None else self._reader.look(snapshot.actor_id, deadline)
+        if snapshot.version > current.version:
+            raise VersionConflictError(snapshot.actor_id, snapshot.version, current.version)
+        self._stream.open(deadline)
+        written: Snapshot | None = None
+        pause = Pause(deadline)
+        while True:
+            last = self._last(snapshot.actor_id, deadline)
+            kept = None if last is None else self._read(last)
+            if kept is not None and kept.version > current.version:  # it was saved meanwhile, or
+                current = self._reader.look(snapshot.actor_id, deadline)
+            if kept is not None and kept.version > current.version:  # it is ahead of its events, and is nothing
+                kept = None
+            if kept is not None and not replaces(snapshot, kept):
+                return kept == written  # by a try without an answer
+            if written is None:
+                written = replace(snapshot, sequence=self._sequence_of(snapshot, current, kept, deadline))
+            try:
+                self._put(written, 0 if last is None else last.sequence, deadline)
+            except RefusedError:  # another one is quicker
+                continue
+            except UnknownError:  # it is looked whether it is there
+                continue
+            except BusyError as error:
+                if not pause.take():
+                    raise StoreUnavailableError(f"no snapshot was saved within {deadline}: {error}") from error
+            else:
+                return True
+
+    def _put(self, snapshot: Snapshot, expected: int, deadline: Deadline) -> None:
+        subject = self._names.snapshot_subject(snapshot.actor_id)
+        message = Outgoing(subject, os.urandom(16).hex(), expected, _written(snapshot))
+        self._jetstream.publish(self._names.snapshots, [message], deadline)
+
+    def _sequence_of(self, snapshot: Snapshot, current: Known, kept: Snapshot | None, deadline: Deadline) -> int:
+        """Return the sequence of the event of its version: known, or found behind the snapshot that is kept.
+
+        What is known may be of a past that was undone: then it is looked for from the first event on.
+        """
+        if snapshot.version == current.version:
+            return current.sequence
+        known = dict(current.positions).get(snapshot.version, 0)
+        if known and self._is_true(replace(snapshot, sequence=known), deadline):
+            return known
+        for after in dict.fromkeys((0 if kept is None else kept.sequence, 0)):
+            found = self._reader.read(snapshot.actor_id, snapshot.version, snapshot.version, lambda: deadline, after)
+            for one in found:
+                if isinstance(one, StoredEvent):
+                    return one.sequence
+        raise InvalidOptionError(
+            f"a snapshot of actor {short(snapshot.actor_id)} says version {snapshot.version}, which no event of it has"
+        )
+
+    def latest(self, actor_id: str, deadline: Deadline) -> Snapshot | None:
+        """Return the latest snapshot of an actor, if its event is there."""
+        if self._main.find(deadline) is None or self._stream.find(deadline) is None:
+            return None
+        last = self._last(actor_id, deadline)
+        snapshot = None if last is None else self._read(last)
+        if snapshot is None or self._is_true(snapshot, deadline):
+            return snapshot
+        log(
+            Kind.SNAPSHOT_DISCARDED,
+            logging.WARNING,
+            "the snapshot of actor %r at version %d is discarded: the store does not have its event; it was restored, "
+            "or has lost events",
+            actor_id,
+            snapshot.version,
+        )
+        return None
+
+    def _is_true(self, snapshot: Snapshot, deadline: Deadline) -> bool:
+        """Whether the event of that version is where the snapshot says."""
+        place = snapshot.version, snapshot.sequence
+        subject = self._names.subject(snapshot.actor_id)
+        record = self._jetstream.next(self._names.stream, subject, snapshot.sequence, deadline)
+        try:
+            return record is not None and (self._reader.decoded(record).version, record.sequence) == place
+        except MalformedRecordError:
+            return False
+
+    def _last(self, actor_id: str, deadline: Deadline) -> Record | None:
+        return self._jetstream.last(self._names.snapshots, self._names.snapshot_subject(actor_id), deadline)
+
+    def _read(self, record: Record) -> Snapshot | None:
+        try:
+            event = decode_stored(record.data)
+            data: Any = event.data
+            snapshot = Snapshot(
+                actor_id=event.actor_id,
+                version=event.version,
+                state=dict(data["state"]),
+                schema_version=int(data["schemaVersion"]),
+                sequence=int(data["sequence"]),
+                timestamp=event.timestamp,
+            )
+        except (DecodingError, KeyError, TypeError, ValueError) as error:
+            reason: object = error
+        else:
+            if self._names.snapshot_subject(event.actor_id) == record.subject:
+                return snapshot
+            reason = "it is of another actor than its subject"
+        place = record.sequence, record.subject
+        text = "record %d of %r is no snapshot, and is discarded: %s"
+        log(Kind.MALFORMED_RECORD, logging.WARNING, text, *place, reason)
+        return None
+
+
+def _written(snapshot: Snapshot) -> bytes:
+    return encode_event(
+        Event(
+            event_type="Snapshot",
+            actor_id=snapshot.actor_id,
+            version=snapshot.version,
+            data={"state": snapshot.state, "schemaVersion": snapshot.schema_version, "sequence": snapshot.sequence},
+            timestamp=snapshot.timestamp,
+        )
+    )

@@ -1,0 +1,360 @@
+"""Writing to the stream: expected sequences, tries, and finding out what became of a try without an answer."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+from ..._codec.encoding import encode_and_copy
+from ..._runtime.deadline import Deadline
+from ...errors import (
+    AetherError,
+    AtomicAppendUnsupportedError,
+    DeadlineExceededError,
+    DuplicateIdError,
+    StoreUnavailableError,
+    UnknownOutcomeError,
+    VersionConflictError,
+)
+from ...events import Event
+from .._checks import is_same
+from ..base import StoredEvent
+from .api import (
+    BusyError,
+    IncompleteError,
+    JetStream,
+    NoRoomError,
+    NotSentError,
+    Outgoing,
+    Pause,
+    RefusedError,
+    UnknownError,
+    new_batch,
+)
+from .cache import Known, VersionCache
+from .capacity import Capacity
+from .names import Names
+from .reader import Reader
+from .saves import Place, Saves, Verdict
+
+__all__ = ["Writer"]
+
+
+@dataclass(slots=True)
+class _Part:
+    """What one actor has in a save."""
+
+    actor_id: str
+    subject: str
+    events: list[Event]
+    exactly: int | None  # the version that the actor must have; None for any that is less than the first event's
+
+    def fits(self, version: int) -> bool:
+        """Whether it may be stored behind a version."""
+        return version < self.events[0].version if self.exactly is None else version == self.exactly
+
+
+class _Tries:
+    """What became of the tries of one save."""
+
+    def __init__(self, is_alone: bool) -> None:
+        self.is_alone = is_alone  # the server, and so it stores a batch in parts
+        self.doubt: dict[str, Known] = {}  # behind what something was sent to which no answer came
+        self.why = "no answer came"
+        self.batches: set[bytes] = set()  # the ids of those that were sent
+        self.refusals = 0  # for no reason that was seen
+        self._begun = 0
+
+    def begin(self, batch: bytes) -> int:
+        """Note that one is sent; returns the number of those before it."""
+        if batch:
+            self.batches.add(batch)
+        self._begun += 1
+        return self._begun - 1
+
+
+class Writer:
+    """Stores events in one stream. Any thread."""
+
+    def __init__(self, jetstream: JetStream, names: Names, cache: VersionCache, reader: Reader, saves: Saves) -> None:
+        self._jetstream = jetstream
+        self._names = names
+        self._cache = cache
+        self._reader = reader
+        self._saves = saves
+        self._room = Capacity(jetstream)
+
+    def commit(
+        self, events: Sequence[Event], exactly: int | None, config: dict[str, Any], deadline: Deadline
+    ) -> list[StoredEvent]:
+        """Store events with versions, all or none; try until they are, or cannot be, or the time is over.
+
+        Args:
+            events: In order; those of each actor in increasing versions.
+            exactly: The version that their actor must have; None for any that is less than the first of each.
+            config: The settings of the stream.
+            deadline: For all tries.
+        """
+        encoded = [encode_and_copy(event, "") for event in events]
+        copies = [copy for _, copy in encoded]
+        parts = self._parts(copies, exactly)
+        if len(events) > 1 and not config.get("allow_atomic"):
+            raise AtomicAppendUnsupportedError(
+                f"stream {self._names.stream!r} has no allow_atomic, which {len(events)} events at once need: set it "
+                "(nats-server 2.12), or save one event at a time"
+            )
+        tries = _Tries(is_alone=config.get("num_replicas", 1) == 1)
+        try:
+            return self._try(encoded, parts, tries, deadline)
+        except (VersionConflictError, DuplicateIdError):
+            raise
+        except AetherError as error:
+            if not tries.doubt:
+                raise
+            raise UnknownOutcomeError(
+                f"{_counted(events)} may be stored, or not: {tries.why}, and then: {error}. "
+                "save_events(error.events) is safe",
+                tuple(copies),
+            ) from error
+
+    def _try(
+        self, encoded: Sequence[tuple[bytes, Event]], parts: Sequence[_Part], tries: _Tries, deadline: Deadline
+    ) -> list[StoredEvent]:
+        pause = Pause(deadline)
+        actors = [part.actor_id for part in parts]
+        refused: dict[str, Known] = {}
+        while True:
+            _check_time(deadline)
+            tails = self._tails(parts, deadline)
+            try:
+                if self._call_off(parts, tails, tries, deadline):
+                    continue
+                if not all(part.fits(tails[part.actor_id].version) for part in parts):
+                    _refuse_older(tails, tries.doubt)
+                    return self._found([copy for _, copy in encoded], parts, tails, deadline)
+                return self._publish(encoded, parts, tails, tries, deadline)
+            except RefusedError:
+                self._reader.look_at(actors, deadline)
+                if tails == refused:  # for something that is just being stored, or under the ids of a torn save
+                    tries.refusals += 1
+                    pause.take()
+                refused = tails
+            except UnknownError:
+                tries.doubt |= tails
+                self._refuse_if_torn(parts, tries, deadline)
+            except NoRoomError as error:
+                before = tries.doubt
+                tries.doubt = before | tails
+                self._refuse_if_torn(parts, tries, deadline)
+                tries.doubt = before
+                raise StoreUnavailableError(f"the server has no room for it: {error}") from error
+            except BusyError as error:
+                if isinstance(error, IncompleteError):
+                    self._room.doubt()
+                if not pause.take():
+                    kind = DeadlineExceededError if isinstance(error, NotSentError) else StoreUnavailableError
+                    raise kind(f"nothing was stored within {deadline}: {error}") from error
+
+    def _call_off(self, parts: Sequence[_Part], tails: dict[str, Known], tries: _Tries, deadline: Deadline) -> bool:
+        """See that the server does not finish a save behind whose part something is to be stored.
+
+        Returns:
+            Whether there was such a one: it may have been finished before.
+        """
+        opened = {}
+        for part in parts:
+            torn = tails[part.actor_id].torn
+            if torn is not None and torn.is_open:
+                opened[torn.save] = part, torn.end
+        for save, (part, end) in opened.items():
+            try:
+                self._saves.call_off(save, part.subject, deadline)
+            except StoreUnavailableError:
+                if self._is_of(part, end, deadline):
+                    tries.doubt |= tails
+                    tries.why = "the server has stored a part, and stores the rest if it starts again with more room"
+                raise
+        if opened:
+            self._reader.look_at([part.actor_id for part in parts], deadline)
+        return bool(opened)
+
+    def _is_of(self, part: _Part, sequence: int, deadline: Deadline) -> bool:
+        """Whether what stands at a sequence is one of the events of a part."""
+        record = self._jetstream.next(self._names.stream, part.subject, sequence, deadline)
+        there = None if record is None else self._reader.found(record)
+        return isinstance(there, StoredEvent) and there.event.id in {event.id for event in part.events}
+
+    def _refuse_if_torn(self, parts: Sequence[_Part], tries: _Tries, deadline: Deadline) -> None:
+        """Look what became of a try.
+
+        Raises:
+            StoreUnavailableError: The server has stored a part.
+        """
+        actors = [part.actor_id for part in parts]
+        tails = dict(zip(actors, self._reader.look_at(actors, deadline), strict=True))
+        if self._call_off(parts, tails, tries, deadline):
+            tails = dict(zip(actors, self._reader.look_at(actors, deadline), strict=True))
+        if any(one.torn is not None and one.torn.save.batch in tries.batches for one in tails.values()):
+            tries.doubt.clear()
+            self._room.doubt()
+            raise StoreUnavailableError(
+                "the server has no room for all of it: a part is stored, which does not count. Make room, and save it "
+                "again"
+            )
+
+    def _parts(self, events: Sequence[Event], exactly: int | None) -> list[_Part]:
+        parts: dict[str, _Part] = {}
+        for event in events:
+            part = parts.get(event.actor_id)
+            if part is None:
+                subject = self._names.subject(event.actor_id)
+                parts[event.actor_id] = _Part(event.actor_id, subject, [event], exactly)
+            else:
+                part.events.append(event)
+        return list(parts.values())
+
+    def _tails(self, parts: Sequence[_Part], deadline: Deadline) -> dict[str, Known]:
+        """Return what is known of actors; from the leader, where what is known here would forbid to store."""
+        tails: dict[str, Known] = {}
+        doubtful = []
+        for part in parts:
+            known = self._cache.get(part.actor_id)
+            if known is None and part.events[0].version == 1:
+                tails[part.actor_id] = Known()  # most likely; if not, the server refuses
+            elif known is None or known.is_doubtful or not part.fits(known.version):
+                doubtful.append(part.actor_id)
+            else:
+                tails[part.actor_id] = known
+        if doubtful:
+            tails.update(zip(doubtful, self._reader.look_at(doubtful, deadline), strict=True))
+        return tails
+
+    def _publish(
+        self,
+        encoded: Sequence[tuple[bytes, Event]],
+        parts: Sequence[_Part],
+        tails: dict[str, Known],
+        tries: _Tries,
+        deadline: Deadline,
+    ) -> list[StoredEvent]:
+        subjects = {part.actor_id: part.subject for part in parts}
+        first = dict(tails)
+        messages = []
+        for data, event in encoded:
+            subject, known = subjects[event.actor_id], tails[event.actor_id]
+            message_id = _message_id(subject, event, known, tries.refusals)
+            if first.pop(event.actor_id, None) is None:  # only the first of each actor in a batch may expect something
+                messages.append(Outgoing(subject, message_id, None, data))
+            else:
+                behind = None if known.torn is None else known.sequence
+                messages.append(Outgoing(subject, message_id, known.end, data, behind))
+        batch = new_batch(len(messages)) if len(messages) > 1 else b""
+        if batch and tries.is_alone:
+            self._room.check(messages, batch, deadline)
+        ack = self._jetstream.publish(self._names.stream, messages, deadline, tries.begin(batch), batch)
+        copies = [copy for _, copy in encoded]
+        if ack.duplicate:
+            return self._duplicates(copies[0], ack.seq, deadline)
+        start = ack.seq - len(copies) + 1
+        if batch:
+            self._saves.note(Place(batch, start), Verdict.WHOLE)
+        return self._stored(copies, range(start, ack.seq + 1), duplicate=False)
+
+    def _stored(self, events: Sequence[Event], sequences: Iterable[int], *, duplicate: bool) -> list[StoredEvent]:
+        places = list(sequences)
+        batch = places[0] if len(places) > 1 and not duplicate else 0
+        stored = [
+            StoredEvent(event, sequence, duplicate, place == len(events), batch)
+            for place, (event, sequence) in enumerate(zip(events, places, strict=True), 1)
+        ]
+        for one in stored:
+            self._cache.learn(one.event.actor_id, one.event.version, one.sequence)
+        return stored
+
+    def _duplicates(self, event: Event, sequence: int, deadline: Deadline) -> list[StoredEvent]:
+        """The server knows the message id: see what it has stored under it.
+
+        Raises:
+            RefusedError: That does not count.
+            DuplicateIdError: It is something else.
+        """
+        record = self._jetstream.next(self._names.stream, self._names.subject(event.actor_id), sequence, deadline)
+        if record is not None and self._saves.verdict(record, deadline) is not Verdict.WHOLE:
+            raise RefusedError(f"record {record.sequence} has the message id, and does not count")
+        there = None if record is None or record.sequence != sequence else self._reader.decoded(record)
+        if there is None or not is_same(there, event):
+            raise DuplicateIdError(
+                f"event {event.id!r:.80} is to be stored, and something else is under its id: {there!r}"
+            )
+        return self._stored([there], [sequence], duplicate=True)
+
+    def _found(
+        self,
+        events: Sequence[Event],
+        parts: Sequence[_Part],
+        tails: dict[str, Known],
+        deadline: Deadline,
+    ) -> list[StoredEvent]:
+        """Return events that an earlier try has stored.
+
+        Raises:
+            VersionConflictError: It has not.
+            DuplicateIdError: Under their ids something else is stored.
+        """
+        places: dict[str, tuple[Event, int]] = {}
+        for part in self._that_may_be_there(parts, tails, deadline):
+            wanted = {event.version: event for event in part.events}
+            first, last = part.events[0].version, part.events[-1].version
+            for one in self._reader.read_near(part.actor_id, first, last, tails[part.actor_id], deadline):
+                same = wanted.get(one.event.version)
+                if same is not None and same.id == one.event.id:
+                    if not is_same(same, one.event):
+                        raise DuplicateIdError(
+                            f"event {same.id!r:.80} is stored already, with other content: {one.event!r}"
+                        )
+                    places[same.id] = one.event, one.sequence
+        if len(places) < len(events):
+            part = next(part for part in parts if not part.fits(tails[part.actor_id].version))
+            raise VersionConflictError(part.actor_id, part.events[0].version, tails[part.actor_id].version)
+        there = [places[event.id] for event in events]
+        return self._stored([event for event, _ in there], [at for _, at in there], duplicate=True)
+
+    def _that_may_be_there(
+        self, parts: Sequence[_Part], tails: dict[str, Known], deadline: Deadline
+    ) -> Iterable[_Part]:
+        """Return those parts of which some may be stored already, and note where their actors end.
+
+        Of a part that does not fit, the leader has just told that.
+        """
+        fitting = [part for part in parts if part.fits(tails[part.actor_id].version)]
+        if fitting:
+            actors = [part.actor_id for part in fitting]
+            tails.update(zip(actors, self._reader.look_at(actors, deadline), strict=True))
+        return [part for part in parts if tails[part.actor_id].version >= part.events[0].version]
+
+
+def _refuse_older(tails: dict[str, Known], doubt: dict[str, Known]) -> None:
+    """Refuse to judge by a leader that is new and does not know yet what another had stored."""
+    for actor_id, sent in doubt.items():
+        if tails[actor_id].end < sent.end:
+            raise BusyError(f"the leader does not know of event {sent.end} of actor {actor_id!r:.80}")
+
+
+def _check_time(deadline: Deadline) -> None:
+    if not deadline.remaining():
+        raise DeadlineExceededError(f"nothing was stored within {deadline}")
+
+
+def _message_id(subject: str, event: Event, known: Known, refusals: int) -> str:
+    """By which the server knows a second try: message ids are per stream, so it is of the actor and version, too.
+
+    Where an earlier try has left a part, its ids are known to the server: then others are taken. What is expected of
+    the actor's last record is what lets only one of several tries be stored.
+    """
+    behind = refusals if known.torn is None else f"{known.end}/{refusals}"
+    parts = [subject, event.version, event.id, *([behind] if behind else [])]
+    return blake2b("\n".join(map(str, parts)).encode(), digest_size=16).hexdigest()
+
+
+def _counted(events: Sequence[Event]) -> str:
+    return "the event" if len(events) == 1 else f"the {len(events)} events"

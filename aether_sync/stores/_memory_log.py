@@ -1,0 +1,291 @@
+"""What is stored in memory, and who reads on in it."""
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from operator import attrgetter
+from typing import NamedTuple, Self
+
+from .._arguments import check_count, check_flag
+from .._codec.encoding import encode_and_copy
+from .._runtime.batches import fill
+from .._runtime.closing import Closeable
+from .._runtime.deadline import Deadline
+from .._runtime.exit import before_threads_end, is_ending
+from .._runtime.locks import signal_safe_lock
+from .._runtime.registry import WeakRegistry
+from .._runtime.waits import ParkingLot
+from ..errors import DeadlineExceededError, StoreClosedError
+from ..events import Event
+from ..patterns import SubscriptionFilter
+from .base import StoredEvent
+
+__all__ = ["Log", "LogFollower", "fresh", "off_the_wire", "version_of"]
+
+version_of = attrgetter("event.version")  #: of a StoredEvent, as bisect() wants it
+
+
+class _Record(NamedTuple):
+    stored: StoredEvent
+    place: int  # among its actor's
+
+
+class Log:
+    """Events in order, whole saves at a time.
+
+    A save is stored by one operation that nothing interrupts, ``dict.setdefault()``, and only if no other has that
+    place: a signal handler may have stored something over the very call that is about to. The lists follow from it. An
+    interrupt may leave them behind, and whoever comes next brings them up: each event goes to its own place, so doing
+    it twice does no harm.
+    """
+
+    def __init__(self) -> None:
+        self.lock = (
+            signal_safe_lock()
+        )  #: guards all below; methods are called with it held, but for those that say otherwise
+        self.waiting = ParkingLot()  #: followers, for what comes next
+        self.closed = False  #: nothing is added any more
+        self._saves: dict[int, list[_Record]] = {}  # by the sequence of the first event
+        self._events: list[StoredEvent] = []
+        self._by_actor: dict[str, list[StoredEvent]] = {}
+
+    # -- writing
+
+    def add(self, first: int, events: Sequence[Event]) -> list[StoredEvent]:
+        """Store events from this sequence on; return none of them if another save has taken it."""
+        save = self._recorded(first, events)
+        if self._saves.setdefault(first, save) is not save:
+            return []
+        self.end()
+        return [record.stored for record in save]
+
+    def _recorded(self, first: int, events: Sequence[Event]) -> list[_Record]:
+        last = first + len(events) - 1
+        batch = first if len(events) > 1 else 0
+        places: dict[str, int] = {}
+        records = []
+        for sequence, event in enumerate(events, first):
+            place = places.get(event.actor_id)
+            if place is None:
+                place = len(self.history(event.actor_id))
+            places[event.actor_id] = place + 1
+            records.append(_Record(StoredEvent(event, sequence, False, sequence == last, batch), place))
+        return records
+
+    def end(self) -> int:
+        """Return the last sequence, with the lists brought up to it."""
+        while (save := self._saves.get(len(self._events) + 1)) is not None:
+            for stored, place in save:
+                self._by_actor.setdefault(stored.event.actor_id, [])[place : place + 1] = (stored,)
+            start = save[0].stored.sequence - 1
+            self._events[start : start + len(save)] = [record.stored for record in save]
+        return len(self._events)
+
+    def close(self) -> None:
+        """Let nothing be added, and every follower end. Without the lock."""
+        with self.lock:
+            self.closed = True
+        self.waiting.wake_all()
+
+    # -- reading
+
+    def history(self, actor_id: str) -> list[StoredEvent]:
+        """Return the events of an actor, not to be changed."""
+        self.end()
+        return self._by_actor.get(actor_id, [])
+
+    def version(self, actor_id: str) -> int:
+        """Return the version of an actor, 0 if it has no events."""
+        history = self.history(actor_id)
+        return history[-1].event.version if history else 0
+
+    def find(self, actor_id: str, version: int) -> StoredEvent | None:
+        """Return the event of an actor that has this version."""
+        history = self.history(actor_id)
+        place = bisect_left(history, version, key=version_of)
+        return history[place] if place < len(history) and history[place].event.version == version else None
+
+    def latest(self) -> list[Event]:
+        """Return the last event of every actor."""
+        self.end()
+        return [history[-1].event for history in self._by_actor.values()]
+
+    # -- without the lock
+
+    @property
+    def size(self) -> int:
+        """How many events there are."""
+        return len(self._events)
+
+    @property
+    def actor_count(self) -> int:
+        """How many actors have events."""
+        return len(self._by_actor)
+
+    def __getitem__(self, sequence: int) -> StoredEvent:
+        """Return one of the first :attr:`size` events, which stay where they are."""
+        return self._events[sequence - 1]
+
+
+_LOOKED_AT_ONCE = 1_000  # events, before it is asked whether there is time for more
+_FOR_EVER = Deadline(None)
+
+
+class _Position(NamedTuple):
+    passed: int  # the last sequence that need not be looked at again
+    next: "dict[int, _Position]"  # the one behind it, under 0: who puts it there has taken the event that lies between
+
+
+def fresh(stored: StoredEvent) -> StoredEvent:
+    """What is stored, as of its reader alone: to change it is no harm, here as with a server."""
+    return StoredEvent(off_the_wire(stored.event), stored.sequence, False, stored.ends_batch, stored.batch)
+
+
+def off_the_wire(event: Event) -> Event:
+    """The event as a reader gets it."""
+    _, copy = encode_and_copy(event, "")
+    return copy
+
+
+class LogFollower(Closeable):
+    """Reads on in a log: the ``Follower`` of a store in memory. It takes by one operation that nothing interrupts."""
+
+    def __init__(self, log: Log, after: int, wanted: SubscriptionFilter) -> None:
+        self._log = log
+        self._wanted = wanted
+        self._position = _Position(after, {})  # or one further on: it may lag behind
+        self._returned: deque[StoredEvent] = deque()  # taken and put back; single operations only
+        self._closed = False
+        _followers.add(self)  # first: who asks before the end is ended with the others
+        if is_ending():
+            raise StoreClosedError(f"{self!r} does not begin any more: this process is about to end")
+
+    @property
+    def sequence(self) -> int:
+        """The checkpoint: up to here every wanted event has been taken."""
+        returned = list(self._returned)
+        return min([self._here().passed, *(one.sequence - 1 for one in returned[:1])])
+
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether all that is stored has been taken. False once it is closed."""
+        return not self.closed and self._next(_FOR_EVER, take=False) is None
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether what is stored can come here: until it is closed."""
+        return not self.closed
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has come to its end: :meth:`close` was called, or its store is closed."""
+        return self._closed or self._log.closed
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> StoredEvent:
+        try:
+            return self.get()
+        except StoreClosedError:
+            raise StopIteration from None
+
+    def get(self, timeout: float | None = None) -> StoredEvent:
+        return self._get(Deadline(timeout))
+
+    def _get(self, deadline: Deadline, until_caught_up: bool = False) -> StoredEvent:
+        while True:
+            is_last_look = not deadline.remaining()
+            if self.closed:
+                raise StoreClosedError(f"{self!r} is closed")
+            with suppress(IndexError):
+                return self._take(deadline)
+            is_last_look |= until_caught_up and self.is_caught_up
+            if is_last_look or not self._log.waiting.wait(self._is_to_look, deadline):
+                raise DeadlineExceededError(f"no event for {self!r} within {deadline}")
+
+    def get_batch(
+        self, max_events: int, timeout: float | None = None, *, until_caught_up: bool = False
+    ) -> list[StoredEvent]:
+        max_events = check_count("max_events", max_events)
+        until_caught_up = check_flag("until_caught_up", until_caught_up)
+        deadline = Deadline(timeout)
+        try:
+            batch = [self._get(deadline, until_caught_up)]
+        except DeadlineExceededError:
+            return []
+        return fill(batch, max_events, partial(self._take, deadline), self._give_back)
+
+    def _take(self, deadline: Deadline) -> StoredEvent:
+        found = self._next(deadline, take=True)
+        if found is None:
+            raise IndexError
+        try:
+            return fresh(found)
+        except BaseException:
+            self._give_back([found])
+            raise
+
+    def _give_back(self, batch: list[StoredEvent]) -> None:
+        """Put back what was taken last, for whoever takes next."""
+        self._returned.extendleft(reversed(batch))
+        self._log.waiting.wake(len(batch))
+
+    def _here(self) -> _Position:
+        position = self._position
+        while position.next:
+            position = position.next[0]
+        self._position = position
+        return position
+
+    def _next(self, deadline: Deadline, *, take: bool) -> StoredEvent | None:
+        """Return the next wanted event of those that are there now, if one is found in time."""
+        try:
+            return self._returned.popleft() if take else self._returned[0]
+        except IndexError:
+            pass
+        end = self._log.size
+        while True:
+            here = self._here()
+            found, passed = self._search(here.passed, min(end, here.passed + _LOOKED_AT_ONCE))
+            if found is not None and take:
+                following = _Position(found.sequence, {})
+            elif passed > here.passed:
+                following = _Position(passed, {})
+            else:
+                return found
+            if here.next.setdefault(0, following) is not following:  # another thread was quicker
+                continue
+            if found is not None or passed >= end or not deadline.remaining():
+                return found
+
+    def _search(self, passed: int, end: int) -> tuple[StoredEvent | None, int]:
+        """Return the first wanted event between two sequences, and the last sequence that can be passed by."""
+        log = self._log
+        for sequence in range(passed + 1, end + 1):
+            if self._wanted.matches(log[sequence].event):
+                return log[sequence], sequence - 1
+        return None, max(passed, end)
+
+    def _is_to_look(self) -> bool:
+        with self._log.lock:
+            return self.closed or bool(self._returned) or self._log.end() > self._here().passed
+
+    def close(self) -> None:
+        self._closed = True
+        self._log.waiting.wake_all()
+
+    def __repr__(self) -> str:
+        return f"<follower after {self.sequence}{' closed' if self._closed else ''}>"
+
+
+_followers: WeakRegistry[LogFollower] = WeakRegistry()
+
+
+@before_threads_end
+def _end_following() -> None:
+    """Let every follower end: Python waits for the normal threads in which it goes on."""
+    for follower in _followers:
+        follower.close()

@@ -1,0 +1,189 @@
+"""What every store does the same way: checking what it is given, numbering, loading, telling the bus."""
+
+import inspect
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import NamedTuple, Never
+
+from .._arguments import is_of
+from .._runtime.closing import Closeable
+from .._runtime.deadline import Deadline
+from .._values.shown import short
+from ..bus import EventBus
+from ..errors import (
+    InvalidEventError,
+    InvalidOptionError,
+    StoreClosedError,
+    VersionConflictError,
+)
+from ..events import Event, EventStored
+from ..patterns import check_namespace
+from ._checks import _check_order, _checked, check_actor_id, check_version
+from .base import ANY_VERSION, AnyVersion, EventStore, LoadedActor, Snapshot, StoredEvent
+
+__all__ = ["StoreBase"]
+
+
+class _Broadcaster(NamedTuple):
+    bus: EventBus
+    namespace: str
+
+
+class StoreBase(Closeable):
+    """The common part of all stores. What a store adds is named ``_save`` and so on; its arguments are checked."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for one in (StoreBase, cls):
+            _document(one)
+
+    def __reduce__(self) -> Never:
+        raise TypeError("a store has a connection or events of this process: make one in the other process")
+
+    def __init__(self) -> None:
+        self._closed = False
+        self._namespace: str | None = None  # where it is announced what is stored, unless it is said otherwise
+        self._broadcaster: _Broadcaster | None = None  # replaced whole; read by any thread
+
+    # -- saving
+
+    def save_event(self, event: Event, *, timeout: float | None = 5.0) -> StoredEvent:
+        (stored,) = self.save_events((event,), timeout=timeout)
+        return stored
+
+    def save_events(self, events: Iterable[Event], *, timeout: float | None = 5.0) -> list[StoredEvent]:
+        deadline = Deadline(timeout)
+        self._refuse_if_closed()
+        checked = _checked(events)
+        _check_order(checked)
+        return self._told(self._save(checked, deadline)) if checked else []
+
+    def append(
+        self, actor_id: str, *events: Event, expected_version: int | AnyVersion, timeout: float | None = 5.0
+    ) -> list[StoredEvent]:
+        deadline = Deadline(timeout)
+        self._refuse_if_closed()
+        actor_id = check_actor_id(actor_id)
+        if expected_version is not ANY_VERSION:
+            try:
+                expected_version = check_version("expected_version", expected_version)
+            except InvalidOptionError as error:
+                raise InvalidOptionError(f"{error}; or NO_EVENTS, or ANY for whatever is there") from None
+        checked = _checked(events)
+        for event in checked:
+            if event.actor_id != actor_id:
+                raise InvalidEventError(
+                    f"append({short(actor_id)}, ...) was given an event of actor {short(event.actor_id)}"
+                )
+            if event.version:
+                raise InvalidEventError(
+                    f"append() numbers events itself, and was given one of version {event.version}: leave version out, "
+                    "or save it with save_event()"
+                )
+        if not checked:
+            return []
+        try:
+            stored = self._append(actor_id, checked, expected_version, deadline)
+        except VersionConflictError as conflict:
+            conflict.expected_version = None if expected_version is ANY_VERSION else expected_version
+            raise
+        return self._told(stored)
+
+    @abstractmethod
+    def _save(self, events: tuple[Event, ...], deadline: Deadline) -> list[StoredEvent]:
+        """Store events with versions, all or none."""
+
+    @abstractmethod
+    def _append(
+        self, actor_id: str, events: tuple[Event, ...], expected: int | AnyVersion, deadline: Deadline
+    ) -> list[StoredEvent]:
+        """Store an actor's events without versions behind an expected one, all or none."""
+
+    # -- reading
+
+    @abstractmethod
+    def get_events(
+        self,
+        actor_id: str,
+        from_version: int = 0,
+        to_version: int | None = None,
+        *,
+        until: int | None = None,
+        timeout: float | None = 5.0,
+    ) -> list[Event]: ...
+
+    @abstractmethod
+    def last_sequence(self, *, timeout: float | None = 5.0) -> int: ...
+
+    @abstractmethod
+    def get_latest_snapshot(self, actor_id: str, *, timeout: float | None = 5.0) -> Snapshot | None: ...
+
+    def read_together(self, *actor_ids: str, timeout: float | None = 5.0) -> dict[str, list[Event]]:
+        deadline = Deadline(timeout)
+        checked = tuple(map(check_actor_id, actor_ids))
+        until = self.last_sequence(timeout=timeout)
+        return {one: self.get_events(one, until=until, timeout=deadline.timeout_left()) for one in checked}
+
+    def load(self, actor_id: str, *, schema_version: int = 1, timeout: float | None = 5.0) -> LoadedActor:
+        deadline = Deadline(timeout)
+        schema_version = check_version("schema_version", schema_version)
+        snapshot = self.get_latest_snapshot(actor_id, timeout=timeout)
+        if snapshot is not None and snapshot.schema_version != schema_version:
+            snapshot = None
+        events = self._events_after(actor_id, snapshot, deadline)
+        return LoadedActor(actor_id, snapshot, events)
+
+    def _events_after(self, actor_id: str, snapshot: Snapshot | None, deadline: Deadline) -> list[Event]:
+        first = 0 if snapshot is None else snapshot.version + 1
+        return self.get_events(actor_id, first, timeout=deadline.timeout_left())
+
+    # -- other nodes
+
+    def set_broadcaster(self, bus: EventBus | None, namespace: str | None = None) -> None:
+        self._refuse_if_closed()
+        if bus is None:
+            self._broadcaster = None
+            return
+        if not is_of(bus, EventBus):
+            raise InvalidOptionError(f"a broadcaster is an EventBus or NATSEventBus, not {type(bus).__name__}")
+        namespace = self._namespace if namespace is None else namespace
+        if namespace is None:
+            raise InvalidOptionError("a broadcaster wants a namespace to publish EventStored under: 'tenant-abc'")
+        self._check_bus(bus)
+        self._broadcaster = _Broadcaster(bus, check_namespace(namespace))
+
+    def _check_bus(self, bus: EventBus) -> None:
+        """Refuse a bus that cannot be one for this store."""
+
+    def refuse_prefix(self, prefix: str) -> None:
+        """Raise ``InvalidOptionError`` if what a bus with this prefix publishes would be stored."""
+
+    def _told(self, stored: list[StoredEvent]) -> list[StoredEvent]:
+        """Tell the bus of what is stored; it has its own troubles, and counts them."""
+        broadcaster = self._broadcaster
+        if broadcaster is not None:
+            for one in stored:
+                broadcaster.bus.try_publish(broadcaster.namespace, EventStored.of(one.event, one.sequence))
+        return stored
+
+    # -- its end
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise StoreClosedError(f"{self!r} is closed")
+
+
+def _document(store: type) -> None:
+    """Give methods the texts of the protocol, for ``help()``."""
+    for name, method in vars(store).items():
+        told = getattr(EventStore, name, None)
+        if told is not None and not name.startswith("_") and inspect.isfunction(method) and not method.__doc__:
+            method.__doc__ = told.__doc__

@@ -1,0 +1,230 @@
+"""The dead-letter stream: the stream of what consumers gave up, to be looked at and worked on again.
+
+It has two springs. What a handler rejects is published here, and acknowledged only once it is stored. What ends without
+a word (the process that works on it dies at the last attempt) is known by the server's own advisory, which the stream
+captures. An advisory is sent once and to nobody in particular: one that is sent while this stream has no leader is
+lost, and so the event is missing here. Nobody can find it later: the server forgets what has used up its deliveries,
+tells of no event which state it is in, and its acknowledgement floor passes over it with the next one. The event itself
+is in the store in any case; only a pointer to it is kept here.
+"""
+
+import json
+import logging
+import os
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+
+from ..._runtime.deadline import Deadline
+from ..._runtime.reporter import Burst, Kind, log
+from ..._values.clock import Datetime, now
+from ...errors import DeadlineExceededError, MalformedRecordError
+from ...events import MAX_VERSION, Event
+from .._jetstream.api import Asked, BusyError, JetStream, Outgoing, Pause, Record, UnknownError
+from .._jetstream.names import Names
+from .._jetstream.reader import Reader
+from .._jetstream.stream import Stream
+
+__all__ = ["Advisory", "DeadLetterStream", "DeadLetter"]
+
+_PAGE = 1_000  # pointers
+_AT_ONCE = 256  # events that are asked for before the first is there
+_LONGEST_REASON = 4_000  # characters that are kept
+_NO_REASON = "it was delivered as often as may be, and never acknowledged"
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """An event that a consumer gave up.
+
+    Attributes:
+        sequence: Its place in the store.
+        event: The event; None if the record there is none.
+        attempts: How often it was delivered.
+        reason: Why it was given up.
+        timestamp: When, aware.
+    """
+
+    sequence: int
+    event: Event | None
+    attempts: int
+    reason: str
+    timestamp: Datetime
+
+
+class Advisory(msgspec.Struct, frozen=True):
+    """What is stored here: the server's advisory, or ours of the same shape.
+
+    The server's are ``io.nats.jetstream.advisory.v1.max_deliver`` and ``.terminated``.
+    """
+
+    stream_seq: Annotated[int, msgspec.Meta(ge=1, le=MAX_VERSION)]
+    timestamp: Annotated[Datetime, msgspec.Meta(tz=True)]
+    deliveries: int = 0
+    reason: str = _NO_REASON
+
+    @classmethod
+    def of(cls, sequence: int, data: bytes) -> "Advisory":
+        """Read what is stored here under a sequence.
+
+        Raises:
+            MalformedRecordError: It is none.
+        """
+        try:
+            return _read(data)
+        except msgspec.MsgspecError as error:
+            raise MalformedRecordError(
+                f"record {sequence} of the dead-letter stream is no advisory", sequence, data
+            ) from error
+
+
+_read = msgspec.json.Decoder(Advisory).decode
+
+
+class DeadLetterStream:
+    """The dead-letter stream of one store. Any thread."""
+
+    def __init__(self, jetstream: JetStream, names: Names, reader: Reader, main: Stream) -> None:
+        self._jetstream = jetstream
+        self._names = names
+        self._reader = reader
+        self._stream = Stream(jetstream, _settings(names), main)
+        self._burst = Burst()  # of records that are no pointers
+
+    def open(self, deadline: Deadline) -> None:
+        """See that it is there; make it if it is not.
+
+        Raises:
+            StreamMismatchError: There is such a stream with other settings.
+        """
+        self._stream.open(deadline)
+
+    def bury(self, consumer: str, sequence: int, attempts: int, reason: str, deadline: Deadline) -> None:
+        """Put a pointer to an event here; returns when it is stored.
+
+        Raises:
+            DeadlineExceededError: It may be stored, or not.
+        """
+        body = {
+            "type": "aether_sync.rejected",
+            "timestamp": now().isoformat(),
+            "stream": self._names.stream,
+            "consumer": consumer,
+            "stream_seq": sequence,
+            "deliveries": attempts,
+            "reason": _storable(reason),
+        }
+        data = json.dumps(body, ensure_ascii=False).encode()
+        message = Outgoing(f"{self._names.dead_letters}.{consumer}", os.urandom(16).hex(), None, data)
+        pause = Pause(deadline)
+        while True:
+            try:
+                self._jetstream.publish(self._names.dead_letters, [message], deadline)
+            except (BusyError, UnknownError) as error:
+                if not pause.take():
+                    raise DeadlineExceededError(
+                        f"event {sequence} is not in the dead-letter stream within {deadline}: {error}"
+                    ) from error
+            else:
+                return
+
+    def event(self, sequence: int, deadline: Deadline) -> Event:
+        """Return the event that a pointer points to.
+
+        Raises:
+            MalformedRecordError: The record there is none.
+        """
+        return self._decoded(sequence, self._ask(sequence, deadline)(deadline))
+
+    def look(self, consumer: str, limit: int, deadline: Deadline) -> list[DeadLetter]:
+        """Return what is here of a consumer, in the order of the store."""
+        found: dict[int, Advisory] = {}
+        for _, one in self._pointers(consumer, deadline):
+            if len(found) < limit:
+                found.setdefault(one.stream_seq, one)
+        wanted = [found[sequence] for sequence in sorted(found)]
+        parts = (wanted[begin : begin + _AT_ONCE] for begin in range(0, len(wanted), _AT_ONCE))
+        return [one for part in parts for one in self._whole(part, deadline)]
+
+    def discard(self, consumer: str, sequence: int, deadline: Deadline) -> bool:
+        """Take away what points to an event; returns whether there was any."""
+        places = [place for place, one in self._pointers(consumer, deadline) if one.stream_seq == sequence]
+        for place in places:
+            subject = f"STREAM.MSG.DELETE.{self._names.dead_letters}"
+            self._jetstream.request(subject, {"seq": place, "no_erase": True}, deadline)
+        return bool(places)
+
+    def _whole(self, pointers: list[Advisory], deadline: Deadline) -> list[DeadLetter]:
+        """Read the events that some point to, all asked for at once."""
+        asked: list[Asked[Record | None]] = []
+        try:
+            asked.extend(self._ask(one.stream_seq, deadline) for one in pointers)
+            return [self._found(one, ask(deadline)) for one, ask in zip(pointers, asked, strict=True)]
+        finally:
+            for ask in asked:
+                ask.forget()
+
+    def _ask(self, sequence: int, deadline: Deadline) -> Asked[Record | None]:
+        return self._jetstream.begin_next(self._names.stream, self._names.all_events, sequence, deadline)
+
+    def _found(self, one: Advisory, record: Record | None) -> DeadLetter:
+        event, reason = None, one.reason
+        try:
+            event = self._decoded(one.stream_seq, record)
+        except MalformedRecordError as error:
+            reason = f"{reason}; {error}" if reason != str(error) else reason
+        return DeadLetter(one.stream_seq, event, one.deliveries, reason, one.timestamp)
+
+    def _decoded(self, sequence: int, record: Record | None) -> Event:
+        if record is None or record.sequence != sequence:
+            raise MalformedRecordError(f"there is no record {sequence} any more", sequence, b"")
+        return self._reader.decoded(record)
+
+    def _pointers(self, consumer: str, deadline: Deadline) -> list[tuple[int, Advisory]]:
+        """Read all pointers of a consumer, with their places here; what is none is passed by."""
+        found = []
+        for record in self._records(consumer, deadline):
+            try:
+                found.append((record.sequence, Advisory.of(record.sequence, record.data)))
+            except MalformedRecordError as error:
+                if self._burst.opens():
+                    text = "what points to no event of consumer %r is passed by: %s"
+                    log(Kind.MALFORMED_RECORD, logging.WARNING, text, consumer, error)
+        return found
+
+    def _records(self, consumer: str, deadline: Deadline) -> list[Record]:
+        """Read all pointers of a consumer: pages from any server, then what that one lacks from the leader."""
+        if self._stream.find(deadline) is None:
+            return []
+        found: list[Record] = []
+        for subject in self._names.dead_letter_subjects(consumer):
+            after, pending = 0, 1
+            while pending:
+                page = self._jetstream.begin_page(self._names.dead_letters, subject, after + 1, _PAGE, deadline)(
+                    deadline
+                )
+                found += page.records
+                pending = page.pending if page.records else 0
+                after = page.records[-1].sequence if page.records else after
+            while (record := self._jetstream.next(self._names.dead_letters, subject, after + 1, deadline)) is not None:
+                found.append(record)
+                after = record.sequence
+        return sorted(found)
+
+
+def _storable(reason: str) -> str:
+    """The beginning of a reason, if it is long, without lone surrogates, which who reads it refuses."""
+    text = reason[:_LONGEST_REASON].encode(errors="replace").decode()
+    return text if len(reason) <= _LONGEST_REASON else f"{text}... (cut: it has {len(reason):,} characters)"
+
+
+def _settings(names: Names) -> dict[str, Any]:
+    return {
+        "name": names.dead_letters,
+        "subjects": names.dead_letter_subjects("*"),
+        "retention": "workqueue",
+        "discard": "old",
+        "storage": "file",
+        "allow_direct": True,
+    }

@@ -1,0 +1,189 @@
+"""``Runner``: a pool of threads that handles what a consumption delivers, each actor's events one after the other."""
+
+import logging
+import threading
+from collections.abc import Iterable
+from copy import copy
+from itertools import count
+
+from ..._runtime.closing import Closeable
+from ..._runtime.deadline import Deadline
+from ..._runtime.exit import before_threads_end
+from ..._runtime.fork import ForkAware, fork_aware
+from ..._runtime.locks import outside_locks
+from ..._runtime.registry import WeakRegistry
+from ..._runtime.reporter import Kind, log
+from ..._runtime.threads import NoThreadError, make_thread, start
+from ..._values.shown import short
+from ...errors import StoreClosedError, StoreError
+from .consumption import Consumption
+from .lanes import Handler, LaneScheduler
+
+__all__ = ["Handler", "Runner", "close_all"]
+
+_AT_EXIT = 5.0  # seconds for the handlers of all runners that nobody closed
+
+_numbers = count(1)
+
+
+class Runner(Closeable, ForkAware):
+    """Handles the events of a durable consumer on threads of its own, until it or its store is closed.
+
+    The events of one actor are handled one after the other, in the order of the store, as far as this process gets
+    them, also across broken links; those of different actors at the same time. JetStream keeps no such order *among*
+    processes, nor between one that was killed and the next: two of them may handle two events of one actor at the same
+    time, or the later one first, and any event may come twice. So a handler notes which events had their effect, by
+    ``delivery.sequence``, together with that effect, and skips only these: an earlier one than the last is not always a
+    repeat.
+
+    A handler that returns has done it, and the event is acknowledged. One that raises is called again after a pause,
+    while later events of that actor wait and others go on; after ``max_deliver`` attempts the event goes to the
+    dead letters. It may also settle the delivery itself: :meth:`Delivery.reject` gives up at once,
+    :meth:`Delivery.nak` passes it on. However long it takes, the event is not given to another as long as this process
+    lives, is connected, and lets its other threads run: a handler that keeps the GIL for nearly as long as the ack wait
+    may lose its event to another process while it works on it.
+    """
+
+    def __init__(
+        self,
+        consumption: Consumption,
+        handler: Handler,
+        *,
+        consumer: str,
+        threads: int,
+        retry_delay: float,
+        attempts: int,
+        counts_deliveries: bool,
+        capacity: int,
+    ) -> None:
+        self._scheduler = LaneScheduler(consumption, handler, retry_delay, attempts, counts_deliveries, capacity)
+        self._name = short(consumer)
+        self.has_left = False  #: closing it took too long: handlers were left behind. For a store
+        number = next(_numbers)
+        self._threads = [
+            make_thread(self._take, name=f"aether-taker-{number}"),
+            *(make_thread(self._work, name=f"aether-worker-{next(_numbers)}") for _ in range(threads)),
+        ]
+        fork_aware.add(self)
+        _runners.add(self)
+
+    def start(self) -> None:
+        """Start the threads; if one cannot be, or an exception comes in between, all of them end."""
+        try:
+            for thread in self._threads:
+                start(thread)
+        except NoThreadError as error:
+            self.close()
+            raise StoreError(f"the runner is not begun: {error}") from error
+        except BaseException:  # of a signal handler: nobody will have this runner, to close it
+            self.let_end()
+            raise
+
+    # The threads keep the runner: it goes on when nobody else does, with no finalizer, until it or its store is closed.
+
+    def _take(self) -> None:
+        self._scheduler.take()
+
+    def _work(self) -> None:
+        self._scheduler.work()
+
+    # -- its end
+
+    @property
+    def closed(self) -> bool:
+        """Whether it handles nothing more: :meth:`close` was called, or the store closed, or it failed."""
+        return self._scheduler.closing
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it has ended: until another thread, or a handler, closes it or its store.
+
+        Args:
+            timeout: Seconds; None waits for ever.
+
+        Returns:
+            Whether it has.
+
+        Raises:
+            AetherError: What ended it: the consumer was deleted, the connection closed for good, a right revoked.
+        """
+        scheduler = self._scheduler
+        ended = scheduler.ended.wait(lambda: scheduler.closing and not scheduler.running, Deadline(timeout))
+        if scheduler.failure is not None:
+            raise copy(scheduler.failure) from scheduler.failure
+        return ended
+
+    def close(self, timeout: float | None = 5.0) -> bool:
+        """Take no more, let the handlers that run come to their end, and give back the rest. Idempotent.
+
+        From any thread; a handler that calls it is not waited for.
+
+        Args:
+            timeout: Seconds for the handlers that run. One that takes longer is left behind: what it handles is
+                delivered to another once its ack wait is over.
+
+        Returns:
+            Whether all handlers have ended.
+        """
+        deadline, scheduler = Deadline(timeout), self._scheduler
+        self.let_end()
+        scheduler.consumption.close_by(deadline)
+        own = threading.current_thread() in self._threads
+        try:
+            if own:  # others of its handlers that close it do not wait for this one, either
+                scheduler.closers.add(threading.get_ident())
+                scheduler.ended.wake_all()
+            with outside_locks():
+                ended = scheduler.ended.wait(lambda: scheduler.running <= len(scheduler.closers) * own, deadline)
+        finally:
+            scheduler.closers.discard(threading.get_ident())
+        scheduler.give_back()
+        if ended and not own:
+            self._join(deadline)
+        elif not ended:
+            scheduler.abandon_busy()
+            self._leave_behind()
+        return ended
+
+    def let_end(self) -> None:
+        """Take no more, and let the handlers that run come to their end, without waiting for it. For a store."""
+        self._scheduler.stop()
+
+    def _leave_behind(self) -> None:
+        if not self.has_left:
+            self.has_left = True
+            names = ", ".join(thread.name for thread in self._threads if thread.is_alive())
+            text = "closing %r leaves handlers behind, on %s"
+            log(Kind.HANDLERS_LEFT, logging.WARNING, text, self, names)
+
+    def _join(self, deadline: Deadline) -> None:
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(deadline.for_lock())
+
+    def _after_fork(self) -> None:
+        self._scheduler.closing, self._scheduler.running = True, 0
+        self._scheduler.failure = StoreClosedError(
+            f"{self!r} was made before the fork, and is its parent's: run it here"
+        )
+        self._scheduler.ended.wake_all()
+
+    def __repr__(self) -> str:
+        return f"<Runner of {self._name}{' closed' if self.closed else ''}>"
+
+
+_runners: WeakRegistry[Runner] = WeakRegistry()
+
+
+@before_threads_end
+def _end_running() -> None:
+    """Let handlers come to their end, once the main thread is done."""
+    close_all(_runners, Deadline(_AT_EXIT))
+
+
+def close_all(runners: Iterable[Runner], deadline: Deadline) -> None:
+    """Close all of them within one deadline. Who was left behind by an earlier close is not waited for again."""
+    closing = list(runners)
+    for runner in closing:
+        runner.let_end()
+    for runner in closing:
+        runner.close(0 if runner.has_left else deadline.timeout_left())

@@ -1,0 +1,185 @@
+"""What a consumption makes deliveries of: events, or the pointers to them in the dead-letter stream."""
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, ClassVar, Protocol
+
+from ..._nats.interest import Message
+from ..._runtime.deadline import Deadline
+from ..._runtime.reporter import Burst, Kind, log
+from ...errors import AetherError, DeadlineExceededError, DisconnectedError, MalformedRecordError, StoreUnavailableError
+from ...events import Event
+from ...patterns import SubscriptionFilter
+from .._jetstream.api import IN_BATCH, JetStream, Record
+from .._jetstream.names import Names
+from .._jetstream.pull import place_of
+from .._jetstream.reader import Reader
+from .._jetstream.saves import Verdict, save_of
+from . import durable
+from .ack_extender import ACK, nak
+from .dead_letters import Advisory, DeadLetterStream
+from .delivery import Delivery, Settler
+
+__all__ = ["Events", "Pointers", "Source"]
+
+_FETCH = 5.0  # seconds to read the event that a pointer points to
+_BURY = 5.0  # seconds to put a record that is no event into the dead-letter stream
+_ASK = 1.0  # seconds to find out whether saves are whole
+_AT_ONCE = 256  # messages of which that is found out together
+_AGAIN = 60.0  # seconds after which what stays in the dead-letter stream is handed out again
+
+
+class Source(Protocol):
+    """Makes deliveries of messages.
+
+    Attributes:
+        is_ordered: Whether the events of an actor come in the order of the store.
+    """
+
+    is_ordered: ClassVar[bool]
+
+    def look(self, consumer: str, deadline: Deadline) -> dict[str, Any]:
+        """Return what the server says of the consumer, which should be there."""
+
+    def verdict(self, message: Message, ahead: Callable[[int], list[Message]]) -> Verdict:
+        """Return whether a message counts: what its save is.
+
+        Args:
+            message: Which.
+            ahead: Returns what comes next, up to a number of messages.
+        """
+
+    def read(self, message: Message, settler: Settler, passed: list[bytes]) -> Delivery | None:
+        """Make a delivery of a message; if it is not wanted, add where it is acknowledged to those passed by."""
+
+    def event(self, sequence: int, deadline: Deadline) -> Event:
+        """Read the event of a delivery again."""
+
+    def bury(self, delivery: Delivery, reason: str, deadline: Deadline) -> None:
+        """Put a delivery into the dead-letter stream."""
+
+
+class Events:
+    """Reads events for a consumer."""
+
+    is_ordered: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        jetstream: JetStream,
+        names: Names,
+        reader: Reader,
+        dead_letters: DeadLetterStream,
+        consumer: str,
+        filter: SubscriptionFilter,  # noqa: A002
+    ) -> None:
+        self._jetstream = jetstream
+        self._names = names
+        self._reader = reader
+        self._dead_letters = dead_letters
+        self._consumer = consumer
+        self._filter = filter
+        self._burst = Burst()  # of records that are no events
+
+    def look(self, consumer: str, deadline: Deadline) -> dict[str, Any]:
+        """Return what the server says of the consumer, which should be there."""
+        return durable.look(self._jetstream, self._names.stream, consumer, deadline)
+
+    def verdict(self, message: Message, ahead: Callable[[int], list[Message]]) -> Verdict:
+        """Return what the save of a message is, asking for many at once; open as well if it cannot be known now."""
+        if IN_BATCH not in message[2]:
+            return Verdict.WHOLE
+        saves, record = self._reader.saves, _record(message)
+        save = save_of(record)
+        verdict = Verdict.WHOLE if save is None else saves.known(save)
+        if save is None or verdict is not None:
+            return verdict or Verdict.WHOLE
+        with suppress(DeadlineExceededError, DisconnectedError, StoreUnavailableError):
+            saves.verdicts_of_all([record, *map(_record, ahead(_AT_ONCE))], Deadline(_ASK))
+        return saves.known(save) or Verdict.OPEN
+
+    def read(self, message: Message, settler: Settler, passed: list[bytes]) -> Delivery | None:
+        """Make a delivery of a message, if it is an event that is wanted; else add it to those passed by."""
+        subject, reply, _, data = message
+        attempt, sequence, _ = place_of(reply)
+        try:
+            event = self._reader.event(sequence, subject, data)
+        except MalformedRecordError as error:
+            self._bury_malformed(attempt, reply, settler, error)
+            return None
+        if self._filter.matches(event):
+            return Delivery(event, sequence, attempt, reply, settler)
+        passed.append(reply)
+        return None
+
+    def _bury_malformed(self, attempt: int, reply: bytes, settler: Settler, error: MalformedRecordError) -> None:
+        if self._burst.opens():
+            text = "%r passes by what is no event: %s"
+            log(Kind.MALFORMED_RECORD, logging.WARNING, text, self._consumer, error)
+        try:
+            self._dead_letters.bury(self._consumer, error.sequence, attempt, str(error), Deadline(_BURY))
+        except AetherError:  # it comes again
+            return
+        settler.tell(reply, ACK)
+
+    def event(self, sequence: int, deadline: Deadline) -> Event:
+        """Read the event of a delivery again."""
+        return self._dead_letters.event(sequence, deadline)
+
+    def bury(self, delivery: Delivery, reason: str, deadline: Deadline) -> None:
+        """Put a delivery into the dead-letter stream, and only then acknowledge it."""
+        self._dead_letters.bury(self._consumer, delivery.sequence, delivery.attempt, reason, deadline)
+        delivery.release(ACK)
+
+
+class Pointers:
+    """Reads what is in the dead-letter stream, for a consumer of that."""
+
+    is_ordered: ClassVar[bool] = False  # by when they were given up
+
+    def __init__(self, jetstream: JetStream, names: Names, dead_letters: DeadLetterStream) -> None:
+        self._jetstream = jetstream
+        self._names = names
+        self._dead_letters = dead_letters
+        self._burst = Burst()  # of records that are no events
+
+    def look(self, consumer: str, deadline: Deadline) -> dict[str, Any]:
+        """Return what the server says of the consumer, which should be there."""
+        return durable.look(self._jetstream, self._names.dead_letters, consumer, deadline)
+
+    def verdict(self, message: Message, ahead: Callable[[int], list[Message]]) -> Verdict:
+        """Each pointer is stored alone."""
+        return Verdict.WHOLE
+
+    def read(self, message: Message, settler: Settler, passed: list[bytes]) -> Delivery | None:
+        """Make a delivery of a message, if it points to an event; else it stays where it is."""
+        _, reply, _, data = message
+        attempt, sequence, _ = place_of(reply)
+        try:
+            pointer = Advisory.of(sequence, data)
+            event = self._dead_letters.event(pointer.stream_seq, Deadline(_FETCH))
+        except MalformedRecordError as error:
+            if self._burst.opens():
+                text = "what is no event stays in the dead-letter stream: %s"
+                log(Kind.MALFORMED_RECORD, logging.WARNING, text, error)
+            settler.tell(reply, nak(_AGAIN))
+            return None
+        except (DeadlineExceededError, DisconnectedError, StoreUnavailableError):  # it comes again
+            settler.tell(reply, nak(1.0))
+            return None
+        return Delivery(event, pointer.stream_seq, attempt, reply, settler)
+
+    def event(self, sequence: int, deadline: Deadline) -> Event:
+        """Read the event of a delivery again."""
+        return self._dead_letters.event(sequence, deadline)
+
+    def bury(self, delivery: Delivery, reason: str, deadline: Deadline) -> None:
+        """It is there already, and stays."""
+        delivery.release(nak(_AGAIN))
+
+
+def _record(message: Message) -> Record:
+    """A message as a record, without its data."""
+    subject, reply, headers, _ = message
+    return Record(place_of(reply).sequence, subject.decode(errors="backslashreplace"), headers, b"")

@@ -1,0 +1,76 @@
+"""``retry_on_conflict``: decide again on what another writer has stored meanwhile."""
+
+import random
+import time
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar, overload
+
+from .._arguments import check_count
+from .._runtime.deadline import Deadline
+from .._values.shown import short
+from ..errors import InvalidOptionError, VersionConflictError
+from .base import _FIRST_PAUSE, _LONGEST_PAUSE
+
+__all__ = ["retry_on_conflict"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+# -- retrying
+
+
+@overload
+def retry_on_conflict(function: Callable[P, T]) -> Callable[P, T]: ...
+
+
+@overload
+def retry_on_conflict(
+    *, attempts: int | None = 10, timeout: float | None = None
+) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
+
+
+def retry_on_conflict(
+    function: Callable[P, T] | None = None, *, attempts: int | None = 10, timeout: float | None = None
+) -> Callable[P, T] | Callable[[Callable[P, T]], Callable[P, T]]:
+    """Decorate a function that loads an actor and appends to it: after a conflict it is called again, from its start.
+
+    Between two tries it pauses for a random time, up to 1 ms at first, up to 100 ms later.
+
+    Args:
+        function: The function, if it is decorated without arguments.
+        attempts: Calls at most; None for no bound but the time.
+        timeout: Seconds after which it is not called again; None for no bound but the attempts.
+
+    Raises:
+        VersionConflictError: That of the last try.
+        InvalidOptionError: There is no bound at all.
+    """
+    if attempts is not None:
+        attempts = check_count("attempts", attempts)
+    elif timeout is None:
+        raise InvalidOptionError("retry_on_conflict() wants a bound: attempts, or a timeout")
+    Deadline(timeout)
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        if not callable(function):
+            raise InvalidOptionError(f"retry_on_conflict() decorates a function, not {short(function)}")
+
+        @wraps(function)
+        def retrying(*args: P.args, **kwargs: P.kwargs) -> T:
+            deadline = Deadline(timeout)
+            tried, pause = 0, _FIRST_PAUSE
+            while True:
+                try:
+                    return function(*args, **kwargs)
+                except VersionConflictError:
+                    tried += 1
+                    if tried == attempts or not deadline.remaining():
+                        raise
+                time.sleep(random.uniform(0, min(pause, deadline.remaining())))
+                pause = min(pause * 2, _LONGEST_PAUSE)
+
+        return retrying
+
+    return decorate if function is None else decorate(function)
