@@ -39,7 +39,7 @@ from aether_sync import (
     NATSServer,
     Subscription,
 )
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
 
 NODES = 2
 PUBLISHERS = 2  # threads of a node

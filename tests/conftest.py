@@ -5,34 +5,22 @@ installs no extra gets. With ``AETHER_SYNC_UVLOOP`` in the environment everythin
 """
 
 import gc
-import json
 import os
 import sys
 import threading
 import time
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from aether_sync import Event, EventBus, JetStreamEventStore, NATSEventBus, NATSServer, Subscription
+from aether_sync import EventBus, JetStreamEventStore, NATSEventBus, NATSServer, Subscription
 from aether_sync._runtime.event_loop import new_loop
 from aether_sync._runtime.loop_thread import LoopThread
-from aether_sync.server.process import reserve
 
-#: Seconds: the one unit of all waits in the tests. A slow machine sets it higher.
-UNIT = float(os.environ.get("AETHER_TEST_UNIT", "1"))
-
-#: Where a test that waits for a condition gives up.
-PATIENCE = 20 * UNIT
-
-
-#: What the environment says of the event loop, for all tests.
-CHOSEN = os.environ.get("AETHER_SYNC_UVLOOP")
+from .support.common import CHOSEN, UNIT, FreePort, Monitor, eventually
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -54,87 +42,11 @@ def _event_loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setenv("AETHER_SYNC_UVLOOP", str(int(wanted == "uvloop")))
 
 
-def eventually(condition: Callable[[], object], what: str = "the condition") -> None:
-    """Wait until a condition holds."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, f"{what} did not come true within {PATIENCE:g} s"
-        time.sleep(0.002)
-
-
-def make_event(n: int = 0, **changes: object) -> Event:
-    """An event that is told from others by its ``n``."""
-    fields: dict[str, object] = {"event_type": "Happened", "actor_id": f"thing-{n}", "data": {"n": n}} | changes
-    return Event(**fields)  # type: ignore[arg-type]
-
-
-def run_threads(*works: Callable[[], object]) -> list[threading.Thread]:
-    """Run each in a thread, wait for all, raise the first exception of any."""
-    errors: list[BaseException] = []
-
-    def run(work: Callable[[], object]) -> None:
-        try:
-            work()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(work,), daemon=True) for work in works]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE * 3)
-        assert not thread.is_alive(), f"{thread} did not end"
-    if errors:
-        raise errors[0]
-    return threads
-
-
-class FreePort:
-    """A port that nothing listens on; until it is closed, nobody is given it who does not ask for this very one."""
-
-    def __init__(self) -> None:
-        self.number, self._held = reserve("127.0.0.1", 0)
-
-    def close(self) -> None:
-        """Let others have it."""
-        self._held = None
-
-
 @pytest.fixture
 def free_port() -> Iterator[int]:
     """A port that nothing listens on."""
     with closing(FreePort()) as port:
         yield port.number
-
-
-class Monitor:
-    """What a server says of its clients (https://docs.nats.io/running-a-nats-service/nats_admin/monitoring)."""
-
-    def __init__(self) -> None:
-        self.free = FreePort()  # kept, or the server takes it as another of its own
-        self.port = self.free.number
-        self.config = f"http: 127.0.0.1:{self.port}"
-
-    def connections(self) -> int:
-        """How many clients are connected."""
-        return len(self._ask("connz")["connections"])
-
-    def messages(self) -> int:
-        """How many messages clients have sent to the server since it was started."""
-        return int(self._ask("varz")["in_msgs"])
-
-    def subscriptions_of(self, bus: NATSEventBus) -> list[tuple[str, str]]:
-        """Subjects and queue groups that a bus has on the server."""
-        engine = bus.connection._engine
-        assert engine is not None
-        assert engine.link._client is not None
-        (client,) = self._ask(f"connz?subs=detail&limit=10000&cid={engine.link._client.client_id}")["connections"]
-        details = client.get("subscriptions_list_detail", [])
-        return sorted((detail["subject"], detail.get("qgroup", "")) for detail in details)
-
-    def _ask(self, path: str) -> dict[str, Any]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/{path}", timeout=PATIENCE) as answer:
-            return json.load(answer)  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="session")

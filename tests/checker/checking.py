@@ -13,8 +13,8 @@ from typing import TypeVar
 from aether_sync import Event, JetStreamEventStore, StoredEvent, UnknownOutcomeError, flush_logs
 from aether_sync._runtime.deadline import Deadline
 
-from ..conftest import PATIENCE
 from ..programs.checked import AWAY, is_explained
+from ..support.common import PATIENCE
 from .clients import Client, kept_of
 from .faults import break_things, kinds
 from .history import Complaint, History, Record, Save

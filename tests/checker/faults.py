@@ -10,7 +10,7 @@ from aether_sync import JetStreamEventStore, NATSServer
 from aether_sync._runtime.deadline import Deadline
 
 from ..programs.checked import AWAY
-from ..proxy import Proxy
+from ..support.proxy import Proxy
 from .history import Fault
 from .run import STREAM, Run
 

@@ -12,7 +12,7 @@ from typing import Literal, Self
 from aether_sync import NATSServer
 from aether_sync.server.process import find_binary
 
-from ..conftest import FreePort
+from ..support.common import FreePort
 
 LOOPBACK = "127.0.0.1"
 

@@ -13,10 +13,10 @@ from time import monotonic
 
 from aether_sync import Delivery
 
-from ..conftest import PATIENCE
 from ..programs import checked
 from ..programs.checked import ACK_WAIT, AWAY, MAX_DELIVER
 from ..programs.run import start
+from ..support.common import PATIENCE
 from .history import Delivered, Life, Record
 from .run import END, SETTLE, STREAM, Node, Run, record_of
 

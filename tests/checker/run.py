@@ -10,8 +10,8 @@ from time import monotonic
 
 from aether_sync import Connection, JetStreamEventStore, NATSEventBus, StoredEvent
 
-from ..conftest import PATIENCE
-from ..proxy import Proxy
+from ..support.common import PATIENCE
+from ..support.proxy import Proxy
 from .history import History, Record
 from .networks import Namespaces, Servers
 

@@ -7,7 +7,7 @@ import pytest
 
 from aether_sync import JetStreamEventStore, StoreClosedError
 
-from ..conftest import PATIENCE
+from ..support.common import PATIENCE
 
 kept: list[object] = []  # to the end of the process
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..conftest import PATIENCE
+from ..support.common import PATIENCE
 
 ROOT = Path(__file__).parent.parent.parent
 

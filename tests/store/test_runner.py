@@ -1,0 +1,731 @@
+"""The runner: handlers on threads of its own, each actor's events in order, failures tried again and then given up."""
+
+import gc
+import logging
+import random
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count, pairwise
+from typing import Any
+
+import pytest
+
+from aether_sync import (
+    DeadlineExceededError,
+    Event,
+    InvalidOptionError,
+    JetStreamEventStore,
+    MalformedRecordError,
+    NATSCluster,
+    NATSServer,
+    StoreError,
+)
+from aether_sync._runtime import threads
+from aether_sync._runtime.deadline import Deadline
+from aether_sync.stores import jetstream
+from aether_sync.stores.consumers import runner as runners
+from aether_sync.stores.consumers.dead_letters import DeadLetterStream
+from aether_sync.stores.consumers.delivery import Delivery
+
+from ..programs import consumers as programs
+from ..programs.run import run
+from ..support.common import PATIENCE, UNIT, eventually, run_threads
+from ..support.proxy import Proxy
+from ..support.raw import RawClient
+from .test_consume import ACK_WAIT, MakeStore, save
+
+pytestmark = pytest.mark.concurrent
+
+QUICK = 0.001 * UNIT
+
+
+class Recorder:
+    """A handler that notes what it has, and sees that no actor has two events in work at once."""
+
+    def __init__(self, fails: Callable[[Delivery], object] = lambda _: False) -> None:
+        self.handled: dict[str, list[int]] = defaultdict(list)
+        self.tries: dict[int, int] = defaultdict(int)
+        self.threads: set[str] = set()
+        self.at_once = 0
+        self._busy: set[str] = set()
+        self._fails = fails
+        self._lock = threading.Lock()
+
+    def __call__(self, delivery: Delivery) -> None:
+        actor = delivery.event.actor_id
+        with self._lock:
+            assert actor not in self._busy, "two events of an actor at once"
+            self._busy.add(actor)
+            self.at_once = max(self.at_once, len(self._busy))
+            self.tries[delivery.sequence] += 1
+            self.threads.add(threading.current_thread().name)
+        try:
+            time.sleep(random.random() * 0.001)
+            if self._fails(delivery):
+                raise KeyError("of the handler")
+            self.handled[actor].append(delivery.sequence)
+        finally:
+            self._busy.remove(actor)
+
+    def sequences(self) -> list[int]:
+        return sorted(sequence for sequences in self.handled.values() for sequence in sequences)
+
+    def check_order(self) -> None:
+        for sequences in self.handled.values():
+            assert sequences == sorted(sequences)
+
+
+@pytest.fixture
+def go_on() -> Iterator[threading.Event]:
+    """What handlers wait for; set at the latest when the test ends."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+class TestOrder:
+    def test_each_actors_events_come_in_order(self, store: JetStreamEventStore) -> None:
+        save(store, 600, actors=12)
+        recorder = Recorder(lambda delivery: random.random() < 0.2)
+        with store.run("c", recorder, threads=8, retry_delay=QUICK, max_deliver=50) as runner:
+            store.wait_for(600, "c", timeout=PATIENCE)
+        recorder.check_order()
+        assert recorder.sequences() == list(range(1, 601))
+        assert sum(recorder.tries.values()) > 650
+        assert recorder.at_once > 2
+        assert all(name.startswith("aether-worker-") for name in recorder.threads)
+        assert runner.closed
+        assert runner.wait()
+
+    def test_an_actor_waits_only_for_itself(
+        self,
+        store: JetStreamEventStore,
+        go_on: threading.Event,
+    ) -> None:
+        save(store, 40, actors=4)
+        recorder = Recorder()
+
+        def handle(delivery: Delivery) -> None:
+            if delivery.event.actor_id == "a-0":
+                go_on.wait(PATIENCE)
+            recorder(delivery)
+
+        with store.run("c", handle, threads=2):
+            eventually(lambda: len(recorder.sequences()) == 30)
+            assert "a-0" not in recorder.handled
+            go_on.set()
+            store.wait_for(40, "c", timeout=PATIENCE)
+        recorder.check_order()
+
+    def test_an_earlier_event_that_comes_again_comes_first(
+        self,
+        store: JetStreamEventStore,
+        go_on: threading.Event,
+    ) -> None:
+        save(store, 4, actors=1)
+        recorder = Recorder()
+        with store.consume("c") as events:
+            taken = [events.get(timeout=PATIENCE) for _ in range(2)]
+            taken[0].ack(confirm=True)
+            with store.run("c", lambda one: (go_on.wait(PATIENCE), recorder(one))) as runner:
+                events.close()  # 3 and 4 come again
+                eventually(lambda: len(runner._scheduler._held) == 2)
+                taken[1].nak()
+                eventually(lambda: len(runner._scheduler._held) == 3)
+                go_on.set()
+                store.wait_for(4, "c", timeout=PATIENCE)
+        assert recorder.handled["a-0"][1:] == sorted(recorder.handled["a-0"][1:])
+
+    def test_processes_share(self, make_store: MakeStore) -> None:
+        one, other = make_store(), make_store()
+        save(one, 1_000)
+        here, there = Recorder(), Recorder()
+        with one.run("c", here, prefetch=20), other.run("c", there, prefetch=20):
+            one.wait_for(1_000, "c", timeout=PATIENCE)
+        assert sorted(here.sequences() + there.sequences()) == list(range(1, 1_001))
+        assert here.handled
+        assert there.handled
+
+    def test_it_holds_no_more_than_it_may(
+        self,
+        store: JetStreamEventStore,
+        go_on: threading.Event,
+    ) -> None:
+        save(store, 100)
+        with store.run("c", lambda _: go_on.wait(PATIENCE), prefetch=8) as runner:
+            eventually(lambda: store.consumers()[0].unacknowledged == 16)
+            assert len(runner._scheduler._held) == 8
+            go_on.set()
+            store.wait_for(100, "c", timeout=PATIENCE)
+
+
+class TestOneActorsTroubles:
+    @pytest.mark.parametrize("prefetch", [2, 16])
+    @pytest.mark.parametrize("what", ["fails", "takes long"])
+    def test_they_hold_nobody_up(
+        self, store: JetStreamEventStore, go_on: threading.Event, what: str, prefetch: int
+    ) -> None:
+        save(store, 150, actors=1, actor_id="bad-1")
+        save(store, 2, actors=2)
+        recorder = Recorder(lambda one: what == "fails" and one.sequence == 1 and recorder.tries[1] == 1)
+
+        def handle(delivery: Delivery) -> None:
+            if what == "takes long" and delivery.sequence == 1:
+                go_on.wait(PATIENCE)
+            recorder(delivery)
+
+        with store.run("c", handle, threads=2, prefetch=prefetch, retry_delay=3 * UNIT, ack_wait=UNIT, max_deliver=2):
+            eventually(lambda: {151, 152} <= set(recorder.sequences()), "those behind")
+            assert recorder.handled["bad-1"] == []
+            go_on.set()
+            store.wait_for(152, "c", timeout=PATIENCE)
+        assert recorder.handled["bad-1"] == list(range(1, 151))
+        assert {sequence: tries for sequence, tries in recorder.tries.items() if tries > 1} == (
+            {1: 2} if what == "fails" else {}
+        )
+        assert store.dead_letters("c") == []
+
+    def test_what_is_here_beyond_the_bound_is_read_again(
+        self, make_store: MakeStore, go_on: threading.Event, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store, read = make_store(), DeadLetterStream.event
+        failing = [DeadlineExceededError("not now"), MalformedRecordError("gone", 9, b"")]
+
+        def event(self: DeadLetterStream, sequence: int, deadline: Deadline) -> Event:
+            if sequence == 9 and failing:
+                raise failing.pop(0)
+            return read(self, sequence, deadline)
+
+        monkeypatch.setattr(DeadLetterStream, "event", event)
+        save(store, 10, actors=1)
+        recorder = Recorder()
+        with store.run(
+            "c", lambda one: (go_on.wait(PATIENCE), recorder(one)), threads=2, prefetch=2, retry_delay=QUICK
+        ) as runner:
+            eventually(lambda: len(runner._scheduler._held) == 10, "all of them")
+            assert sum(one._is_light for one in runner._scheduler._held.values()) == 8
+            go_on.set()
+            store.wait_for(10, "c", timeout=PATIENCE)
+        assert recorder.handled == {"a-0": list(range(1, 11))}
+        assert not failing
+
+
+def lose(proxy: Proxy, store: JetStreamEventStore, direct: JetStreamEventStore, make: Callable[[], object]) -> None:
+    """Break the link of a store when the server has sent it what is made."""
+    before = direct.consumers()[0].delivered
+    proxy.mute()
+    make()
+    eventually(lambda: direct.consumers()[0].delivered > before, "the server to send them")
+    proxy.cut()
+    eventually(lambda: not store.connection.is_connected, "the end of the link")
+    proxy.restore()
+    assert store.connection.wait_connected(PATIENCE)
+
+
+@pytest.mark.fault
+class TestABrokenLink:
+    @pytest.mark.parametrize("at_once", [1, 7])
+    def test_it_changes_no_actors_order(self, make_store: MakeStore, server: NATSServer, at_once: int) -> None:
+        direct = make_store()
+        numbers = count()
+
+        def go_on(events: int) -> None:
+            for _ in range(events // at_once):
+                news = [next(numbers) for _ in range(at_once)]
+                direct.save_events(Event(event_type="Done", actor_id=f"a-{n % 3}", version=n // 3 + 1) for n in news)
+
+        recorder = Recorder()
+        with Proxy(server.port) as proxy:
+            store = make_store(proxy.url)
+            with store.run("c", recorder, prefetch=30, ack_wait=2 * UNIT, max_deliver=50):
+                go_on(42)
+                direct.wait_for(42, "c", timeout=PATIENCE)
+                for end in (84, 126):
+                    lose(proxy, store, direct, lambda: go_on(21))
+                    go_on(21)
+                    eventually(lambda end=end: len(recorder.sequences()) >= end, "all")
+            store.close()
+        recorder.check_order()
+        assert recorder.sequences() == list(range(1, 127))
+
+    def test_others_do_not_wait(self, make_store: MakeStore, server: NATSServer) -> None:
+        direct, recorder = make_store(), Recorder()
+        with Proxy(server.port) as proxy:
+            store = make_store(proxy.url)
+            with store.run("c", recorder, ack_wait=5 * UNIT):
+                save(direct, 2, actors=2)
+                direct.wait_for(2, "c", timeout=PATIENCE)
+                late = Event(event_type="Done", actor_id="a-0", version=2)
+                lose(proxy, store, direct, lambda: direct.save_event(late))
+                direct.save_event(late.following(event_type="Done", actor_id="a-0", version=3))
+                direct.save_event(late.following(event_type="Done", actor_id="a-1", version=2))
+                eventually(lambda: recorder.sequences() == [1, 2, 5], "the other actor's")
+                direct.wait_for(5, "c", timeout=PATIENCE)
+            store.close()
+        assert recorder.handled == {"a-0": [1, 3, 4], "a-1": [2, 5]}
+
+    def test_nobody_waits_for_what_others_may_have(self, make_store: MakeStore, server: NATSServer) -> None:
+        direct, here = make_store(), Recorder()
+        with Proxy(server.port) as proxy:
+            store = make_store(proxy.url)
+            with (
+                store.run("c", here, prefetch=1, ack_wait=30 * UNIT) as runner,
+                direct.run("c", lambda _: None, prefetch=1, ack_wait=30 * UNIT) as there,
+            ):
+                save(direct, 200, actors=200)
+                direct.wait_for(200, "c", timeout=PATIENCE)
+                assert runner._scheduler.consumption._arrivals._has_company()
+                there.close()
+                late = Event(event_type="Done", actor_id="a-0", version=2)
+                lose(proxy, store, direct, lambda: direct.save_event(late))
+                direct.save_event(late.following(event_type="Done", actor_id="a-0", version=3))
+                eventually(lambda: here.handled["a-0"][-1:] == [202], "the later one")
+            store.close()
+
+
+class TestFailures:
+    def test_one_is_tried_again_and_then_given_up(
+        self,
+        store: JetStreamEventStore,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        save(store, 30, actors=3)
+        recorder = Recorder(lambda delivery: delivery.sequence in (4, 5))
+        with caplog.at_level(logging.ERROR), store.run("c", recorder, retry_delay=QUICK, max_deliver=3):
+            store.wait_for(30, "c", timeout=PATIENCE)
+        recorder.check_order()
+        assert recorder.sequences() == [n for n in range(1, 31) if n not in (4, 5)]
+        assert (recorder.tries[4], recorder.tries[5]) == (3, 3)
+        assert [(one.sequence, one.reason) for one in store.dead_letters("c")] == [
+            (4, "KeyError: 'of the handler'"),
+            (5, "KeyError: 'of the handler'"),
+        ]
+        (record,) = caplog.records
+        assert "attempt 1 of 3" in record.getMessage()
+        assert record.exc_info is not None
+
+    def test_it_is_given_up_when_the_poison_place_can_be_reached(
+        self, store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        bury, refusals = DeadLetterStream.bury, 2
+
+        def refuse(self: DeadLetterStream, *about: Any) -> None:
+            nonlocal refusals
+            if refusals:
+                refusals -= 1
+                raise DeadlineExceededError("no leader")
+            bury(self, *about)
+
+        monkeypatch.setattr(DeadLetterStream, "bury", refuse)
+        save(store, 2, actors=1)
+        recorder = Recorder(lambda one: one.sequence == 1)
+        with store.run("c", recorder, max_deliver=1, ack_wait=ACK_WAIT):
+            store.wait_for(2, "c", timeout=PATIENCE)
+        assert (recorder.tries, recorder.handled["a-0"]) == ({1: 1, 2: 1}, [2])
+        assert [(one.sequence, one.attempts) for one in store.dead_letters("c")] == [(1, 1)]
+        assert "not in the dead-letter stream yet: no leader" in caplog.text
+
+    def test_what_a_handler_rejects_has_its_reason(
+        self, store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bury, refusals = DeadLetterStream.bury, [DeadlineExceededError("no leader")]
+
+        def refuse(self: DeadLetterStream, *about: Any) -> None:
+            if refusals:
+                raise refusals.pop()
+            bury(self, *about)
+
+        monkeypatch.setattr(DeadLetterStream, "bury", refuse)
+        save(store, 2)
+        reasons = {1: "no", 2: "too long " * 100_000}
+        handled: list[int] = []
+
+        def handle(delivery: Delivery) -> None:
+            handled.append(delivery.sequence)
+            delivery.reject(reasons[delivery.sequence])
+
+        with store.run("c", handle, ack_wait=ACK_WAIT, threads=1):
+            store.wait_for(2, "c", timeout=PATIENCE)
+        assert handled == [1, 2]
+        assert [one.reason[:11] for one in store.dead_letters("c")] == ["no", "too long to"]
+
+    def test_what_was_given_up_is_handled_again(self, store: JetStreamEventStore) -> None:
+        save(store, 20, actors=2)
+        broken = True
+        recorder = Recorder(lambda _: broken)
+        options: dict[str, Any] = {"retry_delay": QUICK, "max_deliver": 2, "actors": "a-*"}
+        with store.run("c", recorder, **options):
+            store.wait_for(20, "c", timeout=PATIENCE)
+        assert len(store.dead_letters("c")) == 20
+        broken = False
+        with store.run("c", recorder, dead_letters=True, **options):
+            eventually(lambda: store.dead_letters("c") == [])
+        assert recorder.sequences() == list(range(1, 21))
+
+    def test_what_still_fails_stays(self, store: JetStreamEventStore) -> None:
+        save(store, 1)
+        recorder = Recorder(lambda _: True)
+        with store.run("c", recorder, retry_delay=QUICK, max_deliver=1):
+            store.wait_for(1, "c", timeout=PATIENCE)
+        with store.run("c", recorder, dead_letters=True, retry_delay=QUICK, max_deliver=3):
+            eventually(lambda: recorder.tries[1] == 4)
+        assert len(store.dead_letters("c")) == 1
+
+    def test_pauses_between_tries_double(self, store: JetStreamEventStore) -> None:
+        save(store, 1)
+        times: list[float] = []
+
+        def fail(_: Delivery) -> None:
+            times.append(time.monotonic())
+            raise SystemExit
+
+        with store.run("c", fail, retry_delay=0.05 * UNIT, max_deliver=4):
+            store.wait_for(1, "c", timeout=PATIENCE)
+        pauses = [later - earlier for earlier, later in pairwise(times)]
+        assert [pause >= wanted * UNIT for pause, wanted in zip(pauses, (0.05, 0.1, 0.2), strict=True)] == [True] * 3
+        assert [one.reason for one in store.dead_letters("c")] == ["SystemExit: "]
+
+    def test_a_retry_is_not_forgotten_while_others_work(
+        self,
+        store: JetStreamEventStore,
+        go_on: threading.Event,
+    ) -> None:
+        save(store, 1)
+        tried: list[int] = []
+
+        def handle(delivery: Delivery) -> None:
+            tried.append(delivery.sequence)
+            if delivery.sequence == 1 and tried.count(1) == 1:
+                raise ValueError
+            if delivery.sequence > 1:
+                go_on.wait(PATIENCE)
+
+        with store.run("c", handle, threads=3, retry_delay=0.2 * UNIT):
+            eventually(lambda: tried == [1])
+            store.save_event(Event(event_type="Done", actor_id="b-1", version=1))
+            store.save_event(Event(event_type="Done", actor_id="b-2", version=1))
+            eventually(lambda: tried.count(1) == 2, "the second try, with one thread free")
+            go_on.set()
+
+    def test_a_handler_may_settle_it_itself(self, store: JetStreamEventStore) -> None:
+        save(store, 4, actors=4)
+        seen: dict[int, int] = defaultdict(int)
+
+        def handle(delivery: Delivery) -> None:
+            seen[delivery.sequence] += 1
+            if delivery.sequence == 1:
+                delivery.reject("at once")
+            elif delivery.sequence == 2:
+                delivery.ack(confirm=True, timeout=PATIENCE)
+                raise ValueError("after it was done")
+            elif delivery.sequence == 3 and delivery.attempt == 1:
+                delivery.nak()
+
+        with store.run("c", handle, retry_delay=QUICK):
+            store.wait_for(4, "c", timeout=PATIENCE)
+        assert seen == {1: 1, 2: 1, 3: 2, 4: 1}
+        assert [one.reason for one in store.dead_letters("c")] == ["at once"]
+
+    def test_what_a_handler_gives_back_may_come_before_it_has_ended(self, store: JetStreamEventStore) -> None:
+        store.start()
+        attempts: list[int] = []
+
+        def handle(delivery: Delivery) -> None:
+            attempts.append(delivery.attempt)
+            if delivery.attempt == 1:
+                delivery.nak()
+                eventually(lambda: runner._scheduler._held[1] is not delivery, "the second delivery")
+
+        with store.run("c", handle, threads=1, start="new") as runner:
+            store.save_event(Event(event_type="Done", actor_id="a-0", version=1))
+            store.wait_for(1, "c", timeout=PATIENCE)
+        assert attempts == [1, 2]
+
+    def test_a_handler_may_take_its_time(
+        self,
+        store: JetStreamEventStore,
+        go_on: threading.Event,
+    ) -> None:
+        save(store, 10, actors=1)
+        recorder = Recorder()
+
+        def handle(delivery: Delivery) -> None:
+            recorder(delivery)
+            if delivery.sequence == 1:
+                go_on.wait(PATIENCE)
+
+        with store.run("c", handle, ack_wait=ACK_WAIT), store.consume("c", ack_wait=ACK_WAIT) as other:
+            assert other.get_batch(1, timeout=4 * ACK_WAIT) == []
+            go_on.set()
+            store.wait_for(10, "c", timeout=PATIENCE)
+        assert set(recorder.tries.values()) == {1}
+
+    def test_a_handler_begins_with_all_of_the_ack_wait(self, store: JetStreamEventStore, server: NATSServer) -> None:
+        save(store, 2, actors=1)
+        with RawClient(server.port) as witness:
+            witness.subscribe(f"$JS.ACK.{store._names.stream}.c.>")
+            witness.flush()
+            with store.run("c", lambda one: time.sleep(1.0 * UNIT if one.sequence == 1 else 0), ack_wait=10 * UNIT):
+                store.wait_for(2, "c", timeout=PATIENCE)
+            told = []
+            while told[-1:] != [("2", b"+ACK")]:
+                subject, word = witness.next_message()
+                told.append((subject.split(".")[5], word))
+        assert told == [("1", b"+ACK"), ("2", b"+WPI"), ("2", b"+ACK")]
+
+
+class TestItsEnd:
+    def test_running_handlers_end_and_the_rest_is_given_back(
+        self,
+        make_store: MakeStore,
+        go_on: threading.Event,
+    ) -> None:
+        store = make_store()
+        save(store, 100)
+        recorder = Recorder()
+        begun: list[Delivery] = []
+
+        def handle(delivery: Delivery) -> None:
+            begun.append(delivery)
+            go_on.wait(PATIENCE)
+            recorder(delivery)
+
+        runner = store.run("c", handle, threads=3)
+        eventually(lambda: len(runner._scheduler._held) == 100 and len(begun) == 3)
+        threading.Timer(0.1 * UNIT, go_on.set).start()
+        assert runner.close(PATIENCE)
+        assert runner.close()
+        assert len(recorder.sequences()) == 3
+        with make_store().run("c", recorder):
+            store.wait_for(100, "c", timeout=PATIENCE)
+        assert recorder.sequences() == list(range(1, 101))
+
+    def test_a_handler_that_takes_longer_is_left_behind(
+        self,
+        make_store: MakeStore,
+        go_on: threading.Event,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        store = make_store()
+        save(store, 2)
+        handles = threading.Event()
+        runner = store.run("c", lambda _: (handles.set(), go_on.wait(PATIENCE)), threads=1, ack_wait=ACK_WAIT)
+        assert handles.wait(PATIENCE)
+        eventually(lambda: len(runner._scheduler._held) == 2)
+        begun = time.monotonic()
+        with caplog.at_level(logging.WARNING):
+            assert not runner.close(0.1 * UNIT)
+        assert time.monotonic() - begun < PATIENCE / 4
+        assert "aether-worker-" in caplog.text
+        with make_store().consume("c", ack_wait=ACK_WAIT) as events:
+            assert {events.get(timeout=PATIENCE).sequence for _ in range(2)} == {1, 2}
+        assert not runner.wait(0)
+        go_on.set()
+        assert runner.wait(PATIENCE)
+
+    def test_one_that_was_left_behind_is_not_waited_for_again(
+        self, make_store: MakeStore, go_on: threading.Event, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        store = make_store()
+        save(store, 1)
+        handles = threading.Event()
+        with store, store.run("c", lambda _: (handles.set(), go_on.wait(PATIENCE))) as runner:
+            assert handles.wait(PATIENCE)
+            assert not runner.close(0.1 * UNIT)
+            begun = time.monotonic()
+            store.close()
+            assert time.monotonic() - begun < 3.0, "nobody has waited once more"
+            go_on.set()
+        assert caplog.text.count("leaves handlers behind") == 1
+
+    def test_all_runners_of_a_store_end_at_once(
+        self,
+        make_store: MakeStore,
+        go_on: threading.Event,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(jetstream, "_CLOSE", 1.5 * UNIT)
+        store = make_store()
+        save(store, 400)
+        handles, works = threading.Event(), threading.Event()
+        slow = store.run("slow", lambda _: (handles.set(), go_on.wait(PATIENCE)), threads=1)
+        quick = store.run("quick", lambda _: (works.set(), time.sleep(0.05 * UNIT)), threads=1)
+        assert handles.wait(PATIENCE)
+        assert works.wait(PATIENCE)
+        store.close()
+        assert "<Runner of 'slow' closed> leaves handlers behind" in caplog.text
+        assert "<Runner of 'quick' closed>" not in caplog.text
+        assert quick.wait(0)
+        go_on.set()
+        assert slow.wait(PATIENCE)
+
+    @pytest.mark.parametrize("what", ["runner", "store"])
+    def test_a_handler_may_close_it(self, make_store: MakeStore, what: str) -> None:
+        store = make_store()
+        save(store, 1)
+        ready = threading.Event()
+        runner = store.run("c", lambda _: (ready.wait(), (runner if what == "runner" else store).close()))
+        run_threads(lambda: runner.wait(PATIENCE), ready.set)
+        assert runner.closed
+
+    @pytest.mark.parametrize("whats", [("runner", "runner"), ("runner", "store"), ("store", "store")])
+    def test_handlers_that_close_it_do_not_wait_for_each_other(
+        self, make_store: MakeStore, whats: tuple[str, str], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        store = make_store()
+        save(store, 2)
+        together = threading.Barrier(3)
+
+        def close(delivery: Delivery) -> None:
+            together.wait(PATIENCE)
+            (runner if whats[delivery.sequence - 1] == "runner" else store).close()
+
+        runner = store.run("c", close)
+        together.wait(PATIENCE)
+        assert runner.wait(PATIENCE)
+        assert "leaves handlers behind" not in caplog.text
+
+    def test_the_store_ends_it(self, make_store: MakeStore) -> None:
+        store = make_store()
+        save(store, 10)
+        recorder = Recorder()
+        runner = store.run("c", recorder)
+        eventually(lambda: len(recorder.sequences()) == 10)
+        store.close()
+        assert runner.closed
+        assert runner.wait(0)
+
+    def test_what_ends_it_is_raised_to_who_waits(
+        self,
+        make_store: MakeStore,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        store = make_store()
+        with caplog.at_level(logging.ERROR), store.run("c", lambda _: None) as runner:
+            store.delete_consumer("c")
+            with pytest.raises(StoreError, match="there is no consumer 'c'"):
+                runner.wait(PATIENCE)
+            assert runner.closed
+        assert "there is no consumer 'c'" in caplog.text
+
+    def test_a_mistake_that_ends_it_keeps_no_event(
+        self, store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def renew(self: Delivery) -> None:
+            raise MemoryError
+
+        save(store, 4, actors=2)
+        with monkeypatch.context() as patched:
+            patched.setattr(Delivery, "renew", renew)
+            runner = store.run("c", print, ack_wait=ACK_WAIT)
+            with pytest.raises(StoreError, match="MemoryError"):
+                runner.wait(PATIENCE)
+            assert not runner._scheduler.running, "it waited in vain"
+        recorder = Recorder()
+        with store.run("c", recorder, ack_wait=ACK_WAIT):
+            store.wait_for(4, "c", timeout=PATIENCE)
+        assert recorder.sequences() == [1, 2, 3, 4]
+        assert "ends: MemoryError" in caplog.text
+
+    def test_one_that_nobody_keeps_goes_on_until_its_store_is_closed(self, make_store: MakeStore) -> None:
+        store = make_store()
+        handled: list[int] = []
+        store.run("c", lambda delivery: handled.append(delivery.sequence))
+        gc.collect()
+        for version in (1, 2):
+            store.save_event(Event(event_type="Happened", actor_id="a-1", version=version))
+            gc.collect()
+        eventually(lambda: handled == [1, 2])
+        store.close()
+        eventually(lambda: not any(thread.name.startswith("aether-worker") for thread in threading.enumerate()))
+
+    @pytest.mark.parametrize("begun", [0, 1, 2])
+    def test_one_that_is_interrupted_at_its_start_takes_nothing(
+        self, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch, begun: int
+    ) -> None:
+        def start(thread: threading.Thread) -> None:
+            if not places:
+                raise KeyboardInterrupt
+            places.pop()
+            threads.start(thread)
+
+        store, places = make_store(), [True] * begun
+        save(store, 20)
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(runners, "start", start)
+            store.run("c", lambda one: one.ack(), ack_wait=ACK_WAIT, threads=2)
+        eventually(lambda: not any(one.name.startswith("aether-taker") for one in threading.enumerate()), "its end")
+        recorder = Recorder()
+        with store.run("c", recorder, ack_wait=ACK_WAIT):
+            store.wait_for(20, "c", timeout=PATIENCE)
+        before = time.monotonic()
+        store.close()
+        assert time.monotonic() - before < 4  # it waits for nobody
+
+    @pytest.mark.parametrize("how", ["works", "hangs"])
+    def test_the_process_ends(self, store: JetStreamEventStore, server: NATSServer, how: str) -> None:
+        save(store, 1)
+        says = "unclosed <Connection" if how == "works" else None
+        output = run(programs.ends_while_running, server.url, store._names.stream, how, says=says)
+        assert ("handled" in output) == (how == "works")
+
+    @pytest.mark.fault
+    def test_it_goes_on_after_a_restart(self, make_store: MakeStore, own_server: NATSServer) -> None:
+        store = make_store(own_server.url)
+        save(store, 400)
+        recorder = Recorder()
+        with store.run("c", recorder, ack_wait=2 * UNIT, max_deliver=20):
+            eventually(lambda: len(recorder.sequences()) > 100)
+            own_server.restart()
+            store.wait_for(400, "c", timeout=PATIENCE)
+        assert set(recorder.sequences()) == set(range(1, 401))
+
+    @pytest.mark.fault
+    def test_it_goes_on_while_the_servers_of_a_cluster_change(self, make_store: MakeStore) -> None:
+        with NATSCluster(3) as cluster:
+            cluster.wait_ready(PATIENCE)
+            store = make_store(cluster.url, replicas=3)
+            save(store, 1_000)
+            recorder = Recorder(lambda delivery: delivery.sequence % 100 == 0)
+            options: dict[str, Any] = {"ack_wait": 2 * UNIT, "max_deliver": 10, "retry_delay": QUICK}
+            with store.run("c", recorder, timeout=PATIENCE, **options):
+                for part, server in enumerate(cluster.servers, 1):
+                    eventually(lambda part=part: len(recorder.sequences()) >= 200 * part)  # type: ignore[misc]
+                    server.kill()
+                    server.start()
+                    cluster.wait_ready(PATIENCE)
+                store.wait_for(1_000, "c", timeout=2 * PATIENCE)
+            assert set(recorder.sequences()) == {n for n in range(1, 1_001) if n % 100}
+            assert [one.sequence for one in store.dead_letters("c", timeout=PATIENCE)] == list(range(100, 1_001, 100))
+
+
+async def a_coroutine(_: Delivery) -> None: ...
+
+
+def a_generator(_: Delivery) -> Iterator[None]:
+    yield
+
+
+class Asynchronous:
+    async def __call__(self, _: Delivery) -> None: ...
+
+
+@pytest.mark.parametrize("handler", [a_coroutine, a_generator, Asynchronous(), partial(a_coroutine)])
+def test_what_nobody_would_run_is_refused(store: JetStreamEventStore, handler: Any) -> None:
+    with pytest.raises(InvalidOptionError, match="plain function"):
+        store.run("c", handler)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"handler": None}, {"threads": 0}, {"retry_delay": 0}, {"max_deliver": 0}, {"prefetch": 0}, {"ack_wait": -1}],
+    ids=str,
+)
+def test_what_cannot_be_is_refused(store: JetStreamEventStore, wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidOptionError):
+        store.run(**{"consumer": "c", "handler": print} | wrong)
+    assert not store.connection.is_connected

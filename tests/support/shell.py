@@ -1,0 +1,117 @@
+"""Commands as a shell runs them: real processes, whose output and end are looked at."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import aether_sync
+
+from .common import PATIENCE, eventually
+
+__all__ = ["COMMAND", "Running", "environment", "interruptible", "run", "starting", "unused_url"]
+
+COMMAND = [sys.executable, "-m", "aether_sync"]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if key != "NATS_URL"}
+    path = os.pathsep.join(filter(None, [str(Path(aether_sync.__file__).parents[1]), kept.get("PYTHONPATH")]))
+    return kept | {"PYTHONPATH": path, "COLUMNS": "80"} | changes
+
+
+class Running:
+    """A command that runs; what it writes goes to files."""
+
+    def __init__(self, directory: Path, *args: str, stdin: int = subprocess.DEVNULL) -> None:
+        self._out, self._err = directory / "out", directory / "err"
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self.process = subprocess.Popen(
+                [*COMMAND, *args], stdin=stdin, stdout=out, stderr=err, env=environment(), start_new_session=True
+            )
+
+    @property
+    def out(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def err(self) -> str:
+        return self._err.read_text()
+
+    @property
+    def lines(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    def wait_for(self, text: str) -> None:
+        def said() -> bool:
+            assert self.process.poll() is None or text in self.out + self.err, f"ended early: {self.err}"
+            return text in self.out + self.err
+
+        eventually(said, f"{text!r}")
+
+    def wait_for_lines(self, count: int) -> None:
+        eventually(lambda: self.out.count("\n") >= count, f"{count} lines")
+
+    def end(self, number: int | None = None) -> int:
+        """Wait for its end, after a signal if one is given, and return the exit status."""
+        if number is not None:
+            self.process.send_signal(number)
+        status = self.process.wait(PATIENCE)
+        assert "Traceback" not in self.err
+        assert "Exception ignored" not in self.err
+        return status
+
+
+@contextmanager
+def starting(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    """Starts commands, and kills what a test leaves of them."""
+    started: list[Running] = []
+
+    def start(*args: str, stdin: int = subprocess.DEVNULL) -> Running:
+        directory = tmp_path / f"command-{len(started)}"
+        directory.mkdir()
+        started.append(Running(directory, *args, stdin=stdin))
+        return started[-1]
+
+    yield start
+    for running in started:
+        if running.process.poll() is None:
+            running.process.kill()
+            running.process.wait()
+        if running.process.stdin is not None:
+            running.process.stdin.close()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """A process in the background may ignore SIGINT, and its children would inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def run(*args: str, stdin: str | bytes = "", **changes: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    done = subprocess.run(
+        [*COMMAND, *args],
+        input=stdin.encode() if isinstance(stdin, str) else stdin,
+        capture_output=True,
+        env=environment(**changes),
+        timeout=PATIENCE * 3,
+        check=False,
+    )
+    found = subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+    assert "Traceback" not in found.stderr
+    assert "Exception ignored" not in found.stderr
+    return found
+
+
+def unused_url() -> str:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"nats://127.0.0.1:{probe.getsockname()[1]}"

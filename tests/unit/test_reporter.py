@@ -1,0 +1,464 @@
+"""Log records: what they carry, that they can be waited for, and that a handler holds nobody up."""
+
+import ast
+import logging
+import os
+import pickle
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aether_sync
+from aether_sync import (
+    ANY_VERSION,
+    Connection,
+    DeliveryUncertainError,
+    EventBus,
+    JetStreamEventStore,
+    NATSEventBus,
+    NATSServer,
+    flush_logs,
+)
+from aether_sync._bus.routing import Targets
+from aether_sync._runtime.reporter import Burst, Kind, Reporter, logger
+
+from ..support.common import PATIENCE, UNIT, eventually, make_event, run_threads
+from ..support.proxy import Proxy
+from ..support.raw import RawClient
+from ..support.steps import before
+
+MakeBus = Callable[..., NATSEventBus]
+PACKAGE = Path(aether_sync.__file__).parent
+README = (PACKAGE.parent / "README.md").read_text()
+
+
+class Handler(logging.Handler):
+    """Keeps what it is given; does something first."""
+
+    def __init__(self, first: Callable[[logging.LogRecord], object] = lambda _: None) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+        self._first = first
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._first(record)
+        self.records.append(record)
+
+    def of(self, kind: Kind) -> list[Any]:
+        return [record for record in self.records if record.__dict__["kind"] == kind]
+
+
+Use = Callable[..., Handler]
+
+
+@pytest.fixture
+def use() -> Iterator[Use]:
+    """Adds handlers, and takes them away."""
+    used: list[Handler] = []
+
+    def add(first: Callable[[logging.LogRecord], object] = lambda _: None) -> Handler:
+        handler = Handler(first)
+        used.append(handler)
+        logger.addHandler(handler)
+        return handler
+
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    yield add
+    logger.setLevel(level)
+    for handler in used:
+        logger.removeHandler(handler)
+
+
+@pytest.fixture
+def raw(server: NATSServer) -> Iterator[RawClient]:
+    with RawClient(server.port) as client:
+        yield client
+
+
+@pytest.fixture
+def reporter() -> Iterator[Reporter]:
+    reporter = Reporter()
+    yield reporter
+    reporter.close(PATIENCE)
+
+
+def overflow(bus: EventBus) -> None:
+    with bus.subscribe("n", maxsize=1):
+        bus.publish_many("n", [make_event()] * 3)
+
+
+# -- waiting for records
+
+
+class TestFlush:
+    def test_what_was_caused_before_has_been_logged(self, use: Use, local_bus: EventBus) -> None:
+        handler = use(lambda _: time.sleep(0.05))
+        for n in range(3):
+            overflow(local_bus)
+            assert flush_logs(PATIENCE)
+            assert len(handler.records) == n + 1
+
+    def test_of_all_buses(self, use: Use) -> None:
+        handler = use(lambda _: time.sleep(0.05))
+        buses = [EventBus() for _ in range(5)]
+        for bus in buses:
+            overflow(bus)
+        assert flush_logs(PATIENCE)
+        assert len(handler.records) == 5
+        for bus in buses:
+            bus.close()
+
+    def test_with_nothing_to_wait_for_it_starts_no_thread(self) -> None:
+        bus = EventBus()
+        closed = EventBus()
+        closed.close()
+        threads = threading.active_count()
+        assert flush_logs(0)
+        assert threading.active_count() == threads
+        bus.close()
+
+    def test_a_handler_that_blocks_takes_the_time_that_is_given(self, use: Use, reporter: Reporter) -> None:
+        go = threading.Event()
+        handler = use(lambda _: go.wait(PATIENCE))
+        reporter.warning(Kind.DROPS, "first")
+        reporter.warning(Kind.DROPS, "second")
+        began = time.monotonic()
+        assert not flush_logs(0.1)
+        assert time.monotonic() - began < PATIENCE / 2
+        assert not flush_logs(0)
+        go.set()
+        assert flush_logs(PATIENCE)
+        assert len(handler.records) == 2
+
+    def test_a_handler_that_blocks_for_ever_costs_no_more_memory(self, use: Use, reporter: Reporter) -> None:
+        go = threading.Event()
+        use(lambda _: go.wait(PATIENCE))
+        reporter.warning(Kind.DROPS, "something")
+        for _ in range(100):
+            assert not flush_logs(0)
+        assert reporter._messages.qsize() <= 1
+        go.set()
+        assert flush_logs(PATIENCE)
+
+    def test_a_handler_of_such_a_record_does_not_wait_for_itself(self, use: Use, reporter: Reporter) -> None:
+        answers: list[bool] = []
+        use(lambda _: answers.append(flush_logs(None)))
+        reporter.warning(Kind.DROPS, "something")
+        assert flush_logs(PATIENCE)
+        assert answers == [False]
+
+    def test_a_handler_of_another_record_waits(self, use: Use, reporter: Reporter) -> None:
+        handler = use(lambda _: time.sleep(0.05))
+        answers: list[bool] = []
+        other = logging.getLogger("tests.other")
+        asking = Handler(lambda _: answers.append(flush_logs(PATIENCE)))
+        other.addHandler(asking)
+        reporter.warning(Kind.DROPS, "something")
+        other.warning("ask")
+        other.removeHandler(asking)
+        assert (answers, len(handler.records)) == ([True], 1)
+
+    def test_after_a_close(self, use: Use, local_bus: EventBus) -> None:
+        handler = use()
+        overflow(local_bus)
+        local_bus.close()
+        assert flush_logs(PATIENCE)
+        local_bus._reporter.warning(Kind.DROPS, "late")
+        assert flush_logs(PATIENCE)
+        assert [record.getMessage() for record in handler.records][1:] == ["late"]
+        local_bus._reporter.warning(Kind.DROPS, "later")
+        assert flush_logs(PATIENCE)
+        assert len(handler.records) == 3
+
+    def test_of_a_bus_that_is_gone(self, use: Use) -> None:
+        handler = use(lambda _: time.sleep(0.1))
+        bus = EventBus()
+        overflow(bus)
+        del bus
+        assert flush_logs(PATIENCE)
+        assert len(handler.records) == 1
+
+    def test_a_handler_that_raises(self, use: Use, reporter: Reporter) -> None:
+        def fail(_: object) -> None:
+            raise ZeroDivisionError
+
+        use(fail)
+        reporter.warning(Kind.DROPS, "something")
+        assert flush_logs(PATIENCE)
+
+    @pytest.mark.parametrize("line", ["self._messages.put(message)", "if self._to_start"])
+    def test_a_signal_handler_that_flushes_while_a_record_is_put(self, use: Use, reporter: Reporter, line: str) -> None:
+        handler, answers = use(), []
+        reporter.warning(Kind.DROPS, "first")
+        assert flush_logs(PATIENCE)
+        with before(Reporter._put, line, lambda: answers.append(flush_logs(PATIENCE))):
+            reporter.warning(Kind.DROPS, "second")
+        assert flush_logs(PATIENCE)
+        assert answers == [True]
+        assert len(handler.records) == 2
+
+    @pytest.mark.parametrize("line", ["mark = self._mark = Reply()", "self._messages.put(mark)", "return mark"])
+    def test_a_signal_handler_that_causes_a_record_while_one_flushes(
+        self, use: Use, reporter: Reporter, line: str
+    ) -> None:
+        handler = use()
+        reporter.warning(Kind.DROPS, "first")
+        with before(Reporter.mark, line, lambda: reporter.warning(Kind.DROPS, "second")):
+            assert flush_logs(PATIENCE)
+        assert flush_logs(PATIENCE)
+        assert len(handler.records) == 2
+
+    def test_a_signal_handler_that_flushes_amid_a_publish(
+        self, use: Use, local_bus: EventBus, reporter: Reporter
+    ) -> None:
+        answers: list[bool] = []
+        use(lambda _: local_bus.publish("another", make_event()))
+
+        def flush() -> None:
+            reporter.warning(Kind.DROPS, "something")
+            answers.append(flush_logs(PATIENCE))
+
+        with before(Targets.route, "if len(self._routes)", flush):
+            local_bus.publish("one", make_event())
+        assert answers == [True]
+        assert local_bus.metrics().published == 2
+
+    def test_an_interrupt_in_the_middle_leaves_it_usable(self, use: Use, reporter: Reporter) -> None:
+        def fail() -> None:
+            raise KeyboardInterrupt
+
+        handler = use()
+        reporter.warning(Kind.DROPS, "something")
+        with pytest.raises(KeyboardInterrupt), before(Reporter.mark, "self._messages.put(mark)", fail):
+            flush_logs(PATIENCE)
+        assert flush_logs(PATIENCE)
+        assert len(handler.records) == 1
+
+    @pytest.mark.concurrent
+    def test_many_threads_each_find_their_own_record(self, use: Use) -> None:
+        handler = use()
+        reporters = [Reporter() for _ in range(3)]
+
+        def work(me: int) -> None:
+            for n in range(50):
+                text = f"{me}: {n}"
+                reporters[n % 3].warning(Kind.DROPS, text)
+                assert flush_logs(PATIENCE)
+                assert any(record.getMessage() == text for record in handler.records[-200:])
+
+        run_threads(*(lambda me=me: work(me) for me in range(4)))  # type: ignore[misc]
+        for one in reporters:
+            one.close(PATIENCE)
+
+    @pytest.mark.concurrent
+    def test_while_buses_are_closed(self, use: Use) -> None:
+        handler = use()
+
+        def work() -> None:
+            for _ in range(20):
+                bus = EventBus()
+                overflow(bus)
+                bus.close()
+                bus._reporter.warning(Kind.DROPS, "late")
+
+        run_threads(*[work] * 3, *[lambda: [flush_logs(PATIENCE) for _ in range(100)]] * 2)
+        assert flush_logs(PATIENCE)
+        assert len(handler.records) == 120
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+    def test_in_a_forked_child(self) -> None:
+        program = """
+import logging, os, threading, warnings
+from aether_sync import Event, EventBus, flush_logs
+
+warnings.simplefilter("ignore", DeprecationWarning)
+said, parent, held = [], os.getpid(), threading.Event()
+
+class Handler(logging.Handler):
+    def emit(self, record):
+        if os.getpid() == parent:
+            held.wait()
+        said.append(record.kind)
+
+logging.getLogger("aether_sync").addHandler(Handler())
+bus = EventBus()
+
+def overflow():
+    with bus.subscribe("n", maxsize=1):
+        bus.publish_many("n", [Event(event_type="T", actor_id="a")] * 3)
+
+overflow()
+assert not flush_logs(0.05)
+if not (child := os.fork()):
+    ok = flush_logs(0) and not said
+    overflow()
+    os._exit(0 if ok and flush_logs(20) and said == ["drops"] else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+held.set()
+assert flush_logs(20) and said == ["drops"]
+bus.close()
+"""
+        subprocess.run([sys.executable, "-c", program], check=True, timeout=PATIENCE * 3)
+
+
+# -- what records carry
+
+
+def test_each_record_says_what_happened(use: Use, make_bus: MakeBus, raw: RawClient, prefix: str) -> None:
+    handler, bus = use(), make_bus()
+    with bus.subscribe("n", maxsize=1) as events:
+        raw.publish(f"{prefix}.events.n", b"no event")
+        raw.flush()
+        eventually(lambda: bus.metrics().decode_errors == 1)
+        bus.publish_many("n", [make_event()] * 5)
+        assert flush_logs(PATIENCE)
+    (undecoded,), (dropped,) = handler.of(Kind.DECODE_ERROR), handler.of(Kind.DROPS)
+    assert dropped.subscription == "'n'"
+    assert dropped.counts == {"maxsize": 4}
+    assert type(dropped.kind) is str
+    assert events.stats().dropped == 4
+    assert undecoded.levelno == logging.WARNING
+    assert pickle.loads(pickle.dumps(dropped)).kind == "drops"
+
+
+@pytest.mark.fault
+def test_of_a_connection_that_is_lost_and_comes_again(use: Use, server: NATSServer, prefix: str) -> None:
+    handler = use()
+    with Proxy(server.port) as proxy:
+        url = f"nats://me:secret@127.0.0.1:{proxy.port}"
+        bus = NATSEventBus(url, prefix=prefix, ping_interval=UNIT)
+        bus.start()
+        proxy.mute()
+        bus.publish("n", make_event())
+        eventually(lambda: bus.connection._outbox.depth()[0] == 0, "the write")
+        proxy.cut()
+        proxy.restore()
+        eventually(lambda: bus.metrics().reconnects == 1 and bus.is_connected, "another connection")
+        with pytest.raises(DeliveryUncertainError):
+            bus.flush(PATIENCE)
+        assert flush_logs(PATIENCE)
+        bus.close()
+    kinds = [record.__dict__["kind"] for record in handler.records]
+    assert kinds.index("disconnected") < kinds.index("uncertain")
+    assert "reconnected" in kinds
+    assert handler.of(Kind.UNCERTAIN)[0].counts == {"uncertain": 1}
+    for kind in (Kind.DISCONNECTED, Kind.RECONNECTED):
+        assert {record.url for record in handler.of(kind)} == {proxy.url}
+    assert "secret" not in repr([record.__dict__ for record in handler.records])
+
+
+def test_of_a_server_that_is_not_there(use: Use, free_port: int) -> None:
+    handler = use()
+    connection = Connection(f"nats://me:secret@127.0.0.1:{free_port}", connect_timeout=0.2)
+    with pytest.raises(aether_sync.ConnectError):
+        connection.start()
+    eventually(lambda: flush_logs(PATIENCE) and handler.of(Kind.CONNECT_FAILED))
+    (record,) = handler.of(Kind.CONNECT_FAILED)
+    assert record.url == f"nats://127.0.0.1:{free_port}"
+    assert not handler.of(Kind.RECONNECTED)
+    with NATSServer(port=free_port):
+        assert connection.wait_connected(PATIENCE)
+        eventually(lambda: flush_logs(PATIENCE) and handler.of(Kind.RECONNECTED))
+        connection.close()
+
+
+def test_of_a_close_that_leaves_something_undone(use: Use, free_port: int) -> None:
+    handler = use()
+    bus = NATSEventBus(f"nats://127.0.0.1:{free_port}", connect_timeout=0.1)
+    with pytest.raises(aether_sync.ConnectError):
+        bus.start()
+    bus.publish("n", make_event())
+    bus.close(0.2)
+    assert flush_logs(PATIENCE)
+    (record,) = handler.of(Kind.CLOSE_REPORT)
+    assert record.counts == {"unsent": 1, "uncertain": 0, "rejected": 0}
+
+
+def test_of_a_handler_that_fails(use: Use, store: JetStreamEventStore) -> None:
+    def fail(_: object) -> None:
+        raise ZeroDivisionError("of the handler")
+
+    handler = use()
+    store.append("a", make_event(actor_id="a"), expected_version=ANY_VERSION)
+    with store.run("c", fail, max_deliver=1):
+        eventually(lambda: store.dead_letters("c"), "that it is given up")
+    (failed,), (gave_up,) = handler.of(Kind.HANDLER_FAILED), handler.of(Kind.GAVE_UP)
+    assert failed.exc_info[0] is ZeroDivisionError
+    assert "event 1 (of a), attempt 1 of 1" in failed.getMessage()
+    assert failed.counts == gave_up.counts == {"attempts": 1}
+
+
+def test_a_handler_of_a_store_holds_no_lock_and_may_use_it(use: Use, store: JetStreamEventStore) -> None:
+    def fail(_: object) -> None:
+        raise ZeroDivisionError
+
+    found: list[object] = []
+    use(lambda _: run_threads(lambda: found.append(store.get_latest_version("a"))))
+    store.append("a", make_event(actor_id="a"), expected_version=ANY_VERSION)
+    with store.run("c", fail, max_deliver=1):
+        eventually(lambda: len(found) == 2, "both records")
+    assert found == [1, 1]
+
+
+# -- that none is without
+
+
+CALLS = [
+    (path.relative_to(PACKAGE), node)
+    for path in sorted(PACKAGE.rglob("*.py"))
+    for node in ast.walk(ast.parse(path.read_text()))
+    if isinstance(node, ast.Call)
+]
+
+
+def is_logging(path: Path, called: ast.expr) -> bool:
+    if isinstance(called, ast.Name):
+        return called.id == "log" and path.name != "_reporter.py"
+    if isinstance(called, ast.Attribute) and called.attr in ("warning", "info", "burst"):
+        return "reporter" in ast.unparse(called.value)
+    return False
+
+
+def test_every_call_says_its_kind() -> None:
+    logging_calls = [(path, node) for path, node in CALLS if is_logging(path, node.func)]
+    assert len(logging_calls) > 20
+    kinds = set()
+    for path, node in logging_calls:
+        kind = ast.unparse(node.args[0])
+        assert kind.startswith("Kind."), f"{path}:{node.lineno} logs without a kind"
+        kinds.add(kind.removeprefix("Kind."))
+    elsewhere = {"INTERNAL_ERROR", "EVENT_LOOP"}  # by internal_error(), and bound to it in advance
+    assert kinds | elsewhere == set(Kind.__members__)
+
+
+def test_nobody_else_logs() -> None:
+    own = [(path, ast.unparse(node.func)) for path, node in CALLS if "logger" in ast.unparse(node.func).lower()]
+    allowed = {"_reporter.py", "node.py", "_commands.py"}  # the last two choose what is shown
+    assert {path.name for path, _ in own} <= allowed
+    assert [called for path, called in own if path.name == "_reporter.py"] == ["logging.getLogger", "logger.log"]
+
+
+def test_the_readme_has_every_kind() -> None:
+    section = README.partition("\n## Logging\n")[2].partition("\n## ")[0]
+    assert sorted(re.findall(r"^\| `(\w+)`", section, re.M)) == sorted(Kind)
+
+
+def test_what_goes_on_and_on_is_logged_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_000.0
+    monkeypatch.setattr("aether_sync._runtime.reporter.monotonic", lambda: now)
+    burst, logged = Burst(), []
+    for _ in range(1_300):
+        if burst.opens():
+            logged.append(now - 1_000.0)
+        now += 0.1
+    assert logged == [0.0, pytest.approx(60.1), pytest.approx(120.2)]
+    now += 5.1
+    assert burst.opens(), "the first after a quiet time"

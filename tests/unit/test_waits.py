@@ -1,0 +1,142 @@
+"""``_deadline`` and ``_waiting``: timeouts, parked threads, replies, guards."""
+
+import gc
+import math
+import threading
+import time
+
+import pytest
+
+from aether_sync import DeadlineExceededError, InvalidOptionError
+from aether_sync._runtime.deadline import Deadline
+from aether_sync._runtime.locks import outside_locks, signal_safe_lock
+from aether_sync._runtime.registry import WeakRegistry
+from aether_sync._runtime.waits import ParkingLot, Reply, SingleFlight
+
+from ..support.common import PATIENCE, UNIT, eventually, run_threads
+
+
+def test_a_deadline() -> None:
+    assert Deadline(None).remaining() == math.inf
+    assert Deadline(None).timeout_left() is None
+    assert Deadline(0).remaining() == 0
+    assert 0 < Deadline(PATIENCE).remaining() <= PATIENCE
+    assert Deadline(1e300).for_lock() == threading.TIMEOUT_MAX
+    assert (str(Deadline(1.5)), str(Deadline(None))) == ("1.5 s", "for ever")
+
+
+@pytest.mark.parametrize("timeout", [-1, -0.001, math.nan, "1", True, [], 1j])
+def test_what_is_no_timeout(timeout: object) -> None:
+    with pytest.raises(InvalidOptionError, match="timeout must be"):
+        Deadline(timeout)  # type: ignore[arg-type]
+
+
+def test_parking_looks_before_it_waits() -> None:
+    lot = ParkingLot()
+    assert lot.wait(lambda: True, Deadline(0))
+    assert not lot.wait(lambda: False, Deadline(0))
+    assert not lot.wait(lambda: False, Deadline(0.01))
+    assert len(lot) == 0
+
+
+@pytest.mark.concurrent
+def test_the_longest_waiting_is_woken_first() -> None:
+    lot, woken, turns = ParkingLot(), [], [0]
+
+    def wait(n: int) -> None:
+        assert lot.wait(lambda: turns[0] > n, Deadline(PATIENCE))
+        woken.append(n)
+
+    threads = []
+    for n in range(4):
+        threads.append(threading.Thread(target=wait, args=(n,)))
+        threads[-1].start()
+        eventually(lambda n=n: len(lot) == n + 1, "one more parked thread")
+    for n in range(4):
+        turns[0] = n + 1
+        lot.wake(1)
+        eventually(lambda n=n: woken == list(range(n + 1)), f"{n + 1} woken threads")
+    for thread in threads:
+        thread.join(PATIENCE)
+
+
+def test_a_reply_is_left_once_and_found_by_all() -> None:
+    reply: Reply[int] = Reply()
+    with pytest.raises(DeadlineExceededError):
+        reply.wait(Deadline(0))
+    found: list[int] = []
+    run_threads(*[lambda: found.append(reply.wait(Deadline(PATIENCE)))] * 5, lambda: reply.set(7))
+    reply.set(8)
+    reply.fail(ValueError("late"))
+    assert found == [7] * 5
+    assert reply.wait(Deadline(0)) == 7
+
+
+def test_each_waiter_gets_an_error_of_its_own() -> None:
+    reply: Reply[int] = Reply()
+    reply.fail(ValueError("no"))
+    caught = []
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no") as error:
+            reply.wait(Deadline(0))
+        caught.append(error.value)
+    assert caught[0] is not caught[1]
+
+
+def test_once() -> None:
+    once: SingleFlight[int] = SingleFlight()
+    calls = []
+
+    def work() -> int:
+        calls.append(1)
+        time.sleep(0.02 * UNIT)
+        return 7
+
+    results: list[int] = []
+    run_threads(*[lambda: results.append(once.run(work, Deadline(PATIENCE), -1))] * 5)
+    assert (results, calls) == ([7] * 5, [1])
+
+
+def test_once_is_done_again_after_an_interrupt_and_not_within_itself() -> None:
+    once: SingleFlight[int] = SingleFlight()
+
+    def interrupted() -> int:
+        assert once.run(lambda: 1, Deadline(0), -1) == -1  # a handler, over the work itself
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        once.run(interrupted, Deadline(0), -1)
+    assert once.run(lambda: 7, Deadline(0), -1) == 7
+
+
+def test_stepping_outside_guards_lets_others_in_and_takes_them_back() -> None:
+    lock, other = signal_safe_lock(), signal_safe_lock()
+    entered = threading.Event()
+
+    def enter() -> None:
+        with lock, other:
+            entered.set()
+
+    with lock, lock, other:
+        with outside_locks():
+            run_threads(enter)
+        assert entered.is_set()
+        thread = threading.Thread(target=lambda: lock.acquire(timeout=0.01 * UNIT) and lock.release())
+        thread.start()
+        thread.join(PATIENCE)
+        assert lock._is_owned()  # type: ignore[attr-defined]
+    assert not lock._is_owned()  # type: ignore[attr-defined]
+
+
+def test_living_forgets_the_dead() -> None:
+    class Thing:
+        pass
+
+    living: WeakRegistry[Thing] = WeakRegistry()
+    things = [Thing() for _ in range(3)]
+    for thing in things:
+        living.add(thing)
+    assert set(living) == set(things)
+    del thing, things[1:]
+    gc.collect()
+    assert list(living) == things
