@@ -69,10 +69,10 @@ def spoil(store: JetStreamEventStore, data: bytes = b"no event") -> int:
 @pytest.mark.parametrize(
     ("function", "line"),
     [
-        (Consumption.close_by, "self._inflow.changed.wake_all"),
-        (Consumption.close_by, "self._pulling.close"),
+        (Consumption.close_by, "self._buffer.changed.wake_all"),
+        (Consumption.close_by, "self._requester.close"),
         (PullRequester.close, "leave"),
-        (Consumption.close_by, "self._pulling.await_last"),
+        (Consumption.close_by, "self._requester.await_last"),
     ],
 )
 def test_an_interrupted_close_gives_back_what_was_not_taken(
