@@ -23,6 +23,7 @@ from aether_sync._runtime.reporter import Kind, Reporter
 from aether_sync._runtime.waits import ParkingLot
 from aether_sync.connection import Connection
 
+from ..support import inside
 from ..support.bus_suite import Keep, numbers
 from ..support.common import PATIENCE, UNIT, eventually, make_event, run_threads
 from ..support.steps import before
@@ -193,7 +194,7 @@ def test_handlers_that_publish_leave_no_reader_asleep(local_bus: EventBus) -> No
 def test_a_close_sends_what_its_publisher_was_kept_from_announcing(make_bus: MakeBus) -> None:
     bus = make_bus()
     bus.start()
-    eventually(lambda: bus.connection._outbox._wakeup is not None, "a loop that sleeps")
+    eventually(lambda: inside.slot(bus).outbox._wakeup is not None, "a loop that sleeps")
 
     def interrupt() -> None:
         raise KeyboardInterrupt

@@ -16,12 +16,12 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
+from ..._nats.channel import Channel
 from ..._nats.interest import Message
 from ..._nats.requests import Call, is_status, single
 from ..._runtime.deadline import Deadline
 from ..._runtime.registry import WeakRegistry
 from ..._values.clock import monotonic
-from ...connection import Connection
 from ...errors import (
     AtomicAppendUnsupportedError,
     BusClosedError,
@@ -265,8 +265,8 @@ _read_failed = msgspec.json.Decoder(_Failed).decode
 class JetStream:
     """Puts requests to JetStream over a connection. Any thread."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
         self._calls: WeakRegistry[Call] = WeakRegistry()  # that are waited for
         self._closed: StoreClosedError | None = None
         self._largest: dict[str, int] = {}  # by stream: bytes of a message with its headers, of those that have a limit
@@ -280,7 +280,7 @@ class JetStream:
         Args:
             stream: Its name.
         """
-        return self._connection.reconnects, self._doubts.get(stream, 0)
+        return self._channel.reconnects, self._doubts.get(stream, 0)
 
     def doubt(self, stream: str) -> None:
         """Note a sign that a stream is not what it was: it is gone, has other settings, or another past."""
@@ -342,7 +342,7 @@ class JetStream:
             if not call.claim():
                 raise UnknownError("the server did not answer") from error
             if deadline.remaining() > _TOO_LATE:
-                raise NotSentError(f"nothing could be sent{self._connection.why_not()}") from error
+                raise NotSentError(f"nothing could be sent{self._channel.why_disconnected()}") from error
             raise self._too_late(deadline) from error
         except (DisconnectedError, ClosedError) as error:
             raise UnknownError(str(error)) from error
@@ -424,7 +424,7 @@ class JetStream:
         pause = Pause(deadline)
         while True:
             self._refuse_if_closed()
-            call = self._connection.ask(
+            call = self._channel.request(
                 {subject}, lambda inbox: command(subject, inbox, headers, b""), deadline, single
             )
             try:
@@ -545,7 +545,7 @@ class JetStream:
 
     def tell(self, subject: str) -> None:
         """Put a request to the API whose answer nobody waits for."""
-        self._connection.tell(command(f"$JS.API.{subject}", b"", b"", b""))
+        self._channel.write(command(f"$JS.API.{subject}", b"", b"", b""))
 
     def _persist(
         self, subject: str, body: dict[str, Any], deadline: Deadline, is_last: Callable[[Message], bool], tries: int = 0
@@ -582,7 +582,7 @@ class JetStream:
     ) -> Call:
         """Put a question to the server; see :meth:`Connection.ask`."""
         try:
-            return self._connection.ask(subjects, make, deadline, is_last, largest)
+            return self._channel.request(subjects, make, deadline, is_last, largest)
         except BusClosedError:
             self._refuse_if_closed()
             raise
@@ -592,7 +592,7 @@ class JetStream:
         self._calls.add(call)
         self._refuse_if_closed()
         try:
-            answers = call.wait(patience, until, self._connection.ping)
+            answers = call.wait(patience, until, self._channel.ping)
         except BusClosedError:
             self._refuse_if_closed()  # who has closed the store closes its connection, too
             raise
@@ -606,7 +606,7 @@ class JetStream:
                 self.doubt(subject.rpartition(".")[2])
 
     def _too_late(self, deadline: Deadline) -> DeadlineExceededError:
-        return DeadlineExceededError(f"no answer of the server within {deadline}{self._connection.why_not()}")
+        return DeadlineExceededError(f"no answer of the server within {deadline}{self._channel.why_disconnected()}")
 
     # -- its end
 

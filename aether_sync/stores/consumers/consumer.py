@@ -5,10 +5,10 @@ from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import Any, Literal, TypedDict, Unpack
 
 from ..._arguments import as_whole, check_count, check_flag, check_seconds, is_of
+from ..._nats.channel import Channel
 from ..._runtime.deadline import Deadline
 from ..._runtime.registry import WeakRegistry
 from ..._values.shown import short
-from ...connection import Connection
 from ...errors import InvalidOptionError, StoreClosedError
 from .._checks import check_version, check_wanted
 from .._jetstream.api import JetStream
@@ -52,13 +52,13 @@ class Consumers:
 
     def __init__(
         self,
-        connection: Connection,
+        channel: Channel,
         jetstream: JetStream,
         names: Names,
         reader: Reader,
         stream: Stream,
     ) -> None:
-        self._connection = connection
+        self._channel = channel
         self._jetstream = jetstream
         self._names = names
         self._reader = reader
@@ -178,7 +178,7 @@ class Consumers:
         info: dict[str, Any],
         deadline: Deadline,
     ) -> Consumption:
-        found = Consumption(self._connection, stream, name, prefetch, ack_wait, source)
+        found = Consumption(self._channel, stream, name, prefetch, ack_wait, source)
         try:
             found.admit()
             found.begin(info, deadline)

@@ -13,7 +13,7 @@ import msgspec
 
 from ..._runtime.deadline import Deadline
 from ..._values.clock import Datetime, monotonic, now
-from ...connection import Connection
+from ...connection import Connection, channel_of
 from ...errors import AetherError, InvalidOptionError, StoreUnavailableError
 from .._jetstream.api import JetStream, Record
 from .._jetstream.names import Names
@@ -56,7 +56,7 @@ def ask_for_all(
         raise InvalidOptionError(f"a monitoring port has a URL such as 'http://host:8222', not {monitor!r:.80}")
     names = Names(stream, namespace)
     connection.start()
-    asking = _Asking(JetStream(connection), timeout)
+    asking = _Asking(JetStream(channel_of(connection)), timeout)
     account = asking.fastest("INFO")
     answers = Answers(
         wanted=settings(names, replicas),
