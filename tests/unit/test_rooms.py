@@ -33,8 +33,8 @@ ROOMS: dict[str, list[str]] = {
         "admin", "doctor",
     ],
     "stores/_jetstream": [
-        "names", "api", "stream", "saves", "cache", "capacity", "reader", "writer", "snapshots", "pull", "flow",
-        "follower",
+        "names", "error_codes", "api", "stream", "saves", "cache", "capacity", "reader", "writer", "snapshots", "pull",
+        "flow", "follower",
     ],
     "stores/consumers": [
         "arrivals", "dead_letters", "durable", "ack_extender", "delivery", "sources", "consumption", "lanes", "runner",
