@@ -112,7 +112,7 @@ class NATSEventBus(EventBus):
         subject = self._subject_of(namespace)
         return make_frame(subject, namespace, self._writer, line_of(subject))
 
-    def _accept(self, route: Route, encoded: Sequence[bytes], *, wait: bool = True) -> None:
+    def _accept(self, route: Route, encoded: Sequence[bytes], wait: bool) -> None:
         if self._closed:
             self._refuse_if_closed()
         if self._to_watch:

@@ -64,7 +64,7 @@ def test_a_route_that_was_computed_before_a_subscription_came_is_not_kept(local_
 def test_an_interest_whose_last_subscription_leaves_meanwhile_is_not_shared(make_bus: MakeBus, keep: Keep) -> None:
     here, there = make_bus(), make_bus()
     first = keep(here.subscribe("n"))
-    with before(NATSEventBus._enter, "interest.add(target)", closing_another(first.close)):
+    with before(NATSEventBus._share_interest, "interest.add(target)", closing_another(first.close)):
         events = keep(here.subscribe("n", timeout=PATIENCE))
     there.publish("n", make_event(1))
     assert numbers([events.get(timeout=PATIENCE)]) == [1]
