@@ -231,7 +231,7 @@ class TestAStore:
             assert follower.get(timeout=PATIENCE).event.timestamp == FROZEN
             with passes(), pytest.raises(DeadlineExceededError):
                 follower.get(timeout=SHORT)
-        with store.consume("one") as deliveries:
+        with store.consumer("one").iterate() as deliveries:
             deliveries.get(timeout=PATIENCE).ack(confirm=True)
             with passes(), pytest.raises(DeadlineExceededError):
                 deliveries.get(timeout=SHORT)

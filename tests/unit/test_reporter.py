@@ -388,8 +388,8 @@ def test_of_a_handler_that_fails(use: Use, store: JetStreamEventStore) -> None:
 
     handler = use()
     store.append("a", make_event(actor_id="a"), expected_version=ANY_VERSION)
-    with store.run("c", fail, max_deliver=1):
-        eventually(lambda: store.dead_letters("c"), "that it is given up")
+    with store.consumer("c", max_deliver=1).run(fail):
+        eventually(lambda: store.consumer("c").dead_letters(), "that it is given up")
     (failed,), (gave_up,) = handler.of(Kind.HANDLER_FAILED), handler.of(Kind.GAVE_UP)
     assert failed.exc_info[0] is ZeroDivisionError
     assert "event 1 (of a), attempt 1 of 1" in failed.getMessage()
@@ -403,7 +403,7 @@ def test_a_handler_of_a_store_holds_no_lock_and_may_use_it(use: Use, store: JetS
     found: list[object] = []
     use(lambda _: run_threads(lambda: found.append(store.get_latest_version("a"))))
     store.append("a", make_event(actor_id="a"), expected_version=ANY_VERSION)
-    with store.run("c", fail, max_deliver=1):
+    with store.consumer("c", max_deliver=1).run(fail):
         eventually(lambda: len(found) == 2, "both records")
     assert found == [1, 1]
 
