@@ -502,7 +502,7 @@ def test_who_reads_a_history_of_whole_saves_asks_once(
     assert len(asked) == 1
 
 
-# -- the example of the README
+# -- the example of the guide
 
 
 @pytest.mark.parametrize("size", range(900, 1_300, 100))

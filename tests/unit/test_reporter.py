@@ -37,7 +37,7 @@ from ..support.steps import before
 
 MakeBus = Callable[..., NATSEventBus]
 PACKAGE = Path(aether_sync.__file__).parent
-README = (PACKAGE.parent / "README.md").read_text()
+LOGS_PAGE = PACKAGE / "guide" / "metrics.md"
 
 
 class Handler(logging.Handler):
@@ -447,8 +447,8 @@ def test_nobody_else_logs() -> None:
     assert [called for path, called in own if path.name == "reporter.py"] == ["logging.getLogger", "logger.log"]
 
 
-def test_the_readme_has_every_kind() -> None:
-    section = README.partition("\n## Logging\n")[2].partition("\n## ")[0]
+def test_the_guide_has_every_kind() -> None:
+    section = LOGS_PAGE.read_text(encoding="utf-8").partition("\n## Logs\n")[2].partition("\n## ")[0]
     assert sorted(re.findall(r"^\| `(\w+)`", section, re.M)) == sorted(Kind)
 
 
