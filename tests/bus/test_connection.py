@@ -26,6 +26,7 @@ from aether_sync import (
     Snapshot,
 )
 
+from ..support import inside
 from ..support.bus_suite import numbers
 from ..support.common import PATIENCE, UNIT, eventually, make_event, run_threads
 from ..support.fake_server import FakeServer
@@ -69,6 +70,7 @@ def at_once() -> Any:
 def everything_that_asks(store: JetStreamEventStore) -> list[Callable[..., object]]:
     """All that a store does with a server."""
     event = make_event(actor_id="a")
+    consumer = store.consumer("c")
     return [
         store.start,
         partial(store.save_event, event.replace(version=1)),
@@ -86,14 +88,15 @@ def everything_that_asks(store: JetStreamEventStore) -> list[Callable[..., objec
         partial(store.get_latest_snapshot, "a"),
         partial(store.load, "a"),
         store.follow,
-        partial(store.consume, "c"),
-        partial(store.run, "c", print),
-        partial(store.consume_dead_letters, "c"),
-        partial(store.dead_letters, "c"),
-        partial(store.discard_dead_letters, "c", 1),
-        partial(store.wait_for, 1, "c"),
+        consumer.iterate,
+        partial(consumer.iterate, dead_letters=True),
+        partial(consumer.run, print),
+        partial(consumer.wait_for, 1),
+        consumer.state,
+        consumer.dead_letters,
+        partial(consumer.discard_dead_letter, 1),
+        consumer.delete,
         store.consumers,
-        partial(store.delete_consumer, "c"),
     ]
 
 
@@ -264,7 +267,7 @@ class TestAwaited:
         self, make_store: MakeStore, away: str
     ) -> None:
         with Connection(away, connect="background", connect_timeout=2 * SHORT) as connection:
-            connection._is_awaited = True  # as if another thread had begun, and did wait
+            inside.slot(connection).is_awaited = True  # as if another thread had begun, and did wait
             time.sleep(1.5 * SHORT)
             store = make_store(connection)
             for _ in range(2):
@@ -294,7 +297,7 @@ class TestAwaited:
         read()  # the first attempt
         waiting = Thread(target=read)
         waiting.start()
-        eventually(lambda: store.connection._engine and store.connection._engine.link.changed, "a thread that waits")
+        eventually(lambda: inside.slot(store).engine and inside.engine(store).link.changed, "a thread that waits")
         with at_once():
             store.connection.close()
             waiting.join(PATIENCE)

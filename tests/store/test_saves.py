@@ -33,6 +33,7 @@ from aether_sync.stores._jetstream.saves import Place, Verdict, save_of, torn_sa
 from aether_sync.stores.doctor.checks import examine
 from aether_sync.stores.doctor.questions import ask_for_all
 
+from ..support import inside
 from ..support.common import PATIENCE, eventually, run_threads
 from ..support.shell import run
 
@@ -79,11 +80,11 @@ class Tight:
         self.api("STREAM.CREATE.ballast", name="ballast", subjects=["ballast"], storage="file")
         left = LIMIT - self.api("INFO")["storage"] - room
         assert left > 0
-        connection, data = self.stores[0].connection, b"x" * (left - 100)
-        ask = connection.ask(
+        channel, data = inside.channel(self.stores[0]), b"x" * (left - 100)
+        call = channel.request(
             {"ballast"}, lambda inbox: command("ballast", inbox, b"", data), Deadline(PATIENCE), single
         )
-        assert b"error" not in ask.wait(Deadline(PATIENCE))[0][3]
+        assert b"error" not in call.wait(Deadline(PATIENCE))[0][3]
 
     def drop(self) -> None:
         """Make room."""
@@ -109,7 +110,7 @@ class Tight:
             )
             data = encode_event(laid)
             subject = self.stores[0]._names.subject(actor_id)
-            self.stores[0].connection.tell(command(subject, b"", headers + b"\r\n", data))
+            inside.channel(self.stores[0]).write(command(subject, b"", headers + b"\r\n", data))
         eventually(lambda: self.end() > end, "a part of the batch in the stream")
 
     def end(self) -> int:
@@ -347,7 +348,7 @@ def test_a_follower_may_begin_amid_a_save(tight: Tight, store: JetStreamEventSto
 
 def test_no_consumption_delivers_a_part(tight: Tight, store: JetStreamEventStore) -> None:
     node = tight.store()
-    with node.consume("all", ack_wait=1.0) as some, node.consume("open", ack_wait=1.0) as others:
+    with node.consumer("all", ack_wait=1.0).iterate() as some, node.consumer("open", ack_wait=1.0).iterate() as others:
         tight.leave(4 * EVENT)
         save_in_vain(store)
         for consumption in (some, others):
@@ -363,18 +364,18 @@ def test_no_consumption_delivers_a_part(tight: Tight, store: JetStreamEventStore
             assert (delivery.event.actor_id, delivery.event.version, delivery.attempt) == ("a-1", 3, 1)
             delivery.ack(confirm=True)
         for consumer in ("all", "open"):
-            node.wait_for(tight.end(), consumer, timeout=PATIENCE)
-    assert node.dead_letters("all") == []
+            node.consumer(consumer).wait_for(tight.end(), timeout=PATIENCE)
+    assert node.consumer("all").dead_letters() == []
 
 
 def test_a_runner_handles_what_the_server_has_finished(tight: Tight, store: JetStreamEventStore) -> None:
     handled: list[tuple[str, int]] = []
     node = tight.store()
     tight.leave(4 * EVENT)
-    with node.run("all", lambda one: handled.append((one.event.actor_id, one.event.version)), ack_wait=1.0):
+    with node.consumer("all", ack_wait=1.0).run(lambda one: handled.append((one.event.actor_id, one.event.version))):
         eventually(lambda: len(handled) == 3)
         tight.batch(*[("d-1", EVENT), ("e-1", EVENT)] * 3)
-        node.wait_for(3, "all", timeout=PATIENCE)
+        node.consumer("all").wait_for(3, timeout=PATIENCE)
         tight.drop()
         tight.server.restart()
         eventually(lambda: len(handled) >= 9, "the rest")
@@ -386,7 +387,7 @@ def test_a_runner_handles_what_the_server_has_finished(tight: Tight, store: JetS
 def test_many_saves_of_several_actors_are_consumed(tight: Tight, store: JetStreamEventStore) -> None:
     for version in range(1, 101):
         store.save_events([event(version, "d-1", 1), event(version, "e-1", 1)])
-    with tight.store().consume("some", actors="e-*") as consumption:
+    with tight.store().consumer("some", actors="e-*").iterate() as consumption:
         found = [consumption.get(PATIENCE) for _ in range(100)]
         assert [one.event.version for one in found] == list(range(1, 101))
 
@@ -468,7 +469,7 @@ def test_who_knows_nothing_of_parts_makes_none_whole(tight: Tight, store: JetStr
     actor_id = next(one for one in ("d-1", "e-1") if last == tight.last(one))
     headers = b"NATS/1.0\r\nNats-Expected-Last-Subject-Sequence: %d\r\nNats-Msg-Id: x\r\n\r\n" % last
     data = encode_event(event(9, actor_id, size=1))
-    store.connection.tell(command(store._names.subject(actor_id), b"", headers, data))
+    inside.channel(store).write(command(store._names.subject(actor_id), b"", headers, data))
     eventually(lambda: tight.end() > last, "the record of another client")
     for one in (store, tight.store()):
         assert versions(one, actor_id) == [9]
@@ -501,7 +502,7 @@ def test_who_reads_a_history_of_whole_saves_asks_once(
     assert len(asked) == 1
 
 
-# -- the example of the README
+# -- the example of the guide
 
 
 @pytest.mark.parametrize("size", range(900, 1_300, 100))
