@@ -61,7 +61,7 @@ PAGES = (
         "connection",
         "Connections",
         "A connection to a NATS cluster may be shared by several buses and stores.",
-        ("connection",),
+        ("connection.Connection", "connection"),
     ),
     Page(
         "metrics",
@@ -219,7 +219,7 @@ class Reference:
                 self.faults.append(f"{thing.path}: nothing is known of a section {section.kind.value!r}")
         says_fields = any(one.kind is Kind.attributes for one in found)
         if isinstance(thing, griffe.Class) and not says_fields and (names := fields(thing)):
-            yield "\n".join(["Attributes:", "", *(f"- `{field(thing, name)}`" for name in names)])
+            yield "\n".join(["Fields:", "", *(f"- `{field(thing, name)}`" for name in names)])
 
     def _list(self, title: str, items: Iterable[tuple[str, str]], scope: str, page: str) -> str:
         lines = (f"- {name}: {self._text(text, scope, page, indent='  ')}" for name, text in items)
