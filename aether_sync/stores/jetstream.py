@@ -28,7 +28,7 @@ from ._jetstream.saves import Saves
 from ._jetstream.snapshots import Snapshots
 from ._jetstream.stream import Stream, settings
 from ._jetstream.writer import Writer
-from ._shared import StoreBase
+from ._store_base import StoreBase
 from .base import AnyVersion, Reading, Snapshot, StoredEvent
 from .consumers.consumer import Consumer
 from .consumers.context import ConsumerContext

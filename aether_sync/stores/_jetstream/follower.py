@@ -35,9 +35,11 @@ from ...errors import (
 )
 from ...patterns import SubscriptionFilter
 from ..base import StoredEvent
-from .api import IN_BATCH, Asked, JetStream, Member, Pause, Record, member_of, said
+from .answers import said
+from .api import Asked, JetStream, Pause
 from .cache import VersionCache
 from .flow import Flow
+from .messages import IN_BATCH, Member, Record, member_of
 from .names import Names
 from .pull import PullRequester, moment_of, place_of
 from .reader import Reader
@@ -478,7 +480,7 @@ class JetStreamFollower(Flow):
     def _differs(self, deadline: Deadline) -> str:
         """Say how the stream is not the one that was read; nothing if it is."""
         name, read = self._names.stream, max(self._scanned, self._sequence)
-        record = self._jetstream.begin_at(name, self._last.sequence, deadline) if self._last.sequence else None
+        record = self._jetstream.ask_at(name, self._last.sequence, deadline) if self._last.sequence else None
         try:
             state = stream_state(self._jetstream, name, deadline)
             if state is None and not self._created:
@@ -564,7 +566,7 @@ class JetStreamFollower(Flow):
         return True
 
     def _begin_end(self, deadline: Deadline) -> Asked[Record | None]:
-        return self._jetstream.begin_last(self._names.stream, self._names.all_events, deadline)
+        return self._jetstream.ask_last(self._names.stream, self._names.all_events, deadline)
 
     def _ended(self, asked: Asked[Record | None], deadline: Deadline) -> _End:
         """Return where the stream ends.
@@ -583,7 +585,7 @@ class JetStreamFollower(Flow):
     def _delete(self) -> None:
         """Have the server forget the consumer, if it still knows it."""
         if self._consumer:
-            self._jetstream.tell(f"CONSUMER.DELETE.{self._names.stream}.{self._consumer.decode()}")
+            self._jetstream.send(f"CONSUMER.DELETE.{self._names.stream}.{self._consumer.decode()}")
 
     # -- state
 

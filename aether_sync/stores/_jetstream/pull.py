@@ -23,7 +23,7 @@ from ..._runtime.registry import WeakRegistry
 from ..._runtime.waits import ParkingLot
 from ..._values.clock import monotonic
 from ...errors import AetherError
-from .api import command
+from .messages import command
 
 __all__ = ["EXPIRES", "PullBuffer", "Place", "PullRequester", "moment_of", "place_of"]
 

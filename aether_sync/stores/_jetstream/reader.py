@@ -8,8 +8,9 @@ from ..._runtime.deadline import Deadline
 from ...errors import DecodingError, MalformedRecordError
 from ...events import MAX_VERSION, Event
 from ..base import MalformedRecord, StoredEvent
-from .api import Asked, JetStream, Pause, Record
+from .api import Asked, JetStream, Pause
 from .cache import Known, Torn, VersionCache
+from .messages import Record
 from .names import Names
 from .saves import Saves, Verdict, save_of
 
@@ -141,7 +142,7 @@ class Reader:
         """
         stream, subject = self._names.stream, self._names.subject(actor_id)
         begin = max(after, self._cache.before(actor_id, from_version))
-        page = self._jetstream.begin_page(stream, subject, begin + 1, count, deadline())
+        page = self._jetstream.ask_page(stream, subject, begin + 1, count, deadline())
         try:
             before = self._cache.get(actor_id)
             last = self._newest(actor_id, before, self._begin_last(actor_id, deadline())(deadline()), deadline())
@@ -153,14 +154,14 @@ class Reader:
             page.forget()
         if begin > after and not _follows(found.records, begin, last):  # what is known here is of another past
             begin = after
-            found = self._jetstream.begin_page(stream, subject, begin + 1, _PAGE, deadline())(deadline())
+            found = self._jetstream.ask_page(stream, subject, begin + 1, _PAGE, deadline())(deadline())
         judged = self._judged(found.records, torn, deadline)
         with suppress(MalformedRecordError):  # for who reads it
             self._replace(actor_id, before, last, deadline())
         yield from judged
         at = found.records[-1].sequence if found.records else begin
         while found.records and found.pending:
-            found = self._jetstream.begin_page(stream, subject, at + 1, _PAGE, deadline())(deadline())
+            found = self._jetstream.ask_page(stream, subject, at + 1, _PAGE, deadline())(deadline())
             yield from self._judged(found.records, torn, deadline)
             at = found.records[-1].sequence if found.records else at
         for record in self._missing(last, at, deadline):
@@ -231,7 +232,7 @@ class Reader:
         return [self._replace(actor_id, before, last, deadline) for actor_id, before, last in found]
 
     def _begin_last(self, actor_id: str, deadline: Deadline) -> Asked[Record | None]:
-        return self._jetstream.begin_last(self._names.stream, self._names.subject(actor_id), deadline)
+        return self._jetstream.ask_last(self._names.stream, self._names.subject(actor_id), deadline)
 
     def _replace(self, actor_id: str, before: Known | None, last: Record | None, deadline: Deadline) -> Known:
         """Note what the leader's word on an actor's last record means."""

@@ -20,7 +20,8 @@ from typing import NamedTuple
 
 from ..._runtime.deadline import Deadline
 from ..._runtime.locks import signal_safe_lock
-from .api import IN_BATCH, Asked, JetStream, Member, Pause, Record
+from .api import Asked, JetStream, Pause
+from .messages import IN_BATCH, Member, Record
 from .names import Names
 
 __all__ = ["Place", "Saves", "TornSave", "Verdict", "save_of", "torn_saves"]
@@ -188,10 +189,10 @@ class Saves:
         try:
             for one in saves:
                 for sequence in one.lacks():
-                    asked.append((one, self._jetstream.begin_one(stream, sequence, deadline)))  # noqa: PERF401
+                    asked.append((one, self._jetstream.ask_one(stream, sequence, deadline)))  # noqa: PERF401
                 if not one.has_end and not one.size:
                     start, count = one.place.first + one.last, _LARGEST - one.last
-                    rest = self._jetstream.begin_records(stream, everything, start, max(1, count), deadline)
+                    rest = self._jetstream.ask_records(stream, everything, start, max(1, count), deadline)
                     asked.append((one, rest))
             for one, answer in asked:
                 for record in answer(deadline):

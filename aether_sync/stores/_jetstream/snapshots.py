@@ -15,13 +15,14 @@ from ...errors import (
     InvalidOptionError,
     MalformedRecordError,
     StoreUnavailableError,
-    VersionConflictError,
 )
 from ...events import Event
-from .._checks import copied_snapshot, replaces
+from .._checks import copied_snapshot, refuse_ahead, replaces
 from ..base import Snapshot, StoredEvent
-from .api import BusyError, JetStream, Outgoing, Pause, Record, RefusedError, UnknownError
+from .answers import BusyError, RefusedError, UnknownError
+from .api import JetStream, Pause
 from .cache import Known
+from .messages import Outgoing, Record
 from .names import Names
 from .reader import Reader
 from .stream import Stream, snapshot_settings
@@ -43,8 +44,7 @@ class Snapshots:
         """Keep a snapshot, unless there is one of the same or a greater version."""
         snapshot = copied_snapshot(snapshot)
         current = Known() if self._main.find(deadline) is None else self._reader.look(snapshot.actor_id, deadline)
-        if snapshot.version > current.version:
-            raise VersionConflictError(snapshot.actor_id, snapshot.version, current.version)
+        refuse_ahead(snapshot, current.version)
         self._stream.open(deadline)
         written: Snapshot | None = None
         pause = Pause(deadline)

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from ..._runtime.deadline import Deadline
 from ...errors import StoreUnavailableError, StreamMismatchError
-from .api import JetStream, Pause, code_of, gone, said
+from .answers import code_of, gone, said
+from .api import JetStream, Pause
 from .error_codes import ErrorCode
 from .names import Names
 
@@ -130,7 +131,7 @@ class Stream:
         name, before = self._wanted["name"], self._seen
         epoch = self._jetstream.epoch(name)
         answer = self._info(deadline)
-        if before is not None and name not in self._jetstream.told:
+        if before is not None and name not in self._jetstream.reported_gone:
             answer = self._unless_gone(answer, deadline)
         if code_of(answer) == ErrorCode.JSStreamNotFoundErr:
             if make is None:
@@ -139,7 +140,7 @@ class Stream:
         config, created = self._checked(answer), answer["created"]
         if before is not None:
             self._renewed(before.created != created)
-        self._jetstream.told.discard(name)
+        self._jetstream.reported_gone.discard(name)
         doubts = self._jetstream.epoch(name)[1]  # this very look may have found it absent, and made it
         self._seen = _Seen(config, created, (epoch[0], doubts))
         return config

@@ -19,20 +19,11 @@ from ...errors import (
 from ...events import Event
 from .._checks import is_same
 from ..base import StoredEvent
-from .api import (
-    BusyError,
-    IncompleteError,
-    JetStream,
-    NoRoomError,
-    NotSentError,
-    Outgoing,
-    Pause,
-    RefusedError,
-    UnknownError,
-    new_batch,
-)
+from .answers import BusyError, IncompleteError, NoRoomError, NotSentError, RefusedError, UnknownError
+from .api import JetStream, Pause
 from .cache import Known, VersionCache
 from .capacity import Capacity
+from .messages import Outgoing, new_batch
 from .names import Names
 from .reader import Reader
 from .saves import Place, Saves, Verdict

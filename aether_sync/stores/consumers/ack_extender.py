@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from ..._nats.channel import Channel
 from ..._values.clock import monotonic
-from .._jetstream.api import command
+from .._jetstream.messages import command
 from .._jetstream.pull import PullRequester
 from .arrivals import Arrivals
 

@@ -17,7 +17,8 @@ from ..._values.clock import monotonic
 from ..._values.shown import short
 from ...errors import DeadlineExceededError, DisconnectedError, InvalidOptionError, StoreError
 from ...events import Event
-from .._jetstream.api import Pause, command
+from .._jetstream.api import Pause
+from .._jetstream.messages import command
 from .ack_extender import _IN_PROGRESS, ACK, AckExtender, nak
 
 __all__ = ["Delivery", "Settler"]

@@ -11,7 +11,8 @@ from ..._runtime.reporter import Burst, Kind, log
 from ...errors import AetherError, DeadlineExceededError, DisconnectedError, MalformedRecordError, StoreUnavailableError
 from ...events import Event
 from ...patterns import SubscriptionFilter
-from .._jetstream.api import IN_BATCH, JetStream, Record
+from .._jetstream.api import JetStream
+from .._jetstream.messages import IN_BATCH, Record
 from .._jetstream.names import Names
 from .._jetstream.pull import place_of
 from .._jetstream.reader import Reader
