@@ -328,12 +328,12 @@ def test_a_close_while_it_begins_is_no_failure(make_store: MakeStore, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(follower, "_renew", renew)
-        follower._begin_again()
+        follower._ensure_renewal()
         assert begins.wait(PATIENCE)
         store.close()
         assert failed.wait(PATIENCE)
-        assert follower._beginner is not None
-        follower._beginner.join(PATIENCE)
+        assert follower._renewer is not None
+        follower._renewer.join(PATIENCE)
     assert list(follower) == []
 
 
@@ -524,7 +524,7 @@ def test_within_a_save_nothing_of_it_is_given(make_store: MakeStore, monkeypatch
             store._jetstream, "begin_last", lambda stream, subject, deadline: begin_at(stream, 2, deadline)
         )
         monkeypatch.setattr(
-            follower, "_end_asked", follower._ended(follower._begin_end(Deadline(PATIENCE)), Deadline(PATIENCE))
+            follower, "_end_asked", follower._ended(follower._ask_end(Deadline(PATIENCE)), Deadline(PATIENCE))
         )
         assert sequences(follower, 1) == [1]
         assert follower.is_caught_up

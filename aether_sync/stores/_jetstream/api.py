@@ -75,6 +75,7 @@ _STARTING = 1.0  # seconds for JetStream to come up; where nobody answers for lo
 _SLOWEST = 2**20  # bytes a second, of a link on which it is worth to wait for an answer
 _SHARE = 0.7  # of the time that is left, for the answer to a publish: the rest is to find out if there is none
 _PAGE_BYTES = 4 * 2**20  # of a page: there is no flow control within one
+_DOUBT = 1.0  # seconds in which a leader that knows less than others is not believed
 _GONE = 1.0  # seconds after which a server that knows no such stream is believed
 
 
@@ -267,6 +268,28 @@ class JetStream:
     def last(self, stream: str, subject: str, deadline: Deadline) -> Record | None:
         """Return the last record with a subject, by the leader's word."""
         return self.ask_last(stream, subject, deadline)(deadline)
+
+    def last_at_least(
+        self, stream: str, subject: str, least: int, last: Record | None, deadline: Deadline
+    ) -> Record | None:
+        """Ask for the last record with a subject again, for a moment, while it is before one that is known to be there.
+
+        A leader that is new may not know yet what others know; one that is cut off from them does not know it any more.
+
+        Args:
+            stream: Its name.
+            subject: Of the record.
+            least: A sequence that the last record has at least.
+            last: The leader's first answer.
+            deadline: For all requests; half of the time that is left is used.
+
+        Returns:
+            The leader's last answer, whether it is the one that it should be or not.
+        """
+        pause = Pause(Deadline(min(_DOUBT, deadline.remaining() / 2)))
+        while (0 if last is None else last.sequence) < least and pause.take():
+            last = self.last(stream, subject, deadline)
+        return last
 
     def ask_last(self, stream: str, subject: str, deadline: Deadline) -> "Asked[Record | None]":
         """As :meth:`last`, asked now."""

@@ -101,7 +101,7 @@ class Stream:
             StoreUnavailableError: It cannot be looked at; or it was there, and is gone, which is said once.
         """
         config = self._known()
-        return self._look(deadline) if config is None else config
+        return self._verify(deadline) if config is None else config
 
     def open(self, deadline: Deadline) -> dict[str, Any]:
         """Return the settings that it has; make it if it is not there: for who writes.
@@ -111,11 +111,11 @@ class Stream:
             StoreUnavailableError: It cannot be made; or it was there, and is gone, which is said once.
         """
         config = self._known()
-        return self.look(deadline) if config is None else config
+        return self.verify(deadline) if config is None else config
 
-    def look(self, deadline: Deadline) -> dict[str, Any]:
+    def verify(self, deadline: Deadline) -> dict[str, Any]:
         """As :meth:`open`, whatever was seen before."""
-        config = self._look(deadline, self._made)
+        config = self._verify(deadline, self._made)
         assert config is not None
         return config
 
@@ -124,7 +124,7 @@ class Stream:
         seen = self._seen
         return seen.config if seen is not None and seen.epoch == self._jetstream.epoch(self._wanted["name"]) else None
 
-    def _look(
+    def _verify(
         self, deadline: Deadline, make: Callable[[Deadline], dict[str, Any]] | None = None
     ) -> dict[str, Any] | None:
         """Return the settings that it has now; make it if it is not there, or return None."""
