@@ -41,7 +41,7 @@ ROOMS: dict[str, list[str]] = {
         "consumer",
     ],
     "stores/doctor": ["findings", "questions", "checks"],
-    "server": ["watcher", "process", "server", "cluster"],
+    "server": ["watcher", "process", "configuration", "server", "cluster"],
     "cli": [
         "demo", "_shell", "_progress", "_options", "_lines", "_bus", "_store", "_append", "_export_file", "_export",
         "_import_there", "_import", "_doctor", "_commands", "__init__",
