@@ -57,10 +57,12 @@ from .stores.base import (
     Snapshot,
     StoredEvent,
 )
+from .stores.consumers.consumer import Consumer
 from .stores.consumers.consumption import Consumption
 from .stores.consumers.dead_letters import DeadLetter
 from .stores.consumers.delivery import Delivery
 from .stores.consumers.durable import ConsumerState
+from .stores.consumers.lanes import Handler
 from .stores.consumers.runner import Runner
 from .stores.jetstream import JetStreamEventStore
 from .stores.memory import InMemoryEventStore
@@ -80,6 +82,7 @@ __all__ = [
     "ConnectError",
     "Connection",
     "ConnectionFailedError",
+    "Consumer",
     "ConsumerState",
     "Consumption",
     "DeadlineExceededError",
@@ -95,6 +98,7 @@ __all__ = [
     "EventStored",
     "EventTooLargeError",
     "Follower",
+    "Handler",
     "InMemoryEventStore",
     "InvalidEventError",
     "InvalidNamespaceError",

@@ -6,12 +6,13 @@ that does not come is not guessed at: the actor's last event is read from the le
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Unpack
+from typing import Literal, Unpack
 
-from .._arguments import check_count
+from .._arguments import as_whole, check_count, check_seconds, is_of
 from .._runtime.deadline import Deadline
 from .._runtime.fork import ForkAware, fork_aware
 from .._runtime.registry import WeakRegistry
+from .._values.shown import short
 from ..bus import EventBus
 from ..connection import Connection, ConnectionOptions, adopt
 from ..errors import InvalidOptionError, StoreClosedError, VersionConflictError
@@ -29,22 +30,21 @@ from ._jetstream.stream import Stream, settings
 from ._jetstream.writer import Writer
 from ._shared import StoreBase
 from .base import AnyVersion, Reading, Snapshot, StoredEvent
-from .consumers.consumer import MAX_ACK_PENDING, ConsumeOptions, Consumers
-from .consumers.consumption import Consumption
-from .consumers.dead_letters import DeadLetter
-from .consumers.durable import ConsumerState
-from .consumers.runner import Handler, Runner
+from .consumers.consumer import Consumer
+from .consumers.context import ConsumerContext
+from .consumers.durable import ConsumerSettings, ConsumerState, list_states
 
 __all__ = ["JetStreamEventStore"]
 
 _CLOSE = 5.0  # seconds for all of it
+_SHORTEST_ACK_WAIT = 0.001  # seconds: four times within it the server is told that work goes on
 _LAST = 0.5  # of these for the connection, to send what handlers have said to the last
 
 
 class JetStreamEventStore(StoreBase, ForkAware):
     """Keeps events in a JetStream stream, for all nodes that use the same stream and namespace.
 
-    Nothing happens before the first use. The stream is made by :meth:`start`, :meth:`consume`, :meth:`run` and what
+    Nothing happens before the first use. The stream is made by :meth:`start`, by consumers that begin, and by what
     saves, if it is not there: on file, with limits on nothing, and such that nobody can delete an event. Reading makes
     none: as long as nobody has made it there are no events, and a follower waits for it. Two stores with different
     pairs of stream and namespace share nothing.
@@ -94,7 +94,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
         self._stream = Stream(self._jetstream, settings(self._names, self._replicas), renewed=self._forget)
         self._snapshots = Snapshots(self._jetstream, self._names, self._reader, self._stream)
         self._followers: WeakRegistry[JetStreamFollower] = WeakRegistry()
-        self._consumers = Consumers(self._channel, self._jetstream, self._names, self._reader, self._stream)
+        self._consumers = ConsumerContext(self._channel, self._jetstream, self._names, self._reader, self._stream)
 
     def _forget(self, is_another: bool) -> None:
         """Forget what is known of a past that may be another one now."""
@@ -295,147 +295,71 @@ class JetStreamEventStore(StoreBase, ForkAware):
 
     # -- consuming
 
-    def consume(self, consumer: str, **options: Unpack[ConsumeOptions]) -> Consumption:
-        """Join a durable consumer, or make it: each event goes to one of all processes and threads that iterate it.
-
-        At least once: an event that is not acknowledged in time is delivered again, to any of them; so is one whose
-        acknowledgement is lost with a connection. Who works on them notes which ``sequence`` had its effect.
-
-        As long as one process alone consumes, an actor's events come in the order of the store, also across broken
-        links: what was lost with one comes again when the ack wait is over, and until then later events of its actors
-        wait here. An event that is delivered again because it was not acknowledged, or given back, comes later than
-        others. Among several processes no order is kept, nor between one that was killed and the next: an earlier
-        sequence than the last is not always a repeat. See :meth:`run` for several threads.
-
-        A delivery counts as an attempt, whether it is worked on or not: what a process had at hand when it was killed
-        is nearer to the dead-letter stream than before. ``prefetch`` says how much that may be.
-
-        Args:
-            consumer: Its name, for all who share it.
-            **options: ``actors``: A pattern of actor ids; by default all.
-                ``event_types``: Any of them; by default all types.
-                ``start``: Where a new one begins: ``"first"`` (the default), ``"new"`` for what is stored from now on,
-                or the sequence to begin after. One that is there goes on where it was.
-                ``ack_wait``: Seconds after which an event that is not acknowledged is delivered again; 30 by default.
-                What waits here to be taken is kept from that, and has three quarters of it when it is taken.
-                ``max_deliver``: Deliveries of an event, before it goes to the dead-letter stream; 5 by default. The
-                notices it when somebody asks for more.
-                ``max_ack_pending``: Events being worked on, in all processes, those included that wait for an earlier
-                one of their actor; 10,000 by default.
-                ``prefetch``: Events that wait here to be taken; 64 by default.
-                ``timeout``: Seconds for the beginning; 5 by default.
-
-        Raises:
-            StreamMismatchError: There is one of that name with other settings; the error names each.
-        """
-        self._refuse_if_closed()
-        return self._consumers.consume(consumer, **options)
-
-    def run(
+    def consumer(
         self,
-        consumer: str,
-        handler: Handler,
+        name: str,
         *,
-        threads: int = 4,
-        retry_delay: float = 1.0,
-        dead_letters: bool = False,
-        **options: Unpack[ConsumeOptions],
-    ) -> Runner:
-        """Have a handler called with each delivery, on threads of its own, each actor's events one after the other.
-
-        Args:
-            consumer: As for :meth:`consume`.
-            handler: Called with a :class:`Delivery`; several at a time. It need not acknowledge.
-            threads: That many.
-            retry_delay: Seconds before an event whose handler failed is tried again; doubled each time, up to 60.
-            dead_letters: Handle what the consumer gave up, as :meth:`consume_dead_letters`.
-            **options: Those of :meth:`consume`. ``max_deliver`` is also how often a handler is tried before the event
-                is given up; ``prefetch``, 256 by default, how many events are here in the lanes of their actors, and
-                how many wait to be put there. There are more while all of these wait for a few actors and threads have
-                nothing to do.
-
-        Returns:
-            A started :class:`Runner`: keep it, and close it.
-        """
-        self._refuse_if_closed()
-        return self._consumers.run(
-            consumer, handler, threads=threads, retry_delay=retry_delay, dead_letters=dead_letters, **options
-        )
-
-    def dead_letters(self, consumer: str, *, limit: int = 1_000, timeout: float | None = 5.0) -> list[DeadLetter]:
-        """Look at what a consumer gave up: events that it rejected, or that came ``max_deliver`` times in vain.
-
-        What came in vain is told by the server once: it is missing here if the dead-letter stream had no leader
-        then.
-
-        Args:
-            consumer: Its name.
-            limit: Events at most.
-            timeout: Seconds.
-
-        Returns:
-            The events, in the order of the store; they stay where they are.
-        """
-        self._refuse_if_closed()
-        return self._consumers.dead_letters(consumer, limit, Deadline(timeout))
-
-    def consume_dead_letters(
-        self,
-        consumer: str,
-        *,
+        actors: str | None = None,
+        event_types: Iterable[str] = (),
+        start: Literal["first", "new"] | int = "first",
         ack_wait: float = 30.0,
-        max_ack_pending: int = MAX_ACK_PENDING,
-        prefetch: int = 64,
-        timeout: float | None = 5.0,
-    ) -> Consumption:
-        """Work once more on what a consumer gave up, shared by processes as with :meth:`consume`.
+        max_deliver: int = 5,
+        max_ack_pending: int = 10_000,
+    ) -> Consumer:
+        """Return a durable consumer, which shares the store's events out among all processes that use its name.
 
-        An ``ack()`` takes an event from the dead-letter stream for good. What is not acknowledged stays, and comes
-        again, as often as it may be; what is rejected comes again after a minute.
-
-        Args:
-            consumer: Its name.
-            ack_wait: As for :meth:`consume`.
-            max_ack_pending: As well.
-            prefetch: As well.
-            timeout: Seconds for the beginning.
-        """
-        self._refuse_if_closed()
-        return self._consumers.consume_dead_letters(
-            consumer, ack_wait=ack_wait, max_ack_pending=max_ack_pending, prefetch=prefetch, timeout=timeout
-        )
-
-    def discard_dead_letters(self, consumer: str, sequence: int, *, timeout: float | None = 5.0) -> bool:
-        """Take an event from the dead letters of a consumer without working on it; returns whether it was there."""
-        self._refuse_if_closed()
-        return self._consumers.discard_dead_letters(consumer, sequence, Deadline(timeout))
-
-    def wait_for(self, sequence: int, consumer: str, *, timeout: float | None = 5.0) -> None:
-        """Return when a consumer has acknowledged all of its events up to a sequence: what it builds shows them.
-
-        An event that it gave up is not waited for; but one that was delivered ``max_deliver`` times may hold this up
-        for as long as the consumer never rests.
+        The server is not asked: the consumer is made, or joined, by :meth:`Consumer.iterate` and :meth:`Consumer.run`.
+        All processes must give the same arguments, but for ``start``; one that gives others is refused there. To look
+        at a consumer (``state``, ``wait_for``, ``dead_letters``, ``delete``), its name is enough.
 
         Args:
-            sequence: Of an event, as saving it returned.
-            consumer: Its name.
-            timeout: Seconds.
+            name: The consumer's name.
+            actors: A pattern of actor ids, such as ``"order-*"``: only events of these; None for all.
+            event_types: Only events of these types; none means all types.
+            start: Where a new consumer begins: ``"first"``, with the first event of the store, so that nothing is
+                missed; ``"new"``, with what is stored from then on; or the sequence to begin after. A consumer that is
+                there goes on where it was, whatever this says: so processes may give different ones.
+            ack_wait: Seconds after which an event that is not acknowledged is delivered again. The default is the
+                server's, 30: it is how long the events of a process that was killed wait. Handlers may take longer:
+                a runner tells the server that work goes on. What waits in a process to be taken does not use it up,
+                and has three quarters of it left when it is taken.
+            max_deliver: How often an event is delivered before it becomes a dead letter, and how often a handler is
+                tried. 5 outlast a short failure of what a handler needs. The server notices that the last delivery
+                was in vain only when a process asks it for more.
+            max_ack_pending: How many events may be delivered and not acknowledged, in all processes together. Events
+                that wait for an earlier one of their actor count: 10,000, so that those of one actor whose handler
+                fails are seldom all of them.
 
         Raises:
-            DeadlineExceededError: It had not in time; the error says how far it is.
-            StoreError: There is no such consumer.
+            InvalidOptionError: An argument is wrong.
+            StoreClosedError: The store is closed.
         """
         self._refuse_if_closed()
-        self._consumers.wait_for(sequence, consumer, Deadline(timeout))
+        settings = ConsumerSettings(
+            name=self._names.consumer(name),
+            wanted=check_wanted("actors", actors, event_types),
+            start=_checked_start(start),
+            ack_wait=check_seconds("ack_wait", ack_wait, _SHORTEST_ACK_WAIT),
+            max_deliver=check_count("max_deliver", max_deliver),
+            max_ack_pending=check_count("max_ack_pending", max_ack_pending),
+        )
+        return Consumer(str.__str__(name), settings, self._open_consumers)
+
+    def _open_consumers(self) -> ConsumerContext:
+        """Refuse if the store is closed, and return what its consumers share."""
+        self._refuse_if_closed()
+        return self._consumers
 
     def consumers(self, *, timeout: float | None = 5.0) -> list[ConsumerState]:
-        """Return how far each durable consumer is, by name."""
-        return self._consumers.states(self._deadline(timeout))
+        """Return how far each durable consumer is, sorted by name.
 
-    def delete_consumer(self, consumer: str, *, timeout: float | None = 5.0) -> bool:
-        """Forget a consumer, and how far it is; returns whether there was one. What it gave up stays."""
-        self._refuse_if_closed()
-        return self._consumers.forget(consumer, Deadline(timeout))
+        Args:
+            timeout: Seconds; None waits for ever.
+        """
+        deadline = self._deadline(timeout)
+        if not self._has_stream(deadline):
+            return []
+        return list_states(self._jetstream, self._names.stream, deadline)
 
     # -- what other nodes store
 
@@ -475,3 +399,15 @@ def _checked_range(actor_id: str, from_version: int, to_version: int | None) -> 
     first = check_version("from_version", from_version)
     last = None if to_version is None else check_version("to_version", to_version)
     return check_actor_id(actor_id), first, last
+
+
+def _checked_start(start: object) -> int | None:
+    """Return the sequence after which a consumer begins; None for the end of the store."""
+    word = str.__str__(start) if is_of(start, str) else None
+    if word == "first":
+        return 0
+    if word == "new":
+        return None
+    if as_whole(start) is None:
+        raise InvalidOptionError(f'start must be "first", "new", or the sequence to begin after, not {short(start)}')
+    return check_version("start", start)

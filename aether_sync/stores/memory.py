@@ -21,15 +21,9 @@ _CONSUMERS = "an in-memory store has no durable consumers; follow() it, or use a
 _SERVER = "an in-memory store has no server to connect to, and is ready at once"
 _NOT_HERE = {  # what a JetStreamEventStore has besides
     "connection": _SERVER,
-    "consume": _CONSUMERS,
-    "consume_dead_letters": _CONSUMERS,
+    "consumer": _CONSUMERS,
     "consumers": _CONSUMERS,
-    "delete_consumer": _CONSUMERS,
-    "discard_dead_letters": _CONSUMERS,
-    "dead_letters": _CONSUMERS,
-    "run": _CONSUMERS,
     "start": _SERVER,
-    "wait_for": _CONSUMERS,
 }
 _PAGE = 256  # events that iter_events() reads at once
 

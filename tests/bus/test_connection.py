@@ -70,6 +70,7 @@ def at_once() -> Any:
 def everything_that_asks(store: JetStreamEventStore) -> list[Callable[..., object]]:
     """All that a store does with a server."""
     event = make_event(actor_id="a")
+    consumer = store.consumer("c")
     return [
         store.start,
         partial(store.save_event, event.replace(version=1)),
@@ -87,14 +88,15 @@ def everything_that_asks(store: JetStreamEventStore) -> list[Callable[..., objec
         partial(store.get_latest_snapshot, "a"),
         partial(store.load, "a"),
         store.follow,
-        partial(store.consume, "c"),
-        partial(store.run, "c", print),
-        partial(store.consume_dead_letters, "c"),
-        partial(store.dead_letters, "c"),
-        partial(store.discard_dead_letters, "c", 1),
-        partial(store.wait_for, 1, "c"),
+        consumer.iterate,
+        partial(consumer.iterate, dead_letters=True),
+        partial(consumer.run, print),
+        partial(consumer.wait_for, 1),
+        consumer.state,
+        consumer.dead_letters,
+        partial(consumer.discard_dead_letter, 1),
+        consumer.delete,
         store.consumers,
-        partial(store.delete_consumer, "c"),
     ]
 
 

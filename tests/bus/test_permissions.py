@@ -28,6 +28,8 @@ from ..support import inside
 from ..support.bus_suite import Keep, numbers
 from ..support.common import PATIENCE, Monitor, eventually, make_event, run_threads
 
+SECURITY_PAGE = Path(__file__).parents[2] / "aether_sync" / "guide" / "security.md"
+
 CONFIG = """
 authorization {
   users: [{
@@ -251,13 +253,13 @@ def test_a_right_to_publish_that_is_revoked_and_given_back(
         assert numbers([events.get(timeout=PATIENCE)]) == [4]
 
 
-# -- what the README tells to configure
+# -- what the guide tells to configure
 
 
 @pytest.fixture
 def tenants(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., NATSEventBus]]:
-    """Makes buses of the users in the README's configuration."""
-    (config,) = re.findall(r"^```conf\n(.*?)^```$", (Path(__file__).parents[2] / "README.md").read_text(), re.M | re.S)
+    """Makes buses of the users in the guide's configuration."""
+    (config,) = re.findall(r"^```conf\n(.*?)^```$", SECURITY_PAGE.read_text(encoding="utf-8"), re.M | re.S)
     for name in ("A", "B", "AUDIT"):
         monkeypatch.setenv(f"PASSWORD_{name}", f"the-password-of-{name.lower()}")
     with NATSServer(config=config) as server, ExitStack() as open_ones:
@@ -269,7 +271,7 @@ def tenants(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., NATSEvent
         yield login
 
 
-def test_the_readmes_configuration_keeps_tenants_apart(tenants: Callable[..., NATSEventBus]) -> None:
+def test_the_guides_configuration_keeps_tenants_apart(tenants: Callable[..., NATSEventBus]) -> None:
     a, b, audit = tenants("a"), tenants("b"), tenants("audit")
     with a.subscribe("tenant-a.>") as of_a, b.subscribe("tenant-b.>", "tenant-b") as of_b, audit.subscribe(">") as all_:
         for n, namespace in enumerate(("tenant-b", "tenant-b.orders", "tenant-a.orders", "elsewhere")):

@@ -146,8 +146,8 @@ def test_an_iteration_waits_for_the_thread_that_it_needs(
             if isinstance(one, Delivery):
                 one.ack()
 
-    iterator: Any = None if what == "run" else store.follow() if what == "follow" else store.consume("c")
-    runner = store.run("c", saw) if what == "run" else None
+    iterator: Any = None if what == "run" else store.follow() if what == "follow" else store.consumer("c").iterate()
+    runner = store.consumer("c").run(saw) if what == "run" else None
     reader = threading.Thread(target=iterate) if runner is None else None
     if reader is not None:
         reader.start()
@@ -206,20 +206,20 @@ def test_a_runner_without_its_threads_is_not_begun_and_the_next_one_is(
     seen: list[int] = []
     store.append("a-1", make_event(actor_id="a-1"), expected_version=0)
     with no_threads.called(name), pytest.raises(StoreError, match="can't start new thread"):
-        store.run("c", lambda delivery: seen.append(delivery.sequence))
-    with store.run("c", lambda delivery: seen.append(delivery.sequence)):
+        store.consumer("c").run(lambda delivery: seen.append(delivery.sequence))
+    with store.consumer("c").run(lambda delivery: seen.append(delivery.sequence)):
         eventually(lambda: seen == [1], "the event")
 
 
 def begin_anew(runner: Runner, store: JetStreamEventStore) -> None:
     """Have a runner that waits for a delivery use what was put into it meanwhile: with the one after that."""
     store.append("a-0", make_event(actor_id="a-0"), expected_version=0)
-    store.wait_for(1, "c", timeout=PATIENCE)
+    store.consumer("c").wait_for(1, timeout=PATIENCE)
 
 
 def test_a_runner_does_without_memory_for_a_moment(store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    with store.run("c", lambda delivery: seen.append(delivery.sequence)) as runner:
+    with store.consumer("c").run(lambda delivery: seen.append(delivery.sequence)) as runner:
         original, tries = runner._scheduler._put, []
 
         def put(deliveries: Any) -> None:
@@ -238,7 +238,7 @@ def test_a_runner_does_without_memory_for_a_moment(store: JetStreamEventStore, m
 
 
 def test_a_mistake_that_ends_a_runner_is_told(store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    with store.run("c", lambda delivery: None) as runner:
+    with store.consumer("c").run(lambda delivery: None) as runner:
         monkeypatch.setattr(runner._scheduler, "_put", lambda deliveries: 1 // 0)
         begin_anew(runner, store)
         store.append("a-1", make_event(actor_id="a-1"), expected_version=0)
@@ -282,7 +282,7 @@ def test_what_the_first_user_has_in_its_context_does_not_live_on(
         bus.publish("n", make_event())
         bus.flush(PATIENCE)
         store.append("a-1", make_event(len(kept), actor_id="a-1"), expected_version=ANY_VERSION)
-        kept.extend([bus.subscribe("n"), store.follow(), store.run("c", lambda delivery: None)])
+        kept.extend([bus.subscribe("n"), store.follow(), store.consumer("c").run(lambda delivery: None)])
 
     for _ in range(2):
         contextvars.copy_context().run(view)

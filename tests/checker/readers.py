@@ -133,7 +133,9 @@ def working_alone(run: Run, node: Node) -> Iterator[None]:
         delivered = Delivered(consumer=ALONE, process="", at=at, sequence=delivery.sequence, id=event_id)
         run.history.delivered.append(delivered)
 
-    with node.store.run(ALONE, handle, threads=2, ack_wait=ACK_WAIT, max_deliver=MAX_DELIVER, timeout=SETTLE) as runner:
+    with node.store.consumer(ALONE, ack_wait=ACK_WAIT, max_deliver=MAX_DELIVER).run(
+        handle, threads=2, timeout=SETTLE
+    ) as runner:
         yield
         if runner.closed:
             run.errors.append("the runner has ended")

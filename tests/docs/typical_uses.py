@@ -11,12 +11,15 @@ from aether_sync import (
     AetherError,
     CloseReport,
     Connection,
+    ConsumerState,
+    DeadLetter,
     Delivery,
     Event,
     EventBus,
     EventStore,
     EventStored,
     Follower,
+    Handler,
     InMemoryEventStore,
     JetStreamEventStore,
     LoadedActor,
@@ -146,14 +149,19 @@ def work(store: JetStreamEventStore) -> None:
     def handle(delivery: Delivery) -> None:
         print(delivery.event, delivery.sequence, delivery.attempt)
 
-    with store.consume("projector", actors="order-*", max_deliver=3) as deliveries:
+    consumer = store.consumer("projector", actors="order-*", max_deliver=3)
+    with consumer.iterate() as deliveries:
         for delivery in deliveries:
             delivery.ack()
             delivery.nak(delay=1.0)
             delivery.reject("no")
-    with store.run("projector", handle, threads=8) as runner:
+    handler: Handler = handle
+    with consumer.run(handler, threads=8) as runner:
         runner.wait()
-    store.wait_for(7, "projector", timeout=1.0)
+    consumer.wait_for(7, timeout=1.0)
+    assert_type(consumer.state(), ConsumerState | None)
+    assert_type(consumer.dead_letters(), list[DeadLetter])
+    assert_type(store.consumers(), list[ConsumerState])
 
 
 def bus_with_store(connection: Connection, store: JetStreamEventStore) -> None:
@@ -163,4 +171,4 @@ def bus_with_store(connection: Connection, store: JetStreamEventStore) -> None:
 
 
 def without_consumers(store: InMemoryEventStore) -> None:
-    store.run("projector", print)  # type: ignore[attr-defined]  # told before it is run: it has no durable consumers
+    store.consumer("projector").run(print)  # type: ignore[attr-defined]  # told before it is run: it has no durable consumers

@@ -58,8 +58,8 @@ def work(how: str, url: str, stream: str, replicas: str, consumer: str, event_ty
 
 
 def _consume(store: JetStreamEventStore, consumer: str, event_types: set[str]) -> None:
-    options = {"ack_wait": ACK_WAIT, "max_deliver": MAX_DELIVER, "prefetch": 16}
-    with store.consume(consumer, event_types=event_types, **options) as deliveries:  # type: ignore[arg-type]
+    shared = store.consumer(consumer, event_types=event_types, ack_wait=ACK_WAIT, max_deliver=MAX_DELIVER)
+    with shared.iterate(prefetch=16) as deliveries:
         for delivery in deliveries:
             _tell(delivery)
             with suppress(*AWAY):
@@ -67,8 +67,8 @@ def _consume(store: JetStreamEventStore, consumer: str, event_types: set[str]) -
 
 
 def _run(store: JetStreamEventStore, consumer: str, event_types: set[str]) -> None:
-    options = {"ack_wait": ACK_WAIT, "max_deliver": MAX_DELIVER, "prefetch": 32}
-    with store.run(consumer, _tell, threads=2, event_types=event_types, **options) as runner:  # type: ignore[arg-type]
+    shared = store.consumer(consumer, event_types=event_types, ack_wait=ACK_WAIT, max_deliver=MAX_DELIVER)
+    with shared.run(_tell, threads=2, prefetch=32) as runner:
         runner.wait()
 
 

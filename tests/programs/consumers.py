@@ -15,7 +15,7 @@ kept: list[object] = []  # to the end of the process
 def takes_and_waits(url: str, stream: str, ack_wait: str, max_deliver: str) -> None:
     """Take one event, say so, and never acknowledge it."""
     store = JetStreamEventStore(url, stream)
-    with store.consume("worker", ack_wait=float(ack_wait), max_deliver=int(max_deliver)) as events:
+    with store.consumer("worker", ack_wait=float(ack_wait), max_deliver=int(max_deliver)).iterate() as events:
         delivery = events.get(timeout=PATIENCE)
         print(delivery.sequence, delivery.attempt, flush=True)
         threading.Event().wait(PATIENCE)
@@ -23,7 +23,10 @@ def takes_and_waits(url: str, stream: str, ack_wait: str, max_deliver: str) -> N
 
 def works(url: str, stream: str, ack_wait: str) -> None:
     """Take events, say which, and acknowledge each, until it is told to end."""
-    with JetStreamEventStore(url, stream) as store, store.consume("worker", ack_wait=float(ack_wait)) as events:
+    with (
+        JetStreamEventStore(url, stream) as store,
+        store.consumer("worker", ack_wait=float(ack_wait)).iterate() as events,
+    ):
         threading.Thread(target=lambda: (input(), events.close()), daemon=True).start()
         print("ready", flush=True)
         for delivery in events:
@@ -34,7 +37,7 @@ def works(url: str, stream: str, ack_wait: str) -> None:
 def ends_while_iterating(url: str, stream: str) -> None:
     """Leave a normal thread to iterate."""
     store = JetStreamEventStore(url, stream)
-    events = store.consume("worker")
+    events = store.consumer("worker").iterate()
     begun = threading.Event()
 
     def iterate() -> None:
@@ -56,7 +59,7 @@ def ends_while_running(url: str, stream: str, how: str) -> None:
         go_on.wait(0.2 if how == "works" else None)
         print("handled", flush=True)
 
-    kept.append(store.run("worker", handle, threads=1))
+    kept.append(store.consumer("worker").run(handle, threads=1))
     begun.wait(PATIENCE)
 
 
@@ -64,7 +67,8 @@ def forks(url: str, stream: str) -> None:
     """Fork with an open consumption and a running runner; the child makes its own."""
     store = JetStreamEventStore(url, stream)
     handled = threading.Event()
-    with store.consume("mine") as events, store.run("theirs", lambda _: handled.set()) as runner:
+    mine, childs = store.consumer("mine"), store.consumer("the child's")  # one from before the fork serves both
+    with mine.iterate() as events, store.consumer("theirs").run(lambda _: handled.set()) as runner:
         events.get(timeout=PATIENCE).ack(confirm=True)
         handled.wait(PATIENCE)
         child = os.fork()
@@ -76,7 +80,7 @@ def forks(url: str, stream: str) -> None:
             assert events.closed
             runner.close()
             events.close()
-            with store.consume("the child's") as own:
+            with childs.iterate() as own:
                 own.get(timeout=PATIENCE).ack(confirm=True)
             store.close()
             os._exit(0)

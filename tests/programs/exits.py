@@ -190,8 +190,8 @@ def a_pool_iterates(url: str, prefix: str, what: str, when: str) -> None:
         if what == "follower":
             return store.follow()
         if what == "consumption":
-            return store.consume("c")
-        runner = store.run("c", print)
+            return store.consumer("c").iterate()
+        runner = store.consumer("c").run(print)
         return iter(runner.wait, True)
 
     def iterate() -> None:

@@ -40,14 +40,14 @@ def with_gevent(url: str, prefix: str) -> None:
         bus.publish("n", event(n))
     bus.flush(PATIENCE)
     store.append("a", event(0), expected_version=ANY_VERSION)
-    runner = store.run("c", lambda delivery: handled.append(delivery.sequence))
+    runner = store.consumer("c").run(lambda delivery: handled.append(delivery.sequence))
     try:
         NATSEventBus(url).publish("n", event(0))
     except AetherError as error:
         print(error)
     assert not NATSEventBus(url).try_publish("n", event(0))
     greenlets[2].join(PATIENCE)
-    store.wait_for(1, "c", timeout=PATIENCE)
+    store.consumer("c").wait_for(1, timeout=PATIENCE)
     runner.close()
     events.close()
     follower.close()

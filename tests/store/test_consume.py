@@ -70,10 +70,10 @@ def spoil(store: JetStreamEventStore, data: bytes = b"no event") -> int:
 @pytest.mark.parametrize(
     ("function", "line"),
     [
-        (Consumption.close_by, "self._inflow.changed.wake_all"),
-        (Consumption.close_by, "self._pulling.close"),
-        (PullRequester.close, "leave"),
-        (Consumption.close_by, "self._pulling.await_last"),
+        (Consumption.close_by, "self._buffer.changed.wake_all"),
+        (Consumption.close_by, "self._requester.close"),
+        (PullRequester.close, "unsubscribe"),
+        (Consumption.close_by, "self._requester.await_last"),
     ],
 )
 def test_an_interrupted_close_gives_back_what_was_not_taken(
@@ -81,7 +81,7 @@ def test_an_interrupted_close_gives_back_what_was_not_taken(
 ) -> None:
     store, other = make_store(), make_store()
     save(store, 20)
-    events = store.consume("c", ack_wait=ACK_WAIT, prefetch=30)
+    events = store.consumer("c", ack_wait=ACK_WAIT).iterate(prefetch=30)
     eventually(lambda: len(events._buffer.arrived) == 20, "all events")
 
     def interrupt() -> None:
@@ -89,7 +89,7 @@ def test_an_interrupted_close_gives_back_what_was_not_taken(
 
     with pytest.raises(KeyboardInterrupt), before(function, line, interrupt):
         events.close()
-    with other.consume("c", ack_wait=ACK_WAIT) as rest:
+    with other.consumer("c", ack_wait=ACK_WAIT).iterate() as rest:
         assert {one.sequence for one in take_all(rest, 20)} == set(range(1, 21))
         eventually(lambda: events._requester.is_over)
         save(other, 10, actors=1, actor_id="later")  # nothing of it goes to who is closed
@@ -100,11 +100,11 @@ def test_an_interrupted_close_gives_back_what_was_not_taken(
 def test_a_handler_that_closes_it_while_it_takes_ends_it(make_store: MakeStore) -> None:
     store = make_store()
     save(store, 20)
-    events = store.consume("c", ack_wait=ACK_WAIT)
+    events = store.consumer("c", ack_wait=ACK_WAIT).iterate()
     eventually(lambda: len(events._buffer.arrived) == 20, "all events")
     with before(Arrivals.pop, "popleft()", events.close), pytest.raises(StoreClosedError):
         events.get(timeout=PATIENCE)
-    with store.consume("c", ack_wait=ACK_WAIT) as rest:
+    with store.consumer("c", ack_wait=ACK_WAIT).iterate() as rest:
         assert {one.sequence for one in take_all(rest, 20)} == set(range(1, 21))
 
 
@@ -112,7 +112,7 @@ class TestSharing:
     def test_each_event_goes_to_one(self, make_store: MakeStore) -> None:
         one, other = make_store(), make_store()
         save(one, 200)
-        with one.consume("c", prefetch=10) as here, other.consume("c", prefetch=10) as there:
+        with one.consumer("c").iterate(prefetch=10) as here, other.consumer("c").iterate(prefetch=10) as there:
             taken: dict[Consumption, list[int]] = {here: [], there: []}
             while sum(map(len, taken.values())) < 200:
                 for events, sequences in taken.items():
@@ -125,7 +125,7 @@ class TestSharing:
         one, other = make_store(), make_store()
         taken: list[int] = []
 
-        with one.consume("c", prefetch=16) as here, other.consume("c", prefetch=16) as there:
+        with one.consumer("c").iterate(prefetch=16) as here, other.consumer("c").iterate(prefetch=16) as there:
 
             def work(events: Consumption) -> None:
                 for delivery in events:
@@ -141,15 +141,15 @@ class TestSharing:
     def test_it_goes_on_where_it_was(self, make_store: MakeStore) -> None:
         store = make_store()
         save(store, 20)
-        with store.consume("c") as events:
+        with store.consumer("c").iterate() as events:
             take_all(events, 12)[-1].ack(confirm=True, timeout=PATIENCE)
-        store.wait_for(12, "c", timeout=PATIENCE)
-        with make_store().consume("c") as events:
+        store.consumer("c").wait_for(12, timeout=PATIENCE)
+        with make_store().consumer("c").iterate() as events:
             rest = take_all(events, 8)
         assert sorted(delivery.sequence for delivery in rest) == list(range(13, 21))
 
     def test_it_is_live(self, store: JetStreamEventStore) -> None:
-        with store.consume("c") as events:
+        with store.consumer("c").iterate() as events:
             with pytest.raises(DeadlineExceededError):
                 events.get(timeout=0)
             assert events.get_batch(5, timeout=0) == []
@@ -161,7 +161,7 @@ class TestSharing:
     ) -> None:
         monkeypatch.setattr("aether_sync.stores._jetstream.pull.EXPIRES", 0.2)
         monkeypatch.setattr("aether_sync.stores._jetstream.pull._HEARTBEAT", 0.05)
-        with store.consume("c") as events:
+        with store.consumer("c").iterate() as events:
             questions: list[bytes] = []
             inside.on_write(store, monkeypatch, questions.append)
 
@@ -175,7 +175,7 @@ class TestSharing:
 
     def test_others_consume_for_themselves(self, store: JetStreamEventStore) -> None:
         save(store, 5)
-        with store.consume("c/1") as one, store.consume("c.1 ü") as other:
+        with store.consumer("c/1").iterate() as one, store.consumer("c.1 ü").iterate() as other:
             assert len(take_all(one, 5)) == len(take_all(other, 5)) == 5
 
 
@@ -184,67 +184,72 @@ class TestWhatItIsMadeWith:
         save(store, 10)
         store.save_event(Event(event_type="Undone", actor_id="a-1.x", version=1))
         store.save_event(Event(event_type="Undone", actor_id="a-1", version=9))
-        with store.consume("c", actors="a-*", event_types=["Undone"]) as events:
+        with store.consumer("c", actors="a-*", event_types=["Undone"]).iterate() as events:
             assert events.get(timeout=PATIENCE).sequence == 12
             assert events.get_batch(1, timeout=0) == []
             eventually(lambda: store.consumers()[0].unacknowledged == 1, "the rest to be passed by")
-        with store.consume("d", actors="a-1") as events:
+        with store.consumer("d", actors="a-1").iterate() as events:
             assert [one.sequence for one in take_all(events, 2)] == [2, 12]
 
     def test_it_begins_where_it_is_told(self, store: JetStreamEventStore) -> None:
         save(store, 5)
-        with store.consume("new", start="new") as new, store.consume("later", start=3) as later:
+        with store.consumer("new", start="new").iterate() as new, store.consumer("later", start=3).iterate() as later:
             assert [one.sequence for one in take_all(later, 2)] == [4, 5]
             store.save_event(Event(event_type="Done", actor_id="a-0", version=7))
             assert new.get(timeout=PATIENCE).sequence == 6
-        with store.consume("later") as later:  # it goes on where it was
+        with store.consumer("later").iterate() as later:  # it goes on where it was
             assert later.get(timeout=PATIENCE).sequence in {4, 5, 6}
 
-    def test_what_is_advised_of_the_poison_places_own_forgets_no_other(self, store: JetStreamEventStore) -> None:
-        store.consume_dead_letters("c").close()
+    def test_what_is_advised_of_the_dead_letter_streams_own_forgets_no_other(self, store: JetStreamEventStore) -> None:
+        store.consumer("c").iterate(dead_letters=True).close()
         with pytest.raises(StreamMismatchError, match=r"'c' of stream '.*~dead-letters' .* 30 s, not 60 s") as caught:
-            store.consume_dead_letters("c", ack_wait=60.0)
-        assert "delete_consumer" not in str(caught.value)
+            store.consumer("c", ack_wait=60.0).iterate(dead_letters=True)
+        assert "delete" not in str(caught.value)
 
     def test_another_of_that_name_is_refused(self, store: JetStreamEventStore) -> None:
-        store.consume("c", actors="a-1", event_types=["A", "B"], ack_wait=10).close()
-        store.consume("c", actors="a-1", event_types={"B", "A"}, ack_wait=10).close()
-        with pytest.raises(StreamMismatchError, match=r"ack_wait is 10 s, not 30 s.*delete_consumer") as caught:
-            store.consume("c", actors="a-2", start=3, max_deliver=7, max_ack_pending=2)
+        store.consumer("c", actors="a-1", event_types=["A", "B"], ack_wait=10).iterate().close()
+        store.consumer("c", actors="a-1", event_types={"B", "A"}, ack_wait=10).iterate().close()
+        with pytest.raises(StreamMismatchError, match=r"ack_wait is 10 s, not 30 s.*Consumer.delete") as caught:
+            store.consumer("c", actors="a-2", start=3, max_deliver=7, max_ack_pending=2).iterate()
         text = "\n".join(caught.value.differences)
         for what in ("max_deliver", "max_ack_pending", "filter_subject", "event_types", "actors"):
             assert what in text
-        assert store.delete_consumer("c")
-        assert not store.delete_consumer("c")
-        store.consume("c", actors="a-2").close()
+        assert store.consumer("c").delete()
+        assert not store.consumer("c").delete()
+        store.consumer("c", actors="a-2").iterate().close()
 
     @pytest.mark.parametrize(
         "wrong",
         [
-            {"consumer": ""},
-            {"consumer": "x" * 201},
+            {"name": ""},
+            {"name": "x" * 201},
             {"start": "last"},
             {"start": -1},
             {"start": True},
             {"ack_wait": 0},
             {"max_deliver": 0},
             {"max_ack_pending": 0},
-            {"prefetch": 0},
             {"event_types": "A"},
-            {"timeout": -1},
+            {"actors": 1},
         ],
         ids=str,
     )
-    def test_what_cannot_be_is_refused(self, store: JetStreamEventStore, wrong: dict[str, Any]) -> None:
+    def test_what_no_consumer_can_be_is_refused(self, store: JetStreamEventStore, wrong: dict[str, Any]) -> None:
         with pytest.raises(InvalidOptionError):
-            store.consume(**{"consumer": "c"} | wrong)
+            store.consumer(**{"name": "c"} | wrong)
+        assert not store.connection.is_connected
+
+    @pytest.mark.parametrize("wrong", [{"prefetch": 0}, {"timeout": -1}], ids=str)
+    def test_what_no_iteration_can_be_is_refused(self, store: JetStreamEventStore, wrong: dict[str, Any]) -> None:
+        with pytest.raises(InvalidOptionError, match=next(iter(wrong))):
+            store.consumer("c").iterate(**wrong)
         assert not store.connection.is_connected
 
 
 class TestSettling:
     def test_what_is_not_acknowledged_comes_again(self, store: JetStreamEventStore) -> None:
         save(store, 1)
-        with store.consume("c", ack_wait=ACK_WAIT) as events:
+        with store.consumer("c", ack_wait=ACK_WAIT).iterate() as events:
             attempts = [events.get(timeout=PATIENCE) for _ in range(3)]
             assert [one.attempt for one in attempts] == [1, 2, 3]
             attempts[0].ack(confirm=True, timeout=PATIENCE)  # any of them
@@ -252,7 +257,7 @@ class TestSettling:
 
     def test_what_is_given_back_comes_again(self, store: JetStreamEventStore) -> None:
         save(store, 1)
-        with store.consume("c") as events:
+        with store.consumer("c").iterate() as events:
             events.get(timeout=PATIENCE).nak()
             again = events.get(timeout=PATIENCE)
             assert again.attempt == 2
@@ -263,7 +268,7 @@ class TestSettling:
 
     def test_work_in_progress_is_not_given_to_another(self, store: JetStreamEventStore) -> None:
         save(store, 1)
-        with store.consume("c", ack_wait=ACK_WAIT) as events:
+        with store.consumer("c", ack_wait=ACK_WAIT).iterate() as events:
             delivery = events.get(timeout=PATIENCE)
             end = time.monotonic() + 3 * ACK_WAIT
             while time.monotonic() < end:
@@ -273,15 +278,15 @@ class TestSettling:
 
     def test_what_waits_here_is_not_given_to_another(self, store: JetStreamEventStore) -> None:
         save(store, 3)
-        with store.consume("c", ack_wait=ACK_WAIT) as events:
+        with store.consumer("c", ack_wait=ACK_WAIT).iterate() as events:
             eventually(lambda: len(events._buffer.arrived) == 3)
-            with store.consume("c", ack_wait=ACK_WAIT) as other:
+            with store.consumer("c", ack_wait=ACK_WAIT).iterate() as other:
                 assert other.get_batch(1, timeout=4 * ACK_WAIT) == []
             assert [one.attempt for one in take_all(events, 3)] == [1, 1, 1]
 
     def test_an_acknowledgement_may_be_confirmed(self, store: JetStreamEventStore) -> None:
         save(store, 1)
-        with store.consume("c") as events:
+        with store.consumer("c").iterate() as events:
             delivery = events.get(timeout=PATIENCE)
             delivery.ack(confirm=True, timeout=PATIENCE)
             assert store.consumers()[0].acknowledged == 1
@@ -290,7 +295,7 @@ class TestSettling:
 
     def test_it_is_settled_once(self, store: JetStreamEventStore) -> None:
         save(store, 2)
-        with store.consume("c") as events:
+        with store.consumer("c").iterate() as events:
             acked, given = events.get(timeout=PATIENCE), events.get(timeout=PATIENCE)
             acked.ack()
             acked.ack()
@@ -310,7 +315,7 @@ class TestSettling:
     @pytest.mark.parametrize("delay", [-1, float("nan"), float("inf"), True, "1"])
     def test_a_delay_that_is_none(self, store: JetStreamEventStore, delay: Any) -> None:
         save(store, 1)
-        with store.consume("c") as events:
+        with store.consumer("c").iterate() as events:
             delivery = events.get(timeout=PATIENCE)
             with pytest.raises(InvalidOptionError, match="delay"):
                 delivery.nak(delay)
@@ -322,7 +327,7 @@ class TestSettling:
     def test_nobody_confirms_while_the_server_is_away(self, make_store: MakeStore, own_server: NATSServer) -> None:
         store = make_store(own_server.url)
         save(store, 1)
-        with store.consume("c") as events:
+        with store.consumer("c").iterate() as events:
             delivery = events.get(timeout=PATIENCE)
             own_server.stop()  # one that is killed may forget the delivery, and never confirms it
             with pytest.raises(DeadlineExceededError, match="not confirmed"):
@@ -335,27 +340,29 @@ class TestSettling:
 class TestDeadLetters:
     def test_what_is_rejected_is_there_at_once(self, store: JetStreamEventStore) -> None:
         save(store, 3)
-        with store.consume("c") as events:
+        with store.consumer("c").iterate() as events:
             first, second, third = (events.get(timeout=PATIENCE) for _ in range(3))
             third.reject("no \udc80 good")
             first.reject("none")
             second.ack()
             third.reject("once more")
-        found = store.dead_letters("c")
+        found = store.consumer("c").dead_letters()
         assert [(one.sequence, one.event, one.attempts, one.reason) for one in found] == [
             (1, first.event, 1, "none"),
             (3, third.event, 1, "no ? good"),
         ]
         assert all(abs(one.timestamp.timestamp() - time.time()) < PATIENCE for one in found)
-        assert [one.sequence for one in store.dead_letters("c", limit=1)] == [3]  # which was the first to be there
-        assert store.dead_letters("other") == []
+        assert [one.sequence for one in store.consumer("c").dead_letters(limit=1)] == [
+            3
+        ]  # which was the first to be there
+        assert store.consumer("other").dead_letters() == []
 
     @pytest.mark.parametrize("text", ["x", "\0", "\U0001f600"])
     def test_of_a_long_reason_the_beginning_is_there(self, store: JetStreamEventStore, text: str) -> None:
         save(store, 1)
-        with store.consume("c") as events:
+        with store.consumer("c").iterate() as events:
             events.get(timeout=PATIENCE).reject(text * 1_000_000)
-        (found,) = store.dead_letters("c")
+        (found,) = store.consumer("c").dead_letters()
         assert found.reason == f"{text * 4_000}... (cut: it has 1,000,000 characters)"
 
     def test_what_points_to_no_event_is_passed_by(
@@ -364,47 +371,49 @@ class TestDeadLetters:
         save(store, 2)
         junk = [b"junk", b"{}", *(b'{"stream_seq": %d, "timestamp": "2026-01-02T03:04:05Z"}' % n for n in (-1, 2**64))]
         junk.append(b'{"stream_seq": 1, "timestamp": "2026-01-02T03:04:05"}')
-        with store.consume("c") as events, RawClient(server.port) as client:
+        with store.consumer("c").iterate() as events, RawClient(server.port) as client:
             for n, data in enumerate(junk):
                 client.send(b"PUB %b.c %d\r\n%b\r\n" % (store._names.dead_letters.encode(), len(data), data))
                 client.flush()
                 if n < 2:
                     events.get(timeout=PATIENCE).reject("no")
         with caplog.at_level(logging.WARNING):
-            assert [one.sequence for one in store.dead_letters("c")] == [1, 2]
+            assert [one.sequence for one in store.consumer("c").dead_letters()] == [1, 2]
         (record,) = caplog.records
         assert record.kind == "malformed_record"  # type: ignore[attr-defined]
         assert "record 1 of the dead-letter stream" in record.getMessage()
-        assert store.discard_dead_letters("c", 1)
-        with store.consume_dead_letters("c") as events:
+        assert store.consumer("c").discard_dead_letter(1)
+        with store.consumer("c").iterate(dead_letters=True) as events:
             assert [one.sequence for one in take_all(events, 1)] == [2]
-        eventually(lambda: store.dead_letters("c") == [])
+        eventually(lambda: store.consumer("c").dead_letters() == [])
 
     def test_a_slow_link_is_no_hindrance(self, make_store: MakeStore, server: NATSServer) -> None:
         store = make_store()
         save(store, 300)
-        with store.consume("c", prefetch=300) as events:
+        with store.consumer("c").iterate(prefetch=300) as events:
             for _ in range(300):
                 events.get(timeout=PATIENCE).reject("no")
         with Proxy(server.port) as proxy, make_store(proxy.url) as far:
             far.start()
             proxy.delay(0.02 * UNIT)  # 12 s for as many questions one after the other
-            assert len(far.dead_letters("c", timeout=8 * UNIT)) == 300
+            assert len(far.consumer("c").dead_letters(timeout=8 * UNIT)) == 300
             proxy.restore()
 
     def test_what_was_delivered_in_vain_is_there(self, store: JetStreamEventStore) -> None:
         save(store, 2)
-        with store.consume("c", ack_wait=ACK_WAIT, max_deliver=2) as events:
+        with store.consumer("c", ack_wait=ACK_WAIT, max_deliver=2).iterate() as events:
             got = []
             while len(got) < 3:
                 got.append(events.get(timeout=PATIENCE))
                 if got[-1].sequence == 2:
                     got[-1].ack()
-            eventually(lambda: events.get_batch(1, timeout=0) == [] and store.dead_letters("c"), "it to be given up")
-            (found,) = store.dead_letters("c")
+            eventually(
+                lambda: events.get_batch(1, timeout=0) == [] and store.consumer("c").dead_letters(), "it to be given up"
+            )
+            (found,) = store.consumer("c").dead_letters()
             assert (found.sequence, found.attempts, found.event) == (1, 2, got[0].event)
             assert "never acknowledged" in found.reason
-            store.wait_for(2, "c", timeout=PATIENCE)
+            store.consumer("c").wait_for(2, timeout=PATIENCE)
 
     @pytest.mark.fault
     def test_what_a_process_dies_of_is_there(self, store: JetStreamEventStore, server: NATSServer) -> None:
@@ -415,20 +424,21 @@ class TestDeadLetters:
             assert worker.stdout.readline().split() == ["1", str(attempt)]
             worker.kill()
             finish(worker, status=-signal.SIGKILL)
-        with store.consume("worker", ack_wait=ACK_WAIT, max_deliver=2) as events:
+        with store.consumer("worker", ack_wait=ACK_WAIT, max_deliver=2).iterate() as events:
             eventually(
-                lambda: events.get_batch(1, timeout=0) == [] and store.dead_letters("worker"), "it to be given up"
+                lambda: events.get_batch(1, timeout=0) == [] and store.consumer("worker").dead_letters(),
+                "it to be given up",
             )
 
     def test_it_is_worked_on_again(self, make_store: MakeStore) -> None:
         store = make_store()
         save(store, 20)
-        with store.consume("c") as events:
+        with store.consumer("c").iterate() as events:
             for _ in range(20):
                 events.get(timeout=PATIENCE).reject("later")
         with (
-            store.consume_dead_letters("c", prefetch=5) as here,
-            make_store().consume_dead_letters("c", prefetch=5) as there,
+            store.consumer("c").iterate(dead_letters=True, prefetch=5) as here,
+            make_store().consumer("c").iterate(dead_letters=True, prefetch=5) as there,
         ):
             first, other = here.get(timeout=PATIENCE), there.get(timeout=PATIENCE)
             assert first.event == store.get_events(first.event.actor_id)[first.event.version - 1]
@@ -439,36 +449,47 @@ class TestDeadLetters:
             here.close()
             taken = [other, *rest, *take_all(there, 15)]
         assert sorted(one.sequence for one in taken) == list(range(1, 21))
-        eventually(lambda: store.dead_letters("c") == [])
+        eventually(lambda: store.consumer("c").dead_letters() == [])
 
     def test_what_is_rejected_once_more_stays(self, store: JetStreamEventStore) -> None:
         save(store, 2)
-        with store.consume("c") as events:
+        with store.consumer("c").iterate() as events:
             for _ in range(2):
                 events.get(timeout=PATIENCE).reject("no")
-        with store.consume_dead_letters("c") as events:
+        with store.consumer("c").iterate(dead_letters=True) as events:
             events.get(timeout=PATIENCE).reject("still no")
             take_all(events, 1)
             assert events.get_batch(1, timeout=ACK_WAIT) == []
-        eventually(lambda: [one.sequence for one in store.dead_letters("c")] == [1])
-        assert store.discard_dead_letters("c", 1)
-        assert not store.discard_dead_letters("c", 1)
-        assert store.dead_letters("c") == []
+        eventually(lambda: [one.sequence for one in store.consumer("c").dead_letters()] == [1])
+        assert store.consumer("c").discard_dead_letter(1)
+        assert not store.consumer("c").discard_dead_letter(1)
+        assert store.consumer("c").dead_letters() == []
+
+    def test_one_that_is_not_wanted_stays(self, store: JetStreamEventStore) -> None:
+        save(store, 4)
+        with store.consumer("c").iterate() as events:
+            for _ in range(4):
+                events.get(timeout=PATIENCE).reject("no")
+        wanted = store.consumer("c", actors="a-1", event_types={"Done"})
+        with wanted.iterate(dead_letters=True) as events:
+            assert [one.event.actor_id for one in take_all(events, 1)] == ["a-1"]
+            assert events.get_batch(1, timeout=ACK_WAIT) == []
+        eventually(lambda: [one.sequence for one in wanted.dead_letters()] == [1, 3, 4])
 
     def test_what_is_no_event_is_there(self, store: JetStreamEventStore, caplog: pytest.LogCaptureFixture) -> None:
         save(store, 1)
         bad = spoil(store)
         store.save_event(Event(event_type="Done", actor_id="a-0", version=2))
-        with caplog.at_level(logging.WARNING), store.consume("c") as events:
+        with caplog.at_level(logging.WARNING), store.consumer("c").iterate() as events:
             assert [one.sequence for one in take_all(events, 2)] == [1, 3]
-            store.wait_for(3, "c", timeout=PATIENCE)
-        (found,) = store.dead_letters("c")
+            store.consumer("c").wait_for(3, timeout=PATIENCE)
+        (found,) = store.consumer("c").dead_letters()
         assert (found.sequence, found.event) == (bad, None)
         assert f"record {bad}" in found.reason
         assert f"record {bad}" in caplog.text
-        with store.consume_dead_letters("c") as events:
+        with store.consumer("c").iterate(dead_letters=True) as events:
             assert events.get_batch(1, timeout=ACK_WAIT) == []
-        assert len(store.dead_letters("c")) == 1
+        assert len(store.consumer("c").dead_letters()) == 1
 
     def test_a_subject_that_is_no_text_is_there(
         self, store: JetStreamEventStore, server: NATSServer, prefix: str
@@ -478,9 +499,9 @@ class TestDeadLetters:
             client.send(b"PUB %b.events.a.\xff\xfe 2\r\n{}\r\n" % prefix.encode())
             client.flush()
         store.save_event(Event(event_type="Done", actor_id="a-0", version=2))
-        with store.consume("c") as events:
+        with store.consumer("c").iterate() as events:
             assert [one.sequence for one in take_all(events, 2)] == [1, 3]
-        assert [(found.sequence, found.event) for found in store.dead_letters("c")] == [(2, None)]
+        assert [(found.sequence, found.event) for found in store.consumer("c").dead_letters()] == [(2, None)]
 
 
 def test_who_may_not_acknowledge_is_told() -> None:
@@ -489,7 +510,7 @@ def test_who_may_not_acknowledge_is_told() -> None:
     """
     with NATSServer(config=config) as server, JetStreamEventStore(server.url.replace("//", "//u:p@")) as store:
         save(store, 1)
-        with store.consume("c") as events, pytest.raises(PermissionDeniedError, match="ACK"):
+        with store.consumer("c").iterate() as events, pytest.raises(PermissionDeniedError, match="ACK"):
             events.get(timeout=PATIENCE).ack(confirm=True, timeout=PATIENCE)
 
 
@@ -497,9 +518,9 @@ class TestItsEnd:
     def test_what_was_not_taken_is_given_back(self, make_store: MakeStore) -> None:
         store = make_store()
         save(store, 500)
-        with store.consume("c", prefetch=400, max_ack_pending=500) as events:
+        with store.consumer("c", max_ack_pending=500).iterate(prefetch=400) as events:
             kept = [events.get(timeout=PATIENCE) for _ in range(10)]
-            with make_store().consume("c", prefetch=400, max_ack_pending=500) as other:
+            with make_store().consumer("c", max_ack_pending=500).iterate(prefetch=400) as other:
                 events.close()
                 begun = time.monotonic()
                 rest = take_all(other, 490)
@@ -513,9 +534,9 @@ class TestItsEnd:
         save(store, 5_000)
         taken: list[int] = []
         for n in range(20):
-            with store.consume("c", prefetch=500, max_deliver=50) as events:
+            with store.consumer("c", max_deliver=50).iterate(prefetch=500) as events:
                 taken += [one.sequence for one in take_all(events, n % 2)]  # most of it is on its way
-        with other.consume("c", prefetch=500, max_deliver=50) as events:
+        with other.consumer("c", max_deliver=50).iterate(prefetch=500) as events:
             begun = time.monotonic()
             while set(taken) != set(range(1, 5_001)):
                 taken += [one.sequence for one in take_all(events, 1)]
@@ -525,7 +546,7 @@ class TestItsEnd:
     def test_iteration_ends(self, make_store: MakeStore, what: str) -> None:
         store = make_store()
         save(store, 1)
-        events, begun = store.consume("c"), threading.Event()
+        events, begun = store.consumer("c").iterate(), threading.Event()
 
         def close() -> None:
             begun.wait(PATIENCE)
@@ -547,8 +568,8 @@ class TestItsEnd:
 
     def test_a_consumer_that_was_deleted_ends_it(self, make_store: MakeStore) -> None:
         store = make_store()
-        with store.consume("c") as events:
-            store.delete_consumer("c")
+        with store.consumer("c").iterate() as events:
+            store.consumer("c").delete()
             with pytest.raises(StoreError, match="there is no consumer 'c'"):
                 events.get(timeout=PATIENCE)
             with pytest.raises(StoreError, match="there is no consumer 'c'"):
@@ -557,14 +578,14 @@ class TestItsEnd:
     def test_one_that_was_dropped_is_warned_of(self, make_store: MakeStore) -> None:
         store = make_store()
         save(store, 3)
-        events = store.consume("c", ack_wait=8 * UNIT)
+        events = store.consumer("c", ack_wait=8 * UNIT).iterate()
         events.get(timeout=PATIENCE).ack()
         eventually(lambda: len(events._buffer.arrived) == 2)
         with pytest.warns(ResourceWarning, match="unclosed <Consumption 'c'"):
             del events
             gc.collect()
         begun = time.monotonic()
-        with make_store().consume("c", ack_wait=8 * UNIT) as events:
+        with make_store().consumer("c", ack_wait=8 * UNIT).iterate() as events:
             assert len(take_all(events, 2)) == 2
         assert time.monotonic() - begun < 4 * UNIT
 
@@ -588,7 +609,7 @@ class TestFaults:
         store = make_store(own_server.url)
         save(store, 600)
         taken: list[int] = []
-        with store.consume("c", ack_wait=5 * ACK_WAIT, max_deliver=50) as events:
+        with store.consumer("c", ack_wait=5 * ACK_WAIT, max_deliver=50).iterate() as events:
             for end in (200, 400, 600):
                 while len(set(taken)) < end:
                     taken += [one.sequence for one in take_all(events, 1)]
@@ -596,7 +617,7 @@ class TestFaults:
                     fault(own_server)
             last = threading.Thread(target=lambda: [one.ack() for one in events])  # what the server has forgotten of
             last.start()
-            store.wait_for(600, "c", timeout=PATIENCE)
+            store.consumer("c").wait_for(600, timeout=PATIENCE)
         last.join(PATIENCE)
         assert sorted(set(taken)) == list(range(1, 601))
 
@@ -608,7 +629,7 @@ class TestFaults:
         save(store, 3_000)
         eventually(lambda: store.consumers()[0].acknowledged > 100)
         workers[0].kill()
-        store.wait_for(3_000, "worker", timeout=PATIENCE)
+        store.consumer("worker").wait_for(3_000, timeout=PATIENCE)
         outputs = [finish(workers[0], status=-signal.SIGKILL)]
         for worker in workers[1:]:
             assert worker.stdin is not None
@@ -619,28 +640,60 @@ class TestFaults:
         assert set(taken) == set(range(1, 3_001))
 
 
+class TestTheObject:
+    def test_it_asks_the_server_nothing(self, store: JetStreamEventStore) -> None:
+        assert store.consumer("c").name == "c"
+        assert repr(store.consumer("c")) == "<Consumer 'c'>"
+        assert not store.connection.is_connected
+
+    def test_its_state_is_the_servers(self, store: JetStreamEventStore) -> None:
+        consumer = store.consumer("c", actors="a-1")
+        assert consumer.state(timeout=PATIENCE) is None
+        save(store, 10)
+        assert consumer.state(timeout=PATIENCE) is None
+        with consumer.iterate() as events:
+            eventually(lambda: consumer.state(timeout=PATIENCE) == store.consumers()[0])
+            delivery = events.get(timeout=PATIENCE)
+            delivery.ack(confirm=True, timeout=PATIENCE)
+        state = consumer.state(timeout=PATIENCE)
+        assert state is not None
+        assert (state.name, state.waiting, state.unacknowledged) == ("c", 0, 0)
+        assert state.acknowledged >= delivery.sequence
+
+    def test_a_closed_store_has_none(self, store: JetStreamEventStore) -> None:
+        consumer = store.consumer("c")
+        store.close()
+        for use in (consumer.iterate, consumer.state, consumer.delete, lambda: store.consumer("c")):
+            with pytest.raises(StoreClosedError):
+                use()
+
+
 class TestWaitingForIt:
     def test_it_returns_when_all_is_acknowledged(self, store: JetStreamEventStore) -> None:
         save(store, 10)
-        with store.consume("c", actors="a-1") as events:
+        with store.consumer("c", actors="a-1").iterate() as events:
             delivery = events.get(timeout=PATIENCE)
             with pytest.raises(DeadlineExceededError, match="all up to 0 is, 1 events are being worked on, 0 wait"):
-                store.wait_for(10, "c", timeout=UNIT)
-            run_threads(lambda: store.wait_for(10, "c", timeout=PATIENCE), delivery.ack)
-            store.wait_for(0, "c")
+                store.consumer("c").wait_for(10, timeout=UNIT)
+            run_threads(lambda: store.consumer("c").wait_for(10, timeout=PATIENCE), delivery.ack)
+            store.consumer("c").wait_for(0)
             stored = store.save_event(Event(event_type="Done", actor_id="a-1", version=2))
             with pytest.raises(DeadlineExceededError, match="event 11"):
-                store.wait_for(stored.sequence, "c", timeout=UNIT)
+                store.consumer("c").wait_for(stored.sequence, timeout=UNIT)
             take_all(events, 1)
-            store.wait_for(stored.sequence, "c", timeout=PATIENCE)
+            store.consumer("c").wait_for(stored.sequence, timeout=PATIENCE)
 
     def test_it_is_not_held_up_by_what_is_not_wanted(self, store: JetStreamEventStore) -> None:
         save(store, 10)
-        with store.consume("none", actors="b-1"), store.consume("new", start="new"), store.consume("x", start=10):
+        with (
+            store.consumer("none", actors="b-1").iterate(),
+            store.consumer("new", start="new").iterate(),
+            store.consumer("x", start=10).iterate(),
+        ):
             for name in ("none", "new", "x"):
-                store.wait_for(10, name, timeout=PATIENCE)
+                store.consumer(name).wait_for(10, timeout=PATIENCE)
 
     def test_nobody_is_waited_for(self, store: JetStreamEventStore) -> None:
         store.start()
         with pytest.raises(StoreError, match="there is no consumer 'c'"):
-            store.wait_for(1, "c", timeout=0.2 * UNIT)
+            store.consumer("c").wait_for(1, timeout=0.2 * UNIT)

@@ -679,7 +679,7 @@ def test_what_all_of_a_connection_ask_for_has_a_bound(make_store: MakeStore, mon
     store.start()
     asked = Asked(store, monkeypatch)
     followers = [store.follow() for _ in range(10)]
-    consumptions = [store.consume(f"c-{n}", prefetch=1_000) for n in range(5)]
+    consumptions = [store.consumer(f"c-{n}").iterate(prefetch=1_000) for n in range(5)]
     assert len(asked.bytes) == 15
     assert sum(asked.bytes) <= 40 * 2**20
     assert min(asked.bytes) >= 64 * 2**10

@@ -148,9 +148,9 @@ def read_all(store: JetStreamEventStore) -> list[object]:
         store.actors(),
         store.get_latest_snapshot("a-1") or [],
         store.consumers(),
-        store.dead_letters("c"),
-        store.discard_dead_letters("c", 1) or [],
-        store.delete_consumer("c") or [],
+        store.consumer("c").dead_letters(),
+        store.consumer("c").discard_dead_letter(1) or [],
+        store.consumer("c").delete() or [],
     ]
 
 
@@ -158,7 +158,7 @@ def test_who_reads_makes_no_stream(make_store: MakeStore) -> None:
     store = make_store()
     assert read_all(store) == [[]] * 15
     with pytest.raises((StoreError, DeadlineExceededError)):
-        store.wait_for(1, "c", timeout=0.1 * UNIT)
+        store.consumer("c").wait_for(1, timeout=0.1 * UNIT)
     with pytest.raises(VersionConflictError):
         store.save_snapshot(Snapshot(actor_id="a-1", version=1, state={}))
     assert streams_of(store) == {}
@@ -228,10 +228,10 @@ def test_side_streams_are_kept_as_the_main_one_is(make_store: MakeStore) -> None
         node, script = make_store(cluster.url, replicas=3), make_store(cluster.url)
         node.save_event(event(1), timeout=PATIENCE)
         assert script.load("order-1", timeout=PATIENCE).version == 1
-        assert script.dead_letters("c", timeout=PATIENCE) == []
+        assert script.consumer("c").dead_letters(timeout=PATIENCE) == []
         assert streams_of(script).keys() == {"events"}
         assert script.save_snapshot(Snapshot(actor_id="order-1", version=1, state={}), timeout=PATIENCE)
-        with script.consume("c", timeout=PATIENCE) as consumption:
+        with script.consumer("c").iterate(timeout=PATIENCE) as consumption:
             assert consumption.get(timeout=PATIENCE).sequence == 1
         assert {use: config["num_replicas"] for use, config in streams_of(node).items()} == {
             "events": 3,
@@ -251,7 +251,7 @@ def test_a_side_stream_with_fewer_replicas_is_used(make_store: MakeStore) -> Non
             assert "error" not in node._jetstream.request(f"STREAM.CREATE.{body['name']}", body, Deadline(PATIENCE))
         assert node.save_snapshot(Snapshot(actor_id="order-1", version=1, state={}), timeout=PATIENCE)
         assert node.load("order-1", timeout=PATIENCE).snapshot is not None
-        with node.consume("c", timeout=PATIENCE) as consumption:
+        with node.consumer("c").iterate(timeout=PATIENCE) as consumption:
             assert consumption.get(timeout=PATIENCE).sequence == 1
 
 

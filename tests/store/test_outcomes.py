@@ -347,7 +347,7 @@ def everything(store: JetStreamEventStore) -> dict[str, Callable[[], object]]:
             follower.get_batch(3, timeout=0)
 
     def consume() -> None:
-        with store.consume("c", timeout=PATIENCE) as consumption:
+        with store.consumer("c").iterate(timeout=PATIENCE) as consumption:
             consumption.get_batch(3, timeout=0)
 
     return {
@@ -363,8 +363,8 @@ def everything(store: JetStreamEventStore) -> dict[str, Callable[[], object]]:
         "follow": follow,
         "consume": consume,
         "consumers": lambda: store.consumers(timeout=PATIENCE),
-        "dead_letters": lambda: store.dead_letters("c", timeout=PATIENCE),
-        "wait_for": lambda: store.wait_for(0, "d", timeout=PATIENCE),
+        "dead_letters": lambda: store.consumer("c").dead_letters(timeout=PATIENCE),
+        "wait_for": lambda: store.consumer("d").wait_for(0, timeout=PATIENCE),
     }
 
 
@@ -374,7 +374,7 @@ def test_a_handler_closes_the_store_over_what_it_interrupted(make_store: MakeSto
     """What is said then is said in words of ours, and what is stored is never called not stored."""
     first = make_store()
     first.save_event(event(1))
-    first.consume("d").close()
+    first.consumer("d").iterate().close()
     for _ in range(10):
         store = make_store()
         store.start()

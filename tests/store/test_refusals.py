@@ -87,7 +87,11 @@ def test_a_user_without_any_right(strict: Callable[[str], str]) -> None:
 def test_a_user_who_may_only_read(strict: Callable[[str], str]) -> None:
     with JetStreamEventStore(strict("reader")) as store:
         assert [one.version for one in store.get_events("there-1")] == [1]
-        assert (store.load("there-1").version, store.actors(), store.dead_letters("c")) == (1, ["there-1"], [])
+        assert (store.load("there-1").version, store.actors(), store.consumer("c").dead_letters()) == (
+            1,
+            ["there-1"],
+            [],
+        )
         with pytest.raises(PermissionDeniedError, match=r"events\.events\.there\.there-1"):
             store.save_event(event(2, "there-1"))
         with pytest.raises(PermissionDeniedError, match=r"CONSUMER\.CREATE"):

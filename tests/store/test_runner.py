@@ -90,8 +90,8 @@ class TestOrder:
     def test_each_actors_events_come_in_order(self, store: JetStreamEventStore) -> None:
         save(store, 600, actors=12)
         recorder = Recorder(lambda delivery: random.random() < 0.2)
-        with store.run("c", recorder, threads=8, retry_delay=QUICK, max_deliver=50) as runner:
-            store.wait_for(600, "c", timeout=PATIENCE)
+        with store.consumer("c", max_deliver=50).run(recorder, threads=8, retry_delay=QUICK) as runner:
+            store.consumer("c").wait_for(600, timeout=PATIENCE)
         recorder.check_order()
         assert recorder.sequences() == list(range(1, 601))
         assert sum(recorder.tries.values()) > 650
@@ -113,11 +113,11 @@ class TestOrder:
                 go_on.wait(PATIENCE)
             recorder(delivery)
 
-        with store.run("c", handle, threads=2):
+        with store.consumer("c").run(handle, threads=2):
             eventually(lambda: len(recorder.sequences()) == 30)
             assert "a-0" not in recorder.handled
             go_on.set()
-            store.wait_for(40, "c", timeout=PATIENCE)
+            store.consumer("c").wait_for(40, timeout=PATIENCE)
         recorder.check_order()
 
     def test_an_earlier_event_that_comes_again_comes_first(
@@ -127,24 +127,24 @@ class TestOrder:
     ) -> None:
         save(store, 4, actors=1)
         recorder = Recorder()
-        with store.consume("c") as events:
+        with store.consumer("c").iterate() as events:
             taken = [events.get(timeout=PATIENCE) for _ in range(2)]
             taken[0].ack(confirm=True)
-            with store.run("c", lambda one: (go_on.wait(PATIENCE), recorder(one))) as runner:
+            with store.consumer("c").run(lambda one: (go_on.wait(PATIENCE), recorder(one))) as runner:
                 events.close()  # 3 and 4 come again
                 eventually(lambda: len(runner._scheduler._held) == 2)
                 taken[1].nak()
                 eventually(lambda: len(runner._scheduler._held) == 3)
                 go_on.set()
-                store.wait_for(4, "c", timeout=PATIENCE)
+                store.consumer("c").wait_for(4, timeout=PATIENCE)
         assert recorder.handled["a-0"][1:] == sorted(recorder.handled["a-0"][1:])
 
     def test_processes_share(self, make_store: MakeStore) -> None:
         one, other = make_store(), make_store()
         save(one, 1_000)
         here, there = Recorder(), Recorder()
-        with one.run("c", here, prefetch=20), other.run("c", there, prefetch=20):
-            one.wait_for(1_000, "c", timeout=PATIENCE)
+        with one.consumer("c").run(here, prefetch=20), other.consumer("c").run(there, prefetch=20):
+            one.consumer("c").wait_for(1_000, timeout=PATIENCE)
         assert sorted(here.sequences() + there.sequences()) == list(range(1, 1_001))
         assert here.handled
         assert there.handled
@@ -155,11 +155,11 @@ class TestOrder:
         go_on: threading.Event,
     ) -> None:
         save(store, 100)
-        with store.run("c", lambda _: go_on.wait(PATIENCE), prefetch=8) as runner:
+        with store.consumer("c").run(lambda _: go_on.wait(PATIENCE), prefetch=8) as runner:
             eventually(lambda: store.consumers()[0].unacknowledged == 16)
             assert len(runner._scheduler._held) == 8
             go_on.set()
-            store.wait_for(100, "c", timeout=PATIENCE)
+            store.consumer("c").wait_for(100, timeout=PATIENCE)
 
 
 class TestOneActorsTroubles:
@@ -177,16 +177,18 @@ class TestOneActorsTroubles:
                 go_on.wait(PATIENCE)
             recorder(delivery)
 
-        with store.run("c", handle, threads=2, prefetch=prefetch, retry_delay=3 * UNIT, ack_wait=UNIT, max_deliver=2):
+        with store.consumer("c", ack_wait=UNIT, max_deliver=2).run(
+            handle, threads=2, prefetch=prefetch, retry_delay=3 * UNIT
+        ):
             eventually(lambda: {151, 152} <= set(recorder.sequences()), "those behind")
             assert recorder.handled["bad-1"] == []
             go_on.set()
-            store.wait_for(152, "c", timeout=PATIENCE)
+            store.consumer("c").wait_for(152, timeout=PATIENCE)
         assert recorder.handled["bad-1"] == list(range(1, 151))
         assert {sequence: tries for sequence, tries in recorder.tries.items() if tries > 1} == (
             {1: 2} if what == "fails" else {}
         )
-        assert store.dead_letters("c") == []
+        assert store.consumer("c").dead_letters() == []
 
     def test_what_is_here_beyond_the_bound_is_read_again(
         self, make_store: MakeStore, go_on: threading.Event, monkeypatch: pytest.MonkeyPatch
@@ -202,13 +204,13 @@ class TestOneActorsTroubles:
         monkeypatch.setattr(DeadLetterStream, "event", event)
         save(store, 10, actors=1)
         recorder = Recorder()
-        with store.run(
-            "c", lambda one: (go_on.wait(PATIENCE), recorder(one)), threads=2, prefetch=2, retry_delay=QUICK
+        with store.consumer("c").run(
+            lambda one: (go_on.wait(PATIENCE), recorder(one)), threads=2, prefetch=2, retry_delay=QUICK
         ) as runner:
             eventually(lambda: len(runner._scheduler._held) == 10, "all of them")
             assert sum(one._is_light for one in runner._scheduler._held.values()) == 8
             go_on.set()
-            store.wait_for(10, "c", timeout=PATIENCE)
+            store.consumer("c").wait_for(10, timeout=PATIENCE)
         assert recorder.handled == {"a-0": list(range(1, 11))}
         assert not failing
 
@@ -240,9 +242,9 @@ class TestABrokenLink:
         recorder = Recorder()
         with Proxy(server.port) as proxy:
             store = make_store(proxy.url)
-            with store.run("c", recorder, prefetch=30, ack_wait=2 * UNIT, max_deliver=50):
+            with store.consumer("c", ack_wait=2 * UNIT, max_deliver=50).run(recorder, prefetch=30):
                 go_on(42)
-                direct.wait_for(42, "c", timeout=PATIENCE)
+                direct.consumer("c").wait_for(42, timeout=PATIENCE)
                 for end in (84, 126):
                     lose(proxy, store, direct, lambda: go_on(21))
                     go_on(21)
@@ -255,15 +257,15 @@ class TestABrokenLink:
         direct, recorder = make_store(), Recorder()
         with Proxy(server.port) as proxy:
             store = make_store(proxy.url)
-            with store.run("c", recorder, ack_wait=5 * UNIT):
+            with store.consumer("c", ack_wait=5 * UNIT).run(recorder):
                 save(direct, 2, actors=2)
-                direct.wait_for(2, "c", timeout=PATIENCE)
+                direct.consumer("c").wait_for(2, timeout=PATIENCE)
                 late = Event(event_type="Done", actor_id="a-0", version=2)
                 lose(proxy, store, direct, lambda: direct.save_event(late))
                 direct.save_event(late.following(event_type="Done", actor_id="a-0", version=3))
                 direct.save_event(late.following(event_type="Done", actor_id="a-1", version=2))
                 eventually(lambda: recorder.sequences() == [1, 2, 5], "the other actor's")
-                direct.wait_for(5, "c", timeout=PATIENCE)
+                direct.consumer("c").wait_for(5, timeout=PATIENCE)
             store.close()
         assert recorder.handled == {"a-0": [1, 3, 4], "a-1": [2, 5]}
 
@@ -272,11 +274,11 @@ class TestABrokenLink:
         with Proxy(server.port) as proxy:
             store = make_store(proxy.url)
             with (
-                store.run("c", here, prefetch=1, ack_wait=30 * UNIT) as runner,
-                direct.run("c", lambda _: None, prefetch=1, ack_wait=30 * UNIT) as there,
+                store.consumer("c", ack_wait=30 * UNIT).run(here, prefetch=1) as runner,
+                direct.consumer("c", ack_wait=30 * UNIT).run(lambda _: None, prefetch=1) as there,
             ):
                 save(direct, 200, actors=200)
-                direct.wait_for(200, "c", timeout=PATIENCE)
+                direct.consumer("c").wait_for(200, timeout=PATIENCE)
                 assert runner._scheduler.consumption._arrivals._has_company()
                 there.close()
                 late = Event(event_type="Done", actor_id="a-0", version=2)
@@ -294,12 +296,12 @@ class TestFailures:
     ) -> None:
         save(store, 30, actors=3)
         recorder = Recorder(lambda delivery: delivery.sequence in (4, 5))
-        with caplog.at_level(logging.ERROR), store.run("c", recorder, retry_delay=QUICK, max_deliver=3):
-            store.wait_for(30, "c", timeout=PATIENCE)
+        with caplog.at_level(logging.ERROR), store.consumer("c", max_deliver=3).run(recorder, retry_delay=QUICK):
+            store.consumer("c").wait_for(30, timeout=PATIENCE)
         recorder.check_order()
         assert recorder.sequences() == [n for n in range(1, 31) if n not in (4, 5)]
         assert (recorder.tries[4], recorder.tries[5]) == (3, 3)
-        assert [(one.sequence, one.reason) for one in store.dead_letters("c")] == [
+        assert [(one.sequence, one.reason) for one in store.consumer("c").dead_letters()] == [
             (4, "KeyError: 'of the handler'"),
             (5, "KeyError: 'of the handler'"),
         ]
@@ -307,7 +309,7 @@ class TestFailures:
         assert "attempt 1 of 3" in record.getMessage()
         assert record.exc_info is not None
 
-    def test_it_is_given_up_when_the_poison_place_can_be_reached(
+    def test_it_is_given_up_when_the_dead_letter_stream_can_be_reached(
         self, store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         bury, refusals = DeadLetterStream.bury, 2
@@ -322,10 +324,10 @@ class TestFailures:
         monkeypatch.setattr(DeadLetterStream, "bury", refuse)
         save(store, 2, actors=1)
         recorder = Recorder(lambda one: one.sequence == 1)
-        with store.run("c", recorder, max_deliver=1, ack_wait=ACK_WAIT):
-            store.wait_for(2, "c", timeout=PATIENCE)
+        with store.consumer("c", max_deliver=1, ack_wait=ACK_WAIT).run(recorder):
+            store.consumer("c").wait_for(2, timeout=PATIENCE)
         assert (recorder.tries, recorder.handled["a-0"]) == ({1: 1, 2: 1}, [2])
-        assert [(one.sequence, one.attempts) for one in store.dead_letters("c")] == [(1, 1)]
+        assert [(one.sequence, one.attempts) for one in store.consumer("c").dead_letters()] == [(1, 1)]
         assert "not in the dead-letter stream yet: no leader" in caplog.text
 
     def test_what_a_handler_rejects_has_its_reason(
@@ -347,32 +349,32 @@ class TestFailures:
             handled.append(delivery.sequence)
             delivery.reject(reasons[delivery.sequence])
 
-        with store.run("c", handle, ack_wait=ACK_WAIT, threads=1):
-            store.wait_for(2, "c", timeout=PATIENCE)
+        with store.consumer("c", ack_wait=ACK_WAIT).run(handle, threads=1):
+            store.consumer("c").wait_for(2, timeout=PATIENCE)
         assert handled == [1, 2]
-        assert [one.reason[:11] for one in store.dead_letters("c")] == ["no", "too long to"]
+        assert [one.reason[:11] for one in store.consumer("c").dead_letters()] == ["no", "too long to"]
 
     def test_what_was_given_up_is_handled_again(self, store: JetStreamEventStore) -> None:
         save(store, 20, actors=2)
         broken = True
         recorder = Recorder(lambda _: broken)
-        options: dict[str, Any] = {"retry_delay": QUICK, "max_deliver": 2, "actors": "a-*"}
-        with store.run("c", recorder, **options):
-            store.wait_for(20, "c", timeout=PATIENCE)
-        assert len(store.dead_letters("c")) == 20
+        consumer = store.consumer("c", max_deliver=2, actors="a-*")
+        with consumer.run(recorder, retry_delay=QUICK):
+            consumer.wait_for(20, timeout=PATIENCE)
+        assert len(consumer.dead_letters()) == 20
         broken = False
-        with store.run("c", recorder, dead_letters=True, **options):
-            eventually(lambda: store.dead_letters("c") == [])
+        with consumer.run(recorder, dead_letters=True, retry_delay=QUICK):
+            eventually(lambda: consumer.dead_letters() == [])
         assert recorder.sequences() == list(range(1, 21))
 
     def test_what_still_fails_stays(self, store: JetStreamEventStore) -> None:
         save(store, 1)
         recorder = Recorder(lambda _: True)
-        with store.run("c", recorder, retry_delay=QUICK, max_deliver=1):
-            store.wait_for(1, "c", timeout=PATIENCE)
-        with store.run("c", recorder, dead_letters=True, retry_delay=QUICK, max_deliver=3):
+        with store.consumer("c", max_deliver=1).run(recorder, retry_delay=QUICK):
+            store.consumer("c").wait_for(1, timeout=PATIENCE)
+        with store.consumer("c", max_deliver=3).run(recorder, dead_letters=True, retry_delay=QUICK):
             eventually(lambda: recorder.tries[1] == 4)
-        assert len(store.dead_letters("c")) == 1
+        assert len(store.consumer("c").dead_letters()) == 1
 
     def test_pauses_between_tries_double(self, store: JetStreamEventStore) -> None:
         save(store, 1)
@@ -382,11 +384,11 @@ class TestFailures:
             times.append(time.monotonic())
             raise SystemExit
 
-        with store.run("c", fail, retry_delay=0.05 * UNIT, max_deliver=4):
-            store.wait_for(1, "c", timeout=PATIENCE)
+        with store.consumer("c", max_deliver=4).run(fail, retry_delay=0.05 * UNIT):
+            store.consumer("c").wait_for(1, timeout=PATIENCE)
         pauses = [later - earlier for earlier, later in pairwise(times)]
         assert [pause >= wanted * UNIT for pause, wanted in zip(pauses, (0.05, 0.1, 0.2), strict=True)] == [True] * 3
-        assert [one.reason for one in store.dead_letters("c")] == ["SystemExit: "]
+        assert [one.reason for one in store.consumer("c").dead_letters()] == ["SystemExit: "]
 
     def test_a_retry_is_not_forgotten_while_others_work(
         self,
@@ -403,7 +405,7 @@ class TestFailures:
             if delivery.sequence > 1:
                 go_on.wait(PATIENCE)
 
-        with store.run("c", handle, threads=3, retry_delay=0.2 * UNIT):
+        with store.consumer("c").run(handle, threads=3, retry_delay=0.2 * UNIT):
             eventually(lambda: tried == [1])
             store.save_event(Event(event_type="Done", actor_id="b-1", version=1))
             store.save_event(Event(event_type="Done", actor_id="b-2", version=1))
@@ -424,10 +426,10 @@ class TestFailures:
             elif delivery.sequence == 3 and delivery.attempt == 1:
                 delivery.nak()
 
-        with store.run("c", handle, retry_delay=QUICK):
-            store.wait_for(4, "c", timeout=PATIENCE)
+        with store.consumer("c").run(handle, retry_delay=QUICK):
+            store.consumer("c").wait_for(4, timeout=PATIENCE)
         assert seen == {1: 1, 2: 1, 3: 2, 4: 1}
-        assert [one.reason for one in store.dead_letters("c")] == ["at once"]
+        assert [one.reason for one in store.consumer("c").dead_letters()] == ["at once"]
 
     def test_what_a_handler_gives_back_may_come_before_it_has_ended(self, store: JetStreamEventStore) -> None:
         store.start()
@@ -439,9 +441,9 @@ class TestFailures:
                 delivery.nak()
                 eventually(lambda: runner._scheduler._held[1] is not delivery, "the second delivery")
 
-        with store.run("c", handle, threads=1, start="new") as runner:
+        with store.consumer("c", start="new").run(handle, threads=1) as runner:
             store.save_event(Event(event_type="Done", actor_id="a-0", version=1))
-            store.wait_for(1, "c", timeout=PATIENCE)
+            store.consumer("c").wait_for(1, timeout=PATIENCE)
         assert attempts == [1, 2]
 
     def test_a_handler_may_take_its_time(
@@ -457,10 +459,13 @@ class TestFailures:
             if delivery.sequence == 1:
                 go_on.wait(PATIENCE)
 
-        with store.run("c", handle, ack_wait=ACK_WAIT), store.consume("c", ack_wait=ACK_WAIT) as other:
+        with (
+            store.consumer("c", ack_wait=ACK_WAIT).run(handle),
+            store.consumer("c", ack_wait=ACK_WAIT).iterate() as other,
+        ):
             assert other.get_batch(1, timeout=4 * ACK_WAIT) == []
             go_on.set()
-            store.wait_for(10, "c", timeout=PATIENCE)
+            store.consumer("c").wait_for(10, timeout=PATIENCE)
         assert set(recorder.tries.values()) == {1}
 
     def test_a_handler_begins_with_all_of_the_ack_wait(self, store: JetStreamEventStore, server: NATSServer) -> None:
@@ -468,8 +473,10 @@ class TestFailures:
         with RawClient(server.port) as witness:
             witness.subscribe(f"$JS.ACK.{store._names.stream}.c.>")
             witness.flush()
-            with store.run("c", lambda one: time.sleep(1.0 * UNIT if one.sequence == 1 else 0), ack_wait=10 * UNIT):
-                store.wait_for(2, "c", timeout=PATIENCE)
+            with store.consumer("c", ack_wait=10 * UNIT).run(
+                lambda one: time.sleep(1.0 * UNIT if one.sequence == 1 else 0)
+            ):
+                store.consumer("c").wait_for(2, timeout=PATIENCE)
             told = []
             while told[-1:] != [("2", b"+ACK")]:
                 subject, word = witness.next_message()
@@ -493,14 +500,14 @@ class TestItsEnd:
             go_on.wait(PATIENCE)
             recorder(delivery)
 
-        runner = store.run("c", handle, threads=3)
+        runner = store.consumer("c").run(handle, threads=3)
         eventually(lambda: len(runner._scheduler._held) == 100 and len(begun) == 3)
         threading.Timer(0.1 * UNIT, go_on.set).start()
         assert runner.close(PATIENCE)
         assert runner.close()
         assert len(recorder.sequences()) == 3
-        with make_store().run("c", recorder):
-            store.wait_for(100, "c", timeout=PATIENCE)
+        with make_store().consumer("c").run(recorder):
+            store.consumer("c").wait_for(100, timeout=PATIENCE)
         assert recorder.sequences() == list(range(1, 101))
 
     def test_a_handler_that_takes_longer_is_left_behind(
@@ -512,7 +519,7 @@ class TestItsEnd:
         store = make_store()
         save(store, 2)
         handles = threading.Event()
-        runner = store.run("c", lambda _: (handles.set(), go_on.wait(PATIENCE)), threads=1, ack_wait=ACK_WAIT)
+        runner = store.consumer("c", ack_wait=ACK_WAIT).run(lambda _: (handles.set(), go_on.wait(PATIENCE)), threads=1)
         assert handles.wait(PATIENCE)
         eventually(lambda: len(runner._scheduler._held) == 2)
         begun = time.monotonic()
@@ -520,7 +527,7 @@ class TestItsEnd:
             assert not runner.close(0.1 * UNIT)
         assert time.monotonic() - begun < PATIENCE / 4
         assert "aether-worker-" in caplog.text
-        with make_store().consume("c", ack_wait=ACK_WAIT) as events:
+        with make_store().consumer("c", ack_wait=ACK_WAIT).iterate() as events:
             assert {events.get(timeout=PATIENCE).sequence for _ in range(2)} == {1, 2}
         assert not runner.wait(0)
         go_on.set()
@@ -532,7 +539,7 @@ class TestItsEnd:
         store = make_store()
         save(store, 1)
         handles = threading.Event()
-        with store, store.run("c", lambda _: (handles.set(), go_on.wait(PATIENCE))) as runner:
+        with store, store.consumer("c").run(lambda _: (handles.set(), go_on.wait(PATIENCE))) as runner:
             assert handles.wait(PATIENCE)
             assert not runner.close(0.1 * UNIT)
             begun = time.monotonic()
@@ -552,8 +559,8 @@ class TestItsEnd:
         store = make_store()
         save(store, 400)
         handles, works = threading.Event(), threading.Event()
-        slow = store.run("slow", lambda _: (handles.set(), go_on.wait(PATIENCE)), threads=1)
-        quick = store.run("quick", lambda _: (works.set(), time.sleep(0.05 * UNIT)), threads=1)
+        slow = store.consumer("slow").run(lambda _: (handles.set(), go_on.wait(PATIENCE)), threads=1)
+        quick = store.consumer("quick").run(lambda _: (works.set(), time.sleep(0.05 * UNIT)), threads=1)
         assert handles.wait(PATIENCE)
         assert works.wait(PATIENCE)
         store.close()
@@ -568,7 +575,7 @@ class TestItsEnd:
         store = make_store()
         save(store, 1)
         ready = threading.Event()
-        runner = store.run("c", lambda _: (ready.wait(), (runner if what == "runner" else store).close()))
+        runner = store.consumer("c").run(lambda _: (ready.wait(), (runner if what == "runner" else store).close()))
         run_threads(lambda: runner.wait(PATIENCE), ready.set)
         assert runner.closed
 
@@ -584,7 +591,7 @@ class TestItsEnd:
             together.wait(PATIENCE)
             (runner if whats[delivery.sequence - 1] == "runner" else store).close()
 
-        runner = store.run("c", close)
+        runner = store.consumer("c").run(close)
         together.wait(PATIENCE)
         assert runner.wait(PATIENCE)
         assert "leaves handlers behind" not in caplog.text
@@ -593,7 +600,7 @@ class TestItsEnd:
         store = make_store()
         save(store, 10)
         recorder = Recorder()
-        runner = store.run("c", recorder)
+        runner = store.consumer("c").run(recorder)
         eventually(lambda: len(recorder.sequences()) == 10)
         store.close()
         assert runner.closed
@@ -605,8 +612,8 @@ class TestItsEnd:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         store = make_store()
-        with caplog.at_level(logging.ERROR), store.run("c", lambda _: None) as runner:
-            store.delete_consumer("c")
+        with caplog.at_level(logging.ERROR), store.consumer("c").run(lambda _: None) as runner:
+            store.consumer("c").delete()
             with pytest.raises(StoreError, match="there is no consumer 'c'"):
                 runner.wait(PATIENCE)
             assert runner.closed
@@ -621,20 +628,20 @@ class TestItsEnd:
         save(store, 4, actors=2)
         with monkeypatch.context() as patched:
             patched.setattr(Delivery, "renew", renew)
-            runner = store.run("c", print, ack_wait=ACK_WAIT)
+            runner = store.consumer("c", ack_wait=ACK_WAIT).run(print)
             with pytest.raises(StoreError, match="MemoryError"):
                 runner.wait(PATIENCE)
             assert not runner._scheduler.running, "it waited in vain"
         recorder = Recorder()
-        with store.run("c", recorder, ack_wait=ACK_WAIT):
-            store.wait_for(4, "c", timeout=PATIENCE)
+        with store.consumer("c", ack_wait=ACK_WAIT).run(recorder):
+            store.consumer("c").wait_for(4, timeout=PATIENCE)
         assert recorder.sequences() == [1, 2, 3, 4]
         assert "ends: MemoryError" in caplog.text
 
     def test_one_that_nobody_keeps_goes_on_until_its_store_is_closed(self, make_store: MakeStore) -> None:
         store = make_store()
         handled: list[int] = []
-        store.run("c", lambda delivery: handled.append(delivery.sequence))
+        store.consumer("c").run(lambda delivery: handled.append(delivery.sequence))
         gc.collect()
         for version in (1, 2):
             store.save_event(Event(event_type="Happened", actor_id="a-1", version=version))
@@ -657,11 +664,11 @@ class TestItsEnd:
         save(store, 20)
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
             patched.setattr(runners, "start", start)
-            store.run("c", lambda one: one.ack(), ack_wait=ACK_WAIT, threads=2)
+            store.consumer("c", ack_wait=ACK_WAIT).run(lambda one: one.ack(), threads=2)
         eventually(lambda: not any(one.name.startswith("aether-taker") for one in threading.enumerate()), "its end")
         recorder = Recorder()
-        with store.run("c", recorder, ack_wait=ACK_WAIT):
-            store.wait_for(20, "c", timeout=PATIENCE)
+        with store.consumer("c", ack_wait=ACK_WAIT).run(recorder):
+            store.consumer("c").wait_for(20, timeout=PATIENCE)
         before = time.monotonic()
         store.close()
         assert time.monotonic() - before < 4  # it waits for nobody
@@ -678,10 +685,10 @@ class TestItsEnd:
         store = make_store(own_server.url)
         save(store, 400)
         recorder = Recorder()
-        with store.run("c", recorder, ack_wait=2 * UNIT, max_deliver=20):
+        with store.consumer("c", ack_wait=2 * UNIT, max_deliver=20).run(recorder):
             eventually(lambda: len(recorder.sequences()) > 100)
             own_server.restart()
-            store.wait_for(400, "c", timeout=PATIENCE)
+            store.consumer("c").wait_for(400, timeout=PATIENCE)
         assert set(recorder.sequences()) == set(range(1, 401))
 
     @pytest.mark.fault
@@ -691,16 +698,18 @@ class TestItsEnd:
             store = make_store(cluster.url, replicas=3)
             save(store, 1_000)
             recorder = Recorder(lambda delivery: delivery.sequence % 100 == 0)
-            options: dict[str, Any] = {"ack_wait": 2 * UNIT, "max_deliver": 10, "retry_delay": QUICK}
-            with store.run("c", recorder, timeout=PATIENCE, **options):
+            consumer = store.consumer("c", ack_wait=2 * UNIT, max_deliver=10)
+            with consumer.run(recorder, retry_delay=QUICK, timeout=PATIENCE):
                 for part, server in enumerate(cluster.servers, 1):
                     eventually(lambda part=part: len(recorder.sequences()) >= 200 * part)  # type: ignore[misc]
                     server.kill()
                     server.start()
                     cluster.wait_ready(PATIENCE)
-                store.wait_for(1_000, "c", timeout=2 * PATIENCE)
+                store.consumer("c").wait_for(1_000, timeout=2 * PATIENCE)
             assert set(recorder.sequences()) == {n for n in range(1, 1_001) if n % 100}
-            assert [one.sequence for one in store.dead_letters("c", timeout=PATIENCE)] == list(range(100, 1_001, 100))
+            assert [one.sequence for one in store.consumer("c").dead_letters(timeout=PATIENCE)] == list(
+                range(100, 1_001, 100)
+            )
 
 
 async def a_coroutine(_: Delivery) -> None: ...
@@ -717,15 +726,15 @@ class Asynchronous:
 @pytest.mark.parametrize("handler", [a_coroutine, a_generator, Asynchronous(), partial(a_coroutine)])
 def test_what_nobody_would_run_is_refused(store: JetStreamEventStore, handler: Any) -> None:
     with pytest.raises(InvalidOptionError, match="plain function"):
-        store.run("c", handler)
+        store.consumer("c").run(handler)
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"handler": None}, {"threads": 0}, {"retry_delay": 0}, {"max_deliver": 0}, {"prefetch": 0}, {"ack_wait": -1}],
+    [{"handler": None}, {"threads": 0}, {"retry_delay": 0}, {"prefetch": 0}, {"timeout": -1}],
     ids=str,
 )
 def test_what_cannot_be_is_refused(store: JetStreamEventStore, wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidOptionError):
-        store.run(**{"consumer": "c", "handler": print} | wrong)
+        store.consumer("c").run(**{"handler": print} | wrong)
     assert not store.connection.is_connected

@@ -348,7 +348,7 @@ def test_a_follower_may_begin_amid_a_save(tight: Tight, store: JetStreamEventSto
 
 def test_no_consumption_delivers_a_part(tight: Tight, store: JetStreamEventStore) -> None:
     node = tight.store()
-    with node.consume("all", ack_wait=1.0) as some, node.consume("open", ack_wait=1.0) as others:
+    with node.consumer("all", ack_wait=1.0).iterate() as some, node.consumer("open", ack_wait=1.0).iterate() as others:
         tight.leave(4 * EVENT)
         save_in_vain(store)
         for consumption in (some, others):
@@ -364,18 +364,18 @@ def test_no_consumption_delivers_a_part(tight: Tight, store: JetStreamEventStore
             assert (delivery.event.actor_id, delivery.event.version, delivery.attempt) == ("a-1", 3, 1)
             delivery.ack(confirm=True)
         for consumer in ("all", "open"):
-            node.wait_for(tight.end(), consumer, timeout=PATIENCE)
-    assert node.dead_letters("all") == []
+            node.consumer(consumer).wait_for(tight.end(), timeout=PATIENCE)
+    assert node.consumer("all").dead_letters() == []
 
 
 def test_a_runner_handles_what_the_server_has_finished(tight: Tight, store: JetStreamEventStore) -> None:
     handled: list[tuple[str, int]] = []
     node = tight.store()
     tight.leave(4 * EVENT)
-    with node.run("all", lambda one: handled.append((one.event.actor_id, one.event.version)), ack_wait=1.0):
+    with node.consumer("all", ack_wait=1.0).run(lambda one: handled.append((one.event.actor_id, one.event.version))):
         eventually(lambda: len(handled) == 3)
         tight.batch(*[("d-1", EVENT), ("e-1", EVENT)] * 3)
-        node.wait_for(3, "all", timeout=PATIENCE)
+        node.consumer("all").wait_for(3, timeout=PATIENCE)
         tight.drop()
         tight.server.restart()
         eventually(lambda: len(handled) >= 9, "the rest")
@@ -387,7 +387,7 @@ def test_a_runner_handles_what_the_server_has_finished(tight: Tight, store: JetS
 def test_many_saves_of_several_actors_are_consumed(tight: Tight, store: JetStreamEventStore) -> None:
     for version in range(1, 101):
         store.save_events([event(version, "d-1", 1), event(version, "e-1", 1)])
-    with tight.store().consume("some", actors="e-*") as consumption:
+    with tight.store().consumer("some", actors="e-*").iterate() as consumption:
         found = [consumption.get(PATIENCE) for _ in range(100)]
         assert [one.event.version for one in found] == list(range(1, 101))
 
@@ -502,7 +502,7 @@ def test_who_reads_a_history_of_whole_saves_asks_once(
     assert len(asked) == 1
 
 
-# -- the example of the README
+# -- the example of the guide
 
 
 @pytest.mark.parametrize("size", range(900, 1_300, 100))

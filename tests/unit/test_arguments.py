@@ -48,7 +48,6 @@ from aether_sync._arguments import LONGEST
 from aether_sync.connection import ConnectionOptions
 from aether_sync.stores._jetstream.follower import JetStreamFollower
 from aether_sync.stores._memory_log import LogFollower
-from aether_sync.stores.consumers.consumer import ConsumeOptions
 
 from ..support.common import UNIT
 
@@ -195,19 +194,20 @@ class World:
 
     def consumption(self) -> aether_sync.Consumption:
         self.store.append("a", *(event() for _ in range(3)), expected_version=ANY_VERSION)
-        return self.store.consume("c", max_deliver=1_000_000)
+        return self.store.consumer("c", max_deliver=1_000_000).iterate()
 
-    def store_with_consumer(self) -> JetStreamEventStore:
-        self.store.consume("c").close()
-        return self.store
+    def consumer(self) -> aether_sync.Consumer:
+        consumer = self.store.consumer("c")
+        consumer.iterate().close()
+        return consumer
 
     def delivery(self) -> Delivery:
         self.store.append("a", event(), expected_version=ANY_VERSION)
-        with self.store.consume("d", max_deliver=1_000_000) as deliveries:
+        with self.store.consumer("d", max_deliver=1_000_000).iterate() as deliveries:
             return deliveries.get(timeout=20 * UNIT)
 
     def runner(self) -> aether_sync.Runner:
-        runner = self.store.run("r", fails, max_deliver=1)
+        runner = self.store.consumer("r", max_deliver=1).run(fails)
         runner.close()
         return runner
 
@@ -218,7 +218,7 @@ class World:
         """What a call that fails leaves as it is."""
         return (
             self.store.last_sequence() if owner == "JetStreamEventStore" else 0,
-            sum(not one.closed for one in self.store._consumers._consumptions),
+            sum(not one.closed for one in self.store._consumers.consumptions),
             self.local.metrics().published,
             self.local.metrics().active_subscriptions,
             self.memory.last_sequence(),
@@ -237,6 +237,7 @@ class Fresh:
 #: Whose methods they are: made for each call, and closed after it.
 OWNERS: dict[str, Callable[[World], Any]] = {
     "Connection": World.connection,
+    "Consumer": World.consumer,
     "Consumption": World.consumption,
     "Delivery": World.delivery,
     "Event": lambda _: event(),
@@ -246,7 +247,6 @@ OWNERS: dict[str, Callable[[World], Any]] = {
     "InMemoryEventStore": lambda world: world.memory,
     "JetStreamEventStore": lambda world: world.store,
     "JetStreamFollower": World.follower,
-    "JetStreamEventStore.wait_for": World.store_with_consumer,
     "LogFollower": World.log_follower,
     "NATSEventBus": lambda world: world.bus,
     "NATSEventBus.close": lambda _: NATSEventBus(),
@@ -261,7 +261,7 @@ OWNERS: dict[str, Callable[[World], Any]] = {
 GOOD: dict[str, Any] = {
     "actor_id": "a",
     "actor_ids": "a",
-    "consumer": "c",
+    "consumer.name": "c",
     "event": Fresh(event),
     "event_type": "T",
     "events": Fresh(event),
@@ -300,7 +300,8 @@ NOT_CALLED = {
     "StoredEvent", "SubscriptionStats",  # values; a snapshot is checked where it is saved
     "AnyVersion", "EventStore", "Follower",  # an enum and protocols
     "EventStored",  # as every Struct: the decoder makes them, and checks
-    "Consumption", "Delivery", "Runner", "Subscription", "JetStreamFollower", "LogFollower",  # made by others
+    # made by others:
+    "Consumer", "Consumption", "Delivery", "Runner", "Subscription", "JetStreamFollower", "LogFollower",
 }  # fmt: skip
 
 #: For a store alone; not for the user.
@@ -314,8 +315,6 @@ OPTIONS: dict[str, Any] = {
     "EventBus.subscribe_to_event_stored": [
         name for name in inspect.signature(EventBus.subscribe).parameters if name not in ("self", "patterns", "filter")
     ],
-    "JetStreamEventStore.consume": list(ConsumeOptions.__annotations__),
-    "JetStreamEventStore.run": list(ConsumeOptions.__annotations__),
     "JetStreamEventStore": list(ConnectionOptions.__annotations__),
     "NATSEventBus": list(ConnectionOptions.__annotations__),
     "NATSEventBus.subscribe_to_event_stored": ["maxsize"],
@@ -463,27 +462,27 @@ def test_a_timeout_may_be_endless(endless: Any, local_bus: EventBus) -> None:
 
 @pytest.mark.parametrize("span", [1e300, 10**400, 2**63, Decimal("1e9999")])
 def test_a_span_that_no_clock_counts_is_refused(span: Any, store: JetStreamEventStore) -> None:
-    assert "ack_wait must be seconds, at most 9223372036" in said(lambda: store.consume("c", ack_wait=span))
+    assert "ack_wait must be seconds, at most 9223372036" in said(lambda: store.consumer("c", ack_wait=span))
     assert "ping_interval" in said(lambda: Connection(ping_interval=span))
-    assert "retry_delay" in said(lambda: store.run("c", fails, retry_delay=span))
+    assert "retry_delay" in said(lambda: store.consumer("c").run(fails, retry_delay=span))
     store.append("a", event(), expected_version=ANY_VERSION)
-    with store.consume("c") as deliveries:
+    with store.consumer("c").iterate() as deliveries:
         delivery = deliveries.get(timeout=20 * UNIT)
         assert "delay must be seconds" in said(lambda: delivery.nak(span))
         assert not delivery.settled
         delivery.nak(2**33)  # the longest that there is, nearly
 
 
-@pytest.mark.parametrize("option", ["max_deliver", "prefetch", "threads"])
+@pytest.mark.parametrize("option", ["retry_delay", "prefetch", "threads"])
 def test_what_a_runner_is_not_run_with_leaves_no_consumption(store: JetStreamEventStore, option: str) -> None:
     options: dict[str, Any] = {option: 0}
-    assert option in said(lambda: store.run("c", fails, dead_letters=True, **options))
-    assert not list(store._consumers._consumptions)
+    assert option in said(lambda: store.consumer("c").run(fails, dead_letters=True, **options))
+    assert not list(store._consumers.consumptions)
 
 
 @pytest.mark.parametrize("span", [1e-300, 1e-9])
 def test_an_interval_of_nothing_is_refused(span: float, store: JetStreamEventStore) -> None:
-    assert "0.001 or more" in said(lambda: store.consume("c", ack_wait=span))
+    assert "0.001 or more" in said(lambda: store.consumer("c", ack_wait=span))
     assert "0.001 or more" in said(lambda: Connection(ping_interval=span))
 
 
@@ -570,7 +569,7 @@ class TestWhatAnInMemoryStoreHasNot:
         assert not hasattr(store, name)
 
     def test_consumers_are_among_it(self) -> None:
-        assert {"run", "consume", "dead_letters", "wait_for"} <= set(self.NOT_HERE)
+        assert {"consumer", "consumers", "connection", "start"} == set(self.NOT_HERE)
 
     def test_a_slip_of_the_pen_is_an_attribute_error(self) -> None:
         with pytest.raises(AttributeError, match="has no attribute 'sove_event'") as caught:
@@ -603,5 +602,5 @@ def test_the_longest_span_works(
         assert events.get(timeout=span).actor_id == "a"
     with JetStreamEventStore(bus.connection, prefix) as store:
         store.append("a", event(), expected_version=ANY_VERSION, timeout=span)
-        with store.consume("c", ack_wait=span, timeout=span) as deliveries:
+        with store.consumer("c", ack_wait=span).iterate(timeout=span) as deliveries:
             deliveries.get(timeout=span).ack(confirm=True, timeout=span)

@@ -42,7 +42,7 @@ def source(
     store: Any = InMemoryEventStore() if "memory" in request.param else make_store()
     with store:
         store.save_events(stored(COUNT), timeout=PATIENCE)
-        source = store.consume("c", prefetch=COUNT) if request.param == "consumption" else store.follow()
+        source = store.consumer("c").iterate(prefetch=COUNT) if request.param == "consumption" else store.follow()
         if hasattr(source, "_buffer"):
             source._requester.ask()
             eventually(lambda: len(source._buffer.arrived) == COUNT, "all events")

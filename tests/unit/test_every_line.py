@@ -241,7 +241,9 @@ class StoreScene:
         self.actors = (f"a-{n}" for n in range(1_000))
         store.save_events([make_event(version=n, actor_id="old") for n in range(1, 11)], timeout=PATIENCE)
         self.follower = store.follow()
-        self.consumption = store.consume("c", ack_wait=0.5) if isinstance(store, JetStreamEventStore) else None
+        self.consumption = (
+            store.consumer("c", ack_wait=0.5).iterate() if isinstance(store, JetStreamEventStore) else None
+        )
         self.seen = [stored.sequence for stored in self.follower.get_batch(3, timeout=PATIENCE)]
 
     def append(self) -> None:

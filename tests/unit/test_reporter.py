@@ -37,7 +37,7 @@ from ..support.steps import before
 
 MakeBus = Callable[..., NATSEventBus]
 PACKAGE = Path(aether_sync.__file__).parent
-README = (PACKAGE.parent / "README.md").read_text()
+LOGS_PAGE = PACKAGE / "guide" / "metrics.md"
 
 
 class Handler(logging.Handler):
@@ -389,8 +389,8 @@ def test_of_a_handler_that_fails(use: Use, store: JetStreamEventStore) -> None:
 
     handler = use()
     store.append("a", make_event(actor_id="a"), expected_version=ANY_VERSION)
-    with store.run("c", fail, max_deliver=1):
-        eventually(lambda: store.dead_letters("c"), "that it is given up")
+    with store.consumer("c", max_deliver=1).run(fail):
+        eventually(lambda: store.consumer("c").dead_letters(), "that it is given up")
     (failed,), (gave_up,) = handler.of(Kind.HANDLER_FAILED), handler.of(Kind.GAVE_UP)
     assert failed.exc_info[0] is ZeroDivisionError
     assert "event 1 (of a), attempt 1 of 1" in failed.getMessage()
@@ -404,7 +404,7 @@ def test_a_handler_of_a_store_holds_no_lock_and_may_use_it(use: Use, store: JetS
     found: list[object] = []
     use(lambda _: run_threads(lambda: found.append(store.get_latest_version("a"))))
     store.append("a", make_event(actor_id="a"), expected_version=ANY_VERSION)
-    with store.run("c", fail, max_deliver=1):
+    with store.consumer("c", max_deliver=1).run(fail):
         eventually(lambda: len(found) == 2, "both records")
     assert found == [1, 1]
 
@@ -422,7 +422,7 @@ CALLS = [
 
 def is_logging(path: Path, called: ast.expr) -> bool:
     if isinstance(called, ast.Name):
-        return called.id == "log" and path.name != "_reporter.py"
+        return called.id == "log" and path.name != "reporter.py"
     if isinstance(called, ast.Attribute) and called.attr in ("warning", "info", "burst"):
         return "reporter" in ast.unparse(called.value)
     return False
@@ -442,13 +442,13 @@ def test_every_call_says_its_kind() -> None:
 
 def test_nobody_else_logs() -> None:
     own = [(path, ast.unparse(node.func)) for path, node in CALLS if "logger" in ast.unparse(node.func).lower()]
-    allowed = {"_reporter.py", "node.py", "_commands.py"}  # the last two choose what is shown
+    allowed = {"reporter.py", "node.py", "_commands.py"}  # the last two choose what is shown
     assert {path.name for path, _ in own} <= allowed
-    assert [called for path, called in own if path.name == "_reporter.py"] == ["logging.getLogger", "logger.log"]
+    assert [called for path, called in own if path.name == "reporter.py"] == ["logging.getLogger", "logger.log"]
 
 
-def test_the_readme_has_every_kind() -> None:
-    section = README.partition("\n## Logging\n")[2].partition("\n## ")[0]
+def test_the_guide_has_every_kind() -> None:
+    section = LOGS_PAGE.read_text(encoding="utf-8").partition("\n## Logs\n")[2].partition("\n## ")[0]
     assert sorted(re.findall(r"^\| `(\w+)`", section, re.M)) == sorted(Kind)
 
 

@@ -1,243 +1,258 @@
-"""What a store does with its durable consumers."""
+"""``Consumer``: a durable consumer of a store, by its name; what a program can do with it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
-from typing import Any, Literal, TypedDict, Unpack
 
-from ..._arguments import as_whole, check_count, check_flag, check_seconds, is_of
-from ..._nats.channel import Channel
+from ..._arguments import check_count, check_flag, check_seconds
 from ..._runtime.deadline import Deadline
-from ..._runtime.registry import WeakRegistry
 from ..._values.shown import short
 from ...errors import InvalidOptionError, StoreClosedError
-from .._checks import check_version, check_wanted
-from .._jetstream.api import JetStream
-from .._jetstream.names import Names
-from .._jetstream.reader import Reader
-from .._jetstream.stream import Stream
+from .._checks import check_version
 from . import durable
-from .consumption import DRAIN, Consumption
-from .dead_letters import DeadLetter, DeadLetterStream
-from .durable import ConsumerState
-from .runner import Handler, Runner, close_all
+from .consumption import Consumption
+from .context import ConsumerContext
+from .dead_letters import DeadLetter
+from .durable import ConsumerSettings, ConsumerState
+from .lanes import Handler, Handling
+from .runner import Runner
 from .sources import Events, Pointers, Source
 
-__all__ = ["MAX_ACK_PENDING", "ConsumeOptions", "Consumers"]
+__all__ = ["Consumer"]
 
-MAX_ACK_PENDING = 10_000  #: events in work, in all processes: those of an actor that fails must not be all of them
-_MAX_DELIVER = 5
-_HELD_BY_RUNNER = 256  # events: so that those of several actors are among them
 _MOST_THREADS = 10_000  # of one runner: more is a slip
-_SHORTEST_WAIT = 0.001  # seconds of an ack wait: four times within it the server is told that work goes on
 _NOT_RUN = (iscoroutinefunction, isasyncgenfunction, isgeneratorfunction)
 _SAME = "Use the same in every process"
-_OF_DEAD_LETTERS = {"ack_wait", "max_ack_pending", "prefetch", "timeout"}
 
 
-class ConsumeOptions(TypedDict, total=False):
-    """The keyword arguments of ``consume()``."""
+class Consumer:
+    """A durable consumer of a store: each event goes to one of all processes and threads that share its name.
 
-    actors: str | None
-    event_types: Iterable[str]
-    start: Literal["first", "new"] | int
-    ack_wait: float
-    max_deliver: int
-    max_ack_pending: int
-    prefetch: int
-    timeout: float | None
+    ``store.consumer(name)`` returns one. The server keeps the consumer, and how far it is; :meth:`iterate` and
+    :meth:`run` make it if it is not there, and nothing happens before. This object holds no resource and need not be
+    closed: what it has begun ends when that, or the store, is closed. It may be used by any thread, and after a fork.
 
+    **Delivery is at least once.** An event that is not acknowledged in time is delivered again, to any process. So is
+    one whose acknowledgement is lost with a connection. Therefore a handler records, together with its effect, the
+    ``sequence`` of each event that had its effect, and skips those.
 
-class Consumers:
-    """The durable consumers of one store. Any thread."""
+    **Order.** As long as one process alone consumes, the events of an actor come in the order of the store, also across
+    lost connections: what was lost with one is delivered again when its ack wait is over, and until then later events
+    of its actor wait here. An event that is delivered again because it was given back, or not acknowledged, comes later
+    than others. Among several processes no order is kept, nor between a process that was killed and the next one. So an
+    event with an earlier sequence than the last is not always a repeat.
 
-    def __init__(
-        self,
-        channel: Channel,
-        jetstream: JetStream,
-        names: Names,
-        reader: Reader,
-        stream: Stream,
-    ) -> None:
-        self._channel = channel
-        self._jetstream = jetstream
-        self._names = names
-        self._reader = reader
-        self._stream = stream
-        self._dead_letters = DeadLetterStream(jetstream, names, reader, stream)
-        self._consumptions: WeakRegistry[Consumption] = WeakRegistry()
-        self._runners: WeakRegistry[Runner] = WeakRegistry()
-        self._closed = False
+    **Attempts.** Each delivery counts as an attempt, whether the event is worked on or not: what a process held when it
+    was killed has one attempt less. After ``max_deliver`` attempts the event becomes a dead letter.
+    """
 
-    def consume(
-        self,
-        consumer: str,
-        *,
-        actors: str | None = None,
-        event_types: Iterable[str] = (),
-        start: Literal["first", "new"] | int = "first",
-        ack_wait: float = 30.0,
-        max_deliver: int = _MAX_DELIVER,
-        max_ack_pending: int = MAX_ACK_PENDING,
-        prefetch: int = 64,
-        timeout: float | None = 5.0,
-    ) -> Consumption:
-        """As ``consume()`` of a store."""
-        deadline = Deadline(timeout)
-        name = self._names.consumer(consumer)
-        wanted = check_wanted("actors", actors, event_types)
-        after = _after(start)
-        ack_wait = check_seconds("ack_wait", ack_wait, _SHORTEST_WAIT)
-        max_ack_pending = check_count("max_ack_pending", max_ack_pending)
-        prefetch = check_count("prefetch", prefetch)
-        max_deliver = check_count("max_deliver", max_deliver)
-        config = durable.settings(self._names, name, wanted, after, ack_wait, max_deliver, max_ack_pending)
-        self._open(deadline)
-        info = durable.join(self._jetstream, self._names.stream, config, deadline)
-        source = Events(self._jetstream, self._names, self._reader, self._dead_letters, name, wanted)
-        return self._begun(self._names.stream, name, prefetch, ack_wait, source, info, deadline)
+    def __init__(self, name: str, settings: ConsumerSettings, context: Callable[[], ConsumerContext]) -> None:
+        self._name = name
+        self._settings = settings
+        self._context = context  # of the store as it is now: a fork renews it, and a closed store raises
 
-    def consume_dead_letters(
-        self,
-        consumer: str,
-        *,
-        ack_wait: float = 30.0,
-        max_ack_pending: int = MAX_ACK_PENDING,
-        prefetch: int = 64,
-        timeout: float | None = 5.0,
-    ) -> Consumption:
-        """As ``consume_dead_letters()`` of a store."""
-        deadline = Deadline(timeout)
-        name = self._names.consumer(consumer)
-        ack_wait = check_seconds("ack_wait", ack_wait, _SHORTEST_WAIT)
-        max_ack_pending = check_count("max_ack_pending", max_ack_pending)
-        prefetch = check_count("prefetch", prefetch)
-        self._open(deadline)
-        config = durable.dead_letter_settings(self._names, name, ack_wait, max_ack_pending)
-        info = durable.join(self._jetstream, self._names.dead_letters, config, deadline, _SAME)
-        source = Pointers(self._jetstream, self._names, self._dead_letters)
-        return self._begun(self._names.dead_letters, name, prefetch, ack_wait, source, info, deadline)
+    @property
+    def name(self) -> str:
+        """The name that it was given."""
+        return self._name
+
+    # -- working
+
+    def iterate(self, *, prefetch: int = 64, dead_letters: bool = False, timeout: float | None = 5.0) -> Consumption:
+        """Begin to take deliveries: join the consumer on the server, or make it.
+
+        Args:
+            prefetch: How many events wait in this process to be taken. 64 keep a thread busy while more are on their
+                way; what waits here counts as delivered if the process is killed. Each process may use its own.
+            dead_letters: Whether to take the consumer's dead letters instead of its new events. An ``ack()`` removes an
+                event from the dead letters for good. One that is not acknowledged stays, and is delivered again, as
+                often as needed; one that is rejected is delivered again after a minute. ``actors`` and ``event_types``
+                of this consumer hold here, too: other dead letters stay where they are. ``start`` and ``max_deliver``
+                have no meaning for dead letters, which are all delivered, as often as needed.
+            timeout: Seconds to begin. None waits for ever.
+
+        Returns:
+            A blocking iterator of :class:`Delivery`; close it, or use it in a ``with`` statement.
+
+        Raises:
+            StreamMismatchError: The consumer is there with other settings; the error names each.
+            InvalidOptionError: An argument is wrong.
+            StoreClosedError: The store is closed.
+            DeadlineExceededError: The server did not answer in time.
+            StoreUnavailableError: The server cannot make the consumer, or a stream.
+            PermissionDeniedError: The user lacks a right.
+        """
+        context, deadline = self._context(), Deadline(timeout)
+        prefetch, dead_letters = check_count("prefetch", prefetch), check_flag("dead_letters", dead_letters)
+        return self._begin_iteration(context, prefetch, dead_letters, deadline)
 
     def run(
         self,
-        consumer: str,
         handler: Handler,
         *,
-        threads: int,
-        retry_delay: float,
-        dead_letters: bool,
-        **options: Unpack[ConsumeOptions],
+        threads: int = 4,
+        retry_delay: float = 1.0,
+        prefetch: int = 256,
+        dead_letters: bool = False,
+        timeout: float | None = 5.0,
     ) -> Runner:
-        """As ``run()`` of a store."""
+        """Call a handler with each delivery, on threads of its own, the events of each actor one after the other.
+
+        No argument has to be the same in all processes.
+
+        Args:
+            handler: Called with a :class:`Delivery`; several calls run at the same time. When it returns, the event is
+                acknowledged; when it raises, it is called again after a pause. After ``max_deliver`` attempts the event
+                becomes a dead letter.
+            threads: How many handlers run at a time. 4 hide the waiting of handlers that use a network or a database.
+            retry_delay: Seconds before an event whose handler failed is tried again, doubled each time, up to 60.
+            prefetch: How many events are sorted by actor in this process, and how many more wait to be. 256 are enough
+                that they are usually of several actors, so that all threads have work; there are more for a while when
+                all are of a few actors and threads have nothing to do.
+            dead_letters: Whether to handle the consumer's dead letters instead of its new events; see :meth:`iterate`.
+                A dead letter is tried ``max_deliver`` times in a row, then it stays, and is handed out again after a
+                minute.
+            timeout: Seconds to begin. None waits for ever.
+
+        Returns:
+            A :class:`Runner` that has started; close it, or use it in a ``with`` statement.
+
+        Raises:
+            InvalidOptionError: An argument is wrong: the handler is a coroutine function or a generator function, say.
+            StoreError: No thread can be started. Also the errors of :meth:`iterate`.
+        """
+        context, deadline = self._context(), Deadline(timeout)
+        _check_handler(handler)
         threads = check_count("threads", threads, _MOST_THREADS)
         retry_delay = check_seconds("retry_delay", retry_delay)
-        if not callable(handler):
-            raise InvalidOptionError(f"a handler is called with each delivery, and {short(handler)} cannot be called")
-        if any(is_kind(handler) or is_kind(type(handler).__call__) for is_kind in _NOT_RUN):
-            raise InvalidOptionError(f"a handler is a plain function, and nobody would run what {short(handler)} makes")
-        dead_letters = check_flag("dead_letters", dead_letters)
-        attempts = check_count("max_deliver", options.get("max_deliver", _MAX_DELIVER))
-        capacity = check_count("prefetch", options.setdefault("prefetch", _HELD_BY_RUNNER))
-        if dead_letters:
-            common = {key: value for key, value in options.items() if key in _OF_DEAD_LETTERS}
-            consumption = self.consume_dead_letters(consumer, **common)  # type: ignore[arg-type]
-        else:
-            consumption = self.consume(consumer, **options)
+        prefetch, dead_letters = check_count("prefetch", prefetch), check_flag("dead_letters", dead_letters)
+        attempts = self._settings.max_deliver
+        handling = Handling(handler, retry_delay, attempts, counts_deliveries=not dead_letters, capacity=prefetch)
+        consumption = self._begin_iteration(context, prefetch, dead_letters, deadline)
         try:
-            runner = Runner(
-                consumption,
-                handler,
-                consumer=consumer,
-                threads=threads,
-                retry_delay=retry_delay,
-                attempts=attempts,
-                counts_deliveries=not dead_letters,
-                capacity=capacity,
-            )
-            self._runners.add(runner)
+            runner = Runner(self._name, consumption, handling, threads)
+            context.runners.add(runner)
             runner.start()
-            if self._closed:
-                runner.close()
-                self._refuse_if_closed()
+            self._refuse_if_closed(runner)
         except BaseException:  # of a signal handler, perhaps: nobody else would give back what comes
             consumption.close()
             raise
         return runner
 
-    def _open(self, deadline: Deadline) -> None:
-        """See that both streams are there, and make them: what is given up must have a place to go to."""
-        self._stream.open(deadline)
-        self._dead_letters.open(deadline)
-
-    def _begun(
-        self,
-        stream: str,
-        name: str,
-        prefetch: int,
-        ack_wait: float,
-        source: Source,
-        info: dict[str, Any],
-        deadline: Deadline,
-    ) -> Consumption:
-        found = Consumption(self._channel, stream, name, prefetch, ack_wait, source)
+    def _refuse_if_closed(self, runner: Runner) -> None:
+        """Close a runner that a store which was closed meanwhile does not know of, and say so."""
         try:
-            found.admit()
-            found.begin(info, deadline)
-            self._consumptions.add(found)
-            self._refuse_if_closed()
-        except BaseException:
-            found.close()
+            self._context()
+        except StoreClosedError:
+            runner.close()
             raise
-        return found
 
-    def dead_letters(self, consumer: str, limit: int, deadline: Deadline) -> list[DeadLetter]:
-        """Return what a consumer gave up."""
-        limit = check_count("limit", limit)
-        return self._dead_letters.look(self._names.consumer(consumer), limit, deadline)
+    def _begin_iteration(
+        self, context: ConsumerContext, prefetch: int, dead_letters: bool, deadline: Deadline
+    ) -> Consumption:
+        context.open_streams(deadline)
+        names, settings = context.names, self._settings
+        source: Source
+        if dead_letters:
+            stream, advice = names.dead_letters, _SAME
+            config = durable.dead_letter_configuration(names, settings)
+            source = Pointers(context.jetstream, names, context.dead_letters, settings.wanted)
+        else:
+            stream, advice = names.stream, durable.ADVICE
+            config = durable.configuration(names, settings)
+            source = Events(
+                context.jetstream, names, context.reader, context.dead_letters, settings.name, settings.wanted
+            )
+        info = durable.join(context.jetstream, stream, config, advice, deadline)
+        consumption = Consumption(context.channel, stream, settings.name, prefetch, settings.ack_wait, source)
+        try:
+            consumption.admit()
+            consumption.begin(info, deadline)
+            context.consumptions.add(consumption)
+            self._context()  # a store that was closed meanwhile does not know of it
+        except BaseException:
+            consumption.close()
+            raise
+        return consumption
 
-    def discard_dead_letters(self, consumer: str, sequence: int, deadline: Deadline) -> bool:
-        """Take an event from the dead-letter stream of a consumer."""
-        sequence = check_version("sequence", sequence, least=1)
-        return self._dead_letters.discard(self._names.consumer(consumer), sequence, deadline)
+    # -- how far it is
 
-    def wait_for(self, sequence: int, consumer: str, deadline: Deadline) -> None:
-        """Return when a consumer has acknowledged all up to a sequence."""
+    def wait_for(self, sequence: int, *, timeout: float | None = 5.0) -> None:
+        """Return when the consumer has acknowledged all of its events up to a sequence: what it builds shows them.
+
+        An event that was given up is not waited for. One that was delivered ``max_deliver`` times without an answer may
+        hold this up for as long as other events are always being worked on.
+
+        Args:
+            sequence: Of an event, as saving it returned.
+            timeout: Seconds; None waits for ever.
+
+        Raises:
+            DeadlineExceededError: It had not in time; the error says how far it is.
+            StoreError: There is no such consumer.
+        """
+        context = self._context()
+        deadline = Deadline(timeout)
         sequence = check_version("sequence", sequence)
-        durable.wait_for(self._jetstream, self._names, sequence, self._names.consumer(consumer), deadline)
+        durable.wait_for(context.jetstream, context.names, self._settings.name, sequence, deadline)
 
-    def states(self, deadline: Deadline) -> list[ConsumerState]:
-        """Return how far each is."""
-        if self._stream.find(deadline) is None:
-            return []
-        return durable.listed(self._jetstream, self._names.stream, deadline)
+    def state(self, *, timeout: float | None = 5.0) -> ConsumerState | None:
+        """Return how far the consumer is; None if it is not there.
 
-    def forget(self, consumer: str, deadline: Deadline) -> bool:
-        """Delete a consumer, and that of what it gave up; returns whether there was one."""
-        name = self._names.consumer(consumer)
-        durable.forget(self._jetstream, self._names.dead_letters, name, deadline)
-        return durable.forget(self._jetstream, self._names.stream, name, deadline)
+        A server that has just been started may say for a moment that it is not.
 
-    def _refuse_if_closed(self) -> None:
-        if self._closed:
-            raise StoreClosedError("the store was closed meanwhile")
+        Args:
+            timeout: Seconds; None waits for ever.
+        """
+        context = self._context()
+        return durable.fetch_state(context.jetstream, context.names.stream, self._settings.name, Deadline(timeout))
 
-    def close(self, deadline: Deadline) -> None:
-        """End all iterations and runners; their handlers have as long to end."""
-        self._closed = True
-        for runner in self._runners:
-            runner.let_end()
-        drained = Deadline(min(DRAIN, deadline.remaining()))
-        for consumption in self._consumptions:
-            consumption.close_by(drained)
-        close_all(self._runners, deadline)
+    def delete(self, *, timeout: float | None = 5.0) -> bool:
+        """Delete the consumer and how far it is; returns whether it was there. Its dead letters stay.
+
+        Args:
+            timeout: Seconds; None waits for ever.
+        """
+        context, deadline = self._context(), Deadline(timeout)
+        name = self._settings.name
+        durable.delete(context.jetstream, context.names.dead_letters, name, deadline)
+        return durable.delete(context.jetstream, context.names.stream, name, deadline)
+
+    # -- dead letters
+
+    def dead_letters(self, *, limit: int = 1_000, timeout: float | None = 5.0) -> list[DeadLetter]:
+        """Return what the consumer gave up: events that were rejected, or delivered ``max_deliver`` times in vain.
+
+        They stay where they are. All dead letters of this name are returned, whatever ``actors`` and ``event_types``
+        of this consumer are. The server announces once that an event was delivered in vain: it is missing here if the
+        dead-letter stream had no leader at that moment.
+
+        Args:
+            limit: How many at most. 1,000 are read in well under a second.
+            timeout: Seconds; None waits for ever.
+
+        Returns:
+            The dead letters, in the order of the store.
+        """
+        context, deadline = self._context(), Deadline(timeout)
+        return context.dead_letters.read_all(self._settings.name, check_count("limit", limit), deadline)
+
+    def discard_dead_letter(self, sequence: int, *, timeout: float | None = 5.0) -> bool:
+        """Remove an event from the dead letters without working on it; returns whether it was there.
+
+        Args:
+            sequence: Of the event.
+            timeout: Seconds; None waits for ever.
+        """
+        context, deadline = self._context(), Deadline(timeout)
+        sequence = check_version("sequence", sequence, least=1)
+        return context.dead_letters.discard(self._settings.name, sequence, deadline)
+
+    def __repr__(self) -> str:
+        return f"<Consumer {short(self._name)}>"
 
 
-def _after(start: object) -> int | None:
-    """The sequence to begin after; None for what comes."""
-    word = str.__str__(start) if is_of(start, str) else None
-    if word == "first":
-        return 0
-    if word == "new":
-        return None
-    if as_whole(start) is None:
-        raise InvalidOptionError(f'start must be "first", "new", or the sequence to begin after, not {short(start)}')
-    return check_version("start", start)
+def _check_handler(handler: object) -> None:
+    if not callable(handler):
+        raise InvalidOptionError(f"a handler is called with each delivery, and {short(handler)} cannot be called")
+    if any(is_kind(handler) or is_kind(type(handler).__call__) for is_kind in _NOT_RUN):
+        raise InvalidOptionError(f"a handler is a plain function, and nobody would run what {short(handler)} makes")

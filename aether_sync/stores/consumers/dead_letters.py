@@ -137,8 +137,8 @@ class DeadLetterStream:
         """
         return self._decoded(sequence, self._ask(sequence, deadline)(deadline))
 
-    def look(self, consumer: str, limit: int, deadline: Deadline) -> list[DeadLetter]:
-        """Return what is here of a consumer, in the order of the store."""
+    def read_all(self, consumer: str, limit: int, deadline: Deadline) -> list[DeadLetter]:
+        """Return the dead letters of a consumer, up to a number of them, in the order of the store."""
         found: dict[int, Advisory] = {}
         for _, one in self._pointers(consumer, deadline):
             if len(found) < limit:

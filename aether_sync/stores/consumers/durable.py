@@ -12,13 +12,26 @@ from .._jetstream.api import JetStream, Pause, code_of, said
 from .._jetstream.error_codes import ErrorCode
 from .._jetstream.names import Names
 
-__all__ = ["ConsumerState", "forget", "join", "listed", "look", "dead_letter_settings", "settings", "wait_for"]
+__all__ = [
+    "ADVICE",
+    "ConsumerSettings",
+    "ConsumerState",
+    "dead_letter_configuration",
+    "configuration",
+    "delete",
+    "fetch_info",
+    "fetch_state",
+    "join",
+    "list_states",
+    "wait_for",
+]
 
 _GONE = {ErrorCode.JSConsumerNotFoundErr, ErrorCode.JSStreamNotFoundErr}
 _RECOVERY = 2.0  # seconds in which a server that has just started may not know it yet
 _ACTORS, _EVENT_TYPES = "aether.actors", "aether.event_types"  # what the server cannot filter, and all must agree on
-_ADVICE = (
-    "Use the same in every process, or another name; delete_consumer() forgets the one that is there, and how far it is"
+#: What to do about a consumer with other settings.
+ADVICE = (
+    "Use the same in every process, or another name; Consumer.delete() deletes the one that is there and its position"
 )
 _COMPARED = {  # and what the server leaves out when it is not set
     "ack_policy": "none",
@@ -34,16 +47,37 @@ _COMPARED = {  # and what the server leaves out when it is not set
 
 
 @dataclass(frozen=True, slots=True)
+class ConsumerSettings:
+    """What the processes that share a consumer agree on.
+
+    Attributes:
+        name: The consumer's name on the server.
+        wanted: Which events it gets.
+        start: The sequence after which a new one begins; None for the end of the store at that moment.
+        ack_wait: Seconds until an event that is not acknowledged is delivered again.
+        max_deliver: How often an event is delivered at most.
+        max_ack_pending: How many events may be delivered and not acknowledged, in all processes together.
+    """
+
+    name: str
+    wanted: SubscriptionFilter
+    start: int | None
+    ack_wait: float
+    max_deliver: int
+    max_ack_pending: int
+
+
+@dataclass(frozen=True, slots=True)
 class ConsumerState:
     """How far a durable consumer is.
 
     Attributes:
-        name: As it is called on the server, which is as ``consume()`` was told, escaped.
+        name: The consumer's name on the server: the one given to ``store.consumer()``, escaped.
         delivered: The sequence of the last event that was delivered for the first time.
-        acknowledged: The sequence up to which all is acknowledged.
-        waiting: Events that were not delivered yet.
-        unacknowledged: Events that were delivered, and are being worked on.
-        redelivered: How many of those more than once.
+        acknowledged: The sequence up to which every event is acknowledged.
+        waiting: The number of events that were not delivered yet.
+        unacknowledged: The number of events that were delivered, and are being worked on.
+        redelivered: The number of those that were delivered more than once.
     """
 
     name: str
@@ -66,63 +100,57 @@ class ConsumerState:
         )
 
 
-def settings(
-    names: Names,
-    consumer: str,
-    wanted: SubscriptionFilter,
-    start: int | None,
-    ack_wait: float,
-    max_deliver: int,
-    max_ack_pending: int,
-) -> dict[str, Any]:
-    """What a consumer of events is made with; ``start`` is the sequence to begin after, None for what comes."""
-    begin: dict[str, Any] = {"deliver_policy": "new" if start is None else "all"}
-    if start:
-        begin = {"deliver_policy": "by_start_sequence", "opt_start_seq": start + 1}
+def configuration(names: Names, settings: ConsumerSettings) -> dict[str, Any]:
+    """Return what a consumer of events is made with."""
+    begin: dict[str, Any] = {"deliver_policy": "new" if settings.start is None else "all"}
+    if settings.start:
+        begin = {"deliver_policy": "by_start_sequence", "opt_start_seq": settings.start + 1}
+    wanted = settings.wanted
     return (
-        _common(consumer, ack_wait, max_ack_pending)
+        _common(settings)
         | begin
         | {
-            "max_deliver": max_deliver,
+            "max_deliver": settings.max_deliver,
             "filter_subject": names.wanted(wanted.actor_pattern or None),
             "metadata": {_ACTORS: wanted.actor_pattern, _EVENT_TYPES: json.dumps(sorted(wanted.event_types))},
         }
     )
 
 
-def dead_letter_settings(names: Names, consumer: str, ack_wait: float, max_ack_pending: int) -> dict[str, Any]:
-    """What the consumer of what another one gave up is made with."""
-    return _common(consumer, ack_wait, max_ack_pending) | {
+def dead_letter_configuration(names: Names, settings: ConsumerSettings) -> dict[str, Any]:
+    """Return what the consumer of a consumer's dead letters is made with."""
+    return _common(settings) | {
         "max_deliver": -1,
-        "filter_subjects": names.dead_letter_subjects(consumer),
+        "filter_subjects": names.dead_letter_subjects(settings.name),
         "deliver_policy": "all",
     }
 
 
-def _common(consumer: str, ack_wait: float, max_ack_pending: int) -> dict[str, Any]:
+def _common(settings: ConsumerSettings) -> dict[str, Any]:
     return {
-        "name": consumer,
-        "durable_name": consumer,
+        "name": settings.name,
+        "durable_name": settings.name,
         "ack_policy": "explicit",
-        "ack_wait": int(ack_wait * 1e9),
-        "max_ack_pending": max_ack_pending,
+        "ack_wait": int(settings.ack_wait * 1e9),
+        "max_ack_pending": settings.max_ack_pending,
     }
 
 
-def join(
-    jetstream: JetStream, stream: str, config: dict[str, Any], deadline: Deadline, advice: str = _ADVICE
-) -> dict[str, Any]:
-    """See that a consumer is there, as wanted; make it if there is none. Returns what the server says of it.
+def join(jetstream: JetStream, stream: str, config: dict[str, Any], advice: str, deadline: Deadline) -> dict[str, Any]:
+    """See that a consumer is there and configured as wanted; make it if there is none.
 
     Args:
-        jetstream: Where.
-        stream: Whose.
-        config: How it is to be.
-        deadline: For all questions.
-        advice: What to do if it is otherwise.
+        jetstream: Asks the server.
+        stream: The consumer's stream.
+        config: How it is to be configured.
+        advice: What the error says to do if the consumer is configured otherwise.
+        deadline: For all requests together.
+
+    Returns:
+        The server's information on the consumer.
 
     Raises:
-        StreamMismatchError: There is one that is not as wanted.
+        StreamMismatchError: The consumer is there and configured otherwise.
         StoreUnavailableError: It cannot be made.
     """
     name = config["name"]
@@ -144,11 +172,11 @@ def join(
     return answer
 
 
-def look(jetstream: JetStream, stream: str, consumer: str, deadline: Deadline) -> dict[str, Any]:
-    """Return what the server says of a consumer that should be there.
+def fetch_info(jetstream: JetStream, stream: str, consumer: str, deadline: Deadline) -> dict[str, Any]:
+    """Return the server's information on a consumer that should be there.
 
     Raises:
-        StoreUnavailableError: It says nothing.
+        StoreUnavailableError: The server cannot say.
         StoreError: There is no such consumer.
     """
     pause = Pause(Deadline(min(_RECOVERY, deadline.remaining())))
@@ -159,17 +187,31 @@ def look(jetstream: JetStream, stream: str, consumer: str, deadline: Deadline) -
         if pause.take():
             continue
         if code_of(answer) in _GONE:
-            raise StoreError(f"there is no consumer {consumer!r} of stream {stream!r}: consume() makes one")
+            raise StoreError(f"there is no consumer {consumer!r} of stream {stream!r}: iterate() and run() make it")
         raise StoreUnavailableError(f"nothing is known of consumer {consumer!r}: {said(answer)}")
 
 
-def listed(jetstream: JetStream, stream: str, deadline: Deadline) -> list[ConsumerState]:
-    """Return how far all durable consumers are, by name."""
+def fetch_state(jetstream: JetStream, stream: str, consumer: str, deadline: Deadline) -> ConsumerState | None:
+    """Return how far a consumer is; None if there is no such consumer, or no such stream.
+
+    Raises:
+        StoreUnavailableError: The server cannot say.
+    """
+    answer = jetstream.request(f"CONSUMER.INFO.{stream}.{consumer}", {}, deadline)
+    if code_of(answer) in _GONE:
+        return None
+    if "error" in answer:
+        raise StoreUnavailableError(f"nothing is known of consumer {consumer!r}: {said(answer)}")
+    return ConsumerState.of(answer)
+
+
+def list_states(jetstream: JetStream, stream: str, deadline: Deadline) -> list[ConsumerState]:
+    """Return how far each durable consumer is, sorted by name."""
     durable = (one for one in jetstream.consumers(stream, deadline) if one["config"].get("durable_name"))
     return sorted(map(ConsumerState.of, durable), key=lambda one: one.name)
 
 
-def forget(jetstream: JetStream, stream: str, consumer: str, deadline: Deadline) -> bool:
+def delete(jetstream: JetStream, stream: str, consumer: str, deadline: Deadline) -> bool:
     """Delete a consumer; returns whether it was there."""
     answer = jetstream.request(f"CONSUMER.DELETE.{stream}.{consumer}", {}, deadline)
     if "error" in answer and code_of(answer) not in _GONE:
@@ -177,13 +219,13 @@ def forget(jetstream: JetStream, stream: str, consumer: str, deadline: Deadline)
     return "error" not in answer
 
 
-def wait_for(jetstream: JetStream, names: Names, sequence: int, consumer: str, deadline: Deadline) -> None:
+def wait_for(jetstream: JetStream, names: Names, consumer: str, sequence: int, deadline: Deadline) -> None:
     """Return when a consumer has acknowledged all of its events up to a sequence.
 
     Raises:
         DeadlineExceededError: It had not in time; the error says how far it is.
     """
-    info = look(jetstream, names.stream, consumer, deadline)
+    info = fetch_info(jetstream, names.stream, consumer, deadline)
     target = _last_wanted(jetstream, names, info["config"], sequence, deadline)
     # The server tells nobody when a consumer acknowledges: it has to be asked. First soon, as most handlers are quick,
     # then at longer pauses, so that who waits for a consumer that is far behind costs the server little.
@@ -195,7 +237,7 @@ def wait_for(jetstream: JetStream, names: Names, sequence: int, consumer: str, d
                 f"{state.acknowledged} is, {state.unacknowledged} events are being worked on, {state.waiting} wait"
             )
         with suppress(DeadlineExceededError):  # then it is said how far it was
-            info = look(jetstream, names.stream, consumer, deadline)
+            info = fetch_info(jetstream, names.stream, consumer, deadline)
 
 
 def _last_wanted(jetstream: JetStream, names: Names, config: dict[str, Any], sequence: int, deadline: Deadline) -> int:

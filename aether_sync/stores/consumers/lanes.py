@@ -16,6 +16,7 @@ from bisect import insort
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from heapq import heappop, heappush
 from itertools import count
@@ -33,7 +34,7 @@ from ...errors import AetherError, MalformedRecordError, StoreClosedError, Store
 from .consumption import Consumption
 from .delivery import Delivery
 
-__all__ = ["LaneScheduler", "Handler"]
+__all__ = ["Handler", "Handling", "LaneScheduler"]
 
 #: What handles a delivery: it returns when that is done, and raises when it is not.
 Handler = Callable[[Delivery], object]
@@ -62,33 +63,40 @@ class _Lane:
         self.is_busy = False  # a thread handles it
 
 
+@dataclass(frozen=True, slots=True)
+class Handling:
+    """How a runner handles deliveries.
+
+    Attributes:
+        handler: The user's function.
+        retry_delay: Seconds before a failed event is tried again, doubled each time.
+        attempts: How often an event is tried before it is rejected.
+        counts_deliveries: Whether earlier deliveries, to any process, count as attempts.
+        capacity: How many deliveries are here at most, as long as all threads have something to do.
+    """
+
+    handler: Handler
+    retry_delay: float
+    attempts: int
+    counts_deliveries: bool
+    capacity: int
+
+
 class LaneScheduler:
     """What the threads of a runner share. It does not know the runner, which can so be collected.
 
     Args:
         consumption: Where deliveries come from.
-        handler: The user's.
-        retry_delay: Seconds before a failed event is tried again, doubled each time.
-        attempts: How often it is tried, before it is rejected.
-        counts_deliveries: Whether earlier deliveries, to any process, are among those.
-        capacity: Deliveries here at most, as long as all threads have something to do.
+        handling: What is done with them.
     """
 
-    def __init__(
-        self,
-        consumption: Consumption,
-        handler: Handler,
-        retry_delay: float,
-        attempts: int,
-        counts_deliveries: bool,
-        capacity: int,
-    ) -> None:
+    def __init__(self, consumption: Consumption, handling: Handling) -> None:
         self.consumption = consumption
-        self._handler = handler
-        self._retry_delay = retry_delay
-        self._attempts = attempts
-        self._counts_deliveries = counts_deliveries
-        self._capacity = capacity
+        self._handler = handling.handler
+        self._retry_delay = handling.retry_delay
+        self._attempts = handling.attempts
+        self._counts_deliveries = handling.counts_deliveries
+        self._capacity = handling.capacity
         self._room_made = 0  # beyond the capacity
         self._mark = 0.0  # when it was last seen that what is here flows
         self._left = 0  # deliveries still here of those that were at that moment

@@ -17,9 +17,9 @@ from ..._runtime.threads import NoThreadError, make_thread, start
 from ..._values.shown import short
 from ...errors import StoreClosedError, StoreError
 from .consumption import Consumption
-from .lanes import Handler, LaneScheduler
+from .lanes import Handling, LaneScheduler
 
-__all__ = ["Handler", "Runner", "close_all"]
+__all__ = ["Runner", "close_all"]
 
 _AT_EXIT = 5.0  # seconds for the handlers of all runners that nobody closed
 
@@ -44,20 +44,9 @@ class Runner(Closeable, ForkAware):
     may lose its event to another process while it works on it.
     """
 
-    def __init__(
-        self,
-        consumption: Consumption,
-        handler: Handler,
-        *,
-        consumer: str,
-        threads: int,
-        retry_delay: float,
-        attempts: int,
-        counts_deliveries: bool,
-        capacity: int,
-    ) -> None:
-        self._scheduler = LaneScheduler(consumption, handler, retry_delay, attempts, counts_deliveries, capacity)
-        self._name = short(consumer)
+    def __init__(self, name: str, consumption: Consumption, handling: Handling, threads: int) -> None:
+        self._scheduler = LaneScheduler(consumption, handling)
+        self._name = short(name)
         self.has_left = False  #: closing it took too long: handlers were left behind. For a store
         number = next(_numbers)
         self._threads = [

@@ -84,7 +84,7 @@ class Events:
 
     def look(self, consumer: str, deadline: Deadline) -> dict[str, Any]:
         """Return what the server says of the consumer, which should be there."""
-        return durable.look(self._jetstream, self._names.stream, consumer, deadline)
+        return durable.fetch_info(self._jetstream, self._names.stream, consumer, deadline)
 
     def verdict(self, message: Message, ahead: Callable[[int], list[Message]]) -> Verdict:
         """Return what the save of a message is, asking for many at once; open as well if it cannot be known now."""
@@ -138,22 +138,29 @@ class Pointers:
 
     is_ordered: ClassVar[bool] = False  # by when they were given up
 
-    def __init__(self, jetstream: JetStream, names: Names, dead_letters: DeadLetterStream) -> None:
+    def __init__(
+        self,
+        jetstream: JetStream,
+        names: Names,
+        dead_letters: DeadLetterStream,
+        filter: SubscriptionFilter,  # noqa: A002
+    ) -> None:
         self._jetstream = jetstream
         self._names = names
         self._dead_letters = dead_letters
+        self._filter = filter
         self._burst = Burst()  # of records that are no events
 
     def look(self, consumer: str, deadline: Deadline) -> dict[str, Any]:
         """Return what the server says of the consumer, which should be there."""
-        return durable.look(self._jetstream, self._names.dead_letters, consumer, deadline)
+        return durable.fetch_info(self._jetstream, self._names.dead_letters, consumer, deadline)
 
     def verdict(self, message: Message, ahead: Callable[[int], list[Message]]) -> Verdict:
         """Each pointer is stored alone."""
         return Verdict.WHOLE
 
     def read(self, message: Message, settler: Settler, passed: list[bytes]) -> Delivery | None:
-        """Make a delivery of a message, if it points to an event; else it stays where it is."""
+        """Make a delivery of a message, if it points to an event that is wanted; else it stays where it is."""
         _, reply, _, data = message
         attempt, sequence, _ = place_of(reply)
         try:
@@ -167,6 +174,9 @@ class Pointers:
             return None
         except (DeadlineExceededError, DisconnectedError, StoreUnavailableError):  # it comes again
             settler.tell(reply, nak(1.0))
+            return None
+        if not self._filter.matches(event):
+            settler.tell(reply, nak(_AGAIN))
             return None
         return Delivery(event, pointer.stream_seq, attempt, reply, settler)
 

@@ -359,7 +359,7 @@ def _dead_letters(answers: Answers) -> Iterator[Finding]:
         yield _warn(
             "dead-letter stream",
             f"{count:,} events that consumers gave up",
-            "see why with store.dead_letters(consumer), and retry them with store.consume_dead_letters(consumer)",
+            "see why with store.consumer(name).dead_letters(), and retry them with its run(handler, dead_letters=True)",
         )
 
 
