@@ -64,7 +64,7 @@ class Tight:
 
     def start(self) -> None:
         self.server.start()
-        self._jetstream = JetStream(self.store().connection)
+        self._jetstream = JetStream(inside.channel(self.store()))
 
     def store(self, stream: str = "events") -> JetStreamEventStore:
         """Another node's store."""
