@@ -26,7 +26,7 @@ from aether_sync import (
     retry_on_conflict,
 )
 from aether_sync._codec.encoding import encode_event
-from aether_sync._nats.requests import single
+from aether_sync._nats.call import single
 from aether_sync._runtime.deadline import Deadline
 from aether_sync.stores._jetstream.api import JetStream, Record, command, member_of, new_batch
 from aether_sync.stores._jetstream.saves import Place, Verdict, save_of, torn_saves

@@ -25,7 +25,8 @@ ROOMS: dict[str, list[str]] = {
     ],
     "_nats": [
         "interest", "lines", "login", "uplink", "shortcut", "outbox", "reasons", "checks", "servers", "options",
-        "fast_reader", "parser", "client", "pump", "requests", "subscriber", "link", "engine", "channel",
+        "fast_reader", "parser", "client", "pump", "call", "requests", "subscriber", "connector", "link", "engine",
+        "channel",
     ],
     "_bus": ["counting", "index", "queue", "routing", "recent_payloads", "incoming", "store_watch"],
     "stores": [
