@@ -25,7 +25,8 @@ ROOMS: dict[str, list[str]] = {
     ],
     "_nats": [
         "interest", "lines", "login", "uplink", "shortcut", "outbox", "reasons", "checks", "servers", "options",
-        "fast_reader", "parser", "client", "pump", "requests", "subscriber", "link", "engine", "channel",
+        "fast_reader", "parser", "client", "pump", "call", "requests", "subscriber", "connector", "link", "engine",
+        "channel",
     ],
     "_bus": ["counting", "index", "queue", "routing", "recent_payloads", "incoming", "store_watch"],
     "stores": [
@@ -41,7 +42,7 @@ ROOMS: dict[str, list[str]] = {
         "context", "consumer",
     ],
     "stores/doctor": ["findings", "questions", "checks"],
-    "server": ["watcher", "process", "server", "cluster"],
+    "server": ["watcher", "process", "configuration", "server", "cluster"],
     "cli": [
         "demo", "_shell", "_progress", "_options", "_lines", "_bus", "_store", "_append", "_export_file", "_export",
         "_import_there", "_import", "_doctor", "_commands", "__init__",
