@@ -55,7 +55,7 @@ class Subscription:
     @property
     def closed(self) -> bool:
         """Whether nothing more will be queued; what is queued can still be taken."""
-        return self._queue.is_shut
+        return self._queue.closed
 
     def __iter__(self) -> Self:
         return self
@@ -70,6 +70,17 @@ class Subscription:
         except SubscriptionClosedError:
             if self._queue.failure is None:
                 raise StopIteration from None
+            raise
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        try:
+            return await self._queue.take_in_coroutine()
+        except SubscriptionClosedError:
+            if self._queue.failure is None:
+                raise StopAsyncIteration from None
             raise
 
     def get(self, timeout: float | None = None) -> Event:

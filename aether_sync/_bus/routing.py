@@ -18,9 +18,10 @@ from ..errors import InvalidOptionError
 from ..events import Event
 from ..metrics import QueueStats, SubscriptionStats
 from ..patterns import Pattern, SubscriptionFilter, check_namespace, check_queue_group
+from .bounded import Overflow
 from .counting import NamespaceCount
 from .index import Index
-from .queue import EventQueue, Overflow
+from .queue import EventQueue
 
 __all__ = [
     "Deliveries",
@@ -119,13 +120,13 @@ class Group:
         Returns:
             Who dropped one; None if all members are closed, so that nobody has it.
         """
-        turn = next(self._turns)
-        members = [self.members[(turn + step) % len(self.members)] for step in range(len(self.members))]
-        for member in members:
-            if member.queue.offer_if_room(event, size):
+        turn, members = next(self._turns), self.members
+        for step in range(len(members)):
+            if members[(turn + step) % len(members)].queue.offer_if_room(event, size):
                 return []
-        for member in members:
-            if not member.queue.is_shut:
+        for step in range(len(members)):
+            member = members[(turn + step) % len(members)]
+            if not member.queue.closed:
                 return [member] if member.queue.offer((event,), (size,)) else []
         return None
 
@@ -167,7 +168,7 @@ class Route:
                 dropped = queue.offer(*target.choose(events, sizes))
             if dropped:
                 dropping.append(target)
-            if queue.is_shut:
+            if queue.closed:
                 is_one_shut = True
         if is_one_shut:
             dropping += self._deliver_to_successors(events, sizes, routes)
@@ -194,7 +195,7 @@ def _share(group: Group, events: Sequence[Event], sizes: Sequence[int], find: Ca
         while (dropped := group.offer(event, size)) is None:
             came = [one for one in find().groups if one.name == group.name and one.members != group.members]
             if not came:  # it was chosen for one who has left since
-                group.members[0].queue.miss()
+                group.members[0].queue.count_missed()
                 dropped = []
                 break
             (group,) = came
@@ -234,7 +235,7 @@ class Deliveries:
         for target, (events, sizes, _) in gathered.items():
             if target.queue.offer(events, sizes):
                 self._dropping.append(target)
-            if target.queue.is_shut:
+            if target.queue.closed:
                 return target
         return None
 
@@ -244,7 +245,7 @@ class Deliveries:
         for number, (route, find, events, sizes) in enumerate(self._runs):
             targets = route.targets
             for target in targets:
-                if target.queue.is_shut:
+                if target.queue.closed:
                     targets = (*targets, *(one for one in find().targets if one not in targets))
                     break
             for target in targets:
@@ -367,7 +368,7 @@ class Targets:
 
 def _full(target: Target, dropped: Mapping[str, int]) -> str:
     """Say which limits of a queue were reached."""
-    limits = {"maxsize": target.queue.limit, "max_bytes": target.queue.max_bytes}
+    limits = {"maxsize": target.queue.maxsize, "max_bytes": target.queue.max_bytes}
     return ", ".join(f"{name}={limit}" for name, limit in limits.items() if name in dropped)
 
 
