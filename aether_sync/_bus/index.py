@@ -1,8 +1,8 @@
 """Finds the holders of the patterns that a namespace matches, without looking at the other patterns.
 
-The patterns are kept in a tree of tokens. A namespace is looked up along the branches of its own tokens, of ``*`` and of
-``>``. The tree has patterns as the server knows them (:attr:`~aether_sync.patterns.Pattern.subject_pattern`), where a
-glob within a token is a ``*``, so it may find more holders than the namespace matches.
+The patterns are kept in a tree of tokens. A namespace is looked up along the branches of its own tokens, of ``*`` and
+of ``>``. The tree has patterns as the server knows them (:attr:`~aether_sync.patterns.Pattern.subject_pattern`), where
+a glob within a token is a ``*``, so it may find more holders than the namespace matches.
 """
 
 from collections.abc import Sequence
@@ -68,8 +68,8 @@ class Index(Generic[T]):
     """Holders of patterns. The caller holds a lock.
 
     A signal handler may raise between any two steps here, or let other threads in. So the truth is in a dict, which is
-    changed in one step. Changing the tree takes many steps. It is used only while it carries the mark of the last change;
-    a search that finds another mark makes a new tree.
+    changed in one step. Changing the tree takes many steps. The tree is used only while it carries the mark of the last
+    change; a search that finds another mark makes a new tree.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
 """Who gets an event: targets, queue groups, and the routes of a namespace.
 
 A *target* is a subscription as the bus sees it. The bus holds targets, never subscriptions, so that a subscription can
-be collected when its user drops it. A *route* is everything that is known about one namespace. Routes are computed once,
-and kept until a target that is on them is added or removed. Reading a route takes no lock.
+be collected when its user drops it. A *route* is everything that is known about one namespace. Routes are computed
+once, and kept until a target that is on them is added or removed. Reading a route takes no lock.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -64,7 +64,7 @@ class Target:
         return list(dict.fromkeys(pattern.subject_pattern for pattern in self.patterns))
 
     def first_match(self, namespace: str) -> Pattern | None:
-        """The first of its patterns that a namespace matches. An event reaches it through this one only, and so once."""
+        """The first of its patterns that a namespace matches; events reach it through this one alone, and so once."""
         for pattern in self.patterns:
             if pattern.matches(namespace):
                 return pattern
@@ -93,10 +93,10 @@ class Target:
         )
 
 
-#: How encoded events of one namespace are sent to the server, in their envelope. It is a template of the command
-#: ``PUB <subject> <#bytes>`` with its payload, to be filled with the payload's size, the event's position and the encoded
-#: event; the number of bytes of the payload that are not the event; a function that gives the next position, to any
-#: thread; and the length of the command's line, which servers limit.
+#: How encoded events of one namespace are sent to the server, in their envelope: a template of the command
+#: ``PUB <subject> <#bytes>`` with its payload, to be filled with the payload's size, the event's position and the
+#: encoded event; the number of bytes of the payload that are not the event; a function that gives the next position, to
+#: any thread; and the length of the command's line, which servers limit.
 Frame = tuple[bytes, int, Callable[[], int], int]
 
 
@@ -145,7 +145,7 @@ class Route:
     """What is known about one namespace.
 
     A publisher may use a route while subscriptions are added and removed. A subscription that replaces another is added
-    before the other is closed. So if a queue turns out to be closed, the route is looked up again, and the subscriptions
+    before the other is closed. So if a queue turns out to be closed, the route is looked up again, and subscriptions
     that were added meanwhile get the events too. Each event thus reaches the old subscription or the new one.
 
     Attributes:

@@ -71,7 +71,7 @@ def end_iterations() -> None:
 
 
 def mind_the_exit() -> None:
-    """In a child process of ``multiprocessing``, register a finalizer that does both steps, as it runs no ``atexit``."""
+    """In a child process of ``multiprocessing``, which runs no ``atexit``, have a finalizer do both steps."""
     global _minded
     if _minded != os.getpid():
         multiprocessing = sys.modules.get("multiprocessing")
@@ -100,7 +100,7 @@ def _do_all(works: list[Callable[[], None]]) -> None:
 
 
 # concurrent.futures ends its threads by this function. It is private, and nothing public does the same. If it fails
-# (because it is gone, or because this module is imported after the main thread has finished), iterations in threads that
-# are not daemons do not end by themselves.
+# (because it is gone, or because this module is imported after the main thread has finished), iterations in threads
+# that are not daemons do not end by themselves.
 with suppress(AttributeError, RuntimeError):
     threading._register_atexit(_when_the_main_thread_is_done)  # type: ignore[attr-defined]

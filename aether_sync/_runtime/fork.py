@@ -1,8 +1,9 @@
 """Forks: in the child every object begins anew, and nothing there waits for a thread or a lock that is not there.
 
-``os.fork()`` copies only the thread that calls it. In the child, before ``fork()`` returns, the locks that other threads
-held are freed (``locks``), and then each :class:`ForkAware` object drops what belongs to the parent. The parent takes no
-part in this and notices nothing: the child sends nothing to a server, and does not touch the selector that both share.
+``os.fork()`` copies only the thread that calls it. In the child, before ``fork()`` returns, the locks that other
+threads held are freed (``locks``), and then each :class:`ForkAware` object drops what belongs to the parent. The parent
+takes no part in this and notices nothing: the child sends nothing to a server, and does not touch the selector that
+both share.
 
 Whatever another thread of the parent was changing at that moment is half changed in the child. Therefore an object
 replaces its state there, and does not repair it.
@@ -25,7 +26,7 @@ class ForkAware:
     """An object that begins anew in a forked child."""
 
     def _after_fork(self) -> None:
-        """Begin anew. It runs in the child, on the only thread, which may have been anywhere, so it waits for nothing."""
+        """Begin anew. This runs on the child's only thread, which may have been anywhere, so it waits for nothing."""
         raise NotImplementedError
 
 

@@ -18,7 +18,8 @@ or releases it while another thread holds it. Therefore:
 - A ``close()`` by a handler, if it has to wait for another thread, first steps :func:`outside_locks`.
 
 Accepted race: an exception between a wake-up and the work that follows may swallow the wake-up. A thread that leaves a
-wait by an exception therefore wakes another thread. A superfluous wake-up is harmless: the thread looks, and parks again.
+wait by an exception therefore wakes another thread. A superfluous wake-up is harmless: that thread looks, and parks
+again.
 """
 
 from collections.abc import Iterator
@@ -45,7 +46,7 @@ def signal_safe_lock() -> RLock:
 
 
 def tries(lock: "Lock | RLock", within: float = 0.0) -> Iterator[bool]:
-    """Return an iterator that tries to take a lock whenever a value is asked of it; the value says whether it succeeded.
+    """Return an iterator that tries to take a lock for each of its values, which says whether the lock was taken.
 
     Args:
         lock: The lock to take.
@@ -69,8 +70,8 @@ def outside_locks() -> Iterator[None]:
     """Release all locks that this thread holds, and take them back afterwards.
 
     A signal handler that has to wait for another thread needs this, if it interrupted code that holds locks. Meanwhile
-    other threads see what that code was changing half done, and what that code knew may be outdated when it goes on. All
-    code that holds such a lock is written so that this costs at most a wrong count.
+    other threads see what that code was changing half done, and what that code knew may be outdated when it goes on.
+    All code that holds such a lock is written so that this costs at most a wrong count.
     """
     held = [lock for lock in _locks if lock._is_owned()]
     states: list[tuple[int, int]] = []  # depth and owner of those that are released
