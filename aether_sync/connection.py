@@ -140,6 +140,7 @@ class Connection(Startable, ForkAware):
     def _reset(self) -> None:
         """Have no engine: as a new connection, or in a forked child."""
         self._slot.engine = None
+        self._first_is_told = False  # what became of the first attempt to connect, to a call that waited for it
         self._made: dict[int, tuple[Engine, weakref.finalize[..., Connection]]] = {}  # that one, put there in one step
         self._closing: SingleFlight[CloseReport] = SingleFlight()
 
@@ -157,13 +158,18 @@ class Connection(Startable, ForkAware):
         """Connect, if that was not tried yet; the first use does it too, but for ``connect="background"``.
 
         Raises:
-            ConnectError: No server within ``connect_timeout`` of the first use. Further attempts go on in the
-                background, and further calls return at once.
+            ConnectError: No server within ``connect_timeout`` of the first use. One call raises it, also when that
+                attempt is over already; further attempts go on in the background, and further calls return at once.
             BusClosedError: The connection is closed.
         """
         engine = self._slot.engine
-        if engine is None or not engine.link.first.done:
-            self._begin_to_connect().await_first_attempt()
+        is_told = self._slot.is_awaited or self._first_is_told  # where uses wait for the first attempt, the first tells
+        if engine is None or not engine.link.first.done or not is_told:
+            engine = self._begin_to_connect()
+            try:
+                engine.await_first_attempt()
+            finally:
+                self._first_is_told = engine.link.first.done
         self._refuse_if_closed()
 
     def _begin_use(self) -> None:

@@ -10,22 +10,19 @@ restored: a server has let us in, and has processed a SUB for every interest; fr
 lost: the server closed the connection, sent an ``-ERR`` that is about no single command, or what is no protocol;
 nothing went out, or then came in, for a whole interval in which a PONG was due (:meth:`Link._watch`); or it says that
 it will shut down while another one is known (:meth:`Link._leave`). What was written and is unconfirmed becomes
-uncertain, and the next attempt, every half second, is at another server if there is one. While one server takes its
-time, others are tried beside it, or another address of its host.
+uncertain, and the next attempt, every half second, is at another server if there is one (``connector``).
 """
 
 import asyncio
 import random
-from collections import Counter
 from collections.abc import Coroutine
 from contextlib import suppress
 from enum import Enum
 from traceback import format_exception
-from typing import Any, cast
+from typing import Any
 
 from nats.errors import Error
 
-from .._runtime.base_loop import BaseLoop
 from .._runtime.deadline import Deadline
 from .._runtime.registry import WeakRegistry
 from .._runtime.reporter import Kind, Reporter
@@ -33,13 +30,14 @@ from .._runtime.waits import ParkingLot, Reply
 from .._values.clock import monotonic
 from ..errors import BusClosedError, ConnectError, DeadlineExceededError
 from .client import NATSClient
+from .connector import Connector
 from .lines import TOO_LONG, Lines
 from .options import LinkOptions
 from .outbox import Outbox
 from .pump import Account, Pump
 from .reasons import describe, is_refusal, is_violation, refusal, shown
 from .requests import Requests
-from .servers import Server, Servers
+from .servers import Server
 from .subscriber import Subscriber
 
 __all__ = ["Link", "LinkState"]
@@ -47,7 +45,6 @@ __all__ = ["Link", "LinkState"]
 _SPREAD = 0.5  # seconds within which all clients of a server that will shut down leave it, lest they storm the others
 _CLOSED = Error("the link is closed")
 _NOT_YET = "not connected yet"
-_HEAD_START = 2.0  # seconds of one server before another is tried beside it; less if there would be no time for all
 _AFTER_MISTAKE = 0.5  # seconds
 _TOO_LATE = 12  # intervals that a PONG may be behind what else comes; a minute, by default
 _LOOKS = 10  # in an interval in which a PONG is due: whether anything moves
@@ -78,6 +75,7 @@ class Link:
         reconnects: How often it was connected again.
         lines: How long a line the server takes.
         changed: Where threads wait for another state.
+        connector: Makes the connections; it knows the servers.
     """
 
     def __init__(self, options: LinkOptions, outbox: Outbox, reporter: Reporter) -> None:
@@ -95,14 +93,12 @@ class Link:
         self.max_payload = 0
         self.reconnects = 0
         self.changed = ParkingLot()
-        self._servers = Servers(options.servers)
         self._login = options.login()
-        self._refusing: set[Server] = set()  # those that refused us when they were last asked
         self._client: NATSClient | None = None  # the connection there is, or was last
-        self._clients: WeakRegistry[NATSClient] = (
-            WeakRegistry()
-        )  # that, and the attempts: a forked child lets go of their files
+        # That one, and those of attempts: a forked child lets go of their files.
+        self._clients: WeakRegistry[NATSClient] = WeakRegistry()
         self._tasks: set[asyncio.Task[None]] = set()
+        self.connector = Connector(options, self._new_client, self._fault, self._tasks)
 
     # -- read by any thread
 
@@ -110,11 +106,6 @@ class Link:
     def is_connected(self) -> bool:
         """Whether there is a server that answers."""
         return self.state is LinkState.CONNECTED
-
-    @property
-    def is_refused(self) -> bool:
-        """Whether no server would have us when it was last asked."""
-        return len(self._refusing) >= len(self._options.servers)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -171,37 +162,10 @@ class Link:
         """Connect again whenever there is no connection."""
         while True:
             try:
-                await self._keep(await self._reach())
+                await self._keep(await self.connector.connect())
             except Exception as mistake:  # of ours: it ends this connection, not the link
                 self._reporter.internal_error("".join(format_exception(mistake)))
                 await asyncio.sleep(_AFTER_MISTAKE)
-
-    async def _reach(self) -> NATSClient:
-        """Connect to whichever server lets us in first: while one takes its time, another is tried beside it."""
-        attempts: dict[asyncio.Task[None], NATSClient] = {}
-        try:
-            while True:
-                tried = [client.server for client in attempts.values()]
-                server = self._servers.next(besides=tried) or _with_another_address(tried)
-                if server is not None:
-                    client = self._new_client(server)
-                    attempts[self._begin_attempt(client)] = client
-                head_start = min(_HEAD_START, self._options.connect_timeout / (len(self._servers) + 1))
-                waits = server is not None
-                await asyncio.wait(attempts, timeout=head_start if waits else None, return_when=asyncio.FIRST_COMPLETED)
-                done = [attempt for attempt in attempts if attempt.done()]
-                if not done and self.reason is _NOT_YET:  # say so early, while there may still come an answer
-                    self._fault(TimeoutError())
-                for attempt in done:
-                    client = attempts.pop(attempt)
-                    error = attempt.exception()
-                    if error is None:
-                        return client
-                    self._failed(client, error)
-        finally:
-            for attempt, client in attempts.items():
-                client.abandon(_CLOSED)
-                attempt.cancel()
 
     def _new_client(self, server: Server) -> NATSClient:
         client = NATSClient(
@@ -215,39 +179,12 @@ class Link:
         self._clients.add(client)
         return client
 
-    def _begin_attempt(self, client: NATSClient) -> "asyncio.Task[None]":
-        async def attempt() -> None:
-            await asyncio.sleep(client.server.rest())
-            client.server.tried = monotonic()
-            try:
-                await client.open(self._options)
-            except BaseException:
-                client.abandon(_CLOSED)  # once more: asyncio may have swallowed a cancellation, and gone on to connect
-                raise
-
-        def ended(task: "asyncio.Task[None]") -> None:
-            self._tasks.discard(task)
-            if not task.cancelled():
-                task.exception()  # seen: of one that has lost the race nobody asks
-
-        task = asyncio.get_running_loop().create_task(attempt())
-        task.add_done_callback(ended)
-        self._tasks.add(task)
-        return task
-
-    def _failed(self, client: NATSClient, error: BaseException) -> None:
-        client.abandon(_CLOSED)
-        client.server.failures += 1
-        client.server.silences = client.server.silences + 1 if isinstance(error, TimeoutError) else 0
-        (self._refusing.add if is_refusal(error) else self._refusing.discard)(client.server)
-        self._fault(error)
-
     async def _keep(self, client: NATSClient) -> None:
         """See a connection to its end."""
         self._client = client
         error: BaseException
         try:
-            self._servers.succeeded()
+            self.connector.servers.succeeded()
             self.subscriber.resume(client, then=self._up)
             await self._watch(client)
             error = await client.lost
@@ -264,7 +201,7 @@ class Link:
         self.reason = describe(error)
         if is_refusal(error):
             self.reason += self._login.doubt()
-            if self.is_refused:
+            if self.connector.is_refused:
                 self.first.fail(self.connect_error())
                 self.changed.wake_all()
         if self.state is not LinkState.CONNECTED:
@@ -279,7 +216,7 @@ class Link:
             self._reporter.info(Kind.RECONNECTED, "connected to %s again", self.where, url=self.where)
         elif self.reason is not _NOT_YET:
             self._reporter.info(Kind.RECONNECTED, "connected to %s at last", self.where, url=self.where)
-        self._refusing.clear()
+        self.connector.forget_refusals()
         self._take_limits(client)
         self.pump.resume(client)
         self.requests.resume(client)
@@ -346,11 +283,11 @@ class Link:
 
     def _informed(self, client: NATSClient, info: dict[str, Any]) -> None:
         addresses = info.get("connect_urls")
-        self._servers.learn(client.server, addresses if isinstance(addresses, list) else ())
+        self.connector.servers.learn(client.server, addresses if isinstance(addresses, list) else ())
         if client is not self._client:  # not yet, or it has lost the race
             return
         self._take_limits(client)
-        if info.get("ldm") and self._servers.has_other(client.server):
+        if info.get("ldm") and self.connector.servers.has_other(client.server):
             self._spawn(self._leave(client))
 
     def _take_limits(self, client: NATSClient) -> None:
@@ -408,15 +345,6 @@ class Link:
             asyncio.get_running_loop().stop()
 
         self._spawn(wind_up())
-
-
-def _with_another_address(tried: list[Server]) -> Server | None:
-    """One that is being tried, and has more addresses than attempts: the one that took the connection may be dead."""
-    loop = cast(BaseLoop, asyncio.get_running_loop())
-    for server, attempts in Counter(tried).items():
-        if attempts < loop.count_addresses(*server.address):
-            return server
-    return None
 
 
 async def _cancel(tasks: set["asyncio.Task[None]"]) -> None:

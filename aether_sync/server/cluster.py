@@ -11,8 +11,9 @@ from typing import Any, Self
 from .._arguments import check_count, check_flag, check_path, check_seconds, check_text
 from .._runtime.deadline import Deadline
 from ..errors import ServerError
+from .configuration import LOOPBACK, new_name
 from .process import RETRY, Fd, reserve
-from .server import _LOOPBACK, NATSServer, _new_name
+from .server import NATSServer
 
 __all__ = ["NATSCluster"]
 _LARGEST_CLUSTER = 100  # servers: more is a slip
@@ -45,13 +46,13 @@ class NATSCluster:
         name: str | None = None,
         start_timeout: float = 30.0,
         binary: str | os.PathLike[str] | None = None,
-        host: str = _LOOPBACK,
+        host: str = LOOPBACK,
         jetstream: bool = True,
         config: str = "",
         store_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         size = check_count("size", size, _LARGEST_CLUSTER)
-        self.name = check_text("name", name) or _new_name()
+        self.name = check_text("name", name) or new_name()
         self._start_timeout = check_seconds("start_timeout", start_timeout)
         self._jetstream = check_flag("jetstream", jetstream)
         directory = None if store_dir is None else Path(check_path("store_dir", store_dir))
@@ -139,15 +140,15 @@ class NATSCluster:
         routes = [self._take_port() for _ in self.servers]
         monitors = [self._take_port() for _ in self.servers]
         for server, route, monitor in zip(self.servers, routes, monitors, strict=True):
-            others = ", ".join(f'"nats://{_LOOPBACK}:{other}"' for other in routes if other != route)
-            server._own_config = (
-                f'http: "{_LOOPBACK}:{monitor}"\n'
-                f'cluster {{ name: "{self.name}", listen: "{_LOOPBACK}:{route}", routes: [{others}] }}'
+            others = ", ".join(f'"nats://{LOOPBACK}:{other}"' for other in routes if other != route)
+            server._configuration.added = (
+                f'http: "{LOOPBACK}:{monitor}"\n'
+                f'cluster {{ name: "{self.name}", listen: "{LOOPBACK}:{route}", routes: [{others}] }}'
             )
         self._monitors = monitors
 
     def _take_port(self) -> int:
-        port, reserved = reserve(_LOOPBACK, 0)
+        port, reserved = reserve(LOOPBACK, 0)
         self._reserved.append(reserved)
         return port
 
@@ -183,7 +184,7 @@ def _ask(port: int, path: str, deadline: Deadline) -> dict[str, Any]:
     """Return what a server's monitoring says; nothing when it does not."""
     from http import client  # slow to import, and only needed here
 
-    connection = client.HTTPConnection(_LOOPBACK, port, timeout=max(RETRY, min(1.0, deadline.remaining())))
+    connection = client.HTTPConnection(LOOPBACK, port, timeout=max(RETRY, min(1.0, deadline.remaining())))
     try:
         connection.request("GET", path)
         answer = json.loads(connection.getresponse().read())

@@ -8,7 +8,6 @@
 A server ends with the process that started it, however that ends; see ``watcher.py`` for how.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -18,22 +17,18 @@ import warnings
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from threading import RLock
 from types import TracebackType
 from typing import Self
 
-from .._arguments import check_flag, check_int, check_path, check_seconds, check_text, is_of
+from .._arguments import check_flag, check_int, check_path, check_seconds, check_text
 from .._runtime.deadline import Deadline
-from .._values.shown import short
-from ..errors import InvalidOptionError, ServerError
+from ..errors import ServerError
+from .configuration import LOOPBACK, Configuration, check_config, check_host, in_url, new_name
 from .process import RETRY, Fd, Run, find_binary, is_greeted, reserve
 
 __all__ = ["NATSServer"]
-
-_LOOPBACK = "127.0.0.1"
-_numbers = count(1)
 
 
 @dataclass
@@ -97,7 +92,7 @@ class NATSServer:
         *,
         binary: str | os.PathLike[str] | None = None,
         port: int = 0,
-        host: str = _LOOPBACK,
+        host: str = LOOPBACK,
         jetstream: bool = True,
         config: str = "",
         store_dir: str | os.PathLike[str] | None = None,
@@ -106,17 +101,19 @@ class NATSServer:
         start_timeout: float = 10.0,
     ) -> None:
         self._binary = None if binary is None else check_path("binary", binary)
-        self._port = check_int("port", port, 0, 65535)
-        self._host = _some_text("host", host)
-        self._jetstream = check_flag("jetstream", jetstream)
-        self._config = _checked_config(config)
-        self._own_config = ""  # what a cluster adds
-        self._store_dir = None if store_dir is None else Path(check_path("store_dir", store_dir)).absolute()
+        self._configuration = Configuration(
+            port=check_int("port", port, 0, 65535),
+            host=check_host(host),
+            jetstream=check_flag("jetstream", jetstream),
+            text=check_config(config),
+            store_dir=None if store_dir is None else Path(check_path("store_dir", store_dir)).absolute(),
+            name=check_text("name", name) or new_name(),
+        )
         self._log_path = None if log_file is None else Path(check_path("log_file", log_file)).absolute()
         self._has_own_log = log_file is None
         self._start_timeout = check_seconds("start_timeout", start_timeout)
         self._was_ready = False
-        self.name = check_text("name", name) or _new_name()
+        self.name = self._configuration.name
         self._turn = RLock()  # guards all that changes; held while waiting, but not by kill() and other bare signals
         self._estate = _Estate(self.name)
         self._finalizer = weakref.finalize(self, _forsake, self._estate)
@@ -124,7 +121,7 @@ class NATSServer:
     @property
     def port(self) -> int:
         """The port for clients: 0 if it is still to be chosen; from the first start on always the same."""
-        return self._port
+        return self._configuration.port
 
     @property
     def url(self) -> str:
@@ -133,9 +130,9 @@ class NATSServer:
         Raises:
             ServerError: It was not started yet, so the port is not known.
         """
-        if not self._port:
+        if not self.port:
             raise ServerError(f"{self!r} has no URL before its first start")
-        return f"nats://{_in_url(_reachable(self._host))}:{self._port}"
+        return self._configuration.url
 
     @property
     def pid(self) -> int | None:
@@ -260,19 +257,20 @@ class NATSServer:
             ServerError: The server refused it, and goes on as before; or it did not say in time that it took it.
         """
         deadline = Deadline(timeout)
-        config = None if config is None else _checked_config(config)
+        config = None if config is None else check_config(config)
         self._refuse_foreign()
         with self._turn:
-            run, old = self._running(), self._config
-            self._config = old if config is None else config
+            run, directory, old = self._running(), self._estate.directory, self._configuration.text
+            assert directory is not None
+            self._configuration.text = old if config is None else config
             before = len(run.log())
             try:
-                self._write_config()
+                self._configuration.write(directory)
                 run.signal(signal.SIGHUP)
                 self._await_reload(run, before, deadline)
             except BaseException:
-                self._config = old
-                self._write_config()
+                self._configuration.text = old
+                self._configuration.write(directory)
                 raise
 
     def _await_reload(self, run: Run, before: int, deadline: Deadline) -> None:
@@ -298,18 +296,18 @@ class NATSServer:
 
     def _launch(self) -> None:
         deadline = Deadline(self._start_timeout)
-        chosen, was_taken = self._port, False
+        chosen, was_taken = self.port, False
         try:
             binary = find_binary(self._binary)
             while not self._try_launch(binary, deadline):
                 was_taken = True
-                self._port = chosen  # if that is 0, another one
+                self._configuration.port = chosen  # if that is 0, another one is taken
                 time.sleep(RETRY)
         except BaseException as error:
             if self._estate.run is not None:
                 self._estate.run.kill()
             self._discard()
-            self._port = chosen
+            self._configuration.port = chosen
             if isinstance(error, OSError):
                 raise ServerError(f"{self!r} could not be started: {error}") from error
             if was_taken and isinstance(error, ServerError):  # whose log is that of the last attempt, cut short
@@ -323,7 +321,7 @@ class NATSServer:
             return False
         run = self._spawn(binary, deadline)
         while deadline.remaining() and not run.wait_ended(Deadline(RETRY)):
-            greeted = is_greeted(_reachable(self._host), self._port, self.name)
+            greeted = is_greeted(self._configuration.reachable_host, self.port, self.name)
             if greeted or (greeted is None and "Server is ready" in run.log()):
                 return True
         if not run.has_ended():
@@ -342,30 +340,20 @@ class NATSServer:
             estate.directory.mkdir(0o700)
         if self._has_own_log:
             self._log_path = estate.directory / "server.log"
-        self._write_config()
+        self._configuration.write(estate.directory)
         if estate.reserved is None:
             try:
-                self._port, estate.reserved = reserve(self._host, self._port)
+                self._configuration.port, estate.reserved = reserve(self._configuration.host, self.port)
             except OSError:
                 if self._was_ready and deadline.remaining():
                     return False
                 raise
         return True
 
-    def _write_config(self) -> None:
-        # The name is not an argument: a server that is told to reload would then refuse to lose it.
-        text = f"{self._config}\nserver_name: {json.dumps(self.name)}\n{self._own_config}\n"
-        directory = self._estate.directory
-        if directory is not None:
-            (directory / "server.conf").write_text(text)
-
     def _spawn(self, binary: str, deadline: Deadline) -> Run:
         directory = self._estate.directory
         assert directory is not None
-        command = [binary, "-c", str(directory / "server.conf"), "-l", str(self.log_path)]
-        command += ["-a", self._host, "-p", str(self._port)]
-        if self._jetstream:
-            command += ["-js", "-sd", str(self._store_dir or directory)]
+        command = self._configuration.command(binary, directory, self.log_path)
         old = self._estate.run
         self._estate.run = run = Run(command, self.log_path, directory, deadline)
         if old is not None:
@@ -393,30 +381,4 @@ class NATSServer:
 
     def __repr__(self) -> str:
         state = f"running, process {self.pid}" if self.is_running else "not running"
-        return f"<NATSServer {self.name!r} on {_in_url(self._host)}:{self._port or '?'}, {state}>"
-
-
-def _some_text(name: str, value: object) -> str:
-    text = check_text(name, value)
-    if not text:
-        raise InvalidOptionError(f"{name} must be a non-empty str, not {short(value)}")
-    return text
-
-
-def _checked_config(config: object) -> str:
-    """Refuse what is no text; which may hold secrets, and is not shown."""
-    if not is_of(config, str):
-        raise InvalidOptionError(f"config must be the text of a configuration, not {type(config).__name__}")
-    return str.__str__(config)
-
-
-def _new_name() -> str:
-    return f"aether-{os.getpid()}-{next(_numbers)}-{os.urandom(3).hex()}"
-
-
-def _reachable(host: str) -> str:
-    return {"0.0.0.0": _LOOPBACK, "::": "::1"}.get(host, host)
-
-
-def _in_url(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+        return f"<NATSServer {self.name!r} on {in_url(self._configuration.host)}:{self.port or '?'}, {state}>"
