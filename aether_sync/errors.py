@@ -159,6 +159,7 @@ class VersionConflictError(StoreError):
         attempted_version: The version that the first event of the call would have had.
         current_version: The actor's version, as the leader of the stream knows it.
         expected_version: The version that ``append()`` was told to expect; None if the events came with versions.
+        is_of_snapshot: Whether the call saved a snapshot, which is ahead of its actor's events.
     """
 
     def __init__(self, actor_id: str, attempted_version: int, current_version: int) -> None:
@@ -167,10 +168,13 @@ class VersionConflictError(StoreError):
         self.attempted_version = attempted_version
         self.current_version = current_version
         self.expected_version: int | None = None
+        self.is_of_snapshot = False
 
     def __str__(self) -> str:
         actor = f"actor {short(self.actor_id)}"
-        if self.expected_version is None:
+        if self.is_of_snapshot:
+            what = f"so no snapshot of version {self.attempted_version} was kept: save its events first"
+        elif self.expected_version is None:
             what = f"so version {self.attempted_version} was not stored: load it again, and go on from there"
         elif self.expected_version:
             what = f"and expected_version was {self.expected_version}: nothing was stored; load it, and decide again"

@@ -24,8 +24,8 @@ from nats.js.errors import NotFoundError, ServiceUnavailableError
 
 from aether_sync import NATSServer
 from aether_sync.errors import InvalidOptionError, ServerError, ServerNotFoundError
+from aether_sync.server import cluster, watcher
 from aether_sync.server import server as module
-from aether_sync.server import watcher
 from aether_sync.server.cluster import NATSCluster
 from aether_sync.server.process import find_binary
 
@@ -197,7 +197,7 @@ def make_fake(directory: Path, mode: str) -> Path:
 
 
 def test_exact_names() -> None:
-    assert module.__all__ == ["NATSServer"]
+    assert (cluster.__all__, module.__all__) == (["NATSCluster"], ["NATSServer"])
 
 
 def test_a_client_can_connect_when_start_returns() -> None:
