@@ -1,14 +1,14 @@
-"""Counters, and the frozen snapshot that ``bus.metrics()`` returns."""
+"""What ``metrics()``, ``stats()`` and ``close()`` return: frozen values, which pickle."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 __all__ = ["CloseReport", "Metrics", "OTHER_NAMESPACES", "QueueStats", "SubscriptionStats"]
 
-#: The key under which ``published_by_namespace`` counts the namespaces beyond its bound. No namespace is called so.
+#: The key under which ``published_by_namespace`` counts all namespaces beyond its bound. It is no valid namespace.
 OTHER_NAMESPACES = "*"
 
-_NAMESPACES_COUNTED = 1_000  # apart; more than a dashboard shows, little enough to copy at every snapshot
+_NAMESPACES_COUNTED = 1_000  # one by one: more than a dashboard shows, and few enough to copy for every snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,33 +53,34 @@ class SubscriptionStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
-    """What a bus has done since it was made. It is a snapshot, no part of which changes; it can be pickled.
+    """What a bus did since it was made: a snapshot that does not change any more.
 
-    ``confirmed``, ``uncertain``, ``rejected``, ``reconnects``, ``outbox_events`` and ``outbox_bytes`` are counts of the
-    connection, and so of all buses that share it. For the events that these accepted, ``published`` is the sum of
-    ``confirmed``, ``uncertain``, ``rejected`` and the events that the server has not answered yet.
+    ``confirmed``, ``uncertain``, ``rejected``, ``reconnects``, ``outbox_events`` and ``outbox_bytes`` belong to the
+    connection: buses that share one show the same numbers. Summed over these buses, ``published`` equals ``confirmed +
+    uncertain + rejected`` and the events that the server has not answered yet.
 
     Attributes:
         node_id: The bus among all nodes of a cluster.
         published: Events that ``publish()`` accepted.
-        published_by_namespace: These by their namespace: the first 1,000 namespaces, and all others together as
-            ``"*"``.
-        received: Events of other nodes that arrived, before filters.
-        delivered: Events that threads took from subscriptions, closed ones included.
+        published_by_namespace: These by their namespaces: the first 1,000; all others together as ``"*"``.
+        received: Events of other nodes that arrived, counted before filters are applied.
+        delivered: Events that threads took from subscriptions, those of closed ones included.
         dropped: Events that subscriptions dropped.
-        dropped_by_reason: These by their reason: ``maxsize``, ``max_bytes``, ``discarded`` by a close, or ``closed``:
-            the server had chosen a member of a queue group that ended.
-        publish_errors: Events that ``publish()`` refused. The ``rejected`` ones are included unless buses share the
-            connection: the server names the subject of what it refuses, and not the bus.
+        dropped_by_reason: These by their reasons. ``maxsize`` and ``max_bytes``: the queue was full; ``discarded``: by
+            ``close(discard=True)``; ``closed``: the server had chosen a member of a queue group that was closed
+            meanwhile.
+        publish_errors: Events that ``publish()`` refused; and, if the connection is the bus's own, the ``rejected``
+            ones. Of a shared connection nobody knows whose they were: the server names only the subject of what it
+            refuses.
         rejected: Events that the server refused after ``publish()`` had accepted them.
         subscribe_errors: Calls of ``subscribe()`` that failed.
-        decode_errors: Messages that were no event, or that an internal error kept from some or all subscriptions.
-        confirmed: Published events that the connected server has processed and not refused.
-        uncertain: Events that were written to a connection which broke before they were confirmed.
-        reconnects: How often the connection was made again.
-        outbox_events: Events that wait to be sent.
-        outbox_bytes: The encoded size of these, in bytes.
-        pending: Events that are queued in subscriptions.
+        decode_errors: Messages that were not events, or that an error in this library kept from a subscription.
+        confirmed: Published events that the server has processed and not refused.
+        uncertain: Events written to a connection that broke before they were confirmed.
+        reconnects: How often the connection was made again after a loss.
+        outbox_events: Events waiting to be sent.
+        outbox_bytes: Their bytes.
+        pending: Events queued in subscriptions.
         active_subscriptions: Subscriptions that are open.
         subscriptions: What went through each of these.
     """
@@ -107,13 +108,13 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloseReport:
-    """What closing a bus left undone. It is true in an ``if`` when nothing was.
+    """What a ``close()`` left undone. It is true if nothing was: ``if not bus.close(): ...``.
 
     Attributes:
-        unsent: Events that were accepted and never written.
-        uncertain: Events that were written, not confirmed by the server, and not yet reported by a flush.
-        rejected: Events that the server refused, and that no flush has reported yet.
-        timed_out: Whether the time was over before everything was done.
+        unsent: Events that were accepted and never sent.
+        uncertain: Events that were sent and not confirmed, as far as no ``flush()`` has reported them.
+        rejected: Events that the server refused, as far as no ``flush()`` has reported them.
+        timed_out: Whether the timeout ran out before everything was done.
     """
 
     unsent: int = 0

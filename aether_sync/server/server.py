@@ -5,7 +5,7 @@
     with NATSServer() as server:
         bus = NATSEventBus(server.url)
 
-A server ends with the process that started it, however that ends; see ``watcher.py`` for how.
+A server ends with the process that started it, however that process ends; ``watcher.py`` sees to it.
 """
 
 import os
@@ -33,11 +33,11 @@ __all__ = ["NATSServer"]
 
 @dataclass
 class _Estate:
-    """What a server object leaves to its finalizer, which must not know the object itself."""
+    """What the finalizer of a server needs to know; it must not know the object itself."""
 
     name: str
-    owner: int = 0  # the process that started it; 0 before
-    directory: Path | None = None  # the temporary one
+    owner: int = 0  # the process that started the server; 0 before the start
+    directory: Path | None = None  # the temporary directory
     reserved: Fd | None = None
     run: Run | None = None
 
@@ -60,31 +60,37 @@ def _forsake(estate: _Estate) -> None:
 
 
 class NATSServer:
-    """A nats-server process: started by ``with`` or :meth:`start`, ready when that returns.
+    """A nats-server process. ``with`` or :meth:`start` starts it, and it is ready when that returns.
 
-    It runs in a session of its own, so that Ctrl-C in the terminal does not end it under a bus that wants to flush. It
-    ends with the process that started it, also when that is killed; the end of the thread that started it means
-    nothing. In a forked child this object can be read (``url``, ``log()``); ``stop()``, ``kill()`` and the end of a
-    ``with`` do nothing there, and the rest raises. An object that is collected or left at interpreter exit unstopped is
-    stopped, with a ``ResourceWarning``.
+    The server runs in a session of its own, so Ctrl-C in the terminal does not end it while a bus still flushes. It
+    ends with the process that started it, even if that is killed, but not with the thread that started it. In a forked
+    child ``url`` and ``log()`` can be read, ``stop()``, ``kill()`` and the end of a ``with`` do nothing, and all other
+    methods raise. A server whose object is collected, or that still runs when the interpreter exits, is stopped with a
+    ``ResourceWarning``.
 
-    Any thread may call any method. Those that change what runs take turns; ``kill()``, ``pause()``, ``resume()`` and
-    ``lame_duck()`` do not wait for them.
+    Any thread may call any method. ``start()``, ``stop()``, ``restart()`` and ``reload()`` take turns; ``kill()``,
+    ``pause()``, ``resume()`` and ``lame_duck()`` do not wait for them.
 
     Args:
-        binary: Path or name of the binary; see :func:`find_binary`.
-        port: The port for clients. 0 takes a free one, which then stays this object's.
-        host: The address to listen on. By default nobody else can reach a server that asks for no password.
+        binary: Path of the binary, or its name on PATH. By default the binary that the extra ``server`` brings, else
+            one next to this Python, else one on PATH.
+        port: The port for clients. 0 takes a free one, which this object then keeps.
+        host: The address to listen on. By default only this machine can reach the server, which needs no password.
         jetstream: Whether JetStream is on.
-        config: Text of a nats-server configuration file: authorization, TLS, limits. Never shown in a repr. Paths in it
-            should be absolute. The options given here win over it.
-        store_dir: Where JetStream keeps its data; kept. By default in a temporary directory, removed at the end.
-        log_file: Where its output is appended; kept. By default in the temporary directory.
-        name: The server's name. By default one that no other has: by it, a server that answers is known to be this one.
-        start_timeout: Seconds from start to ready. Milliseconds are usual; it is long for a machine that is busy.
+        config: The text of a nats-server configuration file: authorization, TLS, limits. It is never shown in a repr.
+            Paths in it should be absolute. The other options given here take precedence over it.
+        store_dir: The directory for the data of JetStream, which is kept. By default the data is in a temporary
+            directory, which is removed at the end.
+        log_file: The file that the server's output is appended to, which is kept. By default it is in the temporary
+            directory.
+        name: The server's name. The default is unique, so a server that answers is known to be this one.
+        start_timeout: Seconds from start to ready. Usually it takes milliseconds; the default is for a busy machine.
+
+    Attributes:
+        name: The server's name.
 
     Raises:
-        InvalidOptionError: An option is out of its range.
+        InvalidOptionError: An option is of the wrong type or out of its range.
     """
 
     def __init__(
@@ -113,14 +119,14 @@ class NATSServer:
         self._has_own_log = log_file is None
         self._start_timeout = check_seconds("start_timeout", start_timeout)
         self._was_ready = False
-        self.name = self._configuration.name
-        self._turn = RLock()  # guards all that changes; held while waiting, but not by kill() and other bare signals
+        self.name: str = self._configuration.name
+        self._turn = RLock()  # guards all that changes. Held while waiting, but never by what only sends a signal
         self._estate = _Estate(self.name)
         self._finalizer = weakref.finalize(self, _forsake, self._estate)
 
     @property
     def port(self) -> int:
-        """The port for clients: 0 if it is still to be chosen; from the first start on always the same."""
+        """The port for clients. It is 0 until one is chosen, and stays the same from the first start on."""
         return self._configuration.port
 
     @property
@@ -128,7 +134,7 @@ class NATSServer:
         """Where clients connect.
 
         Raises:
-            ServerError: It was not started yet, so the port is not known.
+            ServerError: It was never started, so the port is not known.
         """
         if not self.port:
             raise ServerError(f"{self!r} has no URL before its first start")
@@ -142,30 +148,30 @@ class NATSServer:
 
     @property
     def is_running(self) -> bool:
-        """Whether there is a process; a paused one counts."""
+        """Whether the process runs; a paused one does."""
         return self.pid is not None
 
     @property
     def log_path(self) -> Path:
-        """The file that has the server's output.
+        """The file with the server's output.
 
         Raises:
-            ServerError: It was not started yet, so its temporary directory is not there.
+            ServerError: It was never started, so its temporary directory does not exist.
         """
         if self._log_path is None:
             raise ServerError(f"{self!r} has no log before its first start")
         return self._log_path
 
     def log(self) -> str:
-        """Return all that the server has written: empty before the start, and when its temporary directory is gone."""
+        """Return all that the server has written; "" before the start, and when its temporary directory is removed."""
         with suppress(OSError):
             return "" if self._log_path is None else self._log_path.read_text(errors="replace")
         return ""
 
     def start(self) -> None:
-        """Start the server and wait until a client can connect; does nothing if it runs.
+        """Start the server and wait until a client can connect. Does nothing if it runs.
 
-        It has the data and the port that it had before a :meth:`stop`, a :meth:`kill` or a crash.
+        After a :meth:`stop`, a :meth:`kill` or a crash it has the same data and the same port as before.
 
         Raises:
             ServerNotFoundError: There is no binary.
@@ -177,14 +183,15 @@ class NATSServer:
                 self._launch()
 
     def stop(self, timeout: float = 5.0, *, discard: bool = False) -> None:
-        """End the server, paused or not; its data and port stay for another :meth:`start`.
+        """End the server, also a paused one. Its data and port are kept for another :meth:`start`.
 
-        Does nothing if it has ended. It waits for a start in another thread; :meth:`kill` does not. The end of a
-        ``with`` discards what stays.
+        Does nothing if it has ended. It waits for a start in another thread, which :meth:`kill` does not. The end of a
+        ``with`` calls it with ``discard=True``.
 
         Args:
-            timeout: Seconds until it is ended by force.
-            discard: Remove the temporary directory and let the port go; else they go with this object, or this process.
+            timeout: Seconds until the server is ended by force; None waits for ever.
+            discard: Whether to remove the temporary directory and release the port at once. Otherwise that is done when
+                this object is collected, or this process ends.
 
         Raises:
             ServerError: It survived SIGKILL.
@@ -199,10 +206,10 @@ class NATSServer:
                 self._discard()
 
     def kill(self) -> None:
-        """End the server by SIGKILL, as a crash would: data and port stay, for another :meth:`start`.
+        """End the server by SIGKILL, as in a crash. Its data and port are kept for another :meth:`start`.
 
         Raises:
-            ServerError: It survived that.
+            ServerError: It survived SIGKILL.
         """
         run = self._estate.run
         if run is not None and not self._estate.is_foreign():
@@ -212,7 +219,7 @@ class NATSServer:
         """Stop the server, if it runs, and start it on the same port and data.
 
         Args:
-            timeout: Seconds until the old one is ended by force.
+            timeout: Seconds until the running server is ended by force; None waits for ever.
 
         Raises:
             ServerError: As for :meth:`start`.
@@ -223,7 +230,7 @@ class NATSServer:
             self._launch()
 
     def pause(self) -> None:
-        """Freeze the server (SIGSTOP): its connections stay open, and nothing answers from then on.
+        """Freeze the server by SIGSTOP: its connections stay open, but it does not answer any more.
 
         Raises:
             ServerError: It is not running.
@@ -231,7 +238,7 @@ class NATSServer:
         self._running().freeze()
 
     def resume(self) -> None:
-        """Let a paused server go on.
+        """Let a paused server continue.
 
         Raises:
             ServerError: It is not running.
@@ -239,7 +246,7 @@ class NATSServer:
         self._running().signal(signal.SIGCONT)
 
     def lame_duck(self) -> None:
-        """Have the server send its clients away, slowly, and end (SIGUSR2); ``lame_duck_duration`` in its config.
+        """Tell the server by SIGUSR2 to send its clients away one by one, within its ``lame_duck_duration``, and end.
 
         Raises:
             ServerError: It is not running.
@@ -247,14 +254,15 @@ class NATSServer:
         self._running().signal(signal.SIGUSR2)
 
     def reload(self, config: str | None = None, timeout: float = 5.0) -> None:
-        """Have the running server read its configuration again, and wait until it has.
+        """Have the running server read its configuration again, and wait until it has done so.
 
         Args:
-            config: The new configuration; by default the old text, whose files (certificates) may have changed.
-            timeout: Seconds.
+            config: The new text. The default is the old one, for the case that files which it names have changed, such
+                as certificates.
+            timeout: Seconds to wait; None waits for ever.
 
         Raises:
-            ServerError: The server refused it, and goes on as before; or it did not say in time that it took it.
+            ServerError: The server refused the configuration and keeps the old one; or it did not confirm it in time.
         """
         deadline = Deadline(timeout)
         config = None if config is None else check_config(config)
@@ -316,7 +324,7 @@ class NATSServer:
         self._was_ready = True
 
     def _try_launch(self, binary: str, deadline: Deadline) -> bool:
-        """Start it and wait until it is ready; False if somebody has its port who may be gone soon."""
+        """Start the server and wait until it is ready; return False if its port is taken, perhaps only for a moment."""
         if not self._prepare(deadline):
             return False
         run = self._spawn(binary, deadline)
@@ -332,7 +340,7 @@ class NATSServer:
         raise run.error(f"{self!r} ended before it was ready")
 
     def _prepare(self, deadline: Deadline) -> bool:
-        """Make the directory, the configuration and the reservation, as far as they are not there."""
+        """Make the directory and the configuration, and reserve the port; return False if the port is taken."""
         estate = self._estate
         estate.owner = os.getpid()
         if estate.directory is None:
@@ -361,7 +369,7 @@ class NATSServer:
         return run
 
     def _discard(self) -> None:
-        """Remove what an ended server leaves; the watcher goes last: it does it if this process is killed here."""
+        """Remove what an ended server leaves. The watcher goes last: it does the same if we are killed here."""
         estate = self._estate
         if estate.directory is not None:
             shutil.rmtree(estate.directory, ignore_errors=True)
