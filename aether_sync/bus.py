@@ -138,9 +138,15 @@ class EventBus(Startable, ForkAware):
         return self.subscribe(*patterns, filter=SubscriptionFilter(event_types={EVENT_STORED}), **options)
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """Close a subscription of this bus. What it has queued can still be taken."""
+        """Close a subscription of this bus. What it has queued can still be taken.
+
+        Raises:
+            InvalidOptionError: It is no subscription, or one of another bus.
+        """
         if not is_of(subscription, Subscription):
             raise InvalidOptionError(f"unsubscribe() takes what subscribe() returned, not {short(subscription)}")
+        if subscription._end != self._end:
+            raise InvalidOptionError(f"{subscription!r} is not one of {self!r}: call its close(), or that bus")
         subscription.close()
 
     # -- publishing
@@ -162,22 +168,7 @@ class EventBus(Startable, ForkAware):
             ConnectError: There is no connection, and this was the first attempt at one.
             BusClosedError: The bus is closed.
         """
-        if self._abandoned:
-            self._reap_if_free()
-        try:
-            route = self._targets.route(namespace)
-            if type(event) is not Event and not is_of(event, Event):
-                raise _no_event(event)
-            if route.is_wanted:
-                encoded, copy = encode_and_copy(event, route.namespace)
-                self._accept(route, (encoded,))
-                self._deliver(route, (copy,), (len(encoded),))
-            else:
-                self._accept(route, (encode_event(event),))
-        except AetherError:
-            self._counters.add("publish_errors")
-            raise
-        (route.tally or self._tally(route)).one()
+        self._publish(namespace, event, True)
 
     def try_publish(self, namespace: str, event: Event) -> bool:
         """Publish an event without waiting for anything, not even for the first attempt to connect.
@@ -190,17 +181,28 @@ class EventBus(Startable, ForkAware):
             Whether it was accepted. If not, nothing was delivered anywhere, and ``publish_errors`` counts it.
         """
         try:
+            self._publish(namespace, event, False)
+        except AetherError:
+            return False
+        return True
+
+    def _publish(self, namespace: str, event: Event, wait: bool) -> None:
+        if self._abandoned:
+            self._reap_if_free()
+        try:
             route = self._targets.route(namespace)
             if type(event) is not Event and not is_of(event, Event):
                 raise _no_event(event)
-            encoded, copy = encode_and_copy(event, route.namespace)
-            self._accept(route, (encoded,), wait=False)
-            self._deliver(route, (copy,), (len(encoded),))
+            if route.is_wanted:
+                encoded, copy = encode_and_copy(event, route.namespace)
+                self._accept(route, (encoded,), wait)
+                self._deliver(route, (copy,), (len(encoded),))
+            else:
+                self._accept(route, (encode_event(event),), wait)
         except AetherError:
             self._counters.add("publish_errors")
-            return False
+            raise
         (route.tally or self._tally(route)).one()
-        return True
 
     def publish_many(self, namespace: str, events: Iterable[Event]) -> None:
         """Publish events in order: all of them are accepted, or an error is raised and none was.
@@ -232,7 +234,7 @@ class EventBus(Startable, ForkAware):
                     copies.append(copy)
             else:
                 encoded = list(map(encode_event, events))
-            self._accept(route, encoded)
+            self._accept(route, encoded, True)
             if copies:
                 self._deliver(route, copies, list(map(len, encoded)))
         except AetherError:
@@ -268,8 +270,8 @@ class EventBus(Startable, ForkAware):
         for target in targets:
             self._targets.remove(target)
 
-    def _accept(self, route: Route, encoded: Sequence[bytes], *, wait: bool = True) -> None:
-        """Accept encoded events for other nodes, or raise."""
+    def _accept(self, route: Route, encoded: Sequence[bytes], wait: bool) -> None:
+        """Accept encoded events for other nodes, or raise; ``wait`` for room if there is none."""
         if self._closed:
             self._refuse_if_closed()
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, Unpack, cast
+from typing import Any, Literal, Unpack
 from weakref import WeakMethod
 
-from ._arguments import check_choice, check_timeout, is_of
+from ._arguments import check_choice, check_timeout
 from ._bus.incoming import EventInterest, Incoming
 from ._bus.routing import Frame, Route, Target, make_frame
 from ._bus.store_watch import StoreWatch, VersionKeeper
@@ -16,12 +16,11 @@ from ._runtime.locks import signal_safe_lock
 from ._runtime.reporter import Kind, log_close
 from ._values.shown import explained
 from .bus import EventBus
-from .connection import Connection, ConnectionOptions
+from .connection import Connection, ConnectionOptions, adopt
 from .errors import (
     BusClosedError,
     DeadlineExceededError,
     DeliveryUncertainError,
-    InvalidOptionError,
     SubscriptionClosedError,
     SubscriptionOverflowError,
 )
@@ -74,14 +73,9 @@ class NATSEventBus(EventBus):
         self._buffer = check_choice("on_disconnect", on_disconnect, {"buffer": True, "raise": False})
         self._watch = None if store is None and namespace is None else StoreWatch(store, namespace, self._prefix)
         super().__init__()
-        self._owns_connection = not is_of(connection, Connection)
-        if is_of(connection, Connection):
-            if options:
-                raise InvalidOptionError(f"{', '.join(options)}: give that to the Connection, which is shared")
-            self._connection = connection
-            connection.is_shared = True
-        else:
-            self._connection = Connection(cast("str | Sequence[str] | None", connection), **options)
+        self._connection, self._channel, self._owns_connection = adopt(connection, options)
+        if not self._owns_connection:
+            self._channel.slot.is_shared = True
 
     def _begin(self) -> None:
         super()._begin()
@@ -118,7 +112,7 @@ class NATSEventBus(EventBus):
         subject = self._subject_of(namespace)
         return make_frame(subject, namespace, self._writer, line_of(subject))
 
-    def _accept(self, route: Route, encoded: Sequence[bytes], *, wait: bool = True) -> None:
+    def _accept(self, route: Route, encoded: Sequence[bytes], wait: bool) -> None:
         if self._closed:
             self._refuse_if_closed()
         if self._to_watch:
@@ -130,17 +124,17 @@ class NATSEventBus(EventBus):
             (one,) = encoded
             size = around + len(one)
             frame = template % (size, position(), one)
-            self._connection.send((frame,), len(frame), size, line, timeout, self._buffer, wait)
+            self._channel.send((frame,), len(frame), size, line, timeout, self._buffer, wait)
             return
         size, largest = _sizes(route.frame, encoded)
         make = partial(_frames, route.frame, encoded)
-        self._connection.send(encoded, size, largest, route.frame[3], timeout, self._buffer, wait, make)
+        self._channel.send(encoded, size, largest, route.frame[3], timeout, self._buffer, wait, make)
 
     # -- subscribing
 
     def _join(self, target: Target, deadline: Deadline) -> None:
         self._begin_use()
-        interests = [self._enter(target, pattern) for pattern in target.subject_patterns]
+        interests = [self._share_interest(target, pattern) for pattern in target.subject_patterns]
         for interest in interests:
             self._await_confirmation(interest, target, deadline)
         if target.group is None:  # a node's own events come directly; to a group, by the server's choice
@@ -148,26 +142,26 @@ class NATSEventBus(EventBus):
 
     def _await_confirmation(self, interest: EventInterest, target: Target, deadline: Deadline) -> None:
         try:
-            self._connection.await_confirmation(interest, deadline)
+            self._channel.await_confirmation(interest, deadline)
         except SubscriptionClosedError:
             if not isinstance(target.queue.failure, SubscriptionOverflowError):  # who reads it gets that
                 raise
 
-    def _enter(self, target: Target, pattern: str) -> EventInterest:
+    def _share_interest(self, target: Target, pattern: str) -> EventInterest:
         """Share the interest in a subject, or have a new one subscribed."""
         key = (pattern, target.group)
         while True:
             with self._interests_lock:
                 interest = self._interests.get(key)
                 if interest is not None and interest.ended:
-                    self._connection.leave(interest)  # once more, if an interrupt came before the first time
+                    self._channel.unsubscribe(interest)  # once more, if an interrupt came before the first time
                 if interest is None or interest.ended:
                     interest = EventInterest(self._inbox, self._subject_of(pattern), pattern, target.group)
                     interest.is_watched = self._watch is not None and key == (self._watch.namespace, None)
                     self._interests[key] = interest
                 interest.add(target)
                 if not interest.entered:
-                    self._connection.enter(interest)
+                    self._channel.subscribe(interest)
                     interest.entered = True
                 if not interest.ended or interest.confirmed.error is not None:
                     return interest
@@ -175,11 +169,11 @@ class NATSEventBus(EventBus):
 
     def _part(self, targets: Sequence[Target], deadline: Deadline) -> None:
         super()._part(targets, deadline)
-        left = [interest for target in targets for interest in self._exit(target)]
+        left = [interest for target in targets for interest in self._leave_interests(target)]
         # What the server has already chosen this node for is on its way. What comes later still is counted as dropped.
-        self._connection.await_last([interest for interest in left if interest.group is not None], deadline)
+        self._channel.await_last([interest for interest in left if interest.group is not None], deadline)
 
-    def _exit(self, target: Target) -> list[EventInterest]:
+    def _leave_interests(self, target: Target) -> list[EventInterest]:
         """Leave the interests of a target; those that served nobody else are returned, and serve it to their end."""
         left = []
         with self._interests_lock:
@@ -192,36 +186,36 @@ class NATSEventBus(EventBus):
                     continue
                 left.append(interest)
                 interest.ended = True  # wherever an interrupt comes
-                self._connection.leave(interest)
+                self._channel.unsubscribe(interest)
                 if self._interests.get((pattern, target.group)) is interest:
                     self._interests.pop((pattern, target.group), None)
         return left
 
     def _abandon(self, target: Target) -> None:
         super()._abandon(target)
-        self._connection.nudge(self._reap)
+        self._channel.call_soon(self._reap)
 
     def _reap_if_free(self) -> None:  # on the loop, which nobody waits for
-        self._connection.nudge(self._reap)
+        self._channel.call_soon(self._reap)
 
     # -- state
 
     def __repr__(self) -> str:
-        return f"<NATSEventBus {self.node_id[:8]} {'closed' if self._closed else self._connection.summary}>"
+        return f"<NATSEventBus {self.node_id[:8]} {'closed' if self._closed else self._channel.slot.summary}>"
 
     def start(self) -> None:  # noqa: D102
         self._refuse_if_closed()
         self._connection.start()
         if self._to_watch:
-            self._connection.await_confirmation(self._begin_to_watch(), Deadline(_WATCH_CONFIRMED))
+            self._channel.await_confirmation(self._begin_to_watch(), Deadline(_WATCH_CONFIRMED))
 
     def _begin_use(self) -> None:
         """Begin to connect, as the first use does; what waits for the server waits by itself."""
-        if self._connection.is_awaited:
+        if self._channel.slot.is_awaited:
             self.start()
             return
         self._refuse_if_closed()
-        self._connection.ready()
+        self._channel.make_ready()
         if self._to_watch:
             self._begin_to_watch()
 
@@ -237,7 +231,7 @@ class NATSEventBus(EventBus):
                 self._interests[key] = interest
             interest.is_watched = True
             if not interest.entered:
-                self._connection.enter(interest, wait=False)
+                self._channel.subscribe(interest, wait=False)
                 interest.entered = True
             self._to_watch.clear()
         return interest
@@ -263,8 +257,8 @@ class NATSEventBus(EventBus):
 
     def _measure(self) -> dict[str, Any]:
         measured = super()._measure()
-        counts = self._connection.counts()
-        if not self._connection.is_shared:  # else nobody knows whose they were
+        counts = self._channel.counts()
+        if not self._channel.slot.is_shared:  # else nobody knows whose they were
             measured["publish_errors"] += counts["rejected"]
         return measured | counts
 
@@ -283,7 +277,7 @@ class NATSEventBus(EventBus):
         except DeliveryUncertainError as error:
             return CloseReport(uncertain=error.uncertain, rejected=error.rejected)
         except DeadlineExceededError:
-            return CloseReport(unsent=self._connection.counts()["outbox_events"], timed_out=True)
+            return CloseReport(unsent=self._channel.counts()["outbox_events"], timed_out=True)
         except BusClosedError:  # the connection was closed first, and has reported
             pass
         return CloseReport()

@@ -25,7 +25,7 @@ from .._runtime.reporter import Kind, Reporter
 from .fast_reader import LONGEST_LINE, FastReader
 from .interest import Interest, message_class
 from .login import Login, NotSentError
-from .options import ConnectOptions
+from .options import LinkOptions
 from .parser import SteadyParser
 from .reasons import describe
 from .servers import Server
@@ -103,7 +103,7 @@ class NATSClient(Client):
 
     # -- its beginning
 
-    async def open(self, options: ConnectOptions) -> None:
+    async def open(self, options: LinkOptions) -> None:
         """Connect, or raise why that is not possible: one attempt, with a deadline."""
         self._wants_tls = options.wants_tls
         try:

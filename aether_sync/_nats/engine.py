@@ -10,7 +10,7 @@ from .._runtime.reporter import Kind, Reporter, log_close
 from ..errors import BusClosedError, ConnectError, DeadlineExceededError
 from ..metrics import CloseReport
 from .link import Link, LinkState
-from .options import ConnectOptions
+from .options import LinkOptions
 from .outbox import Outbox
 
 __all__ = ["Engine"]
@@ -22,7 +22,7 @@ _AT_LEAST = 0.1  # seconds for that in any case: the bytes are gone by then, and
 class Engine:
     """What runs for a connection. It knows nothing of the connection, which can so be collected."""
 
-    def __init__(self, options: ConnectOptions, outbox: Outbox) -> None:
+    def __init__(self, options: LinkOptions, outbox: Outbox) -> None:
         self._reporter = Reporter()
         self.link = Link(options, outbox, self._reporter)
         loop = new_loop(options.fast, warn=partial(self._reporter.warning, Kind.EVENT_LOOP))
@@ -93,7 +93,7 @@ class Engine:
         last = Deadline(5.0 if grace is None else max(end.remaining(), _AT_LEAST))
         ended = self.loop.stop(last)  # and with it the link, whose own close may not even have begun
         account = self.link.pump.account()
-        self.link.pump.tell(account)
+        self.link.pump.mark_reported(account)
         unsent = self._outbox.depth()[0]
         in_flight = 0 if ended else self._outbox.position() - self.link.pump.settled - unsent
         report = CloseReport(
@@ -113,4 +113,4 @@ class Engine:
 
     def forsake(self) -> None:
         """Flush once and end, in the background. Takes no lock: for finalizers."""
-        self.loop.nudge(self.link.forsake)
+        self.loop.call_soon(self.link.forsake)

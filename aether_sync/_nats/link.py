@@ -34,7 +34,7 @@ from .._values.clock import monotonic
 from ..errors import BusClosedError, ConnectError, DeadlineExceededError
 from .client import NATSClient
 from .lines import TOO_LONG, Lines
-from .options import ConnectOptions
+from .options import LinkOptions
 from .outbox import Outbox
 from .pump import Account, Pump
 from .reasons import describe, is_refusal, is_violation, refusal, shown
@@ -80,7 +80,7 @@ class Link:
         changed: Where threads wait for another state.
     """
 
-    def __init__(self, options: ConnectOptions, outbox: Outbox, reporter: Reporter) -> None:
+    def __init__(self, options: LinkOptions, outbox: Outbox, reporter: Reporter) -> None:
         self._options = options
         self._outbox = outbox
         self._reporter = reporter
@@ -150,9 +150,9 @@ class Link:
         """Begin to connect."""
         self._enter(LinkState.CONNECTING)
         for work in (self._supervise, self.pump.run, self.subscriber.run):
-            self._begin(work())
+            self._spawn(work())
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         task.add_done_callback(self._ended)
         self._tasks.add(task)
@@ -351,7 +351,7 @@ class Link:
             return
         self._take_limits(client)
         if info.get("ldm") and self._servers.has_other(client.server):
-            self._begin(self._leave(client))
+            self._spawn(self._leave(client))
 
     def _take_limits(self, client: NATSClient) -> None:
         self.max_payload = client.max_payload
@@ -407,7 +407,7 @@ class Link:
             self._reporter.end()
             asyncio.get_running_loop().stop()
 
-        self._begin(wind_up())
+        self._spawn(wind_up())
 
 
 def _with_another_address(tried: list[Server]) -> Server | None:

@@ -5,21 +5,19 @@ import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from .._arguments import is_of
 from ..errors import InvalidOptionError
 from .login import Login
-from .reasons import shown
 from .servers import Server
 
-__all__ = ["ConnectOptions"]
+__all__ = ["LinkOptions"]
 
 _LONGEST = 10.0  # seconds that are worth waiting for the first word of a server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConnectOptions:
+class LinkOptions:
     """What ``Connection`` was given, checked. Its repr shows no secret.
 
     Raises:
@@ -48,11 +46,6 @@ class ConnectOptions:
                 raise InvalidOptionError(f"{what} must be a str, not {type(value).__name__}")
         if self.password is not None and self.user is None:
             raise InvalidOptionError("a password needs a user")
-        for url in self.servers:
-            if "@" in "".join(urlsplit(url)[2:]):
-                raise InvalidOptionError(
-                    f"in the URL of {shown(url)}, escape what is in the password: %2F for /, %40 for @"
-                )
 
     @property
     def wants_tls(self) -> bool:

@@ -351,13 +351,13 @@ class Pump:
         self._flushes = []
 
     def account(self) -> Account:
-        """Say what became of events since the last account that was told. It stays due until :meth:`tell`."""
+        """Say what became of events since the last account that was told. It stays due until :meth:`mark_reported`."""
         uncertain, rejected = self._told
         reasons = tuple(reason for reason, at in self._reasons.copy().items() if at > rejected)
         until = (self.uncertain, self.rejected)
         return Account(self.uncertain - uncertain, self.rejected - rejected, reasons, until)
 
-    def tell(self, account: Account) -> None:
+    def mark_reported(self, account: Account) -> None:
         """An account has reached a caller. Any thread; several that waited for one flush tell the same.
 
         Accepted race: of two threads that tell different accounts at once, the older may win. Then what the newer had

@@ -15,7 +15,9 @@ from functools import partial
 from itertools import count
 from threading import Lock
 
+from .._runtime.again import again
 from .._runtime.deadline import Deadline
+from .._runtime.locks import signal_safe_lock
 from .._values.clock import monotonic
 from ..errors import AetherError, DeadlineExceededError, DisconnectedError, InvalidNamespaceError, PermissionDeniedError
 from .client import NATSClient
@@ -158,7 +160,7 @@ class Call:
         finally:
             self.forget()
         if self._error is not None:
-            raise type(self._error)(*self._error.args) from self._error
+            raise again(self._error)
         return self.answers
 
     def _await_end(self, deadline: Deadline) -> bool:
@@ -188,7 +190,7 @@ class Requests:
         # By the last token of their inboxes; single operations only, any thread. Who asks may be interrupted before it
         # waits, and so before it could say that it does not: so nothing is kept of a question that nobody has any more.
         self._calls: dict[bytes, weakref.ref[Call]] = {}
-        self._tellers: dict[str, Callable[[AetherError], object]] = {}  # who tells, by subjects
+        self._on_refusal: dict[str, Callable[[AetherError], object]] = {}  # of what nobody waits for, by subjects
         self._numbers = count(1)
         self._unsent: deque[weakref.ref[Call]] = deque()
         self._outgoing: deque[weakref.ref[Call]] = deque()  # put there by any thread, taken by the loop
@@ -196,6 +198,7 @@ class Requests:
         self._client: NATSClient | None = None  # while connected
         self._shortcut: Shortcut | None = None  # of that wire
         self._closed: AetherError | None = None
+        self._open_lock = signal_safe_lock()  # guards that a mailbox is subscribed once
         self._renew()
 
     def _renew(self) -> None:
@@ -205,13 +208,18 @@ class Requests:
 
     # -- any thread
 
-    def open(self) -> Mailbox:
-        """Return what has to be subscribed before anything is asked; another one if the last was refused."""
-        if self.mailbox.ended and self._closed is None:
-            self._renew()
-        return self.mailbox
+    def open(self, subscribe: Callable[[Mailbox], object]) -> Mailbox:
+        """Return the mailbox for the answers, subscribed once: another one if the last was refused."""
+        with self._open_lock:
+            if self.mailbox.ended and self._closed is None:
+                self._renew()
+            mailbox = self.mailbox
+            if not mailbox.entered:
+                subscribe(mailbox)
+                mailbox.entered = True
+        return mailbox
 
-    def begin(
+    def new_call(
         self, subjects: Collection[str], make: Callable[[bytes], bytes], is_last: Callable[[Message], bool]
     ) -> Call:
         """Make a question.
@@ -251,12 +259,12 @@ class Requests:
             call.fail(self._closed)
         return True
 
-    def expect_refusal(self, subject: str, refused: Callable[[AetherError], object] | None) -> None:
-        """Have a refusal of what is told to a subject told to somebody; None for nobody any more."""
+    def on_refusal(self, subject: str, refused: Callable[[AetherError], object] | None) -> None:
+        """Call ``refused`` when the server denies a command to ``subject`` that nobody waits for; None unregisters."""
         if refused is None:
-            self._tellers.pop(subject, None)
+            self._on_refusal.pop(subject, None)
         else:
-            self._tellers[subject] = refused
+            self._on_refusal[subject] = refused
 
     def _carry(self, call: Call) -> bool:
         shortcut = self._shortcut
@@ -267,13 +275,13 @@ class Requests:
         call.release()
         return False
 
-    def tell(self, frame: bytes) -> bool:
-        """Write a command past the loop, if that is possible; returns False if the loop has to be told of it."""
+    def write_at_once(self, frame: bytes) -> bool:
+        """Write a command on this thread, if that is possible; returns False if :meth:`write` has to do it."""
         _, subject, reply = frame[: frame.index(b"\r\n")].decode().split(" ", 2)
         try:
             self._lines.take(line_of(subject, reply))
         except InvalidNamespaceError as error:
-            self._tellers.get(subject, _nobody)(error)
+            self._on_refusal.get(subject, _nobody)(error)
             return True
         shortcut = self._shortcut
         return shortcut is not None and shortcut.carry(frame, is_event=False)
@@ -342,11 +350,11 @@ class Requests:
         refused = [call for call in self._waiting() if subject in call.subjects]
         for call in refused:
             call.fail(_denied(subject))
-        return bool(refused) or self._refuse_told(subject)
+        return bool(refused) or self._refuse_written(subject)
 
-    def _refuse_told(self, subject: str) -> bool:
-        """As :meth:`refuse`, of what was told without a question."""
-        concerned = self._tellers.get(subject)
+    def _refuse_written(self, subject: str) -> bool:
+        """As :meth:`refuse`, for what was written without a question."""
+        concerned = self._on_refusal.get(subject)
         if concerned is not None:
             concerned(_denied(subject))
         return concerned is not None or subject.startswith("$JS.")  # no event of a bus

@@ -2,12 +2,12 @@
 
 The life of an interest::
 
-    enter() --> ENTERED --SUB, PING--> UNCONFIRMED --PONG--> CONFIRMED
-                   ^------ lost ------------'|                  | -ERR: its right was revoked,
-                                             '-- -ERR, PONG --> FAILED      or the next server refuses it
-                                                                | leave() follows by itself
-    any of them ----------------------- leave(): UNSUB -----> GONE <--PONG, or lost-- LEAVING
-    one of a queue group, subscribed -- leave(): UNSUB, PING ----------------------------^
+    subscribe() -> ENTERED --SUB, PING--> UNCONFIRMED --PONG--> CONFIRMED
+                      ^------ lost ------------'|               | -ERR: its right was revoked,
+                                                '-- -ERR, PONG --> FAILED   or the next server refuses it
+                                                                | unsubscribe() follows by itself
+    any of them ----------------------- unsubscribe(): UNSUB --> GONE <--PONG, or lost-- LEAVING
+    one of a queue group, subscribed -- unsubscribe(): UNSUB, PING -------------------------^
 
 On the next connection, SUB is sent for all that are ENTERED or CONFIRMED, which stay so unless it is refused, before
 the link calls itself connected. LEAVING still takes what the server has chosen it for. GONE is for good: a new
@@ -63,7 +63,7 @@ class Subscriber:
             inbox.move()
         for interest in self._in_order():
             self._interests[interest] = None
-            self._do(partial(self._subscribe, interest))
+            self._do(partial(self._write_sub, interest))
 
         async def ask() -> None:
             client.ping(lambda: then(client))
@@ -88,17 +88,17 @@ class Subscriber:
         for interest in list(self._leaving):
             self._forget(interest)
 
-    def enter(self, interest: Interest) -> None:
+    def subscribe(self, interest: Interest) -> None:
         """Subscribe."""
         if self._closed is not None:
             interest.close(self._closed)
             return
         self._interests.setdefault(interest, None)
-        self._do(partial(self._subscribe, interest))
+        self._do(partial(self._write_sub, interest))
 
-    def leave(self, interest: Interest) -> None:
+    def unsubscribe(self, interest: Interest) -> None:
         """Unsubscribe."""
-        self._do(partial(self._unsubscribe, interest))
+        self._do(partial(self._write_unsub, interest))
 
     def _do(self, change: Callable[[], Awaitable[None]]) -> None:
         self._changes.append(change)
@@ -117,7 +117,7 @@ class Subscriber:
                 if self._changes:  # others want a turn
                     await asyncio.sleep(0)
 
-    async def _subscribe(self, interest: Interest) -> None:
+    async def _write_sub(self, interest: Interest) -> None:
         client = self._client
         if client is None or self._interests.get(interest, self) is not None:  # it was left, or is subscribed already
             return
@@ -132,7 +132,7 @@ class Subscriber:
         self._unconfirmed.append(interest)
         client.ping(partial(self._confirm, client))
 
-    async def _unsubscribe(self, interest: Interest) -> None:
+    async def _write_unsub(self, interest: Interest) -> None:
         if interest in self._leaving:
             return
         interest.confirmed.fail(SubscriptionClosedError("closed before the server had confirmed it"))
@@ -179,7 +179,7 @@ class Subscriber:
     def _fail(self, interest: Interest, error: PermissionDeniedError) -> None:
         self._reporter.warning(Kind.SUBSCRIPTION_DENIED, "%s", error, subscription=interest.subject)
         interest.fail(error)
-        self.leave(interest)
+        self.unsubscribe(interest)
 
     def close(self, error: AetherError) -> None:
         """Release everyone who waits for a confirmation, or will, and end what is still subscribed."""

@@ -90,7 +90,7 @@ class LoopThread(ForkAware):
             except RuntimeError as error:  # a signal handler has closed it in between
                 raise BusClosedError("the connection is closed") from error
 
-    def nudge(self, callback: Callable[[], object]) -> None:
+    def call_soon(self, callback: Callable[[], object]) -> None:
         """Run a callback on the loop if it still runs. Takes no lock: for finalizers."""
         if not self.has_ended:  # in a forked child it is the parent's that would be woken
             with suppress(RuntimeError):  # it is closed: nothing is left to be done there
@@ -137,7 +137,7 @@ class LoopThread(ForkAware):
             return reply.wait(deadline)
         finally:
             if not reply.done:
-                self.nudge(lambda: [task.cancel() for task in tasks])
+                self.call_soon(lambda: [task.cancel() for task in tasks])
 
     def _answer(self, reply: Reply[T], task: "asyncio.Task[T]") -> None:
         self._calls.discard(reply)
@@ -156,7 +156,7 @@ class LoopThread(ForkAware):
         """
         with self._lock:
             if self._accepting:
-                self.nudge(self._loop.stop)  # first: who is interrupted here stops it once more
+                self.call_soon(self._loop.stop)  # first: who is interrupted here stops it once more
                 self._accepting = False
         if not self.has_ended and self._ran.acquire(blocking=False):
             self._loop.close()

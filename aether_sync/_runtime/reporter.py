@@ -37,7 +37,7 @@ _BURST_AGAIN = 60.0  # seconds; of what goes on and on there is a record now and
 
 
 class Kind(StrEnum):
-    """What a log record tells of: its attribute ``kind``, as a plain str. README.md has the same list."""
+    """What a log record tells of: its attribute ``kind``, as a plain str. ``guide/metrics.md`` has the same list."""
 
     CLOSE_REPORT = "close_report"  #: closing left something undone
     CONNECT_FAILED = "connect_failed"  #: an attempt to connect failed; others follow

@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from copy import copy
 from functools import partial
 from itertools import islice
 from operator import methodcaller
@@ -11,6 +10,7 @@ from threading import Lock, get_ident
 from typing import Generic, TypeVar, cast
 
 from ..errors import DeadlineExceededError
+from .again import again
 from .deadline import Deadline
 from .locks import outside_locks
 
@@ -115,7 +115,7 @@ class Reply(Generic[T]):
             raise DeadlineExceededError(f"no answer within {deadline}")
         value, error = self._left[0]
         if error is not None:
-            raise copy(error) from error.__cause__  # each waiter its own: a traceback belongs to one thread
+            raise again(error)
         return cast(T, value)
 
 

@@ -6,7 +6,7 @@ that does not come is not guessed at: the actor's last event is read from the le
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, Unpack, cast
+from typing import Literal, Unpack
 
 from .._arguments import as_whole, check_count, check_seconds, is_of
 from .._runtime.deadline import Deadline
@@ -14,7 +14,7 @@ from .._runtime.fork import ForkAware, fork_aware
 from .._runtime.registry import WeakRegistry
 from .._values.shown import short
 from ..bus import EventBus
-from ..connection import Connection, ConnectionOptions
+from ..connection import Connection, ConnectionOptions, adopt
 from ..errors import InvalidOptionError, StoreClosedError, VersionConflictError
 from ..events import Event
 from ..nats_bus import NATSEventBus
@@ -79,14 +79,8 @@ class JetStreamEventStore(StoreBase, ForkAware):
         self._namespace = namespace
         self._replicas = replicas
         self.refuse_prefix("aether")  # of a bus that is not known here
-        self._owns_connection = not is_of(connection, Connection)
-        if is_of(connection, Connection):
-            if options:
-                raise InvalidOptionError(f"{', '.join(options)}: give that to the Connection, which is shared")
-            self._connection = connection
-        else:
-            self._connection = Connection(cast("str | Sequence[str] | None", connection), **options)
-        self._jetstream = JetStream(self._connection)
+        self._connection, self._channel, self._owns_connection = adopt(connection, options)
+        self._jetstream = JetStream(self._channel)
         self._begin()
         fork_aware.add(self)
         if bus is not None:
@@ -100,7 +94,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
         self._stream = Stream(self._jetstream, settings(self._names, self._replicas), renewed=self._forget)
         self._snapshots = Snapshots(self._jetstream, self._names, self._reader, self._stream)
         self._followers: WeakRegistry[JetStreamFollower] = WeakRegistry()
-        self._consumers = ConsumerContext(self._connection, self._jetstream, self._names, self._reader, self._stream)
+        self._consumers = ConsumerContext(self._channel, self._jetstream, self._names, self._reader, self._stream)
 
     def _forget(self, is_another: bool) -> None:
         """Forget what is known of a past that may be another one now."""
@@ -287,7 +281,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
         wanted = check_wanted("actors", actors, event_types)
         deadline = self._deadline(timeout)
         follower = JetStreamFollower(
-            self._connection, self._jetstream, self._names, self._stream, self._reader, self._cache, after, wanted
+            self._channel, self._jetstream, self._names, self._stream, self._reader, self._cache, after, wanted
         )
         try:
             follower.admit()
@@ -396,7 +390,9 @@ class JetStreamEventStore(StoreBase, ForkAware):
             self._connection.close(deadline.timeout_left())
 
     def __repr__(self) -> str:
-        return f"<JetStreamEventStore {self._names.stream!r} {'closed' if self._closed else self._connection.summary}>"
+        return (
+            f"<JetStreamEventStore {self._names.stream!r} {'closed' if self._closed else self._channel.slot.summary}>"
+        )
 
 
 def _checked_range(actor_id: str, from_version: int, to_version: int | None) -> tuple[str, int, int | None]:

@@ -26,6 +26,7 @@ from aether_sync import (
     Snapshot,
 )
 
+from ..support import inside
 from ..support.bus_suite import numbers
 from ..support.common import PATIENCE, UNIT, eventually, make_event, run_threads
 from ..support.fake_server import FakeServer
@@ -266,7 +267,7 @@ class TestAwaited:
         self, make_store: MakeStore, away: str
     ) -> None:
         with Connection(away, connect="background", connect_timeout=2 * SHORT) as connection:
-            connection._is_awaited = True  # as if another thread had begun, and did wait
+            inside.slot(connection).is_awaited = True  # as if another thread had begun, and did wait
             time.sleep(1.5 * SHORT)
             store = make_store(connection)
             for _ in range(2):
@@ -296,7 +297,7 @@ class TestAwaited:
         read()  # the first attempt
         waiting = Thread(target=read)
         waiting.start()
-        eventually(lambda: store.connection._engine and store.connection._engine.link.changed, "a thread that waits")
+        eventually(lambda: inside.slot(store).engine and inside.engine(store).link.changed, "a thread that waits")
         with at_once():
             store.connection.close()
             waiting.join(PATIENCE)

@@ -28,6 +28,7 @@ from aether_sync import (
     SubscriptionClosedError,
 )
 
+from ..support import inside
 from ..support.bus_suite import numbers
 from ..support.common import PATIENCE, UNIT, Monitor, eventually, make_event, run_threads
 
@@ -201,11 +202,8 @@ def test_a_subscription_storm_during_restarts_ends_as_wanted(
 
 def have_it_given_up(bus: NATSEventBus) -> None:
     """Have nats-py close its client for good, as it does when it reads this error."""
-    engine = bus.connection._engine
-    assert engine is not None
-    client = engine.link._client
-    assert client is not None
-    engine.loop.post(lambda: asyncio.ensure_future(client._process_err("'user authentication expired'")))
+    client = inside.client(bus)
+    inside.channel(bus).call_soon(lambda: asyncio.ensure_future(client._process_err("'user authentication expired'")))
 
 
 @pytest.mark.fault

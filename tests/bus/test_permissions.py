@@ -24,8 +24,11 @@ from aether_sync import (
 )
 from aether_sync._nats.reasons import Refusal, refusal
 
+from ..support import inside
 from ..support.bus_suite import Keep, numbers
 from ..support.common import PATIENCE, Monitor, eventually, make_event, run_threads
+
+SECURITY_PAGE = Path(__file__).parents[2] / "aether_sync" / "guide" / "security.md"
 
 CONFIG = """
 authorization {
@@ -250,13 +253,13 @@ def test_a_right_to_publish_that_is_revoked_and_given_back(
         assert numbers([events.get(timeout=PATIENCE)]) == [4]
 
 
-# -- what the README tells to configure
+# -- what the guide tells to configure
 
 
 @pytest.fixture
 def tenants(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., NATSEventBus]]:
-    """Makes buses of the users in the README's configuration."""
-    (config,) = re.findall(r"^```conf\n(.*?)^```$", (Path(__file__).parents[2] / "README.md").read_text(), re.M | re.S)
+    """Makes buses of the users in the guide's configuration."""
+    (config,) = re.findall(r"^```conf\n(.*?)^```$", SECURITY_PAGE.read_text(encoding="utf-8"), re.M | re.S)
     for name in ("A", "B", "AUDIT"):
         monkeypatch.setenv(f"PASSWORD_{name}", f"the-password-of-{name.lower()}")
     with NATSServer(config=config) as server, ExitStack() as open_ones:
@@ -268,7 +271,7 @@ def tenants(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., NATSEvent
         yield login
 
 
-def test_the_readmes_configuration_keeps_tenants_apart(tenants: Callable[..., NATSEventBus]) -> None:
+def test_the_guides_configuration_keeps_tenants_apart(tenants: Callable[..., NATSEventBus]) -> None:
     a, b, audit = tenants("a"), tenants("b"), tenants("audit")
     with a.subscribe("tenant-a.>") as of_a, b.subscribe("tenant-b.>", "tenant-b") as of_b, audit.subscribe(">") as all_:
         for n, namespace in enumerate(("tenant-b", "tenant-b.orders", "tenant-a.orders", "elsewhere")):
@@ -390,7 +393,7 @@ def test_a_store_over_a_limit_says_so_and_goes_on() -> None:
         with pytest.raises(PermissionDeniedError, match="maximum subscriptions exceeded"), store.follow() as events:
             next(events)
         store.append("a-1", make_event(2, actor_id="a-1"), expected_version=1)
-        assert store._connection.counts()["reconnects"] == 0
+        assert inside.channel(store).counts()["reconnects"] == 0
 
 
 @pytest.mark.fault
@@ -404,7 +407,7 @@ def test_a_follower_that_fits_no_more_after_a_restart_says_so() -> None:
             with pytest.raises(PermissionDeniedError, match="maximum subscriptions exceeded"):
                 next(events)
         store.append("a-1", make_event(2, actor_id="a-1"), expected_version=1)
-        assert store._connection.counts()["reconnects"] == 1
+        assert inside.channel(store).counts()["reconnects"] == 1
 
 
 # -- a line that is too long: the server closes the connection, and says no more
@@ -481,7 +484,7 @@ def test_a_question_with_too_long_a_line_is_refused_from_the_second_time_on() ->
             with pytest.raises(AetherError, match="maximum control line exceeded" if round_ else None):
                 store.append(long, make_event(actor_id=long), expected_version=0)
             store.append("a-1", make_event(actor_id="a-1"), expected_version=round_)
-        assert store._connection.counts()["reconnects"] == 1
+        assert inside.channel(store).counts()["reconnects"] == 1
 
 
 QUOTED = ['a"b', "a\\b", 'a\\"b"', "é", "a'b", "Case", "\U0001f680"]

@@ -31,11 +31,12 @@ from aether_sync import (
 )
 from aether_sync._nats.client import NATSClient
 from aether_sync._nats.login import Login
-from aether_sync._nats.options import ConnectOptions
+from aether_sync._nats.options import LinkOptions
 from aether_sync._nats.reasons import describe, is_refusal, shown
 from aether_sync._nats.servers import Server
 from aether_sync._runtime.reporter import Reporter
 
+from ..support import inside
 from ..support.bus_suite import numbers
 from ..support.common import PATIENCE, UNIT, eventually, make_event
 from ..support.credentials import Account, Certificates, Key, Operator, User
@@ -188,8 +189,7 @@ def refuse(sweep: Sweep) -> Callable[..., float]:
 
 def reason_of(bus: NATSEventBus) -> str:
     """Why a bus is not connected."""
-    assert bus.connection._engine is not None
-    return bus.connection._engine.link.reason
+    return inside.engine(bus).link.reason
 
 
 # -- credentials
@@ -266,9 +266,8 @@ def test_servers_that_the_cluster_names_are_shown_the_urls_password(sweep: Sweep
     with NATSCluster(2, config=config) as cluster:
         first = cluster.servers[0]
         with NATSEventBus(first.url.replace("nats://", "nats://u:clu%2Fster@")) as bus, bus.subscribe("n") as events:
-            engine = bus.connection._engine
-            assert engine is not None
-            eventually(lambda: engine.link._servers.has_other(engine.link._client.server), "a named server")
+            engine = inside.engine(bus)
+            eventually(lambda: engine.link._servers.has_other(inside.client(bus).server), "a named server")
             first.kill()
             eventually(lambda: bus.metrics().reconnects == 1 and bus.is_connected, "the other server")
             bus.publish("n", make_event(1))
@@ -621,7 +620,7 @@ def test_what_a_write_does_not_know_the_reader_does() -> None:
             self._transport = Transport()  # type: ignore[assignment]
 
     async def connect() -> None:
-        options = ConnectOptions(servers=("nats://h",), name="n", connect_timeout=PATIENCE, ping_interval=1)
+        options = LinkOptions(servers=("nats://h",), name="n", connect_timeout=PATIENCE, ping_interval=1)
         nobody: Callable[..., None] = lambda *_: None  # noqa: E731
         client = Cut(
             Server("nats://h"), options.login(), Reporter(), refused=nobody, unreadable=nobody, informed=nobody

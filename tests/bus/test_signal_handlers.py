@@ -23,6 +23,7 @@ from aether_sync._runtime.reporter import Kind, Reporter
 from aether_sync._runtime.waits import ParkingLot
 from aether_sync.connection import Connection
 
+from ..support import inside
 from ..support.bus_suite import Keep, numbers
 from ..support.common import PATIENCE, UNIT, eventually, make_event, run_threads
 from ..support.steps import before
@@ -63,7 +64,7 @@ def test_a_route_that_was_computed_before_a_subscription_came_is_not_kept(local_
 def test_an_interest_whose_last_subscription_leaves_meanwhile_is_not_shared(make_bus: MakeBus, keep: Keep) -> None:
     here, there = make_bus(), make_bus()
     first = keep(here.subscribe("n"))
-    with before(NATSEventBus._enter, "interest.add(target)", closing_another(first.close)):
+    with before(NATSEventBus._share_interest, "interest.add(target)", closing_another(first.close)):
         events = keep(here.subscribe("n", timeout=PATIENCE))
     there.publish("n", make_event(1))
     assert numbers([events.get(timeout=PATIENCE)]) == [1]
@@ -193,7 +194,7 @@ def test_handlers_that_publish_leave_no_reader_asleep(local_bus: EventBus) -> No
 def test_a_close_sends_what_its_publisher_was_kept_from_announcing(make_bus: MakeBus) -> None:
     bus = make_bus()
     bus.start()
-    eventually(lambda: bus.connection._outbox._wakeup is not None, "a loop that sleeps")
+    eventually(lambda: inside.slot(bus).outbox._wakeup is not None, "a loop that sleeps")
 
     def interrupt() -> None:
         raise KeyboardInterrupt

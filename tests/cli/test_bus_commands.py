@@ -431,7 +431,7 @@ def test_server_says_that_it_ended_by_itself(start: Callable[..., Running]) -> N
 
 @pytest.mark.parametrize("command", ["server", "demo"])
 def test_without_a_server_binary_it_says_what_to_install(tmp_path: Path, command: str) -> None:
-    patch = "import aether_sync._server_process as s\ns._candidates = lambda: iter(())\n"
+    patch = "import aether_sync.server.process as s\ns._candidates = lambda: iter(())\n"
     (tmp_path / "sitecustomize.py").write_text(patch)
     path = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
     found = run(command, PYTHONPATH=path)

@@ -20,6 +20,7 @@ import pytest
 from aether_sync import AtomicAppendUnsupportedError, Event, JetStreamEventStore, NATSServer
 from aether_sync._runtime.deadline import Deadline
 from aether_sync.stores._jetstream.api import Outgoing
+from aether_sync.stores._jetstream.error_codes import ErrorCode
 from aether_sync.stores._jetstream.stream import settings
 from aether_sync.stores.admin import Extent, StoreAdmin
 
@@ -185,7 +186,7 @@ def test_what_reads_makes_no_store(command: list[str], options: list[str], store
     assert (found.returncode, found.stdout) == (1, "")
     assert "there is no stream" in found.stderr
     answer = store._jetstream.request(f"STREAM.INFO.{store._names.stream}", {}, Deadline(PATIENCE))
-    assert answer["error"]["err_code"] == 10059
+    assert answer["error"]["err_code"] == ErrorCode.JSStreamNotFoundErr
 
 
 def test_namespaces_are_apart(options: list[str], store: JetStreamEventStore) -> None:
@@ -1004,7 +1005,7 @@ def test_doctor_of_no_store_yet(options: list[str], store: JetStreamEventStore) 
     assert found["stream"]["level"] == "ok"
     assert "there is no stream" in found["stream"]["message"]
     answer = store._jetstream.request(f"STREAM.INFO.{store._names.stream}", {}, Deadline(PATIENCE))
-    assert answer["error"]["err_code"] == 10059
+    assert answer["error"]["err_code"] == ErrorCode.JSStreamNotFoundErr
 
 
 def test_doctor_of_a_stream_that_is_no_store(options: list[str], store: JetStreamEventStore) -> None:

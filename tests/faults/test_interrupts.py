@@ -21,6 +21,9 @@ from ..support.common import PATIENCE, eventually, make_event
 #: The whole promise is 20,000; a run of all tests makes do with less.
 INTERRUPTS = int(os.environ.get("AETHER_TEST_INTERRUPTS", "1500"))
 
+#: Seconds. Python may not see a signal that the kernel gives to another thread before that thread runs Python code.
+RING_AGAIN = 0.05
+
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no setitimer() here")
 
 
@@ -41,7 +44,7 @@ def hammer(count: int, work: Callable[[], object]) -> None:
     def until_interrupted() -> None:
         nonlocal armed
         armed = True
-        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 5e-4))
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 5e-4), RING_AGAIN)
         while armed:  # an interrupt inside a finalizer is only reported, not raised
             work()
 

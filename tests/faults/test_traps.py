@@ -48,6 +48,7 @@ from aether_sync._codec.encoding import encode_event
 from aether_sync._codec.envelope import EnvelopeWriter
 from aether_sync._nats.pump import Pump
 
+from ..support import inside
 from ..support.bus_suite import Keep, numbers
 from ..support.common import PATIENCE, UNIT, eventually, make_event, run_threads
 from ..support.fake_server import FakeServer, Peer, polite
@@ -86,9 +87,7 @@ def fake() -> Iterator[FakeServer]:
 
 def fill(bus: NATSEventBus) -> int:
     """Publish until the kernel takes no more, nor the pump; returns how many events it took."""
-    engine = bus.connection._engine
-    assert engine is not None
-    transport = engine.link._client._transport._io_writer.transport  # type: ignore[union-attr]
+    transport = inside.transport(bus)
     bus.publish("fill", make_event(0, data={"fill": "x" * 16 * 2**20}))
     eventually(lambda: bus.metrics().outbox_events == 0, "the large event to be written")
     assert transport.get_write_buffer_size() > 0 or transport.is_closing(), "the kernel has taken it all"
@@ -152,10 +151,7 @@ def test_the_only_server_freezes_and_comes_back(make_bus: MakeBus) -> None:
 
 def failed_attempts(bus: NATSEventBus) -> int:
     """How often it has tried to connect again, in vain."""
-    engine = bus.connection._engine
-    assert engine is not None
-    assert engine.link._client is not None
-    return engine.link._client.server.failures
+    return inside.client(bus).server.failures
 
 
 # -- 1: zombies
@@ -181,9 +177,8 @@ def test_a_wait_that_timed_out_leaves_no_zombie(make_bus: MakeBus, own_server: N
 def test_a_link_that_nobody_reads_is_left(make_bus: MakeBus) -> None:
     bus = make_bus(ping_interval=QUICK)
     with bus.subscribe("n") as events:
-        engine = bus.connection._engine
-        assert engine is not None
-        bus.connection.nudge(lambda: engine.link._client._reading_task.cancel())  # type: ignore[union-attr]
+        client = inside.client(bus)
+        inside.channel(bus).call_soon(lambda: client._reading_task.cancel())  # type: ignore[union-attr]
         eventually(lambda: bus.metrics().reconnects == 1, "another connection")
         make_bus().publish("n", make_event(1))
         assert take(events) == 1

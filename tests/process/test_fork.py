@@ -185,7 +185,7 @@ def test_gunicorn_with_preload(server: NATSServer, make_bus: MakeBus, prefix: st
 @pytest.mark.both_loops(False)  # slow, and the same on both
 @pytest.mark.parametrize("worker", ["sync", "gthread"])
 def test_gunicorn_ends_while_it_streams(server: NATSServer, prefix: str, tmp_path: Path, worker: str) -> None:
-    """At once, with the hook of README.md, and not when its patience is over."""
+    """At once, with the hook of the guide, and not when its patience is over."""
     grace = 30 * UNIT
     free = FreePort()
     port = free.number

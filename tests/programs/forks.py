@@ -37,6 +37,8 @@ from aether_sync.stores.base import ANY_VERSION, Follower
 from aether_sync.stores.jetstream import JetStreamEventStore
 from aether_sync.stores.memory import InMemoryEventStore
 
+from ..support import inside
+
 PATIENCE = 20 * float(os.environ.get("AETHER_TEST_UNIT", "1"))
 
 
@@ -120,10 +122,9 @@ def a_node_of_its_own(url: str, prefix: str) -> None:
 
 def pause_reading(bus: NATSEventBus) -> None:
     """As it is while more comes than can be read: then no selector knows the socket."""
-    engine = bus.connection._engine
+    engine, transport = inside.engine(bus), inside.transport(bus)
     paused = threading.Event()
-    assert engine is not None
-    engine.loop.post(lambda: engine.link._client._writer_transport().pause_reading())  # type: ignore[union-attr]
+    engine.loop.post(transport.pause_reading)  # type: ignore[attr-defined]
     engine.loop.post(paused.set)
     assert paused.wait(PATIENCE)
 
@@ -166,9 +167,9 @@ def what_a_child_keeps(url: str, prefix: str, how: str) -> None:
     connecting.start()
     if how == "connected":
         connecting.join()
-    while bus.connection._engine is None:
+    while inside.slot(bus).engine is None:
         time.sleep(0.002)
-    engine = bus.connection._engine
+    engine = inside.engine(bus)
 
     def known() -> set[int]:  # a loop does not know a socket at the very moment when it is made
         clients = list(engine.link._clients)
@@ -183,7 +184,7 @@ def what_a_child_keeps(url: str, prefix: str, how: str) -> None:
         assert connections_and_polls() == own
         posted: list[object] = []
         engine.loop._loop.call_soon_threadsafe = posted.append  # type: ignore[assignment]
-        engine.loop.nudge(lambda: None)
+        engine.loop.call_soon(lambda: None)
         with pytest.raises(BusClosedError):
             engine.loop.post(lambda: None)
         assert not posted

@@ -1,4 +1,4 @@
-"""What README.md puts into ``gunicorn.conf.py``: iterations end when a worker is told to stop."""
+"""What the guide puts into ``gunicorn.conf.py``: iterations end when a worker is told to stop."""
 
 import signal
 from typing import Any

@@ -30,6 +30,7 @@ from aether_sync.stores.consumers.delivery import Delivery
 
 from ..programs import consumers as programs
 from ..programs.run import finish, run, start
+from ..support import inside
 from ..support.common import PATIENCE, UNIT, eventually, run_threads
 from ..support.proxy import Proxy
 from ..support.raw import RawClient
@@ -71,7 +72,7 @@ def spoil(store: JetStreamEventStore, data: bytes = b"no event") -> int:
     [
         (Consumption.close_by, "self._buffer.changed.wake_all"),
         (Consumption.close_by, "self._requester.close"),
-        (PullRequester.close, "leave"),
+        (PullRequester.close, "unsubscribe"),
         (Consumption.close_by, "self._requester.await_last"),
     ],
 )
@@ -162,8 +163,7 @@ class TestSharing:
         monkeypatch.setattr("aether_sync.stores._jetstream.pull._HEARTBEAT", 0.05)
         with store.consumer("c").iterate() as events:
             questions: list[bytes] = []
-            tell = store.connection.tell
-            monkeypatch.setattr(store.connection, "tell", lambda frame: (questions.append(frame), tell(frame)))
+            inside.on_write(store, monkeypatch, questions.append)
 
             def late() -> None:
                 begun = time.monotonic()

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from aether_sync.stores._jetstream.error_codes import ErrorCode
 from aether_sync.stores._jetstream.names import Names
 from aether_sync.stores._jetstream.saves import TornSave
 from aether_sync.stores._jetstream.stream import settings
@@ -28,7 +29,7 @@ WELL = Answers(
     account={"streams": 3, "storage": GIB, "limits": {"max_storage": 100 * GIB, "max_streams": -1}},
     stream={"config": CONFIG, "state": STATE, "cluster": CLUSTER},
     snapshots={"config": {"name": "events~snapshots", "num_replicas": 3}},
-    dead_letters={"error": {"err_code": 10059}},
+    dead_letters={"error": {"err_code": ErrorCode.JSStreamNotFoundErr}},
     consumers=[CONSUMER | {"config": {"max_ack_pending": 1_000}}],
     round_trip=0.0004,
     skew=0.01,
@@ -83,7 +84,11 @@ def test_versions(version: str, level: Level | None) -> None:
 @pytest.mark.parametrize(
     ("changes", "level", "words"),
     [
-        ({"account": {"error": {"description": "not enabled", "err_code": 10039}}}, Level.BAD, "none for this user"),
+        (
+            {"account": {"error": {"description": "not enabled", "err_code": ErrorCode.JSNotEnabledForAccountErr}}},
+            Level.BAD,
+            "none for this user",
+        ),
         ({"account": {"error": {"description": "no permission", "err_code": 0}}}, Level.WARN, "no permission"),
         (
             {"account": {"storage": 85, "limits": {"max_storage": 100}}},
@@ -184,7 +189,7 @@ def test_one_replica_is_well_on_a_server_that_is_alone() -> None:
 
 
 def test_no_stream_yet_is_not_bad() -> None:
-    error = {"error": {"description": "stream not found", "err_code": 10059}}
+    error = {"error": {"description": "stream not found", "err_code": ErrorCode.JSStreamNotFoundErr}}
     assert troubles(stream=error, skew=None, consumers=[]) == []
     (found,) = troubles(stream=error, account=WELL.account | {"limits": {"max_bytes_required": True}})
     assert found.level is Level.BAD

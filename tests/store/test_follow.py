@@ -34,6 +34,7 @@ from aether_sync.stores._jetstream.follower import _WINDOW, JetStreamFollower
 from aether_sync.stores._jetstream.pull import PullBuffer
 
 from ..faults.test_interrupts import INTERRUPTS, hammer
+from ..support import inside
 from ..support.common import PATIENCE, UNIT, eventually, run_threads
 from ..support.proxy import Proxy
 from ..support.raw import RawClient
@@ -100,8 +101,7 @@ def test_it_asks_again_when_a_question_has_ended(make_store: MakeStore, monkeypa
     store.start()
     with store.follow() as follower:
         questions: list[bytes] = []
-        tell = store.connection.tell
-        monkeypatch.setattr(store.connection, "tell", lambda frame: (questions.append(frame), tell(frame)))
+        inside.on_write(store, monkeypatch, questions.append)
 
         def late() -> None:
             eventually(lambda: len(questions) == 5, "questions, though nothing is stored")
@@ -280,8 +280,7 @@ def test_a_follower_is_no_burden_when_it_is_closed_or_dropped(make_store: MakeSt
     with pytest.warns(ResourceWarning, match="unclosed <Follower"):
         del follower
         gc.collect()
-    engine = store.connection._engine
-    assert engine is not None
+    engine = inside.engine(store)
     eventually(lambda: len(engine.link.subscriber._interests) == 1, "the end of its subscription")
 
 
@@ -666,14 +665,12 @@ class Asked:
     """What is told to a server, and how many bytes it may bring."""
 
     def __init__(self, store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._tell = store.connection.tell
         self.bytes: list[int] = []
-        monkeypatch.setattr(store.connection, "tell", self._note)
+        inside.on_write(store, monkeypatch, self._note)
 
     def _note(self, frame: bytes) -> None:
         if b"CONSUMER.MSG.NEXT" in frame:
             self.bytes.append(json.loads(frame.split(b"\r\n")[1]).get("max_bytes", 0))
-        self._tell(frame)
 
 
 def test_what_all_of_a_connection_ask_for_has_a_bound(make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -716,7 +713,7 @@ def test_ten_followers_of_large_events_share_a_connection(make_store: MakeStore)
         *(lambda one=one, mine=mine: read(one, mine) for one, mine in zip(followers[1:], got, strict=True)), save
     )  # type: ignore[misc]
     assert all(mine[:200] == list(range(1, 201)) for mine in got)
-    assert store.connection.counts()["reconnects"] == 0
+    assert inside.channel(store).counts()["reconnects"] == 0
     assert sequences(followers[0], 200) == list(range(1, 201))
     for one in followers:
         one.close()

@@ -37,6 +37,7 @@ from aether_sync.stores._jetstream.reader import Reader
 from aether_sync.stores._jetstream.writer import _refuse_older
 
 from ..faults.test_interrupts import INTERRUPTS, hammer
+from ..support import inside
 from ..support.common import PATIENCE, UNIT, eventually, run_threads
 from ..support.proxy import Proxy
 
@@ -283,7 +284,7 @@ def test_a_leader_who_knows_less_than_what_is_in_doubt_is_not_believed() -> None
 
 def test_a_question_is_lost_with_its_connection() -> None:
     requests = Requests(Lines())
-    sent, unsent, answered = (requests.begin({"s"}, lambda inbox: inbox, single) for _ in range(3))
+    sent, unsent, answered = (requests.new_call({"s"}, lambda inbox: inbox, single) for _ in range(3))
     assert sent.claim()
     assert answered.claim()
     answer = (answered.frame, b"", b"", b"yes")
@@ -300,14 +301,14 @@ def test_a_question_is_lost_with_its_connection() -> None:
 def test_a_question_that_nobody_has_any_more_is_forgotten() -> None:
     """Who asked was interrupted before it waited."""
     requests = Requests(Lines())
-    asked = requests.begin({"s"}, lambda inbox: inbox, single)
+    asked = requests.new_call({"s"}, lambda inbox: inbox, single)
     assert len(requests._calls) == 1
     del asked
     assert not requests._calls
-    requests.send(requests.begin({"s"}, lambda inbox: inbox, single))  # while there is no connection
+    requests.send(requests.new_call({"s"}, lambda inbox: inbox, single))  # while there is no connection
     assert not requests._calls
     requests._wakeup = SimpleNamespace(rung=True)  # type: ignore[assignment]  # the loop has not come to it yet
-    kept = [requests.begin({"s"}, lambda inbox: inbox, single) for _ in range(4)]
+    kept = [requests.new_call({"s"}, lambda inbox: inbox, single) for _ in range(4)]
     assert all(map(requests.put, kept))
     del kept
     assert not requests._calls
@@ -327,8 +328,7 @@ def test_interrupted_calls_leave_nothing(make_store: MakeStore) -> None:
         store.append("b-1", event(0, "b-1"), expected_version=ANY_VERSION, timeout=PATIENCE)
 
     hammer(min(INTERRUPTS, 500), work)
-    engine = store.connection._engine
-    assert engine is not None
+    engine = inside.engine(store)
 
     def nothing_is_kept() -> bool:
         gc.collect()

@@ -33,6 +33,7 @@ from aether_sync.stores._jetstream.saves import Place, Verdict, save_of, torn_sa
 from aether_sync.stores.doctor.checks import examine
 from aether_sync.stores.doctor.questions import ask_for_all
 
+from ..support import inside
 from ..support.common import PATIENCE, eventually, run_threads
 from ..support.shell import run
 
@@ -79,11 +80,11 @@ class Tight:
         self.api("STREAM.CREATE.ballast", name="ballast", subjects=["ballast"], storage="file")
         left = LIMIT - self.api("INFO")["storage"] - room
         assert left > 0
-        connection, data = self.stores[0].connection, b"x" * (left - 100)
-        ask = connection.ask(
+        channel, data = inside.channel(self.stores[0]), b"x" * (left - 100)
+        call = channel.request(
             {"ballast"}, lambda inbox: command("ballast", inbox, b"", data), Deadline(PATIENCE), single
         )
-        assert b"error" not in ask.wait(Deadline(PATIENCE))[0][3]
+        assert b"error" not in call.wait(Deadline(PATIENCE))[0][3]
 
     def drop(self) -> None:
         """Make room."""
@@ -109,7 +110,7 @@ class Tight:
             )
             data = encode_event(laid)
             subject = self.stores[0]._names.subject(actor_id)
-            self.stores[0].connection.tell(command(subject, b"", headers + b"\r\n", data))
+            inside.channel(self.stores[0]).write(command(subject, b"", headers + b"\r\n", data))
         eventually(lambda: self.end() > end, "a part of the batch in the stream")
 
     def end(self) -> int:
@@ -468,7 +469,7 @@ def test_who_knows_nothing_of_parts_makes_none_whole(tight: Tight, store: JetStr
     actor_id = next(one for one in ("d-1", "e-1") if last == tight.last(one))
     headers = b"NATS/1.0\r\nNats-Expected-Last-Subject-Sequence: %d\r\nNats-Msg-Id: x\r\n\r\n" % last
     data = encode_event(event(9, actor_id, size=1))
-    store.connection.tell(command(store._names.subject(actor_id), b"", headers, data))
+    inside.channel(store).write(command(store._names.subject(actor_id), b"", headers, data))
     eventually(lambda: tight.end() > last, "the record of another client")
     for one in (store, tight.store()):
         assert versions(one, actor_id) == [9]
@@ -501,7 +502,7 @@ def test_who_reads_a_history_of_whole_saves_asks_once(
     assert len(asked) == 1
 
 
-# -- the example of the README
+# -- the example of the guide
 
 
 @pytest.mark.parametrize("size", range(900, 1_300, 100))

@@ -472,6 +472,14 @@ class BusPromises:
         here.publish("n", make_event())
         eventually(lambda: here.metrics().active_subscriptions == 0, "its leave")
 
+    @pytest.mark.parametrize("how", ["publish", "try_publish", "publish_many"])
+    def test_every_way_to_publish_lets_go_of_a_forgotten_subscription(self, here: EventBus, how: str) -> None:
+        with pytest.warns(ResourceWarning, match="'n'"):
+            here.subscribe("n")
+            gc.collect()
+        getattr(here, how)("n", [make_event()] if how == "publish_many" else make_event())
+        eventually(lambda: here.metrics().active_subscriptions == 0, "its leave")
+
     # -- bad input
 
     @pytest.mark.parametrize(
@@ -567,6 +575,15 @@ class BusPromises:
         assert here.metrics().active_subscriptions == 0
         with pytest.raises(InvalidOptionError):
             here.unsubscribe("n")  # type: ignore[arg-type]
+
+    def test_unsubscribe_refuses_another_buses_subscription(self, here: EventBus, keep: Keep) -> None:
+        with EventBus() as other:
+            events = keep(here.subscribe("n"))
+            with pytest.raises(InvalidOptionError, match="is not one of <EventBus"):
+                other.unsubscribe(events)
+        assert not events.closed
+        here.unsubscribe(events)
+        assert events.closed
 
     # -- the end
 

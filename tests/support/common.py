@@ -11,6 +11,8 @@ from typing import Any
 from aether_sync import Event, NATSEventBus
 from aether_sync.server.process import reserve
 
+from . import inside
+
 #: Seconds: the one unit of all waits in the tests. A slow machine sets it higher.
 UNIT = float(os.environ.get("AETHER_TEST_UNIT", "1"))
 
@@ -86,10 +88,8 @@ class Monitor:
 
     def subscriptions_of(self, bus: NATSEventBus) -> list[tuple[str, str]]:
         """Subjects and queue groups that a bus has on the server."""
-        engine = bus.connection._engine
-        assert engine is not None
-        assert engine.link._client is not None
-        (client,) = self._ask(f"connz?subs=detail&limit=10000&cid={engine.link._client.client_id}")["connections"]
+        cid = inside.client(bus).client_id
+        (client,) = self._ask(f"connz?subs=detail&limit=10000&cid={cid}")["connections"]
         details = client.get("subscriptions_list_detail", [])
         return sorted((detail["subject"], detail.get("qgroup", "")) for detail in details)
 

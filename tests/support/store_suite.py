@@ -84,7 +84,7 @@ def is_empty(store: EventStore) -> bool:
 
 
 class Account:
-    """What the README's program is like: an aggregate whose events are decided on what it has loaded."""
+    """An aggregate whose events are decided on what it has loaded, as in the README's program."""
 
     def __init__(self, store: EventStore, actor_id: str) -> None:
         self.store, self.actor_id = store, actor_id

@@ -304,11 +304,9 @@ NOT_CALLED = {
     "Consumer", "Consumption", "Delivery", "Runner", "Subscription", "JetStreamFollower", "LogFollower",
 }  # fmt: skip
 
-#: For a connection's bus and store alone; not for the user.
+#: For a store alone; not for the user.
 INTERNAL = {
-    "Connection.ask", "Connection.await_confirmation", "Connection.await_last", "Connection.enter",
-    "Connection.expect_refusal", "Connection.leave", "Connection.nudge", "Connection.repeat", "Connection.send",
-    "Connection.subscribe", "Connection.tell", "Consumption.begin", "Consumption.close_by", "Delivery.make_whole",
+    "Consumption.begin", "Consumption.close_by", "Delivery.make_whole",
     "Delivery.release", "JetStreamFollower.begin", "JetStreamFollower.close_by", "InMemoryEventStore.refuse_prefix",
     "JetStreamEventStore.refuse_prefix",
 }  # fmt: skip

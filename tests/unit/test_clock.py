@@ -119,7 +119,8 @@ from freezegun import freeze_time
 
 with freeze_time("2012-01-14T12:30:00Z"):
     from aether_sync import *
-    from aether_sync._wire import decode_event, encode_event
+    from aether_sync._codec.decoding import decode_event
+    from aether_sync._codec.encoding import encode_event
     with EventBus() as bus, bus.subscribe("n") as events:
         bus.publish("n", Event(event_type="E", actor_id="a", data={"day": date(2020, 1, 2)}))
         event = events.get(timeout=10)

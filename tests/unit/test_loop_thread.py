@@ -105,7 +105,7 @@ def test_stopping_strands_nobody(loop: LoopThread) -> None:
     run_threads(call, call, call, call, stop)
     with pytest.raises(BusClosedError):
         loop.post(print)
-    loop.nudge(print)  # type: ignore[arg-type]
+    loop.call_soon(print)  # type: ignore[arg-type]
     assert loop.stop(Deadline(0))
 
 

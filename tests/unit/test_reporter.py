@@ -29,6 +29,7 @@ from aether_sync import (
 from aether_sync._bus.routing import Targets
 from aether_sync._runtime.reporter import Burst, Kind, Reporter, logger
 
+from ..support import inside
 from ..support.common import PATIENCE, UNIT, eventually, make_event, run_threads
 from ..support.proxy import Proxy
 from ..support.raw import RawClient
@@ -36,7 +37,7 @@ from ..support.steps import before
 
 MakeBus = Callable[..., NATSEventBus]
 PACKAGE = Path(aether_sync.__file__).parent
-README = (PACKAGE.parent / "README.md").read_text()
+LOGS_PAGE = PACKAGE / "guide" / "metrics.md"
 
 
 class Handler(logging.Handler):
@@ -338,7 +339,7 @@ def test_of_a_connection_that_is_lost_and_comes_again(use: Use, server: NATSServ
         bus.start()
         proxy.mute()
         bus.publish("n", make_event())
-        eventually(lambda: bus.connection._outbox.depth()[0] == 0, "the write")
+        eventually(lambda: inside.slot(bus).outbox.depth()[0] == 0, "the write")
         proxy.cut()
         proxy.restore()
         eventually(lambda: bus.metrics().reconnects == 1 and bus.is_connected, "another connection")
@@ -421,7 +422,7 @@ CALLS = [
 
 def is_logging(path: Path, called: ast.expr) -> bool:
     if isinstance(called, ast.Name):
-        return called.id == "log" and path.name != "_reporter.py"
+        return called.id == "log" and path.name != "reporter.py"
     if isinstance(called, ast.Attribute) and called.attr in ("warning", "info", "burst"):
         return "reporter" in ast.unparse(called.value)
     return False
@@ -441,13 +442,13 @@ def test_every_call_says_its_kind() -> None:
 
 def test_nobody_else_logs() -> None:
     own = [(path, ast.unparse(node.func)) for path, node in CALLS if "logger" in ast.unparse(node.func).lower()]
-    allowed = {"_reporter.py", "node.py", "_commands.py"}  # the last two choose what is shown
+    allowed = {"reporter.py", "node.py", "_commands.py"}  # the last two choose what is shown
     assert {path.name for path, _ in own} <= allowed
-    assert [called for path, called in own if path.name == "_reporter.py"] == ["logging.getLogger", "logger.log"]
+    assert [called for path, called in own if path.name == "reporter.py"] == ["logging.getLogger", "logger.log"]
 
 
-def test_the_readme_has_every_kind() -> None:
-    section = README.partition("\n## Logging\n")[2].partition("\n## ")[0]
+def test_the_guide_has_every_kind() -> None:
+    section = LOGS_PAGE.read_text(encoding="utf-8").partition("\n## Logs\n")[2].partition("\n## ")[0]
     assert sorted(re.findall(r"^\| `(\w+)`", section, re.M)) == sorted(Kind)
 
 

@@ -20,12 +20,12 @@ ROOMS: dict[str, list[str]] = {
     "_values": ["clock", "shown"],
     "_codec": ["decoding", "encoding", "envelope"],
     "_runtime": [
-        "green", "threads", "batches", "registry", "deadline", "locks", "waits", "fork", "exit", "closing", "reporter",
-        "base_loop", "uvloop", "event_loop", "loop_thread",
+        "green", "threads", "batches", "registry", "again", "deadline", "locks", "waits", "fork", "exit", "closing",
+        "reporter", "base_loop", "uvloop", "event_loop", "loop_thread",
     ],
     "_nats": [
-        "interest", "lines", "login", "uplink", "shortcut", "outbox", "reasons", "servers", "options", "fast_reader",
-        "parser", "client", "pump", "requests", "subscriber", "link", "engine",
+        "interest", "lines", "login", "uplink", "shortcut", "outbox", "reasons", "checks", "servers", "options",
+        "fast_reader", "parser", "client", "pump", "requests", "subscriber", "link", "engine", "channel",
     ],
     "_bus": ["counting", "index", "queue", "routing", "recent_payloads", "incoming", "store_watch"],
     "stores": [
@@ -33,8 +33,8 @@ ROOMS: dict[str, list[str]] = {
         "admin", "doctor",
     ],
     "stores/_jetstream": [
-        "names", "api", "stream", "saves", "cache", "capacity", "reader", "writer", "snapshots", "pull", "flow",
-        "follower",
+        "names", "error_codes", "api", "stream", "saves", "cache", "capacity", "reader", "writer", "snapshots", "pull",
+        "flow", "follower",
     ],
     "stores/consumers": [
         "arrivals", "dead_letters", "durable", "ack_extender", "delivery", "sources", "consumption", "lanes", "runner",
@@ -173,6 +173,12 @@ def test_public_names_are_pinned() -> None:
         "retry_on_conflict",
     ]  # fmt: skip
     assert all(hasattr(aether_sync, name) for name in aether_sync.__all__)
+
+
+def test_a_connection_shows_only_what_a_user_may_call() -> None:
+    assert {name for name in dir(aether_sync.Connection) if not name.startswith("_")} == {
+        "close", "closed", "flush", "is_connected", "reconnects", "server_info", "start", "wait_connected",
+    }  # fmt: skip
 
 
 def test_every_error_is_of_one_tree_and_drawn() -> None:

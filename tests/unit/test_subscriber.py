@@ -6,6 +6,7 @@ from aether_sync import NATSEventBus
 from aether_sync._bus.incoming import EventInterest
 from aether_sync._runtime.deadline import Deadline
 
+from ..support import inside
 from ..support.common import PATIENCE, Monitor, eventually
 
 
@@ -15,17 +16,15 @@ def test_an_interest_that_is_entered_as_the_connection_comes_back_is_subscribed_
     """Between the two SUBs, of which the first is confirmed, it would be deaf."""
     bus = make_bus()
     bus.start()
-    engine = bus.connection._engine
-    assert engine is not None
-    subscriber, client = engine.link.subscriber, engine.link._client
-    assert client is not None
+    engine, client = inside.engine(bus), inside.client(bus)
+    subscriber = engine.link.subscriber
     subject = f"{bus._prefix}.events.n"
     interest = EventInterest(bus._inbox, subject, "n", None)
     before = client._sid
 
     def come_back() -> None:
         subscriber.pause()
-        subscriber.enter(interest)
+        subscriber.subscribe(interest)
         subscriber.resume(client, then=lambda client: None)
 
     engine.loop.post(come_back)
@@ -33,5 +32,5 @@ def test_an_interest_that_is_entered_as_the_connection_comes_back_is_subscribed_
     bus.connection.flush(PATIENCE)
     assert client._sid == before + 1
     assert monitor.subscriptions_of(bus) == [(subject, "")]
-    engine.loop.post(subscriber.leave, interest)
+    engine.loop.post(subscriber.unsubscribe, interest)
     eventually(lambda: monitor.subscriptions_of(bus) == [], "no subscription")

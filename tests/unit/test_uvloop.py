@@ -13,6 +13,7 @@ import pytest
 from aether_sync import ConnectError, NATSEventBus
 from aether_sync._runtime.event_loop import StockLoop, new_loop
 
+from ..support import inside
 from ..support.bus_suite import numbers
 from ..support.common import PATIENCE, make_event
 
@@ -28,9 +29,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def loop_of(bus: NATSEventBus) -> asyncio.AbstractEventLoop:
     bus.start()
-    engine = bus.connection._engine
-    assert engine is not None
-    return engine.loop._loop
+    return inside.engine(bus).loop._loop
 
 
 # -- when it is used

@@ -16,12 +16,12 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
+from ..._nats.channel import Channel
 from ..._nats.interest import Message
 from ..._nats.requests import Call, is_status, single
 from ..._runtime.deadline import Deadline
 from ..._runtime.registry import WeakRegistry
 from ..._values.clock import monotonic
-from ...connection import Connection
 from ...errors import (
     AtomicAppendUnsupportedError,
     BusClosedError,
@@ -33,6 +33,7 @@ from ...errors import (
     StoreError,
     StoreUnavailableError,
 )
+from .error_codes import ErrorCode
 
 __all__ = [
     "IN_BATCH",
@@ -70,13 +71,31 @@ _STARTING = 1.0  # seconds for JetStream to come up; where nobody answers for lo
 _SLOWEST = 2**20  # bytes a second, of a link on which it is worth to wait for an answer
 _SHARE = 0.7  # of the time that is left, for the answer to a publish: the rest is to find out if there is none
 _PAGE_BYTES = 4 * 2**20  # of a page: there is no flow control within one
-_REFUSED = {10071, 10164, 10201}  # wrong last sequence; the same, of one in flight; a message id of the batch is known
-_BUSY = {10008, 10009, 10158, 10163, 10167, 10176, 10210}  # no leader; an id, a subject in flight; too many at once
-_FULL = {10002, 10023, 10028, 10047, 10077, 10120, 10122}  # of memory or disk: the server, the account, the stream
-_INCOMPLETE = 10176  # a batch of which a record is missing
+_REFUSED = {  # another writer was first, or the event is stored
+    ErrorCode.JSStreamWrongLastSequenceErrF,
+    ErrorCode.JSStreamWrongLastSequenceConstantErr,  # that writer's event is in flight
+    ErrorCode.JSAtomicPublishContainsDuplicateMessageErr,
+}
+_BUSY = {  # no leader; an id or a subject is in flight; too much at once
+    ErrorCode.JSClusterNotAvailErr,
+    ErrorCode.JSClusterNotLeaderErr,
+    ErrorCode.JSStreamDuplicateMessageConflict,
+    ErrorCode.JSStreamExpectedLastSeqPerSubjectNotReady,
+    ErrorCode.JSStreamTooManyRequests,
+    ErrorCode.JSAtomicPublishIncompleteBatchErr,
+    ErrorCode.JSAtomicPublishTooManyInflight,
+}
+_FULL = {  # no memory or disk is left to the server, the account or the stream
+    ErrorCode.JSAccountResourcesExceededErr,
+    ErrorCode.JSInsufficientResourcesErr,
+    ErrorCode.JSMemoryResourcesExceededErr,
+    ErrorCode.JSStorageResourcesExceededErr,
+    ErrorCode.JSStreamStoreFailedF,
+    ErrorCode.JSNoLimitsErr,
+    ErrorCode.JSStreamMaxStreamBytesExceeded,
+}
 _ABANDONED = 2  # a number that is never the next one of a batch that is being committed
-_NO_MESSAGE, _NO_STREAM = 10037, 10059
-_ABSENT = b'"err_code":10059'
+_ABSENT = b'"err_code":%d' % ErrorCode.JSStreamNotFoundErr
 _LARGEST = (
     32 * 2**20
 )  # bytes of a record in a file, whatever is set (``rlBadThresh`` in ``filestore.go`` of nats-server)
@@ -265,8 +284,8 @@ _read_failed = msgspec.json.Decoder(_Failed).decode
 class JetStream:
     """Puts requests to JetStream over a connection. Any thread."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
         self._calls: WeakRegistry[Call] = WeakRegistry()  # that are waited for
         self._closed: StoreClosedError | None = None
         self._largest: dict[str, int] = {}  # by stream: bytes of a message with its headers, of those that have a limit
@@ -280,7 +299,7 @@ class JetStream:
         Args:
             stream: Its name.
         """
-        return self._connection.reconnects, self._doubts.get(stream, 0)
+        return self._channel.reconnects, self._doubts.get(stream, 0)
 
     def doubt(self, stream: str) -> None:
         """Note a sign that a stream is not what it was: it is gone, has other settings, or another past."""
@@ -342,7 +361,7 @@ class JetStream:
             if not call.claim():
                 raise UnknownError("the server did not answer") from error
             if deadline.remaining() > _TOO_LATE:
-                raise NotSentError(f"nothing could be sent{self._connection.why_not()}") from error
+                raise NotSentError(f"nothing could be sent{self._channel.why_disconnected()}") from error
             raise self._too_late(deadline) from error
         except (DisconnectedError, ClosedError) as error:
             raise UnknownError(str(error)) from error
@@ -357,7 +376,7 @@ class JetStream:
         if ack.error is not None:
             if batch and ack.error.err_code in _FULL:
                 raise NoRoomError(str(ack.error))
-            if ack.error.err_code == _INCOMPLETE:
+            if ack.error.err_code == ErrorCode.JSAtomicPublishIncompleteBatchErr:
                 self._see_limit(stream, deadline)
                 self._refuse_too_large(stream, messages, max(sizes))
             _refuse(ack.error)
@@ -393,7 +412,7 @@ class JetStream:
     def _refuse_if_gone(self, stream: str, deadline: Deadline) -> None:
         """Nobody answers for a stream: see whether it is there at all."""
         pause = Pause(Deadline(min(_GONE, deadline.remaining() / 2)))
-        while code_of(self._look(stream, deadline)) == _NO_STREAM:
+        while code_of(self._look(stream, deadline)) == ErrorCode.JSStreamNotFoundErr:
             if not pause.take():
                 self.told.add(stream)
                 raise StoreUnavailableError(gone(stream))
@@ -424,7 +443,7 @@ class JetStream:
         pause = Pause(deadline)
         while True:
             self._refuse_if_closed()
-            call = self._connection.ask(
+            call = self._channel.request(
                 {subject}, lambda inbox: command(subject, inbox, headers, b""), deadline, single
             )
             try:
@@ -439,7 +458,7 @@ class JetStream:
                     "the server has no room, not even to call off an earlier save, of which it has stored a part"
                     f": {error or 'it has no leader'}"
                 )
-            if error.err_code == _INCOMPLETE:
+            if error.err_code == ErrorCode.JSAtomicPublishIncompleteBatchErr:
                 return
             if not pause.take():
                 raise StoreUnavailableError(f"the rest of a save is not called off within {deadline}: {error}")
@@ -545,7 +564,7 @@ class JetStream:
 
     def tell(self, subject: str) -> None:
         """Put a request to the API whose answer nobody waits for."""
-        self._connection.tell(command(f"$JS.API.{subject}", b"", b"", b""))
+        self._channel.write(command(f"$JS.API.{subject}", b"", b"", b""))
 
     def _persist(
         self, subject: str, body: dict[str, Any], deadline: Deadline, is_last: Callable[[Message], bool], tries: int = 0
@@ -582,7 +601,7 @@ class JetStream:
     ) -> Call:
         """Put a question to the server; see :meth:`Connection.ask`."""
         try:
-            return self._connection.ask(subjects, make, deadline, is_last, largest)
+            return self._channel.request(subjects, make, deadline, is_last, largest)
         except BusClosedError:
             self._refuse_if_closed()
             raise
@@ -592,7 +611,7 @@ class JetStream:
         self._calls.add(call)
         self._refuse_if_closed()
         try:
-            answers = call.wait(patience, until, self._connection.ping)
+            answers = call.wait(patience, until, self._channel.ping)
         except BusClosedError:
             self._refuse_if_closed()  # who has closed the store closes its connection, too
             raise
@@ -606,7 +625,7 @@ class JetStream:
                 self.doubt(subject.rpartition(".")[2])
 
     def _too_late(self, deadline: Deadline) -> DeadlineExceededError:
-        return DeadlineExceededError(f"no answer of the server within {deadline}{self._connection.why_not()}")
+        return DeadlineExceededError(f"no answer of the server within {deadline}{self._channel.why_disconnected()}")
 
     # -- its end
 
@@ -783,20 +802,20 @@ def _refuse(error: _ApiError) -> None:
     """Raise what an error of the server means for who publishes."""
     if error.err_code in _REFUSED:
         raise RefusedError(str(error))
-    if error.err_code == _INCOMPLETE:
+    if error.err_code == ErrorCode.JSAtomicPublishIncompleteBatchErr:
         raise IncompleteError(f"not all of it was taken, for lack of room or of time: {error}")
     if error.err_code in _BUSY:
         raise BusyError(str(error))
-    if error.err_code == 10174:
+    if error.err_code == ErrorCode.JSAtomicPublishDisabledErr:
         raise AtomicAppendUnsupportedError(
             "the stream takes no atomic batches: set allow_atomic on it (nats-server 2.12), or save one event at a time"
         )
-    if error.err_code == 10199:
+    if error.err_code == ErrorCode.JSAtomicPublishTooLargeBatchErrF:
         raise AtomicAppendUnsupportedError(
             f"so many events at once are too many for the server ({error}): save fewer, or raise max_msgs of the batch "
             "limits in its configuration"
         )
-    if error.err_code == 10054:
+    if error.err_code == ErrorCode.JSStreamMessageExceedsMaximumErr:
         raise EventTooLargeError(f"an event is larger than the stream's max_msg_size: {error}")
     if error.err_code in _FULL:
         raise StoreUnavailableError(f"the server has no room for it: {error}")
@@ -859,7 +878,7 @@ def said(answer: dict[str, Any]) -> str:
 
 def _record(answer: dict[str, Any]) -> Record | None:
     if "error" in answer:
-        if code_of(answer) == _NO_MESSAGE:
+        if code_of(answer) == ErrorCode.JSNoMessageFoundErr:
             return None
         raise StoreUnavailableError(f"the stream is not read: {said(answer)}")
     message = answer["message"]

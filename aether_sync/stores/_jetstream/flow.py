@@ -8,13 +8,14 @@ from itertools import count
 from math import inf
 from threading import RLock, Thread
 
+from ..._nats.channel import Channel
+from ..._runtime.again import again
 from ..._runtime.closing import Closeable
 from ..._runtime.deadline import Deadline
 from ..._runtime.exit import before_threads_end, is_ending
 from ..._runtime.fork import ForkAware, fork_aware
 from ..._runtime.registry import WeakRegistry
 from ..._runtime.threads import NoThreadError, make_thread, start
-from ...connection import Connection
 from ...errors import (
     AetherError,
     ConnectError,
@@ -43,13 +44,13 @@ class Flow(Closeable, ForkAware):
     """Messages that are pulled by the threads that take them, until it is closed or fails.
 
     Args:
-        connection: Over which.
+        channel: Over which.
         pulling: How.
         lock: Guards the fields of the subclass, and those here.
     """
 
-    def __init__(self, connection: Connection, requester: PullRequester, lock: RLock) -> None:
-        self._connection = connection
+    def __init__(self, channel: Channel, requester: PullRequester, lock: RLock) -> None:
+        self._channel = channel
         self._requester = requester
         self._buffer = requester.buffer
         self._lock = lock
@@ -79,7 +80,7 @@ class Flow(Closeable, ForkAware):
     @property
     def is_connected(self) -> bool:
         """Whether what is stored can come here now: the server answers, and delivers."""
-        return not self._has_ended() and self._connection.is_connected and self._buffer.silence() > 0
+        return not self._has_ended() and self._channel.is_connected and self._buffer.silence() > 0
 
     @property
     def closed(self) -> bool:
@@ -99,7 +100,7 @@ class Flow(Closeable, ForkAware):
         buffer = self._buffer
         error = self._failure or buffer.error
         if error is not None:
-            raise type(error)(*error.args)
+            raise again(error)
         if buffer.silence():
             is_begun = True
             self._requester.ask()  # the last question may have ended with nothing to be read
@@ -117,7 +118,7 @@ class Flow(Closeable, ForkAware):
             raise self._nothing_within(deadline)
 
     def _nothing_within(self, deadline: Deadline) -> DeadlineExceededError:
-        return DeadlineExceededError(f"no event for {self!r} within {deadline}{self._connection.why_not()}")
+        return DeadlineExceededError(f"no event for {self!r} within {deadline}{self._channel.why_disconnected()}")
 
     def _has_ended(self) -> bool:
         return self._closed or self._failure is not None or self._buffer.error is not None

@@ -18,12 +18,12 @@ from math import inf
 from typing import Any, NamedTuple, Self
 
 from ..._arguments import check_count, check_flag
+from ..._nats.channel import Channel
 from ..._runtime.batches import fill
 from ..._runtime.closing import warn_unclosed
 from ..._runtime.deadline import Deadline
 from ..._runtime.locks import signal_safe_lock
 from ..._values.clock import Datetime, monotonic
-from ...connection import Connection
 from ...errors import (
     AetherError,
     DeadlineExceededError,
@@ -109,7 +109,7 @@ class JetStreamFollower(Flow):
 
     def __init__(
         self,
-        connection: Connection,
+        channel: Channel,
         jetstream: JetStream,
         names: Names,
         stream: Stream,
@@ -118,7 +118,7 @@ class JetStreamFollower(Flow):
         after: int,
         filter: SubscriptionFilter,  # noqa: A002
     ) -> None:
-        super().__init__(connection, PullRequester(connection, names.stream, _WINDOW), signal_safe_lock())
+        super().__init__(channel, PullRequester(channel, names.stream, _WINDOW), signal_safe_lock())
         self._jetstream = jetstream
         self._names = names
         self._stream = stream
@@ -143,7 +143,7 @@ class JetStreamFollower(Flow):
         self._consumer = b""
         self._created = ""  # when the stream was made
         self._awaits_stream = False  # there was none at the start, and nothing was begun since
-        self._finalizer = weakref.finalize(self, _abandon, connection, self._requester, repr(self))
+        self._finalizer = weakref.finalize(self, _abandon, channel, self._requester, repr(self))
         self._finalizer.atexit = False
 
     # -- taking
@@ -630,7 +630,7 @@ def _nanoseconds(time: str) -> int:
     return int(Datetime.fromisoformat(f"{seconds}+00:00").timestamp()) * 10**9 + int(fraction.ljust(9, "0"))
 
 
-def _abandon(connection: Connection, requester: PullRequester, name: str) -> None:
+def _abandon(channel: Channel, requester: PullRequester, name: str) -> None:
     """A follower was dropped without ``close()``: called by its finalizer, takes no lock."""
-    connection.nudge(requester.close)
+    channel.call_soon(requester.close)
     warn_unclosed(name, None)

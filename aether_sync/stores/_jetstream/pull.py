@@ -14,6 +14,7 @@ import re
 from collections import deque
 from typing import NamedTuple
 
+from ..._nats.channel import Channel
 from ..._nats.interest import Mailbox, Message
 from ..._nats.requests import is_status
 from ..._runtime.deadline import Deadline
@@ -21,7 +22,6 @@ from ..._runtime.locks import signal_safe_lock
 from ..._runtime.registry import WeakRegistry
 from ..._runtime.waits import ParkingLot
 from ..._values.clock import monotonic
-from ...connection import Connection
 from ...errors import AetherError
 from .api import command
 
@@ -165,7 +165,7 @@ class PullRequester:
     """Asks a consumer for messages, as there is room.
 
     Args:
-        connection: Over which.
+        channel: Over which.
         stream: Of which.
         window: Messages asked for and not yet taken, at most.
         inflow: Where they arrive; by default one of its own.
@@ -174,7 +174,7 @@ class PullRequester:
 
     def __init__(
         self,
-        connection: Connection,
+        channel: Channel,
         stream: str,
         window: int,
         buffer: PullBuffer | None = None,
@@ -182,7 +182,7 @@ class PullRequester:
         drains: bool = False,
     ) -> None:
         self.buffer = buffer = buffer or PullBuffer()
-        self._connection = connection
+        self._channel = channel
         self._stream = stream
         self._window = window
         self._next = ""  # whom questions are put to
@@ -195,13 +195,14 @@ class PullRequester:
     def subscribe(self, deadline: Deadline) -> None:
         """Have answers sent here, if they are not yet."""
         if not self.mailbox.confirmed.done:
-            self._connection.subscribe(self.mailbox, deadline)
+            self._channel.subscribe(self.mailbox)
+            self._channel.await_confirmation(self.mailbox, deadline)
 
     def begin(self, consumer: str, *, keep: bool = False) -> None:
         """Pull from this consumer from now on; what has come of the last is forgotten, unless it is kept."""
-        self._connection.expect_refusal(self._next, None)
+        self._channel.on_refusal(self._next, None)
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{consumer}"
-        self._connection.expect_refusal(self._next, self.buffer.end)
+        self._channel.on_refusal(self._next, self.buffer.end)
         self.buffer.begin(keep)
         self.ask()
 
@@ -220,7 +221,7 @@ class PullRequester:
         if not is_too_large:
             question["max_bytes"] = size
         subject = self._next
-        self._connection.tell(command(subject, self.mailbox.subject.encode(), b"", json.dumps(question).encode()))
+        self._channel.write(command(subject, self.mailbox.subject.encode(), b"", json.dumps(question).encode()))
 
     def _share(self) -> int:
         """How many bytes may be asked for now: always some, and always less than there are, for whoever comes next.
@@ -228,19 +229,19 @@ class PullRequester:
         Accepted race: two who ask at the same time both count on what is free. The bound is half of what a server holds
         back.
         """
-        here = [one for one in _requesters if one._connection is self._connection and not one.is_over]
+        here = [one for one in _requesters if one._channel.slot is self._channel.slot and not one.is_over]
         free = _ALL_BYTES - sum(one.buffer.asked_bytes for one in here)
         return max(_LEAST_BYTES, min(_BYTES, _ALL_BYTES // max(1, len(here)), free // 2))
 
     def close(self) -> None:
         """Have nothing sent here any more."""
-        self._connection.expect_refusal(self._next, None)
-        self._connection.leave(self.mailbox)
+        self._channel.on_refusal(self._next, None)
+        self._channel.unsubscribe(self.mailbox)
         self.is_over = True  # in the end: an exception may come before that
 
     def await_last(self, deadline: Deadline) -> None:
         """After :meth:`close`: wait until nothing is on its way any more."""
-        self._connection.await_last([self.mailbox], deadline)
+        self._channel.await_last([self.mailbox], deadline)
 
 
 _requesters: WeakRegistry[PullRequester] = WeakRegistry()

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 from ..._runtime.deadline import Deadline
 from ...errors import StoreUnavailableError, StreamMismatchError
 from .api import JetStream, Pause, code_of, gone, said
+from .error_codes import ErrorCode
 from .names import Names
 
 __all__ = ["Stream", "differences", "settings", "snapshot_settings", "stream_state"]
 
 _WINDOW = 120 * 10**9  # nanoseconds in which a second try is known by its message id
-_NO_STREAM, _NAME_IN_USE, _OVERLAP = 10059, 10058, 10065
 _GONE = 1.0  # seconds after which a server that knows no such stream is believed
 _UNLIMITED = ("max_age", "max_msgs_per_subject")  # what would take events away
 _EXACT = {
@@ -132,7 +132,7 @@ class Stream:
         answer = self._info(deadline)
         if before is not None and name not in self._jetstream.told:
             answer = self._unless_gone(answer, deadline)
-        if code_of(answer) == _NO_STREAM:
+        if code_of(answer) == ErrorCode.JSStreamNotFoundErr:
             if make is None:
                 return None
             answer = make(deadline)
@@ -150,7 +150,7 @@ class Stream:
     def _unless_gone(self, answer: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
         """Refuse to make a stream anew over the head of who uses it; a server that is new may not know it yet."""
         pause = Pause(Deadline(min(_GONE, deadline.remaining() / 2)))
-        while code_of(answer) == _NO_STREAM:
+        while code_of(answer) == ErrorCode.JSStreamNotFoundErr:
             if not pause.take():
                 self._renewed(True)
                 self._seen = None
@@ -163,13 +163,13 @@ class Stream:
         if main is not None:
             wanted = wanted | {"num_replicas": main.open(deadline).get("num_replicas", 1)}
         answer = self._jetstream.request(f"STREAM.CREATE.{wanted['name']}", wanted, deadline)
-        if code_of(answer) == _NAME_IN_USE:  # somebody was quicker, with other settings
+        if code_of(answer) == ErrorCode.JSStreamNameExistErr:  # somebody was quicker, with other settings
             answer = self._info(deadline)
         return answer
 
     def _checked(self, answer: dict[str, Any]) -> dict[str, Any]:
         wanted, name = self._wanted, self._wanted["name"]
-        if code_of(answer) == _OVERLAP:
+        if code_of(answer) == ErrorCode.JSStreamSubjectOverlapErr:
             raise StreamMismatchError(
                 f"another stream has subjects of {wanted['subjects'][0]!r}: give the store another name than {name!r}"
             )
@@ -193,7 +193,7 @@ class Stream:
 def stream_state(jetstream: JetStream, name: str, deadline: Deadline) -> tuple[str, int] | None:
     """Return when a stream was made, and the sequence of its last record, by the leader's word; None if it is gone."""
     answer = jetstream.request(f"STREAM.INFO.{name}", {}, deadline)
-    if code_of(answer) == _NO_STREAM:
+    if code_of(answer) == ErrorCode.JSStreamNotFoundErr:
         return None
     if "error" in answer:
         raise StoreUnavailableError(f"stream {name!r} is not there: {said(answer)}")

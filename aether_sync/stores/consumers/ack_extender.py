@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
+from ..._nats.channel import Channel
 from ..._values.clock import monotonic
-from ...connection import Connection
 from .._jetstream.api import command
 from .._jetstream.pull import PullRequester
 from .arrivals import Arrivals
@@ -27,7 +27,7 @@ class AckExtender:
     It knows nobody who holds something, so that they can be collected.
 
     Args:
-        connection: Over which.
+        channel: Over which.
         pulling: What lets it come.
         arrivals: What has come and is not taken yet.
         ack_wait: Seconds.
@@ -37,8 +37,8 @@ class AckExtender:
         ends: Nothing is taken from there any more; what is left is given back, the next time at the latest.
     """
 
-    def __init__(self, connection: Connection, requester: PullRequester, arrivals: Arrivals, ack_wait: float) -> None:
-        self._connection = connection
+    def __init__(self, channel: Channel, requester: PullRequester, arrivals: Arrivals, ack_wait: float) -> None:
+        self._channel = channel
         self._requester = requester
         self._arrivals = arrivals
         self._ack_wait = ack_wait
@@ -48,7 +48,7 @@ class AckExtender:
 
     def begin(self) -> None:
         """Begin to tell."""
-        self._connection.repeat(self._ack_wait / _KEPT, self._keep)
+        self._channel.repeat(self._ack_wait / _KEPT, self._keep)
 
     def is_late(self) -> bool:
         """Whether the server may have given away what is held here: it was not told for too long."""
@@ -73,7 +73,7 @@ class AckExtender:
                 self._requester.close()
             self.give_back()
         self.tell([*self.held, *self._arrivals.replies()], _IN_PROGRESS)
-        if self._connection.is_connected:
+        if self._channel.is_connected:
             self._kept = monotonic()
         return bool(self.held) or not self.ends
 
@@ -81,4 +81,4 @@ class AckExtender:
         """Say the same of many deliveries."""
         frames = b"".join(command(reply.decode(), b"", b"", word) for reply in replies)
         if frames:
-            self._connection.tell(frames)
+            self._channel.write(frames)

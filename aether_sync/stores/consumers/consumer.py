@@ -163,7 +163,7 @@ class Consumer:
                 context.jetstream, names, context.reader, context.dead_letters, settings.name, settings.wanted
             )
         info = durable.join(context.jetstream, stream, config, advice, deadline)
-        consumption = Consumption(context.connection, stream, settings.name, prefetch, settings.ack_wait, source)
+        consumption = Consumption(context.channel, stream, settings.name, prefetch, settings.ack_wait, source)
         try:
             consumption.admit()
             consumption.begin(info, deadline)

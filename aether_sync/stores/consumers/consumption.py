@@ -9,13 +9,13 @@ from math import inf
 from typing import Any, Self
 
 from ..._arguments import check_count
+from ..._nats.channel import Channel
 from ..._nats.interest import Message
 from ..._runtime.batches import fill
 from ..._runtime.closing import warn_unclosed
 from ..._runtime.deadline import Deadline
 from ..._runtime.locks import outside_locks
 from ..._values.clock import monotonic
-from ...connection import Connection
 from ...errors import DeadlineExceededError, StoreClosedError, StoreError, StoreUnavailableError
 from .._jetstream.flow import Flow
 from .._jetstream.pull import PullRequester
@@ -46,7 +46,7 @@ class Consumption(Flow):
 
     def __init__(
         self,
-        connection: Connection,
+        channel: Channel,
         stream: str,
         consumer: str,
         prefetch: int,
@@ -54,14 +54,14 @@ class Consumption(Flow):
         source: Source,
     ) -> None:
         self._arrivals = arrivals = Arrivals(ack_wait)
-        super().__init__(connection, PullRequester(connection, stream, prefetch, arrivals, drains=True), arrivals.lock)
+        super().__init__(channel, PullRequester(channel, stream, prefetch, arrivals, drains=True), arrivals.lock)
         self._name = f"{consumer!r} of {stream!r}"
         self._consumer = consumer
         self._source = source
         self._pauses_until = 0.0  # written by any thread
-        self._extender = AckExtender(connection, self._requester, arrivals, ack_wait)
-        self._settler = Settler(connection, self._extender, source.bury, source.event)
-        self._finalizer = weakref.finalize(self, _abandon, connection, self._requester, self._extender, repr(self))
+        self._extender = AckExtender(channel, self._requester, arrivals, ack_wait)
+        self._settler = Settler(channel, self._extender, source.bury, source.event)
+        self._finalizer = weakref.finalize(self, _abandon, channel, self._requester, self._extender, repr(self))
         self._finalizer.atexit = False
 
     # -- taking
@@ -225,8 +225,8 @@ class Consumption(Flow):
         return f"<Consumption {self._name}{' closed' if self._closed else ''}>"
 
 
-def _abandon(connection: Connection, requester: PullRequester, extender: AckExtender, name: str) -> None:
+def _abandon(channel: Channel, requester: PullRequester, extender: AckExtender, name: str) -> None:
     """A consumption was dropped without ``close()``: called by its finalizer, takes no lock."""
     extender.ends = True
-    connection.nudge(requester.close)
+    channel.call_soon(requester.close)
     warn_unclosed(name, None)

@@ -1,8 +1,8 @@
 """``ConsumerContext``: the parts of a store that its consumers use, and what of theirs has to end with the store."""
 
+from ..._nats.channel import Channel
 from ..._runtime.deadline import Deadline
 from ..._runtime.registry import WeakRegistry
-from ...connection import Connection
 from .._jetstream.api import JetStream
 from .._jetstream.names import Names
 from .._jetstream.reader import Reader
@@ -23,10 +23,8 @@ class ConsumerContext:
         runners: The same of runners.
     """
 
-    def __init__(
-        self, connection: Connection, jetstream: JetStream, names: Names, reader: Reader, stream: Stream
-    ) -> None:
-        self.connection = connection
+    def __init__(self, channel: Channel, jetstream: JetStream, names: Names, reader: Reader, stream: Stream) -> None:
+        self.channel = channel
         self.jetstream = jetstream
         self.names = names
         self.reader = reader

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ..._arguments import as_seconds, check_flag, check_seconds, is_of
+from ..._nats.channel import Channel
 from ..._nats.requests import is_status
 from ..._runtime.deadline import Deadline
 from ..._runtime.locks import signal_safe_lock
 from ..._values.clock import monotonic
 from ..._values.shown import short
-from ...connection import Connection
 from ...errors import DeadlineExceededError, DisconnectedError, InvalidOptionError, StoreError
 from ...events import Event
 from .._jetstream.api import Pause, command
@@ -28,7 +28,7 @@ class Settler:
     """Where the deliveries of one consumer are settled.
 
     Args:
-        connection: Over which.
+        channel: Over which.
         keeper: Who keeps those that are not.
         bury: Puts one into the dead-letter stream, for a reason, within a deadline.
         read: Reads the event of a sequence again.
@@ -36,12 +36,12 @@ class Settler:
 
     def __init__(
         self,
-        connection: Connection,
+        channel: Channel,
         extender: AckExtender,
         bury: Callable[["Delivery", str, Deadline], object],
         read: Callable[[int, Deadline], Event],
     ) -> None:
-        self._connection = connection
+        self._channel = channel
         self.extender = extender
         self.bury = bury
         self.read = read
@@ -49,7 +49,7 @@ class Settler:
 
     def tell(self, reply: bytes, word: bytes) -> None:
         """Say a word of a delivery; nobody waits for an answer."""
-        self._connection.tell(command(reply.decode(), b"", b"", word))
+        self._channel.write(command(reply.decode(), b"", b"", word))
 
     def confirm(self, reply: bytes, deadline: Deadline) -> None:
         """Acknowledge a delivery, until the server says that it knows; it may be told twice.
@@ -61,14 +61,14 @@ class Settler:
         pause = Pause(deadline)
         while True:
             with suppress(DeadlineExceededError, DisconnectedError):
-                call = self._connection.ask({subject}, lambda inbox: command(subject, inbox, b"", ACK), deadline)
+                call = self._channel.request({subject}, lambda inbox: command(subject, inbox, b"", ACK), deadline)
                 (answer,) = call.wait(Deadline(min(_TRY, deadline.remaining())))
                 if not is_status(answer):  # else nobody is there who would know
                     return
             if not pause.take():
                 raise DeadlineExceededError(
-                    f"the server has not confirmed the acknowledgement within {deadline}{self._connection.why_not()}: "
-                    "the event may come again. To acknowledge it once more is safe"
+                    f"the server has not confirmed the acknowledgement within {deadline}"
+                    f"{self._channel.why_disconnected()}: the event may come again. To acknowledge it once more is safe"
                 )
 
 

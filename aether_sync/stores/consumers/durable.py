@@ -9,6 +9,7 @@ from ..._runtime.deadline import Deadline
 from ...errors import DeadlineExceededError, StoreError, StoreUnavailableError, StreamMismatchError
 from ...patterns import SubscriptionFilter
 from .._jetstream.api import JetStream, Pause, code_of, said
+from .._jetstream.error_codes import ErrorCode
 from .._jetstream.names import Names
 
 __all__ = [
@@ -25,7 +26,7 @@ __all__ = [
     "wait_for",
 ]
 
-_GONE = {10014, 10059}  # no such consumer, no such stream
+_GONE = {ErrorCode.JSConsumerNotFoundErr, ErrorCode.JSStreamNotFoundErr}
 _RECOVERY = 2.0  # seconds in which a server that has just started may not know it yet
 _ACTORS, _EVENT_TYPES = "aether.actors", "aether.event_types"  # what the server cannot filter, and all must agree on
 #: What to do about a consumer with other settings.

@@ -9,8 +9,9 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from .._jetstream.error_codes import ErrorCode
 from .._jetstream.stream import differences
-from .findings import NO_STREAM, Answers, Finding, Level, first_line, is_well
+from .findings import Answers, Finding, Level, first_line, is_well
 
 __all__ = ["Answers", "Finding", "Level", "examine", "first_line", "is_well"]
 
@@ -203,7 +204,7 @@ def _stream(answers: Answers) -> Iterator[Finding]:
     if not answers.has_jetstream:
         return
     error = answers.stream.get("error")
-    if error and error.get("err_code") == NO_STREAM:
+    if error and error.get("err_code") == ErrorCode.JSStreamNotFoundErr:
         yield _ok("stream", f"there is no stream {name!r} yet: the first event that is stored makes it")
     elif error:
         yield _bad("stream", f"stream {name!r} is not seen: {error.get('description')}", "see that it has a leader")

@@ -4,12 +4,13 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from .._jetstream.error_codes import ErrorCode
 from .._jetstream.saves import TornSave
 
-__all__ = ["NO_JETSTREAM", "NO_STREAM", "Answers", "Finding", "Level", "first_line", "is_well"]
+__all__ = ["NO_JETSTREAM", "Answers", "Finding", "Level", "first_line", "is_well"]
 
-NO_JETSTREAM = {10039, 10076}  #: codes of errors: not for this account, not on this server
-NO_STREAM = 10059
+#: What the server answers where there is no JetStream: not for this account, or not at all.
+NO_JETSTREAM = {ErrorCode.JSNotEnabledForAccountErr, ErrorCode.JSNotEnabledErr}
 
 
 class Level(Enum):

@@ -13,13 +13,14 @@ import msgspec
 
 from ..._runtime.deadline import Deadline
 from ..._values.clock import Datetime, monotonic, now
-from ...connection import Connection
+from ...connection import Connection, channel_of
 from ...errors import AetherError, InvalidOptionError, StoreUnavailableError
 from .._jetstream.api import JetStream, Record
+from .._jetstream.error_codes import ErrorCode
 from .._jetstream.names import Names
 from .._jetstream.saves import torn_saves
 from .._jetstream.stream import settings
-from .findings import NO_JETSTREAM, Answers
+from .findings import Answers
 
 __all__ = ["ask_for_all"]
 
@@ -56,7 +57,7 @@ def ask_for_all(
         raise InvalidOptionError(f"a monitoring port has a URL such as 'http://host:8222', not {monitor!r:.80}")
     names = Names(stream, namespace)
     connection.start()
-    asking = _Asking(JetStream(connection), timeout)
+    asking = _Asking(JetStream(channel_of(connection)), timeout)
     account = asking.fastest("INFO")
     answers = Answers(
         wanted=settings(names, replicas),
@@ -118,7 +119,7 @@ class _Asking:
         try:
             return self._jetstream.request(subject, body, Deadline(self._timeout))
         except StoreUnavailableError as error:
-            return _error(str(error), min(NO_JETSTREAM))
+            return _error(str(error), ErrorCode.JSNotEnabledForAccountErr)
         except AetherError as error:
             return _error(str(error))
 

@@ -1,0 +1,298 @@
+"""The channel: what a bus or a store does with a connection, on any thread.
+
+It carries frames to the outbox, interests to the subscriber, and questions to the server and back. The connection owns
+the engine that does the work: it makes it at the first use, and closes it. Both find it in the slot that they share.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from threading import get_ident
+
+from .._runtime.again import again
+from .._runtime.closing import loop_threads
+from .._runtime.deadline import Deadline
+from ..errors import (
+    AetherError,
+    BusClosedError,
+    DeadlineExceededError,
+    DisconnectedError,
+    EventTooLargeError,
+    PublishTimeoutError,
+)
+from .engine import Engine
+from .interest import Interest, Message
+from .outbox import Outbox
+from .reasons import shown
+from .requests import Call, single
+
+__all__ = ["Channel", "EngineSlot"]
+
+
+class EngineSlot:
+    """Where a connection keeps what its channels use. The connection alone changes it.
+
+    Attributes:
+        engine: What runs for the connection; None before its first use, and after a fork.
+        outbox: Frames that wait to be sent; it is there before the engine is.
+        closed: Whether the connection was closed.
+        is_awaited: Whether the first use waits for the first connection.
+        is_shared: Whether a bus was given the connection; then others may use it as well.
+    """
+
+    __slots__ = ("_servers", "closed", "engine", "is_awaited", "is_shared", "outbox")
+
+    def __init__(self, outbox: Outbox, servers: Sequence[str], *, is_awaited: bool) -> None:
+        self.outbox = outbox
+        self.engine: Engine | None = None
+        self.closed = False
+        self.is_awaited = is_awaited
+        self.is_shared = False
+        self._servers = servers
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a server answers, as far as is known now."""
+        return self.engine is not None and self.engine.link.is_connected
+
+    @property
+    def reconnects(self) -> int:
+        """How often the connection was made again after a loss."""
+        return 0 if self.engine is None else self.engine.link.reconnects
+
+    @property
+    def summary(self) -> str:
+        """The servers, without secrets, and the state of the connection."""
+        state = "closed" if self.closed else "new" if self.engine is None else self.engine.link.state.value
+        return f"{', '.join(map(shown, self._servers))} {state}"
+
+
+class Channel:
+    """What a bus or a store does with a connection.
+
+    A channel keeps its connection alive; a connection knows nothing of its channels.
+
+    Args:
+        slot: The connection's.
+        begin: Makes the engine if there is none, and begins to connect. It waits for nothing.
+        ready: As ``begin``, and waits for the first attempt to connect where the first use does.
+
+    Attributes:
+        slot: The connection's: two channels of one connection have the same.
+    """
+
+    __slots__ = ("_begin", "_ready", "slot")
+
+    def __init__(self, slot: EngineSlot, begin: Callable[[], Engine], ready: Callable[[], Engine]) -> None:
+        self.slot = slot
+        self._begin = begin
+        self._ready = ready
+
+    # -- state
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a server answers, as far as is known now."""
+        return self.slot.is_connected
+
+    @property
+    def reconnects(self) -> int:
+        """How often the connection was made again after a loss."""
+        return self.slot.reconnects
+
+    def why_disconnected(self) -> str:
+        """Return why there is no connection, to be put behind a message; an empty text if there is one."""
+        engine = self.slot.engine
+        return "" if engine is None or engine.link.is_connected else f" ({engine.link.connect_error()})"
+
+    def counts(self) -> dict[str, int]:
+        """Return what ``metrics()`` says of a connection."""
+        engine = self.slot.engine
+        events, size = self.slot.outbox.depth()
+        return {
+            "outbox_events": events,
+            "outbox_bytes": size,
+            "confirmed": 0 if engine is None else engine.link.pump.confirmed,
+            "uncertain": 0 if engine is None else engine.link.pump.uncertain,
+            "rejected": 0 if engine is None else engine.link.pump.rejected,
+            "reconnects": self.slot.reconnects,
+        }
+
+    # -- the loop
+
+    def make_ready(self) -> None:
+        """Begin to connect, and wait for the first attempt where the first use does."""
+        self._ready()
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        """Run a callback on the loop thread, if there is one. Takes no lock: for finalizers."""
+        engine = self.slot.engine
+        if engine is not None:
+            engine.loop.call_soon(callback)
+
+    def repeat(self, seconds: float, callback: Callable[[], bool]) -> None:
+        """Run a callback on the loop thread every so many seconds, until it returns False."""
+        self._ready().loop.repeat(seconds, callback)
+
+    # -- publishing
+
+    def send(
+        self,
+        frames: Sequence[bytes],
+        size: int,
+        largest: int,
+        line: int,
+        timeout: float | None,
+        buffer: bool,
+        wait: bool = True,
+        make: Callable[[], Sequence[bytes]] | None = None,
+    ) -> None:
+        """Accept ``PUB`` frames, all of them or none.
+
+        Args:
+            frames: Whole commands, in order.
+            size: Bytes of all of them.
+            largest: Bytes of the largest payload among them.
+            line: The length of the longest of their lines.
+            timeout: Seconds to wait for room in the outbox. Nothing waits on a loop thread, whichever connection's.
+            buffer: Whether to accept them while disconnected.
+            wait: Whether to wait for the first attempt to connect.
+            make: Makes the frames, once there is room; ``frames`` is then what they are made of.
+
+        Raises:
+            As ``publish()``.
+        """
+        slot = self.slot
+        engine = slot.engine
+        if get_ident() in loop_threads:  # the collector runs a finalizer there, which publishes
+            wait, timeout = False, 0.0
+        if engine is None or not engine.link.first.done:
+            engine = self._ready() if wait else self._begin()
+        link = engine.link
+        if largest > link.max_payload > 0:
+            raise _too_large(largest, link.max_payload)
+        lines = link.lines
+        if line not in lines.taken:
+            lines.take(line)
+        if not buffer and not link.is_connected:
+            raise DisconnectedError(f"nothing was published: {link.connect_error()}")
+        try:
+            slot.outbox.put(frames, size, largest, timeout, make)
+        except PublishTimeoutError as error:
+            if link.is_connected:
+                raise
+            raise PublishTimeoutError(f"{error}; {link.connect_error()}") from None
+
+    # -- subscribing
+
+    def subscribe(self, interest: Interest, *, wait: bool = True) -> None:
+        """Have the server subscribe an interest, in the order of the calls; :meth:`await_confirmation` waits for that.
+
+        Args:
+            interest: Which.
+            wait: Whether to wait for the first attempt to connect.
+        """
+        engine = self._ready() if wait else self._begin()
+        engine.loop.post(engine.link.subscriber.subscribe, interest)
+
+    def unsubscribe(self, interest: Interest) -> None:
+        """Have the server unsubscribe an interest, in the order of the calls."""
+        engine = self.slot.engine
+        if engine is not None and not self.slot.closed:
+            with suppress(BusClosedError):  # it closed meanwhile, and all interests with it
+                engine.loop.post(engine.link.subscriber.unsubscribe, interest)
+
+    def await_confirmation(self, interest: Interest, deadline: Deadline) -> None:
+        """Wait until the connected server has confirmed an interest.
+
+        Raises:
+            DeadlineExceededError: It had not in time.
+            PermissionDeniedError: It refuses.
+        """
+        engine = self._ready()
+        engine.loop.refuse_own_thread()
+        try:
+            interest.confirmed.wait(deadline)
+            engine.link.await_connection(deadline)  # by another server than the one that confirmed it, perhaps
+        except DeadlineExceededError:
+            link = engine.link
+            why = "the server has not confirmed it" if link.is_connected else str(link.connect_error())
+            raise DeadlineExceededError(f"no subscription to {interest.subject!r} within {deadline}: {why}") from None
+        if interest.error is not None:  # by that other server
+            raise again(interest.error)
+
+    def await_last(self, interests: Sequence[Interest], deadline: Deadline) -> None:
+        """Wait until the server has sent the last message for interests that were unsubscribed, or the deadline."""
+        engine = self.slot.engine
+        if engine is None or self.slot.closed or engine.loop.is_current():
+            return
+        with suppress(DeadlineExceededError):
+            for interest in interests:
+                interest.gone.wait(deadline)
+
+    # -- questions
+
+    def request(
+        self,
+        subjects: Collection[str],
+        make: Callable[[bytes], bytes],
+        deadline: Deadline,
+        is_last: Callable[[Message], bool] = single,
+        largest: int = 0,
+    ) -> Call:
+        """Put a question to the server, and return the call that its answers are then waited for with.
+
+        Args:
+            subjects: Whom it is put to.
+            make: Makes the commands, from the inbox for the answers.
+            deadline: For the connection, if there never was one, and for the right to get answers.
+            is_last: Whether an answer is the last one.
+            largest: Bytes of the largest payload among the commands, headers included.
+
+        Raises:
+            ConnectError: There never was a connection.
+            EventTooLargeError: The payload is larger than the server takes.
+            PermissionDeniedError: The server sends this user no answers.
+        """
+        engine = self.slot.engine
+        if engine is None or not engine.link.was_connected:
+            engine = self._begin()
+            engine.await_connection(deadline, as_first=self.slot.is_awaited)
+            if self.slot.closed:
+                self._begin()  # which refuses
+        engine.loop.refuse_own_thread()
+        requests = engine.link.requests
+        if requests.mailbox.ended or not requests.mailbox.confirmed.done:
+            self.await_confirmation(requests.open(self.subscribe), deadline)
+        if largest > engine.link.max_payload > 0:
+            raise _too_large(largest, engine.link.max_payload)
+        call = requests.new_call(subjects, make, is_last)
+        if not requests.put(call):
+            engine.loop.post(requests.send, call)
+        return call
+
+    def ping(self, call: Call) -> None:
+        """Have the server tell a call that waits when it has processed all that was sent before."""
+        engine = self.slot.engine
+        if engine is not None:
+            with suppress(BusClosedError):
+                engine.loop.post(engine.link.requests.ping, call)
+
+    def write(self, frame: bytes) -> None:
+        """Write commands to the server, if there is a connection; nobody waits for an answer."""
+        engine = self.slot.engine
+        if engine is None or self.slot.closed:
+            return
+        requests = engine.link.requests
+        if not requests.write_at_once(frame):
+            with suppress(BusClosedError):
+                engine.loop.post(requests.write, frame)
+
+    def on_refusal(self, subject: str, refused: Callable[[AetherError], object] | None) -> None:
+        """Call ``refused`` when the server denies what :meth:`write` sent to ``subject``; None unregisters."""
+        engine = self.slot.engine
+        if engine is not None:
+            engine.link.requests.on_refusal(subject, refused)
+
+
+def _too_large(size: int, limit: int) -> EventTooLargeError:
+    return EventTooLargeError(f"an event of {size} bytes is larger than the server's max_payload of {limit}")

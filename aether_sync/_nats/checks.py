@@ -1,0 +1,83 @@
+"""What a user gives a connection to connect to, checked."""
+
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from .._arguments import check_path, is_of
+from ..errors import InvalidOptionError
+from .reasons import shown
+
+__all__ = ["check_secret_file", "check_servers"]
+
+_DEFAULT_URL = "nats://127.0.0.1:4222"
+
+
+def check_servers(url: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return the URLs of servers, each with its scheme.
+
+    Args:
+        url: One URL, several separated by commas, a sequence of them, or None for the environment's ``NATS_URL``.
+
+    Raises:
+        InvalidOptionError: One is no URL of a NATS server, or has a password that is not escaped.
+    """
+    if url is None:
+        url = os.environ.get("NATS_URL") or _DEFAULT_URL
+    urls = str.__str__(url).split(",") if is_of(url, str) else url if type(url) in (list, tuple) else _items(url)
+    if not urls or not all(is_of(one, str) for one in urls):
+        raise InvalidOptionError("a connection wants a URL such as 'nats://host:4222', or a sequence of them")
+    return tuple(_check_url(str.__str__(one)) for one in urls)
+
+
+def _items(urls: Any) -> Sequence[str]:
+    try:
+        return tuple(urls) if issubclass(type(urls), Sequence) else ()
+    except Exception:  # raised by a sequence of the user's
+        return ()
+
+
+def _check_url(url: str) -> str:
+    url = url.strip()
+    if "://" not in url:
+        url = f"nats://{url}"
+    if not _is_server(url):
+        raise InvalidOptionError(
+            f"no server URL, as far as it may be shown: {shown(url)!r}; expected nats://host:port or tls://host:port. "
+            "In a user or password, escape / ? # @ as %2F %3F %23 %40, or give them as user= and password="
+        )
+    return url
+
+
+def _is_server(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        is_complete = parts.scheme in ("nats", "tls") and parts.hostname and parts.port != 0
+    except ValueError:
+        return False
+    # An @ behind the host means that the password had an unescaped slash, and that the host is a part of it.
+    return bool(is_complete) and "@" not in "".join(parts[2:])
+
+
+def check_secret_file(name: str, path: str | Path | None) -> str | None:
+    """Return the path of a file with credentials.
+
+    Args:
+        name: Of the option.
+        path: The path, or None.
+
+    Raises:
+        InvalidOptionError: There is no such file, or the package that reads it is missing.
+    """
+    if path is None:
+        return None
+    text = check_path(name, path)
+    if find_spec("nkeys") is None:
+        raise InvalidOptionError(f"{name} needs the package nkeys: pip install 'aether-sync[nkeys]'")
+    if not os.path.isfile(text):
+        is_path = "\n" not in text and (os.sep in text or len(text) < 40)  # and not the secret itself, in its place
+        raise InvalidOptionError(f"{name} is the path of a file, and there is none{f' at {text!r}' if is_path else ''}")
+    return text
