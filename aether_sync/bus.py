@@ -205,14 +205,11 @@ class EventBus(Startable, ForkAware):
         (route.tally or self._tally(route)).one()
 
     def publish_many(self, namespace: str, events: Iterable[Event]) -> None:
-        """Publish events in order: all of them are accepted, or an error is raised and none was.
+        """Publish events in order: all of them are accepted, or an error of :meth:`publish` is raised and none was.
 
         Args:
             namespace: As :meth:`publish`.
             events: Read to the end and encoded before any of them is accepted.
-
-        Raises:
-            As :meth:`publish`.
         """
         if self._abandoned:
             self._reap_if_free()

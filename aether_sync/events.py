@@ -1,6 +1,6 @@
 """Events: immutable facts about actors; and ``EventStored``, by which a store tells of them.
 
-The wire format is in ``_wire.py``.
+The wire format is in ``_codec``.
 """
 
 import os
@@ -17,7 +17,9 @@ from .errors import DecodingError, InvalidEventError, InvalidOptionError
 
 __all__ = ["EVENT_STORED", "MAX_VERSION", "Event", "EventStored"]
 
-EVENT_STORED = "EventStored"  #: the type of the events that tell of a stored event
+EVENT_STORED = "EventStored"
+"""The type of the events by which a store announces each event that it has stored."""
+
 MAX_VERSION = MAX_INT  #: an int64 in Go
 
 T = TypeVar("T")
@@ -56,18 +58,16 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     subscribers of its process. Data is not copied, but encoded by ``publish()``; until then it is the maker's own. A
     subscriber gets what came off the wire:
 
-    ====================================================  =============================================================
-    data may hold                                         and arrives as
-    ====================================================  =============================================================
-    None, bool, str, finite float, int                    itself; other languages lose digits of an int beyond 64 bits
-    subclasses of str, int and float (also enums)         the plain value
-    an ``enum.Enum`` of anything on this list             its ``value``
-    a dict or other ``Mapping``, with str keys            dict
-    a list, a tuple, a subclass of either                 list
-    datetime, date, time                                  ISO 8601 text as of ``isoformat()``, with ``Z`` for UTC
-    timedelta                                             ISO 8601 text such as ``P1DT0.5S``
-    UUID, finite Decimal                                  ``str()`` of it
-    ====================================================  =============================================================
+    | data may hold                                 | it arrives as                                                 |
+    | --------------------------------------------- | ------------------------------------------------------------- |
+    | None, bool, str, finite float, int            | itself; other languages lose digits of an int beyond 64 bits  |
+    | subclasses of str, int and float (also enums) | the plain value                                               |
+    | an ``enum.Enum`` of anything on this list     | its ``value``                                                 |
+    | a dict or other ``Mapping``, with str keys    | dict                                                          |
+    | a list, a tuple, a subclass of either         | list                                                          |
+    | datetime, date, time                          | ISO 8601 text as ``isoformat()`` gives it, with ``Z`` for UTC |
+    | timedelta                                     | ISO 8601 text such as ``P1DT0.5S``                            |
+    | UUID, finite Decimal                          | ``str()`` of it                                               |
 
     Anything else raises ``EncodingError`` in ``publish()``: sets, bytes, NaN, infinities, cycles or more than 200
     levels, lone surrogates, keys that are not str, dataclasses and Structs (pass ``dataclasses.asdict()`` or

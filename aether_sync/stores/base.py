@@ -37,10 +37,11 @@ class AnyVersion(Enum):
     ANY = "any version"
 
 
-#: ``expected_version`` of an actor that has no events yet.
 NO_EVENTS: Final = 0
-#: ``expected_version`` of who does not mind what others have stored meanwhile.
+"""As ``expected_version``: the actor has no events yet."""
+
 ANY_VERSION: Final = AnyVersion.ANY
+"""As ``expected_version``: append at whatever version the actor is."""
 
 
 class StoredEvent(msgspec.Struct, frozen=True, gc=False):

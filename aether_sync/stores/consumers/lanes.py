@@ -36,8 +36,8 @@ from .delivery import Delivery
 
 __all__ = ["Handler", "Handling", "LaneScheduler"]
 
-#: What handles a delivery: it returns when that is done, and raises when it is not.
 Handler = Callable[[Delivery], object]
+"""What handles a delivery: it returns when that is done, and raises when it is not."""
 
 _LONGEST_PAUSE = 60.0  # seconds before a failed event is tried again
 _LONGEST_REASON = 1_000  # characters
