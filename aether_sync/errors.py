@@ -159,6 +159,7 @@ class VersionConflictError(StoreError):
         attempted_version: The first version that was to be stored.
         current_version: The actor's version by the leader's word.
         expected_version: What ``append()`` was told to expect; None for events that have versions of their own.
+        is_of_snapshot: Whether it was a snapshot that is ahead of its actor's events.
     """
 
     def __init__(self, actor_id: str, attempted_version: int, current_version: int) -> None:
@@ -167,10 +168,13 @@ class VersionConflictError(StoreError):
         self.attempted_version = attempted_version
         self.current_version = current_version
         self.expected_version: int | None = None
+        self.is_of_snapshot = False
 
     def __str__(self) -> str:
         actor = f"actor {short(self.actor_id)}"
-        if self.expected_version is None:
+        if self.is_of_snapshot:
+            what = f"so no snapshot of version {self.attempted_version} was kept: save its events first"
+        elif self.expected_version is None:
             what = f"so version {self.attempted_version} was not stored: load it again, and go on from there"
         elif self.expected_version:
             what = f"and expected_version was {self.expected_version}: nothing was stored; load it, and decide again"

@@ -5,9 +5,29 @@ from itertools import repeat
 from operator import call
 from typing import TypeVar
 
-__all__ = ["fill"]
+from ..errors import DeadlineExceededError
+
+__all__ = ["fill", "take_batch"]
 
 T = TypeVar("T")
+
+
+def take_batch(
+    count: int, first: Callable[[], T], take: Callable[[], T], give_back: Callable[[list[T]], object]
+) -> list[T]:
+    """Take what is there, up to a number, waiting only for the first; ``[]`` if that does not come in time.
+
+    Args:
+        count: How many at most.
+        first: Waits for the first and takes it; raises DeadlineExceededError if none comes in time.
+        take: As for :func:`fill`.
+        give_back: As for :func:`fill`.
+    """
+    try:
+        batch = [first()]
+    except DeadlineExceededError:
+        return []
+    return fill(batch, count, take, give_back)
 
 
 def fill(batch: list[T], count: int, take: Callable[[], T], give_back: Callable[[list[T]], object]) -> list[T]:

@@ -56,6 +56,7 @@ class Kind(StrEnum):
     SERVER_ERROR = "server_error"  #: the server reports something else
     SLOW_PATH = "slow_path"  #: this nats-py is not read the fast way
     SNAPSHOT_DISCARDED = "snapshot_discarded"  #: a snapshot is ahead of its actor's events
+    SNAPSHOT_IGNORED = "snapshot_ignored"  #: a snapshot has another schema version than ``load()`` asks for
     SUBSCRIPTION_DENIED = "subscription_denied"  #: the server refuses a subscription, or ended one
     UNCERTAIN = "uncertain"  #: events were on their way when a connection broke
     UNFINISHED_ITERATIONS = "unfinished_iterations"  #: the main thread ended before the threads that iterate

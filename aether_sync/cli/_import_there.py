@@ -39,7 +39,7 @@ class Alongside:
 
     def has(self, event: Event) -> bool:
         """Whether the store has an event, behind the one that was asked for before. If not, that is the end of this."""
-        if self._follower is None and not self._begin(event):
+        if self._follower is None and not self._find_start(event):
             return False
         while (there := self._next()) is not None:
             if is_same(there.event, event):
@@ -47,7 +47,7 @@ class Alongside:
                 return True
         return False
 
-    def _begin(self, event: Event) -> bool:
+    def _find_start(self, event: Event) -> bool:
         records = self._admin.records(event.actor_id, event.version, event.version, timeout=self._timeout)
         for one in records:
             if isinstance(one, StoredEvent) and is_same(one.event, event):

@@ -1,4 +1,4 @@
-"""Checks of what a store is given, and what all stores make of it."""
+"""What all stores do with what they are given: check it, number events, copy snapshots, tell events apart."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -10,7 +10,14 @@ from .._codec.decoding import decode_event
 from .._codec.encoding import encode_event
 from .._runtime.deadline import Deadline
 from .._values.shown import short
-from ..errors import DeadlineExceededError, DuplicateIdError, InvalidEventError, InvalidOptionError
+from ..errors import (
+    DeadlineExceededError,
+    DuplicateIdError,
+    EncodingError,
+    InvalidEventError,
+    InvalidOptionError,
+    VersionConflictError,
+)
 from ..events import MAX_VERSION, Event
 from ..patterns import SubscriptionFilter
 from .base import Snapshot
@@ -18,9 +25,12 @@ from .base import Snapshot
 __all__ = [
     "BATCH_LIMIT",
     "check_actor_id",
+    "check_events",
+    "check_order",
     "check_version",
     "check_wanted",
     "copied_snapshot",
+    "refuse_ahead",
     "in_time",
     "is_same",
     "numbered",
@@ -36,25 +46,26 @@ BATCH_LIMIT = 1_000  #: events in one atomic batch (ADR-50)
 
 
 def check_actor_id(actor_id: str) -> str:
-    """Refuse what is no actor id, and return it as a plain str."""
+    """Return an actor id as a plain str; refuse anything else."""
     if not is_of(actor_id, str) or not str.__str__(actor_id):
         raise InvalidOptionError(f"an actor id is a non-empty str such as 'order-1', not {short(actor_id)}")
     return str.__str__(actor_id)
 
 
 def check_wanted(name: str, actors: str | None, event_types: Iterable[str] = ()) -> SubscriptionFilter:
-    """Refuse what is no pattern of actors, by the name that the caller has for it, and return it as a filter."""
+    """Return a filter for a pattern of actors and for event types; an error names the pattern as the caller does."""
     if actors is not None and not is_of(actors, str):
         raise InvalidOptionError(f"{name} must be a pattern of actor ids such as 'order-*', not {short(actors)}")
     return SubscriptionFilter(event_types=event_types, actor_pattern=actors)
 
 
 def check_version(name: str, version: object, least: int = 0) -> int:
-    """Refuse what is no version, and return it as a plain int."""
+    """Return a version or a sequence as a plain int; refuse anything else."""
     return check_int(name, version, least, MAX_VERSION)
 
 
-def _checked(events: Iterable[Event]) -> tuple[Event, ...]:
+def check_events(events: Iterable[Event]) -> tuple[Event, ...]:
+    """Refuse what cannot be stored in one save, and return the events as a tuple."""
     iterator = as_iterator(events)
     if iterator is None:
         raise InvalidEventError(f"save_events() takes events, not one {type(events).__name__}")
@@ -74,8 +85,8 @@ def _checked(events: Iterable[Event]) -> tuple[Event, ...]:
     return checked
 
 
-def _check_order(events: Sequence[Event]) -> None:
-    """See that all have versions, and that those of each actor increase."""
+def check_order(events: Sequence[Event]) -> None:
+    """Refuse events without a version, and versions of an actor that do not increase."""
     versions: dict[str, int] = {}
     for event in events:
         before = versions.get(event.actor_id, 0)
@@ -92,7 +103,7 @@ def _check_order(events: Sequence[Event]) -> None:
 
 
 def copied_snapshot(snapshot: Snapshot) -> Snapshot:
-    """Check a snapshot, and copy it as a reader gets it: its state came off the wire, and is nobody else's."""
+    """Check a snapshot and return a copy: its state is as a reader gets it, and shares nothing with the original."""
     if not is_of(snapshot, Snapshot):
         raise InvalidOptionError(f"save_snapshot() takes Snapshot(actor_id=..., ...), not {type(snapshot).__name__}")
     if not is_mapping(snapshot.state):
@@ -107,7 +118,12 @@ def copied_snapshot(snapshot: Snapshot) -> Snapshot:
         event = Event(event_type="Snapshot", actor_id=actor_id, data=snapshot.state, timestamp=snapshot.timestamp)
     except InvalidEventError as error:
         raise InvalidOptionError(f"a snapshot of actor {short(actor_id)}: {error}") from None
-    copy = decode_event(encode_event(event), "")
+    try:
+        copy = decode_event(encode_event(event), "")
+    except EncodingError as error:
+        what = str(error).removeprefix(f"event {short(event.event_type)} ({short(event.id)}): ")
+        what = f"state{what[4:]}" if what.startswith("data") else what  # which is what the user knows it by
+        raise EncodingError(f"a snapshot of actor {short(actor_id)}: {what}") from error
     return Snapshot(
         actor_id=actor_id,
         version=version,
@@ -119,11 +135,19 @@ def copied_snapshot(snapshot: Snapshot) -> Snapshot:
 
 
 def in_time(found: Iterable[T], deadline: Deadline) -> Iterator[T]:
-    """Yield what is found as long as there is time, which is looked at with every sixteenth."""
+    """Yield what is found until the deadline, which is checked once in sixteen: a look at the clock costs time."""
     for number, one in enumerate(found):
         if number % 16 == 15 and not deadline.remaining():
             raise DeadlineExceededError(f"not all of it was read within {deadline}")
         yield one
+
+
+def refuse_ahead(snapshot: Snapshot, current: int) -> None:
+    """Refuse a snapshot of a later version than its actor has."""
+    if snapshot.version > current:
+        conflict = VersionConflictError(snapshot.actor_id, snapshot.version, current)
+        conflict.is_of_snapshot = True
+        raise conflict
 
 
 def replaces(snapshot: Snapshot, kept: Snapshot) -> bool:
@@ -132,14 +156,14 @@ def replaces(snapshot: Snapshot, kept: Snapshot) -> bool:
 
 
 def numbered(events: Sequence[Event], version: int) -> tuple[Event, ...]:
-    """Give events the versions after this one."""
+    """Return events with the versions that follow this one."""
     if version + len(events) > MAX_VERSION:
         raise InvalidEventError(f"there are no versions after 2**63 - 1, and {len(events)} were to follow {version}")
     return tuple(event.replace(version=version + place, namespace="") for place, event in enumerate(events, 1))
 
 
 def is_same(one: Event, other: Event) -> bool:
-    """Whether two events, as they are read, are one fact; when it was written down, and by whom, is no part of it."""
+    """Whether two events state the same fact. Their timestamps, command ids and metadata may differ."""
     return _identity(one) == _identity(other)
 
 

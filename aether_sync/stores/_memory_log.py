@@ -10,7 +10,7 @@ from typing import NamedTuple, Self
 
 from .._arguments import check_count, check_flag
 from .._codec.encoding import encode_and_copy
-from .._runtime.batches import fill
+from .._runtime.batches import take_batch
 from .._runtime.closing import Closeable
 from .._runtime.deadline import Deadline
 from .._runtime.exit import before_threads_end, is_ending
@@ -212,11 +212,8 @@ class LogFollower(Closeable):
         max_events = check_count("max_events", max_events)
         until_caught_up = check_flag("until_caught_up", until_caught_up)
         deadline = Deadline(timeout)
-        try:
-            batch = [self._get(deadline, until_caught_up)]
-        except DeadlineExceededError:
-            return []
-        return fill(batch, max_events, partial(self._take, deadline), self._give_back)
+        first, rest = partial(self._get, deadline, until_caught_up), partial(self._take, deadline)
+        return take_batch(max_events, first, rest, self._give_back)
 
     def _take(self, deadline: Deadline) -> StoredEvent:
         found = self._next(deadline, take=True)

@@ -9,7 +9,8 @@ from .._runtime.deadline import Deadline
 from ..errors import StoreError, StoreUnavailableError
 from ..patterns import SubscriptionFilter
 from ._checks import check_actor_id, check_version, in_time
-from ._jetstream.api import Record, said
+from ._jetstream.answers import said
+from ._jetstream.messages import Record
 from ._jetstream.saves import torn_saves
 from .base import MalformedRecord, StoredEvent
 from .jetstream import JetStreamEventStore
@@ -172,7 +173,7 @@ class StoreAdmin:
     def _records(self, after: int, last: int, timeout: float | None) -> Iterator[Record]:
         while after < last:
             deadline = Deadline(timeout)
-            ask = self._jetstream.begin_page(self.stream, self._names.all_events, after + 1, _PAGE, deadline)
+            ask = self._jetstream.ask_page(self.stream, self._names.all_events, after + 1, _PAGE, deadline)
             page = ask(deadline).records
             yield from (record for record in page if record.sequence <= last)
             after = page[-1].sequence if page else last

@@ -1,4 +1,4 @@
-"""The event store: its protocol, what goes in and comes out, and what all stores have in common.
+"""The event store: its protocol, and the values that go in and come out.
 
 The events of an actor have strictly increasing versions, from 1 on; an actor without events has version 0. All events
 of a store have strictly increasing *sequences*, whoever's they are: the order in which they were stored.
@@ -29,9 +29,6 @@ __all__ = [
     "Snapshot",
     "StoredEvent",
 ]
-
-_FIRST_PAUSE = 0.001  # seconds before the second try, twice that before the third, and so on
-_LONGEST_PAUSE = 0.1
 
 
 class AnyVersion(Enum):

@@ -28,7 +28,7 @@ from ._jetstream.saves import Saves
 from ._jetstream.snapshots import Snapshots
 from ._jetstream.stream import Stream, settings
 from ._jetstream.writer import Writer
-from ._shared import StoreBase
+from ._store_base import StoreBase
 from .base import AnyVersion, Reading, Snapshot, StoredEvent
 from .consumers.consumer import Consumer
 from .consumers.context import ConsumerContext
@@ -81,12 +81,12 @@ class JetStreamEventStore(StoreBase, ForkAware):
         self.refuse_prefix("aether")  # of a bus that is not known here
         self._connection, self._channel, self._owns_connection = adopt(connection, options)
         self._jetstream = JetStream(self._channel)
-        self._begin()
+        self._make_parts()
         fork_aware.add(self)
         if bus is not None:
             self.set_broadcaster(bus, namespace)
 
-    def _begin(self) -> None:
+    def _make_parts(self) -> None:
         self._cache = VersionCache()
         self._saves = Saves(self._jetstream, self._names)
         self._reader = Reader(self._jetstream, self._names, self._cache, self._saves)
@@ -102,7 +102,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
         self._saves.forget()
 
     def _after_fork(self) -> None:
-        self._begin()
+        self._make_parts()
 
     @property
     def connection(self) -> Connection:
@@ -117,7 +117,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
             StoreUnavailableError: There is no JetStream, or the stream cannot be made; or it was there, and is gone.
             PermissionDeniedError: The user lacks a right; the error names it.
         """
-        self._stream.look(self._deadline(timeout))
+        self._stream.verify(self._deadline(timeout))
 
     def _deadline(self, timeout: float | None) -> Deadline:
         """Refuse if it is closed, and return until when a call may take."""
@@ -164,7 +164,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
         while True:
             known = self._cache.get(actor_id)
             if known is None or known.is_doubtful:
-                known = self._reader.look(actor_id, deadline)
+                known = self._reader.refresh(actor_id, deadline)
             try:
                 return self._commit(numbered(events, known.version), known.version, deadline)
             except VersionConflictError:
@@ -229,7 +229,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
     def get_latest_version(self, actor_id: str, *, timeout: float | None = 5.0) -> int:  # noqa: D102
         actor_id = check_actor_id(actor_id)
         deadline = self._deadline(timeout)
-        return self._reader.look(actor_id, deadline).version if self._may_have(actor_id, deadline) else 0
+        return self._reader.refresh(actor_id, deadline).version if self._may_have(actor_id, deadline) else 0
 
     def last_sequence(self, *, timeout: float | None = 5.0) -> int:  # noqa: D102
         deadline = self._deadline(timeout)

@@ -10,9 +10,18 @@ from .._values.shown import short
 from ..bus import EventBus
 from ..errors import DuplicateIdError, InvalidOptionError, StreamRegressionError, UnsupportedError, VersionConflictError
 from ..events import MAX_VERSION, Event
-from ._checks import check_actor_id, check_version, check_wanted, copied_snapshot, is_same, numbered, replaces
+from ._checks import (
+    check_actor_id,
+    check_version,
+    check_wanted,
+    copied_snapshot,
+    is_same,
+    numbered,
+    refuse_ahead,
+    replaces,
+)
 from ._memory_log import Log, LogFollower, fresh, off_the_wire, version_of
-from ._shared import StoreBase
+from ._store_base import StoreBase
 from .base import ANY_VERSION, AnyVersion, Follower, Reading, Snapshot, StoredEvent
 
 __all__ = ["InMemoryEventStore"]
@@ -186,9 +195,7 @@ class InMemoryEventStore(StoreBase):
         copy = copied_snapshot(snapshot)
         with self._log.lock:  # a handler's close() may let others in here: then the older one may stay, to no harm
             self._refuse_if_closed()
-            current = self._log.version(copy.actor_id)
-            if copy.version > current:
-                raise VersionConflictError(copy.actor_id, copy.version, current)
+            refuse_ahead(copy, self._log.version(copy.actor_id))
             kept = self._snapshots.get(copy.actor_id)
             if kept is not None and not replaces(copy, kept):
                 return False

@@ -10,15 +10,14 @@ from .._arguments import check_count
 from .._runtime.deadline import Deadline
 from .._values.shown import short
 from ..errors import InvalidOptionError, VersionConflictError
-from .base import _FIRST_PAUSE, _LONGEST_PAUSE
 
 __all__ = ["retry_on_conflict"]
 
+_FIRST_PAUSE = 0.001  # seconds before the second try, twice that before the third, and so on
+_LONGEST_PAUSE = 0.1
+
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-# -- retrying
 
 
 @overload

@@ -19,8 +19,8 @@ import pytest
 
 from aether_sync import AtomicAppendUnsupportedError, Event, JetStreamEventStore, NATSServer
 from aether_sync._runtime.deadline import Deadline
-from aether_sync.stores._jetstream.api import Outgoing
 from aether_sync.stores._jetstream.error_codes import ErrorCode
+from aether_sync.stores._jetstream.messages import Outgoing
 from aether_sync.stores._jetstream.stream import settings
 from aether_sync.stores.admin import Extent, StoreAdmin
 

@@ -22,7 +22,7 @@ from aether_sync import (
     StreamMismatchError,
 )
 from aether_sync._runtime.deadline import Deadline
-from aether_sync.stores._jetstream.api import Outgoing
+from aether_sync.stores._jetstream.messages import Outgoing
 from aether_sync.stores._jetstream.pull import PullRequester
 from aether_sync.stores.consumers.arrivals import Arrivals
 from aether_sync.stores.consumers.consumption import Consumption

@@ -328,12 +328,12 @@ def test_a_close_while_it_begins_is_no_failure(make_store: MakeStore, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(follower, "_renew", renew)
-        follower._begin_again()
+        follower._ensure_renewal()
         assert begins.wait(PATIENCE)
         store.close()
         assert failed.wait(PATIENCE)
-        assert follower._beginner is not None
-        follower._beginner.join(PATIENCE)
+        assert follower._renewer is not None
+        follower._renewer.join(PATIENCE)
     assert list(follower) == []
 
 
@@ -503,7 +503,7 @@ def test_the_leader_is_asked_once_a_second_at_most(make_store: MakeStore, monkey
         assert sequences(follower, 3) == [1, 2, 3]
         eventually(lambda: follower.is_caught_up)
         asked: list[object] = []
-        begin_last = store._jetstream.begin_last
+        begin_last = store._jetstream.ask_last
         monkeypatch.setattr(store._jetstream, "begin_last", lambda *args: asked.append(args) or begin_last(*args))
         for _ in range(1_000):
             assert follower.is_caught_up
@@ -519,12 +519,12 @@ def test_within_a_save_nothing_of_it_is_given(make_store: MakeStore, monkeypatch
         arrived = follower._buffer.arrived
         eventually(lambda: len(arrived) == 4, "all")
         rest = [arrived.pop(), arrived.pop()]
-        begin_at = store._jetstream.begin_at
+        begin_at = store._jetstream.ask_at
         monkeypatch.setattr(
             store._jetstream, "begin_last", lambda stream, subject, deadline: begin_at(stream, 2, deadline)
         )
         monkeypatch.setattr(
-            follower, "_end_asked", follower._ended(follower._begin_end(Deadline(PATIENCE)), Deadline(PATIENCE))
+            follower, "_end_asked", follower._ended(follower._ask_end(Deadline(PATIENCE)), Deadline(PATIENCE))
         )
         assert sequences(follower, 1) == [1]
         assert follower.is_caught_up

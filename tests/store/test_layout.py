@@ -25,7 +25,7 @@ from aether_sync import (
     VersionConflictError,
 )
 from aether_sync._runtime.deadline import Deadline
-from aether_sync.stores._jetstream.api import Page
+from aether_sync.stores._jetstream.messages import Page
 from aether_sync.stores._jetstream.names import Names
 from aether_sync.stores._jetstream.stream import settings, snapshot_settings
 from aether_sync.stores.consumers.dead_letters import _settings as dead_letter_settings
@@ -418,7 +418,7 @@ def test_what_a_server_lacks_that_is_behind_is_read_from_the_leader(
 ) -> None:
     store = make_store()
     saved = [store.save_event(event(version)).event for version in range(1, 11)]
-    real = store._jetstream.begin_page
+    real = store._jetstream.ask_page
     for known in (0, 5, 9, 10):
 
         def behind(*arguments: Any, known: int = known) -> Any:

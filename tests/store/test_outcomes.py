@@ -31,8 +31,9 @@ from aether_sync import (
 from aether_sync._nats.lines import Lines
 from aether_sync._nats.requests import Requests, single
 from aether_sync._runtime.deadline import Deadline
-from aether_sync.stores._jetstream.api import BusyError, Record
+from aether_sync.stores._jetstream.answers import BusyError
 from aether_sync.stores._jetstream.cache import Known
+from aether_sync.stores._jetstream.messages import Record
 from aether_sync.stores._jetstream.reader import Reader
 from aether_sync.stores._jetstream.writer import _refuse_older
 
@@ -464,8 +465,8 @@ def test_a_leader_who_knows_less_than_was_acknowledged_settles_nothing(
         asked.append(1)
         return Older() if len(asked) < 5 else real(*_)
 
-    real = store._jetstream.begin_last
-    monkeypatch.setattr(store._jetstream, "begin_last", last)
+    real = store._jetstream.ask_last
+    monkeypatch.setattr(store._jetstream, "ask_last", last)
     proxy.mute()
     saved = in_background(lambda: store.append("a-1", event(), expected_version=2, timeout=PATIENCE))
     eventually(lambda: asked, "a look at the leader")

@@ -28,7 +28,8 @@ from aether_sync import (
 from aether_sync._codec.encoding import encode_event
 from aether_sync._nats.requests import single
 from aether_sync._runtime.deadline import Deadline
-from aether_sync.stores._jetstream.api import JetStream, Record, command, member_of, new_batch
+from aether_sync.stores._jetstream.api import JetStream
+from aether_sync.stores._jetstream.messages import Record, command, member_of, new_batch
 from aether_sync.stores._jetstream.saves import Place, Verdict, save_of, torn_saves
 from aether_sync.stores.doctor.checks import examine
 from aether_sync.stores.doctor.questions import ask_for_all
@@ -64,7 +65,7 @@ class Tight:
 
     def start(self) -> None:
         self.server.start()
-        self._jetstream = JetStream(self.store().connection)
+        self._jetstream = JetStream(self.store()._channel)
 
     def store(self, stream: str = "events") -> JetStreamEventStore:
         """Another node's store."""
@@ -486,11 +487,11 @@ def test_who_reads_a_history_of_whole_saves_asks_once(
     for version in range(2, 22):
         store.save_events([event(version + 1, size=1), event(version, "b-1", 1)])
     asked: list[int] = []
-    begin_one = JetStream.begin_one
+    ask_one = JetStream.ask_one
 
     def noted(self: JetStream, stream: str, sequence: int, deadline: Deadline) -> object:
         asked.append(sequence)
-        return begin_one(self, stream, sequence, deadline)
+        return ask_one(self, stream, sequence, deadline)
 
     monkeypatch.setattr(JetStream, "begin_one", noted)
     assert versions(store) == list(range(1, 23))

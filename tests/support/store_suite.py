@@ -4,6 +4,7 @@ A subclass gives two stores that are empty and have the same events: ``store``, 
 For a store in memory that is the same object. What one node saved, the other may see a moment later.
 """
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -862,9 +863,10 @@ class StorePromises:
         for current, ahead in ((0, 1), (2, 3)):
             if current:
                 fill(store, "a", current)
-            with pytest.raises(VersionConflictError) as caught:
+            with pytest.raises(VersionConflictError, match="save its events first") as caught:
                 store.save_snapshot(Snapshot(actor_id="a", version=ahead, state={}))
             error = caught.value
+            assert error.is_of_snapshot
             assert (error.actor_id, error.attempted_version, error.current_version) == ("a", ahead, current)
         assert store.get_latest_snapshot("a") is None
 
@@ -897,7 +899,7 @@ class StorePromises:
     def test_a_state_that_cannot_be_encoded(self, store: EventStore) -> None:
         fill(store, "a", 1)
         for state in ({"x": object()}, {"x": float("inf")}, {1: 2}):
-            with pytest.raises(EncodingError):
+            with pytest.raises(EncodingError, match=r"^a snapshot of actor 'a': state\b"):
                 store.save_snapshot(Snapshot(actor_id="a", version=1, state=state))  # type: ignore[arg-type]
         assert store.get_latest_snapshot("a") is None
 
@@ -922,6 +924,21 @@ class StorePromises:
         assert (loaded.events, loaded.version) == ([], 7)
         store.append("a", event("a"), expected_version=loaded.version)
         assert versions(store.load("a").events) == [8]
+
+    def test_an_ignored_snapshot_is_logged_once_an_actor_and_burst(
+        self, store: EventStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for actor_id in ("a", "b"):
+            fill(store, actor_id, 1)
+            store.save_snapshot(Snapshot(actor_id=actor_id, version=1, state={}, schema_version=2))
+        with caplog.at_level(logging.INFO):
+            for _ in range(3):
+                store.load("a", schema_version=2)
+                store.load("a")
+                store.load("b")
+        ignored = [one for one in caplog.records if getattr(one, "kind", "") == "snapshot_ignored"]
+        assert [one.args[0] for one in ignored if isinstance(one.args, tuple)] == ["a", "b"]
+        assert "schema_version 2, and load() was asked for 1" in caplog.text
 
     def test_load_ignores_a_snapshot_of_another_schema(self, store: EventStore) -> None:
         fill(store, "a", 1, 2)

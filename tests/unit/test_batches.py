@@ -44,7 +44,7 @@ def source(
         store.save_events(stored(COUNT), timeout=PATIENCE)
         source = store.consumer("c").iterate(prefetch=COUNT) if request.param == "consumption" else store.follow()
         if hasattr(source, "_buffer"):
-            source._requester.ask()
+            source._requester.request_more()
             eventually(lambda: len(source._buffer.arrived) == COUNT, "all events")
         yield source
 

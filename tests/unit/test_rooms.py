@@ -29,12 +29,12 @@ ROOMS: dict[str, list[str]] = {
     ],
     "_bus": ["counting", "index", "queue", "routing", "recent_payloads", "incoming", "store_watch"],
     "stores": [
-        "base", "retrying", "_checks", "_shared", "_memory_log", "memory", "_jetstream", "consumers", "jetstream",
+        "base", "retrying", "_checks", "_store_base", "_memory_log", "memory", "_jetstream", "consumers", "jetstream",
         "admin", "doctor",
     ],
     "stores/_jetstream": [
-        "names", "error_codes", "api", "stream", "saves", "cache", "capacity", "reader", "writer", "snapshots", "pull",
-        "flow", "follower",
+        "names", "error_codes", "answers", "messages", "api", "stream", "saves", "cache", "capacity", "reader",
+        "writer", "snapshots", "pull", "flow", "follower",
     ],
     "stores/consumers": [
         "arrivals", "dead_letters", "durable", "ack_extender", "delivery", "sources", "consumption", "lanes", "runner",

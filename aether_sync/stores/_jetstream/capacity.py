@@ -6,7 +6,8 @@ from typing import Any
 from ..._runtime.deadline import Deadline
 from ..._values.clock import monotonic
 from ...errors import StoreUnavailableError
-from .api import JetStream, Outgoing, stored_size
+from .api import JetStream
+from .messages import Outgoing, stored_size
 
 __all__ = ["Capacity"]
 

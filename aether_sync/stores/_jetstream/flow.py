@@ -30,7 +30,7 @@ from .pull import PullRequester
 
 __all__ = ["Flow"]
 
-_BEGIN = 5.0  # seconds to begin a flow, then again
+_RENEW = 5.0  # seconds to begin a flow, then again
 _AWAY = (ConnectError, DeadlineExceededError, DisconnectedError, StoreUnavailableError)  # it may come back
 _AT_EXIT = 1.0  # seconds for all that nobody closed, to give back what is on its way to them
 _FOR_EVER = Deadline(None)
@@ -54,7 +54,7 @@ class Flow(Closeable, ForkAware):
         self._requester = requester
         self._buffer = requester.buffer
         self._lock = lock
-        self._beginner: Thread | None = None  # who begins a flow
+        self._renewer: Thread | None = None  # who begins a flow
         self._closed = False
         self._failure: AetherError | None = None  # why nothing more comes
         fork_aware.add(self)
@@ -103,9 +103,9 @@ class Flow(Closeable, ForkAware):
             raise again(error)
         if buffer.silence():
             is_begun = True
-            self._requester.ask()  # the last question may have ended with nothing to be read
+            self._requester.request_more()  # the last question may have ended with nothing to be read
         else:
-            is_begun = self._begin_again()
+            is_begun = self._ensure_renewal()
         was_broken, patience = buffer.is_broken, buffer.silence() if is_begun else _NO_THREAD
 
         def ready() -> bool:
@@ -123,29 +123,29 @@ class Flow(Closeable, ForkAware):
     def _has_ended(self) -> bool:
         return self._closed or self._failure is not None or self._buffer.error is not None
 
-    def _begin_again(self) -> bool:
+    def _ensure_renewal(self) -> bool:
         """Have another flow begun, unless that is being done; returns whether there is a thread for it."""
         buffer = self._buffer
         with self._lock:
             if buffer.silence():  # it was begun just now
                 return True
             buffer.break_off()
-            if self._beginner is not None and self._beginner.is_alive():
+            if self._renewer is not None and self._renewer.is_alive():
                 return True
-            self._beginner = beginner = make_thread(self._begin, name=f"aether-flow-{next(_numbers)}")
+            self._renewer = renewer = make_thread(self._renew_until_it_flows, name=f"aether-flow-{next(_numbers)}")
         try:
-            start(beginner)
+            start(renewer)
         except NoThreadError as error:
             if not error.is_passing:
                 buffer.end(StoreClosedError(f"{self!r} cannot go on: {error}"))
             return not error.is_passing
         return True
 
-    def _begin(self) -> None:
+    def _renew_until_it_flows(self) -> None:
         pause = Pause(_FOR_EVER, longest=1.0)
         while not self._has_ended():
             try:
-                self._renew(Deadline(_BEGIN))
+                self._renew(Deadline(_RENEW))
             except (*_AWAY, *_LACKS):
                 pause.take()
             except AetherError as error:

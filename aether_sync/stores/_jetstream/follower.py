@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Self
 
 from ..._arguments import check_count, check_flag
 from ..._nats.channel import Channel
-from ..._runtime.batches import fill
+from ..._runtime.batches import take_batch
 from ..._runtime.closing import warn_unclosed
 from ..._runtime.deadline import Deadline
 from ..._runtime.locks import signal_safe_lock
@@ -35,9 +35,11 @@ from ...errors import (
 )
 from ...patterns import SubscriptionFilter
 from ..base import StoredEvent
-from .api import IN_BATCH, Asked, JetStream, Member, Pause, Record, member_of, said
+from .answers import said
+from .api import Asked, JetStream, Pause
 from .cache import VersionCache
 from .flow import Flow
+from .messages import IN_BATCH, Member, Record, member_of
 from .names import Names
 from .pull import PullRequester, moment_of, place_of
 from .reader import Reader
@@ -195,11 +197,8 @@ class JetStreamFollower(Flow):
         max_events = check_count("max_events", max_events)
         until_caught_up = check_flag("until_caught_up", until_caught_up)
         deadline = Deadline(timeout)
-        try:
-            batch = [self._take(deadline, until_caught_up)]
-        except DeadlineExceededError:
-            return []
-        return fill(batch, max_events, partial(self._pop_event, deadline), self._give_back)
+        first, rest = partial(self._take, deadline, until_caught_up), partial(self._pop_event, deadline)
+        return take_batch(max_events, first, rest, self._give_back)
 
     def _pop_event(self, deadline: Deadline) -> StoredEvent:
         """Take what is read, or read what has come, if it is an event."""
@@ -237,25 +236,25 @@ class JetStreamFollower(Flow):
                 return found
 
     def _read(self) -> bool:
-        """Read some of what has come; returns whether there was any.
+        """Read some of what has arrived; returns whether there was anything.
 
-        A message stays among what has come until it is noted what was read of it. So whoever is interrupted here reads
-        on where that was.
+        A message stays among what has arrived until it is noted that it was read. So whoever is interrupted here goes
+        on at the same message.
+
+        Every followed event passes here, so it is one function, and reads the acknowledgement's subject in place: with
+        a function for each record it took 3 % longer (2.39 us instead of 2.31 us), with a call of a parser alone 2 %.
         """
         buffer = self._buffer
         arrived = buffer.arrived
         if buffer.is_broken or not arrived or len(self._staged) >= _STAGED:
             self._pass_over()
             return False
-        if self._is_reading:  # it was interrupted before it had noted all this
-            self._note_read()
-            self._number = place_of(arrived[0][1]).number - 1
-        self._is_reading = True
+        self._resume(arrived[0][1])
         number, scanned, size = self._number, self._scanned, 0
         reply, headers, sequence = b"", b"", -1
         for _ in range(min(len(arrived), _READ_AT_ONCE)):
             subject, reply, headers, data = arrived[0]
-            tokens = reply.split(b".")
+            tokens = reply.split(b".")  # as place_of() does
             if len(tokens) == 9:
                 consumer, sequence, place = tokens[3], int(tokens[5]), int(tokens[6])
             else:
@@ -297,11 +296,22 @@ class JetStreamFollower(Flow):
         self._is_reading = False
         self._sort_out()
         self._pass_over()
-        self._requester.ask()
+        self._requester.request_more()
         return True
 
+    def _resume(self, reply: bytes) -> None:
+        """Begin to read; where it was interrupted before it had noted everything, note it now.
+
+        Args:
+            reply: Where the next message is acknowledged.
+        """
+        if self._is_reading:
+            self._note_read()
+            self._number = place_of(reply).number - 1
+        self._is_reading = True
+
     def _note_read(self) -> None:
-        """Note what was read, whether that was noted then or not."""
+        """Note how far was read, whether that was noted then or not."""
         ready = self._ready[-1].sequence if self._ready else 0
         staged = self._staged[-1].found[-1].sequence if self._staged else 0
         self._scanned = max(self._scanned, self._sequence, ready, staged)
@@ -423,7 +433,7 @@ class JetStreamFollower(Flow):
                 " another name. Build anew what was made of it"
             )
         self._awaits_stream = True
-        self._begin_again()
+        self._ensure_renewal()
 
     def _renew(self, deadline: Deadline) -> None:
         """Begin a consumer behind the last event that was read.
@@ -436,7 +446,7 @@ class JetStreamFollower(Flow):
         self._requester.subscribe(deadline)
         with self._lock:
             self._note_read()
-        last = self._begin_end(deadline)
+        last = self._ask_end(deadline)
         try:
             self._refuse_another_past(deadline)
             end = self._ended(last, deadline)
@@ -478,7 +488,7 @@ class JetStreamFollower(Flow):
     def _differs(self, deadline: Deadline) -> str:
         """Say how the stream is not the one that was read; nothing if it is."""
         name, read = self._names.stream, max(self._scanned, self._sequence)
-        record = self._jetstream.begin_at(name, self._last.sequence, deadline) if self._last.sequence else None
+        record = self._jetstream.ask_at(name, self._last.sequence, deadline) if self._last.sequence else None
         try:
             state = stream_state(self._jetstream, name, deadline)
             if state is None and not self._created:
@@ -524,7 +534,7 @@ class JetStreamFollower(Flow):
         if monotonic() - end.moment < _FRESH and end.whole >= saved:
             return True
         try:
-            self._end_asked = end = self._ended(self._begin_end(patience), patience)
+            self._end_asked = end = self._ended(self._ask_end(patience), patience)
         except AetherError:
             return False
         return not self._is_doubtful(end, saved) and self._has_taken(end)
@@ -563,8 +573,8 @@ class JetStreamFollower(Flow):
             self._cache.lower(end.whole)  # the stream was restored
         return True
 
-    def _begin_end(self, deadline: Deadline) -> Asked[Record | None]:
-        return self._jetstream.begin_last(self._names.stream, self._names.all_events, deadline)
+    def _ask_end(self, deadline: Deadline) -> Asked[Record | None]:
+        return self._jetstream.ask_last(self._names.stream, self._names.all_events, deadline)
 
     def _ended(self, asked: Asked[Record | None], deadline: Deadline) -> _End:
         """Return where the stream ends.
@@ -583,7 +593,7 @@ class JetStreamFollower(Flow):
     def _delete(self) -> None:
         """Have the server forget the consumer, if it still knows it."""
         if self._consumer:
-            self._jetstream.tell(f"CONSUMER.DELETE.{self._names.stream}.{self._consumer.decode()}")
+            self._jetstream.send(f"CONSUMER.DELETE.{self._names.stream}.{self._consumer.decode()}")
 
     # -- state
 

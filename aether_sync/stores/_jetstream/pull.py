@@ -23,7 +23,7 @@ from ..._runtime.registry import WeakRegistry
 from ..._runtime.waits import ParkingLot
 from ..._values.clock import monotonic
 from ...errors import AetherError
-from .api import command
+from .messages import command
 
 __all__ = ["EXPIRES", "PullBuffer", "Place", "PullRequester", "moment_of", "place_of"]
 
@@ -100,7 +100,7 @@ class PullBuffer:
         """Whether no more is to be asked for: as many bytes wait here to be taken as may."""
         return sum([len(message[3]) for message in [*self.arrived]]) > _BYTES // 2
 
-    def ask(self, count: int, size: int) -> None:
+    def note_request(self, count: int, size: int) -> None:
         """Note that so many more may come, of so many bytes."""
         with self.lock:
             if not self.asked:
@@ -204,9 +204,9 @@ class PullRequester:
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{consumer}"
         self._channel.on_refusal(self._next, self.buffer.end)
         self.buffer.begin(keep)
-        self.ask()
+        self.request_more()
 
-    def ask(self) -> None:
+    def request_more(self) -> None:
         """Ask for more once half of what may be here is gone."""
         buffer = self.buffer
         with buffer.lock:
@@ -216,7 +216,7 @@ class PullRequester:
             is_too_large, buffer.is_too_large = buffer.is_too_large and not buffer.arrived, False
             count = 1 if is_too_large else count
             size = self._share()
-            buffer.ask(count, size)
+            buffer.note_request(count, size)
         question = {"batch": count, "expires": int(EXPIRES * 1e9), "idle_heartbeat": int(_HEARTBEAT * 1e9)}
         if not is_too_large:
             question["max_bytes"] = size

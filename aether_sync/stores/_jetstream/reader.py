@@ -8,15 +8,15 @@ from ..._runtime.deadline import Deadline
 from ...errors import DecodingError, MalformedRecordError
 from ...events import MAX_VERSION, Event
 from ..base import MalformedRecord, StoredEvent
-from .api import Asked, JetStream, Pause, Record
+from .api import Asked, JetStream
 from .cache import Known, Torn, VersionCache
+from .messages import Record
 from .names import Names
 from .saves import Saves, Verdict, save_of
 
 __all__ = ["Reader", "valid"]
 
 _PAGE = 1_000  # events
-_DOUBT = 1.0  # seconds in which a leader that knows less than it should is not believed
 
 
 class Reader:
@@ -141,10 +141,10 @@ class Reader:
         """
         stream, subject = self._names.stream, self._names.subject(actor_id)
         begin = max(after, self._cache.before(actor_id, from_version))
-        page = self._jetstream.begin_page(stream, subject, begin + 1, count, deadline())
+        page = self._jetstream.ask_page(stream, subject, begin + 1, count, deadline())
         try:
             before = self._cache.get(actor_id)
-            last = self._newest(actor_id, before, self._begin_last(actor_id, deadline())(deadline()), deadline())
+            last = self._newest(actor_id, before, self._ask_last(actor_id, deadline())(deadline()), deadline())
             if last is None:
                 self._cache.replace(actor_id, 0, 0, before)
                 return
@@ -153,14 +153,14 @@ class Reader:
             page.forget()
         if begin > after and not _follows(found.records, begin, last):  # what is known here is of another past
             begin = after
-            found = self._jetstream.begin_page(stream, subject, begin + 1, _PAGE, deadline())(deadline())
+            found = self._jetstream.ask_page(stream, subject, begin + 1, _PAGE, deadline())(deadline())
         judged = self._judged(found.records, torn, deadline)
         with suppress(MalformedRecordError):  # for who reads it
             self._replace(actor_id, before, last, deadline())
         yield from judged
         at = found.records[-1].sequence if found.records else begin
         while found.records and found.pending:
-            found = self._jetstream.begin_page(stream, subject, at + 1, _PAGE, deadline())(deadline())
+            found = self._jetstream.ask_page(stream, subject, at + 1, _PAGE, deadline())(deadline())
             yield from self._judged(found.records, torn, deadline)
             at = found.records[-1].sequence if found.records else at
         for record in self._missing(last, at, deadline):
@@ -212,13 +212,13 @@ class Reader:
             reason = "it has no version" if not event.version else "it is of another actor than its subject"
         raise MalformedRecordError(f"record {sequence} of {subject!r} is no event: {reason}", sequence, data)
 
-    def look(self, actor_id: str, deadline: Deadline) -> Known:
-        """Ask the leader for an actor's last event, and believe it."""
-        return self.look_at((actor_id,), deadline)[0]
+    def refresh(self, actor_id: str, deadline: Deadline) -> Known:
+        """Ask the leader for an actor's last event, note it in the cache, and return it."""
+        return self.refresh_all((actor_id,), deadline)[0]
 
-    def look_at(self, actor_ids: Iterable[str], deadline: Deadline) -> list[Known]:
-        """Ask the leader for the last events of several actors, and believe it."""
-        asked = [(one, self._cache.get(one), self._begin_last(one, deadline)) for one in actor_ids]
+    def refresh_all(self, actor_ids: Iterable[str], deadline: Deadline) -> list[Known]:
+        """As :meth:`refresh`, of several actors at once."""
+        asked = [(one, self._cache.get(one), self._ask_last(one, deadline)) for one in actor_ids]
         try:
             found = [
                 (one, before, self._newest(one, before, answer(deadline), deadline)) for one, before, answer in asked
@@ -230,8 +230,8 @@ class Reader:
         self.saves.verdicts(doubtful, deadline)  # all at once: below they are known
         return [self._replace(actor_id, before, last, deadline) for actor_id, before, last in found]
 
-    def _begin_last(self, actor_id: str, deadline: Deadline) -> Asked[Record | None]:
-        return self._jetstream.begin_last(self._names.stream, self._names.subject(actor_id), deadline)
+    def _ask_last(self, actor_id: str, deadline: Deadline) -> Asked[Record | None]:
+        return self._jetstream.ask_last(self._names.stream, self._names.subject(actor_id), deadline)
 
     def _replace(self, actor_id: str, before: Known | None, last: Record | None, deadline: Deadline) -> Known:
         """Note what the leader's word on an actor's last record means."""
@@ -275,12 +275,12 @@ class Reader:
         return found
 
     def _newest(self, actor_id: str, before: Known | None, last: Record | None, deadline: Deadline) -> Record | None:
-        """Ask again for a moment if a leader knows less than was known: it may be new, or about to lose its office."""
-        pause = Pause(Deadline(min(_DOUBT, deadline.remaining() / 2)))
-        while before is not None and (0 if last is None else last.sequence) < before.end and pause.take():
-            last = self._begin_last(actor_id, deadline)(deadline)
-        if before is not None and (0 if last is None else last.sequence) < before.end:
-            self._jetstream.doubt(self._names.stream)
+        """Return an actor's last record; a leader that knows less than was known is asked again, and then believed."""
+        least = 0 if before is None else before.end
+        stream, subject = self._names.stream, self._names.subject(actor_id)
+        last = self._jetstream.last_at_least(stream, subject, least, last, deadline)
+        if (0 if last is None else last.sequence) < least:
+            self._jetstream.doubt(stream)
         return last
 
 

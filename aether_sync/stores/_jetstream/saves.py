@@ -20,14 +20,14 @@ from typing import NamedTuple
 
 from ..._runtime.deadline import Deadline
 from ..._runtime.locks import signal_safe_lock
-from .api import IN_BATCH, Asked, JetStream, Member, Pause, Record
+from .api import Asked, JetStream
+from .messages import IN_BATCH, Member, Record
 from .names import Names
 
 __all__ = ["Place", "Saves", "TornSave", "Verdict", "save_of", "torn_saves"]
 
 _KEPT = 16_384  # verdicts, 200 bytes each
 _LARGEST = 1_000  # records of a batch (ADR-50)
-_DOUBT = 1.0  # seconds in which a leader that knows less than it should is not believed
 
 
 class Verdict(Enum):
@@ -86,8 +86,8 @@ class _Seen:
         first = [] if self.has_first else [self.place.first]
         return first if self.has_end or not self.size else [*first, self.place.first + self.size - 1]
 
-    def look_at(self, record: Record | None) -> bool:
-        """See a record; returns whether it is of this save."""
+    def include(self, record: Record | None) -> bool:
+        """Note a record if it is of this save; returns whether it is."""
         member = None if record is None else record.member
         if record is None or member is None or _place(record, member) != self.place:
             return False
@@ -173,7 +173,7 @@ class Saves:
                 doubtful.append(one)
             else:
                 found[one.place] = verdict
-        self._look(doubtful, deadline)
+        self._read_missing(doubtful, deadline)
         for one in doubtful:
             verdict = Verdict.WHOLE if one.is_whole else self._by_the_leader(one, deadline)
             if verdict is not Verdict.OPEN:
@@ -181,21 +181,21 @@ class Saves:
             found[one.place] = verdict
         return found
 
-    def _look(self, saves: Sequence[_Seen], deadline: Deadline) -> None:
-        """Look at what is missing, on any server of the stream."""
+    def _read_missing(self, saves: Sequence[_Seen], deadline: Deadline) -> None:
+        """Read the records that are missing, from any server of the stream."""
         stream, everything = self._names.stream, self._names.all_events
         asked: list[tuple[_Seen, Asked[list[Record]]]] = []
         try:
             for one in saves:
                 for sequence in one.lacks():
-                    asked.append((one, self._jetstream.begin_one(stream, sequence, deadline)))  # noqa: PERF401
+                    asked.append((one, self._jetstream.ask_one(stream, sequence, deadline)))  # noqa: PERF401
                 if not one.has_end and not one.size:
                     start, count = one.place.first + one.last, _LARGEST - one.last
-                    rest = self._jetstream.begin_records(stream, everything, start, max(1, count), deadline)
+                    rest = self._jetstream.ask_records(stream, everything, start, max(1, count), deadline)
                     asked.append((one, rest))
             for one, answer in asked:
                 for record in answer(deadline):
-                    if not one.look_at(record):
+                    if not one.include(record):
                         break
         finally:
             for _, answer in asked:
@@ -208,24 +208,21 @@ class Saves:
         if end is None:
             return Verdict.OPEN
         for sequence in save.lacks():
-            save.look_at(self._jetstream.next(stream, everything, sequence, deadline))
+            save.include(self._jetstream.next(stream, everything, sequence, deadline))
         while not save.has_end and not save.size:
             following = self._jetstream.next(stream, everything, save.place.first + save.last, deadline)
-            if not save.look_at(following):
+            if not save.include(following):
                 break
         if save.is_whole:
             return Verdict.WHOLE
         return Verdict.OPEN if _is_begun(end, save.place.batch) else Verdict.TORN
 
     def _end(self, least: int, deadline: Deadline) -> Record | None:
-        """Return the last record of all; None from a leader that is new, and does not know yet what others know."""
-        pause = Pause(Deadline(min(_DOUBT, deadline.remaining() / 2)))
-        while True:
-            end = self._jetstream.last(self._names.stream, self._names.all_events, deadline)
-            if end is not None and end.sequence >= least:
-                return end
-            if not pause.take():
-                return None
+        """Return the last record of all; None from a leader that does not know what others know."""
+        stream, everything = self._names.stream, self._names.all_events
+        end = self._jetstream.last(stream, everything, deadline)
+        end = self._jetstream.last_at_least(stream, everything, least, end, deadline)
+        return None if end is None or end.sequence < least else end
 
     def end_of_saves(self, record: Record, deadline: Deadline) -> int:
         """Return the sequence at which the last save ends, up to the last record of all."""

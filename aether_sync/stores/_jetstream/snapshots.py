@@ -15,13 +15,14 @@ from ...errors import (
     InvalidOptionError,
     MalformedRecordError,
     StoreUnavailableError,
-    VersionConflictError,
 )
 from ...events import Event
-from .._checks import copied_snapshot, replaces
+from .._checks import copied_snapshot, refuse_ahead, replaces
 from ..base import Snapshot, StoredEvent
-from .api import BusyError, JetStream, Outgoing, Pause, Record, RefusedError, UnknownError
+from .answers import BusyError, RefusedError, UnknownError
+from .api import JetStream, Pause
 from .cache import Known
+from .messages import Outgoing, Record
 from .names import Names
 from .reader import Reader
 from .stream import Stream, snapshot_settings
@@ -42,9 +43,8 @@ class Snapshots:
     def save(self, snapshot: Snapshot, deadline: Deadline) -> bool:
         """Keep a snapshot, unless there is one of the same or a greater version."""
         snapshot = copied_snapshot(snapshot)
-        current = Known() if self._main.find(deadline) is None else self._reader.look(snapshot.actor_id, deadline)
-        if snapshot.version > current.version:
-            raise VersionConflictError(snapshot.actor_id, snapshot.version, current.version)
+        current = Known() if self._main.find(deadline) is None else self._reader.refresh(snapshot.actor_id, deadline)
+        refuse_ahead(snapshot, current.version)
         self._stream.open(deadline)
         written: Snapshot | None = None
         pause = Pause(deadline)
@@ -52,7 +52,7 @@ class Snapshots:
             last = self._last(snapshot.actor_id, deadline)
             kept = None if last is None else self._read(last)
             if kept is not None and kept.version > current.version:  # it was saved meanwhile, or
-                current = self._reader.look(snapshot.actor_id, deadline)
+                current = self._reader.refresh(snapshot.actor_id, deadline)
             if kept is not None and kept.version > current.version:  # it is ahead of its events, and is nothing
                 kept = None
             if kept is not None and not replaces(snapshot, kept):
@@ -60,7 +60,7 @@ class Snapshots:
             if written is None:
                 written = replace(snapshot, sequence=self._sequence_of(snapshot, current, kept, deadline))
             try:
-                self._put(written, 0 if last is None else last.sequence, deadline)
+                self._publish(written, 0 if last is None else last.sequence, deadline)
             except RefusedError:  # another one is quicker
                 continue
             except UnknownError:  # it is looked whether it is there
@@ -71,7 +71,7 @@ class Snapshots:
             else:
                 return True
 
-    def _put(self, snapshot: Snapshot, expected: int, deadline: Deadline) -> None:
+    def _publish(self, snapshot: Snapshot, expected: int, deadline: Deadline) -> None:
         subject = self._names.snapshot_subject(snapshot.actor_id)
         message = Outgoing(subject, os.urandom(16).hex(), expected, _written(snapshot))
         self._jetstream.publish(self._names.snapshots, [message], deadline)

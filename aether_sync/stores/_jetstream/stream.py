@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from ..._runtime.deadline import Deadline
 from ...errors import StoreUnavailableError, StreamMismatchError
-from .api import JetStream, Pause, code_of, gone, said
+from .answers import code_of, gone, said
+from .api import JetStream, Pause
 from .error_codes import ErrorCode
 from .names import Names
 
@@ -100,7 +101,7 @@ class Stream:
             StoreUnavailableError: It cannot be looked at; or it was there, and is gone, which is said once.
         """
         config = self._known()
-        return self._look(deadline) if config is None else config
+        return self._verify(deadline) if config is None else config
 
     def open(self, deadline: Deadline) -> dict[str, Any]:
         """Return the settings that it has; make it if it is not there: for who writes.
@@ -110,11 +111,11 @@ class Stream:
             StoreUnavailableError: It cannot be made; or it was there, and is gone, which is said once.
         """
         config = self._known()
-        return self.look(deadline) if config is None else config
+        return self.verify(deadline) if config is None else config
 
-    def look(self, deadline: Deadline) -> dict[str, Any]:
+    def verify(self, deadline: Deadline) -> dict[str, Any]:
         """As :meth:`open`, whatever was seen before."""
-        config = self._look(deadline, self._made)
+        config = self._verify(deadline, self._made)
         assert config is not None
         return config
 
@@ -123,14 +124,14 @@ class Stream:
         seen = self._seen
         return seen.config if seen is not None and seen.epoch == self._jetstream.epoch(self._wanted["name"]) else None
 
-    def _look(
+    def _verify(
         self, deadline: Deadline, make: Callable[[Deadline], dict[str, Any]] | None = None
     ) -> dict[str, Any] | None:
         """Return the settings that it has now; make it if it is not there, or return None."""
         name, before = self._wanted["name"], self._seen
         epoch = self._jetstream.epoch(name)
         answer = self._info(deadline)
-        if before is not None and name not in self._jetstream.told:
+        if before is not None and name not in self._jetstream.reported_gone:
             answer = self._unless_gone(answer, deadline)
         if code_of(answer) == ErrorCode.JSStreamNotFoundErr:
             if make is None:
@@ -139,7 +140,7 @@ class Stream:
         config, created = self._checked(answer), answer["created"]
         if before is not None:
             self._renewed(before.created != created)
-        self._jetstream.told.discard(name)
+        self._jetstream.reported_gone.discard(name)
         doubts = self._jetstream.epoch(name)[1]  # this very look may have found it absent, and made it
         self._seen = _Seen(config, created, (epoch[0], doubts))
         return config

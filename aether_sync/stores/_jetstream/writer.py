@@ -19,20 +19,11 @@ from ...errors import (
 from ...events import Event
 from .._checks import is_same
 from ..base import StoredEvent
-from .api import (
-    BusyError,
-    IncompleteError,
-    JetStream,
-    NoRoomError,
-    NotSentError,
-    Outgoing,
-    Pause,
-    RefusedError,
-    UnknownError,
-    new_batch,
-)
+from .answers import BusyError, IncompleteError, NoRoomError, NotSentError, RefusedError, UnknownError
+from .api import JetStream, Pause
 from .cache import Known, VersionCache
 from .capacity import Capacity
+from .messages import Outgoing, new_batch
 from .names import Names
 from .reader import Reader
 from .saves import Place, Saves, Verdict
@@ -65,8 +56,8 @@ class _Tries:
         self.refusals = 0  # for no reason that was seen
         self._begun = 0
 
-    def begin(self, batch: bytes) -> int:
-        """Note that one is sent; returns the number of those before it."""
+    def note_try(self, batch: bytes) -> int:
+        """Note that a try is sent; returns the number of tries before it."""
         if batch:
             self.batches.add(batch)
         self._begun += 1
@@ -134,7 +125,7 @@ class Writer:
                     return self._found([copy for _, copy in encoded], parts, tails, deadline)
                 return self._publish(encoded, parts, tails, tries, deadline)
             except RefusedError:
-                self._reader.look_at(actors, deadline)
+                self._reader.refresh_all(actors, deadline)
                 if tails == refused:  # for something that is just being stored, or under the ids of a torn save
                     tries.refusals += 1
                     pause.take()
@@ -175,7 +166,7 @@ class Writer:
                     tries.why = "the server has stored a part, and stores the rest if it starts again with more room"
                 raise
         if opened:
-            self._reader.look_at([part.actor_id for part in parts], deadline)
+            self._reader.refresh_all([part.actor_id for part in parts], deadline)
         return bool(opened)
 
     def _is_of(self, part: _Part, sequence: int, deadline: Deadline) -> bool:
@@ -191,9 +182,9 @@ class Writer:
             StoreUnavailableError: The server has stored a part.
         """
         actors = [part.actor_id for part in parts]
-        tails = dict(zip(actors, self._reader.look_at(actors, deadline), strict=True))
+        tails = dict(zip(actors, self._reader.refresh_all(actors, deadline), strict=True))
         if self._call_off(parts, tails, tries, deadline):
-            tails = dict(zip(actors, self._reader.look_at(actors, deadline), strict=True))
+            tails = dict(zip(actors, self._reader.refresh_all(actors, deadline), strict=True))
         if any(one.torn is not None and one.torn.save.batch in tries.batches for one in tails.values()):
             tries.doubt.clear()
             self._room.doubt()
@@ -226,7 +217,7 @@ class Writer:
             else:
                 tails[part.actor_id] = known
         if doubtful:
-            tails.update(zip(doubtful, self._reader.look_at(doubtful, deadline), strict=True))
+            tails.update(zip(doubtful, self._reader.refresh_all(doubtful, deadline), strict=True))
         return tails
 
     def _publish(
@@ -251,7 +242,7 @@ class Writer:
         batch = new_batch(len(messages)) if len(messages) > 1 else b""
         if batch and tries.is_alone:
             self._room.check(messages, batch, deadline)
-        ack = self._jetstream.publish(self._names.stream, messages, deadline, tries.begin(batch), batch)
+        ack = self._jetstream.publish(self._names.stream, messages, deadline, tries.note_try(batch), batch)
         copies = [copy for _, copy in encoded]
         if ack.duplicate:
             return self._duplicates(copies[0], ack.seq, deadline)
@@ -329,7 +320,7 @@ class Writer:
         fitting = [part for part in parts if part.fits(tails[part.actor_id].version)]
         if fitting:
             actors = [part.actor_id for part in fitting]
-            tails.update(zip(actors, self._reader.look_at(actors, deadline), strict=True))
+            tails.update(zip(actors, self._reader.refresh_all(actors, deadline), strict=True))
         return [part for part in parts if tails[part.actor_id].version >= part.events[0].version]
 
 

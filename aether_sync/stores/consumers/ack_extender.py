@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from ..._nats.channel import Channel
 from ..._values.clock import monotonic
-from .._jetstream.api import command
+from .._jetstream.messages import command
 from .._jetstream.pull import PullRequester
 from .arrivals import Arrivals
 
@@ -46,15 +46,15 @@ class AckExtender:
         self.held: dict[bytes, None] = {}
         self.ends = False
 
-    def begin(self) -> None:
-        """Begin to tell."""
-        self._channel.repeat(self._ack_wait / _KEPT, self._keep)
+    def start(self) -> None:
+        """Send these words from now on, until nothing is held any more."""
+        self._channel.repeat(self._ack_wait / _KEPT, self._extend)
 
     def is_late(self) -> bool:
         """Whether the server may have given away what is held here: it was not told for too long."""
         return monotonic() - self._kept > self._ack_wait * 0.9
 
-    def has_told_since(self, moment: float) -> bool:
+    def has_just_extended(self, moment: float) -> bool:
         """Whether the ack wait of what is held since then has begun just now."""
         return monotonic() - max(moment, self._kept) < self._ack_wait * _JUST_NOW
 
@@ -64,21 +64,21 @@ class AckExtender:
         with self._arrivals.lock:
             waiting = self._arrivals.replies()
             self._arrivals.clear()
-        self.tell(waiting, nak(0))
+        self.send(waiting, nak(0))
 
-    def _keep(self) -> bool:
-        """Tell once; on the loop thread."""
+    def _extend(self) -> bool:
+        """Send them once; on the loop thread."""
         if self.ends:  # whoever took from it was dropped, perhaps: what was on its way then is here by now
             if not self._requester.is_over:  # an exception has cut off its close()
                 self._requester.close()
             self.give_back()
-        self.tell([*self.held, *self._arrivals.replies()], _IN_PROGRESS)
+        self.send([*self.held, *self._arrivals.replies()], _IN_PROGRESS)
         if self._channel.is_connected:
             self._kept = monotonic()
         return bool(self.held) or not self.ends
 
-    def tell(self, replies: Iterable[bytes], word: bytes) -> None:
-        """Say the same of many deliveries."""
+    def send(self, replies: Iterable[bytes], word: bytes) -> None:
+        """Send the same word for many deliveries."""
         frames = b"".join(command(reply.decode(), b"", b"", word) for reply in replies)
         if frames:
             self._channel.write(frames)

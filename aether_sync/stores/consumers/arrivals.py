@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from ..._nats.interest import Message
 from ..._values.clock import monotonic
-from .._jetstream.api import Record
+from .._jetstream.messages import Record
 from .._jetstream.pull import EXPIRES, PullBuffer, place_of
 
 __all__ = ["Arrivals"]

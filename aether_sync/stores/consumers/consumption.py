@@ -5,18 +5,19 @@ delivers again, to any of them, up to a number of times; then the event goes to 
 """
 
 import weakref
+from functools import partial
 from math import inf
 from typing import Any, Self
 
 from ..._arguments import check_count
 from ..._nats.channel import Channel
 from ..._nats.interest import Message
-from ..._runtime.batches import fill
+from ..._runtime.batches import take_batch
 from ..._runtime.closing import warn_unclosed
 from ..._runtime.deadline import Deadline
 from ..._runtime.locks import outside_locks
 from ..._values.clock import monotonic
-from ...errors import DeadlineExceededError, StoreClosedError, StoreError, StoreUnavailableError
+from ...errors import StoreClosedError, StoreError, StoreUnavailableError
 from .._jetstream.flow import Flow
 from .._jetstream.pull import PullRequester
 from .._jetstream.saves import Verdict
@@ -107,10 +108,7 @@ class Consumption(Flow):
         """
         max_events = check_count("max_events", max_events)
         messages: list[Message] = []
-        try:
-            batch = [self._get(Deadline(timeout), messages)]
-        except DeadlineExceededError:
-            return []
+        deadline = Deadline(timeout)
 
         def take() -> Delivery:
             found = self._take(messages)
@@ -118,7 +116,7 @@ class Consumption(Flow):
                 raise IndexError
             return found
 
-        return fill(batch, max_events, take, lambda _: self._give_back(messages))
+        return take_batch(max_events, partial(self._get, deadline, messages), take, lambda _: self._give_back(messages))
 
     def _give_back(self, messages: list[Message]) -> None:
         """Put back what was taken last, for whoever takes next."""
@@ -126,7 +124,7 @@ class Consumption(Flow):
             if not self._closed:
                 self._arrivals.put_back(messages)
                 messages = []
-        self._extender.tell([reply for _, reply, *_ in messages], nak(0))
+        self._extender.send([reply for _, reply, *_ in messages], nak(0))
         self._buffer.changed.wake_all()
 
     def _take(self, messages: list[Message]) -> Delivery | None:
@@ -147,7 +145,7 @@ class Consumption(Flow):
                     return found
             return None
         finally:
-            self._extender.tell(passed, ACK)
+            self._extender.send(passed, ACK)
 
     def _put_off(self, message: Message) -> None:
         """Look at a message later: its save may still become whole."""
@@ -162,7 +160,7 @@ class Consumption(Flow):
         with self._lock:
             message = None if self._closed or self._pause_left() else self._arrivals.pop()
         if not self._closed:
-            self._requester.ask()
+            self._requester.request_more()
         return message
 
     def _has_some(self) -> bool:
@@ -173,7 +171,7 @@ class Consumption(Flow):
     def begin(self, info: dict[str, Any], deadline: Deadline) -> None:
         """Begin to pull from the consumer, of which the server says this."""
         self._requester.subscribe(deadline)
-        self._extender.begin()
+        self._extender.start()
         self._flow(info)
 
     def _flow(self, info: dict[str, Any]) -> None:
@@ -186,7 +184,7 @@ class Consumption(Flow):
 
     def _renew(self, deadline: Deadline) -> None:
         try:
-            info = self._source.look(self._consumer, deadline)
+            info = self._source.fetch_info(self._consumer, deadline)
         except StoreUnavailableError:
             raise
         except StoreError as error:

@@ -21,7 +21,9 @@ from ..._runtime.reporter import Burst, Kind, log
 from ..._values.clock import Datetime, now
 from ...errors import DeadlineExceededError, MalformedRecordError
 from ...events import MAX_VERSION, Event
-from .._jetstream.api import Asked, BusyError, JetStream, Outgoing, Pause, Record, UnknownError
+from .._jetstream.answers import BusyError, UnknownError
+from .._jetstream.api import Asked, JetStream, Pause
+from .._jetstream.messages import Outgoing, Record
 from .._jetstream.names import Names
 from .._jetstream.reader import Reader
 from .._jetstream.stream import Stream
@@ -166,7 +168,7 @@ class DeadLetterStream:
                 ask.forget()
 
     def _ask(self, sequence: int, deadline: Deadline) -> Asked[Record | None]:
-        return self._jetstream.begin_next(self._names.stream, self._names.all_events, sequence, deadline)
+        return self._jetstream.ask_next(self._names.stream, self._names.all_events, sequence, deadline)
 
     def _found(self, one: Advisory, record: Record | None) -> DeadLetter:
         event, reason = None, one.reason
@@ -201,9 +203,7 @@ class DeadLetterStream:
         for subject in self._names.dead_letter_subjects(consumer):
             after, pending = 0, 1
             while pending:
-                page = self._jetstream.begin_page(self._names.dead_letters, subject, after + 1, _PAGE, deadline)(
-                    deadline
-                )
+                page = self._jetstream.ask_page(self._names.dead_letters, subject, after + 1, _PAGE, deadline)(deadline)
                 found += page.records
                 pending = page.pending if page.records else 0
                 after = page.records[-1].sequence if page.records else after

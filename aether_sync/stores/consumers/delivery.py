@@ -17,7 +17,8 @@ from ..._values.clock import monotonic
 from ..._values.shown import short
 from ...errors import DeadlineExceededError, DisconnectedError, InvalidOptionError, StoreError
 from ...events import Event
-from .._jetstream.api import Pause, command
+from .._jetstream.api import Pause
+from .._jetstream.messages import command
 from .ack_extender import _IN_PROGRESS, ACK, AckExtender, nak
 
 __all__ = ["Delivery", "Settler"]
@@ -47,8 +48,8 @@ class Settler:
         self.read = read
         self.lock = signal_safe_lock()  # guards how its deliveries are settled
 
-    def tell(self, reply: bytes, word: bytes) -> None:
-        """Say a word of a delivery; nobody waits for an answer."""
+    def send(self, reply: bytes, word: bytes) -> None:
+        """Send a word for a delivery; nobody waits for an answer."""
         self._channel.write(command(reply.decode(), b"", b"", word))
 
     def confirm(self, reply: bytes, deadline: Deadline) -> None:
@@ -128,7 +129,7 @@ class Delivery:
         if confirm:
             self._settler.confirm(self._reply, deadline)
         elif first:
-            self._settler.tell(self._reply, ACK)
+            self._settler.send(self._reply, ACK)
 
     def nak(self, delay: float = 0.0) -> None:
         """Give it back: it is delivered again, to any process.
@@ -141,12 +142,12 @@ class Delivery:
         """
         delay = 0.0 if as_seconds(delay) == 0 else check_seconds("delay", delay)
         if self._settle("given back"):
-            self._settler.tell(self._reply, nak(delay))
+            self._settler.send(self._reply, nak(delay))
 
     def in_progress(self) -> None:
         """Say that work on it goes on: the ack wait begins anew. Nothing, once it is settled."""
         if not self.settled:
-            self._settler.tell(self._reply, _IN_PROGRESS)
+            self._settler.send(self._reply, _IN_PROGRESS)
 
     def reject(self, reason: str, *, timeout: float | None = 5.0) -> None:
         """Give it up: it is not delivered again, and when this returns it is in the dead-letter stream.
@@ -206,7 +207,7 @@ class Delivery:
 
     def renew(self) -> None:
         """Let the ack wait begin anew, unless it has just begun. For a runner whose handler may let no thread run."""
-        if not self._settler.extender.has_told_since(self._kept_since):
+        if not self._settler.extender.has_just_extended(self._kept_since):
             self.in_progress()
 
     def let_go(self) -> None:
@@ -215,7 +216,7 @@ class Delivery:
 
     def release(self, word: bytes) -> None:
         """Say a word of it, without settling it. For who puts it into the dead-letter stream."""
-        self._settler.tell(self._reply, word)
+        self._settler.send(self._reply, word)
 
     def __repr__(self) -> str:
         state = f", {self.settled}" if self.settled else ""

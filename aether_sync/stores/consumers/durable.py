@@ -8,7 +8,8 @@ from typing import Any
 from ..._runtime.deadline import Deadline
 from ...errors import DeadlineExceededError, StoreError, StoreUnavailableError, StreamMismatchError
 from ...patterns import SubscriptionFilter
-from .._jetstream.api import JetStream, Pause, code_of, said
+from .._jetstream.answers import code_of, said
+from .._jetstream.api import JetStream, Pause
 from .._jetstream.error_codes import ErrorCode
 from .._jetstream.names import Names
 

@@ -230,18 +230,18 @@ class LaneScheduler:
                     lane.is_busy = True
                     if self._ready or self._later:  # another waits for those
                         self._work.wake(1)
-                    self._tell_of_idleness()
+                    self._signal_idleness()
                     return lane
                 due = self._due()
                 self._idle += 1
-                self._tell_of_idleness()
+                self._signal_idleness()
             try:
                 self._work.wait(partial(self._has_work, due), Deadline(None if isinf(due) else max(0.0, due - now)))
             finally:
                 with self.lock:
                     self._idle -= 1
 
-    def _tell_of_idleness(self) -> None:
+    def _signal_idleness(self) -> None:
         """Let who takes make room, if nothing changes."""
         if self._is_idle() and self._room_here() <= 0:
             self._room.wake(1)

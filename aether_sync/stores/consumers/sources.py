@@ -11,7 +11,8 @@ from ..._runtime.reporter import Burst, Kind, log
 from ...errors import AetherError, DeadlineExceededError, DisconnectedError, MalformedRecordError, StoreUnavailableError
 from ...events import Event
 from ...patterns import SubscriptionFilter
-from .._jetstream.api import IN_BATCH, JetStream, Record
+from .._jetstream.api import JetStream
+from .._jetstream.messages import IN_BATCH, Record
 from .._jetstream.names import Names
 from .._jetstream.pull import place_of
 from .._jetstream.reader import Reader
@@ -39,7 +40,7 @@ class Source(Protocol):
 
     is_ordered: ClassVar[bool]
 
-    def look(self, consumer: str, deadline: Deadline) -> dict[str, Any]:
+    def fetch_info(self, consumer: str, deadline: Deadline) -> dict[str, Any]:
         """Return what the server says of the consumer, which should be there."""
 
     def verdict(self, message: Message, ahead: Callable[[int], list[Message]]) -> Verdict:
@@ -82,7 +83,7 @@ class Events:
         self._filter = filter
         self._burst = Burst()  # of records that are no events
 
-    def look(self, consumer: str, deadline: Deadline) -> dict[str, Any]:
+    def fetch_info(self, consumer: str, deadline: Deadline) -> dict[str, Any]:
         """Return what the server says of the consumer, which should be there."""
         return durable.fetch_info(self._jetstream, self._names.stream, consumer, deadline)
 
@@ -121,7 +122,7 @@ class Events:
             self._dead_letters.bury(self._consumer, error.sequence, attempt, str(error), Deadline(_BURY))
         except AetherError:  # it comes again
             return
-        settler.tell(reply, ACK)
+        settler.send(reply, ACK)
 
     def event(self, sequence: int, deadline: Deadline) -> Event:
         """Read the event of a delivery again."""
@@ -151,7 +152,7 @@ class Pointers:
         self._filter = filter
         self._burst = Burst()  # of records that are no events
 
-    def look(self, consumer: str, deadline: Deadline) -> dict[str, Any]:
+    def fetch_info(self, consumer: str, deadline: Deadline) -> dict[str, Any]:
         """Return what the server says of the consumer, which should be there."""
         return durable.fetch_info(self._jetstream, self._names.dead_letters, consumer, deadline)
 
@@ -170,13 +171,13 @@ class Pointers:
             if self._burst.opens():
                 text = "what is no event stays in the dead-letter stream: %s"
                 log(Kind.MALFORMED_RECORD, logging.WARNING, text, error)
-            settler.tell(reply, nak(_AGAIN))
+            settler.send(reply, nak(_AGAIN))
             return None
         except (DeadlineExceededError, DisconnectedError, StoreUnavailableError):  # it comes again
-            settler.tell(reply, nak(1.0))
+            settler.send(reply, nak(1.0))
             return None
         if not self._filter.matches(event):
-            settler.tell(reply, nak(_AGAIN))
+            settler.send(reply, nak(_AGAIN))
             return None
         return Delivery(event, pointer.stream_seq, attempt, reply, settler)
 

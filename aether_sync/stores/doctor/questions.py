@@ -15,8 +15,9 @@ from ..._runtime.deadline import Deadline
 from ..._values.clock import Datetime, monotonic, now
 from ...connection import Connection, channel_of
 from ...errors import AetherError, InvalidOptionError, StoreUnavailableError
-from .._jetstream.api import JetStream, Record
+from .._jetstream.api import JetStream
 from .._jetstream.error_codes import ErrorCode
+from .._jetstream.messages import Record
 from .._jetstream.names import Names
 from .._jetstream.saves import torn_saves
 from .._jetstream.stream import settings
@@ -138,7 +139,7 @@ class _Asking:
     def records(self, names: Names, sequence: int, count: int) -> list[Record]:
         """Return records from a sequence on; none if they cannot be seen."""
         try:
-            page = self._jetstream.begin_page(names.stream, names.all_events, sequence, count, Deadline(self._timeout))
+            page = self._jetstream.ask_page(names.stream, names.all_events, sequence, count, Deadline(self._timeout))
             return page(Deadline(self._timeout)).records
         except AetherError:
             return []

@@ -1,6 +1,6 @@
-"""What every store does the same way: checking what it is given, numbering, loading, telling the bus."""
+"""``StoreBase``: what all stores have in common: they check arguments, load actors, and publish ``EventStored``."""
 
-import inspect
+import logging
 from abc import abstractmethod
 from collections.abc import Iterable
 from typing import NamedTuple, Never
@@ -8,6 +8,7 @@ from typing import NamedTuple, Never
 from .._arguments import is_of
 from .._runtime.closing import Closeable
 from .._runtime.deadline import Deadline
+from .._runtime.reporter import Burst, Kind, log
 from .._values.shown import short
 from ..bus import EventBus
 from ..errors import (
@@ -18,10 +19,12 @@ from ..errors import (
 )
 from ..events import Event, EventStored
 from ..patterns import check_namespace
-from ._checks import _check_order, _checked, check_actor_id, check_version
+from ._checks import check_actor_id, check_events, check_order, check_version
 from .base import ANY_VERSION, AnyVersion, EventStore, LoadedActor, Snapshot, StoredEvent
 
 __all__ = ["StoreBase"]
+
+_BURSTS_KEPT = 1_000  # actors of whose snapshots it is known when it was logged last that they are ignored
 
 
 class _Broadcaster(NamedTuple):
@@ -29,21 +32,20 @@ class _Broadcaster(NamedTuple):
     namespace: str
 
 
-class StoreBase(Closeable):
-    """The common part of all stores. What a store adds is named ``_save`` and so on; its arguments are checked."""
+class StoreBase(Closeable, EventStore):
+    """The common part of all stores.
 
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        for one in (StoreBase, cls):
-            _document(one)
+    It checks what is given, and then calls ``_save``, ``_append`` and so on, which a store implements.
+    """
 
     def __reduce__(self) -> Never:
-        raise TypeError("a store has a connection or events of this process: make one in the other process")
+        raise TypeError("a store cannot be pickled, as it has a connection or events of its own: make one over there")
 
     def __init__(self) -> None:
         self._closed = False
-        self._namespace: str | None = None  # where it is announced what is stored, unless it is said otherwise
+        self._namespace: str | None = None  # where EventStored is published unless set_broadcaster() names another
         self._broadcaster: _Broadcaster | None = None  # replaced whole; read by any thread
+        self._ignored: dict[str, Burst] = {}  # by actor: snapshots that load() did not use; single operations only
 
     # -- saving
 
@@ -54,9 +56,9 @@ class StoreBase(Closeable):
     def save_events(self, events: Iterable[Event], *, timeout: float | None = 5.0) -> list[StoredEvent]:
         deadline = Deadline(timeout)
         self._refuse_if_closed()
-        checked = _checked(events)
-        _check_order(checked)
-        return self._told(self._save(checked, deadline)) if checked else []
+        checked = check_events(events)
+        check_order(checked)
+        return self._announced(self._save(checked, deadline)) if checked else []
 
     def append(
         self, actor_id: str, *events: Event, expected_version: int | AnyVersion, timeout: float | None = 5.0
@@ -68,8 +70,8 @@ class StoreBase(Closeable):
             try:
                 expected_version = check_version("expected_version", expected_version)
             except InvalidOptionError as error:
-                raise InvalidOptionError(f"{error}; or NO_EVENTS, or ANY for whatever is there") from None
-        checked = _checked(events)
+                raise InvalidOptionError(f"{error}; or NO_EVENTS, or ANY_VERSION for whatever is there") from None
+        checked = check_events(events)
         for event in checked:
             if event.actor_id != actor_id:
                 raise InvalidEventError(
@@ -87,7 +89,7 @@ class StoreBase(Closeable):
         except VersionConflictError as conflict:
             conflict.expected_version = None if expected_version is ANY_VERSION else expected_version
             raise
-        return self._told(stored)
+        return self._announced(stored)
 
     @abstractmethod
     def _save(self, events: tuple[Event, ...], deadline: Deadline) -> list[StoredEvent]:
@@ -129,9 +131,22 @@ class StoreBase(Closeable):
         schema_version = check_version("schema_version", schema_version)
         snapshot = self.get_latest_snapshot(actor_id, timeout=timeout)
         if snapshot is not None and snapshot.schema_version != schema_version:
+            self._report_ignored(snapshot, schema_version)
             snapshot = None
         events = self._events_after(actor_id, snapshot, deadline)
         return LoadedActor(actor_id, snapshot, events)
+
+    def _report_ignored(self, snapshot: Snapshot, schema_version: int) -> None:
+        """Log, once an actor and burst, that a snapshot is not used: reading all events instead may take long."""
+        if len(self._ignored) >= _BURSTS_KEPT:
+            self._ignored = {}
+        if self._ignored.setdefault(snapshot.actor_id, Burst()).opens():
+            text = (
+                "the snapshot of actor %r at version %d has schema_version %d, and load() was asked for %d: it is "
+                "ignored, and all events are read"
+            )
+            about = snapshot.actor_id, snapshot.version, snapshot.schema_version, schema_version
+            log(Kind.SNAPSHOT_IGNORED, logging.WARNING, text, *about)
 
     def _events_after(self, actor_id: str, snapshot: Snapshot | None, deadline: Deadline) -> list[Event]:
         first = 0 if snapshot is None else snapshot.version + 1
@@ -158,8 +173,8 @@ class StoreBase(Closeable):
     def refuse_prefix(self, prefix: str) -> None:
         """Raise ``InvalidOptionError`` if what a bus with this prefix publishes would be stored."""
 
-    def _told(self, stored: list[StoredEvent]) -> list[StoredEvent]:
-        """Tell the bus of what is stored; it has its own troubles, and counts them."""
+    def _announced(self, stored: list[StoredEvent]) -> list[StoredEvent]:
+        """Publish an ``EventStored`` for each event, and return them; a bus that cannot publish counts that itself."""
         broadcaster = self._broadcaster
         if broadcaster is not None:
             for one in stored:
@@ -179,11 +194,3 @@ class StoreBase(Closeable):
     def _refuse_if_closed(self) -> None:
         if self._closed:
             raise StoreClosedError(f"{self!r} is closed")
-
-
-def _document(store: type) -> None:
-    """Give methods the texts of the protocol, for ``help()``."""
-    for name, method in vars(store).items():
-        told = getattr(EventStore, name, None)
-        if told is not None and not name.startswith("_") and inspect.isfunction(method) and not method.__doc__:
-            method.__doc__ = told.__doc__
