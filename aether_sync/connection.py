@@ -38,7 +38,10 @@ _SHORTEST_INTERVAL = 0.001  # seconds between two PINGs: less would be a storm
 
 
 class ConnectionOptions(TypedDict, total=False):
-    """The keyword arguments of :class:`Connection`."""
+    """The keyword arguments of :class:`Connection`, as a type for functions of yours that hand them on.
+
+    Such a function takes ``**options: Unpack[ConnectionOptions]``.
+    """
 
     name: str | None
     connect: Literal["wait", "background"]

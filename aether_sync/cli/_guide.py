@@ -113,7 +113,7 @@ def _show(topic: str, page: Traversable, signals: Signals) -> None:
     folder = "" if topic == _INDEX else topic if page.name == f"{_INDEX}.md" else posixpath.dirname(topic)
     with console.capture() as shown:
         console.print(Markdown(without_addresses(_text(page), folder), hyperlinks=False))
-    os.environ.setdefault("LESS", "FRX")  # as git sets it: with colours, and no waiting if it fits on the screen
+    os.environ.setdefault("LESS", "-FRX")  # as git sets it: with colours, and no waiting if it fits on the screen
     signals.leave_interrupts_to_a_pager()
     click.echo_via_pager(shown.get())
 

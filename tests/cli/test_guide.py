@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,21 @@ GUIDE = Path(aether_sync.__file__).parent / "guide"
 TOPICS = dict(find_pages(GUIDE))
 
 
+@dataclass
+class Terminal:
+    """A terminal of its own for a command."""
+
+    process: "subprocess.Popen[bytes]"
+    shown: bytearray
+
+    @property
+    def text(self) -> str:
+        """What is on the screen, without colours."""
+        return re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", self.shown).decode()
+
+
 @contextmanager
-def on_a_terminal(*command: str, pager: str) -> Iterator[tuple["subprocess.Popen[bytes]", Callable[[], str]]]:
-    """Run a command on a terminal of its own; yields it, and what shows the text on the screen."""
+def on_a_terminal(*command: str, pager: str) -> Iterator[Terminal]:
     ours, its = pty.openpty()
     shown = bytearray()
 
@@ -44,11 +57,12 @@ def on_a_terminal(*command: str, pager: str) -> Iterator[tuple["subprocess.Popen
     reader = threading.Thread(target=read)
     reader.start()
     changed = environment(TERM="xterm", PAGER=pager)
+    changed.pop("LESS", None)
     with interruptible():
         process = subprocess.Popen([*COMMAND, *command], stdin=its, stdout=its, stderr=its, env=changed)
     os.close(its)
     try:
-        yield process, lambda: re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", shown).decode()
+        yield Terminal(process, shown)
     finally:
         process.kill()
         process.wait()
@@ -110,12 +124,22 @@ def test_a_pipe_gets_the_markdown(topic: str, file: str) -> None:
 
 
 def test_a_terminal_gets_a_formatted_page() -> None:
-    with on_a_terminal("guide", "api/bus", pager="cat") as (process, screen):
-        assert process.wait(PATIENCE) == 0
-        eventually(lambda: "NATSEventBus.connection" in screen(), "the end of the page")
-        assert "def publish(namespace: str, event: Event) -> None" in screen()
-        assert "```" not in screen()
-        assert "](" not in screen()
+    with on_a_terminal("guide", "api/bus", pager="cat") as terminal:
+        assert terminal.process.wait(PATIENCE) == 0
+        eventually(lambda: "NATSEventBus.connection" in terminal.text, "the end of the page")
+        assert "def publish(namespace: str, event: Event) -> None" in terminal.text
+        assert "```" not in terminal.text
+        assert "](" not in terminal.text
+
+
+def test_less_gets_colours(tmp_path: Path) -> None:
+    less = tmp_path / "less"
+    less.write_text('#!/bin/sh\ncat; echo "LESS=$LESS"\n')
+    less.chmod(0o755)
+    with on_a_terminal("guide", "changelog", pager=str(less)) as terminal:
+        assert terminal.process.wait(PATIENCE) == 0
+        eventually(lambda: "LESS=-FRX" in terminal.text, "the end of the page")
+        assert b"\x1b[1" in terminal.shown
 
 
 def test_a_page_is_read_in_the_pager_and_ctrl_c_is_its_own(tmp_path: Path) -> None:
@@ -127,17 +151,17 @@ def test_a_page_is_read_in_the_pager_and_ctrl_c_is_its_own(tmp_path: Path) -> No
         f"while not __import__('os').path.exists({str(tmp_path / 'quit')!r}):\n"
         "    time.sleep(0.01)\n"
     )
-    with on_a_terminal("guide", "api/bus", pager=shlex.join([sys.executable, str(pager)])) as (process, screen):
+    with on_a_terminal("guide", "api/bus", pager=shlex.join([sys.executable, str(pager)])) as terminal:
         try:
-            eventually(lambda: "paging True" in screen(), "the pager")
+            eventually(lambda: "paging True" in terminal.text, "the pager")
             for _ in range(3):
-                process.send_signal(signal.SIGINT)
+                terminal.process.send_signal(signal.SIGINT)
             with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(0.2)
+                terminal.process.wait(0.2)
         finally:
             (tmp_path / "quit").touch()
-        assert process.wait(PATIENCE) == 0
-        assert "Abort" not in screen()
+        assert terminal.process.wait(PATIENCE) == 0
+        assert "Abort" not in terminal.text
 
 
 def test_an_unknown_topic_is_wrong_usage_and_near_ones_are_named() -> None:

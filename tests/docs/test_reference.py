@@ -123,7 +123,7 @@ def test_a_function_is_shown_with_types_and_defaults(tmp_path: Path) -> None:
                 self.size = size
 
             def act(self) -> None:
-                """Act. See :class:`Thing` and :meth:`act`."""
+                """Act. See :class:`Thing` and :meth:`act`, not ``act``."""
         '''
     made = Made(tmp_path, source, "send, read, Thing")
     assert made.faults == []
@@ -145,7 +145,7 @@ def test_a_function_is_shown_with_types_and_defaults(tmp_path: Path) -> None:
     assert "- `ValueError`: It is `<none>`." in made.text
     assert "- [`Thing`](#thing): Never." in made.text
     assert "- `size: int`: In bytes." in made.text
-    assert "Act. See `Thing` and [`act()`](#thingact)." in made.text
+    assert "Act. See `Thing` and [`act()`](#thingact), not `act`." in made.text
     assert "```text\nA\n└── B\n```" in made.pages["errors.md"]
 
 

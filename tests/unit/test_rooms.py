@@ -168,7 +168,8 @@ def test_public_names_are_pinned() -> None:
     assert aether_sync.__all__ == [
         "ANY_VERSION", "EVENT_STORED", "NO_EVENTS", "AetherError", "AnyVersion", "AtomicAppendUnsupportedError",
         "BusClosedError", "CloseReport", "ClosedError", "ConnectError", "Connection", "ConnectionFailedError",
-        "Consumer", "ConsumerState", "Consumption", "DeadlineExceededError", "DecodingError", "Delivery",
+        "ConnectionOptions", "Consumer", "ConsumerState", "Consumption", "DeadlineExceededError", "DecodingError",
+        "Delivery",
         "DeliveryUncertainError", "DisconnectedError", "DuplicateIdError", "EncodingError", "Event", "EventBus",
         "EventStore", "EventStored", "EventTooLargeError", "Follower", "Handler", "InMemoryEventStore",
         "InvalidEventError", "InvalidNamespaceError", "InvalidOptionError", "JetStreamEventStore", "LoadedActor",

@@ -61,7 +61,7 @@ PAGES = (
         "connection",
         "Connections",
         "A connection to a NATS cluster may be shared by several buses and stores.",
-        ("connection",),
+        ("connection.Connection", "connection"),
     ),
     Page(
         "metrics",
@@ -219,7 +219,7 @@ class Reference:
                 self.faults.append(f"{thing.path}: nothing is known of a section {section.kind.value!r}")
         says_fields = any(one.kind is Kind.attributes for one in found)
         if isinstance(thing, griffe.Class) and not says_fields and (names := fields(thing)):
-            yield "\n".join(["Attributes:", "", *(f"- `{field(thing, name)}`" for name in names)])
+            yield "\n".join(["Fields:", "", *(f"- `{field(thing, name)}`" for name in names)])
 
     def _list(self, title: str, items: Iterable[tuple[str, str]], scope: str, page: str) -> str:
         lines = (f"- {name}: {self._text(text, scope, page, indent='  ')}" for name, text in items)
@@ -246,12 +246,14 @@ class Reference:
         return f"\n\n{indent}".join(paragraphs)
 
     def _meant(self, code: str, scope: str) -> str | None:
-        """Return the public name that code in the docstring of a class or function names, its own aside."""
+        """Return the public name that code in the docstring of a class or function stands for, its own aside."""
         name = code.removesuffix("()")
         owner, _, member = name.rpartition(".")
-        owner = owner or scope
-        if member in self._members.get(owner, ()):
-            return f"{self._members[owner][member]}.{member}"
+        described = self._members.get(owner or scope, {})
+        if member in described:
+            is_function = isinstance(self._member(described[member], member), griffe.Function)
+            is_meant = is_function is code.endswith("()")  # `start` is an argument, where there is a `start()`
+            return f"{described[member]}.{member}" if is_meant else None
         return name if name in self._public and name != scope else None
 
     # -- names
@@ -259,13 +261,14 @@ class Reference:
     def _described(self, thing: griffe.Class) -> dict[str, str]:
         """Return the public members that have a docstring, each with the name of the public class that describes it.
 
-        For a private class that is the most basic public class derived from it. A member without any docstring may be
-        that of a protocol, of which the class has everything.
+        A class that has all members of a protocol is described by it, too. What only a private class describes is shown
+        with the most basic public class derived from that.
         """
         classes = all_classes(thing)
         names = dict.fromkeys(name for one in classes for name in one.members if not name.startswith("_"))
         others = [one for one in self._public.values() if isinstance(one, griffe.Class) and one not in classes]
         classes += [one for one in others if is_protocol(one) and _public_members(one) <= set(names)]
+        classes.sort(key=lambda one: not self._is_public(one))
         found = {}
         for name in names:
             for one in classes:
