@@ -99,9 +99,7 @@ class Requests:
             return False
         if len(self._calls) <= _ALONE and self._carry(call):
             return True
-        self._outgoing.append(
-            weakref.ref(call)
-        )  # weak: it is not sent if its thread is interrupted before it wakes the loop
+        self._outgoing.append(weakref.ref(call))  # weak: if its thread is interrupted here, it is not sent
         wakeup = self._wakeup  # only now: a flush meanwhile has put another one there, or has seen the call
         if not wakeup.rung:
             wakeup.ring()
