@@ -21,8 +21,9 @@ from ..nats_bus import NATSEventBus
 from ._checks import check_actor_id, check_version, check_wanted, in_time, numbered
 from ._jetstream.api import JetStream
 from ._jetstream.cache import VersionCache
-from ._jetstream.follower import JetStreamFollower
+from ._jetstream.follower import JetStreamFollower, begin_following
 from ._jetstream.names import Names
+from ._jetstream.parts import StoreParts
 from ._jetstream.reader import Reader, valid
 from ._jetstream.saves import Saves
 from ._jetstream.snapshots import Snapshots
@@ -94,7 +95,8 @@ class JetStreamEventStore(StoreBase, ForkAware):
         self._stream = Stream(self._jetstream, settings(self._names, self._replicas), renewed=self._forget)
         self._snapshots = Snapshots(self._jetstream, self._names, self._reader, self._stream)
         self._followers: WeakRegistry[JetStreamFollower] = WeakRegistry()
-        self._consumers = ConsumerContext(self._channel, self._jetstream, self._names, self._reader, self._stream)
+        self._parts = StoreParts(self._channel, self._jetstream, self._names, self._stream, self._cache, self._reader)
+        self._consumers = ConsumerContext(self._parts)
 
     def _forget(self, is_another: bool) -> None:
         """Forget what is known of a past that may be another one now."""
@@ -280,12 +282,9 @@ class JetStreamEventStore(StoreBase, ForkAware):
         after = check_version("after", after)
         wanted = check_wanted("actors", actors, event_types)
         deadline = self._deadline(timeout)
-        follower = JetStreamFollower(
-            self._channel, self._jetstream, self._names, self._stream, self._reader, self._cache, after, wanted
-        )
+        follower = JetStreamFollower(self._parts, after, wanted)
         try:
-            follower.admit()
-            follower.begin(deadline)
+            begin_following(follower, deadline)
             self._followers.add(follower)
             self._refuse_if_closed()
         except BaseException:

@@ -26,7 +26,7 @@ from .arrivals import Arrivals
 from .delivery import Delivery, Settler
 from .sources import Source
 
-__all__ = ["DRAIN", "Consumption"]
+__all__ = ["DRAIN", "Consumption", "begin_consuming"]
 
 _OPEN = 0.25  # seconds until it is asked again whether the server has finished a save
 DRAIN = 1.0  #: seconds for what is on its way to one who closes
@@ -168,8 +168,9 @@ class Consumption(Flow):
 
     # -- beginning
 
-    def begin(self, info: dict[str, Any], deadline: Deadline) -> None:
+    def _begin(self, info: dict[str, Any], deadline: Deadline) -> None:
         """Begin to pull from the consumer, of which the server says this."""
+        self._admit()
         self._requester.subscribe(deadline)
         self._extender.start()
         self._flow(info)
@@ -197,9 +198,9 @@ class Consumption(Flow):
 
     def close(self) -> None:
         """End, release every thread that waits here, and give back what was not taken. Idempotent, from any thread."""
-        self.close_by(Deadline(DRAIN))
+        self._close_by(Deadline(DRAIN))
 
-    def close_by(self, deadline: Deadline) -> None:
+    def _close_by(self, deadline: Deadline) -> None:
         """As :meth:`close`, one of several for which there is one deadline."""
         deadline = Deadline(min(DRAIN, deadline.remaining()))
         with self._lock:
@@ -221,6 +222,17 @@ class Consumption(Flow):
 
     def __repr__(self) -> str:
         return f"<Consumption {self._name}{' closed' if self._closed else ''}>"
+
+
+def begin_consuming(consumption: Consumption, info: dict[str, Any], deadline: Deadline) -> None:
+    """Begin to pull from a consumer.
+
+    Args:
+        consumption: One that has not begun.
+        info: What the server says of the consumer.
+        deadline: For the subscription.
+    """
+    consumption._begin(info, deadline)
 
 
 def _abandon(channel: Channel, requester: PullRequester, extender: AckExtender, name: str) -> None:

@@ -22,10 +22,10 @@ from ..._values.clock import Datetime, now
 from ...errors import DeadlineExceededError, MalformedRecordError
 from ...events import MAX_VERSION, Event
 from .._jetstream.answers import BusyError, UnknownError
-from .._jetstream.api import Asked, JetStream, Pause
+from .._jetstream.api import Asked, Pause
 from .._jetstream.messages import Outgoing, Record
 from .._jetstream.names import Names
-from .._jetstream.reader import Reader
+from .._jetstream.parts import StoreParts
 from .._jetstream.stream import Stream
 
 __all__ = ["Advisory", "DeadLetterStream", "DeadLetter"]
@@ -87,11 +87,11 @@ _read = msgspec.json.Decoder(Advisory).decode
 class DeadLetterStream:
     """The dead-letter stream of one store. Any thread."""
 
-    def __init__(self, jetstream: JetStream, names: Names, reader: Reader, main: Stream) -> None:
-        self._jetstream = jetstream
-        self._names = names
-        self._reader = reader
-        self._stream = Stream(jetstream, _settings(names), main)
+    def __init__(self, parts: StoreParts) -> None:
+        self._jetstream = parts.jetstream
+        self._names = parts.names
+        self._reader = parts.reader
+        self._stream = Stream(parts.jetstream, _settings(parts.names), parts.stream)
         self._burst = Burst()  # of records that are no pointers
 
     def open(self, deadline: Deadline) -> None:

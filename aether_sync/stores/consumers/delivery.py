@@ -21,7 +21,18 @@ from .._jetstream.api import Pause
 from .._jetstream.messages import command
 from .ack_extender import _IN_PROGRESS, ACK, AckExtender, nak
 
-__all__ = ["Delivery", "Settler"]
+__all__ = [
+    "Delivery",
+    "Settler",
+    "drop_event",
+    "extend",
+    "failed_reason",
+    "hold",
+    "let_go",
+    "reload_event",
+    "send_word",
+]
+
 _TRY = 1.5  # seconds for one answer
 
 
@@ -87,15 +98,15 @@ class Delivery:
     """
 
     __slots__ = (
-        "_is_light",
-        "_kept_since",
+        "_failed_reason",
+        "_has_event",
+        "_held_since",
         "_reply",
         "_settler",
         "attempt",
         "event",
         "sequence",
         "settled",
-        "unburied",
     )
 
     def __init__(self, event: Event, sequence: int, attempt: int, reply: bytes, settler: Settler) -> None:
@@ -105,9 +116,9 @@ class Delivery:
         self.settled = ""
         self._reply = reply
         self._settler = settler
-        self._is_light = False  # it has no event
-        self._kept_since = 0.0
-        self.unburied: str | None = None  #: why it was rejected, if that failed. For a runner
+        self._has_event = True
+        self._held_since = 0.0
+        self._failed_reason: str | None = None  # why it was rejected, if that failed
 
     def ack(self, *, confirm: bool = False, timeout: float | None = 5.0) -> None:
         """Say that it is done: it is not delivered again.
@@ -170,9 +181,9 @@ class Delivery:
             try:
                 self._settler.bury(self, reason, deadline)
             except BaseException:
-                self.settled, self.unburied = "", reason
+                self.settled, self._failed_reason = "", reason
                 raise
-            self.let_go()
+            let_go(self)
 
     def _settle(self, how: str) -> bool:
         """Note how it is settled; returns whether it was not yet."""
@@ -182,42 +193,56 @@ class Delivery:
             first = not self.settled
             self.settled = how
         if how != "rejected":  # which takes a while
-            self.let_go()
+            let_go(self)
         return first
-
-    def lighten(self) -> None:
-        """Let go of the event, which takes room. For a runner."""
-        self._is_light = True
-        del self.event
-
-    def make_whole(self, deadline: Deadline) -> None:
-        """Have the event again, before anybody sees this. For a runner.
-
-        Raises:
-            MalformedRecordError: It is not there any more.
-        """
-        if self._is_light:
-            self.event = self._settler.read(self.sequence, deadline)
-            self._is_light = False
-
-    def keep(self) -> None:
-        """Have the server told that work on it goes on, until it is settled. For a runner."""
-        self._kept_since = monotonic()
-        self._settler.extender.held[self._reply] = None
-
-    def renew(self) -> None:
-        """Let the ack wait begin anew, unless it has just begun. For a runner whose handler may let no thread run."""
-        if not self._settler.extender.has_just_extended(self._kept_since):
-            self.in_progress()
-
-    def let_go(self) -> None:
-        """Have the server told no more."""
-        self._settler.extender.held.pop(self._reply, None)
-
-    def release(self, word: bytes) -> None:
-        """Say a word of it, without settling it. For who puts it into the dead-letter stream."""
-        self._settler.send(self._reply, word)
 
     def __repr__(self) -> str:
         state = f", {self.settled}" if self.settled else ""
         return f"<Delivery of {self.sequence}, {short(self.event.event_type)}, attempt {self.attempt}{state}>"
+
+
+# -- what a runner and a source do with a delivery, and a user does not
+
+
+def hold(delivery: Delivery) -> None:
+    """Have the server told that work on it goes on, until it is settled."""
+    delivery._held_since = monotonic()
+    delivery._settler.extender.held[delivery._reply] = None
+
+
+def let_go(delivery: Delivery) -> None:
+    """Have the server told no more that work on it goes on."""
+    delivery._settler.extender.held.pop(delivery._reply, None)
+
+
+def extend(delivery: Delivery) -> None:
+    """Let the ack wait begin anew, unless it has just begun: a handler may let no other thread run, which does that."""
+    if not delivery._settler.extender.has_just_extended(delivery._held_since):
+        delivery.in_progress()
+
+
+def drop_event(delivery: Delivery) -> None:
+    """Forget the event, which takes memory; :func:`reload_event` reads it again."""
+    delivery._has_event = False
+    del delivery.event
+
+
+def reload_event(delivery: Delivery, deadline: Deadline) -> None:
+    """Read the event again if it was dropped, before the user sees the delivery.
+
+    Raises:
+        MalformedRecordError: It is not there any more.
+    """
+    if not delivery._has_event:
+        delivery.event = delivery._settler.read(delivery.sequence, deadline)
+        delivery._has_event = True
+
+
+def failed_reason(delivery: Delivery) -> str | None:
+    """Return why it was rejected, if it could not be put into the dead-letter stream; else None."""
+    return delivery._failed_reason
+
+
+def send_word(delivery: Delivery, word: bytes) -> None:
+    """Send a word to the server without settling it."""
+    delivery._settler.send(delivery._reply, word)

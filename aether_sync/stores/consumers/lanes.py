@@ -32,7 +32,7 @@ from ..._values.clock import monotonic
 from ..._values.shown import explained
 from ...errors import AetherError, MalformedRecordError, StoreClosedError, StoreError
 from .consumption import Consumption
-from .delivery import Delivery
+from .delivery import Delivery, drop_event, extend, failed_reason, hold, let_go, reload_event
 
 __all__ = ["Handler", "Handling", "LaneScheduler"]
 
@@ -187,7 +187,7 @@ class LaneScheduler:
                 if held is not None and not held.settled:  # the server was not told of it for too long
                     continue
                 self._held[one.sequence] = one
-                one.keep()
+                hold(one)
                 lane = self._lanes.setdefault(one.event.actor_id, _Lane(one.event.actor_id))
                 lane.waiting.append(one)
                 if len(lane.waiting) == 1:
@@ -198,7 +198,7 @@ class LaneScheduler:
                     insort(rest, one, key=_sequence)
                     lane.waiting = [first, *rest]
                 if len(lane.waiting) > 1 and len(self._held) > self._capacity:
-                    one.lighten()
+                    drop_event(one)
             self._work.wake(len(deliveries))
 
     # -- handling
@@ -260,11 +260,11 @@ class LaneScheduler:
             self._give_up(lane, delivery, lane.verdict)
             return
         try:
-            delivery.make_whole(Deadline(_READ))
+            reload_event(delivery, Deadline(_READ))
         except (AetherError, MemoryError) as error:
             self._not_read(lane, delivery, error)
             return
-        delivery.renew()
+        extend(delivery)
         try:
             self._handler(delivery)
         except BaseException as error:  # the thread is ours, and goes on
@@ -293,8 +293,8 @@ class LaneScheduler:
             log(Kind.HANDLER_FAILED, logging.ERROR, text, *about, error=error, counts=counts)
         if delivery.settled:
             self._done(lane, delivery)
-        elif delivery.unburied is not None or tried >= self._attempts:
-            reason = explained(error, _LONGEST_REASON) if delivery.unburied is None else delivery.unburied
+        elif (rejected := failed_reason(delivery)) is not None or tried >= self._attempts:
+            reason = explained(error, _LONGEST_REASON) if rejected is None else rejected
             text = "%r gives up event %d (of %s) after %d attempts: %s"
             what = self.consumption, delivery.sequence, lane.actor_id, tried, reason[:_LONGEST_REASON]
             log(Kind.GAVE_UP, logging.WARNING, text, *what, counts={"attempts": tried})  # each of them
@@ -325,7 +325,7 @@ class LaneScheduler:
         self._done(lane, delivery)
 
     def _done(self, lane: _Lane, delivery: Delivery) -> None:
-        delivery.let_go()
+        let_go(delivery)
         with self.lock:
             if self._held.get(delivery.sequence) is delivery:  # it may have come again already
                 del self._held[delivery.sequence]
@@ -390,4 +390,4 @@ class LaneScheduler:
         """No longer keep what is still being handled from being delivered to another."""
         with self.lock:
             for one in self._held.values():
-                one.let_go()
+                let_go(one)

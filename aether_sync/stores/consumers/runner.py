@@ -16,10 +16,11 @@ from ..._runtime.reporter import Kind, log
 from ..._runtime.threads import NoThreadError, make_thread, start
 from ..._values.shown import short
 from ...errors import StoreClosedError, StoreError
+from .._jetstream.flow import close_by
 from .consumption import Consumption
 from .lanes import Handling, LaneScheduler
 
-__all__ = ["Runner", "close_all"]
+__all__ = ["Runner", "close_all", "let_all_end", "start_runner"]
 
 _AT_EXIT = 5.0  # seconds for the handlers of all runners that nobody closed
 
@@ -47,7 +48,7 @@ class Runner(Closeable, ForkAware):
     def __init__(self, name: str, consumption: Consumption, handling: Handling, threads: int) -> None:
         self._scheduler = LaneScheduler(consumption, handling)
         self._name = short(name)
-        self.has_left = False  #: closing it took too long: handlers were left behind. For a store
+        self._has_left = False  # closing it took too long: handlers were left behind
         number = next(_numbers)
         self._threads = [
             make_thread(self._take, name=f"aether-taker-{number}"),
@@ -56,7 +57,7 @@ class Runner(Closeable, ForkAware):
         fork_aware.add(self)
         _runners.add(self)
 
-    def start(self) -> None:
+    def _start(self) -> None:
         """Start the threads; if one cannot be, or an exception comes in between, all of them end."""
         try:
             for thread in self._threads:
@@ -65,7 +66,7 @@ class Runner(Closeable, ForkAware):
             self.close()
             raise StoreError(f"the runner is not begun: {error}") from error
         except BaseException:  # of a signal handler: nobody will have this runner, to close it
-            self.let_end()
+            self._let_end()
             raise
 
     # The threads keep the runner: it goes on when nobody else does, with no finalizer, until it or its store is closed.
@@ -114,8 +115,8 @@ class Runner(Closeable, ForkAware):
             Whether all handlers have ended.
         """
         deadline, scheduler = Deadline(timeout), self._scheduler
-        self.let_end()
-        scheduler.consumption.close_by(deadline)
+        self._let_end()
+        close_by(scheduler.consumption, deadline)
         own = threading.current_thread() in self._threads
         try:
             if own:  # others of its handlers that close it do not wait for this one, either
@@ -133,13 +134,13 @@ class Runner(Closeable, ForkAware):
             self._leave_behind()
         return ended
 
-    def let_end(self) -> None:
-        """Take no more, and let the handlers that run come to their end, without waiting for it. For a store."""
+    def _let_end(self) -> None:
+        """Take no more, and let the handlers that run come to their end, without waiting for it."""
         self._scheduler.stop()
 
     def _leave_behind(self) -> None:
-        if not self.has_left:
-            self.has_left = True
+        if not self._has_left:
+            self._has_left = True
             names = ", ".join(thread.name for thread in self._threads if thread.is_alive())
             text = "closing %r leaves handlers behind, on %s"
             log(Kind.HANDLERS_LEFT, logging.WARNING, text, self, names)
@@ -169,10 +170,32 @@ def _end_running() -> None:
     close_all(_runners, Deadline(_AT_EXIT))
 
 
+def start_runner(name: str, consumption: Consumption, handling: Handling, threads: int) -> Runner:
+    """Make a runner and start its threads.
+
+    Args:
+        name: Of the consumer.
+        consumption: Where deliveries come from.
+        handling: What is done with them.
+        threads: How many handlers run at a time.
+
+    Raises:
+        StoreError: There is no thread to be had.
+    """
+    runner = Runner(name, consumption, handling, threads)
+    runner._start()
+    return runner
+
+
+def let_all_end(runners: Iterable[Runner]) -> None:
+    """Have all of them take no more; handlers that run come to their end. Does not wait for that."""
+    for runner in runners:
+        runner._let_end()
+
+
 def close_all(runners: Iterable[Runner], deadline: Deadline) -> None:
-    """Close all of them within one deadline. Who was left behind by an earlier close is not waited for again."""
+    """Close all of them within one deadline. One that an earlier close has left behind is not waited for again."""
     closing = list(runners)
+    let_all_end(closing)
     for runner in closing:
-        runner.let_end()
-    for runner in closing:
-        runner.close(0 if runner.has_left else deadline.timeout_left())
+        runner.close(0 if runner._has_left else deadline.timeout_left())

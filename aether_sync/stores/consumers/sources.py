@@ -11,16 +11,14 @@ from ..._runtime.reporter import Burst, Kind, log
 from ...errors import AetherError, DeadlineExceededError, DisconnectedError, MalformedRecordError, StoreUnavailableError
 from ...events import Event
 from ...patterns import SubscriptionFilter
-from .._jetstream.api import JetStream
 from .._jetstream.messages import IN_BATCH, Record
-from .._jetstream.names import Names
+from .._jetstream.parts import StoreParts
 from .._jetstream.pull import place_of
-from .._jetstream.reader import Reader
 from .._jetstream.saves import Verdict, save_of
 from . import durable
 from .ack_extender import ACK, nak
 from .dead_letters import Advisory, DeadLetterStream
-from .delivery import Delivery, Settler
+from .delivery import Delivery, Settler, send_word
 
 __all__ = ["Events", "Pointers", "Source"]
 
@@ -68,16 +66,14 @@ class Events:
 
     def __init__(
         self,
-        jetstream: JetStream,
-        names: Names,
-        reader: Reader,
+        parts: StoreParts,
         dead_letters: DeadLetterStream,
         consumer: str,
         filter: SubscriptionFilter,  # noqa: A002
     ) -> None:
-        self._jetstream = jetstream
-        self._names = names
-        self._reader = reader
+        self._jetstream = parts.jetstream
+        self._names = parts.names
+        self._reader = parts.reader
         self._dead_letters = dead_letters
         self._consumer = consumer
         self._filter = filter
@@ -131,7 +127,7 @@ class Events:
     def bury(self, delivery: Delivery, reason: str, deadline: Deadline) -> None:
         """Put a delivery into the dead-letter stream, and only then acknowledge it."""
         self._dead_letters.bury(self._consumer, delivery.sequence, delivery.attempt, reason, deadline)
-        delivery.release(ACK)
+        send_word(delivery, ACK)
 
 
 class Pointers:
@@ -141,13 +137,12 @@ class Pointers:
 
     def __init__(
         self,
-        jetstream: JetStream,
-        names: Names,
+        parts: StoreParts,
         dead_letters: DeadLetterStream,
         filter: SubscriptionFilter,  # noqa: A002
     ) -> None:
-        self._jetstream = jetstream
-        self._names = names
+        self._jetstream = parts.jetstream
+        self._names = parts.names
         self._dead_letters = dead_letters
         self._filter = filter
         self._burst = Burst()  # of records that are no events
@@ -187,7 +182,7 @@ class Pointers:
 
     def bury(self, delivery: Delivery, reason: str, deadline: Deadline) -> None:
         """It is there already, and stays."""
-        delivery.release(nak(_AGAIN))
+        send_word(delivery, nak(_AGAIN))
 
 
 def _record(message: Message) -> Record:
