@@ -30,8 +30,9 @@ from aether_sync import (
 )
 from aether_sync._codec.encoding import encode_event
 from aether_sync._runtime.deadline import Deadline
-from aether_sync.stores._jetstream.follower import _WINDOW, JetStreamFollower
+from aether_sync.stores._jetstream.follower import JetStreamFollower
 from aether_sync.stores._jetstream.pull import PullBuffer
+from aether_sync.stores._jetstream.record_flow import _WINDOW
 
 from ..faults.test_interrupts import INTERRUPTS, hammer
 from ..support import inside
