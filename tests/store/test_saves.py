@@ -493,7 +493,7 @@ def test_who_reads_a_history_of_whole_saves_asks_once(
         asked.append(sequence)
         return ask_one(self, stream, sequence, deadline)
 
-    monkeypatch.setattr(JetStream, "begin_one", noted)
+    monkeypatch.setattr(JetStream, "ask_one", noted)
     assert versions(store) == list(range(1, 23))
     assert asked == []  # it has saved them itself
     node = tight.store()
