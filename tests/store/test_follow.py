@@ -521,9 +521,7 @@ def test_within_a_save_nothing_of_it_is_given(make_store: MakeStore, monkeypatch
         eventually(lambda: len(arrived) == 4, "all")
         rest = [arrived.pop(), arrived.pop()]
         ask_at = store._jetstream.ask_at
-        monkeypatch.setattr(
-            store._jetstream, "ask_last", lambda stream, subject, deadline: ask_at(stream, 2, deadline)
-        )
+        monkeypatch.setattr(store._jetstream, "ask_last", lambda stream, subject, deadline: ask_at(stream, 2, deadline))
         monkeypatch.setattr(
             follower, "_end_asked", follower._ended(follower._ask_end(Deadline(PATIENCE)), Deadline(PATIENCE))
         )
