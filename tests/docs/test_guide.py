@@ -21,7 +21,7 @@ ROOT = TESTS.parent
 README = ROOT / "README.md"
 GUIDE = ROOT / "aether_sync" / "guide"
 PAGES = [README, *sorted(GUIDE.glob("*.md"))]
-EVERY_PAGE = [*PAGES, *sorted(GUIDE.glob("api/*.md"))]
+EVERY_PAGE = [*PAGES, *sorted(GUIDE.glob("api/*.md")), ROOT / "benchmarks" / "README.md"]
 
 #: Pages that name what is not public: the package's own rooms, its tests, or another language's names.
 ABOUT_OTHER_NAMES = {"internals", "contributing", "performance", "changelog", "from-go"}
