@@ -74,8 +74,7 @@ class BoundedEvents:
         """Put events, and apply the policy where they do not fit; returns how many were dropped, these or others."""
         size = sum(sizes)
         pending = len(self._events) + len(events)
-        is_near = pending > self.maxsize or self._bytes + size > self._trim_above
-        if is_near and not self._has_room(len(events), size):
+        if (pending > self.maxsize or self._bytes + size > self._trim_above) and not self._has_room(len(events), size):
             return self._put_by_policy(events, sizes)
         self._offered += len(events)  # as _extend() does, without that call
         self._events.extend(events)

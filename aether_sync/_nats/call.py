@@ -18,22 +18,22 @@ _SHARE = 0.7  # of the time that is left, for that PONG
 
 
 def single(message: Message) -> bool:
-    """Of a question that has one answer: the first is the last."""
+    """Say that an answer is the last: for questions that have one answer."""
     return True
 
 
 def is_status(message: Message) -> bool:
-    """Of a question with several answers: a message that says only how it ended (``NATS/1.0 204 EOB``) is the last."""
+    """Whether an answer is the last of several: a bare status such as ``NATS/1.0 204 EOB``."""
     return message[2].startswith(b"NATS/1.0 ")
 
 
 class Call:
-    """A question, for one thread to wait for its answers; whoever else knows it lets go of it with that thread.
+    """A question whose answers one thread waits for. Others have only weak references to it.
 
     Attributes:
-        subjects: Whom it is put to.
-        frame: The commands that put it.
-        answers: What has come.
+        subjects: The subjects that it is sent to.
+        frame: The commands that send it.
+        answers: The answers that have come.
     """
 
     __slots__ = (
@@ -54,16 +54,16 @@ class Call:
         self.answers: list[Message] = []
         self._is_last = is_last
         self._token = token
-        self._calls = calls  # where it is as long as somebody waits
+        self._calls = calls  # which it is in as long as somebody waits
         self._error: AetherError | None = None
-        self._may_be_sent = [True]  # taken by who sends it, or by who gives it up before that
+        self._may_be_sent = [True]  # taken by the thread that sends it, or that treats it as unsent
         self._is_over = False  # answered, or failed
         self._ponged = False  # the server has answered the last PING
-        self._done = Lock()  # held until one of these is so; by nobody's thread in particular
+        self._done = Lock()  # held until one of the two is true; by no thread in particular
         self._done.acquire()
 
     def claim(self) -> bool:
-        """Take the right to send it, or to call it unsent; one gets it."""
+        """Take the right to send it, or to treat it as unsent; returns whether the caller got it."""
         try:
             return self._may_be_sent.pop()
         except IndexError:
@@ -80,7 +80,7 @@ class Call:
 
     @property
     def was_sent(self) -> bool:
-        """Whether the server may have heard of it."""
+        """Whether the server may have got it."""
         return not self._may_be_sent
 
     def take(self, message: Message) -> bool:
@@ -92,7 +92,7 @@ class Call:
         return False
 
     def fail(self, error: AetherError) -> None:
-        """Leave an error for who waits."""
+        """End it with an error, which :meth:`wait` raises."""
         self._error = self._error or error
         self.forget()
         self._finish()
@@ -102,32 +102,32 @@ class Call:
         self._wake()
 
     def pong(self) -> None:
-        """The server has processed the PING that was written for this. Called by the parser: must not raise."""
+        """Note that the server has processed the PING for this question. Called by the parser, so it must not raise."""
         self._ponged = True
         self._wake()
 
     def _wake(self) -> None:
-        with suppress(RuntimeError):  # it is woken
+        with suppress(RuntimeError):  # it is released already
             self._done.release()
 
     def forget(self) -> None:
-        """Let answers that still come go nowhere."""
+        """Ignore answers that still come."""
         self._calls.pop(self._token, None)
 
     def wait(
         self, deadline: Deadline, until: Deadline | None = None, ping: Callable[["Call"], object] = lambda _: None
     ) -> list[Message]:
-        """Wait for the last answer.
+        """Wait for the last answer, and return all of them.
 
         Args:
             deadline: For the next answer.
-            until: For all of them; None for the same. Until then it is also waited over a link that is slow.
-            ping: Has a PING written whose PONG comes to :meth:`pong`.
+            until: For all answers; None means ``deadline``. On a slow link the next answer is waited for until then.
+            ping: Writes a PING, whose PONG calls :meth:`pong`.
 
         Raises:
-            DeadlineExceededError: It did not come in time.
-            DisconnectedError: The connection broke, after this may have been sent.
-            PermissionDeniedError: The server lets this user not ask.
+            DeadlineExceededError: An answer did not come in time.
+            DisconnectedError: The connection broke after the question may have been sent.
+            PermissionDeniedError: The server denies this user the question.
             BusClosedError: The connection is closed.
         """
         try:
@@ -154,7 +154,7 @@ class Call:
         return True
 
     def _may_be_on_its_way(self, until: Deadline, ping: Callable[["Call"], object]) -> bool:
-        """Whether the link is slow: what is behind the question, or before the answer, holds up a PING as well."""
+        """Whether the link is slow: then a PING takes long as well, behind the question or before the answer."""
         if not self.was_sent:
             return False
         begun, bound = monotonic(), Deadline(until.remaining() * _SHARE)

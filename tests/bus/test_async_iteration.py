@@ -626,6 +626,7 @@ def test_a_handler_over_a_coroutine_that_is_about_to_wait(
 
 
 @pytest.mark.concurrent
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # raised in a weak reference's callback
 def test_handlers_that_raise_at_any_moment_leave_no_coroutine_asleep(local_bus: EventBus, run: Run[Any]) -> None:
     events = local_bus.subscribe("n", maxsize=1_000_000)
     interrupted = accepted = 0
@@ -640,7 +641,9 @@ def test_handlers_that_raise_at_any_moment_leave_no_coroutine_asleep(local_bus: 
             while time.monotonic() < end:
                 try:
                     signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00005, 0.0005))
-                    for _ in range(100):  # not for ever: in a finalizer, what a handler raises is only printed
+                    for _ in range(
+                        100
+                    ):  # not for ever: what a handler raises in a finalizer or a callback is only printed
                         local_bus.publish("n", make_event(accepted))
                         accepted += 1
                         time.sleep(0.00005)

@@ -37,7 +37,7 @@ ROOMS: dict[str, list[str]] = {
     ],
     "stores/_jetstream": [
         "names", "error_codes", "answers", "messages", "api", "stream", "saves", "cache", "capacity", "reader",
-        "writer", "snapshots", "pull", "flow", "follower",
+        "writer", "snapshots", "parts", "pull", "flow", "record_flow", "follower",
     ],
     "stores/consumers": [
         "arrivals", "dead_letters", "durable", "ack_extender", "delivery", "sources", "consumption", "lanes", "runner",
