@@ -150,7 +150,7 @@ class Reference:
             yield f"## [{page.title}]({page.name}.md)"
             lines = []
             for name in self._names[page]:
-                text = self._text(summary(self._public[name]), "", "index")
+                text = self._text(summary(self._public[name]), name, "index")
                 lines.append(f"- {self._link(name, 'index')}: {text}")
             yield "\n".join(lines)
 
