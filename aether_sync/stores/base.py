@@ -38,10 +38,10 @@ class AnyVersion(Enum):
 
 
 NO_EVENTS: Final = 0
-"""As ``expected_version``: the actor has no events yet."""
+"""The ``expected_version`` of an actor that has no events yet."""
 
 ANY_VERSION: Final = AnyVersion.ANY
-"""As ``expected_version``: append at whatever version the actor is."""
+"""The ``expected_version`` that appends at whatever version the actor is."""
 
 
 class StoredEvent(msgspec.Struct, frozen=True, gc=False):

@@ -157,6 +157,10 @@ def test_a_class_is_shown_with_what_it_has(tmp_path: Path) -> None:
         class _Base:
             def __enter__(self): ...
 
+            def __next__(self): ...
+
+            def __anext__(self): ...
+
             def shared(self) -> int:
                 """Told by the private base."""
 
@@ -210,7 +214,7 @@ def test_a_class_is_shown_with_what_it_has(tmp_path: Path) -> None:
     assert made.faults == []
     assert made.code("Child") == "class Child(name: str)"
     assert "Derives from [`Parent`](#parent)." in made.text
-    assert "It is a context manager." in made.text
+    assert "It is a context manager, an iterator and an asynchronous iterator." in made.text
     assert "As in [`Parent`](#parent): [`first()`](#parentfirst), [`shared()`](#parentshared)." in made.text
     assert "As in [`Face`](#face): [`shown`](#faceshown)." in made.text
     assert made.code("Parent.shared") == "def shared() -> int"

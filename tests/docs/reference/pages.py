@@ -150,7 +150,7 @@ class Reference:
             yield f"## [{page.title}]({page.name}.md)"
             lines = []
             for name in self._names[page]:
-                text = self._text(summary(self._public[name]), "", "index")
+                text = self._text(summary(self._public[name]), name, "index")
                 lines.append(f"- {self._link(name, 'index')}: {text}")
             yield "\n".join(lines)
 
@@ -179,10 +179,10 @@ class Reference:
         shown = [self._link(one, page) for one in bases if one in self._public]
         shown += [f"`{one}`" for one in bases if one in _BUILTINS]
         if shown:
-            yield f"Derives from {' and '.join(shown)}."
+            yield f"Derives from {_enumerated(shown)}."
         yield from self._documentation(thing, name, page)
         if kinds := [kind for method, kind in _KINDS.items() if find(thing, method) is not None]:
-            yield f"It is {' and '.join(kinds)}."
+            yield f"It is {_enumerated(kinds)}."
         for owner in dict.fromkeys(self._members[name].values()):
             if owner != name:
                 same = (one for one in self._members[owner] if self._members[name].get(one) == owner)
@@ -319,6 +319,11 @@ def _is_made_by_users(thing: griffe.Class, constructor: griffe.Function) -> bool
     """Whether the docstring of a class says how to make one; of one without parameters it need not."""
     needs_nothing = len(constructor.parameters) == 1 and constructor.parent is thing
     return needs_nothing or any(one.kind is Kind.parameters for one in sections(thing))
+
+
+def _enumerated(items: list[str]) -> str:
+    *others, last = items
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _code(*lines: str) -> str:
