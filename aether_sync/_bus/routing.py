@@ -323,7 +323,7 @@ class Targets:
         namespace = check_namespace(namespace)
         mine = False
         try:
-            for mine in tries(self.lock):  # nobody waits who publishes: see _waiting
+            for mine in tries(self.lock):  # without waiting: see locks.tries
                 break
             if not mine:  # somebody comes or goes just now: then it is computed in the slow way, and not kept
                 return self._compute(namespace, self._index.everyone())

@@ -1,4 +1,4 @@
-"""The life of what is started and closed: ``with`` for it, and a warning where nobody closed it."""
+"""What all objects that are started and closed share: their ``with``, and a warning for those that nobody closed."""
 
 import os
 import warnings
@@ -10,11 +10,11 @@ __all__ = ["Closeable", "Startable", "loop_threads", "warn_unclosed"]
 
 #: Idents of running loop threads.
 loop_threads: set[int] = set()
-os.register_at_fork(after_in_child=loop_threads.clear)  # none of them runs there, and idents are given again
+os.register_at_fork(after_in_child=loop_threads.clear)  # none of them runs there, and idents are reused
 
 
 class Closeable:
-    """Closes at the end of its ``with``."""
+    """Is closed at the end of its ``with``."""
 
     def close(self) -> object:
         """Let go of everything."""
@@ -30,14 +30,14 @@ class Closeable:
 
 
 class Startable(Closeable):
-    """Starts with the ``with``, too, and closes also when the start fails."""
+    """Is also started by its ``with``, and closed if the start fails."""
 
     def start(self) -> None:
         """Make ready for use."""
         raise NotImplementedError
 
     def _begin_use(self) -> None:
-        """Do what the ``with`` begins with."""
+        """Start as ``with`` does; a subclass may wait for less than :meth:`start`."""
         self.start()
 
     def __enter__(self) -> Self:
@@ -50,6 +50,6 @@ class Startable(Closeable):
 
 
 def warn_unclosed(what: str, source: object) -> None:
-    """Warn of something that nobody closed; not on a loop thread, as a hook for warnings is user code."""
+    """Warn of an object that nobody closed, except on a loop thread, where no hook of the user's may run."""
     if get_ident() not in loop_threads:
         warnings.warn(f"unclosed {what}", ResourceWarning, source=source, stacklevel=3)

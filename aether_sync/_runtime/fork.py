@@ -1,11 +1,11 @@
 """Forks: in the child every object begins anew, and nothing there waits for a thread or a lock that did not survive.
 
-``os.fork()`` copies the one thread that calls it. In the child, before ``fork()`` returns: guards held by other threads
-are freed (``_waiting``); then each heir lets go of what is the parent's. The parent needs no part in it, and notices
-nothing: the child says no word to a server, and none to the selector that both share.
+``os.fork()`` copies only the thread that calls it. In the child, before ``fork()`` returns, the locks of other threads
+are freed (``locks``). Then each :class:`ForkAware` object releases what belongs to the parent. The parent is not
+involved: the child sends nothing to a server, and changes nothing in the selector that both share.
 
-Whatever a thread of the parent was changing at that moment is left half done in the child, which is why an heir
-replaces its state there and does not mend it.
+What a thread of the parent was changing at that moment is half changed in the child. So a ForkAware object replaces its
+state there, and does not try to repair it.
 """
 
 import os
@@ -25,18 +25,18 @@ class ForkAware:
     """An object that a forked child inherits."""
 
     def _after_fork(self) -> None:
-        """Begin anew. Runs in the child, on its only thread, which may have been anywhere: it waits for nothing."""
+        """Begin anew. Runs in the child, on its only thread, in the middle of anything; so it must not wait."""
         raise NotImplementedError
 
 
-#: Everyone who wants to know of forks.
+#: All objects that are called after a fork.
 fork_aware: WeakRegistry[ForkAware] = WeakRegistry()
 
 
 class OwnFile(NamedTuple):
-    """A file that we have opened: its number may be another one's since, if somebody has closed what is not his own.
+    """A file that we have opened. Other code may have closed its number, which then belongs to another file.
 
-    Polls and the like all look the same to the kernel's ``fstat()``, so another one of these is taken for ours.
+    To ``fstat()`` all polls and the like look the same, so another one of these is mistaken for ours.
     """
 
     number: int
@@ -44,13 +44,13 @@ class OwnFile(NamedTuple):
 
     @classmethod
     def of(cls, number: int) -> Self:
-        """Know a file that has just been opened."""
+        """Remember a file that has just been opened."""
         return cls(number, _identity(number))
 
     @property
     def is_ours(self) -> bool:
         """Whether the number still means this file."""
-        with suppress(OSError):  # nobody's
+        with suppress(OSError):  # the number belongs to no file
             return self.identity == _identity(self.number)
         return False
 
@@ -61,21 +61,21 @@ def _identity(number: int) -> tuple[int, int]:
 
 
 class OwnSockets:
-    """The sockets of a loop, from when they are made until they are closed; changed on one thread."""
+    """The open sockets of a loop. They are added and closed on one thread."""
 
     def __init__(self) -> None:
         self._known: list[tuple[weakref.ref[socket.socket], OwnFile]] = []
 
     def add(self, sock: socket.socket) -> None:
-        """Know one that has just been made."""
+        """Remember a socket that has just been made."""
         self._known = [*((ref, file) for ref, file in self._known if _has(ref, file)), _noted(sock)]
 
     def files(self) -> list[OwnFile]:
-        """Return those that are open."""
+        """Return the files of the open sockets."""
         return [file for ref, file in self._known if _has(ref, file)]
 
     def forget(self) -> None:
-        """Let the objects forget their numbers, and close nothing."""
+        """Detach the socket objects from their files, and close nothing."""
         for ref, file in self._known:
             sock = ref()
             if sock is not None and sock.fileno() == file.number:
@@ -93,12 +93,12 @@ def _has(ref: "weakref.ref[socket.socket]", file: OwnFile) -> bool:
 
 
 def let_go(files: Iterable[OwnFile]) -> None:
-    """In a forked child: replace files that are the parent's. Done once for each: later its number may be another's.
+    """In a forked child: replace files of the parent, once for each, as the number may belong to another file later.
 
-    They are not closed: who closes one that a selector knows, by whatever object comes by later, takes it from the
-    selector, which is one and the same in both processes, and the parent goes deaf.
+    They are replaced and not closed. Both processes share one selector in the kernel: to close a file that it knows
+    would take the file from the selector, and the parent would hear nothing any more.
     """
-    with suppress(OSError):  # there may be no more files: then the child keeps them, and nothing else is different
+    with suppress(OSError):  # if no file can be opened, the child keeps them, and nothing else is different
         nothing = os.open(os.devnull, os.O_RDWR)
         try:
             for file in files:
@@ -114,10 +114,10 @@ def _begin_anew() -> None:
     for one in fork_aware:
         try:
             one._after_fork()
-        except Exception as error:  # the others begin anew all the same
+        except Exception as error:  # the others still begin anew
             errors.append(error)
     if errors:
-        raise errors[0]  # Python reports it, and goes on
+        raise errors[0]  # Python reports it and goes on
 
 
 os.register_at_fork(after_in_child=_begin_anew)

@@ -1,21 +1,21 @@
 """Locks and waits that no signal handler and no finalizer can break.
 
-A handler may raise between any two bytecodes, or publish, subscribe or ``close()`` over the very call that it
-interrupted; so may a finalizer, as the collector runs on whatever thread comes by. ``threading.Condition`` and
-``concurrent.futures.Future`` are Python code around a lock, and such an exception can leave that lock held, or release
-it in another thread's hands. So here:
+A signal handler may raise between any two bytecodes. It may publish, subscribe or ``close()`` in the middle of the
+very call that it interrupted. So may a finalizer, as the garbage collector runs on any thread. ``threading.Condition``
+and ``concurrent.futures.Future`` are Python code around a lock: such an exception can leave the lock held, or release
+it while another thread holds it. Therefore:
 
-- A lock that is waited for is a :func:`signal_safe_lock`: re-entrant, and only ever taken by ``with``, which no signal
-  can interrupt half done.
-- What publishing needs is waited for by nobody. The holder may be in a log handler, by way of a finalizer, and wait for
-  a lock of the user's whose holder publishes. So it is taken by ``for mine in tries(lock): break`` inside a ``try``
-  whose ``finally`` gives it back: one step, as no signal comes between what a loop gets and its variable. Who does not
-  get it leaves the work to the holder, who looks for such work afterwards.
-- A thread waits parked on a lock of its own (:class:`ParkingLot`), holding no guard. Parking and waking take no lock.
-- A handler's ``close()`` that has to wait for another thread first steps :func:`outside_locks`.
+- A lock that is waited for is a :func:`signal_safe_lock`. It is re-entrant, and is taken only by ``with``, which no
+  signal interrupts half-way.
+- No thread waits for a lock that publishing needs. Its holder may run a log handler, by way of a finalizer, and wait
+  for a lock of the user's whose holder publishes. Such a lock is taken by ``for mine in tries(lock): break`` inside a
+  ``try`` whose ``finally`` releases it. That is one step, as no signal comes between the result of an iterator and the
+  variable of the loop. A thread that does not get the lock leaves the work to the holder, who checks for it afterwards.
+- A thread that waits is parked on a lock of its own (``ParkingLot``) and holds no other. Parking and waking take none.
+- A ``close()`` in a signal handler that has to wait for another thread first steps :func:`outside_locks`.
 
-Accepted race: an exception between being woken and acting on it may swallow that wake-up. Whoever leaves a wait by an
-exception wakes another thread, and a wake-up too many is harmless: the woken look, and park again.
+Accepted race: an exception between being woken and acting on it may lose that wake-up. It is harmless, because a thread
+that leaves a wait by an exception wakes another one; and a thread that is woken in vain looks, and parks again.
 """
 
 from collections.abc import Iterator
@@ -30,9 +30,8 @@ from .registry import WeakRegistry
 __all__ = ["free_locks", "signal_safe_lock", "outside_locks", "tries"]
 
 
-_locks: WeakRegistry[Any] = (
-    WeakRegistry()
-)  # RLocks, with the methods that threading itself uses in conditions and after forks
+# RLocks, with the methods that ``threading`` itself uses in conditions and after forks.
+_locks: WeakRegistry[Any] = WeakRegistry()
 
 
 def signal_safe_lock() -> RLock:
@@ -43,19 +42,19 @@ def signal_safe_lock() -> RLock:
 
 
 def tries(lock: "Lock | RLock", within: float = 0.0) -> Iterator[bool]:
-    """Try to take a lock, each time that one more is asked for, and say whether that went well.
+    """Return an iterator that tries to take a lock with each step, and gives whether it did.
 
     Args:
-        lock: Which.
-        within: Seconds to wait for it each time.
+        lock: The lock.
+        within: Seconds to wait for it with each step.
     """
     return iter(partial(lock.acquire, True, within) if within else partial(lock.acquire, False), None)
 
 
 def free_locks() -> None:
-    """In a forked child: free the guards of threads that did not survive.
+    """In a forked child: free the locks of threads that did not survive.
 
-    Those of the forking thread stay held: a signal handler that forks may have interrupted who gives them back.
+    Those of the forking thread stay held: a signal handler that forks may have interrupted code that releases them.
     """
     for lock in _locks:
         if not lock._is_owned():
@@ -64,13 +63,13 @@ def free_locks() -> None:
 
 @contextmanager
 def outside_locks() -> Iterator[None]:
-    """Let go of all guards that this thread holds (a signal handler interrupted it inside), and take them back after.
+    """Release all locks that this thread holds, as a signal handler has interrupted it, and take them back afterwards.
 
-    What the interrupted code was changing is seen half done by others in between, and what it knew may be old when it
-    goes on: each piece of code under a guard is written such that this costs at most a count that is off.
+    Meanwhile other threads see what the interrupted code has half changed, and what that code knew may be outdated when
+    it goes on. All code under these locks is written so that at most a count is wrong then.
     """
     held = [lock for lock in _locks if lock._is_owned()]
-    states: list[tuple[int, int]] = []  # depth and owner of those that are let go
+    states: list[tuple[int, int]] = []  # depth and owner of those that are released
     try:
         states.extend(map(methodcaller("_release_save"), held))  # all of it in C: no signal comes in between
         yield
@@ -79,10 +78,10 @@ def outside_locks() -> Iterator[None]:
 
 
 def _take_back(held: list[tuple[Any, int]]) -> None:
-    """Take all of these, waiting for one only while holding none: they are in no order.
+    """Take all these locks. It waits for one only while it holds none, because they are taken in no fixed order.
 
-    Accepted race: a second signal whose handler raises in here leaves some of them free. The code that held them then
-    raises RuntimeError, on its way out of that same exception.
+    Accepted race: if the handler of a second signal raises in here, some of them stay free. The code that held them
+    then raises RuntimeError, while that same exception leaves it anyway.
     """
     taken: list[Any] = []
     while len(taken) < len(held):

@@ -1,4 +1,4 @@
-"""Waits that no signal handler and no finalizer can break: see ``locks`` for why and how."""
+"""Waits that no signal handler and no finalizer can break; ``locks`` says why that is needed, and how it is done."""
 
 from collections import deque
 from collections.abc import Callable
@@ -24,8 +24,8 @@ _release = methodcaller("release")
 class ParkingLot:
     """Threads that wait until something has changed.
 
-    Who waits parks, *then* looks; who has changed something wakes *then*. So none sleeps beside what it waits for, and
-    neither needs a lock.
+    A thread that waits parks, and *then* looks. A thread that changes something does so, and *then* wakes. So no thread
+    sleeps although what it waits for is there, and neither of the two needs a lock.
     """
 
     __slots__ = ("_next", "parked")
@@ -47,16 +47,16 @@ class ParkingLot:
                 if ready():
                     return True
                 if not ticket.acquire(timeout=deadline.for_lock()):
-                    with suppress(ValueError):  # a wake-up has come just now, and is acted on
+                    with suppress(ValueError):  # it was woken just now, and looks once more
                         self.parked.remove(ticket)
                     return bool(ready())
-                if ready():  # as most often, who was woken
+                if ready():  # as usual, for one that was woken
                     return True
             except BaseException:
                 self.wake(1)
                 raise
             finally:
-                try:  # and not by a call of our own: a signal may come between that and the removing
+                try:  # inline: a signal may come between the call of a function and its first step
                     self.parked.remove(ticket)
                 except ValueError:  # it was woken
                     pass
@@ -64,7 +64,7 @@ class ParkingLot:
     def wake(self, count: int) -> None:
         """Wake up to ``count`` threads, the longest waiting first.
 
-        They are taken off and released in one step, in C: a ticket between the two would sleep on.
+        They are taken off the list and released in one step, in C: a thread between the two would sleep on.
         """
         if self.parked:
             with suppress(IndexError):  # there are no more
@@ -76,26 +76,26 @@ class ParkingLot:
 
 
 class Reply(Generic[T]):
-    """A result, or an error, that one thread leaves for any number of others. The first one left stays."""
+    """A result, or an error, that one thread sets and any number of others wait for. Only the first one counts."""
 
     __slots__ = ("_left", "_waiting", "done")
 
     def __init__(self) -> None:
-        self._left: dict[int, tuple[T | None, Exception | None]] = {}  # the one that stays, put there in one step
+        self._left: dict[int, tuple[T | None, Exception | None]] = {}  # the one that counts, put there in one step
         self._waiting = ParkingLot()
         self.done = False
 
     @property
     def error(self) -> Exception | None:
-        """What :meth:`fail` left."""
+        """The error that :meth:`fail` set, if any."""
         return self._left[0][1] if self._left else None
 
     def set(self, value: T) -> None:
-        """Leave a result."""
+        """Set the result."""
         self._finish(value, None)
 
     def fail(self, error: Exception) -> None:
-        """Leave an error, for each waiter to raise."""
+        """Set an error, which every waiting thread raises a copy of."""
         self._finish(None, error)
 
     def _finish(self, value: T | None, error: Exception | None) -> None:
@@ -106,10 +106,10 @@ class Reply(Generic[T]):
             self._waiting.wake_all()
 
     def wait(self, deadline: Deadline) -> T:
-        """Wait for what is left here.
+        """Wait for the result, and return it, or raise the error.
 
         Raises:
-            DeadlineExceededError: Nothing was left in time. The caller knows what it waited for, and says it.
+            DeadlineExceededError: Neither came in time. The caller has to say what it waited for.
         """
         if not self._left and not self._waiting.wait(lambda: self._left, deadline):
             raise DeadlineExceededError(f"no answer within {deadline}")
@@ -120,19 +120,19 @@ class Reply(Generic[T]):
 
 
 class SingleFlight(Generic[T]):
-    """Work that the first thread to come does, and others wait for."""
+    """Work that the first thread does, while all others wait for its result."""
 
     def __init__(self) -> None:
-        self._attempt: dict[int, tuple[Reply[T], int]] = {}  # the one that counts, and whose thread does the work
+        self._attempt: dict[int, tuple[Reply[T], int]] = {}  # the one that counts, with the thread that does the work
 
     def run(self, work: Callable[[], T], deadline: Deadline, otherwise: T) -> T:
         """Do the work, or wait for its result.
 
         Args:
-            work: Called outside all guards. If it is interrupted by an exception, the next caller does it again.
-            deadline: For those who wait.
-            otherwise: What they get when the deadline comes first, and a signal handler that interrupted the work
-                itself.
+            work: Called outside all locks. If an exception interrupts it, the next caller does it again.
+            deadline: For the threads that wait.
+            otherwise: What they get when the deadline comes first; and what a signal handler gets that has interrupted
+                the work itself.
         """
         own: tuple[Reply[T], int] = Reply(), get_ident()
         reply, worker = self._attempt.get(0, own)
@@ -156,6 +156,6 @@ class SingleFlight(Generic[T]):
                 return otherwise
 
     def disown(self, otherwise: T) -> None:
-        """In a forked child, where nobody does the work: give those who wait this."""
+        """In a forked child, where no thread does the work any more: give this to the threads that wait."""
         for reply, _ in list(self._attempt.values()):
             reply.set(otherwise)
