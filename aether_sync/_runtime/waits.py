@@ -104,11 +104,11 @@ class Reply(Generic[T]):
         return self._left[0][1] if self._left else None
 
     def set(self, value: T) -> None:
-        """Leave a result."""
+        """Set the result."""
         self._finish(value, None)
 
     def fail(self, error: Exception) -> None:
-        """Leave an error, for each waiter to raise."""
+        """Set an error, which every waiting thread raises a copy of."""
         self._finish(None, error)
 
     def _finish(self, value: T | None, error: Exception | None) -> None:
