@@ -63,25 +63,37 @@ class RecentPayloads:
 
     def new(self, payloads: list[bytes]) -> list[bytes]:
         """Return the payloads without those of this node and without repeats; remember them."""
+        now = monotonic()
+        if len(payloads) == 1 and not self._moved:  # as where events come one by one: half the time
+            (one,) = payloads
+            mark = one[: self._node]
+            if mark == self._own:
+                return []
+            last = {mark: one} if one[self._node : self._number] == POSITION_MARK else {}
+        else:
+            payloads, last = self._sifted(payloads, now)
+            if not payloads:
+                return []
+        batch = now, sum(map(len, payloads)), payloads, last
+        self._batches.append(batch)
+        self._bytes += batch[1]
+        for mark in last:
+            self._latest[mark] = batch
+        if self._bytes > _BYTES or self._batches[0][0] < now - _SECONDS:
+            self._forget(now)
+        return payloads
+
+    def _sifted(self, payloads: list[bytes], now: float) -> tuple[list[bytes], dict[bytes, bytes]]:
+        """Return the new ones of several payloads, and the last one of each node that writes positions, by its mark."""
         node, number = self._node, self._number
         last = {one[:node]: one for one in payloads}
         if self._own in last:
             payloads = [one for one in payloads if not one.startswith(self._own)]
             del last[self._own]
-        now = monotonic()
         if self._moved:
             payloads = self._without_repeats(payloads, now)
             last = {one[:node]: one for one in payloads}
-        if payloads:
-            last = {mark: one for mark, one in last.items() if one[node:number] == POSITION_MARK}
-            batch = now, sum(map(len, payloads)), payloads, last
-            self._batches.append(batch)
-            self._bytes += batch[1]
-            for mark in last:
-                self._latest[mark] = batch
-            if self._bytes > _BYTES or self._batches[0][0] < now - _SECONDS:
-                self._forget(now)
-        return payloads
+        return payloads, {mark: one for mark, one in last.items() if one[node:number] == POSITION_MARK}
 
     def move(self) -> None:
         """Note that there is another connection, so that what has arrived may arrive again."""

@@ -238,6 +238,8 @@ class Deliveries:
     def hand_over(self) -> list[Target]:
         """Put what was gathered into the queues; returns the targets that dropped events."""
         done: set[tuple[Target, int]] = set()
+        if len(self._runs) == 1 and self._offer_run(done):
+            return self._dropping
         gathered = self._gather(done)
         while (left := self._offer(gathered)) is not None:
             for target, (_, _, numbers) in gathered.items():
@@ -246,6 +248,21 @@ class Deliveries:
                     break
             gathered = self._gather(done)
         return self._dropping
+
+    def _offer_run(self, done: set[tuple[Target, int]]) -> bool:
+        """Put the events of the only run into the queues, as most often, without a copy.
+
+        Returns:
+            Whether that is done; else a queue was closed, and ``done`` has the targets that have their events.
+        """
+        ((route, _, events, sizes),) = self._runs
+        for target in route.targets:
+            if target.queue.offer(*target.choose(events, sizes)):
+                self._dropping.append(target)
+            done.add((target, 0))
+            if target.queue.closed:  # perhaps before it took them: then they are for its successor
+                return False
+        return True
 
     def _offer(self, gathered: "_Gathered") -> Target | None:
         """Put events into the queues; stop at the first one that is closed, and return its target."""

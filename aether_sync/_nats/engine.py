@@ -66,7 +66,7 @@ class Engine:
         if as_first and not link.first.done:  # as long as if this call had begun it, whoever did
             deadline = Deadline(min(deadline.remaining(), self._connect_timeout))
         link.changed.wait(
-            lambda: link.was_connected or link.is_refused or link.state is LinkState.CLOSED,
+            lambda: link.was_connected or link.connector.is_refused or link.state is LinkState.CLOSED,
             deadline,
         )
         if link.state is LinkState.CLOSED:

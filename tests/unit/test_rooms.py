@@ -25,7 +25,8 @@ ROOMS: dict[str, list[str]] = {
     ],
     "_nats": [
         "interest", "lines", "login", "uplink", "shortcut", "outbox", "reasons", "checks", "servers", "options",
-        "fast_reader", "parser", "client", "pump", "requests", "subscriber", "link", "engine", "channel",
+        "fast_reader", "parser", "client", "pump", "call", "requests", "subscriber", "connector", "link", "engine",
+        "channel",
     ],
     "_bus": [
         "counting", "index", "bounded", "readers", "queue", "routing", "recent_payloads", "incoming", "store_watch",
@@ -36,17 +37,17 @@ ROOMS: dict[str, list[str]] = {
     ],
     "stores/_jetstream": [
         "names", "error_codes", "answers", "messages", "api", "stream", "saves", "cache", "capacity", "reader",
-        "writer", "snapshots", "pull", "flow", "follower",
+        "writer", "snapshots", "parts", "pull", "flow", "record_flow", "follower",
     ],
     "stores/consumers": [
         "arrivals", "dead_letters", "durable", "ack_extender", "delivery", "sources", "consumption", "lanes", "runner",
         "context", "consumer",
     ],
     "stores/doctor": ["findings", "questions", "checks"],
-    "server": ["watcher", "process", "server", "cluster"],
+    "server": ["watcher", "process", "configuration", "server", "cluster"],
     "cli": [
         "demo", "_shell", "_progress", "_options", "_lines", "_bus", "_store", "_append", "_export_file", "_export",
-        "_import_there", "_import", "_doctor", "_commands", "__init__",
+        "_import_there", "_import", "_doctor", "_guide", "_commands", "__init__",
     ],
     "cli/demo": ["plan", "audit", "node", "show", "run", "__init__"],
 }  # fmt: skip
@@ -167,7 +168,8 @@ def test_public_names_are_pinned() -> None:
     assert aether_sync.__all__ == [
         "ANY_VERSION", "EVENT_STORED", "NO_EVENTS", "AetherError", "AnyVersion", "AtomicAppendUnsupportedError",
         "BusClosedError", "CloseReport", "ClosedError", "ConnectError", "Connection", "ConnectionFailedError",
-        "Consumer", "ConsumerState", "Consumption", "DeadlineExceededError", "DecodingError", "Delivery",
+        "ConnectionOptions", "Consumer", "ConsumerState", "Consumption", "DeadlineExceededError", "DecodingError",
+        "Delivery",
         "DeliveryUncertainError", "DisconnectedError", "DuplicateIdError", "EncodingError", "Event", "EventBus",
         "EventStore", "EventStored", "EventTooLargeError", "Follower", "Handler", "InMemoryEventStore",
         "InvalidEventError", "InvalidNamespaceError", "InvalidOptionError", "JetStreamEventStore", "LoadedActor",
