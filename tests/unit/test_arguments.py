@@ -561,7 +561,7 @@ class TestWhatAnInMemoryStoreHasNot:
         assert not hasattr(store, name)
 
     def test_consumers_are_among_it(self) -> None:
-        assert {"consumer", "consumers", "connection", "start"} == set(self.NOT_HERE)
+        assert {"consumer", "consumers", "connection", "start", "stream"} == set(self.NOT_HERE)
 
     def test_a_slip_of_the_pen_is_an_attribute_error(self) -> None:
         with pytest.raises(AttributeError, match="has no attribute 'sove_event'") as caught:
