@@ -42,7 +42,12 @@ class EventBus(Startable, ForkAware):
     nobody sees the publisher's own dict. Every method may be called from any thread.
 
     In a forked child the bus is a new node without subscriptions: those made before the fork belong to the parent.
+
+    Attributes:
+        node_id: Tells this bus from all other nodes of a cluster. A forked child has another one.
     """
+
+    node_id: str
 
     def __init__(self) -> None:
         self._closed = False
@@ -52,7 +57,7 @@ class EventBus(Startable, ForkAware):
 
     def _begin(self) -> None:
         """Begin with nothing, as a new node."""
-        self.node_id = uuid.uuid4().hex  #: tells this bus from all other nodes of a cluster; a fork changes it
+        self.node_id = uuid.uuid4().hex
         self._counters = Counters()
         self._targets = Targets(self._frame_of)
         self._lock = signal_safe_lock()  # guards the fields below
@@ -205,14 +210,11 @@ class EventBus(Startable, ForkAware):
         (route.tally or self._tally(route)).one()
 
     def publish_many(self, namespace: str, events: Iterable[Event]) -> None:
-        """Publish several events in order. If an error is raised, none of them was delivered anywhere.
+        """Publish several events in order. If an error of :meth:`publish` is raised, none was delivered anywhere.
 
         Args:
             namespace: As for :meth:`publish`.
             events: The events; all are read and encoded before the first is accepted.
-
-        Raises:
-            As for :meth:`publish`.
         """
         if self._abandoned:
             self._reap_if_free()

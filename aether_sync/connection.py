@@ -38,7 +38,10 @@ _SHORTEST_INTERVAL = 0.001  # seconds between two PINGs: less would be a storm
 
 
 class ConnectionOptions(TypedDict, total=False):
-    """The keyword arguments of :class:`Connection`."""
+    """The keyword arguments of :class:`Connection`, as a type for functions of yours that hand them on.
+
+    Such a function takes ``**options: Unpack[ConnectionOptions]``.
+    """
 
     name: str | None
     connect: Literal["wait", "background"]
@@ -138,9 +141,8 @@ class Connection(Startable, ForkAware):
     def _reset(self) -> None:
         """Have no engine: as a new connection, or in a forked child."""
         self._slot.engine = None
-        self._made: dict[
-            int, tuple[Engine, weakref.finalize[..., Connection]]
-        ] = {}  # the engine, put there in one step
+        self._first_is_told = False  # what became of the first attempt to connect, to a call that waited for it
+        self._made: dict[int, tuple[Engine, weakref.finalize[..., Connection]]] = {}  # the engine, set in one step
         self._closing: SingleFlight[CloseReport] = SingleFlight()
 
     def _after_fork(self) -> None:
@@ -160,13 +162,18 @@ class Connection(Startable, ForkAware):
         returns at once, whether there is a connection or not.
 
         Raises:
-            ConnectError: The first attempt failed, or took longer than ``connect_timeout``. Further attempts go on in
-                the background.
+            ConnectError: No server within ``connect_timeout`` of the first use. One call raises it, also when that
+                attempt is over already; further attempts go on in the background, and further calls return at once.
             BusClosedError: The connection is closed.
         """
         engine = self._slot.engine
-        if engine is None or not engine.link.first.done:
-            self._begin_to_connect().await_first_attempt()
+        is_told = self._slot.is_awaited or self._first_is_told  # where uses wait for the first attempt, the first tells
+        if engine is None or not engine.link.first.done or not is_told:
+            engine = self._begin_to_connect()
+            try:
+                engine.await_first_attempt()
+            finally:
+                self._first_is_told = engine.link.first.done
         self._refuse_if_closed()
 
     def _begin_use(self) -> None:

@@ -17,7 +17,9 @@ from .errors import DecodingError, InvalidEventError, InvalidOptionError
 
 __all__ = ["EVENT_STORED", "MAX_VERSION", "Event", "EventStored"]
 
-EVENT_STORED = "EventStored"  #: the type of the event that a store publishes for each event that it has stored
+EVENT_STORED = "EventStored"
+"""The type of the event that a store publishes for each event that it has stored."""
+
 MAX_VERSION = MAX_INT  #: the largest int64, which a version is in Go
 
 T = TypeVar("T")
@@ -56,18 +58,16 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     data of an event that you make is not copied; ``publish()`` encodes it, and you may change it again afterwards. A
     subscriber gets what the JSON of the data holds:
 
-    ====================================================  =============================================================
-    data may hold                                         which arrives as
-    ====================================================  =============================================================
-    None, bool, str, finite float, int                    the same; other languages may round an int beyond 64 bits
-    subclasses of str, int and float (also enums)         the plain value
-    an ``enum.Enum`` whose value is on this list          its ``value``
-    a dict or other ``Mapping``, with str keys            dict
-    a list, a tuple, a subclass of either                 list
-    datetime, date, time                                  ISO 8601 text as by ``isoformat()``, with ``Z`` for UTC
-    timedelta                                             ISO 8601 text such as ``P1DT0.5S``
-    UUID, finite Decimal                                  its ``str()``
-    ====================================================  =============================================================
+    | data may hold                                 | which arrives as                                          |
+    | --------------------------------------------- | --------------------------------------------------------- |
+    | None, bool, str, finite float, int            | the same; other languages may round an int beyond 64 bits |
+    | subclasses of str, int and float (also enums) | the plain value                                           |
+    | an ``enum.Enum`` whose value is on this list  | its ``value``                                             |
+    | a dict or other ``Mapping``, with str keys    | dict                                                      |
+    | a list, a tuple, a subclass of either         | list                                                      |
+    | datetime, date, time                          | ISO 8601 text as by ``isoformat()``, with ``Z`` for UTC   |
+    | timedelta                                     | ISO 8601 text such as ``P1DT0.5S``                        |
+    | UUID, finite Decimal                          | its ``str()``                                             |
 
     For anything else ``publish()`` raises ``EncodingError``: sets, bytes, NaN, infinities, cycles, more than 200
     levels, lone surrogates, keys that are not str, and all other objects. Pass ``dataclasses.asdict()`` of a dataclass,

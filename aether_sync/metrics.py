@@ -25,17 +25,30 @@ class QueueStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscriptionStats:
-    """What went through one subscription: ``offered == delivered + pending + dropped``."""
+    """What went through one subscription: ``offered == delivered + pending + dropped``.
+
+    Attributes:
+        patterns: The patterns that it was made with.
+        queue_group: The queue group that it is a member of, or None.
+        offered: Events that matched.
+        delivered: Events that your threads took.
+        dropped: Events that were lost to overflow, discarded by ``close(discard=True)``, or on their way when the
+            subscription ended.
+        dropped_by_reason: These by their reason; :class:`Metrics` has the list of reasons.
+        pending: Events that are queued now.
+        pending_bytes: The encoded size of these, in bytes.
+        high_water: The most events that were queued at once.
+    """
 
     patterns: tuple[str, ...]
     queue_group: str | None = None
-    offered: int = 0  #: events that matched
-    delivered: int = 0  #: events that your threads took
-    dropped: int = 0  #: events that overflowed, were discarded by ``close(discard=True)``, or came after the end
-    dropped_by_reason: Mapping[str, int] = field(default_factory=dict)  #: by the reasons of :class:`Metrics`
-    pending: int = 0  #: events queued now
-    pending_bytes: int = 0  #: encoded bytes of the events queued now
-    high_water: int = 0  #: the most events that were ever queued at once
+    offered: int = 0
+    delivered: int = 0
+    dropped: int = 0
+    dropped_by_reason: Mapping[str, int] = field(default_factory=dict)
+    pending: int = 0
+    pending_bytes: int = 0
+    high_water: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,41 +58,69 @@ class Metrics:
     ``confirmed``, ``uncertain``, ``rejected``, ``reconnects``, ``outbox_events`` and ``outbox_bytes`` belong to the
     connection: buses that share one show the same numbers. Summed over these buses, ``published`` equals ``confirmed +
     uncertain + rejected`` and the events that the server has not answered yet.
+
+    Attributes:
+        node_id: The bus among all nodes of a cluster.
+        published: Events that ``publish()`` accepted.
+        published_by_namespace: These by their namespaces: the first 1,000; all others together as ``"*"``.
+        received: Events of other nodes that arrived, counted before filters are applied.
+        delivered: Events that threads took from subscriptions, those of closed ones included.
+        dropped: Events that subscriptions dropped.
+        dropped_by_reason: These by their reasons. ``maxsize`` and ``max_bytes``: the queue was full; ``discarded``: by
+            ``close(discard=True)``; ``closed``: the server had chosen a member of a queue group that was closed
+            meanwhile.
+        publish_errors: Events that ``publish()`` refused; and, if the connection is the bus's own, the ``rejected``
+            ones. Of a shared connection nobody knows whose they were: the server names only the subject of what it
+            refuses.
+        rejected: Events that the server refused after ``publish()`` had accepted them.
+        subscribe_errors: Calls of ``subscribe()`` that failed.
+        decode_errors: Messages that were not events, or that an error in this library kept from a subscription.
+        confirmed: Published events that the server has processed and not refused.
+        uncertain: Events written to a connection that broke before they were confirmed.
+        reconnects: How often the connection was made again after a loss.
+        outbox_events: Events waiting to be sent.
+        outbox_bytes: Their bytes.
+        pending: Events queued in subscriptions.
+        active_subscriptions: Subscriptions that are open.
+        subscriptions: What went through each of these.
     """
 
     node_id: str
-    published: int = 0  #: events that ``publish()`` accepted
-    published_by_namespace: Mapping[str, int] = field(default_factory=dict)  #: the first 1,000; all others as ``"*"``
-    received: int = 0  #: events of other nodes that arrived, counted before filters are applied
-    delivered: int = 0  #: events that threads took from subscriptions, those of closed ones included
-    dropped: int = 0  #: events that subscriptions dropped
-    #: ``maxsize`` and ``max_bytes``: the queue was full; ``discarded``: by ``close(discard=True)``; ``closed``: the
-    #: server had chosen a member of a queue group that was closed meanwhile
+    published: int = 0
+    published_by_namespace: Mapping[str, int] = field(default_factory=dict)
+    received: int = 0
+    delivered: int = 0
+    dropped: int = 0
     dropped_by_reason: Mapping[str, int] = field(default_factory=dict)
-    #: events that ``publish()`` refused; and, if the connection is the bus's own, the ``rejected`` ones. Of a shared
-    #: connection nobody knows whose they were: the server names only the subject of what it refuses
     publish_errors: int = 0
-    rejected: int = 0  #: events that the server refused after ``publish()`` had accepted them
-    subscribe_errors: int = 0  #: ``subscribe()`` calls that failed
-    decode_errors: int = 0  #: messages that were not events, or that an error in this library kept from a subscription
-    confirmed: int = 0  #: published events that the server has processed and not refused
-    uncertain: int = 0  #: events written to a connection that broke before they were confirmed
-    reconnects: int = 0  #: how often the connection was made again after a loss
-    outbox_events: int = 0  #: events waiting to be sent
-    outbox_bytes: int = 0  #: their bytes
-    pending: int = 0  #: events queued in subscriptions
-    active_subscriptions: int = 0  #: subscriptions that are open
-    subscriptions: tuple[SubscriptionStats, ...] = ()  #: those, one by one
+    rejected: int = 0
+    subscribe_errors: int = 0
+    decode_errors: int = 0
+    confirmed: int = 0
+    uncertain: int = 0
+    reconnects: int = 0
+    outbox_events: int = 0
+    outbox_bytes: int = 0
+    pending: int = 0
+    active_subscriptions: int = 0
+    subscriptions: tuple[SubscriptionStats, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloseReport:
-    """What a ``close()`` left undone. It is true if nothing was: ``if not bus.close(): ...``."""
+    """What a ``close()`` left undone. It is true if nothing was: ``if not bus.close(): ...``.
 
-    unsent: int = 0  #: events that were accepted and never sent
-    uncertain: int = 0  #: events that were sent and not confirmed, as far as no ``flush()`` has reported them
-    rejected: int = 0  #: events that the server refused, as far as no ``flush()`` has reported them
-    timed_out: bool = False  #: the timeout ran out before everything was done
+    Attributes:
+        unsent: Events that were accepted and never sent.
+        uncertain: Events that were sent and not confirmed, as far as no ``flush()`` has reported them.
+        rejected: Events that the server refused, as far as no ``flush()`` has reported them.
+        timed_out: Whether the timeout ran out before everything was done.
+    """
+
+    unsent: int = 0
+    uncertain: int = 0
+    rejected: int = 0
+    timed_out: bool = False
 
     def __bool__(self) -> bool:
         return not (self.unsent or self.uncertain or self.rejected or self.timed_out)

@@ -1,11 +1,12 @@
-"""Forks: in the child every object begins anew, and nothing there waits for a thread or a lock that did not survive.
+"""Forks: in the child every object begins anew, and nothing there waits for a thread or a lock that is not there.
 
-``os.fork()`` copies only the thread that calls it. In the child, before ``fork()`` returns, the locks of other threads
-are freed (``locks``). Then each :class:`ForkAware` object releases what belongs to the parent. The parent is not
-involved: the child sends nothing to a server, and changes nothing in the selector that both share.
+``os.fork()`` copies only the thread that calls it. In the child, before ``fork()`` returns, the locks that other
+threads held are freed (``locks``), and then each :class:`ForkAware` object drops what belongs to the parent. The parent
+takes no part in this and notices nothing: the child sends nothing to a server, and does not touch the selector that
+both share.
 
-What a thread of the parent was changing at that moment is half changed in the child. So a ForkAware object replaces its
-state there, and does not try to repair it.
+Whatever another thread of the parent was changing at that moment is half changed in the child. Therefore an object
+replaces its state there, and does not repair it.
 """
 
 import os
@@ -22,21 +23,22 @@ __all__ = ["ForkAware", "OwnFile", "OwnSockets", "fork_aware", "let_go"]
 
 
 class ForkAware:
-    """An object that a forked child inherits."""
+    """An object that begins anew in a forked child."""
 
     def _after_fork(self) -> None:
-        """Begin anew. Runs in the child, on its only thread, in the middle of anything; so it must not wait."""
+        """Begin anew. This runs on the child's only thread, which may have been anywhere, so it waits for nothing."""
         raise NotImplementedError
 
 
-#: All objects that are called after a fork.
+#: All objects that begin anew in a forked child.
 fork_aware: WeakRegistry[ForkAware] = WeakRegistry()
 
 
 class OwnFile(NamedTuple):
-    """A file that we have opened. Other code may have closed its number, which then belongs to another file.
+    """A file that we have opened, known by its number and by what the kernel says of it.
 
-    To ``fstat()`` all polls and the like look the same, so another one of these is mistaken for ours.
+    If other code closes a file that is not its own, the number may belong to another file afterwards. Epolls and the
+    like all look the same to ``fstat()``, so another one of these is mistaken for ours.
     """
 
     number: int
@@ -61,7 +63,7 @@ def _identity(number: int) -> tuple[int, int]:
 
 
 class OwnSockets:
-    """The open sockets of a loop. They are added and closed on one thread."""
+    """The open sockets of a loop. One thread changes it."""
 
     def __init__(self) -> None:
         self._known: list[tuple[weakref.ref[socket.socket], OwnFile]] = []
@@ -71,11 +73,11 @@ class OwnSockets:
         self._known = [*((ref, file) for ref, file in self._known if _has(ref, file)), _noted(sock)]
 
     def files(self) -> list[OwnFile]:
-        """Return the files of the open sockets."""
+        """Return those that are open."""
         return [file for ref, file in self._known if _has(ref, file)]
 
     def forget(self) -> None:
-        """Detach the socket objects from their files, and close nothing."""
+        """Detach the socket objects from their file numbers, without closing anything."""
         for ref, file in self._known:
             sock = ref()
             if sock is not None and sock.fileno() == file.number:
@@ -93,12 +95,13 @@ def _has(ref: "weakref.ref[socket.socket]", file: OwnFile) -> bool:
 
 
 def let_go(files: Iterable[OwnFile]) -> None:
-    """In a forked child: replace files of the parent, once for each, as the number may belong to another file later.
+    """In a forked child, replace the parent's files by one that nothing can be read from.
 
-    They are replaced and not closed. Both processes share one selector in the kernel: to close a file that it knows
-    would take the file from the selector, and the parent would hear nothing any more.
+    This is done once for each file, since its number may belong to another file later. The files are not just closed:
+    an object that closes a number which the selector knows removes it from the selector, and both processes share that
+    selector, so the parent would hear nothing any more.
     """
-    with suppress(OSError):  # if no file can be opened, the child keeps them, and nothing else is different
+    with suppress(OSError):  # if no more files can be opened, the child keeps those of the parent, which does no harm
         nothing = os.open(os.devnull, os.O_RDWR)
         try:
             for file in files:
@@ -114,10 +117,10 @@ def _begin_anew() -> None:
     for one in fork_aware:
         try:
             one._after_fork()
-        except Exception as error:  # the others still begin anew
+        except Exception as error:  # the others begin anew all the same
             errors.append(error)
     if errors:
-        raise errors[0]  # Python reports it and goes on
+        raise errors[0]  # Python prints it, and the child goes on
 
 
 os.register_at_fork(after_in_child=_begin_anew)

@@ -1,21 +1,25 @@
-"""Locks and waits that no signal handler and no finalizer can break.
+"""Locks that no signal handler and no finalizer can break; the waits in ``waits`` follow the same rules.
 
-A signal handler may raise between any two bytecodes. It may publish, subscribe or ``close()`` in the middle of the
-very call that it interrupted. So may a finalizer, as the garbage collector runs on any thread. ``threading.Condition``
-and ``concurrent.futures.Future`` are Python code around a lock: such an exception can leave the lock held, or release
-it while another thread holds it. Therefore:
+A signal handler runs between any two bytecodes of the main thread. It may raise there, and it may publish, subscribe or
+call ``close()`` while the call that it interrupted is half done. A finalizer may do the same on any thread, since the
+garbage collector runs on whichever thread happens to allocate. ``threading.Condition`` and
+``concurrent.futures.Future`` are Python code around a lock, so an exception at the wrong moment leaves that lock held,
+or releases it while another thread holds it. Therefore:
 
-- A lock that is waited for is a :func:`signal_safe_lock`. It is re-entrant, and is taken only by ``with``, which no
-  signal interrupts half-way.
-- No thread waits for a lock that publishing needs. Its holder may run a log handler, by way of a finalizer, and wait
-  for a lock of the user's whose holder publishes. Such a lock is taken by ``for mine in tries(lock): break`` inside a
-  ``try`` whose ``finally`` releases it. That is one step, as no signal comes between the result of an iterator and the
-  variable of the loop. A thread that does not get the lock leaves the work to the holder, who checks for it afterwards.
-- A thread that waits is parked on a lock of its own (``ParkingLot``) and holds no other. Parking and waking take none.
-- A ``close()`` in a signal handler that has to wait for another thread first steps :func:`outside_locks`.
+- A lock that threads wait for is a :func:`signal_safe_lock`. It is re-entrant, and it is taken by ``with`` alone, which
+  no signal can interrupt half-way.
+- No publisher waits for a lock. Its holder may be in a log handler, called by way of a finalizer, and wait there for a
+  lock of the user, whose holder publishes. So such a lock is taken by ``for mine in tries(lock): break`` inside a
+  ``try`` whose ``finally`` releases it. That is one step, because no signal arrives between the moment when a loop gets
+  a value and the moment when it is in the variable. A thread that does not get the lock leaves its work to the holder,
+  who looks for such work after releasing the lock.
+- A thread that waits is parked on a lock of its own (:class:`~.waits.ParkingLot`), and holds no other lock meanwhile.
+  Parking and waking take no lock.
+- A ``close()`` by a handler, if it has to wait for another thread, first steps :func:`outside_locks`.
 
-Accepted race: an exception between being woken and acting on it may lose that wake-up. It is harmless, because a thread
-that leaves a wait by an exception wakes another one; and a thread that is woken in vain looks, and parks again.
+Accepted race: an exception between a wake-up and the work that follows may swallow the wake-up. A thread that leaves a
+wait by an exception therefore wakes another thread. A superfluous wake-up is harmless: that thread looks, and parks
+again.
 """
 
 from collections.abc import Iterator
@@ -30,31 +34,31 @@ from .registry import WeakRegistry
 __all__ = ["free_locks", "signal_safe_lock", "outside_locks", "tries"]
 
 
-# RLocks, with the methods that ``threading`` itself uses in conditions and after forks.
+# RLocks; of their methods these are used that threading itself uses in conditions and after forks.
 _locks: WeakRegistry[Any] = WeakRegistry()
 
 
 def signal_safe_lock() -> RLock:
-    """Make a lock that :func:`outside_locks` knows."""
+    """Make a re-entrant lock that :func:`outside_locks` and :func:`free_locks` know."""
     lock = RLock()
     _locks.add(lock)
     return lock
 
 
 def tries(lock: "Lock | RLock", within: float = 0.0) -> Iterator[bool]:
-    """Return an iterator that tries to take a lock with each step, and gives whether it did.
+    """Return an iterator that tries to take a lock for each of its values, which says whether the lock was taken.
 
     Args:
-        lock: The lock.
-        within: Seconds to wait for it with each step.
+        lock: The lock to take.
+        within: Seconds to wait for the lock each time.
     """
     return iter(partial(lock.acquire, True, within) if within else partial(lock.acquire, False), None)
 
 
 def free_locks() -> None:
-    """In a forked child: free the locks of threads that did not survive.
+    """In a forked child, free the locks of threads that do not exist there.
 
-    Those of the forking thread stay held: a signal handler that forks may have interrupted code that releases them.
+    The locks of the forking thread stay held. If a signal handler forked, the code that it interrupted releases them.
     """
     for lock in _locks:
         if not lock._is_owned():
@@ -63,25 +67,26 @@ def free_locks() -> None:
 
 @contextmanager
 def outside_locks() -> Iterator[None]:
-    """Release all locks that this thread holds, as a signal handler has interrupted it, and take them back afterwards.
+    """Release all locks that this thread holds, and take them back afterwards.
 
-    Meanwhile other threads see what the interrupted code has half changed, and what that code knew may be outdated when
-    it goes on. All code under these locks is written so that at most a count is wrong then.
+    A signal handler that has to wait for another thread needs this, if it interrupted code that holds locks. Meanwhile
+    other threads see what that code was changing half done, and what that code knew may be outdated when it goes on.
+    All code that holds such a lock is written so that this costs at most a wrong count.
     """
     held = [lock for lock in _locks if lock._is_owned()]
     states: list[tuple[int, int]] = []  # depth and owner of those that are released
     try:
-        states.extend(map(methodcaller("_release_save"), held))  # all of it in C: no signal comes in between
+        states.extend(map(methodcaller("_release_save"), held))  # all of it in C, so no signal arrives meanwhile
         yield
     finally:
         _take_back([(lock, depth) for lock, (depth, _) in zip(held, states, strict=False)])
 
 
 def _take_back(held: list[tuple[Any, int]]) -> None:
-    """Take all these locks. It waits for one only while it holds none, because they are taken in no fixed order.
+    """Take these locks. As they have no order, one is waited for only while none of the others is held.
 
-    Accepted race: if the handler of a second signal raises in here, some of them stay free. The code that held them
-    then raises RuntimeError, while that same exception leaves it anyway.
+    Accepted race: if a second signal arrives and its handler raises in here, some of the locks stay free. The code that
+    held them then raises RuntimeError while it is left by that same exception.
     """
     taken: list[Any] = []
     while len(taken) < len(held):

@@ -35,6 +35,10 @@ class NATSCluster:
         config: As for :class:`NATSServer`, for all servers; ``cluster`` and ``http`` in it are overridden.
         store_dir: A directory, in which the data of each server is in a directory of the server's name.
 
+    Attributes:
+        name: The name of the cluster.
+        servers: The servers, whether they run or not.
+
     Raises:
         InvalidOptionError: An option is of the wrong type or out of its range.
     """
@@ -52,14 +56,14 @@ class NATSCluster:
         store_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         size = check_count("size", size, _LARGEST_CLUSTER)
-        self.name = check_text("name", name) or new_name()
+        self.name: str = check_text("name", name) or new_name()
         self._start_timeout = check_seconds("start_timeout", start_timeout)
         self._jetstream = check_flag("jetstream", jetstream)
         directory = None if store_dir is None else Path(check_path("store_dir", store_dir))
         self._reserved: list[Fd | None] = []
         self._monitors: list[int] = []
         names = [f"{self.name}-{n}" for n in range(1, size + 1)]
-        self.servers = tuple(
+        self.servers: tuple[NATSServer, ...] = tuple(
             NATSServer(
                 binary=binary,
                 host=host,

@@ -72,7 +72,8 @@ class NATSServer:
     ``pause()``, ``resume()`` and ``lame_duck()`` do not wait for them.
 
     Args:
-        binary: Path or name of the binary; see :func:`find_binary`.
+        binary: Path of the binary, or its name on PATH. By default the binary that the extra ``server`` brings, else
+            one next to this Python, else one on PATH.
         port: The port for clients. 0 takes a free one, which this object then keeps.
         host: The address to listen on. By default only this machine can reach the server, which needs no password.
         jetstream: Whether JetStream is on.
@@ -84,6 +85,9 @@ class NATSServer:
             directory.
         name: The server's name. The default is unique, so a server that answers is known to be this one.
         start_timeout: Seconds from start to ready. Usually it takes milliseconds; the default is for a busy machine.
+
+    Attributes:
+        name: The server's name.
 
     Raises:
         InvalidOptionError: An option is of the wrong type or out of its range.
@@ -115,7 +119,7 @@ class NATSServer:
         self._has_own_log = log_file is None
         self._start_timeout = check_seconds("start_timeout", start_timeout)
         self._was_ready = False
-        self.name = self._configuration.name
+        self.name: str = self._configuration.name
         self._turn = RLock()  # guards all that changes. Held while waiting, but never by what only sends a signal
         self._estate = _Estate(self.name)
         self._finalizer = weakref.finalize(self, _forsake, self._estate)

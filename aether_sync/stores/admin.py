@@ -1,4 +1,4 @@
-"""What a person asks of a JetStream store beyond its protocol: whether it is there, each record, how many there are."""
+"""``StoreAdmin``: what the command line needs of a JetStream store beyond its protocol: single records, and counts."""
 
 import sys
 from collections.abc import Iterator
@@ -22,14 +22,14 @@ _PAGE = 5_000  # records
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How much of a store there is to read, at one moment.
+    """How many records there are to read, at one moment.
 
     Attributes:
         last: The last sequence.
-        least: How many records there are up to it, at least.
-        most: At most: more than ``least`` only if others stored something while it was counted. None if that cannot be
-            counted.
-        after: Behind which sequence that is.
+        least: There are at least this many records from ``after`` to ``last``.
+        most: There are at most this many: more than ``least`` only if others stored events while it was counted. None
+            if they cannot be counted.
+        after: The sequence after which they were counted.
     """
 
     last: int
@@ -39,28 +39,30 @@ class Extent:
 
 
 class StoreAdmin:
-    """Looks at a store through what it is made of. Any thread.
+    """Reads and counts the records of a store. Any thread.
 
     Args:
-        store: Whose connection and names are used; it must not be closed.
+        store: The store; it must not be closed.
     """
 
     def __init__(self, store: JetStreamEventStore) -> None:
         self._store = store
-        self._jetstream = store._jetstream
-        self._names = store._names
-        self._reader = store._reader
+        parts = store._parts
+        self._jetstream, self._names, self._reader = parts.jetstream, parts.names, parts.reader
 
     @property
     def stream(self) -> str:
-        """What the stream is called on the server."""
+        """The name of the stream on the server."""
         return self._names.stream
 
     def require_stream(self, timeout: float | None) -> None:
-        """See that the stream is there, without making it, and that it is one for this store.
+        """Raise an error unless the stream is there and has the settings of a store; it is not made.
+
+        Args:
+            timeout: Seconds; None waits for ever.
 
         Raises:
-            StoreError: It is not there.
+            StoreError: The stream is not there.
             StreamMismatchError: It has other settings.
         """
         deadline = Deadline(timeout)
@@ -83,16 +85,16 @@ class StoreAdmin:
     # -- records
 
     def learn(self, stored: StoredEvent) -> None:
-        """Note that an event was read, for who saves the next one of its actor."""
+        """Note that an event was read, so that saving the next one of its actor need not read it again."""
         self._store._cache.learn(stored.event.actor_id, stored.event.version, stored.sequence)
 
     def records(
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
     ) -> Iterator[StoredEvent | MalformedRecord]:
-        """Return an actor's events with their sequences, and what is no event in between; a page at a time.
+        """Return an iterator over an actor's events and over records that are not events, read page by page.
 
         Args:
-            actor_id: Whose.
+            actor_id: The actor.
             from_version: The first version wanted.
             to_version: The last version wanted; None for all.
             timeout: Seconds for each page.
@@ -102,12 +104,12 @@ class StoreAdmin:
         return self._reader.read(check_actor_id(actor_id), from_version, to_version, lambda: Deadline(timeout))
 
     def record_at(self, sequence: int, timeout: float | None = 5.0) -> StoredEvent | MalformedRecord | None:
-        """Return what is stored at a sequence, by the leader's word; None if there is nothing."""
+        """Return the event or the malformed record at a sequence, read from the leader; None if there is none."""
         record = self._record_at(sequence, timeout)
         return None if record is None else self._reader.found(record)
 
     def actor_at(self, sequence: int, timeout: float | None = 5.0) -> str | None:
-        """Return whose record is stored at a sequence, whether it is an event or not; None if it is no actor's."""
+        """Return the actor whose record is at a sequence, be it an event or not; None if it is no actor's."""
         record = self._record_at(sequence, timeout)
         return None if record is None else self._names.actor_id_of(record.subject)
 
@@ -118,21 +120,21 @@ class StoreAdmin:
     # -- counting
 
     def last_sequence(self, actors: str | None = None, *, timeout: float | None = 5.0) -> int:
-        """Return the last sequence, by the leader's word, of what is read to find some actors' events; or 0."""
+        """Return the last sequence of the subjects that are read for a pattern of actors; 0 if they have no record."""
         return self._last(self._names.wanted(actors), Deadline(timeout))
 
     def count(self, timeout: float | None = 5.0) -> int:
-        """Return how many records the server counts."""
+        """Return how many records the server counts in the stream."""
         messages: int = self._state(Deadline(timeout))["messages"]
         return messages
 
     def extent(self, after: int = 0, actors: str | None = None, *, timeout: float | None = 5.0) -> Extent:
-        """Return how much there is to read now.
+        """Return how many records there are to read now.
 
-        The server counts its records, and those of each actor, but not those of an actor behind a sequence.
+        The server counts all records, and those of each actor, but not those of an actor after a sequence.
 
         Args:
-            after: The sequence behind which it begins.
+            after: The sequence after which to count.
             actors: A pattern of actor ids; None for all.
             timeout: Seconds.
         """
@@ -155,11 +157,11 @@ class StoreAdmin:
         return Extent(last, count, count, after)
 
     def torn(self, extent: Extent, actors: str | None = None, *, timeout: float | None = 5.0) -> int:
-        """Return how many of the records that were counted are of saves that are not whole; all records are read.
+        """Return how many of the records that were counted belong to saves that are not whole. It reads all records.
 
         Args:
-            extent: Which.
-            actors: The pattern of actor ids that was given then.
+            extent: The count, as :meth:`extent` returned it.
+            actors: The pattern of actor ids that was given to it.
             timeout: Seconds for each page.
         """
         last = extent.last if actors is None else sys.maxsize

@@ -1,7 +1,7 @@
 """The event store: its protocol, and the values that go in and come out.
 
-The events of an actor have strictly increasing versions, from 1 on; an actor without events has version 0. All events
-of a store have strictly increasing *sequences*, whoever's they are: the order in which they were stored.
+The events of an actor have strictly increasing *versions*, from 1 on; an actor without events is at version 0. All
+events of a store, of whatever actors, have strictly increasing *sequences*: the order in which they were stored.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -37,10 +37,11 @@ class AnyVersion(Enum):
     ANY = "any version"
 
 
-#: ``expected_version`` of an actor that has no events yet.
 NO_EVENTS: Final = 0
-#: ``expected_version`` of who does not mind what others have stored meanwhile.
+"""The ``expected_version`` of an actor that has no events yet."""
+
 ANY_VERSION: Final = AnyVersion.ANY
+"""The ``expected_version`` that appends at whatever version the actor is."""
 
 
 class StoredEvent(msgspec.Struct, frozen=True, gc=False):
@@ -48,13 +49,13 @@ class StoredEvent(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         event: The event, as any reader gets it.
-        sequence: Its place in the store, 1 or more: the checkpoint of who follows the store.
-        duplicate: Whether an earlier try had stored it already, one of the same call whose answer was lost included;
-            only what saving returns says so.
-        ends_batch: Whether no event follows in the store that was saved together with this one, in one
-            ``save_events()``. Who follows with a filter may never be given the one that does: see ``batch``.
-        batch: The same number for all events that were saved together, another one for each save: the sequence of the
-            first of them; 0 if it was saved alone. Of a duplicate it may be 0.
+        sequence: Its place in the store, 1 or more. A follower's checkpoint is such a number.
+        duplicate: Whether an earlier attempt had stored the event already; also an attempt of the same call whose
+            answer was lost. It is True only in what saving returns.
+        ends_batch: Whether this is the last of the events that were saved together by one ``save_events()``. A follower
+            with a filter may not be given that last one: it looks for a change of ``batch``.
+        batch: The sequence of the first event of those that were saved together, which is the same for all of them; 0
+            if the event was saved alone. It may be 0 for a duplicate.
     """
 
     event: Event
@@ -66,11 +67,11 @@ class StoredEvent(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class MalformedRecord:
-    """What is stored and is no event.
+    """A record of the store that is not an event.
 
     Attributes:
         sequence: Its place in the store.
-        data: Its bytes.
+        data: Its body, in bytes.
         error: What is wrong with it.
     """
 
@@ -81,7 +82,12 @@ class MalformedRecord:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What ``get_events_with_errors()`` found: all that can be read, and all that cannot."""
+    """What ``get_events_with_errors()`` returns.
+
+    Attributes:
+        events: The events.
+        malformed: The records that are not events.
+    """
 
     events: list[StoredEvent]
     malformed: list[MalformedRecord]
@@ -89,16 +95,17 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """The state of an actor at a version, so that not all its events need be read.
+    """The state of an actor at a version. With it, only the events after that version have to be read.
 
     Attributes:
-        actor_id: Whose state it is.
+        actor_id: The actor.
         version: The actor's version at that moment, 1 or more.
-        state: What JSON can hold; what comes back has lists for tuples, and so on, as ``Event.data``.
-        schema_version: Of the state's shape, by your own count: a program that finds another one than its own ignores
-            the snapshot and reads all events.
-        sequence: Of the event of that version; the store fills it in when it saves.
-        timestamp: When it was made, aware; now if left out.
+        state: The state, made of what JSON can hold. What is read back has lists for tuples, and so on, as
+            ``Event.data`` has.
+        schema_version: The version of the state's shape, which you count yourself: ``load()`` ignores a snapshot of
+            another schema version than it is asked for, and reads all events.
+        sequence: The sequence of the event of that version. The store sets it when it saves.
+        timestamp: When the snapshot was made, an aware ``datetime``; now if left out.
     """
 
     actor_id: str
@@ -111,12 +118,12 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class LoadedActor:
-    """What ``load()`` found: a snapshot, if there is one, and the events after it.
+    """What ``load()`` returns: a snapshot, if there is one, and the events after it.
 
     Attributes:
-        actor_id: Whose they are.
-        snapshot: The latest of the asked for schema version, or None.
-        events: Those after it, or all.
+        actor_id: The actor.
+        snapshot: The latest snapshot of the schema version that was asked for; None if there is none.
+        events: The events after the snapshot; all events if there is none.
     """
 
     actor_id: str
@@ -125,38 +132,38 @@ class LoadedActor:
 
     @property
     def version(self) -> int:
-        """The actor's version: what to give to ``append()`` as ``expected_version``; 0 if it has no events."""
+        """The actor's version, which ``append()`` takes as ``expected_version``; 0 if it has no events."""
         if self.events:
             return self.events[-1].version
         return 0 if self.snapshot is None else self.snapshot.version
 
 
 class Follower(Protocol):
-    """The events of a store, from a place on: first those that are there, then each as it is stored; in order.
+    """The events of a store from a sequence on, in order: first those that are there, then each as it is stored.
 
-    A blocking iterator, which ends when it or its store is closed, from any thread. Nothing is dropped: what is not
-    taken waits in the store.
+    It is a blocking iterator. It ends when it or its store is closed, which any thread may do. No event is dropped:
+    events that are not taken wait in the store. Several threads may iterate it; each event goes to one of them.
     """
 
     @property
     def sequence(self) -> int:
-        """The checkpoint: up to here every wanted event has been taken.
+        """The checkpoint: every wanted event up to this sequence has been taken.
 
-        That is the sequence of the event that was taken last, or ``after``; or a later one, if what lies in between was
-        looked at and is not wanted. Where :attr:`is_caught_up`, it is the end of the store.
+        It is the sequence of the event that was taken last, ``after`` at first, or a later one if the events in between
+        are not wanted. When :attr:`is_caught_up`, it is the last sequence of the store.
         """
 
     @property
     def is_caught_up(self) -> bool:
-        """Whether all that was stored a second ago has been taken, and what this store object has saved, too.
+        """Whether every event that was stored a second ago, or by this store object, has been taken.
 
-        The end of the store is known from the leader of the stream, which this asks, once a second at most. While it
-        cannot be asked, and once the follower is closed, this is False.
+        This asks the leader of the stream for the last sequence, once a second at most. It is False while the leader
+        cannot be asked, and when the follower is closed.
         """
 
     @property
     def is_connected(self) -> bool:
-        """Whether what is stored can come here now: the server answers, and delivers. False once it is closed."""
+        """Whether the server delivers events now. False when the follower is closed."""
 
     @property
     def closed(self) -> bool:
@@ -167,37 +174,39 @@ class Follower(Protocol):
     def __next__(self) -> StoredEvent: ...
 
     def get(self, timeout: float | None = None) -> StoredEvent:
-        """Take the next event, waiting for it if need be.
+        """Take the next event; wait for it if there is none.
 
         Args:
             timeout: Seconds; 0 does not wait, None waits for ever.
 
         Raises:
-            DeadlineExceededError: None came in time.
-            StoreClosedError: It is closed.
-            MalformedRecordError: The next record is no event. The one after it is taken next.
+            DeadlineExceededError: No event came in time.
+            StoreClosedError: The follower is closed.
+            MalformedRecordError: The next record is not an event. The next call goes on after it.
         """
 
     def get_batch(
         self, max_events: int, timeout: float | None = None, *, until_caught_up: bool = False
     ) -> list[StoredEvent]:
-        """Take what is there, up to a number of events, waiting only for the first; ``[]`` if none came in time.
-
-        An empty list says nothing of the reason: nothing new is stored if :attr:`is_caught_up`; nothing can come just
-        now if not :attr:`is_connected`; else more is on its way, or what came was not wanted.
+        """Take the events that are there, up to a number; wait only for the first.
 
         Args:
-            max_events: That many at most.
-            timeout: Seconds, as for :meth:`get`. With a filter it is also how long to look for what is wanted.
-            until_caught_up: Whether to return ``[]`` as soon as :attr:`is_caught_up`, without waiting for what comes.
+            max_events: At most this many events, 1 or more.
+            timeout: Seconds, as for :meth:`get`. With a filter it is also how long to look for wanted events.
+            until_caught_up: Whether to return ``[]`` as soon as :attr:`is_caught_up`, without waiting for new events.
+
+        Returns:
+            1 to ``max_events`` events, or ``[]`` if none came in time. Then nothing new is stored if
+            :attr:`is_caught_up`, and nothing can come now if not :attr:`is_connected`; otherwise events are on their
+            way, or those that came are not wanted.
 
         Raises:
-            StoreClosedError: It is closed.
-            MalformedRecordError: As :meth:`get`, if the first record is none.
+            StoreClosedError: The follower is closed.
+            MalformedRecordError: The first record is not an event; see :meth:`get`.
         """
 
     def close(self) -> None:
-        """End, and release every thread that waits here. Idempotent, from any thread."""
+        """End the iteration and release every thread that waits in it. Any thread may call it, more than once."""
 
     def __enter__(self) -> Self: ...
 
@@ -208,67 +217,70 @@ class Follower(Protocol):
 
 @runtime_checkable
 class EventStore(Protocol):
-    """Append-only events by actor. Every method may be called from any thread.
+    """Append-only events, by actor. Every method may be called from any thread.
 
-    ``timeout`` is in seconds, for all of a call; None waits for ever. Every method raises ``StoreClosedError`` once the
-    store is closed; ``DeadlineExceededError`` when the time is over and nothing was stored; ``StoreUnavailableError``,
-    ``PermissionDeniedError`` and ``ConnectError`` where a server has to do with it.
+    ``timeout`` is in seconds, for the whole call; None waits for ever. Every method raises ``StoreClosedError`` when
+    the store is closed, and ``DeadlineExceededError`` when the time is over and nothing was stored. A store on a server
+    also raises ``StoreUnavailableError``, ``PermissionDeniedError`` and ``ConnectError``.
     """
 
     # -- saving
 
     def save_event(self, event: Event, *, timeout: float | None = 5.0) -> StoredEvent:
-        """Store an event whose version is greater than its actor's. Gaps are legal.
+        """Store an event with a version that is greater than its actor's. The versions may have gaps.
 
-        This alone protects no read-modify-write: if what the event says was decided on an earlier version, use
-        :meth:`append`, which refuses it when another event has come in between.
+        This does not protect a read-modify-write. If the event was decided on the state at an earlier version, use
+        :meth:`append`, which refuses it when another event has been stored since.
 
         Args:
-            event: Its version is 1 or more.
+            event: The event; its version is 1 or more.
             timeout: Seconds.
 
         Returns:
-            The event as it is read from now on, its sequence, and whether an earlier try had stored it.
+            The event as it is read from now on, its sequence, and whether an earlier attempt had stored it.
 
         Raises:
             VersionConflictError: The actor has this version already, or a greater one.
-            UnknownOutcomeError: It may be stored, or not; saving it again is safe.
-            DuplicateIdError: Under its id, for this actor and version, something else is stored.
-            InvalidEventError: It is no event, or its version is 0: ``append()`` numbers events for you.
-            EncodingError: Its data holds what JSON does not have, or it is larger than the server takes.
+            UnknownOutcomeError: The event may be stored, or not; saving it again is safe.
+            DuplicateIdError: Another event is stored under its id, for this actor and version.
+            InvalidEventError: It is not an event, or its version is 0: ``append()`` numbers events for you.
+            EncodingError: Its data holds something that JSON does not have, or it is larger than the server takes.
         """
 
     def save_events(self, events: Iterable[Event], *, timeout: float | None = 5.0) -> list[StoredEvent]:
-        """Store up to 1,000 events, of one actor or several: all of them or none, and no reader sees a part.
+        """Store up to 1,000 events of one or several actors: all of them or none, and no reader sees a part.
 
-        A server whose room ends in the middle may keep a part, which is no events to anybody.
+        A server that runs out of space in the middle may keep some of the records, but no reader takes them for events.
 
-        As :meth:`save_event`; the events of each actor in increasing versions.
+        Args:
+            events: The events, each as for :meth:`save_event`; the versions of each actor increase.
+            timeout: Seconds.
 
         Raises:
-            AtomicAppendUnsupportedError: The server or stream cannot store several events at once.
+            AtomicAppendUnsupportedError: The server or the stream cannot store several events at once. Also the errors
+                of :meth:`save_event`.
         """
 
     def append(
         self, actor_id: str, *events: Event, expected_version: int | AnyVersion, timeout: float | None = 5.0
     ) -> list[StoredEvent]:
-        """Store events as an actor's next ones, if it is still at the version that they were decided on.
+        """Store an actor's next events, if the actor is still at the version that they were decided on.
 
-        This is what protects a read-modify-write: load the actor, decide, append what follows with the version loaded.
-        If another writer was first, nothing is stored; load again, decide again: ``retry_on_conflict`` does that.
+        This protects a read-modify-write: load the actor, decide, and append the new events with the version that was
+        loaded. If another writer was first, nothing is stored: load again and decide again, which ``retry_on_conflict``
+        does for you.
 
         Args:
-            actor_id: Whose events they are.
-            *events: Of this actor, with version 0: they are numbered from ``expected_version + 1`` on.
-            expected_version: The version of the actor that was loaded; ``NO_EVENTS`` (0) if it must have none;
-                ``ANY_VERSION``
-                to store them after whatever is there.
+            actor_id: The actor.
+            *events: The actor's events, without versions: they are numbered from ``expected_version + 1`` on.
+            expected_version: The version of the actor that was loaded; ``NO_EVENTS`` (0) if it must have no events;
+                ``ANY_VERSION`` to append at whatever version the actor is.
             timeout: Seconds.
 
         Raises:
             VersionConflictError: The actor is at another version.
-            UnknownOutcomeError: They may be stored, or not: ``save_events(error.events)`` is safe. To append them once
-                more is, too, but not with ``ANY_VERSION``: they might be stored twice.
+            UnknownOutcomeError: The events may be stored, or not. ``save_events(error.events)`` is safe. Appending them
+                again is safe, too, except with ``ANY_VERSION``: they might be stored twice.
         """
 
     # -- reading
@@ -282,75 +294,108 @@ class EventStore(Protocol):
         until: int | None = None,
         timeout: float | None = 5.0,
     ) -> list[Event]:
-        """Return an actor's events, in order; none if it has none.
+        """Return an actor's events, in order; an empty list if it has none.
 
-        It never misses an event whose saving returned before on this node, or that an ``EventStored`` has announced.
+        An event is never missed if saving it has returned on this node, or if an ``EventStored`` has announced it here.
 
         Args:
-            actor_id: Whose.
+            actor_id: The actor.
             from_version: The first version wanted.
-            to_version: The last version wanted; None for all.
-            until: The last sequence wanted. With what :meth:`last_sequence` returned, several actors are read as they
-                were at one moment, which is never in the middle of a ``save_events()``.
+            to_version: The last version wanted; None for no limit.
+            until: The last sequence wanted; None for no limit. To read several actors as they were at one moment, give
+                each call the same value of :meth:`last_sequence`, or use :meth:`read_together`. That moment is never in
+                the middle of a ``save_events()``.
             timeout: Seconds.
 
         Raises:
-            MalformedRecordError: A record is no event; :meth:`get_events_with_errors` reads past it.
+            MalformedRecordError: A record is not an event; :meth:`get_events_with_errors` reads on after it.
         """
 
     def iter_events(
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
     ) -> Iterator[Event]:
-        """As :meth:`get_events`, read page by page while it is iterated; ``timeout`` is for each page."""
+        """Return an iterator over an actor's events that reads them page by page; ``timeout`` is for each page.
+
+        Args and errors are those of :meth:`get_events`.
+        """
 
     def get_events_with_errors(
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
     ) -> Reading:
-        """As :meth:`get_events`, with what cannot be read beside what can.
+        """Return an actor's events, and beside them the records that are not events.
 
-        What has no version is always in it, and so is what is of a save that the server has stored a part of only.
+        A record without a version is returned whatever versions are wanted, and so is a record of a save of which the
+        server has stored a part only. Args are those of :meth:`get_events`.
         """
 
     def read_together(self, *actor_ids: str, timeout: float | None = 5.0) -> dict[str, list[Event]]:
-        """Return the events of several actors, as they were at one moment: no part of a ``save_events()``."""
+        """Return the events of several actors as they were at one moment, by actor.
+
+        That moment is never in the middle of a ``save_events()``.
+
+        Args:
+            *actor_ids: The actors.
+            timeout: Seconds.
+        """
 
     def get_latest_version(self, actor_id: str, *, timeout: float | None = 5.0) -> int:
-        """Return an actor's version, 0 if it has no events.
+        """Return an actor's version; 0 if it has no events.
 
         Raises:
-            MalformedRecordError: Its last record is no event.
+            MalformedRecordError: Its last record is not an event.
         """
 
     def last_sequence(self, *, timeout: float | None = 5.0) -> int:
-        """Return the sequence of the last event of all, or of the last before a batch that is just being stored."""
+        """Return the sequence of the last event of the store; 0 if it has none.
+
+        While a ``save_events()`` is being stored, it is the sequence of the last event before those.
+        """
 
     def actors(self, pattern: str | None = None, *, timeout: float | None = 5.0) -> list[str]:
         """Return the ids of the actors that have events, sorted.
 
-        One may be among them of which there is only a part of a save that the server had no room for.
+        An actor may be among them of which the server has only records of a save that it had no space for.
 
         Args:
-            pattern: As ``SubscriptionFilter``'s ``actor_pattern``: ``"order-*"``; None for all.
+            pattern: A pattern of actor ids, such as ``"order-*"``; None for all. It is that of ``SubscriptionFilter``.
             timeout: Seconds.
         """
 
     # -- snapshots
 
     def save_snapshot(self, snapshot: Snapshot, *, timeout: float | None = 5.0) -> bool:
-        """Keep a snapshot as the actor's latest; returns False if there is one of a later version, or of the same.
+        """Keep a snapshot as the actor's latest.
 
-        Of the same version, one of a later schema is kept in place of the other.
+        Args:
+            snapshot: The snapshot.
+            timeout: Seconds.
+
+        Returns:
+            Whether it is kept. It is not if there is a snapshot of a later version, or one of the same version whose
+            schema version is as high or higher.
 
         Raises:
             VersionConflictError: Its version is greater than the actor's.
-            InvalidOptionError: It is of a version that the actor never had, or its values are none of a snapshot's.
+            InvalidOptionError: The actor never had that version, or a value is not one that a snapshot can have.
+            EncodingError: Its state holds something that JSON does not have.
         """
 
     def get_latest_snapshot(self, actor_id: str, *, timeout: float | None = 5.0) -> Snapshot | None:
-        """Return an actor's latest snapshot, if there is one. One ahead of its events is discarded, with a warning."""
+        """Return an actor's latest snapshot; None if it has none.
+
+        A snapshot that is ahead of its actor's events, as after a restore, is ignored, and a warning is logged.
+        """
 
     def load(self, actor_id: str, *, schema_version: int = 1, timeout: float | None = 5.0) -> LoadedActor:
-        """Return an actor's latest snapshot and the events after it; all events if there is none of this schema."""
+        """Return an actor's latest snapshot and the events after it.
+
+        If the snapshot has another schema version, all events are returned, and a warning is logged.
+
+        Args:
+            actor_id: The actor.
+            schema_version: The schema version that the program understands.
+            timeout: Seconds.
+        """
 
     # -- following
 
@@ -362,45 +407,47 @@ class EventStore(Protocol):
         event_types: Iterable[str] = (),
         timeout: float | None = 5.0,
     ) -> Follower:
-        """Read events as they were and are stored, of all actors, in order, without a gap: first history, then live.
+        """Return an iterator over the events of all actors, in order and without a gap: first history, then live.
 
         Args:
-            after: The sequence of the event that was read last; 0 for all.
-            actors: A pattern of actor ids; None for all.
-            event_types: Any of them; none means all types.
-            timeout: Seconds for the beginning.
+            after: The sequence of the event that was read last; 0 to begin with the first event.
+            actors: A pattern of actor ids: only events of these; None for all.
+            event_types: Only events of these types; none means all types.
+            timeout: Seconds to begin.
 
         Raises:
-            StreamRegressionError: The store ends before ``after``.
+            StreamRegressionError: The store ends before ``after``: events were lost, or it is another store.
         """
 
     # -- what other nodes store
 
     def cached_version(self, actor_id: str) -> int | None:
-        """Return the version that this node knows of, without asking anybody; None if it knows of none."""
+        """Return an actor's version as far as this node knows it, without asking the server; None if it does not."""
 
     def update_version_cache(self, actor_id: str, version: int, sequence: int | None = None) -> None:
-        """Note that an actor has a version: what a bus with this store does on every ``EventStored``.
+        """Note that an actor has a version. A bus with this store calls it for every ``EventStored``.
+
+        It is a hint: the store asks the server before it relies on it.
 
         Args:
-            actor_id: Whose.
-            version: 1 or more. An older one than is known is ignored.
-            sequence: Of that event, if it is known: what is older than what is known here is then ignored. The version
-                is a hint to look, in any case.
+            actor_id: The actor.
+            version: The version, 1 or more. One that is older than the version known here is ignored.
+            sequence: The sequence of that event; None if it is not known. An event that is older than the one known
+                here is then ignored.
         """
 
     def set_broadcaster(self, bus: EventBus | None, namespace: str | None = None) -> None:
-        """Publish an ``EventStored`` for every event, after it is stored. None ends that.
+        """Publish an ``EventStored`` for every event, after it is stored.
 
-        A bus that is full or away neither delays nor fails the saving: the ``EventStored`` is then lost, and counted in
-        the bus's ``publish_errors``.
+        A bus that is full or disconnected neither delays the saving nor makes it fail: the ``EventStored`` is lost, and
+        counted in the bus's ``publish_errors``.
 
         Args:
-            bus: Where to.
-            namespace: Under which; by default the store's own, if it has one.
+            bus: The bus to publish on; None to publish no more.
+            namespace: The namespace to publish under; None for the store's own, if it has one.
 
         Raises:
-            InvalidOptionError: There is no namespace, or the bus's subjects would be stored in this store.
+            InvalidOptionError: There is no namespace, or this store would store what the bus publishes.
         """
 
     # -- its end
@@ -410,7 +457,7 @@ class EventStore(Protocol):
         """Whether :meth:`close` was called."""
 
     def close(self) -> None:
-        """Let go of everything; whoever iterates comes to an end. Idempotent, from any thread."""
+        """End every iteration and release what the store uses. Any thread may call it, more than once."""
 
     def __enter__(self) -> Self: ...
 

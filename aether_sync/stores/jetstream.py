@@ -1,8 +1,8 @@
 """``JetStreamEventStore``: events in a JetStream stream, one subject for each actor.
 
-A write carries the sequence that its actor's last event is expected to have; the leader of the stream checks it. So
-what is known here of versions may be as old as it likes: it costs a refusal and a look, never a lost event. An answer
-that does not come is not guessed at: the actor's last event is read from the leader, and known by its id.
+A write names the sequence that its actor's last event has to have, and the leader of the stream checks it. So a cached
+version may be out of date: the write is refused and the version is read again, but no event is lost. When no answer
+comes, the outcome is not guessed: the actor's last event is read from the leader and recognised by its id.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,8 +21,9 @@ from ..nats_bus import NATSEventBus
 from ._checks import check_actor_id, check_version, check_wanted, in_time, numbered
 from ._jetstream.api import JetStream
 from ._jetstream.cache import VersionCache
-from ._jetstream.follower import JetStreamFollower
+from ._jetstream.follower import JetStreamFollower, begin_following
 from ._jetstream.names import Names
+from ._jetstream.parts import StoreParts
 from ._jetstream.reader import Reader, valid
 from ._jetstream.saves import Saves
 from ._jetstream.snapshots import Snapshots
@@ -38,26 +39,28 @@ __all__ = ["JetStreamEventStore"]
 
 _CLOSE = 5.0  # seconds for all of it
 _SHORTEST_ACK_WAIT = 0.001  # seconds: four times within it the server is told that work goes on
-_LAST = 0.5  # of these for the connection, to send what handlers have said to the last
+_LAST = 0.5  # of these for the connection, to send the last acknowledgements of handlers
 
 
 class JetStreamEventStore(StoreBase, ForkAware):
-    """Keeps events in a JetStream stream, for all nodes that use the same stream and namespace.
+    """Keeps events in a JetStream stream. All nodes that use the same stream and namespace share them.
 
-    Nothing happens before the first use. The stream is made by :meth:`start`, by consumers that begin, and by what
-    saves, if it is not there: on file, with limits on nothing, and such that nobody can delete an event. Reading makes
-    none: as long as nobody has made it there are no events, and a follower waits for it. Two stores with different
+    Nothing happens before the first use. If the stream is not there, saving, :meth:`start`, and the ``iterate()`` and
+    ``run()`` of a consumer make it: on file, without limits, and so that nobody can delete an event. Reading does not
+    make it: until somebody has made it there are no events, and a follower waits for it. Two stores with different
     pairs of stream and namespace share nothing.
 
     Args:
         connection: A :class:`Connection`, which closing the store leaves open; or what one is made from: a URL,
             several, or None for the environment's ``NATS_URL``, else ``nats://127.0.0.1:4222``.
-        stream: What the stream is called, and its subjects begin with.
-        namespace: Whose events they are; also where ``EventStored`` is published if there is a bus.
-        bus: Where an ``EventStored`` is published for each event that is stored; see :meth:`set_broadcaster`.
-        replicas: How many servers keep the stream if this store makes it: 1, or 3 to survive the loss of one. One that
-            fewer keep is refused. What consumers gave up and snapshots are kept by as many servers as the events are.
-        **options: Those of :class:`Connection`, for one of its own.
+        stream: The name of the stream, with which its subjects begin.
+        namespace: The namespace of the events, which becomes a part of the stream's name. ``EventStored`` is published
+            under it, too.
+        bus: The bus on which an ``EventStored`` is published for each event that is stored; see
+            :meth:`set_broadcaster`.
+        replicas: How many servers keep the stream if this store makes it: 1, or 3 to survive the loss of one. A stream
+            that fewer servers keep is refused. Dead letters and snapshots are kept by as many servers as the events.
+        **options: Those of :class:`Connection`, if the store makes its own.
 
     Raises:
         InvalidOptionError: An option is wrong.
@@ -78,7 +81,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
         self._names = Names(stream, namespace)
         self._namespace = namespace
         self._replicas = replicas
-        self.refuse_prefix("aether")  # of a bus that is not known here
+        self.refuse_prefix("aether")  # that of most buses, which this store need not know
         self._connection, self._channel, self._owns_connection = adopt(connection, options)
         self._jetstream = JetStream(self._channel)
         self._make_parts()
@@ -94,10 +97,11 @@ class JetStreamEventStore(StoreBase, ForkAware):
         self._stream = Stream(self._jetstream, settings(self._names, self._replicas), renewed=self._forget)
         self._snapshots = Snapshots(self._jetstream, self._names, self._reader, self._stream)
         self._followers: WeakRegistry[JetStreamFollower] = WeakRegistry()
-        self._consumers = ConsumerContext(self._channel, self._jetstream, self._names, self._reader, self._stream)
+        self._parts = StoreParts(self._channel, self._jetstream, self._names, self._stream, self._cache, self._reader)
+        self._consumers = ConsumerContext(self._parts)
 
     def _forget(self, is_another: bool) -> None:
-        """Forget what is known of a past that may be another one now."""
+        """Forget what was read, as the stream may be another one now."""
         self._cache.forget(is_another)
         self._saves.forget()
 
@@ -110,27 +114,31 @@ class JetStreamEventStore(StoreBase, ForkAware):
         return self._connection
 
     def start(self, timeout: float | None = 5.0) -> None:
-        """Connect and see that the stream is there, now; make it if it is not, as the first save does too.
+        """Connect, and make the stream if it is not there. Without it, the first use does so.
+
+        Args:
+            timeout: Seconds; None waits for ever.
 
         Raises:
-            StreamMismatchError: There is such a stream with other settings; the error names each.
-            StoreUnavailableError: There is no JetStream, or the stream cannot be made; or it was there, and is gone.
+            StreamMismatchError: The stream is there with other settings; the error names each.
+            StoreUnavailableError: The server has no JetStream, or cannot make the stream; or the stream was there and
+                is gone.
             PermissionDeniedError: The user lacks a right; the error names it.
         """
         self._stream.verify(self._deadline(timeout))
 
     def _deadline(self, timeout: float | None) -> Deadline:
-        """Refuse if it is closed, and return until when a call may take."""
+        """Refuse if the store is closed, and return the deadline of a call."""
         deadline = Deadline(timeout)
         self._refuse_if_closed()
         return deadline
 
     def _has_stream(self, deadline: Deadline) -> bool:
-        """Whether there is something to read: who reads makes no stream."""
+        """Whether the stream is there. Reading does not make it."""
         return self._stream.find(deadline) is not None
 
     def _may_have(self, actor_id: str, deadline: Deadline) -> bool:
-        """Whether an actor may have events: not as long as there is no stream, whatever others have announced."""
+        """Whether an actor may have events: not while there is no stream, whatever others have announced."""
         self._names.subject(actor_id)  # or the id is too long
         known = self._cache.get(actor_id)
         if self._has_stream(deadline):
@@ -143,7 +151,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
             self.refuse_prefix(bus.prefix)
 
     def refuse_prefix(self, prefix: str) -> None:
-        """Refuse to keep what a bus with this prefix publishes."""
+        """Raise ``InvalidOptionError`` if the stream would store what a bus with this prefix publishes."""
         if prefix == self._names.stream:
             raise InvalidOptionError(
                 f"a store of stream {prefix!r} would keep what a bus with prefix {prefix!r} publishes: give one of them"
@@ -280,12 +288,9 @@ class JetStreamEventStore(StoreBase, ForkAware):
         after = check_version("after", after)
         wanted = check_wanted("actors", actors, event_types)
         deadline = self._deadline(timeout)
-        follower = JetStreamFollower(
-            self._channel, self._jetstream, self._names, self._stream, self._reader, self._cache, after, wanted
-        )
+        follower = JetStreamFollower(self._parts, after, wanted)
         try:
-            follower.admit()
-            follower.begin(deadline)
+            begin_following(follower, deadline)
             self._followers.add(follower)
             self._refuse_if_closed()
         except BaseException:

@@ -38,16 +38,17 @@ _PAGE = 256  # events that iter_events() reads at once
 
 
 class InMemoryEventStore(StoreBase):
-    """An event store that is gone with its process: for tests and demos, with the promises of ``JetStreamEventStore``.
+    """An event store in this process, for tests and demos: it ends with the process.
 
-    Readers get what came off the wire: an event is encoded and decoded once, tuples become lists, and nobody sees the
-    saver's own dict. Nothing waits for anything, so no call takes longer for its ``timeout``; only followers wait.
+    It gives the guarantees of ``JetStreamEventStore`` within one process, except that it has no durable consumers.
+    Readers get events as they come off the wire: an event is encoded and decoded once, tuples become lists, and nobody
+    is given the dict of the program that saved it. No call has to wait, so ``timeout`` only matters to followers.
 
-    In a forked child it is a store of its own, with what was stored before.
+    After a fork, the child has a store of its own, with the events that were stored before.
 
     Args:
-        bus: Where an ``EventStored`` is published for every event; see :meth:`set_broadcaster`.
-        namespace: Under which.
+        bus: The bus on which an ``EventStored`` is published for each event; see :meth:`set_broadcaster`.
+        namespace: The namespace to publish under.
 
     Raises:
         InvalidOptionError: A bus was given and no namespace.
@@ -83,7 +84,7 @@ class InMemoryEventStore(StoreBase):
         return self._store(number)
 
     def _store(self, number: Callable[[], Sequence[Event]]) -> list[StoredEvent]:
-        """Store events with the versions that they are given under the lock, all or none."""
+        """Store events, all or none, with the versions that ``number`` gives them under the lock."""
         try:
             while True:
                 with self._log.lock:
@@ -93,11 +94,11 @@ class InMemoryEventStore(StoreBase):
                     stored = self._found_stored(events) or self._log.add(first, events)
                     if stored:
                         return stored
-        finally:  # an interrupt may come when they are stored already
+        finally:  # also if an interrupt comes after they are stored
             self._log.waiting.wake_all()
 
     def _found_stored(self, events: Sequence[Event]) -> list[StoredEvent]:
-        """The events as an earlier try stored them; none if there is room for them; else raise."""
+        """Return the events if an earlier attempt has stored them, ``[]`` if they can be stored; raise otherwise."""
         late = next((event for event in events if event.version <= self._log.version(event.actor_id)), None)
         if late is None:
             return []
@@ -131,7 +132,7 @@ class InMemoryEventStore(StoreBase):
     def iter_events(  # noqa: D102
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
     ) -> Iterator[Event]:
-        self._read(actor_id, from_version, to_version, timeout, at_most=0)  # what is wrong is said now, not by next()
+        self._read(actor_id, from_version, to_version, timeout, at_most=0)  # raises now what next() would raise
         return self._pages(actor_id, from_version, to_version)
 
     def _pages(self, actor_id: str, from_version: int, to_version: int | None) -> Iterator[Event]:
@@ -193,7 +194,7 @@ class InMemoryEventStore(StoreBase):
     def save_snapshot(self, snapshot: Snapshot, *, timeout: float | None = 5.0) -> bool:  # noqa: D102
         Deadline(timeout)
         copy = copied_snapshot(snapshot)
-        with self._log.lock:  # a handler's close() may let others in here: then the older one may stay, to no harm
+        with self._log.lock:  # accepted race: a signal handler may save one in here, and the older one stays: no harm
             self._refuse_if_closed()
             refuse_ahead(copy, self._log.version(copy.actor_id))
             kept = self._snapshots.get(copy.actor_id)
@@ -203,7 +204,7 @@ class InMemoryEventStore(StoreBase):
             return True
 
     def _sequence_of(self, snapshot: Snapshot) -> int:
-        """The sequence of the event after which it was made."""
+        """Return the sequence of the event of its version."""
         stored = self._log.find(snapshot.actor_id, snapshot.version)
         if stored is None:
             raise InvalidOptionError(
@@ -218,7 +219,7 @@ class InMemoryEventStore(StoreBase):
         with self._log.lock:
             self._refuse_if_closed()
             kept = self._snapshots.get(actor_id)
-        return None if kept is None else copied_snapshot(kept)  # its reader may go on with the state, and change it
+        return None if kept is None else copied_snapshot(kept)  # the reader may change the state
 
     # -- following
 
@@ -246,14 +247,14 @@ class InMemoryEventStore(StoreBase):
         return self.get_latest_version(actor_id) or None
 
     def update_version_cache(self, actor_id: str, version: int, sequence: int | None = None) -> None:
-        """Check the arguments: the truth is here, and nothing that is said of it changes it."""
+        """Check the arguments, and do nothing: this store knows the versions of its actors itself."""
         check_actor_id(actor_id)
         check_version("version", version, 1)
         if sequence is not None:
             check_version("sequence", sequence, 1)
         self._refuse_if_closed()
 
-    # -- what it has not
+    # -- what only a JetStreamEventStore has
 
     if not TYPE_CHECKING:  # for the type checker it has no such attribute
 
@@ -266,7 +267,7 @@ class InMemoryEventStore(StoreBase):
     # -- its end
 
     def close(self) -> None:
-        """End whoever iterates. What is being stored is stored before this returns. Idempotent, from any thread."""
+        """End every iteration. Events that are being stored are stored first. Any thread may call it, repeatedly."""
         self._closed = True
         self._log.close()
 

@@ -204,7 +204,7 @@ def test_a_stream_of_another_shape_is_refused(options: list[str], store: JetStre
     for command in (*READING, *WRITING):
         found = run(*command, *options, stdin=line_of(1))
         assert found.returncode == 1
-        assert "events would be taken away by who reads them" in found.stderr
+        assert "events would be removed when they are read" in found.stderr
 
 
 # -- append

@@ -70,10 +70,10 @@ def spoil(store: JetStreamEventStore, data: bytes = b"no event") -> int:
 @pytest.mark.parametrize(
     ("function", "line"),
     [
-        (Consumption.close_by, "self._buffer.changed.wake_all"),
-        (Consumption.close_by, "self._requester.close"),
+        (Consumption._close_by, "self._buffer.changed.wake_all"),
+        (Consumption._close_by, "self._requester.close"),
         (PullRequester.close, "unsubscribe"),
-        (Consumption.close_by, "self._requester.await_last"),
+        (Consumption._close_by, "self._requester.await_last"),
     ],
 )
 def test_an_interrupted_close_gives_back_what_was_not_taken(

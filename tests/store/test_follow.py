@@ -30,8 +30,9 @@ from aether_sync import (
 )
 from aether_sync._codec.encoding import encode_event
 from aether_sync._runtime.deadline import Deadline
-from aether_sync.stores._jetstream.follower import _WINDOW, JetStreamFollower
+from aether_sync.stores._jetstream.follower import JetStreamFollower
 from aether_sync.stores._jetstream.pull import PullBuffer
+from aether_sync.stores._jetstream.record_flow import _WINDOW
 
 from ..faults.test_interrupts import INTERRUPTS, hammer
 from ..support import inside
@@ -503,8 +504,8 @@ def test_the_leader_is_asked_once_a_second_at_most(make_store: MakeStore, monkey
         assert sequences(follower, 3) == [1, 2, 3]
         eventually(lambda: follower.is_caught_up)
         asked: list[object] = []
-        begin_last = store._jetstream.ask_last
-        monkeypatch.setattr(store._jetstream, "begin_last", lambda *args: asked.append(args) or begin_last(*args))
+        ask_last = store._jetstream.ask_last
+        monkeypatch.setattr(store._jetstream, "ask_last", lambda *args: asked.append(args) or ask_last(*args))
         for _ in range(1_000):
             assert follower.is_caught_up
         assert len(asked) <= 10
@@ -519,10 +520,8 @@ def test_within_a_save_nothing_of_it_is_given(make_store: MakeStore, monkeypatch
         arrived = follower._buffer.arrived
         eventually(lambda: len(arrived) == 4, "all")
         rest = [arrived.pop(), arrived.pop()]
-        begin_at = store._jetstream.ask_at
-        monkeypatch.setattr(
-            store._jetstream, "begin_last", lambda stream, subject, deadline: begin_at(stream, 2, deadline)
-        )
+        ask_at = store._jetstream.ask_at
+        monkeypatch.setattr(store._jetstream, "ask_last", lambda stream, subject, deadline: ask_at(stream, 2, deadline))
         monkeypatch.setattr(
             follower, "_end_asked", follower._ended(follower._ask_end(Deadline(PATIENCE)), Deadline(PATIENCE))
         )

@@ -432,7 +432,7 @@ def test_what_a_server_lacks_that_is_behind_is_read_from_the_leader(
 
             return Answer()
 
-        monkeypatch.setattr(store._jetstream, "begin_page", behind)
+        monkeypatch.setattr(store._jetstream, "ask_page", behind)
         assert store.get_events("order-1") == saved
         assert list(store.iter_events("order-1")) == saved
 

@@ -208,7 +208,7 @@ class TestOneActorsTroubles:
             lambda one: (go_on.wait(PATIENCE), recorder(one)), threads=2, prefetch=2, retry_delay=QUICK
         ) as runner:
             eventually(lambda: len(runner._scheduler._held) == 10, "all of them")
-            assert sum(one._is_light for one in runner._scheduler._held.values()) == 8
+            assert sum(not one._has_event for one in runner._scheduler._held.values()) == 8
             go_on.set()
             store.consumer("c").wait_for(10, timeout=PATIENCE)
         assert recorder.handled == {"a-0": list(range(1, 11))}
@@ -622,12 +622,12 @@ class TestItsEnd:
     def test_a_mistake_that_ends_it_keeps_no_event(
         self, store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        def renew(self: Delivery) -> None:
+        def fail(_: Delivery) -> None:
             raise MemoryError
 
         save(store, 4, actors=2)
         with monkeypatch.context() as patched:
-            patched.setattr(Delivery, "renew", renew)
+            patched.setattr("aether_sync.stores.consumers.lanes.extend", fail)
             runner = store.consumer("c", ack_wait=ACK_WAIT).run(print)
             with pytest.raises(StoreError, match="MemoryError"):
                 runner.wait(PATIENCE)

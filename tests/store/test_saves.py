@@ -5,6 +5,7 @@ The room is that of an account. A ballast fills it, and makes room again when it
 
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -35,7 +36,7 @@ from aether_sync.stores.doctor.checks import examine
 from aether_sync.stores.doctor.questions import ask_for_all
 
 from ..support import inside
-from ..support.common import PATIENCE, eventually, run_threads
+from ..support.common import PATIENCE, UNIT, eventually, run_threads
 from ..support.shell import run
 
 pytestmark = pytest.mark.fault
@@ -113,6 +114,13 @@ class Tight:
             subject = self.stores[0]._names.subject(actor_id)
             inside.channel(self.stores[0]).write(command(subject, b"", headers + b"\r\n", data))
         eventually(lambda: self.end() > end, "a part of the batch in the stream")
+        eventually(self._is_settled, "all of the batch that it stores in the stream")
+
+    def _is_settled(self) -> bool:
+        """Whether nothing is being stored any more; the server tells of none of it."""
+        count = self.count()
+        time.sleep(0.05 * UNIT)
+        return self.count() == count
 
     def end(self) -> int:
         """The last sequence, while nothing is being stored."""
@@ -493,7 +501,7 @@ def test_who_reads_a_history_of_whole_saves_asks_once(
         asked.append(sequence)
         return ask_one(self, stream, sequence, deadline)
 
-    monkeypatch.setattr(JetStream, "begin_one", noted)
+    monkeypatch.setattr(JetStream, "ask_one", noted)
     assert versions(store) == list(range(1, 23))
     assert asked == []  # it has saved them itself
     node = tight.store()

@@ -304,12 +304,8 @@ NOT_CALLED = {
     "Consumer", "Consumption", "Delivery", "Runner", "Subscription", "JetStreamFollower", "LogFollower",
 }  # fmt: skip
 
-#: For a store alone; not for the user.
-INTERNAL = {
-    "Consumption.begin", "Consumption.close_by", "Delivery.make_whole",
-    "Delivery.release", "JetStreamFollower.begin", "JetStreamFollower.close_by", "InMemoryEventStore.refuse_prefix",
-    "JetStreamEventStore.refuse_prefix",
-}  # fmt: skip
+#: For a bus with a store; not for the user.
+INTERNAL = {"InMemoryEventStore.refuse_prefix", "JetStreamEventStore.refuse_prefix"}
 
 OPTIONS: dict[str, Any] = {
     "EventBus.subscribe_to_event_stored": [

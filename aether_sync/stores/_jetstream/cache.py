@@ -1,9 +1,10 @@
-"""What a node knows of its actors' versions: bounded, and never more than a hint.
+"""``VersionCache``: the versions of actors as far as this node knows them. It is bounded, and never more than a hint.
 
-A version is known with the sequence of its event, as a pair: the pair of the greater sequence is the newer one. Pairs
-come from the leader of the stream, and from what it acknowledged here: who saves relies on them. What others announce
-says only that it is time to look. What the leader answers replaces all of it, downwards too, unless something newer
-came while it was asked. Behind another connection there may be another past: then nothing is known of actors any more.
+A version is kept as a pair with the sequence of its event: the pair with the greater sequence is the newer one. Pairs
+come from the leader of the stream, in answers and in acknowledgements, and saving relies on them: the leader refuses a
+write that relies on an old one. A version that others announce only says that the leader has to be asked. The leader's
+answer replaces what is known, also by a lower version, unless a newer pair arrived while it was asked. After a
+reconnect the stream may be another one: then nothing is known of any actor.
 """
 
 from collections import OrderedDict
@@ -14,15 +15,15 @@ from .saves import Place
 
 __all__ = ["Known", "Torn", "VersionCache"]
 
-_ACTORS_KEPT = 16_384  # a kilobyte each at most; of the others the server is asked
-_POSITIONS_KEPT = 8  # of an actor: where to begin to read when somebody else was a few versions faster
+_ACTORS_KEPT = 16_384  # a kilobyte each at most; the server is asked for others
+_POSITIONS_KEPT = 8  # of an actor: where to begin to read if another node has stored a few versions meanwhile
 
 
 class Torn(NamedTuple):
-    """The end of an actor's records, where it is of a save that is not whole.
+    """The end of an actor's records, if they end with records of a save that is not whole.
 
     Attributes:
-        save: Which save.
+        save: The save.
         end: The sequence of the actor's last record.
         is_open: Whether the server may still store the rest.
     """
@@ -38,9 +39,9 @@ class Known(NamedTuple):
     Attributes:
         version: Its version; 0 if it has no events.
         sequence: Of the event of that version; 0 if it has none.
-        announced: The greatest version that was announced, if it is greater.
-        positions: Pairs of version and sequence, the newest last.
-        torn: The part of a save behind that event, which does not count; None if there is none.
+        announced: The greatest version that was announced, if it is greater; else 0.
+        positions: The last pairs of version and sequence, the newest last.
+        torn: The part of a save after that event, whose records are not events; None if there is none.
     """
 
     version: int = 0
@@ -51,7 +52,7 @@ class Known(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The sequence of the last record that the actor has, whether it counts or not; 0 if there is none."""
+        """The sequence of the actor's last record, be it an event or not; 0 if there is none."""
         return self.sequence if self.torn is None else self.torn.end
 
     @property
@@ -60,7 +61,7 @@ class Known(NamedTuple):
         return self.announced > self.version
 
     def moved(self, version: int, sequence: int) -> "Known":
-        """What is known once there is a newer event."""
+        """Return what is known with a newer event."""
         positions = (*self.positions, (version, sequence))[-_POSITIONS_KEPT:]
         announced = self.announced if self.announced > version else 0
         torn = self.torn if self.end > sequence else None
@@ -68,12 +69,12 @@ class Known(NamedTuple):
 
 
 class VersionCache:
-    """Versions by actor. Any thread."""
+    """What is known of actors, by actor. Any thread may call it."""
 
     def __init__(self) -> None:
         self._lock = signal_safe_lock()  # guards _known
         self._known: OrderedDict[str, Known] = OrderedDict()  # the least recently used first
-        self.last = 0  #: the greatest sequence that was stored from here, as far as is known
+        self.last = 0  #: the greatest sequence that this store object is known to have stored
 
     def get(self, actor_id: str) -> Known | None:
         """Return what is known of an actor."""
@@ -84,7 +85,7 @@ class VersionCache:
             return known
 
     def learn(self, actor_id: str, version: int, sequence: int) -> Known:
-        """Note that there is an event; an older one than is known changes nothing."""
+        """Note an event. One that is older than what is known changes nothing."""
         with self._lock:
             self.last = max(self.last, sequence)
             known = self._known.get(actor_id) or Known()
@@ -94,7 +95,7 @@ class VersionCache:
             return known
 
     def announce(self, actor_id: str, version: int, sequence: int | None = None) -> None:
-        """Note that there is said to be a version; not so if its sequence shows that it is an old one."""
+        """Note a version that was announced, unless its sequence shows that it is an old one."""
         with self._lock:
             known = self._known.get(actor_id) or Known()
             is_old = sequence is not None and sequence <= known.sequence
@@ -104,21 +105,22 @@ class VersionCache:
     def replace(
         self, actor_id: str, version: int, sequence: int, before: Known | None, torn: Torn | None = None
     ) -> Known:
-        """Take the leader's word, for what was known before it was asked.
+        """Put the leader's answer in place of what was known before it was asked; return what is known then.
 
         Args:
-            actor_id: Whose.
-            version: Of its last event; 0 if it has none.
-            sequence: Of that event.
-            before: What was known.
-            torn: What stands behind that event.
+            actor_id: The actor.
+            version: The version of its last event; 0 if it has none.
+            sequence: The sequence of that event.
+            before: What was known before the leader was asked. If that is no longer what is known, the answer is noted
+                like any other event.
+            torn: The part of a save after that event; None if there is none.
         """
         with self._lock:
             if self._known.get(actor_id) is not before:
                 return self.learn(actor_id, version, sequence)
             end = sequence if torn is None else torn.end
             if before is None or sequence < before.sequence or end < before.end:
-                before = Known()  # whatever there was, it is of another past
+                before = Known()  # what was known is of a past that was undone
             known = before.moved(version, sequence) if sequence > before.sequence else before
             known = known._replace(announced=0, torn=torn)
             if end:
@@ -128,15 +130,15 @@ class VersionCache:
             return known
 
     def before(self, actor_id: str, version: int) -> int:
-        """Return a sequence behind which all events of an actor from a version on are found; 0 if none is known."""
+        """Return a sequence after which all events of an actor from a version on are; 0 if none is known."""
         known = self.get(actor_id)
         return max((at for one, at in known.positions if one < version), default=0) if known is not None else 0
 
     def forget(self, is_another: bool) -> None:
-        """Forget what is known of actors: it may be of another past.
+        """Forget what is known of actors.
 
         Args:
-            is_another: Whether it is another stream that is there now, so that nothing of it is known.
+            is_another: Whether the stream is another one now, so that this object has stored nothing in it.
         """
         with self._lock:
             self._known.clear()
@@ -144,7 +146,7 @@ class VersionCache:
                 self.last = 0
 
     def lower(self, last: int) -> None:
-        """Believe that nothing is stored behind a sequence."""
+        """Note that nothing is stored after a sequence."""
         with self._lock:
             self.last = min(self.last, last)
 

@@ -1,4 +1,4 @@
-"""Whether an account has room for a save: a server with one replica notices it in the middle only."""
+"""``Capacity``: whether an account has room for a batch. A server with one replica only notices in the middle of it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,25 +11,30 @@ from .messages import Outgoing, stored_size
 
 __all__ = ["Capacity"]
 
-_TIGHT = 60.0  # seconds after a sign of no room, in which the account is asked before each batch
+_TIGHT = 60.0  # seconds after a sign of too little room, in which the account is read before each batch
 
 
 class Capacity:
-    """Asks for the room that is left, once there was a sign that it ends. Any thread."""
+    """Reads how much room an account has left, once there was a sign that it is too little. Any thread may call it."""
 
     def __init__(self, jetstream: JetStream) -> None:
         self._jetstream = jetstream
-        self._tight_until = 0.0  # written by any thread: the last one is right
+        self._tight_until = 0.0  # written by any thread; the last write is right
 
     def doubt(self) -> None:
-        """Note a sign that it ends."""
+        """Note a sign that there is too little room."""
         self._tight_until = monotonic() + _TIGHT
 
     def check(self, messages: Sequence[Outgoing], batch: bytes, deadline: Deadline) -> None:
-        """Refuse a batch for which there is no room, as far as the account tells.
+        """Refuse a batch for which the account has no room.
+
+        Args:
+            messages: The messages of the batch.
+            batch: The batch's id.
+            deadline: For the request.
 
         Raises:
-            StoreUnavailableError: There is none.
+            StoreUnavailableError: There is too little room.
         """
         if monotonic() >= self._tight_until:
             return

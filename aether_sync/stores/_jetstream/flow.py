@@ -28,7 +28,7 @@ from ...errors import (
 from .api import Pause
 from .pull import PullRequester
 
-__all__ = ["Flow"]
+__all__ = ["Flow", "close_by"]
 
 _RENEW = 5.0  # seconds to begin a flow, then again
 _AWAY = (ConnectError, DeadlineExceededError, DisconnectedError, StoreUnavailableError)  # it may come back
@@ -59,7 +59,7 @@ class Flow(Closeable, ForkAware):
         self._failure: AetherError | None = None  # why nothing more comes
         fork_aware.add(self)
 
-    def admit(self) -> None:
+    def _admit(self) -> None:
         """Have it ended with the main thread; called before it begins.
 
         Raises:
@@ -161,7 +161,7 @@ class Flow(Closeable, ForkAware):
         """What who takes gets once it is closed."""
         return self._failure or StoreClosedError(f"{self!r} is closed")
 
-    def close_by(self, deadline: Deadline) -> None:
+    def _close_by(self, deadline: Deadline) -> None:
         """As :meth:`close`, one of several for which there is one deadline."""
         self.close()
 
@@ -169,6 +169,11 @@ class Flow(Closeable, ForkAware):
         self._closed = self._requester.is_over = True
         self._failure = StoreClosedError(f"{self!r} was made before the fork, and is its parent's: make another here")
         self._buffer.changed.wake_all()
+
+
+def close_by(flow: Flow, deadline: Deadline) -> None:
+    """Close one of several flows for which there is one deadline."""
+    flow._close_by(deadline)
 
 
 _iterations: WeakRegistry[Flow] = WeakRegistry()
@@ -179,4 +184,4 @@ def _end_iterations() -> None:
     """Let every iteration end: Python waits for the normal threads in which it goes on."""
     deadline = Deadline(_AT_EXIT)
     for iteration in _iterations:
-        iteration.close_by(deadline)
+        close_by(iteration, deadline)

@@ -10,9 +10,6 @@ leader: when a consumer begins, and later only while somebody wants to know.
 
 import os
 import weakref
-from collections import deque
-from collections.abc import Iterator
-from contextlib import suppress
 from functools import partial
 from math import inf
 from typing import Any, NamedTuple, Self
@@ -22,13 +19,9 @@ from ..._nats.channel import Channel
 from ..._runtime.batches import take_batch
 from ..._runtime.closing import warn_unclosed
 from ..._runtime.deadline import Deadline
-from ..._runtime.locks import signal_safe_lock
 from ..._values.clock import Datetime, monotonic
 from ...errors import (
     AetherError,
-    DeadlineExceededError,
-    DisconnectedError,
-    MalformedRecordError,
     StoreClosedError,
     StoreUnavailableError,
     StreamRegressionError,
@@ -36,23 +29,16 @@ from ...errors import (
 from ...patterns import SubscriptionFilter
 from ..base import StoredEvent
 from .answers import said
-from .api import Asked, JetStream, Pause
-from .cache import VersionCache
-from .flow import Flow
-from .messages import IN_BATCH, Member, Record, member_of
-from .names import Names
-from .pull import PullRequester, moment_of, place_of
-from .reader import Reader
-from .saves import Place, Verdict
-from .stream import Stream, stream_state
+from .api import Asked, Pause
+from .messages import Record
+from .parts import StoreParts
+from .pull import PullRequester
+from .record_flow import LastRead, RecordFlow
+from .stream import stream_state
 
-__all__ = ["JetStreamFollower"]
+__all__ = ["JetStreamFollower", "begin_following"]
 
-_WINDOW = 4_096  # events asked for and not yet taken
-_STAGED = 1_024  # saves of which events are read, and it is not known yet whether they count
 _OPEN = 1.0  # seconds in which it is not asked again whether the server has finished a save
-_READ_AT_ONCE = 256  # while other threads wait for the lock, and nobody looks at the deadline
-_BYTES_AT_ONCE = 256 * 2**10  # as well: a few milliseconds
 _LOOK = 0.1  # seconds for passing over what is not wanted, by who asks whether it is caught up
 _FOR_EVER = Deadline(None)
 _INACTIVE = 60 * 10**9  # nanoseconds after which the server forgets a consumer that nobody pulls from
@@ -60,13 +46,6 @@ _CATCH_UP = 2.0  # seconds for a server that has just become the leader
 _FRESH = 1.0  # seconds in which the leader need not be asked again where the stream ends
 _PATIENCE = 1.0  # seconds for its answer
 _DOUBT = 15.0  # seconds in which a leader is not believed that lacks what was saved: one that is cut off resigns sooner
-
-
-class _Record(NamedTuple):
-    """What was read, to be known again: at a sequence, when it was stored, in nanoseconds."""
-
-    sequence: int
-    moment: int
 
 
 class _End(NamedTuple):
@@ -83,69 +62,20 @@ class _End(NamedTuple):
     moment: float
 
 
-class _Chunk:
-    """What is read of a save, and counts only if that is whole; or what stands behind such, and was stored alone."""
-
-    __slots__ = ("found", "heads", "save")
-
-    def __init__(self, save: Place | None) -> None:
-        self.save = save
-        self.found: list[StoredEvent | MalformedRecordError] = []
-        self.heads: dict[int, tuple[bytes, bytes]] = {}  # subjects and headers by sequence, as far as they matter
-
-    def records(self) -> Iterator[Record]:
-        """Return them without their data."""
-        for sequence, (subject, headers) in self.heads.items():
-            yield Record(sequence, subject.decode(errors="backslashreplace"), headers, b"")
-
-
-class _Run(NamedTuple):
-    """A save whose records are being read one after the other."""
-
-    save: Place
-    has_first: bool
-
-
-class JetStreamFollower(Flow):
+class JetStreamFollower(RecordFlow):
     """A :class:`~aether_sync.stores.base.Follower` of a JetStream store. Several threads may iterate it."""
 
-    def __init__(
-        self,
-        channel: Channel,
-        jetstream: JetStream,
-        names: Names,
-        stream: Stream,
-        reader: Reader,
-        cache: VersionCache,
-        after: int,
-        filter: SubscriptionFilter,  # noqa: A002
-    ) -> None:
-        super().__init__(channel, PullRequester(channel, names.stream, _WINDOW), signal_safe_lock())
-        self._jetstream = jetstream
-        self._names = names
-        self._stream = stream
-        self._reader = reader
-        self._cache = cache
-        self._saves = reader.saves
-        self._filter = filter
-        self._subject = names.wanted(filter.actor_pattern or None)
-        self._sees_all = self._subject == names.all_events
-        self._takes_all = filter.is_empty
-        # Guarded by the lock:
-        self._ready: deque[StoredEvent | MalformedRecordError] = deque()  # taken from without it
-        self._pop_ready = self._ready.popleft
-        self._staged: deque[_Chunk] = deque()  # read, and not ready yet
-        self._run: _Run | None = None  # whose end has not come yet
-        self._sequence = self._scanned = after  # of the last that was taken, and that was read
-        self._number = 0  # of the last delivery
-        self._is_reading = False  # half done, if it stays so
-        self._last = _Record(after, 0)  # that was read, or one before it; its moment may not be known yet
+    def __init__(self, parts: StoreParts, after: int, filter: SubscriptionFilter) -> None:  # noqa: A002
+        super().__init__(parts, after, filter)
+        self._jetstream = parts.jetstream
+        self._names = parts.names
+        self._stream = parts.stream
+        self._cache = parts.cache
         self._end_asked = _End(0, 0, 0.0)
         self._doubts_since = inf  # it was asked, and was not believed
-        self._consumer = b""
         self._created = ""  # when the stream was made
         self._awaits_stream = False  # there was none at the start, and nothing was begun since
-        self._finalizer = weakref.finalize(self, _abandon, channel, self._requester, repr(self))
+        self._finalizer = weakref.finalize(self, _abandon, parts.channel, self._requester, repr(self))
         self._finalizer.atexit = False
 
     # -- taking
@@ -200,230 +130,15 @@ class JetStreamFollower(Flow):
         first, rest = partial(self._take, deadline, until_caught_up), partial(self._pop_event, deadline)
         return take_batch(max_events, first, rest, self._give_back)
 
-    def _pop_event(self, deadline: Deadline) -> StoredEvent:
-        """Take what is read, or read what has come, if it is an event."""
-        found = self._pop(deadline, only_events=True)
-        if not isinstance(found, StoredEvent):
-            raise IndexError
-        return found
-
-    def _give_back(self, batch: list[StoredEvent]) -> None:
-        """Put back what was taken last, for whoever takes next: so that :attr:`sequence` tells of nothing not had."""
-        with self._lock:
-            if not self._closed:
-                self._ready.extendleft(reversed(batch))
-            self._sequence = min(self._sequence, batch[0].sequence - 1)
-        self._buffer.changed.wake(len(batch))
-
-    def _pop(self, deadline: Deadline, only_events: bool = False) -> StoredEvent | MalformedRecordError | None:
-        """Take what is read, or read what has come, a little at least and more until something wanted is found."""
-        with self._lock:
-            while True:
-                if self._closed:  # by a handler perhaps, amid this
-                    if only_events:
-                        return None
-                    raise self._end()
-                while not self._ready:
-                    if not self._read() or not (self._ready or deadline.remaining()):
-                        return None
-                try:
-                    if only_events and not isinstance(self._ready[0], StoredEvent):
-                        return None
-                    found = self._pop_ready()
-                except IndexError:  # another thread was quicker, or it was closed
-                    continue
-                self._sequence = max(self._sequence, found.sequence)
-                return found
-
-    def _read(self) -> bool:
-        """Read some of what has arrived; returns whether there was anything.
-
-        A message stays among what has arrived until it is noted that it was read. So whoever is interrupted here goes
-        on at the same message.
-
-        Every followed event passes here, so it is one function, and reads the acknowledgement's subject in place: with
-        a function for each record it took 3 % longer (2.39 us instead of 2.31 us), with a call of a parser alone 2 %.
-        """
-        buffer = self._buffer
-        arrived = buffer.arrived
-        if buffer.is_broken or not arrived or len(self._staged) >= _STAGED:
-            self._pass_over()
-            return False
-        self._resume(arrived[0][1])
-        number, scanned, size = self._number, self._scanned, 0
-        reply, headers, sequence = b"", b"", -1
-        for _ in range(min(len(arrived), _READ_AT_ONCE)):
-            subject, reply, headers, data = arrived[0]
-            tokens = reply.split(b".")  # as place_of() does
-            if len(tokens) == 9:
-                consumer, sequence, place = tokens[3], int(tokens[5]), int(tokens[6])
-            else:
-                consumer, (_, sequence, place) = tokens[5], place_of(reply)
-            if consumer != self._consumer:  # one that was given up, and had more on its way
-                arrived.popleft()
-                continue
-            number += 1
-            if place != number:
-                buffer.break_off()
-                break
-            if sequence > scanned:
-                member = member_of(headers) if IN_BATCH in headers else None
-                save = None
-                if member is not None or self._run is not None:
-                    save = self._note_run(sequence, member)
-                found: StoredEvent | MalformedRecordError | None = None
-                try:
-                    event = self._reader.event(sequence, subject, data)
-                except MalformedRecordError as error:
-                    found = error
-                else:
-                    if self._takes_all or self._filter.matches(event):
-                        ends, first = (True, 0) if member is None or save is None else (member.commits, save.first)
-                        found = StoredEvent(event, sequence, False, ends, first)
-                if found is not None:
-                    if save is None and not self._staged:
-                        self._ready.append(found)
-                    else:
-                        self._stage(found, save, subject, headers)
-                self._scanned = scanned = sequence
-            arrived.popleft()
-            size += len(data)
-            if size > _BYTES_AT_ONCE:
-                break
-        self._number = number
-        if sequence == scanned:
-            self._last = _Record(sequence, moment_of(reply))
-        self._is_reading = False
-        self._sort_out()
-        self._pass_over()
-        self._requester.request_more()
-        return True
-
-    def _resume(self, reply: bytes) -> None:
-        """Begin to read; where it was interrupted before it had noted everything, note it now.
-
-        Args:
-            reply: Where the next message is acknowledged.
-        """
-        if self._is_reading:
-            self._note_read()
-            self._number = place_of(reply).number - 1
-        self._is_reading = True
-
-    def _note_read(self) -> None:
-        """Note how far was read, whether that was noted then or not."""
-        ready = self._ready[-1].sequence if self._ready else 0
-        staged = self._staged[-1].found[-1].sequence if self._staged else 0
-        self._scanned = max(self._scanned, self._sequence, ready, staged)
-
-    # -- whole saves
-
-    def _pass_over(self) -> None:
-        """Note what was passed over behind the last that was taken, if nothing is left to be taken before it."""
-        passed = self._passed()
-        if not (self._ready or self._closed):  # it was closed, by a handler: nothing is ready, and was not taken
-            self._sequence = max(self._sequence, passed)
-
-    def _passed(self) -> int:
-        """The sequence up to which nothing is left that may be taken, once nothing is ready."""
-        try:
-            return self._staged[0].found[0].sequence - 1
-        except IndexError:
-            return self._scanned
-
-    def _note_run(self, sequence: int, member: Member | None) -> Place | None:
-        """Note how the save goes on that is being read; returns the save of the record that was read.
-
-        Who sees all records sees which saves are whole. It is noted for others, too, and may be noted twice.
-        """
-        run = self._run
-        if member is None:
-            save, has_first = None, False
-        else:
-            first = sequence - member.number + 1
-            if run is not None and run.save == (member.batch, first):
-                save, has_first = run.save, run.has_first
-                if not member.commits:
-                    return save
-            else:
-                save, has_first = Place(member.batch, first), member.number == 1
-        if not self._sees_all:
-            return save
-        if run is not None and run.save != save:
-            self._saves.note(run.save, Verdict.TORN)
-        if save is None or member is None:
-            self._run = None
-            return None
-        if member.commits and has_first:
-            self._saves.note(save, Verdict.WHOLE)
-        self._run = None if member.commits else _Run(save, has_first)
-        return save
-
-    def _stage(
-        self, found: StoredEvent | MalformedRecordError, save: Place | None, subject: bytes, headers: bytes
-    ) -> None:
-        """Keep what is read until it is known whether it counts."""
-        chunk = self._staged[-1] if self._staged else None
-        if chunk is None or chunk.save != save:
-            chunk = _Chunk(save)
-            chunk.found.append(found)
-            chunk.heads[found.sequence] = subject, headers
-            self._staged.append(chunk)
-            return
-        if not self._sees_all:
-            chunk.heads[found.sequence] = subject, headers
-        chunk.found.append(found)
-
-    def _sort_out(self) -> bool:
-        """Make ready what is known to count, and drop what does not; returns whether there was any."""
-        staged, ready = self._staged, self._ready
-        any_found = False
-        with suppress(IndexError):  # there are no more
-            while True:
-                first = staged[0]
-                found = first.found
-                verdict = Verdict.WHOLE if first.save is None else self._saves.known(first.save)
-                if verdict is None:
-                    break
-                if verdict is Verdict.WHOLE:
-                    done = max(self._sequence, ready[-1].sequence if ready else 0)
-                    if found[0].sequence <= done:  # who was interrupted here has put them there
-                        found = [one for one in found if one.sequence > done]
-                    ready.extend(found)
-                staged.popleft()
-                any_found = True
-        if self._closed:  # by a handler, amid this, or amid the reading
-            self._forget()
-        if any_found:  # others may wait for more of it than has come
-            self._buffer.changed.wake(len(ready))
-        return any_found
-
-    def _decide(self, deadline: Deadline) -> bool:
-        """Ask what the saves are of which not all has come; returns whether anything can be taken, or was dropped."""
-        with self._lock:
-            run = self._run
-            chunks = [one for one in self._staged if run is None or one.save != run.save]
-            records = [record for one in chunks for record in one.records()]
-        if records:
-            patience = Deadline(min(_PATIENCE, max(deadline.remaining(), _LOOK)))
-            try:
-                self._saves.verdicts_of_all(records, patience)
-            except (DeadlineExceededError, DisconnectedError, StoreUnavailableError):
-                return False
-        with self._lock:
-            return self._sort_out()
-
-    def _has_some(self) -> bool:
-        return bool(self._ready) or super()._has_some()
-
     # -- consumers
 
-    def begin(self, deadline: Deadline) -> None:
+    def _begin(self, deadline: Deadline) -> None:
         """Begin; where there is no stream yet, that is done as soon as somebody has made it.
 
         Raises:
             StreamRegressionError: There is no such event.
         """
+        self._admit()
         if self._stream.find(deadline) is not None:
             self._renew(deadline)
             return
@@ -514,7 +229,7 @@ class JetStreamFollower(Flow):
             return (
                 f"has another record {sequence} than the one that was read: it was restored, and written to since then"
             )
-        self._last = _Record(sequence, found)
+        self._last = LastRead(sequence, found)
         return ""
 
     # -- the end of the stream
@@ -620,10 +335,6 @@ class JetStreamFollower(Flow):
             finally:
                 self._delete()
 
-    def _forget(self) -> None:
-        self._ready.clear()  # or who iterates would take it, who looks at nothing else
-        self._staged.clear()
-
     def _after_fork(self) -> None:
         self._finalizer.detach()
         self._forget()
@@ -632,6 +343,15 @@ class JetStreamFollower(Flow):
     def __repr__(self) -> str:
         there = ", which is not there yet," if self._awaits_stream else ""
         return f"<Follower of {self._names.stream!r}{there} at {self._sequence}{' closed' if self._closed else ''}>"
+
+
+def begin_following(follower: JetStreamFollower, deadline: Deadline) -> None:
+    """Begin to follow; where there is no stream yet, that is done as soon as somebody has made it.
+
+    Raises:
+        StreamRegressionError: There is no such event as the one that it is to begin after.
+    """
+    follower._begin(deadline)
 
 
 def _nanoseconds(time: str) -> int:

@@ -1,8 +1,8 @@
-"""What a store is called on the server: its streams, and the subjects of its actors.
+"""``Names``: the names of a store's streams and consumers on the server, and the subjects of its actors.
 
-The layout is Go's: ``<stream>.events.<actor type>.<actor id>``. Every part is escaped so that different names stay
-different (``patterns.escape_token``); what is plain ASCII without ``% . * >`` and white space stands as it is. With a
-namespace the two names are joined by ``=``, which is escaped within each.
+The layout of subjects is Go's: ``<stream>.events.<actor type>.<actor id>``. Every part is escaped so that different
+names stay different (``patterns.escape_token``); printable ASCII except space and ``% . * >`` is kept. With a
+namespace, the stream's name is ``<namespace>=<stream>``; a ``=`` within either of them is escaped.
 """
 
 import re
@@ -14,11 +14,11 @@ from ...patterns import actor_type, escape_token, unescape_token
 
 __all__ = ["Names"]
 
-_LONGEST_NAME = 200  # bytes of a stream's name: the server takes 255, and ours may have an ending
-_LONGEST_SUBJECT = 2_048  # bytes: half of what a line of the protocol may have
-_SUBJECTS_KEPT = 16_384  # of actors; then all are forgotten and built again when needed
-_PLAIN = re.compile(r"[!-$&-)+,\-/-=?-~]{1,500}")  # an id that is not escaped, as far as that is worth to know
-_MORE = re.compile(r"[/\\=~]")  # escaped in names: path separators, which no stream may have, and our own joints
+_LONGEST_NAME = 200  # bytes of a stream's name: the server takes 255, and some streams have a suffix
+_LONGEST_SUBJECT = 2_048  # bytes: half of the longest line of the protocol
+_SUBJECTS_KEPT = 16_384  # subjects of actors; then all are forgotten, and built again when needed
+_PLAIN = re.compile(r"[!-$&-)+,\-/-=?-~]{1,500}")  # an id that is not escaped; a longer one is looked at more closely
+_MORE = re.compile(r"[/\\=~]")  # escaped in names: path separators, which a stream may not have, and our own separators
 
 
 def _escaped(what: str, name: object) -> str:
@@ -31,16 +31,16 @@ class Names:
     """The names of one store.
 
     Args:
-        stream: As the user calls it.
-        namespace: As well; None for none.
+        stream: The name that the user gave to the stream.
+        namespace: The namespace that he gave; None for none.
 
     Attributes:
         stream: The stream of the events; also the first token of their subjects.
         snapshots: The stream of the snapshots.
-        dead_letters: The stream of what consumers gave up.
+        dead_letters: The stream of the dead letters.
 
     Raises:
-        InvalidOptionError: They are no names, or too long.
+        InvalidOptionError: One is not a name, or they are too long.
     """
 
     def __init__(self, stream: str, namespace: str | None) -> None:
@@ -57,21 +57,21 @@ class Names:
         self.dead_letters = f"{self.stream}~dead-letters"
 
     def consumer(self, name: str) -> str:
-        """What a consumer is called on the server.
+        """Return a consumer's name on the server.
 
         Raises:
-            InvalidOptionError: It is no name, or too long.
+            InvalidOptionError: It is not a name, or it is too long.
         """
-        escaped = _escaped("consumer", name)
+        escaped = _escaped("the consumer's name", name)
         if len(escaped) > _LONGEST_NAME:
             raise InvalidOptionError(f"the consumer's name is {len(escaped)} bytes long: at most {_LONGEST_NAME}")
         return escaped
 
     def dead_letter_subjects(self, consumer: str) -> list[str]:
-        """The subjects of what a consumer gave up: by the server's advisories, and by our own word.
+        """Return the subjects of a consumer's dead letters: of the server's advisories, and our own.
 
         Args:
-            consumer: As it is called on the server; ``"*"`` for all.
+            consumer: The consumer's name on the server; ``"*"`` for all.
         """
         advisories = "$JS.EVENT.ADVISORY.CONSUMER"
         return [
@@ -86,7 +86,7 @@ class Names:
         return f"{self.stream}.events.>"
 
     def subject(self, actor_id: str) -> str:
-        """The subject of an actor's events.
+        """Return the subject of an actor's events.
 
         Raises:
             InvalidOptionError: The id is too long.
@@ -106,7 +106,7 @@ class Names:
         return subject == self.subject(actor_id)
 
     def snapshot_subject(self, actor_id: str) -> str:
-        """The subject of an actor's snapshots."""
+        """Return the subject of an actor's snapshots."""
         return self._checked(f"{self.snapshots}.{self._tokens(actor_id)}", actor_id)
 
     def _tokens(self, actor_id: str) -> str:
@@ -121,15 +121,15 @@ class Names:
         return subject
 
     def actor_id(self, subject: str) -> str:
-        """The actor whose events have a subject.
+        """Return the actor whose events have a subject.
 
         Raises:
-            InvalidNamespaceError: It is none of a store's.
+            InvalidNamespaceError: No store writes such a subject.
         """
         return unescape_token(subject.rpartition(".")[2])
 
     def actor_id_of(self, subject: str) -> str | None:
-        """The actor whose events have a subject; None if no store made it so: a node in Go escapes otherwise."""
+        """Return the actor whose events have a subject; None if no store wrote it: a node in Go escapes otherwise."""
         try:
             actor_id = self.actor_id(subject)
         except InvalidNamespaceError:
@@ -137,7 +137,7 @@ class Names:
         return actor_id if self.is_subject(subject, actor_id) else None
 
     def wanted(self, pattern: str | None) -> str:
-        """The subjects among which are those of all actors that match a pattern; as few as the server can tell."""
+        """Return a subject with wildcards that covers all actors of a pattern, and as few others as possible."""
         if pattern is not None:
             literal = re.split("[*>]", pattern, maxsplit=1)[0]
             if literal == pattern:

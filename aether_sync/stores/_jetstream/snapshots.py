@@ -31,7 +31,7 @@ __all__ = ["Snapshots"]
 
 
 class Snapshots:
-    """Keeps them. Any thread."""
+    """Saves and reads the snapshots of one store. Any thread may call it."""
 
     def __init__(self, jetstream: JetStream, names: Names, reader: Reader, main: Stream) -> None:
         self._jetstream = jetstream
@@ -41,7 +41,7 @@ class Snapshots:
         self._stream = Stream(jetstream, snapshot_settings(names), main)
 
     def save(self, snapshot: Snapshot, deadline: Deadline) -> bool:
-        """Keep a snapshot, unless there is one of the same or a greater version."""
+        """Save a snapshot, unless a newer one is there; returns whether it is the latest now."""
         snapshot = copied_snapshot(snapshot)
         current = Known() if self._main.find(deadline) is None else self._reader.refresh(snapshot.actor_id, deadline)
         refuse_ahead(snapshot, current.version)
@@ -51,19 +51,17 @@ class Snapshots:
         while True:
             last = self._last(snapshot.actor_id, deadline)
             kept = None if last is None else self._read(last)
-            if kept is not None and kept.version > current.version:  # it was saved meanwhile, or
+            if kept is not None and kept.version > current.version:  # its events may have been saved meanwhile
                 current = self._reader.refresh(snapshot.actor_id, deadline)
-            if kept is not None and kept.version > current.version:  # it is ahead of its events, and is nothing
+            if kept is not None and kept.version > current.version:  # it is ahead of its events, and does not count
                 kept = None
             if kept is not None and not replaces(snapshot, kept):
-                return kept == written  # by a try without an answer
+                return kept == written  # by an attempt without an answer
             if written is None:
                 written = replace(snapshot, sequence=self._sequence_of(snapshot, current, kept, deadline))
             try:
                 self._publish(written, 0 if last is None else last.sequence, deadline)
-            except RefusedError:  # another one is quicker
-                continue
-            except UnknownError:  # it is looked whether it is there
+            except (RefusedError, UnknownError):  # another one was quicker, or it may be there: read the last one
                 continue
             except BusyError as error:
                 if not pause.take():
@@ -77,9 +75,10 @@ class Snapshots:
         self._jetstream.publish(self._names.snapshots, [message], deadline)
 
     def _sequence_of(self, snapshot: Snapshot, current: Known, kept: Snapshot | None, deadline: Deadline) -> int:
-        """Return the sequence of the event of its version: known, or found behind the snapshot that is kept.
+        """Return the sequence of the event of the snapshot's version.
 
-        What is known may be of a past that was undone: then it is looked for from the first event on.
+        It is known, or it is searched for after the snapshot that is kept. What is known may be of a past that was
+        undone: then it is searched for from the first event on.
         """
         if snapshot.version == current.version:
             return current.sequence
@@ -96,7 +95,7 @@ class Snapshots:
         )
 
     def latest(self, actor_id: str, deadline: Deadline) -> Snapshot | None:
-        """Return the latest snapshot of an actor, if its event is there."""
+        """Return the latest snapshot of an actor; None if there is none, or if the event of its version is missing."""
         if self._main.find(deadline) is None or self._stream.find(deadline) is None:
             return None
         last = self._last(actor_id, deadline)
@@ -114,7 +113,7 @@ class Snapshots:
         return None
 
     def _is_true(self, snapshot: Snapshot, deadline: Deadline) -> bool:
-        """Whether the event of that version is where the snapshot says."""
+        """Whether the event of the snapshot's version is at the snapshot's sequence."""
         place = snapshot.version, snapshot.sequence
         subject = self._names.subject(snapshot.actor_id)
         record = self._jetstream.next(self._names.stream, subject, snapshot.sequence, deadline)

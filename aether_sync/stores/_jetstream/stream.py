@@ -1,6 +1,6 @@
-"""The streams of a store: what each must be like. Who writes makes it; who reads finds it, or finds that there is none.
+"""``Stream``: a stream of a store, and the settings that it must have. Writing makes it, reading does not.
 
-So a program that only reads leaves nothing on the server: no stream with settings that were only its own.
+So a program that only reads leaves nothing on the server, and no stream gets the settings of a program that reads.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from .names import Names
 
 __all__ = ["Stream", "differences", "settings", "snapshot_settings", "stream_state"]
 
-_WINDOW = 120 * 10**9  # nanoseconds in which a second try is known by its message id
-_GONE = 1.0  # seconds after which a server that knows no such stream is believed
-_UNLIMITED = ("max_age", "max_msgs_per_subject")  # what would take events away
-_EXACT = {
-    "retention": "events would be taken away by who reads them",
+_WINDOW = 120 * 10**9  # nanoseconds in which the server knows a second attempt by its message id
+_GONE = 1.0  # seconds after which a server is believed that it has no such stream
+_UNLIMITED = ("max_age", "max_msgs_per_subject")  # limits that would remove events
+_EXACT = {  # by setting: what is wrong if it is another one
+    "retention": "events would be removed when they are read",
     "discard": "old events would make room for new ones",
     "storage": "events would be gone with the server",
     "deny_delete": "events could be deleted",
@@ -32,7 +32,7 @@ _EXACT = {
 
 
 def settings(names: Names, replicas: int) -> dict[str, Any]:
-    """What a stream of events is made with."""
+    """Return the settings of a stream of events."""
     return {
         "name": names.stream,
         "subjects": [names.all_events],
@@ -51,7 +51,7 @@ def settings(names: Names, replicas: int) -> dict[str, Any]:
 
 
 def snapshot_settings(names: Names) -> dict[str, Any]:
-    """What a stream of snapshots is made with: it keeps the last of each actor."""
+    """Return the settings of a stream of snapshots, which keeps the last one of each actor."""
     return {
         "name": names.snapshots,
         "subjects": [f"{names.snapshots}.>"],
@@ -66,18 +66,19 @@ def snapshot_settings(names: Names) -> dict[str, Any]:
 class _Seen(NamedTuple):
     config: dict[str, Any]
     created: str
-    epoch: tuple[int, int]  # in which it was so
+    epoch: tuple[int, int]  # JetStream.epoch() at that moment
 
 
 class Stream:
-    """A stream that a store needs; it is looked at at the first use, and again when it may be another. Any thread.
+    """A stream that a store needs. Its settings are checked at the first use, and again when they may have changed.
+
+    Any thread may call it.
 
     Args:
-        jetstream: Where.
-        wanted: What it is made with.
-        main: The stream of the events, for one that stands beside it: as many servers keep that, whatever this process
-            would make the other with.
-        renewed: Called when what was known of it may be so no more, with whether it is surely another stream.
+        jetstream: Puts requests to the server.
+        wanted: The settings with which it is made.
+        main: The stream of the events, if this is one beside it: it is kept by as many servers as that one.
+        renewed: Called when the stream may be another one than before, with whether it certainly is.
     """
 
     def __init__(
@@ -94,40 +95,40 @@ class Stream:
         self._seen: _Seen | None = None  # replaced whole; written by any thread
 
     def find(self, deadline: Deadline) -> dict[str, Any] | None:
-        """Return the settings that it has; None if it is not there: for who reads.
+        """Return the settings of the stream; None if it is not there. For reading.
 
         Raises:
-            StreamMismatchError: It is not as wanted.
-            StoreUnavailableError: It cannot be looked at; or it was there, and is gone, which is said once.
+            StreamMismatchError: It has other settings than wanted.
+            StoreUnavailableError: The server cannot say; or the stream was there and is gone, which is raised once.
         """
         config = self._known()
         return self._verify(deadline) if config is None else config
 
     def open(self, deadline: Deadline) -> dict[str, Any]:
-        """Return the settings that it has; make it if it is not there: for who writes.
+        """Return the settings of the stream; make it if it is not there. For writing.
 
         Raises:
-            StreamMismatchError: There is one that is not as wanted, or one that has these subjects.
-            StoreUnavailableError: It cannot be made; or it was there, and is gone, which is said once.
+            StreamMismatchError: It has other settings than wanted, or another stream has its subjects.
+            StoreUnavailableError: It cannot be made; or the stream was there and is gone, which is raised once.
         """
         config = self._known()
         return self.verify(deadline) if config is None else config
 
     def verify(self, deadline: Deadline) -> dict[str, Any]:
-        """As :meth:`open`, whatever was seen before."""
+        """As :meth:`open`, but always ask the server."""
         config = self._verify(deadline, self._made)
         assert config is not None
         return config
 
     def _known(self) -> dict[str, Any] | None:
-        """The settings that were seen, if they cannot have changed since."""
+        """Return the settings that were read, if they cannot have changed since; else None."""
         seen = self._seen
         return seen.config if seen is not None and seen.epoch == self._jetstream.epoch(self._wanted["name"]) else None
 
     def _verify(
         self, deadline: Deadline, make: Callable[[Deadline], dict[str, Any]] | None = None
     ) -> dict[str, Any] | None:
-        """Return the settings that it has now; make it if it is not there, or return None."""
+        """Ask for the settings. If the stream is not there, call ``make``, or return None without it."""
         name, before = self._wanted["name"], self._seen
         epoch = self._jetstream.epoch(name)
         answer = self._info(deadline)
@@ -141,7 +142,9 @@ class Stream:
         if before is not None:
             self._renewed(before.created != created)
         self._jetstream.reported_gone.discard(name)
-        doubts = self._jetstream.epoch(name)[1]  # this very look may have found it absent, and made it
+        doubts = self._jetstream.epoch(name)[
+            1
+        ]  # this very request may have been a sign that it is gone, and then it was made
         self._seen = _Seen(config, created, (epoch[0], doubts))
         return config
 
@@ -149,7 +152,10 @@ class Stream:
         return self._jetstream.request(f"STREAM.INFO.{self._wanted['name']}", {}, deadline)
 
     def _unless_gone(self, answer: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
-        """Refuse to make a stream anew over the head of who uses it; a server that is new may not know it yet."""
+        """Raise an error if a stream that was there is gone: the user has to know before it is made again, empty.
+
+        A server that has just started may not know the stream yet, so it is asked for a moment.
+        """
         pause = Pause(Deadline(min(_GONE, deadline.remaining() / 2)))
         while code_of(answer) == ErrorCode.JSStreamNotFoundErr:
             if not pause.take():
@@ -164,7 +170,7 @@ class Stream:
         if main is not None:
             wanted = wanted | {"num_replicas": main.open(deadline).get("num_replicas", 1)}
         answer = self._jetstream.request(f"STREAM.CREATE.{wanted['name']}", wanted, deadline)
-        if code_of(answer) == ErrorCode.JSStreamNameExistErr:  # somebody was quicker, with other settings
+        if code_of(answer) == ErrorCode.JSStreamNameExistErr:  # another process was quicker, with other settings
             answer = self._info(deadline)
         return answer
 
@@ -177,7 +183,7 @@ class Stream:
         if "error" in answer:
             raise StoreUnavailableError(f"no stream {name!r}: {said(answer)}")
         config: dict[str, Any] = answer["config"]
-        if "_nats.level" not in config.get("metadata", {}):  # since 2.11; before that there are no pages of a subject
+        if "_nats.level" not in config.get("metadata", {}):  # older servers cannot return pages of a subject
             raise StoreUnavailableError(
                 "the server is too old for a store, which wants nats-server 2.11, better 2.12 or later"
             )
@@ -192,7 +198,7 @@ class Stream:
 
 
 def stream_state(jetstream: JetStream, name: str, deadline: Deadline) -> tuple[str, int] | None:
-    """Return when a stream was made, and the sequence of its last record, by the leader's word; None if it is gone."""
+    """Return when a stream was made, and the sequence of its last record, from the leader; None if it is gone."""
     answer = jetstream.request(f"STREAM.INFO.{name}", {}, deadline)
     if code_of(answer) == ErrorCode.JSStreamNotFoundErr:
         return None
@@ -202,7 +208,7 @@ def stream_state(jetstream: JetStream, name: str, deadline: Deadline) -> tuple[s
 
 
 def differences(config: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Say what of a stream's settings cannot be; what is merely stricter, or more than wanted, may be."""
+    """Return what is wrong with a stream's settings. Settings that are only stricter than wanted are right."""
     found = []
     if config.get("subjects") != wanted["subjects"]:
         found.append(f"subjects is {config.get('subjects')}, not {wanted['subjects']}")

@@ -1,4 +1,4 @@
-"""Acknowledgements as the server reads them, and the extension of the time that it gives for one."""
+"""``AckExtender``: extends the ack wait of everything that this process holds; the words of acknowledgement."""
 
 from collections.abc import Iterable
 
@@ -12,29 +12,30 @@ __all__ = ["ACK", "AckExtender", "nak"]
 
 ACK = b"+ACK"
 _IN_PROGRESS = b"+WPI"
-_KEPT = 4  # times within an ack wait
+_TIMES = 4  # extensions within an ack wait
 _JUST_NOW = 0.05  # of an ack wait
 
 
 def nak(delay: float) -> bytes:
-    """Write "not acknowledged, deliver it again after so many seconds"."""
+    """Return the word that gives a message back, to be delivered again after some seconds."""
     return b'-NAK {"delay": %d}' % int(delay * 1e9) if delay else b"-NAK"
 
 
 class AckExtender:
-    """Tells the server that work on what is held here goes on, well before the ack wait is over.
+    """Tells the server, several times within the ack wait, that work goes on on what this process holds.
 
-    It knows nobody who holds something, so that they can be collected.
+    That is what was taken and is not settled, and what has arrived and is not taken yet. The extender refers to none of
+    those who hold it, so they can be garbage-collected.
 
     Args:
-        channel: Over which.
-        pulling: What lets it come.
-        arrivals: What has come and is not taken yet.
+        channel: Sends the words.
+        requester: Requests the messages.
+        arrivals: The messages that have arrived and are not taken yet.
         ack_wait: Seconds.
 
     Attributes:
-        held: Where what was taken and is still held is acknowledged. Single operations only, any thread.
-        ends: Nothing is taken from there any more; what is left is given back, the next time at the latest.
+        held: The reply subjects of what was taken and is not settled. Single operations only; any thread.
+        ends: No message is taken from the arrivals any more. They are given back, the next time at the latest.
     """
 
     def __init__(self, channel: Channel, requester: PullRequester, arrivals: Arrivals, ack_wait: float) -> None:
@@ -42,24 +43,24 @@ class AckExtender:
         self._requester = requester
         self._arrivals = arrivals
         self._ack_wait = ack_wait
-        self._kept = monotonic()
+        self._extended_at = monotonic()
         self.held: dict[bytes, None] = {}
         self.ends = False
 
     def start(self) -> None:
-        """Send these words from now on, until nothing is held any more."""
-        self._channel.repeat(self._ack_wait / _KEPT, self._extend)
+        """Extend the ack wait regularly from now on, until the end and until nothing is held any more."""
+        self._channel.repeat(self._ack_wait / _TIMES, self._extend)
 
     def is_late(self) -> bool:
-        """Whether the server may have given away what is held here: it was not told for too long."""
-        return monotonic() - self._kept > self._ack_wait * 0.9
+        """Whether the server may have delivered to others what is held here: the last extension is too old."""
+        return monotonic() - self._extended_at > self._ack_wait * 0.9
 
     def has_just_extended(self, moment: float) -> bool:
-        """Whether the ack wait of what is held since then has begun just now."""
-        return monotonic() - max(moment, self._kept) < self._ack_wait * _JUST_NOW
+        """Whether the ack wait of what is held since a moment has begun just now."""
+        return monotonic() - max(moment, self._extended_at) < self._ack_wait * _JUST_NOW
 
     def give_back(self) -> None:
-        """Give back what has come and was not taken, and from now on only keep what is held."""
+        """Give back what has arrived and was not taken; from now on only extend what is held."""
         self.ends = True
         with self._arrivals.lock:
             waiting = self._arrivals.replies()
@@ -67,14 +68,14 @@ class AckExtender:
         self.send(waiting, nak(0))
 
     def _extend(self) -> bool:
-        """Send them once; on the loop thread."""
-        if self.ends:  # whoever took from it was dropped, perhaps: what was on its way then is here by now
-            if not self._requester.is_over:  # an exception has cut off its close()
+        """Extend the ack wait once; returns whether to go on. Loop thread only."""
+        if self.ends:  # the consumption may have been dropped: what was on its way then has arrived by now
+            if not self._requester.is_over:  # an exception has ended its close() early
                 self._requester.close()
             self.give_back()
         self.send([*self.held, *self._arrivals.replies()], _IN_PROGRESS)
         if self._channel.is_connected:
-            self._kept = monotonic()
+            self._extended_at = monotonic()
         return bool(self.held) or not self.ends
 
     def send(self, replies: Iterable[bytes], word: bytes) -> None:

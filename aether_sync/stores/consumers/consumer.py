@@ -9,12 +9,12 @@ from ..._values.shown import short
 from ...errors import InvalidOptionError, StoreClosedError
 from .._checks import check_version
 from . import durable
-from .consumption import Consumption
+from .consumption import Consumption, begin_consuming
 from .context import ConsumerContext
 from .dead_letters import DeadLetter
 from .durable import ConsumerSettings, ConsumerState
 from .lanes import Handler, Handling
-from .runner import Runner
+from .runner import Runner, start_runner
 from .sources import Events, Pointers, Source
 
 __all__ = ["Consumer"]
@@ -129,9 +129,8 @@ class Consumer:
         handling = Handling(handler, retry_delay, attempts, counts_deliveries=not dead_letters, capacity=prefetch)
         consumption = self._begin_iteration(context, prefetch, dead_letters, deadline)
         try:
-            runner = Runner(self._name, consumption, handling, threads)
+            runner = start_runner(self._name, consumption, handling, threads)
             context.runners.add(runner)
-            runner.start()
             self._refuse_if_closed(runner)
         except BaseException:  # of a signal handler, perhaps: nobody else would give back what comes
             consumption.close()
@@ -150,23 +149,20 @@ class Consumer:
         self, context: ConsumerContext, prefetch: int, dead_letters: bool, deadline: Deadline
     ) -> Consumption:
         context.open_streams(deadline)
-        names, settings = context.names, self._settings
+        names, settings = context.parts.names, self._settings
         source: Source
         if dead_letters:
             stream, advice = names.dead_letters, _SAME
             config = durable.dead_letter_configuration(names, settings)
-            source = Pointers(context.jetstream, names, context.dead_letters, settings.wanted)
+            source = Pointers(context.parts, context.dead_letters, settings.wanted)
         else:
             stream, advice = names.stream, durable.ADVICE
             config = durable.configuration(names, settings)
-            source = Events(
-                context.jetstream, names, context.reader, context.dead_letters, settings.name, settings.wanted
-            )
-        info = durable.join(context.jetstream, stream, config, advice, deadline)
-        consumption = Consumption(context.channel, stream, settings.name, prefetch, settings.ack_wait, source)
+            source = Events(context.parts, context.dead_letters, settings.name, settings.wanted)
+        info = durable.join(context.parts.jetstream, stream, config, advice, deadline)
+        consumption = Consumption(context.parts.channel, stream, settings.name, prefetch, settings.ack_wait, source)
         try:
-            consumption.admit()
-            consumption.begin(info, deadline)
+            begin_consuming(consumption, info, deadline)
             context.consumptions.add(consumption)
             self._context()  # a store that was closed meanwhile does not know of it
         except BaseException:
@@ -190,10 +186,9 @@ class Consumer:
             DeadlineExceededError: It had not in time; the error says how far it is.
             StoreError: There is no such consumer.
         """
-        context = self._context()
-        deadline = Deadline(timeout)
+        parts, deadline = self._context().parts, Deadline(timeout)
         sequence = check_version("sequence", sequence)
-        durable.wait_for(context.jetstream, context.names, self._settings.name, sequence, deadline)
+        durable.wait_for(parts.jetstream, parts.names, self._settings.name, sequence, deadline)
 
     def state(self, *, timeout: float | None = 5.0) -> ConsumerState | None:
         """Return how far the consumer is; None if it is not there.
@@ -203,8 +198,8 @@ class Consumer:
         Args:
             timeout: Seconds; None waits for ever.
         """
-        context = self._context()
-        return durable.fetch_state(context.jetstream, context.names.stream, self._settings.name, Deadline(timeout))
+        parts, deadline = self._context().parts, Deadline(timeout)
+        return durable.fetch_state(parts.jetstream, parts.names.stream, self._settings.name, deadline)
 
     def delete(self, *, timeout: float | None = 5.0) -> bool:
         """Delete the consumer and how far it is; returns whether it was there. Its dead letters stay.
@@ -212,10 +207,10 @@ class Consumer:
         Args:
             timeout: Seconds; None waits for ever.
         """
-        context, deadline = self._context(), Deadline(timeout)
+        parts, deadline = self._context().parts, Deadline(timeout)
         name = self._settings.name
-        durable.delete(context.jetstream, context.names.dead_letters, name, deadline)
-        return durable.delete(context.jetstream, context.names.stream, name, deadline)
+        durable.delete(parts.jetstream, parts.names.dead_letters, name, deadline)
+        return durable.delete(parts.jetstream, parts.names.stream, name, deadline)
 
     # -- dead letters
 

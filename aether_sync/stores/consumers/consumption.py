@@ -1,7 +1,7 @@
-"""Consuming: the events of a store, shared out among all processes that ask for them under one name.
+"""``Consumption``: a blocking iterator over the deliveries of a durable consumer.
 
-The server remembers for each name what was delivered and what acknowledged. What is not acknowledged in time it
-delivers again, to any of them, up to a number of times; then the event goes to the dead-letter stream.
+It takes messages that the server has delivered, passes by those that are not wanted, and makes deliveries of the rest.
+Who asks the server for messages is ``_jetstream/pull.py``; in which order they are taken, ``arrivals.py``.
 """
 
 import weakref
@@ -26,23 +26,23 @@ from .arrivals import Arrivals
 from .delivery import Delivery, Settler
 from .sources import Source
 
-__all__ = ["DRAIN", "Consumption"]
+__all__ = ["DRAIN", "Consumption", "begin_consuming"]
 
-_OPEN = 0.25  # seconds until it is asked again whether the server has finished a save
-DRAIN = 1.0  #: seconds for what is on its way to one who closes
+_OPEN = 0.25  # seconds until the server is asked again whether a save is whole
+DRAIN = 1.0  #: seconds that closing waits for messages that are on their way
 
 
 class Consumption(Flow):
-    """Deliveries of a durable consumer: a blocking iterator. Several threads may iterate it, each gets others.
+    """The deliveries of a durable consumer, as a blocking iterator. Several threads may iterate it.
 
-    Nothing is dropped: what nobody takes waits in the store. It goes on where it was after reconnects, restarts of the
-    server and changes of the leader; an event that was not acknowledged by then may come twice.
+    No event is dropped: events that nobody takes wait in the store. After a reconnect, a restart of the server or a
+    change of the leader it goes on where it was; events that were not acknowledged by then may come twice.
 
-    Iteration ends when it or its store is closed, from any thread. What was delivered to it and not taken is given back
-    at once; what was taken can still be acknowledged.
+    The iteration ends when it or its store is closed, which any thread may do. Events that were delivered and not taken
+    are then given back at once; those that were taken can still be acknowledged.
 
-    An exception raised by a signal handler (Ctrl-C, a soft time limit) leaves a blocked or busy iterator usable; the
-    one event that was in hand at that moment comes again when its ack wait is over.
+    An exception from a signal handler (Ctrl-C, a soft time limit) leaves a blocked or busy iterator usable. The one
+    event that was being taken at that moment is delivered again when its ack wait is over.
     """
 
     def __init__(
@@ -79,14 +79,14 @@ class Consumption(Flow):
             raise StopIteration from None
 
     def get(self, timeout: float | None = None) -> Delivery:
-        """Take the next delivery, waiting for it if need be.
+        """Take the next delivery; wait for it if there is none.
 
         Args:
             timeout: Seconds; 0 does not wait, None waits for ever.
 
         Raises:
-            DeadlineExceededError: None came in time.
-            StoreClosedError: It is closed.
+            DeadlineExceededError: No delivery came in time.
+            StoreClosedError: The iteration is closed.
             StoreError: The consumer was deleted meanwhile.
         """
         return self._get(Deadline(timeout), [])
@@ -101,10 +101,17 @@ class Consumption(Flow):
             self._await(deadline, self._pause_left() or inf)
 
     def get_batch(self, max_events: int, timeout: float | None = None) -> list[Delivery]:
-        """Take what is there, up to a number, waiting only for the first; ``[]`` if none came in time.
+        """Take the deliveries that are there, up to a number; wait only for the first.
+
+        Args:
+            max_events: At most this many deliveries, 1 or more.
+            timeout: Seconds, as for :meth:`get`.
+
+        Returns:
+            1 to ``max_events`` deliveries; ``[]`` if none came in time.
 
         Raises:
-            StoreClosedError: It is closed.
+            StoreClosedError: The iteration is closed.
         """
         max_events = check_count("max_events", max_events)
         messages: list[Message] = []
@@ -119,7 +126,7 @@ class Consumption(Flow):
         return take_batch(max_events, partial(self._get, deadline, messages), take, lambda _: self._give_back(messages))
 
     def _give_back(self, messages: list[Message]) -> None:
-        """Put back what was taken last, for whoever takes next."""
+        """Put back the messages that were taken last, to be taken next."""
         with self._lock:
             if not self._closed:
                 self._arrivals.put_back(messages)
@@ -128,7 +135,11 @@ class Consumption(Flow):
         self._buffer.changed.wake_all()
 
     def _take(self, messages: list[Message]) -> Delivery | None:
-        """Take what has come, past what is not wanted; what it was made of is added to some messages."""
+        """Take the first message that is wanted, and make a delivery of it; None if there is none yet.
+
+        Args:
+            messages: The message is appended to these.
+        """
         passed: list[bytes] = []
         try:
             while (message := self._pop()) is not None:
@@ -148,12 +159,12 @@ class Consumption(Flow):
             self._extender.send(passed, ACK)
 
     def _put_off(self, message: Message) -> None:
-        """Look at a message later: its save may still become whole."""
+        """Put a message back for a moment: the server may still store the rest of its save."""
         self._pauses_until = monotonic() + _OPEN
         self._give_back([message])
 
     def _pause_left(self) -> float:
-        """Seconds until it is worth to look at what is put off."""
+        """Seconds until messages that were put off are looked at again."""
         return max(0.0, self._pauses_until - monotonic())
 
     def _pop(self) -> Message | None:
@@ -168,14 +179,15 @@ class Consumption(Flow):
 
     # -- beginning
 
-    def begin(self, info: dict[str, Any], deadline: Deadline) -> None:
-        """Begin to pull from the consumer, of which the server says this."""
+    def _begin(self, info: dict[str, Any], deadline: Deadline) -> None:
+        """Begin to pull from the consumer, on which this is the server's information."""
+        self._admit()
         self._requester.subscribe(deadline)
         self._extender.start()
         self._flow(info)
 
     def _flow(self, info: dict[str, Any]) -> None:
-        """Pull from now on; what has come already is kept, if it is still this one's."""
+        """Pull from now on. Messages that have come are kept, unless the server may have given them to others."""
         with self._lock:
             if not self._closed:
                 if self._source.is_ordered:
@@ -196,17 +208,20 @@ class Consumption(Flow):
     # -- ending
 
     def close(self) -> None:
-        """End, release every thread that waits here, and give back what was not taken. Idempotent, from any thread."""
-        self.close_by(Deadline(DRAIN))
+        """End the iteration, release every thread that waits in it, and give back what was not taken.
 
-    def close_by(self, deadline: Deadline) -> None:
-        """As :meth:`close`, one of several for which there is one deadline."""
+        Any thread may call it, more than once. It waits up to a second for messages that are on their way.
+        """
+        self._close_by(Deadline(DRAIN))
+
+    def _close_by(self, deadline: Deadline) -> None:
+        """As :meth:`close`, within a deadline."""
         deadline = Deadline(min(DRAIN, deadline.remaining()))
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-        try:  # whatever an exception cuts off: what was not taken is given back, and the keeper does the rest
+        try:  # wherever an exception ends this, what was not taken is given back, and the extender does the rest
             self._buffer.changed.wake_all()
             self._requester.close()
             self._finalizer.detach()
@@ -223,8 +238,19 @@ class Consumption(Flow):
         return f"<Consumption {self._name}{' closed' if self._closed else ''}>"
 
 
+def begin_consuming(consumption: Consumption, info: dict[str, Any], deadline: Deadline) -> None:
+    """Begin to pull from a consumer.
+
+    Args:
+        consumption: One that has not begun.
+        info: What the server says of the consumer.
+        deadline: For the subscription.
+    """
+    consumption._begin(info, deadline)
+
+
 def _abandon(channel: Channel, requester: PullRequester, extender: AckExtender, name: str) -> None:
-    """A consumption was dropped without ``close()``: called by its finalizer, takes no lock."""
+    """End a consumption that was dropped without ``close()``. Called by its finalizer: it takes no lock."""
     extender.ends = True
     channel.call_soon(requester.close)
     warn_unclosed(name, None)

@@ -1,11 +1,10 @@
-"""The dead-letter stream: the stream of what consumers gave up, to be looked at and worked on again.
+"""The dead-letter stream: pointers to the events that consumers gave up, to be looked at and handled again.
 
-It has two springs. What a handler rejects is published here, and acknowledged only once it is stored. What ends without
-a word (the process that works on it dies at the last attempt) is known by the server's own advisory, which the stream
-captures. An advisory is sent once and to nobody in particular: one that is sent while this stream has no leader is
-lost, and so the event is missing here. Nobody can find it later: the server forgets what has used up its deliveries,
-tells of no event which state it is in, and its acknowledgement floor passes over it with the next one. The event itself
-is in the store in any case; only a pointer to it is kept here.
+Events arrive here in two ways. An event that a handler rejects is published here, and acknowledged only when it is
+stored. An event that is delivered ``max_deliver`` times without an answer, as when each process dies that works on it,
+is announced by the server with an advisory, which this stream captures. The server sends an advisory once: if this
+stream has no leader at that moment, the event is missing here. Nothing can find it later, as the server does not say
+which events have used up their deliveries. The event itself is in the store in any case: here is only its sequence.
 """
 
 import json
@@ -22,16 +21,16 @@ from ..._values.clock import Datetime, now
 from ...errors import DeadlineExceededError, MalformedRecordError
 from ...events import MAX_VERSION, Event
 from .._jetstream.answers import BusyError, UnknownError
-from .._jetstream.api import Asked, JetStream, Pause
+from .._jetstream.api import Asked, Pause
 from .._jetstream.messages import Outgoing, Record
 from .._jetstream.names import Names
-from .._jetstream.reader import Reader
+from .._jetstream.parts import StoreParts
 from .._jetstream.stream import Stream
 
 __all__ = ["Advisory", "DeadLetterStream", "DeadLetter"]
 
 _PAGE = 1_000  # pointers
-_AT_ONCE = 256  # events that are asked for before the first is there
+_AT_ONCE = 256  # events that are requested before the first answer is awaited
 _LONGEST_REASON = 4_000  # characters that are kept
 _NO_REASON = "it was delivered as often as may be, and never acknowledged"
 
@@ -41,11 +40,11 @@ class DeadLetter:
     """An event that a consumer gave up.
 
     Attributes:
-        sequence: Its place in the store.
-        event: The event; None if the record there is none.
+        sequence: The event's place in the store.
+        event: The event; None if the record at that place is not an event.
         attempts: How often it was delivered.
         reason: Why it was given up.
-        timestamp: When, aware.
+        timestamp: When it was given up, an aware ``datetime``.
     """
 
     sequence: int
@@ -56,9 +55,9 @@ class DeadLetter:
 
 
 class Advisory(msgspec.Struct, frozen=True):
-    """What is stored here: the server's advisory, or ours of the same shape.
+    """A record of the dead-letter stream: an advisory of the server, or a message of our own in the same shape.
 
-    The server's are ``io.nats.jetstream.advisory.v1.max_deliver`` and ``.terminated``.
+    The server's are of the types ``io.nats.jetstream.advisory.v1.max_deliver`` and ``.terminated``.
     """
 
     stream_seq: Annotated[int, msgspec.Meta(ge=1, le=MAX_VERSION)]
@@ -68,10 +67,14 @@ class Advisory(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, sequence: int, data: bytes) -> "Advisory":
-        """Read what is stored here under a sequence.
+        """Read a record.
+
+        Args:
+            sequence: Its sequence in this stream, for the error.
+            data: Its body.
 
         Raises:
-            MalformedRecordError: It is none.
+            MalformedRecordError: It is not an advisory.
         """
         try:
             return _read(data)
@@ -85,25 +88,32 @@ _read = msgspec.json.Decoder(Advisory).decode
 
 
 class DeadLetterStream:
-    """The dead-letter stream of one store. Any thread."""
+    """The dead-letter stream of one store. Any thread may call it."""
 
-    def __init__(self, jetstream: JetStream, names: Names, reader: Reader, main: Stream) -> None:
-        self._jetstream = jetstream
-        self._names = names
-        self._reader = reader
-        self._stream = Stream(jetstream, _settings(names), main)
+    def __init__(self, parts: StoreParts) -> None:
+        self._jetstream = parts.jetstream
+        self._names = parts.names
+        self._reader = parts.reader
+        self._stream = Stream(parts.jetstream, _settings(parts.names), parts.stream)
         self._burst = Burst()  # of records that are no pointers
 
     def open(self, deadline: Deadline) -> None:
-        """See that it is there; make it if it is not.
+        """Make the stream if it is not there.
 
         Raises:
-            StreamMismatchError: There is such a stream with other settings.
+            StreamMismatchError: The stream is there with other settings.
         """
         self._stream.open(deadline)
 
     def bury(self, consumer: str, sequence: int, attempts: int, reason: str, deadline: Deadline) -> None:
-        """Put a pointer to an event here; returns when it is stored.
+        """Store a pointer to an event.
+
+        Args:
+            consumer: The consumer's name on the server.
+            sequence: Of the event, in the store.
+            attempts: How often it was delivered.
+            reason: Why it is given up.
+            deadline: For all attempts to store it.
 
         Raises:
             DeadlineExceededError: It may be stored, or not.
@@ -132,10 +142,10 @@ class DeadLetterStream:
                 return
 
     def event(self, sequence: int, deadline: Deadline) -> Event:
-        """Return the event that a pointer points to.
+        """Return the event at a sequence of the store.
 
         Raises:
-            MalformedRecordError: The record there is none.
+            MalformedRecordError: The record there is not an event.
         """
         return self._decoded(sequence, self._ask(sequence, deadline)(deadline))
 
@@ -150,7 +160,7 @@ class DeadLetterStream:
         return [one for part in parts for one in self._whole(part, deadline)]
 
     def discard(self, consumer: str, sequence: int, deadline: Deadline) -> bool:
-        """Take away what points to an event; returns whether there was any."""
+        """Delete the pointers to an event; returns whether there were any."""
         places = [place for place, one in self._pointers(consumer, deadline) if one.stream_seq == sequence]
         for place in places:
             subject = f"STREAM.MSG.DELETE.{self._names.dead_letters}"
@@ -158,7 +168,7 @@ class DeadLetterStream:
         return bool(places)
 
     def _whole(self, pointers: list[Advisory], deadline: Deadline) -> list[DeadLetter]:
-        """Read the events that some point to, all asked for at once."""
+        """Read the events that some advisories point to; all requests are sent before the first answer is awaited."""
         asked: list[Asked[Record | None]] = []
         try:
             asked.extend(self._ask(one.stream_seq, deadline) for one in pointers)
@@ -184,19 +194,19 @@ class DeadLetterStream:
         return self._reader.decoded(record)
 
     def _pointers(self, consumer: str, deadline: Deadline) -> list[tuple[int, Advisory]]:
-        """Read all pointers of a consumer, with their places here; what is none is passed by."""
+        """Read all pointers of a consumer, with their sequences in this stream; other records are skipped."""
         found = []
         for record in self._records(consumer, deadline):
             try:
                 found.append((record.sequence, Advisory.of(record.sequence, record.data)))
             except MalformedRecordError as error:
                 if self._burst.opens():
-                    text = "what points to no event of consumer %r is passed by: %s"
+                    text = "a record of the dead letters of consumer %r is skipped: %s"
                     log(Kind.MALFORMED_RECORD, logging.WARNING, text, consumer, error)
         return found
 
     def _records(self, consumer: str, deadline: Deadline) -> list[Record]:
-        """Read all pointers of a consumer: pages from any server, then what that one lacks from the leader."""
+        """Read all records of a consumer: pages from any server, then from the leader what that server lacks."""
         if self._stream.find(deadline) is None:
             return []
         found: list[Record] = []
@@ -214,7 +224,7 @@ class DeadLetterStream:
 
 
 def _storable(reason: str) -> str:
-    """The beginning of a reason, if it is long, without lone surrogates, which who reads it refuses."""
+    """Return a reason as it can be stored: cut if it is long, and without lone surrogates, which no reader accepts."""
     text = reason[:_LONGEST_REASON].encode(errors="replace").decode()
     return text if len(reason) <= _LONGEST_REASON else f"{text}... (cut: it has {len(reason):,} characters)"
 

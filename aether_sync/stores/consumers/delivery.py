@@ -1,8 +1,8 @@
-"""``Delivery``: an event that a consumer was given to work on, until it is settled.
+"""``Delivery``: an event that was delivered to a consumer, and is to be settled.
 
-Settling is a word to the subject that the server named with the message (https://docs.nats.io/reference/
-reference-protocols/nats_api_reference): ``+ACK``, ``-NAK``, ``+WPI`` for work in progress. The word may be lost with a
-connection; the server then delivers again when the ack wait is over.
+To settle it, a word is sent to the subject that the server named with the message (https://docs.nats.io/reference/
+reference-protocols/nats_api_reference): ``+ACK`` or ``-NAK``; ``+WPI`` says that work is in progress. The word may be
+lost with a connection: then the server delivers the event again when the ack wait is over.
 """
 
 from collections.abc import Callable
@@ -21,18 +21,29 @@ from .._jetstream.api import Pause
 from .._jetstream.messages import command
 from .ack_extender import _IN_PROGRESS, ACK, AckExtender, nak
 
-__all__ = ["Delivery", "Settler"]
+__all__ = [
+    "Delivery",
+    "Settler",
+    "drop_event",
+    "extend",
+    "failed_reason",
+    "hold",
+    "let_go",
+    "reload_event",
+    "send_word",
+]
+
 _TRY = 1.5  # seconds for one answer
 
 
 class Settler:
-    """Where the deliveries of one consumer are settled.
+    """Settles the deliveries of one consumption. Any thread may call it.
 
     Args:
-        channel: Over which.
-        keeper: Who keeps those that are not.
-        bury: Puts one into the dead-letter stream, for a reason, within a deadline.
-        read: Reads the event of a sequence again.
+        channel: Sends the words.
+        extender: Extends the ack wait of deliveries that are held.
+        bury: Puts a delivery into the dead-letter stream, with a reason, within a deadline.
+        read: Reads the event of a sequence again, within a deadline.
     """
 
     def __init__(
@@ -53,10 +64,10 @@ class Settler:
         self._channel.write(command(reply.decode(), b"", b"", word))
 
     def confirm(self, reply: bytes, deadline: Deadline) -> None:
-        """Acknowledge a delivery, until the server says that it knows; it may be told twice.
+        """Acknowledge a delivery, again and again until the server confirms it.
 
         Raises:
-            DeadlineExceededError: It did not say so in time.
+            DeadlineExceededError: The server did not confirm it in time.
         """
         subject = reply.decode()
         pause = Pause(deadline)
@@ -64,7 +75,7 @@ class Settler:
             with suppress(DeadlineExceededError, DisconnectedError):
                 call = self._channel.request({subject}, lambda inbox: command(subject, inbox, b"", ACK), deadline)
                 (answer,) = call.wait(Deadline(min(_TRY, deadline.remaining())))
-                if not is_status(answer):  # else nobody is there who would know
+                if not is_status(answer):  # a status: nobody was there to note it
                     return
             if not pause.take():
                 raise DeadlineExceededError(
@@ -74,28 +85,30 @@ class Settler:
 
 
 class Delivery:
-    """An event to be worked on, and then acknowledged: otherwise it is delivered again, to any process.
+    """An event to be worked on and then acknowledged. If it is not, it is delivered again, to any process.
 
-    The first of :meth:`ack`, :meth:`nak` and :meth:`reject` settles it. The same once more does nothing (but for an
-    ``ack(confirm=True)``, which asks again); another one is a ``StoreError``. Any thread may call them.
+    The first call of :meth:`ack`, :meth:`nak` or :meth:`reject` settles the delivery. The same call again does nothing,
+    except that ``ack(confirm=True)`` asks the server again; another of them raises ``StoreError``. Any thread may call
+    them.
 
     Attributes:
         event: The event, as any reader gets it.
-        sequence: Its place in the store: what a handler compares to know an event that it has had already.
-        attempt: How often it was delivered, this time included: 1 or more.
-        settled: ``"acknowledged"``, ``"given back"``, ``"rejected"``, or "" as long as it is none.
+        sequence: Its place in the store. A handler that records the sequences of the events that had their effect
+            recognises by it an event that comes twice.
+        attempt: How often the event was delivered, including this time: 1 or more.
+        settled: ``"acknowledged"``, ``"given back"`` or ``"rejected"``; "" while the delivery is not settled.
     """
 
     __slots__ = (
-        "_is_light",
-        "_kept_since",
+        "_failed_reason",
+        "_has_event",
+        "_held_since",
         "_reply",
         "_settler",
         "attempt",
         "event",
         "sequence",
         "settled",
-        "unburied",
     )
 
     def __init__(self, event: Event, sequence: int, attempt: int, reply: bytes, settler: Settler) -> None:
@@ -105,24 +118,24 @@ class Delivery:
         self.settled = ""
         self._reply = reply
         self._settler = settler
-        self._is_light = False  # it has no event
-        self._kept_since = 0.0
-        self.unburied: str | None = None  #: why it was rejected, if that failed. For a runner
+        self._has_event = True
+        self._held_since = 0.0
+        self._failed_reason: str | None = None  # why it was rejected, if that failed
 
     def ack(self, *, confirm: bool = False, timeout: float | None = 5.0) -> None:
-        """Say that it is done: it is not delivered again.
+        """Acknowledge the event: it is not delivered again.
 
         Args:
-            confirm: Wait until the server says that it knows. Without it, that word may be lost with a connection, and
-                the event comes again. It may come again all the same: with one replica the server writes down some
-                tenths of a second later what is acknowledged, whatever its ``sync_interval``, and forgets it if it is
-                killed before that.
-            timeout: Seconds for that.
+            confirm: Whether to wait until the server confirms the acknowledgement. Without it, the acknowledgement may
+                be lost with a connection, and the event is delivered again. It may be delivered again even with it: a
+                stream of one replica writes acknowledgements to disk some tenths of a second later, whatever the
+                ``sync_interval``, and forgets those of that time if its server is killed.
+            timeout: Seconds to wait for the confirmation; None waits for ever.
 
         Raises:
-            DeadlineExceededError: The server did not say so in time; it may know, or not. Call it again, or work on the
-                event again when it comes.
-            StoreError: It was given back or rejected before.
+            DeadlineExceededError: The server did not confirm it in time; it may have noted it, or not. Call it again,
+                or work on the event again when it comes.
+            StoreError: The delivery was given back or rejected before.
         """
         deadline, confirm = Deadline(timeout), check_flag("confirm", confirm)
         first = self._settle("acknowledged")
@@ -132,92 +145,110 @@ class Delivery:
             self._settler.send(self._reply, ACK)
 
     def nak(self, delay: float = 0.0) -> None:
-        """Give it back: it is delivered again, to any process.
+        """Give the event back: it is delivered again, to any process.
 
         Args:
-            delay: Seconds before that.
+            delay: Seconds until it is delivered again; 0 for at once.
 
         Raises:
-            StoreError: It was acknowledged or rejected before.
+            StoreError: The delivery was acknowledged or rejected before.
         """
         delay = 0.0 if as_seconds(delay) == 0 else check_seconds("delay", delay)
         if self._settle("given back"):
             self._settler.send(self._reply, nak(delay))
 
     def in_progress(self) -> None:
-        """Say that work on it goes on: the ack wait begins anew. Nothing, once it is settled."""
+        """Tell the server that work goes on: the ack wait begins anew. It does nothing when the delivery is settled."""
         if not self.settled:
             self._settler.send(self._reply, _IN_PROGRESS)
 
     def reject(self, reason: str, *, timeout: float | None = 5.0) -> None:
-        """Give it up: it is not delivered again, and when this returns it is in the dead-letter stream.
+        """Give the event up: it is not delivered again. When this returns, it is among the dead letters.
 
-        Of one that comes from there, it stays there, and is handed out again after a minute.
+        A dead letter that is rejected stays among the dead letters, and is delivered again after a minute.
 
         Args:
-            reason: For who looks there; its first 4,000 characters are kept.
-            timeout: Seconds.
+            reason: Why, for whoever reads the dead letters; the first 4,000 characters are kept.
+            timeout: Seconds; None waits for ever.
 
         Raises:
-            DeadlineExceededError: It is not there in time; it is as unsettled as before. So with every other error.
-            StoreError: It was acknowledged or given back before.
+            DeadlineExceededError: It is not among the dead letters in time. After this and any other error the delivery
+                is not settled.
+            StoreError: The delivery was acknowledged or given back before.
         """
         deadline = Deadline(timeout)
         if not is_of(reason, str):
-            raise InvalidOptionError(f"a reason is a str for who looks there, not {short(reason)}")
+            raise InvalidOptionError(f"a reason is a str, for whoever reads the dead letters, not {short(reason)}")
         reason = str.__str__(reason)
         if self._settle("rejected"):
             try:
                 self._settler.bury(self, reason, deadline)
             except BaseException:
-                self.settled, self.unburied = "", reason
+                self.settled, self._failed_reason = "", reason
                 raise
-            self.let_go()
+            let_go(self)
 
     def _settle(self, how: str) -> bool:
-        """Note how it is settled; returns whether it was not yet."""
+        """Note how the delivery is settled; returns whether it was not settled before."""
         with self._settler.lock:
             if self.settled and self.settled != how:
                 raise StoreError(f"{self!r} is {self.settled} already, and cannot be {how} any more")
             first = not self.settled
             self.settled = how
-        if how != "rejected":  # which takes a while
-            self.let_go()
+        if how != "rejected":  # that takes a while, during which the ack wait is extended
+            let_go(self)
         return first
-
-    def lighten(self) -> None:
-        """Let go of the event, which takes room. For a runner."""
-        self._is_light = True
-        del self.event
-
-    def make_whole(self, deadline: Deadline) -> None:
-        """Have the event again, before anybody sees this. For a runner.
-
-        Raises:
-            MalformedRecordError: It is not there any more.
-        """
-        if self._is_light:
-            self.event = self._settler.read(self.sequence, deadline)
-            self._is_light = False
-
-    def keep(self) -> None:
-        """Have the server told that work on it goes on, until it is settled. For a runner."""
-        self._kept_since = monotonic()
-        self._settler.extender.held[self._reply] = None
-
-    def renew(self) -> None:
-        """Let the ack wait begin anew, unless it has just begun. For a runner whose handler may let no thread run."""
-        if not self._settler.extender.has_just_extended(self._kept_since):
-            self.in_progress()
-
-    def let_go(self) -> None:
-        """Have the server told no more."""
-        self._settler.extender.held.pop(self._reply, None)
-
-    def release(self, word: bytes) -> None:
-        """Say a word of it, without settling it. For who puts it into the dead-letter stream."""
-        self._settler.send(self._reply, word)
 
     def __repr__(self) -> str:
         state = f", {self.settled}" if self.settled else ""
         return f"<Delivery of {self.sequence}, {short(self.event.event_type)}, attempt {self.attempt}{state}>"
+
+
+# -- what a runner and a source do with a delivery, and a user does not
+
+
+def hold(delivery: Delivery) -> None:
+    """Extend the ack wait of a delivery until it is settled or let go."""
+    delivery._held_since = monotonic()
+    delivery._settler.extender.held[delivery._reply] = None
+
+
+def let_go(delivery: Delivery) -> None:
+    """Extend the ack wait of a delivery no more."""
+    delivery._settler.extender.held.pop(delivery._reply, None)
+
+
+def extend(delivery: Delivery) -> None:
+    """Let the ack wait begin anew, unless it has just begun.
+
+    A handler may keep all other threads from running: then nothing else extends the ack wait.
+    """
+    if not delivery._settler.extender.has_just_extended(delivery._held_since):
+        delivery.in_progress()
+
+
+def drop_event(delivery: Delivery) -> None:
+    """Forget the event, which takes memory; :func:`reload_event` reads it again."""
+    delivery._has_event = False
+    del delivery.event
+
+
+def reload_event(delivery: Delivery, deadline: Deadline) -> None:
+    """Read the event again if it was dropped, before the user sees the delivery.
+
+    Raises:
+        MalformedRecordError: It is not there any more.
+    """
+    if not delivery._has_event:
+        delivery.event = delivery._settler.read(delivery.sequence, deadline)
+        delivery._has_event = True
+
+
+def failed_reason(delivery: Delivery) -> str | None:
+    """Return the reason of a rejection that failed; None if there was none."""
+    return delivery._failed_reason
+
+
+def send_word(delivery: Delivery, word: bytes) -> None:
+    """Send a word to the server without settling it."""
+    delivery._settler.send(delivery._reply, word)

@@ -1,4 +1,4 @@
-"""Durable consumers on the server: made or joined, refused if they are others, looked at, waited for."""
+"""Durable consumers on the server: they are made or joined, refused if configured otherwise, read, and deleted."""
 
 import json
 from contextlib import suppress
@@ -28,13 +28,13 @@ __all__ = [
 ]
 
 _GONE = {ErrorCode.JSConsumerNotFoundErr, ErrorCode.JSStreamNotFoundErr}
-_RECOVERY = 2.0  # seconds in which a server that has just started may not know it yet
-_ACTORS, _EVENT_TYPES = "aether.actors", "aether.event_types"  # what the server cannot filter, and all must agree on
+_RECOVERY = 2.0  # seconds in which a server that has just started may not know a consumer yet
+_ACTORS, _EVENT_TYPES = "aether.actors", "aether.event_types"  # in the metadata: what the server cannot filter
 #: What to do about a consumer with other settings.
 ADVICE = (
     "Use the same in every process, or another name; Consumer.delete() deletes the one that is there and its position"
 )
-_COMPARED = {  # and what the server leaves out when it is not set
+_COMPARED = {  # by name: what a setting is if the server leaves it out
     "ack_policy": "none",
     "ack_wait": 0,
     "max_deliver": -1,
@@ -90,7 +90,7 @@ class ConsumerState:
 
     @classmethod
     def of(cls, info: dict[str, Any]) -> "ConsumerState":
-        """Read what the server says of a consumer."""
+        """Read the server's information on a consumer."""
         return cls(
             info["name"],
             info["delivered"]["stream_seq"],
@@ -228,8 +228,8 @@ def wait_for(jetstream: JetStream, names: Names, consumer: str, sequence: int, d
     """
     info = fetch_info(jetstream, names.stream, consumer, deadline)
     target = _last_wanted(jetstream, names, info["config"], sequence, deadline)
-    # The server tells nobody when a consumer acknowledges: it has to be asked. First soon, as most handlers are quick,
-    # then at longer pauses, so that who waits for a consumer that is far behind costs the server little.
+    # The server does not announce acknowledgements, so it has to be asked: first soon, as most handlers are quick, then
+    # after longer and longer pauses, so that waiting for a consumer that is far behind costs the server little.
     pause = Pause(deadline)
     while not _has_passed(state := ConsumerState.of(info), target):
         if not pause.take():
@@ -237,14 +237,14 @@ def wait_for(jetstream: JetStream, names: Names, consumer: str, sequence: int, d
                 f"consumer {consumer!r} has not acknowledged event {target} within {deadline}: all up to "
                 f"{state.acknowledged} is, {state.unacknowledged} events are being worked on, {state.waiting} wait"
             )
-        with suppress(DeadlineExceededError):  # then it is said how far it was
+        with suppress(DeadlineExceededError):  # the error above then says how far it was
             info = fetch_info(jetstream, names.stream, consumer, deadline)
 
 
 def _last_wanted(jetstream: JetStream, names: Names, config: dict[str, Any], sequence: int, deadline: Deadline) -> int:
-    """The sequence that a consumer comes by last, of those up to one; more than that if it is sure to come by more.
+    """Return a sequence, or the last one before it that is of the consumer's subjects.
 
-    The leader of the stream knows; what the consumer's own server says of what is pending may be older.
+    The leader of the stream is asked: the consumer's own server may be behind it.
     """
     wanted = config.get("filter_subjects") or [config.get("filter_subject") or names.all_events]
     records = [jetstream.last(names.stream, one, deadline) for one in wanted]
@@ -254,7 +254,7 @@ def _last_wanted(jetstream: JetStream, names: Names, config: dict[str, Any], seq
 def _has_passed(state: ConsumerState, sequence: int) -> bool:
     if state.acknowledged >= sequence:
         return True
-    return state.delivered >= sequence and not state.unacknowledged  # what was given up is never acknowledged
+    return state.delivered >= sequence and not state.unacknowledged  # events that were given up are never acknowledged
 
 
 def _differences(config: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

@@ -1,14 +1,13 @@
-"""What the threads of a runner share: the *lanes*, one for each actor that has events here.
+"""``LaneScheduler``: which delivery a runner handles next. There is a *lane* for each actor that has events here.
 
-One thread takes deliveries and puts each into its actor's lane; the others take lanes that have something to be done,
-and that nobody is at. So an actor waits for its own events only: for one that is being handled, and for the pause
-before a failed one is tried again.
+One thread takes deliveries and puts each into its actor's lane. The others take lanes in which an event is to be
+handled and that no other thread is at. So the events of an actor wait only for an earlier one of that actor: while it
+is handled, and while it pauses before it is tried again.
 
-How many deliveries are here has a bound, so that they are shared out among processes and few are in hand when one is
-killed. Where all within that bound wait for a few actors, and threads have nothing to do, the bound grows, for the sake
-of the events behind. What is here beyond it keeps its place only: the event itself is read again when its turn comes.
-It cannot be given back instead: that would be one of its deliveries, and to the server it would be in work all the same
-until it is delivered again.
+The number of deliveries in the lanes is bounded, so that events are shared out among processes, and a process that is
+killed holds few. When all of these wait for a few actors and threads have nothing to do, the bound grows, so that the
+events of other actors are reached. A delivery beyond the bound keeps its place, but not its event, which is read again
+when its turn comes. To give it back instead would cost an attempt, and it would count as unacknowledged all the same.
 """
 
 import logging
@@ -32,19 +31,19 @@ from ..._values.clock import monotonic
 from ..._values.shown import explained
 from ...errors import AetherError, MalformedRecordError, StoreClosedError, StoreError
 from .consumption import Consumption
-from .delivery import Delivery
+from .delivery import Delivery, drop_event, extend, failed_reason, hold, let_go, reload_event
 
 __all__ = ["Handler", "Handling", "LaneScheduler"]
 
-#: What handles a delivery: it returns when that is done, and raises when it is not.
 Handler = Callable[[Delivery], object]
+"""A user's function that handles a delivery: it returns when the work is done, and raises when it is not."""
 
 _LONGEST_PAUSE = 60.0  # seconds before a failed event is tried again
 _LONGEST_REASON = 1_000  # characters
-_NO_MEMORY = 0.1  # seconds until it is tried again
+_NO_MEMORY = 0.1  # seconds until taking is tried again
 _READ = 5.0  # seconds to read an event again
-_AGAIN = 1.0  # seconds until what the server could not do is tried again
-_PATIENCE = 0.25  # seconds in which all that is here is to be handled, before more is taken for who has nothing to do
+_AGAIN = 1.0  # seconds until a request that the server could not fulfil is tried again
+_PATIENCE = 0.25  # seconds in which everything here has to be handled: else more is taken for threads without work
 
 _numbers = count(1)
 _sequence = attrgetter("sequence")
@@ -57,10 +56,10 @@ class _Lane:
 
     def __init__(self, actor_id: str) -> None:
         self.actor_id = actor_id
-        self.waiting: list[Delivery] = []  # the first is the one that is handled, or tried again
+        self.waiting: list[Delivery] = []  # the first is being handled, or is to be
         self.failures = 0  # of the first
-        self.verdict: str | None = None  # why the first is given up, once it is
-        self.is_busy = False  # a thread handles it
+        self.verdict: str | None = None  # the reason, once the first is given up
+        self.is_busy = False  # a thread handles the first
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +82,7 @@ class Handling:
 
 
 class LaneScheduler:
-    """What the threads of a runner share. It does not know the runner, which can so be collected.
+    """What the threads of a runner share. It does not refer to the runner, which can so be garbage-collected.
 
     Args:
         consumption: Where deliveries come from.
@@ -98,19 +97,19 @@ class LaneScheduler:
         self._counts_deliveries = handling.counts_deliveries
         self._capacity = handling.capacity
         self._room_made = 0  # beyond the capacity
-        self._mark = 0.0  # when it was last seen that what is here flows
-        self._left = 0  # deliveries still here of those that were at that moment
-        self._idle = 0  # threads that have nothing to do
+        self._mark = 0.0  # the moment of the last progress: see _note_progress()
+        self._left = 0  # deliveries of that moment that are still here
+        self._idle = 0  # threads without work
         self.lock = signal_safe_lock()  # guards the fields below
-        self._work = ParkingLot()  # of who handles
-        self._room = ParkingLot()  # of who takes
-        self.ended = ParkingLot()  # of who waits for the end
+        self._work = ParkingLot()  # threads that wait for a lane
+        self._room = ParkingLot()  # the thread that takes, while there is no room
+        self.ended = ParkingLot()  # callers that wait for the end
         self._held: dict[int, Delivery] = {}  # by sequence
         self._lanes: dict[str, _Lane] = {}  # by actor
-        self._ready: deque[_Lane] = deque()  # that have something to be done
-        self._later: list[tuple[float, int, _Lane]] = []  # heap; when each is to be tried again
-        self.running = 0  # threads that have begun; one that begins later than the end has nothing to do
-        self.closers: set[int] = set()  # those of its threads whose handlers close it, and wait for the others
+        self._ready: deque[_Lane] = deque()  # lanes whose first event is to be handled
+        self._later: list[tuple[float, int, _Lane]] = []  # heap: when each lane is to be tried again
+        self.running = 0  # threads that have begun and not ended
+        self.closers: set[int] = set()  # threads whose handlers close it, and wait for the other threads
         self.closing = False
         self.failure: AetherError | None = None
         self._burst = Burst()  # of failures
@@ -123,16 +122,16 @@ class LaneScheduler:
     # -- taking
 
     def take(self) -> None:
-        """Put deliveries into lanes, as there is room, until the end; on a thread of its own."""
+        """Put deliveries into lanes, while there is room, until the end. It runs on a thread of its own."""
         self._join()
         try:
             while room := self._await_room():
                 try:
                     self._put(self.consumption.get_batch(room))
-                except MemoryError:  # it passes; what was in hand comes again
+                except MemoryError:  # it passes; what was just taken is delivered again
                     sleep(_NO_MEMORY)
         except StoreClosedError as error:
-            if not (self.closing or self.consumption.closed):  # it did not end by anybody's wish
+            if not (self.closing or self.consumption.closed):  # nobody has closed it
                 self._fail(error)
         except Exception as error:
             self._fail(error)
@@ -143,13 +142,13 @@ class LaneScheduler:
             self._leave()
 
     def _await_room(self) -> int:
-        """Wait until more may be taken, and return how many; 0 at the end."""
+        """Wait until deliveries may be taken, and return how many; 0 at the end."""
         while not self.closing:
             with self.lock:
                 patience = self._patience()
                 if not patience:
-                    self._room_made = 2 * len(self._held) - self._capacity  # room for as many as are here
-                    self._see_flow()
+                    self._room_made = 2 * len(self._held) - self._capacity  # room for as many again
+                    self._note_progress()
                 room = self._room_here()
             if room > 0:
                 return room
@@ -161,63 +160,64 @@ class LaneScheduler:
         return self._capacity + self._room_made - len(self._held)
 
     def _patience(self) -> float:
-        """Seconds until room is made, as what is here keeps too few busy; ``inf`` while it does not."""
-        if self._left <= 0:  # all that was here has been handled since: it flows
-            self._see_flow()
+        """Return the seconds until room is made for threads without work; ``inf`` while all have work."""
+        if self._left <= 0:  # everything that was here has been handled since
+            self._note_progress()
         if len(self._held) <= self._capacity:
             self._room_made = 0
         if not self._is_idle() or 2 * len(self._held) < self._capacity:
             return inf
         return max(0.0, self._mark + _PATIENCE - monotonic())
 
-    def _see_flow(self) -> None:
+    def _note_progress(self) -> None:
+        """Let the time begin anew in which everything that is here now has to be handled."""
         self._mark, self._left = monotonic(), len(self._held)
 
     def _is_idle(self) -> bool:
         return self._idle > 0 and not self._ready
 
     def _has_changed(self, idle: bool) -> bool:
-        """Whether who waits for room has to look again."""
+        """Whether the thread that waits for room has to check again."""
         return self._room_here() > 0 or self._is_idle() is not idle or self.closing
 
     def _put(self, deliveries: list[Delivery]) -> None:
         with self.lock:
             for one in deliveries:
                 held = self._held.get(one.sequence)
-                if held is not None and not held.settled:  # the server was not told of it for too long
+                if held is not None and not held.settled:  # it came again: its ack wait was not extended in time
                     continue
                 self._held[one.sequence] = one
-                one.keep()
+                hold(one)
                 lane = self._lanes.setdefault(one.event.actor_id, _Lane(one.event.actor_id))
                 lane.waiting.append(one)
                 if len(lane.waiting) == 1:
                     self._ready.append(lane)
-                    self._see_flow()
-                elif one.sequence < lane.waiting[-2].sequence:  # it comes again; the first may be in someone's hands
+                    self._note_progress()
+                elif one.sequence < lane.waiting[-2].sequence:  # it comes again; a thread may be at the first
                     first, *rest = lane.waiting[:-1]
                     insort(rest, one, key=_sequence)
                     lane.waiting = [first, *rest]
                 if len(lane.waiting) > 1 and len(self._held) > self._capacity:
-                    one.lighten()
+                    drop_event(one)
             self._work.wake(len(deliveries))
 
     # -- handling
 
     def work(self) -> None:
-        """Handle what is in the lanes, until the end; on several threads."""
+        """Handle the events in the lanes until the end. It runs on several threads."""
         self._join()
         try:
             while (lane := self._next()) is not None:
                 self._handle(lane)
-        except Exception as mistake:  # of ours, or there is no memory: who waits for the end is told
+        except Exception as mistake:  # of this library, or there is no memory: wait() raises it
             self._fail(mistake)
             self.stop()
-            self.consumption.close()  # or who takes would wait there
+            self.consumption.close()  # or the thread that takes would wait in it
         finally:
             self._leave()
 
     def _next(self) -> _Lane | None:
-        """Wait for a lane in which something is to be done."""
+        """Wait for a lane in which an event is to be handled; None at the end."""
         while True:
             with self.lock:
                 if self.closing:
@@ -228,7 +228,7 @@ class LaneScheduler:
                 if self._ready:
                     lane = self._ready.popleft()
                     lane.is_busy = True
-                    if self._ready or self._later:  # another waits for those
+                    if self._ready or self._later:  # another thread has to wait for those
                         self._work.wake(1)
                     self._signal_idleness()
                     return lane
@@ -242,7 +242,7 @@ class LaneScheduler:
                     self._idle -= 1
 
     def _signal_idleness(self) -> None:
-        """Let who takes make room, if nothing changes."""
+        """Wake the thread that takes: it makes room, if nothing changes."""
         if self._is_idle() and self._room_here() <= 0:
             self._room.wake(1)
 
@@ -250,7 +250,7 @@ class LaneScheduler:
         return self._later[0][0] if self._later else inf
 
     def _has_work(self, before: float) -> bool:
-        """Whether there is something to be done, or will be before a moment."""
+        """Whether an event is to be handled now, or will be before a moment."""
         with self.lock:
             return bool(self._ready) or self.closing or self._due() < before
 
@@ -260,30 +260,30 @@ class LaneScheduler:
             self._give_up(lane, delivery, lane.verdict)
             return
         try:
-            delivery.make_whole(Deadline(_READ))
+            reload_event(delivery, Deadline(_READ))
         except (AetherError, MemoryError) as error:
             self._not_read(lane, delivery, error)
             return
-        delivery.renew()
+        extend(delivery)
         try:
             self._handler(delivery)
         except BaseException as error:  # the thread is ours, and goes on
             self._failed(lane, delivery, error)
         else:
             if not delivery.settled:
-                with suppress(StoreError):  # the handler has left it to a thread that settles it just now
+                with suppress(StoreError):  # another thread of the user's settles it at this moment
                     delivery.ack()
             self._done(lane, delivery)
 
     def _not_read(self, lane: _Lane, delivery: Delivery, error: Exception) -> None:
-        """The event is not there; as long as that may pass, nobody has failed."""
+        """Try again later to read an event that could not be read; it counts as a failure if it is not there."""
         if isinstance(error, MalformedRecordError):
             self._failed(lane, delivery, error)
         else:
             self._later_on(lane, _AGAIN)
 
     def _failed(self, lane: _Lane, delivery: Delivery, error: BaseException) -> None:
-        """Try it again after a pause, or give it up."""
+        """Note that a handler has failed: the event is tried again after a pause, or given up."""
         lane.failures += 1
         tried = delivery.attempt if self._counts_deliveries else lane.failures
         if self._burst.opens():
@@ -293,8 +293,8 @@ class LaneScheduler:
             log(Kind.HANDLER_FAILED, logging.ERROR, text, *about, error=error, counts=counts)
         if delivery.settled:
             self._done(lane, delivery)
-        elif delivery.unburied is not None or tried >= self._attempts:
-            reason = explained(error, _LONGEST_REASON) if delivery.unburied is None else delivery.unburied
+        elif (rejected := failed_reason(delivery)) is not None or tried >= self._attempts:
+            reason = explained(error, _LONGEST_REASON) if rejected is None else rejected
             text = "%r gives up event %d (of %s) after %d attempts: %s"
             what = self.consumption, delivery.sequence, lane.actor_id, tried, reason[:_LONGEST_REASON]
             log(Kind.GAVE_UP, logging.WARNING, text, *what, counts={"attempts": tried})  # each of them
@@ -304,14 +304,14 @@ class LaneScheduler:
             self._later_on(lane, min(self._retry_delay * 2 ** min(lane.failures - 1, 60), _LONGEST_PAUSE))
 
     def _later_on(self, lane: _Lane, pause: float) -> None:
-        """Let a lane rest for some seconds."""
+        """Take up a lane again after some seconds."""
         with self.lock:
             lane.is_busy = False
             heappush(self._later, (monotonic() + pause, next(_numbers), lane))
-            self._work.wake(1)  # who waits for a later one
+            self._work.wake(1)  # a thread that waits for a later moment
 
     def _give_up(self, lane: _Lane, delivery: Delivery, reason: str) -> None:
-        """Put an event into the dead-letter stream, now or later: it may have had its last delivery."""
+        """Make an event a dead letter, now or later: it may have had its last delivery, and would not come again."""
         try:
             delivery.reject(reason)
         except (AetherError, MemoryError) as error:
@@ -325,9 +325,9 @@ class LaneScheduler:
         self._done(lane, delivery)
 
     def _done(self, lane: _Lane, delivery: Delivery) -> None:
-        delivery.let_go()
+        let_go(delivery)
         with self.lock:
-            if self._held.get(delivery.sequence) is delivery:  # it may have come again already
+            if self._held.get(delivery.sequence) is delivery:  # not if it has come again already
                 del self._held[delivery.sequence]
                 self._left -= 1
             lane.waiting.remove(delivery)
@@ -342,13 +342,13 @@ class LaneScheduler:
     # -- ending
 
     def _fail(self, error: Exception) -> None:
-        """Say why it ends."""
+        """Note and log the error that ends it."""
         what = explained(error)
         self.failure = error if isinstance(error, AetherError) else StoreError(f"a mistake ends the runner: {what}")
         log(Kind.RUNNER_ENDED, logging.ERROR, "the handling of %r ends: %s", self.consumption, what)
 
     def stop(self) -> None:
-        """Let each thread end once it is done with what it has in hand."""
+        """Have each thread end when it has finished the event that it handles."""
         with self.lock:
             self.closing = True
             self._work.wake_all()
@@ -361,14 +361,14 @@ class LaneScheduler:
             self.ended.wake_all()
         if is_last:
             self.give_back()
-            self.abandon_busy()  # what a thread had in hand that ended by a mistake
+            self.abandon_busy()  # an event whose thread an error has ended
 
     def give_back(self, also_behind_busy: bool = True) -> None:
-        """Give back what no thread handles.
+        """Give back the events that no thread handles.
 
         Args:
-            also_behind_busy: Also events of an actor of whom one is being handled: another process may then handle
-                them at the same time.
+            also_behind_busy: Whether to give back also those of an actor of which an event is being handled. Another
+                process may then handle them at the same time.
         """
         with self.lock:
             given = [
@@ -383,11 +383,11 @@ class LaneScheduler:
             for lane in self._lanes.values():
                 lane.waiting = [one for one in lane.waiting if one not in gone]
         for one in given:
-            with suppress(StoreError):  # it is settled
+            with suppress(StoreError):  # it is settled already
                 one.nak()
 
     def abandon_busy(self) -> None:
-        """No longer keep what is still being handled from being delivered to another."""
+        """Extend the ack wait no more of events that are still being handled."""
         with self.lock:
             for one in self._held.values():
-                one.let_go()
+                let_go(one)

@@ -1,4 +1,7 @@
-"""``Runner``: a pool of threads that handles what a consumption delivers, each actor's events one after the other."""
+"""``Runner``: threads that call a handler with the deliveries of a consumption; an actor's events one after the other.
+
+Which delivery is handled next is decided in ``lanes.py``; here are the threads, and how they end.
+"""
 
 import logging
 import threading
@@ -16,38 +19,43 @@ from ..._runtime.reporter import Kind, log
 from ..._runtime.threads import NoThreadError, make_thread, start
 from ..._values.shown import short
 from ...errors import StoreClosedError, StoreError
+from .._jetstream.flow import close_by
 from .consumption import Consumption
 from .lanes import Handling, LaneScheduler
 
-__all__ = ["Runner", "close_all"]
+__all__ = ["Runner", "close_all", "let_all_end", "start_runner"]
 
-_AT_EXIT = 5.0  # seconds for the handlers of all runners that nobody closed
+_AT_EXIT = 5.0  # seconds for the handlers of runners that nobody has closed
 
 _numbers = count(1)
 
 
 class Runner(Closeable, ForkAware):
-    """Handles the events of a durable consumer on threads of its own, until it or its store is closed.
+    """Handles the events of a durable consumer on its own threads, until it or its store is closed.
 
-    The events of one actor are handled one after the other, in the order of the store, as far as this process gets
-    them, also across broken links; those of different actors at the same time. JetStream keeps no such order *among*
-    processes, nor between one that was killed and the next: two of them may handle two events of one actor at the same
-    time, or the later one first, and any event may come twice. So a handler notes which events had their effect, by
-    ``delivery.sequence``, together with that effect, and skips only these: an earlier one than the last is not always a
-    repeat.
+    ``Consumer.run()`` returns one, started.
 
-    A handler that returns has done it, and the event is acknowledged. One that raises is called again after a pause,
-    while later events of that actor wait and others go on; after ``max_deliver`` attempts the event goes to the
-    dead letters. It may also settle the delivery itself: :meth:`Delivery.reject` gives up at once,
-    :meth:`Delivery.nak` passes it on. However long it takes, the event is not given to another as long as this process
-    lives, is connected, and lets its other threads run: a handler that keeps the GIL for nearly as long as the ack wait
-    may lose its event to another process while it works on it.
+    **Order.** Within this process the events of one actor are handled one after the other, in the order of the store,
+    also across lost connections; events of different actors are handled at the same time. *Among* processes JetStream
+    keeps no such order, nor between a process that was killed and the next one: two processes may handle two events of
+    one actor at the same time, or the later one first, and any event may come twice. Therefore a handler records,
+    together with its effect, the ``delivery.sequence`` of each event that had its effect, and skips those. To compare
+    with the last sequence is not enough: an earlier one is not always a repeat.
+
+    **Results.** When the handler returns, the event is acknowledged. When it raises, it is called again after a pause;
+    meanwhile later events of that actor wait, and those of others are handled. After ``max_deliver`` attempts the event
+    becomes a dead letter. The handler may also settle the delivery itself: :meth:`Delivery.reject` gives the event up
+    at once, :meth:`Delivery.nak` passes it on to any process.
+
+    **Time.** A handler may take as long as it likes: the event is not delivered to another process as long as this one
+    lives, is connected, and lets its other threads run. A handler that keeps the GIL for nearly the whole ack wait may
+    see its event delivered to another process.
     """
 
     def __init__(self, name: str, consumption: Consumption, handling: Handling, threads: int) -> None:
         self._scheduler = LaneScheduler(consumption, handling)
         self._name = short(name)
-        self.has_left = False  #: closing it took too long: handlers were left behind. For a store
+        self._has_left = False  # closing it took too long: handlers were left behind
         number = next(_numbers)
         self._threads = [
             make_thread(self._take, name=f"aether-taker-{number}"),
@@ -56,19 +64,19 @@ class Runner(Closeable, ForkAware):
         fork_aware.add(self)
         _runners.add(self)
 
-    def start(self) -> None:
-        """Start the threads; if one cannot be, or an exception comes in between, all of them end."""
+    def _start(self) -> None:
+        """Start the threads. If one cannot be started, or an exception comes in between, all of them end."""
         try:
             for thread in self._threads:
                 start(thread)
         except NoThreadError as error:
             self.close()
             raise StoreError(f"the runner is not begun: {error}") from error
-        except BaseException:  # of a signal handler: nobody will have this runner, to close it
-            self.let_end()
+        except BaseException:  # from a signal handler: the caller gets no runner that he could close
+            self._let_end()
             raise
 
-    # The threads keep the runner: it goes on when nobody else does, with no finalizer, until it or its store is closed.
+    # The threads refer to the runner, so it goes on when nobody else does, until it or its store is closed.
 
     def _take(self) -> None:
         self._scheduler.take()
@@ -80,20 +88,21 @@ class Runner(Closeable, ForkAware):
 
     @property
     def closed(self) -> bool:
-        """Whether it handles nothing more: :meth:`close` was called, or the store closed, or it failed."""
+        """Whether it takes no more events: it or its store was closed, or it failed."""
         return self._scheduler.closing
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it has ended: until another thread, or a handler, closes it or its store.
+        """Wait until the runner has ended, because another thread or a handler has closed it or its store.
 
         Args:
             timeout: Seconds; None waits for ever.
 
         Returns:
-            Whether it has.
+            Whether it has ended.
 
         Raises:
-            AetherError: What ended it: the consumer was deleted, the connection closed for good, a right revoked.
+            AetherError: The error that ended it: the consumer was deleted, the connection was closed for good, or a
+                right was revoked.
         """
         scheduler = self._scheduler
         ended = scheduler.ended.wait(lambda: scheduler.closing and not scheduler.running, Deadline(timeout))
@@ -102,23 +111,23 @@ class Runner(Closeable, ForkAware):
         return ended
 
     def close(self, timeout: float | None = 5.0) -> bool:
-        """Take no more, let the handlers that run come to their end, and give back the rest. Idempotent.
+        """Take no more events, wait for the handlers that run, and give back the rest.
 
-        From any thread; a handler that calls it is not waited for.
+        Any thread may call it, more than once. A handler may call it, too: that handler is not waited for.
 
         Args:
-            timeout: Seconds for the handlers that run. One that takes longer is left behind: what it handles is
-                delivered to another once its ack wait is over.
+            timeout: Seconds for the handlers that run; None waits for ever. A handler that takes longer is left behind:
+                its event is delivered to another process when the ack wait is over.
 
         Returns:
             Whether all handlers have ended.
         """
         deadline, scheduler = Deadline(timeout), self._scheduler
-        self.let_end()
-        scheduler.consumption.close_by(deadline)
+        self._let_end()
+        close_by(scheduler.consumption, deadline)
         own = threading.current_thread() in self._threads
         try:
-            if own:  # others of its handlers that close it do not wait for this one, either
+            if own:  # nor do other handlers that close it wait for this one
                 scheduler.closers.add(threading.get_ident())
                 scheduler.ended.wake_all()
             with outside_locks():
@@ -133,13 +142,13 @@ class Runner(Closeable, ForkAware):
             self._leave_behind()
         return ended
 
-    def let_end(self) -> None:
-        """Take no more, and let the handlers that run come to their end, without waiting for it. For a store."""
+    def _let_end(self) -> None:
+        """Take no more events; do not wait for the handlers that run."""
         self._scheduler.stop()
 
     def _leave_behind(self) -> None:
-        if not self.has_left:
-            self.has_left = True
+        if not self._has_left:
+            self._has_left = True
             names = ", ".join(thread.name for thread in self._threads if thread.is_alive())
             text = "closing %r leaves handlers behind, on %s"
             log(Kind.HANDLERS_LEFT, logging.WARNING, text, self, names)
@@ -165,14 +174,36 @@ _runners: WeakRegistry[Runner] = WeakRegistry()
 
 @before_threads_end
 def _end_running() -> None:
-    """Let handlers come to their end, once the main thread is done."""
+    """Close all runners when the main thread has ended, so that their handlers can end."""
     close_all(_runners, Deadline(_AT_EXIT))
 
 
+def start_runner(name: str, consumption: Consumption, handling: Handling, threads: int) -> Runner:
+    """Make a runner and start its threads.
+
+    Args:
+        name: Of the consumer.
+        consumption: Where deliveries come from.
+        handling: What is done with them.
+        threads: How many handlers run at a time.
+
+    Raises:
+        StoreError: There is no thread to be had.
+    """
+    runner = Runner(name, consumption, handling, threads)
+    runner._start()
+    return runner
+
+
+def let_all_end(runners: Iterable[Runner]) -> None:
+    """Have all of them take no more; handlers that run come to their end. Does not wait for that."""
+    for runner in runners:
+        runner._let_end()
+
+
 def close_all(runners: Iterable[Runner], deadline: Deadline) -> None:
-    """Close all of them within one deadline. Who was left behind by an earlier close is not waited for again."""
+    """Close all of them within one deadline. One that an earlier close has left behind is not waited for again."""
     closing = list(runners)
+    let_all_end(closing)
     for runner in closing:
-        runner.let_end()
-    for runner in closing:
-        runner.close(0 if runner.has_left else deadline.timeout_left())
+        runner.close(0 if runner._has_left else deadline.timeout_left())

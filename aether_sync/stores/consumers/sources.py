@@ -1,4 +1,4 @@
-"""What a consumption makes deliveries of: events, or the pointers to them in the dead-letter stream."""
+"""``Source``: how a consumption makes deliveries of messages: of events, or of pointers in the dead-letter stream."""
 
 import logging
 from collections.abc import Callable
@@ -11,48 +11,52 @@ from ..._runtime.reporter import Burst, Kind, log
 from ...errors import AetherError, DeadlineExceededError, DisconnectedError, MalformedRecordError, StoreUnavailableError
 from ...events import Event
 from ...patterns import SubscriptionFilter
-from .._jetstream.api import JetStream
 from .._jetstream.messages import IN_BATCH, Record
-from .._jetstream.names import Names
+from .._jetstream.parts import StoreParts
 from .._jetstream.pull import place_of
-from .._jetstream.reader import Reader
 from .._jetstream.saves import Verdict, save_of
 from . import durable
 from .ack_extender import ACK, nak
 from .dead_letters import Advisory, DeadLetterStream
-from .delivery import Delivery, Settler
+from .delivery import Delivery, Settler, send_word
 
 __all__ = ["Events", "Pointers", "Source"]
 
 _FETCH = 5.0  # seconds to read the event that a pointer points to
-_BURY = 5.0  # seconds to put a record that is no event into the dead-letter stream
+_BURY = 5.0  # seconds to put a record that is not an event into the dead-letter stream
 _ASK = 1.0  # seconds to find out whether saves are whole
-_AT_ONCE = 256  # messages of which that is found out together
-_AGAIN = 60.0  # seconds after which what stays in the dead-letter stream is handed out again
+_AT_ONCE = 256  # messages for which that is found out together
+_AGAIN = 60.0  # seconds after which a dead letter that stays is delivered again
 
 
 class Source(Protocol):
     """Makes deliveries of messages.
 
     Attributes:
-        is_ordered: Whether the events of an actor come in the order of the store.
+        is_ordered: Whether the messages of an actor have to be taken in the order of the store.
     """
 
     is_ordered: ClassVar[bool]
 
     def fetch_info(self, consumer: str, deadline: Deadline) -> dict[str, Any]:
-        """Return what the server says of the consumer, which should be there."""
+        """Return the server's information on the consumer, which should be there."""
 
     def verdict(self, message: Message, ahead: Callable[[int], list[Message]]) -> Verdict:
-        """Return whether a message counts: what its save is.
+        """Return whether the save is whole that a message belongs to.
 
         Args:
-            message: Which.
-            ahead: Returns what comes next, up to a number of messages.
+            message: The message.
+            ahead: Returns the messages that are taken next, up to a number: they are found out together.
         """
 
     def read(self, message: Message, settler: Settler, passed: list[bytes]) -> Delivery | None:
-        """Make a delivery of a message; if it is not wanted, add where it is acknowledged to those passed by."""
+        """Make a delivery of a message; None if it is not wanted.
+
+        Args:
+            message: The message.
+            settler: Settles the delivery.
+            passed: The reply subjects of messages to acknowledge: that of a message that is not wanted is appended.
+        """
 
     def event(self, sequence: int, deadline: Deadline) -> Event:
         """Read the event of a delivery again."""
@@ -62,33 +66,31 @@ class Source(Protocol):
 
 
 class Events:
-    """Reads events for a consumer."""
+    """The events of the store, for a consumer."""
 
     is_ordered: ClassVar[bool] = True
 
     def __init__(
         self,
-        jetstream: JetStream,
-        names: Names,
-        reader: Reader,
+        parts: StoreParts,
         dead_letters: DeadLetterStream,
         consumer: str,
         filter: SubscriptionFilter,  # noqa: A002
     ) -> None:
-        self._jetstream = jetstream
-        self._names = names
-        self._reader = reader
+        self._jetstream = parts.jetstream
+        self._names = parts.names
+        self._reader = parts.reader
         self._dead_letters = dead_letters
         self._consumer = consumer
         self._filter = filter
         self._burst = Burst()  # of records that are no events
 
     def fetch_info(self, consumer: str, deadline: Deadline) -> dict[str, Any]:
-        """Return what the server says of the consumer, which should be there."""
+        """Return the server's information on the consumer, which should be there."""
         return durable.fetch_info(self._jetstream, self._names.stream, consumer, deadline)
 
     def verdict(self, message: Message, ahead: Callable[[int], list[Message]]) -> Verdict:
-        """Return what the save of a message is, asking for many at once; open as well if it cannot be known now."""
+        """Return whether the save of a message is whole, and find it out for many at once; OPEN if it is not known."""
         if IN_BATCH not in message[2]:
             return Verdict.WHOLE
         saves, record = self._reader.saves, _record(message)
@@ -101,7 +103,7 @@ class Events:
         return saves.known(save) or Verdict.OPEN
 
     def read(self, message: Message, settler: Settler, passed: list[bytes]) -> Delivery | None:
-        """Make a delivery of a message, if it is an event that is wanted; else add it to those passed by."""
+        """Make a delivery of a message; None if it is not an event that is wanted."""
         subject, reply, _, data = message
         attempt, sequence, _ = place_of(reply)
         try:
@@ -116,11 +118,11 @@ class Events:
 
     def _bury_malformed(self, attempt: int, reply: bytes, settler: Settler, error: MalformedRecordError) -> None:
         if self._burst.opens():
-            text = "%r passes by what is no event: %s"
+            text = "%r skips a record that is not an event: %s"
             log(Kind.MALFORMED_RECORD, logging.WARNING, text, self._consumer, error)
         try:
             self._dead_letters.bury(self._consumer, error.sequence, attempt, str(error), Deadline(_BURY))
-        except AetherError:  # it comes again
+        except AetherError:  # the message is delivered again
             return
         settler.send(reply, ACK)
 
@@ -131,37 +133,36 @@ class Events:
     def bury(self, delivery: Delivery, reason: str, deadline: Deadline) -> None:
         """Put a delivery into the dead-letter stream, and only then acknowledge it."""
         self._dead_letters.bury(self._consumer, delivery.sequence, delivery.attempt, reason, deadline)
-        delivery.release(ACK)
+        send_word(delivery, ACK)
 
 
 class Pointers:
-    """Reads what is in the dead-letter stream, for a consumer of that."""
+    """The dead letters of a consumer, for whoever handles them."""
 
-    is_ordered: ClassVar[bool] = False  # by when they were given up
+    is_ordered: ClassVar[bool] = False  # they are in the order in which they were given up
 
     def __init__(
         self,
-        jetstream: JetStream,
-        names: Names,
+        parts: StoreParts,
         dead_letters: DeadLetterStream,
         filter: SubscriptionFilter,  # noqa: A002
     ) -> None:
-        self._jetstream = jetstream
-        self._names = names
+        self._jetstream = parts.jetstream
+        self._names = parts.names
         self._dead_letters = dead_letters
         self._filter = filter
         self._burst = Burst()  # of records that are no events
 
     def fetch_info(self, consumer: str, deadline: Deadline) -> dict[str, Any]:
-        """Return what the server says of the consumer, which should be there."""
+        """Return the server's information on the consumer, which should be there."""
         return durable.fetch_info(self._jetstream, self._names.dead_letters, consumer, deadline)
 
     def verdict(self, message: Message, ahead: Callable[[int], list[Message]]) -> Verdict:
-        """Each pointer is stored alone."""
+        """Return that it is whole: each pointer is stored alone."""
         return Verdict.WHOLE
 
     def read(self, message: Message, settler: Settler, passed: list[bytes]) -> Delivery | None:
-        """Make a delivery of a message, if it points to an event that is wanted; else it stays where it is."""
+        """Make a delivery of a message; None if it does not point to an event that is wanted. Then it stays."""
         _, reply, _, data = message
         attempt, sequence, _ = place_of(reply)
         try:
@@ -169,11 +170,11 @@ class Pointers:
             event = self._dead_letters.event(pointer.stream_seq, Deadline(_FETCH))
         except MalformedRecordError as error:
             if self._burst.opens():
-                text = "what is no event stays in the dead-letter stream: %s"
+                text = "a dead letter without an event stays where it is: %s"
                 log(Kind.MALFORMED_RECORD, logging.WARNING, text, error)
             settler.send(reply, nak(_AGAIN))
             return None
-        except (DeadlineExceededError, DisconnectedError, StoreUnavailableError):  # it comes again
+        except (DeadlineExceededError, DisconnectedError, StoreUnavailableError):  # the message is delivered again
             settler.send(reply, nak(1.0))
             return None
         if not self._filter.matches(event):
@@ -186,11 +187,11 @@ class Pointers:
         return self._dead_letters.event(sequence, deadline)
 
     def bury(self, delivery: Delivery, reason: str, deadline: Deadline) -> None:
-        """It is there already, and stays."""
-        delivery.release(nak(_AGAIN))
+        """Leave it where it is: it is a dead letter already."""
+        send_word(delivery, nak(_AGAIN))
 
 
 def _record(message: Message) -> Record:
-    """A message as a record, without its data."""
+    """Return a message as a record without its body."""
     subject, reply, headers, _ = message
     return Record(place_of(reply).sequence, subject.decode(errors="backslashreplace"), headers, b"")
