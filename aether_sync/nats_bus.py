@@ -77,8 +77,8 @@ class NATSEventBus(EventBus):
         if not self._owns_connection:
             self._channel.slot.is_shared = True
 
-    def _begin(self) -> None:
-        super()._begin()
+    def _become_a_node(self) -> None:
+        super()._become_a_node()
         self._writer = EnvelopeWriter(self.node_id)
         seen = None if self._watch is None else self._seen
         self._inbox = Incoming(self.node_id, self._counters, _caller(self._abandon), seen)
