@@ -4,7 +4,7 @@ from ._runtime.exit import end_iterations
 from ._runtime.reporter import flush_logs
 from ._version import __version__
 from .bus import EventBus
-from .connection import Connection
+from .connection import Connection, ConnectionOptions
 from .errors import (
     AetherError,
     AtomicAppendUnsupportedError,
@@ -82,6 +82,7 @@ __all__ = [
     "ConnectError",
     "Connection",
     "ConnectionFailedError",
+    "ConnectionOptions",
     "Consumer",
     "ConsumerState",
     "Consumption",

@@ -1,4 +1,4 @@
-"""``EventBus``: events to the subscriptions of one process. It knows no NATS; ``NATSEventBus`` extends it."""
+"""``EventBus``: events from thread to thread in one process. ``NATSEventBus`` extends it to many processes."""
 
 import uuid
 import weakref
@@ -31,19 +31,23 @@ from .subscription import Subscription
 
 __all__ = ["EventBus"]
 
-_LAST_EVENTS = 1.0  # seconds: a round trip is a thousandth of that, and a lost one must not hold a close() up
-
-_LAST_WORDS = 0.1  # seconds for log handlers, beyond a deadline that is over
+_LAST_EVENTS = 1.0  # seconds: a round trip takes a thousandth of that, and close() must not hang where one is lost
+_LAST_WORDS = 0.1  # seconds for log handlers when the deadline is over
 
 
 class EventBus(Startable, ForkAware):
     """Publishes events to the subscriptions of this process, thread to thread.
 
-    A subscriber gets what came off the wire, here as on another node: the event is encoded and decoded once, tuples
-    become lists, and nobody sees the publisher's own dict. Every method may be called from any thread.
+    A subscriber gets the same as on another node: the event is encoded and decoded once, so tuples become lists, and
+    nobody sees the publisher's own dict. Every method may be called from any thread.
 
-    In a forked child the bus is a node of its own, with no subscriptions: those made before the fork are the parent's.
+    In a forked child the bus is a new node without subscriptions: those made before the fork belong to the parent.
+
+    Attributes:
+        node_id: Tells this bus from all other nodes of a cluster. A forked child has another one.
     """
+
+    node_id: str
 
     def __init__(self) -> None:
         self._closed = False
@@ -52,18 +56,18 @@ class EventBus(Startable, ForkAware):
         _buses.add(self)
 
     def _begin(self) -> None:
-        """Begin with nothing: as a new node."""
-        self.node_id = uuid.uuid4().hex  #: this bus among all nodes of a cluster; another one after a fork
+        """Begin with nothing, as a new node."""
+        self.node_id = uuid.uuid4().hex
         self._counters = Counters()
         self._targets = Targets(self._frame_of)
         self._lock = signal_safe_lock()  # guards the fields below
         self._members: set[Target] = set()  # the open subscriptions
-        self._queues: WeakRegistry[EventQueue] = WeakRegistry()  # theirs, and of closed ones still being read
-        self._ended_totals = Totals()  # what went through queues that are gone
+        self._queues: WeakRegistry[EventQueue] = WeakRegistry()  # theirs, and those of closed ones still being read
+        self._ended_totals = Totals()  # what went through queues that are collected
         self._closing: SingleFlight[CloseReport] = SingleFlight()
         self._reporter = Reporter()
         weakref.finalize(self, self._reporter.end).atexit = False
-        # Left by finalizers, which take no lock.
+        # Both are appended to by finalizers, which take no lock.
         self._abandoned: deque[Target] = deque()
         self._ended: deque[QueueStats] = deque()
 
@@ -85,27 +89,28 @@ class EventBus(Startable, ForkAware):
         queue_group: str | None = None,
         timeout: float | None = 5.0,
     ) -> Subscription:
-        """Ask for the events of some namespaces, from now on.
+        """Subscribe to the events of some namespaces. The subscription gets all that is published after the return.
 
         Args:
-            *patterns: One or more: a namespace, or one with wildcards. ``*`` is one token, ``>`` one or more at the
-                end, ``tenant-*`` a glob within a token. An event that several match comes once.
-            filter: Which of their events; matched after the server, so more is received than delivered.
-            maxsize: Events queued at most; by default what a burst of a tenth of a second brings.
-            max_bytes: Encoded bytes queued at most.
-            overflow: What a full queue does: ``"drop_newest"``, ``"drop_oldest"``, or ``"fail"``: the subscription ends
-                with ``SubscriptionOverflowError`` after what it had queued. This is raised to who reads it, also if
-                it has overflowed before this call returns.
-            queue_group: Share the events with all subscriptions of this group, in the whole cluster: each event goes to
-                one of those that it matches. A group has no filter and no glob, as the server chooses before either.
+            *patterns: One or more namespaces, which may have wildcards: ``*`` is one token, ``>`` one or more tokens at
+                the end, ``tenant-*`` a glob within a token. An event that matches several patterns comes once.
+            filter: Which of these events to take. It is applied here, so the server sends the others as well.
+            maxsize: How many events may be queued; the default holds what a burst of a tenth of a second brings.
+            max_bytes: How many encoded bytes may be queued.
+            overflow: What happens when the queue is full. ``"drop_newest"`` and ``"drop_oldest"`` drop an event.
+                ``"fail"`` ends the subscription: its readers get what is queued, then ``SubscriptionOverflowError``.
+                They also get it if the queue overflows before this call returns.
+            queue_group: The name of a group whose subscriptions, in the whole cluster, share the events: each event
+                goes to one member that it matches. A member takes no filter and no glob, because the server chooses it
+                before they are applied.
             timeout: Seconds to wait for the server's confirmation; not used where there is no server.
 
         Raises:
-            InvalidNamespaceError: A pattern is none.
-            InvalidOptionError: Another argument is wrong; it is a ``ValueError``.
-            DeadlineExceededError: No server confirmed it in time.
-            ConnectError: There is no connection, and this was the first attempt at one.
-            PermissionDeniedError: The server refuses a pattern.
+            InvalidNamespaceError: A pattern is not valid.
+            InvalidOptionError: Another argument is of the wrong type or out of its range.
+            DeadlineExceededError: No server confirmed the subscription in time.
+            ConnectError: There is no connection, and this was the first attempt to connect.
+            PermissionDeniedError: The server denies a pattern to this user.
             BusClosedError: The bus is closed.
         """
         self._reap()
@@ -117,11 +122,11 @@ class EventBus(Startable, ForkAware):
                 self._admit(target)
                 self._join(target, deadline)
                 self._refuse_if_closed()
-                if target.queue.failure is not None:  # it left before it had joined altogether
+                if target.queue.failure is not None:  # it overflowed before it had joined everywhere
                     self._part((target,), deadline)
             except BaseException:
                 subscription.close(discard=True)
-                self._part((target,), deadline)  # also if a close() of the bus has been here before it had joined
+                self._part((target,), deadline)  # once more: a close() of the bus may have come before the join
                 raise
         except AetherError:
             self._counters.add("subscribe_errors")
@@ -129,19 +134,19 @@ class EventBus(Startable, ForkAware):
         return subscription
 
     def subscribe_to_event_stored(self, *patterns: str, **options: Any) -> Subscription:
-        """Subscribe to the ``EventStored`` events that stores publish; the payload is ``event.data_as(EventStored)``.
+        """Subscribe to the ``EventStored`` events that stores publish; ``event.data_as(EventStored)`` reads one.
 
         Args:
-            *patterns: As :meth:`subscribe`.
-            **options: As :meth:`subscribe`, but for ``filter``.
+            *patterns: As for :meth:`subscribe`.
+            **options: As for :meth:`subscribe`, except ``filter``.
         """
         return self.subscribe(*patterns, filter=SubscriptionFilter(event_types={EVENT_STORED}), **options)
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """Close a subscription of this bus. What it has queued can still be taken.
+        """Close a subscription of this bus. The events that it has queued can still be taken.
 
         Raises:
-            InvalidOptionError: It is no subscription, or one of another bus.
+            InvalidOptionError: It is not a subscription, or it belongs to another bus.
         """
         if not is_of(subscription, Subscription):
             raise InvalidOptionError(f"unsubscribe() takes what subscribe() returned, not {short(subscription)}")
@@ -152,30 +157,30 @@ class EventBus(Startable, ForkAware):
     # -- publishing
 
     def publish(self, namespace: str, event: Event) -> None:
-        """Publish an event: it is accepted whole, or an error is raised and nothing was delivered anywhere.
+        """Publish an event. If an error is raised, nothing was delivered anywhere.
 
         Args:
-            namespace: Dot-separated tokens, no wildcards, at most 512 bytes.
-            event: Its data is encoded before this returns, and may be changed after.
+            namespace: Tokens between dots, without wildcards, at most 512 bytes.
+            event: The event. Its data is encoded before this returns, and may be changed afterwards.
 
         Raises:
-            InvalidNamespaceError: The namespace is none, or longer than the server takes.
-            InvalidEventError: The event is none.
-            EncodingError: Its data holds what JSON does not have.
-            EventTooLargeError: It is larger than the server takes.
+            InvalidNamespaceError: The namespace is not valid, or longer than the server accepts.
+            InvalidEventError: It is not an Event.
+            EncodingError: Its data holds a value that cannot be written as JSON.
+            EventTooLargeError: It is larger than the server accepts.
             PublishTimeoutError: The outbox stayed full.
-            DisconnectedError: Disconnected, with ``on_disconnect="raise"``.
-            ConnectError: There is no connection, and this was the first attempt at one.
+            DisconnectedError: The bus is disconnected, and has ``on_disconnect="raise"``.
+            ConnectError: There is no connection, and this was the first attempt to connect.
             BusClosedError: The bus is closed.
         """
         self._publish(namespace, event, True)
 
     def try_publish(self, namespace: str, event: Event) -> bool:
-        """Publish an event without waiting for anything, not even for the first attempt to connect.
+        """Publish an event, and wait for nothing, not even for the first attempt to connect.
 
         Args:
-            namespace: As :meth:`publish`.
-            event: As :meth:`publish`.
+            namespace: As for :meth:`publish`.
+            event: As for :meth:`publish`.
 
         Returns:
             Whether it was accepted. If not, nothing was delivered anywhere, and ``publish_errors`` counts it.
@@ -205,14 +210,11 @@ class EventBus(Startable, ForkAware):
         (route.tally or self._tally(route)).one()
 
     def publish_many(self, namespace: str, events: Iterable[Event]) -> None:
-        """Publish events in order: all of them are accepted, or an error is raised and none was.
+        """Publish several events in order. If an error of :meth:`publish` is raised, none was delivered anywhere.
 
         Args:
-            namespace: As :meth:`publish`.
-            events: Read to the end and encoded before any of them is accepted.
-
-        Raises:
-            As :meth:`publish`.
+            namespace: As for :meth:`publish`.
+            events: The events; all are read and encoded before the first is accepted.
         """
         if self._abandoned:
             self._reap_if_free()
@@ -255,50 +257,51 @@ class EventBus(Startable, ForkAware):
                 self._abandoned.extend(ended)
                 self._reap_if_free()
 
-    # -- what a bus across nodes does more
+    # -- what a bus across nodes overrides
 
     def _frame_of(self, namespace: str) -> Frame | None:
-        """How an event of this namespace leaves the process, if it does."""
+        """Return how an event of this namespace is written for other nodes; None if there are none."""
         return None
 
     def _join(self, target: Target, deadline: Deadline) -> None:
-        """Let a target have events; when this returns, it gets all that are published from then on."""
+        """Let a target have all events that are published after this returns."""
         self._targets.add(target)
 
     def _part(self, targets: Sequence[Target], deadline: Deadline) -> None:
-        """Let targets have no more events, but for what is on its way to a queue group, if it comes in time."""
+        """Let targets have no more events, except those that are on their way to a queue group and come in time."""
         for target in targets:
             self._targets.remove(target)
 
     def _accept(self, route: Route, encoded: Sequence[bytes], wait: bool) -> None:
-        """Accept encoded events for other nodes, or raise; ``wait`` for room if there is none."""
+        """Accept encoded events for other nodes, or raise. ``wait`` says whether to wait for room."""
         if self._closed:
             self._refuse_if_closed()
 
     def _finish(self, deadline: Deadline) -> CloseReport:
-        """Close what lies below, with the subscriptions closed already."""
+        """Close what lies below; all subscriptions are closed already."""
         return CloseReport()
 
     # -- state
 
     def start(self) -> None:
-        """Make ready for use; the first use does it too.
+        """Make ready for use; the first use does this as well.
 
         Raises:
-            ConnectError: No server could be reached in time; further attempts go on in the background.
+            ConnectError: No server could be reached in time. Further attempts go on in the background.
             BusClosedError: The bus is closed.
         """
         self._refuse_if_closed()
 
     def flush(self, timeout: float | None = 5.0) -> None:
-        """Return when the connected server has processed all that was published before, by any thread.
+        """Wait until the connected server has processed everything that any thread published before this call.
 
         Args:
-            timeout: Seconds.
+            timeout: Seconds to wait; None waits for ever.
 
         Raises:
-            DeadlineExceededError: It had not in time.
-            DeliveryUncertainError: Since the last flush, events were lost from sight with a connection, or refused.
+            DeadlineExceededError: The server had not confirmed everything in time.
+            DeliveryUncertainError: Since the last flush, a connection broke before some events were confirmed, or the
+                server refused some.
             BusClosedError: The bus is closed.
         """
         Deadline(timeout)
@@ -306,17 +309,17 @@ class EventBus(Startable, ForkAware):
 
     @property
     def is_connected(self) -> bool:
-        """Whether events get to the other nodes now."""
+        """Whether events reach other nodes now."""
         return not self.closed
 
     def wait_connected(self, timeout: float | None = None) -> bool:
-        """Wait for :attr:`is_connected`.
+        """Wait until :attr:`is_connected` is true.
 
         Args:
-            timeout: Seconds.
+            timeout: Seconds to wait; None waits for ever.
 
         Returns:
-            Whether it came in time.
+            Whether it is.
         """
         Deadline(timeout)
         self._refuse_if_closed()
@@ -328,11 +331,11 @@ class EventBus(Startable, ForkAware):
         return self._closed
 
     def metrics(self) -> Metrics:
-        """Return what the bus did until now."""
+        """Return what the bus has done so far."""
         return Metrics(node_id=self.node_id, **self._measure())
 
     def _measure(self) -> dict[str, Any]:
-        """Fields of :class:`Metrics`."""
+        """Return the fields of :class:`Metrics`."""
         with self._lock:
             self._fold_ended()
             totals = self._ended_totals.copy()
@@ -357,16 +360,16 @@ class EventBus(Startable, ForkAware):
     # -- leaving and closing
 
     def _end(self, *targets: Target, discard: bool = False, timeout: float = _LAST_EVENTS) -> None:
-        """Let targets have no more, and their queues end: a queue group's after the last event it was chosen for."""
+        """End the queues of targets; a member of a queue group first gets the last events that it was chosen for."""
         for target in targets:
             if target.group is None or discard:
                 target.queue.close(discard=discard)
-        self._leave(targets, 0.0 if discard else timeout)  # what comes now is discarded, too
+        self._leave(targets, 0.0 if discard else timeout)  # nobody waits for what is discarded
         for target in targets:
             target.queue.close()
 
     def _end_all(self, deadline: Deadline) -> None:
-        """Let all subscriptions end."""
+        """End all subscriptions."""
         self._reap()
         with self._lock:
             members = list(self._members)
@@ -378,7 +381,7 @@ class EventBus(Startable, ForkAware):
             self._refuse_if_closed()
             if is_ending():
                 raise BusClosedError("no subscription any more: this process is about to end")
-            self._queues.add(target.queue)  # first: who measures over this finds it
+            self._queues.add(target.queue)  # first, so that a metrics() that interrupts this finds it
             self._members.add(target)
             self._fold_ended()
 
@@ -389,14 +392,14 @@ class EventBus(Startable, ForkAware):
         for target in leaving:
             with self._lock:
                 self._members.discard(target)
-            target.left = True  # last: whoever is interrupted before leaves again
+            target.left = True  # last: if an exception comes before, the next call does it all again
 
     def _abandon(self, target: Target) -> None:
-        """Note a subscription that ended by itself; takes no lock, as its finalizer calls this."""
+        """Note a subscription that ended by itself. Takes no lock, as the subscription's finalizer calls it."""
         self._abandoned.append(target)
 
     def _reap_if_free(self) -> None:
-        """Let go of subscriptions that ended by themselves, or leave it to the next: nobody waits who publishes."""
+        """Remove subscriptions that ended by themselves, unless that would mean to wait: ``publish()`` calls this."""
         mine = also = False
         try:
             for mine in tries(self._lock):
@@ -414,7 +417,7 @@ class EventBus(Startable, ForkAware):
                 self._lock.release()
 
     def _reap(self) -> None:
-        """Let go of subscriptions that ended by themselves: dropped without ``close()``, or failed."""
+        """Remove subscriptions that ended by themselves: they were dropped without ``close()``, or failed."""
         while self._abandoned:
             try:
                 target = self._abandoned.popleft()
@@ -428,15 +431,16 @@ class EventBus(Startable, ForkAware):
             raise BusClosedError(f"{self!r} is closed")
 
     def close(self, timeout: float | None = 5.0) -> CloseReport:
-        """Close the subscriptions, send what was accepted, and let go of everything. Idempotent, from any thread.
+        """Close the subscriptions, send what was accepted, and end the bus's own connection.
 
-        Iterators take what is queued, and end. It works from a signal handler, over whatever that interrupted.
+        Iterators take what is queued, and end. Any thread may call it, more than once, and also a signal handler,
+        whatever that has interrupted.
 
         Args:
-            timeout: Seconds for all of it.
+            timeout: Seconds for all of it; None waits for ever.
 
         Returns:
-            What was left undone; it is logged if there is any.
+            What was left undone, which is also logged; the report is true if nothing was.
         """
         deadline = Deadline(timeout)
         self._closed = True
@@ -460,7 +464,7 @@ _buses: WeakRegistry[EventBus] = WeakRegistry()
 
 @before_threads_end
 def _end_iterations() -> None:
-    """Let every iteration end: Python waits for the normal threads in which it goes on."""
+    """End every iteration, because Python now waits for the threads that iterate."""
     deadline = Deadline(_LAST_EVENTS * 2)
     waited_for = main_thread_is_done() and any(
         not one.daemon and one is not main_thread() for one in enumerate_threads()

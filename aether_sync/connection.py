@@ -33,12 +33,15 @@ from .metrics import CloseReport
 
 __all__ = ["Adopted", "Connection", "ConnectionOptions", "adopt", "channel_of"]
 
-_AT_EXIT = 5.0  # seconds for all connections that nobody closed: what close() has for one
+_AT_EXIT = 5.0  # seconds to close all connections that nobody closed: as long as close() takes for one by default
 _SHORTEST_INTERVAL = 0.001  # seconds between two PINGs: less would be a storm
 
 
 class ConnectionOptions(TypedDict, total=False):
-    """The keyword arguments of :class:`Connection`."""
+    """The keyword arguments of :class:`Connection`, as a type for functions of yours that hand them on.
+
+    Such a function takes ``**options: Unpack[ConnectionOptions]``.
+    """
 
     name: str | None
     connect: Literal["wait", "background"]
@@ -57,34 +60,35 @@ class ConnectionOptions(TypedDict, total=False):
 
 
 class Connection(Startable, ForkAware):
-    """A connection to a NATS cluster: made at its first use, kept from then on until it is closed.
+    """A connection to a NATS cluster. The first use makes it; from then on it is kept up until it is closed.
 
-    A forked child that uses it connects afresh; what the parent had in its outbox, the parent sends.
+    A forked child that uses the connection connects anew. Events that wait in the parent's outbox are sent by the
+    parent alone.
 
     Args:
-        url: ``nats://host:port`` or ``tls://...``, or several of one cluster, as a sequence or separated by commas. By
-            default the environment's ``NATS_URL``, else ``nats://127.0.0.1:4222``.
-        name: What the server's monitoring shows; by default this library's name and the process id.
-        connect: Whether the first use waits for the first connection: ``"wait"``, or goes on in the ``"background"``:
-            then ``with`` and ``publish()`` wait for none, and what is published before is in the outbox. What needs an
-            answer (``subscribe()``, ``flush()``, a store's calls) waits within its own timeout.
-        connect_timeout: Seconds for the whole of the first attempt. The call that made it then raises ``ConnectError``,
-            and further attempts go on in the background.
-        ping_interval: Seconds between two questions whether the server still answers. One that does not is left after
-            twice that: by default a frozen server is noticed within 10 seconds.
-        outbox_events: Events that wait to be sent at most, also while disconnected.
-        outbox_bytes: Bytes that wait to be sent at most.
-        user: With ``password``. Both, or a token, may also stand in the URL.
-        password: With ``user``.
+        url: ``nats://host:port`` or ``tls://host:port``; several URLs of one cluster as a sequence, or separated by
+            commas. By default the environment's ``NATS_URL``, else ``nats://127.0.0.1:4222``.
+        name: The name that the server's monitoring shows; by default this library's name and the process id.
+        connect: ``"wait"``: the first use waits for the first connection. ``"background"``: ``with`` and ``publish()``
+            never wait for it, and events go into the outbox until it is there; calls that need an answer
+            (``subscribe()``, ``flush()``, those of a store) wait for it within their own timeout.
+        connect_timeout: Seconds for the whole first attempt to connect. When they are over, the call that waits raises
+            ``ConnectError``, and further attempts go on in the background.
+        ping_interval: Seconds between two PINGs. A server that does not answer one is left after twice that time, so by
+            default a frozen server is noticed within 10 seconds.
+        outbox_events: How many events may wait to be sent, also while disconnected.
+        outbox_bytes: How many bytes may wait to be sent.
+        user: The user; needs ``password``. Both, or a token, may stand in the URL instead.
+        password: The password of ``user``.
         token: A token.
-        credentials: Path of a credentials file: a JWT and its seed; needs the extra ``nkeys``.
+        credentials: Path of a credentials file, which holds a JWT and its seed; needs the extra ``nkeys``.
         nkeys_seed: Path of a file with an nkey seed; needs the extra ``nkeys``.
-        tls: An SSL context, with what certificates the server asks for.
-        tls_hostname: The name in the server's certificate, if it is not the host's.
-        tls_handshake_first: For servers that speak TLS from the first byte.
+        tls: An SSL context, with the certificates that the server asks for.
+        tls_hostname: The name in the server's certificate, if it is not that of the host.
+        tls_handshake_first: Whether the server speaks TLS from the first byte.
 
     Raises:
-        InvalidOptionError: An option is wrong.
+        InvalidOptionError: An option is of the wrong type or out of its range.
     """
 
     def __init__(
@@ -137,7 +141,8 @@ class Connection(Startable, ForkAware):
     def _reset(self) -> None:
         """Have no engine: as a new connection, or in a forked child."""
         self._slot.engine = None
-        self._made: dict[int, tuple[Engine, weakref.finalize[..., Connection]]] = {}  # that one, put there in one step
+        self._first_is_told = False  # what became of the first attempt to connect, to a call that waited for it
+        self._made: dict[int, tuple[Engine, weakref.finalize[..., Connection]]] = {}  # the engine, set in one step
         self._closing: SingleFlight[CloseReport] = SingleFlight()
 
     def _after_fork(self) -> None:
@@ -151,16 +156,24 @@ class Connection(Startable, ForkAware):
     # -- connecting
 
     def start(self) -> None:
-        """Connect, if that was not tried yet; the first use does it too, but for ``connect="background"``.
+        """Begin to connect if nobody has, and wait for the first attempt.
+
+        The first use does this as well, except with ``connect="background"``. Once the first attempt is over, the call
+        returns at once, whether there is a connection or not.
 
         Raises:
-            ConnectError: No server within ``connect_timeout`` of the first use. Further attempts go on in the
-                background, and further calls return at once.
+            ConnectError: No server within ``connect_timeout`` of the first use. One call raises it, also when that
+                attempt is over already; further attempts go on in the background, and further calls return at once.
             BusClosedError: The connection is closed.
         """
         engine = self._slot.engine
-        if engine is None or not engine.link.first.done:
-            self._begin_to_connect().await_first_attempt()
+        is_told = self._slot.is_awaited or self._first_is_told  # where uses wait for the first attempt, the first tells
+        if engine is None or not engine.link.first.done or not is_told:
+            engine = self._begin_to_connect()
+            try:
+                engine.await_first_attempt()
+            finally:
+                self._first_is_told = engine.link.first.done
         self._refuse_if_closed()
 
     def _begin_use(self) -> None:
@@ -179,8 +192,8 @@ class Connection(Startable, ForkAware):
         self._refuse_if_closed()
         engine = self._slot.engine or self._make_engine()
         try:
-            engine.loop.start()  # also if an interrupt kept another call from it
-        except (BusClosedError, ConnectError):  # there is no thread: for now, or for ever
+            engine.loop.start()  # also if an exception of a signal handler kept another call from it
+        except (BusClosedError, ConnectError):  # no thread can be started: for now, or for ever
             if engine.discard():
                 self._drop(engine)
                 raise
@@ -225,16 +238,16 @@ class Connection(Startable, ForkAware):
         return self._slot.is_connected
 
     def wait_connected(self, timeout: float | None = None) -> bool:
-        """Wait until there is a connection; begin to connect if that was not tried yet.
+        """Begin to connect if nobody has, and wait until there is a connection.
 
         Args:
-            timeout: Seconds.
+            timeout: Seconds to wait; None waits for ever.
 
         Returns:
-            Whether it came in time.
+            Whether there is one.
 
         Raises:
-            BusClosedError: The connection is closed, or was meanwhile.
+            BusClosedError: The connection is closed, or was closed meanwhile.
         """
         deadline = Deadline(timeout)
         engine, slot = self._begin_to_connect(), self._slot
@@ -255,14 +268,15 @@ class Connection(Startable, ForkAware):
         return {} if engine is None else engine.link.info
 
     def flush(self, timeout: float | None = 5.0) -> None:
-        """Return when the connected server has processed all that was published before, by any thread.
+        """Wait until the connected server has processed everything that any thread published before this call.
 
         Args:
-            timeout: Seconds.
+            timeout: Seconds to wait; None waits for ever.
 
         Raises:
-            DeadlineExceededError: It had not in time; what is in the outbox is sent when it can be.
-            DeliveryUncertainError: Since the last flush, events were lost from sight with a connection, or refused.
+            DeadlineExceededError: The server had not confirmed everything in time. What is in the outbox is still sent.
+            DeliveryUncertainError: Since the last flush, a connection broke before some events were confirmed, or the
+                server refused some.
             BusClosedError: The connection is closed.
         """
         deadline = Deadline(timeout)
@@ -297,13 +311,15 @@ class Connection(Startable, ForkAware):
         return self._slot.closed
 
     def close(self, timeout: float | None = 5.0) -> CloseReport:
-        """Send what was accepted, have it confirmed, and end the connection. Idempotent, from any thread.
+        """Send what was accepted, wait until the server has confirmed it, and end the connection.
+
+        Any thread may call it, and more than once.
 
         Args:
-            timeout: Seconds for all of it.
+            timeout: Seconds for all of it; None waits for ever.
 
         Returns:
-            What was left undone; it is logged if there is any.
+            What was left undone, which is also logged; the report is true if nothing was.
         """
         deadline, name = Deadline(timeout), repr(self)
         if self._slot.engine is not None:
@@ -317,7 +333,7 @@ class Connection(Startable, ForkAware):
         finalizer.detach()
         try:
             return self._closing.run(lambda: engine.close(deadline, name), deadline, CloseReport(timed_out=True))
-        except BaseException:  # a signal handler's: nobody may come back for this
+        except BaseException:  # of a signal handler: nobody may call close() again
             _go_on_without(engine)
             raise
 
@@ -357,7 +373,7 @@ def adopt(connection: Connection | str | Sequence[str] | None, options: Connecti
 
 
 _used: WeakRegistry[Connection] = WeakRegistry()
-_forsaken: list[Engine] = []  # of connections that were collected; they flush and end by themselves
+_forsaken: list[Engine] = []  # their connections were collected; they flush once and end by themselves
 
 
 @at_exit
@@ -369,19 +385,19 @@ def _close_all() -> None:
             connection.close(deadline.timeout_left())
     for engine in _forsaken:
         engine.loop.await_end(deadline)
-    for name, connection in unclosed:  # only now: a warning may be an error
+    for name, connection in unclosed:  # last, as a warning may be turned into an error
         warn_unclosed(name, connection)
 
 
 def _forsake(engine: Engine, name: str) -> None:
-    if engine.closed:  # an interrupt came before it was known to the connection, which was closed without it
+    if engine.closed:  # an exception kept the connection from knowing it, and it was closed without this engine
         return
     _go_on_without(engine)
     warn_unclosed(name, None)
 
 
 def _go_on_without(engine: Engine) -> None:
-    """Let it flush once and end, in the background; at exit that is waited for."""
+    """Let an engine flush once and end in the background; at the exit of the process that is waited for."""
     engine.forsake()
     if engine.loop.was_started:
         _forsaken[:] = [one for one in _forsaken if not one.loop.has_ended] + [engine]

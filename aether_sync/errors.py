@@ -4,35 +4,35 @@ A deadline that ran out is also the builtin ``TimeoutError``; a bad argument is 
 
     AetherError
     ├── InvalidNamespaceError (ValueError)      a namespace, pattern or prefix that cannot become a subject
-    ├── InvalidEventError (ValueError)          an Event built from something that is no event
-    ├── InvalidOptionError (ValueError)         any other argument out of its range
-    ├── EncodingError (ValueError)              data that JSON does not have
+    ├── InvalidEventError (ValueError)          an Event with a field of the wrong type or out of its range
+    ├── InvalidOptionError (ValueError)         any other argument of the wrong type or out of its range
+    ├── EncodingError (ValueError)              data that cannot be written as JSON
     │   └── EventTooLargeError                  larger than the server's max_payload
-    ├── DecodingError (ValueError)              bytes that are no event of ours; a payload of another shape
-    ├── DeadlineExceededError (TimeoutError)    a wait came to its end
+    ├── DecodingError (ValueError)              bytes that are not an event; a payload of another shape
+    ├── DeadlineExceededError (TimeoutError)    a timeout ran out
     │   └── PublishTimeoutError                 the outbox stayed full for publish_timeout
-    ├── ConnectionFailedError                   something between us and the server
-    │   ├── ConnectError                        no server could be reached, or none that would have us
+    ├── ConnectionFailedError                   the connection, or a right on the server, is missing
+    │   ├── ConnectError                        no server could be reached, or none accepted the credentials
     │   ├── DisconnectedError                   publishing while disconnected, with on_disconnect="raise"
     │   ├── PermissionDeniedError               the server refuses the subject
-    │   └── DeliveryUncertainError              events were written but never confirmed, or were refused
-    ├── StoreError                              the event store did not do it
+    │   └── DeliveryUncertainError              published events were not confirmed, or were refused
+    ├── StoreError                              the event store could not do it
     │   ├── VersionConflictError                another writer was first: load the actor again
     │   ├── UnknownOutcomeError (TimeoutError)  the events may be stored, or not; saving them again is safe
-    │   ├── DuplicateIdError                    the id of an event is that of another one
+    │   ├── DuplicateIdError                    another event has the same id
     │   ├── AtomicAppendUnsupportedError        this server or stream has no atomic batches
-    │   ├── UnsupportedError (AttributeError)   another kind of store has this, and this one has not
-    │   ├── MalformedRecordError (ValueError)   a record of the store is no event
-    │   ├── StreamMismatchError                 there is such a stream, with other settings
-    │   ├── StreamRegressionError               the stream ends before what was read of it: it was restored or lost
+    │   ├── UnsupportedError (AttributeError)   only another kind of store has this method
+    │   ├── MalformedRecordError (ValueError)   a record of the store is not an event
+    │   ├── StreamMismatchError                 the stream exists, with other settings
+    │   ├── StreamRegressionError               the stream ends before the last event read: it was restored or lost
     │   └── StoreUnavailableError               no JetStream, no leader, no room
-    ├── ClosedError                             used after its end
+    ├── ClosedError                             it was closed
     │   ├── BusClosedError
     │   ├── StoreClosedError
     │   └── SubscriptionClosedError
     │       └── SubscriptionOverflowError       overflow="fail", and the queue was full
     ├── WrongThreadError                        a blocking call on the loop thread
-    └── ServerError                             the local nats-server would not start or stop
+    └── ServerError                             the local nats-server did not start or stop
         └── ServerNotFoundError                 there is no nats-server binary
 """
 
@@ -77,15 +77,15 @@ __all__ = [
 
 
 class AetherError(Exception):
-    """The root: catch this to catch everything this library raises."""
+    """The base of every error that this library raises."""
 
 
 class InvalidNamespaceError(AetherError, ValueError):
-    """A namespace, pattern or prefix cannot become a NATS subject, or is longer than the server takes."""
+    """A namespace, pattern or prefix cannot become a NATS subject, or is longer than the server accepts."""
 
 
 class InvalidEventError(AetherError, ValueError):
-    """An event was built from values that are no event."""
+    """A field of an event is of the wrong type or out of its range; the message names the field."""
 
 
 class InvalidOptionError(AetherError, ValueError):
@@ -93,7 +93,7 @@ class InvalidOptionError(AetherError, ValueError):
 
 
 class EncodingError(AetherError, ValueError):
-    """The event holds something that JSON does not have; nothing was delivered anywhere."""
+    """The event holds a value that cannot be written as JSON; nothing was delivered anywhere."""
 
 
 class EventTooLargeError(EncodingError):
@@ -101,11 +101,11 @@ class EventTooLargeError(EncodingError):
 
 
 class DecodingError(AetherError, ValueError):
-    """The bytes are not an event of this wire format, or the payload has another shape than asked for."""
+    """The bytes are not an event of this wire format, or the payload does not have the shape asked for."""
 
 
 class DeadlineExceededError(AetherError, TimeoutError):
-    """A wait came to its end before what it waited for."""
+    """A timeout ran out before the call was done; the message says what it waited for."""
 
 
 class PublishTimeoutError(DeadlineExceededError):
@@ -113,28 +113,28 @@ class PublishTimeoutError(DeadlineExceededError):
 
 
 class ConnectionFailedError(AetherError):
-    """Something between this process and the server."""
+    """The base of errors about the connection to the server, and about rights there."""
 
 
 class ConnectError(ConnectionFailedError):
-    """No server could be reached within ``connect_timeout``, or none that would have us; the message says why."""
+    """No server could be reached in time, or none accepted the credentials; the message says why."""
 
 
 class DisconnectedError(ConnectionFailedError):
-    """Published while disconnected with ``on_disconnect="raise"``; nothing was delivered anywhere."""
+    """The bus is disconnected, and has ``on_disconnect="raise"``; nothing was delivered anywhere."""
 
 
 class PermissionDeniedError(ConnectionFailedError):
-    """The server refuses this subject to this user: a right is missing, or a limit is reached, as the message says."""
+    """The server denies this subject to this user: a right is missing, or a limit is reached."""
 
 
 class DeliveryUncertainError(ConnectionFailedError):
     """Events published before this flush may not have arrived.
 
     Attributes:
-        uncertain: Events that were written to a connection which broke before the server confirmed them.
-        rejected: Events that the server refused: no permission, or too large for it.
-        reasons: The server's words for the rejected, each once.
+        uncertain: How many events were written to a connection that broke before the server confirmed them.
+        rejected: How many events the server refused: its user lacks the right, or they are too large.
+        reasons: Why the server refused events, each reason once.
     """
 
     def __init__(self, message: str, *, uncertain: int = 0, rejected: int = 0, reasons: tuple[str, ...] = ()) -> None:
@@ -145,21 +145,21 @@ class DeliveryUncertainError(ConnectionFailedError):
 
 
 class StoreError(AetherError):
-    """The event store did not do what it was asked for."""
+    """The event store could not do what it was asked for."""
 
     def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""  # what else is there is for attributes
+        return str(self.args[0]) if self.args else ""  # the other arguments are attributes
 
 
 class VersionConflictError(StoreError):
-    """Another writer was first; nothing of this call is stored. Load the actor again, decide again, try again.
+    """Another writer was first, and nothing of this call is stored. Load the actor again, decide again, save again.
 
     Attributes:
-        actor_id: Whose events they are.
-        attempted_version: The first version that was to be stored.
-        current_version: The actor's version by the leader's word.
-        expected_version: What ``append()`` was told to expect; None for events that have versions of their own.
-        is_of_snapshot: Whether it was a snapshot that is ahead of its actor's events.
+        actor_id: The actor of the events.
+        attempted_version: The version that the first event of the call would have had.
+        current_version: The actor's version, as the leader of the stream knows it.
+        expected_version: The version that ``append()`` was told to expect; None if the events came with versions.
+        is_of_snapshot: Whether the call saved a snapshot, which is ahead of its actor's events.
     """
 
     def __init__(self, actor_id: str, attempted_version: int, current_version: int) -> None:
@@ -184,12 +184,12 @@ class VersionConflictError(StoreError):
 
 
 class UnknownOutcomeError(StoreError, TimeoutError):
-    """The events may or may not be stored: no answer came, nor could the actor be read.
+    """The events may be stored or not: the server did not answer, and the actor could not be read afterwards.
 
-    ``store.save_events(error.events)`` is safe, now and later: what is stored already counts as a success.
+    It is safe to call ``store.save_events(error.events)``, now or later: events that are stored already count as saved.
 
     Attributes:
-        events: What was to be stored, with the versions that it was to have.
+        events: The events of the call, with the versions that they would have.
     """
 
     def __init__(self, message: str, events: tuple[Any, ...] = ()) -> None:
@@ -198,26 +198,26 @@ class UnknownOutcomeError(StoreError, TimeoutError):
 
 
 class DuplicateIdError(StoreError):
-    """Another event is stored under this event's id, or two that are to be stored have the same."""
+    """Another event is stored under the same id, or two events of one call have the same id."""
 
 
 class AtomicAppendUnsupportedError(StoreError):
-    """Several events at once need nats-server 2.12, a stream with ``allow_atomic``, and a server that takes so many.
+    """Saving several events at once is not possible here, and none of them is stored.
 
-    None of them is stored.
+    It needs nats-server 2.12, a stream with ``allow_atomic``, and no more events than the server takes in one batch.
     """
 
 
 class UnsupportedError(StoreError, AttributeError):
-    """Another kind of store has this, and this one has not; so ``hasattr()`` is false."""
+    """Only another kind of store has this method. It is an ``AttributeError``, so ``hasattr()`` returns False."""
 
 
 class MalformedRecordError(StoreError, ValueError):
-    """A record is no event of this wire format. ``get_events_with_errors()`` reads past it.
+    """A record is not an event of this wire format. ``get_events_with_errors()`` reads past it.
 
     Attributes:
-        sequence: Its place in the store.
-        data: Its bytes.
+        sequence: The place of the record in the store.
+        data: The bytes of the record.
     """
 
     def __init__(self, message: str, sequence: int, data: bytes) -> None:
@@ -227,10 +227,10 @@ class MalformedRecordError(StoreError, ValueError):
 
 
 class StreamMismatchError(StoreError):
-    """There is a stream of this name with settings that a store cannot have; the message names each.
+    """A stream of this name exists, with settings that a store cannot use; the message names each of them.
 
     Attributes:
-        differences: For each setting, a sentence.
+        differences: A sentence for each such setting.
     """
 
     def __init__(self, message: str, differences: tuple[str, ...] = ()) -> None:
@@ -239,15 +239,15 @@ class StreamMismatchError(StoreError):
 
 
 class StreamRegressionError(StoreError):
-    """The stream is not the one of a checkpoint: it was restored, lost events, is another one, or is gone."""
+    """The stream is not the one that was read before: it was restored, has lost events, was replaced, or is gone."""
 
 
 class StoreUnavailableError(StoreError):
-    """The server cannot serve the store: no JetStream, no leader, no room. Nothing of this call counts."""
+    """The server cannot serve the store: no JetStream, no leader or no room. Nothing of this call is stored."""
 
 
 class ClosedError(AetherError):
-    """Used after its end."""
+    """The base of errors about objects that were closed."""
 
 
 class BusClosedError(ClosedError):
@@ -255,15 +255,15 @@ class BusClosedError(ClosedError):
 
 
 class StoreClosedError(ClosedError):
-    """The store is closed, or the iterator over it."""
+    """The store, or an iterator over it, is closed."""
 
 
 class SubscriptionClosedError(ClosedError):
-    """The subscription is closed and what it had queued is taken."""
+    """The subscription is closed, and all events that it had queued were taken."""
 
 
 class SubscriptionOverflowError(SubscriptionClosedError):
-    """The queue of a subscription with ``overflow="fail"`` was full."""
+    """The queue of a subscription was full, and it has ``overflow="fail"``."""
 
 
 class WrongThreadError(AetherError):
@@ -271,7 +271,7 @@ class WrongThreadError(AetherError):
 
 
 class ServerError(AetherError):
-    """A local nats-server did not start, or did not do what it was told."""
+    """A local nats-server did not start, stop or reload; the message has the end of its log."""
 
 
 class ServerNotFoundError(ServerError):

@@ -1,6 +1,6 @@
-"""Events: immutable facts about actors; and ``EventStored``, by which a store tells of them.
+"""``Event``, an immutable fact about an actor; and ``EventStored``, the data of the events that a store publishes.
 
-The wire format is in ``_wire.py``.
+How events are written as JSON, and read again, is in ``_codec``.
 """
 
 import os
@@ -17,26 +17,28 @@ from .errors import DecodingError, InvalidEventError, InvalidOptionError
 
 __all__ = ["EVENT_STORED", "MAX_VERSION", "Event", "EventStored"]
 
-EVENT_STORED = "EventStored"  #: the type of the events that tell of a stored event
-MAX_VERSION = MAX_INT  #: an int64 in Go
+EVENT_STORED = "EventStored"
+"""The type of the event that a store publishes for each event that it has stored."""
+
+MAX_VERSION = MAX_INT  #: the largest int64, which a version is in Go
 
 T = TypeVar("T")
 
 _EPOCH = Datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
-_CHECKED = "<checked by the decoder>"  # as a namespace, this very object: the decoder has checked the fields
-_METADATA_KEYS = {  # by the names of their properties
+_CHECKED = "<checked by the decoder>"  # this very object as the namespace says that the decoder checked all fields
+_METADATA_KEYS = {  # by the names of the properties that read them
     "correlation_id": "correlationId",
     "causation_id": "causationId",
     "user_id": "userId",
     "trace_id": "traceId",
     "span_id": "spanId",
 }
-_set = msgspec.structs.force_setattr  # the fields of an event that nobody has seen yet
+_set = msgspec.structs.force_setattr  # for the fields of an event that is still being made
 
 
-_ids: list[str] = []  # made in advance: each call to the kernel lets go of the GIL, and may wait long for it
-os.register_at_fork(after_in_child=_ids.clear)  # no two processes share one
+_ids: list[str] = []  # made in advance: each call to the kernel releases the GIL, and may wait long to get it again
+os.register_at_fork(after_in_child=_ids.clear)  # two processes must not use the same ids
 
 
 def _new_id() -> str:
@@ -50,41 +52,40 @@ def _new_id() -> str:
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
-    """An immutable fact about an actor. Keyword arguments only; ``event_type`` and ``actor_id`` must be given.
+    """An immutable fact about an actor. It takes keyword arguments only; ``event_type`` and ``actor_id`` are required.
 
-    ``data`` and ``metadata`` are not to be changed, though nothing prevents it: a received event is shared by all
-    subscribers of its process. Data is not copied, but encoded by ``publish()``; until then it is the maker's own. A
-    subscriber gets what came off the wire:
+    Do not change ``data`` or ``metadata`` of an event that you received: all subscribers of the process share it. The
+    data of an event that you make is not copied; ``publish()`` encodes it, and you may change it again afterwards. A
+    subscriber gets what the JSON of the data holds:
 
-    ====================================================  =============================================================
-    data may hold                                         and arrives as
-    ====================================================  =============================================================
-    None, bool, str, finite float, int                    itself; other languages lose digits of an int beyond 64 bits
-    subclasses of str, int and float (also enums)         the plain value
-    an ``enum.Enum`` of anything on this list             its ``value``
-    a dict or other ``Mapping``, with str keys            dict
-    a list, a tuple, a subclass of either                 list
-    datetime, date, time                                  ISO 8601 text as of ``isoformat()``, with ``Z`` for UTC
-    timedelta                                             ISO 8601 text such as ``P1DT0.5S``
-    UUID, finite Decimal                                  ``str()`` of it
-    ====================================================  =============================================================
+    | data may hold                                 | which arrives as                                          |
+    | --------------------------------------------- | --------------------------------------------------------- |
+    | None, bool, str, finite float, int            | the same; other languages may round an int beyond 64 bits |
+    | subclasses of str, int and float (also enums) | the plain value                                           |
+    | an ``enum.Enum`` whose value is on this list  | its ``value``                                             |
+    | a dict or other ``Mapping``, with str keys    | dict                                                      |
+    | a list, a tuple, a subclass of either         | list                                                      |
+    | datetime, date, time                          | ISO 8601 text as by ``isoformat()``, with ``Z`` for UTC   |
+    | timedelta                                     | ISO 8601 text such as ``P1DT0.5S``                        |
+    | UUID, finite Decimal                          | its ``str()``                                             |
 
-    Anything else raises ``EncodingError`` in ``publish()``: sets, bytes, NaN, infinities, cycles or more than 200
-    levels, lone surrogates, keys that are not str, dataclasses and Structs (pass ``dataclasses.asdict()`` or
-    ``msgspec.to_builtins()``), other objects. :meth:`data_as` turns the texts back.
+    For anything else ``publish()`` raises ``EncodingError``: sets, bytes, NaN, infinities, cycles, more than 200
+    levels, lone surrogates, keys that are not str, and all other objects. Pass ``dataclasses.asdict()`` of a dataclass,
+    and ``msgspec.to_builtins()`` of a Struct. :meth:`data_as` turns the texts back into objects.
 
-    Events are equal if all but their ``namespace`` is: where a fact was received is no part of it. They hash by ``id``.
+    Two events are equal if all fields but ``namespace`` are equal: where an event was received does not belong to the
+    fact. The hash is that of ``id``.
 
     Attributes:
-        id: Unique; made if left out.
-        event_type: What happened: ``"OrderPlaced"``.
-        actor_id: What it happened to: ``"order-1"``.
-        version: The actor's version after it, 0 if it has none; up to 2**63 - 1.
-        data: The particulars, or None.
-        timestamp: When it happened, aware, kept in UTC; now if left out.
-        command_id: What caused it, or "".
-        metadata: Texts about it; five well-known ones are properties, "" when absent.
-        namespace: Where it was received; "" on one you make.
+        id: Unique; a new one by default.
+        event_type: What happened, such as ``"OrderPlaced"``.
+        actor_id: What it happened to, such as ``"order-1"``.
+        version: The actor's version after this event, up to 2**63 - 1; 0 if the event has no version.
+        data: The details, or None.
+        timestamp: When it happened: an aware datetime, which is kept in UTC. By default the current time.
+        command_id: The id of the command that caused it; "" if there is none.
+        metadata: Texts about the event. Five well-known ones can be read as properties, which are "" when absent.
+        namespace: Where the event was received; "" for an event that you make.
 
     Raises:
         InvalidEventError: A value is of the wrong type or out of its range; the message names the field.
@@ -120,7 +121,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
         _set(self, "metadata", _metadata(self.metadata))
 
     def _settle(self) -> None:
-        """Check every field but metadata, and make each of the plain type."""
+        """Check every field but metadata, and turn subclasses into the plain type."""
         for name in ("id", "event_type", "actor_id"):
             _set(self, name, _text(name, getattr(self, name), may_be_empty=False))
         for name in ("command_id", "namespace"):
@@ -135,16 +136,16 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     def data_as(self, type: type[T]) -> T:  # noqa: A002  # the word for it
         """Return the data as a dataclass, a TypedDict, a ``msgspec.Struct``, or anything else msgspec converts to.
 
-        Fields of datetime, date, time, timedelta, UUID, Decimal, bytes (base64), enum, set or tuple are read from what
-        JSON has for them. Otherwise types are strict: an int is not read from a str, nor from a float, not even 3.0
-        (Go writes a whole float64 without a point); but for ``EventStored`` a whole number is an int, however it is
-        written. Unknown keys are ignored, unless the type forbids them.
+        Fields of type datetime, date, time, timedelta, UUID, Decimal, bytes (base64), enum, set or tuple are read from
+        the JSON that stands for them. All other types are strict: a str is not read as an int, nor is a float, not even
+        3.0. (Go writes a whole float64 without a point.) Only in ``EventStored`` a whole float is read as an int.
+        Unknown keys are ignored, unless the type forbids them.
 
         Args:
             type: What to return.
 
         Raises:
-            DecodingError: The data has another shape; the message says where.
+            DecodingError: The data has another shape; the message says where it differs.
             InvalidOptionError: msgspec cannot convert to this type.
         """
         _check_type(type)
@@ -159,7 +160,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
 
     @property
     def correlation_id(self) -> str:
-        """What all events of one conversation share; "" when absent."""
+        """The id that all events of one conversation share; "" when absent."""
         return self.metadata.get("correlationId", "")
 
     @property
@@ -169,29 +170,29 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
 
     @property
     def user_id(self) -> str:
-        """On whose behalf it happened; "" when absent."""
+        """The user on whose behalf it happened; "" when absent."""
         return self.metadata.get("userId", "")
 
     @property
     def trace_id(self) -> str:
-        """The trace it belongs to; "" when absent."""
+        """The id of the trace that it belongs to; "" when absent."""
         return self.metadata.get("traceId", "")
 
     @property
     def span_id(self) -> str:
-        """The operation in the trace that made it; "" when absent."""
+        """The id of the operation in that trace which made the event; "" when absent."""
         return self.metadata.get("spanId", "")
 
-    # -- making others of it
+    # -- making other events
 
     def replace(self, **changes: Any) -> Self:
-        """Return a copy with some fields changed; all others are the same, ``id`` and ``timestamp`` too.
+        """Return a copy with some fields changed. All others stay the same, also ``id`` and ``timestamp``.
 
         Args:
-            **changes: As the arguments of ``Event``.
+            **changes: New values, by the names of the fields.
 
         Raises:
-            InvalidEventError: As ``Event``.
+            InvalidEventError: There is no such field, or a value is of the wrong type or out of its range.
         """
         try:
             return msgspec.structs.replace(self, **changes)
@@ -203,7 +204,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
         """Return a copy with some metadata changed.
 
         Args:
-            **changes: Exact keys, or the names of the properties (``user_id`` for ``userId``); None removes one.
+            **changes: New texts by their keys, or by the names of the properties (``user_id`` for ``userId``). None
+                removes a key.
 
         Raises:
             InvalidEventError: A value is not a str.
@@ -221,21 +223,22 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
         command_id: str = "",
         metadata: Mapping[str, str] | None = None,
     ) -> "Event":
-        """Make the event that this one caused.
+        """Return a new event that this event caused.
 
-        Its causation id is this event's id; its correlation id is this event's, or this event's id if that has none;
-        user id and trace id are carried over. The span id is not: it names the operation that made this event.
+        The new causation id is the id of this event. The new correlation id is that of this event, or the id of this
+        event if it has none. User id and trace id are carried over. The span id is not, as it names the operation that
+        made this event.
 
         Args:
-            event_type: As ``Event``, like the others.
-            actor_id: See there.
-            version: See there.
-            data: See there.
-            command_id: See there.
-            metadata: It wins over what is carried over.
+            event_type: As for ``Event``.
+            actor_id: As for ``Event``.
+            version: As for ``Event``.
+            data: As for ``Event``.
+            command_id: As for ``Event``.
+            metadata: As for ``Event``; these texts replace those that are carried over.
 
         Raises:
-            InvalidEventError: As ``Event``.
+            InvalidEventError: As for ``Event``.
         """
         carried = {"correlationId": self.correlation_id or self.id, "causationId": self.id}
         carried |= {key: self.metadata[key] for key in ("userId", "traceId") if key in self.metadata}
@@ -255,7 +258,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
             return NotImplemented
         return self._fact() == other._fact()
 
-    def __ne__(self, other: object) -> bool:  # or Struct's own is taken, which knows of no __eq__ but its own
+    def __ne__(self, other: object) -> bool:  # Struct has one of its own, which would not call our __eq__
         return not self == other
 
     def __hash__(self) -> int:
@@ -288,14 +291,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
 
 
 class EventStored(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """The data of an event of type ``EventStored``; ``event.data_as(EventStored)`` reads it, with unknown keys ignored.
+    """The data of an event of type ``EventStored``. ``event.data_as(EventStored)`` reads it and ignores unknown keys.
 
     Attributes:
-        event_id: Of the stored event.
-        actor_id: Of the stored event.
-        version: Of the stored event: the actor's newest at that moment.
-        timestamp: Of the stored event, whole Unix seconds.
-        sequence: Its place in the store, where the store says; nodes in Go do not.
+        event_id: The id of the stored event.
+        actor_id: Its actor.
+        version: Its version, which was the actor's newest when it was stored.
+        timestamp: When it happened, in whole Unix seconds.
+        sequence: Its place in the store; None if the node does not say, as those in Go do not.
     """
 
     event_id: str
@@ -306,15 +309,15 @@ class EventStored(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     @classmethod
     def of(cls, event: Event, sequence: int | None = None) -> Event:
-        """Make the event that tells of a stored one: with its actor id and version, and no metadata.
+        """Return the event that announces a stored one. It has the same actor id and version, and no metadata.
 
         Args:
             event: The stored event.
-            sequence: Its place in the store; left out if None.
+            sequence: Its place in the store; None leaves it out.
 
         Raises:
-            InvalidEventError: The event is none.
-            InvalidOptionError: The sequence is none.
+            InvalidEventError: ``event`` is not an Event.
+            InvalidOptionError: ``sequence`` is not a number from 0 on.
         """
         if not is_of(event, Event):
             raise InvalidEventError(f"EventStored.of() takes an Event, not {type(event).__name__}")
@@ -330,7 +333,7 @@ class EventStored(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 def _check_type(kind: object) -> None:
-    """Refuse what cannot even be looked up; a class can."""
+    """Refuse what msgspec cannot even look up, as it has no hash. Every class has one."""
     if type(kind) is not type:
         try:
             hash(kind)
@@ -339,7 +342,7 @@ def _check_type(kind: object) -> None:
 
 
 def _whole(data: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """The same, with whole numbers as ints: to who reads JSON into float64, all numbers are floats."""
+    """Return the data with whole floats as ints: a node that reads JSON numbers into float64 writes them as floats."""
     if data is None:
         return None
     return {key: int(one) if isinstance(one, float) and one.is_integer() else one for key, one in data.items()}
@@ -385,14 +388,14 @@ def _asked_in_utc(value: Any) -> Datetime | None:
         return _in_utc(value)
     except InvalidEventError:
         raise
-    except Exception as error:  # of its tzinfo, or of what is called a datetime and is none: pandas' NaT
+    except Exception as error:  # raised by its tzinfo, or by an object that only calls itself a datetime: pandas' NaT
         raise InvalidEventError(
             f"timestamp must be a moment, and {short(value)} is none: {explained(error)}"
         ) from error
 
 
 def _in_utc(value: Datetime) -> Datetime | None:
-    """A plain datetime, whatever subclass it was; None if it is naive."""
+    """Return a plain datetime in UTC, whatever subclass it was; None if it is naive."""
     if value.utcoffset() is None:
         return None
     since = value - _EPOCH
@@ -419,5 +422,5 @@ def _metadata(value: Any) -> dict[str, str]:
 def _read(value: Mapping[Any, Any]) -> dict[Any, Any]:
     try:
         return dict(value)
-    except Exception as error:  # of a Mapping of the user's
+    except Exception as error:  # raised by the user's own Mapping
         raise InvalidEventError(f"metadata cannot be read: {explained(error)}") from error

@@ -1,14 +1,14 @@
-"""Counters, and the frozen snapshot that ``bus.metrics()`` returns."""
+"""What ``metrics()``, ``stats()`` and ``close()`` return: frozen values, which pickle."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 __all__ = ["CloseReport", "Metrics", "OTHER_NAMESPACES", "QueueStats", "SubscriptionStats"]
 
-#: The key under which ``published_by_namespace`` counts the namespaces beyond its bound. No namespace is called so.
+#: The key under which ``published_by_namespace`` counts all namespaces beyond its bound. It is no valid namespace.
 OTHER_NAMESPACES = "*"
 
-_NAMESPACES_COUNTED = 1_000  # apart; more than a dashboard shows, little enough to copy at every snapshot
+_NAMESPACES_COUNTED = 1_000  # one by one: more than a dashboard shows, and few enough to copy for every snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,60 +25,102 @@ class QueueStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscriptionStats:
-    """What went through one subscription: ``offered == delivered + pending + dropped``."""
+    """What went through one subscription: ``offered == delivered + pending + dropped``.
+
+    Attributes:
+        patterns: The patterns that it was made with.
+        queue_group: The queue group that it is a member of, or None.
+        offered: Events that matched.
+        delivered: Events that your threads took.
+        dropped: Events that were lost to overflow, discarded by ``close(discard=True)``, or on their way when the
+            subscription ended.
+        dropped_by_reason: These by their reason; :class:`Metrics` has the list of reasons.
+        pending: Events that are queued now.
+        pending_bytes: The encoded size of these, in bytes.
+        high_water: The most events that were queued at once.
+    """
 
     patterns: tuple[str, ...]
     queue_group: str | None = None
-    offered: int = 0  #: events that matched
-    delivered: int = 0  #: events that your threads took
-    dropped: int = 0  #: events lost to overflow, discarded by ``close(discard=True)``, or on their way at the end
-    dropped_by_reason: Mapping[str, int] = field(default_factory=dict)  #: as in :class:`Metrics`
-    pending: int = 0  #: events queued now
-    pending_bytes: int = 0  #: their encoded size
-    high_water: int = 0  #: the most events that were queued at once
+    offered: int = 0
+    delivered: int = 0
+    dropped: int = 0
+    dropped_by_reason: Mapping[str, int] = field(default_factory=dict)
+    pending: int = 0
+    pending_bytes: int = 0
+    high_water: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
-    """What a bus did since it was made: a snapshot, no part of which changes any more. It pickles.
+    """What a bus did since it was made: a snapshot that does not change any more.
 
-    ``confirmed``, ``uncertain``, ``rejected``, ``reconnects``, ``outbox_events`` and ``outbox_bytes`` are of the
-    connection, and so of all buses that share it. Of what these accepted, ``published == confirmed + uncertain +
-    rejected`` + what is not answered yet.
+    ``confirmed``, ``uncertain``, ``rejected``, ``reconnects``, ``outbox_events`` and ``outbox_bytes`` belong to the
+    connection: buses that share one show the same numbers. Summed over these buses, ``published`` equals ``confirmed +
+    uncertain + rejected`` and the events that the server has not answered yet.
+
+    Attributes:
+        node_id: The bus among all nodes of a cluster.
+        published: Events that ``publish()`` accepted.
+        published_by_namespace: These by their namespaces: the first 1,000; all others together as ``"*"``.
+        received: Events of other nodes that arrived, counted before filters are applied.
+        delivered: Events that threads took from subscriptions, those of closed ones included.
+        dropped: Events that subscriptions dropped.
+        dropped_by_reason: These by their reasons. ``maxsize`` and ``max_bytes``: the queue was full; ``discarded``: by
+            ``close(discard=True)``; ``closed``: the server had chosen a member of a queue group that was closed
+            meanwhile.
+        publish_errors: Events that ``publish()`` refused; and, if the connection is the bus's own, the ``rejected``
+            ones. Of a shared connection nobody knows whose they were: the server names only the subject of what it
+            refuses.
+        rejected: Events that the server refused after ``publish()`` had accepted them.
+        subscribe_errors: Calls of ``subscribe()`` that failed.
+        decode_errors: Messages that were not events, or that an error in this library kept from a subscription.
+        confirmed: Published events that the server has processed and not refused.
+        uncertain: Events written to a connection that broke before they were confirmed.
+        reconnects: How often the connection was made again after a loss.
+        outbox_events: Events waiting to be sent.
+        outbox_bytes: Their bytes.
+        pending: Events queued in subscriptions.
+        active_subscriptions: Subscriptions that are open.
+        subscriptions: What went through each of these.
     """
 
     node_id: str
-    published: int = 0  #: events that ``publish()`` accepted
-    published_by_namespace: Mapping[str, int] = field(default_factory=dict)  #: the first 1,000; the rest as ``"*"``
-    received: int = 0  #: events of other nodes that arrived, before filters
-    delivered: int = 0  #: events that threads took from subscriptions, closed ones included
-    dropped: int = 0  #: events that subscriptions dropped
-    #: ``maxsize``, ``max_bytes``, ``discarded``; ``closed``: the server had chosen a member of a queue group that ended
+    published: int = 0
+    published_by_namespace: Mapping[str, int] = field(default_factory=dict)
+    received: int = 0
+    delivered: int = 0
+    dropped: int = 0
     dropped_by_reason: Mapping[str, int] = field(default_factory=dict)
-    #: events that ``publish()`` refused, and the ``rejected`` ones, unless buses share the connection: the server says
-    #: the subject of what it refuses, not whose it was
     publish_errors: int = 0
-    rejected: int = 0  #: events that the server refused after ``publish()`` had accepted them
-    subscribe_errors: int = 0  #: ``subscribe()`` calls that failed
-    decode_errors: int = 0  #: messages that were no event, or that a mistake of ours kept from everyone or from some
-    confirmed: int = 0  #: published events that the connected server has processed and not refused
-    uncertain: int = 0  #: events written to a connection that broke before they were confirmed
+    rejected: int = 0
+    subscribe_errors: int = 0
+    decode_errors: int = 0
+    confirmed: int = 0
+    uncertain: int = 0
     reconnects: int = 0
-    outbox_events: int = 0  #: events waiting to be sent
+    outbox_events: int = 0
     outbox_bytes: int = 0
-    pending: int = 0  #: events queued in subscriptions
+    pending: int = 0
     active_subscriptions: int = 0
-    subscriptions: tuple[SubscriptionStats, ...] = ()  #: the open ones
+    subscriptions: tuple[SubscriptionStats, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloseReport:
-    """What closing a bus left undone. It is false if anything was."""
+    """What a ``close()`` left undone. It is true if nothing was: ``if not bus.close(): ...``.
 
-    unsent: int = 0  #: events that were accepted and never written
-    uncertain: int = 0  #: events written, but not confirmed by the server, and not yet reported by a flush
-    rejected: int = 0  #: events that the server refused, and not yet reported by a flush
-    timed_out: bool = False  #: the deadline came before everything was done
+    Attributes:
+        unsent: Events that were accepted and never sent.
+        uncertain: Events that were sent and not confirmed, as far as no ``flush()`` has reported them.
+        rejected: Events that the server refused, as far as no ``flush()`` has reported them.
+        timed_out: Whether the timeout ran out before everything was done.
+    """
+
+    unsent: int = 0
+    uncertain: int = 0
+    rejected: int = 0
+    timed_out: bool = False
 
     def __bool__(self) -> bool:
         return not (self.unsent or self.uncertain or self.rejected or self.timed_out)

@@ -30,31 +30,31 @@ from .patterns import check_prefix, subject_of
 
 __all__ = ["NATSEventBus"]
 
-_WATCH_CONFIRMED = 5.0  # seconds for the server to confirm the subscription for a store
+_WATCH_CONFIRMED = 5.0  # seconds for the server to confirm the subscription to ``EventStored``
 
 
 class NATSEventBus(EventBus):
     """Publishes events to the subscriptions of every node of a cluster.
 
     Nothing happens before the first use, :meth:`start` or ``with``. Events of this node reach its own subscriptions
-    directly, all others through the server; none comes twice. Wildcard patterns cross namespaces: what keeps tenants
-    apart is the server's permissions.
+    directly, and those of all other nodes through the server; none comes twice. Wildcard patterns cross namespaces:
+    only the server's permissions keep tenants apart.
 
     Args:
-        connection: A :class:`Connection`, which closing the bus leaves open; or what one is made from: a URL, several,
-            or None for the environment's ``NATS_URL``, else ``nats://127.0.0.1:4222``.
-        prefix: The first token of every subject; nodes with another prefix do not hear each other.
+        connection: A :class:`Connection`, which stays open when the bus is closed; or the URL or URLs for one of the
+            bus's own. None means the environment's ``NATS_URL``, else ``nats://127.0.0.1:4222``.
+        prefix: The first token of every subject. Nodes with different prefixes do not hear each other.
         publish_timeout: Seconds that :meth:`publish` waits for room in the outbox.
-        on_disconnect: What :meth:`publish` does while disconnected: ``"buffer"`` into the outbox, or ``"raise"`` a
-            ``DisconnectedError``.
+        on_disconnect: What :meth:`publish` does while disconnected. ``"buffer"`` puts the event into the outbox;
+            ``"raise"`` raises ``DisconnectedError``.
         store: An event store whose version cache follows every ``EventStored`` that other nodes publish under
-            ``namespace``, from :meth:`start` or the first use on; nobody need iterate anything.
-        namespace: Where the nodes publish them; only with a store.
-        **options: Those of :class:`Connection`, for one of its own.
+            ``namespace``, from :meth:`start` or the first use on. Nobody has to iterate anything for that.
+        namespace: Where the nodes publish them; needs ``store``.
+        **options: Those of :class:`Connection`, for a connection of the bus's own.
 
     Raises:
-        InvalidOptionError: An option is wrong.
-        InvalidNamespaceError: The prefix is no token.
+        InvalidOptionError: An option is of the wrong type or out of its range.
+        InvalidNamespaceError: The prefix is not a valid token.
     """
 
     def __init__(
@@ -82,10 +82,9 @@ class NATSEventBus(EventBus):
         self._writer = EnvelopeWriter(self.node_id)
         seen = None if self._watch is None else self._seen
         self._inbox = Incoming(self.node_id, self._counters, _caller(self._abandon), seen)
-        self._to_watch = [] if self._watch is None else [self._watch.namespace]  # taken by who subscribes it
-        self._interests_lock = (
-            signal_safe_lock()
-        )  # guards _interests, and that the link hears of its changes in their order
+        self._to_watch = [] if self._watch is None else [self._watch.namespace]  # empty once it is subscribed
+        # Guards _interests, and that the link hears of their changes in order.
+        self._interests_lock = signal_safe_lock()
         self._interests: dict[tuple[str, str | None], EventInterest] = {}  # by subject and queue group
 
     def _after_fork(self) -> None:
@@ -137,24 +136,24 @@ class NATSEventBus(EventBus):
         interests = [self._share_interest(target, pattern) for pattern in target.subject_patterns]
         for interest in interests:
             self._await_confirmation(interest, target, deadline)
-        if target.group is None:  # a node's own events come directly; to a group, by the server's choice
+        if target.group is None:  # events of this node come directly; the server chooses who of a group gets one
             self._targets.add(target)
 
     def _await_confirmation(self, interest: EventInterest, target: Target, deadline: Deadline) -> None:
         try:
             self._channel.await_confirmation(interest, deadline)
         except SubscriptionClosedError:
-            if not isinstance(target.queue.failure, SubscriptionOverflowError):  # who reads it gets that
+            if not isinstance(target.queue.failure, SubscriptionOverflowError):  # which its readers get
                 raise
 
     def _share_interest(self, target: Target, pattern: str) -> EventInterest:
-        """Share the interest in a subject, or have a new one subscribed."""
+        """Return the interest in a pattern, which the target now shares; subscribe a new one if there is none."""
         key = (pattern, target.group)
         while True:
             with self._interests_lock:
                 interest = self._interests.get(key)
                 if interest is not None and interest.ended:
-                    self._channel.unsubscribe(interest)  # once more, if an interrupt came before the first time
+                    self._channel.unsubscribe(interest)  # once more, if an exception kept another call from it
                 if interest is None or interest.ended:
                     interest = EventInterest(self._inbox, self._subject_of(pattern), pattern, target.group)
                     interest.is_watched = self._watch is not None and key == (self._watch.namespace, None)
@@ -165,16 +164,16 @@ class NATSEventBus(EventBus):
                     interest.entered = True
                 if not interest.ended or interest.confirmed.error is not None:
                     return interest
-                interest.remove(target)  # a handler's close() let its last subscriber leave meanwhile
+                interest.remove(target)  # a close() in a signal handler has ended it meanwhile
 
     def _part(self, targets: Sequence[Target], deadline: Deadline) -> None:
         super()._part(targets, deadline)
         left = [interest for target in targets for interest in self._leave_interests(target)]
-        # What the server has already chosen this node for is on its way. What comes later still is counted as dropped.
+        # Events that the server has chosen this node for are on their way. Those that come later count as dropped.
         self._channel.await_last([interest for interest in left if interest.group is not None], deadline)
 
     def _leave_interests(self, target: Target) -> list[EventInterest]:
-        """Leave the interests of a target; those that served nobody else are returned, and serve it to their end."""
+        """Leave the interests of a target; return those that served nobody else, whose last events it still gets."""
         left = []
         with self._interests_lock:
             for pattern in target.subject_patterns:
@@ -185,7 +184,7 @@ class NATSEventBus(EventBus):
                     interest.remove(target)
                     continue
                 left.append(interest)
-                interest.ended = True  # wherever an interrupt comes
+                interest.ended = True  # first, wherever an exception may come
                 self._channel.unsubscribe(interest)
                 if self._interests.get((pattern, target.group)) is interest:
                     self._interests.pop((pattern, target.group), None)
@@ -195,7 +194,7 @@ class NATSEventBus(EventBus):
         super()._abandon(target)
         self._channel.call_soon(self._reap)
 
-    def _reap_if_free(self) -> None:  # on the loop, which nobody waits for
+    def _reap_if_free(self) -> None:  # on the loop thread, which may take the locks
         self._channel.call_soon(self._reap)
 
     # -- state
@@ -210,7 +209,7 @@ class NATSEventBus(EventBus):
             self._channel.await_confirmation(self._begin_to_watch(), Deadline(_WATCH_CONFIRMED))
 
     def _begin_use(self) -> None:
-        """Begin to connect, as the first use does; what waits for the server waits by itself."""
+        """Begin to connect, as the first use does. Calls that need the server wait for it themselves."""
         if self._channel.slot.is_awaited:
             self.start()
             return
@@ -220,7 +219,7 @@ class NATSEventBus(EventBus):
             self._begin_to_watch()
 
     def _begin_to_watch(self) -> EventInterest:
-        """Subscribe to what other nodes tell of the store, for its version cache."""
+        """Subscribe to the ``EventStored`` of other nodes, for the version cache of the store."""
         assert self._watch is not None
         pattern = self._watch.namespace
         key = (pattern, None)
@@ -258,7 +257,7 @@ class NATSEventBus(EventBus):
     def _measure(self) -> dict[str, Any]:
         measured = super()._measure()
         counts = self._channel.counts()
-        if not self._channel.slot.is_shared:  # else nobody knows whose they were
+        if not self._channel.slot.is_shared:  # of a shared one nobody knows whose events they were
             measured["publish_errors"] += counts["rejected"]
         return measured | counts
 
@@ -284,7 +283,7 @@ class NATSEventBus(EventBus):
 
 
 def _caller(method: Callable[[Target], None]) -> Callable[[Target], None]:
-    """Call a method of a bus while there is one: the link, which calls this, keeps no bus from being collected."""
+    """Return a function that calls a method of a bus as long as the bus lives: the link must not keep it alive."""
     weak = WeakMethod(method)
 
     def call(target: Target) -> None:

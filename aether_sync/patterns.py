@@ -1,14 +1,15 @@
-"""Namespaces, patterns and subjects: checking, matching, escaping; and the filter of a subscription.
+"""Namespaces, patterns and subjects: how they are checked, matched and escaped; and the filter of a subscription.
 
-A namespace is dot-separated tokens, ``tenant-a.orders``; it becomes the NATS subject ``aether.events.tenant-a.orders``.
-A pattern is a namespace in which
+A namespace such as ``tenant-a.orders`` consists of tokens between dots. It becomes the NATS subject
+``aether.events.tenant-a.orders``. A pattern is a namespace in which
 
 * a token ``*`` stands for exactly one token,
 * a last token ``>`` stands for one or more tokens,
 * a ``*`` inside a token (``tenant-*``) stands for zero or more characters of that token, never for a dot.
 
 All other characters stand for themselves. The first two are the wildcards of NATS
-(https://docs.nats.io/nats-concepts/subjects); the third is ours: such a token is ``*`` on the server and matched here.
+(https://docs.nats.io/nats-concepts/subjects). The third is this library's own: the server is asked for ``*`` in place
+of such a token, and what it sends is matched here.
 """
 
 import re
@@ -35,7 +36,7 @@ __all__ = [
 
 _MAX_BYTES = 512  # of a namespace, a pattern, a prefix or a queue group, in UTF-8
 
-_COMMON = re.compile(r"[!-)+,\-/-=?-~]++(?:\.[!-)+,\-/-=?-~]++)*+")  # a valid namespace, if it is all ASCII
+_COMMON = re.compile(r"[!-)+,\-/-=?-~]++(?:\.[!-)+,\-/-=?-~]++)*+")  # every valid namespace that is all ASCII
 _UNSAFE = re.compile(r"[^!-$&-)+,\-/-=?-~]+")  # what escape_token escapes: all but printable ASCII without % . * >
 
 _NAMESPACE_HINT = "use non-empty tokens of printable characters between dots, as in 'tenant-a.orders'"
@@ -46,14 +47,14 @@ _PATTERN_HINT = "'*' is one token, '>' one or more at the end, 'tenant-*' a glob
 
 
 def check_namespace(namespace: str) -> str:
-    """Refuse what cannot be a namespace, and return it as a plain str.
+    """Return a namespace as a plain str, or raise if it is not valid.
 
     Args:
-        namespace: Non-empty tokens between dots; printable (``str.isprintable``), no white space, no wildcards, at most
-            512 bytes in UTF-8. Printable non-ASCII is allowed.
+        namespace: Non-empty tokens between dots, at most 512 bytes in UTF-8. All characters must be printable
+            (``str.isprintable``), also beyond ASCII, and none may be white space or a wildcard.
 
     Raises:
-        InvalidNamespaceError: It is none, whatever was passed.
+        InvalidNamespaceError: It is not valid, or not a str.
     """
     if type(namespace) is str and len(namespace) <= _MAX_BYTES and _COMMON.fullmatch(namespace):
         return namespace
@@ -67,13 +68,13 @@ def check_namespace(namespace: str) -> str:
 
 
 def check_prefix(prefix: str) -> str:
-    """Refuse what cannot be the first token of our subjects, and return it as a plain str.
+    """Return a prefix, the first token of every subject, as a plain str, or raise if it is not valid.
 
     Args:
-        prefix: One token, of what a namespace may hold.
+        prefix: One token of a namespace.
 
     Raises:
-        InvalidNamespaceError: It is none, whatever was passed.
+        InvalidNamespaceError: It is not valid, or not a str.
     """
     text = _text("prefix", prefix)
     fault = _fault(text)
@@ -87,13 +88,13 @@ def check_prefix(prefix: str) -> str:
 
 
 def check_queue_group(name: str) -> str:
-    """Refuse what cannot be the name of a NATS queue group, and return it as a plain str.
+    """Return the name of a NATS queue group as a plain str, or raise if it is not valid.
 
     Args:
-        name: Printable, no white space, no wildcards, at most 512 bytes in UTF-8. Dots have no meaning in it.
+        name: Printable characters without white space and wildcards, at most 512 bytes in UTF-8. A dot has no meaning.
 
     Raises:
-        InvalidOptionError: It is none, whatever was passed.
+        InvalidOptionError: It is not valid, or not a str.
     """
     if not is_of(name, str):
         raise InvalidOptionError(f"queue_group must be a str such as 'billing', not {type(name).__name__}")
@@ -152,23 +153,25 @@ def _shown(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Pattern:
-    """Which namespaces a subscriber asks for. Compares and hashes by its text; made by :meth:`parse`."""
+    """Which namespaces a subscriber asks for. :meth:`parse` makes one; two are equal if their texts are."""
 
     text: str  #: as it was written
-    subject_pattern: str = field(compare=False)  #: what is subscribed on the server: each token glob is a ``*``
-    has_glob: bool = field(compare=False)  #: a token glob is in it, so the server sends more than it matches
-    is_literal: bool = field(compare=False)  #: no wildcard is in it: it is a namespace
-    _regex: re.Pattern[str] | None = field(compare=False)  # None for a literal
+    subject_pattern: str = field(
+        compare=False
+    )  #: what the server is asked for: ``*`` in place of each token with a glob
+    has_glob: bool = field(compare=False)  #: a token has a glob, so the server sends more than the pattern matches
+    is_literal: bool = field(compare=False)  #: it has no wildcard, and is a namespace
+    _regex: re.Pattern[str] | None = field(compare=False)  # None if it is literal
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read a pattern.
 
         Args:
-            text: A namespace, or one with wildcards; see the module's first lines. A token of several stars is ``*``.
+            text: A namespace, or one with wildcards (see the top of this module). A token ``**`` is the same as ``*``.
 
         Raises:
-            InvalidNamespaceError: It is none, whatever was passed.
+            InvalidNamespaceError: It is not valid, or not a str.
         """
         text = _text("pattern", text)
         fault = _fault(text) or _fault_of_wildcards(text)
@@ -184,13 +187,13 @@ class Pattern:
         )
 
     def matches(self, namespace: str) -> bool:
-        """Whether a (valid) namespace is one of those asked for. Linear in its length, whatever the pattern."""
+        """Whether a valid namespace is one of those asked for. Takes time linear in its length, for every pattern."""
         if self._regex is None:
             return namespace == self.text
         return self._regex.fullmatch(namespace) is not None
 
     def overlaps(self, other: "Pattern") -> bool:
-        """Whether one message could come for both from the server, which takes a token glob for ``*``."""
+        """Whether the server may send one message for both patterns; for the server each token with a glob is ``*``."""
         mine, others = self.subject_pattern.split("."), other.subject_pattern.split(".")
         for one, another in zip(mine, others, strict=False):
             if ">" in (one, another):
@@ -207,11 +210,11 @@ class Pattern:
 
 
 def _compiled(pattern: str) -> re.Pattern[str] | None:
-    """The regular expression of a pattern, None if it is literal.
+    """Return the regular expression of a pattern, or None if the pattern is literal.
 
-    It takes time O(length of the text x length of the pattern): a token cannot run over a dot, and within a token every
-    literal piece is looked for in an atomic group, so the leftmost one is taken and never given back. As for any glob
-    that is enough: if some later place for a piece leads to a match, the leftmost does too.
+    Matching takes time O(length of the text x length of the pattern). A token cannot match a dot. Within a token every
+    literal piece is searched for in an atomic group, so its leftmost occurrence is taken and never given back. For a
+    glob that is enough: if a later occurrence of a piece leads to a match, the leftmost one does so too.
     """
     if "*" not in pattern and ">" not in pattern:
         return None
@@ -236,19 +239,19 @@ def _compiled_token(token: str) -> str:
 
 
 def subject_of(prefix: str, namespace: str) -> str:
-    """The NATS subject of a checked namespace, or of a :attr:`Pattern.subject_pattern`."""
+    """Return the NATS subject of a checked namespace, or of a :attr:`Pattern.subject_pattern`."""
     return f"{prefix}.events.{namespace}"
 
 
 def escape_token(text: str) -> str:
-    """Turn any text into one subject token; different texts give different tokens.
+    """Turn any text into one subject token. Different texts give different tokens.
 
-    Printable ASCII but ``%``, ``.``, ``*`` and ``>`` stands for itself; everything else is written ``%XX`` per byte of
-    its UTF-8. What is printable beyond ASCII differs between versions of Unicode, a token must not. The empty text is
-    a lone ``%``.
+    Printable ASCII except space ``%`` ``.`` ``*`` ``>`` is kept; every other byte of the UTF-8 becomes ``%XX``. The
+    empty text becomes ``%``. Beyond ASCII nothing is kept: which characters are printable there differs between
+    versions of Unicode, and a token must be the same on all nodes.
 
     Args:
-        text: An actor id, for example. A token is up to three times as long in bytes.
+        text: An actor id, for example. The token may have three times as many bytes.
 
     Raises:
         InvalidNamespaceError: It is not a str, or has a lone surrogate.
@@ -261,10 +264,10 @@ def escape_token(text: str) -> str:
 
 
 def unescape_token(token: str) -> str:
-    """Turn a token that :func:`escape_token` made into the text it was made of.
+    """Turn a token that :func:`escape_token` made back into its text.
 
     Raises:
-        InvalidNamespaceError: It was not made by it.
+        InvalidNamespaceError: :func:`escape_token` did not make it.
     """
     token = _text("token", token)
     if token == "%":
@@ -290,7 +293,9 @@ def _unpercent(found: re.Match[str]) -> str:
 
 
 def actor_type(actor_id: str) -> str:
-    """What stands before the first ``-`` that is not at the start, else ``"unknown"``: ``order-1`` is an ``order``.
+    """Return what stands before the first ``-`` of an actor id: ``"order"`` for ``"order-1"``.
+
+    A ``-`` at the start does not count; without any other the type is ``"unknown"``.
 
     Raises:
         InvalidOptionError: It is not a str.
@@ -311,23 +316,23 @@ def _actor_id(actor_id: object) -> str:
 class SubscriptionFilter:
     """Which events of its namespaces a subscription takes: those of one of the types *and* of a matching actor.
 
-    It is matched by the threads that deliver events, one of which serves all subscriptions of a connection, and there
-    no code of yours runs: so ``subscribe()`` takes no subclass. Other conditions are for the loop over the events.
+    Filters run on the threads that deliver events, where no code of yours may run; one such thread serves all
+    subscriptions of a connection. So ``subscribe()`` takes no subclass. Test any other condition in your own loop.
 
     Args:
-        event_types: Any of them; none means all types.
-        actor_pattern: A pattern over the actor id, by the rules of namespace patterns, with any characters as literals;
-            empty or None means all actors. It matches whole ids: ``order-*`` matches ``order-1``, but not
-            ``order-1.2``, as ``*`` never stands for a dot. That is ``order-*.*``, or ``order-*.>`` for any depth.
+        event_types: The types to take; an empty collection means all.
+        actor_pattern: A pattern that the whole actor id must match, by the rules of namespace patterns; its literal
+            characters may be any. ``order-*`` matches ``order-1``, but not ``order-1.2``, as ``*`` never stands for a
+            dot: ``order-*.*`` matches that, and ``order-*.>`` any depth. An empty pattern or None means all actors.
 
     Raises:
         InvalidOptionError: The types are not a collection of non-empty str, or the pattern is not a str.
-        InvalidNamespaceError: The pattern is none.
+        InvalidNamespaceError: The pattern is not valid.
     """
 
     event_types: frozenset[str]
     actor_pattern: str  #: "" for all actors
-    _regex: re.Pattern[str] | None = field(compare=False)  # None for a literal, or all
+    _regex: re.Pattern[str] | None = field(compare=False)  # None if the pattern is literal or empty
 
     def __init__(self, *, event_types: Iterable[str] = (), actor_pattern: str | None = None) -> None:
         pattern = _actor_pattern(actor_pattern)
@@ -337,14 +342,14 @@ class SubscriptionFilter:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it lets every event pass."""
+        """Whether every event passes."""
         return not (self.event_types or self.actor_pattern)
 
     def matches(self, event: Event) -> bool:
-        """Whether it lets an event pass.
+        """Whether an event passes.
 
         Raises:
-            InvalidEventError: It is no event.
+            InvalidEventError: It is not an Event.
         """
         if type(event) is not Event and not is_of(event, Event):
             raise InvalidEventError(f"matches() takes an Event, not {type(event).__name__}")
@@ -353,7 +358,7 @@ class SubscriptionFilter:
         return self.matches_actor(event.actor_id)
 
     def matches_actor(self, actor_id: str) -> bool:
-        """Whether it lets the events of an actor pass, if they are of a type that it does.
+        """Whether the events of an actor pass, as long as their type does.
 
         Raises:
             InvalidOptionError: It is not a str.

@@ -1,4 +1,4 @@
-"""``Subscription``: an event queue with a face for the threads that read it."""
+"""``Subscription``: what ``subscribe()`` returns, for the threads and coroutines that read the events."""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -18,14 +18,19 @@ __all__ = ["Subscription"]
 
 
 class Subscription:
-    """The events that one ``subscribe()`` asked for, in order, as a blocking iterator.
+    """The events that one ``subscribe()`` asked for, in order.
 
-    Several threads may iterate one subscription: each event goes to one of them. Iteration ends when the subscription
-    or its bus is closed and what was queued is taken; it raises if the subscription failed. A subscription that is
-    dropped without ``close()`` is removed from its bus, with a ``ResourceWarning``.
+    A thread reads them by ``for event in subscription``, which blocks while there is none. A coroutine of any asyncio
+    event loop reads them by ``async for event in subscription``, which lets the loop run meanwhile; ``await
+    anext(subscription)`` takes one event, within ``asyncio.timeout()`` if it shall not wait for ever. Any number of
+    threads and coroutines may read one subscription: each event goes to one of them.
 
-    An exception raised by a signal handler (Ctrl-C, a soft time limit) leaves a blocked or busy iterator usable; the
-    one event that was in hand at that moment may be gone with it, also of a batch.
+    Iteration ends when the subscription or its bus is closed and what was queued is taken. It raises an error if the
+    subscription failed. A subscription that is dropped without ``close()`` is removed from its bus, with a
+    ``ResourceWarning``.
+
+    A coroutine that is cancelled while it waits loses no event. An exception that a signal handler raises (Ctrl-C, a
+    soft time limit) leaves an iteration usable, but the one event that was being taken at that moment may be lost.
     """
 
     __slots__ = ("__weakref__", "_abandoned", "_end", "_pop", "_queue", "_target")
@@ -34,28 +39,28 @@ class Subscription:
         self._queue = target.queue
         self._pop = target.queue.pop
         self._end = end
-        self._abandoned = abandoned  # called by the finalizer: takes no lock
-        self._target = target  # last: the finalizer takes it as a sign that all is there
+        self._abandoned = abandoned  # called by the finalizer, so it takes no lock
+        self._target = target  # last, since the finalizer takes it as the sign that everything is there
 
     @property
     def patterns(self) -> tuple[str, ...]:
-        """The patterns it was made with."""
+        """The patterns that were subscribed to."""
         return tuple(pattern.text for pattern in self._target.patterns)
 
     @property
     def filter(self) -> SubscriptionFilter | None:
-        """The filter it was made with, if any."""
+        """The filter, if any."""
         return self._target.filter
 
     @property
     def queue_group(self) -> str | None:
-        """The queue group it is a member of, if any."""
+        """The queue group that it is a member of, if any."""
         return self._target.group
 
     @property
     def closed(self) -> bool:
-        """Whether nothing more will be queued; what is queued can still be taken."""
-        return self._queue.is_shut
+        """Whether no more events will be queued. Those that are queued can still be taken."""
+        return self._queue.closed
 
     def __iter__(self) -> Self:
         return self
@@ -72,16 +77,29 @@ class Subscription:
                 raise StopIteration from None
             raise
 
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        try:
+            return await self._queue.take_in_coroutine()
+        except SubscriptionClosedError:
+            if self._queue.failure is None:
+                raise StopAsyncIteration from None
+            raise
+
     def get(self, timeout: float | None = None) -> Event:
-        """Take the next event, waiting for it if need be.
+        """Take the next event, and wait for it if there is none.
+
+        This blocks its thread. In a coroutine use ``await anext(subscription)``.
 
         Args:
             timeout: Seconds to wait; 0 does not wait, None waits for ever.
 
         Raises:
-            DeadlineExceededError: No event came in time; it is also a ``TimeoutError``.
-            SubscriptionClosedError: The subscription is closed and empty. If it failed, the error says why, and may be
-                another one: ``SubscriptionOverflowError``, ``PermissionDeniedError``, ``BusClosedError``.
+            DeadlineExceededError: No event came in time. It is also a ``TimeoutError``.
+            SubscriptionClosedError: The subscription is closed and empty. If it failed, the error that ended it is
+                raised instead, for example ``SubscriptionOverflowError`` or ``PermissionDeniedError``.
         """
         return self._queue.take(Deadline(timeout))
 
@@ -106,17 +124,18 @@ class Subscription:
         return fill(batch, max_events, self._pop, self._queue.give_back)
 
     def stats(self) -> SubscriptionStats:
-        """Return what went through, counted at one moment."""
+        """Return the counts of what went through, all of one moment."""
         return self._target.stats()
 
     def close(self, *, discard: bool = False) -> None:
-        """Leave the bus and release every thread that waits here. Idempotent, from any thread.
+        """Leave the bus, and end the wait of every reader. Idempotent; any thread may call it.
 
-        A member of a queue group first takes what the server has already chosen it for: that is a round trip. If a new
-        subscription to the same patterns was made before, each event comes to one of the two, or to both.
+        A member of a queue group first receives the events that the server has chosen it for already, which takes a
+        round trip. If another subscription to the same patterns was made before this call, each event reaches one of
+        the two, or both.
 
         Args:
-            discard: Throw away what is queued (counted as dropped) instead of leaving it to the iterators.
+            discard: Drop what is queued, counted as dropped. Otherwise the readers can still take it.
         """
         self._end(self._target, discard=check_flag("discard", discard))
 

@@ -11,7 +11,8 @@ from threading import Thread
 from typing import Any
 
 from aether_sync import Event, EventBus
-from aether_sync._bus.queue import EventQueue, Overflow
+from aether_sync._bus.bounded import Overflow
+from aether_sync._bus.queue import EventQueue
 from aether_sync._runtime.deadline import Deadline
 
 from .cases import WAIT, Goal, Job, Sample, Stopwatch, case

@@ -1,4 +1,4 @@
-"""Counters, whose frozen snapshot ``bus.metrics()`` returns."""
+"""The counters of a bus, of which ``bus.metrics()`` returns a frozen snapshot."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ __all__ = ["Counters", "NamespaceCount", "Totals"]
 
 
 class Totals:
-    """Sums over queues."""
+    """Sums over the queues of a bus."""
 
     __slots__ = ("delivered", "dropped", "pending")
 
@@ -21,21 +21,21 @@ class Totals:
         self.dropped = Counter(dropped)
 
     def copy(self) -> "Totals":
-        """Return others with the same sums."""
+        """Return a copy."""
         return Totals(self.delivered, self.pending, self.dropped)
 
     def add(self, stats: QueueStats) -> None:
-        """Add one of them."""
+        """Add the counts of one queue."""
         self.delivered += stats.delivered
         self.pending += stats.pending
         self.dropped.update(stats.dropped)
 
 
 class NamespaceCount:
-    """What was published under one namespace.
+    """How many events were published under one namespace.
 
-    Publishers count without a lock, each by a single step in C, within which no other thread and no signal handler
-    runs: ``count += n`` is several, between which a tracer lets others run.
+    Publishers count without a lock. Each counts by a single step in C, during which no other thread and no signal
+    handler runs; ``count += n`` would be several steps.
 
     Attributes:
         one: Counts one event.
@@ -44,7 +44,7 @@ class NamespaceCount:
     __slots__ = ("_steps", "one")
 
     def __init__(self) -> None:
-        self._steps = {0: count()}  # how often 1, 2, 4 ... events were counted at once, by the power of 2
+        self._steps = {0: count()}  # by the power of 2, how often 1, 2, 4 ... events were counted at once
         self.one = self._steps[0].__next__
 
     def many(self, events: int) -> None:
@@ -55,32 +55,32 @@ class NamespaceCount:
 
     @property
     def count(self) -> int:
-        """How many events were counted."""
+        """The number of events that were counted."""
         steps = [(power, repr(taken)) for power, taken in self._steps.copy().items()]
         return sum(int(taken.removeprefix("count(").removesuffix(")")) << power for power, taken in steps)
 
 
 class Counters:
-    """What a bus counts as it goes; any thread, without a lock."""
+    """What a bus counts while it works. Any thread counts, without a lock."""
 
     def __init__(self) -> None:
-        self._tallies: dict[str, NamespaceCount] = {}  # of what is published, by namespace
+        self._tallies: dict[str, NamespaceCount] = {}  # what was published, by namespace
         self._others = {
             name: NamespaceCount() for name in ("received", "publish_errors", "subscribe_errors", "decode_errors")
         }
 
     def tally(self, namespace: str) -> NamespaceCount:
-        """Where what is published under a namespace is counted."""
+        """Return the counter of what is published under a namespace."""
         if namespace not in self._tallies and len(self._tallies) >= _NAMESPACES_COUNTED:
             namespace = OTHER_NAMESPACES
         return self._tallies.setdefault(namespace, NamespaceCount())
 
     def add(self, name: str, count: int = 1) -> None:
-        """Count anything else, by the name of its field."""
+        """Add to another counter, named as its field of :class:`~aether_sync.metrics.Metrics`."""
         self._others[name].many(count)
 
     def snapshot(self) -> dict[str, Any]:
-        """Return them as fields of :class:`Metrics`."""
+        """Return the counts as fields of :class:`~aether_sync.metrics.Metrics`."""
         by_namespace = {name: events for name, tally in self._tallies.copy().items() if (events := tally.count)}
         return {
             "published": sum(by_namespace.values()),

@@ -1,8 +1,9 @@
-"""Events from the server into the queues of subscriptions, a batch for each turn of the loop.
+"""Puts events that arrive from the server into the queues of subscriptions, a batch for each turn of the loop.
 
-One NATS subscription, an *interest*, serves all local subscriptions of its subject. Overlapping interests bring copies
-of one event; a local subscription takes the copy that comes through the first of its patterns that matches, so it gets
-one, whichever copies arrive. Messages are routed by their sid, on a client of their own generation, never by subject.
+One NATS subscription, an *interest*, serves all local subscriptions with its subject. Interests that overlap bring
+copies of an event. A local subscription takes the copy that arrives through the first of its patterns that matches, so
+it gets the event once, whichever copies arrive. Messages are routed by the sid of their NATS subscription and by the
+client that it was made with, never by their subject.
 """
 
 import asyncio
@@ -23,15 +24,15 @@ from .routing import Deliveries, Group, Route, Target, failed, log_drops
 
 __all__ = ["EventInterest", "Incoming", "Run"]
 
-_ROUTES_KEPT = 4_096  # subjects per interest
+_ROUTES_KEPT = 4_096  # subjects of an interest; beyond that all are forgotten, and computed again when needed
 
 
-#: What came in a row: by which interest, with which subject, and the payloads, one or more.
+#: Messages that arrived in a row: the interest, the subject, and one or more payloads.
 Run = tuple["EventInterest", str, list[bytes]]
 
 
 class EventInterest(Interest):
-    """One NATS subscription of a bus, on behalf of all its local subscriptions to the subject and queue group."""
+    """A NATS subscription of a bus, which serves all its local subscriptions with the subject and queue group."""
 
     whole = False
 
@@ -39,32 +40,35 @@ class EventInterest(Interest):
         super().__init__(subject, group)
         self.inbox: Incoming = inbox
         self.pattern = pattern  # the subject without the prefix
-        self.is_watched = False  # for a store, whoever subscribes or not
+        self.is_watched = False  # whether a store needs it, even with no local subscription
         self._lock = signal_safe_lock()  # guards the fields below; _routes is read without it
-        self._turns = count()  # of the group's members
+        self._turns = count()  # whose turn it is, of the group's members
         self._members: dict[Target, None] = {}
         self._routes: dict[str, Route] = {}
 
     def add(self, target: Target) -> None:
-        """Let a local subscription have what comes."""
+        """Add a local subscription: it gets the events that arrive from now on."""
         with self._lock:
             self._members[target] = None
             self._routes = {}
 
     def remove(self, target: Target) -> None:
-        """Let it have no more."""
+        """Remove a local subscription: it gets no more events."""
         with self._lock:
             self._members.pop(target, None)
             self._routes = {}
 
     def serves_only(self, target: Target) -> bool:
-        """Whether nobody else has what comes."""
+        """Whether no other subscription and no store needs it."""
         if self.is_watched:
             return False
         return not self._members or (len(self._members) == 1 and target in self._members)
 
     def conclude(self) -> None:
-        """Serve nobody any more: until now its last member had what the server chose it for, as a count if need be."""
+        """Serve nobody any more. Until now the last member of a group got the events that the server chose it for.
+
+        If that member was closed already, its events were counted.
+        """
         super().conclude()
         with self._lock:
             self._members.clear()
@@ -76,11 +80,11 @@ class EventInterest(Interest):
             members = list(self._members)
         for target in members:
             target.queue.close(failure=failure)
-            if failure is not None:  # it may have other patterns
+            if failure is not None:  # it may have other patterns, which have to be left
                 self.inbox.failed(target)
 
     def route(self, subject: str) -> Route:
-        """Find who gets what comes with a subject. Loop thread only."""
+        """Find the route of a subject. Loop thread only."""
         route = self._routes.get(subject)
         if route is None:
             with self._lock:
@@ -92,10 +96,10 @@ class EventInterest(Interest):
 
     def _compute(self, subject: str) -> Route:
         namespace = subject[len(self.subject) - len(self.pattern) :]
-        takers = tuple(target for target in self._members if self._serves(target, namespace))
+        targets = tuple(target for target in self._members if self._serves(target, namespace))
         if self.group is None:
-            return Route(namespace, targets=takers)
-        return Route(namespace, groups=(Group(self.group, takers, self._turns),) if takers else ())
+            return Route(namespace, targets=targets)
+        return Route(namespace, groups=(Group(self.group, targets, self._turns),) if targets else ())
 
     def _serves(self, target: Target, namespace: str) -> bool:
         pattern = target.first_match(namespace)
@@ -103,7 +107,14 @@ class EventInterest(Interest):
 
 
 class Incoming:
-    """What has arrived for a bus in this turn of the loop, and is delivered at its end. Loop thread only."""
+    """Gathers what arrives for a bus in one turn of the loop, and delivers it at the end. Loop thread only.
+
+    Args:
+        node_id: The id of the bus's node. Its own events, which the server sends back, are left out.
+        counters: The bus's.
+        failed: Called with a subscription that ended by a failure; on any thread.
+        seen: Called with the events of a namespace before they are delivered.
+    """
 
     def __init__(
         self,
@@ -114,16 +125,16 @@ class Incoming:
     ) -> None:
         self._node_id = node_id
         self._counters = counters
-        self.failed = failed  # called with a subscription that ended for a reason; any thread
-        self._seen = seen  # called with the events of a namespace before they are delivered
-        self.arrived: list[Run] = []  #: filled, then delivered; in the order of arrival
-        # A queue group has no echoes: each event goes to one of its members, and is sent to it once.
+        self.failed = failed
+        self._seen = seen
+        self.arrived: list[Run] = []  #: what has arrived in this turn, in order
+        # Not asked for queue groups: there each event is sent to one member, once.
         self._recent = RecentPayloads(EnvelopeWriter(node_id).own_mark)
-        # What was decoded last: copies of an event come one after the other, if not always in one turn of the loop.
+        # The event that was decoded last. Its copies arrive directly after it, but perhaps in another turn of the loop.
         self._last: tuple[str, bytes, Event, EventInterest] | None = None
 
     def arrive(self, interest: EventInterest, subject: str, payload: bytes, reporter: Reporter) -> None:
-        """Take one message; deliver at the end of this turn."""
+        """Take one message, to be delivered at the end of this turn."""
         if self.arrived:
             by, at, payloads = self.arrived[-1]
             if by is interest and at == subject:
@@ -134,21 +145,21 @@ class Incoming:
         self.arrived.append((interest, subject, [payload]))
 
     def move(self) -> None:
-        """What comes from now on comes through another connection, perhaps from another server."""
+        """Note that what arrives from now on comes through another connection, perhaps from another server."""
         self._recent.move()
-        self._last = None  # what is the same from now on is no copy
+        self._last = None  # a payload that is the same from now on is not a copy of it
 
     def refuse(self, subject: str, reason: str, reporter: Reporter) -> None:
-        """Count a message that is no event, and log the first of a burst; never its content."""
+        """Count a message that is not an event, and log the first one of a burst, without its content."""
         self._counters.add("decode_errors")
         reporter.burst(Kind.DECODE_ERROR, "a message on %r is no event, and is skipped: %s", subject, reason)
 
     def deliver(self, reporter: Reporter) -> None:
-        """Decode what has arrived, each event once, and put it into the queues."""
+        """Decode what has arrived, each event once, and put the events into the queues."""
         arrived, self.arrived = self.arrived, []
         try:
             self._deliver(arrived, reporter)
-        except Exception as mistake:  # of ours, or no memory: other buses have messages of the same read
+        except Exception as mistake:  # a bug, or no memory; other buses have to get their messages of this turn
             self._counters.add("decode_errors", sum(len(payloads) for _, _, payloads in arrived))
             reporter.mistake(mistake)
 
@@ -176,7 +187,7 @@ class Incoming:
                 self._last = subject, kept[-1], events[-1], interest
                 deliveries.add(route, find, events, list(map(len, kept)))
                 received += len(events)
-        if received:  # before the readers are woken, who wait for this thread's turn to end
+        if received:  # before the readers are woken, so that they find the count
             self._counters.add("received", received)
         dropping = deliveries.hand_over()
         if dropping:
@@ -185,7 +196,7 @@ class Incoming:
                 self.failed(target)
 
     def _copy(self, interest: EventInterest, subject: str, payloads: Sequence[bytes]) -> Event | None:
-        """Return the event that was decoded last, if the first of these is the same, come through another interest."""
+        """Return the event that was decoded last, if the first payload is a copy of it from another interest."""
         if self._last is not None and payloads:
             at, last, event, by = self._last
             if interest is not by and payloads[0] == last and subject == at:

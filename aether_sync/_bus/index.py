@@ -1,8 +1,8 @@
-"""Who has which patterns, found by namespace, without a look at those who have others.
+"""Finds the holders of the patterns that a namespace matches, without looking at the other patterns.
 
-A tree of tokens holds them: a namespace is looked for along the branches of its own tokens, of ``*`` and of ``>``. The
-tree knows patterns as the server does (:attr:`~aether_sync.patterns.Pattern.subject_pattern`): a token glob is a ``*``
-there, so more may be found than matches.
+The patterns are kept in a tree of tokens. A namespace is looked up along the branches of its own tokens, of ``*`` and
+of ``>``. The tree has patterns as the server knows them (:attr:`~aether_sync.patterns.Pattern.subject_pattern`), where
+a glob within a token is a ``*``, so it may find more holders than the namespace matches.
 """
 
 from collections.abc import Sequence
@@ -15,17 +15,17 @@ T = TypeVar("T")
 
 
 class Tree(Generic[T]):
-    """A node, and what grows on it."""
+    """A node of the tree, and everything below it."""
 
     __slots__ = ("branches", "holders", "state")
 
     def __init__(self) -> None:
         self.branches: dict[str, Tree[T]] = {}  # by token
-        self.holders: dict[T, int] = {}  # of the pattern that ends here, with their places in the order of coming
-        self.state: object = None  # of the index, when this was its root
+        self.holders: dict[T, int] = {}  # of the pattern that ends here, each with its place in the order of adding
+        self.state: object = None  # at the root, the state of the index that the tree shows
 
     def add(self, pattern: str, holder: T, place: int) -> None:
-        """Let a holder be found by a pattern."""
+        """Add a holder of a pattern."""
         node = self
         for token in pattern.split("."):
             branch = node.branches.get(token)
@@ -35,7 +35,7 @@ class Tree(Generic[T]):
         node.holders[holder] = place
 
     def remove(self, pattern: str, holder: T) -> None:
-        """Let it be found no more, and cut off what holds nobody now. Idempotent."""
+        """Remove a holder of a pattern, and the branches that have no holder any more. Idempotent."""
         node, way = self, []
         for token in pattern.split("."):
             branch = node.branches.get(token)
@@ -50,7 +50,7 @@ class Tree(Generic[T]):
             del stem.branches[token]
 
     def find(self, namespace: str) -> list[T]:
-        """Return each holder of a pattern that matches once, in the order of coming."""
+        """Return the holders of the patterns that a namespace matches, each once, in the order of adding."""
         found: dict[T, int] = {}
         nodes = [self]
         for token in namespace.split("."):
@@ -65,21 +65,21 @@ class Tree(Generic[T]):
 
 
 class Index(Generic[T]):
-    """Holders of patterns. Called under a guard.
+    """Holders of patterns. The caller holds a lock.
 
-    A signal handler may let others in between any two steps here, or raise. So what counts is a dict, changed in one
-    step. The tree, which takes many, is believed only while it bears the mark of the last change; whoever needs it and
-    finds another mark grows a new one.
+    A signal handler may raise between any two steps here, or let other threads in. So the truth is in a dict, which is
+    changed in one step. Changing the tree takes many steps. The tree is used only while it carries the mark of the last
+    change; a search that finds another mark makes a new tree.
     """
 
     def __init__(self) -> None:
-        self._all: dict[T, tuple[int, Sequence[str]]] = {}  # places and patterns
+        self._all: dict[T, tuple[int, Sequence[str]]] = {}  # by holder, its place and its patterns
         self._places = count()
         self._tree: Tree[T] = Tree()
-        self.state: object = None  #: another one after each change
+        self.state: object = None  #: the mark of the last change, another object each time
 
     def add(self, holder: T, patterns: Sequence[str]) -> None:
-        """Let a holder be found by its patterns."""
+        """Add a holder with its patterns."""
         place, state, before = next(self._places), object(), self.state
         self._all[holder] = place, patterns
         self.state = state
@@ -89,7 +89,7 @@ class Index(Generic[T]):
             tree.state = state
 
     def remove(self, holder: T, patterns: Sequence[str]) -> None:
-        """Let it be found no more. Idempotent."""
+        """Remove a holder with its patterns. Idempotent."""
         state, before = object(), self.state
         self._all.pop(holder, None)
         self.state = state
@@ -99,17 +99,17 @@ class Index(Generic[T]):
             tree.state = state
 
     def find(self, namespace: str) -> list[T]:
-        """Return those of whom a pattern matches a namespace, or does on the server, in the order of coming."""
+        """Return the holders of the patterns that a namespace matches on the server, in the order of adding."""
         if self._tree.state is not self.state:
-            self._grow()
+            self._make_tree()
         return self._tree.find(namespace)
 
     def everyone(self) -> list[T]:
-        """Return all holders, in the order of coming. Needs no guard."""
+        """Return all holders, in the order of adding. The caller need not hold the lock."""
         places = {holder: place for holder, (place, _) in self._all.copy().items()}
         return sorted(places, key=places.__getitem__)
 
-    def _grow(self) -> None:
+    def _make_tree(self) -> None:
         state, tree = self.state, Tree[T]()
         for holder, (place, patterns) in self._all.copy().items():
             for pattern in patterns:

@@ -1,21 +1,23 @@
-"""What came before, to be known again when it comes once more, through another server.
+"""Recognises events that arrive a second time because the connection has moved to another server.
 
-A server of a cluster passes an event on to the others a bit later than to its own clients, or much later, if the link
-between them stalls. Who moves meanwhile gets it from the server it leaves, and again from the one it comes to. On one
-connection nothing comes twice. So a repeat is what came on a connection before, and only after a move is it looked for.
+A server of a cluster passes an event on to the other servers a little later than to its own clients, or much later if
+the link between the servers stalls. A client that moves meanwhile gets the event from the server that it leaves, and
+again from the server that it moves to. On one connection no event arrives twice. So only after a move, events are
+compared with those that arrived before it.
 
-An event is known by its node and its position among the events of that node, where it says them: nodes in Go do not,
-nor do older ones here. What came last is remembered as it is. Of what came before that, only up to which position each
-node was heard: threads that publish at once have their positions reach the wire a bit out of order, but not by that
-much. Of nodes that number nothing, only the last events are known again, by their bytes: soon after a move, an event
-that is published again unchanged is taken for a repeat there, and later a repeat for an event.
+An event is recognised by its node and by its position among the events of that node, where the payload has them; nodes
+in Go and older nodes here write no position. The events of the last seconds are remembered one by one. Of earlier
+events only the highest position of each node is remembered: threads that publish at the same time may send their
+positions slightly out of order, but not by seconds. Of nodes that write no position, only the events of the last
+seconds are recognised, by their bytes. There, soon after a move, an event that is published again unchanged is taken
+for a repeat, and later a repeat is taken for a new event.
 
-Accepted race: what a link between servers held up for long, and never brought, counts as come if later events of its
-node have: a move loses it.
+Accepted race: an event that a link between servers held up for long counts as arrived if later events of its node have
+arrived. If the client moves then, the event is lost.
 
-Accepted race: copies of an event come through each interest that it matches. If the connection breaks between two of
-them, and the next server is behind, the second is taken for a repeat: it is lost, as is all that a broken connection
-had in hand, rather than the first one come twice.
+Accepted race: copies of an event arrive through each interest that it matches. If the connection breaks between two of
+them, and the next server is behind, the second copy is taken for a repeat and is lost, like everything else that was on
+its way through the broken connection. Otherwise the first one would arrive twice.
 """
 
 from collections import deque
@@ -25,73 +27,87 @@ from .._values.clock import monotonic
 
 __all__ = ["RecentPayloads"]
 
-_SECONDS = 2.0  # that events are remembered as they are
-_BYTES = 8 * 2**20  # of them at most: more than a second at 20,000 events/s
-_NODES = 4_096  # whose positions are known: those that were heard last
-_DISORDER = 100  # positions that threads which publish at once may be apart when they reach the wire
-_LATEST = 600.0  # seconds after a move: servers that do not hear each other for so long have given each other up
+_SECONDS = 2.0  # for which events are remembered one by one
+_BYTES = 8 * 2**20  # of remembered payloads at most: more than a second's at 20,000 events/s
+_NODES = 4_096  # whose positions are remembered: those that were heard last
+_DISORDER = 100  # positions by which threads that publish at the same time may be out of order
+_LATEST = 600.0  # seconds after a move for which repeats are looked for; servers give each other up sooner
 
-#: What came in a row: when, its bytes, the payloads, and the last one of each node that numbers them, by its mark.
+#: Payloads that arrived together: when, their bytes in all, the payloads, and the last one of each node that writes
+#: positions, by the node's mark.
 _Batch = tuple[float, int, list[bytes], dict[bytes, bytes]]
 
 
 class RecentPayloads:
-    """Remembers what arrived, as the batches that it came in; looks at single messages only after a move.
+    """Remembers the batches in which payloads arrived, and looks at single payloads only after a move.
 
     Args:
-        own_mark: What payloads of this node start with; of other nodes that number their events it is as long.
+        own_mark: The bytes that payloads of this node begin with. The mark of another node that writes positions has
+            the same length.
     """
 
     def __init__(self, own_mark: bytes) -> None:
         self._own = own_mark
-        # Of a payload: where its node's mark ends, the mark of its position, and the position.
+        # Where these end in a payload: the node's mark, the mark of the position, and the position.
         self._node = len(own_mark)
         self._number = self._node + len(POSITION_MARK)
         self._identity = self._node + POSITION_ENDS
         self._batches: deque[_Batch] = deque()
         self._bytes = 0
-        self._latest: dict[bytes, _Batch] = {}  # of those: the last one of a node
-        self._heard: dict[bytes, bytes] = {}  # up to which position a node was heard, in batches before those
-        # After a move: what had come before it.
-        self._moved = 0.0
-        self._recent: frozenset[bytes] = frozenset()  # node and position, of batches; where there are none, the payload
-        self._old: dict[bytes, bytes] = {}  # up to which position all counts as come
+        self._latest: dict[bytes, _Batch] = {}  # by node, the last of these batches with its events
+        self._heard: dict[bytes, bytes] = {}  # by node, the highest position in earlier batches
+        # After a move, what had arrived before it:
+        self._moved = 0.0  # when the move was, or 0.0
+        self._recent: frozenset[bytes] = frozenset()  # node and position of the remembered events, or else the payload
+        self._old: dict[bytes, bytes] = {}  # by node, the position up to which all events count as arrived
 
     def new(self, payloads: list[bytes]) -> list[bytes]:
-        """Leave out what this node has published, and what came before a move; remember the rest."""
+        """Return the payloads without those of this node and without repeats; remember them."""
+        now = monotonic()
+        if len(payloads) == 1 and not self._moved:  # as where events come one by one: half the time
+            (one,) = payloads
+            mark = one[: self._node]
+            if mark == self._own:
+                return []
+            last = {mark: one} if one[self._node : self._number] == POSITION_MARK else {}
+        else:
+            payloads, last = self._sifted(payloads, now)
+            if not payloads:
+                return []
+        batch = now, sum(map(len, payloads)), payloads, last
+        self._batches.append(batch)
+        self._bytes += batch[1]
+        for mark in last:
+            self._latest[mark] = batch
+        if self._bytes > _BYTES or self._batches[0][0] < now - _SECONDS:
+            self._forget(now)
+        return payloads
+
+    def _sifted(self, payloads: list[bytes], now: float) -> tuple[list[bytes], dict[bytes, bytes]]:
+        """Return the new ones of several payloads, and the last one of each node that writes positions, by its mark."""
         node, number = self._node, self._number
         last = {one[:node]: one for one in payloads}
         if self._own in last:
             payloads = [one for one in payloads if not one.startswith(self._own)]
             del last[self._own]
-        now = monotonic()
         if self._moved:
-            payloads = self._but_repeats(payloads, now)
+            payloads = self._without_repeats(payloads, now)
             last = {one[:node]: one for one in payloads}
-        if payloads:
-            last = {mark: one for mark, one in last.items() if one[node:number] == POSITION_MARK}
-            batch = now, sum(map(len, payloads)), payloads, last
-            self._batches.append(batch)
-            self._bytes += batch[1]
-            for mark in last:
-                self._latest[mark] = batch
-            if self._bytes > _BYTES or self._batches[0][0] < now - _SECONDS:
-                self._forget(now)
-        return payloads
+        return payloads, {mark: one for mark, one in last.items() if one[node:number] == POSITION_MARK}
 
     def move(self) -> None:
-        """There is another connection: for a while, what has come may come again."""
+        """Note that there is another connection, so that what has arrived may arrive again."""
         now = self._moved = monotonic()
         self._forget(now)
         self._recent = frozenset(self._name(one) for batch in self._batches for one in batch[2])
         self._old = self._heard.copy()
 
     def _name(self, payload: bytes) -> bytes:
-        """By what a payload is known again."""
+        """Return the part of a payload by which it is recognised."""
         is_numbered = payload[self._node : self._number] == POSITION_MARK
         return payload[: self._identity] if is_numbered else payload
 
-    def _but_repeats(self, payloads: list[bytes], now: float) -> list[bytes]:
+    def _without_repeats(self, payloads: list[bytes], now: float) -> list[bytes]:
         since = now - self._moved
         if since > _LATEST:
             self._moved, self._recent, self._old = 0.0, frozenset(), {}
@@ -107,12 +123,14 @@ class RecentPayloads:
         return kept
 
     def _forget(self, now: float) -> None:
-        """Keep of old batches only how far each node was heard."""
+        """Forget old batches, except for the highest position of each node."""
         while self._batches and (self._bytes > _BYTES or self._batches[0][0] < now - _SECONDS):
             batch = self._batches.popleft()
             self._bytes -= batch[1]
             for mark, one in batch[3].items():
-                if self._latest[mark] is batch:  # the node fell silent: its last event need not be the highest
+                if (
+                    self._latest[mark] is batch
+                ):  # the node fell silent; its last event may not have the highest position
                     del self._latest[mark]
                     one = max(one for one in batch[2] if one.startswith(mark))  # noqa: PLW2901
                 self._heard[mark] = self._further(self._heard.pop(mark, b""), one[self._node : self._identity])
@@ -120,10 +138,10 @@ class RecentPayloads:
             del self._heard[next(iter(self._heard))]
 
     def _further(self, heard: bytes, position: bytes) -> bytes:
-        """Up to which position a node was heard, where it was heard up to one, and then this one came.
+        """Return the position up to which a node was heard, after one more position has arrived.
 
-        That is the higher one. But where it falls far behind, a batch comes after what was published when it was made:
-        what of that has not come yet must not count as come.
+        That is the higher of the two. But if the new one is far lower, the node sent a batch later than events that it
+        published after making the batch. Then the lower one is returned, since the rest of the batch has not arrived.
         """
         if position >= heard:
             return position

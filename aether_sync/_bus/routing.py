@@ -1,8 +1,8 @@
 """Who gets an event: targets, queue groups, and the routes of a namespace.
 
-A *target* is a subscription as the bus sees it. The bus holds targets, never subscriptions, so a subscription that its
-user drops can be collected. A *route* is everything known about one namespace; routes are computed once and kept until
-a target comes or goes that is on them. Reading a route takes no lock.
+A *target* is a subscription as the bus sees it. The bus holds targets, never subscriptions, so that a subscription can
+be collected when its user drops it. A *route* is everything that is known about one namespace. Routes are computed
+once, and kept until a target that is on them is added or removed. Reading a route takes no lock.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,9 +18,10 @@ from ..errors import InvalidOptionError
 from ..events import Event
 from ..metrics import QueueStats, SubscriptionStats
 from ..patterns import Pattern, SubscriptionFilter, check_namespace, check_queue_group
+from .bounded import Overflow
 from .counting import NamespaceCount
 from .index import Index
-from .queue import EventQueue, Overflow
+from .queue import EventQueue
 
 __all__ = [
     "Deliveries",
@@ -35,8 +36,10 @@ __all__ = [
     "make_target",
 ]
 
-_ROUTES_KEPT = 4_096  # namespaces; then all are forgotten and computed again when needed
-_ROUTES_ASKED = 256  # whether a change concerns them, which costs a tenth of computing them; of more, all are forgotten
+_ROUTES_KEPT = 4_096  # namespaces; beyond that all routes are forgotten, and computed again when they are needed
+# When a target is added or removed, up to so many routes are checked for whether it is on them, which costs a tenth of
+# computing them. If there are more, all are forgotten.
+_ROUTES_CHECKED = 256
 
 
 @dataclass(eq=False, slots=True)
@@ -47,35 +50,35 @@ class Target:
     patterns: tuple[Pattern, ...]
     filter: SubscriptionFilter | None
     group: str | None
-    left: bool = False  # the bus has let go of it
+    left: bool = False  # whether the bus has removed it
     drops: Burst = field(default_factory=Burst, repr=False)
 
     @property
     def name(self) -> str:
-        """What it is called in a message."""
+        """Its name in messages."""
         return self.queue.name
 
     @property
     def subject_patterns(self) -> list[str]:
-        """The distinct patterns that it needs on the server."""
+        """The distinct patterns by which the server has to know it."""
         return list(dict.fromkeys(pattern.subject_pattern for pattern in self.patterns))
 
     def first_match(self, namespace: str) -> Pattern | None:
-        """The first of its patterns that a namespace matches: the one through which an event reaches it, once."""
+        """The first of its patterns that a namespace matches; events reach it through this one alone, and so once."""
         for pattern in self.patterns:
             if pattern.matches(namespace):
                 return pattern
         return None
 
     def choose(self, events: Sequence[Event], sizes: Sequence[int]) -> tuple[Sequence[Event], Sequence[int]]:
-        """Return those events, and their sizes, that the filter lets pass."""
+        """Return the events that the filter lets pass, and their sizes."""
         if self.filter is None:
             return events, sizes
         passes = list(map(self.filter.matches, events))
         return list(compress(events, passes)), list(compress(sizes, passes))
 
     def stats(self, stats: QueueStats | None = None) -> SubscriptionStats:
-        """What went through it, of its queue now or as counted before."""
+        """Its statistics, from counts that were made before, or from counts made now."""
         stats = stats or self.queue.stats()
         return SubscriptionStats(
             patterns=tuple(pattern.text for pattern in self.patterns),
@@ -90,42 +93,49 @@ class Target:
         )
 
 
-#: How encoded events go to the server, in their envelope: the command ``PUB <subject> <#bytes>`` and the payload, as a
-#: template for the payload's bytes, the event's position and the encoded event; how many bytes of the payload are not
-#: the event; what gives each event its position, to any thread; and the length of the command's line, as servers limit
-#: it.
+#: How encoded events of one namespace are sent to the server, in their envelope: a template of the command
+#: ``PUB <subject> <#bytes>`` with its payload, to be filled with the payload's size, the event's position and the
+#: encoded event; the number of bytes of the payload that are not the event; a function that gives the next position, to
+#: any thread; and the length of the command's line, which servers limit.
 Frame = tuple[bytes, int, Callable[[], int], int]
 
 
 def make_frame(subject: str, namespace: str, writer: EnvelopeWriter, line: int) -> Frame:
-    """Make the one for a subject, of what a node's writer says of a namespace."""
+    """Make the frame for a subject.
+
+    Args:
+        subject: Where the events are published.
+        namespace: Their namespace.
+        writer: Writes the envelopes of this node.
+        line: The length of the command's line, in bytes.
+    """
     template = b"PUB %b %%d\r\n%b\r\n" % (subject.encode().replace(b"%", b"%%"), writer.template(namespace))
     return template, writer.around(namespace), writer.positions.__next__, line
 
 
 class Group:
-    """Members of a queue group: each event goes to one of them, in turn."""
+    """The members of a queue group on this node. Each event goes to one of them, in turn."""
 
     __slots__ = ("_turns", "members", "name")
 
     def __init__(self, name: str, members: tuple[Target, ...], turns: Iterator[int]) -> None:
         self.name = name
         self.members = members
-        self._turns = turns  # shared by all namespaces of the group; next() of a count is atomic: any thread takes one
+        self._turns = turns  # shared by all namespaces of the group; a count's next() is atomic, so any thread calls it
 
     def offer(self, event: Event, size: int) -> list[Target] | None:
-        """Give an event to the member whose turn it is, or to a neighbour with room.
+        """Put an event into the queue of the member whose turn it is, or of the next one that has room for it.
 
         Returns:
-            Who dropped one; None if all members are closed, so that nobody has it.
+            The members that dropped an event; None if all members are closed, so that none has the event.
         """
-        turn = next(self._turns)
-        members = [self.members[(turn + step) % len(self.members)] for step in range(len(self.members))]
-        for member in members:
-            if member.queue.offer_if_room(event, size):
+        turn, members = next(self._turns), self.members
+        for step in range(len(members)):
+            if members[(turn + step) % len(members)].queue.offer_if_room(event, size):
                 return []
-        for member in members:
-            if not member.queue.is_shut:
+        for step in range(len(members)):
+            member = members[(turn + step) % len(members)]
+            if not member.queue.closed:
                 return [member] if member.queue.offer((event,), (size,)) else []
         return None
 
@@ -134,28 +144,36 @@ class Group:
 class Route:
     """What is known about one namespace.
 
-    Who hands events over by a route may hold it while others come and go. A subscription that replaces another one is
-    there before that is closed. So where a queue is found closed, the route is looked up again, and who has come since
-    then gets the events, too: each of them reaches the old one or the new one.
+    A publisher may use a route while subscriptions are added and removed. A subscription that replaces another is added
+    before the other is closed. So if a queue turns out to be closed, the route is looked up again, and subscriptions
+    that were added meanwhile get the events too. Each event thus reaches the old subscription or the new one.
+
+    Attributes:
+        namespace: What it is the route of.
+        targets: The subscriptions outside queue groups that get its events.
+        groups: The queue groups that get its events.
+        is_wanted: Whether anyone in this process gets what is published under the namespace.
+        frame: How what is published under it is sent to the server, where it leaves the process.
+        tally: Counts what is published under it; None until something is.
     """
 
     namespace: str
     targets: tuple[Target, ...] = ()
     groups: tuple[Group, ...] = ()
-    is_wanted: bool = False  # whether anyone here has what is published under it
-    frame: Frame | None = None  # of what is published under it, where that leaves the process
-    tally: NamespaceCount | None = None  # of what is published under it, once something is
+    is_wanted: bool = False
+    frame: Frame | None = None
+    tally: NamespaceCount | None = None
 
     def deliver(self, events: Sequence[Event], sizes: Sequence[int], routes: "Targets") -> list[Target]:
         """Put events into the queues.
 
         Args:
             events: In order.
-            sizes: Theirs, encoded, in bytes.
-            routes: Where the route is found as it is now.
+            sizes: Their encoded sizes, in bytes.
+            routes: Where the route can be looked up again.
 
         Returns:
-            The targets that dropped some.
+            The targets that dropped events.
         """
         dropping: list[Target] = []
         is_one_shut = False
@@ -167,7 +185,7 @@ class Route:
                 dropped = queue.offer(*target.choose(events, sizes))
             if dropped:
                 dropping.append(target)
-            if queue.is_shut:
+            if queue.closed:
                 is_one_shut = True
         if is_one_shut:
             dropping += self._deliver_to_successors(events, sizes, routes)
@@ -178,7 +196,7 @@ class Route:
         return dropping
 
     def _deliver_to_successors(self, events: Sequence[Event], sizes: Sequence[int], routes: "Targets") -> list[Target]:
-        """Put events into the queues of those who came since this route was looked up."""
+        """Put events into the queues of the targets that were added since this route was looked up."""
         dropping: list[Target] = []
         served = list(self.targets)
         while came := [target for target in routes.route(self.namespace).targets if target not in served]:
@@ -188,13 +206,13 @@ class Route:
 
 
 def _share(group: Group, events: Sequence[Event], sizes: Sequence[int], find: Callable[[], Route]) -> list[Target]:
-    """Give each event to one member of a group; returns who dropped one."""
+    """Put each event into the queue of one member of a group; returns the members that dropped an event."""
     dropping: list[Target] = []
     for event, size in zip(events, sizes, strict=True):
         while (dropped := group.offer(event, size)) is None:
             came = [one for one in find().groups if one.name == group.name and one.members != group.members]
-            if not came:  # it was chosen for one who has left since
-                group.members[0].queue.miss()
+            if not came:  # the event was chosen for a member that has left since
+                group.members[0].queue.count_missed()
                 dropped = []
                 break
             (group,) = came
@@ -203,7 +221,7 @@ def _share(group: Group, events: Sequence[Event], sizes: Sequence[int], find: Ca
 
 
 class Deliveries:
-    """Events gathered for their queues, so that each queue is locked once for all of them."""
+    """Events gathered by their queues, so that each queue is locked once for all of its events."""
 
     __slots__ = ("_dropping", "_runs")
 
@@ -212,14 +230,16 @@ class Deliveries:
         self._dropping: list[Target] = []
 
     def add(self, route: Route, find: Callable[[], Route], events: Sequence[Event], sizes: Sequence[int]) -> None:
-        """Gather events for everyone on their route whose filter lets them pass; ``find()`` looks it up again."""
+        """Gather events for the targets on their route; ``find()`` looks the route up again."""
         self._runs.append((route, find, events, sizes))
         for group in route.groups:
             self._dropping += _share(group, events, sizes, find)
 
     def hand_over(self) -> list[Target]:
-        """Put what was gathered into the queues; returns the targets that dropped some."""
+        """Put what was gathered into the queues; returns the targets that dropped events."""
         done: set[tuple[Target, int]] = set()
+        if len(self._runs) == 1 and self._offer_run(done):
+            return self._dropping
         gathered = self._gather(done)
         while (left := self._offer(gathered)) is not None:
             for target, (_, _, numbers) in gathered.items():
@@ -229,22 +249,37 @@ class Deliveries:
             gathered = self._gather(done)
         return self._dropping
 
+    def _offer_run(self, done: set[tuple[Target, int]]) -> bool:
+        """Put the events of the only run into the queues, as most often, without a copy.
+
+        Returns:
+            Whether that is done; else a queue was closed, and ``done`` has the targets that have their events.
+        """
+        ((route, _, events, sizes),) = self._runs
+        for target in route.targets:
+            if target.queue.offer(*target.choose(events, sizes)):
+                self._dropping.append(target)
+            done.add((target, 0))
+            if target.queue.closed:  # perhaps before it took them: then they are for its successor
+                return False
+        return True
+
     def _offer(self, gathered: "_Gathered") -> Target | None:
-        """Put events into queues until one is found closed: that target is returned."""
+        """Put events into the queues; stop at the first one that is closed, and return its target."""
         for target, (events, sizes, _) in gathered.items():
             if target.queue.offer(events, sizes):
                 self._dropping.append(target)
-            if target.queue.is_shut:
+            if target.queue.closed:
                 return target
         return None
 
     def _gather(self, done: set[tuple[Target, int]]) -> "_Gathered":
-        """Return what is for each target, in order, but for those runs that it has had."""
+        """Return the events for each target, in order, without the runs in ``done``, which the target already has."""
         gathered: _Gathered = {}
         for number, (route, find, events, sizes) in enumerate(self._runs):
             targets = route.targets
             for target in targets:
-                if target.queue.is_shut:
+                if target.queue.closed:
                     targets = (*targets, *(one for one in find().targets if one not in targets))
                     break
             for target in targets:
@@ -260,7 +295,7 @@ class Deliveries:
         return gathered
 
 
-#: Events for each target, their sizes, and the numbers of the runs that they are of.
+#: For each target its events, their sizes, and the numbers of the runs that they come from.
 _Gathered = dict[Target, tuple[list[Event], list[int], list[int]]]
 
 
@@ -275,12 +310,12 @@ def log_drops(dropping: Sequence[Target], reporter: Reporter) -> None:
 
 
 def failed(dropping: Sequence[Target]) -> list[Target]:
-    """Those that ended by their overflow policy."""
+    """Those targets that ended by their overflow policy."""
     return [target for target in dropping if target.queue.failure is not None]
 
 
 class Targets:
-    """The targets of a bus, found by namespace. Changes are made by any thread, under one lock."""
+    """The targets of a bus, found by namespace. Any thread changes them, holding one lock."""
 
     def __init__(self, frame_of: Callable[[str], Frame | None]) -> None:
         self._frame_of = frame_of
@@ -288,10 +323,10 @@ class Targets:
         self._index: Index[Target] = Index()
         self._routes: dict[str, Route] = {}
         self._groups: dict[str, set[Target]] = {}  # by name
-        self._turns: dict[str, Iterator[int]] = {}  # by the name of a queue group
+        self._turns: dict[str, Iterator[int]] = {}  # whose turn it is, by the name of a queue group
 
     def add(self, target: Target) -> None:
-        """Let a target have the events published from now on."""
+        """Add a target: it gets the events that are published from now on."""
         with self.lock:
             self._index.add(target, target.subject_patterns)
             if target.group is not None:
@@ -299,7 +334,7 @@ class Targets:
             self._forget_routes(target)
 
     def remove(self, target: Target) -> None:
-        """Let a target have no more. Idempotent."""
+        """Remove a target: it gets no more events. Idempotent."""
         with self.lock:
             self._index.remove(target, target.subject_patterns)
             if target.group is not None:
@@ -314,7 +349,7 @@ class Targets:
         """Find the route of a namespace.
 
         Raises:
-            InvalidNamespaceError: It is none.
+            InvalidNamespaceError: What was given is not a namespace.
         """
         if type(namespace) is str:
             route = self._routes.get(namespace)
@@ -323,15 +358,15 @@ class Targets:
         namespace = check_namespace(namespace)
         mine = False
         try:
-            for mine in tries(self.lock):  # nobody waits who publishes: see _waiting
+            for mine in tries(self.lock):  # no publisher waits for a lock: ``locks`` says why
                 break
-            if not mine:  # somebody comes or goes just now: then it is computed in the slow way, and not kept
+            if not mine:  # a target is being added or removed; then the slow way is taken, and the route is not kept
                 return self._compute(namespace, self._index.everyone())
             state = self._index.state
             route = self._compute(namespace, self._index.find(namespace))
             if len(self._routes) >= _ROUTES_KEPT:
                 self._routes = {}
-            if self._index.state is state:  # else it is old: a handler's close() let others come
+            if self._index.state is state:  # else it is outdated: a handler's close() released the lock meanwhile
                 self._routes[namespace] = route
             return route
         finally:
@@ -340,7 +375,7 @@ class Targets:
 
     def _compute(self, namespace: str, candidates: Sequence[Target]) -> Route:
         targets: list[Target] = []
-        by_name: dict[str, list[Target]] = {}  # members of groups, as for the server, whichever patterns they have
+        by_name: dict[str, list[Target]] = {}  # the members of a group, by its name; their patterns may differ
         for target in candidates:
             if target.first_match(namespace) is not None:
                 (targets if target.group is None else by_name.setdefault(target.group, [])).append(target)
@@ -356,7 +391,7 @@ class Targets:
     def _forget_routes(self, target: Target) -> None:
         if all(pattern.is_literal for pattern in target.patterns):
             old = [pattern.text for pattern in target.patterns]
-        elif len(self._routes) <= _ROUTES_ASKED:
+        elif len(self._routes) <= _ROUTES_CHECKED:
             old = [namespace for namespace in list(self._routes) if target.first_match(namespace) is not None]
         else:
             self._routes = {}
@@ -366,8 +401,8 @@ class Targets:
 
 
 def _full(target: Target, dropped: Mapping[str, int]) -> str:
-    """Say which limits of a queue were reached."""
-    limits = {"maxsize": target.queue.limit, "max_bytes": target.queue.max_bytes}
+    """Return the limits of a queue that were reached, as text."""
+    limits = {"maxsize": target.queue.maxsize, "max_bytes": target.queue.max_bytes}
     return ", ".join(f"{name}={limit}" for name, limit in limits.items() if name in dropped)
 
 
@@ -380,7 +415,7 @@ def make_target(
     queue_group: str | None,
     ended: Callable[[QueueStats], None],
 ) -> Target:
-    """Check what subscribe() was given, and make a target of it."""
+    """Check the arguments of ``subscribe()``, and make a target."""
     if not patterns:
         raise InvalidOptionError("subscribe() wants at least one pattern; '>' is every namespace")
     parsed = tuple(dict.fromkeys(map(Pattern.parse, patterns)))

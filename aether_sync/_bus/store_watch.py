@@ -1,4 +1,4 @@
-"""What a bus tells a store: that other nodes have stored something."""
+"""Tells a store what other nodes have stored, as a bus hears it."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -13,26 +13,27 @@ __all__ = ["StoreWatch", "VersionKeeper"]
 
 @runtime_checkable
 class VersionKeeper(Protocol):
-    """What a bus knows of a store: it keeps the versions that are announced. Called on the background thread."""
+    """A store as a bus sees it: it keeps the versions that are announced. The loop thread calls it."""
 
     def update_version_cache(self, actor_id: str, version: int, sequence: int | None = None) -> None:
-        """Note that an actor has a version, whose event has a sequence if the announcing store said so."""
+        """Note the version that an actor has, and the sequence of that event, if the announcement has it."""
 
     def refuse_prefix(self, prefix: str) -> None:
         """Raise ``InvalidOptionError`` if what a bus with this prefix publishes would be stored."""
 
 
 class StoreWatch:
-    """Moves the version cache of a store on every ``EventStored`` of a namespace.
+    """Updates the version cache of a store at every ``EventStored`` that arrives under a namespace.
 
     Args:
-        store: Whose cache.
-        namespace: Where other nodes publish them.
-        prefix: The bus's.
+        store: The store with the cache.
+        namespace: The namespace under which other nodes publish ``EventStored``.
+        prefix: The subject prefix of the bus.
 
     Raises:
-        InvalidOptionError: One is missing, the store is none, or it would store what the bus publishes.
-        InvalidNamespaceError: The namespace is none.
+        InvalidOptionError: The store or the namespace is missing, the store is not an event store, or it would store
+            what the bus publishes.
+        InvalidNamespaceError: The namespace is not valid.
     """
 
     def __init__(self, store: VersionKeeper | None, namespace: str | None, prefix: str) -> None:
@@ -49,14 +50,14 @@ class StoreWatch:
         self.namespace = check_namespace(namespace)
 
     def seen(self, namespace: str, events: Iterable[Event]) -> None:
-        """Heed events that have arrived. Loop thread only."""
+        """Look at events that have arrived. Loop thread only."""
         if namespace == self.namespace:
             for event in events:
                 if event.event_type == EVENT_STORED:
-                    self._heed(event)
+                    self._update(event)
 
-    def _heed(self, event: Event) -> None:
-        """Pass on what an ``EventStored`` says, whatever kind of number a node writes (Go: float64)."""
+    def _update(self, event: Event) -> None:
+        """Update the cache by an ``EventStored``, whose numbers may be floats (nodes in Go write float64)."""
         data = event.data or {}
         actor_id = data.get("actorId") or event.actor_id
         version = _whole(data.get("version")) or event.version
@@ -66,7 +67,7 @@ class StoreWatch:
 
 
 def _whole(number: object) -> int:
-    """A JSON number as a positive int64; 0 if it is none."""
+    """Return a JSON number as a positive int64, or 0 if it is not one."""
     if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number <= MAX_VERSION or number % 1:
         return 0
     return int(number)

@@ -19,11 +19,11 @@ from ..errors import (
     EventTooLargeError,
     PublishTimeoutError,
 )
+from .call import Call, single
 from .engine import Engine
 from .interest import Interest, Message
 from .outbox import Outbox
 from .reasons import shown
-from .requests import Call, single
 
 __all__ = ["Channel", "EngineSlot"]
 

@@ -1,10 +1,10 @@
-"""One connection to one server. What this library needs of nats-py below its public surface is here, all of it.
+"""One connection to one server. This module has everything that this library needs of nats-py's private surface.
 
-Read in nats-py 2.10 to 2.16. Its own reconnecting, flushing and closing wait for servers that do not read, forget
-sockets, or give up for good (``flush()`` is no barrier, and one that times out kills the read loop; any ``-ERR`` but a
-few closes the client), so none of it is used: a client here is for one attempt and the connection that comes of it, is
-left without waiting for anybody, and another one takes its place. Commands are written to the transport at once, in
-order, and a PING is answered by a callback that nothing cancels.
+It was read in nats-py 2.10 to 2.16. Reconnecting, flushing and closing of nats-py are not used: they wait for servers
+that do not read, forget sockets, or give up for good. (``flush()`` is no barrier, and one that times out kills the read
+loop; most ``-ERR`` close the client.) A client here is for one attempt to connect, and for the connection that comes of
+it. It is abandoned without waiting for anything, and another client takes its place. Commands are written to the
+transport at once and in order, and a callback that nothing cancels is called for each PONG.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ _NEEDED = (
     "_close", "_connect_command", "_flush_pending", "_process_connect_init", "_process_err", "_process_info",
     "_process_msg", "_process_op_err", "_remove_sub", "_select_next_server", "_send_ping",
 )  # fmt: skip
-_SECRET = 4  # characters; what is shorter stands in any text
+_SECRET = 4  # characters: shorter ones occur in any text
 _LAST_WORDS = re.compile(rb"^-ERR '(.*)'\r$", re.M)
 
 
@@ -53,22 +53,23 @@ _check(Client)
 class NATSClient(Client):
     """A nats client for one connection. Loop thread only.
 
-    It reads on after a message it cannot understand, and sends no secret where TLS was asked for in vain.
+    It keeps reading after a message that it cannot understand, and sends no secret if TLS was asked for and the server
+    does not require it.
 
     Args:
-        server: To which.
-        login: What the server is shown.
-        reporter: Takes what there is to log.
-        refused: Called with the text of each ``-ERR``; returns whether the connection goes on all the same.
+        server: The server to connect to.
+        login: The credentials for the server.
+        reporter: Logs.
+        refused: Called with the text of each ``-ERR``; returns whether the connection goes on.
         unreadable: Called with the sid of a message whose subject or headers cannot be read.
-        informed: Called with what a server says of itself: when it is met, and when that has changed.
+        informed: Called with each ``INFO`` of the server.
 
     Attributes:
-        server: To which.
-        lost: Done when the connection is at its end, with the reason.
-        interests: By the sids under which they are subscribed here: who gets what arrives.
-        shortcut: Other threads' way to the socket, once somebody has opened it.
-        line: How long the line of its CONNECT was.
+        server: The server.
+        lost: Done when the connection has ended, with the reason.
+        interests: The interests that are subscribed on this connection, by their sids.
+        shortcut: The way of other threads to the socket, once it was opened.
+        line: The length of the line of its ``CONNECT``.
     """
 
     def __init__(
@@ -93,23 +94,23 @@ class NATSClient(Client):
         self._informed = informed
         self._wants_tls = False
         self._ear: OwnFile | None = None
-        self._secrets: list[str] = []  # shown to the server
+        self._secrets: list[str] = []  # that were sent to the server
         self.line = 0
         self._gathered: list[bytes] | None = None
         self._ps = self._parser = SteadyParser(self)
         self._reader: FastReader | None = None
         self.shortcut: Shortcut | None = None
-        self._written = 0  # bytes ever, but for those that took the shortcut
+        self._written = 0  # bytes ever, without those that took the shortcut
 
     # -- its beginning
 
     async def open(self, options: LinkOptions) -> None:
-        """Connect, or raise why that is not possible: one attempt, with a deadline."""
+        """Make one attempt to connect, with a deadline; raise the reason if it fails."""
         self._wants_tls = options.wants_tls
         try:
             async with asyncio.timeout(options.patience(self.server)):
                 await self.connect(**options.for_nats(self.server), error_cb=self._on_error)
-        except ConnectionError as error:  # what was read before may say why, or what was not read any more
+        except ConnectionError as error:  # the reason may stand in what was received, read or not
             reader = getattr(self._transport, "_io_reader", None)
             words = _last_words(bytes(getattr(reader, "_buffer", b"")) + self._unread())
             words = self._without_secrets(words)
@@ -122,7 +123,7 @@ class NATSClient(Client):
             raise
         except Exception as error:
             raise Error(f"something answers there, but it is no NATS server ({type(error).__name__})") from error
-        if self.lost.done():  # by a close that wanted to cancel this, which asyncio may swallow
+        if self.lost.done():  # it was abandoned meanwhile; asyncio may have swallowed the cancellation
             raise self.lost.result()
         if self._reading_task is not None:
             self._reading_task.add_done_callback(lambda _: self.abandon(Error("nats-py has stopped reading")))
@@ -130,7 +131,7 @@ class NATSClient(Client):
             self._read_lean()
 
     def _read_lean(self) -> None:
-        """Take our messages before nats-py does. Nothing is subscribed yet, so none of them is in its hands."""
+        """Take our messages before nats-py does. Nothing is subscribed yet, so it has none of them."""
         transport = self._writer_transport()
         if transport is not None:
             with suppress(TypeError):
@@ -146,7 +147,7 @@ class NATSClient(Client):
         self._reporter.burst(Kind.SLOW_PATH, "this nats-py is not known well enough to be read the fast way")
 
     def _listen(self) -> None:
-        """Have a number of our own for the file: a transport that cannot write closes its, whatever has come."""
+        """Duplicate the file: a transport that cannot write closes its own, though there may be something to read."""
         self._close_ear()
         transport = self._writer_transport()
         number = -1 if transport is None else duplicate(transport)
@@ -165,7 +166,7 @@ class NATSClient(Client):
 
     async def _process_connect_init(self) -> None:
         await super()._process_connect_init()
-        if not self.is_connected:  # nats-py takes the end of the stream, or anything else, for a PONG
+        if not self.is_connected:  # nats-py takes anything for a PONG, also the end of the stream
             raise Error("the server closed the connection before it had answered")
 
     def _connect_command(self) -> bytes:
@@ -192,11 +193,11 @@ class NATSClient(Client):
         self._informed(self, info)
 
     async def _on_error(self, error: Exception) -> None:
-        if self.is_connected and not isinstance(error, UnexpectedEOF):  # what an attempt fails with is raised
+        if self.is_connected and not isinstance(error, UnexpectedEOF):  # else it is raised by open()
             self._reporter.burst(Kind.SERVER_ERROR, "nats-py reports: %s", describe(error))
 
     async def _process_err(self, err_msg: str) -> None:
-        """Take an ``-ERR``: nats-py would hand it on in lower case, and close over what the server does not."""
+        """Handle an ``-ERR``: nats-py would turn it into lower case, and close where the server does not."""
         self._heed(self._parser.error_text() or err_msg)
 
     def _heed(self, text: str) -> None:
@@ -205,13 +206,14 @@ class NATSClient(Client):
             self.abandon(Error(text))
 
     def _without_secrets(self, text: str) -> str:
-        """A server's words; no server quotes what it was shown to be let in, but what stands before it may."""
+        """Return a server's text; servers do not quote credentials, but something between us and them may."""
         return "an error that quotes the CONNECT" if any(secret in text for secret in self._secrets) else text
 
     def _hear_out(self) -> None:
-        """The connection broke, perhaps in writing: take what has come and was not read, the server's last words too.
+        """Handle what has come and was not read when the connection broke, perhaps while it was written to.
 
-        At once: nats-py, when its turn comes, looks at nothing but why the connection is lost.
+        The server's last ``-ERR`` may be in it. It has to be done now, because nats-py only looks at why the connection
+        is lost.
         """
         buffer = getattr(getattr(self._transport, "_io_reader", None), "_buffer", None)
         if self._reader is None or not isinstance(buffer, bytearray):
@@ -220,11 +222,11 @@ class NATSClient(Client):
         parsing = self._parser.parse(bytes(buffer))
         buffer.clear()
         with suppress(StopIteration, ProtocolError, OSError):
-            parsing.send(None)  # no part of it waits for anything
+            parsing.send(None)  # it never waits for anything, so one step runs all of it
         parsing.close()
 
     def _unread(self) -> bytes:
-        """What has come, and the transport has not read."""
+        """Return what has come and the transport has not read."""
         parts: list[bytes] = []
         ear = self._ear
         with suppress(OSError):  # it does not block
@@ -240,43 +242,45 @@ class NATSClient(Client):
 
     @property
     def info(self) -> dict[str, Any]:
-        """What the server has said of itself."""
+        """The last ``INFO`` of the server."""
         return dict(self._server_info)
 
     @property
     def received(self) -> int:
-        """Bytes that the server has sent, ever."""
+        """Bytes received ever."""
         return self._parser.received if self._reader is None else self._reader.received
 
     # -- writing
 
     @property
     def written(self) -> int:
-        """Bytes that were written, ever."""
+        """Bytes written ever."""
         return self._written + (0 if self.shortcut is None else self.shortcut.written)
 
     @property
     def delivered(self) -> int:
-        """How many of those have reached the server's kernel, about: TLS makes more of them on their way."""
+        """About how many of the written bytes have reached the server's kernel; TLS adds some on the way."""
         writer, bare = (getattr(self._transport, name, None) for name in ("_io_writer", "_bare_io_writer"))
-        layers = {id(one): one.transport for one in (writer, bare) if one is not None}  # of TLS and of TCP, or one
+        layers = {
+            id(one): one.transport for one in (writer, bare) if one is not None
+        }  # that of TLS and that of TCP, or one for both
         return self.written - on_this_side(*layers.values())
 
     @property
     def is_open(self) -> bool:
-        """Whether what is written now may arrive."""
+        """Whether bytes that are written now may arrive."""
         transport = self._writer_transport()
         return self.is_connected and (transport is None or not transport.is_closing())
 
     @property
     def is_idle(self) -> bool:
-        """Whether what is written now goes out at once."""
+        """Whether bytes that are written now go out at once."""
         transport = self._writer_transport()
         return self.is_open and transport is not None and not transport.get_write_buffer_size()
 
     @contextmanager
     def in_one_write(self) -> Iterator[None]:
-        """Gather what is written meanwhile, and write it in one go."""
+        """Gather all writes within the ``with``, and write them together at its end."""
         gathered = self._gathered = []
         try:
             yield
@@ -289,7 +293,7 @@ class NATSClient(Client):
         if self._gathered is not None:
             self._gathered.append(data)
             return
-        if not (self.is_open and self._transport):  # asyncio would log that, on this thread
+        if not (self.is_open and self._transport):  # asyncio would log such a write on this thread
             return
         self._written += len(data)
         if self.shortcut is None:
@@ -297,17 +301,17 @@ class NATSClient(Client):
         else:
             self.shortcut.write(data)
 
-    def open_shortcut(self, told: Callable[[], object]) -> Shortcut | None:
-        """Let other threads write, too; ``told`` is called when one has."""
+    def open_shortcut(self, carried: Callable[[], object]) -> Shortcut | None:
+        """Let other threads write as well; ``carried`` is called when one has."""
         transport = self._writer_transport()
         if transport is not None and self.shortcut is None:
-            self.shortcut = Shortcut(transport, told)
+            self.shortcut = Shortcut(transport, carried)
         return self.shortcut
 
     def ping(self, on_pong: Callable[[], None]) -> None:
-        """Write a PING; ``on_pong`` is called once the server has processed all that was written before.
+        """Write a PING, and call ``on_pong`` once the server has processed everything written before.
 
-        It is never called if the connection breaks first.
+        If the connection breaks first, ``on_pong`` is never called.
         """
         self.write(b"PING\r\n")
         self._pongs.append(_Pong(on_pong))  # type: ignore[arg-type]
@@ -316,12 +320,12 @@ class NATSClient(Client):
         self.ping(lambda: None)
 
     async def writable(self) -> None:
-        """Wait until the transport takes more. It does not end by itself while the server is frozen."""
+        """Wait until the transport takes more, for ever if the server is frozen."""
         if self._transport:
             await self._transport.drain()  # type: ignore[no-untyped-call]
 
     async def _flush_pending(self, force_flush: bool = False) -> Any:
-        """Write now: nats-py's flusher has a bounded queue, and who fills it would wait for the server to read."""
+        """Write at once: the queue of nats-py's flusher is bounded, and a full one waits for the server to read."""
         pending, self._pending, self._pending_data_size = self._pending, [], 0
         self.write(b"".join(pending))
         done = asyncio.get_running_loop().create_future()
@@ -331,7 +335,7 @@ class NATSClient(Client):
     # -- its end
 
     def disown(self) -> None:
-        """In a forked child: let go of what its loop does not know."""
+        """In a forked child: release the files that the loop does not know."""
         if self.shortcut is not None:
             self.shortcut.disown()
         ear, self._ear = self._ear, None
@@ -339,7 +343,7 @@ class NATSClient(Client):
             let_go([ear])
 
     def abandon(self, why: Exception) -> None:
-        """End the connection at once: what the server has not read is lost. Idempotent."""
+        """End the connection at once; what the server has not read is lost. Does nothing the second time."""
         if not self.lost.done():
             self.lost.set_result(why)
         self._status = Client.CLOSED
@@ -360,15 +364,15 @@ class NATSClient(Client):
         self.abandon(self._err or ConnectionClosedError())
 
     def _writer_transport(self) -> asyncio.WriteTransport | None:
-        """The transport of asyncio, below that of nats-py."""
+        """Return asyncio's transport, which is below that of nats-py."""
         writer = getattr(self._transport, "_io_writer", None)
         return None if writer is None else writer.transport
 
 
 class _Pong:
-    """Stands where nats-py keeps a future, and calls back while the PONG is being parsed.
+    """Stands in place of the future that nats-py keeps for a PONG, and is called while the PONG is parsed.
 
-    So what is called knows which ``-ERR`` came before this PONG and which after.
+    So the callback knows which ``-ERR`` came before the PONG, and which came after it.
     """
 
     __slots__ = ("_called",)
@@ -381,16 +385,16 @@ class _Pong:
 
 
 def _last_words(said: bytes) -> str:
-    """With what words a server has hung up; nothing, if with none."""
+    """Return the text of the server's last ``-ERR``; an empty text if it sent none."""
     found = _LAST_WORDS.search(said)
     return found[1].decode(errors="replace") if found else ""
 
 
 def sid_of(subscription: Subscription) -> int:
-    """The id by which client and server know a subscription."""
+    """Return the id by which client and server know a subscription."""
     return subscription._id
 
 
 def forget(subscription: Subscription) -> None:
-    """Take a subscription, which was unsubscribed already, out of its client."""
+    """Remove a subscription from its client. It must be unsubscribed already."""
     subscription._conn._remove_sub(subscription._id)

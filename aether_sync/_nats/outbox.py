@@ -1,16 +1,17 @@
 """The outbox: frames from the publishing threads to the loop, bounded in events and in bytes.
 
-A publisher takes no lock. Threads that meet at one hand it, and the GIL, to each other for every event from then on:
-four of them got a sixth of what one did. It appends to a deque, which is atomic, *then* looks whether the loop sleeps,
-and wakes it; the loop says that it is going to sleep, *then* looks whether there is something. So it never sleeps
-beside a frame; but for that of a publisher whom a signal handler's exception kept from waking it, which goes with the
-next one, the next flush, or the close.
+A publisher takes no lock. Threads that once meet at a lock pass it, and the GIL, to each other for every event from
+then on: four threads published a sixth of what one did. A publisher appends to a deque, which is atomic, *then* checks
+whether the loop sleeps, and wakes it. The loop says that it is going to sleep, *then* checks whether a frame is there.
+So it never sleeps while one waits. One exception: if a signal handler raises before the publisher has woken the
+loop, its frame goes with the next one, the next flush, or the close.
 
-A publisher that finds no room takes its turn, and those that come later wait behind it. They are let in in this order,
-all that there is room for at once, so that who comes back for its next event finds nobody waiting, and no lock.
+A publisher that finds no room queues up, and those that come later wait behind it. They are let in in this order, as
+many at once as there is room for. So a publisher that comes back with its next event finds nobody waiting.
 
-Accepted races: threads that publish at the same moment may each find the last room, and exceed the bounds by what they
-have in hand. What is counted of the room taken may be off by as much: the loop sets it right whenever it takes.
+Accepted races: threads that publish at the same moment may each see the same last room, and exceed the bounds by what
+they publish; the count of the room that is taken may be off by as much. That is harmless, because the loop corrects the
+count whenever it takes frames.
 """
 
 import asyncio
@@ -26,12 +27,12 @@ from ..errors import BusClosedError, PublishTimeoutError
 
 __all__ = ["Wakeup", "Outbox", "Parcel"]
 
-#: What one call published: whole ``PUB`` commands, their bytes in all, and the bytes of the largest payload among them.
+#: What one call published: ``PUB`` commands, the bytes of all of them, and the bytes of the largest payload.
 Parcel = tuple[Sequence[bytes], int, int]
 
 
 class Wakeup:
-    """Wakes the loop, once; any thread may ring it. Another one hangs there before the loop looks what there is."""
+    """Wakes the loop once; any thread may ring it. The loop replaces it before it looks what there is."""
 
     __slots__ = ("_loop", "_wake", "rung")
 
@@ -42,9 +43,9 @@ class Wakeup:
 
     def ring(self) -> None:
         """Wake it."""
-        with suppress(RuntimeError):  # the loop is closed, and the outbox about to be sealed
+        with suppress(RuntimeError):  # the loop is closed, and the outbox will be sealed
             self._loop.call_soon_threadsafe(self._wake)
-        self.rung = True  # only now: who is interrupted before leaves it to the next one
+        self.rung = True  # last: if an exception comes before, the next thread rings it
 
 
 class _Turn:
@@ -61,25 +62,26 @@ class _Turn:
 class Outbox:
     """Parcels from the publishing threads to the loop.
 
-    A position is a count of all frames ever accepted, so "all that was published until now" is one number.
+    A position is the count of all frames ever accepted, so "everything published until now" is one number.
 
     Args:
-        max_events: Events held at most, those that the loop has taken but not yet written included.
-        max_bytes: Bytes of their frames at most. What is larger than either bound goes in when the outbox is empty.
+        max_events: How many events it holds at most, with those that the loop has taken and not yet written.
+        max_bytes: How many bytes their frames have at most. A parcel larger than a bound is accepted when the outbox is
+            empty.
     """
 
     def __init__(self, max_events: int, max_bytes: int) -> None:
         self.max_events = max_events
         self.max_bytes = max_bytes
-        self._publishers = ParkingLot()  # those who wait for room
-        self._turns: deque[_Turn] = deque()  # of those, in the order in which they came; single operations, any thread
-        self._turns_lock = Lock()  # held by who lets them in
-        self._to_let_in = False  # somebody wants that done
+        self._publishers = ParkingLot()  # threads that wait for room
+        self._turns: deque[_Turn] = deque()  # of those threads, in order; any thread, by single operations
+        self._turns_lock = Lock()  # held by the thread that lets them in
+        self._to_let_in = False  # a thread wants that done
         self._parcels: deque[Parcel] = deque()  # appended to by any thread, taken from by the loop
-        self._events = 0  # in those; changed by any thread, set right by the loop
+        self._events = 0  # in the parcels; changed by any thread, corrected by the loop
         self._bytes = 0
-        self._wakeup: Wakeup | None = None  # hung up by the loop before it sleeps
-        self.shortcut: Callable[[bytes], bool] | None = None  # sends a frame, or not; there while it may
+        self._wakeup: Wakeup | None = None  # there while the loop sleeps
+        self.shortcut: Callable[[bytes], bool] | None = None  # sends a frame past the loop, or returns False
         self._closed = False
         self._sealed = False
         # Changed by the loop alone.
@@ -100,11 +102,11 @@ class Outbox:
         """Accept all these frames, or none.
 
         Args:
-            frames: ``PUB`` commands, in order; or as many of anything, of which they are made.
-            size: Bytes of all of them; of those that are still to be made, at most.
-            largest: Bytes of the largest payload among them.
+            frames: ``PUB`` commands, in order; with ``make``, as many objects as it makes frames.
+            size: Bytes of all frames; with ``make``, an upper bound.
+            largest: Bytes of the largest payload.
             timeout: Seconds to wait for room.
-            make: Makes the frames, once there is room: so that what numbers them does so in the order of their leaving.
+            make: Makes the frames once there is room, so that they are numbered in the order in which they are sent.
 
         Raises:
             PublishTimeoutError: There was no room in time.
@@ -144,11 +146,11 @@ class Outbox:
         turn = _Turn(count, size)
         try:
             self._turns.append(turn)
-            self._let_in()  # perhaps all was written before anybody saw this turn
+            self._let_in()  # the room may have come before the loop could see this turn
             if not self._publishers.wait(lambda: self._closed or turn.has_come, deadline):
                 self._let_in()
         except BaseException:
-            self._publishers.wake_all()  # whom this call has let in, and was kept from waking
+            self._publishers.wake_all()  # this call may have let in threads without waking them
             raise
         finally:
             if not turn.has_come:
@@ -160,16 +162,16 @@ class Outbox:
             )
 
     def _let_in(self) -> None:
-        """Let in, in the order in which they came, those who wait and for whom there is room.
+        """Let in the threads that wait, in order, as many as there is room for.
 
-        One whom an exception kept from giving up its turn is let in like the others, and holds nobody up. One thread
-        does it at a time; what others want done meanwhile, it does afterwards.
+        A turn that an exception kept from being given up is let in like the others, and blocks nobody. One thread does
+        this at a time; if others want it done meanwhile, that thread does it once more.
         """
         self._to_let_in = True
         while self._to_let_in and self._turns:
             mine = False
             try:
-                for mine in tries(self._turns_lock):  # nobody waits who publishes: see _waiting
+                for mine in tries(self._turns_lock):  # without waiting: see locks.tries
                     break
                 if not mine:
                     return
@@ -200,18 +202,18 @@ class Outbox:
         self._let_in()
 
     def _leave(self, turn: _Turn) -> None:
-        with suppress(ValueError):  # it was let in, or gave up, just now
+        with suppress(ValueError):  # it was removed already
             self._turns.remove(turn)
 
     def _withdraw(self, parcel: Parcel) -> bool:
-        """Take back what came too late for the loop."""
+        """Take back a parcel that came too late for the loop; returns whether it was still there."""
         with suppress(ValueError):
             self._parcels.remove(parcel)
             return True
         return False
 
     def wake(self) -> None:
-        """Have the loop look whether there is something, if it sleeps."""
+        """Wake the loop if it sleeps."""
         wakeup = self._wakeup
         if wakeup is not None and not wakeup.rung:
             wakeup.ring()
@@ -219,12 +221,12 @@ class Outbox:
     # -- any thread
 
     def depth(self) -> tuple[int, int]:
-        """Events and bytes that are accepted and not yet written; off the loop thread, a batch may be counted twice."""
+        """Return how many events and bytes wait to be written. Off the loop thread, a batch may be counted twice."""
         events, size = _sums(self._parcels)
         return self._held_events + events, self._held_bytes + size
 
     def position(self) -> int:
-        """How many events were ever accepted; exact on the loop thread, elsewhere within a batch."""
+        """Return how many events were ever accepted. Off the loop thread it may be wrong by one batch."""
         return self._taken + _sums(self._parcels)[0]
 
     @property
@@ -236,17 +238,17 @@ class Outbox:
         """Accept nothing more and release waiting publishers; the loop still takes what is there."""
         self._closed = True
         self._publishers.wake_all()
-        self.wake()  # for a publisher whom an exception kept from it
+        self.wake()  # an exception may have kept a publisher from it
 
     def seal(self) -> None:
-        """Nothing is taken any more: who still came in while it was closed gets the error."""
+        """End it, as the loop takes nothing any more: a publisher that came in while it was closed gets the error."""
         self._closed = self._sealed = True
         self._publishers.wake_all()
 
     def disown(self) -> "Outbox":
-        """In a forked child: return an empty one in its place, and accept nothing here: what it holds the parent sends.
+        """In a forked child: seal this outbox, as the parent sends what it holds, and return an empty one in its place.
 
-        Its loop is not told: it is the parent's.
+        The loop is not woken: it is the parent's.
         """
         own = Outbox(self.max_events, self.max_bytes)
         own._closed, own._sealed = self._closed, self._sealed
@@ -257,11 +259,11 @@ class Outbox:
     # -- the loop thread
 
     def take(self) -> list[Parcel]:
-        """Take all that is there."""
+        """Take all parcels."""
         parcels = list(self._parcels)
         events, size = _sums(parcels)
         self._taken += events
-        self._held_events += events  # first: who looks for the shortcut finds them there or here
+        self._held_events += events  # first: a publisher finds them here or in the deque, and takes no shortcut
         self._held_bytes += size
         for _ in parcels:
             self._parcels.popleft()
@@ -274,11 +276,11 @@ class Outbox:
 
     @property
     def waiting_bytes(self) -> int:
-        """About how many bytes there are to take."""
+        """About how many bytes wait to be taken."""
         return self._bytes
 
     async def wait(self, at_once: Callable[[], bool]) -> None:
-        """Sleep until there is something to take that ``at_once()``, called when there may be, does not deal with."""
+        """Sleep until there is something to take. If ``at_once()``, which is called first, is true, sleep on."""
         loop = asyncio.get_running_loop()
         woken = loop.create_future()
 
@@ -296,7 +298,7 @@ class Outbox:
             self._wakeup = None
 
     def written(self, count: int, size: int) -> None:
-        """Give back the room of frames that are written; lets waiting publishers in when it is half empty."""
+        """Give back the room of frames that are written. When half of it is free, waiting publishers are let in."""
         self._held_events -= count
         self._held_bytes -= size
         if self._turns:
@@ -309,10 +311,10 @@ _CLOSED = "the bus is closed: nothing was published"
 
 
 def _sums(parcels: "deque[Parcel] | list[Parcel]") -> tuple[int, int]:
-    """Events and bytes of parcels, whoever appends meanwhile.
+    """Return the events and bytes of parcels, though other threads may append meanwhile.
 
-    The copy is a list: to make room for a tuple may call the collector when the walk through the deque has begun, and a
-    finalizer lets others change it.
+    The copy is a list. To allocate a tuple may run the garbage collector while the deque is iterated, and a finalizer
+    lets other threads change the deque.
     """
     copy = list(parcels)
     return sum(len(frames) for frames, _, _ in copy), sum(size for _, size, _ in copy)

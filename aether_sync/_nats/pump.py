@@ -6,11 +6,12 @@ Positions count events in the order in which the outbox accepted them::
       confirmed      in flight    in the outbox,
       or uncertain                or in the pump's hands
 
-Every write is followed by a PING, though never by a second one while the first is unanswered: its PONG confirms all
-that was written before it and not refused. It follows at once if somebody waits for that, else a bit later, so that no
-event is held up by the PONG of the one before. What is in flight when the connection breaks is uncertain, and is not
-sent again; so that it is not much, and a PONG never long in coming, no more is written while there is as much in flight
-as the link has shown to carry in a while. At any moment::
+Every write is followed by a PING, but never by a second one while the first is unanswered. The PONG confirms
+everything that was written before its PING and not refused. The PING follows at once if somebody waits for that, else a
+bit later, so that no event waits for the PONG of the event before.
+
+What is in flight when the connection breaks is uncertain, and is not sent again. To keep it little, and PONGs quick,
+nothing more is written while as much is in flight as the link has shown that it carries in a while. At any moment::
 
     settled == confirmed + uncertain + those of rejected that are not in flight any more
 """
@@ -41,12 +42,12 @@ _REASONS_KEPT = 100  # however many subjects are refused
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What became of events, since an account was last told."""
+    """What became of events since the last account that was reported."""
 
     uncertain: int = 0
     rejected: int = 0
     reasons: tuple[str, ...] = ()
-    until: tuple[int, int] = (0, 0)  # uncertain and rejected ever
+    until: tuple[int, int] = (0, 0)  # how many were uncertain and rejected ever
 
     def __bool__(self) -> bool:
         return bool(self.uncertain or self.rejected)
@@ -63,13 +64,13 @@ class Account:
 
 
 class Pump:
-    """Writes what the outbox holds whenever there is a wire to write to. Loop thread only.
+    """Writes what the outbox holds whenever there is a connection. Loop thread only.
 
     Args:
-        outbox: What holds it.
-        reporter: Takes what there is to log.
-        lines: How long a line the server takes.
-        pong_within: Seconds in which a link is to carry what is in flight.
+        outbox: Where events wait.
+        reporter: Logs.
+        lines: How long a line the server accepts.
+        pong_within: Seconds in which the link should carry what is in flight.
     """
 
     def __init__(self, outbox: Outbox, reporter: Reporter, lines: Lines, pong_within: float) -> None:
@@ -81,19 +82,19 @@ class Pump:
         self._may_write = asyncio.Event()
         self._written = 0
         self._in_flight = 0  # bytes
-        self._window = Window(pong_within)  # for those
-        self._refused: Counter[int] = Counter()  # rejected events that are in flight, by position, at the latest
+        self._window = Window(pong_within)  # bounds those bytes
+        self._refused: Counter[int] = Counter()  # rejected events that are in flight, by their last possible position
         self._pinged: tuple[int, int] | None = None  # position and bytes before the PING that is unanswered
-        self._pinged_at = 0.0  # when that was written
-        self._shortcut: Shortcut | None = None  # of that wire
+        self._pinged_at = 0.0  # when that PING was written
+        self._shortcut: Shortcut | None = None  # of that client
         self._timer: asyncio.TimerHandle | None = None  # of the next PING
-        self._flushes: list[tuple[int, Reply[Account]]] = []  # (position, who waits for it)
-        self._settling = 0  # how many wait in settle()
+        self._flushes: list[tuple[int, Reply[Account]]] = []  # a position, and the reply that waits for it
+        self._settling = 0  # how many tasks wait in settle()
         self._progress = asyncio.Event()  # something was settled
-        self._reasons: dict[str, int] = {}  # why events were rejected, and how many had been when it was last so
-        self._told = (0, 0)  # how many uncertain and rejected events were told; written by any thread
+        self._reasons: dict[str, int] = {}  # why events were rejected, and how many were when it last happened
+        self._reported = (0, 0)  # how many uncertain and rejected events were reported; written by any thread
         self._closed: Exception | None = None
-        # Counts of events, ever; read by any thread.
+        # Events ever; read by any thread.
         self.settled = 0
         self.confirmed = 0
         self.uncertain = 0
@@ -102,7 +103,7 @@ class Pump:
     # -- the connection comes and goes
 
     def resume(self, client: NATSClient) -> None:
-        """Write to this wire from now on."""
+        """Write to this client from now on."""
         self._client = client
         self._pinged, self._in_flight = None, 0
         self._window.begin()
@@ -116,7 +117,7 @@ class Pump:
         self._look()
 
     def hold(self) -> None:
-        """Write nothing more to this wire; what was written may still be confirmed."""
+        """Write nothing more to this client; what was written may still be confirmed."""
         self._may_write.clear()
         self._outbox.shortcut = None
         if self._shortcut is not None:
@@ -124,7 +125,7 @@ class Pump:
             self._count_carried()
 
     def pause(self) -> None:
-        """Hold what is not written; what was written and not confirmed is uncertain."""
+        """Keep what is not written; what was written and not confirmed is uncertain now."""
         self.hold()
         if self._client is None:
             return
@@ -137,7 +138,7 @@ class Pump:
         self._answer()
 
     def refuse(self, reason: str) -> None:
-        """The server refused an event, one before the PING that is unanswered."""
+        """Note that the server refused an event which was written before the unanswered PING."""
         self._count_carried()
         position = self._written if self._pinged is None else self._pinged[0]
         if position - self.settled > sum(count for at, count in self._refused.items() if at <= position):
@@ -150,7 +151,7 @@ class Pump:
         self._refused[position] += count
         self.rejected += count
         if len(self._reasons) >= _REASONS_KEPT and reason not in self._reasons:
-            self._reasons = {one: at for one, at in self._reasons.items() if at > self._told[1]}
+            self._reasons = {one: at for one, at in self._reasons.items() if at > self._reported[1]}
         if len(self._reasons) < _REASONS_KEPT or reason in self._reasons:
             self._reasons[reason] = self.rejected
         said = "published, and refused by the server: %s, %s", counted(count), reason
@@ -159,7 +160,7 @@ class Pump:
     # -- writing
 
     async def run(self) -> None:
-        """Write what there is, again and again, until it is cancelled."""
+        """Write whatever comes into the outbox, until this task is cancelled."""
         while True:
             await self._may_write.wait()
             parcels = self._outbox.take()
@@ -169,7 +170,7 @@ class Pump:
                 await self._outbox.wait(self._write_at_once)
 
     def _write_at_once(self) -> bool:
-        """Write what there is, if it is little and nothing is in its way; returns whether that was so."""
+        """Write what is in the outbox, if it is little and can go out at once; returns whether it did."""
         client = self._client
         if client is None or not (self._may_write.is_set() and client.is_idle):
             return False
@@ -192,22 +193,22 @@ class Pump:
             self._write(client, frames[start:end], largest)
             self._outbox.written(end - start, ends[end - 1] - begin)
             start, begin = end, ends[end - 1]
-            with suppress(OSError):  # the link notices too
+            with suppress(OSError):  # which the link notices as well
                 await client.writable()
-            await asyncio.sleep(0)  # reading goes on between two slices
+            await asyncio.sleep(0)  # so that the loop reads between two slices
 
     @property
     def _has_much_in_flight(self) -> bool:
-        """Whether another slice would be too much."""
+        """Whether another slice would be too much in flight."""
         return self._in_flight > self._window.size - self._window.slice
 
     async def _writable(self) -> NATSClient:
-        """Wait for a wire that may take more."""
+        """Wait for a client that may be written to."""
         while True:
             await self._may_write.wait()
             client = self._client
             if client is None or not client.is_open:
-                self.pause()  # before the link notices: what is not written yet is not lost
+                self.pause()  # before the link notices it: what is not written yet is not lost
             elif self._has_much_in_flight:
                 await self._change()
             else:
@@ -215,7 +216,7 @@ class Pump:
 
     def _write(self, client: NATSClient, frames: list[bytes], largest: int) -> None:
         self._written += len(frames)
-        if largest > self._max_payload:  # another server than the one it was checked against
+        if largest > self._max_payload:  # it was checked against another server
             kept = [frame for frame in frames if _payload_size(frame) <= self._max_payload]
             if len(kept) < len(frames):
                 reason = f"larger than the server's max_payload of {self._max_payload}"
@@ -238,27 +239,27 @@ class Pump:
     # -- confirming
 
     def _count_carried(self) -> None:
-        """Count what took the shortcut as accepted, written and in flight."""
+        """Count events that took the shortcut as accepted, written and in flight."""
         sizes = [] if self._shortcut is None else self._shortcut.account()
         self._outbox.carried(len(sizes))
         self._written += len(sizes)
         self._in_flight += sum(sizes)
 
     def _look(self) -> None:
-        """See what took the shortcut, and that it is followed by a PING; open it while not too much is in flight."""
+        """Count what took the shortcut and have a PING follow it; open the shortcut if little is in flight."""
         shortcut = self._shortcut
         if shortcut is not None:
-            shortcut.expected = False  # first: who comes later tells
+            shortcut.expected = False  # first: a thread that writes after this has the loop look again
         self._count_carried()
         self._ping_in_time()
         if shortcut is not None:
             shortcut.expected = self._pinged is not None or self._timer is not None
             is_open = self._may_write.is_set() and self._in_flight < self._window.size // 2
-            takes_all = self._max_payload >= LARGEST_CARRIED  # also what was checked against another server
+            takes_all = self._max_payload >= LARGEST_CARRIED  # also frames that were checked against another server
             self._outbox.shortcut = shortcut.carry if is_open and takes_all else None
 
     def _ping_in_time(self) -> None:
-        """See that what was written is followed by a PING: at once if somebody waits for it, else a bit later."""
+        """Have a PING follow what was written: at once if somebody waits for it, else a bit later."""
         if self._client is None or self._pinged is not None or self._written == self.settled:
             return
         if self._flushes or self._settling or self._in_flight * 2 > self._window.size:
@@ -273,13 +274,13 @@ class Pump:
         client, shortcut = self._client, self._shortcut
         if client is None or self._pinged is not None:
             return
-        with nullcontext() if shortcut is None else shortcut.lock:  # nothing comes between the account and the PING
+        with nullcontext() if shortcut is None else shortcut.lock:  # nothing is written between the count and the PING
             self._count_carried()
             self._pinged, self._pinged_at = (self._written, self._in_flight), monotonic()
             client.ping(lambda: self._confirm(client))
 
     def _confirm(self, client: NATSClient) -> None:
-        """The PONG is here. Called by the parser: must not raise."""
+        """Handle the PONG. Called by the parser, so it must not raise."""
         if client is not self._client or self._pinged is None:
             return
         position, size = self._pinged
@@ -291,7 +292,7 @@ class Pump:
         self._look()
 
     def _settle(self, position: int) -> int:
-        """Note that nothing up to a position is in flight any more; returns how much of that was not refused."""
+        """Note that nothing before a position is in flight any more; returns how many of those were not refused."""
         count = position - self.settled
         for at in [at for at in self._refused if at <= position]:
             count -= self._refused.pop(at)
@@ -299,7 +300,7 @@ class Pump:
         return count
 
     def _answer(self) -> None:
-        """Tell those who wait what is settled now."""
+        """Answer the flushes whose position is settled now."""
         due = [reply for wanted, reply in self._flushes if wanted <= self.settled]
         self._flushes = [flush for flush in self._flushes if flush[0] > self.settled]
         for reply in due:
@@ -307,7 +308,7 @@ class Pump:
         self._progress.set()
 
     def flush(self, reply: Reply[Account]) -> None:
-        """Answer with the account when everything that was accepted until now is settled."""
+        """Set the reply to the account once everything that was accepted so far is settled."""
         if self._closed is not None:
             reply.fail(self._closed)
             return
@@ -318,11 +319,11 @@ class Pump:
         self._look()
 
     def forget(self, reply: Reply[Account]) -> None:
-        """Nobody waits for this answer any more."""
+        """Drop the reply of a flush that nobody waits for any more."""
         self._flushes = [flush for flush in self._flushes if flush[1] is not reply]
 
     async def settle(self, *, accepted: bool = False) -> None:
-        """Wait until everything that is written is settled; or everything that was ``accepted`` until now."""
+        """Wait until everything written so far is settled; with ``accepted``, everything accepted so far."""
         self._count_carried()
         position = self._outbox.position() if accepted else self._written
         self._settling += 1
@@ -338,36 +339,36 @@ class Pump:
         await self._progress.wait()
 
     def close(self, error: Exception) -> None:
-        """Write nothing more, and release everyone who waits for a flush, or will."""
+        """Write nothing more, and fail all flushes, those that are still to come included."""
         self._closed = error
         self._outbox.seal()
         self.pause()
         self.release(error)
 
     def release(self, error: Exception) -> None:
-        """Give everyone who waits for a flush an error."""
+        """Fail all flushes that wait."""
         for _, reply in self._flushes:
             reply.fail(error)
         self._flushes = []
 
     def account(self) -> Account:
-        """Say what became of events since the last account that was told. It stays due until :meth:`mark_reported`."""
-        uncertain, rejected = self._told
+        """Return what became of events since the last account that was passed to :meth:`mark_reported`."""
+        uncertain, rejected = self._reported
         reasons = tuple(reason for reason, at in self._reasons.copy().items() if at > rejected)
         until = (self.uncertain, self.rejected)
         return Account(self.uncertain - uncertain, self.rejected - rejected, reasons, until)
 
     def mark_reported(self, account: Account) -> None:
-        """An account has reached a caller. Any thread; several that waited for one flush tell the same.
+        """Note that a caller has got an account. Any thread; several flushes may report the same one.
 
-        Accepted race: of two threads that tell different accounts at once, the older may win. Then what the newer had
-        more is told once again, and never not at all.
+        Accepted race: if two threads report different accounts at once, the older one may win. Then what only the newer
+        one had is reported once more, which is better than never.
         """
-        self._told = max(self._told, account.until)
+        self._reported = max(self._reported, account.until)
 
 
 def _frames(parcels: list[Parcel]) -> tuple[list[bytes], int]:
-    """All frames, in order, and the bytes of the largest payload among them."""
+    """Return all frames in order, and the bytes of the largest payload."""
     return list(chain.from_iterable(frames for frames, _, _ in parcels)), max(largest for _, _, largest in parcels)
 
 

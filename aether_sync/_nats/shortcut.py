@@ -1,16 +1,16 @@
 """The shortcut: a small event that comes alone is written to the socket by the thread that publishes it.
 
-To wake the loop for it takes about as long as a server takes to pass it on. Many events are better off in batches, so
-this way is for those that come when nothing is waiting to be sent and nothing was published a moment before. The loop
-hears of them afterwards, and accounts for them.
+Waking the loop takes about as long as a server takes to pass an event on. Many events are faster in batches, so the
+shortcut is only for an event that is published while nothing waits to be sent, and nothing was published a moment
+before. The loop is told afterwards, and accounts for it.
 
-Who writes holds the lock, the loop too; while the transport has something left to send, only the transport does. Only
-the loop asks it for that: from 3.12 on asyncio takes off its list what it has sent a part of, and puts the rest back.
-TLS is asyncio's business: there is no shortcut then.
+Every thread that writes holds the lock, also the loop. While the transport has something left to send, only the
+transport writes. Only the loop asks the transport whether it has: from Python 3.12 on asyncio takes a chunk off its
+list while it sends a part of it, and puts the rest back. There is no shortcut with TLS, which asyncio has to encrypt.
 
-A handler may publish, or close, right before the system call. So the look whether the way is free, the call, and the
-note of what it wrote are one step in C. The file is a duplicate of our own: a transport whose connection is reset
-closes the socket by itself, and its number may be another one's by then.
+A signal handler may publish, or close, right before the system call. So the check whether the way is free, the call,
+and the note of what it wrote are one step in C. The file is a duplicate: a transport whose connection is reset closes
+its socket, and then the number may already belong to another file.
 """
 
 import asyncio
@@ -25,75 +25,75 @@ from .._values.clock import monotonic
 
 __all__ = ["LARGEST_CARRIED", "Shortcut", "duplicate"]
 
-LARGEST_CARRIED = 4_096  #: bytes of a frame: what the socket takes at once
-_UNTOLD = 64  # frames that the loop has not yet accounted for
-_ALONE = 0.0001  # seconds since the event before: a system call for each costs little at that pace
+LARGEST_CARRIED = 4_096  #: bytes of a frame, which a socket usually takes at once
+_UNACCOUNTED = 64  # frames that the loop has not accounted for yet, at most
+_ALONE = 0.0001  # seconds since the event before; at that pace a system call for each event costs little
 
 
 class Shortcut:
     """The way of one connection from any thread to its socket, past the loop.
 
     Args:
-        transport: The connection's, of asyncio or uvloop.
-        told: Called on the loop thread when there is something to :meth:`account` for, unless that is expected anyway.
+        transport: The transport of the connection, of asyncio or uvloop.
+        carried: Called on the loop thread when there is something to :meth:`account` for, unless that is expected.
 
     Attributes:
-        lock: Held by whoever writes; it guards the fields below.
-        expected: Set by the loop while it is going to look for itself.
-        file: The number of what is written to; -1 if there is no shortcut, or no more.
-        written: Bytes of the frames that were carried, ever.
+        lock: Held by every thread that writes; it guards the fields below.
+        expected: Set by the loop while it will account for the frames anyway.
+        file: The number of the file that is written to; -1 if there is no shortcut, or not any more.
+        written: Bytes of the frames that were ever carried.
     """
 
-    def __init__(self, transport: asyncio.WriteTransport, told: Callable[[], object]) -> None:
+    def __init__(self, transport: asyncio.WriteTransport, carried: Callable[[], object]) -> None:
         self.lock = signal_safe_lock()
         self._tries = tries(self.lock)
         self.expected = False
         self._loop = asyncio.get_running_loop()
         self._transport = transport
-        self._told = told
+        self._on_carried = carried
         self.file = duplicate(transport)
         self._own = OwnFile.of(self.file) if self.file >= 0 else None
-        self._way: list[int] = []  # that file, while nothing is in its way
-        # Frames that are not accounted for: each with how much of it is written, and whether it is an event.
+        self._way: list[int] = []  # that file, as long as the transport has nothing to send
+        # Frames that are not accounted for, each with how many of its bytes are written, and whether it is an event.
         self._carried: deque[tuple[bytes, int, bool]] = deque()
-        self._last = 0.0  # when somebody asked
+        self._last = 0.0  # when an event was last offered
         self.written = 0
         self._clear_way()
 
     def carry(self, frame: bytes, is_event: bool = True) -> bool:
-        """Write a frame, if it is small, alone, and nothing is in its way; returns whether it did. Any thread.
+        """Write a frame if it is small and alone, and the way is free; returns whether it did so. Any thread.
 
-        What is no event need not be alone, and is not accounted for: somebody waits for the answer.
+        A frame that is not an event need not be alone, and is not accounted for: somebody waits for its answer.
         """
         if len(frame) > LARGEST_CARRIED or (is_event and not self._is_alone()):
             return False
         tell, mine = False, False
         try:
-            for mine in self._tries:  # nobody waits who publishes: see _waiting
+            for mine in self._tries:  # without waiting: see locks.tries
                 break
-            if not mine or self._transport.is_closing() or self._rest() or len(self._carried) >= _UNTOLD:
+            if not mine or self._transport.is_closing() or self._rest() or len(self._carried) >= _UNACCOUNTED:
                 return False
             written = map(os.write, self._way, to_write := iter((frame,)))
             try:
                 self._carried.extend(zip((frame,), written, (is_event,), strict=False))
             except OSError:  # the socket is full, or broken, as the loop will notice
                 return False
-            if list(to_write):  # the way is not free
+            if list(to_write):  # nothing was written: the way is not free
                 return False
             self.written += len(frame)
             rest = self._rest()
             if rest:
                 self._way.clear()
             elif not is_event:
-                with suppress(IndexError):  # a handler's close() has accounted for it
+                with suppress(IndexError):  # a close() in a signal handler has accounted for it
                     self._carried.pop()
             tell = bool(rest) or (is_event and not self.expected)
         finally:
             if mine:
                 self.lock.release()
         if tell:
-            with suppress(RuntimeError):  # the loop is closed, and has given up what was in flight
-                self._loop.call_soon_threadsafe(self._told)
+            with suppress(RuntimeError):  # the loop is closed, and what was in flight is uncertain
+                self._loop.call_soon_threadsafe(self._on_carried)
         return True
 
     def _is_alone(self) -> bool:
@@ -102,7 +102,7 @@ class Shortcut:
         return since >= _ALONE
 
     def _rest(self) -> bytes:
-        """What the socket did not take of the last frame."""
+        """Return the bytes of the last frame that the socket did not take."""
         try:
             frame, written, _ = self._carried[-1]
         except IndexError:
@@ -112,7 +112,7 @@ class Shortcut:
     # -- the loop thread
 
     def write(self, data: bytes) -> None:
-        """Write behind all that was written before."""
+        """Write behind everything that was written before."""
         with self.lock:
             rest = self._rest()
             if rest:
@@ -121,7 +121,7 @@ class Shortcut:
             if (rest or data) and not self._transport.is_closing():
                 self._transport.write(rest + data)
             self._clear_way()
-        if self.file >= 0 and not self._way:  # uvloop writes at the end of this turn
+        if self.file >= 0 and not self._way:  # uvloop writes at the end of this turn of the loop
             self._loop.call_soon(self._clear_way)
 
     def _clear_way(self) -> None:
@@ -131,9 +131,9 @@ class Shortcut:
             self._way[:] = [self.file] if is_free else []
 
     def account(self) -> list[int]:
-        """Return the bytes of each frame that was carried since the last time; see that they are written to the end.
+        """Return the bytes of each event carried since the last time, and have the rest of the last one written.
 
-        The server may have answered them already, though their publishers are still on their way back.
+        The server may have answered them already, before their publishers have returned.
         """
         with self.lock:
             self.write(b"")
@@ -141,7 +141,7 @@ class Shortcut:
         return [len(frame) for frame, _, is_event in carried if is_event]
 
     def close(self) -> None:
-        """Nobody writes here any more but the loop."""
+        """End the shortcut: from now on only the loop writes."""
         with self.lock:
             self.file = -1
             self._way.clear()
@@ -150,7 +150,7 @@ class Shortcut:
                 os.close(own.number)
 
     def disown(self) -> None:
-        """In a forked child: let go of the file, and forget it."""
+        """In a forked child: release the file."""
         own, self._own, self.file = self._own, None, -1
         self._way.clear()
         if own is not None:
@@ -158,7 +158,7 @@ class Shortcut:
 
 
 def duplicate(transport: asyncio.WriteTransport) -> int:
-    """Give a plain connection's file a number of our own; -1 if there is none."""
+    """Duplicate the file of a connection without TLS; return -1 if that is not possible."""
     if transport.get_extra_info("ssl_object") is None:
         with suppress(OSError):  # there may be no more files
             return os.dup(transport.get_extra_info("socket").fileno())

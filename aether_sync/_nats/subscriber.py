@@ -1,4 +1,4 @@
-"""Interests to the server: SUB and UNSUB, in the order in which they were asked for, each SUB confirmed.
+"""What is subscribed on the server: SUB and UNSUB are sent in order, and each SUB is confirmed.
 
 The life of an interest::
 
@@ -9,13 +9,13 @@ The life of an interest::
     any of them ----------------------- unsubscribe(): UNSUB --> GONE <--PONG, or lost-- LEAVING
     one of a queue group, subscribed -- unsubscribe(): UNSUB, PING -------------------------^
 
-On the next connection, SUB is sent for all that are ENTERED or CONFIRMED, which stay so unless it is refused, before
-the link calls itself connected. LEAVING still takes what the server has chosen it for. GONE is for good: a new
-interest, with a new sid, takes its place if the subject is wanted again.
+On the next connection, before the link counts as connected, a SUB is sent for every interest that is ENTERED or
+CONFIRMED; it stays so unless the server refuses it. A LEAVING interest still gets the messages that the server has
+chosen it for. GONE is final: if the subject is wanted again, a new interest with a new sid takes its place.
 
-Each SUB is followed by a PING of its own, and the server answers in order. So a refusal that comes before the PONG of
-the first unanswered PING is about that SUB, whether it names it or not: all are sent in one go, and each is told from
-the others. Only that of a right which was revoked comes at any time, and has the sid.
+Each SUB is followed by a PING of its own, and the server answers in order. So many can be sent together, and still be
+told apart: a refusal is about the SUB whose PING is the first unanswered one, whether the refusal names it or not. The
+exception is the refusal of a subscription whose right was revoked: that comes at any time, and has the sid.
 """
 
 import asyncio
@@ -37,18 +37,20 @@ from .reasons import Refusal
 
 __all__ = ["Subscriber"]
 
-_AT_ONCE = 64  # changes, which go out in one write
+_AT_ONCE = 64  # changes that go out in one write
 
 
 class Subscriber:
-    """Keeps the server's subscriptions as the interests want them. Loop thread only."""
+    """Keeps the subscriptions on the server in line with the interests. Loop thread only."""
 
     def __init__(self, reporter: Reporter, lines: Lines) -> None:
         self._reporter = reporter
         self._lines = lines
         self._interests: dict[Interest, NatsSubscription | None] = {}
-        self._leaving: dict[Interest, NatsSubscription] = {}  # of queue groups: UNSUB is sent, messages may still come
-        self._by_sid: dict[int, Interest] = {}  # of this wire: sids begin anew on another
+        self._leaving: dict[
+            Interest, NatsSubscription
+        ] = {}  # of queue groups: UNSUB is sent, and messages may still come
+        self._by_sid: dict[int, Interest] = {}  # of this client: sids start anew on the next one
         self._client: NATSClient | None = None
         self._changes: deque[Callable[[], Awaitable[None]]] = deque()
         self._changed = asyncio.Event()
@@ -56,7 +58,7 @@ class Subscriber:
         self._closed: AetherError | None = None
 
     def resume(self, client: NATSClient, then: Callable[[NATSClient], None]) -> None:
-        """Subscribe all interests on a new wire; ``then`` is called once the server has processed that."""
+        """Subscribe all interests on a new connection; ``then`` is called once the server has processed that."""
         self._client, self._by_sid = client, client.interests
         self._lines.meet(client.info.get("server_id"), client.line)
         for inbox in {interest.inbox for interest in self._interests}:
@@ -71,18 +73,18 @@ class Subscriber:
         self._do(ask)
 
     def _in_order(self) -> list[Interest]:
-        """In the order in which they came; where a long line ends the connection, that of the longest comes last."""
+        """Return the interests as they came; if a long line has ended a connection, by the lengths of their lines."""
         if self._lines.too_long == inf:
             return list(self._interests)
         return sorted(self._interests, key=_line)
 
     @property
     def line_in_question(self) -> int | None:
-        """The length of the first line that is not answered; None if all are."""
+        """The length of the first SUB that is not answered; None if all are."""
         return _line(self._unconfirmed[0]) if self._unconfirmed else None
 
     def pause(self) -> None:
-        """Hold what there is to send, until there is another wire."""
+        """Keep what there is to send until there is another connection."""
         self._client = None
         self._unconfirmed.clear()
         for interest in list(self._leaving):
@@ -112,14 +114,16 @@ class Subscriber:
             while self._changes:
                 with nullcontext() if self._client is None else self._client.in_one_write():
                     for _ in range(min(_AT_ONCE, len(self._changes))):
-                        with suppress(Error, OSError):  # the connection broke: resume() subscribes on the next one
+                        with suppress(Error, OSError):  # the connection broke; resume() subscribes on the next one
                             await self._changes.popleft()()
-                if self._changes:  # others want a turn
+                if self._changes:  # let the loop do other work in between
                     await asyncio.sleep(0)
 
     async def _write_sub(self, interest: Interest) -> None:
         client = self._client
-        if client is None or self._interests.get(interest, self) is not None:  # it was left, or is subscribed already
+        if (
+            client is None or self._interests.get(interest, self) is not None
+        ):  # it was unsubscribed, or is subscribed already
             return
         try:
             self._lines.take(_line(interest))
@@ -148,20 +152,20 @@ class Subscriber:
             client.ping(lambda: self._forget(interest))
 
     def _forget(self, interest: Interest) -> None:
-        """The server has sent the last message for an interest, or never will. Called by the parser: must not raise."""
+        """Forget an interest after its last message. Called by the parser, so it must not raise."""
         subscription = self._leaving.pop(interest, None)
         if subscription is not None:
             self._by_sid.pop(sid_of(subscription), None)
             forget(subscription)
-        asyncio.get_running_loop().call_soon(interest.conclude)  # behind the delivery of what has arrived
+        asyncio.get_running_loop().call_soon(interest.conclude)  # after the delivery of what has arrived
 
     def _confirm(self, client: NATSClient) -> None:
-        """The PONG of the oldest unanswered PING is here. Called by the parser: must not raise."""
+        """Handle the PONG of the oldest unanswered PING. Called by the parser, so it must not raise."""
         if client is self._client and self._unconfirmed:
-            self._unconfirmed.popleft().confirmed.set(None)  # which is nothing to one that was refused
+            self._unconfirmed.popleft().confirmed.set(None)  # without effect on one that was refused
 
     def refuse(self, refused: Refusal) -> bool:
-        """The server refused a subscription, or ended one whose right was revoked; returns whether it is known here."""
+        """Handle a refused or revoked subscription; returns whether it is known here."""
         if refused.sid is not None:
             interest = self._by_sid.get(refused.sid)
         else:
@@ -171,7 +175,7 @@ class Subscriber:
         return interest is not None
 
     def unreadable(self, sid: int) -> None:
-        """A message came that nats-py could not read."""
+        """Handle a message that nats-py could not read."""
         interest = self._by_sid.get(sid)
         if interest is not None:
             interest.inbox.refuse(interest.subject, "its subject or its headers cannot be read", self._reporter)
@@ -182,7 +186,7 @@ class Subscriber:
         self.unsubscribe(interest)
 
     def close(self, error: AetherError) -> None:
-        """Release everyone who waits for a confirmation, or will, and end what is still subscribed."""
+        """End all interests, and release every thread that waits for a confirmation, or will."""
         self._client, self._closed = None, error
         for interest in self._interests:
             interest.close(error)

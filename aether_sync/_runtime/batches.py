@@ -1,4 +1,4 @@
-"""Batches that an exception does not lose: of a signal handler (Ctrl-C, a soft time limit), at whatever moment."""
+"""Batches that are not lost if a signal handler (Ctrl-C, a soft time limit) raises while they are filled."""
 
 from collections.abc import Callable
 from itertools import repeat
@@ -15,7 +15,7 @@ T = TypeVar("T")
 def take_batch(
     count: int, first: Callable[[], T], take: Callable[[], T], give_back: Callable[[list[T]], object]
 ) -> list[T]:
-    """Take what is there, up to a number, waiting only for the first; ``[]`` if that does not come in time.
+    """Take what is there, up to a number, and wait only for the first; return ``[]`` if that does not come in time.
 
     Args:
         count: How many at most.
@@ -31,13 +31,14 @@ def take_batch(
 
 
 def fill(batch: list[T], count: int, take: Callable[[], T], give_back: Callable[[list[T]], object]) -> list[T]:
-    """Fill a batch up to a number.
+    """Add items to a batch until it has enough, or there are no more; return the batch.
 
     Args:
-        batch: What was taken already.
-        count: How many it shall be, at most.
-        take: Takes one more; raises IndexError where there is none now.
-        give_back: Called with the batch if an exception cuts this off. At most the one in ``take``'s hands is lost.
+        batch: The items that were taken already.
+        count: The largest number of items in the batch.
+        take: Takes one more item; raises IndexError if there is none now.
+        give_back: Called with the batch if an exception ends this early. At most the item that ``take`` has in hand is
+            lost then.
     """
     try:
         try:
@@ -47,4 +48,4 @@ def fill(batch: list[T], count: int, take: Callable[[], T], give_back: Callable[
     except BaseException:
         give_back(batch)
         raise
-    return batch  # at once: nothing is called in between, so no handler comes in
+    return batch  # without any call before it, so no handler runs in between

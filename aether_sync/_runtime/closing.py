@@ -1,4 +1,4 @@
-"""The life of what is started and closed: ``with`` for it, and a warning where nobody closed it."""
+"""Base classes for objects that are closed, or started and closed, by ``with``; a warning for those left unclosed."""
 
 import os
 import warnings
@@ -8,16 +8,16 @@ from typing import Self
 
 __all__ = ["Closeable", "Startable", "loop_threads", "warn_unclosed"]
 
-#: Idents of running loop threads.
+#: The idents of the loop threads that run.
 loop_threads: set[int] = set()
-os.register_at_fork(after_in_child=loop_threads.clear)  # none of them runs there, and idents are given again
+os.register_at_fork(after_in_child=loop_threads.clear)  # none of them runs in the child, where idents are used again
 
 
 class Closeable:
-    """Closes at the end of its ``with``."""
+    """An object whose ``with`` block ends with :meth:`close`."""
 
     def close(self) -> object:
-        """Let go of everything."""
+        """Release everything."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -30,14 +30,14 @@ class Closeable:
 
 
 class Startable(Closeable):
-    """Starts with the ``with``, too, and closes also when the start fails."""
+    """An object whose ``with`` block also begins with :meth:`start`, and which is closed if the start fails."""
 
     def start(self) -> None:
         """Make ready for use."""
         raise NotImplementedError
 
     def _begin_use(self) -> None:
-        """Do what the ``with`` begins with."""
+        """Do what the ``with`` block begins with."""
         self.start()
 
     def __enter__(self) -> Self:
@@ -50,6 +50,6 @@ class Startable(Closeable):
 
 
 def warn_unclosed(what: str, source: object) -> None:
-    """Warn of something that nobody closed; not on a loop thread, as a hook for warnings is user code."""
+    """Warn that something was not closed; on a loop thread do nothing, as a hook for warnings is user code."""
     if get_ident() not in loop_threads:
         warnings.warn(f"unclosed {what}", ResourceWarning, source=source, stacklevel=3)

@@ -1,11 +1,12 @@
-"""Forks: in the child every object begins anew, and nothing there waits for a thread or a lock that did not survive.
+"""Forks: in the child every object begins anew, and nothing there waits for a thread or a lock that is not there.
 
-``os.fork()`` copies the one thread that calls it. In the child, before ``fork()`` returns: guards held by other threads
-are freed (``_waiting``); then each heir lets go of what is the parent's. The parent needs no part in it, and notices
-nothing: the child says no word to a server, and none to the selector that both share.
+``os.fork()`` copies only the thread that calls it. In the child, before ``fork()`` returns, the locks that other
+threads held are freed (``locks``), and then each :class:`ForkAware` object drops what belongs to the parent. The parent
+takes no part in this and notices nothing: the child sends nothing to a server, and does not touch the selector that
+both share.
 
-Whatever a thread of the parent was changing at that moment is left half done in the child, which is why an heir
-replaces its state there and does not mend it.
+Whatever another thread of the parent was changing at that moment is half changed in the child. Therefore an object
+replaces its state there, and does not repair it.
 """
 
 import os
@@ -22,21 +23,22 @@ __all__ = ["ForkAware", "OwnFile", "OwnSockets", "fork_aware", "let_go"]
 
 
 class ForkAware:
-    """An object that a forked child inherits."""
+    """An object that begins anew in a forked child."""
 
     def _after_fork(self) -> None:
-        """Begin anew. Runs in the child, on its only thread, which may have been anywhere: it waits for nothing."""
+        """Begin anew. This runs on the child's only thread, which may have been anywhere, so it waits for nothing."""
         raise NotImplementedError
 
 
-#: Everyone who wants to know of forks.
+#: All objects that begin anew in a forked child.
 fork_aware: WeakRegistry[ForkAware] = WeakRegistry()
 
 
 class OwnFile(NamedTuple):
-    """A file that we have opened: its number may be another one's since, if somebody has closed what is not his own.
+    """A file that we have opened, known by its number and by what the kernel says of it.
 
-    Polls and the like all look the same to the kernel's ``fstat()``, so another one of these is taken for ours.
+    If other code closes a file that is not its own, the number may belong to another file afterwards. Epolls and the
+    like all look the same to ``fstat()``, so another one of these is mistaken for ours.
     """
 
     number: int
@@ -44,13 +46,13 @@ class OwnFile(NamedTuple):
 
     @classmethod
     def of(cls, number: int) -> Self:
-        """Know a file that has just been opened."""
+        """Remember a file that has just been opened."""
         return cls(number, _identity(number))
 
     @property
     def is_ours(self) -> bool:
         """Whether the number still means this file."""
-        with suppress(OSError):  # nobody's
+        with suppress(OSError):  # the number belongs to no file
             return self.identity == _identity(self.number)
         return False
 
@@ -61,21 +63,21 @@ def _identity(number: int) -> tuple[int, int]:
 
 
 class OwnSockets:
-    """The sockets of a loop, from when they are made until they are closed; changed on one thread."""
+    """The open sockets of a loop. One thread changes it."""
 
     def __init__(self) -> None:
         self._known: list[tuple[weakref.ref[socket.socket], OwnFile]] = []
 
     def add(self, sock: socket.socket) -> None:
-        """Know one that has just been made."""
+        """Remember a socket that has just been made."""
         self._known = [*((ref, file) for ref, file in self._known if _has(ref, file)), _noted(sock)]
 
     def files(self) -> list[OwnFile]:
-        """Return those that are open."""
+        """Return the files of the open sockets."""
         return [file for ref, file in self._known if _has(ref, file)]
 
     def forget(self) -> None:
-        """Let the objects forget their numbers, and close nothing."""
+        """Detach the socket objects from their file numbers, without closing anything."""
         for ref, file in self._known:
             sock = ref()
             if sock is not None and sock.fileno() == file.number:
@@ -93,12 +95,13 @@ def _has(ref: "weakref.ref[socket.socket]", file: OwnFile) -> bool:
 
 
 def let_go(files: Iterable[OwnFile]) -> None:
-    """In a forked child: replace files that are the parent's. Done once for each: later its number may be another's.
+    """In a forked child, replace the parent's files by one that nothing can be read from.
 
-    They are not closed: who closes one that a selector knows, by whatever object comes by later, takes it from the
-    selector, which is one and the same in both processes, and the parent goes deaf.
+    This is done once for each file, since its number may belong to another file later. The files are not just closed:
+    an object that closes a number which the selector knows removes it from the selector, and both processes share that
+    selector, so the parent would hear nothing any more.
     """
-    with suppress(OSError):  # there may be no more files: then the child keeps them, and nothing else is different
+    with suppress(OSError):  # if no more files can be opened, the child keeps those of the parent, which does no harm
         nothing = os.open(os.devnull, os.O_RDWR)
         try:
             for file in files:
@@ -114,10 +117,10 @@ def _begin_anew() -> None:
     for one in fork_aware:
         try:
             one._after_fork()
-        except Exception as error:  # the others begin anew all the same
+        except Exception as error:  # the others still begin anew
             errors.append(error)
     if errors:
-        raise errors[0]  # Python reports it, and goes on
+        raise errors[0]  # Python prints it, and the child goes on
 
 
 os.register_at_fork(after_in_child=_begin_anew)

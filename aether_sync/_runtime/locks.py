@@ -1,21 +1,25 @@
-"""Locks and waits that no signal handler and no finalizer can break.
+"""Locks that no signal handler and no finalizer can break; the waits in ``waits`` follow the same rules.
 
-A handler may raise between any two bytecodes, or publish, subscribe or ``close()`` over the very call that it
-interrupted; so may a finalizer, as the collector runs on whatever thread comes by. ``threading.Condition`` and
-``concurrent.futures.Future`` are Python code around a lock, and such an exception can leave that lock held, or release
-it in another thread's hands. So here:
+A signal handler runs between any two bytecodes of the main thread. It may raise there, and it may publish, subscribe or
+call ``close()`` while the call that it interrupted is half done. A finalizer may do the same on any thread, since the
+garbage collector runs on whichever thread happens to allocate. ``threading.Condition`` and
+``concurrent.futures.Future`` are Python code around a lock, so an exception at the wrong moment leaves that lock held,
+or releases it while another thread holds it. Therefore:
 
-- A lock that is waited for is a :func:`signal_safe_lock`: re-entrant, and only ever taken by ``with``, which no signal
-  can interrupt half done.
-- What publishing needs is waited for by nobody. The holder may be in a log handler, by way of a finalizer, and wait for
-  a lock of the user's whose holder publishes. So it is taken by ``for mine in tries(lock): break`` inside a ``try``
-  whose ``finally`` gives it back: one step, as no signal comes between what a loop gets and its variable. Who does not
-  get it leaves the work to the holder, who looks for such work afterwards.
-- A thread waits parked on a lock of its own (:class:`ParkingLot`), holding no guard. Parking and waking take no lock.
-- A handler's ``close()`` that has to wait for another thread first steps :func:`outside_locks`.
+- A lock that threads wait for is a :func:`signal_safe_lock`. It is re-entrant, and it is taken by ``with`` alone, which
+  no signal can interrupt half-way.
+- No publisher waits for a lock. Its holder may be in a log handler, called by way of a finalizer, and wait there for a
+  lock of the user, whose holder publishes. So such a lock is taken by ``for mine in tries(lock): break`` inside a
+  ``try`` whose ``finally`` releases it. That is one step, because no signal arrives between the moment when a loop gets
+  a value and the moment when it is in the variable. A thread that does not get the lock leaves its work to the holder,
+  who looks for such work after releasing the lock.
+- A thread that waits is parked on a lock of its own (:class:`~.waits.ParkingLot`), and holds no other lock meanwhile.
+  Parking and waking take no lock.
+- A ``close()`` by a handler, if it has to wait for another thread, first steps :func:`outside_locks`.
 
-Accepted race: an exception between being woken and acting on it may swallow that wake-up. Whoever leaves a wait by an
-exception wakes another thread, and a wake-up too many is harmless: the woken look, and park again.
+Accepted race: an exception between a wake-up and the work that follows may swallow the wake-up. A thread that leaves a
+wait by an exception therefore wakes another thread. A superfluous wake-up is harmless: that thread looks, and parks
+again.
 """
 
 from collections.abc import Iterator
@@ -30,32 +34,31 @@ from .registry import WeakRegistry
 __all__ = ["free_locks", "signal_safe_lock", "outside_locks", "tries"]
 
 
-_locks: WeakRegistry[Any] = (
-    WeakRegistry()
-)  # RLocks, with the methods that threading itself uses in conditions and after forks
+# RLocks; of their methods these are used that threading itself uses in conditions and after forks.
+_locks: WeakRegistry[Any] = WeakRegistry()
 
 
 def signal_safe_lock() -> RLock:
-    """Make a lock that :func:`outside_locks` knows."""
+    """Make a re-entrant lock that :func:`outside_locks` and :func:`free_locks` know."""
     lock = RLock()
     _locks.add(lock)
     return lock
 
 
 def tries(lock: "Lock | RLock", within: float = 0.0) -> Iterator[bool]:
-    """Try to take a lock, each time that one more is asked for, and say whether that went well.
+    """Return an iterator that tries to take a lock for each of its values, which says whether the lock was taken.
 
     Args:
-        lock: Which.
-        within: Seconds to wait for it each time.
+        lock: The lock to take.
+        within: Seconds to wait for the lock each time.
     """
     return iter(partial(lock.acquire, True, within) if within else partial(lock.acquire, False), None)
 
 
 def free_locks() -> None:
-    """In a forked child: free the guards of threads that did not survive.
+    """In a forked child, free the locks of threads that do not exist there.
 
-    Those of the forking thread stay held: a signal handler that forks may have interrupted who gives them back.
+    The locks of the forking thread stay held. If a signal handler forked, the code that it interrupted releases them.
     """
     for lock in _locks:
         if not lock._is_owned():
@@ -64,25 +67,26 @@ def free_locks() -> None:
 
 @contextmanager
 def outside_locks() -> Iterator[None]:
-    """Let go of all guards that this thread holds (a signal handler interrupted it inside), and take them back after.
+    """Release all locks that this thread holds, and take them back afterwards.
 
-    What the interrupted code was changing is seen half done by others in between, and what it knew may be old when it
-    goes on: each piece of code under a guard is written such that this costs at most a count that is off.
+    A signal handler that has to wait for another thread needs this, if it interrupted code that holds locks. Meanwhile
+    other threads see what that code was changing half done, and what that code knew may be outdated when it goes on.
+    All code that holds such a lock is written so that this costs at most a wrong count.
     """
     held = [lock for lock in _locks if lock._is_owned()]
-    states: list[tuple[int, int]] = []  # depth and owner of those that are let go
+    states: list[tuple[int, int]] = []  # depth and owner of those that are released
     try:
-        states.extend(map(methodcaller("_release_save"), held))  # all of it in C: no signal comes in between
+        states.extend(map(methodcaller("_release_save"), held))  # all of it in C, so no signal arrives meanwhile
         yield
     finally:
         _take_back([(lock, depth) for lock, (depth, _) in zip(held, states, strict=False)])
 
 
 def _take_back(held: list[tuple[Any, int]]) -> None:
-    """Take all of these, waiting for one only while holding none: they are in no order.
+    """Take these locks. As they have no order, one is waited for only while none of the others is held.
 
-    Accepted race: a second signal whose handler raises in here leaves some of them free. The code that held them then
-    raises RuntimeError, on its way out of that same exception.
+    Accepted race: if a second signal arrives and its handler raises in here, some of the locks stay free. The code that
+    held them then raises RuntimeError while it is left by that same exception.
     """
     taken: list[Any] = []
     while len(taken) < len(held):

@@ -1,4 +1,4 @@
-"""Objects that are still alive, known without keeping them so."""
+"""A set of objects that does not keep them alive."""
 
 import weakref
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 class WeakRegistry(Generic[T]):
-    """Objects that are still alive. Any thread, without a lock.
+    """The objects that were added and are still alive. Any thread may use it, and it takes no lock.
 
-    Only single operations of a dict are used, and the callbacks are C functions, so no signal handler can raise in one.
+    It uses only single operations of a dict, and callbacks that are C functions, in which no signal handler can raise.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class WeakRegistry(Generic[T]):
         self._forget = self._refs.pop
 
     def add(self, one: T) -> None:
-        """Know it until it is collected."""
+        """Add an object; it is forgotten when it is collected."""
         self._refs[id(one)] = weakref.ref(one, partial(self._forget, id(one)))
 
     def __iter__(self) -> Iterator[T]:

@@ -1,4 +1,4 @@
-"""Waits that no signal handler and no finalizer can break: see ``locks`` for why and how."""
+"""Waits that no signal handler and no finalizer can break: ``locks`` says why and how."""
 
 from collections import deque
 from collections.abc import Callable
@@ -7,38 +7,45 @@ from functools import partial
 from itertools import islice
 from operator import methodcaller
 from threading import Lock, get_ident
-from typing import Generic, TypeVar, cast
+from typing import Generic, Protocol, TypeVar, cast
 
 from ..errors import DeadlineExceededError
 from .again import again
 from .deadline import Deadline
 from .locks import outside_locks
 
-__all__ = ["SingleFlight", "ParkingLot", "Reply"]
+__all__ = ["ParkingLot", "Reply", "SingleFlight", "Ticket"]
 
 T = TypeVar("T")
 
 _release = methodcaller("release")
 
 
+class Ticket(Protocol):
+    """What somebody who waits leaves in a :class:`ParkingLot`."""
+
+    def release(self) -> object:
+        """Wake who waits."""
+
+
 class ParkingLot:
     """Threads that wait until something has changed.
 
-    Who waits parks, *then* looks; who has changed something wakes *then*. So none sleeps beside what it waits for, and
-    neither needs a lock.
+    A thread that waits parks first, and looks for the change afterwards. A thread that changes something makes the
+    change first, and wakes afterwards. So nobody sleeps beside what he waits for, and neither side needs a lock.
     """
 
     __slots__ = ("_next", "parked")
 
     def __init__(self) -> None:
-        self.parked: list[Lock] = []  #: one for each thread, the longest waiting first; single operations only
+        self.parked: list[Ticket] = []  #: one for each who waits, the longest waiting first; single operations only
         self._next = partial(self.parked.pop, 0)
 
     def __len__(self) -> int:
         return len(self.parked)
 
     def wait(self, ready: Callable[[], object], deadline: Deadline) -> bool:
-        """Wait until ``ready()``, which is called without any lock; False when the deadline came first."""
+        """Wait until ``ready()``, which is called without any lock; return False if the deadline came first."""
         while True:
             ticket = Lock()
             ticket.acquire()
@@ -47,55 +54,61 @@ class ParkingLot:
                 if ready():
                     return True
                 if not ticket.acquire(timeout=deadline.for_lock()):
-                    with suppress(ValueError):  # a wake-up has come just now, and is acted on
+                    with suppress(ValueError):  # a wake-up has come just now, and the look below acts on it
                         self.parked.remove(ticket)
                     return bool(ready())
-                if ready():  # as most often, who was woken
+                if ready():  # almost always, after a wake-up
                     return True
             except BaseException:
                 self.wake(1)
                 raise
             finally:
-                try:  # and not by a call of our own: a signal may come between that and the removing
+                try:  # not by a function of our own: a signal may come between its call and the removal
                     self.parked.remove(ticket)
                 except ValueError:  # it was woken
                     pass
 
     def wake(self, count: int) -> None:
-        """Wake up to ``count`` threads, the longest waiting first.
+        """Wake up to ``count`` of those who wait, the longest waiting first.
 
-        They are taken off and released in one step, in C: a ticket between the two would sleep on.
+        A thread's ticket is taken off and released in one step, in C: if an exception came between the two, that
+        thread would sleep on.
         """
         if self.parked:
-            with suppress(IndexError):  # there are no more
+            try:
                 deque(map(_release, islice(iter(self._next, None), count)), maxlen=0)
+            except IndexError:  # there are no more
+                pass
+            except BaseException:  # of a signal handler; a ticket that is Python code may have been cut off
+                self.wake_all()
+                raise
 
     def wake_all(self) -> None:
-        """Wake every parked thread."""
+        """Wake everyone who waits."""
         self.wake(len(self.parked))
 
 
 class Reply(Generic[T]):
-    """A result, or an error, that one thread leaves for any number of others. The first one left stays."""
+    """A result, or an error, that one thread leaves for any number of others. Only the first one counts."""
 
     __slots__ = ("_left", "_waiting", "done")
 
     def __init__(self) -> None:
-        self._left: dict[int, tuple[T | None, Exception | None]] = {}  # the one that stays, put there in one step
+        self._left: dict[int, tuple[T | None, Exception | None]] = {}  # the first one, put there in one step
         self._waiting = ParkingLot()
         self.done = False
 
     @property
     def error(self) -> Exception | None:
-        """What :meth:`fail` left."""
+        """The error that :meth:`fail` left, if any."""
         return self._left[0][1] if self._left else None
 
     def set(self, value: T) -> None:
-        """Leave a result."""
+        """Set the result."""
         self._finish(value, None)
 
     def fail(self, error: Exception) -> None:
-        """Leave an error, for each waiter to raise."""
+        """Set an error, which every waiting thread raises a copy of."""
         self._finish(None, error)
 
     def _finish(self, value: T | None, error: Exception | None) -> None:
@@ -106,10 +119,10 @@ class Reply(Generic[T]):
             self._waiting.wake_all()
 
     def wait(self, deadline: Deadline) -> T:
-        """Wait for what is left here.
+        """Wait for the result, and return it; an error that was left is raised.
 
         Raises:
-            DeadlineExceededError: Nothing was left in time. The caller knows what it waited for, and says it.
+            DeadlineExceededError: Nothing was left in time. The caller knows what was waited for, and says so.
         """
         if not self._left and not self._waiting.wait(lambda: self._left, deadline):
             raise DeadlineExceededError(f"no answer within {deadline}")
@@ -120,19 +133,19 @@ class Reply(Generic[T]):
 
 
 class SingleFlight(Generic[T]):
-    """Work that the first thread to come does, and others wait for."""
+    """Work that the first thread to call does, while the others wait for its result."""
 
     def __init__(self) -> None:
-        self._attempt: dict[int, tuple[Reply[T], int]] = {}  # the one that counts, and whose thread does the work
+        self._attempt: dict[int, tuple[Reply[T], int]] = {}  # the reply that counts, and the thread that does the work
 
     def run(self, work: Callable[[], T], deadline: Deadline, otherwise: T) -> T:
         """Do the work, or wait for its result.
 
         Args:
-            work: Called outside all guards. If it is interrupted by an exception, the next caller does it again.
-            deadline: For those who wait.
-            otherwise: What they get when the deadline comes first, and a signal handler that interrupted the work
-                itself.
+            work: Called outside all locks. If an exception interrupts it, the next caller does it again.
+            deadline: How long the others wait for the result.
+            otherwise: What is returned to those whose deadline comes first, and to a signal handler that interrupted
+                the work itself.
         """
         own: tuple[Reply[T], int] = Reply(), get_ident()
         reply, worker = self._attempt.get(0, own)
@@ -156,6 +169,6 @@ class SingleFlight(Generic[T]):
                 return otherwise
 
     def disown(self, otherwise: T) -> None:
-        """In a forked child, where nobody does the work: give those who wait this."""
+        """In a forked child, where nobody does the work: give ``otherwise`` to those who wait."""
         for reply, _ in list(self._attempt.values()):
             reply.set(otherwise)

@@ -9,6 +9,7 @@ from ._append import append
 from ._bus import demo, pub, server, sub
 from ._doctor import doctor
 from ._export import export
+from ._guide import guide
 from ._import import import_
 from ._shell import Commands, Signals
 from ._store import actors, events, follow
@@ -48,6 +49,11 @@ def commands(ctx: click.Context, /) -> None:
       aether-sync follow --actors 'order-*'
       aether-sync doctor
 
+    The documentation:
+
+    \b
+      aether-sync guide
+
     The exit status is 0 when all that was asked was done, 1 when not, 2 for wrong usage, 130 after Ctrl-C, 141 when
     whoever reads the output has gone.
     """  # noqa: D301  # click's mark of lines to keep
@@ -55,5 +61,5 @@ def commands(ctx: click.Context, /) -> None:
     logging.getLogger("aether_sync").addHandler(logging.NullHandler())
 
 
-for command in (demo, sub, pub, server, append, events, follow, actors, export, import_, doctor):
+for command in (demo, sub, pub, server, append, events, follow, actors, export, import_, doctor, guide):
     commands.add_command(command)

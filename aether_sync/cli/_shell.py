@@ -97,6 +97,11 @@ class Signals:
         if self._waiting:
             sys.exit(128 + self._waiting)
 
+    def leave_interrupts_to_a_pager(self) -> None:
+        """Let Ctrl-C do nothing to this process from now on: a pager gets it too, and may only stop a search for it."""
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, lambda *_: None)
+
     def await_input(self, file: BinaryIO) -> None:
         """Wait until a file can be read. A signal ends this also if it came on the way into the wait, unlike a read."""
         select.select([file.fileno(), self._came], [], [])

@@ -11,31 +11,36 @@ from typing import Any, Self
 from .._arguments import check_count, check_flag, check_path, check_seconds, check_text
 from .._runtime.deadline import Deadline
 from ..errors import ServerError
+from .configuration import LOOPBACK, new_name
 from .process import RETRY, Fd, reserve
-from .server import _LOOPBACK, NATSServer, _new_name
+from .server import NATSServer
 
 __all__ = ["NATSCluster"]
 _LARGEST_CLUSTER = 100  # servers: more is a slip
 
 
 class NATSCluster:
-    """Several servers with routes between all of them: started by ``with`` or :meth:`start`, ready when that returns.
+    """Several servers with routes between all of them. ``with`` or :meth:`start` starts them, ready when that returns.
 
-    Its servers are :class:`NATSServer` objects, which may be killed, restarted and paused one by one. Its own
-    methods are for one thread at a time.
+    The servers are :class:`NATSServer` objects, which may be killed, restarted and paused one by one. The methods of
+    the cluster itself are for one thread at a time.
 
     Args:
         size: How many servers.
-        name: The cluster's name, and the beginning of its servers' names.
-        start_timeout: Seconds until all routes are there and, with JetStream, all servers follow one leader.
-        binary: As for a server, like all below.
-        host: For all servers; routes and monitoring are on 127.0.0.1 always.
-        jetstream: For all servers.
-        config: For all servers; ``cluster`` and ``http`` in it are overridden.
-        store_dir: Each server's data are in a directory of its name in this one.
+        name: The name of the cluster, with which the names of its servers begin.
+        start_timeout: Seconds until all routes exist and, with JetStream, all servers follow one leader.
+        binary: As for :class:`NATSServer`.
+        host: The address for clients of all servers. Routes and monitoring always use 127.0.0.1.
+        jetstream: As for :class:`NATSServer`.
+        config: As for :class:`NATSServer`, for all servers; ``cluster`` and ``http`` in it are overridden.
+        store_dir: A directory, in which the data of each server is in a directory of the server's name.
+
+    Attributes:
+        name: The name of the cluster.
+        servers: The servers, whether they run or not.
 
     Raises:
-        InvalidOptionError: An option is out of its range.
+        InvalidOptionError: An option is of the wrong type or out of its range.
     """
 
     def __init__(
@@ -45,20 +50,20 @@ class NATSCluster:
         name: str | None = None,
         start_timeout: float = 30.0,
         binary: str | os.PathLike[str] | None = None,
-        host: str = _LOOPBACK,
+        host: str = LOOPBACK,
         jetstream: bool = True,
         config: str = "",
         store_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         size = check_count("size", size, _LARGEST_CLUSTER)
-        self.name = check_text("name", name) or _new_name()
+        self.name: str = check_text("name", name) or new_name()
         self._start_timeout = check_seconds("start_timeout", start_timeout)
         self._jetstream = check_flag("jetstream", jetstream)
         directory = None if store_dir is None else Path(check_path("store_dir", store_dir))
         self._reserved: list[Fd | None] = []
         self._monitors: list[int] = []
         names = [f"{self.name}-{n}" for n in range(1, size + 1)]
-        self.servers = tuple(
+        self.servers: tuple[NATSServer, ...] = tuple(
             NATSServer(
                 binary=binary,
                 host=host,
@@ -73,20 +78,20 @@ class NATSCluster:
 
     @property
     def urls(self) -> list[str]:
-        """Where clients connect, a URL per server."""
+        """Where clients connect: the URL of each server."""
         return [server.url for server in self.servers]
 
     @property
     def url(self) -> str:
-        """The same, separated by commas, as ``NATSEventBus`` and ``NATS_URL`` take them."""
+        """All URLs in one text, separated by commas, as ``NATSEventBus`` and ``NATS_URL`` take them."""
         return ",".join(self.urls)
 
     def start(self) -> None:
-        """Start all servers that do not run, and wait until they are one cluster.
+        """Start the servers that do not run, and wait until all form one cluster.
 
         Raises:
             ServerNotFoundError: There is no binary.
-            ServerError: A server did not start, or the cluster was not formed in time. All are stopped.
+            ServerError: A server did not start, or the cluster did not form in time. All servers are stopped.
         """
         try:
             if not self._monitors:
@@ -99,10 +104,12 @@ class NATSCluster:
             raise
 
     def wait_ready(self, timeout: float = 30.0) -> None:
-        """Wait until every server has routes to all others and, with JetStream, follows a leader, as after a restart.
+        """Wait until every server has routes to all others and, with JetStream, follows a leader.
+
+        :meth:`start` waits for that; call this after you have restarted a server.
 
         Args:
-            timeout: Seconds.
+            timeout: Seconds to wait; None waits for ever.
 
         Raises:
             ServerError: That did not happen in time.
@@ -117,10 +124,10 @@ class NATSCluster:
                     raise run.error(f"{server!r} is not one of a cluster of {len(self.servers)} within {deadline}")
 
     def stop(self, timeout: float = 5.0) -> None:
-        """End all servers at once and remove their temporary directories; does nothing if that is done.
+        """End all servers at once, and remove their temporary directories. May be called more than once.
 
         Args:
-            timeout: Seconds until they are ended by force.
+            timeout: Seconds until they are ended by force; None waits for ever.
 
         Raises:
             ServerError: One survived SIGKILL.
@@ -135,19 +142,19 @@ class NATSCluster:
         self._monitors.clear()
 
     def _configure(self) -> None:
-        """Take a port per server for its routes, and one for its monitoring."""
+        """Reserve two ports for each server, one for routes and one for monitoring, and configure it."""
         routes = [self._take_port() for _ in self.servers]
         monitors = [self._take_port() for _ in self.servers]
         for server, route, monitor in zip(self.servers, routes, monitors, strict=True):
-            others = ", ".join(f'"nats://{_LOOPBACK}:{other}"' for other in routes if other != route)
-            server._own_config = (
-                f'http: "{_LOOPBACK}:{monitor}"\n'
-                f'cluster {{ name: "{self.name}", listen: "{_LOOPBACK}:{route}", routes: [{others}] }}'
+            others = ", ".join(f'"nats://{LOOPBACK}:{other}"' for other in routes if other != route)
+            server._configuration.added = (
+                f'http: "{LOOPBACK}:{monitor}"\n'
+                f'cluster {{ name: "{self.name}", listen: "{LOOPBACK}:{route}", routes: [{others}] }}'
             )
         self._monitors = monitors
 
     def _take_port(self) -> int:
-        port, reserved = reserve(_LOOPBACK, 0)
+        port, reserved = reserve(LOOPBACK, 0)
         self._reserved.append(reserved)
         return port
 
@@ -180,10 +187,10 @@ def _stop_by(server: NATSServer, deadline: Deadline) -> None:
 
 
 def _ask(port: int, path: str, deadline: Deadline) -> dict[str, Any]:
-    """Return what a server's monitoring says; nothing when it does not."""
+    """Return what the monitoring port of a server answers; an empty dict if it does not."""
     from http import client  # slow to import, and only needed here
 
-    connection = client.HTTPConnection(_LOOPBACK, port, timeout=max(RETRY, min(1.0, deadline.remaining())))
+    connection = client.HTTPConnection(LOOPBACK, port, timeout=max(RETRY, min(1.0, deadline.remaining())))
     try:
         connection.request("GET", path)
         answer = json.loads(connection.getresponse().read())

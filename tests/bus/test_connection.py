@@ -207,12 +207,18 @@ class TestInTheBackground:
             store.save_events([make_event(actor_id="a", version=1)], timeout=PATIENCE)
             store.close()
 
-    def test_a_refused_user_is_told_when_he_asks(self, make_bus: MakeBus) -> None:
+    @pytest.mark.parametrize("is_over", [False, True])
+    def test_a_refused_user_is_told_when_he_asks(
+        self, make_bus: MakeBus, caplog: pytest.LogCaptureFixture, is_over: bool
+    ) -> None:
         with NATSServer(config='authorization: {user: "u", password: "p"}') as server:
             bus = make_bus(server.url, connect="background", connect_timeout=PATIENCE, user="u", password="wrong")
             bus.publish("n", make_event())
+            if is_over:
+                eventually(lambda: "refuses" in caplog.text, "the end of the attempt")
             with at_once(), pytest.raises(ConnectError, match="refuses these credentials"):
                 bus.start()
+            bus.start()  # it has been told
             bus.close(timeout=0)
 
 

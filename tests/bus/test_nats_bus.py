@@ -36,6 +36,7 @@ from aether_sync import (
 )
 from aether_sync._codec.encoding import encode_event
 from aether_sync._codec.envelope import EnvelopeWriter
+from aether_sync._nats.channel import Channel
 from aether_sync._nats.fast_reader import FastReader
 
 from ..support import inside
@@ -226,10 +227,10 @@ def test_tls_that_was_asked_for_is_not_done_without(server: NATSServer) -> None:
 @pytest.mark.parametrize("name", ["credentials", "nkeys_seed"])
 def test_secrets_in_files_are_looked_for_at_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     options: dict[str, Any] = {name: "/no/such/file"}
-    monkeypatch.setattr("aether_sync.connection.find_spec", lambda module: None)
+    monkeypatch.setattr("aether_sync._nats.checks.find_spec", lambda module: None)
     with pytest.raises(InvalidOptionError, match=r"aether-sync\[nkeys\]"):
         NATSEventBus(**options)
-    monkeypatch.setattr("aether_sync.connection.find_spec", lambda module: module)
+    monkeypatch.setattr("aether_sync._nats.checks.find_spec", lambda module: module)
     with pytest.raises(InvalidOptionError, match="/no/such/file"):
         NATSEventBus(**options)
 
@@ -581,7 +582,7 @@ def test_a_subscription_that_comes_to_nothing_waits_for_no_last_event(
     bus = make_bus(own_server.url)
     bus.start()
     waits: list[float] = []
-    monkeypatch.setattr(bus.connection, "await_last", lambda _, deadline: waits.append(deadline.remaining()))
+    monkeypatch.setattr(Channel, "await_last", lambda *args: waits.append(args[-1].remaining()))
     own_server.pause()
     with pytest.raises(DeadlineExceededError, match="has not confirmed"):
         bus.subscribe("n", queue_group="g", timeout=0.05)

@@ -143,7 +143,7 @@ def test_a_right_that_is_gone_after_a_restart_ends_all_who_had_it(keep: Keep) ->
                     other.subscribe("secret", timeout=PATIENCE)
 
             def come_back() -> None:
-                server._config = CONFIG
+                server._configuration.text = CONFIG
                 server.start()
 
             run_threads(subscribe, come_back)
@@ -322,7 +322,7 @@ class Limited:
         return numbers([events.get(timeout=PATIENCE)]) == [n]
 
     def restart(self, config: str) -> None:
-        self.server._config = config
+        self.server._configuration.text = config
         self.server.restart()
         assert self.here.wait_connected(PATIENCE)
         assert self.there.wait_connected(PATIENCE)
@@ -402,7 +402,7 @@ def test_a_follower_that_fits_no_more_after_a_restart_says_so() -> None:
         store.append("a-1", make_event(1, actor_id="a-1"), expected_version=0)
         with store.follow() as events:
             next(events)
-            server._config = "max_subscriptions: 1"
+            server._configuration.text = "max_subscriptions: 1"
             server.restart()
             with pytest.raises(PermissionDeniedError, match="maximum subscriptions exceeded"):
                 next(events)
@@ -520,7 +520,7 @@ def test_a_right_that_is_gone_after_a_restart_is_that_of_one_case() -> None:
         NATSEventBus(server.url.replace("//", "//u:p@"), prefix="t") as bus,
     ):
         small, large = bus.subscribe("orders"), bus.subscribe("Orders")
-        server._config = (
+        server._configuration.text = (
             RESTRICTED.replace('deny: ["t.events.wild.secret"', 'deny: ["t.events.orders"').replace(
                 'allow: ["t.events.wild.*"', 'allow: ["t.events.>"'
             )

@@ -267,7 +267,7 @@ def test_servers_that_the_cluster_names_are_shown_the_urls_password(sweep: Sweep
         first = cluster.servers[0]
         with NATSEventBus(first.url.replace("nats://", "nats://u:clu%2Fster@")) as bus, bus.subscribe("n") as events:
             engine = inside.engine(bus)
-            eventually(lambda: engine.link._servers.has_other(inside.client(bus).server), "a named server")
+            eventually(lambda: engine.link.connector.servers.has_other(inside.client(bus).server), "a named server")
             first.kill()
             eventually(lambda: bus.metrics().reconnects == 1 and bus.is_connected, "the other server")
             bus.publish("n", make_event(1))

@@ -145,7 +145,7 @@ def test_a_handler_between_an_event_and_its_wake_up_leaves_no_reader_asleep(loca
     threads = [threading.Thread(target=lambda: got.extend(numbers(events)), daemon=True) for _ in range(3)]
     for thread in threads:
         thread.start()
-    eventually(lambda: len(events._queue._getters) == 3, "three parked readers")
+    eventually(lambda: len(events._queue._readers) == 3, "three parked readers")
     handler = {"publishes": lambda: local_bus.publish("n", make_event(2)), "closes": lambda: local_bus.close(PATIENCE)}
     with before(ParkingLot.wake, "deque(map(", handler[act]):  # type: ignore[arg-type]
         local_bus.publish("n", make_event(1))
@@ -232,7 +232,7 @@ def test_an_interrupted_close_ends_what_it_began(make_bus: MakeBus, server: NATS
     [
         (EventQueue.offer, "self._offered += 1"),
         (EventQueue.offer, "self._sizes.append"),
-        (EventQueue.stats, "counted = "),
+        (EventQueue._settled_counts, "return self._counts"),
         (Shortcut.carry, "written = map("),
         (Shortcut.carry, "rest = self._rest()"),
     ],

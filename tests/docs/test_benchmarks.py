@@ -1,5 +1,6 @@
 """The benchmarks run, whole and quickly: what they write is looked at, never how fast anything was."""
 
+import re
 import socket
 import subprocess
 import sys
@@ -93,6 +94,15 @@ def test_a_group_is_chosen_whole_and_by_itself() -> None:
     assert bus | store == set(CASES)
     assert not bus & store
     assert {case.question.group for case in chosen(["follow-aether-r3"])} == {"store"}
+
+
+def test_the_page_of_figures_names_what_there_is() -> None:
+    page = (_ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"--only (\w+)", page)) - {"NAME"}
+    assert all(chosen([name]) for name in named)
+    assert named >= {case.question.name for case in CASES.values()}
+    for link in re.findall(r"\]\(([^)#]+)\)", page):
+        assert (_ROOT / "benchmarks" / link).exists()
 
 
 @pytest.mark.parametrize("stock", [MANY, FEW])

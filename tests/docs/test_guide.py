@@ -21,7 +21,7 @@ ROOT = TESTS.parent
 README = ROOT / "README.md"
 GUIDE = ROOT / "aether_sync" / "guide"
 PAGES = [README, *sorted(GUIDE.glob("*.md"))]
-EVERY_PAGE = [*PAGES, *sorted(GUIDE.glob("api/*.md"))]
+EVERY_PAGE = [*PAGES, *sorted(GUIDE.glob("api/*.md")), ROOT / "benchmarks" / "README.md"]
 
 #: Pages that name what is not public: the package's own rooms, its tests, or another language's names.
 ABOUT_OTHER_NAMES = {"internals", "contributing", "performance", "changelog", "from-go"}
@@ -164,7 +164,7 @@ def headings_of(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", EVERY_PAGE, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", EVERY_PAGE, ids=lambda page: f"{page.parent.name}/{page.stem}")
 def test_links_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", prose_of(page)):
         if "://" in link:

@@ -69,6 +69,11 @@ def batches(subscription: Subscription) -> int:
     return subscription.stats().dropped
 
 
+async def in_a_coroutine(subscription: Subscription) -> list[Event]:
+    assert_type(await anext(subscription), Event)
+    return [event async for event in subscription]
+
+
 def main() -> None:
     with NATSServer() as server, Connection(server.url, connect_timeout=2.0) as connection:
         one = NATSEventBus(connection, prefix="aether", publish_timeout=1.0, on_disconnect="raise")

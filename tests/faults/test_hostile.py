@@ -25,7 +25,6 @@ from aether_sync import (
 from aether_sync._codec.decoding import decode_envelope
 from aether_sync._codec.encoding import encode_event
 from aether_sync._codec.envelope import EnvelopeWriter
-from aether_sync._nats import client as room
 
 from ..fuzz import decoder, fast_reader, namespaces, parser
 from ..fuzz.run import corpus
@@ -148,7 +147,7 @@ def test_a_message_that_cannot_be_read_is_skipped(unreadable: bytes) -> None:
 
 
 def test_what_a_server_makes_a_client_keep_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "LONGEST_LINE", 1_000)
+    monkeypatch.setattr("aether_sync._nats.parser.LONGEST_LINE", 1_000)
     pieces = [b"PUSH" * 25] * 100
     client, *_ = parser.feed(pieces)
     assert "not the NATS protocol" in str(client.lost.result())

@@ -61,7 +61,7 @@ def test_an_exception_ends_the_program(server: NATSServer, prefix: str, events: 
     assert_all_came(events)
 
 
-@pytest.mark.parametrize("read", ["for", "get"])
+@pytest.mark.parametrize("read", ["for", "get", "async for"])
 @pytest.mark.parametrize("kind", ["daemon", "normal"])
 def test_a_thread_that_iterates_comes_to_an_end(
     server: NATSServer, prefix: str, events: Subscription, kind: str, read: str

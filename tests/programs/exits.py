@@ -1,5 +1,6 @@
 """Programs that end without closing anything, in each way in which a program can end."""
 
+import asyncio
 import atexit
 import gc
 import multiprocessing
@@ -67,7 +68,7 @@ def with_an_exception(url: str, prefix: str) -> Never:
 
 
 def iterating(url: str, prefix: str, kind: str, read: str) -> None:
-    """A thread, daemon or normal, waits for an event when the main thread is done."""
+    """A thread, daemon or normal, or a coroutine in it, waits for an event when the main thread is done."""
     bus: EventBus = a_bus(url, prefix) if url else EventBus()
     kept.append(bus)
     groups = [bus.subscribe("own", queue_group=f"g{n}") for n in range(5)]
@@ -88,7 +89,14 @@ def iterating(url: str, prefix: str, kind: str, read: str) -> None:
         except SubscriptionClosedError:
             print("the iteration ended", flush=True)
 
-    threading.Thread(target=iterate if read == "for" else get, daemon=kind == "daemon").start()
+    async def iterate_in_a_coroutine() -> None:
+        ready.set()
+        async for _ in events:
+            pass
+        print("the iteration ended", flush=True)
+
+    works = {"for": iterate, "get": get, "async for": lambda: asyncio.run(iterate_in_a_coroutine())}
+    threading.Thread(target=works[read], daemon=kind == "daemon").start()
     ready.wait()
     bus.publish_many("n", [event(n) for n in range(100)])
 

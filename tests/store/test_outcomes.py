@@ -28,8 +28,9 @@ from aether_sync import (
     UnknownOutcomeError,
     VersionConflictError,
 )
+from aether_sync._nats.call import single
 from aether_sync._nats.lines import Lines
-from aether_sync._nats.requests import Requests, single
+from aether_sync._nats.requests import Requests
 from aether_sync._runtime.deadline import Deadline
 from aether_sync.stores._jetstream.answers import BusyError
 from aether_sync.stores._jetstream.cache import Known

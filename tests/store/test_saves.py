@@ -5,6 +5,7 @@ The room is that of an account. A ballast fills it, and makes room again when it
 
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -26,7 +27,7 @@ from aether_sync import (
     retry_on_conflict,
 )
 from aether_sync._codec.encoding import encode_event
-from aether_sync._nats.requests import single
+from aether_sync._nats.call import single
 from aether_sync._runtime.deadline import Deadline
 from aether_sync.stores._jetstream.api import JetStream
 from aether_sync.stores._jetstream.messages import Record, command, member_of, new_batch
@@ -35,7 +36,7 @@ from aether_sync.stores.doctor.checks import examine
 from aether_sync.stores.doctor.questions import ask_for_all
 
 from ..support import inside
-from ..support.common import PATIENCE, eventually, run_threads
+from ..support.common import PATIENCE, UNIT, eventually, run_threads
 from ..support.shell import run
 
 pytestmark = pytest.mark.fault
@@ -65,7 +66,7 @@ class Tight:
 
     def start(self) -> None:
         self.server.start()
-        self._jetstream = JetStream(self.store()._channel)
+        self._jetstream = JetStream(inside.channel(self.store()))
 
     def store(self, stream: str = "events") -> JetStreamEventStore:
         """Another node's store."""
@@ -113,6 +114,13 @@ class Tight:
             subject = self.stores[0]._names.subject(actor_id)
             inside.channel(self.stores[0]).write(command(subject, b"", headers + b"\r\n", data))
         eventually(lambda: self.end() > end, "a part of the batch in the stream")
+        eventually(self._is_settled, "all of the batch that it stores in the stream")
+
+    def _is_settled(self) -> bool:
+        """Whether nothing is being stored any more; the server tells of none of it."""
+        count = self.count()
+        time.sleep(0.05 * UNIT)
+        return self.count() == count
 
     def end(self) -> int:
         """The last sequence, while nothing is being stored."""

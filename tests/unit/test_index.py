@@ -113,7 +113,7 @@ TestRouting.settings = settings(max_examples=60, stateful_step_count=40, deadlin
 
 
 def test_many_routes_are_forgotten_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_routing, "_ROUTES_ASKED", 1)
+    monkeypatch.setattr(_routing, "_ROUTES_CHECKED", 1)
     targets, late = make_targets(), wanting("a.*")
     before = [targets.route(namespace) for namespace in ("a.b", "b.b")]
     targets.add(late)

@@ -13,8 +13,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from aether_sync import DeadlineExceededError, Event, SubscriptionClosedError, SubscriptionOverflowError
-from aether_sync._bus.queue import EventQueue, Overflow
+from aether_sync import AetherError, DeadlineExceededError, Event, SubscriptionClosedError, SubscriptionOverflowError
+from aether_sync._bus.bounded import BoundedEvents, Overflow
+from aether_sync._bus.queue import EventQueue
 from aether_sync._runtime.deadline import Deadline
 
 from ..support.common import PATIENCE, eventually, make_event, run_threads
@@ -161,7 +162,7 @@ def test_an_event_that_comes_just_before_the_end_is_taken() -> None:
         offer(queue, 10)
         queue.close()
 
-    with before(EventQueue.take, "if self.is_shut", end):
+    with before(EventQueue.take, "if self.closed", end):
         assert queue.take(NOW).data == {"n": 0}
 
 
@@ -176,7 +177,7 @@ def test_how_it_ended_first_counts() -> None:
 def test_what_was_taken_in_time_is_not_dropped() -> None:
     queue = make_queue(1, overflow=Overflow.DROP_OLDEST)
     offer(queue, 10)
-    with before(EventQueue._get, "return self.pop()", lambda: drain(queue)):
+    with before(BoundedEvents._put_and_drop_oldest, "self.pop()", lambda: drain(queue)):
         assert offer(queue, 10) == 0
     assert (queue.stats().delivered, queue.stats().dropped) == (2, {})
 
@@ -209,7 +210,7 @@ def test_counts_are_of_one_moment(fast_switching: None) -> None:
                 taken.append(queue.take(Deadline(PATIENCE)))
 
     def look() -> None:
-        while not queue.is_shut:
+        while not queue.closed:
             seen.append(queue.stats())
 
     run_threads(put, take, look)
@@ -246,17 +247,16 @@ def test_no_thread_sleeps_beside_an_event() -> None:
         lambda queue, events: queue.offer(events, [10] * len(events)),
         lambda queue, events: [queue.offer((event,), (10,)) for event in events],
         lambda queue, events: [queue.offer_if_room(event, 10) for event in events],
-        lambda queue, events: queue.sync_q.put((events, [10] * len(events))),
         lambda queue, events: queue._events.extend(events) or queue.take(NOW),  # their wake-ups were lost
     ],
-    ids=["a batch", "one by one", "if there is room", "by janus", "handed on"],
+    ids=["a batch", "one by one", "if there is room", "handed on"],
 )
 def test_each_event_wakes_a_parked_thread(put: Callable[[EventQueue, list[Event]], object]) -> None:
     queue, taken = make_queue(), []
     threads = [threading.Thread(target=lambda: taken.append(queue.take(Deadline(None)))) for _ in range(3)]
     for thread in threads:
         thread.start()
-    eventually(lambda: len(queue._getters) == 3, "three parked threads")
+    eventually(lambda: len(queue._readers) == 3, "three parked threads")
     put(queue, [make_event(n) for n in range(4)])
     try:
         eventually(lambda: len(taken) == 3, "all three woken")
@@ -267,18 +267,6 @@ def test_each_event_wakes_a_parked_thread(put: Callable[[EventQueue, list[Event]
 
 
 class TestJanus:
-    def test_none_of_its_machinery_is_made_until_it_is_asked_for(self) -> None:
-        queue = make_queue()
-        offer(queue, 10, 10)
-        queue.take(NOW)
-        with pytest.raises(DeadlineExceededError):
-            make_queue().take(NOW)
-        queue.close(discard=True)
-        assert not vars(queue)
-        assert queue.closed
-        assert vars(queue)
-        assert EventQueue._pending is vars(EventQueue)["_pending"]
-
     def test_an_idle_queue_is_small(self) -> None:
         make_queue()
         tracemalloc.start()
@@ -290,75 +278,75 @@ class TestJanus:
             tracemalloc.stop()
         assert traced < 4 * 1024 * len(queues)
 
-    def test_as_a_queue_of_threads(self) -> None:
-        queue = make_queue()
+    def test_its_side_for_threads(self) -> None:
+        queue = make_queue(2)
         assert isinstance(queue, janus.Queue)
-        queue.sync_q.put(([make_event(1), make_event(2)], [10, 10]))
-        offer(queue, 10)
-        assert (queue.sync_q.qsize(), queue.maxsize, queue.closed) == (3, 0, False)
-        assert [queue.sync_q.get_nowait().data["n"] for _ in range(3)] == [1, 2, 0]
+        side = queue.sync_q
+        assert (side.maxsize, side.qsize(), side.empty(), side.full(), side.closed) == (2, 0, True, False, False)
         with pytest.raises(janus.SyncQueueEmpty):
-            queue.sync_q.get_nowait()
+            side.get_nowait()
+        with pytest.raises(janus.SyncQueueEmpty):
+            side.get(timeout=0.001)
+        offer(queue, 10, 10)
+        assert (side.qsize(), side.empty(), side.full()) == (2, False, True)
+        assert [side.get_nowait().data, side.get().data] == [{"n": 0}, {"n": 1}]
+        got: list[Event] = []
+        thread = threading.Thread(target=lambda: got.append(side.get(timeout=PATIENCE)))
+        thread.start()
+        eventually(lambda: len(queue._readers) == 1, "a parked thread")
+        offer(queue, 10)
+        thread.join(PATIENCE)
+        assert len(got) == 1
+        side.shutdown()
+        with pytest.raises(janus.SyncQueueShutDown):
+            side.get()
 
-    def test_as_a_queue_of_a_loop(self) -> None:
+    def test_its_side_for_coroutines(self) -> None:
         queue = make_queue()
+        side = queue.async_q
 
-        async def cross() -> object:
-            await queue.async_q.put(([make_event(1)], [10]))
-            event = await queue.async_q.get()
+        async def read() -> None:
+            with pytest.raises(janus.AsyncQueueEmpty):
+                side.get_nowait()
+            waiting = asyncio.create_task(side.get())
+            await asyncio.to_thread(eventually, lambda: len(queue._readers) == 1, "a waiting coroutine")
+            await asyncio.to_thread(offer, queue, 10, 10)
+            assert (await waiting).data == {"n": 0}
+            assert side.get_nowait().data == {"n": 1}
+            with pytest.raises(RuntimeError, match="is not closed"):
+                await queue.wait_closed()
             await queue.aclose()
-            return event.data
+            with pytest.raises(janus.AsyncQueueShutDown):
+                await side.get()
+            with pytest.raises(janus.AsyncQueueShutDown):
+                side.get_nowait()
 
-        assert asyncio.run(cross()) == {"n": 1}
+        asyncio.run(read())
         assert queue.closed
 
-    @pytest.mark.parametrize("end", [EventQueue.close, EventQueue.shutdown])
-    def test_its_end_is_ours(self, end: Callable[[EventQueue], None]) -> None:
+    @pytest.mark.parametrize("side", ["sync_q", "async_q"])
+    @pytest.mark.parametrize("name", ["put", "put_nowait", "task_done", "join", "unfinished_tasks"])
+    def test_what_its_sides_do_not_do_is_refused(self, side: str, name: str) -> None:
+        with pytest.raises(AetherError, match="its bus puts the events"):
+            getattr(getattr(make_queue(), side), name)(1)
+
+    @pytest.mark.parametrize(("immediate", "kept"), [(False, [0]), (True, [])])
+    def test_its_shutdown_is_a_close(self, immediate: bool, kept: list[int]) -> None:
         queue, ended = make_queue(), []
 
         def take() -> None:
             with pytest.raises(SubscriptionClosedError):
                 queue.take(Deadline(None))
-            ended.append(queue.is_shut)
+            ended.append(queue.closed)
 
         thread = threading.Thread(target=take, daemon=True)
         thread.start()
-        eventually(lambda: len(queue._getters) == 1, "a parked thread")
-        end(queue)
+        eventually(lambda: len(queue._readers) == 1, "a parked thread")
+        queue.shutdown(immediate)
         thread.join(PATIENCE)
         assert ended == [True]
-        with pytest.raises(janus.SyncQueueShutDown):
-            queue.sync_q.get()
-
-    def test_what_is_closed_stays_so_when_it_is_asked_for(self) -> None:
         queue = make_queue()
         offer(queue, 10)
-        queue.close()
-        assert queue.closed
-        assert queue.async_q.closed
+        queue.shutdown(immediate)
+        assert drain(queue) == kept
         assert offer(queue, 10) == 0
-        assert drain(queue) == [0]
-
-    def test_it_is_made_again_where_that_was_interrupted(self) -> None:
-        queue = make_queue()
-
-        def interrupt() -> None:
-            raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt), before(janus.Queue.__init__, "_async_mutex", interrupt):
-            queue.sync_q.qsize()
-        queue.sync_q.put(([make_event(1)], [10]))
-        assert drain(queue) == [1]
-        assert queue.sync_q is queue.sync_q
-
-    @pytest.mark.concurrent
-    def test_threads_that_ask_at_once_get_the_same(self, fast_switching: None) -> None:
-        for _ in range(20):
-            queue, found, start = make_queue(), [], threading.Barrier(3)
-
-            def ask(queue: EventQueue = queue, found: list[object] = found, start: threading.Barrier = start) -> None:
-                start.wait(PATIENCE)
-                found.append(queue.sync_q)
-
-            run_threads(ask, ask, ask)
-            assert len(set(map(id, found))) == 1

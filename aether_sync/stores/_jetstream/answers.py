@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
+from ..._nats.call import is_status
 from ..._nats.interest import Message
-from ..._nats.requests import is_status
 from ...errors import AtomicAppendUnsupportedError, EventTooLargeError, StoreError, StoreUnavailableError
 from .error_codes import ErrorCode
 

@@ -17,9 +17,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
+from ..._nats.call import Call, is_status, single
 from ..._nats.channel import Channel
 from ..._nats.interest import Message
-from ..._nats.requests import Call, is_status, single
 from ..._runtime.deadline import Deadline
 from ..._runtime.registry import WeakRegistry
 from ..._values.clock import monotonic

@@ -9,8 +9,8 @@ from base64 import b64decode
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from ..._nats.call import is_status
 from ..._nats.interest import Message
-from ..._nats.requests import is_status
 from ...errors import StoreUnavailableError
 from .answers import code_of, content_of, said, status_of
 from .error_codes import ErrorCode

@@ -14,9 +14,9 @@ import re
 from collections import deque
 from typing import NamedTuple
 
+from ..._nats.call import is_status
 from ..._nats.channel import Channel
 from ..._nats.interest import Mailbox, Message
-from ..._nats.requests import is_status
 from ..._runtime.deadline import Deadline
 from ..._runtime.locks import signal_safe_lock
 from ..._runtime.registry import WeakRegistry

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ..._arguments import as_seconds, check_flag, check_seconds, is_of
+from ..._nats.call import is_status
 from ..._nats.channel import Channel
-from ..._nats.requests import is_status
 from ..._runtime.deadline import Deadline
 from ..._runtime.locks import signal_safe_lock
 from ..._values.clock import monotonic

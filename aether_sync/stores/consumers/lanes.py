@@ -35,8 +35,8 @@ from .delivery import Delivery, drop_event, extend, failed_reason, hold, let_go,
 
 __all__ = ["Handler", "Handling", "LaneScheduler"]
 
-#: A user's function that handles a delivery: it returns when the work is done, and raises when it is not.
 Handler = Callable[[Delivery], object]
+"""A user's function that handles a delivery: it returns when the work is done, and raises when it is not."""
 
 _LONGEST_PAUSE = 60.0  # seconds before a failed event is tried again
 _LONGEST_REASON = 1_000  # characters

@@ -6,9 +6,9 @@ Which delivery is handled next is decided in ``lanes.py``; here are the threads,
 import logging
 import threading
 from collections.abc import Iterable
-from copy import copy
 from itertools import count
 
+from ..._runtime.again import again
 from ..._runtime.closing import Closeable
 from ..._runtime.deadline import Deadline
 from ..._runtime.exit import before_threads_end
@@ -107,7 +107,7 @@ class Runner(Closeable, ForkAware):
         scheduler = self._scheduler
         ended = scheduler.ended.wait(lambda: scheduler.closing and not scheduler.running, Deadline(timeout))
         if scheduler.failure is not None:
-            raise copy(scheduler.failure) from scheduler.failure
+            raise again(scheduler.failure)
         return ended
 
     def close(self, timeout: float | None = 5.0) -> bool:
