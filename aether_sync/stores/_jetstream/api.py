@@ -161,6 +161,28 @@ class JetStream:
         patience = _TRY * 2 ** min(number, 10) + sum(sizes) / _SLOWEST
         self._refuse_if_closed()
         call = self._open_call({one.subject for one in messages}, make, deadline, is_ack, max(sizes))
+        ack = self._await_ack(call, stream, patience, deadline)
+        if ack.error is not None:
+            if batch and ack.error.err_code in FULL:
+                raise NoRoomError(str(ack.error))
+            if ack.error.err_code == ErrorCode.JSAtomicPublishIncompleteBatchErr:
+                self._see_limit(stream, deadline)
+                self._refuse_too_large(stream, messages, max(sizes))
+            raise_for(ack.error)
+        if ack.stream != stream:
+            raise StoreError(f"stream {ack.stream!r} has these subjects, not {stream!r}")
+        return ack
+
+    def _await_ack(self, call: Call, stream: str, patience: float, deadline: Deadline) -> Acked:
+        """Wait for the answer to the last message of a publish.
+
+        Raises:
+            UnknownError: No answer came.
+            NotSentError: Nothing was sent, and there is still time.
+            DeadlineExceededError: Nothing was sent in time.
+            BusyError: The stream has no leader.
+            StoreUnavailableError: The stream is gone.
+        """
         try:
             answer = self._wait(call, Deadline(min(patience, deadline.remaining() * _SHARE)), deadline)[-1]
         except DeadlineExceededError as error:
@@ -176,19 +198,9 @@ class JetStream:
             self.doubt(stream)  # it may have other subjects now
             raise BusyError("no server answers for the stream: it has no leader now")
         try:
-            ack = read_ack(answer[3])
+            return read_ack(answer[3])
         except msgspec.MsgspecError as error:
             raise UnknownError(f"the answer is none of JetStream's: {answer[3][:80]!r}") from error
-        if ack.error is not None:
-            if batch and ack.error.err_code in FULL:
-                raise NoRoomError(str(ack.error))
-            if ack.error.err_code == ErrorCode.JSAtomicPublishIncompleteBatchErr:
-                self._see_limit(stream, deadline)
-                self._refuse_too_large(stream, messages, max(sizes))
-            raise_for(ack.error)
-        if ack.stream != stream:
-            raise StoreError(f"stream {ack.stream!r} has these subjects, not {stream!r}")
-        return ack
 
     def _refuse_too_large(self, stream: str, messages: Sequence[Outgoing], size: int) -> None:
         """Refuse messages that no server would store: in the middle of a batch nobody reads its answer.
