@@ -99,7 +99,7 @@ class StoreBase(Closeable, EventStore):
     def _append(
         self, actor_id: str, events: tuple[Event, ...], expected: int | AnyVersion, deadline: Deadline
     ) -> list[StoredEvent]:
-        """Store an actor's events without versions behind an expected one, all or none."""
+        """Store an actor's events after an expected version, all or none. They have no versions yet."""
 
     # -- reading
 
