@@ -299,7 +299,6 @@ NOT_CALLED = {
     "CloseReport", "ConsumerState", "LoadedActor", "MalformedRecord", "Metrics", "DeadLetter", "Reading", "Snapshot",
     "StoredEvent", "SubscriptionStats",  # values; a snapshot is checked where it is saved
     "AnyVersion", "EventStore", "Follower", "VersionListener",  # an enum and protocols
-    "ConnectionOptions",  # what keywords there are
     "EventStored",  # as every Struct: the decoder makes them, and checks
     "ConnectionOptions",  # the arguments of Connection, which checks them
     # made by others:
