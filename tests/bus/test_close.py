@@ -23,9 +23,9 @@ from aether_sync import (
     NATSServer,
 )
 
-from ..support import inside
 from ..support.bus_suite import Keep, numbers
 from ..support.common import PATIENCE, UNIT, eventually, make_event, run_threads
+from ..support.inside import channel_of
 
 MakeBus = Callable[..., NATSEventBus]
 
@@ -184,7 +184,7 @@ def test_a_close_whose_turn_never_comes(make_bus: MakeBus, own_server: NATSServe
     bus.publish_many("n", [make_event()] * 10)
     eventually(lambda: bus.metrics().outbox_events == 0, "an empty outbox")
     waiting = Waiters(lambda: bus.subscribe("n", timeout=None))
-    inside.channel(bus).call_soon(lambda: time.sleep(0.15))
+    channel_of(bus).call_soon(lambda: time.sleep(0.15))
     report = close_in_time(bus, 0.05)
     assert (report.uncertain, report.unsent, report.timed_out) == (10, 0, True)
     waiting.assert_released()

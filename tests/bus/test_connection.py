@@ -26,10 +26,10 @@ from aether_sync import (
     Snapshot,
 )
 
-from ..support import inside
 from ..support.bus_suite import numbers
 from ..support.common import PATIENCE, UNIT, eventually, make_event, run_threads
 from ..support.fake_server import FakeServer
+from ..support.inside import engine_of, slot_of
 
 MakeBus = Callable[..., NATSEventBus]
 MakeStore = Callable[..., JetStreamEventStore]
@@ -273,7 +273,7 @@ class TestAwaited:
         self, make_store: MakeStore, away: str
     ) -> None:
         with Connection(away, connect="background", connect_timeout=2 * SHORT) as connection:
-            inside.slot(connection).is_awaited = True  # as if another thread had begun, and did wait
+            slot_of(connection).is_awaited = True  # as if another thread had begun, and did wait
             time.sleep(1.5 * SHORT)
             store = make_store(connection)
             for _ in range(2):
@@ -303,7 +303,7 @@ class TestAwaited:
         read()  # the first attempt
         waiting = Thread(target=read)
         waiting.start()
-        eventually(lambda: inside.slot(store).engine and inside.engine(store).link.changed, "a thread that waits")
+        eventually(lambda: slot_of(store).engine and engine_of(store).link.changed, "a thread that waits")
         with at_once():
             store.connection.close()
             waiting.join(PATIENCE)

@@ -28,9 +28,9 @@ from aether_sync import (
     SubscriptionClosedError,
 )
 
-from ..support import inside
 from ..support.bus_suite import numbers
 from ..support.common import PATIENCE, UNIT, Monitor, eventually, make_event, run_threads
+from ..support.inside import channel_of, client_of
 
 MakeBus = Callable[..., NATSEventBus]
 
@@ -202,8 +202,8 @@ def test_a_subscription_storm_during_restarts_ends_as_wanted(
 
 def have_it_given_up(bus: NATSEventBus) -> None:
     """Have nats-py close its client for good, as it does when it reads this error."""
-    client = inside.client(bus)
-    inside.channel(bus).call_soon(lambda: asyncio.ensure_future(client._process_err("'user authentication expired'")))
+    client = client_of(bus)
+    channel_of(bus).call_soon(lambda: asyncio.ensure_future(client._process_err("'user authentication expired'")))
 
 
 @pytest.mark.fault

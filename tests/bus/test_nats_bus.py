@@ -39,9 +39,9 @@ from aether_sync._codec.envelope import EnvelopeWriter
 from aether_sync._nats.channel import Channel
 from aether_sync._nats.fast_reader import FastReader
 
-from ..support import inside
 from ..support.bus_suite import BusPromises, Keep, Nodes, numbers
 from ..support.common import PATIENCE, UNIT, Monitor, eventually, make_event, run_threads
+from ..support.inside import channel_of, client_of, engine_of
 from ..support.proxy import Proxy
 from ..support.raw import RawClient
 
@@ -62,7 +62,7 @@ class TestReadByThePublicPath(BusPromises):
         monkeypatch.setenv("AETHER_SYNC_LEAN", "0")
         here, there = make_bus(), make_bus()
         here.start()
-        assert inside.client(here)._reader is None
+        assert client_of(here)._reader is None
         return here, there
 
 
@@ -550,7 +550,7 @@ def test_what_was_not_confirmed_is_told_to_every_flush_that_waited(make_bus: Mak
         errors.append(caught.value)
 
     def kill() -> None:
-        pump = inside.engine(bus).link.pump
+        pump = engine_of(bus).link.pump
         eventually(lambda: len(pump._flushes) == 3, "three waiting flushes")
         own_server.kill()
 
@@ -679,7 +679,7 @@ def test_a_finalizer_publishes_wherever_the_collector_runs(make_bus: MakeBus, ow
 
     here.start()
     with there.subscribe("freed") as events:
-        inside.channel(here).call_soon(lambda: collect(here, away, away))
+        channel_of(here).call_soon(lambda: collect(here, away, away))
         outcomes = [said.get(timeout=PATIENCE) for _ in range(3)]
         assert sorted(str(one).partition("-")[0] for one in outcomes)[:2] == ["(None, 'aether"] * 2, outcomes
         assert sum(isinstance(one, PublishTimeoutError) for one in outcomes) == 1
@@ -707,7 +707,7 @@ def test_a_call_from_the_loop_thread(make_bus: MakeBus) -> None:
         bus.connection.close,
     ]
     for call in calls:
-        inside.channel(bus).call_soon(lambda call=call: on_the_loop(call))
+        channel_of(bus).call_soon(lambda call=call: on_the_loop(call))
         assert isinstance(caught.get(timeout=PATIENCE), WrongThreadError)
     bus.publish("n", make_event())
 
@@ -719,7 +719,7 @@ def test_no_warning_is_shown_on_the_loop_thread(make_bus: MakeBus, monkeypatch: 
     held = [bus.subscribe("n")]
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        inside.channel(bus).call_soon(held.clear)  # the last reference goes there
+        channel_of(bus).call_soon(held.clear)  # the last reference goes there
         eventually(lambda: bus.metrics().active_subscriptions == 0, "its leave")
     assert not shown
 

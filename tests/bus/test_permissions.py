@@ -24,9 +24,9 @@ from aether_sync import (
 )
 from aether_sync._nats.reasons import Refusal, refusal
 
-from ..support import inside
 from ..support.bus_suite import Keep, numbers
 from ..support.common import PATIENCE, Monitor, eventually, make_event, run_threads
+from ..support.inside import channel_of
 
 SECURITY_PAGE = Path(__file__).parents[2] / "aether_sync" / "guide" / "security.md"
 
@@ -393,7 +393,7 @@ def test_a_store_over_a_limit_says_so_and_goes_on() -> None:
         with pytest.raises(PermissionDeniedError, match="maximum subscriptions exceeded"), store.follow() as events:
             next(events)
         store.append("a-1", make_event(2, actor_id="a-1"), expected_version=1)
-        assert inside.channel(store).counts()["reconnects"] == 0
+        assert channel_of(store).counts()["reconnects"] == 0
 
 
 @pytest.mark.fault
@@ -407,7 +407,7 @@ def test_a_follower_that_fits_no_more_after_a_restart_says_so() -> None:
             with pytest.raises(PermissionDeniedError, match="maximum subscriptions exceeded"):
                 next(events)
         store.append("a-1", make_event(2, actor_id="a-1"), expected_version=1)
-        assert inside.channel(store).counts()["reconnects"] == 1
+        assert channel_of(store).counts()["reconnects"] == 1
 
 
 # -- a line that is too long: the server closes the connection, and says no more
@@ -484,7 +484,7 @@ def test_a_question_with_too_long_a_line_is_refused_from_the_second_time_on() ->
             with pytest.raises(AetherError, match="maximum control line exceeded" if round_ else None):
                 store.append(long, make_event(actor_id=long), expected_version=0)
             store.append("a-1", make_event(actor_id="a-1"), expected_version=round_)
-        assert inside.channel(store).counts()["reconnects"] == 1
+        assert channel_of(store).counts()["reconnects"] == 1
 
 
 QUOTED = ['a"b', "a\\b", 'a\\"b"', "é", "a'b", "Case", "\U0001f680"]

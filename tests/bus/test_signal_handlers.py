@@ -23,9 +23,9 @@ from aether_sync._runtime.reporter import Kind, Reporter
 from aether_sync._runtime.waits import ParkingLot
 from aether_sync.connection import Connection
 
-from ..support import inside
 from ..support.bus_suite import Keep, numbers
 from ..support.common import PATIENCE, UNIT, eventually, make_event, run_threads
+from ..support.inside import slot_of
 from ..support.steps import before
 
 MakeBus = Callable[..., NATSEventBus]
@@ -194,7 +194,7 @@ def test_handlers_that_publish_leave_no_reader_asleep(local_bus: EventBus) -> No
 def test_a_close_sends_what_its_publisher_was_kept_from_announcing(make_bus: MakeBus) -> None:
     bus = make_bus()
     bus.start()
-    eventually(lambda: inside.slot(bus).outbox._wakeup is not None, "a loop that sleeps")
+    eventually(lambda: slot_of(bus).outbox._wakeup is not None, "a loop that sleeps")
 
     def interrupt() -> None:
         raise KeyboardInterrupt

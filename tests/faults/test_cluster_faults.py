@@ -8,10 +8,10 @@ import pytest
 from aether_sync import DeliveryUncertainError, NATSCluster, NATSEventBus, NATSServer, Subscription
 
 from ..bus.test_accounting import LAST_WORDS, check_sums
-from ..support import inside
 from ..support.bus_suite import Keep, numbers
 from ..support.common import PATIENCE, UNIT, FreePort, eventually, make_event
 from ..support.fake_server import FakeServer
+from ..support.inside import client_of, engine_of
 from ..support.proxy import Proxy
 from ..support.recorder import Publishers, Recorder, check_order
 
@@ -34,7 +34,7 @@ def cluster() -> Iterator[NATSCluster]:
 
 def port_of(bus: NATSEventBus) -> int:
     """Of the server it is connected to, or was last."""
-    server = inside.client(bus)._current_server
+    server = client_of(bus)._current_server
     assert server is not None
     return int(server.uri.port)
 
@@ -143,7 +143,7 @@ def test_what_is_in_flight_is_confirmed_before_a_lame_server_is_left(make_bus: M
             bus.publish("n", make_event(1))
             eventually(lambda: lame.last.lines[-1:] == [b"PING"] and b"PUB" in lame.last.lines[-2], "a PING")
             lame.last.send(b'INFO {"ldm":true}\r\nINFO {"ldm":true}\r\n')
-            engine = inside.engine(bus)
+            engine = engine_of(bus)
             eventually(lambda: not engine.link.pump._may_write.is_set(), "the end of writing")
             bus.publish("n", make_event(2))
             lame.last.send(b"PONG\r\n")

@@ -48,10 +48,10 @@ from aether_sync._codec.encoding import encode_event
 from aether_sync._codec.envelope import EnvelopeWriter
 from aether_sync._nats.pump import Pump
 
-from ..support import inside
 from ..support.bus_suite import Keep, numbers
 from ..support.common import PATIENCE, UNIT, eventually, make_event, run_threads
 from ..support.fake_server import FakeServer, Peer, polite
+from ..support.inside import channel_of, client_of, transport_of
 from ..support.proxy import Proxy
 
 pytestmark = [pytest.mark.fault, pytest.mark.both_loops]
@@ -87,7 +87,7 @@ def fake() -> Iterator[FakeServer]:
 
 def fill(bus: NATSEventBus) -> int:
     """Publish until the kernel takes no more, nor the pump; returns how many events it took."""
-    transport = inside.transport(bus)
+    transport = transport_of(bus)
     bus.publish("fill", make_event(0, data={"fill": "x" * 16 * 2**20}))
     eventually(lambda: bus.metrics().outbox_events == 0, "the large event to be written")
     assert transport.get_write_buffer_size() > 0 or transport.is_closing(), "the kernel has taken it all"
@@ -151,7 +151,7 @@ def test_the_only_server_freezes_and_comes_back(make_bus: MakeBus) -> None:
 
 def failed_attempts(bus: NATSEventBus) -> int:
     """How often it has tried to connect again, in vain."""
-    return inside.client(bus).server.failures
+    return client_of(bus).server.failures
 
 
 # -- 1: zombies
@@ -177,8 +177,8 @@ def test_a_wait_that_timed_out_leaves_no_zombie(make_bus: MakeBus, own_server: N
 def test_a_link_that_nobody_reads_is_left(make_bus: MakeBus) -> None:
     bus = make_bus(ping_interval=QUICK)
     with bus.subscribe("n") as events:
-        client = inside.client(bus)
-        inside.channel(bus).call_soon(lambda: client._reading_task.cancel())  # type: ignore[union-attr]
+        client = client_of(bus)
+        channel_of(bus).call_soon(lambda: client._reading_task.cancel())  # type: ignore[union-attr]
         eventually(lambda: bus.metrics().reconnects == 1, "another connection")
         make_bus().publish("n", make_event(1))
         assert take(events) == 1

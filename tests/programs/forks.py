@@ -37,7 +37,7 @@ from aether_sync.stores.base import ANY_VERSION, Follower
 from aether_sync.stores.jetstream import JetStreamEventStore
 from aether_sync.stores.memory import InMemoryEventStore
 
-from ..support import inside
+from ..support.inside import engine_of, slot_of, transport_of
 
 PATIENCE = 20 * float(os.environ.get("AETHER_TEST_UNIT", "1"))
 
@@ -122,7 +122,7 @@ def a_node_of_its_own(url: str, prefix: str) -> None:
 
 def pause_reading(bus: NATSEventBus) -> None:
     """As it is while more comes than can be read: then no selector knows the socket."""
-    engine, transport = inside.engine(bus), inside.transport(bus)
+    engine, transport = engine_of(bus), transport_of(bus)
     paused = threading.Event()
     engine.loop.post(transport.pause_reading)  # type: ignore[attr-defined]
     engine.loop.post(paused.set)
@@ -167,9 +167,9 @@ def what_a_child_keeps(url: str, prefix: str, how: str) -> None:
     connecting.start()
     if how == "connected":
         connecting.join()
-    while inside.slot(bus).engine is None:
+    while slot_of(bus).engine is None:
         time.sleep(0.002)
-    engine = inside.engine(bus)
+    engine = engine_of(bus)
 
     def known() -> set[int]:  # a loop does not know a socket at the very moment when it is made
         clients = list(engine.link._clients)

@@ -30,8 +30,8 @@ from aether_sync.stores.consumers.delivery import Delivery
 
 from ..programs import consumers as programs
 from ..programs.run import finish, run, start
-from ..support import inside
 from ..support.common import PATIENCE, UNIT, eventually, run_threads
+from ..support.inside import on_write
 from ..support.proxy import Proxy
 from ..support.raw import RawClient
 from ..support.steps import before
@@ -163,7 +163,7 @@ class TestSharing:
         monkeypatch.setattr("aether_sync.stores._jetstream.pull._HEARTBEAT", 0.05)
         with store.consumer("c").iterate() as events:
             questions: list[bytes] = []
-            inside.on_write(store, monkeypatch, questions.append)
+            on_write(store, monkeypatch, questions.append)
 
             def late() -> None:
                 begun = time.monotonic()

@@ -35,8 +35,8 @@ from aether_sync.stores._jetstream.pull import PullBuffer
 from aether_sync.stores._jetstream.record_flow import _WINDOW
 
 from ..faults.test_interrupts import INTERRUPTS, hammer
-from ..support import inside
 from ..support.common import PATIENCE, UNIT, eventually, run_threads
+from ..support.inside import channel_of, engine_of, on_write
 from ..support.proxy import Proxy
 from ..support.raw import RawClient
 from ..support.steps import before
@@ -102,7 +102,7 @@ def test_it_asks_again_when_a_question_has_ended(make_store: MakeStore, monkeypa
     store.start()
     with store.follow() as follower:
         questions: list[bytes] = []
-        inside.on_write(store, monkeypatch, questions.append)
+        on_write(store, monkeypatch, questions.append)
 
         def late() -> None:
             eventually(lambda: len(questions) == 5, "questions, though nothing is stored")
@@ -281,7 +281,7 @@ def test_a_follower_is_no_burden_when_it_is_closed_or_dropped(make_store: MakeSt
     with pytest.warns(ResourceWarning, match="unclosed <Follower"):
         del follower
         gc.collect()
-    engine = inside.engine(store)
+    engine = engine_of(store)
     eventually(lambda: len(engine.link.subscriber._interests) == 1, "the end of its subscription")
 
 
@@ -665,7 +665,7 @@ class Asked:
 
     def __init__(self, store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch) -> None:
         self.bytes: list[int] = []
-        inside.on_write(store, monkeypatch, self._note)
+        on_write(store, monkeypatch, self._note)
 
     def _note(self, frame: bytes) -> None:
         if b"CONSUMER.MSG.NEXT" in frame:
@@ -712,7 +712,7 @@ def test_ten_followers_of_large_events_share_a_connection(make_store: MakeStore)
         *(lambda one=one, mine=mine: read(one, mine) for one, mine in zip(followers[1:], got, strict=True)), save
     )  # type: ignore[misc]
     assert all(mine[:200] == list(range(1, 201)) for mine in got)
-    assert inside.channel(store).counts()["reconnects"] == 0
+    assert channel_of(store).counts()["reconnects"] == 0
     assert sequences(followers[0], 200) == list(range(1, 201))
     for one in followers:
         one.close()

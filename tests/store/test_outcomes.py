@@ -39,8 +39,8 @@ from aether_sync.stores._jetstream.reader import Reader
 from aether_sync.stores._jetstream.writer import _refuse_older
 
 from ..faults.test_interrupts import INTERRUPTS, hammer
-from ..support import inside
 from ..support.common import PATIENCE, UNIT, eventually, run_threads
+from ..support.inside import engine_of
 from ..support.proxy import Proxy
 
 MakeStore = Callable[..., JetStreamEventStore]
@@ -330,7 +330,7 @@ def test_interrupted_calls_leave_nothing(make_store: MakeStore) -> None:
         store.append("b-1", event(0, "b-1"), expected_version=ANY_VERSION, timeout=PATIENCE)
 
     hammer(min(INTERRUPTS, 500), work)
-    engine = inside.engine(store)
+    engine = engine_of(store)
 
     def nothing_is_kept() -> bool:
         gc.collect()

@@ -35,8 +35,8 @@ from aether_sync.stores._jetstream.saves import Place, Verdict, save_of, torn_sa
 from aether_sync.stores.doctor.checks import examine
 from aether_sync.stores.doctor.questions import ask_for_all
 
-from ..support import inside
 from ..support.common import PATIENCE, UNIT, eventually, run_threads
+from ..support.inside import channel_of
 from ..support.shell import run
 
 pytestmark = pytest.mark.fault
@@ -66,7 +66,7 @@ class Tight:
 
     def start(self) -> None:
         self.server.start()
-        self._jetstream = JetStream(inside.channel(self.store()))
+        self._jetstream = JetStream(channel_of(self.store()))
 
     def store(self, stream: str = "events") -> JetStreamEventStore:
         """Another node's store."""
@@ -82,7 +82,7 @@ class Tight:
         self.api("STREAM.CREATE.ballast", name="ballast", subjects=["ballast"], storage="file")
         left = LIMIT - self.api("INFO")["storage"] - room
         assert left > 0
-        channel, data = inside.channel(self.stores[0]), b"x" * (left - 100)
+        channel, data = channel_of(self.stores[0]), b"x" * (left - 100)
         call = channel.request(
             {"ballast"}, lambda inbox: command("ballast", inbox, b"", data), Deadline(PATIENCE), single
         )
@@ -112,7 +112,7 @@ class Tight:
             )
             data = encode_event(laid)
             subject = self.stores[0]._names.subject(actor_id)
-            inside.channel(self.stores[0]).write(command(subject, b"", headers + b"\r\n", data))
+            channel_of(self.stores[0]).write(command(subject, b"", headers + b"\r\n", data))
         eventually(lambda: self.end() > end, "a part of the batch in the stream")
         eventually(self._is_settled, "all of the batch that it stores in the stream")
 
@@ -478,7 +478,7 @@ def test_who_knows_nothing_of_parts_makes_none_whole(tight: Tight, store: JetStr
     actor_id = next(one for one in ("d-1", "e-1") if last == tight.last(one))
     headers = b"NATS/1.0\r\nNats-Expected-Last-Subject-Sequence: %d\r\nNats-Msg-Id: x\r\n\r\n" % last
     data = encode_event(event(9, actor_id, size=1))
-    inside.channel(store).write(command(store._names.subject(actor_id), b"", headers, data))
+    channel_of(store).write(command(store._names.subject(actor_id), b"", headers, data))
     eventually(lambda: tight.end() > last, "the record of another client")
     for one in (store, tight.store()):
         assert versions(one, actor_id) == [9]

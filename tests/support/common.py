@@ -11,7 +11,7 @@ from typing import Any
 from aether_sync import Event, NATSEventBus
 from aether_sync.server.process import reserve
 
-from . import inside
+from .inside import client_of
 
 #: Seconds: the one unit of all waits in the tests. A slow machine sets it higher.
 UNIT = float(os.environ.get("AETHER_TEST_UNIT", "1"))
@@ -88,7 +88,7 @@ class Monitor:
 
     def subscriptions_of(self, bus: NATSEventBus) -> list[tuple[str, str]]:
         """Subjects and queue groups that a bus has on the server."""
-        cid = inside.client(bus).client_id
+        cid = client_of(bus).client_id
         (client,) = self._ask(f"connz?subs=detail&limit=10000&cid={cid}")["connections"]
         details = client.get("subscriptions_list_detail", [])
         return sorted((detail["subject"], detail.get("qgroup", "")) for detail in details)

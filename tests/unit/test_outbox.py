@@ -21,9 +21,9 @@ from aether_sync._nats.outbox import Outbox
 from aether_sync._nats.shortcut import Shortcut
 
 from ..faults.test_interrupts import INTERRUPTS, hammer
-from ..support import inside
 from ..support.bus_suite import Keep, numbers
 from ..support.common import PATIENCE, UNIT, eventually, make_event, run_threads
+from ..support.inside import slot_of
 from ..support.steps import before
 
 LIMIT, BYTES = 5, 50
@@ -495,7 +495,7 @@ def test_a_handler_closes_when_the_event_is_in(make_bus: MakeBus) -> None:
 def test_an_event_whose_publisher_was_kept_from_waking_the_loop_goes_with_a_flush(make_bus: MakeBus) -> None:
     bus = make_bus()
     bus.start()
-    eventually(lambda: inside.slot(bus).outbox._wakeup is not None, "a sleeping loop")
+    eventually(lambda: slot_of(bus).outbox._wakeup is not None, "a sleeping loop")
 
     def interrupt() -> None:
         raise KeyboardInterrupt

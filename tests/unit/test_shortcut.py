@@ -18,8 +18,8 @@ from aether_sync._nats import shortcut as room
 from aether_sync._nats.shortcut import LARGEST_CARRIED, Shortcut
 
 from ..faults.test_interrupts import INTERRUPTS, hammer
-from ..support import inside
 from ..support.common import PATIENCE, UNIT, eventually, make_event, run_threads
+from ..support.inside import channel_of, client_of, engine_of, slot_of, transport_of
 from ..support.proxy import Proxy
 from ..support.recorder import Recorder, check_order
 from ..support.steps import before
@@ -402,7 +402,7 @@ def test_there_is_none_to_a_server_that_takes_less_than_it_carries(monkeypatch: 
     ):
         bus.start()
         large = b"PUB aether.events.n 2000\r\n" + b"x" * 2_000 + b"\r\n"
-        inside.slot(bus).outbox.put((large,), len(large), 2_000, None)
+        slot_of(bus).outbox.put((large,), len(large), 2_000, None)
         with pytest.raises(DeliveryUncertainError) as caught:
             bus.flush(PATIENCE)
         assert (caught.value.rejected, caught.value.uncertain, took) == (1, 0, [])
@@ -472,12 +472,12 @@ def test_what_took_it_when_the_link_broke_is_uncertain_or_there(
 def test_nobody_writes_to_a_file_that_comes_after_the_transports_own_end(make_bus: MakeBus) -> None:
     bus = make_bus()
     bus.start()
-    transport = inside.transport(bus)
+    transport = transport_of(bus)
     number = transport.get_extra_info("socket").fileno()
     others: list[socket.socket] = []
 
     def end() -> None:
-        inside.channel(bus).call_soon(transport.abort)  # as it does by itself when the connection is reset
+        channel_of(bus).call_soon(transport.abort)  # as it does by itself when the connection is reset
         eventually(lambda: _is_closed(number), "the end of the socket")
         others.extend(chain.from_iterable(socket.socketpair() for _ in range(10)))
 
@@ -594,8 +594,8 @@ def test_nobody_writes_to_a_file_that_is_another_ones_by_now(make_bus: MakeBus, 
     def open_and_look() -> None:
         for _ in range(3):
             eventually(lambda: bus.is_connected, "a connection")
-            client = inside.client(bus)
-            inside.channel(bus).call_soon(lambda client=client: client.abandon(OSError("by the test")))  # type: ignore[misc]
+            client = client_of(bus)
+            channel_of(bus).call_soon(lambda client=client: client.abandon(OSError("by the test")))  # type: ignore[misc]
             pairs = [socket.socketpair() for _ in range(20)]
             time.sleep(0.02)
             for sock in chain.from_iterable(pairs):
@@ -618,7 +618,7 @@ def test_the_pump_is_told_to_look_again_while_it_expects_nothing(make_bus: MakeB
     """What is carried between two looks of the loop is seen by the later one."""
     bus = make_bus()
     bus.start()
-    pump = inside.engine(bus).link.pump
+    pump = engine_of(bus).link.pump
     for n in range(20):
         eventually(lambda n=n: pump.confirmed == n, "the confirmation")  # type: ignore[misc]
         eventually(lambda: pump._shortcut and not pump._shortcut.expected, "that nothing is expected")

@@ -6,8 +6,8 @@ from aether_sync import NATSEventBus
 from aether_sync._bus.incoming import EventInterest
 from aether_sync._runtime.deadline import Deadline
 
-from ..support import inside
 from ..support.common import PATIENCE, Monitor, eventually
+from ..support.inside import client_of, engine_of
 
 
 def test_an_interest_that_is_entered_as_the_connection_comes_back_is_subscribed_once(
@@ -16,7 +16,7 @@ def test_an_interest_that_is_entered_as_the_connection_comes_back_is_subscribed_
     """Between the two SUBs, of which the first is confirmed, it would be deaf."""
     bus = make_bus()
     bus.start()
-    engine, client = inside.engine(bus), inside.client(bus)
+    engine, client = engine_of(bus), client_of(bus)
     subscriber = engine.link.subscriber
     subject = f"{bus._prefix}.events.n"
     interest = EventInterest(bus._inbox, subject, "n", None)

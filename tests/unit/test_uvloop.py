@@ -13,9 +13,9 @@ import pytest
 from aether_sync import ConnectError, NATSEventBus
 from aether_sync._runtime.event_loop import StockLoop, new_loop
 
-from ..support import inside
 from ..support.bus_suite import numbers
 from ..support.common import PATIENCE, make_event
+from ..support.inside import engine_of
 
 uvloop = pytest.importorskip("uvloop")
 
@@ -29,7 +29,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def loop_of(bus: NATSEventBus) -> asyncio.AbstractEventLoop:
     bus.start()
-    return inside.engine(bus).loop._loop
+    return engine_of(bus).loop._loop
 
 
 # -- when it is used
