@@ -26,9 +26,9 @@ from aether_sync import (
     Snapshot,
 )
 
-from ..support.bus_suite import numbers
-from ..support.common import PATIENCE, UNIT, eventually, make_event, run_threads
+from ..support.common import PATIENCE, UNIT, eventually, make_event, numbers, run_threads
 from ..support.fake_server import FakeServer
+from ..support.inside import has_engine, link_of
 
 MakeBus = Callable[..., NATSEventBus]
 MakeStore = Callable[..., JetStreamEventStore]
@@ -294,7 +294,7 @@ class TestAwaited:
         read()  # the first attempt
         waiting = Thread(target=read)
         waiting.start()
-        eventually(lambda: store.connection._engine and store.connection._engine.link.changed, "a thread that waits")
+        eventually(lambda: has_engine(store) and link_of(store).changed, "a thread that waits")
         with at_once():
             store.connection.close()
             waiting.join(PATIENCE)

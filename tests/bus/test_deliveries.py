@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 from aether_sync import Event, EventBus, NATSEventBus, NATSServer, Subscription, SubscriptionFilter
 from aether_sync._bus.routing import Deliveries, Target, Targets, failed, make_target
 
-from ..faults.test_hostile import forged
 from ..support.common import PATIENCE, eventually, make_event, run_threads
 from ..support.fake_server import FakeServer
-from ..support.raw import RawClient
-from ..support.steps import before
+from ..support.raw import RawClient, forged
+from ..support.signals import before
 
 # -- the model
 
@@ -276,11 +275,11 @@ def drained(subscription: Subscription) -> list[Event]:
 # -- off the wire
 
 
-@pytest.fixture(params=[True, False], ids=["lean", "public"])
+@pytest.fixture(params=["lean", pytest.param("public", marks=pytest.mark.slow)])
 def receiver(
     request: pytest.FixtureRequest, make_bus: Callable[..., NATSEventBus], monkeypatch: pytest.MonkeyPatch
 ) -> NATSEventBus:
-    monkeypatch.setenv("AETHER_SYNC_LEAN", str(int(request.param)))
+    monkeypatch.setenv("AETHER_SYNC_LEAN", str(int(request.param == "lean")))
     bus = make_bus()
     bus.start()
     return bus

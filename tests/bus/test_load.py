@@ -28,8 +28,8 @@ from aether_sync import (
     SubscriptionClosedError,
 )
 
-from ..support.bus_suite import numbers
-from ..support.common import PATIENCE, UNIT, Monitor, eventually, make_event, run_threads
+from ..support.common import PATIENCE, UNIT, Monitor, eventually, make_event, numbers, run_threads
+from ..support.inside import client_of, engine_of, prefix_of
 
 MakeBus = Callable[..., NATSEventBus]
 
@@ -143,9 +143,9 @@ def outcome_of(subscribe: Callable[[], Subscription], timeout: float) -> Subscri
 
 def check_wanted(bus: NATSEventBus, monitor: Monitor, server: NATSServer, opened: dict[str, Subscription]) -> None:
     """The server has the subscriptions that were opened, and no other; each gets its events, and once."""
-    subjects = sorted((f"{bus._prefix}.events.{name}", "") for name in opened)
+    subjects = sorted((f"{prefix_of(bus)}.events.{name}", "") for name in opened)
     eventually(lambda: monitor.subscriptions_of(bus) == subjects, "exactly the wanted subscriptions")
-    with NATSEventBus(server.url, prefix=bus._prefix) as other:
+    with NATSEventBus(server.url, prefix=prefix_of(bus)) as other:
         for n, name in enumerate(opened):
             other.publish(name, make_event(n))
         other.flush(PATIENCE)
@@ -201,11 +201,8 @@ def test_a_subscription_storm_during_restarts_ends_as_wanted(
 
 def have_it_given_up(bus: NATSEventBus) -> None:
     """Have nats-py close its client for good, as it does when it reads this error."""
-    engine = bus.connection._engine
-    assert engine is not None
-    client = engine.link._client
-    assert client is not None
-    engine.loop.post(lambda: asyncio.ensure_future(client._process_err("'user authentication expired'")))
+    client = client_of(bus)
+    engine_of(bus).loop.post(lambda: asyncio.ensure_future(client._process_err("'user authentication expired'")))
 
 
 @pytest.mark.fault

@@ -11,13 +11,14 @@ trap    what nats-py does                                               tested b
 3       most -ERR close the client for good                             test_an_err_that_closes_the_client...,
                                                                         test_credentials_that_expired...,
                                                                         test_an_err_on_a_full_link...
-4       header bytes are not counted                                    no headers are sent
+4       header bytes are not counted                                    test_refusals.py
 5       a callback that raises ends the reconnecting                    test_a_mistake_in_a_callback...
 6       publish() waits without a timeout                               test_publishing_to_a_full_link_has_a_timeout
 7, 8    close() and drain() hang                                        test_closing_a_frozen_link_has_a_deadline,
                                                                         test_closing_while_it_connects_again...
 9       what was written to a broken connection is lost                 test_accounting.py
-10-13   JetStream                                                       not used yet
+10, 13  what timed out may be stored; tried again, it conflicts         test_outcomes.py
+11, 12  js.publish_async() hangs; an ordered consumer loses events      neither is used
 14      the text of an -ERR is lower-cased                              test_an_err_in_another_case...,
                                                                         test_permissions.py
 15      fork                                                            test_fork.py
@@ -48,9 +49,9 @@ from aether_sync._codec.encoding import encode_event
 from aether_sync._codec.envelope import EnvelopeWriter
 from aether_sync._nats.pump import Pump
 
-from ..support.bus_suite import Keep, numbers
-from ..support.common import PATIENCE, UNIT, eventually, make_event, run_threads
+from ..support.common import PATIENCE, UNIT, Keep, eventually, make_event, numbers, run_threads
 from ..support.fake_server import FakeServer, Peer, polite
+from ..support.inside import client_of, engine_of, transport_of
 from ..support.proxy import Proxy
 
 pytestmark = [pytest.mark.fault, pytest.mark.both_loops]
@@ -86,9 +87,7 @@ def fake() -> Iterator[FakeServer]:
 
 def fill(bus: NATSEventBus) -> int:
     """Publish until the kernel takes no more, nor the pump; returns how many events it took."""
-    engine = bus.connection._engine
-    assert engine is not None
-    transport = engine.link._client._transport._io_writer.transport  # type: ignore[union-attr]
+    transport = transport_of(bus)
     bus.publish("fill", make_event(0, data={"fill": "x" * 16 * 2**20}))
     eventually(lambda: bus.metrics().outbox_events == 0, "the large event to be written")
     assert transport.get_write_buffer_size() > 0 or transport.is_closing(), "the kernel has taken it all"
@@ -152,10 +151,7 @@ def test_the_only_server_freezes_and_comes_back(make_bus: MakeBus) -> None:
 
 def failed_attempts(bus: NATSEventBus) -> int:
     """How often it has tried to connect again, in vain."""
-    engine = bus.connection._engine
-    assert engine is not None
-    assert engine.link._client is not None
-    return engine.link._client.server.failures
+    return client_of(bus).server.failures
 
 
 # -- 1: zombies
@@ -181,9 +177,7 @@ def test_a_wait_that_timed_out_leaves_no_zombie(make_bus: MakeBus, own_server: N
 def test_a_link_that_nobody_reads_is_left(make_bus: MakeBus) -> None:
     bus = make_bus(ping_interval=QUICK)
     with bus.subscribe("n") as events:
-        engine = bus.connection._engine
-        assert engine is not None
-        bus.connection.nudge(lambda: engine.link._client._reading_task.cancel())  # type: ignore[union-attr]
+        engine_of(bus).loop.nudge(lambda: client_of(bus)._reading_task.cancel())  # type: ignore[union-attr]
         eventually(lambda: bus.metrics().reconnects == 1, "another connection")
         make_bus().publish("n", make_event(1))
         assert take(events) == 1

@@ -36,9 +36,10 @@ from aether_sync.stores._jetstream.cache import Known
 from aether_sync.stores._jetstream.reader import Reader
 from aether_sync.stores._jetstream.writer import _refuse_older
 
-from ..faults.test_interrupts import INTERRUPTS, hammer
 from ..support.common import PATIENCE, UNIT, eventually, run_threads
+from ..support.inside import calls_kept, jetstream_of, names_of
 from ..support.proxy import Proxy
+from ..support.signals import INTERRUPTS, hammer
 
 MakeStore = Callable[..., JetStreamEventStore]
 
@@ -327,12 +328,10 @@ def test_interrupted_calls_leave_nothing(make_store: MakeStore) -> None:
         store.append("b-1", event(0, "b-1"), expected_version=ANY_VERSION, timeout=PATIENCE)
 
     hammer(min(INTERRUPTS, 500), work)
-    engine = store.connection._engine
-    assert engine is not None
 
     def nothing_is_kept() -> bool:
         gc.collect()
-        return not engine.link.requests._calls and not list(store._jetstream._calls)
+        return calls_kept(store) == 0
 
     eventually(nothing_is_kept, "that nothing is kept of them")
     events = store.get_events("b-1", timeout=PATIENCE)
@@ -449,7 +448,7 @@ def test_a_leader_who_knows_less_than_was_acknowledged_settles_nothing(
     store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch, proxy: Proxy
 ) -> None:
     store.save_event(event(2))
-    older = store._jetstream.next(store._names.stream, store._names.subject("a-1"), 1, Deadline(PATIENCE))
+    older = jetstream_of(store).next(names_of(store).stream, names_of(store).subject("a-1"), 1, Deadline(PATIENCE))
     asked = []
 
     class Older:
@@ -464,8 +463,8 @@ def test_a_leader_who_knows_less_than_was_acknowledged_settles_nothing(
         asked.append(1)
         return Older() if len(asked) < 5 else real(*_)
 
-    real = store._jetstream.begin_last
-    monkeypatch.setattr(store._jetstream, "begin_last", last)
+    real = jetstream_of(store).begin_last
+    monkeypatch.setattr(jetstream_of(store), "begin_last", last)
     proxy.mute()
     saved = in_background(lambda: store.append("a-1", event(), expected_version=2, timeout=PATIENCE))
     eventually(lambda: asked, "a look at the leader")

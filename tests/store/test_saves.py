@@ -33,7 +33,8 @@ from aether_sync.stores._jetstream.saves import Place, Verdict, save_of, torn_sa
 from aether_sync.stores.doctor.checks import examine
 from aether_sync.stores.doctor.questions import ask_for_all
 
-from ..support.common import PATIENCE, eventually, run_threads
+from ..support.common import PATIENCE, UNIT, eventually, run_threads
+from ..support.inside import names_of
 from ..support.shell import run
 
 pytestmark = pytest.mark.fault
@@ -108,7 +109,7 @@ class Tight:
                 data={"pad": "x" * size},
             )
             data = encode_event(laid)
-            subject = self.stores[0]._names.subject(actor_id)
+            subject = names_of(self.stores[0]).subject(actor_id)
             self.stores[0].connection.tell(command(subject, b"", headers + b"\r\n", data))
         eventually(lambda: self.end() > end, "a part of the batch in the stream")
 
@@ -119,7 +120,7 @@ class Tight:
 
     def last(self, actor_id: str) -> int:
         """The sequence of an actor's last record."""
-        record = self._jetstream.last("events", self.stores[0]._names.subject(actor_id), Deadline(PATIENCE))
+        record = self._jetstream.last("events", names_of(self.stores[0]).subject(actor_id), Deadline(PATIENCE))
         return 0 if record is None else record.sequence
 
     def count(self) -> int:
@@ -133,7 +134,8 @@ class Tight:
 
 
 @pytest.fixture
-def tight() -> Iterator[Tight]:
+def tight(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tight]:
+    monkeypatch.setattr("aether_sync.stores._jetstream.api._TRY", 0.4 * UNIT)  # of a part, the server says nothing
     tight = Tight()
     try:
         tight.start()
@@ -468,7 +470,7 @@ def test_who_knows_nothing_of_parts_makes_none_whole(tight: Tight, store: JetStr
     actor_id = next(one for one in ("d-1", "e-1") if last == tight.last(one))
     headers = b"NATS/1.0\r\nNats-Expected-Last-Subject-Sequence: %d\r\nNats-Msg-Id: x\r\n\r\n" % last
     data = encode_event(event(9, actor_id, size=1))
-    store.connection.tell(command(store._names.subject(actor_id), b"", headers, data))
+    store.connection.tell(command(names_of(store).subject(actor_id), b"", headers, data))
     eventually(lambda: tight.end() > last, "the record of another client")
     for one in (store, tight.store()):
         assert versions(one, actor_id) == [9]

@@ -9,9 +9,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Self
 
-from aether_sync import Event, NATSEventBus
+from aether_sync import CloseReport, Event, Metrics, NATSEventBus
 
 from .common import PATIENCE, UNIT, eventually
+
+#: Events: what a server that is killed has confirmed and not passed on yet is lost; no more than it reads at once.
+LAST_WORDS = 64 * 1024 // 250
 
 _EVENT = re.compile(rb'"actorId":"(p-\d+)","version":(\d+)')
 
@@ -115,6 +118,13 @@ class Publishers:
         for thread in self._threads:
             thread.join(PATIENCE)
         self.await_part(1)
+
+
+def check_sums(publishers: Publishers, metrics: Metrics, report: CloseReport) -> None:
+    """Every accepted event is in one place."""
+    assert metrics.published == publishers.total
+    assert metrics.uncertain == report.uncertain
+    assert publishers.total == metrics.confirmed + report.uncertain + report.rejected + report.unsent
 
 
 def check_order(events: list[tuple[str, int]], *, connections: int = 1) -> None:

@@ -20,10 +20,8 @@ from aether_sync._bus.counting import NamespaceCount
 from aether_sync._nats.outbox import Outbox
 from aether_sync._nats.shortcut import Shortcut
 
-from ..faults.test_interrupts import INTERRUPTS, hammer
-from ..support.bus_suite import Keep, numbers
-from ..support.common import PATIENCE, UNIT, eventually, make_event, run_threads
-from ..support.steps import before
+from ..support.common import PATIENCE, UNIT, Keep, eventually, make_event, numbers, run_threads
+from ..support.signals import INTERRUPTS, before, hammer
 
 LIMIT, BYTES = 5, 50
 

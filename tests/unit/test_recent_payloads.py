@@ -11,8 +11,7 @@ from aether_sync._bus import recent_payloads as room
 from aether_sync._bus.recent_payloads import RecentPayloads
 from aether_sync._codec.envelope import EnvelopeWriter
 
-from ..support.bus_suite import numbers
-from ..support.common import PATIENCE, eventually, make_event
+from ..support.common import PATIENCE, eventually, make_event, numbers
 from ..support.proxy import Proxy
 
 

@@ -32,7 +32,7 @@ from aether_sync._runtime.reporter import Burst, Kind, Reporter, logger
 from ..support.common import PATIENCE, UNIT, eventually, make_event, run_threads
 from ..support.proxy import Proxy
 from ..support.raw import RawClient
-from ..support.steps import before
+from ..support.signals import before
 
 MakeBus = Callable[..., NATSEventBus]
 PACKAGE = Path(aether_sync.__file__).parent

@@ -18,11 +18,11 @@ from aether_sync._nats import shortcut as room
 from aether_sync._nats.pump import Pump
 from aether_sync._nats.shortcut import LARGEST_CARRIED, Shortcut
 
-from ..faults.test_interrupts import INTERRUPTS, hammer
 from ..support.common import PATIENCE, UNIT, eventually, make_event, run_threads
+from ..support.inside import client_of, engine_of, link_of, transport_of
 from ..support.proxy import Proxy
 from ..support.recorder import Recorder, check_order
-from ..support.steps import before
+from ..support.signals import INTERRUPTS, before, hammer
 
 MakeBus = Callable[..., NATSEventBus]
 
@@ -472,16 +472,12 @@ def test_what_took_it_when_the_link_broke_is_uncertain_or_there(
 def test_nobody_writes_to_a_file_that_comes_after_the_transports_own_end(make_bus: MakeBus) -> None:
     bus = make_bus()
     bus.start()
-    engine = bus.connection._engine
-    assert engine is not None
-    assert engine.link._client is not None
-    transport = engine.link._client._writer_transport()
-    assert transport is not None
+    transport = transport_of(bus)
     number = transport.get_extra_info("socket").fileno()
     others: list[socket.socket] = []
 
     def end() -> None:
-        engine.loop.nudge(transport.abort)  # as it does by itself when the connection is reset
+        engine_of(bus).loop.nudge(transport.abort)  # as it does by itself when the connection is reset
         eventually(lambda: _is_closed(number), "the end of the socket")
         others.extend(chain.from_iterable(socket.socketpair() for _ in range(10)))
 
@@ -598,11 +594,8 @@ def test_nobody_writes_to_a_file_that_is_another_ones_by_now(make_bus: MakeBus, 
     def open_and_look() -> None:
         for _ in range(3):
             eventually(lambda: bus.is_connected, "a connection")
-            engine = bus.connection._engine
-            assert engine is not None
-            client = engine.link._client
-            assert client is not None
-            engine.loop.nudge(lambda client=client: client.abandon(OSError("by the test")))  # type: ignore[misc]
+            client = client_of(bus)
+            engine_of(bus).loop.nudge(lambda client=client: client.abandon(OSError("by the test")))  # type: ignore[misc]
             pairs = [socket.socketpair() for _ in range(20)]
             time.sleep(0.02)
             for sock in chain.from_iterable(pairs):
@@ -625,7 +618,7 @@ def test_the_pump_is_told_to_look_again_while_it_expects_nothing(make_bus: MakeB
     """What is carried between two looks of the loop is seen by the later one."""
     bus = make_bus()
     bus.start()
-    pump: Pump = bus.connection._engine.link.pump  # type: ignore[union-attr]
+    pump: Pump = link_of(bus).pump
     for n in range(20):
         eventually(lambda n=n: pump.confirmed == n, "the confirmation")  # type: ignore[misc]
         eventually(lambda: pump._shortcut and not pump._shortcut.expected, "that nothing is expected")

@@ -13,8 +13,7 @@ import pytest
 from aether_sync import DeliveryUncertainError, JetStreamEventStore, NATSEventBus, NATSServer
 from aether_sync._nats.uplink import Window
 
-from ..support.bus_suite import numbers
-from ..support.common import PATIENCE, UNIT, eventually, make_event
+from ..support.common import PATIENCE, UNIT, eventually, make_event, numbers
 from ..support.credentials import Certificates
 from ..support.proxy import Proxy
 

@@ -13,8 +13,8 @@ import pytest
 from aether_sync import ConnectError, NATSEventBus
 from aether_sync._runtime.event_loop import StockLoop, new_loop
 
-from ..support.bus_suite import numbers
-from ..support.common import PATIENCE, make_event
+from ..support.common import PATIENCE, make_event, numbers
+from ..support.inside import event_loop_of
 
 uvloop = pytest.importorskip("uvloop")
 
@@ -28,9 +28,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def loop_of(bus: NATSEventBus) -> asyncio.AbstractEventLoop:
     bus.start()
-    engine = bus.connection._engine
-    assert engine is not None
-    return engine.loop._loop
+    return event_loop_of(bus)
 
 
 # -- when it is used
