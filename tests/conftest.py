@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from aether_sync import EventBus, JetStreamEventStore, NATSEventBus, NATSServer, Subscription
@@ -23,6 +24,10 @@ from aether_sync._runtime.event_loop import new_loop
 from aether_sync._runtime.loop_thread import LoopThread
 
 from .support.common import CHOSEN, UNIT, FreePort, Monitor, eventually
+
+# However long an example takes: the other processes of a run want the processors too.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

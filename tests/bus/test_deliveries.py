@@ -19,6 +19,8 @@ from ..support.fake_server import FakeServer
 from ..support.raw import RawClient, forged
 from ..support.signals import before
 
+PATIENT = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+
 # -- the model
 
 
@@ -290,7 +292,7 @@ RUBBISH = ("none", "no JSON", "another namespace", "the last elsewhere", "own")
 
 
 @given(st.lists(alone | in_groups, min_size=1, max_size=5), runs, st.lists(st.sampled_from(RUBBISH), max_size=50))
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=PATIENT)
 def test_a_burst_off_the_wire(
     receiver: NATSEventBus, server: NATSServer, prefix: str, wishes: list[Wish], runs: list[Run], rubbish: list[str]
 ) -> None:
@@ -339,7 +341,7 @@ def spoilt(kind: str, receiver: NATSEventBus, last: bytes) -> list[bytes]:
 
 
 @given(runs, st.integers(1, 3))
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=PATIENT)
 def test_the_same_bytes_again_are_an_event_again_and_a_copy_is_none(
     receiver: NATSEventBus, server: NATSServer, prefix: str, runs: list[Run], times: int
 ) -> None:

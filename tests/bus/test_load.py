@@ -86,6 +86,7 @@ def test_200_threads_publish_iterate_subscribe_and_close_at_once(make_bus: MakeB
         assert bus.metrics().reconnects == 0
 
 
+@pytest.mark.slow
 @pytest.mark.concurrent
 def test_10_000_subscriptions_leave_nothing(make_bus: MakeBus, monitor: Monitor) -> None:
     bus, total, threads = make_bus(), int(10_000 * PART), 10

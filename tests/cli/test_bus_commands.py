@@ -469,12 +469,14 @@ def test_demo_adds_up() -> None:
     assert not listens(url[0])
 
 
+@pytest.mark.slow
 def test_demo_on_a_running_server(server: NATSServer) -> None:
     found = run("demo", "--seconds", "0.5", "--rate", "50", "--url", server.url)
     assert found.returncode == 0, found.stdout + found.stderr
     assert listens(server.url)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["A nats-server", "have subscribed"])
 def test_demo_leaves_nothing_after_ctrl_c(start: Callable[..., Running], when: str) -> None:
     demo = start("demo", "--seconds", "60")

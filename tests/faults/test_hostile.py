@@ -230,7 +230,7 @@ def test_no_argument_smuggles_a_command(bad: str, shared: Shared) -> None:
             bus.subscribe("n", queue_group=bad)
 
 
-def test_an_outsider_with_this_nodes_own_id_is_taken_for_an_echo(
+def test_an_outsider_with_this_nodes_own_id_is_taken_for_this_node(
     make_bus: MakeBus, raw: RawClient, prefix: str
 ) -> None:
     bus = make_bus()

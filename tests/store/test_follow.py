@@ -104,6 +104,7 @@ def test_through_two_server_restarts_every_sequence_comes_once(
     assert got == list(range(1, last + 1))
 
 
+@pytest.mark.slow
 @pytest.mark.fault
 def test_through_the_loss_of_a_leader_every_sequence_comes_once(make_store: MakeStore) -> None:
     with NATSCluster(3) as cluster:

@@ -248,6 +248,7 @@ def test_a_save_waits_for_a_server_that_restarts(own_server: NATSServer, make_st
     assert versions(store) == [1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.concurrent
 def test_writers_whose_links_break_count_right(
     make_store: MakeStore, proxy: Proxy, direct: JetStreamEventStore
@@ -444,6 +445,7 @@ def test_a_save_over_which_its_store_is_closed_is_unknown(
         saved()
 
 
+@pytest.mark.slow
 def test_a_leader_who_knows_less_than_was_acknowledged_settles_nothing(
     store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch, proxy: Proxy
 ) -> None:

@@ -687,6 +687,7 @@ class TestItsEnd:
             store.wait_for(400, "c", timeout=PATIENCE)
         assert set(recorder.sequences()) == set(range(1, 401))
 
+    @pytest.mark.slow
     @pytest.mark.fault
     def test_it_goes_on_while_the_servers_of_a_cluster_change(self, make_store: MakeStore) -> None:
         with NATSCluster(3) as cluster:

@@ -347,6 +347,7 @@ def test_a_follower_may_begin_amid_a_save(tight: Tight, store: JetStreamEventSto
 # -- consumers
 
 
+@pytest.mark.slow
 def test_no_consumption_delivers_a_part(tight: Tight, store: JetStreamEventStore) -> None:
     node = tight.store()
     with node.consume("all", ack_wait=1.0) as some, node.consume("open", ack_wait=1.0) as others:
@@ -585,6 +586,7 @@ def test_transfers_of_several_threads_while_room_comes_and_goes(tight: Tight) ->
 # -- export
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("actors", [[], ["--actors", "a-*"]])
 def test_export_counts_without_parts(tight: Tight, store: JetStreamEventStore, actors: list[str]) -> None:
     pytest.importorskip("click")

@@ -1,4 +1,4 @@
-"""The lean way in, against nats-py's own parser: however a stream is cut, nothing is torn, lost or taken twice."""
+"""The fast reader, against nats-py's own parser: however a stream is cut, nothing is torn, lost or taken twice."""
 
 import asyncio
 import gc

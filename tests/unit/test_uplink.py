@@ -100,6 +100,7 @@ def test_nothing_waits_behind_megabytes(make_bus: MakeBus, large: NATSServer, sl
     bus.close(timeout=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.fault
 def test_a_store_waits_for_what_is_on_its_way(
     make_store: Callable[..., JetStreamEventStore], large: NATSServer

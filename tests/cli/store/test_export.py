@@ -67,6 +67,7 @@ def test_export_to_import(options: list[str], other: list[str], store: JetStream
     assert run("export", *other).stdout == found.stdout
 
 
+@pytest.mark.slow
 def test_export_goes_on_behind_the_last_whole_line(
     tmp_path: Path, options: list[str], store: JetStreamEventStore
 ) -> None:
@@ -149,6 +150,7 @@ def test_export_finds_a_line_that_is_missing(tmp_path: Path, options: list[str],
     assert "the server counts 5 records up to sequence 5, and 4 are in the file" in found.stderr
 
 
+@pytest.mark.slow
 def test_only_one_export_writes_to_a_file(
     tmp_path: Path, start: Callable[..., Running], options: list[str], store: JetStreamEventStore
 ) -> None:
@@ -231,6 +233,7 @@ def test_a_record_under_a_subject_of_no_actor_holds_nothing_up(options: list[str
     assert (found.returncode, len(found.stdout.splitlines())) == (0, 10)
 
 
+@pytest.mark.slow
 def test_an_event_that_is_nested_deeper_than_ours_holds_nothing_up(
     tmp_path: Path, options: list[str], other: list[str], store: JetStreamEventStore
 ) -> None:

@@ -41,6 +41,7 @@ def write_lines(file: Path, events: Iterable[Event]) -> None:
     file.write_bytes(b"".join(encode_event(event) + b"\n" for event in events))
 
 
+@pytest.mark.slow
 @pytest.mark.fault
 def test_import_after_a_kill(
     tmp_path: Path, start: Callable[..., Running], options: list[str], store: JetStreamEventStore
