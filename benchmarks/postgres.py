@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from .environment import find_program
-from .listening import await_listening, free_port
+from .listening import await_listening, held_port
 
 __all__ = ["USER", "running"]
 
@@ -48,11 +48,11 @@ def _initialize(folder: Path, identity: dict[str, Any]) -> None:
 
 @contextmanager
 def _serving(folder: Path, identity: dict[str, Any]) -> Iterator[int]:
-    port = free_port()
-    command = [_program("postgres"), "-D", str(folder), "-p", str(port), "-k", str(folder), "-h", "127.0.0.1"]
+    command = [_program("postgres"), "-D", str(folder), "-k", str(folder), "-h", "127.0.0.1"]
     with (
+        held_port() as port,
         (folder / "log").open("wb") as log,
-        subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, **identity) as server,
+        subprocess.Popen([*command, "-p", str(port)], stdout=log, stderr=log, cwd=folder, **identity) as server,
     ):
         try:
             await_listening(port)

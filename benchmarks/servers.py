@@ -13,7 +13,7 @@ from aether_sync.server.cluster import NATSCluster
 from . import postgres
 from .cases import Servers, Stores
 from .environment import find_program
-from .listening import await_listening, free_port
+from .listening import await_listening, held_port
 
 __all__ = ["running"]
 
@@ -49,8 +49,7 @@ def _stores(stack: ExitStack, needs: set[str], places: set[str]) -> Stores:
 
 @contextmanager
 def _redis() -> Iterator[str]:
-    with TemporaryDirectory() as folder:
-        port = free_port()
+    with TemporaryDirectory() as folder, held_port() as port:
         command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", ""]
         command += ["--client-output-buffer-limit", "pubsub", "0", "0", "0"]  # for slow receivers
         with (Path(folder) / "log").open("wb") as log, subprocess.Popen(command, stdout=log) as server:

@@ -1,5 +1,7 @@
 """A server for all tests, a prefix of its own for each, and guards that fail a test which leaves something behind.
 
+The tests run in several processes at once, each with a server of its own: see ``addopts`` in ``setup.cfg``.
+
 What is marked ``both_loops`` runs on asyncio's event loop and on uvloop's, all else on asyncio's: that is what who
 installs no extra gets. With ``AETHER_SYNC_UVLOOP`` in the environment everything runs on the one that it chooses.
 """
@@ -14,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from aether_sync import EventBus, JetStreamEventStore, NATSEventBus, NATSServer, Subscription
@@ -22,12 +25,17 @@ from aether_sync._runtime.loop_thread import LoopThread
 
 from .support.common import CHOSEN, UNIT, FreePort, Monitor, eventually
 
+# However long an example takes: the other processes of a run want the processors too.
+hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("patient")
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run what is marked so on both event loops."""
     mark = metafunc.definition.get_closest_marker("both_loops")
     if CHOSEN is None and mark is not None and mark.args != (False,):
-        metafunc.parametrize("_event_loop", ["asyncio", "uvloop"], indirect=True)
+        loops = ["asyncio", pytest.param("uvloop", marks=pytest.mark.slow)]
+        metafunc.parametrize("_event_loop", loops, indirect=True)
 
 
 @pytest.fixture(autouse=True)

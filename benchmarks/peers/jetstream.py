@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import count
 from typing import Any
 
 import nats
+import nats.js.errors
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
 
@@ -18,6 +19,7 @@ from .faces import PATIENCE
 __all__ = ["bare", "checked", "connected", "follow", "load", "made", "pipelined"]
 
 _ATTEMPTS = 3  # at filling a stock
+_PAUSE = 0.05  # seconds between two looks at who leads a stream
 _WINDOW = 1_000  # events on their way, when a stream is filled
 
 Append = Callable[[WireEvent], Awaitable[object]]
@@ -67,19 +69,22 @@ def made(job: Job, place: str, stock: Stock | None) -> Iterator[str]:
 def _make_stock(job: Job, place: str, stock: Stock) -> None:
     """Fill a stream; once more where a leader went meanwhile, as on a busy machine, and took some with it."""
     for attempt in count(1):
-        url = asyncio.run(_lead(job, place, stock.name))
         try:
-            asyncio.run(_fill(url, job, stock))
-        except (RuntimeError, nats.errors.Error):
+            asyncio.run(_fill(asyncio.run(_lead(job, place, stock.name)), job, stock))
+        except (OSError, RuntimeError, nats.errors.Error):
             if attempt == _ATTEMPTS:
                 raise
-            asyncio.run(_remove(job, place, stock.name))
+            with suppress(nats.js.errors.NotFoundError):
+                asyncio.run(_remove(job, place, stock.name))
         else:
             return
 
 
 async def _lead(job: Job, place: str, stream: str) -> str:
-    """Make a stream if it is not there, with the settings of a store; returns the URL of its leader."""
+    """Make a stream if it is not there, with the settings of a store; returns the URL of its leader.
+
+    It waits until there is one: what is sent to a stream that has none is lost.
+    """
     servers = job.stores.streams[place]
     async with connected(next(iter(servers.values()))) as js:
         info = await js.add_stream(
@@ -96,8 +101,13 @@ async def _lead(job: Job, place: str, stream: str) -> str:
                 num_replicas=len(servers),
             )
         )
-    leader = info.cluster.leader if info.cluster else None
-    return servers[leader or next(iter(servers))]
+        if len(servers) == 1:
+            return next(iter(servers.values()))
+        async with asyncio.timeout(PATIENCE):
+            while info.cluster is None or info.cluster.leader not in servers:
+                await asyncio.sleep(_PAUSE)
+                info = await js.stream_info(stream)
+        return servers[info.cluster.leader]
 
 
 async def _remove(job: Job, place: str, stream: str) -> None:

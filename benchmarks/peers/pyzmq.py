@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from ..cases import Job, Sample, Stopwatch
 from ..feeders import payloads, send_again_and_again
+from ..listening import held_port
 from ..partner import partner
 from ..workload import decode, encode, make_envelope
 from .faces import PATIENCE, lost
@@ -40,16 +41,16 @@ def _sockets(*kinds: str) -> Iterator[list[Any]]:
                 one.close()
 
 
-def _endpoint() -> str:
+@contextmanager
+def _endpoint() -> Iterator[str]:
     """Choose where a PUB socket will be bound: a SUB that is bound says what it wants too late."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return f"tcp://127.0.0.1:{server.getsockname()[1]}"
+    with held_port() as port:
+        yield f"tcp://127.0.0.1:{port}"
 
 
 def receive(job: Job) -> Sample:
     """``recv()`` in a loop of the main thread; another process sends prebuilt messages."""
-    endpoint = _endpoint()
-    with _sockets("SUB") as (heard,):
+    with _endpoint() as endpoint, _sockets("SUB") as (heard,):
         heard.connect(endpoint)
         with partner(feed, replace(job, url=endpoint)) as sender:
             sender.go()
@@ -92,8 +93,11 @@ def feed(job: Job) -> Iterator[None]:
 def publish(job: Job) -> Sample:
     """``send()`` in a loop of the main thread; done when another process has received all, not decoding it."""
     envelopes = [make_envelope(number, job.namespace) for number in range(job.total)]
-    endpoint = _endpoint()
-    with _sockets("XPUB") as (out,), partner(drain, replace(job, url=endpoint)) as receiver:
+    with (
+        _endpoint() as endpoint,
+        _sockets("XPUB") as (out,),
+        partner(drain, replace(job, url=endpoint)) as receiver,
+    ):
         out.bind(endpoint)
         out.recv()
         receiver.go()
@@ -122,11 +126,10 @@ def drain(job: Job) -> Iterator[None]:
 @contextmanager
 def asking(job: Job) -> Iterator[list[Any]]:
     """Open a socket to send by and one to hear answers by, from a process that answers."""
-    endpoints = _endpoint(), _endpoint()
-    with _sockets("XPUB", "SUB") as (out, back):
-        out.bind(endpoints[0])
-        back.connect(endpoints[1])
-        with partner(answer, replace(job, url=" ".join(endpoints))) as other:
+    with _endpoint() as there, _endpoint() as here, _sockets("XPUB", "SUB") as (out, back):
+        out.bind(there)
+        back.connect(here)
+        with partner(answer, replace(job, url=f"{there} {here}")) as other:
             out.recv()
             other.go()
             yield [out, back]

@@ -9,28 +9,17 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from aether_sync import CloseReport, Metrics, NATSCluster, NATSEventBus, NATSServer
+from aether_sync import NATSCluster, NATSEventBus, NATSServer
 
 from ..support.common import UNIT, eventually
 from ..support.proxy import Proxy
-from ..support.recorder import Publishers, Recorder, check_order
+from ..support.recorder import LAST_WORDS, Publishers, Recorder, check_order, check_sums
 
 pytestmark = pytest.mark.fault
 
 MakeBus = Callable[..., NATSEventBus]
 TOTAL = 20_000
 MOST_IN_FLIGHT = 2 * 2**20 // 350  # events
-
-# A server that is killed takes what it has confirmed, but not passed on yet, with it: what it reads at once, and what
-# waits in its buffers while the writers of its routes and clients get no processor.
-LAST_WORDS = 4 * 64 * 1024 // 250
-
-
-def check_sums(publishers: Publishers, metrics: Metrics, report: CloseReport) -> None:
-    """Every accepted event is in one place."""
-    assert metrics.published == publishers.total
-    assert metrics.uncertain == report.uncertain
-    assert publishers.total == metrics.confirmed + report.uncertain + report.rejected + report.unsent
 
 
 def cut(proxy: Proxy) -> None:

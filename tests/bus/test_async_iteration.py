@@ -20,9 +20,8 @@ from aether_sync._bus.queue import EventQueue
 from aether_sync._bus.readers import Readers, _Ticket
 from aether_sync._runtime.waits import ParkingLot
 
-from ..support.bus_suite import Keep, numbers
-from ..support.common import PATIENCE, UNIT, eventually, make_event, run_threads
-from ..support.steps import before
+from ..support.common import PATIENCE, UNIT, Keep, eventually, make_event, numbers, run_threads
+from ..support.signals import before
 
 T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, T]], T]

@@ -6,15 +6,39 @@ import pytest
 
 from aether_sync import EncodingError, Event, EventBus, InvalidOptionError
 
-from ..support.bus_suite import BusPromises, Nodes
+from ..contracts import bus as contract
 from ..support.common import PATIENCE, make_event
 
 
-class TestEventBus(BusPromises):
+class InOneProcess:
     @pytest.fixture
-    def nodes(self) -> Iterator[Nodes]:
+    def nodes(self) -> Iterator[contract.Nodes]:
         with EventBus() as bus:
             yield bus, bus
+
+
+class TestArrival(InOneProcess, contract.Arrival): ...
+
+
+class TestBadInput(InOneProcess, contract.BadInput): ...
+
+
+class TestClosing(InOneProcess, contract.Closing): ...
+
+
+class TestMetrics(InOneProcess, contract.Metrics): ...
+
+
+class TestOverflow(InOneProcess, contract.Overflow): ...
+
+
+class TestQueueGroups(InOneProcess, contract.QueueGroups): ...
+
+
+class TestReading(InOneProcess, contract.Reading): ...
+
+
+class TestThreads(InOneProcess, contract.Threads): ...
 
 
 def test_nothing_to_wait_for(local_bus: EventBus) -> None:

@@ -23,8 +23,7 @@ from aether_sync import (
     NATSServer,
 )
 
-from ..support.bus_suite import Keep, numbers
-from ..support.common import PATIENCE, UNIT, eventually, make_event, run_threads
+from ..support.common import PATIENCE, UNIT, Keep, eventually, make_event, numbers, run_threads
 from ..support.inside import channel_of
 
 MakeBus = Callable[..., NATSEventBus]

@@ -26,10 +26,9 @@ from aether_sync import (
     Snapshot,
 )
 
-from ..support.bus_suite import numbers
-from ..support.common import PATIENCE, UNIT, eventually, make_event, run_threads
+from ..support.common import PATIENCE, UNIT, eventually, make_event, numbers, run_threads
 from ..support.fake_server import FakeServer
-from ..support.inside import engine_of, slot_of
+from ..support.inside import has_engine, link_of, slot_of
 
 MakeBus = Callable[..., NATSEventBus]
 MakeStore = Callable[..., JetStreamEventStore]
@@ -303,7 +302,7 @@ class TestAwaited:
         read()  # the first attempt
         waiting = Thread(target=read)
         waiting.start()
-        eventually(lambda: slot_of(store).engine and engine_of(store).link.changed, "a thread that waits")
+        eventually(lambda: has_engine(store) and link_of(store).changed, "a thread that waits")
         with at_once():
             store.connection.close()
             waiting.join(PATIENCE)

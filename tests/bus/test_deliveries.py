@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from aether_sync import Event, EventBus, NATSEventBus, NATSServer, Subscription, SubscriptionFilter
 from aether_sync._bus.routing import Deliveries, Target, Targets, failed, make_target
 
-from ..faults.test_hostile import forged
 from ..support.common import PATIENCE, eventually, make_event, run_threads
 from ..support.fake_server import FakeServer
-from ..support.raw import RawClient
-from ..support.steps import before
+from ..support.raw import RawClient, forged
+from ..support.signals import before
+
+PATIENT = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 # -- the model
 
@@ -276,11 +277,11 @@ def drained(subscription: Subscription) -> list[Event]:
 # -- off the wire
 
 
-@pytest.fixture(params=[True, False], ids=["lean", "public"])
+@pytest.fixture(params=["lean", pytest.param("public", marks=pytest.mark.slow)])
 def receiver(
     request: pytest.FixtureRequest, make_bus: Callable[..., NATSEventBus], monkeypatch: pytest.MonkeyPatch
 ) -> NATSEventBus:
-    monkeypatch.setenv("AETHER_SYNC_LEAN", str(int(request.param)))
+    monkeypatch.setenv("AETHER_SYNC_LEAN", str(int(request.param == "lean")))
     bus = make_bus()
     bus.start()
     return bus
@@ -291,7 +292,7 @@ RUBBISH = ("none", "no JSON", "another namespace", "the last elsewhere", "own")
 
 
 @given(st.lists(alone | in_groups, min_size=1, max_size=5), runs, st.lists(st.sampled_from(RUBBISH), max_size=50))
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=PATIENT)
 def test_a_burst_off_the_wire(
     receiver: NATSEventBus, server: NATSServer, prefix: str, wishes: list[Wish], runs: list[Run], rubbish: list[str]
 ) -> None:
@@ -340,7 +341,7 @@ def spoilt(kind: str, receiver: NATSEventBus, last: bytes) -> list[bytes]:
 
 
 @given(runs, st.integers(1, 3))
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=PATIENT)
 def test_the_same_bytes_again_are_an_event_again_and_a_copy_is_none(
     receiver: NATSEventBus, server: NATSServer, prefix: str, runs: list[Run], times: int
 ) -> None:

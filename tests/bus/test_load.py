@@ -28,9 +28,8 @@ from aether_sync import (
     SubscriptionClosedError,
 )
 
-from ..support.bus_suite import numbers
-from ..support.common import PATIENCE, UNIT, Monitor, eventually, make_event, run_threads
-from ..support.inside import channel_of, client_of
+from ..support.common import PATIENCE, UNIT, Monitor, eventually, make_event, numbers, run_threads
+from ..support.inside import channel_of, client_of, prefix_of
 
 MakeBus = Callable[..., NATSEventBus]
 
@@ -87,6 +86,7 @@ def test_200_threads_publish_iterate_subscribe_and_close_at_once(make_bus: MakeB
         assert bus.metrics().reconnects == 0
 
 
+@pytest.mark.slow
 @pytest.mark.concurrent
 def test_10_000_subscriptions_leave_nothing(make_bus: MakeBus, monitor: Monitor) -> None:
     bus, total, threads = make_bus(), int(10_000 * PART), 10
@@ -144,9 +144,9 @@ def outcome_of(subscribe: Callable[[], Subscription], timeout: float) -> Subscri
 
 def check_wanted(bus: NATSEventBus, monitor: Monitor, server: NATSServer, opened: dict[str, Subscription]) -> None:
     """The server has the subscriptions that were opened, and no other; each gets its events, and once."""
-    subjects = sorted((f"{bus._prefix}.events.{name}", "") for name in opened)
+    subjects = sorted((f"{prefix_of(bus)}.events.{name}", "") for name in opened)
     eventually(lambda: monitor.subscriptions_of(bus) == subjects, "exactly the wanted subscriptions")
-    with NATSEventBus(server.url, prefix=bus._prefix) as other:
+    with NATSEventBus(server.url, prefix=prefix_of(bus)) as other:
         for n, name in enumerate(opened):
             other.publish(name, make_event(n))
         other.flush(PATIENCE)

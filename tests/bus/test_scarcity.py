@@ -24,6 +24,7 @@ from aether_sync.stores.base import ANY_VERSION
 from ..programs import lacks
 from ..programs.run import run
 from ..support.common import PATIENCE, eventually, make_event
+from ..support.inside import buffer_of, scheduler_of
 
 MakeBus = Callable[..., NATSEventBus]
 MakeStore = Callable[..., JetStreamEventStore]
@@ -185,7 +186,7 @@ def test_a_flow_is_begun_again_until_there_is_what_it_takes(
             original(deadline)
 
         monkeypatch.setattr(follower, "_renew", renew)
-        follower._buffer.break_off()
+        buffer_of(follower).break_off()
         store.append("a-1", make_event(actor_id="a-1"), expected_version=0)
         assert follower.get(timeout=PATIENCE).sequence == 1
         assert len(tries) >= 4
@@ -194,7 +195,7 @@ def test_a_flow_is_begun_again_until_there_is_what_it_takes(
 def test_a_mistake_that_ends_a_flow_is_told(store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch) -> None:
     with store.follow() as follower:
         monkeypatch.setattr(follower, "_renew", lambda deadline: 1 // 0)
-        follower._buffer.break_off()
+        buffer_of(follower).break_off()
         with pytest.raises(StoreError, match="cannot go on: ZeroDivisionError"):
             follower.get(timeout=PATIENCE)
 
@@ -220,7 +221,7 @@ def begin_anew(runner: Runner, store: JetStreamEventStore) -> None:
 def test_a_runner_does_without_memory_for_a_moment(store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     with store.consumer("c").run(lambda delivery: seen.append(delivery.sequence)) as runner:
-        original, tries = runner._scheduler._put, []
+        original, tries = scheduler_of(runner)._put, []
 
         def put(deliveries: Any) -> None:
             tries.append(len(deliveries))
@@ -228,7 +229,7 @@ def test_a_runner_does_without_memory_for_a_moment(store: JetStreamEventStore, m
                 raise MemoryError
             original(deliveries)
 
-        monkeypatch.setattr(runner._scheduler, "_put", put)
+        monkeypatch.setattr(scheduler_of(runner), "_put", put)
         begin_anew(runner, store)
         store.append("a-1", make_event(actor_id="a-1"), expected_version=0)
         eventually(lambda: tries, "the second event")
@@ -239,7 +240,7 @@ def test_a_runner_does_without_memory_for_a_moment(store: JetStreamEventStore, m
 
 def test_a_mistake_that_ends_a_runner_is_told(store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch) -> None:
     with store.consumer("c").run(lambda delivery: None) as runner:
-        monkeypatch.setattr(runner._scheduler, "_put", lambda deliveries: 1 // 0)
+        monkeypatch.setattr(scheduler_of(runner), "_put", lambda deliveries: 1 // 0)
         begin_anew(runner, store)
         store.append("a-1", make_event(actor_id="a-1"), expected_version=0)
         with pytest.raises(StoreError, match="ZeroDivisionError"):

@@ -36,11 +36,10 @@ from aether_sync._nats.reasons import describe, is_refusal, shown
 from aether_sync._nats.servers import Server
 from aether_sync._runtime.reporter import Reporter
 
-from ..support.bus_suite import numbers
-from ..support.common import PATIENCE, UNIT, eventually, make_event
+from ..support.common import PATIENCE, UNIT, eventually, make_event, numbers
 from ..support.credentials import Account, Certificates, Key, Operator, User
 from ..support.fake_server import FakeServer, hang_up
-from ..support.inside import client_of, engine_of
+from ..support.inside import knows_another_server, link_of
 from ..support.sweep import Sweep, sweep
 
 __all__ = ["sweep"]
@@ -189,7 +188,7 @@ def refuse(sweep: Sweep) -> Callable[..., float]:
 
 def reason_of(bus: NATSEventBus) -> str:
     """Why a bus is not connected."""
-    return engine_of(bus).link.reason
+    return link_of(bus).reason
 
 
 # -- credentials
@@ -266,8 +265,7 @@ def test_servers_that_the_cluster_names_are_shown_the_urls_password(sweep: Sweep
     with NATSCluster(2, config=config) as cluster:
         first = cluster.servers[0]
         with NATSEventBus(first.url.replace("nats://", "nats://u:clu%2Fster@")) as bus, bus.subscribe("n") as events:
-            engine = engine_of(bus)
-            eventually(lambda: engine.link.connector.servers.has_other(client_of(bus).server), "a named server")
+            eventually(lambda: knows_another_server(bus), "a named server")
             first.kill()
             eventually(lambda: bus.metrics().reconnects == 1 and bus.is_connected, "the other server")
             bus.publish("n", make_event(1))

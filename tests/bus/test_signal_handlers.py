@@ -23,24 +23,11 @@ from aether_sync._runtime.reporter import Kind, Reporter
 from aether_sync._runtime.waits import ParkingLot
 from aether_sync.connection import Connection
 
-from ..support.bus_suite import Keep, numbers
-from ..support.common import PATIENCE, UNIT, eventually, make_event, run_threads
+from ..support.common import PATIENCE, UNIT, Keep, eventually, make_event, numbers, run_threads
 from ..support.inside import slot_of
-from ..support.steps import before
+from ..support.signals import before, closing_another
 
 MakeBus = Callable[..., NATSEventBus]
-
-
-def closing_another(meanwhile: Callable[[], object] = lambda: None) -> Callable[[], None]:
-    """What a handler does: it closes a bus, and while that takes its time, something else happens in another thread."""
-
-    class Slow(EventBus):
-        def _finish(self, deadline: object) -> object:  # type: ignore[override]
-            run_threads(meanwhile)
-            return super()._finish(deadline)  # type: ignore[arg-type]
-
-    other = Slow()
-    return lambda: other.close(PATIENCE)  # type: ignore[return-value, func-returns-value]
 
 
 @pytest.mark.parametrize("line", ["self.parked.append(ticket)", "if ready()"])

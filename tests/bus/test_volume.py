@@ -16,6 +16,8 @@ from ..support.common import PATIENCE
 PART = float(os.environ.get("AETHER_TEST_VOLUME", "1"))
 PUBLISHERS = 4
 
+pytestmark = pytest.mark.slow
+
 
 def publish(bus: EventBus, publisher: int, count: int) -> None:
     """One thread's share, by single events and by batches in turn."""

@@ -11,10 +11,9 @@ from time import monotonic, sleep
 from typing import TypeVar
 
 from aether_sync import Event, JetStreamEventStore, StoredEvent, UnknownOutcomeError, flush_logs
-from aether_sync._runtime.deadline import Deadline
 
 from ..programs.checked import AWAY, is_explained
-from ..support.common import PATIENCE
+from ..support.stores import ask
 from .clients import Client, kept_of
 from .faults import break_things, kinds
 from .history import Complaint, History, Record, Save
@@ -137,7 +136,7 @@ def _look(run: Run, admin: JetStreamEventStore) -> None:
 
 
 def _record(admin: JetStreamEventStore, sequence: int) -> Record:
-    answer = admin._jetstream.request(f"STREAM.MSG.GET.{STREAM}", {"seq": sequence}, Deadline(PATIENCE))
+    answer = ask(admin, f"STREAM.MSG.GET.{STREAM}", {"seq": sequence})
     message = answer["message"]
     event = json.loads(base64.b64decode(message["data"]))
     headers = base64.b64decode(message["hdrs"])

@@ -7,10 +7,10 @@ from time import monotonic, sleep
 from typing import Literal
 
 from aether_sync import JetStreamEventStore, NATSServer
-from aether_sync._runtime.deadline import Deadline
 
 from ..programs.checked import AWAY
 from ..support.proxy import Proxy
+from ..support.stores import ask
 from .history import Fault
 from .run import STREAM, Run
 
@@ -18,7 +18,7 @@ from .run import STREAM, Run
 def leader(run: Run, admin: JetStreamEventStore) -> NATSServer | None:
     """The leader of the stream, if it is known."""
     with suppress(*AWAY):
-        info = admin._jetstream.request(f"STREAM.INFO.{STREAM}", {}, Deadline(1.0))
+        info = ask(admin, f"STREAM.INFO.{STREAM}", timeout=1.0)
         name = info.get("cluster", {}).get("leader")
         return next((server for server in run.servers.all if server.name == name), None)
     return None
@@ -41,27 +41,25 @@ def names(servers: Sequence[NATSServer]) -> str:
     return ", ".join(server.name for server in servers)
 
 
-def kill(run: Run, admin: JetStreamEventStore, random: Random) -> Iterator[str]:
-    servers = victims(run, admin, random)
-    for server in servers:
-        server.kill()
-    yield f"{names(servers)} killed"
-    for server in servers:
-        server.start()
+def stop(
+    hurt: Callable[[NATSServer], None], heal: Callable[[NATSServer], object], what: str
+) -> Callable[[Run, JetStreamEventStore, Random], Iterator[str]]:
+    """Make the fault of servers that do nothing for a while."""
 
+    def fault(run: Run, admin: JetStreamEventStore, random: Random) -> Iterator[str]:
+        servers = victims(run, admin, random)
+        for server in servers:
+            hurt(server)
+        yield f"{names(servers)} {what}"
+        for server in servers:
+            heal(server)
 
-def pause(run: Run, admin: JetStreamEventStore, random: Random) -> Iterator[str]:
-    servers = victims(run, admin, random)
-    for server in servers:
-        server.pause()
-    yield f"{names(servers)} frozen"
-    for server in servers:
-        server.resume()
+    return fault
 
 
 def stepdown(run: Run, admin: JetStreamEventStore, random: Random) -> Iterator[str]:
     with suppress(*AWAY):
-        admin._jetstream.request(f"STREAM.LEADER.STEPDOWN.{STREAM}", {}, Deadline(1.0))
+        ask(admin, f"STREAM.LEADER.STEPDOWN.{STREAM}", timeout=1.0)
         yield "the leader steps down"
 
 
@@ -97,8 +95,8 @@ def worker(run: Run, admin: JetStreamEventStore, random: Random) -> Iterator[str
 
 
 FAULTS: dict[str, Callable[[Run, JetStreamEventStore, Random], Iterator[str]]] = {
-    "kill": kill,
-    "pause": pause,
+    "kill": stop(NATSServer.kill, NATSServer.start, "killed"),
+    "pause": stop(NATSServer.pause, NATSServer.resume, "frozen"),
     "stepdown": stepdown,
     "partition": part,
     "cut": cut,

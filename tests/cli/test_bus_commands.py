@@ -22,26 +22,13 @@ from aether_sync import Event, NATSEventBus, NATSServer, __version__
 from aether_sync.patterns import Pattern
 
 from ..support.common import PATIENCE, UNIT, eventually, make_event
-from ..support.shell import COMMAND, Running, environment, interruptible, run, starting, unused_url
+from ..support.shell import COMMAND, Running, environment, run
 
 pytest.importorskip("click")  # the extra `cli`, which the extra `test` brings
 pytest.importorskip("rich")
 
 from aether_sync.cli.demo.audit import audit, naive_match
 from aether_sync.cli.demo.plan import Kind, Reading, ReadingReport, Report
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
-    """Starts commands, and kills what a test leaves of them."""
-    with starting(tmp_path) as start:
-        yield start
-
-
-@pytest.fixture(autouse=True)
-def _signals_not_ignored() -> Iterator[None]:
-    with interruptible():
-        yield
 
 
 @pytest.fixture
@@ -91,18 +78,17 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path, name: str) ->
 
 
 @pytest.mark.parametrize("command", [["sub", "orders"], ["pub", "orders"], ["demo"]])
-def test_no_server(command: list[str]) -> None:
-    url = unused_url()
-    found = run(*command, "--url", url, "--timeout", str(0.5 * UNIT), stdin='{"eventType": "A", "actorId": "a"}\n')
+def test_no_server(command: list[str], nowhere: str) -> None:
+    found = run(*command, "--url", nowhere, "--timeout", str(0.5 * UNIT), stdin='{"eventType": "A", "actorId": "a"}\n')
     assert found.returncode == 1
     message = found.stderr.splitlines()[-1]
     assert message.startswith("aether-sync: ")
-    assert url in message
+    assert nowhere in message
     assert len(found.stderr.splitlines()) == 1
 
 
-def test_a_bad_pattern_is_said_without_a_server() -> None:
-    found = run("sub", "a..b", "--url", unused_url())
+def test_a_bad_pattern_is_said_without_a_server(nowhere: str) -> None:
+    found = run("sub", "a..b", "--url", nowhere)
     assert found.returncode == 2
     assert "'a..b' has an empty token" in found.stderr
 
@@ -483,12 +469,14 @@ def test_demo_adds_up() -> None:
     assert not listens(url[0])
 
 
+@pytest.mark.slow
 def test_demo_on_a_running_server(server: NATSServer) -> None:
     found = run("demo", "--seconds", "0.5", "--rate", "50", "--url", server.url)
     assert found.returncode == 0, found.stdout + found.stderr
     assert listens(server.url)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["A nats-server", "have subscribed"])
 def test_demo_leaves_nothing_after_ctrl_c(start: Callable[..., Running], when: str) -> None:
     demo = start("demo", "--seconds", "60")

@@ -45,7 +45,10 @@ class Outcome:
         return {row.case: row for table in self.report.tables for row in table.rows}
 
 
-@pytest.fixture(scope="module")
+_ONE_RUN = [pytest.mark.slow, pytest.mark.xdist_group("a quick run of the benchmarks")]  # for all tests that look at it
+
+
+@pytest.fixture(scope="module", params=[pytest.param("a quick run", marks=_ONE_RUN)])
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return Outcome(tmp_path_factory.mktemp("benchmarks"))
 

@@ -7,13 +7,11 @@ import pytest
 
 from aether_sync import DeliveryUncertainError, NATSCluster, NATSEventBus, NATSServer, Subscription
 
-from ..bus.test_accounting import LAST_WORDS, check_sums
-from ..support.bus_suite import Keep, numbers
-from ..support.common import PATIENCE, UNIT, FreePort, eventually, make_event
+from ..support.common import PATIENCE, UNIT, FreePort, Keep, eventually, make_event, numbers
 from ..support.fake_server import FakeServer
-from ..support.inside import client_of, engine_of
+from ..support.inside import client_of, is_writing
 from ..support.proxy import Proxy
-from ..support.recorder import Publishers, Recorder, check_order
+from ..support.recorder import LAST_WORDS, Publishers, Recorder, check_order, check_sums
 
 pytestmark = pytest.mark.fault
 
@@ -34,9 +32,7 @@ def cluster() -> Iterator[NATSCluster]:
 
 def port_of(bus: NATSEventBus) -> int:
     """Of the server it is connected to, or was last."""
-    server = client_of(bus)._current_server
-    assert server is not None
-    return int(server.uri.port)
+    return client_of(bus).server.address[1]
 
 
 def take(events: Subscription) -> int:
@@ -143,8 +139,7 @@ def test_what_is_in_flight_is_confirmed_before_a_lame_server_is_left(make_bus: M
             bus.publish("n", make_event(1))
             eventually(lambda: lame.last.lines[-1:] == [b"PING"] and b"PUB" in lame.last.lines[-2], "a PING")
             lame.last.send(b'INFO {"ldm":true}\r\nINFO {"ldm":true}\r\n')
-            engine = engine_of(bus)
-            eventually(lambda: not engine.link.pump._may_write.is_set(), "the end of writing")
+            eventually(lambda: not is_writing(bus), "the end of writing")
             bus.publish("n", make_event(2))
             lame.last.send(b"PONG\r\n")
             eventually(lambda: other.peers, "a link to the other server")

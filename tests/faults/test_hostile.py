@@ -6,7 +6,6 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -23,15 +22,12 @@ from aether_sync import (
     flush_logs,
 )
 from aether_sync._codec.decoding import decode_envelope
-from aether_sync._codec.encoding import encode_event
-from aether_sync._codec.envelope import EnvelopeWriter
 
 from ..fuzz import decoder, fast_reader, namespaces, parser
 from ..fuzz.run import corpus
-from ..support.bus_suite import numbers
-from ..support.common import PATIENCE, UNIT, eventually, make_event
+from ..support.common import PATIENCE, UNIT, eventually, make_event, numbers
 from ..support.fake_server import FakeServer
-from ..support.raw import RawClient
+from ..support.raw import RawClient, forged
 
 MakeBus = Callable[..., NATSEventBus]
 
@@ -42,10 +38,6 @@ few = settings(derandomize=True, max_examples=200, deadline=None)
 def raw(server: NATSServer) -> Iterator[RawClient]:
     with RawClient(server.port) as client:
         yield client
-
-
-def forged(n: int, namespace: str = "n", node_id: str = "stranger", **changes: Any) -> bytes:
-    return EnvelopeWriter(node_id).write(namespace, encode_event(make_event(n, **changes)))
 
 
 # -- the targets of the fuzzer, few times and always the same
@@ -238,7 +230,7 @@ def test_no_argument_smuggles_a_command(bad: str, shared: Shared) -> None:
             bus.subscribe("n", queue_group=bad)
 
 
-def test_an_outsider_with_this_nodes_own_id_is_taken_for_an_echo(
+def test_an_outsider_with_this_nodes_own_id_is_taken_for_this_node(
     make_bus: MakeBus, raw: RawClient, prefix: str
 ) -> None:
     bus = make_bus()

@@ -4,10 +4,8 @@ Signals reach the main thread alone, so these tests work on the main thread, wit
 """
 
 import gc
-import os
 import random
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,54 +15,9 @@ import pytest
 from aether_sync import BusClosedError, EventBus, NATSEventBus
 
 from ..support.common import PATIENCE, eventually, make_event
-
-#: The whole promise is 20,000; a run of all tests makes do with less.
-INTERRUPTS = int(os.environ.get("AETHER_TEST_INTERRUPTS", "1500"))
-
-#: Seconds. Python may not see a signal that the kernel gives to another thread before that thread runs Python code.
-RING_AGAIN = 0.05
+from ..support.signals import INTERRUPTS, hammer
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no setitimer() here")
-
-
-class Interrupt(Exception):
-    """What the handler raises."""
-
-
-def hammer(count: int, work: Callable[[], object]) -> None:
-    """Repeat some work until it was interrupted so often, each time at a random moment within half a millisecond."""
-    armed = False
-
-    def handle(*_: object) -> None:
-        nonlocal armed
-        if armed:
-            armed = False
-            raise Interrupt
-
-    def until_interrupted() -> None:
-        nonlocal armed
-        armed = True
-        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 5e-4), RING_AGAIN)
-        while armed:  # an interrupt inside a finalizer is only reported, not raised
-            work()
-
-    def report(unraisable: "sys.UnraisableHookArgs") -> None:
-        if unraisable.exc_type is not Interrupt:  # one may fall into a finalizer
-            report_before(unraisable)
-
-    report_before, sys.unraisablehook = sys.unraisablehook, report
-    before = signal.signal(signal.SIGALRM, handle)
-    try:
-        for _ in range(count):
-            try:  # around a call: on 3.13 what is raised at the end of a loop's body escapes a try around the loop
-                until_interrupted()
-            except Interrupt:
-                pass
-    finally:
-        armed = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-        sys.unraisablehook = report_before
 
 
 @pytest.mark.concurrent

@@ -11,13 +11,14 @@ trap    what nats-py does                                               tested b
 3       most -ERR close the client for good                             test_an_err_that_closes_the_client...,
                                                                         test_credentials_that_expired...,
                                                                         test_an_err_on_a_full_link...
-4       header bytes are not counted                                    no headers are sent
+4       header bytes are not counted                                    test_refusals.py
 5       a callback that raises ends the reconnecting                    test_a_mistake_in_a_callback...
 6       publish() waits without a timeout                               test_publishing_to_a_full_link_has_a_timeout
 7, 8    close() and drain() hang                                        test_closing_a_frozen_link_has_a_deadline,
                                                                         test_closing_while_it_connects_again...
 9       what was written to a broken connection is lost                 test_accounting.py
-10-13   JetStream                                                       not used yet
+10, 13  what timed out may be stored; tried again, it conflicts         test_outcomes.py
+11, 12  js.publish_async() hangs; an ordered consumer loses events      neither is used
 14      the text of an -ERR is lower-cased                              test_an_err_in_another_case...,
                                                                         test_permissions.py
 15      fork                                                            test_fork.py
@@ -48,8 +49,7 @@ from aether_sync._codec.encoding import encode_event
 from aether_sync._codec.envelope import EnvelopeWriter
 from aether_sync._nats.pump import Pump
 
-from ..support.bus_suite import Keep, numbers
-from ..support.common import PATIENCE, UNIT, eventually, make_event, run_threads
+from ..support.common import PATIENCE, UNIT, Keep, eventually, make_event, numbers, run_threads
 from ..support.fake_server import FakeServer, Peer, polite
 from ..support.inside import channel_of, client_of, transport_of
 from ..support.proxy import Proxy

@@ -1,4 +1,4 @@
-"""Any bytes, cut anywhere, through the lean way in: ours come out whole, once and in order, the rest as it was.
+"""Any bytes, cut anywhere, through the fast reader: ours come out whole, once and in order, the rest as it was.
 
 Half of the inputs are raw; the others choose frames of a grammar, with a few bytes of the result changed.
 """

@@ -76,6 +76,7 @@ def test_a_loop_that_never_ran_is_none_in_the_child(server: NATSServer) -> None:
     run(forks.a_loop_that_never_ran)
 
 
+@pytest.mark.slow
 @pytest.mark.concurrent
 @pytest.mark.parametrize("where", ["main", "thread"])
 def test_forks_while_threads_publish_and_iterate(server: NATSServer, prefix: str, where: str) -> None:
@@ -140,7 +141,7 @@ def test_a_signal_handler_forks_over_a_close_without_a_deadline(own_server: NATS
     finish(program, says=None)
 
 
-def test_one_heir_that_raises_does_not_stop_the_others(server: NATSServer, prefix: str) -> None:
+def test_one_object_that_raises_after_a_fork_does_not_stop_the_others(server: NATSServer, prefix: str) -> None:
     run(forks.one_heir_raises, server.url, prefix, says="ZeroDivisionError")
 
 

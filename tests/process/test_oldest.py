@@ -22,6 +22,8 @@ TESTS = [
     "store/test_jetstream_store.py",
 ]
 
+OPTIONS = ["-p", "no:cacheprovider", "-m", "", "-n", "2"]  # everything of them
+
 
 def oldest() -> str:
     """The version, as setup.cfg has it."""
@@ -32,6 +34,8 @@ def oldest() -> str:
     return found[1]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(400 * UNIT)
 @pytest.mark.index
 def test_with_the_oldest_nats_py(tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path)]
@@ -40,13 +44,25 @@ def test_with_the_oldest_nats_py(tmp_path: Path) -> None:
     where = [sys.executable, "-c", "import nats; print(nats.__file__)"]
     assert subprocess.check_output(where, env=env, text=True).startswith(str(tmp_path))
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/{test}" for test in TESTS)],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-m",
+            "",
+            "-n",
+            "2",
+            *(f"tests/{test}" for test in TESTS),
+        ],
         cwd=ROOT,
         env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=90 * UNIT,
+        timeout=300 * UNIT,
         check=False,
     )
     assert done.returncode == 0, done.stdout

@@ -37,7 +37,7 @@ from aether_sync.stores.base import ANY_VERSION, Follower
 from aether_sync.stores.jetstream import JetStreamEventStore
 from aether_sync.stores.memory import InMemoryEventStore
 
-from ..support.inside import engine_of, slot_of, transport_of
+from ..support.inside import engine_of, event_loop_of, files_of, has_engine, transport_of
 
 PATIENCE = 20 * float(os.environ.get("AETHER_TEST_UNIT", "1"))
 
@@ -122,10 +122,10 @@ def a_node_of_its_own(url: str, prefix: str) -> None:
 
 def pause_reading(bus: NATSEventBus) -> None:
     """As it is while more comes than can be read: then no selector knows the socket."""
-    engine, transport = engine_of(bus), transport_of(bus)
     paused = threading.Event()
-    engine.loop.post(transport.pause_reading)  # type: ignore[attr-defined]
-    engine.loop.post(paused.set)
+    loop = engine_of(bus).loop
+    loop.post(lambda: transport_of(bus).pause_reading())
+    loop.post(paused.set)
     assert paused.wait(PATIENCE)
 
 
@@ -167,15 +167,12 @@ def what_a_child_keeps(url: str, prefix: str, how: str) -> None:
     connecting.start()
     if how == "connected":
         connecting.join()
-    while slot_of(bus).engine is None:
+    while not has_engine(bus):
         time.sleep(0.002)
-    engine = engine_of(bus)
+    engine, loop = engine_of(bus), event_loop_of(bus)
 
     def known() -> set[int]:  # a loop does not know a socket at the very moment when it is made
-        clients = list(engine.link._clients)
-        others = {client.shortcut.file for client in clients if client.shortcut is not None}
-        others |= {ear.number for client in clients if (ear := client._ear) is not None}
-        return {*(file.number for file in engine.loop._loop.files()), *others}
+        return files_of(engine)
 
     while len(found := connections_and_polls() - own) < 2 or not found <= known():
         time.sleep(0.002)
@@ -183,7 +180,7 @@ def what_a_child_keeps(url: str, prefix: str, how: str) -> None:
     def child() -> None:
         assert connections_and_polls() == own
         posted: list[object] = []
-        engine.loop._loop.call_soon_threadsafe = posted.append  # type: ignore[assignment]
+        loop.call_soon_threadsafe = posted.append  # type: ignore[method-assign]
         engine.loop.call_soon(lambda: None)
         with pytest.raises(BusClosedError):
             engine.loop.post(lambda: None)

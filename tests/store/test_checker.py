@@ -11,6 +11,7 @@ from ..checker.history import report
 FAULTS_OF = {1: ("kill", "pause", "cut", "worker"), 3: ("kill", "pause", "stepdown", "cut", "worker")}
 
 
+@pytest.mark.slow
 @pytest.mark.fault
 @pytest.mark.concurrent
 @pytest.mark.timeout(300)

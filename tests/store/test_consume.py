@@ -21,8 +21,6 @@ from aether_sync import (
     StoreError,
     StreamMismatchError,
 )
-from aether_sync._runtime.deadline import Deadline
-from aether_sync.stores._jetstream.messages import Outgoing
 from aether_sync.stores._jetstream.pull import PullRequester
 from aether_sync.stores.consumers.arrivals import Arrivals
 from aether_sync.stores.consumers.consumption import Consumption
@@ -31,24 +29,13 @@ from aether_sync.stores.consumers.delivery import Delivery
 from ..programs import consumers as programs
 from ..programs.run import finish, run, start
 from ..support.common import PATIENCE, UNIT, eventually, run_threads
-from ..support.inside import on_write
+from ..support.inside import buffer_of, names_of, on_write
 from ..support.proxy import Proxy
 from ..support.raw import RawClient
-from ..support.steps import before
-
-ACK_WAIT = 0.3 * UNIT
+from ..support.signals import before
+from ..support.stores import ACK_WAIT, put, save
 
 MakeStore = Callable[..., JetStreamEventStore]
-
-
-def save(store: JetStreamEventStore, count: int, actors: int = 10, **changes: Any) -> None:
-    """Store events 1 to count, of some actors in turn."""
-    events = [
-        Event(**{"event_type": "Done", "actor_id": f"a-{n % actors}", "version": n // actors + 1} | changes)
-        for n in range(count)
-    ]
-    for begin in range(0, count, 1_000):
-        store.save_events(events[begin : begin + 1_000], timeout=PATIENCE)
 
 
 def take_all(events: Consumption, count: int) -> list[Delivery]:
@@ -62,8 +49,7 @@ def take_all(events: Consumption, count: int) -> list[Delivery]:
 
 def spoil(store: JetStreamEventStore, data: bytes = b"no event") -> int:
     """Store what is no event; return its sequence."""
-    message = Outgoing(store._names.subject("a-bad"), "bad", None, data)
-    return store._jetstream.publish(store._names.stream, [message], Deadline(PATIENCE)).seq
+    return put(store, data)
 
 
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # whose close() was cut off
@@ -82,7 +68,7 @@ def test_an_interrupted_close_gives_back_what_was_not_taken(
     store, other = make_store(), make_store()
     save(store, 20)
     events = store.consumer("c", ack_wait=ACK_WAIT).iterate(prefetch=30)
-    eventually(lambda: len(events._buffer.arrived) == 20, "all events")
+    eventually(lambda: len(buffer_of(events).arrived) == 20, "all events")
 
     def interrupt() -> None:
         raise KeyboardInterrupt
@@ -101,7 +87,7 @@ def test_a_handler_that_closes_it_while_it_takes_ends_it(make_store: MakeStore) 
     store = make_store()
     save(store, 20)
     events = store.consumer("c", ack_wait=ACK_WAIT).iterate()
-    eventually(lambda: len(events._buffer.arrived) == 20, "all events")
+    eventually(lambda: len(buffer_of(events).arrived) == 20, "all events")
     with before(Arrivals.pop, "popleft()", events.close), pytest.raises(StoreClosedError):
         events.get(timeout=PATIENCE)
     with store.consumer("c", ack_wait=ACK_WAIT).iterate() as rest:
@@ -279,7 +265,7 @@ class TestSettling:
     def test_what_waits_here_is_not_given_to_another(self, store: JetStreamEventStore) -> None:
         save(store, 3)
         with store.consumer("c", ack_wait=ACK_WAIT).iterate() as events:
-            eventually(lambda: len(events._buffer.arrived) == 3)
+            eventually(lambda: len(buffer_of(events).arrived) == 3)
             with store.consumer("c", ack_wait=ACK_WAIT).iterate() as other:
                 assert other.get_batch(1, timeout=4 * ACK_WAIT) == []
             assert [one.attempt for one in take_all(events, 3)] == [1, 1, 1]
@@ -373,7 +359,7 @@ class TestDeadLetters:
         junk.append(b'{"stream_seq": 1, "timestamp": "2026-01-02T03:04:05"}')
         with store.consumer("c").iterate() as events, RawClient(server.port) as client:
             for n, data in enumerate(junk):
-                client.send(b"PUB %b.c %d\r\n%b\r\n" % (store._names.dead_letters.encode(), len(data), data))
+                client.send(b"PUB %b.c %d\r\n%b\r\n" % (names_of(store).dead_letters.encode(), len(data), data))
                 client.flush()
                 if n < 2:
                     events.get(timeout=PATIENCE).reject("no")
@@ -419,7 +405,7 @@ class TestDeadLetters:
     def test_what_a_process_dies_of_is_there(self, store: JetStreamEventStore, server: NATSServer) -> None:
         save(store, 1)
         for attempt in (1, 2):
-            worker = start(programs.takes_and_waits, server.url, store._names.stream, ACK_WAIT, 2)
+            worker = start(programs.takes_and_waits, server.url, names_of(store).stream, ACK_WAIT, 2)
             assert worker.stdout is not None
             assert worker.stdout.readline().split() == ["1", str(attempt)]
             worker.kill()
@@ -580,7 +566,7 @@ class TestItsEnd:
         save(store, 3)
         events = store.consumer("c", ack_wait=8 * UNIT).iterate()
         events.get(timeout=PATIENCE).ack()
-        eventually(lambda: len(events._buffer.arrived) == 2)
+        eventually(lambda: len(buffer_of(events).arrived) == 2)
         with pytest.warns(ResourceWarning, match="unclosed <Consumption 'c'"):
             del events
             gc.collect()
@@ -591,12 +577,12 @@ class TestItsEnd:
 
     def test_the_process_ends(self, store: JetStreamEventStore, server: NATSServer) -> None:
         save(store, 1)
-        output = run(programs.ends_while_iterating, server.url, store._names.stream, says="unclosed <Connection")
+        output = run(programs.ends_while_iterating, server.url, names_of(store).stream, says="unclosed <Connection")
         assert "ended" in output
 
     def test_a_child_has_its_own(self, store: JetStreamEventStore, server: NATSServer) -> None:
         save(store, 5)
-        run(programs.forks, server.url, store._names.stream)
+        run(programs.forks, server.url, names_of(store).stream)
 
 
 class TestFaults:
@@ -622,7 +608,7 @@ class TestFaults:
         assert sorted(set(taken)) == list(range(1, 601))
 
     def test_a_process_that_is_killed_holds_nothing_up(self, store: JetStreamEventStore, server: NATSServer) -> None:
-        workers = [start(programs.works, server.url, store._names.stream, ACK_WAIT) for _ in range(3)]
+        workers = [start(programs.works, server.url, names_of(store).stream, ACK_WAIT) for _ in range(3)]
         for worker in workers:
             assert worker.stdout is not None
             assert worker.stdout.readline() == "ready\n"

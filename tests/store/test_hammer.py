@@ -22,17 +22,18 @@ from aether_sync import (
     VersionConflictError,
     retry_on_conflict,
 )
-from aether_sync._runtime.deadline import Deadline
 
 from ..programs import increments
 from ..programs.run import start
 from ..support.common import PATIENCE, run_threads
+from ..support.inside import names_of
+from ..support.stores import ask
 
 MakeStore = Callable[..., JetStreamEventStore]
 
 SECONDS = float(os.environ.get("AETHER_TEST_HAMMER", "0"))
 
-pytestmark = [pytest.mark.concurrent, pytest.mark.timeout(240 + 3 * SECONDS)]
+pytestmark = [pytest.mark.slow, pytest.mark.concurrent, pytest.mark.timeout(240 + 3 * SECONDS)]
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def cluster() -> Iterator[NATSCluster]:
 
 
 def leader_of(store: JetStreamEventStore, cluster: NATSCluster) -> NATSServer:
-    info = store._jetstream.request(f"STREAM.INFO.{store._names.stream}", {}, Deadline(PATIENCE))
+    info = ask(store, f"STREAM.INFO.{names_of(store).stream}")
     (leader,) = (one for one in cluster.servers if one.name == info["cluster"]["leader"])
     return leader
 

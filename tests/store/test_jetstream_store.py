@@ -1,4 +1,4 @@
-"""``JetStreamEventStore``: the promises of every store, and what is particular to one on a server."""
+"""``JetStreamEventStore``: the promises of every store."""
 
 from collections.abc import Callable
 
@@ -6,12 +6,18 @@ import pytest
 
 from aether_sync import JetStreamEventStore
 
-from ..support.store_suite import StorePromises
+from ..contracts import store as contract
 
 MakeStore = Callable[..., JetStreamEventStore]
 
 
-class TestPromises(StorePromises):
+class OnAServer:
+    """Two nodes; and with what arrives read by nats-py, where the faster reader is off."""
+
+    @pytest.fixture(autouse=True, params=["fast", pytest.param("nats-py", marks=pytest.mark.slow)])
+    def _reader(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AETHER_SYNC_LEAN", str(int(request.param == "fast")))
+
     @pytest.fixture
     def store(self, make_store: MakeStore) -> JetStreamEventStore:
         return make_store()
@@ -21,9 +27,37 @@ class TestPromises(StorePromises):
         return make_store()
 
 
-class TestPromisesOverThePublicPath(TestPromises):
-    """As above, with what arrives read by nats-py."""
+class TestAppending(OnAServer, contract.Appending): ...
 
-    @pytest.fixture(autouse=True)
-    def _public(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("AETHER_SYNC_LEAN", "0")
+
+class TestBadInput(OnAServer, contract.BadInput): ...
+
+
+class TestCachedVersions(OnAServer, contract.CachedVersions): ...
+
+
+class TestClosing(OnAServer, contract.Closing): ...
+
+
+class TestFollowing(OnAServer, contract.Following): ...
+
+
+class TestReadingActors(OnAServer, contract.ReadingActors): ...
+
+
+class TestReadingTogether(OnAServer, contract.ReadingTogether): ...
+
+
+class TestSaving(OnAServer, contract.Saving): ...
+
+
+class TestSavingAgain(OnAServer, contract.SavingAgain): ...
+
+
+class TestSavingTogether(OnAServer, contract.SavingTogether): ...
+
+
+class TestSnapshots(OnAServer, contract.Snapshots): ...
+
+
+class TestTelling(OnAServer, contract.Telling): ...

@@ -31,7 +31,9 @@ from aether_sync.stores._jetstream.stream import settings, snapshot_settings
 from aether_sync.stores.consumers.dead_letters import _settings as dead_letter_settings
 
 from ..support.common import PATIENCE, UNIT, eventually
+from ..support.inside import jetstream_of, names_of
 from ..support.raw import RawClient
+from ..support.stores import ask
 
 MakeStore = Callable[..., JetStreamEventStore]
 
@@ -42,8 +44,8 @@ def event(version: int = 1, actor_id: str = "order-1", **data: Any) -> Event:
 
 def record(store: JetStreamEventStore, sequence: int) -> tuple[str, bytes]:
     """Subject and body of what is stored at a sequence."""
-    stream = store._names.stream
-    found = store._jetstream.next(stream, f"{stream}.events.>", sequence, Deadline(PATIENCE))
+    stream = names_of(store).stream
+    found = jetstream_of(store).next(stream, f"{stream}.events.>", sequence, Deadline(PATIENCE))
     assert found is not None
     return found.subject, found.data
 
@@ -122,9 +124,9 @@ def test_what_a_node_in_go_stores_is_read(make_store: MakeStore, server: NATSSer
 
 def streams_of(store: JetStreamEventStore) -> dict[str, dict[str, Any]]:
     """The settings of a store's streams that there are, by what each is for."""
-    names, found = store._names, {}
+    names, found = names_of(store), {}
     for use, name in (("events", names.stream), ("snapshots", names.snapshots), ("dead_letters", names.dead_letters)):
-        answer = store._jetstream.request(f"STREAM.INFO.{name}", {}, Deadline(PATIENCE))
+        answer = ask(store, f"STREAM.INFO.{name}")
         if "config" in answer:
             found[use] = answer["config"]
     return found
@@ -216,7 +218,7 @@ def test_who_follows_a_stream_that_is_made_otherwise_is_told(make_store: MakeSto
     store = make_store()
     with store.follow() as follower:
         body = {"name": prefix, "subjects": [f"{prefix}.events.>"], "max_age": 3600 * 10**9}
-        assert "error" not in store._jetstream.request(f"STREAM.CREATE.{prefix}", body, Deadline(PATIENCE))
+        assert "error" not in ask(store, f"STREAM.CREATE.{prefix}", body)
         with pytest.raises(StreamMismatchError, match="max_age"):
             follower.get(timeout=PATIENCE)
 
@@ -247,8 +249,8 @@ def test_a_side_stream_with_fewer_replicas_is_used(make_store: MakeStore) -> Non
     with NATSCluster(3) as cluster:
         node = make_store(cluster.url, replicas=3)
         node.save_event(event(1), timeout=PATIENCE)
-        for body in (snapshot_settings(node._names), dead_letter_settings(node._names)):
-            assert "error" not in node._jetstream.request(f"STREAM.CREATE.{body['name']}", body, Deadline(PATIENCE))
+        for body in (snapshot_settings(names_of(node)), dead_letter_settings(names_of(node))):
+            assert "error" not in ask(node, f"STREAM.CREATE.{body['name']}", body)
         assert node.save_snapshot(Snapshot(actor_id="order-1", version=1, state={}), timeout=PATIENCE)
         assert node.load("order-1", timeout=PATIENCE).snapshot is not None
         with node.consumer("c").iterate(timeout=PATIENCE) as consumption:
@@ -418,7 +420,7 @@ def test_what_a_server_lacks_that_is_behind_is_read_from_the_leader(
 ) -> None:
     store = make_store()
     saved = [store.save_event(event(version)).event for version in range(1, 11)]
-    real = store._jetstream.ask_page
+    real = jetstream_of(store).ask_page
     for known in (0, 5, 9, 10):
 
         def behind(*arguments: Any, known: int = known) -> Any:
@@ -432,7 +434,7 @@ def test_what_a_server_lacks_that_is_behind_is_read_from_the_leader(
 
             return Answer()
 
-        monkeypatch.setattr(store._jetstream, "ask_page", behind)
+        monkeypatch.setattr(jetstream_of(store), "ask_page", behind)
         assert store.get_events("order-1") == saved
         assert list(store.iter_events("order-1")) == saved
 
@@ -442,8 +444,10 @@ def test_a_moment_is_never_within_a_batch(make_store: MakeStore, monkeypatch: py
     store.save_event(event(1, "a-1"))
     store.save_events([event(1, "b-1"), event(1, "c-1"), event(2, "a-1")])
     for sequence, moment in ((1, 1), (2, 1), (3, 1), (4, 4)):  # as if more were just being stored
-        last = store._jetstream.next(store._names.stream, store._names.all_events, sequence, Deadline(PATIENCE))
-        monkeypatch.setattr(store._jetstream, "last", lambda *_, last=last: last)
+        last = jetstream_of(store).next(
+            names_of(store).stream, names_of(store).all_events, sequence, Deadline(PATIENCE)
+        )
+        monkeypatch.setattr(jetstream_of(store), "last", lambda *_, last=last: last)
         assert store.last_sequence() == moment
 
 
@@ -497,15 +501,15 @@ def test_who_is_there_all_the_time_is_listed_whatever_comes_and_goes(
 
         def request(subject: str, body: dict[str, Any], *_: object, **__: object) -> dict[str, Any]:
             if subject == "STREAM.INFO.s" and not body:
-                config = settings(store._names, 1) | {"metadata": {"_nats.level": "4"}}
+                config = settings(names_of(store), 1) | {"metadata": {"_nats.level": "4"}}
                 return {"config": config, "created": "2026-11-28T12:00:00Z"}
             if subject == "STREAM.INFO.s":
                 page, rest = mine.page(body)
-                return {"state": {"subjects": {store._names.subject(name): 1 for name in page}}, **rest}
+                return {"state": {"subjects": {names_of(store).subject(name): 1 for name in page}}, **rest}
             page, rest = theirs.page(body)
             return {"consumers": [consumer(name) for name in page], **rest}
 
-        store._jetstream.request = request  # type: ignore[method-assign]
+        jetstream_of(store).request = request  # type: ignore[method-assign]
         assert names <= set(store.actors()) <= mine.names
         found = [one.name for one in store.consumers()]
         assert theirs.steady <= set(found)
@@ -526,7 +530,7 @@ def test_a_consumer_whose_server_does_not_answer_is_left_out(make_store: MakeSto
         0: {"consumers": [consumer("a")], "missing": ["b", "c"], "limit": 3, "total": 4},
         2: {"consumers": [consumer("d")], "missing": ["c"], "limit": 3, "total": 4},
     }
-    store._jetstream.request = lambda _, body, *__: answers[body["offset"]]  # type: ignore[method-assign]
+    jetstream_of(store).request = lambda _, body, *__: answers[body["offset"]]  # type: ignore[method-assign]
     assert [one.name for one in store.consumers()] == ["a", "d"]
 
 
@@ -548,7 +552,7 @@ def test_a_deadline_is_looked_at_between_records(
 
         return reading
 
-    monkeypatch.setattr(store._names, "actor_id_of", slowly(store._names.actor_id_of))
+    monkeypatch.setattr(names_of(store), "actor_id_of", slowly(names_of(store).actor_id_of))
     monkeypatch.setattr(store._reader, "found", slowly(store._reader.found))
     arguments = ["a-1"] if call is JetStreamEventStore.get_events else []
     with pytest.raises(DeadlineExceededError, match="within"):
@@ -592,7 +596,7 @@ def test_a_snapshot_kept_of_another_past_hides_no_event(make_store: MakeStore, p
     store = make_store()
     store.save_events([event(1, "other-1"), *(event(version) for version in range(1, 6))])
     assert store.save_snapshot(Snapshot(actor_id="order-1", version=2, state={}))
-    assert "error" not in store._jetstream.request(f"STREAM.DELETE.{prefix}", {}, Deadline(PATIENCE))
+    assert "error" not in ask(store, f"STREAM.DELETE.{prefix}")
     restored = make_store()
     restored.save_events([event(version) for version in (1, 4, 5)])
     assert restored.save_snapshot(Snapshot(actor_id="order-1", version=4, state={"n": 4}))
@@ -611,7 +615,7 @@ def test_a_snapshot_whose_event_is_gone_is_discarded(
     store.save_events([event(version) for version in range(1, 6)])
     assert store.save_snapshot(Snapshot(actor_id="order-1", version=5, state={"n": 5}))
     for call in (f"STREAM.DELETE.{prefix}",):
-        assert "error" not in store._jetstream.request(call, {}, Deadline(PATIENCE))
+        assert "error" not in ask(store, call)
     restored = make_store()  # from a backup, say
     restored.save_events([event(version) for version in range(1, 3)])
     assert restored.get_latest_snapshot("order-1") is None

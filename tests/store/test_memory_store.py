@@ -15,18 +15,17 @@ from aether_sync.stores._memory_log import Log, LogFollower
 from aether_sync.stores.base import ANY_VERSION, Snapshot, StoredEvent
 from aether_sync.stores.memory import InMemoryEventStore
 
-from ..bus.test_signal_handlers import closing_another
-from ..faults.test_interrupts import INTERRUPTS, hammer
+from ..contracts import store as contract
 from ..programs import forks
 from ..programs.run import run
 from ..support.common import PATIENCE, eventually, run_threads
-from ..support.steps import before
-from ..support.store_suite import StorePromises, event, fill, take, versions
+from ..support.signals import INTERRUPTS, before, closing_another, hammer
+from ..support.stores import event, fill, take, versions
 
 is_posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="no signals and forks as of POSIX here")
 
 
-class TestInMemoryEventStore(StorePromises):
+class InOneProcess:
     @pytest.fixture
     def store(self) -> Iterator[InMemoryEventStore]:
         with InMemoryEventStore() as store:
@@ -35,6 +34,42 @@ class TestInMemoryEventStore(StorePromises):
     @pytest.fixture
     def other(self, store: InMemoryEventStore) -> InMemoryEventStore:
         return store
+
+
+class TestAppending(InOneProcess, contract.Appending): ...
+
+
+class TestBadInput(InOneProcess, contract.BadInput): ...
+
+
+class TestCachedVersions(InOneProcess, contract.CachedVersions): ...
+
+
+class TestClosing(InOneProcess, contract.Closing): ...
+
+
+class TestFollowing(InOneProcess, contract.Following): ...
+
+
+class TestReadingActors(InOneProcess, contract.ReadingActors): ...
+
+
+class TestReadingTogether(InOneProcess, contract.ReadingTogether): ...
+
+
+class TestSaving(InOneProcess, contract.Saving): ...
+
+
+class TestSavingAgain(InOneProcess, contract.SavingAgain): ...
+
+
+class TestSavingTogether(InOneProcess, contract.SavingTogether): ...
+
+
+class TestSnapshots(InOneProcess, contract.Snapshots): ...
+
+
+class TestTelling(InOneProcess, contract.Telling): ...
 
 
 @pytest.fixture

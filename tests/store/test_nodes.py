@@ -25,14 +25,15 @@ from aether_sync import (
     UnknownOutcomeError,
     VersionConflictError,
 )
-from aether_sync._runtime.deadline import Deadline
 from aether_sync.stores._jetstream.cache import _ACTORS_KEPT, VersionCache
 
 from ..programs import forks
 from ..programs.run import run
 from ..support.common import PATIENCE, UNIT, eventually, run_threads
+from ..support.inside import jetstream_of
 from ..support.proxy import Proxy
 from ..support.raw import RawClient
+from ..support.stores import ask
 
 MakeBus = Callable[..., NATSEventBus]
 MakeStore = Callable[..., JetStreamEventStore]
@@ -270,7 +271,7 @@ def test_a_stream_that_was_restored_moves_the_cache_down(make_store: MakeStore, 
     store = make_store()
     store.save_events([event(version) for version in range(1, 11)])
     store.save_event(event(1, "b-1"))
-    assert "error" not in store._jetstream.request(f"STREAM.DELETE.{prefix}", {}, Deadline(PATIENCE))
+    assert "error" not in ask(store, f"STREAM.DELETE.{prefix}")
     restored = make_store()
     restored.save_events([event(version) for version in range(1, 4)])
     assert store.cached_version("a-1") == 10
@@ -398,7 +399,7 @@ def test_reads_of_a_stream_made_anew_miss_nothing(make_store: MakeStore, prefix:
     store = make_store()
     store.save_events([event(version) for version in range(1, 11)])
     store.save_snapshot(Snapshot(actor_id="a-1", version=10, state={}))
-    store._jetstream.request(f"STREAM.DELETE.{prefix}", {}, Deadline(PATIENCE))
+    ask(store, f"STREAM.DELETE.{prefix}")
     anew = make_store()
     anew.save_events([event(version, f"b-{version}") for version in range(1, 30)])
     for version in range(1, 13):
@@ -430,7 +431,7 @@ def test_closing_releases_who_waits_without_end(make_store: MakeStore, server: N
         threads = [threading.Thread(target=wait, args=(call,), daemon=True) for call in calls]
         for thread in threads:
             thread.start()
-        eventually(lambda: len(list(store._jetstream._calls)) >= 4, "calls that wait")
+        eventually(lambda: len(list(jetstream_of(store)._calls)) >= 4, "calls that wait")
         store.close()
         for thread in threads:
             thread.join(PATIENCE)

@@ -38,10 +38,10 @@ from aether_sync.stores._jetstream.messages import Record
 from aether_sync.stores._jetstream.reader import Reader
 from aether_sync.stores._jetstream.writer import _refuse_older
 
-from ..faults.test_interrupts import INTERRUPTS, hammer
 from ..support.common import PATIENCE, UNIT, eventually, run_threads
-from ..support.inside import engine_of
+from ..support.inside import calls_kept, jetstream_of, names_of
 from ..support.proxy import Proxy
+from ..support.signals import INTERRUPTS, hammer
 
 MakeStore = Callable[..., JetStreamEventStore]
 
@@ -250,6 +250,7 @@ def test_a_save_waits_for_a_server_that_restarts(own_server: NATSServer, make_st
     assert versions(store) == [1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.concurrent
 def test_writers_whose_links_break_count_right(
     make_store: MakeStore, proxy: Proxy, direct: JetStreamEventStore
@@ -330,11 +331,10 @@ def test_interrupted_calls_leave_nothing(make_store: MakeStore) -> None:
         store.append("b-1", event(0, "b-1"), expected_version=ANY_VERSION, timeout=PATIENCE)
 
     hammer(min(INTERRUPTS, 500), work)
-    engine = engine_of(store)
 
     def nothing_is_kept() -> bool:
         gc.collect()
-        return not engine.link.requests._calls and not list(store._jetstream._calls)
+        return calls_kept(store) == 0
 
     eventually(nothing_is_kept, "that nothing is kept of them")
     events = store.get_events("b-1", timeout=PATIENCE)
@@ -447,11 +447,12 @@ def test_a_save_over_which_its_store_is_closed_is_unknown(
         saved()
 
 
+@pytest.mark.slow
 def test_a_leader_who_knows_less_than_was_acknowledged_settles_nothing(
     store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch, proxy: Proxy
 ) -> None:
     store.save_event(event(2))
-    older = store._jetstream.next(store._names.stream, store._names.subject("a-1"), 1, Deadline(PATIENCE))
+    older = jetstream_of(store).next(names_of(store).stream, names_of(store).subject("a-1"), 1, Deadline(PATIENCE))
     asked = []
 
     class Older:
@@ -466,8 +467,8 @@ def test_a_leader_who_knows_less_than_was_acknowledged_settles_nothing(
         asked.append(1)
         return Older() if len(asked) < 5 else real(*_)
 
-    real = store._jetstream.ask_last
-    monkeypatch.setattr(store._jetstream, "ask_last", last)
+    real = jetstream_of(store).ask_last
+    monkeypatch.setattr(jetstream_of(store), "ask_last", last)
     proxy.mute()
     saved = in_background(lambda: store.append("a-1", event(), expected_version=2, timeout=PATIENCE))
     eventually(lambda: asked, "a look at the leader")

@@ -25,11 +25,11 @@ from aether_sync import (
     StreamMismatchError,
     VersionConflictError,
 )
-from aether_sync._runtime.deadline import Deadline
 from aether_sync.stores._jetstream.names import Names
 from aether_sync.stores._jetstream.stream import settings
 
 from ..support.common import PATIENCE, UNIT
+from ..support.stores import ask
 
 MakeStore = Callable[..., JetStreamEventStore]
 
@@ -39,7 +39,7 @@ def event(version: int = 1, actor_id: str = "a-1", **data: Any) -> Event:
 
 
 def api(store: JetStreamEventStore, subject: str, **body: Any) -> dict[str, Any]:
-    return store._jetstream.request(subject, body, Deadline(PATIENCE))
+    return ask(store, subject, body)
 
 
 # -- servers
@@ -137,6 +137,7 @@ def test_more_replicas_than_servers(make_store: MakeStore) -> None:
         make_store(replicas=3).start()
 
 
+@pytest.mark.slow
 @pytest.mark.index
 @pytest.mark.parametrize("version", ["2.10.26", "2.11.10"])
 def test_older_servers(tmp_path: Path, version: str) -> None:

@@ -33,9 +33,12 @@ from aether_sync.stores.consumers.delivery import Delivery
 from ..programs import consumers as programs
 from ..programs.run import run
 from ..support.common import PATIENCE, UNIT, eventually, run_threads
+from ..support.inside import held_by, names_of, scheduler_of
 from ..support.proxy import Proxy
 from ..support.raw import RawClient
-from .test_consume import ACK_WAIT, MakeStore, save
+from ..support.stores import ACK_WAIT, save
+
+MakeStore = Callable[..., JetStreamEventStore]
 
 pytestmark = pytest.mark.concurrent
 
@@ -132,9 +135,9 @@ class TestOrder:
             taken[0].ack(confirm=True)
             with store.consumer("c").run(lambda one: (go_on.wait(PATIENCE), recorder(one))) as runner:
                 events.close()  # 3 and 4 come again
-                eventually(lambda: len(runner._scheduler._held) == 2)
+                eventually(lambda: len(held_by(runner)) == 2)
                 taken[1].nak()
-                eventually(lambda: len(runner._scheduler._held) == 3)
+                eventually(lambda: len(held_by(runner)) == 3)
                 go_on.set()
                 store.consumer("c").wait_for(4, timeout=PATIENCE)
         assert recorder.handled["a-0"][1:] == sorted(recorder.handled["a-0"][1:])
@@ -157,7 +160,7 @@ class TestOrder:
         save(store, 100)
         with store.consumer("c").run(lambda _: go_on.wait(PATIENCE), prefetch=8) as runner:
             eventually(lambda: store.consumers()[0].unacknowledged == 16)
-            assert len(runner._scheduler._held) == 8
+            assert len(held_by(runner)) == 8
             go_on.set()
             store.consumer("c").wait_for(100, timeout=PATIENCE)
 
@@ -207,8 +210,8 @@ class TestOneActorsTroubles:
         with store.consumer("c").run(
             lambda one: (go_on.wait(PATIENCE), recorder(one)), threads=2, prefetch=2, retry_delay=QUICK
         ) as runner:
-            eventually(lambda: len(runner._scheduler._held) == 10, "all of them")
-            assert sum(not one._has_event for one in runner._scheduler._held.values()) == 8
+            eventually(lambda: len(held_by(runner)) == 10, "all of them")
+            assert sum(not one._has_event for one in held_by(runner).values()) == 8
             go_on.set()
             store.consumer("c").wait_for(10, timeout=PATIENCE)
         assert recorder.handled == {"a-0": list(range(1, 11))}
@@ -279,7 +282,7 @@ class TestABrokenLink:
             ):
                 save(direct, 200, actors=200)
                 direct.consumer("c").wait_for(200, timeout=PATIENCE)
-                assert runner._scheduler.consumption._arrivals._has_company()
+                assert scheduler_of(runner).consumption._arrivals._has_company()
                 there.close()
                 late = Event(event_type="Done", actor_id="a-0", version=2)
                 lose(proxy, store, direct, lambda: direct.save_event(late))
@@ -439,7 +442,7 @@ class TestFailures:
             attempts.append(delivery.attempt)
             if delivery.attempt == 1:
                 delivery.nak()
-                eventually(lambda: runner._scheduler._held[1] is not delivery, "the second delivery")
+                eventually(lambda: held_by(runner)[1] is not delivery, "the second delivery")
 
         with store.consumer("c", start="new").run(handle, threads=1) as runner:
             store.save_event(Event(event_type="Done", actor_id="a-0", version=1))
@@ -471,7 +474,7 @@ class TestFailures:
     def test_a_handler_begins_with_all_of_the_ack_wait(self, store: JetStreamEventStore, server: NATSServer) -> None:
         save(store, 2, actors=1)
         with RawClient(server.port) as witness:
-            witness.subscribe(f"$JS.ACK.{store._names.stream}.c.>")
+            witness.subscribe(f"$JS.ACK.{names_of(store).stream}.c.>")
             witness.flush()
             with store.consumer("c", ack_wait=10 * UNIT).run(
                 lambda one: time.sleep(1.0 * UNIT if one.sequence == 1 else 0)
@@ -501,7 +504,7 @@ class TestItsEnd:
             recorder(delivery)
 
         runner = store.consumer("c").run(handle, threads=3)
-        eventually(lambda: len(runner._scheduler._held) == 100 and len(begun) == 3)
+        eventually(lambda: len(held_by(runner)) == 100 and len(begun) == 3)
         threading.Timer(0.1 * UNIT, go_on.set).start()
         assert runner.close(PATIENCE)
         assert runner.close()
@@ -521,7 +524,7 @@ class TestItsEnd:
         handles = threading.Event()
         runner = store.consumer("c", ack_wait=ACK_WAIT).run(lambda _: (handles.set(), go_on.wait(PATIENCE)), threads=1)
         assert handles.wait(PATIENCE)
-        eventually(lambda: len(runner._scheduler._held) == 2)
+        eventually(lambda: len(held_by(runner)) == 2)
         begun = time.monotonic()
         with caplog.at_level(logging.WARNING):
             assert not runner.close(0.1 * UNIT)
@@ -631,7 +634,7 @@ class TestItsEnd:
             runner = store.consumer("c", ack_wait=ACK_WAIT).run(print)
             with pytest.raises(StoreError, match="MemoryError"):
                 runner.wait(PATIENCE)
-            assert not runner._scheduler.running, "it waited in vain"
+            assert not scheduler_of(runner).running, "it waited in vain"
         recorder = Recorder()
         with store.consumer("c", ack_wait=ACK_WAIT).run(recorder):
             store.consumer("c").wait_for(4, timeout=PATIENCE)
@@ -677,7 +680,7 @@ class TestItsEnd:
     def test_the_process_ends(self, store: JetStreamEventStore, server: NATSServer, how: str) -> None:
         save(store, 1)
         says = "unclosed <Connection" if how == "works" else None
-        output = run(programs.ends_while_running, server.url, store._names.stream, how, says=says)
+        output = run(programs.ends_while_running, server.url, names_of(store).stream, how, says=says)
         assert ("handled" in output) == (how == "works")
 
     @pytest.mark.fault
@@ -691,6 +694,7 @@ class TestItsEnd:
             store.consumer("c").wait_for(400, timeout=PATIENCE)
         assert set(recorder.sequences()) == set(range(1, 401))
 
+    @pytest.mark.slow
     @pytest.mark.fault
     def test_it_goes_on_while_the_servers_of_a_cluster_change(self, make_store: MakeStore) -> None:
         with NATSCluster(3) as cluster:

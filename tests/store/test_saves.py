@@ -36,7 +36,7 @@ from aether_sync.stores.doctor.checks import examine
 from aether_sync.stores.doctor.questions import ask_for_all
 
 from ..support.common import PATIENCE, UNIT, eventually, run_threads
-from ..support.inside import channel_of
+from ..support.inside import channel_of, names_of
 from ..support.shell import run
 
 pytestmark = pytest.mark.fault
@@ -111,7 +111,7 @@ class Tight:
                 data={"pad": "x" * size},
             )
             data = encode_event(laid)
-            subject = self.stores[0]._names.subject(actor_id)
+            subject = names_of(self.stores[0]).subject(actor_id)
             channel_of(self.stores[0]).write(command(subject, b"", headers + b"\r\n", data))
         eventually(lambda: self.end() > end, "a part of the batch in the stream")
         eventually(self._is_settled, "all of the batch that it stores in the stream")
@@ -129,7 +129,7 @@ class Tight:
 
     def last(self, actor_id: str) -> int:
         """The sequence of an actor's last record."""
-        record = self._jetstream.last("events", self.stores[0]._names.subject(actor_id), Deadline(PATIENCE))
+        record = self._jetstream.last("events", names_of(self.stores[0]).subject(actor_id), Deadline(PATIENCE))
         return 0 if record is None else record.sequence
 
     def count(self) -> int:
@@ -143,7 +143,8 @@ class Tight:
 
 
 @pytest.fixture
-def tight() -> Iterator[Tight]:
+def tight(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tight]:
+    monkeypatch.setattr("aether_sync.stores._jetstream.api._TRY", 0.4 * UNIT)  # of a part, the server says nothing
     tight = Tight()
     try:
         tight.start()
@@ -355,6 +356,7 @@ def test_a_follower_may_begin_amid_a_save(tight: Tight, store: JetStreamEventSto
 # -- consumers
 
 
+@pytest.mark.slow
 def test_no_consumption_delivers_a_part(tight: Tight, store: JetStreamEventStore) -> None:
     node = tight.store()
     with node.consumer("all", ack_wait=1.0).iterate() as some, node.consumer("open", ack_wait=1.0).iterate() as others:
@@ -478,7 +480,7 @@ def test_who_knows_nothing_of_parts_makes_none_whole(tight: Tight, store: JetStr
     actor_id = next(one for one in ("d-1", "e-1") if last == tight.last(one))
     headers = b"NATS/1.0\r\nNats-Expected-Last-Subject-Sequence: %d\r\nNats-Msg-Id: x\r\n\r\n" % last
     data = encode_event(event(9, actor_id, size=1))
-    channel_of(store).write(command(store._names.subject(actor_id), b"", headers, data))
+    channel_of(store).write(command(names_of(store).subject(actor_id), b"", headers, data))
     eventually(lambda: tight.end() > last, "the record of another client")
     for one in (store, tight.store()):
         assert versions(one, actor_id) == [9]
@@ -593,6 +595,7 @@ def test_transfers_of_several_threads_while_room_comes_and_goes(tight: Tight) ->
 # -- export
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("actors", [[], ["--actors", "a-*"]])
 def test_export_counts_without_parts(tight: Tight, store: JetStreamEventStore, actors: list[str]) -> None:
     pytest.importorskip("click")

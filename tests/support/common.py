@@ -5,10 +5,10 @@ import os
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from aether_sync import Event, NATSEventBus
+from aether_sync import Event, NATSEventBus, Subscription
 from aether_sync.server.process import reserve
 
 from .inside import client_of
@@ -24,6 +24,10 @@ PATIENCE = 20 * UNIT
 CHOSEN = os.environ.get("AETHER_SYNC_UVLOOP")
 
 
+#: What the fixture ``keep`` gives.
+Keep = Callable[[Subscription], Subscription]
+
+
 def eventually(condition: Callable[[], object], what: str = "the condition") -> None:
     """Wait until a condition holds."""
     end = time.monotonic() + PATIENCE
@@ -36,6 +40,11 @@ def make_event(n: int = 0, **changes: object) -> Event:
     """An event that is told from others by its ``n``."""
     fields: dict[str, object] = {"event_type": "Happened", "actor_id": f"thing-{n}", "data": {"n": n}} | changes
     return Event(**fields)  # type: ignore[arg-type]
+
+
+def numbers(events: Iterable[Event]) -> list[Any]:
+    """By which they are told from others."""
+    return [event.data["n"] for event in events if event.data is not None]
 
 
 def run_threads(*works: Callable[[], object]) -> list[threading.Thread]:
@@ -82,15 +91,18 @@ class Monitor:
         """How many clients are connected."""
         return len(self._ask("connz")["connections"])
 
+    def total_connections(self) -> int:
+        """How many clients have connected since it was started."""
+        return int(self._ask("varz")["total_connections"])
+
     def messages(self) -> int:
         """How many messages clients have sent to the server since it was started."""
         return int(self._ask("varz")["in_msgs"])
 
     def subscriptions_of(self, bus: NATSEventBus) -> list[tuple[str, str]]:
         """Subjects and queue groups that a bus has on the server."""
-        cid = client_of(bus).client_id
-        (client,) = self._ask(f"connz?subs=detail&limit=10000&cid={cid}")["connections"]
-        details = client.get("subscriptions_list_detail", [])
+        found = self._ask(f"connz?subs=detail&limit=10000&cid={client_of(bus).client_id}")["connections"]
+        details = [detail for client in found for detail in client.get("subscriptions_list_detail", [])]
         return sorted((detail["subject"], detail.get("qgroup", "")) for detail in details)
 
     def _ask(self, path: str) -> dict[str, Any]:

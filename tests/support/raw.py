@@ -2,9 +2,12 @@
 
 import re
 import socket
-from typing import Self
+from typing import Any, Self
 
-from .common import PATIENCE
+from aether_sync._codec.encoding import encode_event
+from aether_sync._codec.envelope import EnvelopeWriter
+
+from .common import PATIENCE, make_event
 
 _PROTOCOL = re.compile(rb"MSG (\S+) \d+ (?:\S+ )?(\d+)\r\n|(PONG|PING|\+OK|INFO|-ERR)([^\r\n]*)\r\n")
 
@@ -73,3 +76,8 @@ class RawClient:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def forged(n: int, namespace: str = "n", node_id: str = "stranger", **changes: Any) -> bytes:
+    """An event as another node publishes it, or somebody who says so."""
+    return EnvelopeWriter(node_id).write(namespace, encode_event(make_event(n, **changes)))

@@ -9,9 +9,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Self
 
-from aether_sync import Event, NATSEventBus
+from aether_sync import CloseReport, Event, Metrics, NATSEventBus
 
 from .common import PATIENCE, UNIT, eventually
+
+#: Events. A server that is killed takes what it has confirmed, but not passed on yet, with it: what it reads at once,
+#: and what waits in its buffers while the writers of its routes and clients get no processor.
+LAST_WORDS = 4 * 64 * 1024 // 250
 
 _EVENT = re.compile(rb'"actorId":"(p-\d+)","version":(\d+)')
 
@@ -115,6 +119,13 @@ class Publishers:
         for thread in self._threads:
             thread.join(PATIENCE)
         self.await_part(1)
+
+
+def check_sums(publishers: Publishers, metrics: Metrics, report: CloseReport) -> None:
+    """Every accepted event is in one place."""
+    assert metrics.published == publishers.total
+    assert metrics.uncertain == report.uncertain
+    assert publishers.total == metrics.confirmed + report.uncertain + report.rejected + report.unsent
 
 
 def check_order(events: list[tuple[str, int]], *, connections: int = 1) -> None:

@@ -3,18 +3,17 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import aether_sync
 
 from .common import PATIENCE, eventually
 
-__all__ = ["COMMAND", "Running", "environment", "interruptible", "run", "starting", "unused_url"]
+__all__ = ["COMMAND", "Running", "environment", "interruptible", "run", "starting"]
 
 COMMAND = [sys.executable, "-m", "aether_sync"]
 
@@ -89,10 +88,12 @@ def starting(tmp_path: Path) -> Iterator[Callable[..., Running]]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """A process in the background may ignore SIGINT, and its children would inherit that."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """A process in the background may ignore SIGINT, and under nohup SIGHUP; its children would inherit that."""
+    wanted = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def run(*args: str, stdin: str | bytes = "", **changes: str) -> subprocess.CompletedProcess[str]:
@@ -109,9 +110,3 @@ def run(*args: str, stdin: str | bytes = "", **changes: str) -> subprocess.Compl
     assert "Traceback" not in found.stderr
     assert "Exception ignored" not in found.stderr
     return found
-
-
-def unused_url() -> str:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"nats://127.0.0.1:{probe.getsockname()[1]}"

@@ -16,7 +16,7 @@ from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock, Mock
+from unittest.mock import MagicMock, Mock, NonCallableMock
 
 import numpy
 import pytest
@@ -50,6 +50,7 @@ from aether_sync.stores._jetstream.follower import JetStreamFollower
 from aether_sync.stores._memory_log import LogFollower
 
 from ..support.common import UNIT
+from ..support.inside import open_consumptions
 
 # -- what is given
 
@@ -142,7 +143,7 @@ def values() -> dict[str, Any]:
         "module": math,
         "mock": Mock(),
         "magic mock": MagicMock(),
-        "mock of an event": Mock(spec=Event),
+        "mock of an event": NonCallableMock(spec=Event),
         "mock of a str": Mock(spec=str),
         "mock of a connection": Mock(spec=Connection),
         "datetime.min": datetime.min,
@@ -218,7 +219,7 @@ class World:
         """What a call that fails leaves as it is."""
         return (
             self.store.last_sequence() if owner == "JetStreamEventStore" else 0,
-            sum(not one.closed for one in self.store._consumers.consumptions),
+            sum(not one.closed for one in open_consumptions(self.store)),
             self.local.metrics().published,
             self.local.metrics().active_subscriptions,
             self.memory.last_sequence(),
@@ -469,7 +470,7 @@ def test_a_span_that_no_clock_counts_is_refused(span: Any, store: JetStreamEvent
 def test_what_a_runner_is_not_run_with_leaves_no_consumption(store: JetStreamEventStore, option: str) -> None:
     options: dict[str, Any] = {option: 0}
     assert option in said(lambda: store.consumer("c").run(fails, dead_letters=True, **options))
-    assert not list(store._consumers.consumptions)
+    assert not open_consumptions(store)
 
 
 @pytest.mark.parametrize("span", [1e-300, 1e-9])

@@ -9,9 +9,9 @@ import pytest
 from aether_sync import Event, EventBus, InMemoryEventStore, JetStreamEventStore
 from aether_sync._runtime.batches import fill
 
-from ..faults.test_interrupts import INTERRUPTS, hammer
 from ..support.common import PATIENCE, eventually, make_event
-from ..support.steps import before
+from ..support.inside import buffer_of
+from ..support.signals import INTERRUPTS, before, hammer
 
 COUNT = 100
 
@@ -45,7 +45,7 @@ def source(
         source = store.consumer("c").iterate(prefetch=COUNT) if request.param == "consumption" else store.follow()
         if hasattr(source, "_buffer"):
             source._requester.request_more()
-            eventually(lambda: len(source._buffer.arrived) == COUNT, "all events")
+            eventually(lambda: len(buffer_of(source).arrived) == COUNT, "all events")
         yield source
 
 

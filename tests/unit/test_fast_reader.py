@@ -1,9 +1,10 @@
-"""The lean way in, against nats-py's own parser: however a stream is cut, nothing is torn, lost or taken twice."""
+"""The fast reader, against nats-py's own parser: however a stream is cut, nothing is torn, lost or taken twice."""
 
 import asyncio
 import gc
 import random
 import sys
+from collections.abc import Callable
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -11,15 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aether_sync import NATSServer
+from aether_sync import NATSEventBus, NATSServer
 from aether_sync._nats import fast_reader as room
 from aether_sync._nats.fast_reader import LARGEST_MESSAGE, FastReader
 
-from ..faults.test_hostile import MakeBus, forged
 from ..fuzz import fast_reader as target
 from ..fuzz.fast_reader import OTHERS, OURS, Incoming, Stock, check_against_nats_py, expected, take
 from ..support.common import PATIENCE, make_event
-from ..support.raw import RawClient
+from ..support.raw import RawClient, forged
+
+MakeBus = Callable[..., NATSEventBus]
 
 # -- streams
 

@@ -138,7 +138,7 @@ class Stock(asyncio.Protocol):
         self.data_received = rest.append
 
 
-def test_what_fails_in_one_inbox_keeps_nothing_from_the_others(node, caplog):
+def test_a_bus_that_fails_to_deliver_keeps_nothing_from_others_on_its_connection(node, caplog):
     """Of two buses on one connection: a mistake of ours, or no memory, while one of them delivers."""
     other = Node()
     broken, whole = payload(), payload()

@@ -15,9 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from aether_sync._bus import index as _index
 from aether_sync._bus import routing as _routing
 from aether_sync._bus.index import Index, Tree
-from aether_sync._bus.routing import Target, Targets
+from aether_sync._bus.routing import Target, Targets, make_target
 
-from ..bus.test_deliveries import Wish, target_of
 from ..support.common import run_threads
 
 TOKENS = ("a", "b", "a-1", "a-2")
@@ -33,8 +32,8 @@ def make_targets() -> Targets:
     return Targets(lambda namespace: None)
 
 
-def wanting(*patterns: str) -> Target:
-    return target_of(Wish(patterns))
+def wanting(*patterns: str, group: str | None = None) -> Target:
+    return make_target(patterns, None, 1000, 10**6, "drop_newest", group, lambda stats: None)
 
 
 def scanned(targets: list[Target], namespace: str) -> tuple[Target, ...]:
@@ -64,7 +63,7 @@ class RoutingMachine(RuleBasedStateMachine):
 
     @rule(pattern=st.lists(st.sampled_from(("a", "b", "*")), min_size=1, max_size=3).map(".".join))
     def join(self, pattern: str) -> None:
-        self.there.append(target_of(Wish((pattern,), group="g")))
+        self.there.append(wanting(pattern, group="g"))
         self.targets.add(self.there[-1])
 
     @precondition(lambda self: self.there)

@@ -21,10 +21,9 @@ from aether_sync._nats.outbox import Outbox
 from aether_sync._nats.shortcut import Shortcut
 
 from ..faults.test_interrupts import INTERRUPTS, hammer
-from ..support.bus_suite import Keep, numbers
-from ..support.common import PATIENCE, UNIT, eventually, make_event, run_threads
+from ..support.common import PATIENCE, UNIT, Keep, eventually, make_event, numbers, run_threads
 from ..support.inside import slot_of
-from ..support.steps import before
+from ..support.signals import before
 
 LIMIT, BYTES = 5, 50
 
@@ -319,6 +318,7 @@ def test_every_frame_is_taken_once_in_the_order_of_its_thread(max_events: int) -
     assert (outbox._events, outbox._bytes, outbox._held_events, outbox._held_bytes) == (0, 0, 0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.concurrent
 def test_the_loop_does_not_sleep_beside_a_frame() -> None:
     outbox = Outbox(100, 2**20)
@@ -391,16 +391,16 @@ def test_what_there_is_can_be_counted_whatever_the_collector_does() -> None:
 @pytest.mark.concurrent
 @pytest.mark.parametrize("is_traced", [False, True])
 def test_counting_needs_no_lock(is_traced: bool) -> None:
-    tally, each = NamespaceCount(), 20_000
+    counted, each = NamespaceCount(), 20_000
 
     def count() -> None:
         for _ in range(each):
-            tally.one()
-            tally.many(3)
+            counted.one()
+            counted.many(3)
 
     with frequent_switches(), tracing() if is_traced else nullcontext():
         run_threads(count, count, count, count)
-    assert tally.count == tally.count == 4 * each * 4
+    assert counted.count == counted.count == 4 * each * 4
 
 
 @contextmanager

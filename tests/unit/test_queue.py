@@ -19,7 +19,7 @@ from aether_sync._bus.queue import EventQueue
 from aether_sync._runtime.deadline import Deadline
 
 from ..support.common import PATIENCE, eventually, make_event, run_threads
-from ..support.steps import before
+from ..support.signals import before
 
 LIMIT, BYTES = 5, 100_000
 NOW = Deadline(0)

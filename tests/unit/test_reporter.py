@@ -33,7 +33,7 @@ from ..support.common import PATIENCE, UNIT, eventually, make_event, run_threads
 from ..support.inside import slot_of
 from ..support.proxy import Proxy
 from ..support.raw import RawClient
-from ..support.steps import before
+from ..support.signals import before
 
 MakeBus = Callable[..., NATSEventBus]
 PACKAGE = Path(aether_sync.__file__).parent

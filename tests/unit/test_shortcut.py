@@ -17,12 +17,11 @@ from aether_sync import DeliveryUncertainError, DisconnectedError, Event, NATSEv
 from aether_sync._nats import shortcut as room
 from aether_sync._nats.shortcut import LARGEST_CARRIED, Shortcut
 
-from ..faults.test_interrupts import INTERRUPTS, hammer
 from ..support.common import PATIENCE, UNIT, eventually, make_event, run_threads
-from ..support.inside import channel_of, client_of, engine_of, slot_of, transport_of
+from ..support.inside import channel_of, client_of, link_of, slot_of, transport_of
 from ..support.proxy import Proxy
 from ..support.recorder import Recorder, check_order
-from ..support.steps import before
+from ..support.signals import INTERRUPTS, before, hammer
 
 MakeBus = Callable[..., NATSEventBus]
 
@@ -618,7 +617,7 @@ def test_the_pump_is_told_to_look_again_while_it_expects_nothing(make_bus: MakeB
     """What is carried between two looks of the loop is seen by the later one."""
     bus = make_bus()
     bus.start()
-    pump = engine_of(bus).link.pump
+    pump = link_of(bus).pump
     for n in range(20):
         eventually(lambda n=n: pump.confirmed == n, "the confirmation")  # type: ignore[misc]
         eventually(lambda: pump._shortcut and not pump._shortcut.expected, "that nothing is expected")

@@ -7,7 +7,7 @@ from aether_sync._bus.incoming import EventInterest
 from aether_sync._runtime.deadline import Deadline
 
 from ..support.common import PATIENCE, Monitor, eventually
-from ..support.inside import client_of, engine_of
+from ..support.inside import client_of, engine_of, prefix_of
 
 
 def test_an_interest_that_is_entered_as_the_connection_comes_back_is_subscribed_once(
@@ -18,7 +18,7 @@ def test_an_interest_that_is_entered_as_the_connection_comes_back_is_subscribed_
     bus.start()
     engine, client = engine_of(bus), client_of(bus)
     subscriber = engine.link.subscriber
-    subject = f"{bus._prefix}.events.n"
+    subject = f"{prefix_of(bus)}.events.n"
     interest = EventInterest(bus._inbox, subject, "n", None)
     before = client._sid
 

@@ -13,8 +13,7 @@ import pytest
 from aether_sync import DeliveryUncertainError, JetStreamEventStore, NATSEventBus, NATSServer
 from aether_sync._nats.uplink import Window
 
-from ..support.bus_suite import numbers
-from ..support.common import PATIENCE, UNIT, eventually, make_event
+from ..support.common import PATIENCE, UNIT, eventually, make_event, numbers
 from ..support.credentials import Certificates
 from ..support.proxy import Proxy
 
@@ -101,6 +100,7 @@ def test_nothing_waits_behind_megabytes(make_bus: MakeBus, large: NATSServer, sl
     bus.close(timeout=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.fault
 def test_a_store_waits_for_what_is_on_its_way(
     make_store: Callable[..., JetStreamEventStore], large: NATSServer

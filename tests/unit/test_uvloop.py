@@ -13,9 +13,8 @@ import pytest
 from aether_sync import ConnectError, NATSEventBus
 from aether_sync._runtime.event_loop import StockLoop, new_loop
 
-from ..support.bus_suite import numbers
-from ..support.common import PATIENCE, make_event
-from ..support.inside import engine_of
+from ..support.common import PATIENCE, make_event, numbers
+from ..support.inside import event_loop_of
 
 uvloop = pytest.importorskip("uvloop")
 
@@ -29,7 +28,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def loop_of(bus: NATSEventBus) -> asyncio.AbstractEventLoop:
     bus.start()
-    return engine_of(bus).loop._loop
+    return event_loop_of(bus)
 
 
 # -- when it is used

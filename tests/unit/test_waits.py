@@ -128,15 +128,15 @@ def test_stepping_outside_guards_lets_others_in_and_takes_them_back() -> None:
     assert not lock._is_owned()  # type: ignore[attr-defined]
 
 
-def test_living_forgets_the_dead() -> None:
+def test_a_weak_registry_forgets_what_is_gone() -> None:
     class Thing:
         pass
 
-    living: WeakRegistry[Thing] = WeakRegistry()
+    registry: WeakRegistry[Thing] = WeakRegistry()
     things = [Thing() for _ in range(3)]
     for thing in things:
-        living.add(thing)
-    assert set(living) == set(things)
+        registry.add(thing)
+    assert set(registry) == set(things)
     del thing, things[1:]
     gc.collect()
-    assert list(living) == things
+    assert list(registry) == things

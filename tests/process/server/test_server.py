@@ -1,37 +1,26 @@
-import asyncio
-import gc
-import json
-import multiprocessing
+"""``NATSServer``: real processes, started, stopped, killed, and looked for afterwards."""
+
 import os
 import signal
 import socket
 import stat
-import subprocess
 import sys
-import tempfile
-import textwrap
 import threading
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-import nats
 import pytest
-from nats.js.api import StreamConfig
-from nats.js.errors import NotFoundError, ServiceUnavailableError
 
 from aether_sync import NATSServer
 from aether_sync.errors import InvalidOptionError, ServerError, ServerNotFoundError
-from aether_sync.server import cluster, watcher
+from aether_sync.server import cluster
 from aether_sync.server import server as module
-from aether_sync.server.cluster import NATSCluster
 from aether_sync.server.process import find_binary
 
-from ..support.common import PATIENCE, UNIT, eventually, run_threads
-
-ROOT = Path(__file__).parents[2]
+from ...support.common import PATIENCE, UNIT, eventually, run_threads
+from ...support.servers import children, command_lines, count_stored, greeting, is_alive, script, store_one, told
 
 #: A server that does what the real one does not: deaf (to SIGTERM), mute (says nothing to clients), late (never ready).
 FAKE = """\
@@ -53,137 +42,6 @@ while True:
     else:
         client.sendall(b'INFO {{"server_name": "%s"}}\\r\\nPONG\\r\\n' % name.encode())
 """
-
-
-@pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary directories are made, by subprocesses too: what is left there is left for good."""
-    directory = tmp_path / "temporary"
-    directory.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(directory))
-    monkeypatch.setenv("TMPDIR", str(directory))
-    return directory
-
-
-@pytest.fixture(autouse=True)
-def _no_process_left(server: NATSServer) -> Iterator[None]:
-    """Fail a test after which this process has another child, a zombie included."""
-    before = children()
-    yield
-    gc.collect()
-    assert children() <= before
-
-
-@pytest.fixture(params=["pidfd", "polling"])
-def kernel(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Also a kernel that has no pidfd."""
-    if request.param == "polling":
-        script = tmp_path / "watcher.py"
-        script.write_text(
-            "import os, runpy\n"
-            "def none(pid): raise OSError(38, 'no pidfd')\n"
-            "os.pidfd_open = none\n"
-            f"runpy.run_path({watcher.__file__!r}, run_name='__main__')\n"
-        )
-        monkeypatch.setattr(watcher, "__file__", str(script))
-        monkeypatch.setattr(os, "pidfd_open", _no_pidfd, raising=False)
-        monkeypatch.setenv("TEST_WATCHER", str(script))
-    return request.param
-
-
-def _no_pidfd(pid: int) -> int:
-    raise OSError(38, "no pidfd")
-
-
-def parent_of(pid: int) -> int:
-    """Return the parent's pid; 0 if there is no such process."""
-    with suppress(OSError):
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    return 0
-
-
-def children(of: int | None = None) -> set[int]:
-    pids = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
-    return {pid for pid in pids if parent_of(pid) == (of or os.getpid())}
-
-
-def is_alive(pid: int) -> bool:
-    """Whether there is such a process that is no zombie."""
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
-
-
-def greeting(server: NATSServer, timeout: float = PATIENCE) -> dict[str, object]:
-    """Return what the server says first."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout) as sock, sock.makefile("rb") as lines:
-        return dict(json.loads(lines.readline().removeprefix(b"INFO ")))
-
-
-def store_one(server: NATSServer) -> None:
-    """Put a message into a stream of the server."""
-
-    async def store() -> None:
-        client = await nats.connect(server.url)
-        await client.jetstream().add_stream(StreamConfig(name="S", subjects=["s"]))
-        await client.jetstream().publish("s", b"kept")
-        await client.close()
-
-    asyncio.run(store())
-
-
-def count_stored(server: NATSServer) -> int | None:
-    """Return how many messages the stream has; None if there is no stream, -1 if nobody knows yet."""
-
-    async def count() -> int | None:
-        client = await nats.connect(server.url)
-        try:
-            return (await client.jetstream(timeout=1).stream_info("S")).state.messages
-        except NotFoundError:
-            return None
-        except (nats.errors.TimeoutError, ServiceUnavailableError):
-            return -1
-        finally:
-            await client.close()
-
-    return asyncio.run(count())
-
-
-@contextmanager
-def script(text: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A Python process that runs this; killed at the end."""
-    start = """
-        import gc, json, multiprocessing, os, signal, sys, threading, time
-        from aether_sync.server import watcher
-        from aether_sync.errors import ServerError
-        from aether_sync import NATSServer
-        if "TEST_WATCHER" in os.environ:
-            watcher.__file__ = os.environ["TEST_WATCHER"]
-        def tell(server, **more):
-            more |= {"pid": server.pid, "port": server.port, "directory": str(server.log_path.parent)}
-            print(json.dumps(more), flush=True)
-    """
-    code = textwrap.dedent(start) + textwrap.dedent(text)
-    process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", code, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def told(process: subprocess.Popen[str]) -> dict[str, object]:
-    assert process.stdout
-    line = process.stdout.readline()
-    assert line, process.communicate()[1]
-    return dict(json.loads(line))
 
 
 def make_fake(directory: Path, mode: str) -> Path:
@@ -269,11 +127,9 @@ def test_signals_that_the_starting_thread_blocks_reach_the_server(tmp_path: Path
     assert "Server Exiting" in server.log()
 
 
-def test_name_and_given_port() -> None:
-    with NATSServer() as first:
-        port = first.port
-    with NATSServer(name="me", port=port) as server:
-        assert server.port == port
+def test_name_and_given_port(free_port: int) -> None:
+    with NATSServer(name="me", port=free_port) as server:
+        assert server.port == free_port
         assert greeting(server)["server_name"] == "me"
 
 
@@ -561,13 +417,12 @@ def test_bad_configuration(temporary: Path) -> None:
     server.stop(discard=True)
 
 
-def test_port_taken(temporary: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
-        with pytest.raises(ServerError, match=f"{port}.*in use"), NATSServer(port=port):
-            pass
+def test_port_taken(temporary: Path, free_port: int) -> None:
+    other = socket.create_server(("127.0.0.1", free_port))
+    with other, pytest.raises(ServerError, match=f"{free_port}.*in use"), NATSServer(port=free_port):
+        pass
     assert os.listdir(temporary) == []
-    with NATSServer(port=port):
+    with NATSServer(port=free_port):
         pass
 
 
@@ -631,275 +486,3 @@ def test_where_the_binary_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert find_binary() == str(tmp_path / "path" / "nats-server")
     assert find_binary("nats-server") == str(tmp_path / "path" / "nats-server")
     assert find_binary(Path(from_wheel)) == from_wheel
-
-
-# Whose life it shares.
-
-
-@pytest.mark.parametrize(
-    "end",
-    [
-        "os.kill(os.getpid(), signal.SIGKILL)",
-        "os._exit(0)",
-        "os.kill(os.getpid(), signal.SIGTERM)",
-        "server.kill(); os.kill(os.getpid(), signal.SIGKILL)",
-        "server.pause(); os.kill(os.getpid(), signal.SIGKILL)",
-        "server.stop(); os.kill(os.getpid(), signal.SIGKILL)",
-        "server.restart(); os.kill(os.getpid(), signal.SIGKILL)",
-    ],
-)
-def test_it_ends_with_the_process_that_started_it(kernel: str, end: str, temporary: Path) -> None:
-    with script(f"server = NATSServer(); server.start(); tell(server); sys.stdin.readline(); {end}") as process:
-        pid = told(process)["pid"]
-        assert isinstance(pid, int)
-        watcher = parent_of(pid)
-        assert parent_of(watcher) == process.pid
-        process.communicate("\n", timeout=PATIENCE)
-    eventually(lambda: not is_alive(pid), "the server's end")
-    eventually(lambda: not is_alive(watcher), "the watcher's end")
-    eventually(lambda: os.listdir(temporary) == [], "the removal of the directory")
-
-
-@pytest.mark.parametrize("moment", [0, 0.01, 0.02, 0.03, 0.04, 0.06])
-def test_it_ends_with_a_process_that_is_killed_while_it_starts_it(moment: float, temporary: Path) -> None:
-    with script("print('{}', flush=True); NATSServer().start(); time.sleep(600)") as process:
-        told(process)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(moment)
-        process.kill()
-    eventually(lambda: not any(str(temporary) in line for line in command_lines()), "the end of server and watcher")
-
-
-def command_lines() -> list[str]:
-    lines = []
-    for entry in os.listdir("/proc"):
-        with suppress(OSError):
-            lines.append(Path(f"/proc/{entry}/cmdline").read_text(errors="replace"))
-    return lines
-
-
-def test_it_ends_with_its_watcher(temporary: Path) -> None:
-    with NATSServer() as server:
-        pid = server.pid
-        assert pid
-        os.kill(parent_of(pid), signal.SIGKILL)
-        eventually(lambda: not is_alive(pid))
-        eventually(lambda: not server.is_running)
-        server.restart()
-        pid = server.pid
-        assert pid
-        os.kill(parent_of(pid), signal.SIGTERM)
-        eventually(lambda: not is_alive(pid))
-    assert os.listdir(temporary) == []
-
-
-def test_a_fork_that_lives_on_does_not_keep_it(kernel: str, temporary: Path) -> None:
-    text = """
-        server = NATSServer()
-        server.start()
-        child = os.fork()
-        if not child:
-            time.sleep(600)
-            os._exit(0)
-        tell(server, child=child)
-        time.sleep(600)
-    """
-    with script(text) as process:
-        news = told(process)
-        pid, child = news["pid"], news["child"]
-        assert isinstance(pid, int)
-        assert isinstance(child, int)
-        process.kill()
-        try:
-            eventually(lambda: not is_alive(pid))
-            eventually(lambda: os.listdir(temporary) == [])
-            assert is_alive(child)
-        finally:
-            os.kill(child, signal.SIGKILL)
-
-
-@pytest.mark.parametrize(
-    "deed",
-    [
-        "os._exit(0)",
-        "sys.exit(0)",
-        "server.stop(discard=True); server.kill(); os._exit(0)",
-        "server.__exit__(None, None, None); os._exit(0)",
-        "del server; gc.collect(); os._exit(0)",
-        "del server; gc.collect(); sys.exit(0)",
-        "assert server.url and server.is_running and server.pid and server.log(); sys.exit(0)",
-    ],
-)
-def test_a_forked_child_does_nothing_to_it(deed: str) -> None:
-    text = f"""
-        server = NATSServer()
-        server.start()
-        child = os.fork()
-        if not child:
-            {deed}
-        assert os.waitpid(child, 0)[1] == 0, "the child failed"
-        server.reload()
-        tell(server)
-        assert server.is_running
-        server.stop(discard=True)
-    """
-    with script(text) as process:
-        output, errors = process.communicate(timeout=PATIENCE)
-    assert errors == ""
-    assert process.returncode == 0
-    assert json.loads(output)["pid"]
-
-
-def test_a_forked_child_cannot_command_it() -> None:
-    text = """
-        with NATSServer() as server:
-            child = os.fork()
-            if not child:
-                refused = 0
-                for name in ("start", "restart", "pause", "resume", "reload", "lame_duck"):
-                    try:
-                        getattr(server, name)()
-                    except ServerError as error:
-                        refused += "belongs to process" in str(error)
-                os._exit(refused)
-            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 6
-            assert server.is_running
-        child = os.fork()
-        if not child:
-            server.start()  # stopped, it is nobody's
-            server.stop(discard=True)
-            os._exit(0)
-        assert os.waitpid(child, 0)[1] == 0
-    """
-    with script(text) as process:
-        _, errors = process.communicate(timeout=PATIENCE)
-    assert errors == ""
-    assert process.returncode == 0
-
-
-@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
-def test_a_multiprocessing_child_does_nothing_to_it(method: str) -> None:
-    text = f"""
-        with NATSServer() as server:
-            context = multiprocessing.get_context({method!r})
-            child = context.Process(target=gc.collect)
-            child.start()
-            child.join()
-            assert child.exitcode == 0
-            assert server.is_running
-            server.reload()
-    """
-    with script(text) as process:
-        _, errors = process.communicate(timeout=PATIENCE)
-    assert errors == ""
-    assert process.returncode == 0
-
-
-def test_the_end_of_the_starting_thread_means_nothing() -> None:
-    server = NATSServer()
-    run_threads(server.start)
-    assert not any(thread.name.startswith("aether-nats") for thread in threading.enumerate())
-    server.reload()  # takes it a moment in which it would have died
-    assert server.is_running
-    server.restart()
-    run_threads(server.stop)
-
-
-def test_collected_unstopped(temporary: Path) -> None:
-    server = NATSServer(name="forgotten")
-    server.start()
-    pid = server.pid
-    assert pid
-    owners = [server]
-    del server
-    with pytest.warns(ResourceWarning, match="NATSServer 'forgotten' was never stopped"):
-        owners.clear()
-    assert not is_alive(pid)
-    assert os.listdir(temporary) == []
-
-
-@pytest.mark.parametrize("end", [NATSServer.kill, NATSServer.stop, lambda server: server.stop(discard=True)])
-def test_collected_not_running(end: Callable[[NATSServer], None], temporary: Path) -> None:
-    server = NATSServer()
-    server.start()
-    end(server)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        del server
-        gc.collect()
-    assert os.listdir(temporary) == []
-
-
-def test_left_at_interpreter_exit(temporary: Path) -> None:
-    with script("server = NATSServer(name='forgotten'); server.start(); tell(server)") as process:
-        output, errors = process.communicate(timeout=PATIENCE)
-    assert "ResourceWarning: NATSServer 'forgotten' was never stopped" in errors
-    assert not is_alive(json.loads(output)["pid"])
-    assert os.listdir(temporary) == []
-
-
-# Clusters.
-
-
-def test_cluster(temporary: Path) -> None:
-    with NATSCluster(3) as cluster:
-        assert isinstance(cluster, NATSCluster)
-        assert len(cluster.servers) == len(set(cluster.urls)) == 3
-        assert cluster.url.split(",") == cluster.urls
-
-        async def use() -> None:
-            client = await nats.connect(cluster.urls)
-            await client.jetstream().add_stream(StreamConfig(name="S", subjects=["s"], num_replicas=3))
-            await client.jetstream().publish("s", b"")
-            await client.close()
-
-        asyncio.run(use())
-        cluster.servers[0].kill()
-        with pytest.raises(ServerError, match="not running"):
-            cluster.wait_ready()
-        cluster.servers[0].restart()
-        cluster.wait_ready()
-        eventually(lambda: count_stored(cluster.servers[0]) == 1)  # when the stream has its leader, too
-    assert not any(server.is_running for server in cluster.servers)
-    assert os.listdir(temporary) == []
-    cluster.stop()
-    with pytest.raises(ServerError, match="not started"):
-        cluster.wait_ready()
-
-
-def test_cluster_again_with_its_store(tmp_path: Path) -> None:
-    cluster = NATSCluster(2, name="pair", store_dir=tmp_path)
-    with cluster:
-        urls = cluster.urls
-        store_one(cluster.servers[0])
-    assert sorted(entry.name for entry in tmp_path.iterdir() if entry.name != "temporary") == ["pair-1", "pair-2"]
-    with cluster:
-        assert cluster.urls == urls
-        eventually(lambda: count_stored(cluster.servers[1]) == 1)  # when the stream has its leader, too
-
-
-def test_cluster_without_jetstream_has_routes() -> None:
-    with NATSCluster(2, jetstream=False, config="max_payload: 5000") as cluster:
-
-        async def use() -> None:
-            first, second = [await nats.connect(url) for url in cluster.urls]
-            subscription = await first.subscribe("x")
-            await first.flush()
-            while True:  # interest travels from server to server
-                await second.publish("x", b"")
-                with suppress(nats.errors.TimeoutError):
-                    await subscription.next_msg(timeout=0.1)
-                    break
-            await first.close()
-            await second.close()
-
-        asyncio.run(use())
-        assert all(greeting(server)["max_payload"] == 5000 for server in cluster.servers)
-
-
-def test_cluster_that_does_not_start(temporary: Path) -> None:
-    with pytest.raises(ServerError, match="Parse error"), NATSCluster(2, config="max_payload: {"):
-        pass
-    assert os.listdir(temporary) == []
-    with pytest.raises(InvalidOptionError):
-        NATSCluster(0)

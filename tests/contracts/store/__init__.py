@@ -1,0 +1,29 @@
+"""The promises of an event store, written once, a module a theme: every implementation is run through all of them."""
+
+from .appending import Appending
+from .bad_input import BadInput
+from .closing import Closing
+from .following import Following
+from .reading import ReadingActors
+from .reading_together import ReadingTogether
+from .saving import Saving
+from .saving_again import SavingAgain
+from .saving_together import SavingTogether
+from .snapshots import Snapshots
+from .telling import Telling
+from .versions import CachedVersions
+
+__all__ = [
+    "Appending",
+    "BadInput",
+    "CachedVersions",
+    "Closing",
+    "Following",
+    "ReadingActors",
+    "ReadingTogether",
+    "Saving",
+    "SavingAgain",
+    "SavingTogether",
+    "Snapshots",
+    "Telling",
+]
