@@ -51,11 +51,11 @@ class EventBus(Startable, ForkAware):
 
     def __init__(self) -> None:
         self._closed = False
-        self._begin()
+        self._become_a_node()
         fork_aware.add(self)
         _buses.add(self)
 
-    def _begin(self) -> None:
+    def _become_a_node(self) -> None:
         """Begin with nothing, as a new node."""
         self.node_id = uuid.uuid4().hex
         self._counters = Counters()
@@ -75,7 +75,7 @@ class EventBus(Startable, ForkAware):
         for queue in self._queues:
             queue.disown()
         self._closing.disown(CloseReport(timed_out=True))
-        self._begin()
+        self._become_a_node()
 
     # -- subscribing
 

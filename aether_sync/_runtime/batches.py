@@ -15,7 +15,7 @@ T = TypeVar("T")
 def take_batch(
     count: int, first: Callable[[], T], take: Callable[[], T], give_back: Callable[[list[T]], object]
 ) -> list[T]:
-    """Take what is there, up to a number, and wait only for the first; return ``[]`` if that does not come in time.
+    """Take what is there, up to a number, waiting only for the first; ``[]`` if that does not come in time.
 
     Args:
         count: How many at most.

@@ -73,7 +73,7 @@ class OwnSockets:
         self._known = [*((ref, file) for ref, file in self._known if _has(ref, file)), _noted(sock)]
 
     def files(self) -> list[OwnFile]:
-        """Return the files of the open sockets."""
+        """Return those that are open."""
         return [file for ref, file in self._known if _has(ref, file)]
 
     def forget(self) -> None:
@@ -117,7 +117,7 @@ def _begin_anew() -> None:
     for one in fork_aware:
         try:
             one._after_fork()
-        except Exception as error:  # the others still begin anew
+        except Exception as error:  # the others begin anew all the same
             errors.append(error)
     if errors:
         raise errors[0]  # Python prints it, and the child goes on

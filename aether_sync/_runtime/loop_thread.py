@@ -235,20 +235,22 @@ class LoopThread(ForkAware):
             self._loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))
 
     def _after_fork(self) -> None:
-        """Let go of the parent's connections and files, and give an end to whoever waits here."""
+        """Release the parent's connections and files, and the thread that waits here."""
         self._accepting = False
         self._ident = None
         for reply in list(self._calls):
             reply.fail(BusClosedError("this process was forked meanwhile"))
         self._ended.set(None)
-        if self._loop.is_closed() or self._is_let_go:  # of a grandparent: the numbers may be others' by now
+        if (
+            self._loop.is_closed() or self._is_let_go
+        ):  # by the fork of a parent: its numbers may belong to other files now
             return
         self._is_let_go = True
         files = self._loop.files()
         self._loop.forget_files()
         let_go(files)
         self._loop.set_exception_handler(lambda *_: None)
-        _buried.append(self)  # and, through what is to be called last, the connections that run on it
+        _buried.append(self)  # and with it, through its last callback, the connections that run on it
 
     def __del__(self) -> None:
         ended = getattr(self, "_ended", None)

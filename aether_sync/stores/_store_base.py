@@ -170,9 +170,6 @@ class StoreBase(Closeable, EventStore):
     def _check_bus(self, bus: EventBus) -> None:
         """Refuse a bus that cannot be one for this store."""
 
-    def refuse_prefix(self, prefix: str) -> None:
-        """Raise ``InvalidOptionError`` if what a bus with this prefix publishes would be stored."""
-
     def _announced(self, stored: list[StoredEvent]) -> list[StoredEvent]:
         """Publish an ``EventStored`` for each event, and return them; a bus that cannot publish counts that itself."""
         broadcaster = self._broadcaster
