@@ -163,7 +163,8 @@ class Connection(Startable, ForkAware):
 
         Raises:
             ConnectError: No server within ``connect_timeout`` of the first use. One call raises it, also when that
-                attempt is over already; further attempts go on in the background, and further calls return at once.
+                attempt is over already, unless there is a connection by then; further attempts go on in the background,
+                and further calls return at once.
             BusClosedError: The connection is closed.
         """
         engine = self._slot.engine
@@ -172,6 +173,9 @@ class Connection(Startable, ForkAware):
             engine = self._begin_to_connect()
             try:
                 engine.await_first_attempt()
+            except ConnectError:
+                if not engine.link.is_connected:  # else a later attempt has succeeded
+                    raise
             finally:
                 self._first_is_told = engine.link.first.done
         self._refuse_if_closed()
