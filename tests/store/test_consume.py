@@ -572,8 +572,12 @@ class TestItsEnd:
             store.consumer("c").delete()
             with pytest.raises(StoreError, match="there is no consumer 'c'"):
                 events.get(timeout=PATIENCE)
-            with pytest.raises(StoreError, match="there is no consumer 'c'"):
-                next(events)
+            lengths = []
+            for _ in range(3):
+                with pytest.raises(StoreError, match="there is no consumer 'c'") as caught:
+                    next(events)
+                lengths.append(len(caught.traceback))
+            assert len(set(lengths)) == 1, "each call raises an error with a traceback of its own"
 
     def test_one_that_was_dropped_is_warned_of(self, make_store: MakeStore) -> None:
         store = make_store()
