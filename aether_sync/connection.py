@@ -162,8 +162,9 @@ class Connection(Startable, ForkAware):
 
         Raises:
             ConnectError: The first attempt failed, or took longer than ``connect_timeout``. Further attempts go on in
-                the background. With ``connect="background"`` the first call raises this even if the attempt is over.
-                All later calls return at once, whether there is a connection or not.
+                the background. With ``connect="background"`` the first call raises this even if the attempt is over,
+                unless there is a connection by then. All later calls return at once, whether there is a connection or
+                not.
             BusClosedError: The connection is closed.
         """
         engine = self._slot.engine
@@ -172,6 +173,9 @@ class Connection(Startable, ForkAware):
             engine = self._begin_to_connect()
             try:
                 engine.await_first_attempt()
+            except ConnectError:
+                if not engine.link.is_connected:  # else a later attempt has succeeded
+                    raise
             finally:
                 self._first_is_reported = engine.link.first.done
         self._refuse_if_closed()

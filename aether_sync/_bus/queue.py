@@ -332,7 +332,7 @@ class EventQueue(BoundedEvents, janus.Queue[Any]):
     def disown(self) -> None:
         """In a forked child: end, since what is queued is for the parent's readers, and leave the parent's loops be."""
         self._make_put_lock()
-        self._readers.leave_out()
+        self._readers.leave_out(lambda _: True)
         self._deferred.clear()
         self._events.clear()
         error = f"subscription {self.name} was made before the fork, and is its parent's: subscribe again here"

@@ -12,11 +12,14 @@ which is called after such an exception, tells all of them.
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from weakref import ref
+from operator import methodcaller
 
+from .._runtime.registry import WeakRegistry
 from .._runtime.waits import ParkingLot
 
 __all__ = ["Readers"]
+
+_is_closed = methodcaller("is_closed")
 
 
 class _Ticket:
@@ -37,7 +40,7 @@ class _Ticket:
             if not loop.is_closed():
                 raise
         if loop.is_closed():  # perhaps just now, and what was called soon is never called
-            self._readers.leave_out(loop)
+            self._readers.leave_out(_is_closed)  # of all closed loops, or each of them would be woken by the one before
             self._readers.wake(1)
 
     def _set(self) -> None:
@@ -54,42 +57,43 @@ class Readers(ParkingLot):
         super().__init__()
         # All that wait, in the line or woken just now. Weak, so that a loop that was stopped for good can be collected,
         # and with it the coroutine, which then passes on a wake-up that it had.
-        self._coroutines: dict[ref[_Ticket], None] = {}
+        self._coroutines: WeakRegistry[_Ticket] = WeakRegistry()
 
     async def wait_in_coroutine(self, ready: Callable[[], object]) -> None:
         """Wait, in a coroutine, until woken; return at once if ``ready()``, which never blocks.
 
-        If the wait ends by an exception, as by the cancellation of the task, a wake-up that had come is passed on.
+        If the wait ends by an exception, as by the cancellation of the task, a wake-up that had come is passed on. A
+        signal handler may raise after any call, so the ticket is taken out of the line before anything else is called.
         """
         ticket = _Ticket(self)
-        known = ref(ticket)
         is_passed_on = True
         try:
-            self._coroutines[known] = None
+            self._coroutines.add(ticket)
             self.parked.append(ticket)
             if not ready():
                 await ticket.future
             is_passed_on = False
         finally:
-            self._coroutines.pop(known, None)
             try:
                 self.parked.remove(ticket)
             except ValueError:  # it was woken
                 if is_passed_on:
-                    self.wake(1)
+                    try:
+                        self.wake(1)
+                    except BaseException:  # of a handler, perhaps before anyone was woken
+                        self.wake_all()
+                        raise
 
     def wake_all(self) -> None:
         """Wake everyone who waits, also coroutines whose wake-up was lost to an exception."""
         super().wake_all()
-        for known in list(self._coroutines):
-            if (ticket := known()) is not None:
-                ticket.release()
+        for ticket in self._coroutines:
+            ticket.release()
 
-    def leave_out(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        """Forget the coroutines of a loop that runs no more, or all coroutines, and tell their loops nothing."""
-        for known in list(self._coroutines):
-            ticket = known()
-            if ticket is None or loop is None or ticket.future.get_loop() is loop:
-                self._coroutines.pop(known, None)
+    def leave_out(self, chosen: Callable[[asyncio.AbstractEventLoop], object]) -> None:
+        """Forget the coroutines of the chosen loops, which run no more, and tell the loops nothing."""
+        for ticket in self._coroutines:
+            if chosen(ticket.future.get_loop()):
+                self._coroutines.discard(ticket)
                 with suppress(ValueError):  # it was woken
-                    self.parked.remove(ticket)  # type: ignore[arg-type]
+                    self.parked.remove(ticket)

@@ -15,6 +15,8 @@ def again(error: E) -> E:
     object on several threads would add the frames of all of them to one traceback.
     """
     copied = copy(error)  # by ``__reduce_ex__``: made of ``args``, then given all attributes
+    if hasattr(error, "__notes__"):  # which add_note() changes
+        copied.__notes__ = list(error.__notes__)
     copied.__cause__, copied.__context__ = error.__cause__, error.__context__
     copied.__suppress_context__ = error.__suppress_context__
     return copied

@@ -24,5 +24,12 @@ class WeakRegistry(Generic[T]):
         """Add an object; it is forgotten when it is collected."""
         self._refs[id(one)] = weakref.ref(one, partial(self._forget, id(one)))
 
+    def discard(self, one: T) -> None:
+        """Forget an object, if it is here."""
+        self._forget(id(one), None)
+
+    def __len__(self) -> int:
+        return len(self._refs)
+
     def __iter__(self) -> Iterator[T]:
         return iter([one for ref in list(self._refs.values()) if (one := ref()) is not None])

@@ -496,6 +496,18 @@ def test_many_coroutines_of_closed_loops_are_left_out(
     assert numbers([events.get(timeout=0)]) == [1]
 
 
+def test_coroutines_of_many_closed_loops_are_left_out_at_once(local_bus: EventBus, keep: Keep) -> None:
+    """However many there are, who publishes meets no limit of the recursion."""
+    events = keep(local_bus.subscribe("n"))
+    for _ in range(500):
+        loop = asyncio.new_event_loop()
+        begin_to_wait(events, loop)
+        loop.close()
+    with reading_one(events):
+        local_bus.publish("n", make_event(1))
+    assert len(events._queue._readers) == 0
+
+
 @pytest.mark.concurrent
 def test_loops_that_are_closed_meanwhile(local_bus: EventBus, run: Run[Any]) -> None:
     """Programs that begin, wait, and end by an exception, while events come: each event reaches somebody."""
@@ -606,7 +618,7 @@ def test_a_handler_amid_a_wake_up(local_bus: EventBus, run: Run[Any], act: str, 
     assert sorted(got) == ([1, 2] if act == "publishes" else [1])
 
 
-@pytest.mark.parametrize("line", ["self._coroutines[known]", "self.parked.append(ticket)", "if not ready()"])
+@pytest.mark.parametrize("line", ["self._coroutines.add(ticket)", "self.parked.append(ticket)", "if not ready()"])
 @pytest.mark.parametrize("act", ["publishes", "closes"])
 def test_a_handler_over_a_coroutine_that_is_about_to_wait(
     local_bus: EventBus, keep: Keep, run: Run[Any], line: str, act: str
@@ -622,6 +634,26 @@ def test_a_handler_over_a_coroutine_that_is_about_to_wait(
         return []
 
     assert run(read()) == ([1] if act == "publishes" else [])
+
+
+def test_a_cancelled_coroutine_that_is_interrupted_as_it_passes_a_wake_up_on_takes_none_along(
+    local_bus: EventBus, keep: Keep, run: Run[Any]
+) -> None:
+    """The exception ends its task, and the loop goes on."""
+    events = keep(local_bus.subscribe("n"))
+
+    async def leave() -> None:
+        task = asyncio.create_task(anext(events))
+        await waiting(events, 1)
+        with reading_one(events):
+            local_bus.publish("n", make_event(1))
+            task.cancel()
+            with before(ParkingLot.wake, "if self.parked", interrupt), pytest.raises(Interrupt):
+                await task
+            begun = time.monotonic()
+        assert time.monotonic() - begun < PATIENCE / 2, "the thread slept beside the event"
+
+    run(leave())
 
 
 @pytest.mark.concurrent

@@ -220,6 +220,18 @@ class TestInTheBackground:
             bus.start()  # it has been told
             bus.close(timeout=0)
 
+    def test_a_user_who_was_refused_and_is_let_in_by_now_is_told_of_no_failure(
+        self, make_bus: MakeBus, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with NATSServer(config='authorization: {user: "u", password: "old"}') as server:
+            bus = make_bus(server.url, connect="background", user="u", password="new")
+            bus.publish("n", make_event())
+            eventually(lambda: "refuses" in caplog.text, "the end of the attempt")
+            server.reload('authorization: {user: "u", password: "new"}')
+            assert bus.wait_connected(PATIENCE)
+            bus.start()
+            assert bus.close(PATIENCE)
+
 
 def test_an_option_that_is_none() -> None:
     with pytest.raises(InvalidOptionError, match="connect must be one of 'wait', 'background', not 'later'"):

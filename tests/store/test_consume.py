@@ -19,6 +19,7 @@ from aether_sync import (
     PermissionDeniedError,
     StoreClosedError,
     StoreError,
+    StoreUnavailableError,
     StreamMismatchError,
 )
 from aether_sync.stores._jetstream.pull import PullRequester
@@ -230,6 +231,16 @@ class TestWhatItIsMadeWith:
         with pytest.raises(InvalidOptionError, match=next(iter(wrong))):
             store.consumer("c").iterate(**wrong)
         assert not store.connection.is_connected
+
+    def test_more_types_than_the_server_takes_are_refused_and_the_connection_stays(
+        self, store: JetStreamEventStore
+    ) -> None:
+        """It may be shared, and a server that gets more than its ``max_payload`` ends it."""
+        store.start(PATIENCE)
+        many = store.consumer("c", event_types=[f"{n:06}-{'x' * 1_000}" for n in range(1_100)])
+        with pytest.raises(StoreUnavailableError, match="larger than the server's max_payload"):
+            many.iterate(timeout=UNIT)
+        assert (store.connection.is_connected, store.connection.reconnects) == (True, 0)
 
 
 class TestSettling:
@@ -558,8 +569,12 @@ class TestItsEnd:
             store.consumer("c").delete()
             with pytest.raises(StoreError, match="there is no consumer 'c'"):
                 events.get(timeout=PATIENCE)
-            with pytest.raises(StoreError, match="there is no consumer 'c'"):
-                next(events)
+            lengths = []
+            for _ in range(3):
+                with pytest.raises(StoreError, match="there is no consumer 'c'") as caught:
+                    next(events)
+                lengths.append(len(caught.traceback))
+            assert len(set(lengths)) == 1, "each call raises an error with a traceback of its own"
 
     def test_one_that_was_dropped_is_warned_of(self, make_store: MakeStore) -> None:
         store = make_store()

@@ -55,6 +55,13 @@ def test_it_has_all_that_the_error_had_but_the_traceback(name: str, cause: OSErr
     assert copied.__traceback__ is None
 
 
+def test_what_is_noted_on_one_is_not_on_the_others() -> None:
+    error = make("ConnectError")
+    first, second = again(error), again(error)
+    first.add_note("of one thread")
+    assert (error.__notes__, second.__notes__) == (["a note"], ["a note"])
+
+
 @pytest.mark.concurrent
 def test_each_thread_that_waits_for_a_reply_has_a_traceback_of_its_own() -> None:
     reply: Reply[None] = Reply()

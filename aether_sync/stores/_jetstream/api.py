@@ -434,7 +434,14 @@ class JetStream:
 
     def _send(self, subject: str, body: dict[str, Any], deadline: Deadline, is_last: Callable[[Message], bool]) -> Call:
         data = json.dumps(body).encode()
-        return self._open_call({subject}, lambda inbox: command(subject, inbox, b"", data), deadline, is_last)
+        try:
+            return self._open_call(
+                {subject}, lambda inbox: command(subject, inbox, b"", data), deadline, is_last, len(data)
+            )
+        except EventTooLargeError as error:  # sent, it would end the connection, which others may use
+            raise StoreUnavailableError(
+                f"{subject} is not asked: the question, of {len(data)} bytes, is larger than the server's max_payload"
+            ) from error
 
     def _open_call(
         self,

@@ -159,7 +159,8 @@ class Flow(Closeable, ForkAware):
 
     def _end(self) -> AetherError:
         """Return the error that a caller gets when the flow has ended."""
-        return self._failure or StoreClosedError(f"{self!r} is closed")
+        failure = self._failure
+        return StoreClosedError(f"{self!r} is closed") if failure is None else again(failure)
 
     def _close_by(self, deadline: Deadline) -> None:
         """As :meth:`close`, within a deadline."""
