@@ -15,9 +15,11 @@ from aether_sync import (
     NATSServer,
     Runner,
 )
+from aether_sync._bus.queue import EventQueue
 from aether_sync._nats.client import Client
 from aether_sync._nats.engine import Engine
 from aether_sync._nats.link import Link
+from aether_sync._nats.outbox import Outbox
 from aether_sync.stores._jetstream.api import JetStream
 from aether_sync.stores._jetstream.names import Names
 from aether_sync.stores._jetstream.pull import PullBuffer
@@ -38,14 +40,18 @@ __all__ = [
     "jetstream_of",
     "knows_another_server",
     "link_of",
+    "loop_sleeps",
     "names_of",
     "open_consumptions",
+    "outbox_of",
     "prefix_of",
     "pulled_by",
     "reconfigure",
     "scheduler_of",
     "transport_of",
     "waiting_flushes",
+    "waiting_publishers",
+    "waiting_readers",
 ]
 
 Owner = Connection | NATSEventBus | JetStreamEventStore
@@ -172,3 +178,23 @@ def held_by(runner: Runner) -> dict[int, Delivery]:
 def open_consumptions(store: JetStreamEventStore) -> list[Consumption]:
     """What iterates over its consumers, or did."""
     return list(store._consumers._consumptions)
+
+
+def outbox_of(owner: Owner) -> Outbox:
+    """What is accepted and not written yet."""
+    return connection_of(owner)._outbox
+
+
+def loop_sleeps(owner: Owner) -> bool:
+    """Whether the loop thread has to be woken before it writes more."""
+    return outbox_of(owner)._wakeup is not None
+
+
+def waiting_publishers(outbox: Outbox) -> int:
+    """How many threads wait for room."""
+    return len(outbox._publishers)
+
+
+def waiting_readers(queue: EventQueue) -> int:
+    """How many threads wait for an event."""
+    return len(queue._getters)

@@ -18,6 +18,7 @@ from aether_sync._bus.queue import EventQueue, Overflow
 from aether_sync._runtime.deadline import Deadline
 
 from ..support.common import PATIENCE, eventually, make_event, run_threads
+from ..support.inside import waiting_readers
 from ..support.signals import before
 
 LIMIT, BYTES = 5, 100_000
@@ -256,7 +257,7 @@ def test_each_event_wakes_a_parked_thread(put: Callable[[EventQueue, list[Event]
     threads = [threading.Thread(target=lambda: taken.append(queue.take(Deadline(None)))) for _ in range(3)]
     for thread in threads:
         thread.start()
-    eventually(lambda: len(queue._getters) == 3, "three parked threads")
+    eventually(lambda: waiting_readers(queue) == 3, "three parked threads")
     put(queue, [make_event(n) for n in range(4)])
     try:
         eventually(lambda: len(taken) == 3, "all three woken")
@@ -323,7 +324,7 @@ class TestJanus:
 
         thread = threading.Thread(target=take, daemon=True)
         thread.start()
-        eventually(lambda: len(queue._getters) == 1, "a parked thread")
+        eventually(lambda: waiting_readers(queue) == 1, "a parked thread")
         end(queue)
         thread.join(PATIENCE)
         assert ended == [True]
