@@ -21,6 +21,7 @@ from aether_sync._bus.readers import Readers, _Ticket
 from aether_sync._runtime.waits import ParkingLot
 
 from ..support.common import PATIENCE, UNIT, Keep, eventually, make_event, numbers, run_threads
+from ..support.inside import waiting_readers
 from ..support.signals import before
 
 T = TypeVar("T")
@@ -56,7 +57,7 @@ async def read_all(events: Subscription) -> list[int]:
 
 async def waiting(events: Subscription, count: int) -> None:
     """Return when so many readers wait."""
-    while len(events._queue._readers) != count:
+    while waiting_readers(events._queue) != count:
         await asyncio.sleep(0.001)
 
 
@@ -155,7 +156,7 @@ def test_a_timeout_ends_a_wait_and_the_next_one_goes_on(local_bus: EventBus, kee
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.01):
                     await anext(events)
-            assert len(events._queue._readers) == 0
+            assert waiting_readers(events._queue) == 0
         local_bus.publish("n", make_event(7))
         async with asyncio.timeout(PATIENCE):
             (got,) = numbers([await anext(events)])
@@ -432,7 +433,7 @@ def test_a_thread_is_woken_though_coroutines_before_it_are_cancelled(local_bus: 
 def begin_to_wait(events: Subscription, loop: asyncio.AbstractEventLoop, count: int = 1) -> None:
     """Let coroutines of a loop wait, and the loop stop."""
     loop.set_exception_handler(lambda *_: None)  # it tells of tasks that are destroyed while they wait
-    others = len(events._queue._readers)
+    others = waiting_readers(events._queue)
     for _ in range(count):
         loop.create_task(anext(events))  # type: ignore[arg-type]  # the queue keeps it
     loop.run_until_complete(waiting(events, others + count))
@@ -441,10 +442,10 @@ def begin_to_wait(events: Subscription, loop: asyncio.AbstractEventLoop, count: 
 @contextlib.contextmanager
 def reading_one(events: Subscription) -> Iterator[None]:
     """A thread waits behind all others for one event."""
-    others, got = len(events._queue._readers), []
+    others, got = waiting_readers(events._queue), []
     thread = threading.Thread(target=lambda: got.append(events.get(timeout=PATIENCE)))
     thread.start()
-    eventually(lambda: len(events._queue._readers) == others + 1, "a parked thread")
+    eventually(lambda: waiting_readers(events._queue) == others + 1, "a parked thread")
     yield
     thread.join(PATIENCE)
     assert len(got) == 1
@@ -492,7 +493,7 @@ def test_many_coroutines_of_closed_loops_are_left_out(
         begin_to_wait(events, loop, 300)
         loop.close()
     local_bus.publish("n", make_event(1))
-    assert len(events._queue._readers) == 0
+    assert waiting_readers(events._queue) == 0
     assert numbers([events.get(timeout=0)]) == [1]
 
 
@@ -505,7 +506,7 @@ def test_coroutines_of_many_closed_loops_are_left_out_at_once(local_bus: EventBu
         loop.close()
     with reading_one(events):
         local_bus.publish("n", make_event(1))
-    assert len(events._queue._readers) == 0
+    assert waiting_readers(events._queue) == 0
 
 
 @pytest.mark.concurrent
@@ -566,7 +567,7 @@ def reading_in_a_thread(events: Subscription, run: Run[Any], readers: int = 1) -
 
     thread = threading.Thread(target=lambda: run(read()), daemon=True)
     thread.start()
-    eventually(lambda: len(events._queue._readers) == readers, "coroutines that wait")
+    eventually(lambda: waiting_readers(events._queue) == readers, "coroutines that wait")
     yield got
     events.close()
     thread.join(PATIENCE)
@@ -736,7 +737,7 @@ def test_a_fork_by_a_coroutine_while_another_waits(local_bus: EventBus, keep: Ke
         loop.call_soon_threadsafe = lambda *about: told.append(about) or tell(*about)  # type: ignore[method-assign]
         pid = os.fork()
         if not pid:
-            os._exit(len(told) + len(events._queue._readers))
+            os._exit(len(told) + waiting_readers(events._queue))
         _, status = os.waitpid(pid, 0)
         assert os.waitstatus_to_exitcode(status) == 0
         local_bus.publish("n", make_event(1))

@@ -588,7 +588,7 @@ def test_a_client_certificate_whose_user_is_taken_away(given: Tls.Given, sweep: 
 def test_a_server_that_hangs_up_in_place_of_an_answer(sweep: Sweep, refuse: Callable[..., float]) -> None:
     sweep.hide("the-password")
     with FakeServer(hang_up, auth_required=True) as impostor:
-        options = {"user": "u", "password": "the-password", "connect_timeout": 0.3 * UNIT}
+        options = {"user": "u", "password": "the-password", "connect_timeout": UNIT}
         refuse(impostor.url, "closed the connection before it had answered", **options)
         assert b"the-password" in impostor.peers[0].lines[0]  # it does ask for it
 

@@ -24,7 +24,7 @@ from aether_sync._runtime.waits import ParkingLot
 from aether_sync.connection import Connection
 
 from ..support.common import PATIENCE, UNIT, Keep, eventually, make_event, numbers, run_threads
-from ..support.inside import slot_of
+from ..support.inside import loop_sleeps, waiting_readers
 from ..support.signals import before, closing_another
 
 MakeBus = Callable[..., NATSEventBus]
@@ -132,7 +132,7 @@ def test_a_handler_between_an_event_and_its_wake_up_leaves_no_reader_asleep(loca
     threads = [threading.Thread(target=lambda: got.extend(numbers(events)), daemon=True) for _ in range(3)]
     for thread in threads:
         thread.start()
-    eventually(lambda: len(events._queue._readers) == 3, "three parked readers")
+    eventually(lambda: waiting_readers(events._queue) == 3, "three parked readers")
     handler = {"publishes": lambda: local_bus.publish("n", make_event(2)), "closes": lambda: local_bus.close(PATIENCE)}
     with before(ParkingLot.wake, "deque(map(", handler[act]):  # type: ignore[arg-type]
         local_bus.publish("n", make_event(1))
@@ -181,7 +181,7 @@ def test_handlers_that_publish_leave_no_reader_asleep(local_bus: EventBus) -> No
 def test_a_close_sends_what_its_publisher_was_kept_from_announcing(make_bus: MakeBus) -> None:
     bus = make_bus()
     bus.start()
-    eventually(lambda: slot_of(bus).outbox._wakeup is not None, "a loop that sleeps")
+    eventually(lambda: loop_sleeps(bus), "a loop that sleeps")
 
     def interrupt() -> None:
         raise KeyboardInterrupt

@@ -45,10 +45,7 @@ class Outcome:
         return {row.case: row for table in self.report.tables for row in table.rows}
 
 
-_ONE_RUN = [pytest.mark.slow, pytest.mark.xdist_group("a quick run of the benchmarks")]  # for all tests that look at it
-
-
-@pytest.fixture(scope="module", params=[pytest.param("a quick run", marks=_ONE_RUN)])
+@pytest.fixture(scope="module", params=[pytest.param("a quick run", marks=pytest.mark.slow)])
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return Outcome(tmp_path_factory.mktemp("benchmarks"))
 

@@ -431,3 +431,14 @@ def test_a_stream_that_was_deleted_is_told(make_store: MakeStore, prefix: str, h
             store.start()
     assert store.append("a-1", event(), expected_version=0)[0].sequence == 1
     assert store.get_latest_version("a-1") == 1
+
+
+def test_a_stream_made_anew_is_not_followed_on(make_store: MakeStore, prefix: str) -> None:
+    store = make_store()
+    fill(store, 1)
+    with store.follow() as follower:
+        assert sequences(follower, 1) == [1]
+        ask(store, f"STREAM.DELETE.{prefix}")
+        fill(make_store(), 5)
+        with pytest.raises(StreamRegressionError, match="made anew"):
+            follower.get(timeout=PATIENCE)

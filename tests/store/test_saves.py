@@ -431,9 +431,12 @@ def test_but_not_when_somebody_has_stored_something_behind_it(tight: Tight, stor
 def test_a_gap_that_a_server_has_left_is_noticed(tight: Tight, store: JetStreamEventStore) -> None:
     tight.leave(3 * EVENT)
     tight.batch(("d-1", EVENT), ("e-1", EVENT), ("d-1", EVENT), ("e-1", 1))
-    count = tight.count()
-    tight.server.restart()  # for the last one there is room
-    assert tight.count() == count + 1
+    eventually(lambda: tight.count() == 3 + 2, "what there is room for")
+    tight.server.restart()
+    if tight.count() == 3 + 4:  # it has not yet known how little room there is
+        assert versions(store, "d-1") == versions(store, "e-1") == [1, 2]
+        return
+    assert tight.count() == 3 + 3, "for the last one there is room"
     for node in (store, tight.store()):
         assert versions(node, "d-1") == versions(node, "e-1") == []
         assert node.get_latest_version("e-1") == 0

@@ -18,10 +18,12 @@ from aether_sync import (
     NATSServer,
     Runner,
 )
+from aether_sync._bus.queue import EventQueue
 from aether_sync._nats.channel import Channel, EngineSlot
 from aether_sync._nats.client import NATSClient
 from aether_sync._nats.engine import Engine
 from aether_sync._nats.link import Link
+from aether_sync._nats.outbox import Outbox
 from aether_sync.connection import channel_of as _channel_of
 from aether_sync.stores._jetstream.api import JetStream
 from aether_sync.stores._jetstream.names import Names
@@ -44,9 +46,11 @@ __all__ = [
     "jetstream_of",
     "knows_another_server",
     "link_of",
+    "loop_sleeps",
     "names_of",
     "on_write",
     "open_consumptions",
+    "outbox_of",
     "prefix_of",
     "pulled_by",
     "reconfigure",
@@ -54,6 +58,8 @@ __all__ = [
     "slot_of",
     "transport_of",
     "waiting_flushes",
+    "waiting_publishers",
+    "waiting_readers",
 ]
 
 Owner = Connection | NATSEventBus | JetStreamEventStore
@@ -202,3 +208,23 @@ def held_by(runner: Runner) -> dict[int, Delivery]:
 def open_consumptions(store: JetStreamEventStore) -> list[Consumption]:
     """What iterates over its consumers, or did."""
     return list(store._consumers.consumptions)
+
+
+def outbox_of(owner: Owner) -> Outbox:
+    """What is accepted and not written yet."""
+    return slot_of(owner).outbox
+
+
+def loop_sleeps(owner: Owner) -> bool:
+    """Whether the loop thread has to be woken before it writes more."""
+    return outbox_of(owner)._wakeup is not None
+
+
+def waiting_publishers(outbox: Outbox) -> int:
+    """How many threads wait for room."""
+    return len(outbox._publishers)
+
+
+def waiting_readers(queue: EventQueue) -> int:
+    """How many threads and coroutines wait for an event."""
+    return len(queue._readers)

@@ -20,10 +20,9 @@ from aether_sync._bus.counting import NamespaceCount
 from aether_sync._nats.outbox import Outbox
 from aether_sync._nats.shortcut import Shortcut
 
-from ..faults.test_interrupts import INTERRUPTS, hammer
 from ..support.common import PATIENCE, UNIT, Keep, eventually, make_event, numbers, run_threads
-from ..support.inside import slot_of
-from ..support.signals import before
+from ..support.inside import loop_sleeps, waiting_publishers
+from ..support.signals import INTERRUPTS, before, hammer
 
 LIMIT, BYTES = 5, 50
 
@@ -165,10 +164,10 @@ def test_waiting_publishers_go_on_when_there_is_room() -> None:
 
 def waiting(outbox: Outbox, *frames: bytes) -> threading.Thread:
     """A publisher that waits for room; returns when it does."""
-    before = len(outbox._publishers)
+    before = waiting_publishers(outbox)
     thread = threading.Thread(target=put, args=(outbox, *frames), kwargs={"timeout": PATIENCE})
     thread.start()
-    eventually(lambda: len(outbox._publishers) > before, "a waiting publisher")
+    eventually(lambda: waiting_publishers(outbox) > before, "a waiting publisher")
     return thread
 
 
@@ -198,7 +197,7 @@ def test_who_gives_up_lets_in_those_behind() -> None:
             put(outbox, *[b"a"] * 4, timeout=UNIT / 4)
 
     def come_later() -> None:
-        eventually(lambda: outbox._publishers, "a waiting publisher")
+        eventually(lambda: waiting_publishers(outbox), "a waiting publisher")
         put(outbox, b"b", timeout=PATIENCE)
 
     run_threads(publish_too_much, come_later)
@@ -237,7 +236,7 @@ def test_an_end_releases_publishers(end: Callable[[Outbox], object]) -> None:
             put(outbox, b"x", timeout=None)
 
     def finish() -> None:
-        eventually(lambda: len(outbox._publishers) == 3, "three waiting publishers")
+        eventually(lambda: waiting_publishers(outbox) == 3, "three waiting publishers")
         end(outbox)
 
     run_threads(publish, publish, publish, finish)
@@ -495,7 +494,7 @@ def test_a_handler_closes_when_the_event_is_in(make_bus: MakeBus) -> None:
 def test_an_event_whose_publisher_was_kept_from_waking_the_loop_goes_with_a_flush(make_bus: MakeBus) -> None:
     bus = make_bus()
     bus.start()
-    eventually(lambda: slot_of(bus).outbox._wakeup is not None, "a sleeping loop")
+    eventually(lambda: loop_sleeps(bus), "a sleeping loop")
 
     def interrupt() -> None:
         raise KeyboardInterrupt

@@ -19,6 +19,7 @@ from aether_sync._bus.queue import EventQueue
 from aether_sync._runtime.deadline import Deadline
 
 from ..support.common import PATIENCE, eventually, make_event, run_threads
+from ..support.inside import waiting_readers
 from ..support.signals import before
 
 LIMIT, BYTES = 5, 100_000
@@ -256,7 +257,7 @@ def test_each_event_wakes_a_parked_thread(put: Callable[[EventQueue, list[Event]
     threads = [threading.Thread(target=lambda: taken.append(queue.take(Deadline(None)))) for _ in range(3)]
     for thread in threads:
         thread.start()
-    eventually(lambda: len(queue._readers) == 3, "three parked threads")
+    eventually(lambda: waiting_readers(queue) == 3, "three parked threads")
     put(queue, [make_event(n) for n in range(4)])
     try:
         eventually(lambda: len(taken) == 3, "all three woken")
@@ -293,7 +294,7 @@ class TestJanus:
         got: list[Event] = []
         thread = threading.Thread(target=lambda: got.append(side.get(timeout=PATIENCE)))
         thread.start()
-        eventually(lambda: len(queue._readers) == 1, "a parked thread")
+        eventually(lambda: waiting_readers(queue) == 1, "a parked thread")
         offer(queue, 10)
         thread.join(PATIENCE)
         assert len(got) == 1
@@ -309,7 +310,7 @@ class TestJanus:
             with pytest.raises(janus.AsyncQueueEmpty):
                 side.get_nowait()
             waiting = asyncio.create_task(side.get())
-            await asyncio.to_thread(eventually, lambda: len(queue._readers) == 1, "a waiting coroutine")
+            await asyncio.to_thread(eventually, lambda: waiting_readers(queue) == 1, "a waiting coroutine")
             await asyncio.to_thread(offer, queue, 10, 10)
             assert (await waiting).data == {"n": 0}
             assert side.get_nowait().data == {"n": 1}
@@ -341,7 +342,7 @@ class TestJanus:
 
         thread = threading.Thread(target=take, daemon=True)
         thread.start()
-        eventually(lambda: len(queue._readers) == 1, "a parked thread")
+        eventually(lambda: waiting_readers(queue) == 1, "a parked thread")
         queue.shutdown(immediate)
         thread.join(PATIENCE)
         assert ended == [True]

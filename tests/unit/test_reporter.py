@@ -30,7 +30,7 @@ from aether_sync._bus.routing import Targets
 from aether_sync._runtime.reporter import Burst, Kind, Reporter, logger
 
 from ..support.common import PATIENCE, UNIT, eventually, make_event, run_threads
-from ..support.inside import slot_of
+from ..support.inside import outbox_of
 from ..support.proxy import Proxy
 from ..support.raw import RawClient
 from ..support.signals import before
@@ -339,7 +339,7 @@ def test_of_a_connection_that_is_lost_and_comes_again(use: Use, server: NATSServ
         bus.start()
         proxy.mute()
         bus.publish("n", make_event())
-        eventually(lambda: slot_of(bus).outbox.depth()[0] == 0, "the write")
+        eventually(lambda: outbox_of(bus).depth()[0] == 0, "the write")
         proxy.cut()
         proxy.restore()
         eventually(lambda: bus.metrics().reconnects == 1 and bus.is_connected, "another connection")

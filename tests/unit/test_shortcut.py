@@ -18,7 +18,7 @@ from aether_sync._nats import shortcut as room
 from aether_sync._nats.shortcut import LARGEST_CARRIED, Shortcut
 
 from ..support.common import PATIENCE, UNIT, eventually, make_event, run_threads
-from ..support.inside import channel_of, client_of, link_of, slot_of, transport_of
+from ..support.inside import channel_of, client_of, link_of, outbox_of, transport_of
 from ..support.proxy import Proxy
 from ..support.recorder import Recorder, check_order
 from ..support.signals import INTERRUPTS, before, hammer
@@ -401,7 +401,7 @@ def test_there_is_none_to_a_server_that_takes_less_than_it_carries(monkeypatch: 
     ):
         bus.start()
         large = b"PUB aether.events.n 2000\r\n" + b"x" * 2_000 + b"\r\n"
-        slot_of(bus).outbox.put((large,), len(large), 2_000, None)
+        outbox_of(bus).put((large,), len(large), 2_000, None)
         with pytest.raises(DeliveryUncertainError) as caught:
             bus.flush(PATIENCE)
         assert (caught.value.rejected, caught.value.uncertain, took) == (1, 0, [])
