@@ -45,7 +45,7 @@ class Flow(Closeable, ForkAware):
 
     Args:
         channel: Over which.
-        pulling: How.
+        requester: Pulls them.
         lock: Guards the fields of the subclass, and those here.
     """
 

@@ -168,7 +168,7 @@ class PullRequester:
         channel: Over which.
         stream: Of which.
         window: Messages asked for and not yet taken, at most.
-        inflow: Where they arrive; by default one of its own.
+        buffer: Where they arrive; by default one of its own.
         drains: Whether what is on its way still arrives after :meth:`close`.
     """
 
