@@ -1,5 +1,6 @@
 """An event bus and event store on NATS for plain threaded Python."""
 
+from ._bus.store_watch import VersionListener
 from ._runtime.exit import end_iterations
 from ._runtime.reporter import flush_logs
 from ._version import __version__
@@ -134,6 +135,7 @@ __all__ = [
     "UnknownOutcomeError",
     "UnsupportedError",
     "VersionConflictError",
+    "VersionListener",
     "WrongThreadError",
     "__version__",
     "actor_type",

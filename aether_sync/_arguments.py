@@ -1,10 +1,10 @@
-"""Checks of arguments that several rooms make, and what all of them take for a number, a text or a truth.
+"""Checks of arguments that all modules use.
 
-A whole number is an int, or what is registered as one (``numbers.Integral``: those of numpy); a number of seconds is
-any real number (a float, a ``Decimal``, a ``Fraction``, numpy's). No bool is a number. What comes out is the plain
-builtin, so that nothing of the user's code runs later on. An object may raise from whatever it is asked, so it is
-asked here, and a refusal is an error of this library. Builtin objects do not, and are not asked within a ``try``: there
-it could only be what a signal handler raises, and that is nobody's wrong argument.
+A whole number is an int, or what is registered as ``numbers.Integral``, as numpy's are. A number of seconds is any real
+number: a float, a ``Decimal``, a ``Fraction`` or one of numpy's. A bool is not a number. The checks return plain
+builtin objects, so no code of the user's runs later on. An object of a user's class may raise whatever is done with it;
+that is caught here, and becomes an error of this library. Builtin objects are handled outside of any ``try``: what is
+raised there comes from a signal handler, and not from a wrong argument.
 """
 
 import math
@@ -42,27 +42,27 @@ T = TypeVar("T")
 
 _ITERABLE = (list, tuple, set, frozenset, GeneratorType)
 
-MAX_INT = 2**63 - 1  #: what the server, Go and C count up to
-LONGEST = min(TIMEOUT_MAX, float(MAX_INT // 10**9))  #: seconds that a lock can wait, and the server count: 292 years
+MAX_INT = 2**63 - 1  #: the largest integer of the server, of Go and of C
+LONGEST = min(TIMEOUT_MAX, float(MAX_INT // 10**9))  #: seconds that locks and the server can count: 292 years
 
 
 def is_of(value: object, kind: type[T]) -> TypeGuard[T]:
-    """Whether a value really is of a kind: ``isinstance()`` would ask the object, which may lie (a mock), or raise."""
+    """Whether a value is an instance; ``isinstance()`` asks the object itself, which may lie, as mocks do, or raise."""
     return issubclass(type(value), kind)
 
 
 def is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
-    """Whether a value says that it is a Mapping; proxies of one may."""
+    """Whether a value is a Mapping, or says so itself, as proxies do."""
     if type(value) is dict:
         return True
     try:
         return isinstance(value, Mapping)
-    except Exception:  # of a ``__class__`` that raises
+    except Exception:  # its ``__class__`` raises
         return False
 
 
 def as_iterator(value: Iterable[T]) -> Iterator[T] | None:
-    """What iterates a value; None if it cannot be iterated. What its iterator raises later on is the user's own."""
+    """Return an iterator over a value, or None if it has none. Errors of the iterator itself are not caught."""
     if type(value) in _ITERABLE:
         return iter(value)
     if not hasattr(type(value), "__iter__"):
@@ -74,7 +74,7 @@ def as_iterator(value: Iterable[T]) -> Iterator[T] | None:
 
 
 def as_whole(value: Any) -> int | None:
-    """A whole number as a plain int; None if it is none."""
+    """Return a whole number as a plain int; None if the value is not one."""
     if type(value) is int:
         return value
     if is_of(value, bool) or not issubclass(type(value), Integral):
@@ -86,7 +86,7 @@ def as_whole(value: Any) -> int | None:
 
 
 def as_seconds(value: object) -> float | None:
-    """A real number as a plain float, infinite if no float is as large; None if it is none, NaN included."""
+    """Return a real number as a plain float, infinite if it is too large; None if the value is not one, or is NaN."""
     number = value if type(value) is float else _as_float(value)
     return None if number is None or number != number else number
 
@@ -100,7 +100,7 @@ def _as_float(value: Any) -> float | None:
         return None
     try:
         return float(value)
-    except OverflowError:  # a fraction, or of a subclass of int
+    except OverflowError:  # of a Fraction, or a subclass of int
         return math.inf
     except Exception:
         return None
@@ -114,7 +114,7 @@ def _nearest(whole: int) -> float:
 
 
 def check_int(name: str, value: object, least: int, most: int = MAX_INT) -> int:
-    """Refuse what is no whole number of a range, and return it as a plain int."""
+    """Return a whole number of a range as a plain int, or raise."""
     number = as_whole(value)
     if number is None or not least <= number <= most:
         end = "2**63 - 1" if most == MAX_INT else str(most)
@@ -123,7 +123,7 @@ def check_int(name: str, value: object, least: int, most: int = MAX_INT) -> int:
 
 
 def check_count(name: str, value: object, most: int = MAX_INT) -> int:
-    """Refuse a bound that is no whole number of 1 or more, and return it as a plain int."""
+    """Return a whole number of 1 or more as a plain int, or raise."""
     number = as_whole(value)
     if number is None or not 1 <= number <= most:
         end = "" if most == MAX_INT and (number is None or number < 1) else f", at most {most}"
@@ -132,12 +132,12 @@ def check_count(name: str, value: object, most: int = MAX_INT) -> int:
 
 
 def check_seconds(name: str, value: object, least: float = 0.0) -> float:
-    """Refuse a time span that is not more than 0, or is one that no clock counts; return it as a plain float.
+    """Return a time span in seconds as a plain float, or raise if it is not more than 0, or too long for a clock.
 
     Args:
-        name: Of the argument.
-        value: Of the argument.
-        least: Seconds, where less would make something spin.
+        name: The name of the argument.
+        value: Its value.
+        least: The fewest seconds, where less would keep a thread busy.
     """
     seconds = as_seconds(value)
     if seconds is None or seconds <= 0 or seconds < least:
@@ -149,7 +149,7 @@ def check_seconds(name: str, value: object, least: float = 0.0) -> float:
 
 
 def check_timeout(name: str, value: object) -> float | None:
-    """Refuse what is no time-out, and return it as a plain float: 0 means now, None for ever."""
+    """Return a time-out in seconds as a plain float, or None for ever; raise if it is neither. 0 means now."""
     if value is None:
         return None
     seconds = as_seconds(value)
@@ -159,7 +159,7 @@ def check_timeout(name: str, value: object) -> float | None:
 
 
 def check_flag(name: str, value: object) -> bool:
-    """Take a value for true or false, as ``if`` does; refuse one that is neither."""
+    """Return whether a value is true, as ``if`` takes it; raise if the value cannot say."""
     if type(value) is bool:
         return value
     try:
@@ -169,7 +169,7 @@ def check_flag(name: str, value: object) -> bool:
 
 
 def check_text(name: str, value: object) -> str | None:
-    """Refuse what is neither a text of printable characters nor None, and return it as a plain str."""
+    """Return a text of printable characters as a plain str, or None; raise if it is neither."""
     if value is None:
         return None
     text = str.__str__(value) if is_of(value, str) else None
@@ -179,7 +179,7 @@ def check_text(name: str, value: object) -> str | None:
 
 
 def check_path(name: str, value: Any) -> str:
-    """Refuse what cannot be the path of a file, and return it as a plain str. What it is may be a secret."""
+    """Return the path of a file as a plain str, or raise. The error does not show the value, which may be a secret."""
     path = value if type(value) is str else str(value) if is_of(value, PurePath) else _path_of(value)
     if not path or "\0" in path:
         raise InvalidOptionError(f"{name} must be the path of a file, a str or a Path, not {type(value).__name__}")
@@ -189,13 +189,13 @@ def check_path(name: str, value: Any) -> str:
 def _path_of(value: Any) -> str | None:
     try:
         path: object = os.fspath(value)
-    except Exception:  # it is none, or one of the user's own
+    except Exception:  # it is not a path, or a user's own, which raises
         return None
     return str.__str__(path) if is_of(path, str) else None
 
 
 def check_choice(name: str, value: object, choices: Mapping[str, T]) -> T:
-    """Refuse what is none of some words, and return what the word stands for."""
+    """Return what one of some words stands for, or raise."""
     word = str.__str__(value) if is_of(value, str) else None
     if word is None or word not in choices:
         raise InvalidOptionError(f"{name} must be one of {', '.join(map(repr, choices))}, not {short(value)}")

@@ -51,20 +51,18 @@ class EventBus(Startable, ForkAware):
 
     def __init__(self) -> None:
         self._closed = False
-        self._begin()
+        self._become_a_node()
         fork_aware.add(self)
         _buses.add(self)
 
-    def _begin(self) -> None:
+    def _become_a_node(self) -> None:
         """Begin with nothing, as a new node."""
         self.node_id = uuid.uuid4().hex
         self._counters = Counters()
         self._targets = Targets(self._frame_of)
         self._lock = signal_safe_lock()  # guards the fields below
         self._members: set[Target] = set()  # the open subscriptions
-        self._queues: WeakRegistry[EventQueue] = (
-            WeakRegistry()
-        )  # of those, and of closed ones that are still being read
+        self._queues: WeakRegistry[EventQueue] = WeakRegistry()  # theirs, and those of closed ones still being read
         self._ended_totals = Totals()  # what went through queues that are collected
         self._closing: SingleFlight[CloseReport] = SingleFlight()
         self._reporter = Reporter()
@@ -77,7 +75,7 @@ class EventBus(Startable, ForkAware):
         for queue in self._queues:
             queue.disown()
         self._closing.disown(CloseReport(timed_out=True))
-        self._begin()
+        self._become_a_node()
 
     # -- subscribing
 
@@ -128,9 +126,7 @@ class EventBus(Startable, ForkAware):
                     self._part((target,), deadline)
             except BaseException:
                 subscription.close(discard=True)
-                self._part(
-                    (target,), deadline
-                )  # even if a close() of the bus has done so before it had joined everywhere
+                self._part((target,), deadline)  # once more: a close() of the bus may have come before the join
                 raise
         except AetherError:
             self._counters.add("subscribe_errors")

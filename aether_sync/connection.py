@@ -141,7 +141,7 @@ class Connection(Startable, ForkAware):
     def _reset(self) -> None:
         """Have no engine: as a new connection, or in a forked child."""
         self._slot.engine = None
-        self._first_is_told = False  # what became of the first attempt to connect, to a call that waited for it
+        self._first_is_reported = False  # a call that waited for the first attempt to connect has got its result
         self._made: dict[int, tuple[Engine, weakref.finalize[..., Connection]]] = {}  # the engine, set in one step
         self._closing: SingleFlight[CloseReport] = SingleFlight()
 
@@ -158,18 +158,18 @@ class Connection(Startable, ForkAware):
     def start(self) -> None:
         """Begin to connect if nobody has, and wait for the first attempt.
 
-        The first use does this as well, except with ``connect="background"``. Once the first attempt is over, the call
-        returns at once, whether there is a connection or not.
+        The first use does this as well, except with ``connect="background"``.
 
         Raises:
-            ConnectError: No server within ``connect_timeout`` of the first use. One call raises it, also when that
-                attempt is over already, unless there is a connection by then; further attempts go on in the background,
-                and further calls return at once.
+            ConnectError: The first attempt failed, or took longer than ``connect_timeout``. Further attempts go on in
+                the background. With ``connect="background"`` the first call raises this even if the attempt is over,
+                unless there is a connection by then. All later calls return at once, whether there is a connection or
+                not.
             BusClosedError: The connection is closed.
         """
         engine = self._slot.engine
-        is_told = self._slot.is_awaited or self._first_is_told  # where uses wait for the first attempt, the first tells
-        if engine is None or not engine.link.first.done or not is_told:
+        is_reported = self._slot.is_awaited or self._first_is_reported  # where the first use waits, it has got it
+        if engine is None or not engine.link.first.done or not is_reported:
             engine = self._begin_to_connect()
             try:
                 engine.await_first_attempt()
@@ -177,7 +177,7 @@ class Connection(Startable, ForkAware):
                 if not engine.link.is_connected:  # else a later attempt has succeeded
                     raise
             finally:
-                self._first_is_told = engine.link.first.done
+                self._first_is_reported = engine.link.first.done
         self._refuse_if_closed()
 
     def _begin_use(self) -> None:

@@ -8,7 +8,7 @@ from weakref import WeakMethod
 from ._arguments import check_choice, check_timeout
 from ._bus.incoming import EventInterest, Incoming
 from ._bus.routing import Frame, Route, Target, make_frame
-from ._bus.store_watch import StoreWatch, VersionKeeper
+from ._bus.store_watch import StoreWatch, VersionListener
 from ._codec.envelope import FIRST_POSITION, EnvelopeWriter
 from ._nats.lines import line_of
 from ._runtime.deadline import Deadline
@@ -64,7 +64,7 @@ class NATSEventBus(EventBus):
         prefix: str = "aether",
         publish_timeout: float = 5.0,
         on_disconnect: Literal["buffer", "raise"] = "buffer",
-        store: VersionKeeper | None = None,
+        store: VersionListener | None = None,
         namespace: str | None = None,
         **options: Unpack[ConnectionOptions],
     ) -> None:
@@ -77,8 +77,8 @@ class NATSEventBus(EventBus):
         if not self._owns_connection:
             self._channel.slot.is_shared = True
 
-    def _begin(self) -> None:
-        super()._begin()
+    def _become_a_node(self) -> None:
+        super()._become_a_node()
         self._writer = EnvelopeWriter(self.node_id)
         seen = None if self._watch is None else self._seen
         self._inbox = Incoming(self.node_id, self._counters, _caller(self._abandon), seen)

@@ -26,6 +26,7 @@ from typing import Any, Never, TypeVar, TypeVarTuple
 
 import janus
 
+from .._runtime.again import again
 from .._runtime.deadline import Deadline
 from .._runtime.locks import tries
 from ..errors import AetherError, DeadlineExceededError, SubscriptionClosedError, SubscriptionOverflowError
@@ -297,7 +298,7 @@ class EventQueue(BoundedEvents, janus.Queue[Any]):
         """The error to raise at the end."""
         if self.failure is None:
             return SubscriptionClosedError(f"subscription {self.name} is closed")
-        return type(self.failure)(*self.failure.args)
+        return again(self.failure)
 
     # -- ending
 

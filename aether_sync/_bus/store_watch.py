@@ -8,18 +8,24 @@ from ..errors import InvalidOptionError, StoreClosedError
 from ..events import EVENT_STORED, MAX_VERSION, Event
 from ..patterns import check_namespace
 
-__all__ = ["StoreWatch", "VersionKeeper"]
+__all__ = ["StoreWatch", "VersionListener", "check_apart"]
 
 
 @runtime_checkable
-class VersionKeeper(Protocol):
-    """A store as a bus sees it: it keeps the versions that are announced. The loop thread calls it."""
+class VersionListener(Protocol):
+    """A store as a bus sees it: it is told the versions that other nodes announce. The loop thread calls it."""
 
     def update_version_cache(self, actor_id: str, version: int, sequence: int | None = None) -> None:
         """Note the version that an actor has, and the sequence of that event, if the announcement has it."""
 
-    def refuse_prefix(self, prefix: str) -> None:
-        """Raise ``InvalidOptionError`` if what a bus with this prefix publishes would be stored."""
+
+def check_apart(stream: str, prefix: str) -> None:
+    """Raise ``InvalidOptionError`` if a store's stream would store what a bus with this prefix publishes."""
+    if prefix == stream:
+        raise InvalidOptionError(
+            f"a store of stream {prefix!r} would keep what a bus with prefix {prefix!r} publishes: give one of them"
+            " another name"
+        )
 
 
 class StoreWatch:
@@ -36,16 +42,16 @@ class StoreWatch:
         InvalidNamespaceError: The namespace is not valid.
     """
 
-    def __init__(self, store: VersionKeeper | None, namespace: str | None, prefix: str) -> None:
+    def __init__(self, store: VersionListener | None, namespace: str | None, prefix: str) -> None:
         if store is None:
             raise InvalidOptionError("a bus's namespace is where a store's nodes publish EventStored: give the store")
-        if not issubclass(type(store), VersionKeeper):
+        if not issubclass(type(store), VersionListener):
             raise InvalidOptionError(f"store must be an event store, not {type(store).__name__}")
         if namespace is None:
             raise InvalidOptionError(
                 "a bus with a store wants namespace='tenant-abc': under which the store's nodes publish EventStored"
             )
-        store.refuse_prefix(prefix)
+        check_apart(getattr(store, "stream", ""), prefix)  # only a JetStream store has one
         self._store = store
         self.namespace = check_namespace(namespace)
 

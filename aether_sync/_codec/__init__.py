@@ -1,1 +1,1 @@
-"""The wire format: an event as JSON, and the envelope in which it crosses nodes. Go nodes read and write the same."""
+"""The wire format: an event as JSON, and the envelope in which it goes from node to node. Go nodes use the same one."""

@@ -23,7 +23,7 @@ _Version = Annotated[int, msgspec.Meta(ge=0, le=MAX_VERSION)]
 
 
 class _Read(msgspec.Struct, rename="camel", kw_only=True, gc=False):
-    """What is read of an event. What Go may leave out, or write as null, has a default."""
+    """The fields of an event as they are read. Those that Go may leave out, or write as null, have a default."""
 
     id: _NonEmpty
     event_type: _NonEmpty
@@ -39,9 +39,9 @@ _KEYS = {"event_type": "eventType", "actor_id": "actorId", "command_id": "comman
 
 
 class _Ready(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False, rename=_KEYS):
-    """An event as msgspec reads it in one go, all checks included: the fields of ``Event``, in its order.
+    """An event that msgspec reads and checks in one step: the fields of ``Event``, in the same order.
 
-    It is made an ``Event`` by its ``__class__``, which takes a tenth of the time of making another object.
+    Setting its ``__class__`` makes it an ``Event``, in a tenth of the time that making another object takes.
     """
 
     id: _NonEmpty
@@ -84,7 +84,7 @@ def decode_event(encoded: bytes, namespace: str) -> Event:
         namespace: Where the event was received.
 
     Raises:
-        DecodingError: The bytes are no event.
+        DecodingError: The bytes are not an event.
     """
     try:
         return _event(_read_event(encoded), namespace)
@@ -93,16 +93,16 @@ def decode_event(encoded: bytes, namespace: str) -> Event:
 
 
 def decode_stored(encoded: bytes) -> Event:
-    """Read what ``encode_event()`` wrote, or a node in Go, in half the time of :func:`decode_event`.
+    """Read what ``encode_event()`` or a node in Go wrote, in half the time of :func:`decode_event`.
 
     Raises:
-        DecodingError: The bytes are no event.
+        DecodingError: The bytes are not an event.
     """
-    # As in decode_run(): a timestamp that begins here is read by msgspec as by us.
+    # As in decode_run(): msgspec reads a timestamp that begins here as this library does.
     if encoded[-43:-29] == b',"timestamp":"' and encoded[-19:-18] == b"T" and encoded[-3:-2] == b"Z":
         try:
             event: Any = _read_ready_event(encoded)
-        except (ValueError, RecursionError):  # the careful way says what is wrong
+        except (ValueError, RecursionError):  # the careful way finds out what is wrong
             pass
         else:
             if event.metadata is not None:
@@ -114,18 +114,19 @@ def decode_stored(encoded: bytes) -> Event:
 def decode_envelope(payload: bytes, namespace: str) -> tuple[str, Event]:
     """Read what a node sent.
 
-    A missing version is 0; missing or null data is None, missing or null metadata empty. Unknown keys are ignored, of
-    one that comes twice the last counts.
+    A missing version becomes 0, missing or null data None, and missing or null metadata an empty dict. Unknown keys are
+    ignored. If a key comes twice, the last one counts.
 
     Args:
         payload: The whole message.
-        namespace: What the subject says; the envelope must say the same.
+        namespace: The namespace in the subject; the envelope must have the same.
 
     Returns:
         The id of the node, and the event, which knows its namespace.
 
     Raises:
-        DecodingError: The bytes are no such thing. The message has the reason's kind and path, none of the content.
+        DecodingError: The bytes are not an envelope with an event. The message has the reason and the path, but nothing
+            of the content.
     """
     try:
         envelope = _read_envelope(payload)
@@ -139,13 +140,13 @@ def decode_envelope(payload: bytes, namespace: str) -> tuple[str, Event]:
 def decode_run(
     payloads: Sequence[bytes], namespace: str, but_of: str | None, refuse: Callable[[DecodingError], object]
 ) -> tuple[list[Event], list[bytes]]:
-    """Read what came in a row with one subject, as :func:`decode_envelope` does and in two thirds of its time.
+    """Read messages in a row that have one subject, as :func:`decode_envelope` does, in two thirds of its time.
 
     Args:
         payloads: The messages, in order.
-        namespace: As there.
+        namespace: The namespace in their subject.
         but_of: A node whose events are left out.
-        refuse: Called with the error for what is no event; it is left out.
+        refuse: Called with the error for each message that is not an event, and is left out.
 
     Returns:
         The events, and the payloads that they came from.
@@ -154,13 +155,13 @@ def decode_run(
     kept: list[bytes] = []
     read, put = _read_ready, _set
     for payload in payloads:
-        # A timestamp that begins here has no more than six digits behind its point, so msgspec, which rounds, reads it
-        # as we do, who cut off; with T and Z in these places it is no form that only one of us knows. A message made by
-        # hand can have such a thing here that is not the event's: then a timestamp may be rounded, and nothing else.
+        # A timestamp that begins here has at most six digits behind its point. So msgspec, which would round, reads it
+        # as this library does, which cuts off. With T and Z in these places, both know the form. A message made by hand
+        # may have such a text here that is not the event's timestamp: then that may be rounded, and nothing else.
         if payload[-44:-30] == b',"timestamp":"' and payload[-20] == _T and payload[-4] == _Z:
             try:
                 envelope = read(payload)
-            except (ValueError, RecursionError):  # the careful way says what is wrong
+            except (ValueError, RecursionError):  # the careful way finds out what is wrong
                 pass
             else:
                 event: Any = envelope.event
@@ -199,12 +200,12 @@ def _event(read: _Read, namespace: str) -> Event:
 
 
 def _read_timestamp(text: str) -> Datetime:
-    """Read RFC 3339, with any offset, to the microsecond: further digits are cut off, not rounded.
+    """Read RFC 3339 with any offset. Digits beyond microseconds are cut off, not rounded.
 
-    A leap second (``:60``) is an error, as in Go: neither language has a moment for it.
+    A leap second (``:60``) is an error, as in Go: neither language can represent it.
     """
     if text[4:20:3] == "--T::." and text[-1] == "Z" and text[20:-1].isdigit() and text.isascii():
-        return _read_datetime(text)  # which takes nothing of this shape but RFC 3339
+        return _read_datetime(text)  # which accepts only RFC 3339 among texts of this shape
     text = text.upper()
     if not _RFC3339.fullmatch(text):
         raise _NotRfc3339Error
@@ -215,16 +216,16 @@ def _read_timestamp(text: str) -> Datetime:
 
 
 class _NotRfc3339Error(ValueError):
-    """A timestamp of another shape, or out of the range of datetime."""
+    """A timestamp is not RFC 3339, or out of the range of datetime."""
 
 
 def _refuse(error: ValueError | RecursionError) -> NoReturn:
-    if isinstance(error, msgspec.DecodeError):  # says what and where, by types and keys of ours
+    if isinstance(error, msgspec.DecodeError):  # it says what and where, with our types and keys
         raise DecodingError(f"not an event of this wire format: {error}") from error
     if isinstance(error, RecursionError):
         reason = "it is nested too deeply"
     elif isinstance(error, UnicodeDecodeError):
         reason = "it is not UTF-8"
-    else:  # datetime's own words would quote the text
+    else:  # the message of datetime would quote the text
         reason = "its timestamp is not RFC 3339, or not a moment that datetime has - at `$.event.timestamp`"
-    raise DecodingError(f"not an event of this wire format: {reason}") from None  # the others hold the content
+    raise DecodingError(f"not an event of this wire format: {reason}") from None  # the cause would have the content

@@ -1,9 +1,9 @@
-"""The wire format: an event as JSON, and the envelope in which it crosses nodes. Go nodes read and write the same.
+"""Writing: from events to JSON. Nodes in Go read and write the same format.
 
 ``{"node_id": str, "position": int, "namespace_id": str, "event": {"id", "eventType", "actorId", "commandId"?,
-"version", "data", "metadata"?, "timestamp"}}``, where ``?`` is left out when empty. Where an event stands among those
-of its node, ``position``, is ours: Go writes none, and reads over it. msgspec does the work; what it would change
-silently (NaN, bytes, sets, keys that are no str, a timestamp's nanoseconds) is taken care of here.
+"version", "data", "metadata"?, "timestamp"}}``, where ``?`` is left out when empty. ``position`` numbers the events of
+a node. It is this library's own: nodes in Go write none, and ignore it. msgspec does the work. What it would change
+without an error (NaN, bytes, sets, keys that are not str, the nanoseconds of a timestamp) is checked here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,12 +25,12 @@ from .decoding import decode_event
 
 __all__ = ["encode_and_copy", "encode_event", "encode_read"]
 
-_MAX_DEPTH = 200  # levels of data; the same on every Python and thread, unlike its recursion limit
-_PATH_SHOWN = 8  # levels: enough to find it
+_MAX_DEPTH = 200  # levels of data: the same on every Python and every thread, unlike the recursion limit
+_PATH_SHOWN = 8  # levels: enough to find the place
 _MINUTE = timedelta(minutes=1)
 
 _WRITTEN_AS_IS = frozenset({str, int, bool, type(None), UUID, Date})
-_MOMENTS = frozenset({Datetime})  # this very class, also while a test has another one stand for it
+_MOMENTS = frozenset({Datetime})  # the builtin class, also while a test has replaced it
 _UNCHANGED = frozenset({str, int, bool, type(None)})
 _CONTAINERS = frozenset({dict, list, tuple})
 
@@ -38,7 +38,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class _Written(msgspec.Struct, rename="camel", gc=False):
-    """What is written of an event, in this order; UNSET is left out."""
+    """The fields of an event in the order in which they are written; UNSET is left out."""
 
     id: str
     event_type: str
@@ -56,28 +56,29 @@ class _Written(msgspec.Struct, rename="camel", gc=False):
 def encode_event(event: Event) -> bytes:
     """Write an event as JSON, without its namespace.
 
-    Data of the exact types that msgspec writes as we do goes to it as it is; of all other data a plain copy is made.
-    So nobody's code runs while msgspec walks through a container, and no other thread changes it then.
+    msgspec gets the data itself if all of it has types that msgspec writes as this library does; else it gets a plain
+    copy. So no user code runs while msgspec iterates a container, and no other thread can change that meanwhile.
 
     Raises:
-        EncodingError: It holds what JSON has not, or was changed meanwhile; the message says what and where.
+        EncodingError: It holds a value that cannot be written as JSON, or was changed meanwhile. The message says which
+            value, and where.
     """
     data = event.data
     try:
         if data is None or (type(data) is dict and _is_json(data, 1)):
             return _write(event, data, event.metadata)
-    except (TypeError, ValueError, RuntimeError):  # the copying finds out what it is
+    except (TypeError, ValueError, RuntimeError):  # the careful way finds out what it is
         pass
     return _encode_carefully(event)
 
 
 def encode_and_copy(event: Event, namespace: str) -> tuple[bytes, Event]:
-    """Write an event as JSON; and return what a reader of that gets, who receives it under this namespace.
+    """Write an event as JSON, and also return the event that a reader of it gets under this namespace.
 
-    What a thread could change is copied first, and the copy written: so both are the same, whatever others do.
+    What another thread could change is copied first, and the copy is written. So both are the same, whatever others do.
 
     Raises:
-        EncodingError: As :func:`encode_event`.
+        EncodingError: As for :func:`encode_event`.
     """
     if type(event) is Event and (event.data is None or type(event.data) is dict):
         data = None if event.data is None else dict(event.data)
@@ -92,7 +93,7 @@ def encode_and_copy(event: Event, namespace: str) -> tuple[bytes, Event]:
 
 
 def encode_read(event: Event) -> bytes:
-    """Write an event as it was read, as deep as it is: what others stored need not keep to what is taken here.
+    """Write an event as it was read, however deep its data is: others may have stored what is refused here.
 
     Raises:
         EncodingError: It is nested too deeply for this thread's stack.
@@ -106,7 +107,7 @@ def encode_read(event: Event) -> bytes:
 
 
 def _is_flat(data: dict[Any, Any]) -> bool:
-    """Whether all there is comes off the wire as it went on: keys and values of a few exact types."""
+    """Whether all keys and values are of types that are the same after writing and reading."""
     for key, item in data.items():
         kind = type(item)
         if type(key) is not str or not (kind in _UNCHANGED or (kind is float and item - item == 0.0)):
@@ -115,7 +116,7 @@ def _is_flat(data: dict[Any, Any]) -> bool:
 
 
 def _copy(event: Event, data: dict[str, Any] | None, metadata: dict[str, str], namespace: str) -> Event:
-    copy: Event = event.__copy__()  # type: ignore[attr-defined]  # of every Struct
+    copy: Event = event.__copy__()  # type: ignore[attr-defined]  # every Struct has it
     _set(copy, "data", data)
     _set(copy, "metadata", metadata)
     _set(copy, "namespace", namespace)
@@ -124,7 +125,7 @@ def _copy(event: Event, data: dict[str, Any] | None, metadata: dict[str, str], n
 
 def _write(event: Event, data: Mapping[str, Any] | None, metadata: Mapping[str, str]) -> bytes:
     if metadata:
-        "".join(metadata.values())  # TypeError: somebody has changed what is read-only
+        "".join(metadata.values())  # a TypeError if somebody has put something else into it
     return _encode(
         _Written(
             event.id,
@@ -140,7 +141,7 @@ def _write(event: Event, data: Mapping[str, Any] | None, metadata: Mapping[str, 
 
 
 def _is_json(data: dict[Any, Any], depth: int) -> bool:
-    """Whether msgspec writes a dict as it is: keys and values of the exact types that it and we agree on."""
+    """Whether all keys and values are of types that msgspec writes as this library does."""
     for key, item in data.items():
         kind = type(item)
         if type(key) is not str or not (kind in _WRITTEN_AS_IS or _is_json_item(item, kind, depth)):
@@ -180,24 +181,24 @@ def _encode_carefully(event: Event) -> bytes:
         reason, cause = "a field or its metadata has a lone surrogate", error
     except RecursionError as error:
         reason, cause = "data is nested too deeply for this thread's stack", error
-    except Exception as error:  # of a Mapping or tzinfo that is not ours, or of an int too long for a text
+    except Exception as error:  # raised by a user's Mapping or tzinfo, or for an int of too many digits
         reason, cause = f"{_place(path)} cannot be read: {explained(error)}", error
     raise EncodingError(f"event {short(event.event_type)} ({short(event.id)}): {reason}") from cause
 
 
 def _place(path: Sequence[str]) -> str:
-    """Say where in data something is; innermost first."""
+    """Return a place in data in words; the path begins with the innermost level."""
     if len(path) > _PATH_SHOWN:
         path = [f"... ({len(path):,} levels)", *path[-_PATH_SHOWN:]]
     return f"data{''.join(reversed(path))}"
 
 
 class _NotJsonError(Exception):
-    """A value of data that is not on the list in ``Event``'s docstring."""
+    """A value in data that is not on the list in the docstring of ``Event``."""
 
 
 def _plain(value: Any, path: list[str], depth: int = 0) -> Any:
-    """Copy a value into exact JSON types. On an error, ``path`` holds where it was, innermost first."""
+    """Copy a value into plain JSON types. If that raises, ``path`` has the place, innermost level first."""
     kind = type(value)
     if kind is str:
         return _plain_text(value)
@@ -214,7 +215,7 @@ def _plain(value: Any, path: list[str], depth: int = 0) -> Any:
                 path.append(f"[{short(key)}]")
                 raise
         return copy
-    if isinstance(value, (list, tuple)):  # half the time of a union
+    if isinstance(value, (list, tuple)):  # which takes half the time of a union
         _check_depth(depth)
         items = []
         for index, item in enumerate(list(value)):
@@ -275,6 +276,6 @@ def _plain_leaf(value: Any) -> Any:
 
 def _plain_moment(value: Datetime | Date | time) -> str:
     if isinstance(value, Datetime) and (value.utcoffset() or _MINUTE) % _MINUTE:
-        value = value.astimezone(UTC)  # no text has the seconds of an offset (local mean times before 1900)
+        value = value.astimezone(UTC)  # ISO 8601 has no seconds in an offset, as local mean times before 1900 do
     text = value.isoformat()
     return f"{text[:-6]}Z" if text.endswith("+00:00") else text

@@ -25,7 +25,7 @@ _HEAD_START = 2.0  # seconds of one server before another is tried beside it; le
 
 
 class Connector:
-    """Connects to one of the servers. Loop thread only, but for :attr:`is_refused`.
+    """Connects to one of the servers. Loop thread only, except :attr:`is_refused`.
 
     Args:
         options: How to connect.
@@ -59,7 +59,7 @@ class Connector:
         return len(self._refusing) >= len(self._options.servers)
 
     def forget_refusals(self) -> None:
-        """A server has let us in: others that refused us before may do so, too."""
+        """Forget which servers refused us: one has let us in, so the others may as well."""
         self._refusing.clear()
 
     async def connect(self) -> NATSClient:

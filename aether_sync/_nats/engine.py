@@ -1,4 +1,4 @@
-"""The engine of a connection: its loop thread, its link, and the thread that logs for them, from first use to end."""
+"""The engine of a connection: its loop thread, its link and its reporter, from the first use to the end."""
 
 import math
 from functools import partial
@@ -15,12 +15,12 @@ from .outbox import Outbox
 
 __all__ = ["Engine"]
 
-_HARD_CLOSE = 0.5  # seconds of a close's deadline for what comes after the flush, if that leaves most of it
-_AT_LEAST = 0.1  # seconds for that in any case: the bytes are gone by then, and it is usually a millisecond
+_HARD_CLOSE = 0.5  # seconds of a close's deadline that are kept for what follows the flush, or 30% if that is less
+_AT_LEAST = 0.1  # seconds for what follows the flush in any case; usually it takes a millisecond
 
 
 class Engine:
-    """What runs for a connection. It knows nothing of the connection, which can so be collected."""
+    """What runs for a connection. It does not know the connection, which can therefore be collected."""
 
     def __init__(self, options: LinkOptions, outbox: Outbox) -> None:
         self._reporter = Reporter()
@@ -33,14 +33,14 @@ class Engine:
         self.loop.post(self.link.start)
 
     def discard(self) -> bool:
-        """Close what was made and has no thread; returns False if it has one all the same."""
+        """Close an engine that has no thread; returns False if it has one."""
         return self.loop.discard()
 
     def await_first_attempt(self) -> None:
-        """Wait for the first connection, until one deadline for all who wait for it.
+        """Wait for the first connection, until a deadline that is the same for all threads that wait.
 
         Raises:
-            ConnectError: It failed, or the deadline came: then nobody waits for it any more.
+            ConnectError: The attempt failed, or the deadline came; then no thread waits for it any more.
         """
         self.loop.refuse_own_thread()
         first = self.link.first
@@ -51,19 +51,19 @@ class Engine:
             first.wait(self._first_deadline)
 
     def await_connection(self, deadline: Deadline, *, as_first: bool) -> None:
-        """Wait until there is a connection, or was one: who has an answer to wait for then waits for that.
+        """Wait until there is, or ever was, a connection. If it is lost, the caller waits for its answer anyway.
 
         Args:
-            deadline: For it.
+            deadline: For the wait.
             as_first: Whether to wait no longer than a first attempt may take, as long as that is not over.
 
         Raises:
-            ConnectError: There never was one; at once if no server will have us.
+            ConnectError: There never was a connection. Raised at once if no server will have us.
             BusClosedError: The connection was closed meanwhile.
         """
         self.loop.refuse_own_thread()
         link = self.link
-        if as_first and not link.first.done:  # as long as if this call had begun it, whoever did
+        if as_first and not link.first.done:  # as if this call had begun the attempt
             deadline = Deadline(min(deadline.remaining(), self._connect_timeout))
         link.changed.wait(
             lambda: link.was_connected or link.connector.is_refused or link.state is LinkState.CLOSED,
@@ -74,24 +74,24 @@ class Engine:
         if not link.was_connected:
             error = link.connect_error(in_time=True)
             if as_first and not self._first_deadline.remaining():
-                link.first.fail(error)  # nobody waits for it any more
+                link.first.fail(error)  # no thread waits for it any more
             raise error
 
     def close(self, deadline: Deadline, name: str) -> CloseReport:
-        """Flush, close the link, end both threads; log what was left undone of what is called ``name``."""
+        """Flush, close the link and end both threads. What is left undone is logged under this name."""
         remaining = deadline.remaining()
         grace = None if math.isinf(remaining) else max(remaining - _HARD_CLOSE, remaining * 0.7)
         end = Deadline(None if grace is None else max(remaining, _AT_LEAST))
         timed_out = False
         try:
-            self.loop.start()  # an interrupt may have kept it from that
+            self.loop.start()  # an exception may have kept another call from it
             self.loop.call(self.link.close, grace, deadline=end)
-        except (ConnectError, DeadlineExceededError):  # there is no thread for it, or not enough time
+        except (ConnectError, DeadlineExceededError):  # there is no thread, or not enough time
             timed_out = True
-        except BusClosedError:  # a close that was interrupted has ended it: what that left undone is counted below
+        except BusClosedError:  # an interrupted close has ended it; what that left undone is counted below
             pass
         last = Deadline(5.0 if grace is None else max(end.remaining(), _AT_LEAST))
-        ended = self.loop.stop(last)  # and with it the link, whose own close may not even have begun
+        ended = self.loop.stop(last)  # and with it the link, even if its own close has not begun
         account = self.link.pump.account()
         self.link.pump.mark_reported(account)
         unsent = self._outbox.depth()[0]
@@ -108,7 +108,7 @@ class Engine:
 
     @property
     def closed(self) -> bool:
-        """Whether its connection was closed, be it before this engine came to anything."""
+        """Whether its connection was closed, perhaps before this engine was used."""
         return self._outbox.closed
 
     def forsake(self) -> None:

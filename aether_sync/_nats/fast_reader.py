@@ -1,14 +1,14 @@
-r"""The lean way in: messages for our subscriptions are cut out of what arrives, all the rest is nats-py's.
+r"""The fast way to read: messages for our interests are cut out of the stream; nats-py reads all the rest.
 
-It stands between asyncio's transport and the reader of nats-py, and knows two lines of the protocol
+The reader stands between asyncio's transport and nats-py's own reader. It knows two lines of the protocol
 (https://docs.nats.io/reference/reference-protocols/nats-protocol)::
 
     MSG <subject> <sid> [reply-to] <#bytes>\r\n<payload>\r\n
     HMSG <subject> <sid> [reply-to] <#header bytes> <#total bytes>\r\n<headers><payload>\r\n
 
-What is neither, or for a sid that is not ours, is handed on as it is and in order, to be read by nats-py in a task of
-its own: a PONG, too, so that it comes behind the messages that came before it. So nothing here waits, and a batch is as
-large as what the socket gave.
+Everything else, and messages for other sids, are handed on unchanged and in order, and nats-py reads them in a task of
+its own. That includes PONGs, so a PONG is handled after the messages that came before it. Nothing here waits, and a
+batch is as large as what the socket gave.
 """
 
 import asyncio
@@ -22,34 +22,35 @@ from .interest import Arrivals, Interest
 
 __all__ = ["LARGEST_MESSAGE", "LONGEST_LINE", "FastReader"]
 
-_LINES_KEPT = 4_096  # lines of a subject differ in the payload's size alone: most come again
-_READ_AT_ONCE = 2**20  # bytes: beside a thread that computes, each reading costs a turn of the interpreter's, 5 ms
-_BUFFERS_KEPT = 4  # while nobody reads
+_LINES_KEPT = 4_096  # lines of one subject differ only in the size of the payload, so most come again
+_READ_AT_ONCE = 2**20  # bytes; beside a thread that computes, each read may wait 5 ms for the GIL
+_BUFFERS_KEPT = 4  # while no connection reads
 LONGEST_LINE = 2**20  #: bytes; an INFO that names every server of a large cluster has thousands
 LARGEST_MESSAGE = 128 * 2**20  #: bytes, headers included: twice what a server can be told to take
 
-# Servers part the words of a line by spaces. To nats-py a vertical tab or a form feed does so, too, and a publisher can
-# have them in a subject or a reply: a message for nobody here, which it would misread, is not handed on.
+# A server separates the words of a line by spaces. nats-py also splits at a vertical tab or a form feed, which a
+# publisher can put into a subject or a reply. A message with one for a sid that is not ours would be misread, and is
+# not handed on.
 _MISREAD = re.compile(rb"[\v\f]")
 _HEAD = re.compile(
     rb"(?:MSG|(H)MSG)[ \t]++([^ \t\r\n]++)[ \t]++(\d{1,18})"
     rb"(?:[ \t]++[^ \t\r\n]++)?(?(1)[ \t]++(\d{1,18}))[ \t]++(\d{1,18})"
 )
-_WORDS = {b"MSG": 5, b"HMSG": 6}  # of a line with a reply
+_WORDS = {b"MSG": 5, b"HMSG": 6}  # in a line with a reply
 _Head = tuple[int, str, int, int]  # sid, subject, bytes of headers, bytes in all with the last line end
-_buffers: deque[memoryview] = deque(maxlen=_BUFFERS_KEPT)  # of all connections; one has one only while it reads
+_buffers: deque[memoryview] = deque(maxlen=_BUFFERS_KEPT)  # shared by all connections; each has one only while it reads
 _NOT_OURS = -1  # in place of a sid
-_UNREADABLE: _Head = _NOT_OURS, "", 0, sys.maxsize  # where the next line begins is unknown: it ends the connection
+_UNREADABLE: _Head = _NOT_OURS, "", 0, sys.maxsize  # it is unknown where the next line begins: ends the connection
 
 
 class FastReader(asyncio.BufferedProtocol):
-    """Takes what a transport receives, until the connection is lost.
+    """Reads what a transport receives, until the connection is lost.
 
     Args:
-        stock: The protocol that had the transport before.
-        interests: Ours, by sid; read for each message, so it may change.
-        deliver: Called with an inbox that has got messages.
-        broken: Called with the reason when what arrives cannot be NATS.
+        stock: The protocol that the transport had before.
+        interests: Our interests by sid; looked up for each message, so it may change.
+        deliver: Called with each inbox that has got messages.
+        broken: Called with the reason when the bytes cannot be the NATS protocol.
         losing: Called before nats-py is told that the connection broke.
 
     Raises:
@@ -71,18 +72,18 @@ class FastReader(asyncio.BufferedProtocol):
         self._deliver = deliver
         self._broken = broken
         self._losing = losing
-        self._lines: dict[bytes, _Head] = {}  # what was read of a line before
-        self._subjects: dict[bytes, str] = {}  # in those: one object for each, by which a run is known
+        self._lines: dict[bytes, _Head] = {}  # what lines said that were read before
+        self._subjects: dict[bytes, str] = {}  # in those: one object for each, so that a run is recognised by identity
         self._rest: list[bytes] = []  # the beginning of a line or a message
-        self._missing = 0  # bytes until that is whole, or too long a line
-        self._in_line = False  # it is the beginning of a line
+        self._missing = 0  # bytes until that is complete, or the line is too long
+        self._in_line = False  # whether it is the beginning of a line
         self.received = 0  #: bytes ever
-        self._buffer: memoryview | None = None  # while something is read; then nothing else runs on this thread
+        self._buffer: memoryview | None = None  # only during a read, in which nothing else runs on this thread
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        if self._buffer is None:  # else nothing came the last time
+        if self._buffer is None:  # else nothing was read the last time
             try:
-                self._buffer = _buffers.pop()  # which is still in the processor's cache
+                self._buffer = _buffers.pop()  # the last one, which is still in the processor's cache
             except IndexError:
                 self._buffer = memoryview(bytearray(_READ_AT_ONCE))
         return self._buffer
@@ -95,7 +96,7 @@ class FastReader(asyncio.BufferedProtocol):
         self.take(data)
 
     def take(self, data: bytes) -> None:
-        """Take what has arrived: what of it is whole."""
+        """Take bytes that have arrived, and keep what is incomplete."""
         self.received += len(data)
         if self._rest:
             self._missing -= len(data)
@@ -197,12 +198,12 @@ class FastReader(asyncio.BufferedProtocol):
         return position
 
     def _read(self, line: bytes) -> _Head | None:
-        """Read a line for the first time; None if it heads no message."""
+        """Read a line for the first time; return None if no message follows it."""
         match = _HEAD.fullmatch(line)
         if match is None:
             return _UNREADABLE if line.startswith((b"MSG", b"HMSG")) else None
         interest = self._interests.get(int(match[3]))
-        if interest is not None and interest.whole:  # no two of its lines are the same; its subject need be no text
+        if interest is not None and interest.whole:  # no two lines are the same, and the subject need not be UTF-8
             headers, size = int(match[4] or 0), int(match[5])
             return _UNREADABLE if headers > size else (int(match[3]), "", headers, size + 2)
         if len(self._lines) >= _LINES_KEPT:
@@ -216,12 +217,12 @@ class FastReader(asyncio.BufferedProtocol):
         if int(headers) > int(size):
             return _UNREADABLE
         try:
-            text = self._subjects.setdefault(subject, subject.decode())  # sys.intern() keeps it for ever since 3.12
+            text = self._subjects.setdefault(subject, subject.decode())  # sys.intern() keeps it for ever from 3.12 on
             return int(sid), text, int(headers), int(size) + 2
-        except UnicodeDecodeError:  # nats-py complains of it
+        except UnicodeDecodeError:  # nats-py reports it
             return _NOT_OURS, "", 0, int(size) + 2
 
-    # -- what else a transport tells
+    # -- other events of a transport
 
     def pause_writing(self) -> None:
         self._stock.pause_writing()
@@ -234,9 +235,9 @@ class FastReader(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         try:
-            if exc is not None:  # nats-py then looks at nothing else
+            if exc is not None:  # nats-py only looks at this error then
                 self._losing()
-        finally:  # also for want of memory
+        finally:  # also if there was no memory for that
             self._stock.connection_lost(exc)
 
 

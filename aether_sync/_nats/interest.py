@@ -1,4 +1,4 @@
-"""What is subscribed on the server: by a bus, for its events; or by a store, for answers and for what it follows."""
+"""Interests: what a bus subscribes on the server for events, and a store for answers and stored events."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,38 +13,38 @@ from ..errors import AetherError, SubscriptionClosedError
 __all__ = ["Arrivals", "Interest", "Mailbox", "Message", "message_class"]
 
 
-#: A message as it came: its subject; where an answer goes, or nothing; its headers, with their first line and the empty
-#: one, or nothing; its payload. A plain tuple: of no other the collector sees at once that it need not come back to it.
+#: A message as it came: its subject; the subject for an answer, if any; its headers with their first and last line, if
+#: any; its payload. It is a plain tuple, because the garbage collector stops tracking a plain tuple of bytes at once.
 Message = tuple[bytes, bytes, bytes, bytes]
 
 
 class Arrivals(Protocol):
-    """What has arrived in this turn of the loop, and is delivered at its end. Loop thread only."""
+    """Messages that have arrived in this turn of the loop, and are delivered at its end. Loop thread only."""
 
     arrived: list[Any]
 
     def deliver(self, reporter: Reporter) -> None:
-        """Deliver it. It does not raise: others of the same read come behind it."""
+        """Deliver the messages. Must not raise, because those of other inboxes are delivered after it."""
 
     def move(self) -> None:
-        """What comes from now on comes through another connection, perhaps from another server."""
+        """Note that what comes from now on comes over another connection, perhaps from another server."""
 
     def refuse(self, subject: str, reason: str, reporter: Reporter) -> None:
-        """A message came that cannot be read."""
+        """Note that a message came which cannot be read."""
 
 
 class Interest:
     """One NATS subscription.
 
     Attributes:
-        subject: On the server; may have wildcards.
-        group: Its queue group, if any.
+        subject: The subject, which may have wildcards.
+        group: The queue group, if any.
         inbox: Where its messages arrive.
-        whole: Whether they arrive with line and headers.
-        confirmed: By the server; shared by all who wait for it.
-        gone: The server has sent the last message for it.
-        entered: Handed to the link.
-        ended: Failed, or taken back from the link: never used again.
+        whole: Whether they arrive with their line and headers.
+        confirmed: Set when the server has confirmed it. Any number of threads may wait for it.
+        gone: Set when the server has sent the last message for it.
+        entered: Whether it was handed to the link.
+        ended: Whether it failed, or was taken back from the link; it is never used again then.
         error: Why it ended, if the link ended it.
     """
 
@@ -61,20 +61,20 @@ class Interest:
         self.error: AetherError | None = None
 
     def fail(self, error: AetherError) -> None:
-        """End for a reason: raise it to those who wait for the confirmation, and to those who iterate."""
+        """End it by an error, which is raised to threads that wait for the confirmation, and to those that iterate."""
         self._end(error, failure=error)
 
     def close(self, error: AetherError) -> None:
-        """End with the connection: who iterates takes what is queued; who waits for the confirmation gets the error."""
+        """End it with the connection: iterators still take what is queued; waits for the confirmation get the error."""
         self._end(error, failure=None)
 
     def disown(self) -> None:
-        """In a forked child: give an end to whoever waits here, over whom a signal handler forked."""
+        """In a forked child: release the thread that waits here, if a signal handler forked over it."""
         self.confirmed.fail(SubscriptionClosedError("this process was forked meanwhile: subscribe again here"))
         self.gone.set(None)
 
     def conclude(self) -> None:
-        """The server has sent the last message for it, or never will."""
+        """Note that the server has sent the last message for it, or never will."""
         self.gone.set(None)
 
     def _end(self, error: AetherError, failure: AetherError | None) -> None:
@@ -84,14 +84,14 @@ class Interest:
 
 
 class Mailbox(Interest):
-    """A subscription whose messages are handed on as they came, all of one turn at once.
+    """A subscription whose messages are handed on as they came, all of one turn of the loop together.
 
     Args:
-        subject: On the server.
-        take: Called on the loop thread with what has arrived; must not raise.
-        moved: Called there when what comes from now on comes through another connection.
-        ended: Called, on any thread, when nothing comes any more, with the reason.
-        group: A queue group of its own: who is a member gets what is on its way while it leaves.
+        subject: The subject on the server.
+        take: Called on the loop thread with the messages that have arrived; must not raise.
+        moved: Called on the loop thread when what comes from now on comes over another connection.
+        ended: Called on any thread with the reason when nothing comes any more.
+        group: A queue group that nobody else is in: a member still gets messages that are on their way when it leaves.
     """
 
     whole = True
@@ -112,25 +112,25 @@ class Mailbox(Interest):
         self._ended = ended
 
     def arrive(self, message: Message, reporter: Reporter) -> None:
-        """Take one message; deliver at the end of this turn."""
+        """Take one message, which is delivered at the end of this turn."""
         if not self.arrived:
             asyncio.get_running_loop().call_soon(self.deliver, reporter)
         self.arrived.append(message)
 
     def deliver(self, reporter: Reporter) -> None:
-        """Hand on what has arrived."""
+        """Hand on the messages that have arrived."""
         arrived, self.arrived = self.arrived, []
         try:
             self._take(arrived)
-        except Exception as mistake:  # of ours: who waits for these notices that they are missing
+        except Exception as mistake:  # in this library: those who wait for the messages will notice
             reporter.mistake(mistake)
 
     def move(self) -> None:
-        """What comes from now on comes through another connection."""
+        """Note that what comes from now on comes over another connection."""
         self._moved()
 
     def refuse(self, subject: str, reason: str, reporter: Reporter) -> None:
-        """A message came that cannot be read: who waits for it notices that it is missing."""
+        """Log that a message cannot be read; those who wait for it will notice that it is missing."""
         reporter.burst(Kind.DECODE_ERROR, "a message on %r is skipped: %s", subject, reason, about="answers")
 
     def _end(self, error: AetherError, failure: AetherError | None) -> None:
@@ -139,10 +139,10 @@ class Mailbox(Interest):
 
 
 def message_class(interests: dict[int, Any], reporter: Reporter) -> Callable[..., Msg | None]:
-    """Make what a nats client calls to build a message: it takes ours out of the client's hands at once.
+    """Return what a nats client calls to build a message, which takes messages for our interests at once.
 
-    ``Client.msg_class`` is public; a false result ends nats-py's own processing, its queues and slow-consumer logic.
-    What is not ours becomes the ``Msg`` it would have been.
+    ``Client.msg_class`` is public. A false result ends nats-py's own processing, with queues and slow-consumer logic.
+    Any other message becomes the ``Msg`` that it would have been.
     """
 
     def build(
@@ -162,7 +162,7 @@ def message_class(interests: dict[int, Any], reporter: Reporter) -> Callable[...
 
 
 def _written(headers: dict[str, str] | None) -> bytes:
-    """Headers as they came, from what nats-py has made of them; it puts the words of the first line among them."""
+    """Return headers as they came, from what nats-py has made of them; it puts words of the first line among them."""
     if headers is None:
         return b""
     fields = {str(getattr(key, "value", key)): value for key, value in headers.items()}

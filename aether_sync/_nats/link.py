@@ -10,7 +10,7 @@ restored: a server has let us in, and has processed a SUB for every interest. Fr
 
 lost: the server has closed the connection; or has sent an ``-ERR`` that is not about a single command, or bytes that
 are not the NATS protocol; or a PONG was due, and for a whole interval nothing went out, or nothing came in after that
-(:meth:`Link._watch`); or the server says that it will shut down, and another one is known (:meth:`Link._leave`). What
+(:meth:`Link._watch`); or the server says that it will shut down, and another one is known (:meth:`Link._move_on`). What
 was written and not confirmed becomes uncertain. The next attempt is at another server if there is one (``connector``).
 """
 
@@ -140,7 +140,7 @@ class Link:
 
     def start(self) -> None:
         """Begin to connect."""
-        self._enter(LinkState.CONNECTING)
+        self._set_state(LinkState.CONNECTING)
         for work in (self._supervise, self.pump.run, self.subscriber.run):
             self._spawn(work())
 
@@ -155,7 +155,7 @@ class Link:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._reporter.internal_error("".join(format_exception(error)))
 
-    def _enter(self, state: LinkState) -> None:
+    def _set_state(self, state: LinkState) -> None:
         self.state = state
         self.changed.wake_all()
 
@@ -222,12 +222,12 @@ class Link:
         self.pump.resume(client)
         self.requests.resume(client)
         self.was_connected = True
-        self._enter(LinkState.CONNECTED)
+        self._set_state(LinkState.CONNECTED)
         self.first.set(None)
 
     def _down(self) -> None:
         if self.state is LinkState.CONNECTED:
-            self._enter(LinkState.RECONNECTING)
+            self._set_state(LinkState.RECONNECTING)
             said = "lost the connection to %s: %s", self.where, self.reason
             self._reporter.warning(Kind.DISCONNECTED, *said, url=self.where)
         self.pump.pause()
@@ -289,13 +289,13 @@ class Link:
             return
         self._take_limits(client)
         if info.get("ldm") and self.connector.servers.has_other(client.server):
-            self._spawn(self._leave(client))
+            self._spawn(self._move_on(client))
 
     def _take_limits(self, client: NATSClient) -> None:
         self.max_payload = client.max_payload
         self.pump.limit(client.max_payload)
 
-    async def _leave(self, client: NATSClient) -> None:
+    async def _move_on(self, client: NATSClient) -> None:
         """Leave for another server once nothing is in flight, however long that takes."""
         await asyncio.sleep(_SPREAD * random.random())
         if client is self._client and self.is_connected:
@@ -321,7 +321,7 @@ class Link:
 
     def end(self) -> None:
         """Write nothing more, and release every thread that waits here. Idempotent; the loop need not run."""
-        self._enter(LinkState.CLOSED)
+        self._set_state(LinkState.CLOSED)
         error = BusClosedError("the connection is closed")
         self.first.fail(error)
         self.pump.close(error)
@@ -333,7 +333,7 @@ class Link:
         self.first.fail(error)
         self.pump.release(error)
         self.requests.close(error)
-        self._enter(LinkState.CLOSED)
+        self._set_state(LinkState.CLOSED)
         for client in self._clients:
             client.disown()
 

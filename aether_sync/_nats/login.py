@@ -1,7 +1,7 @@
-"""What a client shows a server to be let in. nats-py is given none of it, so nothing there can log a secret.
+"""The credentials that a client sends to a server. nats-py never gets them, so it cannot log a secret.
 
-A file is read anew for each attempt to connect, so a renewed one counts from the next. nats-py's own reader of
-credentials files reads one that has no JWT in it for ever, and a bad seed ends its reconnecting.
+A file is read for each attempt to connect, so a renewed file counts from the next attempt on. nats-py's own reader does
+not come to an end with a credentials file that has no JWT, and a bad seed ends its reconnecting.
 """
 
 import base64
@@ -24,9 +24,9 @@ _MAX_BYTES = 1 << 20  # of a file
 
 
 class NotSentError(Error):
-    """No credentials were sent: they cannot be read, or the server is not fit for them. It holds none of them.
+    """No credentials were sent: they cannot be read, or the server must not get them. The error has no secret in it.
 
-    It is one of nats-py's errors, which then tries again.
+    It is one of nats-py's errors, so that the attempt to connect fails, and another one follows.
     """
 
 
@@ -34,13 +34,13 @@ class Login:
     """The credentials of a connection, as the fields of ``CONNECT``.
 
     Args:
-        servers: URLs. What is in one is for that server; the first that has any is for all that have none, those that
-            the cluster names itself included.
-        user: With ``password``, for all servers.
-        password: With ``user``.
-        token: For all servers.
+        servers: URLs. Credentials in a URL are for that server. Those of the first URL that has any are also for all
+            servers without credentials, as well as those that the cluster names.
+        user: The user for all servers.
+        password: The password of ``user``.
+        token: The token for all servers.
         credentials: A file with a JWT and its seed.
-        nkeys_seed: A file with a seed.
+        nkeys_seed: A file with an nkey seed.
     """
 
     def __init__(
@@ -67,15 +67,15 @@ class Login:
         self._nkeys_seed = None if nkeys_seed is None else Path(nkeys_seed)
 
     def fields(self, host: str | None, port: int | None, nonce: str | None) -> dict[str, str]:
-        """Return what to show one server.
+        """Return the fields with credentials for one server.
 
         Args:
-            host: The server's.
-            port: The server's.
-            nonce: What it wants signed, if it knows nkeys.
+            host: The host of the server.
+            port: The port of the server.
+            nonce: The text that the server wants signed, if it knows nkeys.
 
         Raises:
-            NotSentError: A file cannot be read, or has not what it should.
+            NotSentError: A file cannot be read, or does not have what it should.
         """
         keys: dict[str, str] = {}
         if nonce is not None and self._credentials is not None:
@@ -87,7 +87,7 @@ class Login:
         return keys | (self._for_all or self._by_server.get((host, port or _DEFAULT_PORT), self._other))
 
     def doubt(self) -> str:
-        """Say what can be seen from here of why a server refuses: that a JWT has expired. Empty for nothing."""
+        """Return a reason for a refusal that can be seen here, that the JWT has expired; else an empty text."""
         if self._credentials is None:
             return ""
         try:
@@ -101,7 +101,7 @@ class Login:
 
 
 def without_login(url: str) -> str:
-    """Return a URL of a server without what is in it to be let in."""
+    """Return the URL of a server without credentials."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
@@ -130,15 +130,15 @@ def _read_credentials(path: Path) -> tuple[str, str]:
 
 
 class _Signer:
-    """Signs with a seed."""
+    """Signs with an nkey seed."""
 
     def __init__(self, seed: str, path: Path) -> None:
-        import nkeys  # of an extra
+        import nkeys  # from an extra
 
         try:
             self._pair = nkeys.from_seed(bytearray(seed.encode()))
             self.public_key: str = self._pair.public_key.decode()
-        except Exception:  # it raises what it comes upon; and that may hold the seed
+        except Exception:  # of whatever kind; it may have the seed in it
             raise NotSentError(f"{str(path)!r} has no valid nkey seed") from None
 
     def sign(self, nonce: str) -> str:
@@ -146,7 +146,7 @@ class _Signer:
 
 
 def _expiry(jwt: str) -> float | None:
-    """Read when a JWT expires: seconds since 1970, None for never. Nothing is verified: that is the server's work."""
+    """Read when a JWT expires, in Unix seconds; None means never. Nothing is verified, as the server does that."""
     claims = jwt.split(".")[1] if jwt.count(".") == 2 else ""
     read = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))
     expiry = read.get("exp") if isinstance(read, dict) else None

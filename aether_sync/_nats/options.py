@@ -1,4 +1,4 @@
-"""How to connect, as one frozen value."""
+"""How a link connects, as one frozen value."""
 
 import os
 import ssl
@@ -13,15 +13,15 @@ from .servers import Server
 
 __all__ = ["LinkOptions"]
 
-_LONGEST = 10.0  # seconds that are worth waiting for the first word of a server
+_LONGEST = 10.0  # seconds to wait for a server that is slow to greet, at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkOptions:
-    """What ``Connection`` was given, checked. Its repr shows no secret.
+    """The checked options of a ``Connection``. The repr shows no secret.
 
     Raises:
-        InvalidOptionError: The credentials cannot be ones.
+        InvalidOptionError: Credentials are not texts, or there is a password without a user.
     """
 
     servers: tuple[str, ...] = field(repr=False)  # a URL may hold a password
@@ -36,8 +36,10 @@ class LinkOptions:
     tls: ssl.SSLContext | None = None
     tls_hostname: str | None = None
     tls_handshake_first: bool = False
-    lean: bool = field(default_factory=lambda: os.environ.get("AETHER_SYNC_LEAN", "1") != "0")  # the fast way to read
-    fast: bool = field(default_factory=lambda: os.environ.get("AETHER_SYNC_UVLOOP", "1") != "0")  # if installed: uvloop
+    # Whether to read the fast way.
+    lean: bool = field(default_factory=lambda: os.environ.get("AETHER_SYNC_LEAN", "1") != "0")
+    # Whether to use uvloop, if it is installed.
+    fast: bool = field(default_factory=lambda: os.environ.get("AETHER_SYNC_UVLOOP", "1") != "0")
 
     def __post_init__(self) -> None:
         for what in ("user", "password", "token"):
@@ -49,20 +51,20 @@ class LinkOptions:
 
     @property
     def wants_tls(self) -> bool:
-        """Whether a server without TLS is not the one that was meant."""
+        """Whether to refuse a server that does not require TLS."""
         return self.tls is not None or any(url.startswith("tls://") for url in self.servers)
 
     def login(self) -> Login:
-        """Return what to show a server to be let in."""
+        """Return the credentials."""
         return Login(self.servers, self.user, self.password, self.token, self.credentials, self.nkeys_seed)
 
     def patience(self, server: Server) -> float:
-        """Seconds for an attempt at a server: twice as many after each without an answer, for it may just be slow."""
+        """Return the seconds for an attempt at a server: twice as many after each that had no answer."""
         longest = max(self.connect_timeout, _LONGEST)
         return min(self.connect_timeout * 2.0 ** min(server.silences, 20), longest)
 
     def for_nats(self, server: Server) -> dict[str, Any]:
-        """Return them as arguments of nats-py's ``connect()`` to one server, without secrets."""
+        """Return the arguments of nats-py's ``connect()`` for one server, without secrets."""
         return {
             "servers": [server.url],
             "name": self.name or f"aether_sync {os.getpid()}",

@@ -194,14 +194,14 @@ class Outbox:
             if not is_first and (events > self.max_events or size > self.max_bytes):
                 break
             turn.has_come = has_anyone_come = True
-            self._leave(turn)
+            self._remove(turn)
         return has_anyone_come
 
     def _give_up(self, turn: _Turn) -> None:
-        self._leave(turn)
+        self._remove(turn)
         self._let_in()
 
-    def _leave(self, turn: _Turn) -> None:
+    def _remove(self, turn: _Turn) -> None:
         with suppress(ValueError):  # it was removed already
             self._turns.remove(turn)
 

@@ -1,4 +1,4 @@
-"""nats-py's parser, made to keep the connection when a server says something that it does not know."""
+"""nats-py's parser, made to end the connection when the server sends what it cannot understand."""
 
 from nats.errors import Error, ProtocolError
 from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
@@ -9,12 +9,12 @@ __all__ = ["SteadyParser"]
 
 
 class SteadyParser(Parser):
-    """Ends a connection on which something cannot be understood, where nats-py logs it and reads no more."""
+    """Ends the connection when something cannot be understood; nats-py would log that, and read no more."""
 
     received = 0  # bytes ever
 
     async def parse(self, data: bytes = b"") -> None:
-        """Parse what has arrived."""
+        """Parse bytes that have arrived."""
         self.received += len(data)
         try:
             await super().parse(data)
@@ -26,7 +26,7 @@ class SteadyParser(Parser):
             raise ProtocolError from error
 
     def error_text(self) -> str:
-        """While nats-py takes an ``-ERR``: what it says, as the server wrote it; nothing if it is somewhere else."""
+        """Return the text of the ``-ERR`` that nats-py is handling, as the server wrote it; empty if there is none."""
         verb, _, text = self.buf[: max(self.buf.find(b"\r\n"), 0)].partition(b" ")
         return text.strip(b"' ").decode(errors="replace") if verb == b"-ERR" else ""
 
@@ -34,5 +34,5 @@ class SteadyParser(Parser):
         if self.state != AWAITING_CONTROL_LINE:
             if self.needed > LARGEST_MESSAGE:
                 raise ProtocolError
-        elif b"\r\n" in self.buf or len(self.buf) > LONGEST_LINE:  # none of the protocol; or it never ends
+        elif b"\r\n" in self.buf or len(self.buf) > LONGEST_LINE:  # the line is not of the protocol, or never ends
             raise ProtocolError

@@ -107,14 +107,14 @@ class Pump:
         self._client = client
         self._pinged, self._in_flight = None, 0
         self._window.begin()
-        self._shortcut = client.open_shortcut(self._look)
+        self._shortcut = client.open_shortcut(self._catch_up)
         self._may_write.set()
-        self._look()
+        self._catch_up()
 
     def limit(self, max_payload: int) -> None:
         """Write no payload larger than this many bytes."""
         self._max_payload = max_payload
-        self._look()
+        self._catch_up()
 
     def hold(self) -> None:
         """Write nothing more to this client; what was written may still be confirmed."""
@@ -228,7 +228,7 @@ class Pump:
         data = b"".join(kept)
         self._in_flight += len(data)
         client.write(data)
-        self._look()
+        self._catch_up()
 
     def _short_enough(self, frames: list[bytes]) -> list[bytes]:
         kept = [frame for frame in frames if line_of(_subject(frame)) < self._lines.too_long]
@@ -245,7 +245,7 @@ class Pump:
         self._written += len(sizes)
         self._in_flight += sum(sizes)
 
-    def _look(self) -> None:
+    def _catch_up(self) -> None:
         """Count what took the shortcut and have a PING follow it; open the shortcut if little is in flight."""
         shortcut = self._shortcut
         if shortcut is not None:
@@ -289,7 +289,7 @@ class Pump:
         self._window.confirmed(size, monotonic() - self._pinged_at)
         self.confirmed += self._settle(position)
         self._answer()
-        self._look()
+        self._catch_up()
 
     def _settle(self, position: int) -> int:
         """Note that nothing before a position is in flight any more; returns how many of those were not refused."""
@@ -316,7 +316,7 @@ class Pump:
         self._count_carried()
         self._flushes.append((self._outbox.position(), reply))
         self._answer()
-        self._look()
+        self._catch_up()
 
     def forget(self, reply: Reply[Account]) -> None:
         """Drop the reply of a flush that nobody waits for any more."""
@@ -327,7 +327,7 @@ class Pump:
         self._count_carried()
         position = self._outbox.position() if accepted else self._written
         self._settling += 1
-        self._look()
+        self._catch_up()
         try:
             while self.settled < position:
                 await self._change()

@@ -1,4 +1,4 @@
-"""What nats-py and the operating system report, in words for the user of this library."""
+"""Errors of nats-py and the operating system, in words for the user of this library."""
 
 import asyncio
 import re
@@ -26,7 +26,7 @@ _SHORT = dict(zip(b"abfnrtv", b"\a\b\f\n\r\t\v", strict=True))
 
 
 def describe(error: BaseException) -> str:
-    """Say what went wrong, without secrets."""
+    """Return what went wrong, without secrets."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the server's certificate is not accepted: {getattr(error, 'verify_message', error)}"
     if isinstance(error, ssl.SSLError):
@@ -59,9 +59,9 @@ def _describe_tls(reason: str) -> str:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether the server is there, but one of the two will not have the other: waiting alone does not mend that."""
+    """Whether one side refuses the other, so that only another configuration helps, and not to wait."""
     if isinstance(error, ssl.SSLError):
-        return not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)  # it went away
+        return not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)  # it hung up
     if isinstance(error, NotSentError):
         return True
     text = str(error).lower()
@@ -69,18 +69,18 @@ def is_refusal(error: BaseException) -> bool:
 
 
 class Refusal(NamedTuple):
-    """What the server did not do, on a connection that goes on."""
+    """What the server refused, on a connection that goes on."""
 
-    subject: str | None  # of a publish
+    subject: str | None  # of a refused publish
     sid: int | None = None  # of a subscription whose right was revoked
-    why: str = "its user lacks that right"  # of a subscription
+    why: str = "its user lacks that right"  # why a subscription was refused
 
 
 def refusal(text: str) -> Refusal | None:
-    """Read the text of an ``-ERR``: None if it is about no single publish or subscription.
+    """Read the text of an ``-ERR``. Returns None if it is not about a single publish or subscription.
 
-    Those about a SUB need not name it (nats-server, ``client.go``, ``processSubEx``), and none of them closes the
-    connection. That of a subscription which the server has just ended has its sid.
+    An error about a SUB need not name it, and does not close the connection (``processSubEx`` in ``client.go`` of
+    nats-server). The error about a subscription that the server has just ended has its sid.
     """
     if found := _PUBLISH.match(text):
         return Refusal(_unquoted(found[1]))
@@ -90,12 +90,12 @@ def refusal(text: str) -> Refusal | None:
 
 
 def is_violation(text: str) -> bool:
-    """Whether the text of an ``-ERR`` is about a right: none of those closes the connection."""
+    """Whether the text of an ``-ERR`` is about a missing right, over which no server closes the connection."""
     return text.lower().startswith("permissions violation")
 
 
 def _unquoted(text: str) -> str:
-    """Undo Go's ``%q`` (``strconv.Quote``), which escapes what is not printable to Go, and bytes that are no text."""
+    """Undo Go's ``%q`` (``strconv.Quote``), which escapes unprintable characters, and bytes that are not UTF-8."""
     return _ESCAPE.sub(_unescaped, text.encode()).decode(errors="surrogateescape")
 
 
@@ -109,18 +109,18 @@ def _unescaped(found: re.Match[bytes]) -> bytes:
 
 
 def shown(url: str) -> str:
-    """Return a URL as it may be shown: without user, password or token, also if it is no URL at all."""
+    """Return a URL as it may be shown: without user, password and token, even if it is not a valid URL."""
     scheme, _, rest = url.partition("://")
     if scheme not in _SCHEMES:
         scheme, rest = "nats", url
     address = rest.rpartition("@")[2]
-    if _ADDRESS.fullmatch(address) is None:  # a password, perhaps, that was not escaped, or stands for a port
+    if _ADDRESS.fullmatch(address) is None:  # perhaps a password that is not escaped, or that stands in place of a port
         address = f"{re.split('[^a-zA-Z0-9.-]', address, maxsplit=1)[0]}..."
     return f"{scheme}://{address}"
 
 
 def counted(events: int) -> str:
-    """Say how many events."""
+    """Return a number of events in words."""
     return "1 event" if events == 1 else f"{events} events"
 
 

@@ -1,4 +1,4 @@
-"""The servers of a cluster: those that were given, those that they tell of, and which one to try next."""
+"""The servers of a cluster: those that the user gave, those that servers name, and which one to try next."""
 
 import ipaddress
 import random
@@ -14,32 +14,32 @@ from .login import without_login
 __all__ = ["Server", "Servers"]
 
 _DEFAULT_PORT = 4222
-_PAUSE = 0.5  # seconds between two attempts at one server: quick, and no storm
+_PAUSE = 0.5  # seconds between two attempts at one server: quick, but no storm
 
 
 @dataclass(eq=False, slots=True)
 class Server:
-    """A server, and what came of the attempts at it."""
+    """A server, and the results of the attempts at it."""
 
     url: str  # without credentials
-    tls_hostname: str | None = None  # whose certificate it has, if it is known by its address alone
-    was_given: bool = True  # by the user, and not by another server
-    failures: int = 0  # attempts in a row
-    silences: int = 0  # of those, the last ones in which there was no answer in time
-    tried: float = -inf  # when it last was
+    tls_hostname: str | None = None  # the name in its certificate, if only its address is known
+    was_given: bool = True  # by the user, and not named by another server
+    failures: int = 0  # failed attempts in a row
+    silences: int = 0  # the last ones of those, as long as all had no answer in time
+    tried: float = -inf  # when it was last tried
 
     @property
     def address(self) -> tuple[str | None, int]:
-        """Its host and port."""
+        """The host and the port."""
         return _address(self.url)
 
     def rest(self) -> float:
-        """Seconds until it may be tried again."""
+        """Return the seconds until it may be tried again."""
         return max(0.0, self.tried + _PAUSE - monotonic())
 
 
 class Servers:
-    """All servers that are known."""
+    """The servers that are known."""
 
     def __init__(self, urls: Iterable[str]) -> None:
         self._known = {_address(url): Server(without_login(url)) for url in urls}
@@ -49,13 +49,13 @@ class Servers:
         return len(self._known)
 
     def next(self, besides: Collection[Server] = ()) -> Server | None:
-        """Choose one to try: one that did not fail, and not the last one if there is another, as that may be frozen.
+        """Choose a server to try: one with the fewest failures, and another than the last one, which may be frozen.
 
         Args:
-            besides: Those that are being tried.
+            besides: Servers that are being tried.
 
         Returns:
-            None if all are.
+            The server; None if all are being tried.
         """
         candidates = [one for one in self._known.values() if one not in besides]
         if not candidates:
@@ -66,21 +66,21 @@ class Servers:
         return self._last
 
     def succeeded(self) -> None:
-        """One of them has let us in: what the others failed with is over, perhaps."""
+        """Note that a server has let us in. The others may do so as well now, so their failures are forgotten."""
         for server in self._known.values():
             server.failures = 0
 
     def has_other(self, server: Server) -> bool:
-        """Whether another one than this is known."""
+        """Whether another server is known."""
         return any(other is not server for other in self._known.values())
 
     def learn(self, source: Server, addresses: Iterable[str]) -> None:
-        """Take what a server tells of its cluster, as ``host:port`` each; nothing told changes nothing."""
+        """Take the servers, ``host:port`` each, that a server names as its cluster. An empty list changes nothing."""
         told: dict[tuple[str | None, int], Server] = {}
         parts = urlsplit(source.url)
         for address in addresses:
             url = f"{parts.scheme}://{address}"
-            with suppress(ValueError):  # no address: whoever tells that is a server all the same
+            with suppress(ValueError):  # it is not an address, which does not make the server useless
                 name = (source.tls_hostname or parts.hostname) if _is_ip(urlsplit(url).hostname) else None
                 told[_address(url)] = Server(url, name, was_given=False)
         if told:

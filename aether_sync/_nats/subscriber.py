@@ -67,10 +67,10 @@ class Subscriber:
             self._interests[interest] = None
             self._do(partial(self._write_sub, interest))
 
-        async def ask() -> None:
+        async def ping() -> None:
             client.ping(lambda: then(client))
 
-        self._do(ask)
+        self._do(ping)
 
     def _in_order(self) -> list[Interest]:
         """Return the interests as they came; if a long line has ended a connection, by the lengths of their lines."""

@@ -1,1 +1,1 @@
-"""What every thread here needs: deadlines, locks and waits, forks and exits, logging, and the loop thread."""
+"""What all threads of this library need: deadlines, locks and waits, forks and exits, logging, and the loop thread."""

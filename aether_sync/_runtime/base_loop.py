@@ -1,6 +1,7 @@
-"""What every event loop here has, whoever made it.
+"""The base of both event loops.
 
-It keeps no process from ending, a fork can let go of it, and no address that swallows everything keeps it from a host.
+It adds three things: the loop never keeps a process from ending; a forked child can release its files; and it reaches a
+host of several addresses even if one of them answers nothing.
 """
 
 import asyncio
@@ -18,39 +19,40 @@ from .threads import NoThreadError, make_thread, start
 
 __all__ = ["BaseLoop"]
 
-_HEAD_START = 0.25  # seconds of one address before the next (RFC 8305, section 8)
+_HEAD_START = 0.25  # seconds for one address before the next is tried as well (RFC 8305, section 8)
 
 _numbers = count(1)
 
 
 class BaseLoop(asyncio.AbstractEventLoop):
-    """An event loop that keeps no process from ending: not even over a name server that never answers.
+    """An event loop that never keeps a process from ending, not even if a name server never answers.
 
-    Loops look names up in a pool of threads, which the process waits for at its end. Here a daemon thread does it, one
-    for each question: who asks the same again meanwhile, as every new attempt to connect does, waits for that answer.
+    Other loops look up names in a pool of threads, for which the process waits at its end. Here a daemon thread does
+    it, one for each question. If the same is asked again meanwhile, as by every new attempt to connect, the answer is
+    shared.
     """
 
-    _made_in: int | None = None  # the process in which it was made whole
+    _made_in: int | None = None  # the process in which it was made; None as long as it is not complete
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.set_debug(False)  # also under -X dev: it would log on this thread, and is for who writes coroutines
+        self.set_debug(False)  # also with -X dev: debug mode logs on this thread, and is for users who write coroutines
         self._asked: dict[tuple[Any, ...], asyncio.Future[Any]] = {}
         self._sockets = OwnSockets()
-        self._addresses: dict[
-            tuple[str | None, int], tuple[int, int]
-        ] = {}  # by host and port: how many, and whose turn
-        self._nobodys = Context()  # what a caller has in its own would live as long as the task that it begins
+        # By host and port: how many addresses there are, and which one is tried first the next time.
+        self._addresses: dict[tuple[str | None, int], tuple[int, int]] = {}
+        self._empty_context = Context()  # objects in a caller's own would live as long as the task that it begins
         self._made_in = os.getpid()
 
     def __del__(self) -> None:
-        """Close what was made, and never run. In a forked child it is the parent's.
+        """Close a loop that was made and never run; in a forked child it belongs to the parent.
 
-        Accepted race: an interrupt in the very first moment of this leaves the loop's files open.
+        Accepted race: an exception of a signal handler in the very first moment leaves the files of the loop open,
+        which costs their numbers and nothing else.
         """
         try:
             self._close_unused()
-        except BaseException:  # an interrupt
+        except BaseException:  # of a signal handler
             self._close_unused()
             raise
 
@@ -59,21 +61,21 @@ class BaseLoop(asyncio.AbstractEventLoop):
             self.close()
 
     def is_in_use(self) -> bool:
-        """Whether it is this process's, and not closed yet."""
+        """Whether it belongs to this process and is not closed."""
         return self._made_in == os.getpid() and not self.is_closed()
 
     def files(self) -> list[OwnFile]:
-        """The files by which a forked child could disturb its parent, or hold its connections."""
+        """Return the files by which a forked child could disturb its parent, or keep its connections open."""
         raise NotImplementedError
 
     def forget_files(self) -> None:
-        """In a forked child, before they are let go of: know their numbers no more, as far as that is possible."""
+        """In a forked child, before the files are released: forget their numbers, as far as that is possible."""
         self._sockets.forget()
 
     def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
-        return super().call_soon_threadsafe(callback, *args, context=context or self._nobodys)
+        return super().call_soon_threadsafe(callback, *args, context=context or self._empty_context)
 
     async def getaddrinfo(
         self,
@@ -91,14 +93,14 @@ class BaseLoop(asyncio.AbstractEventLoop):
         answer = self._asked.get(question)
         if answer is None:
             answer = self._ask(question)
-        await asyncio.wait((answer,))  # not cancelled with who waits
+        await asyncio.wait((answer,))  # which does not cancel the answer if this task is cancelled
         return answer.result()
 
     def _ask(self, question: tuple[Any, ...]) -> "asyncio.Future[Any]":
         """Have a question answered by a thread of its own.
 
         Raises:
-            OSError: There is none for the moment; to ask on this one would hold up everybody.
+            OSError: No thread can be started at the moment. To ask on this thread would block the loop.
         """
         thread = make_thread(self._look_up, *question, name=f"aether-lookup-{next(_numbers)}")
         self._asked[question] = answer = self.create_future()
@@ -108,7 +110,7 @@ class BaseLoop(asyncio.AbstractEventLoop):
             if error.is_passing:
                 del self._asked[question]
                 raise OSError(str(error)) from error
-            self._look_up(*question)  # the interpreter ends, and waits for this thread no longer than for that one
+            self._look_up(*question)  # the interpreter ends, and does not wait for this thread either
         return answer
 
     def _look_up(self, *question: Any) -> None:
@@ -118,7 +120,7 @@ class BaseLoop(asyncio.AbstractEventLoop):
             found = socket.getaddrinfo(*question)
         except Exception as caught:
             error = caught
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
             self.call_soon_threadsafe(self._answer, question, found, error)
 
     def _answer(self, question: tuple[Any, ...], found: Any, error: Exception | None) -> None:
@@ -127,16 +129,16 @@ class BaseLoop(asyncio.AbstractEventLoop):
             answer.set_result(found)
         else:
             answer.set_exception(error)
-            answer.exception()  # seen, if nobody waits for it any more
+            answer.exception()  # retrieved, or asyncio logs it if nobody waits any more
 
     # -- hosts of several addresses
 
     async def create_connection(  # type: ignore[override]
         self, protocol_factory: Callable[[], Any], host: str, port: int, **options: Any
     ) -> Any:
-        """Connect to a host, at whichever of its addresses takes a connection first.
+        """Connect to whichever address of a host accepts a connection first.
 
-        Each time it begins with the next one: that one takes a connection does not mean that anything comes of it.
+        Each call begins with the next address, because one that accepts connections may still never answer.
         """
         addresses = await self.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         _, turn = self._addresses.get((host, port), (1, 0))
@@ -146,11 +148,11 @@ class BaseLoop(asyncio.AbstractEventLoop):
         return await super().create_connection(protocol_factory, sock=sock, **options)
 
     def count_addresses(self, host: str | None, port: int) -> int:
-        """How many addresses a host had when it was last connected to; 1 if it never was."""
+        """Return how many addresses a host had when it was last connected to; 1 if it never was."""
         return self._addresses.get((host, port), (1, 0))[0]
 
     async def _first_of(self, addresses: Iterable[Any]) -> socket.socket:
-        """Try addresses in their order, each while those before it are tried still, but a bit later."""
+        """Try addresses in order. Each is begun a bit after the one before, which is still tried meanwhile."""
         left, attempts, errors = deque(addresses), set[asyncio.Task[socket.socket]](), list[OSError]()
         try:
             while left or attempts:

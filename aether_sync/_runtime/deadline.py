@@ -1,4 +1,4 @@
-"""A timeout, turned once into the moment at which every step of an operation must be over."""
+"""A timeout, turned once into the moment at which all steps of an operation must be done."""
 
 import math
 from threading import TIMEOUT_MAX
@@ -16,7 +16,7 @@ class Deadline:
         timeout: Seconds. 0 means now, None means never.
 
     Raises:
-        InvalidOptionError: ``timeout`` is no number, negative, or not a number at all (NaN).
+        InvalidOptionError: ``timeout`` is not a number, NaN, or negative.
     """
 
     __slots__ = ("_moment", "timeout")
@@ -26,15 +26,15 @@ class Deadline:
         self._moment = math.inf if timeout is None else monotonic() + timeout
 
     def remaining(self) -> float:
-        """Seconds left: 0.0 when it is over, ``math.inf`` when it never comes."""
+        """Return the seconds that are left: 0.0 when it is over, ``math.inf`` if it never comes."""
         return max(0.0, self._moment - monotonic())
 
     def timeout_left(self) -> float | None:
-        """What is left, as a timeout for the next step."""
+        """Return the time that is left, as the timeout of the next step."""
         return None if self.timeout is None else self.remaining()
 
     def for_lock(self) -> float:
-        """What is left, as ``Lock.acquire(timeout=...)`` wants it."""
+        """Return the time that is left, as ``Lock.acquire(timeout=...)`` takes it."""
         return min(self.remaining(), TIMEOUT_MAX)
 
     def __str__(self) -> str:

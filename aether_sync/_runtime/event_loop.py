@@ -1,4 +1,4 @@
-"""Event loops: asyncio's, or uvloop's where it is installed and fit."""
+"""Event loops: uvloop's where it is installed and usable, else asyncio's own."""
 
 import asyncio
 import os
@@ -21,13 +21,13 @@ from .waits import Reply
 
 __all__ = ["StockLoop", "new_loop"]
 
-# What to do where a limit was met.
+# What to do when a limit is reached.
 _ADVICE = "The next call tries again; if that is in vain, raise the limit (ulimit -n, ulimit -u), or free something"
 
 _this_thread = threading.local()
 _MADE_WITHIN = 5.0  # seconds; it takes a thousandth of one
-_FILES = 6  # more than a loop opens; if they lack amid that, half a loop is left behind
-_numbers = count(1)  # so that a stack dump tells two loops apart
+_FILES = 6  # more than a loop opens; if there are too few while it is made, half a loop is left behind
+_numbers = count(1)  # so that loops can be told apart in a stack dump
 _green_loops: WeakRegistry[BaseLoop] = WeakRegistry()
 
 
@@ -42,7 +42,7 @@ class StockLoop(BaseLoop, asyncio.SelectorEventLoop):  # type: ignore[misc]  # o
             super().__init__(self._known)
             for sock in self._wakers():
                 self._sockets.add(sock)
-        except BaseException:  # for want of files, or by an interrupt
+        except BaseException:  # there are too few files, or a signal handler raised
             self._made_in = None
             self._known.close()
             for sock in self._wakers():
@@ -50,36 +50,36 @@ class StockLoop(BaseLoop, asyncio.SelectorEventLoop):  # type: ignore[misc]  # o
             raise
 
     def _wakers(self) -> list[socket.socket]:
-        """The sockets by which it is woken; asyncio has no name for them that is not private."""
+        """Return the sockets that wake the loop, for which asyncio has only private names."""
         ends = (getattr(self, name, None) for name in ("_ssock", "_csock"))
         return [end for end in ends if isinstance(end, socket.socket)]
 
     def time(self) -> float:
-        """Return the time of all timers, on a clock that tests do not stop."""
+        """Return the time of all timers, on a clock that tests do not freeze."""
         return monotonic()
 
     def files(self) -> list[OwnFile]:
-        """Return the selector's own file, what wakes it, and the sockets of the connections."""
+        """Return the files of the selector, of the sockets that wake the loop, and of the connections."""
         return [*self._poll, *self._sockets.files()]
 
     def forget_files(self) -> None:
-        """In a forked child, before they are let go of: know their numbers no more."""
+        """In a forked child, before the files are released: forget their numbers."""
         super().forget_files()
         if all(file.is_ours for file in self._poll):
-            self._known.close()  # it forgets what it knew, and tells the kernel nothing
+            self._known.close()  # which closes the file, and changes nothing in the parent's
 
 
 def new_loop(fast: bool, warn: Callable[[str], object]) -> BaseLoop:
     """Make an event loop.
 
     Args:
-        fast: Whether it may be uvloop's; it is, if that is installed and fit for it.
-        warn: Called with the reason if it is installed and not fit.
+        fast: Whether to use uvloop's, if that is installed and usable.
+        warn: Called with the reason if it is installed and not usable.
 
     Raises:
-        ConnectError: There are not enough files, or there is no memory or thread, at the moment.
+        ConnectError: At the moment there are too few files, or there is no memory, or no thread can be started.
         BusClosedError: No thread can be started any more.
-        AetherError: Threads are green, in a way in which it cannot run.
+        AetherError: Green threads are used in a way that is not supported.
     """
     refuse_late_patching()
     is_green = uses_gevent()
@@ -108,11 +108,11 @@ def _without_thread(error: NoThreadError) -> AetherError:
 
 
 def _made(kind: Callable[[], BaseLoop]) -> BaseLoop:
-    """Make an event loop on a thread of its own, and so whole, or not at all.
+    """Make an event loop on a thread of its own, so that it is made completely or not at all.
 
-    The caller's may be interrupted by a signal handler that raises, and half a loop cannot be closed. And the caller
-    has a context, which a loop would keep. asyncio logs that it makes one, at DEBUG: where the log handler makes
-    another, over that, it does so at once, or there would be no end of such threads.
+    On the thread of the caller a signal handler may raise, and half a loop cannot be closed; and a loop would keep the
+    context of the caller alive. asyncio logs, at DEBUG, that it makes a loop. If the log handler makes another one, it
+    is made on the same thread, or there would be no end of such threads.
     """
     if getattr(_this_thread, "makes_loops", False):
         return kind()
@@ -130,7 +130,7 @@ def _made(kind: Callable[[], BaseLoop]) -> BaseLoop:
 
 
 def _kind(fast: bool, warn: Callable[[str], object]) -> Callable[[], BaseLoop]:
-    """Choose an event loop."""
+    """Choose the class of the event loop."""
     if fast:
         try:
             from .uvloop import UVLoop
@@ -138,7 +138,7 @@ def _kind(fast: bool, warn: Callable[[str], object]) -> Callable[[], BaseLoop]:
             pass
         except ImportError as error:
             warn(f"asyncio's own event loop is used: {error}")
-        except RuntimeError:  # it imports what can be imported no more, as the interpreter ends
+        except RuntimeError:  # the interpreter ends, and modules that it needs cannot be imported any more
             pass
         else:
             return UVLoop

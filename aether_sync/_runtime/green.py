@@ -1,9 +1,9 @@
-"""Green threads: what gevent and eventlet make of Python's, and how far that goes with this library.
+"""Green threads: how far this library works with gevent, and that it does not with eventlet.
 
-gevent, before this library is imported: the loop thread is a greenlet like all others, on asyncio's own loop, which
-waits as gevent does; uvloop's would hold up the whole process. asyncio knows one running loop for each thread of the
-system, so there is one connection then. Patched later, locks that exist already are those of real threads, on which a
-greenlet would wait without letting others run. eventlet is not supported.
+If gevent patches before this library is imported, the loop thread is a greenlet like all others. It uses asyncio's own
+loop, which then waits as gevent does; uvloop would block the whole process. asyncio allows one running loop for each
+real thread, so there can be one connection. If gevent patches later, the locks that exist already are those of real
+threads, and a greenlet that waits for one blocks all others. eventlet is not supported.
 """
 
 import sys
@@ -13,17 +13,17 @@ from ..errors import AetherError
 
 __all__ = ["refuse_late_patching", "uses_gevent"]
 
-_lock = threading.Lock  # as this library has it
+_lock = threading.Lock  # the one that this library uses
 
 
 def uses_gevent() -> bool:
-    """Whether gevent has made threads, or sockets, its own."""
+    """Whether gevent has patched threads or sockets."""
     monkey = sys.modules.get("gevent.monkey")
     return monkey is not None and (monkey.is_module_patched("threading") or monkey.is_module_patched("socket"))
 
 
 def refuse_late_patching() -> None:
-    """Refuse to wait where that would hold up all green threads.
+    """Refuse to wait where that would block all green threads.
 
     Raises:
         AetherError: Threads were patched after this library was imported, or are eventlet's.

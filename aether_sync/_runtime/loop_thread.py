@@ -1,4 +1,4 @@
-"""The loop thread: an asyncio event loop for threads to post work to. It knows no NATS."""
+"""The loop thread: an asyncio event loop that other threads post work to."""
 
 import asyncio
 import threading
@@ -21,18 +21,18 @@ __all__ = ["LoopThread"]
 
 T = TypeVar("T")
 _TURNS_TO_CLOSE = 5
-_buried: list[object] = []  # loops that a forked child inherited: finalizers must not run on what is the parent's
+_buried: list[object] = []  # loops that a forked child inherited: their finalizers would disturb the parent
 
 
 class LoopThread(ForkAware):
-    """An event loop, running in a daemon thread of its own from :meth:`start` to :meth:`stop`.
+    """An event loop that runs in a daemon thread of its own from :meth:`start` to :meth:`stop`.
 
-    Whether work is still taken is checked, and the work enqueued, under one lock: none is stranded.
+    One lock is held while a call checks that work is still accepted and enqueues it, so no work is ever left behind.
 
     Args:
-        loop: What runs there, and is closed at the end.
-        report: Called on the loop thread with what went wrong in a callback; asyncio itself would log it there.
-        last: Called when the loop has run for the last time, however it came to that.
+        loop: The loop; it is closed at the end.
+        report: Called on the loop thread with the error of a callback, which asyncio itself would log there.
+        last: Called when the loop has run for the last time, for whatever reason.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class LoopThread(ForkAware):
         self._lock = signal_safe_lock()  # guards _accepting and _calls
         self._accepting = True
         self._calls: set[Reply[Any]] = set()  # not answered yet
-        self._ran = threading.Lock()  # taken for good by the thread that runs the loop, or closes it unrun
+        self._ran = threading.Lock()  # taken for ever by the thread that runs the loop, or that closes it unrun
         self._thread: threading.Thread | None = None  # that thread
         self._ident: int | None = None  # of that thread, while it runs the loop
         self._ended: Reply[None] = Reply()
@@ -53,9 +53,10 @@ class LoopThread(ForkAware):
         fork_aware.add(self)
 
     def start(self) -> None:
-        """Start the thread; what was posted before is run first. Starting again does nothing.
+        """Start the thread, which first runs what was posted before. Does nothing if it was started.
 
-        An interrupt may leave it open whether a thread was started. Then another one is, and the later ends at once.
+        If a signal handler raises in here, it is unknown whether a thread was started. Then the next call starts
+        another, and the later of the two ends at once.
 
         Raises:
             ConnectError: No thread can be started at the moment.
@@ -68,7 +69,7 @@ class LoopThread(ForkAware):
                 raise _without_thread(error) from error
 
     def refuse_own_thread(self) -> None:
-        """Refuse a call that would wait, on the thread that would have to answer it."""
+        """Raise if this is the loop thread, which must not wait for itself."""
         if threading.get_ident() == self._ident:
             raise WrongThreadError(f"a blocking call on {self.name}, the thread that would have to answer it")
 
@@ -77,37 +78,37 @@ class LoopThread(ForkAware):
         return threading.get_ident() == self._ident
 
     def post(self, callback: Callable[..., object], *args: object) -> None:
-        """Run a callback on the loop, soon and in the order of the posts.
+        """Run a callback on the loop soon, in the order of these calls.
 
         Raises:
-            BusClosedError: The loop takes no more.
+            BusClosedError: The loop accepts no more work.
         """
         with self._lock:
             if not self._accepting:
                 raise BusClosedError("the connection is closed")
             try:
                 self._loop.call_soon_threadsafe(callback, *args)
-            except RuntimeError as error:  # a signal handler has closed it in between
+            except RuntimeError as error:  # a signal handler has closed it meanwhile
                 raise BusClosedError("the connection is closed") from error
 
     def call_soon(self, callback: Callable[[], object]) -> None:
         """Run a callback on the loop if it still runs. Takes no lock: for finalizers."""
-        if not self.has_ended:  # in a forked child it is the parent's that would be woken
-            with suppress(RuntimeError):  # it is closed: nothing is left to be done there
+        if not self.has_ended:  # in a forked child it has; the call would wake the loop of the parent
+            with suppress(RuntimeError):  # it is closed, and nothing is left to be done there
                 self._loop.call_soon_threadsafe(callback)
 
     def repeat(self, seconds: float, callback: Callable[[], bool]) -> None:
         """Run a callback on the loop every so many seconds, until it returns False or the loop ends.
 
         Raises:
-            BusClosedError: The loop takes no more.
+            BusClosedError: The loop accepts no more work.
         """
 
         def run() -> None:
             goes_on = True
             try:
                 goes_on = callback()
-            finally:  # also when there was no memory for it this time
+            finally:  # also if there was no memory for it this time
                 if goes_on:
                     self._loop.call_later(seconds, run)
 
@@ -117,9 +118,9 @@ class LoopThread(ForkAware):
         """Run a coroutine function on the loop and wait for what it returns.
 
         Raises:
-            DeadlineExceededError: It had not returned in time; it is cancelled.
-            BusClosedError: The loop takes no more, or stopped meanwhile.
-            WrongThreadError: Called on the loop thread.
+            DeadlineExceededError: It did not return in time, and is cancelled.
+            BusClosedError: The loop accepts no more work, or has stopped meanwhile.
+            WrongThreadError: It was called on the loop thread.
         """
         self.refuse_own_thread()
         reply: Reply[T] = Reply()
@@ -149,14 +150,14 @@ class LoopThread(ForkAware):
             reply.set(task.result())
 
     def stop(self, deadline: Deadline) -> bool:
-        """Take no more work, cancel what runs, end the thread.
+        """Accept no more work, cancel what runs, and end the thread.
 
         Returns:
-            Whether the thread ended in time. One that did not is a daemon and keeps no process alive.
+            Whether the thread ended in time. If not, it keeps no process alive, as it is a daemon.
         """
         with self._lock:
             if self._accepting:
-                self.call_soon(self._loop.stop)  # first: who is interrupted here stops it once more
+                self.call_soon(self._loop.stop)  # first: if an exception comes here, the next call stops it
                 self._accepting = False
         if not self.has_ended and self._ran.acquire(blocking=False):
             self._loop.close()
@@ -169,7 +170,7 @@ class LoopThread(ForkAware):
         return True
 
     def discard(self) -> bool:
-        """Close a loop for which there is no thread; returns False if it has one all the same."""
+        """Close a loop that no thread runs; returns False if one does."""
         if not self._ran.acquire(blocking=False):
             return False
         self._accepting = False
@@ -179,7 +180,7 @@ class LoopThread(ForkAware):
 
     @property
     def was_started(self) -> bool:
-        """Whether a thread runs it, or did."""
+        """Whether a thread runs the loop, or has run it."""
         return self._thread is not None
 
     @property
@@ -188,7 +189,7 @@ class LoopThread(ForkAware):
         return self._ended.done
 
     def await_end(self, deadline: Deadline) -> bool:
-        """Wait until the loop has run for the last time; returns whether that came in time."""
+        """Wait until the loop has run for the last time; returns whether it has."""
         try:
             self._ended.wait(deadline)
         except DeadlineExceededError:
@@ -220,7 +221,7 @@ class LoopThread(ForkAware):
             self._end("the connection was closed meanwhile")
 
     def _end(self, reason: str) -> None:
-        """Give whoever waits for this loop an end to it."""
+        """Release every thread that waits for this loop."""
         self._last()
         for reply in list(self._calls):
             reply.fail(BusClosedError(reason))
@@ -234,20 +235,22 @@ class LoopThread(ForkAware):
             self._loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))
 
     def _after_fork(self) -> None:
-        """Let go of the parent's connections and files, and give an end to whoever waits here."""
+        """Release the parent's connections and files, and the thread that waits here."""
         self._accepting = False
         self._ident = None
         for reply in list(self._calls):
             reply.fail(BusClosedError("this process was forked meanwhile"))
         self._ended.set(None)
-        if self._loop.is_closed() or self._is_let_go:  # of a grandparent: the numbers may be others' by now
+        if (
+            self._loop.is_closed() or self._is_let_go
+        ):  # by the fork of a parent: its numbers may belong to other files now
             return
         self._is_let_go = True
         files = self._loop.files()
         self._loop.forget_files()
         let_go(files)
         self._loop.set_exception_handler(lambda *_: None)
-        _buried.append(self)  # and, through what is to be called last, the connections that run on it
+        _buried.append(self)  # and with it, through its last callback, the connections that run on it
 
     def __del__(self) -> None:
         ended = getattr(self, "_ended", None)
@@ -256,7 +259,7 @@ class LoopThread(ForkAware):
 
 
 async def _some_turns() -> None:
-    """Let transports that were told to close do so: each takes a turn of the loop or two."""
+    """Let transports close that were told to: each takes one or two turns of the loop."""
     for _ in range(_TURNS_TO_CLOSE):
         await asyncio.sleep(0)
 

@@ -1,7 +1,7 @@
-"""Threads of this library: daemons, that see nothing of the context of who starts them.
+"""Threads of this library: daemons that do not inherit the context of the thread that starts them.
 
-That there is no thread to be had may pass: the user's limit of processes is reached, or that of a container, or there
-is no memory for another stack. When the interpreter ends, Python starts none any more, and that does not pass.
+That no thread can be started may be temporary: a limit of the user or the container is reached, or there is no memory
+for another stack. When the interpreter ends, Python starts no thread any more, and that is permanent.
 """
 
 import threading
@@ -12,10 +12,10 @@ __all__ = ["NoThreadError", "make_thread", "start"]
 
 
 class NoThreadError(Exception):
-    """There is no thread to be had: at this moment, or never again.
+    """No thread can be started, now or ever again.
 
     Attributes:
-        is_passing: Whether there may be one later.
+        is_passing: Whether it may be possible later.
     """
 
     def __init__(self, message: str, is_passing: bool) -> None:
@@ -24,7 +24,7 @@ class NoThreadError(Exception):
 
 
 def make_thread(work: Callable[..., object], *args: object, name: str) -> threading.Thread:
-    """Make a thread that begins in an empty context: what is in the maker's would live as long as the thread."""
+    """Make a thread that begins in an empty context: objects in the caller's would live as long as the thread."""
     return threading.Thread(target=Context().run, args=(work, *args), name=name, daemon=True)
 
 
@@ -38,7 +38,7 @@ def start(thread: threading.Thread) -> None:
         thread.start()
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and "new thread" not in str(error):
-            # A signal handler's exception came amid threading's own wait, whose lock complains instead.
+            # A signal handler raised during the wait inside threading, whose lock then raises this error instead.
             raise (error.__context__ or error) from None
         is_passing = "shutdown" not in str(error)  # "can't create new thread at interpreter shutdown"
         raise NoThreadError(f"{thread.name} cannot be started: {error or 'no memory'}", is_passing) from error

@@ -1,13 +1,14 @@
-"""The event loop of uvloop (the extra ``fast``). Imported when a loop is made; uvloop's policy is not installed.
+"""The event loop of uvloop (the extra ``fast``). It is imported when a loop is made; its policy is not installed.
 
-What it does not do as asyncio's loop does, and is mended here:
+It differs from asyncio's loop in three ways, which are corrected here:
 
-- It looks names up in libuv's pool of threads, which the process waits for at its end, and asks no subclass to do it.
-- It tells nobody which sockets it has. Here all are made by :meth:`BaseLoop._make_socket`, and remembered.
-- One that cannot be made whole, for want of files or by an interrupt, stays open. See :meth:`UVLoop._close_unused`.
+- It looks up names in libuv's pool of threads, for which the process waits at its end, and calls no method for that.
+- It does not tell which sockets it has. Here :meth:`BaseLoop._make_socket` makes and remembers all of them.
+- A loop that could not be made completely stays open, because files were missing or a signal handler raised. See
+  :meth:`UVLoop._close_unused`.
 
-Of its own files a forked child replaces the epoll alone: there it is never run, closed or posted to, so nobody uses the
-eventfd, the pipes for signals and the io_uring, and nobody notices who holds them.
+Of the loop's own files a forked child replaces only the epoll. The loop is never run, closed or posted to there, so
+nothing uses its eventfd, its pipes for signals and its io_uring, and it does no harm that the child has them.
 """
 
 import gc
@@ -34,7 +35,7 @@ class UVLoop(BaseLoop, uvloop.Loop):  # type: ignore[misc]
         self._epoll = OwnFile.of(self._get_backend_id())  # type: ignore[attr-defined]
 
     def _close_unused(self) -> None:
-        """Close what was made, also when an interrupt came. In a forked child libuv would abort it."""
+        """Close the loop even if it was not made completely. In a forked child libuv would abort the process."""
         if self._made_in is None and _is_begun(self):
             self._made_in = os.getpid()
         super()._close_unused()
@@ -45,5 +46,5 @@ class UVLoop(BaseLoop, uvloop.Loop):  # type: ignore[misc]
 
 
 def _is_begun(loop: uvloop.Loop) -> bool:
-    """Whether libuv has made it. If it has not, it must not be closed; uvloop itself does not say so."""
+    """Whether libuv has made the loop. If not, the loop must not be closed; uvloop itself does not tell."""
     return any(type(one).__name__ == "UVCheck" for one in gc.get_referents(loop))

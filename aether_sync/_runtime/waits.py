@@ -22,23 +22,23 @@ _release = methodcaller("release")
 
 
 class Ticket(Protocol):
-    """What somebody who waits leaves in a :class:`ParkingLot`."""
+    """What a waiting thread, or a coroutine, leaves in a :class:`ParkingLot`."""
 
     def release(self) -> object:
-        """Wake who waits."""
+        """Wake it."""
 
 
 class ParkingLot:
     """Threads that wait until something has changed.
 
     A thread that waits parks first, and looks for the change afterwards. A thread that changes something makes the
-    change first, and wakes afterwards. So nobody sleeps beside what he waits for, and neither side needs a lock.
+    change first, and wakes afterwards. So none sleeps although the change was made, and neither side needs a lock.
     """
 
     __slots__ = ("_next", "parked")
 
     def __init__(self) -> None:
-        self.parked: list[Ticket] = []  #: one for each who waits, the longest waiting first; single operations only
+        self.parked: list[Ticket] = []  #: the one that waits longest comes first; changed by single operations
         self._next = partial(self.parked.pop, 0)
 
     def __len__(self) -> int:
@@ -84,7 +84,7 @@ class ParkingLot:
                 raise
 
     def wake_all(self) -> None:
-        """Wake everyone who waits."""
+        """Wake all that wait."""
         self.wake(len(self.parked))
 
 

@@ -1,1 +1,1 @@
-"""Values, as they are read off clocks and shown in messages. Everything else may import from here."""
+"""Clocks, and how values are shown in messages. All other modules may import from here."""

@@ -1,9 +1,9 @@
-"""Two clocks: one for time-outs, which nothing stops, and one for timestamps, which a test may.
+"""Two clocks: one for time-outs, which nothing freezes, and one for timestamps, which a test may freeze.
 
 freezegun replaces the functions and classes of ``time`` and ``datetime`` in every module that has one as an attribute,
-asyncio's included. A time-out on a stopped clock never passes: so :func:`monotonic` is none of those functions. What is
-stamped with the time, on the other hand, is to have the one that the test has set, and to outlive the test: so
-:func:`now` asks whatever stands for ``datetime`` at that moment, and returns a plain one.
+also in asyncio. On a frozen clock no time-out ever passes, so :func:`monotonic` is not one of these functions. A
+timestamp, however, should have the time that the test has set, and be valid after the test. So :func:`now` asks
+whatever stands for ``datetime`` at that moment, and returns a plain one.
 """
 
 import time
@@ -19,7 +19,7 @@ monotonic = partial(time.clock_gettime, time.CLOCK_MONOTONIC)
 if TYPE_CHECKING:
     from datetime import date as Date
     from datetime import datetime as Datetime
-else:  # the plain classes, also if this is imported while others stand for them
+else:  # the plain classes, also if this module is imported while they are replaced
     Datetime = next(one for one in datetime.__mro__ if one.__module__ == "datetime")
     Date = next(one for one in date.__mro__ if one.__module__ == "datetime")
 
@@ -30,7 +30,7 @@ def now(plain: type[Datetime] = Datetime) -> Datetime:
     """Return the time in UTC, as a plain datetime.
 
     Args:
-        plain: The plain class, as an argument, which no test replaces.
+        plain: The plain class. It is a default argument, which freezegun does not replace.
     """
     moment = datetime.now(UTC)
     return moment if type(moment) is plain else _EPOCH + (moment - _EPOCH)

@@ -1,4 +1,4 @@
-"""How a value of the user's is shown in a message: briefly, and whatever its own ``__repr__`` does."""
+"""How a value of the user's is shown in a message: briefly, even if its ``__repr__`` raises."""
 
 import reprlib
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ __all__ = ["explained", "short"]
 
 
 class _Short(reprlib.Repr):
-    """As reprlib, but for dicts it neither sorts nor touches more than it shows."""
+    """As ``reprlib.Repr``, but it does not sort dicts, and touches only what it shows of them."""
 
     def repr_dict(self, x: Mapping[Any, Any], level: int) -> str:
         if level <= 0:
@@ -24,21 +24,21 @@ _shortener.maxlist = _shortener.maxtuple = 3
 _shortener.maxlevel = 2
 _shortener.maxstring = _shortener.maxother = 40
 
-_LONGEST = 80  # characters of a text that stands for itself: an id, a name
+_LONGEST = 80  # characters of a text that is shown whole: an id, a name
 
 
 def short(value: object) -> str:
-    """Show a value in a message: a text in up to 80 characters, anything else in a few dozen. Never raises."""
+    """Return a value as a message shows it: a text up to 80 characters, anything else a few dozen. Never raises."""
     if type(value) is str and len(value) <= _LONGEST:
         return repr(value)
     try:
         return _shortener.repr(value)
-    except Exception:  # a repr may do anything; an int of 4,300 digits has none
+    except Exception:  # a __repr__ may raise anything; an int of over 4,300 digits has none
         return f"<{type(value).__name__}>"
 
 
 def explained(error: BaseException, longest: int = 200) -> str:
-    """Name an error and say what it says, in so many characters. Never raises: its own code says what it says."""
+    """Return the type and message of an error, in so many characters. Never raises, though its ``__str__`` may."""
     try:
         return f"{type(error).__name__}: {error}"[:longest]
     except Exception:

@@ -17,7 +17,7 @@ from ._store import write_stored
 
 __all__ = ["append"]
 
-_BATCH = 100  # events that are stored at once, if so many lines are there
+_BATCH = 100  # events that are stored at once, if there are so many lines
 
 
 def _expectation(ctx: click.Context, param: click.Parameter, value: str) -> int | AnyVersion:
@@ -71,8 +71,8 @@ def append(
     whatever ACTOR has; with --expect, only the version that you know of: if another writer was first, nothing more is
     stored, and the exit status is 1.
 
-    Lines are stored as they come, up to 100 at once, and each such batch whole or not at all: what stands before a bad
-    line or a conflict is stored. With --atomic all lines are one batch.
+    Lines are stored as they come, up to 100 at once, and each such batch whole or not at all: the lines before a bad
+    line or a conflict are stored. With --atomic all lines are one batch.
 
     Each event is printed as a line with its sequence; at the end it says how many were stored.
     """  # noqa: D301  # click's mark of lines to keep
@@ -92,7 +92,7 @@ def append(
 
 
 class _Appender:
-    """Stores lines, and knows exactly what became of them."""
+    """Stores lines, and counts exactly what was stored."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class _Appender:
         self._first = self._last = 0  # versions
 
     def append_all(self, file: BinaryIO) -> str:
-        """Store a file batch by batch; returns what stopped it before its end, or ""."""
+        """Store a file batch by batch; return what stopped it before the end of the file, or ""."""
         try:
             self._take(file, self._append, lambda: self._count)
         except BadLineError as error:
@@ -124,7 +124,7 @@ class _Appender:
         return ""
 
     def append_at_once(self, file: BinaryIO) -> str:
-        """Store a file as one batch, or nothing of it; returns why, or ""."""
+        """Store a file as one batch or not at all; return why it was not stored, or ""."""
         events: list[Event] = []
 
         def take(more: list[Line]) -> None:
@@ -152,7 +152,7 @@ class _Appender:
             good: list[Line] = []
             for line in lines:
                 if wrong := self._is_wrong(line.event):
-                    take(good)  # what stands before it
+                    take(good)  # lines before it are stored
                     good = []
                     self._bad.refuse(line.number, wrong)
                 else:
@@ -173,12 +173,12 @@ class _Appender:
             batch, lines = lines[: self._at_once], lines[self._at_once :]
             try:
                 self._store_batch([line.event for line in batch])
-            except EncodingError as error:  # one is too large, and none was stored
+            except EncodingError as error:  # an event is too large, and none was stored
                 if len(batch) == 1:
                     self._bad.refuse(batch[0].number, error)
                 for line in batch if len(batch) > 1 else ():
                     self._append([line])
-            except AtomicAppendUnsupportedError:  # so many, or several at all
+            except AtomicAppendUnsupportedError:  # the server does not store so many, or several, at once
                 self._at_once = len(batch) // 2
                 lines = batch + lines
 
@@ -188,7 +188,7 @@ class _Appender:
                 stored = self._store.append(
                     self._actor, *events, expected_version=self._expected, timeout=self._timeout
                 )
-            except UnknownOutcomeError as error:  # one more time, which is safe; else it says that it is not known
+            except UnknownOutcomeError as error:  # once more, which is safe
                 stored = self._store.save_events(error.events, timeout=self._timeout)
             self._count += len(stored)
             self._first = self._first or stored[0].event.version
@@ -198,7 +198,7 @@ class _Appender:
         write_stored(stored)
 
     def finish(self, stopped_by: str) -> bool:
-        """Say what was stored; whether that is all."""
+        """Say what was stored; return whether it is everything."""
         parts = ["nothing was stored"]
         if self._count:
             versions = f"version {self._first:,}"

@@ -19,8 +19,8 @@ from ._shell import Failure, Signals, say
 
 __all__ = ["demo", "pub", "server", "sub"]
 
-_BATCH = 1_000  # events that `sub` writes at once, if so many are there
-_LOOK_EVERY = 0.5  # seconds in which `server` notices that the server ended by itself
+_BATCH = 1_000  # events that `sub` writes at once, if there are so many
+_LOOK_EVERY = 0.5  # seconds until `server` notices that the server has ended by itself
 
 
 @click.command()
@@ -162,7 +162,7 @@ def pub(ctx: click.Context, /, namespace: str, file: BinaryIO, skip_bad: bool, t
 def server(ctx: click.Context, /, port: int, store_dir: Path | None) -> None:
     """Run a local server in the foreground, until Ctrl-C.
 
-    It listens on this machine only, takes everyone, and has JetStream. For development, not for production.
+    It listens on this machine only, accepts every client, and has JetStream. For development, not for production.
 
     Prints its URL when it is ready. The exit status is 0 when it was told to stop (Ctrl-C, SIGTERM).
     """
@@ -181,7 +181,7 @@ def server(ctx: click.Context, /, port: int, store_dir: Path | None) -> None:
 
 
 class _Sender:
-    """Publishes lines, and knows exactly what became of them."""
+    """Publishes lines, and counts exactly what was confirmed."""
 
     def __init__(self, bus: NATSEventBus, namespace: str, signals: Signals, *, skip_bad: bool) -> None:
         self._bus = bus
@@ -191,7 +191,7 @@ class _Sender:
         self._sent = 0
 
     def send_all(self, file: BinaryIO) -> str:
-        """Send a file; returns what stopped it before its end, or ""."""
+        """Send a file; return what stopped it before the end of the file, or ""."""
         try:
             take_events(file, self._signals, self._bad, self._publish, lambda: self._sent)
         except BadLineError as error:
@@ -204,7 +204,7 @@ class _Sender:
         with self._signals.whole():
             try:
                 self._bus.publish_many(self._namespace, [line.event for line in lines])
-            except EncodingError as error:  # one is too large, and none was sent
+            except EncodingError as error:  # an event is too large, and none was sent
                 if len(lines) == 1:
                     self._bad.refuse(lines[0].number, error)
                     return
@@ -215,7 +215,7 @@ class _Sender:
             self._publish([line])
 
     def finish(self, timeout: float, stopped_by: str) -> bool:
-        """Wait for the server's confirmation and say what was sent; whether that is all."""
+        """Wait for the server's confirmation and say what was sent; return whether it is everything."""
         parts = []
         try:
             self._bus.flush(timeout)

@@ -1,4 +1,4 @@
-"""The command ``doctor``: what is well with a store, what is not, and what to do."""
+"""The command ``doctor``: examines a store and its server, and says what to do."""
 
 import sys
 from typing import Any

@@ -1,4 +1,4 @@
-"""The command ``export``: all events of a store as JSON lines, in a file that is gone on with."""
+"""The command ``export``: writes all events of a store as JSON lines, to a file that can be continued."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -21,14 +21,14 @@ from ._store import report_malformed
 
 __all__ = ["Exporter", "export"]
 
-_BATCH = 1_000  # events that are written at once, if so many are there
-_LOOK_EVERY = 0.5  # seconds in which it notices that nothing more comes
+_BATCH = 1_000  # events that are written at once, if there are so many
+_LOOK_EVERY = 0.5  # seconds until it notices that no more events come
 
 
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True), default="-")
 @click.option(
-    "--after", type=click.IntRange(min=0), default=0, metavar="SEQUENCE", help="Only what stands behind this sequence."
+    "--after", type=click.IntRange(min=0), default=0, metavar="SEQUENCE", help="Only events after this sequence."
 )
 @click.option("--actors", "pattern", metavar="PATTERN", help="Only events of matching actors, as 'order-*'.")
 @store_options
@@ -36,8 +36,8 @@ _LOOK_EVERY = 0.5  # seconds in which it notices that nothing more comes
 def export(ctx: click.Context, /, file: str, after: int, pattern: str | None, timeout: float, **server: Any) -> None:
     """Write all events of a store to FILE as JSON lines, in order, each with its sequence.
 
-    '-', the default, is the standard output. It ends with what was stored when it began. If FILE is there, it goes on
-    behind its last whole line: after an interruption, or to add what was stored since. `import` takes it back.
+    '-', the default, is the standard output. It ends with the last event that was stored when it began. If FILE exists,
+    it continues after its last whole line: after an interruption, or to add what was stored since. `import` reads it.
 
     \b
       aether-sync export backup.jsonl
@@ -63,7 +63,7 @@ def export(ctx: click.Context, /, file: str, after: int, pattern: str | None, ti
 
 
 def _refuse_foreign(place: Place, admin: StoreAdmin, file: str, timeout: float) -> None:
-    """See that the store has what the last line of a file says it has."""
+    """Raise an error unless the store has the event of the last line of a file."""
     if place.lines:
         there = admin.record_at(place.sequence, timeout)
         if not isinstance(there, StoredEvent) or there.event.id != place.id:
@@ -74,7 +74,7 @@ def _refuse_foreign(place: Place, admin: StoreAdmin, file: str, timeout: float) 
 
 @dataclass
 class Exporter:
-    """Writes events, and counts what there is."""
+    """Writes events, and compares their number with the server's."""
 
     store: JetStreamEventStore
     admin: StoreAdmin
@@ -95,7 +95,7 @@ class Exporter:
         self._done = self.after >= self.extent.last
 
     def run(self, signals: Signals) -> bool:
-        """Write all there is; whether that is all there should be."""
+        """Write all events; return whether these are all that there should be."""
         stopped_by = "interrupted"
         try:
             if not self._done:
@@ -120,7 +120,7 @@ class Exporter:
         except MalformedRecordError as error:
             self._count_malformed(error)
             return
-        with signals.whole() if self.out.seekable() else nullcontext():  # a pipe may not be read for long
+        with signals.whole() if self.out.seekable() else nullcontext():  # a pipe may not be read for a long time
             lines = []
             for one in batch:
                 if self._done:
@@ -132,7 +132,7 @@ class Exporter:
             self.written += len(lines)
 
     def _take(self, follower: Follower) -> list[StoredEvent]:
-        """Wait for events, as long as the store goes on; ``[]`` if there are no more."""
+        """Wait for events; ``[]`` if there are no more."""
         end = monotonic() + self.timeout
         at = follower.sequence
         while monotonic() < end:
@@ -144,10 +144,10 @@ class Exporter:
                 return []
             if follower.sequence > at:
                 at, end = follower.sequence, monotonic() + self.timeout
-        raise StoreUnavailableError(f"nothing came behind sequence {at:,} within {self.timeout:g} s")
+        raise StoreUnavailableError(f"nothing came after sequence {at:,} within {self.timeout:g} s")
 
     def _count(self, sequence: int, ends_batch: bool) -> None:
-        """Note a record; it ends with the batch that the last one was stored in, if all actors are wanted."""
+        """Note a record. If all actors are exported, the end is that of the batch that the last one was stored in."""
         self.counted += sequence <= self.extent.last
         self._at = sequence
         self._done = sequence >= self.extent.last and (ends_batch or self.pattern is not None)
@@ -165,7 +165,7 @@ class Exporter:
         return actor is not None and SubscriptionFilter(actor_pattern=self.pattern).matches_actor(actor)
 
     def _difference(self) -> str:
-        """Say what the server counts, if it is not what was counted here."""
+        """Return how the server's count differs from this one; "" if it does not."""
         least, most = self.extent.least, self.extent.most
         if most is None:
             return ""

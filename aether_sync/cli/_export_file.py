@@ -1,4 +1,4 @@
-"""The file of an export: where it ends, and that nobody else writes to it."""
+"""The file of an export: it is locked, and continued after its last whole line."""
 
 import fcntl
 import os
@@ -21,9 +21,9 @@ class Place(NamedTuple):
     """Where a file ends.
 
     Attributes:
-        lines: How many whole ones it has.
-        sequence: Of the event of the last one; 0 if there is none.
-        id: Of that event.
+        lines: The number of its whole lines.
+        sequence: The sequence of the event of the last line; 0 if there is none.
+        id: The id of that event.
     """
 
     lines: int = 0
@@ -38,14 +38,14 @@ class _Line(msgspec.Struct):
 
 @contextmanager
 def open_export(name: str, after: int) -> Iterator[tuple[BinaryIO, Place]]:
-    """Open a file behind its last whole line; a half one is cut off. Gives it, and where it ends.
+    """Open a file and cut it off after its last whole line; yield it, and where it ends.
 
     Args:
         name: Its path, or ``-`` for the standard output.
-        after: The sequence behind which its first line has to be.
+        after: The sequence after which the events of the file have to be.
 
     Raises:
-        Failure: It is no export, or another process writes to it.
+        Failure: It is not an export, or another process writes to it.
     """
     if name == "-":
         yield sys.stdout.buffer, Place()
@@ -100,7 +100,7 @@ def _count_lines(file: BinaryIO) -> tuple[int, int]:
 
 
 def _start_of_line(file: BinaryIO, at: int) -> int:
-    """Return where the line begins whose end is at a place."""
+    """Return where the line begins that ends at a place."""
     while at > 0:
         start = max(0, at - _BLOCK)
         file.seek(start)
@@ -123,7 +123,7 @@ def _read_line(file: BinaryIO, at: int, name: str) -> _Line:
 
 
 def sync(file: BinaryIO) -> None:
-    """Have a file on the disk, if it is on one."""
+    """Write a file through to the disk, if it is on one."""
     file.flush()
     with suppress(OSError):  # a pipe or a terminal
         os.fsync(file.fileno())

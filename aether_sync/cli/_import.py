@@ -1,4 +1,4 @@
-"""The command ``import``: what ``export`` wrote, stored with its ids and versions, in its order."""
+"""The command ``import``: stores what ``export`` has written, with its ids and versions, in its order."""
 
 from typing import Any, BinaryIO
 
@@ -25,7 +25,7 @@ from ._shell import Signals, say
 
 __all__ = ["import_"]
 
-_BATCH_BYTES = 4 * 2**20  # of the lines of a batch, but for the last one
+_BATCH_BYTES = 4 * 2**20  # bytes of the lines of a batch, without the last one
 
 
 @click.command("import")
@@ -43,9 +43,9 @@ def import_(ctx: click.Context, /, file: BinaryIO, skip_bad: bool, timeout: floa
       aether-sync import backup.jsonl --stream restored
       aether-sync export | aether-sync import --url nats://other
 
-    What is there already (the same id, actor and version) is passed over, so after an interruption the same command
-    finishes the work. It stops where the store has something else in an event's place. Events are stored in batches of
-    up to 1,000, each whole or not at all.
+    Events that are there already (the same id, actor and version) are skipped, so after an interruption the same
+    command finishes the work. It stops if the store has another event in an event's place. Events are stored in
+    batches of up to 1,000, each whole or not at all.
 
     At the end the events are counted against what the server counts. The exit status is 0 only if every line is in the
     store.
@@ -66,7 +66,7 @@ def import_(ctx: click.Context, /, file: BinaryIO, skip_bad: bool, timeout: floa
 
 
 class _Importer:
-    """Stores lines, and knows exactly what became of them."""
+    """Stores lines, and counts exactly what was stored."""
 
     def __init__(self, store: JetStreamEventStore, timeout: float, signals: Signals, bad: BadLines) -> None:
         self._store = store
@@ -77,21 +77,21 @@ class _Importer:
         self._before = self._admin.count(timeout)
         self._alongside: Alongside | None = Alongside(store, self._admin, timeout) if self._before else None
         self._looked = Looked(store, timeout)
-        self._waiting: list[Line] = []  # to be stored together
+        self._waiting: list[Line] = []  # lines that are stored together
         self._waiting_bytes = 0
         self._waiting_ids: set[str] = set()
         self._at_once = BATCH_LIMIT
         self._stored = self._duplicates = 0
 
     def import_all(self, file: BinaryIO) -> str:
-        """Store a file; returns what stopped it before its end, or ""."""
+        """Store a file; return what stopped it before the end of the file, or ""."""
         try:
             self._import(file)
         except BadLineError as error:
             return f"{error}; nothing after it was stored: mend the line, or go on past it with --skip-bad"
         except ConflictError as error:
             return str(error)
-        except AetherError as error:  # it may want a limit to be raised, or just a server
+        except AetherError as error:  # a limit may have to be raised, or there is no server
             return f"{error}; when that is mended, or over, the same command goes on from there"
         return ""
 
@@ -99,7 +99,7 @@ class _Importer:
         try:
             take_events(file, self._signals, self._bad, self._take, lambda: self._stored + self._duplicates)
         except BadLineError:
-            self._store_waiting()  # what stands before it
+            self._store_waiting()  # lines before it are stored
             raise
         finally:
             self._end_alongside()
@@ -112,7 +112,7 @@ class _Importer:
             elif self._is_there(line.event):
                 self._duplicates += 1
             else:
-                if line.event.id in self._waiting_ids:  # some other tool gave one id twice: not so in one save
+                if line.event.id in self._waiting_ids:  # of another tool's, perhaps: one save cannot have an id twice
                     self._store_waiting()
                 self._waiting_ids.add(line.event.id)
                 self._waiting.append(line)
@@ -141,20 +141,20 @@ class _Importer:
             self._store_lines(lines, looked=False)
 
     def _store_lines(self, lines: list[Line], *, looked: bool) -> None:
-        """Store lines together; or, if that cannot be, those that are not there, or each by itself.
+        """Store lines together. If that is refused, store those that are not there yet, or each by itself.
 
         Args:
             lines: In order.
-            looked: Whether what is there was already left out.
+            looked: Whether the lines that are there already were left out.
         """
         try:
             self._save(lines)
         except (AtomicAppendUnsupportedError, EncodingError) as error:
-            if len(lines) == 1:  # it is too large
+            if len(lines) == 1:  # an event is too large
                 self._bad.refuse(lines[0].number, error)
                 return
             at_once = 1
-            if isinstance(error, AtomicAppendUnsupportedError):  # so many, or several at all
+            if isinstance(error, AtomicAppendUnsupportedError):  # so many, or several at all, are not stored at once
                 at_once = self._at_once = len(lines) // 2
             for first in range(0, len(lines), at_once):
                 self._store_lines(lines[first : first + at_once], looked=looked)
@@ -179,12 +179,12 @@ class _Importer:
             return self._store.save_events(events, timeout=self._timeout)
         except UnknownOutcomeError:  # once more, which is safe
             stored = self._store.save_events(events, timeout=self._timeout)
-            return [StoredEvent(one.event, one.sequence) for one in stored]  # whichever of the two it was
+            return [StoredEvent(one.event, one.sequence) for one in stored]  # whichever attempt it was
 
     # -- its end
 
     def finish(self, stopped_by: str) -> bool:
-        """Say what was stored, and count it; whether that is all."""
+        """Say what was stored, and compare it with the server's count; return whether it is everything."""
         parts = [f"imported {counted(self._stored)}" if self._stored else "nothing was imported"]
         if self._duplicates:
             parts.append(f"{self._duplicates:,} {'were' if self._duplicates > 1 else 'was'} there already")

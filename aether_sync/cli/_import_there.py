@@ -1,4 +1,4 @@
-"""What of an import is in the store already."""
+"""Which events of an import are in the store already."""
 
 from collections import OrderedDict, deque
 from hashlib import blake2b
@@ -15,18 +15,18 @@ from ._lines import Line
 
 __all__ = ["Alongside", "ConflictError", "Looked"]
 
-_BATCH = 1_000  # events that are read at once, if so many are there
+_BATCH = 1_000  # events that are read at once, if there are so many
 _VERSIONS_KEPT = 200_000  # some hundred bytes each
 
 
 class ConflictError(Exception):
-    """The store has something else where an event belongs."""
+    """The store has another event in an event's place."""
 
 
 class Alongside:
-    """Reads a store alongside a file, from where the file begins: after an interruption both go the same way.
+    """Reads a store and a file side by side, from the first event of the file: both have the same order.
 
-    What the store has in between is passed over. So the store is read once at most, and nothing is kept of it.
+    Other events of the store are skipped. So the store is read once at most, and nothing has to be remembered.
     """
 
     def __init__(self, store: JetStreamEventStore, admin: StoreAdmin, timeout: float) -> None:
@@ -38,7 +38,7 @@ class Alongside:
         self._read: deque[StoredEvent] = deque()
 
     def has(self, event: Event) -> bool:
-        """Whether the store has an event, behind the one that was asked for before. If not, that is the end of this."""
+        """Whether the store has an event, after the one of the last call. Once it does not, this is of no more use."""
         if self._follower is None and not self._find_start(event):
             return False
         while (there := self._next()) is not None:
@@ -64,7 +64,7 @@ class Alongside:
                 self._read.extend(self._follower.get_batch(_BATCH, self._timeout))
             except MalformedRecordError:
                 continue
-            if not self._read:  # it does not come: to store the event will tell
+            if not self._read:  # it does not come: storing the event will show whether it is there
                 return None
         return self._read.popleft()
 
@@ -75,9 +75,9 @@ class Alongside:
 
 
 class Looked:
-    """What actors have, looked up once where a batch could not be stored as it is.
+    """The events of actors, read once when a batch could not be stored as it is.
 
-    Of an event only a digest is kept, and of not too many actors.
+    Only digests of events are kept, of a bounded number of actors.
     """
 
     def __init__(self, store: JetStreamEventStore, timeout: float) -> None:
@@ -87,10 +87,10 @@ class Looked:
         self._kept = 0
 
     def new_of(self, lines: list[Line]) -> list[Line]:
-        """Return the lines whose events are not there, as if they were stored now.
+        """Return the lines whose events are not there, and note these events as stored.
 
         Raises:
-            ConflictError: One can be stored no more, or another event has its version.
+            ConflictError: An event cannot be stored any more, or another event has its version.
         """
         while self._kept > _VERSIONS_KEPT:
             _, forgotten = self._actors.popitem(last=False)
@@ -128,7 +128,7 @@ class Looked:
         self._kept += 1
 
     def _is_stored(self, event: Event) -> bool:
-        """Look once more: 1 and 1.0 are equal, and have different digests."""
+        """Read the event again and compare it: 1 and 1.0 are equal, but have different digests."""
         there = self._store.get_events(event.actor_id, event.version, event.version, timeout=self._timeout)
         return any(is_same(one, event) for one in there)
 

@@ -1,4 +1,4 @@
-"""Events as JSON lines: written, read, and what is said of those that are bad."""
+"""Events as JSON lines: they are written, read, and reported if they are bad."""
 
 import codecs
 from collections.abc import Callable, Iterator
@@ -27,12 +27,12 @@ _ABOUT_IT = frozenset({"namespace", "sequence"})  # where an event was printed, 
 
 
 def to_line(event: Event, **about: object) -> bytes:
-    """Write an event, as it was read, as a line behind its ``namespace``, or its ``sequence`` in a store."""
+    """Return an event as a line, which begins with its ``namespace``, or with its ``sequence`` in a store."""
     return b"%b,%b\n" % (msgspec.json.encode(about)[:-1], encode_read(event)[1:])
 
 
 def counted(events: int) -> str:
-    """Say how many events."""
+    """Return a number of events in words."""
     return f"{events:,} event{'s' * (events != 1)}"
 
 
@@ -43,9 +43,9 @@ class Line(NamedTuple):
     """A line that was read.
 
     Attributes:
-        number: From 1 on.
-        event: What it says.
-        size: Its bytes.
+        number: The line's number, from 1 on.
+        event: Its event.
+        size: Its length in bytes.
     """
 
     number: int
@@ -61,15 +61,15 @@ def take_events(
     so_far: Callable[[], int],
     **given: object,
 ) -> None:
-    """Read a file of lines to its end, and show how far that is. Blank lines are none.
+    """Read a file of lines to its end, and show the progress. Blank lines are ignored.
 
     Args:
-        file: Of whatever kind.
-        signals: What may end it meanwhile.
-        bad: Is told of bad lines, after what stands before them was taken.
-        take: Called with what was read, in order, as it comes.
-        so_far: How many events have been dealt with.
-        **given: Fields, by their names on the wire, of events that do not say them.
+        file: A file, a pipe or a terminal.
+        signals: The signals that may end it meanwhile.
+        bad: Reports bad lines, after the lines before them were taken.
+        take: Called with the lines that were read, in order, as they come.
+        so_far: Returns how many events have been dealt with.
+        **given: Fields, by their names on the wire, for events that do not have them.
     """
     number = 1
     with progress_of_input(file) as advance:
@@ -80,7 +80,7 @@ def take_events(
 
 
 def _lines_as_they_come(file: BinaryIO, signals: Signals) -> Iterator[list[bytes]]:
-    """Give the lines that are there, as they come: a pipe that stays open delays none."""
+    """Yield lines as they come: a pipe that stays open delays none of them."""
     rest = b""
     while True:
         signals.await_input(file)
@@ -108,7 +108,7 @@ def _take_lines(
         try:
             events.append(Line(number, _to_event(line, given), len(line)))
         except DecodingError as error:
-            if events:  # what stands before it
+            if events:  # lines before it are taken
                 take(events)
             events = []
             bad.refuse(number, error)
@@ -117,10 +117,10 @@ def _take_lines(
 
 
 def _to_event(line: bytes, given: dict[str, object]) -> Event:
-    """Read a line as it stands on the wire, but strictly: a key that nobody knows is a slip of the pen.
+    """Read a line as an event. An unknown key is an error here, unlike on the wire: it is most likely misspelt.
 
     Raises:
-        DecodingError: The line is no event.
+        DecodingError: The line is not an event.
     """
     try:
         read = msgspec.json.decode(line, type=dict[str, Any])
@@ -146,17 +146,17 @@ def _to_event(line: bytes, given: dict[str, object]) -> Event:
 
 
 class BadLineError(Exception):
-    """A line is bad, and bad lines are not skipped."""
+    """A line is not an event, and such lines are not skipped."""
 
 
 class BadLines:
-    """Stops at the first bad line; or skips them, shows some, and counts all.
+    """Stops at the first bad line; or skips bad lines, shows some, and counts all.
 
     Args:
         skip: Whether to skip them.
 
     Attributes:
-        count: How many there were.
+        count: How many there were so far.
     """
 
     def __init__(self, *, skip: bool) -> None:
@@ -167,7 +167,7 @@ class BadLines:
         """Report a line.
 
         Raises:
-            BadLineError: It ends here.
+            BadLineError: Bad lines are not skipped.
         """
         self.count += 1
         what = f"line {number} is bad: {str(error).removeprefix(_NO_EVENT)}"

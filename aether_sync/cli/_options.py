@@ -1,4 +1,4 @@
-"""The options that several commands have, and what they open."""
+"""Options that several commands have, and the bus or store that they open."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -72,23 +72,23 @@ def _with(command: Function, *options: Callable[[Function], Function]) -> Functi
 
 
 def bus_options(command: Function) -> Function:
-    """Add the options of what publishes or subscribes."""
+    """Add the options of commands that publish or subscribe."""
     return _with(command, _url_option, _prefix_option, timeout_option)
 
 
 def store_options(command: Function) -> Function:
-    """Add the options of what looks at a store."""
+    """Add the options of commands that read a store."""
     return _with(command, _stream_option, _namespace_option, _url_option, timeout_option)
 
 
 def making_options(command: Function) -> Function:
-    """Add the options of what writes to a store, which makes it if it is not there."""
+    """Add the options of commands that write to a store, which may have to make it."""
     return _with(command, _stream_option, _namespace_option, _replicas_option, _url_option, timeout_option)
 
 
 @contextmanager
 def open_bus(url: str, prefix: str, timeout: float) -> Iterator[NATSEventBus]:
-    """Open a bus that connects at its first use, so that what is wrong with that use is said before."""
+    """Make a bus that connects at its first use: wrong arguments of that use are then reported first."""
     bus = NATSEventBus(url, prefix=prefix, connect_timeout=timeout, publish_timeout=timeout)
     try:
         yield bus
@@ -100,11 +100,11 @@ def open_bus(url: str, prefix: str, timeout: float) -> Iterator[NATSEventBus]:
 def open_store(
     url: str, stream: str, namespace: str | None, timeout: float, replicas: int = 1
 ) -> Iterator[JetStreamEventStore]:
-    """Open a store, which connects at its first use."""
+    """Make a store that connects at its first use."""
     with JetStreamEventStore(url, stream, namespace=namespace, replicas=replicas, connect_timeout=timeout) as store:
         yield store
 
 
 def report_troubles() -> None:
-    """Show what the library logs from now on. Until then, what goes wrong is raised."""
+    """Show from now on what the library logs. Before, errors are raised, and need not be logged."""
     logging.basicConfig(format="aether-sync: %(message)s")

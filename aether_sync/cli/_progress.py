@@ -1,4 +1,4 @@
-"""How far a command is, on a terminal."""
+"""The progress of a command, shown on a terminal."""
 
 import os
 import stat
@@ -17,7 +17,7 @@ Advance = Callable[[int, int], None]
 
 @contextmanager
 def progress(total: int | None, console: Console | None = None) -> Iterator[Advance]:
-    """Show on a terminal how far it is to a total, if that is known."""
+    """Show the progress on a terminal, towards a total if that is known."""
     console = console or Console(stderr=True)
     if not console.is_terminal:
         yield lambda further, events: None
@@ -36,7 +36,7 @@ def progress(total: int | None, console: Console | None = None) -> Iterator[Adva
 
 @contextmanager
 def progress_of_input(file: BinaryIO) -> Iterator[Advance]:
-    """Show how far a file is read, in bytes, unless somebody types it."""
+    """Show how many bytes of a file are read, unless it is typed on a terminal."""
     if file.isatty():
         yield lambda further, events: None
         return

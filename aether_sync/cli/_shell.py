@@ -1,4 +1,4 @@
-"""What a command has to do with its shell: messages, the exit status, signals."""
+"""A command and its shell: messages, the exit status, signals."""
 
 import os
 import select
@@ -19,7 +19,7 @@ _BROKEN_PIPE = 128 + signal.SIGPIPE
 
 
 def say(message: str) -> None:
-    """Say something on the standard error."""
+    """Print a message on the standard error."""
     click.echo(f"aether-sync: {message}", err=True)
 
 
@@ -37,7 +37,7 @@ class WrongUsageError(Failure):
 
 
 class Commands(click.Group):
-    """Turns what goes wrong in a command into a message and an exit status."""
+    """Turns the errors of a command into a message and an exit status."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -58,7 +58,7 @@ class Commands(click.Group):
 
 
 def _forget_stdout() -> None:
-    """Have what is still buffered go nowhere at exit, where it would fail again."""
+    """Discard what is still buffered: to write it at exit would fail again."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
@@ -88,7 +88,7 @@ class Signals:
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """Do something whole: the first signal meanwhile waits for its end, or gives way to its exception."""
+        """Finish the block before the first signal takes effect; if the block raises, its exception wins."""
         self._whole = True
         try:
             yield
@@ -103,5 +103,5 @@ class Signals:
             signal.signal(signal.SIGINT, lambda *_: None)
 
     def await_input(self, file: BinaryIO) -> None:
-        """Wait until a file can be read. A signal ends this also if it came on the way into the wait, unlike a read."""
+        """Wait until a file can be read. Unlike a read, a signal also ends it if it came just before the wait."""
         select.select([file.fileno(), self._came], [], [])

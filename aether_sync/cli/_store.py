@@ -16,8 +16,8 @@ from ._shell import Failure, say
 
 __all__ = ["actors", "events", "follow", "report_malformed", "write_stored"]
 
-_BATCH = 1_000  # events that are written at once, if so many are there
-_LOOK_EVERY = 0.25  # seconds in which `follow` notices that it has caught up, if nothing comes that it prints
+_BATCH = 1_000  # events that are written at once, if there are so many
+_LOOK_EVERY = 0.25  # seconds until `follow` notices that it has caught up, if it has nothing to print
 
 
 def write_stored(batch: list[StoredEvent]) -> None:
@@ -28,7 +28,7 @@ def write_stored(batch: list[StoredEvent]) -> None:
 
 
 def report_malformed(error: MalformedRecordError) -> None:
-    """Say that a record is none."""
+    """Say that a record is not an event."""
     say(f"{error}; it was left out")
 
 
@@ -50,7 +50,7 @@ def events(actor: str, first: int, last: int | None, timeout: float, **server: A
       aether-sync events order-1 --from 10 | jq .data
 
     Each line is an event with its sequence, its place in the store. An actor without events prints nothing. A record
-    that is no event is left out and reported, and the exit status is 1.
+    that is not an event is left out and reported, and the exit status is 1.
     """  # noqa: D301  # click's mark of lines to keep
     with open_store(timeout=timeout, **server) as store:
         admin = StoreAdmin(store)
@@ -77,7 +77,7 @@ def events(actor: str, first: int, last: int | None, timeout: float, **server: A
     type=click.IntRange(min=0),
     default=0,
     metavar="SEQUENCE",
-    help="Begin behind this sequence: that of the last event you had.",
+    help="Begin after this sequence: that of the last event you had.",
 )
 @click.option("--actors", "pattern", metavar="PATTERN", help="Only events of matching actors, as 'order-*'.")
 @click.option("--type", "types", metavar="TYPE", multiple=True, help="Only events of this type; may be repeated.")
@@ -102,8 +102,8 @@ def follow(
       aether-sync follow --actors 'order-*' --type OrderPlaced
       aether-sync follow --after 1000 --until-caught-up > new
 
-    The `sequence` of each line is what --after wants to go on behind it. A record that is no event is left out and
-    reported, and the exit status is 1.
+    To continue after a line, give its `sequence` to --after. A record that is not an event is left out and reported,
+    and the exit status is 1.
     """  # noqa: D301  # click's mark of lines to keep
     with open_store(timeout=timeout, stream=stream, **server) as store:
         admin = StoreAdmin(store)
@@ -111,13 +111,13 @@ def follow(
         end = admin.last_sequence(pattern, timeout=timeout)
         with store.follow(after=after, actors=pattern, event_types=types, timeout=timeout) as following:
             report_troubles()
-            say(f"following {stream!r} behind sequence {after:,}; Ctrl-C ends")
+            say(f"following {stream!r} after sequence {after:,}; Ctrl-C ends")
             malformed = _print_all(following, count, end, until_caught_up)
     _fail_if_malformed(malformed)
 
 
 def _print_all(following: Follower, count: int | None, end: int, until_caught_up: bool) -> int:
-    """Print what comes; returns how many records were none."""
+    """Print events as they come; return how many records were not events."""
     printed = malformed = 0
     caught_up = False
     while count is None or printed < count:

@@ -44,7 +44,7 @@ def main(parent: int, directory: str, command: list[str]) -> None:
         poll.register(parent_end, select.POLLIN)
     server = _start(command)
     running = True
-    _tell(b"%*d" % (PID_LENGTH, server))
+    _report(b"%*d" % (PID_LENGTH, server))
     wanted = os.getppid() == parent  # after the pidfd was opened, which so cannot be that of a later process
     while wanted:
         ready = {fd for fd, _ in poll.poll(_LOOK if parent_end is None else None)}
@@ -53,7 +53,7 @@ def main(parent: int, directory: str, command: list[str]) -> None:
             wanted = False
         if running and _has_ended(server):
             running = False
-            _tell(b".")
+            _report(b".")
     if running:
         _end(server, wake)
     import shutil  # slow to import, and needed only here
@@ -109,7 +109,7 @@ def _start(command: list[str]) -> int:
         os._exit(127)
 
 
-def _tell(news: bytes) -> None:
+def _report(news: bytes) -> None:
     try:
         os.write(1, news)
     except OSError:

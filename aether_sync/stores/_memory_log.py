@@ -1,4 +1,4 @@
-"""What is stored in memory, and who reads on in it."""
+"""``Log``: the events of a store in memory; and ``LogFollower``, which follows it."""
 
 from bisect import bisect_left
 from collections import deque
@@ -20,33 +20,32 @@ from .._runtime.waits import ParkingLot
 from ..errors import DeadlineExceededError, StoreClosedError
 from ..events import Event
 from ..patterns import SubscriptionFilter
-from .base import StoredEvent
+from .base import Follower, StoredEvent
 
 __all__ = ["Log", "LogFollower", "fresh", "off_the_wire", "version_of"]
 
-version_of = attrgetter("event.version")  #: of a StoredEvent, as bisect() wants it
+version_of = attrgetter("event.version")  #: the version of a StoredEvent, as a key for bisect()
 
 
 class _Record(NamedTuple):
     stored: StoredEvent
-    place: int  # among its actor's
+    place: int  # among the events of its actor
 
 
 class Log:
-    """Events in order, whole saves at a time.
+    """Events in order. A save is added whole.
 
-    A save is stored by one operation that nothing interrupts, ``dict.setdefault()``, and only if no other has that
-    place: a signal handler may have stored something over the very call that is about to. The lists follow from it. An
-    interrupt may leave them behind, and whoever comes next brings them up: each event goes to its own place, so doing
-    it twice does no harm.
+    One operation that nothing can interrupt, ``dict.setdefault()``, adds a save, and only if no other save has its
+    sequence: a signal handler may store something during the very call that is about to. The lists are made from it. An
+    interrupt may leave them incomplete, and the next call completes them: each event has its own place, so adding one
+    twice does no harm.
     """
 
     def __init__(self) -> None:
-        self.lock = (
-            signal_safe_lock()
-        )  #: guards all below; methods are called with it held, but for those that say otherwise
-        self.waiting = ParkingLot()  #: followers, for what comes next
-        self.closed = False  #: nothing is added any more
+        #: Guards everything below. Methods are called with it held, except those that say otherwise.
+        self.lock = signal_safe_lock()
+        self.waiting = ParkingLot()  #: followers that wait for events
+        self.closed = False  #: no event is added any more
         self._saves: dict[int, list[_Record]] = {}  # by the sequence of the first event
         self._events: list[StoredEvent] = []
         self._by_actor: dict[str, list[StoredEvent]] = {}
@@ -54,7 +53,7 @@ class Log:
     # -- writing
 
     def add(self, first: int, events: Sequence[Event]) -> list[StoredEvent]:
-        """Store events from this sequence on; return none of them if another save has taken it."""
+        """Store events from a sequence on; return ``[]`` if another save has taken that sequence."""
         save = self._recorded(first, events)
         if self._saves.setdefault(first, save) is not save:
             return []
@@ -75,7 +74,7 @@ class Log:
         return records
 
     def end(self) -> int:
-        """Return the last sequence, with the lists brought up to it."""
+        """Complete the lists, and return the last sequence."""
         while (save := self._saves.get(len(self._events) + 1)) is not None:
             for stored, place in save:
                 self._by_actor.setdefault(stored.event.actor_id, [])[place : place + 1] = (stored,)
@@ -84,7 +83,7 @@ class Log:
         return len(self._events)
 
     def close(self) -> None:
-        """Let nothing be added, and every follower end. Without the lock."""
+        """Allow no more events, and end every follower. Called without the lock."""
         with self.lock:
             self.closed = True
         self.waiting.wake_all()
@@ -92,7 +91,7 @@ class Log:
     # -- reading
 
     def history(self, actor_id: str) -> list[StoredEvent]:
-        """Return the events of an actor, not to be changed."""
+        """Return the list of an actor's events, which must not be changed."""
         self.end()
         return self._by_actor.get(actor_id, [])
 
@@ -102,7 +101,7 @@ class Log:
         return history[-1].event.version if history else 0
 
     def find(self, actor_id: str, version: int) -> StoredEvent | None:
-        """Return the event of an actor that has this version."""
+        """Return the event of an actor with a version; None if there is none."""
         history = self.history(actor_id)
         place = bisect_left(history, version, key=version_of)
         return history[place] if place < len(history) and history[place].event.version == version else None
@@ -129,58 +128,54 @@ class Log:
         return self._events[sequence - 1]
 
 
-_LOOKED_AT_ONCE = 1_000  # events, before it is asked whether there is time for more
+_LOOKED_AT_ONCE = 1_000  # events that are looked at before the deadline is checked
 _FOR_EVER = Deadline(None)
 
 
 class _Position(NamedTuple):
     passed: int  # the last sequence that need not be looked at again
-    next: "dict[int, _Position]"  # the one behind it, under 0: who puts it there has taken the event that lies between
+    next: "dict[int, _Position]"  # under 0 the following one: whoever puts it there has taken the event between them
 
 
 def fresh(stored: StoredEvent) -> StoredEvent:
-    """What is stored, as of its reader alone: to change it is no harm, here as with a server."""
+    """Return a stored event as a copy of its reader's own, who may change its data, as with a server."""
     return StoredEvent(off_the_wire(stored.event), stored.sequence, False, stored.ends_batch, stored.batch)
 
 
 def off_the_wire(event: Event) -> Event:
-    """The event as a reader gets it."""
+    """Return an event as a reader gets it."""
     _, copy = encode_and_copy(event, "")
     return copy
 
 
-class LogFollower(Closeable):
-    """Reads on in a log: the ``Follower`` of a store in memory. It takes by one operation that nothing interrupts."""
+class LogFollower(Closeable, Follower):
+    """The ``Follower`` of a store in memory. It takes an event by one operation that nothing can interrupt."""
 
     def __init__(self, log: Log, after: int, wanted: SubscriptionFilter) -> None:
         self._log = log
         self._wanted = wanted
-        self._position = _Position(after, {})  # or one further on: it may lag behind
+        self._position = _Position(after, {})  # it may lag behind: see _here()
         self._returned: deque[StoredEvent] = deque()  # taken and put back; single operations only
         self._closed = False
-        _followers.add(self)  # first: who asks before the end is ended with the others
+        _followers.add(self)  # before the check: what is registered before the end is closed with the others
         if is_ending():
             raise StoreClosedError(f"{self!r} does not begin any more: this process is about to end")
 
     @property
     def sequence(self) -> int:
-        """The checkpoint: up to here every wanted event has been taken."""
         returned = list(self._returned)
         return min([self._here().passed, *(one.sequence - 1 for one in returned[:1])])
 
     @property
     def is_caught_up(self) -> bool:
-        """Whether all that is stored has been taken. False once it is closed."""
         return not self.closed and self._next(_FOR_EVER, take=False) is None
 
     @property
     def is_connected(self) -> bool:
-        """Whether what is stored can come here: until it is closed."""
         return not self.closed
 
     @property
     def closed(self) -> bool:
-        """Whether it has come to its end: :meth:`close` was called, or its store is closed."""
         return self._closed or self._log.closed
 
     def __iter__(self) -> Self:
@@ -226,7 +221,7 @@ class LogFollower(Closeable):
             raise
 
     def _give_back(self, batch: list[StoredEvent]) -> None:
-        """Put back what was taken last, for whoever takes next."""
+        """Put back the events that were taken last, to be taken next."""
         self._returned.extendleft(reversed(batch))
         self._log.waiting.wake(len(batch))
 
@@ -238,7 +233,7 @@ class LogFollower(Closeable):
         return position
 
     def _next(self, deadline: Deadline, *, take: bool) -> StoredEvent | None:
-        """Return the next wanted event of those that are there now, if one is found in time."""
+        """Return the next wanted event of those that are stored now; None if there is none, or the time is over."""
         try:
             return self._returned.popleft() if take else self._returned[0]
         except IndexError:
@@ -259,7 +254,7 @@ class LogFollower(Closeable):
                 return found
 
     def _search(self, passed: int, end: int) -> tuple[StoredEvent | None, int]:
-        """Return the first wanted event between two sequences, and the last sequence that can be passed by."""
+        """Return the first wanted event between two sequences, and the last sequence that can be skipped."""
         log = self._log
         for sequence in range(passed + 1, end + 1):
             if self._wanted.matches(log[sequence].event):
@@ -283,6 +278,6 @@ _followers: WeakRegistry[LogFollower] = WeakRegistry()
 
 @before_threads_end
 def _end_following() -> None:
-    """Let every follower end: Python waits for the normal threads in which it goes on."""
+    """Close every follower when the main thread ends: Python waits for the other threads, which may iterate them."""
     for follower in _followers:
         follower.close()

@@ -99,7 +99,7 @@ class StoreBase(Closeable, EventStore):
     def _append(
         self, actor_id: str, events: tuple[Event, ...], expected: int | AnyVersion, deadline: Deadline
     ) -> list[StoredEvent]:
-        """Store an actor's events without versions behind an expected one, all or none."""
+        """Store an actor's events after an expected version, all or none. They have no versions yet."""
 
     # -- reading
 
@@ -169,9 +169,6 @@ class StoreBase(Closeable, EventStore):
 
     def _check_bus(self, bus: EventBus) -> None:
         """Refuse a bus that cannot be one for this store."""
-
-    def refuse_prefix(self, prefix: str) -> None:
-        """Raise ``InvalidOptionError`` if what a bus with this prefix publishes would be stored."""
 
     def _announced(self, stored: list[StoredEvent]) -> list[StoredEvent]:
         """Publish an ``EventStored`` for each event, and return them; a bus that cannot publish counts that itself."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, Unpack
 
 from .._arguments import as_whole, check_count, check_seconds, is_of
+from .._bus.store_watch import check_apart
 from .._runtime.deadline import Deadline
 from .._runtime.fork import ForkAware, fork_aware
 from .._runtime.registry import WeakRegistry
@@ -81,7 +82,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
         self._names = Names(stream, namespace)
         self._namespace = namespace
         self._replicas = replicas
-        self.refuse_prefix("aether")  # that of most buses, which this store need not know
+        check_apart(self.stream, "aether")  # that of most buses, which this store need not know
         self._connection, self._channel, self._owns_connection = adopt(connection, options)
         self._jetstream = JetStream(self._channel)
         self._make_parts()
@@ -112,6 +113,11 @@ class JetStreamEventStore(StoreBase, ForkAware):
     def connection(self) -> Connection:
         """The connection it uses."""
         return self._connection
+
+    @property
+    def stream(self) -> str:
+        """The name of the stream that has its events."""
+        return self._names.stream
 
     def start(self, timeout: float | None = 5.0) -> None:
         """Connect, and make the stream if it is not there. Without it, the first use does so.
@@ -148,15 +154,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
 
     def _check_bus(self, bus: EventBus) -> None:
         if isinstance(bus, NATSEventBus):
-            self.refuse_prefix(bus.prefix)
-
-    def refuse_prefix(self, prefix: str) -> None:
-        """Raise ``InvalidOptionError`` if the stream would store what a bus with this prefix publishes."""
-        if prefix == self._names.stream:
-            raise InvalidOptionError(
-                f"a store of stream {prefix!r} would keep what a bus with prefix {prefix!r} publishes: give one of them"
-                " another name"
-            )
+            check_apart(self.stream, bus.prefix)
 
     # -- saving
 

@@ -33,6 +33,7 @@ _NOT_HERE = {  # what a JetStreamEventStore has besides
     "consumer": _CONSUMERS,
     "consumers": _CONSUMERS,
     "start": _SERVER,
+    "stream": _SERVER,
 }
 _PAGE = 256  # events that iter_events() reads at once
 

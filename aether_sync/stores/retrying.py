@@ -3,7 +3,8 @@
 import random
 import time
 from collections.abc import Callable
-from functools import wraps
+from contextlib import suppress
+from functools import update_wrapper
 from typing import ParamSpec, TypeVar, overload
 
 from .._arguments import check_count
@@ -56,7 +57,6 @@ def retry_on_conflict(
         if not callable(function):
             raise InvalidOptionError(f"retry_on_conflict() decorates a function, not {short(function)}")
 
-        @wraps(function)
         def retrying(*args: P.args, **kwargs: P.kwargs) -> T:
             deadline = Deadline(timeout)
             tried, pause = 0, _FIRST_PAUSE
@@ -70,6 +70,8 @@ def retry_on_conflict(
                 time.sleep(random.uniform(0, min(pause, deadline.remaining())))
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
+        with suppress(TypeError):  # of an object whose attributes are not those of a function, such as a mock
+            update_wrapper(retrying, function)
         return retrying
 
     return decorate if function is None else decorate(function)

@@ -251,7 +251,7 @@ def in_use(make_store: MakeStore, prefix: str, **changes: object) -> JetStreamEv
 def test_what_is_changed_in_use_is_named_once_it_is_noticed(make_store: MakeStore, prefix: str) -> None:
     store = in_use(make_store, prefix, allow_direct=False)
     with pytest.raises(StoreUnavailableError):
-        store.get_events("a-1", timeout=UNIT)
+        store.get_events("a-1", timeout=3 * UNIT)
     with pytest.raises(StreamMismatchError, match="allow_direct"):
         store.get_events("a-1", timeout=PATIENCE)
 

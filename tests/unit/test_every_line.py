@@ -4,6 +4,7 @@ It publishes, subscribes, closes, or raises. Whatever it does, the call comes to
 the handler has published arrives, and the bus goes on.
 """
 
+import asyncio
 import itertools
 import linecache
 import math
@@ -127,13 +128,24 @@ class Reader:
         return not self._thread.is_alive()
 
 
+class CoroutineReader(Reader):
+    """Reads it in a coroutine, on an event loop of its own."""
+
+    def _read(self) -> None:
+        async def read() -> None:
+            async for event in self._events:
+                self.got.append(event.version)
+
+        asyncio.run(read())
+
+
 class Scene:
-    """A bus, two readers that are parked, and one more node's, or the same one's, that hears everything."""
+    """A bus, readers in a thread and in a coroutine, and one of another node, or of the same one."""
 
     def __init__(self, bus: EventBus, other: EventBus) -> None:
         self.bus, self.other = bus, other
         self.mine = bus.subscribe("own")
-        self.readers = [Reader(bus.subscribe("n")), Reader(other.subscribe("n"))]
+        self.readers = [Reader(bus.subscribe("n")), CoroutineReader(bus.subscribe("n")), Reader(other.subscribe("n"))]
         self.published: list[int] = []
         self.numbers = iter(range(1, 1_000))
         self.end = 0.0  # when it has taken too long

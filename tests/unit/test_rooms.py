@@ -179,7 +179,8 @@ def test_public_names_are_pinned() -> None:
         "StoreClosedError", "StoreError", "StoreUnavailableError", "StoredEvent", "StreamMismatchError",
         "StreamRegressionError", "Subscription", "SubscriptionClosedError", "SubscriptionFilter",
         "SubscriptionOverflowError", "SubscriptionStats", "UnknownOutcomeError", "UnsupportedError",
-        "VersionConflictError", "WrongThreadError", "__version__", "actor_type", "end_iterations", "flush_logs",
+        "VersionConflictError", "VersionListener", "WrongThreadError", "__version__", "actor_type",
+        "end_iterations", "flush_logs",
         "retry_on_conflict",
     ]  # fmt: skip
     assert all(hasattr(aether_sync, name) for name in aether_sync.__all__)

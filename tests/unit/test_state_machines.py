@@ -97,13 +97,13 @@ class ConnectionMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.moves: list[tuple[LinkState, LinkState]] = []
-        self.enter = Link._enter
+        self.enter = Link._set_state
 
         def enter(link: Link, state: LinkState) -> None:
             self.moves.append((link.state, state))
             self.enter(link, state)
 
-        Link._enter = enter  # type: ignore[method-assign]
+        Link._set_state = enter  # type: ignore[method-assign]
         self.server = NATSServer(jetstream=False)
         self.server.start()
         self.is_paused = False
@@ -281,7 +281,7 @@ class ConnectionMachine(RuleBasedStateMachine):
             self.far_bus.connection.close(0.3 * UNIT)
             self.connection.close(0.3 * UNIT)
             self.server.stop(discard=True)
-            Link._enter = self.enter  # type: ignore[method-assign]
+            Link._set_state = self.enter  # type: ignore[method-assign]
 
 
 TestConnection = pytest.mark.fault(pytest.mark.concurrent(ConnectionMachine.TestCase))

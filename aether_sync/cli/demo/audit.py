@@ -1,4 +1,4 @@
-"""Whether it adds up: what was published against what was received, without asking the library who should get what."""
+"""Compares what was published with what was received. Who should get what is decided here, not by the library."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ __all__ = ["Audit", "Row", "audit", "expected_of", "naive_match"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A line of the table; None is a blank. ``faults`` says what does not add up."""
+    """A line of the table; None is a blank. ``faults`` lists what does not add up."""
 
     node: str
     name: str
@@ -32,7 +32,7 @@ class Audit:
 
     @property
     def faults(self) -> list[str]:
-        """What does not add up, with the row it is in."""
+        """Return what does not add up, with the row it is in."""
         return [f"{row.node} {row.name}: {fault}" for row in self.rows for fault in row.faults or ()]
 
 
@@ -131,7 +131,7 @@ def _group_rows(
 
 
 def expected_of(reading: Reading, published: Counter[Kind]) -> int:
-    """How many of the published events a reading, or the group that it is a member of, should get."""
+    """Return how many of the published events a reading, or its group, should get."""
     return sum(count for kind, count in published.items() if _wants(reading, kind))
 
 
@@ -145,7 +145,7 @@ def _wants(reading: Reading, kind: Kind) -> bool:
 
 
 def naive_match(pattern: str, name: str) -> bool:
-    """Match token by token, on purpose not as the library does."""
+    """Match token by token; deliberately not with the library's code."""
     wanted, given = pattern.split("."), name.split(".")
     if wanted[-1] == ">":
         wanted.pop()

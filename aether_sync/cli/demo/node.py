@@ -70,7 +70,7 @@ class _Node:
         ]
 
     def serve(self) -> None:
-        """Answer the parent until it wants no more."""
+        """Answer the parent until it is finished."""
         try:
             self._pipe.send(self._status())
             while (command := self._pipe.recv()) is not Command.FINISH:
@@ -134,7 +134,7 @@ class _Publisher:
         self.thread = threading.Thread(target=guarded, args=(self._publish,), name=name, daemon=True)
 
     def _publish(self) -> None:
-        """Publish at the pace, then have it confirmed."""
+        """Publish at the pace, then wait for the confirmation."""
         start = time.monotonic()
         while (spent := time.monotonic() - start) < self._pace.seconds and not self._stop.wait(_TICK):
             while self._count < spent * self._pace.rate:
@@ -145,7 +145,7 @@ class _Publisher:
         self._bus.flush(timeout=10.0)
 
     def counted(self) -> Counter[Kind]:
-        """What was published until now."""
+        """Return what was published so far."""
         period = len(_NAMESPACES) * len(_TYPES) * len(_ACTORS)
         periods, rest = divmod(self._count, period)
         counts = Counter({_kind_of(n): periods for n in range(period)}) if periods else Counter[Kind]()
@@ -190,7 +190,7 @@ class _Reader:
                 self._hurry.wait(self._slowness)
 
     def finish(self) -> ReadingReport:
-        """Close the subscription, wait for its threads to read what it has, and say what became of it."""
+        """Close the subscription, wait until its threads have read what it holds, and return the report."""
         self.subscription.close()
         for thread in self._threads:
             thread.join()
@@ -228,7 +228,7 @@ class _Tally:
         self._last: dict[str, int] = {}  # by publishing thread
 
     def add(self, event: Event) -> None:
-        """Count an event. Each thread gets those of one publisher in their order, also if another gets some of them."""
+        """Count an event. A thread gets the events of a publisher in order, even if other threads get some of them."""
         assert event.data is not None
         publisher, n = event.data["publisher"], event.data["n"]
         self.received += 1

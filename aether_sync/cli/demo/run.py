@@ -1,4 +1,4 @@
-"""The parent of the demonstration: starts a server and the nodes, shows what passes, and adds up."""
+"""The parent of the demonstration: it starts a server and the nodes, shows the traffic, and adds up."""
 
 import signal
 import time
@@ -39,7 +39,7 @@ def run_demo(console: Console, *, seconds: float, rate: float, url: str | None, 
         timeout: Seconds to wait for the server.
 
     Returns:
-        Whether all adds up.
+        Whether everything adds up.
 
     Raises:
         AetherError: There is no server, or a node failed.

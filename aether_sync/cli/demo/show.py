@@ -20,7 +20,7 @@ _LINE_EVERY = 1.0  # seconds between two lines where there is no terminal
 
 
 class Screen:
-    """What passes: a table on a terminal, a line each second elsewhere."""
+    """Shows the traffic: a table on a terminal, a line each second elsewhere."""
 
     def __init__(self, console: Console, plan: Sequence[Sequence[Reading]]) -> None:
         self._console = console
@@ -42,7 +42,7 @@ class Screen:
             self._live.stop()
 
     def update(self, statuses: Sequence[Status]) -> None:
-        """Show what the nodes have done until now."""
+        """Show what the nodes have done so far."""
         spent = time.monotonic() - self._start
         if self._live is not None:
             self._live.update(_table(_live_rows(self._plan, statuses), max(spent, 0.1)), refresh=True)
@@ -52,7 +52,7 @@ class Screen:
 
 
 def show_audit(console: Console, found: Audit, seconds: float) -> bool:
-    """Show the final table and whether it adds up, which is returned."""
+    """Show the final table, and whether it adds up; return that."""
     console.print(_table(found.rows, seconds))
     for fault in found.faults:
         console.print(Text(f"Does not add up: {fault}", style="bold red"), soft_wrap=True)

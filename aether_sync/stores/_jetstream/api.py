@@ -1,4 +1,8 @@
-"""JetStream's requests, as a store needs them. What reads is asked until it is answered; a publish is one try.
+"""``JetStream``: the requests that a store puts to JetStream.
+
+A request that only reads, or may be done twice, is repeated until it is answered. A publish is sent once. Methods named
+``ask_...`` send a request and return an :class:`Asked`, which waits for the answer: so several requests can be on their
+way at the same time.
 
 Subjects and bodies are those of the JetStream API (https://docs.nats.io/reference/reference-protocols/
 nats_api_reference), of direct get (ADR-31) and of atomic batches (ADR-50).
@@ -68,23 +72,23 @@ from .messages import (
 __all__ = ["Asked", "JetStream", "Listed", "Pause", "all_of"]
 
 T = TypeVar("T")
-_TRY = 1.5  # seconds for one answer: what was sent to a server that died meanwhile is never answered
-_LONG = 2  # tries, of which the next waits long enough for a server that looks through a million subjects
-_TOO_LATE = 0.01  # seconds in which nothing more is tried
-_STARTING = 1.0  # seconds for JetStream to come up; where nobody answers for longer, there is none
-_SLOWEST = 2**20  # bytes a second, of a link on which it is worth to wait for an answer
-_SHARE = 0.7  # of the time that is left, for the answer to a publish: the rest is to find out if there is none
-_PAGE_BYTES = 4 * 2**20  # of a page: there is no flow control within one
+_TRY = 1.5  # seconds to wait for one answer: a server that dies meanwhile never sends it
+_LONG = 2  # attempts to skip: the next one waits long enough for a server that looks through a million subjects
+_TOO_LATE = 0.01  # seconds: with less time left, nothing more is tried
+_STARTING = 1.0  # seconds for JetStream to start; if nobody answers for longer, the server has none
+_SLOWEST = 2**20  # bytes a second of the slowest connection for which the time to wait is enough
+_SHARE = 0.7  # of the time left, to wait for the answer to a publish; the rest is to find out what became of it
+_PAGE_BYTES = 4 * 2**20  # of a page, within which there is no flow control
 _DOUBT = 1.0  # seconds in which a leader that knows less than others is not believed
 _GONE = 1.0  # seconds after which a server that knows no such stream is believed
 
 
 class JetStream:
-    """Puts requests to JetStream over a connection. Any thread."""
+    """Puts requests to JetStream over a connection. Any thread may call it."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._calls: WeakRegistry[Call] = WeakRegistry()  # that are waited for
+        self._calls: WeakRegistry[Call] = WeakRegistry()  # whose answers are awaited
         self._closed: StoreClosedError | None = None
         self._largest: dict[str, int] = {}  # by stream: bytes of a message with its headers, of those that have a limit
         self._doubts: dict[str, int] = {}  # the number of the last sign that a stream is not what it was, by stream
@@ -94,7 +98,7 @@ class JetStream:
         )  #: streams of which a save has said that they are gone; single operations only
 
     def epoch(self, stream: str) -> tuple[int, int]:
-        """What has changed if what was seen of a stream may be so no more: another connection, or a sign of it.
+        """Return a value that changes when a stream may have changed: after a reconnect, and with :meth:`doubt`.
 
         Args:
             stream: Its name.
@@ -102,49 +106,51 @@ class JetStream:
         return self._channel.reconnects, self._doubts.get(stream, 0)
 
     def doubt(self, stream: str) -> None:
-        """Note a sign that a stream is not what it was: it is gone, has other settings, or another past."""
+        """Note a sign that a stream has changed: it is gone, has other settings, or is another one."""
         self._doubts[stream] = next(self._numbers)
 
     # -- publishing
 
     def limit(self, stream: str, largest: int) -> None:
-        """Note how large a message may be that a stream takes: in the middle of a batch its answer would be missed.
+        """Note how large a message of a stream may be.
+
+        Larger ones are refused here, because in the middle of a batch nobody reads the server's answer.
 
         Args:
-            stream: Which.
-            largest: Bytes, with its headers; less than 0 if there is no limit.
+            stream: Its name.
+            largest: In bytes, including the headers; less than 0 if there is no limit.
         """
         self._largest[stream] = largest
 
     def publish(
         self, stream: str, messages: Sequence[Outgoing], deadline: Deadline, number: int = 0, batch: bytes = b""
     ) -> Acked:
-        """Store messages, all or none, and return what the server says of the last.
+        """Store messages, all or none, and return the server's answer to the last one.
 
-        A server that finds no room for all of them may leave a part: see ``saves``.
+        A server that runs out of space in the middle may leave a part: see ``saves``.
 
         Args:
-            stream: Where.
-            messages: In order.
-            deadline: For all tries.
-            number: Of the try: each waits longer for the answer.
-            batch: The id of the batch, if there are several.
+            stream: The name of the stream.
+            messages: The messages in order.
+            deadline: For all attempts.
+            number: How many attempts were made before: each waits longer for the answer.
+            batch: The id of the batch; b"" for a single message.
 
         Raises:
-            RefusedError: Another sequence is the last than expected, or a message's id is known.
-            BusyError: Not now.
-            UnknownError: It may be stored.
+            RefusedError: The last sequence is not the expected one, or the server knows the id of a message.
+            BusyError: The server cannot store them now.
+            UnknownError: They may be stored, or not.
             DeadlineExceededError: Nothing was sent in time.
-            NoRoomError: There is no room for a batch.
-            StoreUnavailableError: There is no room for a message, or no stream.
-            EventTooLargeError: One is larger than the server or the stream takes.
+            NoRoomError: There is no room for the batch.
+            StoreUnavailableError: There is no room for a message, or there is no stream.
+            EventTooLargeError: A message is larger than the server or the stream takes.
             AtomicAppendUnsupportedError: The stream takes no batches.
         """
         headers = headers_of(messages, batch)
         sizes = [len(head) + len(one.data) for head, one in zip(headers, messages, strict=True)]
 
         def make(inbox: bytes) -> bytes:
-            # The first one's answer says whether there is room for a batch; the last one's, whether it is stored.
+            # The answer to the first says whether there is room for a batch; that to the last, whether it is stored.
             last = len(messages) - 1
             return b"".join(
                 command(one.subject, inbox if place in (0, last) else b"", head, one.data)
@@ -155,6 +161,28 @@ class JetStream:
         patience = _TRY * 2 ** min(number, 10) + sum(sizes) / _SLOWEST
         self._refuse_if_closed()
         call = self._open_call({one.subject for one in messages}, make, deadline, is_ack, max(sizes))
+        ack = self._await_ack(call, stream, patience, deadline)
+        if ack.error is not None:
+            if batch and ack.error.err_code in FULL:
+                raise NoRoomError(str(ack.error))
+            if ack.error.err_code == ErrorCode.JSAtomicPublishIncompleteBatchErr:
+                self._see_limit(stream, deadline)
+                self._refuse_too_large(stream, messages, max(sizes))
+            raise_for(ack.error)
+        if ack.stream != stream:
+            raise StoreError(f"stream {ack.stream!r} has these subjects, not {stream!r}")
+        return ack
+
+    def _await_ack(self, call: Call, stream: str, patience: float, deadline: Deadline) -> Acked:
+        """Wait for the answer to the last message of a publish.
+
+        Raises:
+            UnknownError: No answer came.
+            NotSentError: Nothing was sent, and there is still time.
+            DeadlineExceededError: Nothing was sent in time.
+            BusyError: The stream has no leader.
+            StoreUnavailableError: The stream is gone.
+        """
         try:
             answer = self._wait(call, Deadline(min(patience, deadline.remaining() * _SHARE)), deadline)[-1]
         except DeadlineExceededError as error:
@@ -167,30 +195,20 @@ class JetStream:
             raise UnknownError(str(error)) from error
         if status_of(answer) == 503:
             self._refuse_if_gone(stream, deadline)
-            self.doubt(stream)  # its subjects may be others now
+            self.doubt(stream)  # it may have other subjects now
             raise BusyError("no server answers for the stream: it has no leader now")
         try:
-            ack = read_ack(answer[3])
+            return read_ack(answer[3])
         except msgspec.MsgspecError as error:
             raise UnknownError(f"the answer is none of JetStream's: {answer[3][:80]!r}") from error
-        if ack.error is not None:
-            if batch and ack.error.err_code in FULL:
-                raise NoRoomError(str(ack.error))
-            if ack.error.err_code == ErrorCode.JSAtomicPublishIncompleteBatchErr:
-                self._see_limit(stream, deadline)
-                self._refuse_too_large(stream, messages, max(sizes))
-            raise_for(ack.error)
-        if ack.stream != stream:
-            raise StoreError(f"stream {ack.stream!r} has these subjects, not {stream!r}")
-        return ack
 
     def _refuse_too_large(self, stream: str, messages: Sequence[Outgoing], size: int) -> None:
-        """Refuse what no server would store: in the middle of a batch its answer would be missed.
+        """Refuse messages that no server would store: in the middle of a batch nobody reads its answer.
 
         Args:
-            stream: Where.
-            messages: All of them.
-            size: Of the largest, with its headers.
+            stream: The name of the stream.
+            messages: The messages.
+            size: The size of the largest in bytes, including the headers.
         """
         if 0 <= self._largest.get(stream, -1) < size:
             raise EventTooLargeError(
@@ -204,13 +222,13 @@ class JetStream:
             )
 
     def _see_limit(self, stream: str, deadline: Deadline) -> None:
-        """Look whether the largest message that a stream takes is another now."""
+        """Read again how large a message of a stream may be."""
         config = self._fetch_info(stream, deadline).get("config")
         if config is not None:
             self.limit(stream, config.get("max_msg_size", -1))
 
     def _refuse_if_gone(self, stream: str, deadline: Deadline) -> None:
-        """Nobody answers for a stream: see whether it is there at all."""
+        """Raise an error if a stream for which nobody answers is not there at all."""
         pause = Pause(Deadline(min(_GONE, deadline.remaining() / 2)))
         while code_of(self._fetch_info(stream, deadline)) == ErrorCode.JSStreamNotFoundErr:
             if not pause.take():
@@ -218,7 +236,7 @@ class JetStream:
                 raise StoreUnavailableError(gone(stream))
 
     def _fetch_info(self, stream: str, deadline: Deadline) -> dict[str, Any]:
-        """Ask for a stream once; no answer is an empty one."""
+        """Ask once for the information on a stream; return ``{}`` if there is no answer."""
         call = self._send(f"$JS.API.STREAM.INFO.{stream}", {}, deadline, single)
         try:
             return content_of(self._wait(call, Deadline(min(_GONE, deadline.remaining())), deadline)[0])
@@ -226,18 +244,19 @@ class JetStream:
             return {}
 
     def abandon(self, subject: str, batch: bytes, deadline: Deadline) -> None:
-        """See that the server does not finish a batch that it has not stored whole.
+        """Have the server give up a batch that it has not stored whole.
 
-        A batch whose commit failed is kept on disk to be finished when the server starts again (``processJetStream
-        AtomicBatchMsg`` and ``recoverStream`` of nats-server 2.15); a record that is none of its next ends that.
+        The server keeps a batch whose commit failed on disk, and stores the rest when it is started again
+        (``processJetStreamAtomicBatchMsg`` and ``recoverStream`` of nats-server 2.15). A message that is not the next
+        one of the batch ends that.
 
         Args:
-            subject: Of one of its records.
+            subject: The subject of one of its records.
             batch: Its id.
-            deadline: For all tries.
+            deadline: For all attempts.
 
         Raises:
-            StoreUnavailableError: There is no room even for that.
+            StoreUnavailableError: The server has no room even for that.
         """
         headers = abandoning_headers(batch)
         pause = Pause(deadline)
@@ -266,13 +285,13 @@ class JetStream:
     # -- reading
 
     def last(self, stream: str, subject: str, deadline: Deadline) -> Record | None:
-        """Return the last record with a subject, by the leader's word."""
+        """Return the last record with a subject, from the leader; None if there is none."""
         return self.ask_last(stream, subject, deadline)(deadline)
 
     def last_at_least(
         self, stream: str, subject: str, least: int, last: Record | None, deadline: Deadline
     ) -> Record | None:
-        """Ask for the last record with a subject again, for a moment, while it is before one that is known to be there.
+        """Ask again for the last record with a subject, for a moment, while the leader lacks one that is known.
 
         A leader that is new may not know yet what others know; one that is cut off from them does not know it any more.
 
@@ -292,27 +311,27 @@ class JetStream:
         return last
 
     def ask_last(self, stream: str, subject: str, deadline: Deadline) -> "Asked[Record | None]":
-        """As :meth:`last`, asked now."""
+        """As :meth:`last`, but send the request and return."""
         return self._ask_now(
             f"$JS.API.STREAM.MSG.GET.{stream}", {"last_by_subj": subject}, deadline, single, read_leaders
         )
 
     def ask_at(self, stream: str, sequence: int, deadline: Deadline) -> "Asked[Record | None]":
-        """Ask now for the record at a sequence, by the leader's word."""
+        """Send a request for the record at a sequence, to the leader."""
         return self._ask_now(f"$JS.API.STREAM.MSG.GET.{stream}", {"seq": sequence}, deadline, single, read_leaders)
 
     def next(self, stream: str, subject: str, sequence: int, deadline: Deadline) -> Record | None:
-        """Return the first record with a subject from a sequence on, by the leader's word."""
+        """Return the first record with a subject from a sequence on, from the leader; None if there is none."""
         body = {"seq": sequence, "next_by_subj": subject}
         return read_record(self.request(f"STREAM.MSG.GET.{stream}", body, deadline))
 
     def ask_next(self, stream: str, subject: str, sequence: int, deadline: Deadline) -> "Asked[Record | None]":
-        """As :meth:`next`, asked now."""
+        """As :meth:`next`, but send the request and return."""
         body = {"seq": sequence, "next_by_subj": subject}
         return self._ask_now(f"$JS.API.STREAM.MSG.GET.{stream}", body, deadline, single, read_leaders)
 
     def ask_page(self, stream: str, subject: str, sequence: int, count: int, deadline: Deadline) -> "Asked[Page]":
-        """Ask now for records with a subject from a sequence on, of any server of the stream: it may lack some."""
+        """Request records with a subject from a sequence on, to any server of the stream, which may lack some."""
         body = {"seq": sequence, "next_by_subj": subject, "batch": count, "max_bytes": _PAGE_BYTES}
         read = partial(read_page, stream, subject)
         return self._ask_now(f"$JS.API.DIRECT.GET.{stream}", body, deadline, is_status, read)
@@ -320,7 +339,7 @@ class JetStream:
     def ask_records(
         self, stream: str, subject: str, sequence: int, count: int, deadline: Deadline
     ) -> "Asked[list[Record]]":
-        """As :meth:`ask_page`, without how many follow."""
+        """As :meth:`ask_page`, for the records alone."""
         body = {"seq": sequence, "next_by_subj": subject, "batch": count, "max_bytes": _PAGE_BYTES}
         read = partial(read_page, stream, subject)
         return self._ask_now(
@@ -328,7 +347,7 @@ class JetStream:
         )
 
     def ask_one(self, stream: str, sequence: int, deadline: Deadline) -> "Asked[list[Record]]":
-        """Ask now for the record at a sequence, of any server of the stream; none if it has none."""
+        """Send a request for the record at a sequence, to any server of the stream; ``[]`` if that one lacks it."""
         return self._ask_now(f"$JS.API.DIRECT.GET.{stream}", {"seq": sequence}, deadline, single, read_at)
 
     def _ask_now(
@@ -343,7 +362,7 @@ class JetStream:
         return Asked(call, self._wait, read, partial(self._persist, subject, body, is_last=is_last, tries=1))
 
     def counts(self, stream: str, wanted: str, deadline: Deadline) -> dict[str, int]:
-        """Return how many records all subjects have that have some, among those wanted."""
+        """Return the number of records by subject, for all subjects that match."""
 
         def ask(offset: int) -> Listed[int]:
             body = {"subjects_filter": wanted, "offset": offset}
@@ -355,7 +374,7 @@ class JetStream:
         return all_of(ask)
 
     def consumers(self, stream: str, deadline: Deadline) -> list[dict[str, Any]]:
-        """Return what is said of all consumers of a stream whose servers answer."""
+        """Return the information on all consumers of a stream whose servers answer."""
 
         def ask(offset: int) -> Listed[dict[str, Any] | None]:
             answer = self.request(f"CONSUMER.LIST.{stream}", {"offset": offset}, deadline)
@@ -369,20 +388,20 @@ class JetStream:
     # -- the rest of the API
 
     def request(self, subject: str, body: dict[str, Any], deadline: Deadline, tries: int = 0) -> dict[str, Any]:
-        """Put a request to the API until it is answered.
+        """Repeat a request to the API until it is answered.
 
         Args:
-            subject: Behind ``$JS.API.``.
-            body: As JSON.
-            deadline: For all tries.
-            tries: As if so many had had no answer: each waits twice as long for one.
+            subject: What follows ``$JS.API.``.
+            body: What becomes JSON.
+            deadline: For all attempts.
+            tries: Attempts to skip: each waits twice as long for an answer as the one before.
 
         Returns:
-            The answer; what is wrong is under ``error``.
+            The answer; an error is under ``error``.
 
         Raises:
-            DeadlineExceededError: No answer in time.
-            StoreUnavailableError: There is no JetStream.
+            DeadlineExceededError: No answer came in time.
+            StoreUnavailableError: The server has no JetStream.
         """
         return content_of(self._persist(f"$JS.API.{subject}", body, deadline, single, tries)[0])
 
@@ -393,7 +412,7 @@ class JetStream:
     def _persist(
         self, subject: str, body: dict[str, Any], deadline: Deadline, is_last: Callable[[Message], bool], tries: int = 0
     ) -> list[Message]:
-        """Ask until there is an answer: what only reads, or is the same when it is done twice."""
+        """Repeat a request until there is an answer. It must only read, or do no harm when it is done twice."""
         pause, starting, begun = Pause(deadline), Deadline(_STARTING), monotonic()
         for number in count(tries):
             self._refuse_if_closed()
@@ -409,7 +428,7 @@ class JetStream:
             if not why:
                 return messages
             if not pause.take() or (status_of(messages[0]) and is_last is single and not starting.remaining()):
-                self.doubt(subject.rpartition(".")[2])  # if it is of a stream: that may have no direct reads any more
+                self.doubt(subject.rpartition(".")[2])  # of a stream, perhaps: it may allow no direct reads any more
                 raise StoreUnavailableError(f"{why}: nobody else answered {subject} for {monotonic() - begun:.1f} s")
         raise AssertionError
 
@@ -440,13 +459,19 @@ class JetStream:
             raise
 
     def _wait(self, call: Call, patience: Deadline, until: Deadline) -> list[Message]:
-        """Wait for answers, as long as they come, or until the store is closed."""
+        """Wait for the answers of a call, or until the store is closed.
+
+        Args:
+            call: The call.
+            patience: The time to wait for the first answer.
+            until: The time to wait for all of them, while they come.
+        """
         self._calls.add(call)
         self._refuse_if_closed()
         try:
             answers = call.wait(patience, until, self._channel.ping)
         except BusClosedError:
-            self._refuse_if_closed()  # who has closed the store closes its connection, too
+            self._refuse_if_closed()  # closing a store closes its own connection, too
             raise
         if is_stream_not_found(answers[0]):
             self._note_absence(call)
@@ -463,7 +488,7 @@ class JetStream:
     # -- its end
 
     def close(self, error: StoreClosedError) -> None:
-        """Release everyone who waits for an answer, or will."""
+        """Raise an error in every thread that waits for an answer, or will."""
         self._closed = error
         for call in self._calls:
             call.fail(error)
@@ -474,12 +499,12 @@ class JetStream:
 
 
 class Listed(NamedTuple, Generic[T]):
-    """A page of what the server lists, sorted by name.
+    """A page of a list of the server, which is sorted by name.
 
     Attributes:
-        page: What is said of each, by name.
-        limit: How many places of the list a page takes, unless it is the last.
-        total: How many the whole list has.
+        page: The items by name.
+        limit: How many places of the list a page has, unless it is the last.
+        total: How many places the whole list has.
     """
 
     page: dict[str, T]
@@ -488,18 +513,18 @@ class Listed(NamedTuple, Generic[T]):
 
 
 def all_of(ask: Callable[[int], Listed[T]]) -> dict[str, T]:
-    """Return all that the server lists, by name.
+    """Return everything that the server lists, by name.
 
-    It counts the places of a page from the start of the list, to which names are added, and from which they are taken,
-    between two pages. So each page is asked for from the last place of the one before on, and is believed if it begins
-    within what is known: then nothing between the two is passed over. It ends with the page that is the last by its own
-    word, however many are added before it.
+    The server counts the places of a page from the start of the list, and between two pages names may be added and
+    removed. Therefore each page is requested from the last place of the one before, and is used only if it has a name
+    that is known already: then no name between the two pages is missed. It ends with the page that says that it is the
+    last one.
 
     Args:
-        ask: Asks for a page by its first place.
+        ask: Requests a page by its first place.
 
     Raises:
-        DeadlineExceededError: One did not come in time.
+        DeadlineExceededError: A page did not come in time.
     """
     found: dict[str, T] = {}
     first = total = 0
@@ -509,7 +534,7 @@ def all_of(ask: Callable[[int], Listed[T]]) -> dict[str, T]:
         except DeadlineExceededError as error:
             so_far = f": {len(found):,} of {total:,} were listed" if found else ""
             raise DeadlineExceededError(f"{error}{so_far}") from error
-        if first and found.keys().isdisjoint(page):  # so many before it are gone
+        if first and found.keys().isdisjoint(page):  # names before it were removed
             first = max(0, first - (limit or first))
             continue
         found |= page
@@ -519,7 +544,7 @@ def all_of(ask: Callable[[int], Listed[T]]) -> dict[str, T]:
 
 
 class Asked(Generic[T]):
-    """A question that is put already: called, it waits for the answer, and asks again if there is none."""
+    """A request that was sent. Calling it waits for the answer, and repeats the request if there is none."""
 
     def __init__(
         self,
@@ -553,7 +578,7 @@ class Pause:
         self._next = 0.002
 
     def take(self) -> bool:
-        """Pause; False if the deadline is over, or there is not even time for that."""
+        """Pause, and return True; return False at once if there is no time left for a pause."""
         if self._deadline.remaining() <= self._next:
             return False
         time.sleep(self._next)
@@ -562,5 +587,5 @@ class Pause:
 
 
 def _one_try(deadline: Deadline, number: int) -> Deadline:
-    """How long to wait in a try: twice as long each time, for an answer may just be slow."""
+    """Return how long to wait for the answer to an attempt: twice as long each time, as it may only be slow."""
     return Deadline(min(_TRY * 2 ** min(number, 10), deadline.remaining()))

@@ -1,7 +1,7 @@
-"""What followers and consumptions have in common: a flow of messages that is begun anew wherever it breaks off.
+"""``Flow``: what followers and consumptions have in common: messages that are pulled, and renewed when they break off.
 
-A thread of its own does that, however little time those have who take: it ends when the flow goes on, when it cannot,
-or when nobody wants it any more.
+A thread of its own renews a flow, because a caller may have too little time for that. It ends when messages flow again,
+when they cannot, or when the flow is closed.
 """
 
 from itertools import count
@@ -31,21 +31,21 @@ from .pull import PullRequester
 __all__ = ["Flow", "close_by"]
 
 _RENEW = 5.0  # seconds to begin a flow, then again
-_AWAY = (ConnectError, DeadlineExceededError, DisconnectedError, StoreUnavailableError)  # it may come back
-_AT_EXIT = 1.0  # seconds for all that nobody closed, to give back what is on its way to them
+_AWAY = (ConnectError, DeadlineExceededError, DisconnectedError, StoreUnavailableError)  # the server may come back
+_AT_EXIT = 1.0  # seconds in which flows that nobody has closed give back what is on its way to them
 _FOR_EVER = Deadline(None)
-_NO_THREAD = 0.1  # seconds until one is asked for again
-_LACKS = (MemoryError, OSError)  # of memory, of files: they pass
+_NO_THREAD = 0.1  # seconds until it is tried again to start a thread
+_LACKS = (MemoryError, OSError)  # a lack of memory or files: it passes
 
 _numbers = count(1)
 
 
 class Flow(Closeable, ForkAware):
-    """Messages that are pulled by the threads that take them, until it is closed or fails.
+    """Messages that are requested by the threads that take them, until the flow is closed or fails.
 
     Args:
-        channel: Over which.
-        requester: Pulls them.
+        channel: What is used of the connection.
+        requester: Requests the messages.
         lock: Guards the fields of the subclass, and those here.
     """
 
@@ -60,42 +60,42 @@ class Flow(Closeable, ForkAware):
         fork_aware.add(self)
 
     def _admit(self) -> None:
-        """Have it ended with the main thread; called before it begins.
+        """Register it to be closed when the main thread ends; called before it begins.
 
         Raises:
-            StoreClosedError: That is done already.
+            StoreClosedError: The main thread has ended.
         """
-        _iterations.add(self)  # first: who asks before the end is ended with the others
+        _iterations.add(self)  # before the check: what is registered before the end is closed with the others
         if is_ending():
             raise StoreClosedError(f"{self!r} does not begin any more: this process is about to end")
 
     def _renew(self, deadline: Deadline) -> None:
-        """Begin another flow behind what has come."""
+        """Begin another flow, after what has arrived."""
         raise NotImplementedError
 
     def _has_some(self) -> bool:
-        """Whether something can be taken, or read."""
+        """Whether something can be taken or read."""
         return bool(self._buffer.arrived)
 
     @property
     def is_connected(self) -> bool:
-        """Whether what is stored can come here now: the server answers, and delivers."""
+        """Whether the server delivers events now."""
         return not self._has_ended() and self._channel.is_connected and self._buffer.silence() > 0
 
     @property
     def closed(self) -> bool:
-        """Whether nothing more comes: :meth:`close` was called, or it failed for good."""
+        """Whether it has ended: it or its store was closed, or it failed for good."""
         return self._closed
 
     def _await(self, deadline: Deadline, at_most: float = inf) -> None:
-        """Wait for more, and see that more can come.
+        """Wait for messages, and renew the flow if it has broken off.
 
         Args:
-            deadline: For who takes.
-            at_most: Seconds after which it looks again itself, whether something came or not.
+            deadline: Of the caller.
+            at_most: Seconds after which it returns, whether messages have come or not.
 
         Raises:
-            DeadlineExceededError: Nothing came in time.
+            DeadlineExceededError: No message came in time.
         """
         buffer = self._buffer
         error = self._failure or buffer.error
@@ -103,7 +103,7 @@ class Flow(Closeable, ForkAware):
             raise again(error)
         if buffer.silence():
             is_begun = True
-            self._requester.request_more()  # the last question may have ended with nothing to be read
+            self._requester.request_more()  # the last request may have ended without a message
         else:
             is_begun = self._ensure_renewal()
         was_broken, patience = buffer.is_broken, buffer.silence() if is_begun else _NO_THREAD
@@ -124,10 +124,10 @@ class Flow(Closeable, ForkAware):
         return self._closed or self._failure is not None or self._buffer.error is not None
 
     def _ensure_renewal(self) -> bool:
-        """Have another flow begun, unless that is being done; returns whether there is a thread for it."""
+        """Start a thread that renews the flow, unless one does; return whether there is a thread."""
         buffer = self._buffer
         with self._lock:
-            if buffer.silence():  # it was begun just now
+            if buffer.silence():  # it was renewed just now
                 return True
             buffer.break_off()
             if self._renewer is not None and self._renewer.is_alive():
@@ -149,21 +149,21 @@ class Flow(Closeable, ForkAware):
             except (*_AWAY, *_LACKS):
                 pause.take()
             except AetherError as error:
-                if not self._closed:  # else it is but the end of who closed it
+                if not self._closed:  # else the error only comes from closing it
                     self._failure = error
-            except Exception as mistake:  # of ours: who takes would wait for ever
+            except Exception as mistake:  # of this library: callers would wait for ever
                 self._failure = StoreError(f"{self!r} cannot go on: {mistake!r}")
             else:
                 break
         self._buffer.changed.wake_all()
 
     def _end(self) -> AetherError:
-        """What who takes gets once it is closed."""
+        """Return the error that a caller gets when the flow has ended."""
         failure = self._failure
         return StoreClosedError(f"{self!r} is closed") if failure is None else again(failure)
 
     def _close_by(self, deadline: Deadline) -> None:
-        """As :meth:`close`, one of several for which there is one deadline."""
+        """As :meth:`close`, within a deadline."""
         self.close()
 
     def _after_fork(self) -> None:
@@ -182,7 +182,7 @@ _iterations: WeakRegistry[Flow] = WeakRegistry()
 
 @before_threads_end
 def _end_iterations() -> None:
-    """Let every iteration end: Python waits for the normal threads in which it goes on."""
+    """Close every flow when the main thread ends: Python then waits for the other threads, which may iterate them."""
     deadline = Deadline(_AT_EXIT)
     for iteration in _iterations:
         close_by(iteration, deadline)

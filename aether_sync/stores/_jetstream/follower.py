@@ -1,11 +1,13 @@
-"""Following a stream: history first, then each event as it is stored, in order and without a gap.
+"""``JetStreamFollower``: follows a stream: history first, then each event as it is stored, in order and without a gap.
 
-A short-lived consumer delivers it, without acknowledgements: where it ends (with its server, with a leader, with a
-connection) a new one begins behind the last event that was read, if the stream still has that very record. Deliveries
-are numbered; a number that is missing ends a consumer, too.
+A short-lived consumer without acknowledgements delivers the events. When it ends (with its server, with a leader, with
+a connection), a new one begins after the last event that was read, if the stream still has that very record. Deliveries
+are numbered; when a number is missing, a new consumer begins, too.
 
-A consumer reads from any server of the stream, which may be behind the leader. So where the stream ends is asked of the
-leader: when a consumer begins, and later only while somebody wants to know.
+A consumer reads from any server of the stream, which may be behind the leader. Therefore the leader is asked where the
+stream ends: when a consumer begins, and later only while somebody wants to know.
+
+How records are read and which of them may be taken is in ``record_flow.py``.
 """
 
 import os
@@ -27,7 +29,7 @@ from ...errors import (
     StreamRegressionError,
 )
 from ...patterns import SubscriptionFilter
-from ..base import StoredEvent
+from ..base import Follower, StoredEvent
 from .answers import said
 from .api import Asked, Pause
 from .messages import Record
@@ -38,23 +40,23 @@ from .stream import stream_state
 
 __all__ = ["JetStreamFollower", "begin_following"]
 
-_OPEN = 1.0  # seconds in which it is not asked again whether the server has finished a save
-_LOOK = 0.1  # seconds for passing over what is not wanted, by who asks whether it is caught up
+_OPEN = 1.0  # seconds until the server is asked again whether a save is whole
+_LOOK = 0.1  # seconds to skip events that are not wanted, in a call that asks whether it is caught up
 _FOR_EVER = Deadline(None)
 _INACTIVE = 60 * 10**9  # nanoseconds after which the server forgets a consumer that nobody pulls from
-_CATCH_UP = 2.0  # seconds for a server that has just become the leader
-_FRESH = 1.0  # seconds in which the leader need not be asked again where the stream ends
-_PATIENCE = 1.0  # seconds for its answer
-_DOUBT = 15.0  # seconds in which a leader is not believed that lacks what was saved: one that is cut off resigns sooner
+_CATCH_UP = 2.0  # seconds in which a server that has just become the leader may not know the last record yet
+_FRESH = 1.0  # seconds for which the leader's answer where the stream ends is used again
+_PATIENCE = 1.0  # seconds to wait for that answer
+_DOUBT = 15.0  # seconds in which a leader is not believed that lacks a saved event: one that is cut off resigns sooner
 
 
 class _End(NamedTuple):
-    """Where a stream ended, by its leader's word.
+    """Where a stream ended, as its leader said.
 
     Attributes:
-        whole: The last sequence that ends what was saved together.
-        wanted: The last sequence of what is delivered here, up to that at least.
-        moment: When that was asked.
+        whole: The last sequence at which a save ends.
+        wanted: The last sequence of the subjects that are delivered here; it may be after ``whole``.
+        moment: When the leader was asked.
     """
 
     whole: int
@@ -62,7 +64,7 @@ class _End(NamedTuple):
     moment: float
 
 
-class JetStreamFollower(RecordFlow):
+class JetStreamFollower(RecordFlow, Follower):
     """A :class:`~aether_sync.stores.base.Follower` of a JetStream store. Several threads may iterate it."""
 
     def __init__(self, parts: StoreParts, after: int, filter: SubscriptionFilter) -> None:  # noqa: A002
@@ -72,9 +74,9 @@ class JetStreamFollower(RecordFlow):
         self._stream = parts.stream
         self._cache = parts.cache
         self._end_asked = _End(0, 0, 0.0)
-        self._doubts_since = inf  # it was asked, and was not believed
+        self._doubts_since = inf  # the moment since which the leader is not believed
         self._created = ""  # when the stream was made
-        self._awaits_stream = False  # there was none at the start, and nothing was begun since
+        self._awaits_stream = False  # there was no stream at the start, and no consumer has begun since
         self._finalizer = weakref.finalize(self, _abandon, parts.channel, self._requester, repr(self))
         self._finalizer.atexit = False
 
@@ -101,7 +103,6 @@ class JetStreamFollower(RecordFlow):
             raise StopIteration from None
 
     def get(self, timeout: float | None = None) -> StoredEvent:
-        """Take the next event, waiting for it if need be; see ``Follower``."""
         return self._take(Deadline(timeout))
 
     def _take(self, deadline: Deadline, until_caught_up: bool = False) -> StoredEvent:
@@ -117,13 +118,12 @@ class JetStreamFollower(RecordFlow):
             if until_caught_up and self._is_at_end(deadline):
                 raise self._nothing_within(deadline)
             self._await(deadline, _LOOK if until_caught_up else _OPEN if self._staged else inf)
-            if is_last_look:  # what came is not wanted
+            if is_last_look:  # the events that came are not wanted
                 raise self._nothing_within(deadline)
 
     def get_batch(
         self, max_events: int, timeout: float | None = None, *, until_caught_up: bool = False
     ) -> list[StoredEvent]:
-        """Take what is there, up to a number of events, waiting only for the first; see ``Follower``."""
         max_events = check_count("max_events", max_events)
         until_caught_up = check_flag("until_caught_up", until_caught_up)
         deadline = Deadline(timeout)
@@ -133,10 +133,10 @@ class JetStreamFollower(RecordFlow):
     # -- consumers
 
     def _begin(self, deadline: Deadline) -> None:
-        """Begin; where there is no stream yet, that is done as soon as somebody has made it.
+        """Begin to follow. If there is no stream yet, a thread begins as soon as somebody has made it.
 
         Raises:
-            StreamRegressionError: There is no such event.
+            StreamRegressionError: The stream does not have the event that it is to begin after.
         """
         self._admit()
         if self._stream.find(deadline) is not None:
@@ -151,10 +151,10 @@ class JetStreamFollower(RecordFlow):
         self._ensure_renewal()
 
     def _renew(self, deadline: Deadline) -> None:
-        """Begin a consumer behind the last event that was read.
+        """Begin a consumer after the last event that was read.
 
         Raises:
-            StreamRegressionError: There is no such event, or another in its place.
+            StreamRegressionError: The stream does not have that event, or has another record in its place.
         """
         if not self._created and self._stream.find(deadline) is None:
             raise StoreUnavailableError(f"there is no stream {self._names.stream!r} yet")
@@ -192,7 +192,7 @@ class JetStreamFollower(RecordFlow):
                 self._requester.begin(name)
 
     def _refuse_another_past(self, deadline: Deadline) -> None:
-        """See that what was read is still there: a leader that is new may take a moment to know it."""
+        """Raise an error unless the stream still has what was read; a new leader may take a moment to know it."""
         pause = Pause(Deadline(min(_CATCH_UP, deadline.remaining())))
         while wrong := self._differs(deadline):
             if not pause.take():
@@ -201,7 +201,7 @@ class JetStreamFollower(RecordFlow):
                 )
 
     def _differs(self, deadline: Deadline) -> str:
-        """Say how the stream is not the one that was read; nothing if it is."""
+        """Return how the stream differs from the one that was read; "" if it does not."""
         name, read = self._names.stream, max(self._scanned, self._sequence)
         record = self._jetstream.ask_at(name, self._last.sequence, deadline) if self._last.sequence else None
         try:
@@ -222,7 +222,7 @@ class JetStreamFollower(RecordFlow):
                 record.forget()
 
     def _differs_at(self, record: Record | None) -> str:
-        """Say how a record is not the one that was read last; nothing if it is, or was read by an earlier process."""
+        """Return how a record differs from the one that was read last; "" if it does not, or nothing was read here."""
         sequence, moment = self._last
         found = 0 if record is None else _nanoseconds(record.time)
         if found != moment and moment:
@@ -236,7 +236,6 @@ class JetStreamFollower(RecordFlow):
 
     @property
     def is_caught_up(self) -> bool:
-        """Whether all that was stored a second ago has been taken, and what this store object has saved, too."""
         return self._is_at_end(_FOR_EVER)
 
     def _is_at_end(self, deadline: Deadline) -> bool:
@@ -255,14 +254,14 @@ class JetStreamFollower(RecordFlow):
         return not self._is_doubtful(end, saved) and self._has_taken(end)
 
     def _is_nothing_there(self, deadline: Deadline) -> bool:
-        """Whether nobody has made the stream yet."""
+        """Whether the stream is still not there."""
         try:
             return self._stream.find(deadline) is None
         except AetherError:
             return False
 
     def _has_taken(self, end: _End) -> bool:
-        """Whether all up to an end has been taken, or passed over."""
+        """Whether everything up to an end has been taken or skipped."""
         if not self.is_connected:
             return False
         deadline = Deadline(_LOOK)
@@ -273,19 +272,19 @@ class JetStreamFollower(RecordFlow):
                 return False
             if self._passed() < end.whole and self._staged:
                 return False
-            if self._closed:  # by a handler, amid this: what was ready is not taken
+            if self._closed:  # by a signal handler here: what was ready is not taken
                 return False
             self._sequence = max(self._sequence, end.whole)
             return True
 
     def _is_doubtful(self, end: _End, saved: int) -> bool:
-        """Whether the leader lacks what was saved, and may be cut off from those who have it."""
+        """Whether the leader lacks an event that was saved: it may be cut off from the servers that have it."""
         if end.whole >= saved:
             self._doubts_since = inf
             return False
         self._doubts_since = min(self._doubts_since, end.moment)
         if end.moment - self._doubts_since > _DOUBT:
-            self._cache.lower(end.whole)  # the stream was restored
+            self._cache.lower(end.whole)  # it is not cut off: the stream was restored
         return True
 
     def _ask_end(self, deadline: Deadline) -> Asked[Record | None]:
@@ -294,8 +293,8 @@ class JetStreamFollower(RecordFlow):
     def _ended(self, asked: Asked[Record | None], deadline: Deadline) -> _End:
         """Return where the stream ends.
 
-        What is wanted is asked for second: what was stored in between may be missing from the first answer, from the
-        second nothing.
+        The wanted subjects are asked for second: then an event that is stored in between may only be missing from the
+        first answer, and the follower waits for it.
         """
         moment = monotonic()
         last = asked(deadline)
@@ -306,7 +305,7 @@ class JetStreamFollower(RecordFlow):
         return _End(whole, 0 if wanted is None else wanted.sequence, moment)
 
     def _delete(self) -> None:
-        """Have the server forget the consumer, if it still knows it."""
+        """Delete the consumer on the server, without waiting for an answer."""
         if self._consumer:
             self._jetstream.send(f"CONSUMER.DELETE.{self._names.stream}.{self._consumer.decode()}")
 
@@ -314,24 +313,22 @@ class JetStreamFollower(RecordFlow):
 
     @property
     def sequence(self) -> int:
-        """The sequence of the last event that was taken, or passed over; the checkpoint."""
         return self._sequence
 
     # -- ending
 
     def close(self) -> None:
-        """End, and release every thread that waits here. Idempotent, from any thread."""
         with self._lock:
             if self._closed:
                 return
             self._closed = True
             self._forget()
-        try:  # whatever an exception cuts off: the server forgets the consumer
+        try:  # wherever an exception ends this, the consumer is deleted
             self._buffer.changed.wake_all()
         finally:
             try:
                 self._requester.close()
-                self._finalizer.detach()  # not before: it does that where this is cut off
+                self._finalizer.detach()  # not before: it closes the requester if an exception ends this
             finally:
                 self._delete()
 
@@ -361,6 +358,6 @@ def _nanoseconds(time: str) -> int:
 
 
 def _abandon(channel: Channel, requester: PullRequester, name: str) -> None:
-    """A follower was dropped without ``close()``: called by its finalizer, takes no lock."""
+    """End a follower that was dropped without ``close()``. Called by its finalizer: it takes no lock."""
     channel.call_soon(requester.close)
     warn_unclosed(name, None)

@@ -23,7 +23,7 @@ _MORE = re.compile(r"[/\\=~]")  # escaped in names: path separators, which a str
 
 def _escaped(what: str, name: object) -> str:
     if not is_of(name, str) or not str.__str__(name):
-        raise InvalidOptionError(f"{what} must be a non-empty str such as 'events', not {short(name)}")
+        raise InvalidOptionError(f"{what} must be a non-empty str, not {short(name)}")
     return _MORE.sub(lambda found: f"%{ord(found[0]):02X}", escape_token(name))
 
 

@@ -1,11 +1,11 @@
-"""Messages of a consumer, pulled into a bounded buffer by the threads that take them.
+"""Pulling: the messages of a consumer are requested by the threads that take them, and arrive in a bounded buffer.
 
-The server sends what it was asked for, and never more: what nobody takes stays in the stream. While a question is open
-it says every second that it is still there; when it does not, or what was asked is lost with a connection, the flow is
-*broken*, and who takes from it begins a new one.
+The server sends as many messages as were requested, and never more: the others stay in the stream. While a request is
+open it sends a heartbeat every second. When that is missing, or a request is lost with a connection, the flow is
+*broken*, and has to be begun again.
 
-A server cuts off a client that it has more to send to than it holds back (``max_pending``, 64 MiB by default). So what
-all who pull over one connection ask for together has a bound in bytes, of which each gets its share.
+A server disconnects a client to which it has too many bytes to send (``max_pending``, 64 MiB by default). Therefore all
+open requests of one connection together have a bound in bytes, of which each requester gets its share.
 """
 
 import json
@@ -27,24 +27,24 @@ from .messages import command
 
 __all__ = ["EXPIRES", "PullBuffer", "Place", "PullRequester", "moment_of", "place_of"]
 
-_HEARTBEAT = 1.0  # seconds
-_SILENCE = 3.0  # seconds after which nobody is there
-EXPIRES = 30.0  # seconds that a question stays open
-_BYTES = 16 * 2**20  # that one question may bring at most, and that are held here before more are asked for
-_ALL_BYTES = 32 * 2**20  # that all open questions of a connection may bring
-_LEAST_BYTES = 64 * 2**10  # that each may ask for in any case, so that none waits for another
+_HEARTBEAT = 1.0  # seconds between heartbeats
+_SILENCE = 3.0  # seconds without a message or heartbeat after which the flow is broken
+EXPIRES = 30.0  #: seconds that a request stays open
+_BYTES = 16 * 2**20  # that one request may bring at most; with half of it here, no more is requested
+_ALL_BYTES = 32 * 2**20  # that all open requests of a connection may bring
+_LEAST_BYTES = 64 * 2**10  # that each may request in any case, so that none waits for another
 _PENDING = re.compile(rb"\r\nNats-Pending-Messages: (\d+)")
 _TOO_LARGE = b"exceeds maxbytes"
-_ENDS_ONE = (_TOO_LARGE, b"batch completed", b"request timeout", b"no messages")  # but not the flow
+_ENDS_ONE = (_TOO_LARGE, b"batch completed", b"request timeout", b"no messages")  # a request, but not the flow
 
 
 class Place(NamedTuple):
-    """What the subject for the acknowledgement of a message says (ADR-15).
+    """What the reply subject of a message says, to which it is acknowledged (ADR-15).
 
     Attributes:
-        attempt: How often it was delivered, this time included.
-        sequence: Its place in the stream.
-        number: Its place among all deliveries of the consumer.
+        attempt: How often the message was delivered, including this time.
+        sequence: Its sequence in the stream.
+        number: Its number among all deliveries of the consumer.
     """
 
     attempt: int
@@ -53,7 +53,7 @@ class Place(NamedTuple):
 
 
 def place_of(reply: bytes) -> Place:
-    """Read where a message stands: ``$JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<5 numbers>[.<token>]``."""
+    """Read a reply subject: ``$JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<5 numbers>[.<token>]``."""
     tokens = reply.split(b".")
     if len(tokens) == 9:
         return Place(int(tokens[4]), int(tokens[5]), int(tokens[6]))
@@ -61,27 +61,31 @@ def place_of(reply: bytes) -> Place:
 
 
 def moment_of(reply: bytes) -> int:
-    """Read when a message was stored, in nanoseconds since 1970."""
+    """Read from a reply subject when the message was stored, in nanoseconds since 1970."""
     tokens = reply.split(b".")
     return int(tokens[7 if len(tokens) == 9 else 9])
 
 
 class PullBuffer:
-    """What has come from the server. It knows nobody, so that who drops it can be collected."""
+    """The messages that have arrived. It refers to nobody, so that whoever uses it can be garbage-collected."""
 
     def __init__(self) -> None:
         self.lock = signal_safe_lock()  # guards the fields below
         self.changed = ParkingLot()
         self.arrived: deque[Message] = deque()
-        self.asked = 0  # messages that may still come
-        self.asked_bytes = 0  # of them, at most
+        self.asked = 0  # messages that were requested and may still arrive
+        self.asked_bytes = 0  # the bytes of them, at most
         self.is_broken = True
-        self.is_too_large = False  # the next message, for a question with a bound of bytes
+        self.is_too_large = False  # the next message is larger than the bytes that a request allows
         self.error: AetherError | None = None
         self._last_sign = 0.0
 
     def begin(self, keep: bool = False) -> None:
-        """Begin another flow; forget what has come, unless it is kept."""
+        """Begin another flow.
+
+        Args:
+            keep: Whether to keep the messages that have arrived.
+        """
         with self.lock:
             if not keep:
                 self.arrived.clear()
@@ -90,18 +94,18 @@ class PullBuffer:
             self._last_sign = monotonic()
 
     def silence(self) -> float:
-        """Seconds until nobody can be there any more; 0 if nobody is."""
+        """Return the seconds of further silence after which the flow is broken; 0 if it is."""
         if self.is_broken:
             return 0.0
         return max(0.0, self._last_sign + _SILENCE - monotonic()) if self.asked else _SILENCE
 
     @property
     def is_full(self) -> bool:
-        """Whether no more is to be asked for: as many bytes wait here to be taken as may."""
+        """Whether so many bytes wait here to be taken that no more may be requested."""
         return sum([len(message[3]) for message in [*self.arrived]]) > _BYTES // 2
 
     def note_request(self, count: int, size: int) -> None:
-        """Note that so many more may come, of so many bytes."""
+        """Note a request for some messages, of some bytes at most."""
         with self.lock:
             if not self.asked:
                 self._last_sign = monotonic()
@@ -111,7 +115,7 @@ class PullBuffer:
     # -- the loop thread
 
     def take(self, messages: list[Message]) -> None:
-        """Take what has arrived."""
+        """Take in messages that have arrived."""
         with self.lock:
             self._last_sign = monotonic()
             came = [message for message in messages if not is_status(message)]
@@ -120,7 +124,7 @@ class PullBuffer:
                     self._heed(message)
             self._note_answered(len(came))
             self._arrive(came)
-            if came or self.is_broken or not self.asked:  # who is woken for nothing asks again
+            if came or self.is_broken or not self.asked:  # in the last case, a caller has to request more
                 self.changed.wake(len(came) or len(self.changed))
 
     def _arrive(self, messages: list[Message]) -> None:
@@ -128,7 +132,7 @@ class PullBuffer:
 
     def _heed(self, status: Message) -> None:
         text = status[2].lower()
-        if text.startswith(b"nats/1.0 100"):  # it is still there
+        if text.startswith(b"nats/1.0 100"):  # a heartbeat
             return
         left = _PENDING.search(status[2])
         if left is not None and any(one in text for one in _ENDS_ONE):
@@ -138,7 +142,10 @@ class PullBuffer:
             self._break()
 
     def _note_answered(self, count: int) -> None:
-        """Note that so many come no more, as if all were of one size: large ones end a question before its number."""
+        """Note that some of the requested messages do not arrive any more.
+
+        All are taken to be of one size: large messages end a request before its number is reached.
+        """
         left = max(0, self.asked - count)
         self.asked_bytes = self.asked_bytes * left // (self.asked or 1)
         self.asked = left
@@ -148,13 +155,13 @@ class PullBuffer:
         self.asked_bytes = 0
 
     def break_off(self) -> None:
-        """What was asked is lost."""
+        """Note that the requests are lost."""
         with self.lock:
             self._break()
             self.changed.wake_all()
 
     def end(self, error: AetherError) -> None:
-        """Nothing comes any more."""
+        """Note that no message arrives any more, because of an error."""
         with self.lock:
             self.error = self.error or error
             self.asked_bytes = 0
@@ -162,14 +169,14 @@ class PullBuffer:
 
 
 class PullRequester:
-    """Asks a consumer for messages, as there is room.
+    """Requests messages of a consumer while there is room for them.
 
     Args:
-        channel: Over which.
-        stream: Of which.
-        window: Messages asked for and not yet taken, at most.
+        channel: What is used of the connection.
+        stream: The consumer's stream.
+        window: How many messages may be requested and not yet taken, at most.
         buffer: Where they arrive; by default one of its own.
-        drains: Whether what is on its way still arrives after :meth:`close`.
+        drains: Whether messages that are on their way still arrive after :meth:`close`.
     """
 
     def __init__(
@@ -185,21 +192,26 @@ class PullRequester:
         self._channel = channel
         self._stream = stream
         self._window = window
-        self._next = ""  # whom questions are put to
-        self.is_over = False  #: it asks for nothing any more
+        self._next = ""  # the subject of requests
+        self.is_over = False  #: it requests nothing any more
         subject = f"_INBOX.{os.urandom(12).hex()}"
         group = "drains" if drains else None
         self.mailbox = Mailbox(subject, buffer.take, moved=buffer.break_off, ended=buffer.end, group=group)
         _requesters.add(self)
 
     def subscribe(self, deadline: Deadline) -> None:
-        """Have answers sent here, if they are not yet."""
+        """Subscribe to the messages, once."""
         if not self.mailbox.confirmed.done:
             self._channel.subscribe(self.mailbox)
             self._channel.await_confirmation(self.mailbox, deadline)
 
     def begin(self, consumer: str, *, keep: bool = False) -> None:
-        """Pull from this consumer from now on; what has come of the last is forgotten, unless it is kept."""
+        """Request messages of a consumer from now on.
+
+        Args:
+            consumer: Its name on the server.
+            keep: Whether to keep the messages that have arrived from the last one.
+        """
         self._channel.on_refusal(self._next, None)
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{consumer}"
         self._channel.on_refusal(self._next, self.buffer.end)
@@ -207,7 +219,7 @@ class PullRequester:
         self.request_more()
 
     def request_more(self) -> None:
-        """Ask for more once half of what may be here is gone."""
+        """Request more messages, if at least half of the window is free."""
         buffer = self.buffer
         with buffer.lock:
             count = self._window - buffer.asked - len(buffer.arrived)
@@ -217,30 +229,30 @@ class PullRequester:
             count = 1 if is_too_large else count
             size = self._share()
             buffer.note_request(count, size)
-        question = {"batch": count, "expires": int(EXPIRES * 1e9), "idle_heartbeat": int(_HEARTBEAT * 1e9)}
+        request = {"batch": count, "expires": int(EXPIRES * 1e9), "idle_heartbeat": int(_HEARTBEAT * 1e9)}
         if not is_too_large:
-            question["max_bytes"] = size
+            request["max_bytes"] = size
         subject = self._next
-        self._channel.write(command(subject, self.mailbox.subject.encode(), b"", json.dumps(question).encode()))
+        self._channel.write(command(subject, self.mailbox.subject.encode(), b"", json.dumps(request).encode()))
 
     def _share(self) -> int:
-        """How many bytes may be asked for now: always some, and always less than there are, for whoever comes next.
+        """Return how many bytes may be requested now: always some, and never all that are free: others get some, too.
 
-        Accepted race: two who ask at the same time both count on what is free. The bound is half of what a server holds
-        back.
+        Accepted race: two threads that request at the same time may both count on the same bytes. That does no harm, as
+        the bound is half of what a server allows.
         """
         here = [one for one in _requesters if one._channel.slot is self._channel.slot and not one.is_over]
         free = _ALL_BYTES - sum(one.buffer.asked_bytes for one in here)
         return max(_LEAST_BYTES, min(_BYTES, _ALL_BYTES // max(1, len(here)), free // 2))
 
     def close(self) -> None:
-        """Have nothing sent here any more."""
+        """Unsubscribe."""
         self._channel.on_refusal(self._next, None)
         self._channel.unsubscribe(self.mailbox)
-        self.is_over = True  # in the end: an exception may come before that
+        self.is_over = True  # last: if an exception comes before, it is closed again
 
     def await_last(self, deadline: Deadline) -> None:
-        """After :meth:`close`: wait until nothing is on its way any more."""
+        """After :meth:`close`, wait until no message is on its way any more."""
         self._channel.await_last([self.mailbox], deadline)
 
 

@@ -1,4 +1,4 @@
-"""Reading from the stream: from any server of it, checked against what is known here, and against the leader."""
+"""``Reader``: reads events from any server of the stream, and checks with the leader that none is missing."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -16,14 +16,14 @@ from .saves import Saves, Verdict, save_of
 
 __all__ = ["Reader", "valid"]
 
-_PAGE = 1_000  # events
+_PAGE = 1_000  # records in one answer
 
 
 class Reader:
-    """Reads one stream. Any thread.
+    """Reads one stream. Any thread may call it.
 
     Attributes:
-        saves: Which saves are whole.
+        saves: Knows which saves are whole.
     """
 
     def __init__(self, jetstream: JetStream, names: Names, cache: VersionCache, saves: Saves) -> None:
@@ -43,16 +43,16 @@ class Reader:
         torn: bool = False,
         count: int = _PAGE,
     ) -> Iterator[StoredEvent | MalformedRecord]:
-        """Yield an actor's events of some versions, and what is no event in between.
+        """Yield an actor's events of some versions, and the records between them that are not events.
 
         Args:
-            actor_id: Whose.
+            actor_id: The actor.
             from_version: The first version wanted.
-            to_version: The last version wanted; None for all.
-            deadline: As for :meth:`records`, like the last.
-            after: A sequence before the first of them.
-            torn: Whether the records of a save that is not whole come, too, as no events.
-            count: As for :meth:`records`.
+            to_version: The last version wanted; None for no limit.
+            deadline: See :meth:`records`.
+            after: A sequence before the first wanted event.
+            torn: Whether to yield also the records of saves that are not whole, as malformed records.
+            count: See :meth:`records`.
         """
         last = MAX_VERSION if to_version is None else to_version
         for record in self.records(actor_id, from_version, deadline, after, count, torn=torn):
@@ -70,14 +70,14 @@ class Reader:
     def read_near(
         self, actor_id: str, from_version: int, to_version: int, known: Known, deadline: Deadline
     ) -> Iterator[StoredEvent]:
-        """Yield an actor's events of some versions, without reading all that is before them.
+        """Yield an actor's events of some versions, without reading all events before them.
 
         Args:
-            actor_id: Whose.
+            actor_id: The actor.
             from_version: The first version wanted.
             to_version: The last version wanted.
-            known: Where the actor ends, by the leader's word.
-            deadline: For all questions.
+            known: The end of the actor, as the leader said.
+            deadline: For all requests.
         """
         after = self._sequence_before(actor_id, from_version, known, deadline)
         count = min(_PAGE, to_version - from_version + 2)
@@ -86,16 +86,16 @@ class Reader:
                 yield found
 
     def _sequence_before(self, actor_id: str, version: int, known: Known, deadline: Deadline) -> int:
-        """Return a sequence behind which all events of an actor from a version on stand, and few of the others.
+        """Return a sequence after which all events of an actor from a version on are, and few of the others.
 
-        The versions of an actor increase, so it is found by halves. Records that do not count do no harm: their
+        The versions of an actor increase, so it is found by bisection. Records that are not events do no harm: their
         versions are greater than that of each event before them.
         """
         if version == known.version:
             return known.sequence - 1
         stream, subject = self._names.stream, self._names.subject(actor_id)
         after, end = self._cache.before(actor_id, version), known.sequence
-        middle = max(after, end - (known.version - version) - 1)  # right if nobody else stored something in between
+        middle = max(after, end - (known.version - version) - 1)  # right if no other actor's events are in between
         while end - after > _PAGE:
             record = self._jetstream.next(stream, subject, middle + 1, deadline)
             there = None if record is None else self.found(record)
@@ -111,7 +111,7 @@ class Reader:
         return after
 
     def found(self, record: Record) -> StoredEvent | MalformedRecord:
-        """Return what a record is."""
+        """Return the event that a record is, or a malformed record."""
         try:
             return StoredEvent(self.decoded(record), record.sequence, False, record.ends_batch, record.batch)
         except MalformedRecordError as error:
@@ -127,17 +127,17 @@ class Reader:
         *,
         torn: bool = False,
     ) -> Iterator[Record | MalformedRecord]:
-        """Yield an actor's records from a version on, and perhaps some before it; up to the leader's last, at least.
+        """Yield an actor's records from a version on, and perhaps some before it, at least up to the leader's last one.
 
-        Any server of the stream may answer, and be behind the leader: what it lacks is read from the leader.
+        Any server of the stream may answer, and it may be behind the leader: the leader is asked for what it lacks.
 
         Args:
-            actor_id: Whose.
-            from_version: Which version is the first that matters.
-            deadline: Returns that of the next page.
-            after: A sequence before the first that matters.
-            count: How many are asked for at first.
-            torn: Whether those of a save that is not whole come, too, as no events.
+            actor_id: The actor.
+            from_version: The first version wanted.
+            deadline: Returns the deadline of the next page.
+            after: A sequence before the first wanted record.
+            count: How many records are requested at first.
+            torn: Whether to yield also the records of saves that are not whole, as malformed records.
         """
         stream, subject = self._names.stream, self._names.subject(actor_id)
         begin = max(after, self._cache.before(actor_id, from_version))
@@ -151,11 +151,11 @@ class Reader:
             found = page(deadline())
         finally:
             page.forget()
-        if begin > after and not _follows(found.records, begin, last):  # what is known here is of another past
+        if begin > after and not _follows(found.records, begin, last):  # the cache is of a past that was undone
             begin = after
             found = self._jetstream.ask_page(stream, subject, begin + 1, _PAGE, deadline())(deadline())
         judged = self._judged(found.records, torn, deadline)
-        with suppress(MalformedRecordError):  # for who reads it
+        with suppress(MalformedRecordError):  # it is yielded below
             self._replace(actor_id, before, last, deadline())
         yield from judged
         at = found.records[-1].sequence if found.records else begin
@@ -169,7 +169,7 @@ class Reader:
     def _judged(
         self, records: Sequence[Record], torn: bool, deadline: Callable[[], Deadline]
     ) -> Sequence[Record | MalformedRecord]:
-        """Return those of an actor's records in a row that count; the others, too, as no events, if they are wanted."""
+        """Return the events among adjacent records of an actor; with ``torn``, the others as malformed records, too."""
         there = self.saves.torn_in_a_row(records, deadline())
         if not there:
             return records
@@ -178,7 +178,7 @@ class Reader:
         return [record for record in records if record.sequence not in there]
 
     def _missing(self, last: Record, at: int, deadline: Callable[[], Deadline]) -> Iterator[Record]:
-        """Yield what the leader has behind a sequence, up to what it said was the last."""
+        """Yield the leader's records after a sequence, up to the one that it said was the last."""
         while at < last.sequence:
             if last.expected == at:
                 yield last
@@ -193,12 +193,12 @@ class Reader:
         """Return the event that a record is.
 
         Raises:
-            MalformedRecordError: It is none, or not one of the actor's whose subject it has.
+            MalformedRecordError: It is not an event, or it is of another actor than its subject.
         """
         return self._event(record.sequence, record.subject, record.data)
 
     def event(self, sequence: int, subject: bytes, data: bytes) -> Event:
-        """As :meth:`decoded`, of a record as it is delivered: its subject may be no text."""
+        """As :meth:`decoded`, for a record as it is delivered. Its subject need not be UTF-8."""
         return self._event(sequence, subject.decode(errors="backslashreplace"), data)
 
     def _event(self, sequence: int, subject: str, data: bytes) -> Event:
@@ -234,7 +234,7 @@ class Reader:
         return self._jetstream.ask_last(self._names.stream, self._names.subject(actor_id), deadline)
 
     def _replace(self, actor_id: str, before: Known | None, last: Record | None, deadline: Deadline) -> Known:
-        """Note what the leader's word on an actor's last record means."""
+        """Note the leader's answer on an actor's last record; return what is known then."""
         torn = None
         if last is not None and not _is_known(last, before):
             last, torn = self._whole(last, deadline)
@@ -242,7 +242,12 @@ class Reader:
         return self._cache.replace(actor_id, version, sequence, before, torn)
 
     def _whole(self, last: Record, deadline: Deadline) -> tuple[Record | None, Torn | None]:
-        """Return the last record that counts, up to an actor's last one, and what stands behind it."""
+        """Return an actor's last event, as a record, and the part of a save after it.
+
+        Args:
+            last: The actor's last record.
+            deadline: For all requests.
+        """
         record: Record | None = last
         torn = None
         while record is not None:
@@ -255,19 +260,19 @@ class Reader:
         return record, torn
 
     def _before(self, record: Record, first: int, deadline: Deadline) -> Record | None:
-        """Return the record of an actor that stands before a save.
+        """Return the record of an actor before a save; None if there is none.
 
         Args:
-            record: A record of that save, and of the actor.
+            record: A record of that save and actor.
             first: The sequence of the save's first record.
-            deadline: For all questions.
+            deadline: For all requests.
         """
         stream, subject = self._names.stream, record.subject
         begin = self._jetstream.next(stream, subject, first, deadline) or record
         at = begin.expected if begin.behind is None else begin.behind
         if at is not None:
             return self._jetstream.next(stream, subject, at, deadline) if at else None
-        found = None  # others stored it, and did not say behind what
+        found = None  # another program stored it, without naming the record before it
         following = self._jetstream.next(stream, subject, 1, deadline)
         while following is not None and following.sequence < begin.sequence:
             found = following
@@ -285,14 +290,14 @@ class Reader:
 
 
 def valid(found: StoredEvent | MalformedRecord) -> StoredEvent:
-    """Return what was read if it is an event, and raise its error if it is none."""
+    """Return an event; raise the error of a malformed record."""
     if isinstance(found, MalformedRecord):
         raise found.error
     return found
 
 
 def _torn(record: Record) -> MalformedRecord:
-    """What does not count, for who wants to see it."""
+    """Return a record of a save that is not whole as a malformed record."""
     error = MalformedRecordError(
         f"record {record.sequence} of {record.subject!r} is no event: it is of a save of which the server has stored "
         "a part only",
@@ -303,12 +308,12 @@ def _torn(record: Record) -> MalformedRecord:
 
 
 def _is_known(last: Record, before: Known | None) -> bool:
-    """Whether it is known already that a record counts."""
+    """Whether it is known already that a record is an event."""
     return before is not None and before.torn is None and before.sequence == last.sequence
 
 
 def _follows(records: Sequence[Record], begin: int, last: Record) -> bool:
-    """Whether records are the next behind a sequence of the same actor, and that is not of a past that was undone."""
+    """Whether records follow a sequence of the same actor. If not, that sequence is of a past that was undone."""
     if last.sequence <= begin:
         return last.sequence == begin
     return bool(records) and records[0].expected == begin

@@ -1,7 +1,7 @@
-"""``RecordFlow``: records of a stream as they arrive, and which of them may be taken.
+"""``RecordFlow``: reads the records of a stream as they arrive, and decides which of them may be taken.
 
-A record that was stored alone is ready as soon as it is read. One of an atomic batch is *staged*, with all that stands
-behind it, until it is known that its save is whole: what is of a torn save is dropped.
+A record that was stored alone may be taken as soon as it is read. A record of an atomic batch is *staged*, with all
+records after it, until it is known whether its save is whole. The records of a torn save are dropped.
 """
 
 from collections import deque
@@ -22,12 +22,12 @@ from .saves import Place, Verdict
 
 __all__ = ["LastRead", "RecordFlow"]
 
-_WINDOW = 4_096  # events asked for and not yet taken
-_STAGED = 1_024  # saves of which events are read, and it is not known yet whether they count
-_READ_AT_ONCE = 256  # while other threads wait for the lock, and nobody looks at the deadline
-_BYTES_AT_ONCE = 256 * 2**10  # as well: a few milliseconds
-_LEAST = 0.1  # seconds to ask what saves are, also for who has no time
-_PATIENCE = 1.0  # seconds for the answer
+_WINDOW = 4_096  # events requested and not yet taken
+_STAGED = 1_024  # saves that are staged, at most
+_READ_AT_ONCE = 256  # records, during which other threads wait for the lock and no deadline is checked
+_BYTES_AT_ONCE = 256 * 2**10  # the same in bytes, which take a few milliseconds
+_LEAST = 0.1  # seconds to ask whether saves are whole, even if the caller has no time left
+_PATIENCE = 1.0  # seconds to wait for the answer
 
 
 class LastRead(NamedTuple):
@@ -43,23 +43,28 @@ class LastRead(NamedTuple):
 
 
 class _Chunk:
-    """What is read of a save, and counts only if that is whole; or what stands behind such, and was stored alone."""
+    """Records that were read and are staged: those of one save, or those after it that were stored alone."""
 
     __slots__ = ("found", "heads", "save")
 
     def __init__(self, save: Place | None) -> None:
         self.save = save
         self.found: list[StoredEvent | MalformedRecordError] = []
-        self.heads: dict[int, tuple[bytes, bytes]] = {}  # subjects and headers by sequence, as far as they matter
+        self.heads: dict[int, tuple[bytes, bytes]] = {}  # by sequence: subject and headers, as far as they are needed
 
     def records(self) -> Iterator[Record]:
-        """Return them without their data."""
+        """Return the records without their bodies."""
         for sequence, (subject, headers) in self.heads.items():
             yield Record(sequence, subject.decode(errors="backslashreplace"), headers, b"")
 
 
 class _Run(NamedTuple):
-    """A save whose records are being read one after the other."""
+    """A save whose records are being read one after the other.
+
+    Attributes:
+        save: The save.
+        has_first: Whether its first record was read.
+    """
 
     save: Place
     has_first: bool
@@ -98,10 +103,13 @@ class RecordFlow(Flow):
     # -- taking
 
     def _pop(self, deadline: Deadline, only_events: bool = False) -> StoredEvent | MalformedRecordError | None:
-        """Take what is read, or read what has come, a little at least and more until something wanted is found."""
+        """Take the next record that is wanted; None if there is none.
+
+        It reads what has arrived, a little at least, and more until something wanted is found or the time is over.
+        """
         with self._lock:
             while True:
-                if self._closed:  # by a handler perhaps, amid this
+                if self._closed:  # perhaps by a signal handler, here
                     if only_events:
                         return None
                     raise self._end()
@@ -112,20 +120,20 @@ class RecordFlow(Flow):
                     if only_events and not isinstance(self._ready[0], StoredEvent):
                         return None
                     found = self._pop_ready()
-                except IndexError:  # another thread was quicker, or it was closed
+                except IndexError:  # another thread was quicker, or the follower was closed
                     continue
                 self._sequence = max(self._sequence, found.sequence)
                 return found
 
     def _pop_event(self, deadline: Deadline) -> StoredEvent:
-        """Take what is read, or read what has come, if it is an event."""
+        """Take the next record, reading what has arrived; raise IndexError if there is none, or it is not an event."""
         found = self._pop(deadline, only_events=True)
         if not isinstance(found, StoredEvent):
             raise IndexError
         return found
 
     def _give_back(self, batch: list[StoredEvent]) -> None:
-        """Put back what was taken last, for whoever takes next: so that :attr:`sequence` tells of nothing not had."""
+        """Put back the events that were taken last, to be taken next; the checkpoint goes back, too."""
         with self._lock:
             if not self._closed:
                 self._ready.extendleft(reversed(batch))
@@ -165,7 +173,7 @@ class RecordFlow(Flow):
                 consumer, sequence, place = tokens[3], int(tokens[5]), int(tokens[6])
             else:
                 consumer, (_, sequence, place) = tokens[5], place_of(reply)
-            if consumer != self._consumer:  # one that was given up, and had more on its way
+            if consumer != self._consumer:  # an earlier consumer, whose messages were still on their way
                 arrived.popleft()
                 continue
             number += 1
@@ -217,19 +225,19 @@ class RecordFlow(Flow):
         self._is_reading = True
 
     def _note_read(self) -> None:
-        """Note how far was read, whether that was noted then or not."""
+        """Note how far was read, also by a reading that was interrupted."""
         ready = self._ready[-1].sequence if self._ready else 0
         staged = self._staged[-1].found[-1].sequence if self._staged else 0
         self._scanned = max(self._scanned, self._sequence, ready, staged)
 
     def _pass_over(self) -> None:
-        """Note what was passed over behind the last that was taken, if nothing is left to be taken before it."""
+        """Move the checkpoint past records that were skipped, if nothing is left to be taken before them."""
         passed = self._passed()
-        if not (self._ready or self._closed):  # it was closed, by a handler: nothing is ready, and was not taken
+        if not (self._ready or self._closed):  # a signal handler may have closed it: then what was ready is not taken
             self._sequence = max(self._sequence, passed)
 
     def _passed(self) -> int:
-        """The sequence up to which nothing is left that may be taken, once nothing is ready."""
+        """Return the sequence up to which nothing can be taken any more, once nothing is ready."""
         try:
             return self._staged[0].found[0].sequence - 1
         except IndexError:
@@ -238,9 +246,10 @@ class RecordFlow(Flow):
     # -- whole saves
 
     def _note_run(self, sequence: int, member: Member | None) -> Place | None:
-        """Note how the save goes on that is being read; returns the save of the record that was read.
+        """Note how the save goes on whose records are being read; return the save of the record that was read.
 
-        Who sees all records sees which saves are whole. It is noted for others, too, and may be noted twice.
+        A follower of all subjects sees which saves are whole. It notes that for all readers of the store; to note it
+        twice does no harm.
         """
         run = self._run
         if member is None:
@@ -268,7 +277,7 @@ class RecordFlow(Flow):
     def _stage(
         self, found: StoredEvent | MalformedRecordError, save: Place | None, subject: bytes, headers: bytes
     ) -> None:
-        """Keep what is read until it is known whether it counts."""
+        """Stage a record until it is known whether its save is whole."""
         chunk = self._staged[-1] if self._staged else None
         if chunk is None or chunk.save != save:
             chunk = _Chunk(save)
@@ -281,10 +290,10 @@ class RecordFlow(Flow):
         chunk.found.append(found)
 
     def _sort_out(self) -> bool:
-        """Make ready what is known to count, and drop what does not; returns whether there was any."""
+        """Make records of whole saves ready, and drop those of torn ones; return whether there were any."""
         staged, ready = self._staged, self._ready
         any_found = False
-        with suppress(IndexError):  # there are no more
+        with suppress(IndexError):  # when none is left
             while True:
                 first = staged[0]
                 found = first.found
@@ -293,19 +302,19 @@ class RecordFlow(Flow):
                     break
                 if verdict is Verdict.WHOLE:
                     done = max(self._sequence, ready[-1].sequence if ready else 0)
-                    if found[0].sequence <= done:  # who was interrupted here has put them there
+                    if found[0].sequence <= done:  # they are ready already: it was interrupted here
                         found = [one for one in found if one.sequence > done]
                     ready.extend(found)
                 staged.popleft()
                 any_found = True
-        if self._closed:  # by a handler, amid this, or amid the reading
+        if self._closed:  # by a signal handler, here or while reading
             self._forget()
-        if any_found:  # others may wait for more of it than has come
+        if any_found:  # other threads may wait for some of them
             self._buffer.changed.wake(len(ready))
         return any_found
 
     def _decide(self, deadline: Deadline) -> bool:
-        """Ask what the saves are of which not all has come; returns whether anything can be taken, or was dropped."""
+        """Ask the server whether the staged saves are whole; return whether records were made ready or dropped."""
         with self._lock:
             run = self._run
             chunks = [one for one in self._staged if run is None or one.save != run.save]

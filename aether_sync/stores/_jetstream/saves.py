@@ -1,15 +1,15 @@
-"""Which records count: those of a save that is whole.
+"""``Saves``: which saves are whole. Only the records of a whole save are events.
 
-The records of an atomic batch (ADR-50) have its id and their place in it, the last one says that it commits, and they
-stand side by side in the stream. A server with one replica stores them one after the other, and where its room ends in
-between it leaves the part that it has stored; when it is started again it stores the rest, as far as there is room,
-over a gap if need be. So a save is whole if its first record and the one that commits it are as far apart as their
-places say. Anything else is no event to anybody: *torn* once another record stands behind it, *open* while it is the
-end of the stream, which the server may still finish.
+The records of an atomic batch (ADR-50) name its id and their place in it, the last one says that it commits the batch,
+and they are adjacent in the stream. A server with one replica stores them one after the other. If its space runs out in
+between, the part that it has stored remains; when it is started again, it stores the rest as far as there is space, if
+need be after a gap. So a save is whole if its first record and the one that commits it are as far apart as their places
+say. Otherwise it is *torn* if another record is stored after it, and *open* while it is the end of the stream, as the
+server may still store the rest.
 
-Our own batches have their size in their id, so it is known where the last record is. And who stores something behind
-a record has looked at it: a record that expects to be behind another says that the other counts, unless it says behind
-which event it stands really.
+The id of our own batches names their size, so it is known where the last record is. And whoever stores a record after
+another one has read that one: a record that expects another one to be the last says that this one is an event, unless
+it names another event that is before it (``Aether-Behind``).
 """
 
 from collections import OrderedDict
@@ -26,27 +26,27 @@ from .names import Names
 
 __all__ = ["Place", "Saves", "TornSave", "Verdict", "save_of", "torn_saves"]
 
-_KEPT = 16_384  # verdicts, 200 bytes each
+_KEPT = 16_384  # verdicts, of 200 bytes each
 _LARGEST = 1_000  # records of a batch (ADR-50)
 
 
 class Verdict(Enum):
-    """What a save is."""
+    """Whether a save is whole."""
 
     WHOLE = "whole"
-    TORN = "torn"
-    OPEN = "open"  #: the end of the stream, and not whole
+    TORN = "torn"  #: it is not, and never will be
+    OPEN = "open"  #: it is not, but it is the end of the stream: the server may still store the rest
 
 
 class Place(NamedTuple):
-    """A save: the id of its batch, and the sequence of its first record."""
+    """A save, identified by the id of its batch and the sequence of its first record."""
 
     batch: bytes
     first: int
 
 
 def save_of(record: Record) -> Place | None:
-    """The save that a record is a part of; None if it was stored alone."""
+    """Return the save that a record belongs to; None if it was stored alone."""
     member = record.member
     return None if member is None else _place(record, member)
 
@@ -57,17 +57,17 @@ def _place(record: Record, member: Member) -> Place:
 
 @dataclass(slots=True)
 class _Seen:
-    """What was seen of a save."""
+    """What was read of a save."""
 
     place: Place
     size: int = 0  # 0 if it is not known
-    last: int = 0  # the greatest number seen
+    last: int = 0  # the greatest place read
     has_first: bool = False
     has_end: bool = False
     is_foreign: bool = False
 
     def see(self, member: Member) -> None:
-        if member.number >= member.size and not member.commits:  # the id is not of ours: it tells nothing
+        if member.number >= member.size and not member.commits:  # the id is not our own, so it does not name the size
             self.is_foreign = True
         if member.commits:
             self.size = member.number
@@ -82,7 +82,7 @@ class _Seen:
         return self.has_first and self.has_end
 
     def lacks(self) -> list[int]:
-        """The sequences of the records that would show it to be whole, as far as they are known."""
+        """Return the sequences of the records that would show that it is whole, as far as they are known."""
         first = [] if self.has_first else [self.place.first]
         return first if self.has_end or not self.size else [*first, self.place.first + self.size - 1]
 
@@ -96,37 +96,37 @@ class _Seen:
 
 
 class Saves:
-    """Tells which are whole, and remembers it. Any thread."""
+    """Finds out which saves of a store are whole, and remembers it. Any thread may call it."""
 
     def __init__(self, jetstream: JetStream, names: Names) -> None:
         self._jetstream = jetstream
         self._names = names
         self._lock = signal_safe_lock()  # guards _known
-        self._known: OrderedDict[Place, Verdict] = OrderedDict()  # what cannot change; the oldest first
+        self._known: OrderedDict[Place, Verdict] = OrderedDict()  # those that cannot change; the oldest first
 
     def note(self, save: Place, verdict: Verdict) -> None:
-        """Note what a save is for good."""
+        """Note a verdict on a save that cannot change."""
         with self._lock:
             self._known[save] = verdict
             while len(self._known) > _KEPT:
                 self._known.popitem(last=False)
 
     def forget(self) -> None:
-        """Forget what saves are: the stream may have another past now."""
+        """Forget all verdicts: the stream may be another one now."""
         with self._lock:
             self._known.clear()
 
     def known(self, save: Place) -> Verdict | None:
-        """Return what is known of a save already."""
+        """Return the verdict on a save; None if it is not known yet."""
         with self._lock:
             return self._known.get(save)
 
     def verdict(self, record: Record, deadline: Deadline) -> Verdict:
-        """Return what the save is that a record is of."""
+        """Return whether the save of a record is whole; ask the server if that is not known."""
         return self.verdicts([record], deadline)[0]
 
     def verdicts(self, records: Sequence[Record], deadline: Deadline) -> list[Verdict]:
-        """Return for each record what its save is; the server is asked for all that is missing at once."""
+        """As :meth:`verdict`, for several records; all requests are sent before the first answer is awaited."""
         seen: dict[Place, _Seen] = {}
         places: list[Place | None] = []
         for record in records:
@@ -139,7 +139,7 @@ class Saves:
         return [Verdict.WHOLE if save is None else found[save] for save in places]
 
     def torn_in_a_row(self, records: Sequence[Record], deadline: Deadline) -> set[int]:
-        """Return the sequences of those of an actor's records in a row that do not count."""
+        """Return the sequences of the records that are not events, among adjacent records of an actor."""
         if not any(IN_BATCH in record.headers for record in records):
             return set()
         said, places = _said(records)
@@ -152,7 +152,7 @@ class Saves:
         return {record.sequence for record, save in parts if said[save] is not Verdict.WHOLE}
 
     def verdicts_of_all(self, records: Sequence[Record], deadline: Deadline) -> None:
-        """Find out what the saves are of records of several actors, in order: as far as it can be known for good."""
+        """Find out and note whether the saves are whole of records of several actors, which are given in order."""
         rows: dict[str, list[Record]] = {}
         for record in records:
             rows.setdefault(record.subject, []).append(record)
@@ -202,9 +202,9 @@ class Saves:
                 answer.forget()
 
     def _by_the_leader(self, save: _Seen, deadline: Deadline) -> Verdict:
-        """Return what a save is that was not seen whole."""
+        """Return whether a save is whole that was not seen to be, from the leader."""
         stream, everything = self._names.stream, self._names.all_events
-        end = self._end(save.place.first + save.last - 1, deadline)  # first: what stands behind a save is for good
+        end = self._end(save.place.first + save.last - 1, deadline)  # first: what is stored after a save stays there
         if end is None:
             return Verdict.OPEN
         for sequence in save.lacks():
@@ -225,7 +225,12 @@ class Saves:
         return None if end is None or end.sequence < least else end
 
     def end_of_saves(self, record: Record, deadline: Deadline) -> int:
-        """Return the sequence at which the last save ends, up to the last record of all."""
+        """Return the sequence at which the last whole save ends.
+
+        Args:
+            record: The last record of the stream.
+            deadline: For all requests.
+        """
         while not record.ends_batch and (save := save_of(record)) is not None and save.first > 1:
             before = self._jetstream.next(self._names.stream, self._names.all_events, save.first - 1, deadline)
             if before is None or before.sequence >= save.first:
@@ -234,24 +239,24 @@ class Saves:
         return record.sequence if record.ends_batch else 0
 
     def call_off(self, save: Place, subject: str, deadline: Deadline) -> None:
-        """See that the server does not finish an open save.
+        """Have the server give up an open save, so that it does not store the rest later.
 
         Args:
-            save: Which.
-            subject: Of one of its records.
-            deadline: For all questions.
+            save: The save.
+            subject: The subject of one of its records.
+            deadline: For all requests.
 
         Raises:
-            StoreUnavailableError: There is no room even for that.
+            StoreUnavailableError: The server has no room even for that.
         """
         self._jetstream.abandon(subject, save.batch, deadline)
         end = self._jetstream.last(self._names.stream, self._names.all_events, deadline)
-        if end is not None and _is_begun(end, save.batch):  # else it was finished before, or something is behind it
+        if end is not None and _is_begun(end, save.batch):  # else it was finished before, or another record is after it
             self.note(save, Verdict.TORN)
 
 
 def _said(row: Sequence[Record]) -> tuple[dict[Place, Verdict], list[Place | None]]:
-    """Return what is said of saves by those who stored the next record of an actor; and the save of each record."""
+    """Return the verdicts that the records of an actor give on those before them, and the save of each record."""
     said: dict[Place, Verdict] = {}
     places: list[Place | None] = []
     save: Place | None = None
@@ -267,11 +272,11 @@ def _said(row: Sequence[Record]) -> tuple[dict[Place, Verdict], list[Place | Non
 
 
 class TornSave(NamedTuple):
-    """A save of which a part is stored.
+    """A save of which only a part is stored.
 
     Attributes:
         first: The sequence of the first record of the part.
-        last: Of its last one.
+        last: The sequence of its last record.
         is_open: Whether the server may still store the rest.
     """
 
@@ -281,10 +286,14 @@ class TornSave(NamedTuple):
 
 
 def torn_saves(records: Iterable[Record]) -> Iterator[TornSave]:
-    """Find the saves that are not whole among all records of a stream in a row; it may begin amid one."""
-    run: list[int] = []  # sequences of the records of one batch
-    member: Member | None = None  # the last of them
-    whole = False  # as far as it was seen
+    """Yield the saves that are not whole.
+
+    Args:
+        records: All records of a stream from some sequence on, which may be in the middle of a save.
+    """
+    run: list[int] = []  # the sequences of adjacent records of one batch
+    member: Member | None = None  # the place of the last of them
+    whole = False  # so far
     is_first = True
     for record in records:
         before, member = member, record.member

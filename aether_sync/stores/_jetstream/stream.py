@@ -142,9 +142,7 @@ class Stream:
         if before is not None:
             self._renewed(before.created != created)
         self._jetstream.reported_gone.discard(name)
-        doubts = self._jetstream.epoch(name)[
-            1
-        ]  # this very request may have been a sign that it is gone, and then it was made
+        doubts = self._jetstream.epoch(name)[1]  # of now: that the stream was missing above is no later sign
         self._seen = _Seen(config, created, (epoch[0], doubts))
         return config
 

@@ -1,4 +1,4 @@
-"""Writing to the stream: expected sequences, tries, and finding out what became of a try without an answer."""
+"""``Writer``: stores events with an expected sequence, and finds out what became of an attempt without an answer."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ __all__ = ["Writer"]
 
 @dataclass(slots=True)
 class _Part:
-    """What one actor has in a save."""
+    """The events of one actor in a save."""
 
     actor_id: str
     subject: str
@@ -41,23 +41,23 @@ class _Part:
     exactly: int | None  # the version that the actor must have; None for any that is less than the first event's
 
     def fits(self, version: int) -> bool:
-        """Whether it may be stored behind a version."""
+        """Whether the events may be stored after a version."""
         return version < self.events[0].version if self.exactly is None else version == self.exactly
 
 
 class _Tries:
-    """What became of the tries of one save."""
+    """What is known of the attempts to store one save."""
 
     def __init__(self, is_alone: bool) -> None:
-        self.is_alone = is_alone  # the server, and so it stores a batch in parts
-        self.doubt: dict[str, Known] = {}  # behind what something was sent to which no answer came
+        self.is_alone = is_alone  # the stream has one replica: its server stores a batch record by record
+        self.doubt: dict[str, Known] = {}  # by actor: its end when something was sent that got no answer
         self.why = "no answer came"
-        self.batches: set[bytes] = set()  # the ids of those that were sent
-        self.refusals = 0  # for no reason that was seen
+        self.batches: set[bytes] = set()  # the ids of the batches that were sent
+        self.refusals = 0  # those without a visible reason
         self._begun = 0
 
     def note_try(self, batch: bytes) -> int:
-        """Note that a try is sent; returns the number of tries before it."""
+        """Note an attempt that is about to be sent; return the number of attempts before it."""
         if batch:
             self.batches.add(batch)
         self._begun += 1
@@ -65,7 +65,7 @@ class _Tries:
 
 
 class Writer:
-    """Stores events in one stream. Any thread."""
+    """Stores events in one stream. Any thread may call it."""
 
     def __init__(self, jetstream: JetStream, names: Names, cache: VersionCache, reader: Reader, saves: Saves) -> None:
         self._jetstream = jetstream
@@ -78,13 +78,14 @@ class Writer:
     def commit(
         self, events: Sequence[Event], exactly: int | None, config: dict[str, Any], deadline: Deadline
     ) -> list[StoredEvent]:
-        """Store events with versions, all or none; try until they are, or cannot be, or the time is over.
+        """Store events with versions, all or none. Try until they are stored, or cannot be, or the time is over.
 
         Args:
-            events: In order; those of each actor in increasing versions.
-            exactly: The version that their actor must have; None for any that is less than the first of each.
+            events: The events in order; the versions of each actor increase.
+            exactly: The version that their actor must have; None if each actor's version only has to be less than that
+                of its first event.
             config: The settings of the stream.
-            deadline: For all tries.
+            deadline: For all attempts.
         """
         encoded = [encode_and_copy(event, "") for event in events]
         copies = [copy for _, copy in encoded]
@@ -126,7 +127,7 @@ class Writer:
                 return self._publish(encoded, parts, tails, tries, deadline)
             except RefusedError:
                 self._reader.refresh_all(actors, deadline)
-                if tails == refused:  # for something that is just being stored, or under the ids of a torn save
+                if tails == refused:  # by an event that is just being stored, or by the ids of a torn save
                     tries.refusals += 1
                     pause.take()
                 refused = tails
@@ -147,10 +148,10 @@ class Writer:
                     raise kind(f"nothing was stored within {deadline}: {error}") from error
 
     def _call_off(self, parts: Sequence[_Part], tails: dict[str, Known], tries: _Tries, deadline: Deadline) -> bool:
-        """See that the server does not finish a save behind whose part something is to be stored.
+        """Have the server give up open saves after which the events are to be stored.
 
         Returns:
-            Whether there was such a one: it may have been finished before.
+            Whether there were any: the server may have stored the rest before.
         """
         opened = {}
         for part in parts:
@@ -170,16 +171,16 @@ class Writer:
         return bool(opened)
 
     def _is_of(self, part: _Part, sequence: int, deadline: Deadline) -> bool:
-        """Whether what stands at a sequence is one of the events of a part."""
+        """Whether the record at a sequence is one of the events of a part."""
         record = self._jetstream.next(self._names.stream, part.subject, sequence, deadline)
         there = None if record is None else self._reader.found(record)
         return isinstance(there, StoredEvent) and there.event.id in {event.id for event in part.events}
 
     def _refuse_if_torn(self, parts: Sequence[_Part], tries: _Tries, deadline: Deadline) -> None:
-        """Look what became of a try.
+        """Raise an error if the server has stored a part of an attempt.
 
         Raises:
-            StoreUnavailableError: The server has stored a part.
+            StoreUnavailableError: It has.
         """
         actors = [part.actor_id for part in parts]
         tails = dict(zip(actors, self._reader.refresh_all(actors, deadline), strict=True))
@@ -205,7 +206,7 @@ class Writer:
         return list(parts.values())
 
     def _tails(self, parts: Sequence[_Part], deadline: Deadline) -> dict[str, Known]:
-        """Return what is known of actors; from the leader, where what is known here would forbid to store."""
+        """Return what is known of the actors; the leader is asked where that would forbid to store the events."""
         tails: dict[str, Known] = {}
         doubtful = []
         for part in parts:
@@ -234,7 +235,7 @@ class Writer:
         for data, event in encoded:
             subject, known = subjects[event.actor_id], tails[event.actor_id]
             message_id = _message_id(subject, event, known, tries.refusals)
-            if first.pop(event.actor_id, None) is None:  # only the first of each actor in a batch may expect something
+            if first.pop(event.actor_id, None) is None:  # only an actor's first event in a batch may expect a sequence
                 messages.append(Outgoing(subject, message_id, None, data))
             else:
                 behind = None if known.torn is None else known.sequence
@@ -263,15 +264,15 @@ class Writer:
         return stored
 
     def _duplicates(self, event: Event, sequence: int, deadline: Deadline) -> list[StoredEvent]:
-        """The server knows the message id: see what it has stored under it.
+        """Return the event that the server has stored under the same message id.
 
         Raises:
-            RefusedError: That does not count.
-            DuplicateIdError: It is something else.
+            RefusedError: That record is of a save that is not whole.
+            DuplicateIdError: It is another event.
         """
         record = self._jetstream.next(self._names.stream, self._names.subject(event.actor_id), sequence, deadline)
         if record is not None and self._saves.verdict(record, deadline) is not Verdict.WHOLE:
-            raise RefusedError(f"record {record.sequence} has the message id, and does not count")
+            raise RefusedError(f"record {record.sequence} has the message id, and is of a save that is not whole")
         there = None if record is None or record.sequence != sequence else self._reader.decoded(record)
         if there is None or not is_same(there, event):
             raise DuplicateIdError(
@@ -286,11 +287,11 @@ class Writer:
         tails: dict[str, Known],
         deadline: Deadline,
     ) -> list[StoredEvent]:
-        """Return events that an earlier try has stored.
+        """Return the events as an earlier attempt has stored them.
 
         Raises:
-            VersionConflictError: It has not.
-            DuplicateIdError: Under their ids something else is stored.
+            VersionConflictError: No earlier attempt has stored all of them.
+            DuplicateIdError: Other events are stored under their ids.
         """
         places: dict[str, tuple[Event, int]] = {}
         for part in self._that_may_be_there(parts, tails, deadline):
@@ -313,9 +314,9 @@ class Writer:
     def _that_may_be_there(
         self, parts: Sequence[_Part], tails: dict[str, Known], deadline: Deadline
     ) -> Iterable[_Part]:
-        """Return those parts of which some may be stored already, and note where their actors end.
+        """Return the parts of which events may be stored already, and note the ends of their actors.
 
-        Of a part that does not fit, the leader has just told that.
+        The leader has just been asked for the ends of actors whose events do not fit.
         """
         fitting = [part for part in parts if part.fits(tails[part.actor_id].version)]
         if fitting:
@@ -325,7 +326,7 @@ class Writer:
 
 
 def _refuse_older(tails: dict[str, Known], doubt: dict[str, Known]) -> None:
-    """Refuse to judge by a leader that is new and does not know yet what another had stored."""
+    """Raise BusyError while a new leader does not know yet what an earlier one had stored."""
     for actor_id, sent in doubt.items():
         if tails[actor_id].end < sent.end:
             raise BusyError(f"the leader does not know of event {sent.end} of actor {actor_id!r:.80}")
@@ -337,10 +338,11 @@ def _check_time(deadline: Deadline) -> None:
 
 
 def _message_id(subject: str, event: Event, known: Known, refusals: int) -> str:
-    """By which the server knows a second try: message ids are per stream, so it is of the actor and version, too.
+    """Return the message id of an event, by which the server recognises a second attempt.
 
-    Where an earlier try has left a part, its ids are known to the server: then others are taken. What is expected of
-    the actor's last record is what lets only one of several tries be stored.
+    Message ids are unique in the whole stream, so it is made of the actor and the version, too. If an earlier attempt
+    has left a part, the server knows the ids of that: then other ids are taken. That only one of several attempts is
+    stored is due to the expected sequence of the actor's last record.
     """
     behind = refusals if known.torn is None else f"{known.end}/{refusals}"
     parts = [subject, event.version, event.id, *([behind] if behind else [])]

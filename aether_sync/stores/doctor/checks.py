@@ -1,4 +1,4 @@
-"""What is well with a store on a server, what is not, and what to do: findings, made of what the server answered.
+"""The checks of the doctor: each makes findings of the server's answers, and says what to do about them.
 
 The thresholds and faults are from NATS' own checks (a million subjects: JETSTREAM_002), from the release notes of
 nats-server, and from Jepsen's report on 2.12.1 (https://jepsen.io/analyses/nats-2.12.1). Field names are those of the
@@ -17,20 +17,20 @@ __all__ = ["Answers", "Finding", "Level", "examine", "first_line", "is_well"]
 
 _OLDEST = (2, 11, 0)  # reads by direct gets of several
 _ATOMIC = (2, 12, 0)  # saves several at once
-_GOOD = {(2, 12): 14, (2, 14): 5}  # the patch since which a release has none of the known faults
+_GOOD = {(2, 12): 14, (2, 14): 5}  # by release: the first patch that has none of the known faults
 _UPGRADE = "upgrade to 2.12.14, 2.14.5, or later"
 _NEARLY_FULL, _FULL = 0.8, 0.95
 _MANY_SUBJECTS = 1_000_000
-_LAG = 10_000  # events that a consumer has before it, or a replica behind it
-_SILENCE = 5.0  # seconds since the leader has heard of a replica
-_REDELIVERED = 100
-_SKEW = 1.0  # seconds
+_LAG = 10_000  # events that a consumer or a replica is behind
+_SILENCE = 5.0  # seconds since the leader has heard from a replica
+_REDELIVERED = 100  # events
+_SKEW = 1.0  # seconds between two clocks
 _SLOW = 0.1  # seconds of a round trip
-_SHOWN = 5  # of the same kind
+_SHOWN = 5  # torn saves that are listed
 
 
 def examine(answers: Answers) -> list[Finding]:
-    """Return all findings, in the order in which they are read best."""
+    """Return the findings of all checks, in the order in which they should be read."""
     checks = [*_OF_SERVER, *(_OF_STREAM if answers.has_jetstream and answers.has_stream else ())]
     return [finding for check in checks for finding in check(answers)]
 
@@ -112,7 +112,7 @@ def _account(answers: Answers) -> Iterator[Finding]:
 
 
 def _filled(topic: str, what: str, used: float, limit: float) -> Iterator[Finding]:
-    """See how full something is."""
+    """Check how full something is."""
     if limit <= 0:
         return
     share = used / limit
@@ -166,9 +166,9 @@ def _disk(answers: Answers) -> Iterator[Finding]:
 
 
 def _health(answers: Answers) -> Iterator[Finding]:
-    """A stream that could not be written, as on a full disk, takes nothing any more, and answers nobody."""
+    """Check the server's own health: after a write error, as on a full disk, a stream stores nothing any more."""
     why = answers.health.get("error")
-    if isinstance(why, str):  # else the port did not answer, which is said already
+    if isinstance(why, str):  # else the port did not answer, which is another finding
         yield _bad(
             "health",
             why,
@@ -285,7 +285,7 @@ def _of_replicas(cluster: dict[str, Any], count: int) -> Iterator[Finding]:
 
 
 def _of_side_streams(answers: Answers, count: int) -> Iterator[Finding]:
-    """Streams beside the main one: made before that had so many replicas, or by an earlier version with its own."""
+    """Check the streams beside the main one: they may have been made when that had fewer replicas."""
     for info, lost in ((answers.snapshots, "snapshots are"), (answers.dead_letters, "what consumers gave up is")):
         config = info.get("config", {"num_replicas": count})
         if config.get("num_replicas", 1) < count:

@@ -1,4 +1,4 @@
-"""What a doctor is told and says."""
+"""``Answers`` and ``Finding``: what the doctor examines, and what it says."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -9,7 +9,7 @@ from .._jetstream.saves import TornSave
 
 __all__ = ["NO_JETSTREAM", "Answers", "Finding", "Level", "first_line", "is_well"]
 
-#: What the server answers where there is no JetStream: not for this account, or not at all.
+#: The server's errors if JetStream is not enabled for the account, or not at all.
 NO_JETSTREAM = {ErrorCode.JSNotEnabledForAccountErr, ErrorCode.JSNotEnabledErr}
 
 
@@ -23,13 +23,13 @@ class Level(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that was looked at.
+    """The result of a check.
 
     Attributes:
         level: How bad it is.
-        topic: What was looked at, in a word or two.
+        topic: What was checked, in a word or two.
         message: What was found.
-        advice: What to do; nothing if it is well.
+        advice: What to do; "" if nothing has to be done.
     """
 
     level: Level
@@ -40,7 +40,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """What was asked, and answered. An answer with an ``error`` says why there is none.
+    """The server's answers. One that has an ``error`` says why there is no answer.
 
     Attributes:
         wanted: The settings that the stream would be made with.
@@ -48,14 +48,14 @@ class Answers:
         account: ``$JS.API.INFO``.
         stream: ``STREAM.INFO`` of the events.
         snapshots: ``STREAM.INFO`` of the snapshots.
-        dead_letters: ``STREAM.INFO`` of what consumers gave up.
-        consumers: Those of ``CONSUMER.LIST``.
-        round_trip: Seconds.
-        skew: Seconds that the server's clock is before the local one; None if it was not seen.
-        monitor: ``/varz``; empty if it was not asked for.
-        health: ``/healthz``, as well.
-        torn: Saves of which a part is stored, among the latest records.
-        looked_through: How many records those are.
+        dead_letters: ``STREAM.INFO`` of the dead letters.
+        consumers: The consumers of ``CONSUMER.LIST``.
+        round_trip: Seconds of a request and its answer.
+        skew: Seconds by which the server's clock is ahead of the local one; None if that is not known.
+        monitor: ``/varz`` of the monitoring port; empty if that was not asked.
+        health: ``/healthz`` of the monitoring port; empty if that was not asked.
+        torn: Saves of which only a part is stored, among the latest records.
+        looked_through: The number of these records.
     """
 
     wanted: dict[str, Any]
@@ -74,25 +74,25 @@ class Answers:
 
     @property
     def has_stream(self) -> bool:
-        """Whether the stream is there, and was seen."""
+        """Whether the stream is there and could be read."""
         return "config" in self.stream
 
     @property
     def has_jetstream(self) -> bool:
-        """Whether JetStream has answered."""
+        """Whether the server has JetStream for this account."""
         return not ("error" in self.account and self.account["error"].get("err_code") in NO_JETSTREAM)
 
     @property
     def in_cluster(self) -> bool:
-        """Whether there are several servers."""
+        """Whether the server is one of a cluster."""
         return bool(self.server.get("cluster") or self.stream.get("cluster", {}).get("name"))
 
 
 def is_well(findings: list[Finding]) -> bool:
-    """Whether nothing is bad."""
+    """Whether no finding is bad."""
     return all(finding.level is not Level.BAD for finding in findings)
 
 
 def first_line(finding: Finding) -> str:
-    """Say a finding in a line, without what to do."""
+    """Return a finding as one line, without the advice."""
     return f"{finding.level.value:<5} {finding.topic}: {finding.message}"

@@ -1,4 +1,4 @@
-"""What the doctor asks the server."""
+"""The requests of the doctor to the server. They change nothing."""
 
 import json
 import urllib.request
@@ -25,9 +25,9 @@ from .findings import Answers
 
 __all__ = ["ask_for_all"]
 
-_ROUND_TRIPS = 5  # of which the fastest counts
-_LATEST = 100_000  # records that are looked through for parts of saves, in a second or two
-_PAGE = 5_000
+_ROUND_TRIPS = 5  # requests, of which the fastest counts
+_LATEST = 100_000  # records that are searched for torn saves, which takes a second or two
+_PAGE = 5_000  # records in one answer
 
 _read_moment = partial(msgspec.convert, type=Datetime)
 
@@ -41,18 +41,19 @@ def ask_for_all(
     monitor: str | None = None,
     timeout: float = 5.0,
 ) -> Answers:
-    """Ask the server all there is to know of a store.
+    """Ask the server everything that the checks need.
 
     Args:
-        connection: To the server.
-        stream: The store's.
-        namespace: As well.
-        replicas: How many there should be.
-        monitor: The URL of the server's monitoring port; None if it cannot be asked.
-        timeout: Seconds for each question.
+        connection: The connection to the server.
+        stream: The store's stream, as the user calls it.
+        namespace: The store's namespace; None for none.
+        replicas: How many replicas the stream should have.
+        monitor: The URL of the server's monitoring port; None not to ask it.
+        timeout: Seconds for each request.
 
     Raises:
         ConnectError: There is no server.
+        InvalidOptionError: The URL of the monitoring port is not one.
     """
     if monitor is not None and not monitor.startswith(("http://", "https://")):
         raise InvalidOptionError(f"a monitoring port has a URL such as 'http://host:8222', not {monitor!r:.80}")
@@ -85,7 +86,7 @@ def ask_for_all(
 
 
 class _Looked:
-    """The latest records of a stream, as far as they are to be had in time."""
+    """The latest records of a stream, as far as they could be read in time."""
 
     def __init__(self, asking: "_Asking", names: Names, info: dict[str, Any]) -> None:
         self._asking = asking
@@ -105,18 +106,18 @@ class _Looked:
 class _Timed(NamedTuple):
     answer: dict[str, Any]
     round_trip: float  # seconds
-    middle: Datetime  # of asking and answer, by this machine's clock
+    middle: Datetime  # between request and answer, by this machine's clock
 
 
 class _Asking:
-    """Puts questions; what goes wrong with one is its answer, in the shape of the server's own errors."""
+    """Puts requests to the server. An error becomes the answer, in the shape of the server's own errors."""
 
     def __init__(self, jetstream: JetStream, timeout: float) -> None:
         self._jetstream = jetstream
         self._timeout = timeout
 
     def ask(self, subject: str, **body: Any) -> dict[str, Any]:
-        """Put a question to the API."""
+        """Put a request to the API."""
         try:
             return self._jetstream.request(subject, body, Deadline(self._timeout))
         except StoreUnavailableError as error:
@@ -125,7 +126,7 @@ class _Asking:
             return _error(str(error))
 
     def fastest(self, subject: str) -> _Timed:
-        """Put a question several times, unless it goes wrong."""
+        """Put a request several times, unless it fails, and return the fastest answer."""
         found = []
         for _ in range(_ROUND_TRIPS):
             began, clock = monotonic(), now()
@@ -137,7 +138,7 @@ class _Asking:
         return min(found, key=lambda one: one.round_trip)
 
     def records(self, names: Names, sequence: int, count: int) -> list[Record]:
-        """Return records from a sequence on; none if they cannot be seen."""
+        """Return records from a sequence on; ``[]`` if they cannot be read."""
         try:
             page = self._jetstream.ask_page(names.stream, names.all_events, sequence, count, Deadline(self._timeout))
             return page(Deadline(self._timeout)).records
@@ -145,7 +146,7 @@ class _Asking:
             return []
 
     def consumers(self, stream: str) -> list[dict[str, Any]]:
-        """Return all consumers; none if they cannot be seen."""
+        """Return all consumers; ``[]`` if they cannot be read."""
         try:
             return self._jetstream.consumers(stream, Deadline(self._timeout))
         except AetherError:
@@ -157,7 +158,7 @@ def _error(description: str, code: int = 0) -> dict[str, Any]:
 
 
 def _skew(info: _Timed) -> float | None:
-    """How far the server's clock is before this machine's, in seconds; half a round trip more or less."""
+    """Return how far the server's clock is ahead of this machine's, in seconds; half a round trip more or less."""
     text = info.answer.get("ts")
     if text is None:
         return None
@@ -166,7 +167,7 @@ def _skew(info: _Timed) -> float | None:
 
 
 def _monitored(monitor: str, what: str, timeout: float) -> dict[str, Any]:
-    """Ask a monitoring port."""
+    """Return an answer of a monitoring port."""
     url = f"{monitor.rstrip('/')}/{what}"
     try:
         with _opened(url, timeout) as answer:
@@ -179,6 +180,6 @@ def _monitored(monitor: str, what: str, timeout: float) -> dict[str, Any]:
 def _opened(url: str, timeout: float) -> IO[bytes]:
     try:
         answer: IO[bytes] = urllib.request.urlopen(url, timeout=timeout)
-    except HTTPError as error:  # with this a server answers whose health is not good
+    except HTTPError as error:  # the answer of a server that is not healthy
         return error
     return answer

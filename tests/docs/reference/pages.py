@@ -37,7 +37,7 @@ PAGES = (
         "bus",
         "The event bus",
         "`EventBus` connects the threads of one process, and `NATSEventBus` connects all nodes of a cluster.",
-        ("bus", "nats_bus"),
+        ("bus", "nats_bus", "_bus.store_watch.VersionListener"),
     ),
     Page(
         "subscription",

@@ -1,0 +1,52 @@
+"""What a connection may be given to connect to."""
+
+import pytest
+
+from aether_sync import Connection, JetStreamEventStore, NATSEventBus
+from aether_sync._nats.checks import check_servers
+from aether_sync.errors import InvalidOptionError
+
+
+@pytest.mark.parametrize(
+    ("given", "servers"),
+    [
+        ("host", ("nats://host",)),
+        ("nats://a:1, tls://b:2", ("nats://a:1", "tls://b:2")),
+        (["nats://a:1", "b"], ("nats://a:1", "nats://b")),
+        ("nats://me:p%2Fss%40@host:4222", ("nats://me:p%2Fss%40@host:4222",)),
+    ],
+)
+def test_urls_are_completed(given: str | list[str], servers: tuple[str, ...]) -> None:
+    assert check_servers(given) == servers
+
+
+def test_the_environment_counts_where_nothing_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NATS_URL", "nats://there:5")
+    assert check_servers(None) == ("nats://there:5",)
+    monkeypatch.delenv("NATS_URL")
+    assert check_servers(None) == ("nats://127.0.0.1:4222",)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nats://me:secret/more@host:4222", "nats://me:1/secret@host", "nats://me:secret?more@host",
+        "nats://me:secret#more@host", "http://me:secret@host", "nats://me:secret@:4222", "nats://me:secret@host:0",
+        "nats://me:secret@host:port", "nats://me:secret@[host",
+    ],
+)  # fmt: skip
+def test_what_is_no_url_of_a_server_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(
+        InvalidOptionError, match=r"no server URL, as far as it may be shown: .* escape / \? # @"
+    ) as info:
+        check_servers(url)
+    assert "secret" not in str(info.value)
+
+
+@pytest.mark.parametrize("make", [NATSEventBus, JetStreamEventStore])
+def test_options_are_refused_beside_a_connection_that_is_made(make: type) -> None:
+    with (
+        Connection("nats://127.0.0.1:1", connect="background") as connection,
+        pytest.raises(InvalidOptionError, match="name, user: give that to the Connection, which is shared"),
+    ):
+        make(connection, name="n", user="u")
