@@ -440,8 +440,9 @@ class _SyncSide(_Side, janus.SyncQueue[Event]):
 
     def get(self, block: bool = True, timeout: float | None = None) -> Event:
         """Wait for the next event, and take it; as ``queue.Queue.get()``."""
+        deadline = Deadline(timeout if block else 0)  # or the timeout is none, which is no end of the queue
         try:
-            return self._queue.take(Deadline(timeout if block else 0))
+            return self._queue.take(deadline)
         except DeadlineExceededError as error:
             raise janus.SyncQueueEmpty from error
         except AetherError as error:

@@ -227,8 +227,23 @@ def test_a_stream_without_atomic_batches(make_store: MakeStore, prefix: str) -> 
 def test_another_stream_with_these_subjects(make_store: MakeStore, prefix: str) -> None:
     store = make_store()
     api(store, f"STREAM.CREATE.{prefix}-other", name=f"{prefix}-other", subjects=[f"{prefix}.events.a.>"])
-    with pytest.raises(StreamMismatchError, match="another stream"):
+    with pytest.raises(StreamMismatchError, match=f"stream '{prefix}-other' has subjects of"):
         store.start()
+
+
+def test_the_dead_letters_of_an_earlier_version_stand_in_the_way_and_are_named(
+    make_store: MakeStore, prefix: str
+) -> None:
+    store = make_store()
+    store.save_event(event())
+    old = f"{prefix}~poison"
+    captured = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{prefix}.*"
+    api(store, f"STREAM.CREATE.{old}", name=old, subjects=[f"{old}.*", captured])
+    with pytest.raises(StreamMismatchError, match=f"stream '{old}' has subjects of .*: delete that one"):
+        store.consumer("c").iterate()
+    api(store, f"STREAM.DELETE.{old}")
+    with store.consumer("c").iterate() as events:
+        assert events.get(timeout=PATIENCE).sequence == 1
 
 
 def test_a_stream_that_is_deleted_meanwhile(make_store: MakeStore, prefix: str) -> None:

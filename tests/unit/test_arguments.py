@@ -385,6 +385,8 @@ def call(owner: Any, argument: Argument, value: Any) -> Any:
 
 def test_all_that_is_public_is_called() -> None:
     assert set(classes()) <= NOT_CALLED | set(OWNERS)
+    for name, _, method in (one.partition(".") for one in {*OPTIONS, *OWNERS}):
+        assert hasattr(classes()[name], method or "__init__"), "what is listed is there"
     assert len(list(arguments())) > 200
 
 

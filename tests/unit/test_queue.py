@@ -13,7 +13,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from aether_sync import AetherError, DeadlineExceededError, Event, SubscriptionClosedError, SubscriptionOverflowError
+from aether_sync import (
+    AetherError,
+    DeadlineExceededError,
+    Event,
+    InvalidOptionError,
+    SubscriptionClosedError,
+    SubscriptionOverflowError,
+)
 from aether_sync._bus.bounded import BoundedEvents, Overflow
 from aether_sync._bus.queue import EventQueue
 from aether_sync._runtime.deadline import Deadline
@@ -288,6 +295,8 @@ class TestJanus:
             side.get_nowait()
         with pytest.raises(janus.SyncQueueEmpty):
             side.get(timeout=0.001)
+        with pytest.raises(InvalidOptionError, match="timeout"):
+            side.get(timeout=-1)
         offer(queue, 10, 10)
         assert (side.qsize(), side.empty(), side.full()) == (2, False, True)
         assert [side.get_nowait().data, side.get().data] == [{"n": 0}, {"n": 1}]

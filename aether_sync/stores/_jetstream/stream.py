@@ -4,10 +4,11 @@ So a program that only reads leaves nothing on the server, and no stream gets th
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ..._runtime.deadline import Deadline
-from ...errors import StoreUnavailableError, StreamMismatchError
+from ...errors import AetherError, StoreUnavailableError, StreamMismatchError
 from .answers import code_of, gone, said
 from .api import JetStream, Pause
 from .error_codes import ErrorCode
@@ -170,14 +171,24 @@ class Stream:
         answer = self._jetstream.request(f"STREAM.CREATE.{wanted['name']}", wanted, deadline)
         if code_of(answer) == ErrorCode.JSStreamNameExistErr:  # another process was quicker, with other settings
             answer = self._info(deadline)
+        if code_of(answer) == ErrorCode.JSStreamSubjectOverlapErr:
+            raise StreamMismatchError(
+                f"{self._overlapping(deadline)} has subjects of {wanted['subjects'][0]!r}, so stream {wanted['name']!r}"
+                " cannot be made: delete that one if nobody needs it any more, or give the store another name"
+            )
         return answer
+
+    def _overlapping(self, deadline: Deadline) -> str:
+        """Return the name of a stream that has subjects of this one, as far as the user may know it."""
+        with suppress(AetherError):
+            for subject in self._wanted["subjects"]:
+                answer = self._jetstream.request("STREAM.NAMES", {"subject": subject}, deadline)
+                for name in answer.get("streams") or ():
+                    return f"stream {name!r}"
+        return "another stream"
 
     def _checked(self, answer: dict[str, Any]) -> dict[str, Any]:
         wanted, name = self._wanted, self._wanted["name"]
-        if code_of(answer) == ErrorCode.JSStreamSubjectOverlapErr:
-            raise StreamMismatchError(
-                f"another stream has subjects of {wanted['subjects'][0]!r}: give the store another name than {name!r}"
-            )
         if "error" in answer:
             raise StoreUnavailableError(f"no stream {name!r}: {said(answer)}")
         config: dict[str, Any] = answer["config"]

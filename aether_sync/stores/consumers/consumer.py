@@ -66,7 +66,8 @@ class Consumer:
             dead_letters: Whether to take the consumer's dead letters instead of its new events. An ``ack()`` removes an
                 event from the dead letters for good. One that is not acknowledged stays, and is delivered again, as
                 often as needed; one that is rejected is delivered again after a minute. ``actors`` and ``event_types``
-                of this consumer hold here, too: other dead letters stay where they are. ``start`` and ``max_deliver``
+                of this consumer hold here, too: other dead letters stay where they are, and count as unacknowledged
+                meanwhile, so as many as ``max_ack_pending`` of them hold up the rest. ``start`` and ``max_deliver``
                 have no meaning for dead letters, which are all delivered, as often as needed.
             timeout: Seconds to begin. None waits for ever.
 
