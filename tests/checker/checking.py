@@ -104,7 +104,7 @@ def _go(run: Run, admin: JetStreamEventStore) -> None:
         run.join(followers, "a follower")
         for name in run.history.consumers:
             if not run.errors:
-                _patiently(partial(admin.wait_for, end, name, timeout=10.0))
+                _patiently(partial(admin.consumer(name).wait_for, end, timeout=10.0))
 
 
 def _save_the_end(run: Run, admin: JetStreamEventStore) -> int:
