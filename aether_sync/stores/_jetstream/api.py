@@ -190,7 +190,7 @@ class JetStream:
                 raise UnknownError("the server did not answer") from error
             if deadline.remaining() > _TOO_LATE:
                 raise NotSentError(f"nothing could be sent{self._channel.why_disconnected()}") from error
-            raise self._too_late(deadline) from error
+            raise self.too_late(deadline) from error
         except (DisconnectedError, ClosedError) as error:
             raise UnknownError(str(error)) from error
         if status_of(answer) == 503:
@@ -269,7 +269,7 @@ class JetStream:
                 (answer,) = self._wait(call, _one_try(deadline, 0), deadline)
             except (DeadlineExceededError, DisconnectedError) as failed:
                 if not deadline.remaining():
-                    raise self._too_late(deadline) from failed
+                    raise self.too_late(deadline) from failed
                 continue
             error = read_error(answer)
             if error is None or error.err_code not in BUSY:
@@ -422,7 +422,7 @@ class JetStream:
                 )
             except (DeadlineExceededError, DisconnectedError) as error:
                 if not deadline.remaining():
-                    raise self._too_late(deadline) from error
+                    raise self.too_late(deadline) from error
                 continue
             why = why_again(messages[0])
             if not why:
@@ -482,8 +482,9 @@ class JetStream:
             if subject.startswith("$JS.API.STREAM."):
                 self.doubt(subject.rpartition(".")[2])
 
-    def _too_late(self, deadline: Deadline) -> DeadlineExceededError:
-        return DeadlineExceededError(f"no answer of the server within {deadline}{self._channel.why_disconnected()}")
+    def too_late(self, deadline: Deadline, what: str = "no answer of the server") -> DeadlineExceededError:
+        """Return the error of a deadline that has passed, with the reason if there is no connection."""
+        return DeadlineExceededError(f"{what} within {deadline}{self._channel.why_disconnected()}")
 
     # -- its end
 

@@ -116,7 +116,7 @@ class Writer:
         actors = [part.actor_id for part in parts]
         refused: dict[str, Known] = {}
         while True:
-            _check_time(deadline)
+            self._check_time(deadline)
             tails = self._tails(parts, deadline)
             try:
                 if self._call_off(parts, tails, tries, deadline):
@@ -146,6 +146,10 @@ class Writer:
                 if not pause.take():
                     kind = DeadlineExceededError if isinstance(error, NotSentError) else StoreUnavailableError
                     raise kind(f"nothing was stored within {deadline}: {error}") from error
+
+    def _check_time(self, deadline: Deadline) -> None:
+        if not deadline.remaining():
+            raise self._jetstream.too_late(deadline, "nothing was stored")
 
     def _call_off(self, parts: Sequence[_Part], tails: dict[str, Known], tries: _Tries, deadline: Deadline) -> bool:
         """Have the server give up open saves after which the events are to be stored.
@@ -330,11 +334,6 @@ def _refuse_older(tails: dict[str, Known], doubt: dict[str, Known]) -> None:
     for actor_id, sent in doubt.items():
         if tails[actor_id].end < sent.end:
             raise BusyError(f"the leader does not know of event {sent.end} of actor {actor_id!r:.80}")
-
-
-def _check_time(deadline: Deadline) -> None:
-    if not deadline.remaining():
-        raise DeadlineExceededError(f"nothing was stored within {deadline}")
 
 
 def _message_id(subject: str, event: Event, known: Known, refusals: int) -> str:
