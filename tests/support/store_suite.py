@@ -28,6 +28,7 @@ from aether_sync import (
     InvalidEventError,
     InvalidNamespaceError,
     InvalidOptionError,
+    flush_logs,
 )
 from aether_sync.errors import (
     DuplicateIdError,
@@ -936,6 +937,7 @@ class StorePromises:
                 store.load("a", schema_version=2)
                 store.load("a")
                 store.load("b")
+            assert flush_logs(PATIENCE)
         ignored = [one for one in caplog.records if getattr(one, "kind", "") == "snapshot_ignored"]
         assert [one.args[0] for one in ignored if isinstance(one.args, tuple)] == ["a", "b"]
         assert "schema_version 2, and load() was asked for 1" in caplog.text
