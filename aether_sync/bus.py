@@ -15,12 +15,12 @@ from ._bus.routing import Frame, Route, Target, Targets, failed, log_drops, make
 from ._codec.encoding import encode_and_copy, encode_event
 from ._runtime.closing import Startable
 from ._runtime.deadline import Deadline
-from ._runtime.exit import at_exit, before_threads_end, is_ending, main_thread_is_done
+from ._runtime.exit import before_threads_end, is_ending, main_thread_is_done
 from ._runtime.fork import ForkAware, fork_aware
 from ._runtime.green import refuse_late_patching
 from ._runtime.locks import signal_safe_lock, tries
 from ._runtime.registry import WeakRegistry
-from ._runtime.reporter import Kind, Reporter
+from ._runtime.reporter import Kind, Reporter, last_words
 from ._runtime.waits import SingleFlight
 from ._values.shown import short
 from .errors import AetherError, BusClosedError, InvalidEventError, InvalidOptionError
@@ -32,7 +32,6 @@ from .subscription import Subscription
 __all__ = ["EventBus"]
 
 _LAST_EVENTS = 1.0  # seconds: a round trip takes a thousandth of that, and close() must not hang where one is lost
-_LAST_WORDS = 0.1  # seconds for log handlers when the deadline is over
 
 
 class EventBus(Startable, ForkAware):
@@ -51,6 +50,8 @@ class EventBus(Startable, ForkAware):
 
     def __init__(self) -> None:
         self._closed = False
+        self._reporter = Reporter()
+        weakref.finalize(self, self._reporter.end).atexit = False
         self._become_a_node()
         fork_aware.add(self)
         _buses.add(self)
@@ -65,8 +66,6 @@ class EventBus(Startable, ForkAware):
         self._queues: WeakRegistry[EventQueue] = WeakRegistry()  # theirs, and those of closed ones still being read
         self._ended_totals = Totals()  # what went through queues that are collected
         self._closing: SingleFlight[CloseReport] = SingleFlight()
-        self._reporter = Reporter()
-        weakref.finalize(self, self._reporter.end).atexit = False
         # Both are appended to by finalizers, which take no lock.
         self._abandoned: deque[Target] = deque()
         self._ended: deque[QueueStats] = deque()
@@ -449,7 +448,7 @@ class EventBus(Startable, ForkAware):
     def _close(self, deadline: Deadline) -> CloseReport:
         self._end_all(deadline)
         report = self._finish(deadline)
-        self._reporter.close(min(_LAST_EVENTS, max(deadline.remaining(), _LAST_WORDS)))
+        self._reporter.close(last_words(deadline))
         return report
 
     def __reduce__(self) -> Never:
@@ -474,12 +473,6 @@ def _end_iterations() -> None:
             text = "%r: the main thread is done, so iterations end; join() your threads to go on"
             bus._reporter.warning(Kind.UNFINISHED_ITERATIONS, text, bus, counts={"subscriptions": len(bus._members)})
         bus._end_all(deadline)
-
-
-@at_exit
-def _log_last_words() -> None:
-    for bus in _buses:
-        bus._reporter.close(_LAST_WORDS)
 
 
 def _no_event(event: object) -> InvalidEventError:

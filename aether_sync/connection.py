@@ -20,6 +20,7 @@ from ._runtime.deadline import Deadline
 from ._runtime.exit import at_exit, mind_the_exit
 from ._runtime.fork import ForkAware, fork_aware
 from ._runtime.registry import WeakRegistry
+from ._runtime.reporter import last_words
 from ._runtime.waits import Reply, SingleFlight
 from .errors import (
     AetherError,
@@ -135,6 +136,7 @@ class Connection(Startable, ForkAware):
         )
         outbox = Outbox(outbox_events, outbox_bytes)
         self._slot = EngineSlot(outbox, self._options.servers, is_awaited=connect == "wait")
+        weakref.finalize(self, self._slot.reporter.end).atexit = False
         self._reset()
         fork_aware.add(self)
 
@@ -214,7 +216,7 @@ class Connection(Startable, ForkAware):
         """
         mind_the_exit()
         _used.add(self)
-        engine = Engine(self._options, self._slot.outbox)
+        engine = Engine(self._options, self._slot.outbox, self._slot.reporter)
         finalizer = weakref.finalize(self, _forsake, engine, repr(self))
         finalizer.atexit = False
         made = engine, finalizer
@@ -332,6 +334,7 @@ class Connection(Startable, ForkAware):
         self._slot.outbox.close()
         made = self._made.get(0)
         if made is None:
+            self._slot.reporter.close(last_words(deadline))
             return CloseReport()
         engine, finalizer = made
         finalizer.detach()

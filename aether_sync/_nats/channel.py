@@ -11,6 +11,7 @@ from threading import get_ident
 from .._runtime.again import again
 from .._runtime.closing import loop_threads
 from .._runtime.deadline import Deadline
+from .._runtime.reporter import Reporter
 from ..errors import (
     AetherError,
     BusClosedError,
@@ -34,15 +35,18 @@ class EngineSlot:
     Attributes:
         engine: What runs for the connection; None before its first use, and after a fork.
         outbox: Frames that wait to be sent; it is there before the engine is.
+        reporter: Logs what happens to the connection, and to the stores that use it. It is there before the engine is,
+            and after the close.
         closed: Whether the connection was closed.
         is_awaited: Whether the first use waits for the first connection.
         is_shared: Whether a bus was given the connection; then others may use it as well.
     """
 
-    __slots__ = ("_servers", "closed", "engine", "is_awaited", "is_shared", "outbox")
+    __slots__ = ("_servers", "closed", "engine", "is_awaited", "is_shared", "outbox", "reporter")
 
     def __init__(self, outbox: Outbox, servers: Sequence[str], *, is_awaited: bool) -> None:
         self.outbox = outbox
+        self.reporter = Reporter()
         self.engine: Engine | None = None
         self.closed = False
         self.is_awaited = is_awaited
@@ -88,6 +92,11 @@ class Channel:
         self._ready = ready
 
     # -- state
+
+    @property
+    def reporter(self) -> Reporter:
+        """Logs for the connection, whether that is used, closed or neither. In a forked child it is the same."""
+        return self.slot.reporter
 
     @property
     def is_connected(self) -> bool:

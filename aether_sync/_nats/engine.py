@@ -1,4 +1,4 @@
-"""The engine of a connection: its loop thread, its link and its reporter, from the first use to the end."""
+"""The engine of a connection: its loop thread and its link, from the first use to the end."""
 
 import math
 from functools import partial
@@ -22,11 +22,11 @@ _AT_LEAST = 0.1  # seconds for what follows the flush in any case; usually it ta
 class Engine:
     """What runs for a connection. It does not know the connection, which can therefore be collected."""
 
-    def __init__(self, options: LinkOptions, outbox: Outbox) -> None:
-        self._reporter = Reporter()
-        self.link = Link(options, outbox, self._reporter)
-        loop = new_loop(options.fast, warn=partial(self._reporter.warning, Kind.EVENT_LOOP))
-        self.loop = LoopThread(loop, self._reporter.internal_error, last=self.link.end)
+    def __init__(self, options: LinkOptions, outbox: Outbox, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self.link = Link(options, outbox, reporter)
+        loop = new_loop(options.fast, warn=partial(reporter.warning, Kind.EVENT_LOOP))
+        self.loop = LoopThread(loop, reporter.internal_error, last=self.link.end)
         self._outbox = outbox
         self._connect_timeout = options.connect_timeout
         self._first_deadline = Deadline(options.connect_timeout)
@@ -78,7 +78,7 @@ class Engine:
             raise error
 
     def close(self, deadline: Deadline, name: str) -> CloseReport:
-        """Flush, close the link and end both threads. What is left undone is logged under this name."""
+        """Flush, close the link, and end the loop and the reporter. What is left undone is logged under this name."""
         remaining = deadline.remaining()
         grace = None if math.isinf(remaining) else max(remaining - _HARD_CLOSE, remaining * 0.7)
         end = Deadline(None if grace is None else max(remaining, _AT_LEAST))

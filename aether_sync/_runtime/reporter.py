@@ -5,7 +5,6 @@ Every record has attributes that programs can read: ``kind``, which is one of :c
 """
 
 import logging
-import os
 import threading
 from contextlib import suppress
 from enum import StrEnum
@@ -19,12 +18,14 @@ from ..errors import DeadlineExceededError
 from ..metrics import CloseReport
 from .closing import loop_threads
 from .deadline import Deadline
+from .exit import at_exit, mind_the_exit
+from .fork import ForkAware, fork_aware
 from .locks import outside_locks
 from .registry import WeakRegistry
 from .threads import NoThreadError, make_thread, start
 from .waits import Reply
 
-__all__ = ["Burst", "Details", "Kind", "Reporter", "flush_logs", "log", "log_close"]
+__all__ = ["Burst", "Details", "Kind", "Reporter", "flush_logs", "last_words", "log_close"]
 
 _numbers = count(1)
 
@@ -34,6 +35,8 @@ _QUEUED_AT_MOST = 1_000  # messages, so that a handler that blocks for ever cost
 _BURSTS_KNOWN = 1_000
 _BURST_ENDS_AFTER = 5.0  # seconds of quiet; the next message is logged again
 _BURST_AGAIN = 60.0  # seconds between two records of a burst that goes on
+_CLOSE = 1.0  # seconds that a close waits at most for log handlers that block
+_LAST_WORDS = 0.1  # seconds that it waits for them if its deadline is over
 
 
 class Kind(StrEnum):
@@ -89,35 +92,28 @@ class Burst:
         return opens
 
 
-def log(
-    kind: Kind, level: int, text: str, *args: object, error: BaseException | None = None, **details: Unpack[Details]
-) -> None:
-    """Log at once. Called on a thread of the user's, under no lock, because a log handler is user code.
-
-    Args:
-        kind: What happened.
-        level: A level of ``logging``.
-        text: The text, with a placeholder for each of ``args``.
-        *args: For the text.
-        error: An error whose traceback is logged as well.
-        **details: Further attributes of the record.
-    """
-    with suppress(Exception):  # raised by a handler or filter, which must not change what happens
-        logger.log(level, text, *args, exc_info=error, extra={"kind": kind.value, **details})
-
-
 class _Message(NamedTuple):
     kind: Kind
     level: int
     text: str
     args: tuple[object, ...]
     details: Details
+    error: BaseException | None = None  # whose traceback is logged as well
 
 
-class Reporter:
-    """Takes messages on any thread without blocking. A thread, which the first message starts, logs them."""
+class Reporter(ForkAware):
+    """Takes messages on any thread without blocking. A thread, which the first message starts, logs them.
+
+    The messages of one thread are logged in order. What comes after the end is logged all the same, by a thread that
+    then ends. In a forked child the reporter begins anew, and what is queued is the parent's.
+    """
 
     def __init__(self) -> None:
+        self._reset()
+        _reporters.add(self)
+        fork_aware.add(self)
+
+    def _reset(self) -> None:
         self._messages: SimpleQueue[_Message | Reply[None] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._to_start = [True]  # taken by the thread that starts it
@@ -125,12 +121,32 @@ class Reporter:
         self._mistakes = Burst()
         self._mark: Reply[None] | None = None  # behind all messages that were put so far; None if there is none
         self._ended = False  # the thread logs nothing more
-        self._process = os.getpid()
-        _reporters.add(self)
+
+    def _after_fork(self) -> None:
+        self._reset()
 
     def warning(self, kind: Kind, text: str, *args: object, **details: Unpack[Details]) -> None:
         """Log a warning soon."""
         self._put(_Message(kind, logging.WARNING, text, args, details))
+
+    def error(
+        self,
+        kind: Kind,
+        text: str,
+        *args: object,
+        error: BaseException | None = None,
+        **details: Unpack[Details],
+    ) -> None:
+        """Log an error soon.
+
+        Args:
+            kind: What happened.
+            text: The text, with a placeholder for each of ``args``.
+            *args: For the text.
+            error: An error whose traceback is logged as well. It is kept, with its frames, until it is logged.
+            **details: Further attributes of the record.
+        """
+        self._put(_Message(kind, logging.ERROR, text, args, details, error))
 
     def internal_error(self, what: str) -> None:
         """Log an error in this library soon."""
@@ -168,6 +184,7 @@ class Reporter:
             self._to_start.pop()
             is_started = False
             try:
+                mind_the_exit()
                 thread = make_thread(self._run, name=f"aether-log-{next(_numbers)}")
                 start(thread)
                 is_started = True
@@ -182,12 +199,15 @@ class Reporter:
         outer = getattr(_own, "logs", False)
         _own.logs, self._ended = True, False
         try:
-            while (one := self._messages.get()) is not None:
-                _hand_over(one)
+            while _hand_over(self._messages.get()):  # no name is bound to it: a message is let go when it is logged
+                pass
             self._drain()
             self._ended = True
             self._drain()  # messages that came in between
             self._to_start = [True]  # for messages that come after a close
+            # A message that came just before that has started no thread. Accepted race: one that comes just after it
+            # may be logged by another thread at the same time, out of order, which is harmless at the end.
+            self._drain()
         finally:
             _own.logs = outer
         self._messages.put(None)  # for another thread, if a close() in a handler has ended this one before it
@@ -215,6 +235,15 @@ class Reporter:
                 raise
         return mark
 
+    def flush(self, timeout: float) -> bool:
+        """Wait until all messages so far are logged; returns whether they are. It waits where flush_logs() does."""
+        if _must_not_wait():
+            return False
+        if not self.is_used:
+            return True
+        with outside_locks():
+            return self.await_mark(self.mark(), Deadline(timeout))
+
     def await_mark(self, mark: Reply[None], deadline: Deadline) -> bool:
         """Wait until all messages before a mark are logged; returns whether they are."""
         if self._to_start:  # an exception kept another call from starting the thread
@@ -240,8 +269,8 @@ class Reporter:
 
     @property
     def is_used(self) -> bool:
-        """Whether there may be something to wait for. Not in a forked child, where the thread did not survive."""
-        return self._process == os.getpid() and not (self._to_start and (self._ended or self._messages.empty()))
+        """Whether there may be something to wait for."""
+        return not (self._to_start and (self._ended or self._messages.empty()))
 
     # -- its end
 
@@ -252,21 +281,32 @@ class Reporter:
     def close(self, timeout: float) -> None:
         """End the thread and wait for it, but no longer than ``timeout`` if a log handler blocks it."""
         self.end()
-        if self._thread is None or not self._thread.is_alive():
-            self._run()
-        elif self._thread is not threading.current_thread():
-            self._thread.join(min(timeout, threading.TIMEOUT_MAX))
+        with outside_locks():  # as in flush_logs()
+            if self._thread is None or not self._thread.is_alive():
+                self._run()
+            elif self._thread is not threading.current_thread():
+                self._thread.join(min(timeout, threading.TIMEOUT_MAX))
 
 
 _reporters: WeakRegistry[Reporter] = WeakRegistry()
 _own = threading.local()  # its ``logs`` is true while a reporter may be running a log handler on this thread
 
 
-def _hand_over(one: _Message | Reply[None] | None) -> None:
+def _hand_over(one: _Message | Reply[None] | None) -> bool:
+    """Log a message, or say that a mark is reached; return False at the end."""
     if isinstance(one, Reply):
         one.set(None)
     elif one is not None:
-        log(one.kind, one.level, one.text, *one.args, **one.details)
+        with suppress(Exception):  # raised by a handler or filter, which must not change what happens
+            logger.log(
+                one.level, one.text, *one.args, exc_info=one.error, extra={"kind": one.kind.value, **one.details}
+            )
+    return one is not None
+
+
+def _must_not_wait() -> bool:
+    """Whether this thread logs, and would wait for itself, or is a loop thread."""
+    return getattr(_own, "logs", False) or threading.get_ident() in loop_threads
 
 
 def flush_logs(timeout: float | None = 5.0) -> bool:
@@ -283,11 +323,27 @@ def flush_logs(timeout: float | None = 5.0) -> bool:
         Whether all records were logged in time.
     """
     deadline = Deadline(timeout)
-    if getattr(_own, "logs", False) or threading.get_ident() in loop_threads:
+    if _must_not_wait():
         return False
     marked = [(one, one.mark()) for one in _reporters if one.is_used]
     with outside_locks():  # a log handler may need a lock of the code that a flushing signal handler has interrupted
         return not [one for one, mark in marked if not one.await_mark(mark, deadline)]
+
+
+def last_words(deadline: Deadline) -> float:
+    """Return how many seconds a close waits for log handlers that block: a moment also if its deadline is over."""
+    return min(_CLOSE, max(deadline.remaining(), _LAST_WORDS))
+
+
+@at_exit
+def _log_all_last_words() -> None:
+    """Log what is left when the process ends. It runs last, when what is closed at the exit has said what it has to."""
+    used = [one for one in _reporters if one.is_used]
+    for one in used:
+        one.end()
+    deadline = Deadline(_CLOSE)
+    for one in used:
+        one.close(last_words(deadline))
 
 
 def log_close(reporter: Reporter, name: str, report: CloseReport) -> None:

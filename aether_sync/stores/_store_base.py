@@ -1,6 +1,5 @@
 """``StoreBase``: what all stores have in common: they check arguments, load actors, and publish ``EventStored``."""
 
-import logging
 from abc import abstractmethod
 from collections.abc import Iterable
 from typing import NamedTuple, Never
@@ -8,7 +7,7 @@ from typing import NamedTuple, Never
 from .._arguments import is_of
 from .._runtime.closing import Closeable
 from .._runtime.deadline import Deadline
-from .._runtime.reporter import Burst, Kind, log
+from .._runtime.reporter import Burst, Kind, Reporter
 from .._values.shown import short
 from ..bus import EventBus
 from ..errors import (
@@ -36,12 +35,16 @@ class StoreBase(Closeable, EventStore):
     """The common part of all stores.
 
     It checks what is given, and then calls ``_save``, ``_append`` and so on, which a store implements.
+
+    Args:
+        reporter: Logs for the store.
     """
 
     def __reduce__(self) -> Never:
         raise TypeError("a store cannot be pickled, as it has a connection or events of its own: make one over there")
 
-    def __init__(self) -> None:
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
         self._closed = False
         self._namespace: str | None = None  # where EventStored is published unless set_broadcaster() names another
         self._broadcaster: _Broadcaster | None = None  # replaced whole; read by any thread
@@ -146,7 +149,7 @@ class StoreBase(Closeable, EventStore):
                 "ignored, and all events are read"
             )
             about = snapshot.actor_id, snapshot.version, snapshot.schema_version, schema_version
-            log(Kind.SNAPSHOT_IGNORED, logging.WARNING, text, *about)
+            self._reporter.warning(Kind.SNAPSHOT_IGNORED, text, *about)
 
     def _events_after(self, actor_id: str, snapshot: Snapshot | None, deadline: Deadline) -> list[Event]:
         first = 0 if snapshot is None else snapshot.version + 1

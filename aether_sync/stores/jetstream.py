@@ -13,6 +13,7 @@ from .._bus.store_watch import check_apart
 from .._runtime.deadline import Deadline
 from .._runtime.fork import ForkAware, fork_aware
 from .._runtime.registry import WeakRegistry
+from .._runtime.reporter import last_words
 from .._values.shown import short
 from ..bus import EventBus
 from ..connection import Connection, ConnectionOptions, adopt
@@ -77,13 +78,13 @@ class JetStreamEventStore(StoreBase, ForkAware):
         replicas: int = 1,
         **options: Unpack[ConnectionOptions],
     ) -> None:
-        super().__init__()
         replicas = check_count("replicas", replicas)
         self._names = Names(stream, namespace)
-        self._namespace = namespace
         self._replicas = replicas
         check_apart(self.stream, "aether")  # that of most buses, which this store need not know
         self._connection, self._channel, self._owns_connection = adopt(connection, options)
+        super().__init__(self._channel.reporter)
+        self._namespace = namespace
         self._jetstream = JetStream(self._channel)
         self._make_parts()
         fork_aware.add(self)
@@ -96,9 +97,11 @@ class JetStreamEventStore(StoreBase, ForkAware):
         self._reader = Reader(self._jetstream, self._names, self._cache, self._saves)
         self._writer = Writer(self._jetstream, self._names, self._cache, self._reader, self._saves)
         self._stream = Stream(self._jetstream, settings(self._names, self._replicas), renewed=self._forget)
-        self._snapshots = Snapshots(self._jetstream, self._names, self._reader, self._stream)
+        self._snapshots = Snapshots(self._jetstream, self._names, self._reader, self._stream, self._reporter)
         self._followers: WeakRegistry[JetStreamFollower] = WeakRegistry()
-        self._parts = StoreParts(self._channel, self._jetstream, self._names, self._stream, self._cache, self._reader)
+        self._parts = StoreParts(
+            self._channel, self._reporter, self._jetstream, self._names, self._stream, self._cache, self._reader
+        )
         self._consumers = ConsumerContext(self._parts)
 
     def _forget(self, is_another: bool) -> None:
@@ -391,6 +394,8 @@ class JetStreamEventStore(StoreBase, ForkAware):
         self._jetstream.close(StoreClosedError(f"{self!r} is closed"))
         if self._owns_connection:
             self._connection.close(deadline.timeout_left())
+        else:
+            self._reporter.flush(last_words(deadline))
 
     def __repr__(self) -> str:
         return (

@@ -1,11 +1,13 @@
 """``InMemoryEventStore``: an event store in this process, for tests and demos."""
 
+import weakref
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Never
 
 from .._runtime.deadline import Deadline
+from .._runtime.reporter import Reporter, last_words
 from .._values.shown import short
 from ..bus import EventBus
 from ..errors import DuplicateIdError, InvalidOptionError, StreamRegressionError, UnsupportedError, VersionConflictError
@@ -56,7 +58,8 @@ class InMemoryEventStore(StoreBase):
     """
 
     def __init__(self, *, bus: EventBus | None = None, namespace: str | None = None) -> None:
-        super().__init__()
+        super().__init__(Reporter())
+        weakref.finalize(self, self._reporter.end).atexit = False
         self._namespace = namespace
         self._log = Log()
         self._snapshots: dict[str, Snapshot] = {}  # by actor: the latest; guarded by the log's lock
@@ -271,6 +274,7 @@ class InMemoryEventStore(StoreBase):
         """End every iteration. Events that are being stored are stored first. Any thread may call it, repeatedly."""
         self._closed = True
         self._log.close()
+        self._reporter.close(last_words(Deadline(None)))
 
     def __repr__(self) -> str:
         state = " closed" if self._closed else ""

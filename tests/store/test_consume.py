@@ -21,6 +21,7 @@ from aether_sync import (
     StoreError,
     StoreUnavailableError,
     StreamMismatchError,
+    flush_logs,
 )
 from aether_sync.stores._jetstream.pull import PullRequester
 from aether_sync.stores.consumers.arrivals import Arrivals
@@ -376,6 +377,7 @@ class TestDeadLetters:
                     events.get(timeout=PATIENCE).reject("no")
         with caplog.at_level(logging.WARNING):
             assert [one.sequence for one in store.consumer("c").dead_letters()] == [1, 2]
+            assert flush_logs(PATIENCE)
         (record,) = caplog.records
         assert record.kind == "malformed_record"  # type: ignore[attr-defined]
         assert "record 1 of the dead-letter stream" in record.getMessage()
@@ -480,6 +482,7 @@ class TestDeadLetters:
         with caplog.at_level(logging.WARNING), store.consumer("c").iterate() as events:
             assert [one.sequence for one in take_all(events, 2)] == [1, 3]
             store.consumer("c").wait_for(3, timeout=PATIENCE)
+            assert flush_logs(PATIENCE)
         (found,) = store.consumer("c").dead_letters()
         assert (found.sequence, found.event) == (bad, None)
         assert f"record {bad}" in found.reason

@@ -23,6 +23,7 @@ from aether_sync import (
     StreamRegressionError,
     SubscriptionFilter,
     VersionConflictError,
+    flush_logs,
 )
 from aether_sync._runtime.deadline import Deadline
 from aether_sync.stores._jetstream.messages import Page
@@ -619,6 +620,7 @@ def test_a_snapshot_whose_event_is_gone_is_discarded(
     restored = make_store()  # from a backup, say
     restored.save_events([event(version) for version in range(1, 3)])
     assert restored.get_latest_snapshot("order-1") is None
+    assert flush_logs(PATIENCE)
     assert "discarded" in caplog.text
     loaded = restored.load("order-1")
     assert (loaded.snapshot, loaded.version) == (None, 2)
@@ -636,5 +638,6 @@ def test_a_snapshot_that_is_none_is_discarded(
     store.save_snapshot(Snapshot(actor_id="order-1", version=1, state={"n": 1}))
     put(server, f"{prefix}~snapshots.order.order-1", b"{}")
     assert store.get_latest_snapshot("order-1") is None
+    assert flush_logs(PATIENCE)
     assert "no snapshot" in caplog.text
     assert store.save_snapshot(Snapshot(actor_id="order-1", version=1, state={"n": 1}))

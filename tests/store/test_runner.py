@@ -22,6 +22,7 @@ from aether_sync import (
     NATSCluster,
     NATSServer,
     StoreError,
+    flush_logs,
 )
 from aether_sync._runtime import threads
 from aether_sync._runtime.deadline import Deadline
@@ -301,6 +302,7 @@ class TestFailures:
         recorder = Recorder(lambda delivery: delivery.sequence in (4, 5))
         with caplog.at_level(logging.ERROR), store.consumer("c", max_deliver=3).run(recorder, retry_delay=QUICK):
             store.consumer("c").wait_for(30, timeout=PATIENCE)
+            assert flush_logs(PATIENCE)
         recorder.check_order()
         assert recorder.sequences() == [n for n in range(1, 31) if n not in (4, 5)]
         assert (recorder.tries[4], recorder.tries[5]) == (3, 3)
@@ -331,6 +333,7 @@ class TestFailures:
             store.consumer("c").wait_for(2, timeout=PATIENCE)
         assert (recorder.tries, recorder.handled["a-0"]) == ({1: 1, 2: 1}, [2])
         assert [(one.sequence, one.attempts) for one in store.consumer("c").dead_letters()] == [(1, 1)]
+        assert flush_logs(PATIENCE)
         assert "not in the dead-letter stream yet: no leader" in caplog.text
 
     def test_what_a_handler_rejects_has_its_reason(
@@ -528,6 +531,7 @@ class TestItsEnd:
         begun = time.monotonic()
         with caplog.at_level(logging.WARNING):
             assert not runner.close(0.1 * UNIT)
+            assert flush_logs(PATIENCE)
         assert time.monotonic() - begun < PATIENCE / 4
         assert "aether-worker-" in caplog.text
         with make_store().consumer("c", ack_wait=ACK_WAIT).iterate() as events:
@@ -549,6 +553,7 @@ class TestItsEnd:
             store.close()
             assert time.monotonic() - begun < 3.0, "nobody has waited once more"
             go_on.set()
+        assert flush_logs(PATIENCE)
         assert caplog.text.count("leaves handlers behind") == 1
 
     def test_all_runners_of_a_store_end_at_once(
@@ -567,6 +572,7 @@ class TestItsEnd:
         assert handles.wait(PATIENCE)
         assert works.wait(PATIENCE)
         store.close()
+        assert flush_logs(PATIENCE)
         assert "<Runner of 'slow' closed> leaves handlers behind" in caplog.text
         assert "<Runner of 'quick' closed>" not in caplog.text
         assert quick.wait(0)
@@ -597,6 +603,7 @@ class TestItsEnd:
         runner = store.consumer("c").run(close)
         together.wait(PATIENCE)
         assert runner.wait(PATIENCE)
+        assert flush_logs(PATIENCE)
         assert "leaves handlers behind" not in caplog.text
 
     def test_the_store_ends_it(self, make_store: MakeStore) -> None:
@@ -620,6 +627,7 @@ class TestItsEnd:
             with pytest.raises(StoreError, match="there is no consumer 'c'"):
                 runner.wait(PATIENCE)
             assert runner.closed
+            assert flush_logs(PATIENCE)
         assert "there is no consumer 'c'" in caplog.text
 
     def test_a_mistake_that_ends_it_keeps_no_event(
@@ -639,6 +647,7 @@ class TestItsEnd:
         with store.consumer("c", ack_wait=ACK_WAIT).run(recorder):
             store.consumer("c").wait_for(4, timeout=PATIENCE)
         assert recorder.sequences() == [1, 2, 3, 4]
+        assert flush_logs(PATIENCE)
         assert "ends: MemoryError" in caplog.text
 
     def test_one_that_nobody_keeps_goes_on_until_its_store_is_closed(self, make_store: MakeStore) -> None:

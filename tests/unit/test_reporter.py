@@ -1,6 +1,7 @@
 """Log records: what they carry, that they can be waited for, and that a handler holds nobody up."""
 
 import ast
+import gc
 import logging
 import os
 import pickle
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,13 @@ from aether_sync import (
     Connection,
     DeliveryUncertainError,
     EventBus,
+    EventStore,
+    InMemoryEventStore,
     JetStreamEventStore,
     NATSEventBus,
     NATSServer,
+    Snapshot,
+    StoreError,
     flush_logs,
 )
 from aether_sync._bus.routing import Targets
@@ -36,6 +42,7 @@ from ..support.raw import RawClient
 from ..support.signals import before
 
 MakeBus = Callable[..., NATSEventBus]
+MakeStore = Callable[..., JetStreamEventStore]
 PACKAGE = Path(aether_sync.__file__).parent
 LOGS_PAGE = PACKAGE / "guide" / "metrics.md"
 
@@ -94,6 +101,14 @@ def reporter() -> Iterator[Reporter]:
 def overflow(bus: EventBus) -> None:
     with bus.subscribe("n", maxsize=1):
         bus.publish_many("n", [make_event()] * 3)
+
+
+def ignore_a_snapshot(store: EventStore) -> None:
+    """Have a store log that it ignores a snapshot."""
+    actor_id = f"of-{threading.get_ident()}-{time.monotonic_ns()}"
+    store.append(actor_id, make_event(actor_id=actor_id), expected_version=0)
+    store.save_snapshot(Snapshot(actor_id=actor_id, version=1, state={}))
+    assert store.load(actor_id, schema_version=2).snapshot is None
 
 
 # -- waiting for records
@@ -391,6 +406,7 @@ def test_of_a_handler_that_fails(use: Use, store: JetStreamEventStore) -> None:
     store.append("a", make_event(actor_id="a"), expected_version=ANY_VERSION)
     with store.consumer("c", max_deliver=1).run(fail):
         eventually(lambda: store.consumer("c").dead_letters(), "that it is given up")
+    assert flush_logs(PATIENCE)
     (failed,), (gave_up,) = handler.of(Kind.HANDLER_FAILED), handler.of(Kind.GAVE_UP)
     assert failed.exc_info[0] is ZeroDivisionError
     assert "event 1 (of a), attempt 1 of 1" in failed.getMessage()
@@ -409,6 +425,289 @@ def test_a_handler_of_a_store_holds_no_lock_and_may_use_it(use: Use, store: JetS
     assert found == [1, 1]
 
 
+# -- of stores
+
+
+@pytest.fixture(params=["memory", "jetstream"])
+def any_store(request: pytest.FixtureRequest) -> Iterator[EventStore]:
+    if request.param == "jetstream":
+        yield request.getfixturevalue("store")
+    else:
+        with InMemoryEventStore() as store:
+            yield store
+
+
+class TestStores:
+    def test_a_handler_that_blocks_holds_up_nobody(self, use: Use, any_store: EventStore) -> None:
+        go, blocked = threading.Event(), threading.Event()
+        handler = use(lambda _: (blocked.set(), go.wait(PATIENCE)))
+        ignore_a_snapshot(any_store)
+        assert blocked.wait(PATIENCE)
+        with any_store.follow() as follower:
+            stored = any_store.append("a", make_event(actor_id="a"), expected_version=0)
+            ignore_a_snapshot(any_store)
+            assert [follower.get(timeout=PATIENCE).event.actor_id for _ in range(2)][1] == "a"
+        assert stored[0].sequence == 2
+        began = time.monotonic()
+        any_store.close()
+        assert time.monotonic() - began < PATIENCE / 2
+        assert not handler.records
+        go.set()
+        assert flush_logs(PATIENCE)
+        assert len(handler.records) == 2
+
+    @pytest.mark.concurrent
+    def test_a_handler_that_blocks_does_not_hold_up_those_of_a_runner(self, use: Use, make_store: MakeStore) -> None:
+        store = make_store()
+        go, blocked, handled = threading.Event(), threading.Event(), []
+
+        def work(delivery: Any) -> None:
+            if delivery.sequence == 1:
+                raise ZeroDivisionError
+            handled.append(delivery.sequence)
+
+        handler = use(lambda _: (blocked.set(), go.wait(PATIENCE)))
+        store.save_events(make_event(actor_id="a", version=n + 1) for n in range(3))
+        runner = store.consumer("c", max_deliver=1).run(work, threads=1)
+        assert blocked.wait(PATIENCE)
+        store.consumer("c").wait_for(3, timeout=PATIENCE)
+        assert handled == [2, 3]
+        began = time.monotonic()
+        assert runner.close(PATIENCE)
+        assert time.monotonic() - began < PATIENCE / 2
+        assert not handler.records
+        go.set()
+        assert flush_logs(PATIENCE)
+        assert [record.__dict__["kind"] for record in handler.records] == ["handler_failed", "gave_up"]
+
+    def test_a_handler_may_use_and_close_the_store_that_logs(self, use: Use, any_store: EventStore) -> None:
+        found: list[object] = []
+        loaded = threading.Event()
+
+        def close(_: logging.LogRecord) -> None:
+            loaded.wait(PATIENCE)
+            any_store.append("log", make_event(actor_id="log"), expected_version=0)
+            found.append(any_store.get_latest_version("log"))
+            began = time.monotonic()
+            any_store.close()
+            found.append(time.monotonic() - began < PATIENCE / 2)
+
+        use(close)
+        ignore_a_snapshot(any_store)
+        loaded.set()
+        assert flush_logs(PATIENCE)
+        assert found == [1, True]
+
+    def test_a_handler_may_close_the_runner_that_logs(self, use: Use, store: JetStreamEventStore) -> None:
+        def fail(_: object) -> None:
+            ready.wait(PATIENCE)
+            raise ZeroDivisionError
+
+        ready, closed = threading.Event(), []
+        use(lambda _: closed.append(runner.close(PATIENCE)))
+        store.append("a", make_event(actor_id="a"), expected_version=0)
+        runner = store.consumer("c", max_deliver=2).run(fail)
+        ready.set()
+        assert runner.wait(PATIENCE)
+        assert flush_logs(PATIENCE)
+        assert closed == [True]
+
+    def test_a_handler_that_raises_changes_nothing(self, use: Use, make_store: MakeStore) -> None:
+        def fail(what: Any) -> None:
+            if isinstance(what, logging.LogRecord) or what.attempt == 1:
+                raise ZeroDivisionError
+
+        store, handler = make_store(), use(fail)
+        ignore_a_snapshot(store)
+        with store.consumer("c").run(fail, retry_delay=0.01):
+            store.consumer("c").wait_for(1, timeout=PATIENCE)
+        store.close()
+        assert flush_logs(PATIENCE)
+        assert not handler.records
+
+    @pytest.mark.concurrent
+    def test_what_a_closing_runner_has_to_say_is_logged_before_it_is_closed(
+        self, use: Use, store: JetStreamEventStore
+    ) -> None:
+        handler, go, handles = use(lambda _: time.sleep(0.03)), threading.Event(), threading.Event()
+        store.append("a", make_event(actor_id="a"), expected_version=0)
+        runner = store.consumer("c").run(lambda _: (handles.set(), go.wait(PATIENCE)))
+        assert handles.wait(PATIENCE)
+        assert not runner.close(0)
+        (left,) = handler.of(Kind.HANDLERS_LEFT)
+        assert "<Runner of 'c' closed> leaves handlers behind, on aether-" in left.getMessage()
+        go.set()
+        assert runner.wait(PATIENCE)
+        other = store.consumer("d").run(print)
+        store.consumer("d").delete()
+        with pytest.raises(StoreError):
+            other.wait(PATIENCE)
+        other.close()
+        assert len(handler.of(Kind.RUNNER_ENDED)) == 1
+
+    @pytest.mark.parametrize("is_shared", [False, True])
+    def test_what_a_closing_store_has_to_say_is_logged_before_it_is_closed(
+        self, use: Use, make_store: MakeStore, server: NATSServer, monkeypatch: pytest.MonkeyPatch, is_shared: bool
+    ) -> None:
+        monkeypatch.setattr("aether_sync.stores.jetstream._CLOSE", UNIT)
+        handler, go, handles = use(lambda _: time.sleep(0.03)), threading.Event(), threading.Event()
+        with Connection(server.url) as connection:
+            store = make_store(connection if is_shared else server.url)
+            store.append("a", make_event(actor_id="a"), expected_version=0)
+            runner = store.consumer("c").run(lambda _: (handles.set(), go.wait(PATIENCE)))
+            assert handles.wait(PATIENCE)
+            store.close()
+            assert len(handler.of(Kind.HANDLERS_LEFT)) == 1
+            go.set()
+            assert runner.wait(PATIENCE)
+
+    @pytest.mark.parametrize("is_logged", [False, True])
+    def test_one_in_memory_that_nobody_closes_keeps_no_thread(self, use: Use, is_logged: bool) -> None:
+        handler, threads = use(), set(threading.enumerate())
+        store = InMemoryEventStore()
+        if is_logged:
+            ignore_a_snapshot(store)
+        gone = weakref.ref(store)
+        del store
+        gc.collect()
+        assert gone() is None
+        assert flush_logs(PATIENCE)
+        eventually(lambda: set(threading.enumerate()) <= threads, "the end of the thread")
+        assert len(handler.records) == is_logged
+
+    def test_before_the_first_use_and_after_the_close(self, use: Use) -> None:
+        handler, threads = use(), set(threading.enumerate())
+        store = JetStreamEventStore("nats://127.0.0.1:1")
+        reporter = store._reporter
+        reporter.warning(Kind.SNAPSHOT_IGNORED, "before")
+        assert flush_logs(PATIENCE)
+        store.close()
+        assert set(threading.enumerate()) <= threads
+        reporter.warning(Kind.SNAPSHOT_IGNORED, "after")
+        assert flush_logs(PATIENCE)
+        assert [record.getMessage() for record in handler.records] == ["before", "after"]
+        unclosed = JetStreamEventStore("nats://127.0.0.1:1")
+        unclosed._reporter.warning(Kind.SNAPSHOT_IGNORED, "unclosed")
+        del unclosed
+        gc.collect()
+        eventually(lambda: set(threading.enumerate()) <= threads, "the end of the threads")
+        assert len(handler.records) == 3
+
+    def test_after_its_connection_was_closed(self, use: Use, make_store: MakeStore) -> None:
+        handler, store = use(), make_store()
+        store.start()
+        store.connection.close()
+        threads = set(threading.enumerate())
+        for _ in range(3):
+            store._reporter.warning(Kind.SNAPSHOT_IGNORED, "late")
+        assert flush_logs(PATIENCE)
+        assert len(handler.of(Kind.SNAPSHOT_IGNORED)) == 3
+        eventually(lambda: set(threading.enumerate()) <= threads, "the end of the thread")
+
+    def test_a_traceback_is_let_go_when_it_is_logged(
+        self, use: Use, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Owned:
+            """Of a user, on the stack of his handler."""
+
+        def fail() -> None:
+            owned = Owned()
+            kept.append(weakref.ref(owned))
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(logger, "propagate", False)  # as pytest keeps records, too
+        kept: list[weakref.ref[Owned]] = []
+        texts: list[str] = []
+        handler = use(lambda record: texts.append(logging.Formatter().format(record)))
+        try:
+            fail()
+        except ZeroDivisionError as error:
+            reporter.error(Kind.HANDLER_FAILED, "it failed", error=error)
+        assert flush_logs(PATIENCE)
+        assert "raise ZeroDivisionError" in texts[0]
+        handler.records.clear()
+        gc.collect()
+        assert kept[0]() is None
+
+    @pytest.mark.concurrent
+    def test_those_of_one_thread_stay_in_order(self, use: Use, reporter: Reporter) -> None:
+        def work(me: int) -> None:
+            for n in range(200):
+                (reporter.warning if n % 2 else reporter.error)(Kind.DROPS, "%d %d", me, n)
+
+        handler = use()
+        run_threads(*(lambda me=me: work(me) for me in range(4)))  # type: ignore[misc]
+        assert flush_logs(PATIENCE)
+        logged = [tuple(map(int, record.getMessage().split())) for record in handler.records]
+        for me in range(4):
+            assert [n for one, n in logged if one == me] == list(range(200))
+
+    @pytest.mark.parametrize("end", ["", "store.close()", "del store", "sys.exit(0)"])
+    def test_at_the_end_of_the_process(self, end: str) -> None:
+        program = f"""
+import logging, sys, time
+from aether_sync import Event, InMemoryEventStore, Snapshot
+
+class Handler(logging.Handler):
+    def emit(self, record):
+        time.sleep(0.05)
+        print(record.kind, flush=True)
+
+logging.getLogger("aether_sync").addHandler(Handler())
+store = InMemoryEventStore()
+for actor_id in ("a", "b"):
+    store.append(actor_id, Event(event_type="T", actor_id=actor_id), expected_version=0)
+    store.save_snapshot(Snapshot(actor_id=actor_id, version=1, state={{}}))
+    store.load(actor_id, schema_version=2)
+{end}
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", program], check=True, timeout=PATIENCE * 3, capture_output=True, text=True
+        )
+        assert (done.stdout.split(), done.stderr) == (["snapshot_ignored"] * 2, "")
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+    def test_in_a_forked_child(self) -> None:
+        program = """
+import logging, os, threading, warnings
+from aether_sync import Event, InMemoryEventStore, JetStreamEventStore, Snapshot, flush_logs
+from aether_sync._runtime.reporter import Kind
+
+warnings.simplefilter("ignore", DeprecationWarning)
+said, parent, held = [], os.getpid(), threading.Event()
+
+class Handler(logging.Handler):
+    def emit(self, record):
+        if os.getpid() == parent:
+            held.wait()
+        said.append(record.getMessage().partition(" at version")[0])
+
+logging.getLogger("aether_sync").addHandler(Handler())
+here, there = InMemoryEventStore(), JetStreamEventStore("nats://127.0.0.1:1")
+
+def cause(actor_id):
+    here.append(actor_id, Event(event_type="T", actor_id=actor_id), expected_version=0)
+    here.save_snapshot(Snapshot(actor_id=actor_id, version=1, state={}))
+    here.load(actor_id, schema_version=2)
+    there._reporter.warning(Kind.SNAPSHOT_DISCARDED, f"{actor_id} of another")
+
+cause("before")
+assert not flush_logs(0.05)
+if not (child := os.fork()):
+    ok = flush_logs(0) and not said
+    cause("after")
+    here.close()
+    there.close()
+    os._exit(0 if ok and sorted(said) == ["after of another", "the snapshot of actor 'after'"] else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+held.set()
+assert flush_logs(20) and sorted(said) == ["before of another", "the snapshot of actor 'before'"]
+here.close()
+there.close()
+"""
+        subprocess.run([sys.executable, "-c", program], check=True, timeout=PATIENCE * 3)
+
+
 # -- that none is without
 
 
@@ -420,16 +719,14 @@ CALLS = [
 ]
 
 
-def is_logging(path: Path, called: ast.expr) -> bool:
-    if isinstance(called, ast.Name):
-        return called.id == "log" and path.name != "reporter.py"
-    if isinstance(called, ast.Attribute) and called.attr in ("warning", "info", "burst"):
+def is_logging(called: ast.expr) -> bool:
+    if isinstance(called, ast.Attribute) and called.attr in ("warning", "error", "info", "burst"):
         return "reporter" in ast.unparse(called.value)
     return False
 
 
 def test_every_call_says_its_kind() -> None:
-    logging_calls = [(path, node) for path, node in CALLS if is_logging(path, node.func)]
+    logging_calls = [(path, node) for path, node in CALLS if is_logging(node.func)]
     assert len(logging_calls) > 20
     kinds = set()
     for path, node in logging_calls:

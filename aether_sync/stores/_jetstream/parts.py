@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ..._nats.channel import Channel
+from ..._runtime.reporter import Reporter
 from .api import JetStream
 from .cache import VersionCache
 from .names import Names
@@ -18,6 +19,7 @@ class StoreParts:
 
     Attributes:
         channel: What is used of the connection.
+        reporter: Logs for the store: it is the connection's.
         jetstream: Puts requests to the server.
         names: The names and subjects of its streams.
         stream: The stream of its events.
@@ -26,6 +28,7 @@ class StoreParts:
     """
 
     channel: Channel
+    reporter: Reporter
     jetstream: JetStream
     names: Names
     stream: Stream

@@ -1,6 +1,5 @@
 """Snapshots of a JetStream store: the latest of each actor, in a stream of their own."""
 
-import logging
 import os
 from dataclasses import replace
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from ..._codec.decoding import decode_stored
 from ..._codec.encoding import encode_event
 from ..._runtime.deadline import Deadline
-from ..._runtime.reporter import Kind, log
+from ..._runtime.reporter import Kind, Reporter
 from ..._values.shown import short
 from ...errors import (
     DecodingError,
@@ -33,8 +32,9 @@ __all__ = ["Snapshots"]
 class Snapshots:
     """Saves and reads the snapshots of one store. Any thread may call it."""
 
-    def __init__(self, jetstream: JetStream, names: Names, reader: Reader, main: Stream) -> None:
+    def __init__(self, jetstream: JetStream, names: Names, reader: Reader, main: Stream, reporter: Reporter) -> None:
         self._jetstream = jetstream
+        self._reporter = reporter
         self._names = names
         self._reader = reader
         self._main = main
@@ -102,9 +102,8 @@ class Snapshots:
         snapshot = None if last is None else self._read(last)
         if snapshot is None or self._is_true(snapshot, deadline):
             return snapshot
-        log(
+        self._reporter.warning(
             Kind.SNAPSHOT_DISCARDED,
-            logging.WARNING,
             "the snapshot of actor %r at version %d is discarded: the store does not have its event; it was restored, "
             "or has lost events",
             actor_id,
@@ -145,7 +144,7 @@ class Snapshots:
             reason = "it is of another actor than its subject"
         place = record.sequence, record.subject
         text = "record %d of %r is no snapshot, and is discarded: %s"
-        log(Kind.MALFORMED_RECORD, logging.WARNING, text, *place, reason)
+        self._reporter.warning(Kind.MALFORMED_RECORD, text, *place, reason)
         return None
 
 

@@ -130,7 +130,7 @@ class Consumer:
         handling = Handling(handler, retry_delay, attempts, counts_deliveries=not dead_letters, capacity=prefetch)
         consumption = self._begin_iteration(context, prefetch, dead_letters, deadline)
         try:
-            runner = start_runner(self._name, consumption, handling, threads)
+            runner = start_runner(self._name, consumption, handling, threads, context.parts.reporter)
             context.runners.add(runner)
             self._refuse_if_closed(runner)
         except BaseException:  # of a signal handler, perhaps: nobody else would give back what comes

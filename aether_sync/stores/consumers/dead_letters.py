@@ -8,7 +8,6 @@ which events have used up their deliveries. The event itself is in the store in 
 """
 
 import json
-import logging
 import os
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -16,7 +15,7 @@ from typing import Annotated, Any
 import msgspec
 
 from ..._runtime.deadline import Deadline
-from ..._runtime.reporter import Burst, Kind, log
+from ..._runtime.reporter import Burst, Kind
 from ..._values.clock import Datetime, now
 from ...errors import DeadlineExceededError, MalformedRecordError
 from ...events import MAX_VERSION, Event
@@ -94,6 +93,7 @@ class DeadLetterStream:
         self._jetstream = parts.jetstream
         self._names = parts.names
         self._reader = parts.reader
+        self._reporter = parts.reporter
         self._stream = Stream(parts.jetstream, _settings(parts.names), parts.stream)
         self._burst = Burst()  # of records that are no pointers
 
@@ -202,7 +202,7 @@ class DeadLetterStream:
             except MalformedRecordError as error:
                 if self._burst.opens():
                     text = "a record of the dead letters of consumer %r is skipped: %s"
-                    log(Kind.MALFORMED_RECORD, logging.WARNING, text, consumer, error)
+                    self._reporter.warning(Kind.MALFORMED_RECORD, text, consumer, error)
         return found
 
     def _records(self, consumer: str, deadline: Deadline) -> list[Record]:

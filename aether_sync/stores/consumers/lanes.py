@@ -10,7 +10,6 @@ events of other actors are reached. A delivery beyond the bound keeps its place,
 when its turn comes. To give it back instead would cost an attempt, and it would count as unacknowledged all the same.
 """
 
-import logging
 from bisect import insort
 from collections import deque
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from time import sleep
 
 from ..._runtime.deadline import Deadline
 from ..._runtime.locks import signal_safe_lock
-from ..._runtime.reporter import Burst, Kind, log
+from ..._runtime.reporter import Burst, Kind, Reporter
 from ..._runtime.waits import ParkingLot
 from ..._values.clock import monotonic
 from ..._values.shown import explained
@@ -87,10 +86,12 @@ class LaneScheduler:
     Args:
         consumption: Where deliveries come from.
         handling: What is done with them.
+        reporter: Logs for the store.
     """
 
-    def __init__(self, consumption: Consumption, handling: Handling) -> None:
+    def __init__(self, consumption: Consumption, handling: Handling, reporter: Reporter) -> None:
         self.consumption = consumption
+        self._reporter = reporter
         self._handler = handling.handler
         self._retry_delay = handling.retry_delay
         self._attempts = handling.attempts
@@ -287,17 +288,17 @@ class LaneScheduler:
         lane.failures += 1
         tried = delivery.attempt if self._counts_deliveries else lane.failures
         if self._burst.opens():
-            text = "the handler of %r failed with event %d (of %s), attempt %d of %d"
-            about = self.consumption, delivery.sequence, lane.actor_id, tried, self._attempts
+            text = "the handler of %s failed with event %d (of %s), attempt %d of %d"
+            about = repr(self.consumption), delivery.sequence, lane.actor_id, tried, self._attempts
             counts = {"attempts": tried}
-            log(Kind.HANDLER_FAILED, logging.ERROR, text, *about, error=error, counts=counts)
+            self._reporter.error(Kind.HANDLER_FAILED, text, *about, error=error, counts=counts)
         if delivery.settled:
             self._done(lane, delivery)
         elif (rejected := failed_reason(delivery)) is not None or tried >= self._attempts:
             reason = explained(error, _LONGEST_REASON) if rejected is None else rejected
-            text = "%r gives up event %d (of %s) after %d attempts: %s"
-            what = self.consumption, delivery.sequence, lane.actor_id, tried, reason[:_LONGEST_REASON]
-            log(Kind.GAVE_UP, logging.WARNING, text, *what, counts={"attempts": tried})  # each of them
+            text = "%s gives up event %d (of %s) after %d attempts: %s"
+            what = repr(self.consumption), delivery.sequence, lane.actor_id, tried, reason[:_LONGEST_REASON]
+            self._reporter.warning(Kind.GAVE_UP, text, *what, counts={"attempts": tried})  # each of them
             self._give_up(lane, delivery, reason)
         else:
             delivery.attempt += 1
@@ -317,8 +318,8 @@ class LaneScheduler:
         except (AetherError, MemoryError) as error:
             if not delivery.settled:
                 if self._burst_of_refusals.opens():
-                    text = "event %d, which %r gives up, is not in the dead-letter stream yet: %s"
-                    log(Kind.GAVE_UP, logging.WARNING, text, delivery.sequence, self.consumption, error)
+                    text = "event %d, which %s gives up, is not in the dead-letter stream yet: %s"
+                    self._reporter.warning(Kind.GAVE_UP, text, delivery.sequence, repr(self.consumption), error)
                 lane.verdict = reason
                 self._later_on(lane, _AGAIN)
                 return
@@ -345,7 +346,7 @@ class LaneScheduler:
         """Note and log the error that ends it."""
         what = explained(error)
         self.failure = error if isinstance(error, AetherError) else StoreError(f"a mistake ends the runner: {what}")
-        log(Kind.RUNNER_ENDED, logging.ERROR, "the handling of %r ends: %s", self.consumption, what)
+        self._reporter.error(Kind.RUNNER_ENDED, "the handling of %s ends: %s", repr(self.consumption), what)
 
     def stop(self) -> None:
         """Have each thread end when it has finished the event that it handles."""

@@ -3,7 +3,6 @@
 Which delivery is handled next is decided in ``lanes.py``; here are the threads, and how they end.
 """
 
-import logging
 import threading
 from collections.abc import Iterable
 from itertools import count
@@ -15,7 +14,7 @@ from ..._runtime.exit import before_threads_end
 from ..._runtime.fork import ForkAware, fork_aware
 from ..._runtime.locks import outside_locks
 from ..._runtime.registry import WeakRegistry
-from ..._runtime.reporter import Kind, log
+from ..._runtime.reporter import Kind, Reporter, last_words
 from ..._runtime.threads import NoThreadError, make_thread, start
 from ..._values.shown import short
 from ...errors import StoreClosedError, StoreError
@@ -52,8 +51,11 @@ class Runner(Closeable, ForkAware):
     see its event delivered to another process.
     """
 
-    def __init__(self, name: str, consumption: Consumption, handling: Handling, threads: int) -> None:
-        self._scheduler = LaneScheduler(consumption, handling)
+    def __init__(
+        self, name: str, consumption: Consumption, handling: Handling, threads: int, reporter: Reporter
+    ) -> None:
+        self._scheduler = LaneScheduler(consumption, handling, reporter)
+        self._reporter = reporter
         self._name = short(name)
         self._has_left = False  # closing it took too long: handlers were left behind
         number = next(_numbers)
@@ -122,7 +124,14 @@ class Runner(Closeable, ForkAware):
         Returns:
             Whether all handlers have ended.
         """
-        deadline, scheduler = Deadline(timeout), self._scheduler
+        deadline = Deadline(timeout)
+        ended = self._end(deadline)
+        self._reporter.flush(last_words(deadline))
+        return ended
+
+    def _end(self, deadline: Deadline) -> bool:
+        """As :meth:`close`, within a deadline, without waiting until what there is to say is logged."""
+        scheduler = self._scheduler
         self._let_end()
         close_by(scheduler.consumption, deadline)
         own = threading.current_thread() in self._threads
@@ -150,8 +159,7 @@ class Runner(Closeable, ForkAware):
         if not self._has_left:
             self._has_left = True
             names = ", ".join(thread.name for thread in self._threads if thread.is_alive())
-            text = "closing %r leaves handlers behind, on %s"
-            log(Kind.HANDLERS_LEFT, logging.WARNING, text, self, names)
+            self._reporter.warning(Kind.HANDLERS_LEFT, "closing %s leaves handlers behind, on %s", repr(self), names)
 
     def _join(self, deadline: Deadline) -> None:
         for thread in self._threads:
@@ -178,7 +186,7 @@ def _end_running() -> None:
     close_all(_runners, Deadline(_AT_EXIT))
 
 
-def start_runner(name: str, consumption: Consumption, handling: Handling, threads: int) -> Runner:
+def start_runner(name: str, consumption: Consumption, handling: Handling, threads: int, reporter: Reporter) -> Runner:
     """Make a runner and start its threads.
 
     Args:
@@ -186,11 +194,12 @@ def start_runner(name: str, consumption: Consumption, handling: Handling, thread
         consumption: Where deliveries come from.
         handling: What is done with them.
         threads: How many handlers run at a time.
+        reporter: Logs for the store.
 
     Raises:
         StoreError: There is no thread to be had.
     """
-    runner = Runner(name, consumption, handling, threads)
+    runner = Runner(name, consumption, handling, threads, reporter)
     runner._start()
     return runner
 
@@ -202,8 +211,11 @@ def let_all_end(runners: Iterable[Runner]) -> None:
 
 
 def close_all(runners: Iterable[Runner], deadline: Deadline) -> None:
-    """Close all of them within one deadline. One that an earlier close has left behind is not waited for again."""
+    """Close all of them within one deadline. One that an earlier close has left behind is not waited for again.
+
+    What they have to say is logged soon; whoever closes them waits for that.
+    """
     closing = list(runners)
     let_all_end(closing)
     for runner in closing:
-        runner.close(0 if runner._has_left else deadline.timeout_left())
+        runner._end(Deadline(0) if runner._has_left else deadline)

@@ -1,13 +1,12 @@
 """``Source``: how a consumption makes deliveries of messages: of events, or of pointers in the dead-letter stream."""
 
-import logging
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, ClassVar, Protocol
 
 from ..._nats.interest import Message
 from ..._runtime.deadline import Deadline
-from ..._runtime.reporter import Burst, Kind, log
+from ..._runtime.reporter import Burst, Kind
 from ...errors import AetherError, DeadlineExceededError, DisconnectedError, MalformedRecordError, StoreUnavailableError
 from ...events import Event
 from ...patterns import SubscriptionFilter
@@ -79,6 +78,7 @@ class Events:
     ) -> None:
         self._jetstream = parts.jetstream
         self._names = parts.names
+        self._reporter = parts.reporter
         self._reader = parts.reader
         self._dead_letters = dead_letters
         self._consumer = consumer
@@ -119,7 +119,7 @@ class Events:
     def _bury_malformed(self, attempt: int, reply: bytes, settler: Settler, error: MalformedRecordError) -> None:
         if self._burst.opens():
             text = "%r skips a record that is not an event: %s"
-            log(Kind.MALFORMED_RECORD, logging.WARNING, text, self._consumer, error)
+            self._reporter.warning(Kind.MALFORMED_RECORD, text, self._consumer, error)
         try:
             self._dead_letters.bury(self._consumer, error.sequence, attempt, str(error), Deadline(_BURY))
         except AetherError:  # the message is delivered again
@@ -149,6 +149,7 @@ class Pointers:
     ) -> None:
         self._jetstream = parts.jetstream
         self._names = parts.names
+        self._reporter = parts.reporter
         self._dead_letters = dead_letters
         self._filter = filter
         self._burst = Burst()  # of records that are no events
@@ -171,7 +172,7 @@ class Pointers:
         except MalformedRecordError as error:
             if self._burst.opens():
                 text = "a dead letter without an event stays where it is: %s"
-                log(Kind.MALFORMED_RECORD, logging.WARNING, text, error)
+                self._reporter.warning(Kind.MALFORMED_RECORD, text, error)
             settler.send(reply, nak(_AGAIN))
             return None
         except (DeadlineExceededError, DisconnectedError, StoreUnavailableError):  # the message is delivered again

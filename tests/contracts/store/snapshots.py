@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aether_sync import EncodingError, InvalidOptionError
+from aether_sync import EncodingError, InvalidOptionError, flush_logs
 from aether_sync.errors import VersionConflictError
 from aether_sync.stores.base import EventStore, Snapshot
 
@@ -161,6 +161,7 @@ class Snapshots(TwoNodes):
                 store.load("a", schema_version=2)
                 store.load("a")
                 store.load("b")
+            assert flush_logs(PATIENCE)
         ignored = [one for one in caplog.records if getattr(one, "kind", "") == "snapshot_ignored"]
         assert [one.args[0] for one in ignored if isinstance(one.args, tuple)] == ["a", "b"]
         assert "schema_version 2, and load() was asked for 1" in caplog.text
