@@ -267,16 +267,22 @@ class Link:
     # -- from the server
 
     def _refuse(self, text: str) -> bool:
-        """Handle the text of an ``-ERR``; returns whether the connection goes on."""
+        """Handle the text of an ``-ERR``; returns whether the connection goes on.
+
+        It ends if the text cannot be read: it may be about anything that is in flight, and the next PONG would confirm
+        all of that.
+        """
         refused = refusal(text)
-        if refused is not None and refused.subject is not None:
+        if refused is None:
+            if text == TOO_LONG:
+                self.lines.learn(None if self.is_connected else self.subscriber.line_in_question)
+            return False
+        if refused.subject is not None:
             if not self.requests.refuse(refused.subject):
                 self.pump.refuse(f"no permission to publish to {refused.subject!r}")
             return True
-        if refused is not None and self.subscriber.refuse(refused):
+        if self.subscriber.refuse(refused):
             return True
-        if text == TOO_LONG:
-            self.lines.learn(None if self.is_connected else self.subscriber.line_in_question)
         if not is_violation(text):
             return False
         self._reporter.burst(Kind.SERVER_ERROR, "the server reports: %s", text, url=self.where)
