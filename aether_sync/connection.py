@@ -78,8 +78,8 @@ class Connection(Startable, ForkAware):
             default a frozen server is noticed within 10 seconds.
         outbox_events: How many events may wait to be sent, also while disconnected.
         outbox_bytes: How many bytes may wait to be sent.
-        user: The user; needs ``password``. Both, or a token, may stand in the URL instead.
-        password: The password of ``user``.
+        user: The user. Both it and ``password``, or a token, may stand in the URL instead.
+        password: The password of ``user``; without one it is empty, as for a user whom the server knows without one.
         token: A token.
         credentials: Path of a credentials file, which holds a JWT and its seed; needs the extra ``nkeys``.
         nkeys_seed: Path of a file with an nkey seed; needs the extra ``nkeys``.

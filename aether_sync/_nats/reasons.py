@@ -21,7 +21,8 @@ __all__ = [
 ]
 
 _REFUSALS = ("authorization violation", "authentication expired", "authorization failed", "authentication revoked")
-_SCHEMES = ("nats", "tls", "ws", "wss")
+_SCHEMES = ("nats", "tls", "ws", "wss", "http", "https")
+_SCHEME = re.compile(r"[a-z][a-z0-9+-]*", re.I)
 _ADDRESS = re.compile(r"(?:\[[^\]@]*\]|[^\[\]:/?#@]*)(?::\d*)?/?")
 _AUTHENTICATION = re.compile(f"(?:(?:user|account) )?(?:{'|'.join(_REFUSALS)})", re.I)
 _QUOTED = r'"((?:[^"\\]|\\.)*)"'
@@ -127,8 +128,9 @@ def _unescaped(found: re.Match[bytes]) -> bytes:
 
 def shown(url: str) -> str:
     """Return a URL as it may be shown: without user, password and token, even if it is not a valid URL."""
-    scheme, _, rest = url.partition("://")
-    if scheme not in _SCHEMES:
+    scheme, mark, rest = url.partition("://")
+    is_scheme = scheme in _SCHEMES or (_SCHEME.fullmatch(scheme) and "@" not in rest)  # else it may be of a password
+    if not (mark and is_scheme):
         scheme, rest = "nats", url
     address = rest.rpartition("@")[2]
     if _ADDRESS.fullmatch(address) is None:  # perhaps a password that is not escaped, or that stands in place of a port
