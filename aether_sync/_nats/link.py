@@ -16,6 +16,7 @@ was written and not confirmed becomes uncertain. The next attempt is at another 
 
 import asyncio
 import random
+import socket
 from collections.abc import Coroutine
 from contextlib import suppress
 from enum import Enum
@@ -200,6 +201,8 @@ class Link:
     def _fault(self, error: BaseException) -> None:
         """Note and log why there is no connection. If no server will have us, nobody needs to wait for one any more."""
         self.reason = describe(error)
+        if isinstance(error, socket.gaierror):
+            self.reason += self._options.meant
         if is_refusal(error):
             self.reason += self._login.doubt()
             if self.connector.is_refused:
