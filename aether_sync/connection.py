@@ -235,7 +235,7 @@ class Connection(Startable, ForkAware):
 
     def _refuse_if_closed(self) -> None:
         if self._slot.closed:
-            raise BusClosedError(f"{self!r} is closed")
+            raise BusClosedError(f"{self!r} is closed: make a new one")
 
     @property
     def is_connected(self) -> bool:

@@ -17,7 +17,7 @@ from .._runtime.registry import WeakRegistry
 from .._values.shown import short
 from ..bus import EventBus
 from ..connection import Connection, ConnectionOptions, adopt
-from ..errors import InvalidOptionError, StoreClosedError, VersionConflictError
+from ..errors import InvalidOptionError, VersionConflictError
 from ..events import Event
 from ..nats_bus import NATSEventBus
 from ._checks import check_actor_id, check_version, check_wanted, in_time, numbered
@@ -391,7 +391,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
         for follower in self._followers:
             follower.close()
         self._consumers.close(Deadline(_CLOSE - _LAST))
-        self._jetstream.close(StoreClosedError(f"{self!r} is closed"))
+        self._jetstream.close(self._closed_error())
         if self._owns_connection:
             self._connection.close(deadline.timeout_left())
 
