@@ -427,7 +427,7 @@ class EventBus(Startable, ForkAware):
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
-            raise BusClosedError(f"{self!r} is closed")
+            raise BusClosedError(f"{self!r} is closed: make a new one")
 
     def close(self, timeout: float | None = 5.0) -> CloseReport:
         """Close the subscriptions, send what was accepted, and end the bus's own connection.

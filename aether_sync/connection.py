@@ -4,6 +4,7 @@ import ssl
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict, cast
 
@@ -79,8 +80,8 @@ class Connection(Startable, ForkAware):
             default a frozen server is noticed within 10 seconds.
         outbox_events: How many events may wait to be sent, also while disconnected.
         outbox_bytes: How many bytes may wait to be sent.
-        user: The user; needs ``password``. Both, or a token, may stand in the URL instead.
-        password: The password of ``user``.
+        user: The user. Both it and ``password``, or a token, may stand in the URL instead.
+        password: The password of ``user``. By default it is empty, because a server may know a user without a password.
         token: A token.
         credentials: Path of a credentials file, which holds a JWT and its seed; needs the extra ``nkeys``.
         nkeys_seed: Path of a file with an nkey seed; needs the extra ``nkeys``.
@@ -236,7 +237,7 @@ class Connection(Startable, ForkAware):
 
     def _refuse_if_closed(self) -> None:
         if self._slot.closed:
-            raise BusClosedError(f"{self!r} is closed")
+            raise BusClosedError(f"{self!r} is closed: make a new one")
 
     @property
     def is_connected(self) -> bool:
@@ -361,12 +362,13 @@ class Adopted(NamedTuple):
     is_own: bool  # made for it, and closed with it
 
 
-def adopt(connection: Connection | str | Sequence[str] | None, options: ConnectionOptions) -> Adopted:
+def adopt(connection: Connection | str | Sequence[str] | None, options: ConnectionOptions, meant: str = "") -> Adopted:
     """Take the connection that a bus or a store was given, or make one of what it was given.
 
     Args:
         connection: The connection, or the URL or URLs for one.
         options: For one that is made.
+        meant: What its user may have meant, if it turns out that no host has the name in the URL.
 
     Raises:
         InvalidOptionError: There are options for a connection that is made already, or one of them is wrong.
@@ -376,6 +378,7 @@ def adopt(connection: Connection | str | Sequence[str] | None, options: Connecti
             raise InvalidOptionError(f"{', '.join(options)}: give that to the Connection, which is shared")
         return Adopted(connection, channel_of(connection), False)
     own = Connection(cast("str | Sequence[str] | None", connection), **options)
+    own._options = replace(own._options, meant=meant)
     return Adopted(own, channel_of(own), True)
 
 

@@ -42,8 +42,13 @@ def _items(urls: Any) -> Sequence[str]:
 
 def _check_url(url: str) -> str:
     url = url.strip()
-    if "://" not in url:
-        url = f"nats://{url}"
+    scheme, mark, rest = url.partition("://")
+    url = f"{scheme.lower()}://{rest}" if mark else f"nats://{url}"
+    if scheme.lower() in ("ws", "wss") and mark:
+        raise InvalidOptionError(
+            f"no server URL: {shown(url)!r}; this library does not speak WebSocket. Expected nats://host:port or "
+            "tls://host:port, with the port that the server has for other clients"
+        )
     if not _is_server(url):
         raise InvalidOptionError(
             f"no server URL, as far as it may be shown: {shown(url)!r}; expected nats://host:port or tls://host:port. "

@@ -24,10 +24,10 @@ from .._runtime.fork import OwnFile, let_go
 from .._runtime.reporter import Kind, Reporter
 from .fast_reader import LONGEST_LINE, FastReader
 from .interest import Interest, message_class
-from .login import Login, NotSentError
+from .login import Login, NotSentError, secrets_of
 from .options import LinkOptions
 from .parser import SteadyParser
-from .reasons import describe
+from .reasons import describe, said_by, says_refusal
 from .servers import Server
 from .shortcut import Shortcut, duplicate
 from .uplink import on_this_side
@@ -60,7 +60,8 @@ class NATSClient(Client):
         server: The server to connect to.
         login: The credentials for the server.
         reporter: Logs.
-        refused: Called with the text of each ``-ERR``; returns whether the connection goes on.
+        refused: Called with the text of each ``-ERR``, which may quote a secret if it cannot be read; returns whether
+            the connection goes on.
         unreadable: Called with the sid of a message whose subject or headers cannot be read.
         informed: Called with each ``INFO`` of the server.
 
@@ -94,7 +95,7 @@ class NATSClient(Client):
         self._informed = informed
         self._wants_tls = False
         self._ear: OwnFile | None = None
-        self._secrets: list[str] = []  # that were sent to the server
+        self._secrets: set[str] = set()  # that were sent to the server
         self.line = 0
         self._gathered: list[bytes] | None = None
         self._ps = self._parser = SteadyParser(self)
@@ -115,11 +116,7 @@ class NATSClient(Client):
             words = _last_words(bytes(getattr(reader, "_buffer", b"")) + self._unread())
             words = self._without_secrets(words)
             raise (Error(words) if words else reader and reader.exception()) or error from None
-        except Error as error:
-            if self._without_secrets(str(error)) != str(error):
-                raise Error(self._without_secrets(str(error))) from None
-            raise
-        except OSError:
+        except (Error, OSError):
             raise
         except Exception as error:
             raise Error(f"something answers there, but it is no NATS server ({type(error).__name__})") from error
@@ -165,7 +162,12 @@ class NATSClient(Client):
         await self._transport.connect(server.uri, DEFAULT_BUFFER_SIZE, self.options["connect_timeout"])
 
     async def _process_connect_init(self) -> None:
-        await super()._process_connect_init()
+        try:
+            await super()._process_connect_init()
+        except NotSentError:
+            raise
+        except Error as error:
+            raise Error(self._without_secrets(said_by(error))) from None
         if not self.is_connected:  # nats-py takes anything for a PONG, also the end of the stream
             raise Error("the server closed the connection before it had answered")
 
@@ -175,7 +177,7 @@ class NATSClient(Client):
         self._listen()
         uri = self._current_server.uri
         shown = self._login.fields(uri.hostname, uri.port, self._server_info.get("nonce"))
-        self._secrets = [secret for secret in shown.values() if len(secret) >= _SECRET]
+        self._secrets = {secret for secret in secrets_of(shown) if len(secret) >= _SECRET}
         fields = json.dumps(json.loads(fields) | shown).encode()
         self.line = len(fields)
         return b"%b %b\r\n" % (verb, fields)
@@ -201,13 +203,18 @@ class NATSClient(Client):
         self._heed(self._parser.error_text() or err_msg)
 
     def _heed(self, text: str) -> None:
-        text = self._without_secrets(text)
         if not (self.is_connected and self._refused(text)):
-            self.abandon(Error(text))
+            self.abandon(Error(self._without_secrets(text)))
 
     def _without_secrets(self, text: str) -> str:
-        """Return a server's text; servers do not quote credentials, but something between us and them may."""
-        return "an error that quotes the CONNECT" if any(secret in text for secret in self._secrets) else text
+        """Return the text of an ``-ERR`` for an error.
+
+        Servers do not quote credentials, but something between us and them may. What a text is about is read before it
+        comes here: a subject, or a word of the server's own, may happen to have a password in it.
+        """
+        if says_refusal(text) or not any(secret in text for secret in self._secrets):
+            return text
+        return "an error that quotes the CONNECT"
 
     def _hear_out(self) -> None:
         """Handle what has come and was not read when the connection broke, perhaps while it was written to.
@@ -314,7 +321,8 @@ class NATSClient(Client):
         If the connection breaks first, ``on_pong`` is never called.
         """
         self.write(b"PING\r\n")
-        self._pongs.append(_Pong(on_pong))  # type: ignore[arg-type]
+        if not self.lost.done():
+            self._pongs.append(_Pong(on_pong))  # type: ignore[arg-type]
 
     async def _send_ping(self, future: Any = None) -> None:
         self.ping(lambda: None)
@@ -343,10 +351,14 @@ class NATSClient(Client):
             let_go([ear])
 
     def abandon(self, why: Exception) -> None:
-        """End the connection at once; what the server has not read is lost. Does nothing the second time."""
+        """End the connection at once; what the server has not read is lost. Does nothing the second time.
+
+        A PONG that has come with the reason for the end confirms nothing any more: nats-py parses it all the same.
+        """
         if not self.lost.done():
             self.lost.set_result(why)
         self._status = Client.CLOSED
+        self._pongs.clear()
         self._close_ear()
         if self.shortcut is not None:
             self.shortcut.close()

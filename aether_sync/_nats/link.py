@@ -16,6 +16,7 @@ was written and not confirmed becomes uncertain. The next attempt is at another 
 
 import asyncio
 import random
+import socket
 from collections.abc import Coroutine
 from contextlib import suppress
 from enum import Enum
@@ -200,6 +201,8 @@ class Link:
     def _fault(self, error: BaseException) -> None:
         """Note and log why there is no connection. If no server will have us, nobody needs to wait for one any more."""
         self.reason = describe(error)
+        if isinstance(error, socket.gaierror):
+            self.reason += self._options.meant
         if is_refusal(error):
             self.reason += self._login.doubt()
             if self.connector.is_refused:
@@ -267,16 +270,22 @@ class Link:
     # -- from the server
 
     def _refuse(self, text: str) -> bool:
-        """Handle the text of an ``-ERR``; returns whether the connection goes on."""
+        """Handle the text of an ``-ERR``; returns whether the connection goes on.
+
+        It ends if the text cannot be read: it may be about anything that is in flight, and the next PONG would confirm
+        all of that.
+        """
         refused = refusal(text)
-        if refused is not None and refused.subject is not None:
+        if refused is None:
+            if text == TOO_LONG:
+                self.lines.learn(None if self.is_connected else self.subscriber.line_in_question)
+            return False
+        if refused.subject is not None:
             if not self.requests.refuse(refused.subject):
                 self.pump.refuse(f"no permission to publish to {refused.subject!r}")
             return True
-        if refused is not None and self.subscriber.refuse(refused):
+        if self.subscriber.refuse(refused):
             return True
-        if text == TOO_LONG:
-            self.lines.learn(None if self.is_connected else self.subscriber.line_in_question)
         if not is_violation(text):
             return False
         self._reporter.burst(Kind.SERVER_ERROR, "the server reports: %s", text, url=self.where)

@@ -15,9 +15,10 @@ from urllib.parse import unquote, urlsplit
 
 from nats.errors import Error
 
-__all__ = ["Login", "NotSentError", "without_login"]
+__all__ = ["Login", "NotSentError", "secrets_of", "without_login"]
 
 _DEFAULT_PORT = 4222
+_NO_SECRETS = ("user", "nkey")  # fields of CONNECT that say who somebody is, and prove nothing
 _JWT = re.compile(r"-BEGIN NATS USER JWT-+\s+([\w.=-]+)\s+-+END")
 _SEED = re.compile(r"-BEGIN USER NKEY SEED-+\s+(\w+)\s+-+END")
 _MAX_BYTES = 1 << 20  # of a file
@@ -98,6 +99,12 @@ class Login:
             return ""
         moment = datetime.fromtimestamp(expiry, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         return f"; the JWT in {str(self._credentials)!r} expired at {moment}"
+
+
+def secrets_of(fields: dict[str, str]) -> set[str]:
+    """Return what is secret in the fields of :meth:`Login.fields`: each as it is, and as it stands in JSON."""
+    secrets = {value for name, value in fields.items() if name not in _NO_SECRETS}
+    return secrets | {json.dumps(secret)[1:-1] for secret in secrets}
 
 
 def without_login(url: str) -> str:

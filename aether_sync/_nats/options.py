@@ -36,6 +36,8 @@ class LinkOptions:
     tls: ssl.SSLContext | None = None
     tls_hostname: str | None = None
     tls_handshake_first: bool = False
+    # What the user may have meant, if a host is not known.
+    meant: str = ""
     # Whether to read the fast way.
     lean: bool = field(default_factory=lambda: os.environ.get("AETHER_SYNC_LEAN", "1") != "0")
     # Whether to use uvloop, if it is installed.

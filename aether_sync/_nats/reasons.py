@@ -8,15 +8,28 @@ from typing import NamedTuple
 
 from .login import NotSentError
 
-__all__ = ["Refusal", "counted", "describe", "is_refusal", "is_violation", "refusal", "shown"]
+__all__ = [
+    "Refusal",
+    "counted",
+    "describe",
+    "is_refusal",
+    "is_violation",
+    "refusal",
+    "said_by",
+    "says_refusal",
+    "shown",
+]
 
 _REFUSALS = ("authorization violation", "authentication expired", "authorization failed", "authentication revoked")
-_SCHEMES = ("nats", "tls", "ws", "wss")
+_SCHEMES = ("nats", "tls", "ws", "wss", "http", "https")
+_SCHEME = re.compile(r"[a-z][a-z0-9+-]*", re.I)
 _ADDRESS = re.compile(r"(?:\[[^\]@]*\]|[^\[\]:/?#@]*)(?::\d*)?/?")
+_AUTHENTICATION = re.compile(f"(?:(?:user|account) )?(?:{'|'.join(_REFUSALS)})", re.I)
 _QUOTED = r'"((?:[^"\\]|\\.)*)"'
-_PUBLISH = re.compile(rf"permissions violation for publish to {_QUOTED}", re.I)
+_SUBJECT = r'"((?:[^"\\ ]|\\.)*)"'  # it has no space: a whole line in quotes is none
+_PUBLISH = re.compile(rf"permissions violation for publish to {_SUBJECT}", re.I)
 _SUBSCRIPTION = re.compile(
-    rf"permissions violation for subscription to {_QUOTED}(?: using queue {_QUOTED})?"
+    rf"permissions violation for subscription to {_SUBJECT}(?: using queue {_QUOTED})?"
     r'(?: \(sid "(?P<sid>\d+)"\)|, (?P<limit>too many tokens))?$',
     re.I,
 )
@@ -42,10 +55,10 @@ def describe(error: BaseException) -> str:
     if isinstance(error, ConnectionRefusedError):
         return "connection refused: nothing listens there"
     if is_refusal(error):
-        return f"the server refuses these credentials ({_text(error)})"
+        return f"the server refuses these credentials ({said_by(error)})"
     if "expecting INFO" in str(error) or "info message" in str(error):
         return "something answers there, but it is no NATS server"
-    return _text(error)
+    return said_by(error)
 
 
 def _describe_tls(reason: str) -> str:
@@ -66,6 +79,11 @@ def is_refusal(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return any(refusal in text for refusal in _REFUSALS)
+
+
+def says_refusal(text: str) -> bool:
+    """Whether the text of an ``-ERR`` only says that the server refuses the credentials, and quotes nothing."""
+    return _AUTHENTICATION.fullmatch(text) is not None
 
 
 class Refusal(NamedTuple):
@@ -110,8 +128,9 @@ def _unescaped(found: re.Match[bytes]) -> bytes:
 
 def shown(url: str) -> str:
     """Return a URL as it may be shown: without user, password and token, even if it is not a valid URL."""
-    scheme, _, rest = url.partition("://")
-    if scheme not in _SCHEMES:
+    scheme, mark, rest = url.partition("://")
+    is_scheme = scheme in _SCHEMES or (_SCHEME.fullmatch(scheme) and "@" not in rest)  # else it may be of a password
+    if not (mark and is_scheme):
         scheme, rest = "nats", url
     address = rest.rpartition("@")[2]
     if _ADDRESS.fullmatch(address) is None:  # perhaps a password that is not escaped, or that stands in place of a port
@@ -124,6 +143,7 @@ def counted(events: int) -> str:
     return "1 event" if events == 1 else f"{events} events"
 
 
-def _text(error: BaseException) -> str:
+def said_by(error: BaseException) -> str:
+    """Return the text of an error without what nats-py and the protocol put around it."""
     text = str(error).removeprefix("nats: ").strip("'\" ")
     return text or type(error).__name__

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import NamedTuple, Never
+from typing import NamedTuple, Never, Self
 
 from .._arguments import is_of
 from .._runtime.closing import Closeable
@@ -193,4 +193,11 @@ class StoreBase(Closeable, EventStore):
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
-            raise StoreClosedError(f"{self!r} is closed")
+            raise self._closed_error()
+
+    def _closed_error(self) -> StoreClosedError:
+        return StoreClosedError(f"{self!r} is closed: make a new one")
+
+    def __enter__(self) -> Self:
+        self._refuse_if_closed()
+        return self

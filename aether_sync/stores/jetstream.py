@@ -5,6 +5,7 @@ version may be out of date: the write is refused and the version is read again, 
 comes, the outcome is not guessed: the actor's last event is read from the leader and recognised by its id.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, Unpack
 
@@ -17,7 +18,7 @@ from .._runtime.reporter import last_words
 from .._values.shown import short
 from ..bus import EventBus
 from ..connection import Connection, ConnectionOptions, adopt
-from ..errors import InvalidOptionError, StoreClosedError, VersionConflictError
+from ..errors import InvalidOptionError, VersionConflictError
 from ..events import Event
 from ..nats_bus import NATSEventBus
 from ._checks import check_actor_id, check_version, check_wanted, in_time, numbered
@@ -82,7 +83,9 @@ class JetStreamEventStore(StoreBase, ForkAware):
         self._names = Names(stream, namespace)
         self._replicas = replicas
         check_apart(self.stream, "aether")  # that of most buses, which this store need not know
-        self._connection, self._channel, self._owns_connection = adopt(connection, options)
+        self._connection, self._channel, self._owns_connection = adopt(
+            connection, options, _perhaps_a_stream(connection)
+        )
         super().__init__(self._channel.reporter)
         self._namespace = namespace
         self._jetstream = JetStream(self._channel)
@@ -391,7 +394,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
         for follower in self._followers:
             follower.close()
         self._consumers.close(Deadline(_CLOSE - _LAST))
-        self._jetstream.close(StoreClosedError(f"{self!r} is closed"))
+        self._jetstream.close(self._closed_error())
         if self._owns_connection:
             self._connection.close(deadline.timeout_left())
         else:
@@ -401,6 +404,17 @@ class JetStreamEventStore(StoreBase, ForkAware):
         return (
             f"<JetStreamEventStore {self._names.stream!r} {'closed' if self._closed else self._channel.slot.summary}>"
         )
+
+
+def _perhaps_a_stream(connection: object) -> str:
+    """Return a question for whoever gave the name of a stream in place of a URL; an empty text for anything else.
+
+    A host may have such a name, too, so the question is put only when no host has it. A text with other characters
+    than those of a name may have a secret in it.
+    """
+    text = str.__str__(connection) if is_of(connection, str) else ""
+    is_name = re.fullmatch(r"[\w-]+", text) is not None and text != "localhost"
+    return f"; did you mean stream={text!r}?" if is_name else ""
 
 
 def _checked_range(actor_id: str, from_version: int, to_version: int | None) -> tuple[str, int, int | None]:

@@ -682,11 +682,20 @@ def test_a_bad_url_is_refused_without_its_password(url: str, sweep: Sweep) -> No
     [
         ("nats://u:p@h:4222", "nats://h:4222"), ("h", "nats://h"), ("t@h:1", "nats://h:1"), ("tls://h/", "tls://h/"),
         ("nats://u:p@[::1]:4222", "nats://[::1]:4222"), ("nats://u:p", "nats://u..."), ("u:a://b@h", "nats://h"),
+        ("http://u:p@h:1", "http://h:1"), ("ftp://h", "ftp://h"), ("a://b@h", "nats://h"),
         ("nats://u:a/b@h", "nats://h"), ("nats://u:a@b@h", "nats://h"), ("", "nats://"), ("nats://u:a#b", "nats://u..."),
     ],
 )  # fmt: skip
 def test_what_is_shown_of_a_url(url: str, safe: str) -> None:
     assert shown(url) == safe
+
+
+@pytest.mark.parametrize("has", ["", ', password: ""'])
+def test_a_user_need_not_have_a_password(has: str) -> None:
+    with NATSServer(config=f"authorization {{ users: [ {{ user: u{has} }} ] }}") as server:
+        for given in ({"user": "u"}, {"user": "u", "password": ""}):
+            with NATSEventBus(server.url, **given) as bus:  # type: ignore[arg-type]
+                assert bus.is_connected
 
 
 @pytest.mark.parametrize("options", [{"password": "secret-one"}, {"token": 12345678}, {"user": b"secret-one"}])

@@ -1,14 +1,42 @@
 """``JetStreamEventStore``: the promises of every store."""
 
+import socket
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from aether_sync import JetStreamEventStore
+from aether_sync import ConnectError, JetStreamEventStore
 
 from ..contracts import store as contract
+from ..support.common import UNIT
 
 MakeStore = Callable[..., JetStreamEventStore]
+
+
+@pytest.mark.parametrize("connect", ["wait", "background"])
+def test_a_stream_in_place_of_the_url_is_asked_about(connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def getaddrinfo(*_: object) -> list[Any]:
+        raise socket.gaierror("nobody knows")
+
+    monkeypatch.setenv("AETHER_SYNC_UVLOOP", "0")  # it would ask past Python
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    asked = {
+        "orders": True,
+        "orders.example": False,
+        "nats://orders": False,
+        "a,b": False,
+        "a-secret@orders": False,
+        "localhost": False,
+    }
+    for given, is_asked in asked.items():
+        with (
+            JetStreamEventStore(given, connect=connect, connect_timeout=UNIT) as store,
+            pytest.raises(ConnectError, match="the host name is not known") as caught,
+        ):
+            store.last_sequence(timeout=UNIT)
+        assert "secret" not in str(caught.value)
+        assert str(caught.value).endswith("did you mean stream='orders'?") is is_asked
 
 
 class OnAServer:

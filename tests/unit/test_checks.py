@@ -1,5 +1,7 @@
 """What a connection may be given to connect to."""
 
+import re
+
 import pytest
 
 from aether_sync import Connection, JetStreamEventStore, NATSEventBus
@@ -13,6 +15,7 @@ from aether_sync.errors import InvalidOptionError
         ("host", ("nats://host",)),
         ("nats://a:1, tls://b:2", ("nats://a:1", "tls://b:2")),
         (["nats://a:1", "b"], ("nats://a:1", "nats://b")),
+        ("TLS://a:1, NATS://b", ("tls://a:1", "nats://b")),
         ("nats://me:p%2Fss%40@host:4222", ("nats://me:p%2Fss%40@host:4222",)),
     ],
 )
@@ -40,6 +43,19 @@ def test_what_is_no_url_of_a_server_is_refused_without_its_password(url: str) ->
         InvalidOptionError, match=r"no server URL, as far as it may be shown: .* escape / \? # @"
     ) as info:
         check_servers(url)
+    assert "secret" not in str(info.value)
+
+
+@pytest.mark.parametrize("url", ["http://host:4222", "HTTPS://host", "redis://host:6379", "amqp+ssl://host"])
+def test_what_was_given_is_shown(url: str) -> None:
+    with pytest.raises(InvalidOptionError, match=f"shown: {re.escape(repr(url.replace('HTTPS', 'https')))};"):
+        check_servers(url)
+
+
+@pytest.mark.parametrize("scheme", ["ws", "wss", "WS"])
+def test_websocket_is_not_spoken(scheme: str) -> None:
+    with pytest.raises(InvalidOptionError, match=f"'{scheme.lower()}://host:80'; .*does not speak WebSocket") as info:
+        check_servers(f"{scheme}://me:secret@host:80")
     assert "secret" not in str(info.value)
 
 

@@ -9,7 +9,7 @@ from nats.aio.client import Client
 
 from aether_sync._nats import client as room
 from aether_sync._nats.client import NATSClient
-from aether_sync._nats.login import Login
+from aether_sync._nats.login import Login, secrets_of
 from aether_sync._nats.servers import Server
 from aether_sync._runtime.reporter import Reporter
 
@@ -22,13 +22,13 @@ class Transport:
         self.written += data
 
 
-def a_client() -> Any:
+def a_client(refused: Callable[[str], bool] = lambda text: False) -> Any:
     """A wire that takes itself for connected."""
     client: Any = NATSClient(
         Server("nats://127.0.0.1"),
         Login(()),
         Reporter(),
-        refused=lambda error: None,
+        refused=refused,
         unreadable=lambda sid: None,
         informed=lambda client, info: None,
     )
@@ -81,6 +81,48 @@ async def test_an_err_that_closes_tells_why() -> None:
     client = a_client()
     await client._ps.parse(b"-ERR 'maximum connections exceeded'\r\n")
     assert "maximum connections exceeded" in str(await asyncio.wait_for(client.lost, 5))
+
+
+@on_a_loop
+async def test_a_pong_behind_the_err_that_ends_the_connection_is_not_answered() -> None:
+    client = a_client()
+    answered: list[str] = []
+    client.ping(lambda: answered.append("first"))
+    client.ping(lambda: answered.append("second"))
+    await client._ps.parse(b"PONG\r\n-ERR 'what is this'\r\nPONG\r\n")
+    assert answered == ["first"]
+    client.ping(lambda: answered.append("third"))  # to a connection that has ended
+    await client._ps.parse(b"PONG\r\n")
+    assert answered == ["first"]
+
+
+@pytest.mark.parametrize(
+    ("said", "goes_on", "shown"),
+    [
+        ('Permissions Violation for Publish to "a.pa\\ss"', True, None),
+        ('bad line: CONNECT {"pass": "pa\\ss"}', False, "an error that quotes the CONNECT"),
+        ('bad line: CONNECT {"pass": "pa\\\\ss"}', False, "an error that quotes the CONNECT"),
+        ("user is not allowed", False, "user is not allowed"),
+        ("Authorization Violation", False, "Authorization Violation"),
+    ],
+)
+def test_an_err_is_read_before_a_secret_in_it_is_hidden(said: str, goes_on: bool, shown: str | None) -> None:
+    @on_a_loop
+    async def run() -> None:
+        texts: list[str] = []
+
+        def refused(text: str) -> bool:
+            texts.append(text)
+            return goes_on
+
+        client = a_client(refused)
+        client._secrets = secrets_of({"user": "user", "pass": "pa\\ss", "auth_token": "Authorization"})
+        await client._ps.parse(f"-ERR '{said}'\r\n".encode())
+        assert texts == [said]
+        assert client.lost.done() is not goes_on
+        assert goes_on or str(client.lost.result()) == shown
+
+    run()
 
 
 def test_a_nats_py_without_what_it_needs_is_refused() -> None:

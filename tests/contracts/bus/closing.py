@@ -27,8 +27,9 @@ class Closing(TwoNodes):
             lambda: here.flush(),
             lambda: here.start(),
             lambda: here.wait_connected(1),
+            lambda: here.__enter__(),
         ):
-            with pytest.raises(BusClosedError):
+            with pytest.raises(BusClosedError, match="is closed: make a new one"):
                 use()
         events.close()
         here.unsubscribe(events)

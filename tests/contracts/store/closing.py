@@ -52,9 +52,10 @@ class Closing(TwoNodes):
             lambda: store.cached_version("a"),
             lambda: store.update_version_cache("a", 3),
             lambda: store.set_broadcaster(local_bus, "n"),
+            lambda: store.__enter__(),  # type: ignore[attr-defined]
         ]
         for call in calls:
-            with pytest.raises(StoreClosedError, match="closed"):
+            with pytest.raises(StoreClosedError, match="is closed: make a new one"):
                 call()
 
     def test_with_closes(self, store: EventStore) -> None:
