@@ -114,13 +114,15 @@ class CloseReport:
         unsent: Events that were accepted and never sent.
         uncertain: Events that were sent and not confirmed, as far as no ``flush()`` has reported them.
         rejected: Events that the server refused, as far as no ``flush()`` has reported them.
+        handlers_left: Handlers of a store's runners that still ran when the time was over.
         timed_out: Whether the timeout ran out before everything was done.
     """
 
     unsent: int = 0
     uncertain: int = 0
     rejected: int = 0
+    handlers_left: int = 0
     timed_out: bool = False
 
     def __bool__(self) -> bool:
-        return not (self.unsent or self.uncertain or self.rejected or self.timed_out)
+        return not (self.unsent or self.uncertain or self.rejected or self.handlers_left or self.timed_out)

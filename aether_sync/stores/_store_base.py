@@ -17,6 +17,7 @@ from ..errors import (
     VersionConflictError,
 )
 from ..events import Event, EventStored
+from ..metrics import CloseReport
 from ..patterns import check_namespace
 from ._checks import check_actor_id, check_events, check_order, check_version
 from .base import ANY_VERSION, AnyVersion, EventStore, LoadedActor, Snapshot, StoredEvent
@@ -189,7 +190,7 @@ class StoreBase(Closeable, EventStore):
         return self._closed
 
     @abstractmethod
-    def close(self) -> None: ...
+    def close(self, timeout: float | None = 5.0) -> CloseReport: ...
 
     def _refuse_if_closed(self) -> None:
         if self._closed:

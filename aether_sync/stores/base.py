@@ -16,6 +16,7 @@ from .._values.clock import Datetime, now
 from ..bus import EventBus
 from ..errors import MalformedRecordError
 from ..events import Event
+from ..metrics import CloseReport
 
 __all__ = [
     "ANY_VERSION",
@@ -456,8 +457,15 @@ class EventStore(Protocol):
     def closed(self) -> bool:
         """Whether :meth:`close` was called."""
 
-    def close(self) -> None:
-        """End every iteration and release what the store uses. Any thread may call it, more than once."""
+    def close(self, timeout: float | None = 5.0) -> CloseReport:
+        """End every iteration and every runner, and release what the store uses. Any thread may call it, repeatedly.
+
+        Args:
+            timeout: Seconds for all of it, the handlers of runners included; None waits for ever.
+
+        Returns:
+            What was left undone. It is true if nothing was.
+        """
 
     def __enter__(self) -> Self: ...
 

@@ -7,6 +7,7 @@ comes, the outcome is not guessed: the actor's last event is read from the leade
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Literal, Unpack
 
 from .._arguments import as_whole, check_count, check_seconds, is_of
@@ -20,6 +21,7 @@ from ..bus import EventBus
 from ..connection import Connection, ConnectionOptions, adopt
 from ..errors import InvalidOptionError, VersionConflictError
 from ..events import Event
+from ..metrics import CloseReport
 from ..nats_bus import NATSEventBus
 from ._checks import check_actor_id, check_version, check_wanted, in_time, numbered
 from ._jetstream.api import JetStream
@@ -40,9 +42,8 @@ from .consumers.durable import ConsumerSettings, ConsumerState, list_states
 
 __all__ = ["JetStreamEventStore"]
 
-_CLOSE = 5.0  # seconds for all of it
 _SHORTEST_ACK_WAIT = 0.001  # seconds: four times within it the server is told that work goes on
-_LAST = 0.5  # of these for the connection, to send the last acknowledgements of handlers
+_LAST = 0.1  # of the time to close, for the connection to send the last acknowledgements of handlers
 
 
 class JetStreamEventStore(StoreBase, ForkAware):
@@ -388,22 +389,29 @@ class JetStreamEventStore(StoreBase, ForkAware):
 
     # -- its end
 
-    def close(self) -> None:  # noqa: D102
+    def close(self, timeout: float | None = 5.0) -> CloseReport:  # noqa: D102
+        deadline = Deadline(timeout)
         self._closed = True
-        deadline = Deadline(_CLOSE)
         for follower in self._followers:
             follower.close()
-        self._consumers.close(Deadline(_CLOSE - _LAST))
+        left = self._consumers.close(_all_but_the_last_of(deadline))
         self._jetstream.close(self._closed_error())
+        report = CloseReport()
         if self._owns_connection:
-            self._connection.close(deadline.timeout_left())
+            report = self._connection.close(deadline.timeout_left())
         else:
             self._reporter.flush(last_words(deadline))
+        return replace(report, handlers_left=left, timed_out=report.timed_out or left > 0)
 
     def __repr__(self) -> str:
         return (
             f"<JetStreamEventStore {self._names.stream!r} {'closed' if self._closed else self._channel.slot.summary}>"
         )
+
+
+def _all_but_the_last_of(deadline: Deadline) -> Deadline:
+    timeout = deadline.timeout_left()
+    return Deadline(None if timeout is None else timeout * (1 - _LAST))
 
 
 def _perhaps_a_stream(connection: object) -> str:

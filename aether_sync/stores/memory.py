@@ -12,6 +12,7 @@ from .._values.shown import short
 from ..bus import EventBus
 from ..errors import DuplicateIdError, InvalidOptionError, StreamRegressionError, UnsupportedError, VersionConflictError
 from ..events import MAX_VERSION, Event
+from ..metrics import CloseReport
 from ._checks import (
     check_actor_id,
     check_version,
@@ -270,11 +271,20 @@ class InMemoryEventStore(StoreBase):
 
     # -- its end
 
-    def close(self) -> None:
-        """End every iteration. Events that are being stored are stored first. Any thread may call it, repeatedly."""
+    def close(self, timeout: float | None = 5.0) -> CloseReport:
+        """End every iteration. Events that are being stored are stored first. Any thread may call it, repeatedly.
+
+        Args:
+            timeout: Seconds, for log handlers that are still at work; nothing else takes time.
+
+        Returns:
+            An empty report: nothing is left undone.
+        """
+        deadline = Deadline(timeout)
         self._closed = True
         self._log.close()
-        self._reporter.close(last_words(Deadline(None)))
+        self._reporter.close(last_words(deadline))
+        return CloseReport()
 
     def __repr__(self) -> str:
         state = " closed" if self._closed else ""

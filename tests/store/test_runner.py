@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from aether_sync import (
+    CloseReport,
     DeadlineExceededError,
     Event,
     InvalidOptionError,
@@ -26,7 +27,6 @@ from aether_sync import (
 )
 from aether_sync._runtime import threads
 from aether_sync._runtime.deadline import Deadline
-from aether_sync.stores import jetstream
 from aether_sync.stores.consumers import runner as runners
 from aether_sync.stores.consumers.dead_letters import DeadLetterStream
 from aether_sync.stores.consumers.delivery import Delivery
@@ -548,7 +548,7 @@ class TestItsEnd:
         handles = threading.Event()
         with store, store.consumer("c").run(lambda _: (handles.set(), go_on.wait(PATIENCE))) as runner:
             assert handles.wait(PATIENCE)
-            assert not runner.close(0.1 * UNIT)
+            assert runner.close(0.1 * UNIT) == CloseReport(handlers_left=1, timed_out=True)
             begun = time.monotonic()
             store.close()
             assert time.monotonic() - begun < 3.0, "nobody has waited once more"
@@ -561,9 +561,7 @@ class TestItsEnd:
         make_store: MakeStore,
         go_on: threading.Event,
         caplog: pytest.LogCaptureFixture,
-        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(jetstream, "_CLOSE", 1.5 * UNIT)
         store = make_store()
         save(store, 400)
         handles, works = threading.Event(), threading.Event()
@@ -571,7 +569,9 @@ class TestItsEnd:
         quick = store.consumer("quick").run(lambda _: (works.set(), time.sleep(0.05 * UNIT)), threads=1)
         assert handles.wait(PATIENCE)
         assert works.wait(PATIENCE)
-        store.close()
+        report = store.close(1.5 * UNIT)
+        assert report == CloseReport(handlers_left=1, timed_out=True)
+        assert not report
         assert flush_logs(PATIENCE)
         assert "<Runner of 'slow' closed> leaves handlers behind" in caplog.text
         assert "<Runner of 'quick' closed>" not in caplog.text

@@ -35,10 +35,10 @@ class ConsumerContext:
         self.parts.stream.open(deadline)
         self.dead_letters.open(deadline)
 
-    def close(self, deadline: Deadline) -> None:
-        """End all consumptions and runners; handlers that run have as long to end."""
+    def close(self, deadline: Deadline) -> int:
+        """End all consumptions and runners; handlers that run have as long to end. Returns how many still run then."""
         let_all_end(self.runners)
         drained = Deadline(min(DRAIN, deadline.remaining()))
         for consumption in self.consumptions:
             close_by(consumption, drained)
-        close_all(self.runners, deadline)
+        return close_all(self.runners, deadline)

@@ -18,6 +18,7 @@ from ..._runtime.reporter import Kind, Reporter, last_words
 from ..._runtime.threads import NoThreadError, make_thread, start
 from ..._values.shown import short
 from ...errors import StoreClosedError, StoreError
+from ...metrics import CloseReport
 from .._jetstream.flow import close_by
 from .consumption import Consumption
 from .lanes import Handling, LaneScheduler
@@ -112,7 +113,7 @@ class Runner(Closeable, ForkAware):
             raise again(scheduler.failure)
         return ended
 
-    def close(self, timeout: float | None = 5.0) -> bool:
+    def close(self, timeout: float | None = 5.0) -> CloseReport:
         """Take no more events, wait for the handlers that run, and give back the rest.
 
         Any thread may call it, more than once. A handler may call it, too: that handler is not waited for.
@@ -122,15 +123,19 @@ class Runner(Closeable, ForkAware):
                 its event is delivered to another process when the ack wait is over.
 
         Returns:
-            Whether all handlers have ended.
+            What was left undone. It is true if all handlers have ended, but for one that calls this itself.
         """
         deadline = Deadline(timeout)
-        ended = self._end(deadline)
+        left = self._end(deadline)
         self._reporter.flush(last_words(deadline))
-        return ended
+        return CloseReport(handlers_left=left, timed_out=bool(left))
 
-    def _end(self, deadline: Deadline) -> bool:
-        """As :meth:`close`, within a deadline, without waiting until what there is to say is logged."""
+    def _end(self, deadline: Deadline) -> int:
+        """As :meth:`close`, within a deadline, without waiting until what there is to say is logged.
+
+        Returns:
+            How many handlers still run that are waited for.
+        """
         scheduler = self._scheduler
         self._let_end()
         close_by(scheduler.consumption, deadline)
@@ -149,7 +154,7 @@ class Runner(Closeable, ForkAware):
         elif not ended:
             scheduler.abandon_busy()
             self._leave_behind()
-        return ended
+        return 0 if ended else max(1, scheduler.running - len(scheduler.closers))
 
     def _let_end(self) -> None:
         """Take no more events; do not wait for the handlers that run."""
@@ -210,12 +215,14 @@ def let_all_end(runners: Iterable[Runner]) -> None:
         runner._let_end()
 
 
-def close_all(runners: Iterable[Runner], deadline: Deadline) -> None:
+def close_all(runners: Iterable[Runner], deadline: Deadline) -> int:
     """Close all of them within one deadline. One that an earlier close has left behind is not waited for again.
 
     What they have to say is logged soon; whoever closes them waits for that.
+
+    Returns:
+        How many handlers still run.
     """
     closing = list(runners)
     let_all_end(closing)
-    for runner in closing:
-        runner._end(Deadline(0) if runner._has_left else deadline)
+    return sum(runner._end(Deadline(0) if runner._has_left else deadline) for runner in closing)
