@@ -1,7 +1,7 @@
 """Log messages. A thread of their own logs them, because a log handler is user code: it may block, raise or call us.
 
 Every record has attributes that programs can read: ``kind``, which is one of :class:`Kind`, and where they apply
-``url``, ``subscription`` and ``counts``.
+those of :class:`Details`.
 """
 
 import logging
@@ -68,6 +68,9 @@ class Details(TypedDict, total=False):
 
     url: str  # of the servers, without secrets
     subscription: str  # by its patterns, as its repr shows them
+    consumer: str  # its name
+    sequence: int  # of an event
+    actor: str  # its id
     counts: dict[str, int]
 
 

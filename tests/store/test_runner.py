@@ -6,10 +6,12 @@ import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
+from functools import partial, wraps
 from itertools import count, pairwise
 from typing import Any
+from unittest.mock import MagicMock, Mock
 
 import pytest
 
@@ -22,6 +24,7 @@ from aether_sync import (
     NATSCluster,
     NATSServer,
     StoreError,
+    flush_logs,
 )
 from aether_sync._runtime import threads
 from aether_sync._runtime.deadline import Deadline
@@ -564,7 +567,7 @@ class TestItsEnd:
         assert handles.wait(PATIENCE)
         assert works.wait(PATIENCE)
         store.close()
-        assert "<Runner of 'slow' closed> leaves handlers behind" in caplog.text
+        assert "the runner of consumer 'slow' leaves handlers behind" in caplog.text
         assert "<Runner of 'quick' closed>" not in caplog.text
         assert quick.wait(0)
         go_on.set()
@@ -725,8 +728,78 @@ class Asynchronous:
 
 @pytest.mark.parametrize("handler", [a_coroutine, a_generator, Asynchronous(), partial(a_coroutine)])
 def test_what_nobody_would_run_is_refused(store: JetStreamEventStore, handler: Any) -> None:
-    with pytest.raises(InvalidOptionError, match="plain function"):
+    with pytest.raises(InvalidOptionError, match="pass a plain function"):
         store.consumer("c").run(handler)
+
+
+@wraps(a_coroutine)
+def a_decorated_coroutine(*args: Any) -> Any:
+    return a_coroutine(*args)
+
+
+async def an_asynchronous_generator(_: Delivery) -> AsyncIterator[None]:
+    yield
+
+
+class Awaited:
+    def __await__(self) -> Iterator[None]:
+        return iter(())
+
+
+@pytest.mark.filterwarnings("error")  # that a coroutine was never awaited
+@pytest.mark.parametrize(
+    "handler",
+    [
+        a_decorated_coroutine,
+        lambda one: a_coroutine(one),
+        lambda one: a_generator(one),
+        lambda one: an_asynchronous_generator(one),
+        lambda _: Awaited(),
+    ],
+)
+def test_to_return_what_nobody_runs_is_a_failure(
+    store: JetStreamEventStore, caplog: pytest.LogCaptureFixture, handler: Any
+) -> None:
+    save(store, 1)
+    consumer = store.consumer("c", max_deliver=2)
+    with consumer.run(handler, retry_delay=QUICK):
+        consumer.wait_for(1, timeout=PATIENCE)
+    (letter,) = consumer.dead_letters()
+    assert letter.attempts == 2
+    assert "InvalidOptionError: the handler has returned <" in letter.reason
+    assert "nobody runs" in letter.reason
+    assert flush_logs(PATIENCE)
+    assert [record.kind for record in caplog.records] == ["handler_failed", "gave_up"]  # type: ignore[attr-defined]
+    gc.collect()
+
+
+@pytest.mark.parametrize("handler", [Mock(), lambda _: Mock(), lambda _: Future(), MagicMock()])
+def test_it_may_return_anything_else(store: JetStreamEventStore, handler: Any) -> None:
+    save(store, 1)
+    consumer = store.consumer("c")
+    with consumer.run(handler):
+        consumer.wait_for(1, timeout=PATIENCE)
+    assert consumer.dead_letters() == []
+
+
+@pytest.mark.parametrize("handler", [lambda: 1, lambda one, two: 1, lambda *, one: 1, Recorder().sequences])
+def test_what_does_not_take_a_delivery_is_refused(store: JetStreamEventStore, handler: Any) -> None:
+    with pytest.raises(InvalidOptionError, match="one argument, the delivery"):
+        store.consumer("c").run(handler)
+    assert not store.connection.is_connected
+
+
+def injected(delivery: Delivery, database: object) -> None: ...
+
+
+@wraps(injected)
+def injecting(delivery: Delivery) -> None:
+    injected(delivery, object())
+
+
+@pytest.mark.parametrize("handler", [print, injecting, lambda *_, **more: 1, lambda one, two=2: 1, [].append])
+def test_whatever_takes_one_argument_is_a_handler(store: JetStreamEventStore, handler: Any) -> None:
+    store.consumer("c").run(handler).close()
 
 
 @pytest.mark.parametrize(

@@ -1,26 +1,25 @@
 """``Consumer``: a durable consumer of a store, by its name; what a program can do with it."""
 
 from collections.abc import Callable
-from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 
 from ..._arguments import check_count, check_flag, check_seconds
 from ..._runtime.deadline import Deadline
 from ..._values.shown import short
-from ...errors import InvalidOptionError, StoreClosedError
+from ...errors import StoreClosedError
 from .._checks import check_version
 from . import durable
 from .consumption import Consumption, begin_consuming
 from .context import ConsumerContext
 from .dead_letters import DeadLetter
 from .durable import ConsumerSettings, ConsumerState
-from .lanes import Handler, Handling
+from .handlers import Handler, check_handler
+from .lanes import Handling
 from .runner import Runner, start_runner
 from .sources import Events, Pointers, Source
 
 __all__ = ["Consumer"]
 
 _MOST_THREADS = 10_000  # of one runner: more is a slip
-_NOT_RUN = (iscoroutinefunction, isasyncgenfunction, isgeneratorfunction)
 _SAME = "Use the same in every process"
 
 
@@ -102,7 +101,7 @@ class Consumer:
         Args:
             handler: Called with a :class:`Delivery`; several calls run at the same time. When it returns, the event is
                 acknowledged; when it raises, it is called again after a pause. After ``max_deliver`` attempts the event
-                becomes a dead letter.
+                becomes a dead letter. To return an awaitable or a generator, which nobody would run, is a failure, too.
             threads: How many handlers run at a time. 4 hide the waiting of handlers that use a network or a database.
             retry_delay: Seconds before an event whose handler failed is tried again, doubled each time, up to 60.
             prefetch: How many events are sorted by actor in this process, and how many more wait to be. 256 are enough
@@ -117,19 +116,22 @@ class Consumer:
             A :class:`Runner` that has started; close it, or use it in a ``with`` statement.
 
         Raises:
-            InvalidOptionError: An argument is wrong: the handler is a coroutine function or a generator function, say.
+            InvalidOptionError: An argument is wrong: the handler is an ``async def`` or a generator function, say, or
+                does not take one argument.
             StoreError: No thread can be started. Also the errors of :meth:`iterate`.
         """
         context, deadline = self._context(), Deadline(timeout)
-        _check_handler(handler)
+        check_handler(handler)
         threads = check_count("threads", threads, _MOST_THREADS)
         retry_delay = check_seconds("retry_delay", retry_delay)
         prefetch, dead_letters = check_count("prefetch", prefetch), check_flag("dead_letters", dead_letters)
         attempts = self._settings.max_deliver
-        handling = Handling(handler, retry_delay, attempts, counts_deliveries=not dead_letters, capacity=prefetch)
+        handling = Handling(
+            self._name, handler, retry_delay, attempts, counts_deliveries=not dead_letters, capacity=prefetch
+        )
         consumption = self._begin_iteration(context, prefetch, dead_letters, deadline)
         try:
-            runner = start_runner(self._name, consumption, handling, threads)
+            runner = start_runner(consumption, handling, threads)
             context.runners.add(runner)
             self._refuse_if_closed(runner)
         except BaseException:  # of a signal handler, perhaps: nobody else would give back what comes
@@ -218,15 +220,16 @@ class Consumer:
         """Return what the consumer gave up: events that were rejected, or delivered ``max_deliver`` times in vain.
 
         They stay where they are. All dead letters of this name are returned, whatever ``actors`` and ``event_types``
-        of this consumer are. The server announces once that an event was delivered in vain: it is missing here if the
-        dead-letter stream had no leader at that moment.
+        of this consumer are, and also after its ``delete()``. The server announces once that an event was delivered in
+        vain: it is missing here if the dead-letter stream had no leader at that moment.
 
         Args:
             limit: How many at most. 1,000 are read in well under a second.
             timeout: Seconds; None waits for ever.
 
         Returns:
-            The dead letters, in the order of the store.
+            The dead letters, in the order of the store. ``[]`` as well if no consumer has ever had this name: a program
+            that watches a consumer also asks for its :meth:`state`, which is None then.
         """
         context, deadline = self._context(), Deadline(timeout)
         return context.dead_letters.read_all(self._settings.name, check_count("limit", limit), deadline)
@@ -244,10 +247,3 @@ class Consumer:
 
     def __repr__(self) -> str:
         return f"<Consumer {short(self._name)}>"
-
-
-def _check_handler(handler: object) -> None:
-    if not callable(handler):
-        raise InvalidOptionError(f"a handler is called with each delivery, and {short(handler)} cannot be called")
-    if any(is_kind(handler) or is_kind(type(handler).__call__) for is_kind in _NOT_RUN):
-        raise InvalidOptionError(f"a handler is a plain function, and nobody would run what {short(handler)} makes")

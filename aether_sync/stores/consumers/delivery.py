@@ -151,9 +151,13 @@ class Delivery:
             delay: Seconds until it is delivered again; 0 for at once.
 
         Raises:
+            InvalidOptionError: The delay is not 0 or more.
             StoreError: The delivery was acknowledged or rejected before.
         """
-        delay = 0.0 if as_seconds(delay) == 0 else check_seconds("delay", delay)
+        seconds = as_seconds(delay)
+        if seconds is None or seconds < 0:
+            raise InvalidOptionError(f"delay must be seconds, 0 or more, not {short(delay)}")
+        delay = check_seconds("delay", seconds) if seconds else 0.0
         if self._settle("given back"):
             self._settler.send(self._reply, nak(delay))
 

@@ -13,7 +13,6 @@ when its turn comes. To give it back instead would cost an attempt, and it would
 import logging
 from bisect import insort
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -25,18 +24,16 @@ from time import sleep
 
 from ..._runtime.deadline import Deadline
 from ..._runtime.locks import signal_safe_lock
-from ..._runtime.reporter import Burst, Kind, log
+from ..._runtime.reporter import Burst, Details, Kind, log
 from ..._runtime.waits import ParkingLot
 from ..._values.clock import monotonic
 from ..._values.shown import explained
 from ...errors import AetherError, MalformedRecordError, StoreClosedError, StoreError
 from .consumption import Consumption
 from .delivery import Delivery, drop_event, extend, failed_reason, hold, let_go, reload_event
+from .handlers import Handler, refuse_unrun
 
-__all__ = ["Handler", "Handling", "LaneScheduler"]
-
-Handler = Callable[[Delivery], object]
-"""A user's function that handles a delivery: it returns when the work is done, and raises when it is not."""
+__all__ = ["Handling", "LaneScheduler"]
 
 _LONGEST_PAUSE = 60.0  # seconds before a failed event is tried again
 _LONGEST_REASON = 1_000  # characters
@@ -67,6 +64,7 @@ class Handling:
     """How a runner handles deliveries.
 
     Attributes:
+        consumer: The consumer's name, for log records.
         handler: The user's function.
         retry_delay: Seconds before a failed event is tried again, doubled each time.
         attempts: How often an event is tried before it is rejected.
@@ -74,6 +72,7 @@ class Handling:
         capacity: How many deliveries are here at most, as long as all threads have something to do.
     """
 
+    consumer: str
     handler: Handler
     retry_delay: float
     attempts: int
@@ -91,6 +90,7 @@ class LaneScheduler:
 
     def __init__(self, consumption: Consumption, handling: Handling) -> None:
         self.consumption = consumption
+        self._consumer = handling.consumer
         self._handler = handling.handler
         self._retry_delay = handling.retry_delay
         self._attempts = handling.attempts
@@ -266,7 +266,7 @@ class LaneScheduler:
             return
         extend(delivery)
         try:
-            self._handler(delivery)
+            refuse_unrun(self._handler(delivery))
         except BaseException as error:  # the thread is ours, and goes on
             self._failed(lane, delivery, error)
         else:
@@ -287,21 +287,30 @@ class LaneScheduler:
         lane.failures += 1
         tried = delivery.attempt if self._counts_deliveries else lane.failures
         if self._burst.opens():
-            text = "the handler of %r failed with event %d (of %s), attempt %d of %d"
-            about = self.consumption, delivery.sequence, lane.actor_id, tried, self._attempts
-            counts = {"attempts": tried}
-            log(Kind.HANDLER_FAILED, logging.ERROR, text, *about, error=error, counts=counts)
+            text = "the handler of consumer %r failed with event %d (of %s), attempt %d of %d"
+            about = self._consumer, delivery.sequence, lane.actor_id, tried, self._attempts
+            details = self._details(lane, delivery, tried)
+            log(Kind.HANDLER_FAILED, logging.ERROR, text, *about, error=error, **details)
         if delivery.settled:
             self._done(lane, delivery)
         elif (rejected := failed_reason(delivery)) is not None or tried >= self._attempts:
             reason = explained(error, _LONGEST_REASON) if rejected is None else rejected
-            text = "%r gives up event %d (of %s) after %d attempts: %s"
-            what = self.consumption, delivery.sequence, lane.actor_id, tried, reason[:_LONGEST_REASON]
-            log(Kind.GAVE_UP, logging.WARNING, text, *what, counts={"attempts": tried})  # each of them
+            text = "consumer %r gives up event %d (of %s) after %d attempts: %s"
+            what = self._consumer, delivery.sequence, lane.actor_id, tried, reason[:_LONGEST_REASON]
+            log(Kind.GAVE_UP, logging.WARNING, text, *what, **self._details(lane, delivery, tried))  # each of them
             self._give_up(lane, delivery, reason)
         else:
             delivery.attempt += 1
             self._later_on(lane, min(self._retry_delay * 2 ** min(lane.failures - 1, 60), _LONGEST_PAUSE))
+
+    def _details(self, lane: _Lane, delivery: Delivery, attempts: int) -> Details:
+        """Return the attributes of a log record about an event."""
+        return {
+            "consumer": self._consumer,
+            "sequence": delivery.sequence,
+            "actor": lane.actor_id,
+            "counts": {"attempts": attempts},
+        }
 
     def _later_on(self, lane: _Lane, pause: float) -> None:
         """Take up a lane again after some seconds."""
@@ -317,8 +326,9 @@ class LaneScheduler:
         except (AetherError, MemoryError) as error:
             if not delivery.settled:
                 if self._burst_of_refusals.opens():
-                    text = "event %d, which %r gives up, is not in the dead-letter stream yet: %s"
-                    log(Kind.GAVE_UP, logging.WARNING, text, delivery.sequence, self.consumption, error)
+                    text = "event %d, which consumer %r gives up, is not in the dead-letter stream yet: %s"
+                    details = self._details(lane, delivery, delivery.attempt)
+                    log(Kind.GAVE_UP, logging.WARNING, text, delivery.sequence, self._consumer, error, **details)
                 lane.verdict = reason
                 self._later_on(lane, _AGAIN)
                 return
@@ -343,9 +353,9 @@ class LaneScheduler:
 
     def _fail(self, error: Exception) -> None:
         """Note and log the error that ends it."""
-        what = explained(error)
+        what, name = explained(error), self._consumer
         self.failure = error if isinstance(error, AetherError) else StoreError(f"a mistake ends the runner: {what}")
-        log(Kind.RUNNER_ENDED, logging.ERROR, "the handling of %r ends: %s", self.consumption, what)
+        log(Kind.RUNNER_ENDED, logging.ERROR, "the runner of consumer %r ends: %s", name, what, consumer=name)
 
     def stop(self) -> None:
         """Have each thread end when it has finished the event that it handles."""

@@ -52,9 +52,9 @@ class Runner(Closeable, ForkAware):
     see its event delivered to another process.
     """
 
-    def __init__(self, name: str, consumption: Consumption, handling: Handling, threads: int) -> None:
+    def __init__(self, consumption: Consumption, handling: Handling, threads: int) -> None:
         self._scheduler = LaneScheduler(consumption, handling)
-        self._name = short(name)
+        self._name = handling.consumer
         self._has_left = False  # closing it took too long: handlers were left behind
         number = next(_numbers)
         self._threads = [
@@ -150,8 +150,8 @@ class Runner(Closeable, ForkAware):
         if not self._has_left:
             self._has_left = True
             names = ", ".join(thread.name for thread in self._threads if thread.is_alive())
-            text = "closing %r leaves handlers behind, on %s"
-            log(Kind.HANDLERS_LEFT, logging.WARNING, text, self, names)
+            text = "closing the runner of consumer %r leaves handlers behind, on %s"
+            log(Kind.HANDLERS_LEFT, logging.WARNING, text, self._name, names, consumer=self._name)
 
     def _join(self, deadline: Deadline) -> None:
         for thread in self._threads:
@@ -166,7 +166,7 @@ class Runner(Closeable, ForkAware):
         self._scheduler.ended.wake_all()
 
     def __repr__(self) -> str:
-        return f"<Runner of {self._name}{' closed' if self.closed else ''}>"
+        return f"<Runner of {short(self._name)}{' closed' if self.closed else ''}>"
 
 
 _runners: WeakRegistry[Runner] = WeakRegistry()
@@ -178,11 +178,10 @@ def _end_running() -> None:
     close_all(_runners, Deadline(_AT_EXIT))
 
 
-def start_runner(name: str, consumption: Consumption, handling: Handling, threads: int) -> Runner:
+def start_runner(consumption: Consumption, handling: Handling, threads: int) -> Runner:
     """Make a runner and start its threads.
 
     Args:
-        name: Of the consumer.
         consumption: Where deliveries come from.
         handling: What is done with them.
         threads: How many handlers run at a time.
@@ -190,7 +189,7 @@ def start_runner(name: str, consumption: Consumption, handling: Handling, thread
     Raises:
         StoreError: There is no thread to be had.
     """
-    runner = Runner(name, consumption, handling, threads)
+    runner = Runner(consumption, handling, threads)
     runner._start()
     return runner
 
