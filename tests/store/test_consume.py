@@ -685,11 +685,10 @@ class TestTheObject:
 
     def test_the_server_counts_what_was_given_up_as_redelivered(self, store: JetStreamEventStore) -> None:
         save(store, 10)
-        consumer = store.consumer("c", max_deliver=2)
-        for _ in range(2):
-            with consumer.iterate() as events:
-                eventually(lambda: len(events._buffer.arrived) == 10, "all events")
+        consumer = store.consumer("c", max_deliver=2, ack_wait=ACK_WAIT)
         with consumer.iterate() as events:
+            for _ in range(20):  # and nobody settles them
+                events.get(timeout=PATIENCE)
             eventually(lambda: events.get_batch(1, timeout=0) == [] and len(consumer.dead_letters()) == 10)
         state = consumer.state()
         assert state is not None

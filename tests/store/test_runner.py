@@ -488,6 +488,57 @@ class TestFailures:
 
 
 class TestItsEnd:
+    def test_orderly_restarts_cost_no_event(self, make_store: MakeStore) -> None:
+        """Each delivery counts at the server, whether a handler saw it or not."""
+        save(make_store(), 60, actors=60)
+        recorder, seen = Recorder(), threading.Semaphore(0)
+
+        def handle(delivery: Delivery) -> None:
+            seen.release()
+            time.sleep(0.05 * UNIT)
+            recorder(delivery)
+
+        for _ in range(6):
+            with make_store() as store, store.consumer("c").run(handle, threads=2):
+                for _ in range(5):
+                    assert seen.acquire(timeout=PATIENCE)
+        with make_store() as store, store.consumer("c").run(recorder):
+            store.consumer("c").wait_for(60, timeout=PATIENCE)
+            assert store.consumer("c").dead_letters() == []
+        assert recorder.sequences() == list(range(1, 61))
+
+    def test_it_holds_as_many_as_it_handles_in_a_moment(self, store: JetStreamEventStore) -> None:
+        pause = 0.0
+        save(store, 1_000, actors=1_000)
+        with store.consumer("c", max_deliver=50).run(lambda _: time.sleep(pause), threads=2, prefetch=64) as runner:
+            scheduler = runner._scheduler
+            assert scheduler._capacity <= 64
+            eventually(lambda: scheduler._capacity == 64, "that it takes more")
+            pause = 2 * UNIT / 16
+            store.save_events([Event(event_type="Done", actor_id=f"later-{n}", version=1) for n in range(200)])
+            eventually(lambda: scheduler._capacity == 32, "that it takes less")
+            assert scheduler.consumption._requester.window == 32
+
+    def test_what_had_its_last_delivery_is_given_up_with_the_reason(
+        self, store: JetStreamEventStore, go_on: threading.Event, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        save(store, 10, actors=10)
+        consumer = store.consumer("c", max_deliver=1)
+        runner = consumer.run(lambda _: go_on.wait(PATIENCE), threads=2)
+        eventually(lambda: len(runner._scheduler._held) == 4 and len(runner._scheduler.consumption._arrivals.arrived))
+        threading.Timer(0.1 * UNIT, go_on.set).start()
+        assert runner.close(PATIENCE)
+        eventually(lambda: len(consumer.dead_letters()) >= 2)
+        letters = consumer.dead_letters()
+        assert {one.reason for one in letters} == {
+            "its last delivery (max_deliver is 1) was given back by a close, before its turn"
+        }
+        assert {one.attempts for one in letters} == {1}
+        assert flush_logs(PATIENCE)
+        records = [one for one in caplog.records if one.kind == "gave_up"]  # type: ignore[attr-defined]
+        assert sum(one.counts["events"] for one in records) == len(letters)  # type: ignore[attr-defined]
+        assert {one.consumer for one in records} == {"c"}  # type: ignore[attr-defined]
+
     def test_running_handlers_end_and_the_rest_is_given_back(
         self,
         make_store: MakeStore,
@@ -504,7 +555,7 @@ class TestItsEnd:
             recorder(delivery)
 
         runner = store.consumer("c").run(handle, threads=3)
-        eventually(lambda: len(runner._scheduler._held) == 100 and len(begun) == 3)
+        eventually(lambda: len(runner._scheduler._held) == 6 and len(begun) == 3)
         threading.Timer(0.1 * UNIT, go_on.set).start()
         assert runner.close(PATIENCE)
         assert runner.close()

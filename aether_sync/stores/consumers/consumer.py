@@ -41,7 +41,9 @@ class Consumer:
     event with an earlier sequence than the last is not always a repeat.
 
     **Attempts.** Each delivery counts as an attempt, whether the event is worked on or not: what a process held when it
-    was killed has one attempt less. After ``max_deliver`` attempts the event becomes a dead letter.
+    was killed, or when it closed the iteration or the runner, has one attempt less. After ``max_deliver`` attempts the
+    event becomes a dead letter. So the fewer events wait in a process (``prefetch``), the less a restart costs; with a
+    ``max_deliver`` of 1, all that wait when it is closed become dead letters.
     """
 
     def __init__(self, name: str, settings: ConsumerSettings, context: Callable[[], ConsumerContext]) -> None:
@@ -61,7 +63,8 @@ class Consumer:
 
         Args:
             prefetch: How many events wait in this process to be taken. 64 keep a thread busy while more are on their
-                way; what waits here counts as delivered if the process is killed. Each process may use its own.
+                way; what waits here counts as delivered if the process is killed, or the iteration is closed. Each
+                process may use its own.
             dead_letters: Whether to take the consumer's dead letters instead of its new events. An ``ack()`` removes an
                 event from the dead letters for good. One that is not acknowledged stays, and is delivered again, as
                 often as needed; one that is rejected is delivered again after a minute. ``actors`` and ``event_types``
@@ -104,9 +107,12 @@ class Consumer:
                 becomes a dead letter. To return an awaitable or a generator, which nobody would run, is a failure, too.
             threads: How many handlers run at a time. 4 hide the waiting of handlers that use a network or a database.
             retry_delay: Seconds before an event whose handler failed is tried again, doubled each time, up to 60.
-            prefetch: How many events are sorted by actor in this process, and how many more wait to be. 256 are enough
-                that they are usually of several actors, so that all threads have work; there are more for a while when
-                all are of a few actors and threads have nothing to do.
+            prefetch: How many events are sorted by actor in this process at most, and how many more wait to be. 256 are
+                enough that they are usually of several actors, so that all threads have work; there are more for a
+                while when all are of a few actors and threads have nothing to do. A runner begins with two for each
+                thread, and takes more while it handles all of them within half a second, or threads have nothing to do:
+                each event that waits here when the runner is closed, or its process dies, has used up one of its
+                ``max_deliver`` deliveries.
             dead_letters: Whether to handle the consumer's dead letters instead of its new events; see :meth:`iterate`.
                 A dead letter is tried ``max_deliver`` times in a row, then it stays, and is handed out again after a
                 minute.
@@ -126,10 +132,17 @@ class Consumer:
         retry_delay = check_seconds("retry_delay", retry_delay)
         prefetch, dead_letters = check_count("prefetch", prefetch), check_flag("dead_letters", dead_letters)
         attempts = self._settings.max_deliver
+        first = min(prefetch, 2 * threads)  # for each thread one to be handled, and one that waits
         handling = Handling(
-            self._name, handler, retry_delay, attempts, counts_deliveries=not dead_letters, capacity=prefetch
+            self._name,
+            handler,
+            retry_delay,
+            attempts,
+            counts_deliveries=not dead_letters,
+            first=first,
+            capacity=prefetch,
         )
-        consumption = self._begin_iteration(context, prefetch, dead_letters, deadline)
+        consumption = self._begin_iteration(context, first, dead_letters, deadline)
         try:
             runner = start_runner(consumption, handling, threads)
             context.runners.add(runner)
@@ -153,16 +166,19 @@ class Consumer:
         context.open_streams(deadline)
         names, settings = context.parts.names, self._settings
         source: Source
+        max_deliver: int | None
         if dead_letters:
-            stream, advice = names.dead_letters, _SAME
+            stream, advice, max_deliver = names.dead_letters, _SAME, None
             config = durable.dead_letter_configuration(names, settings)
             source = Pointers(context.parts, context.dead_letters, settings.wanted)
         else:
-            stream, advice = names.stream, durable.ADVICE
+            stream, advice, max_deliver = names.stream, durable.ADVICE, settings.max_deliver
             config = durable.configuration(names, settings)
             source = Events(context.parts, context.dead_letters, settings.name, settings.wanted)
         info = durable.join(context.parts.jetstream, stream, config, advice, deadline)
-        consumption = Consumption(context.parts.channel, stream, settings.name, prefetch, settings.ack_wait, source)
+        consumption = Consumption(
+            context.parts.channel, stream, settings.name, prefetch, settings.ack_wait, max_deliver, source
+        )
         try:
             begin_consuming(consumption, info, deadline)
             context.consumptions.add(consumption)

@@ -27,6 +27,7 @@ __all__ = [
     "drop_event",
     "extend",
     "failed_reason",
+    "give_back",
     "hold",
     "let_go",
     "reload_event",
@@ -229,6 +230,16 @@ def extend(delivery: Delivery) -> None:
     """
     if not delivery._settler.extender.has_just_extended(delivery._held_since):
         delivery.in_progress()
+
+
+def give_back(delivery: Delivery) -> None:
+    """Give back a delivery whose turn has not come.
+
+    Raises:
+        StoreError: It was acknowledged or rejected before.
+    """
+    if delivery._settle("given back"):
+        delivery._settler.extender.return_all([delivery._reply])
 
 
 def drop_event(delivery: Delivery) -> None:

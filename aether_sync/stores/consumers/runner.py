@@ -113,7 +113,9 @@ class Runner(Closeable, ForkAware):
     def close(self, timeout: float | None = 5.0) -> bool:
         """Take no more events, wait for the handlers that run, and give back the rest.
 
-        Any thread may call it, more than once. A handler may call it, too: that handler is not waited for.
+        Any thread may call it, more than once. A handler may call it, too: that handler is not waited for. What is
+        given back has one of its ``max_deliver`` attempts less; what has none left becomes a dead letter, and is
+        logged.
 
         Args:
             timeout: Seconds for the handlers that run; None waits for ever. A handler that takes longer is left behind:
