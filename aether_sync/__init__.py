@@ -63,7 +63,7 @@ from .stores.consumers.consumption import Consumption
 from .stores.consumers.dead_letters import DeadLetter
 from .stores.consumers.delivery import Delivery
 from .stores.consumers.durable import ConsumerState
-from .stores.consumers.lanes import Handler
+from .stores.consumers.handlers import Handler
 from .stores.consumers.runner import Runner
 from .stores.jetstream import JetStreamEventStore
 from .stores.memory import InMemoryEventStore

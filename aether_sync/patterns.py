@@ -26,6 +26,7 @@ __all__ = [
     "Pattern",
     "SubscriptionFilter",
     "actor_type",
+    "check_actor_pattern",
     "check_namespace",
     "check_prefix",
     "check_queue_group",
@@ -41,6 +42,7 @@ _UNSAFE = re.compile(r"[^!-$&-)+,\-/-=?-~]+")  # what escape_token escapes: all 
 
 _NAMESPACE_HINT = "use non-empty tokens of printable characters between dots, as in 'tenant-a.orders'"
 _PATTERN_HINT = "'*' is one token, '>' one or more at the end, 'tenant-*' a glob within a token"
+_ACTORS_HINT = "'order-*' is every actor whose id begins with 'order-'; None is every actor"
 
 
 # -- checking
@@ -335,7 +337,7 @@ class SubscriptionFilter:
     _regex: re.Pattern[str] | None = field(compare=False)  # None if the pattern is literal or empty
 
     def __init__(self, *, event_types: Iterable[str] = (), actor_pattern: str | None = None) -> None:
-        pattern = _actor_pattern(actor_pattern)
+        pattern = check_actor_pattern("actor_pattern", actor_pattern)
         object.__setattr__(self, "event_types", _event_types(event_types))
         object.__setattr__(self, "actor_pattern", pattern)
         object.__setattr__(self, "_regex", _compiled(pattern))
@@ -387,13 +389,19 @@ def _event_types(event_types: Iterable[str]) -> frozenset[str]:
     return frozenset(map(str.__str__, types))
 
 
-def _actor_pattern(pattern: str | None) -> str:
+def check_actor_pattern(name: str, pattern: str | None) -> str:
+    """Return a pattern of actor ids as a plain str, "" for None, or raise.
+
+    Args:
+        name: The name of the argument.
+        pattern: Its value.
+    """
     if pattern is None:
         return ""
     if not is_of(pattern, str):
-        raise InvalidOptionError(f"actor_pattern must be a str such as 'order-*', not {type(pattern).__name__}")
+        raise InvalidOptionError(f"{name} must be a pattern of actor ids such as 'order-*', not {short(pattern)}")
     pattern = str.__str__(pattern)
     fault = pattern and (_fault_of_tokens(pattern) or _fault_of_wildcards(pattern))
     if fault:
-        raise InvalidNamespaceError(f"actor_pattern {_shown(pattern)} {fault}; {_PATTERN_HINT}")
+        raise InvalidNamespaceError(f"{name} {_shown(pattern)} {fault}; {_ACTORS_HINT}")
     return pattern

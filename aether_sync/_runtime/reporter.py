@@ -1,7 +1,7 @@
 """Log messages. A thread of their own logs them, because a log handler is user code: it may block, raise or call us.
 
 Every record has attributes that programs can read: ``kind``, which is one of :class:`Kind`, and where they apply
-``url``, ``subscription`` and ``counts``.
+those of :class:`Details`.
 """
 
 import logging
@@ -48,7 +48,7 @@ class Kind(StrEnum):
     DISCONNECTED = "disconnected"  #: a connection was lost
     DROPS = "drops"  #: a subscription drops events
     EVENT_LOOP = "event_loop"  #: the installed uvloop is not usable, and asyncio's loop is used
-    GAVE_UP = "gave_up"  #: a runner gives an event up: it goes to the dead-letter stream
+    GAVE_UP = "gave_up"  #: a runner, or a close, gives an event up: it goes to the dead-letter stream
     HANDLERS_LEFT = "handlers_left"  #: a runner was closed before its handlers ended
     HANDLER_FAILED = "handler_failed"  #: the handler of a runner raised
     INTERNAL_ERROR = "internal_error"  #: an error in this library
@@ -71,6 +71,9 @@ class Details(TypedDict, total=False):
 
     url: str  # of the servers, without secrets
     subscription: str  # by its patterns, as its repr shows them
+    consumer: str  # its name
+    sequence: int  # of an event
+    actor: str  # its id
     counts: dict[str, int]
 
 

@@ -19,7 +19,7 @@ from ..errors import (
     VersionConflictError,
 )
 from ..events import MAX_VERSION, Event
-from ..patterns import SubscriptionFilter
+from ..patterns import SubscriptionFilter, check_actor_pattern
 from .base import Snapshot
 
 __all__ = [
@@ -54,9 +54,7 @@ def check_actor_id(actor_id: str) -> str:
 
 def check_wanted(name: str, actors: str | None, event_types: Iterable[str] = ()) -> SubscriptionFilter:
     """Return a filter for a pattern of actors and for event types; an error names the pattern as the caller does."""
-    if actors is not None and not is_of(actors, str):
-        raise InvalidOptionError(f"{name} must be a pattern of actor ids such as 'order-*', not {short(actors)}")
-    return SubscriptionFilter(event_types=event_types, actor_pattern=actors)
+    return SubscriptionFilter(event_types=event_types, actor_pattern=check_actor_pattern(name, actors) or None)
 
 
 def check_version(name: str, version: object, least: int = 0) -> int:
@@ -76,7 +74,10 @@ def check_events(events: Iterable[Event]) -> tuple[Event, ...]:
                 raise InvalidEventError("append() takes events one by one: append(actor_id, *events, ...)")
             raise InvalidEventError(f"a store takes Event(event_type=..., actor_id=...), not {type(event).__name__}")
     if len(checked) > BATCH_LIMIT:
-        raise InvalidOptionError(f"more than {BATCH_LIMIT} events in one save: no more are stored at once, all or none")
+        raise InvalidOptionError(
+            f"more than {BATCH_LIMIT:,} events in one save, which is stored whole or not at all: store them in several "
+            "saves"
+        )
     ids = set()
     for event in checked:
         if event.id in ids:

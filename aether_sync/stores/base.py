@@ -273,7 +273,8 @@ class EventStore(Protocol):
 
         Args:
             actor_id: The actor.
-            *events: The actor's events, without versions: they are numbered from ``expected_version + 1`` on.
+            *events: The actor's events, without versions: they are numbered from ``expected_version + 1`` on. Without
+                any, nothing is stored, and nothing is asked: ``[]`` is returned, whatever version the actor is at.
             expected_version: The version of the actor that was loaded; ``NO_EVENTS`` (0) if it must have no events;
                 ``ANY_VERSION`` to append at whatever version the actor is.
             timeout: Seconds.

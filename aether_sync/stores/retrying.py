@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import update_wrapper
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import ParamSpec, TypeVar, overload
 
 from .._arguments import check_count
@@ -16,6 +17,7 @@ __all__ = ["retry_on_conflict"]
 
 _FIRST_PAUSE = 0.001  # seconds before the second try, twice that before the third, and so on
 _LONGEST_PAUSE = 0.1
+_NOT_RUN = (iscoroutinefunction, isasyncgenfunction, isgeneratorfunction)  # a call only makes what is to be run
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,7 +47,8 @@ def retry_on_conflict(
 
     Raises:
         VersionConflictError: That of the last try.
-        InvalidOptionError: There is no bound at all.
+        InvalidOptionError: There is no bound at all, or the function is an ``async def`` or a generator function, whose
+            errors come only after its call has returned.
     """
     if attempts is not None:
         attempts = check_count("attempts", attempts)
@@ -56,6 +59,11 @@ def retry_on_conflict(
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         if not callable(function):
             raise InvalidOptionError(f"retry_on_conflict() decorates a function, not {short(function)}")
+        if any(is_kind(function) or is_kind(type(function).__call__) for is_kind in _NOT_RUN):
+            raise InvalidOptionError(
+                f"retry_on_conflict() decorates a plain function, and {short(function)} is an `async def` or a "
+                "generator function: what it raises comes after its call has returned"
+            )
 
         def retrying(*args: P.args, **kwargs: P.kwargs) -> T:
             deadline = Deadline(timeout)

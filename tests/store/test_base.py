@@ -1,6 +1,8 @@
 """``stores/base.py``: trying again after a conflict, and what ``load()`` returns."""
 
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -117,3 +119,21 @@ def test_the_version_of_what_was_loaded() -> None:
 def test_any_is_no_version() -> None:
     assert ANY_VERSION != NO_EVENTS
     assert repr(ANY_VERSION) == "<AnyVersion.ANY: 'any version'>"
+
+
+class Later:
+    async def __call__(self) -> None: ...
+
+
+async def coroutine() -> None: ...
+
+
+def generator() -> Iterator[None]:
+    yield
+
+
+@pytest.mark.parametrize("function", [coroutine, generator, partial(coroutine), Later()])
+def test_what_raises_only_when_it_is_run_is_refused(function: Callable[[], object]) -> None:
+    for decorate in (retry_on_conflict, retry_on_conflict(attempts=2)):
+        with pytest.raises(InvalidOptionError, match="decorates a plain function"):
+            decorate(function)

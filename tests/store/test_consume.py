@@ -197,11 +197,19 @@ class TestWhatItIsMadeWith:
     def test_another_of_that_name_is_refused(self, store: JetStreamEventStore) -> None:
         store.consumer("c", actors="a-1", event_types=["A", "B"], ack_wait=10).iterate().close()
         store.consumer("c", actors="a-1", event_types={"B", "A"}, ack_wait=10).iterate().close()
-        with pytest.raises(StreamMismatchError, match=r"ack_wait is 10 s, not 30 s.*Consumer.delete") as caught:
+        with pytest.raises(
+            StreamMismatchError, match=r"ack_wait is 10 s, not 30 s.*state\(\)\.acknowledged.*delete\(\).*start="
+        ) as caught:
             store.consumer("c", actors="a-2", start=3, max_deliver=7, max_ack_pending=2).iterate()
-        text = "\n".join(caught.value.differences)
-        for what in ("max_deliver", "max_ack_pending", "filter_subject", "event_types", "actors"):
-            assert what in text
+        assert caught.value.differences == (
+            "ack_wait is 10 s, not 30 s",
+            "max_deliver is 5, not 7",
+            "max_ack_pending is 10000, not 2",
+            "actors is 'a-1', not 'a-2'",
+            "event_types is ['A', 'B'], not []",
+        )
+        with pytest.raises(StreamMismatchError, match=r"settings: actors is 'a-1', not None\. "):
+            store.consumer("c", event_types=["A", "B"], ack_wait=10).iterate()
         assert store.consumer("c").delete()
         assert not store.consumer("c").delete()
         store.consumer("c", actors="a-2").iterate().close()
@@ -315,7 +323,7 @@ class TestSettling:
         save(store, 1)
         with store.consumer("c").iterate() as events:
             delivery = events.get(timeout=PATIENCE)
-            with pytest.raises(InvalidOptionError, match="delay"):
+            with pytest.raises(InvalidOptionError, match=r"delay must be seconds, (0 or more|at most)"):
                 delivery.nak(delay)
             with pytest.raises(InvalidOptionError, match="reason"):
                 delivery.reject(delay if isinstance(delay, float) else 5)  # type: ignore[arg-type]
@@ -663,6 +671,27 @@ class TestTheObject:
         assert state is not None
         assert (state.name, state.waiting, state.unacknowledged) == ("c", 0, 0)
         assert state.acknowledged >= delivery.sequence
+
+    def test_the_server_counts_what_was_given_up_as_redelivered(self, store: JetStreamEventStore) -> None:
+        save(store, 10)
+        consumer = store.consumer("c", max_deliver=2, ack_wait=ACK_WAIT)
+        with consumer.iterate() as events:
+            for _ in range(20):  # and nobody settles them
+                events.get(timeout=PATIENCE)
+            eventually(lambda: events.get_batch(1, timeout=0) == [] and len(consumer.dead_letters()) == 10)
+        state = consumer.state()
+        assert state is not None
+        assert (state.unacknowledged, state.redelivered) == (0, 10)
+
+    def test_a_name_that_nobody_has_has_no_dead_letters(self, store: JetStreamEventStore) -> None:
+        save(store, 1)
+        consumer = store.consumer("c")
+        with consumer.iterate() as events:
+            events.get(timeout=PATIENCE).reject("no")
+        assert consumer.delete()
+        assert (consumer.state(), len(consumer.dead_letters())) == (None, 1), "they stay"
+        nobody = store.consumer("mialer")
+        assert (nobody.state(), nobody.dead_letters()) == (None, [])
 
     def test_a_closed_store_has_none(self, store: JetStreamEventStore) -> None:
         consumer = store.consumer("c")

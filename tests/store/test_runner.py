@@ -6,10 +6,12 @@ import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
+from functools import partial, wraps
 from itertools import count, pairwise
 from typing import Any
+from unittest.mock import MagicMock, Mock
 
 import pytest
 
@@ -491,6 +493,57 @@ class TestFailures:
 
 
 class TestItsEnd:
+    def test_orderly_restarts_cost_no_event(self, make_store: MakeStore) -> None:
+        """Each delivery counts at the server, whether a handler saw it or not."""
+        save(make_store(), 60, actors=60)
+        recorder, seen = Recorder(), threading.Semaphore(0)
+
+        def handle(delivery: Delivery) -> None:
+            seen.release()
+            time.sleep(0.05 * UNIT)
+            recorder(delivery)
+
+        for _ in range(6):
+            with make_store() as store, store.consumer("c").run(handle, threads=2):
+                for _ in range(5):
+                    assert seen.acquire(timeout=PATIENCE)
+        with make_store() as store, store.consumer("c").run(recorder):
+            store.consumer("c").wait_for(60, timeout=PATIENCE)
+            assert store.consumer("c").dead_letters() == []
+        assert recorder.sequences() == list(range(1, 61))
+
+    def test_it_holds_as_many_as_it_handles_in_a_moment(self, store: JetStreamEventStore) -> None:
+        pause = 0.0
+        save(store, 1_000, actors=1_000)
+        with store.consumer("c", max_deliver=50).run(lambda _: time.sleep(pause), threads=2, prefetch=64) as runner:
+            scheduler = runner._scheduler
+            assert scheduler._capacity <= 64
+            eventually(lambda: scheduler._capacity == 64, "that it takes more")
+            pause = 2 * UNIT / 16
+            store.save_events([Event(event_type="Done", actor_id=f"later-{n}", version=1) for n in range(200)])
+            eventually(lambda: scheduler._capacity == 32, "that it takes less")
+            assert scheduler.consumption._requester.window == 32
+
+    def test_what_had_its_last_delivery_is_given_up_with_the_reason(
+        self, store: JetStreamEventStore, go_on: threading.Event, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        save(store, 10, actors=10)
+        consumer = store.consumer("c", max_deliver=1)
+        runner = consumer.run(lambda _: go_on.wait(PATIENCE), threads=2)
+        eventually(lambda: len(runner._scheduler._held) == 4 and len(runner._scheduler.consumption._arrivals.arrived))
+        threading.Timer(0.1 * UNIT, go_on.set).start()
+        assert runner.close(PATIENCE)
+        eventually(lambda: len(consumer.dead_letters()) >= 2)
+        letters = consumer.dead_letters()
+        assert {one.reason for one in letters} == {
+            "its last delivery (max_deliver is 1) was given back by a close, before its turn"
+        }
+        assert {one.attempts for one in letters} == {1}
+        assert flush_logs(PATIENCE)
+        records = [one for one in caplog.records if one.kind == "gave_up"]  # type: ignore[attr-defined]
+        assert sum(one.counts["events"] for one in records) == len(letters)  # type: ignore[attr-defined]
+        assert {one.consumer for one in records} == {"c"}  # type: ignore[attr-defined]
+
     def test_running_handlers_end_and_the_rest_is_given_back(
         self,
         make_store: MakeStore,
@@ -507,7 +560,7 @@ class TestItsEnd:
             recorder(delivery)
 
         runner = store.consumer("c").run(handle, threads=3)
-        eventually(lambda: len(held_by(runner)) == 100 and len(begun) == 3)
+        eventually(lambda: len(held_by(runner)) == 6 and len(begun) == 3)
         threading.Timer(0.1 * UNIT, go_on.set).start()
         assert runner.close(PATIENCE)
         assert runner.close()
@@ -573,7 +626,7 @@ class TestItsEnd:
         assert report == CloseReport(handlers_left=1, timed_out=True)
         assert not report
         assert flush_logs(PATIENCE)
-        assert "<Runner of 'slow' closed> leaves handlers behind" in caplog.text
+        assert "the runner of consumer 'slow' leaves handlers behind" in caplog.text
         assert "<Runner of 'quick' closed>" not in caplog.text
         assert quick.wait(0)
         go_on.set()
@@ -738,8 +791,78 @@ class Asynchronous:
 
 @pytest.mark.parametrize("handler", [a_coroutine, a_generator, Asynchronous(), partial(a_coroutine)])
 def test_what_nobody_would_run_is_refused(store: JetStreamEventStore, handler: Any) -> None:
-    with pytest.raises(InvalidOptionError, match="plain function"):
+    with pytest.raises(InvalidOptionError, match="pass a plain function"):
         store.consumer("c").run(handler)
+
+
+@wraps(a_coroutine)
+def a_decorated_coroutine(*args: Any) -> Any:
+    return a_coroutine(*args)
+
+
+async def an_asynchronous_generator(_: Delivery) -> AsyncIterator[None]:
+    yield
+
+
+class Awaited:
+    def __await__(self) -> Iterator[None]:
+        return iter(())
+
+
+@pytest.mark.filterwarnings("error")  # that a coroutine was never awaited
+@pytest.mark.parametrize(
+    "handler",
+    [
+        a_decorated_coroutine,
+        lambda one: a_coroutine(one),
+        lambda one: a_generator(one),
+        lambda one: an_asynchronous_generator(one),
+        lambda _: Awaited(),
+    ],
+)
+def test_to_return_what_nobody_runs_is_a_failure(
+    store: JetStreamEventStore, caplog: pytest.LogCaptureFixture, handler: Any
+) -> None:
+    save(store, 1)
+    consumer = store.consumer("c", max_deliver=2)
+    with consumer.run(handler, retry_delay=QUICK):
+        consumer.wait_for(1, timeout=PATIENCE)
+    (letter,) = consumer.dead_letters()
+    assert letter.attempts == 2
+    assert "InvalidOptionError: the handler has returned <" in letter.reason
+    assert "nobody runs" in letter.reason
+    assert flush_logs(PATIENCE)
+    assert [record.kind for record in caplog.records] == ["handler_failed", "gave_up"]  # type: ignore[attr-defined]
+    gc.collect()
+
+
+@pytest.mark.parametrize("handler", [Mock(), lambda _: Mock(), lambda _: Future(), MagicMock()])
+def test_it_may_return_anything_else(store: JetStreamEventStore, handler: Any) -> None:
+    save(store, 1)
+    consumer = store.consumer("c")
+    with consumer.run(handler):
+        consumer.wait_for(1, timeout=PATIENCE)
+    assert consumer.dead_letters() == []
+
+
+@pytest.mark.parametrize("handler", [lambda: 1, lambda one, two: 1, lambda *, one: 1, Recorder().sequences])
+def test_what_does_not_take_a_delivery_is_refused(store: JetStreamEventStore, handler: Any) -> None:
+    with pytest.raises(InvalidOptionError, match="one argument, the delivery"):
+        store.consumer("c").run(handler)
+    assert not store.connection.is_connected
+
+
+def injected(delivery: Delivery, database: object) -> None: ...
+
+
+@wraps(injected)
+def injecting(delivery: Delivery) -> None:
+    injected(delivery, object())
+
+
+@pytest.mark.parametrize("handler", [print, injecting, lambda *_, **more: 1, lambda one, two=2: 1, [].append])
+def test_whatever_takes_one_argument_is_a_handler(store: JetStreamEventStore, handler: Any) -> None:
+    store.consumer("c").run(handler).close()
 
 
 @pytest.mark.parametrize(

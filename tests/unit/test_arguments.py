@@ -576,7 +576,7 @@ def test_a_pattern_of_actors_is_called_as_its_caller_does() -> None:
     store, anything = InMemoryEventStore(), typing.cast(Any, 5)
     assert "actors must be a pattern of actor ids" in said(lambda: store.follow(actors=anything))
     assert "pattern must be a pattern of actor ids" in said(lambda: store.actors(anything))
-    assert "actor_pattern must be a str" in said(lambda: SubscriptionFilter(actor_pattern=anything))
+    assert "actor_pattern must be a pattern of actor ids" in said(lambda: SubscriptionFilter(actor_pattern=anything))
 
 
 def test_namespaces_are_of_the_tree(local_bus: EventBus) -> None:

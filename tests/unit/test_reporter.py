@@ -410,7 +410,9 @@ def test_of_a_handler_that_fails(use: Use, store: JetStreamEventStore) -> None:
     (failed,), (gave_up,) = handler.of(Kind.HANDLER_FAILED), handler.of(Kind.GAVE_UP)
     assert failed.exc_info[0] is ZeroDivisionError
     assert "event 1 (of a), attempt 1 of 1" in failed.getMessage()
-    assert failed.counts == gave_up.counts == {"attempts": 1}
+    for one in (failed, gave_up):
+        assert (one.consumer, one.sequence, one.actor, one.counts) == ("c", 1, "a", {"attempts": 1})
+        assert "consumer 'c'" in one.getMessage()
 
 
 def test_a_handler_of_a_store_holds_no_lock_and_may_use_it(use: Use, store: JetStreamEventStore) -> None:

@@ -40,8 +40,8 @@ ROOMS: dict[str, list[str]] = {
         "writer", "snapshots", "parts", "pull", "flow", "record_flow", "follower",
     ],
     "stores/consumers": [
-        "arrivals", "dead_letters", "durable", "ack_extender", "delivery", "sources", "consumption", "lanes", "runner",
-        "context", "consumer",
+        "arrivals", "dead_letters", "durable", "ack_extender", "delivery", "handlers", "sources", "consumption",
+        "lanes", "runner", "context", "consumer",
     ],
     "stores/doctor": ["findings", "questions", "checks"],
     "server": ["watcher", "process", "configuration", "server", "cluster"],

@@ -21,9 +21,9 @@ _PLAIN = re.compile(r"[!-$&-)+,\-/-=?-~]{1,500}")  # an id that is not escaped; 
 _MORE = re.compile(r"[/\\=~]")  # escaped in names: path separators, which a stream may not have, and our own separators
 
 
-def _escaped(what: str, name: object) -> str:
+def _escaped(what: str, name: object, such_as: str) -> str:
     if not is_of(name, str) or not str.__str__(name):
-        raise InvalidOptionError(f"{what} must be a non-empty str, not {short(name)}")
+        raise InvalidOptionError(f"{what} must be a non-empty str such as {such_as!r}, not {short(name)}")
     return _MORE.sub(lambda found: f"%{ord(found[0]):02X}", escape_token(name))
 
 
@@ -44,9 +44,9 @@ class Names:
     """
 
     def __init__(self, stream: str, namespace: str | None) -> None:
-        self.stream = _escaped("stream", stream)
+        self.stream = _escaped("stream", stream, "orders")
         if namespace is not None:
-            self.stream = f"{_escaped('namespace', namespace)}={self.stream}"
+            self.stream = f"{_escaped('namespace', namespace, 'tenant-a')}={self.stream}"
         if len(self.stream) > _LONGEST_NAME:
             raise InvalidOptionError(
                 f"the stream's name is {len(self.stream)} bytes long, with its namespace: at most 200"
@@ -62,7 +62,7 @@ class Names:
         Raises:
             InvalidOptionError: It is not a name, or it is too long.
         """
-        escaped = _escaped("the consumer's name", name)
+        escaped = _escaped("the consumer's name", name, "mailer")
         if len(escaped) > _LONGEST_NAME:
             raise InvalidOptionError(f"the consumer's name is {len(escaped)} bytes long: at most {_LONGEST_NAME}")
         return escaped

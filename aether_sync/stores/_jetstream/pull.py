@@ -174,7 +174,7 @@ class PullRequester:
     Args:
         channel: What is used of the connection.
         stream: The consumer's stream.
-        window: How many messages may be requested and not yet taken, at most.
+        window: How many messages may be requested and not yet taken, at most. Any thread may change it.
         buffer: Where they arrive; by default one of its own.
         drains: Whether messages that are on their way still arrive after :meth:`close`.
     """
@@ -191,7 +191,7 @@ class PullRequester:
         self.buffer = buffer = buffer or PullBuffer()
         self._channel = channel
         self._stream = stream
-        self._window = window
+        self.window = window
         self._next = ""  # the subject of requests
         self.is_over = False  #: it requests nothing any more
         subject = f"_INBOX.{os.urandom(12).hex()}"
@@ -222,8 +222,8 @@ class PullRequester:
         """Request more messages, if at least half of the window is free."""
         buffer = self.buffer
         with buffer.lock:
-            count = self._window - buffer.asked - len(buffer.arrived)
-            if buffer.is_broken or count * 2 < self._window or buffer.is_full:
+            count = self.window - buffer.asked - len(buffer.arrived)
+            if buffer.is_broken or count * 2 < self.window or buffer.is_full:
                 return
             is_too_large, buffer.is_too_large = buffer.is_too_large and not buffer.arrived, False
             count = 1 if is_too_large else count

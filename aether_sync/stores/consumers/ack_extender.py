@@ -1,17 +1,19 @@
 """``AckExtender``: extends the ack wait of everything that this process holds; the words of acknowledgement."""
 
+from collections import deque
 from collections.abc import Iterable
 
 from ..._nats.channel import Channel
 from ..._values.clock import monotonic
 from .._jetstream.messages import command
-from .._jetstream.pull import PullRequester
+from .._jetstream.pull import PullRequester, place_of
 from .arrivals import Arrivals
 
 __all__ = ["ACK", "AckExtender", "nak"]
 
 ACK = b"+ACK"
 _IN_PROGRESS = b"+WPI"
+_LOST = b"+TERM its last delivery (max_deliver is %d) was given back by a close, before its turn"
 _TIMES = 4  # extensions within an ack wait
 _JUST_NOW = 0.05  # of an ack wait
 
@@ -32,17 +34,23 @@ class AckExtender:
         requester: Requests the messages.
         arrivals: The messages that have arrived and are not taken yet.
         ack_wait: Seconds.
+        max_deliver: How often a message is delivered at most; None if there is no bound.
 
     Attributes:
         held: The reply subjects of what was taken and is not settled. Single operations only; any thread.
+        lost: The reply subjects of what was given back after its last delivery. Single operations only; any thread.
         ends: No message is taken from the arrivals any more. They are given back, the next time at the latest.
     """
 
-    def __init__(self, channel: Channel, requester: PullRequester, arrivals: Arrivals, ack_wait: float) -> None:
+    def __init__(
+        self, channel: Channel, requester: PullRequester, arrivals: Arrivals, ack_wait: float, max_deliver: int | None
+    ) -> None:
         self._channel = channel
         self._requester = requester
         self._arrivals = arrivals
         self._ack_wait = ack_wait
+        self.max_deliver = max_deliver
+        self.lost: deque[bytes] = deque()
         self._extended_at = monotonic()
         self.held: dict[bytes, None] = {}
         self.ends = False
@@ -65,7 +73,23 @@ class AckExtender:
         with self._arrivals.lock:
             waiting = self._arrivals.replies()
             self._arrivals.clear()
-        self.send(waiting, nak(0))
+        self.return_all(waiting)
+
+    def return_all(self, replies: Iterable[bytes]) -> None:
+        """Give messages back before their turn has come.
+
+        One that has had its last delivery becomes a dead letter, whatever is said to the server, which counts each
+        delivery. It is told the reason then, which it puts into its advisory.
+        """
+        words: dict[bytes, list[bytes]] = {}
+        for reply in replies:
+            word = nak(0)
+            if self.max_deliver is not None and place_of(reply).attempt >= self.max_deliver:
+                word = _LOST % self.max_deliver
+                self.lost.append(reply)
+            words.setdefault(word, []).append(reply)
+        for word, some in words.items():
+            self.send(some, word)
 
     def _extend(self) -> bool:
         """Extend the ack wait once; returns whether to go on. Loop thread only."""

@@ -1,26 +1,25 @@
 """``Consumer``: a durable consumer of a store, by its name; what a program can do with it."""
 
 from collections.abc import Callable
-from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 
 from ..._arguments import check_count, check_flag, check_seconds
 from ..._runtime.deadline import Deadline
 from ..._values.shown import short
-from ...errors import InvalidOptionError, StoreClosedError
+from ...errors import StoreClosedError
 from .._checks import check_version
 from . import durable
 from .consumption import Consumption, begin_consuming
 from .context import ConsumerContext
 from .dead_letters import DeadLetter
 from .durable import ConsumerSettings, ConsumerState
-from .lanes import Handler, Handling
+from .handlers import Handler, check_handler
+from .lanes import Handling
 from .runner import Runner, start_runner
 from .sources import Events, Pointers, Source
 
 __all__ = ["Consumer"]
 
 _MOST_THREADS = 10_000  # of one runner: more is a slip
-_NOT_RUN = (iscoroutinefunction, isasyncgenfunction, isgeneratorfunction)
 _SAME = "Use the same in every process"
 
 
@@ -42,7 +41,9 @@ class Consumer:
     event with an earlier sequence than the last is not always a repeat.
 
     **Attempts.** Each delivery counts as an attempt, whether the event is worked on or not: what a process held when it
-    was killed has one attempt less. After ``max_deliver`` attempts the event becomes a dead letter.
+    was killed, or when it closed the iteration or the runner, has one attempt less. After ``max_deliver`` attempts the
+    event becomes a dead letter. So the fewer events wait in a process (``prefetch``), the less a restart costs; with a
+    ``max_deliver`` of 1, all that wait when it is closed become dead letters.
     """
 
     def __init__(self, name: str, settings: ConsumerSettings, context: Callable[[], ConsumerContext]) -> None:
@@ -62,7 +63,8 @@ class Consumer:
 
         Args:
             prefetch: How many events wait in this process to be taken. 64 keep a thread busy while more are on their
-                way; what waits here counts as delivered if the process is killed. Each process may use its own.
+                way; what waits here counts as delivered if the process is killed, or the iteration is closed. Each
+                process may use its own.
             dead_letters: Whether to take the consumer's dead letters instead of its new events. An ``ack()`` removes an
                 event from the dead letters for good. One that is not acknowledged stays, and is delivered again, as
                 often as needed; one that is rejected is delivered again after a minute. ``actors`` and ``event_types``
@@ -103,12 +105,15 @@ class Consumer:
         Args:
             handler: Called with a :class:`Delivery`; several calls run at the same time. When it returns, the event is
                 acknowledged; when it raises, it is called again after a pause. After ``max_deliver`` attempts the event
-                becomes a dead letter.
+                becomes a dead letter. To return an awaitable or a generator, which nobody would run, is a failure, too.
             threads: How many handlers run at a time. 4 hide the waiting of handlers that use a network or a database.
             retry_delay: Seconds before an event whose handler failed is tried again, doubled each time, up to 60.
-            prefetch: How many events are sorted by actor in this process, and how many more wait to be. 256 are enough
-                that they are usually of several actors, so that all threads have work; there are more for a while when
-                all are of a few actors and threads have nothing to do.
+            prefetch: How many events are sorted by actor in this process at most, and how many more wait to be. 256 are
+                enough that they are usually of several actors, so that all threads have work; there are more for a
+                while when all are of a few actors and threads have nothing to do. A runner begins with two for each
+                thread, and takes more while it handles all of them within half a second, or threads have nothing to do:
+                each event that waits here when the runner is closed, or its process dies, has used up one of its
+                ``max_deliver`` deliveries.
             dead_letters: Whether to handle the consumer's dead letters instead of its new events; see :meth:`iterate`.
                 A dead letter is tried ``max_deliver`` times in a row, then it stays, and is handed out again after a
                 minute.
@@ -118,19 +123,29 @@ class Consumer:
             A :class:`Runner` that has started; close it, or use it in a ``with`` statement.
 
         Raises:
-            InvalidOptionError: An argument is wrong: the handler is a coroutine function or a generator function, say.
+            InvalidOptionError: An argument is wrong: the handler is an ``async def`` or a generator function, say, or
+                does not take one argument.
             StoreError: No thread can be started. Also the errors of :meth:`iterate`.
         """
         context, deadline = self._context(), Deadline(timeout)
-        _check_handler(handler)
+        check_handler(handler)
         threads = check_count("threads", threads, _MOST_THREADS)
         retry_delay = check_seconds("retry_delay", retry_delay)
         prefetch, dead_letters = check_count("prefetch", prefetch), check_flag("dead_letters", dead_letters)
         attempts = self._settings.max_deliver
-        handling = Handling(handler, retry_delay, attempts, counts_deliveries=not dead_letters, capacity=prefetch)
-        consumption = self._begin_iteration(context, prefetch, dead_letters, deadline)
+        first = min(prefetch, 2 * threads)  # for each thread one to be handled, and one that waits
+        handling = Handling(
+            self._name,
+            handler,
+            retry_delay,
+            attempts,
+            counts_deliveries=not dead_letters,
+            first=first,
+            capacity=prefetch,
+        )
+        consumption = self._begin_iteration(context, first, dead_letters, deadline)
         try:
-            runner = start_runner(self._name, consumption, handling, threads, context.parts.reporter)
+            runner = start_runner(consumption, handling, threads, context.parts.reporter)
             context.runners.add(runner)
             self._refuse_if_closed(runner)
         except BaseException:  # of a signal handler, perhaps: nobody else would give back what comes
@@ -152,16 +167,19 @@ class Consumer:
         context.open_streams(deadline)
         names, settings = context.parts.names, self._settings
         source: Source
+        max_deliver: int | None
         if dead_letters:
-            stream, advice = names.dead_letters, _SAME
+            stream, advice, max_deliver = names.dead_letters, _SAME, None
             config = durable.dead_letter_configuration(names, settings)
             source = Pointers(context.parts, context.dead_letters, settings.wanted)
         else:
-            stream, advice = names.stream, durable.ADVICE
+            stream, advice, max_deliver = names.stream, durable.ADVICE, settings.max_deliver
             config = durable.configuration(names, settings)
             source = Events(context.parts, context.dead_letters, settings.name, settings.wanted)
         info = durable.join(context.parts.jetstream, stream, config, advice, deadline)
-        consumption = Consumption(context.parts.channel, stream, settings.name, prefetch, settings.ack_wait, source)
+        consumption = Consumption(
+            context.parts.channel, stream, settings.name, prefetch, settings.ack_wait, max_deliver, source
+        )
         try:
             begin_consuming(consumption, info, deadline)
             context.consumptions.add(consumption)
@@ -219,15 +237,16 @@ class Consumer:
         """Return what the consumer gave up: events that were rejected, or delivered ``max_deliver`` times in vain.
 
         They stay where they are. All dead letters of this name are returned, whatever ``actors`` and ``event_types``
-        of this consumer are. The server announces once that an event was delivered in vain: it is missing here if the
-        dead-letter stream had no leader at that moment.
+        of this consumer are, and also after its ``delete()``. The server announces once that an event was delivered in
+        vain: it is missing here if the dead-letter stream had no leader at that moment.
 
         Args:
             limit: How many at most. 1,000 are read in well under a second.
             timeout: Seconds; None waits for ever.
 
         Returns:
-            The dead letters, in the order of the store.
+            The dead letters, in the order of the store. ``[]`` as well if no consumer has ever had this name: a program
+            that watches a consumer also asks for its :meth:`state`, which is None then.
         """
         context, deadline = self._context(), Deadline(timeout)
         return context.dead_letters.read_all(self._settings.name, check_count("limit", limit), deadline)
@@ -245,10 +264,3 @@ class Consumer:
 
     def __repr__(self) -> str:
         return f"<Consumer {short(self._name)}>"
-
-
-def _check_handler(handler: object) -> None:
-    if not callable(handler):
-        raise InvalidOptionError(f"a handler is called with each delivery, and {short(handler)} cannot be called")
-    if any(is_kind(handler) or is_kind(type(handler).__call__) for is_kind in _NOT_RUN):
-        raise InvalidOptionError(f"a handler is a plain function, and nobody would run what {short(handler)} makes")

@@ -5,6 +5,7 @@ Who asks the server for messages is ``_jetstream/pull.py``; in which order they 
 """
 
 import weakref
+from contextlib import suppress
 from functools import partial
 from math import inf
 from typing import Any, Self
@@ -16,17 +17,18 @@ from ..._runtime.batches import take_batch
 from ..._runtime.closing import warn_unclosed
 from ..._runtime.deadline import Deadline
 from ..._runtime.locks import outside_locks
+from ..._runtime.reporter import Kind
 from ..._values.clock import monotonic
 from ...errors import StoreClosedError, StoreError, StoreUnavailableError
 from .._jetstream.flow import Flow
 from .._jetstream.pull import PullRequester
 from .._jetstream.saves import Verdict
-from .ack_extender import ACK, AckExtender, nak
+from .ack_extender import ACK, AckExtender
 from .arrivals import Arrivals
 from .delivery import Delivery, Settler
 from .sources import Source
 
-__all__ = ["DRAIN", "Consumption", "begin_consuming"]
+__all__ = ["DRAIN", "Consumption", "begin_consuming", "report_lost", "set_prefetch"]
 
 _OPEN = 0.25  # seconds until the server is asked again whether a save is whole
 DRAIN = 1.0  #: seconds that closing waits for messages that are on their way
@@ -52,6 +54,7 @@ class Consumption(Flow):
         consumer: str,
         prefetch: int,
         ack_wait: float,
+        max_deliver: int | None,
         source: Source,
     ) -> None:
         self._arrivals = arrivals = Arrivals(ack_wait)
@@ -60,7 +63,7 @@ class Consumption(Flow):
         self._consumer = consumer
         self._source = source
         self._pauses_until = 0.0  # written by any thread
-        self._extender = AckExtender(channel, self._requester, arrivals, ack_wait)
+        self._extender = AckExtender(channel, self._requester, arrivals, ack_wait, max_deliver)
         self._settler = Settler(channel, self._extender, source.bury, source.event)
         self._finalizer = weakref.finalize(self, _abandon, channel, self._requester, self._extender, repr(self))
         self._finalizer.atexit = False
@@ -131,7 +134,7 @@ class Consumption(Flow):
             if not self._closed:
                 self._arrivals.put_back(messages)
                 messages = []
-        self._extender.send([reply for _, reply, *_ in messages], nak(0))
+        self._extender.return_all([reply for _, reply, *_ in messages])
         self._buffer.changed.wake_all()
 
     def _take(self, messages: list[Message]) -> Delivery | None:
@@ -210,7 +213,9 @@ class Consumption(Flow):
     def close(self) -> None:
         """End the iteration, release every thread that waits in it, and give back what was not taken.
 
-        Any thread may call it, more than once. It waits up to a second for messages that are on their way.
+        Any thread may call it, more than once. It waits up to a second for messages that are on their way. What is
+        given back has one of its ``max_deliver`` attempts less; what has none left becomes a dead letter, and is
+        logged.
         """
         self._close_by(Deadline(DRAIN))
 
@@ -229,6 +234,19 @@ class Consumption(Flow):
                 self._requester.await_last(deadline)
         finally:
             self._extender.give_back()
+        self._report_lost()
+
+    def _report_lost(self) -> None:
+        """Log how many events were given back after their last delivery, and are dead letters now."""
+        count = 0
+        with suppress(IndexError):  # until there is none; another thread may do the same
+            while self._extender.lost.pop():
+                count += 1
+        if count:
+            text = "closing consumer %r gives back %d events after their last delivery: they become dead letters"
+            counts = {"attempts": self._extender.max_deliver or 0, "events": count}
+            reporter = self._channel.reporter
+            reporter.warning(Kind.GAVE_UP, text, self._consumer, count, consumer=self._consumer, counts=counts)
 
     def _after_fork(self) -> None:
         self._finalizer.detach()
@@ -247,6 +265,16 @@ def begin_consuming(consumption: Consumption, info: dict[str, Any], deadline: De
         deadline: For the subscription.
     """
     consumption._begin(info, deadline)
+
+
+def set_prefetch(consumption: Consumption, count: int) -> None:
+    """Let another number of messages wait to be taken. Those that are here stay."""
+    consumption._requester.window = count
+
+
+def report_lost(consumption: Consumption) -> None:
+    """Log how many events were given back after their last delivery, and are dead letters now."""
+    consumption._report_lost()
 
 
 def _abandon(channel: Channel, requester: PullRequester, extender: AckExtender, name: str) -> None:

@@ -2,9 +2,10 @@
 
 Events arrive here in two ways. An event that a handler rejects is published here, and acknowledged only when it is
 stored. An event that is delivered ``max_deliver`` times without an answer, as when each process dies that works on it,
-is announced by the server with an advisory, which this stream captures. The server sends an advisory once: if this
-stream has no leader at that moment, the event is missing here. Nothing can find it later, as the server does not say
-which events have used up their deliveries. The event itself is in the store in any case: here is only its sequence.
+is announced by the server with an advisory, which this stream captures; so is one whose last delivery a close gives
+back. The server sends an advisory once: if this stream has no leader at that moment, the event is missing here. Nothing
+can find it later, as the server does not say which events have used up their deliveries. The event itself is in the
+store in any case: here is only its sequence.
 """
 
 import json

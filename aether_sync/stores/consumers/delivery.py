@@ -27,6 +27,7 @@ __all__ = [
     "drop_event",
     "extend",
     "failed_reason",
+    "give_back",
     "hold",
     "let_go",
     "reload_event",
@@ -151,9 +152,13 @@ class Delivery:
             delay: Seconds until it is delivered again; 0 for at once.
 
         Raises:
+            InvalidOptionError: The delay is not 0 or more.
             StoreError: The delivery was acknowledged or rejected before.
         """
-        delay = 0.0 if as_seconds(delay) == 0 else check_seconds("delay", delay)
+        seconds = as_seconds(delay)
+        if seconds is None or seconds < 0:
+            raise InvalidOptionError(f"delay must be seconds, 0 or more, not {short(delay)}")
+        delay = check_seconds("delay", seconds) if seconds else 0.0
         if self._settle("given back"):
             self._settler.send(self._reply, nak(delay))
 
@@ -225,6 +230,16 @@ def extend(delivery: Delivery) -> None:
     """
     if not delivery._settler.extender.has_just_extended(delivery._held_since):
         delivery.in_progress()
+
+
+def give_back(delivery: Delivery) -> None:
+    """Give back a delivery whose turn has not come.
+
+    Raises:
+        StoreError: It was acknowledged or rejected before.
+    """
+    if delivery._settle("given back"):
+        delivery._settler.extender.return_all([delivery._reply])
 
 
 def drop_event(delivery: Delivery) -> None:

@@ -32,7 +32,8 @@ _RECOVERY = 2.0  # seconds in which a server that has just started may not know 
 _ACTORS, _EVENT_TYPES = "aether.actors", "aether.event_types"  # in the metadata: what the server cannot filter
 #: What to do about a consumer with other settings.
 ADVICE = (
-    "Use the same in every process, or another name; Consumer.delete() deletes the one that is there and its position"
+    "Use the same in every process, or another name. To change them and keep the position: end all processes, note "
+    "state().acknowledged, call delete(), and begin with the new settings and start= that number"
 )
 _COMPARED = {  # by name: what a setting is if the server leaves it out
     "ack_policy": "none",
@@ -78,7 +79,10 @@ class ConsumerState:
         acknowledged: The sequence up to which every event is acknowledged.
         waiting: The number of events that were not delivered yet.
         unacknowledged: The number of events that were delivered, and are being worked on.
-        redelivered: The number of those that were delivered more than once.
+        redelivered: The number of events that were delivered more than once and are not acknowledged, as the server
+            counts them: some of those in ``unacknowledged``, and those that were given up after ``max_deliver``
+            deliveries without an answer, which the server goes on to count. Those that a handler rejects are not
+            counted.
     """
 
     name: str
@@ -264,12 +268,22 @@ def _differences(config: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
         if have != want:
             scale = 1e9 if key == "ack_wait" else 0
             found.append(f"{key} is {_shown(have, scale)}, not {_shown(want, scale)}")
-    has, wants = config.get("metadata", {}), wanted.get("metadata", {})
-    for key, default in ((_ACTORS, ""), (_EVENT_TYPES, "[]")):
-        if has.get(key, default) != wants.get(key, default):
-            name = key.rpartition(".")[2]
-            found.append(f"{name} is {has.get(key, default)!r}, not {wants.get(key, default)!r}")
-    return found
+    has, wants = _wanted_by(config), _wanted_by(wanted)
+    if has["actors"] != wants["actors"]:  # the subject follows from it
+        found = [one for one in found if not one.startswith("filter_subject ")]
+    return found + [f"{name} is {has[name]}, not {wants[name]}" for name in has if has[name] != wants[name]]
+
+
+def _wanted_by(config: dict[str, Any]) -> dict[str, str]:
+    """Return, as ``store.consumer()`` takes them, the arguments by which a consumer was made that the server ignores.
+
+    Others may have written something else there.
+    """
+    noted = config.get("metadata") or {}
+    types = noted.get(_EVENT_TYPES) or "[]"
+    with suppress(ValueError):
+        types = str(json.loads(types))
+    return {"actors": repr(noted.get(_ACTORS) or None), "event_types": types}
 
 
 def _shown(value: Any, scale: float) -> str:

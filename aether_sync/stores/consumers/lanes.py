@@ -5,14 +5,14 @@ handled and that no other thread is at. So the events of an actor wait only for 
 is handled, and while it pauses before it is tried again.
 
 The number of deliveries in the lanes is bounded, so that events are shared out among processes, and a process that is
-killed holds few. When all of these wait for a few actors and threads have nothing to do, the bound grows, so that the
-events of other actors are reached. A delivery beyond the bound keeps its place, but not its event, which is read again
-when its turn comes. To give it back instead would cost an attempt, and it would count as unacknowledged all the same.
+killed or closed holds few: as many as it handles in a moment. When all of these wait for a few actors and threads have
+nothing to do, the bound grows, so that the events of other actors are reached. A delivery beyond the largest bound
+keeps its place, but not its event, which is read again when its turn comes. To give it back instead would cost an
+attempt, and it would count as unacknowledged all the same.
 """
 
 from bisect import insort
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -24,24 +24,23 @@ from time import sleep
 
 from ..._runtime.deadline import Deadline
 from ..._runtime.locks import signal_safe_lock
-from ..._runtime.reporter import Burst, Kind, Reporter
+from ..._runtime.reporter import Burst, Details, Kind, Reporter
 from ..._runtime.waits import ParkingLot
 from ..._values.clock import monotonic
 from ..._values.shown import explained
 from ...errors import AetherError, MalformedRecordError, StoreClosedError, StoreError
-from .consumption import Consumption
-from .delivery import Delivery, drop_event, extend, failed_reason, hold, let_go, reload_event
+from .consumption import Consumption, report_lost, set_prefetch
+from .delivery import Delivery, drop_event, extend, failed_reason, give_back, hold, let_go, reload_event
+from .handlers import Handler, refuse_unrun
 
-__all__ = ["Handler", "Handling", "LaneScheduler"]
-
-Handler = Callable[[Delivery], object]
-"""A user's function that handles a delivery: it returns when the work is done, and raises when it is not."""
+__all__ = ["Handling", "LaneScheduler"]
 
 _LONGEST_PAUSE = 60.0  # seconds before a failed event is tried again
 _LONGEST_REASON = 1_000  # characters
 _NO_MEMORY = 0.1  # seconds until taking is tried again
 _READ = 5.0  # seconds to read an event again
 _AGAIN = 1.0  # seconds until a request that the server could not fulfil is tried again
+_MOMENT = 0.5  # seconds in which everything here is handled: else there is no room for more
 _PATIENCE = 0.25  # seconds in which everything here has to be handled: else more is taken for threads without work
 
 _numbers = count(1)
@@ -66,17 +65,21 @@ class Handling:
     """How a runner handles deliveries.
 
     Attributes:
+        consumer: The consumer's name, for log records.
         handler: The user's function.
         retry_delay: Seconds before a failed event is tried again, doubled each time.
         attempts: How often an event is tried before it is rejected.
         counts_deliveries: Whether earlier deliveries, to any process, count as attempts.
-        capacity: How many deliveries are here at most, as long as all threads have something to do.
+        first: How many deliveries are here at most at the beginning.
+        capacity: How many are here at most later on, as long as all threads have something to do.
     """
 
+    consumer: str
     handler: Handler
     retry_delay: float
     attempts: int
     counts_deliveries: bool
+    first: int
     capacity: int
 
 
@@ -92,11 +95,16 @@ class LaneScheduler:
     def __init__(self, consumption: Consumption, handling: Handling, reporter: Reporter) -> None:
         self.consumption = consumption
         self._reporter = reporter
+        self._consumer = handling.consumer
         self._handler = handling.handler
         self._retry_delay = handling.retry_delay
         self._attempts = handling.attempts
         self._counts_deliveries = handling.counts_deliveries
-        self._capacity = handling.capacity
+        self._least, self._most = handling.first, handling.capacity
+        self._capacity = handling.first  # changes between them: see _adapt()
+        self._handled = 0  # deliveries, since the capacity was looked at last
+        self._looked_at = monotonic()
+        self._is_starved = False  # threads had nothing to do since then, though the lanes were full
         self._room_made = 0  # beyond the capacity
         self._mark = 0.0  # the moment of the last progress: see _note_progress()
         self._left = 0  # deliveries of that moment that are still here
@@ -146,9 +154,12 @@ class LaneScheduler:
         """Wait until deliveries may be taken, and return how many; 0 at the end."""
         while not self.closing:
             with self.lock:
+                self._adapt()
                 patience = self._patience()
                 if not patience:
-                    self._room_made = 2 * len(self._held) - self._capacity  # room for as many again
+                    self._set_capacity(2 * self._capacity)
+                    self._is_starved = True
+                    self._room_made = max(0, 2 * len(self._held) - self._capacity)  # room for as many again
                     self._note_progress()
                 room = self._room_here()
             if room > 0:
@@ -156,6 +167,26 @@ class LaneScheduler:
             bound, idle = (None, False) if isinf(patience) else (patience, True)
             self._room.wait(partial(self._has_changed, idle), Deadline(bound))
         return 0
+
+    def _adapt(self) -> None:
+        """Let as many deliveries be here as are handled in a moment, or as are needed so that all threads have work.
+
+        When the runner ends, those that are here lose an attempt, and other processes get them late. So slow handlers
+        hold few of them.
+        """
+        if self._handled < self._capacity:
+            return
+        now = monotonic()
+        took, self._looked_at, self._handled = now - self._looked_at, now, 0
+        if took < _MOMENT:
+            self._set_capacity(2 * self._capacity)
+        elif took > 4 * _MOMENT and not self._is_starved:
+            self._set_capacity(self._capacity // 2)
+        self._is_starved = False
+
+    def _set_capacity(self, capacity: int) -> None:
+        self._capacity = max(self._least, min(capacity, self._most))
+        set_prefetch(self.consumption, self._capacity)
 
     def _room_here(self) -> int:
         return self._capacity + self._room_made - len(self._held)
@@ -198,7 +229,7 @@ class LaneScheduler:
                     first, *rest = lane.waiting[:-1]
                     insort(rest, one, key=_sequence)
                     lane.waiting = [first, *rest]
-                if len(lane.waiting) > 1 and len(self._held) > self._capacity:
+                if len(lane.waiting) > 1 and len(self._held) > self._most:
                     drop_event(one)
             self._work.wake(len(deliveries))
 
@@ -267,7 +298,7 @@ class LaneScheduler:
             return
         extend(delivery)
         try:
-            self._handler(delivery)
+            refuse_unrun(self._handler(delivery))
         except BaseException as error:  # the thread is ours, and goes on
             self._failed(lane, delivery, error)
         else:
@@ -288,21 +319,30 @@ class LaneScheduler:
         lane.failures += 1
         tried = delivery.attempt if self._counts_deliveries else lane.failures
         if self._burst.opens():
-            text = "the handler of %s failed with event %d (of %s), attempt %d of %d"
-            about = repr(self.consumption), delivery.sequence, lane.actor_id, tried, self._attempts
-            counts = {"attempts": tried}
-            self._reporter.error(Kind.HANDLER_FAILED, text, *about, error=error, counts=counts)
+            text = "the handler of consumer %r failed with event %d (of %s), attempt %d of %d"
+            about = self._consumer, delivery.sequence, lane.actor_id, tried, self._attempts
+            details = self._details(lane, delivery, tried)
+            self._reporter.error(Kind.HANDLER_FAILED, text, *about, error=error, **details)
         if delivery.settled:
             self._done(lane, delivery)
         elif (rejected := failed_reason(delivery)) is not None or tried >= self._attempts:
             reason = explained(error, _LONGEST_REASON) if rejected is None else rejected
-            text = "%s gives up event %d (of %s) after %d attempts: %s"
-            what = repr(self.consumption), delivery.sequence, lane.actor_id, tried, reason[:_LONGEST_REASON]
-            self._reporter.warning(Kind.GAVE_UP, text, *what, counts={"attempts": tried})  # each of them
+            text = "consumer %r gives up event %d (of %s) after %d attempts: %s"
+            what = self._consumer, delivery.sequence, lane.actor_id, tried, reason[:_LONGEST_REASON]
+            self._reporter.warning(Kind.GAVE_UP, text, *what, **self._details(lane, delivery, tried))  # each of them
             self._give_up(lane, delivery, reason)
         else:
             delivery.attempt += 1
             self._later_on(lane, min(self._retry_delay * 2 ** min(lane.failures - 1, 60), _LONGEST_PAUSE))
+
+    def _details(self, lane: _Lane, delivery: Delivery, attempts: int) -> Details:
+        """Return the attributes of a log record about an event."""
+        return {
+            "consumer": self._consumer,
+            "sequence": delivery.sequence,
+            "actor": lane.actor_id,
+            "counts": {"attempts": attempts},
+        }
 
     def _later_on(self, lane: _Lane, pause: float) -> None:
         """Take up a lane again after some seconds."""
@@ -318,8 +358,9 @@ class LaneScheduler:
         except (AetherError, MemoryError) as error:
             if not delivery.settled:
                 if self._burst_of_refusals.opens():
-                    text = "event %d, which %s gives up, is not in the dead-letter stream yet: %s"
-                    self._reporter.warning(Kind.GAVE_UP, text, delivery.sequence, repr(self.consumption), error)
+                    text = "event %d, which consumer %r gives up, is not in the dead-letter stream yet: %s"
+                    details = self._details(lane, delivery, delivery.attempt)
+                    self._reporter.warning(Kind.GAVE_UP, text, delivery.sequence, self._consumer, error, **details)
                 lane.verdict = reason
                 self._later_on(lane, _AGAIN)
                 return
@@ -328,6 +369,7 @@ class LaneScheduler:
     def _done(self, lane: _Lane, delivery: Delivery) -> None:
         let_go(delivery)
         with self.lock:
+            self._handled += 1
             if self._held.get(delivery.sequence) is delivery:  # not if it has come again already
                 del self._held[delivery.sequence]
                 self._left -= 1
@@ -344,9 +386,9 @@ class LaneScheduler:
 
     def _fail(self, error: Exception) -> None:
         """Note and log the error that ends it."""
-        what = explained(error)
+        what, name = explained(error), self._consumer
         self.failure = error if isinstance(error, AetherError) else StoreError(f"a mistake ends the runner: {what}")
-        self._reporter.error(Kind.RUNNER_ENDED, "the handling of %s ends: %s", repr(self.consumption), what)
+        self._reporter.error(Kind.RUNNER_ENDED, "the runner of consumer %r ends: %s", name, what, consumer=name)
 
     def stop(self) -> None:
         """Have each thread end when it has finished the event that it handles."""
@@ -385,7 +427,8 @@ class LaneScheduler:
                 lane.waiting = [one for one in lane.waiting if one not in gone]
         for one in given:
             with suppress(StoreError):  # it is settled already
-                one.nak()
+                give_back(one)
+        report_lost(self.consumption)
 
     def abandon_busy(self) -> None:
         """Extend the ack wait no more of events that are still being handled."""

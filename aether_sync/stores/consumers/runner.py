@@ -52,12 +52,10 @@ class Runner(Closeable, ForkAware):
     see its event delivered to another process.
     """
 
-    def __init__(
-        self, name: str, consumption: Consumption, handling: Handling, threads: int, reporter: Reporter
-    ) -> None:
+    def __init__(self, consumption: Consumption, handling: Handling, threads: int, reporter: Reporter) -> None:
         self._scheduler = LaneScheduler(consumption, handling, reporter)
         self._reporter = reporter
-        self._name = short(name)
+        self._name = handling.consumer
         self._has_left = False  # closing it took too long: handlers were left behind
         number = next(_numbers)
         self._threads = [
@@ -116,7 +114,9 @@ class Runner(Closeable, ForkAware):
     def close(self, timeout: float | None = 5.0) -> CloseReport:
         """Take no more events, wait for the handlers that run, and give back the rest.
 
-        Any thread may call it, more than once. A handler may call it, too: that handler is not waited for.
+        Any thread may call it, more than once. A handler may call it, too: that handler is not waited for. What is
+        given back has one of its ``max_deliver`` attempts less; what has none left becomes a dead letter, and is
+        logged.
 
         Args:
             timeout: Seconds for the handlers that run; None waits for ever. A handler that takes longer is left behind:
@@ -164,7 +164,8 @@ class Runner(Closeable, ForkAware):
         if not self._has_left:
             self._has_left = True
             names = ", ".join(thread.name for thread in self._threads if thread.is_alive())
-            self._reporter.warning(Kind.HANDLERS_LEFT, "closing %s leaves handlers behind, on %s", repr(self), names)
+            text = "closing the runner of consumer %r leaves handlers behind, on %s"
+            self._reporter.warning(Kind.HANDLERS_LEFT, text, self._name, names, consumer=self._name)
 
     def _join(self, deadline: Deadline) -> None:
         for thread in self._threads:
@@ -179,7 +180,7 @@ class Runner(Closeable, ForkAware):
         self._scheduler.ended.wake_all()
 
     def __repr__(self) -> str:
-        return f"<Runner of {self._name}{' closed' if self.closed else ''}>"
+        return f"<Runner of {short(self._name)}{' closed' if self.closed else ''}>"
 
 
 _runners: WeakRegistry[Runner] = WeakRegistry()
@@ -191,11 +192,10 @@ def _end_running() -> None:
     close_all(_runners, Deadline(_AT_EXIT))
 
 
-def start_runner(name: str, consumption: Consumption, handling: Handling, threads: int, reporter: Reporter) -> Runner:
+def start_runner(consumption: Consumption, handling: Handling, threads: int, reporter: Reporter) -> Runner:
     """Make a runner and start its threads.
 
     Args:
-        name: Of the consumer.
         consumption: Where deliveries come from.
         handling: What is done with them.
         threads: How many handlers run at a time.
@@ -204,7 +204,7 @@ def start_runner(name: str, consumption: Consumption, handling: Handling, thread
     Raises:
         StoreError: There is no thread to be had.
     """
-    runner = Runner(name, consumption, handling, threads, reporter)
+    runner = Runner(consumption, handling, threads, reporter)
     runner._start()
     return runner
 

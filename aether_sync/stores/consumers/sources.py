@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Protocol
 
 from ..._nats.interest import Message
 from ..._runtime.deadline import Deadline
-from ..._runtime.reporter import Burst, Kind
+from ..._runtime.reporter import Burst, Details, Kind
 from ...errors import AetherError, DeadlineExceededError, DisconnectedError, MalformedRecordError, StoreUnavailableError
 from ...events import Event
 from ...patterns import SubscriptionFilter
@@ -119,7 +119,8 @@ class Events:
     def _bury_malformed(self, attempt: int, reply: bytes, settler: Settler, error: MalformedRecordError) -> None:
         if self._burst.opens():
             text = "%r skips a record that is not an event: %s"
-            self._reporter.warning(Kind.MALFORMED_RECORD, text, self._consumer, error)
+            about: Details = {"consumer": self._consumer, "sequence": error.sequence}
+            self._reporter.warning(Kind.MALFORMED_RECORD, text, self._consumer, error, **about)
         try:
             self._dead_letters.bury(self._consumer, error.sequence, attempt, str(error), Deadline(_BURY))
         except AetherError:  # the message is delivered again

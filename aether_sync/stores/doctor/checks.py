@@ -342,7 +342,7 @@ def _of_consumer(one: dict[str, Any], config: dict[str, Any]) -> Iterator[Findin
     if one.get("num_redelivered", 0) >= _REDELIVERED:
         yield _warn(
             f"consumer {name}",
-            f"{one['num_redelivered']:,} events are being delivered again",
+            f"{one['num_redelivered']:,} events came more than once, and are not acknowledged or were given up",
             "see what its handlers raise, and whether ack_wait is long enough for them",
         )
     if 0 < config.get("max_ack_pending", 0) <= acks:

@@ -145,9 +145,9 @@ class ReadingActors(TwoNodes):
 
     def test_what_is_no_pattern_of_actors(self, store: EventStore) -> None:
         for bad in ("a..b", ">.a"):
-            with pytest.raises(InvalidNamespaceError):
+            with pytest.raises(InvalidNamespaceError, match=r"^pattern '.*order-"):
                 store.actors(bad)
-            with pytest.raises(InvalidNamespaceError):
+            with pytest.raises(InvalidNamespaceError, match=r"^actors '.*order-"):
                 store.follow(actors=bad)
         for bad in (1, ["a"]):
             with pytest.raises(InvalidOptionError):
