@@ -9,16 +9,8 @@ from typing import NamedTuple
 from .login import NotSentError
 
 __all__ = [
-    "Refusal",
-    "counted",
-    "describe",
-    "is_refusal",
-    "is_violation",
-    "refusal",
-    "said_by",
-    "says_refusal",
-    "shown",
-]
+    "Refusal", "counted", "describe", "is_refusal", "is_violation", "refusal", "said_by", "says_refusal", "shown",
+]  # fmt: skip
 
 _REFUSALS = ("authorization violation", "authentication expired", "authorization failed", "authentication revoked")
 _SCHEMES = ("nats", "tls", "ws", "wss", "http", "https")

@@ -25,6 +25,7 @@ from .shortcut import Shortcut
 
 __all__ = ["Requests"]
 
+_COMMANDS = ("$JS.API.", "$JS.ACK.")  # subjects of what is written; the events of a bus may begin with $JS, too
 _ALONE = 2  # unanswered questions; if there are more, the loop writes several together
 
 
@@ -205,7 +206,7 @@ class Requests:
         concerned = self._on_refusal.get(subject)
         if concerned is not None:
             concerned(_denied(subject))
-        return concerned is not None or subject.startswith("$JS.")  # no event of a bus
+        return concerned is not None or subject.startswith(_COMMANDS)  # no event of a bus
 
     def _fail_all(self, error: AetherError) -> None:
         for call in self._waiting():

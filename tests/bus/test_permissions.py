@@ -128,6 +128,13 @@ def test_denied_publishes_are_raised_at_the_next_flush(bus: NATSEventBus, caplog
     assert report.rejected == 1
 
 
+def test_a_refused_event_is_told_from_a_refused_command(strict: str) -> None:
+    with NATSEventBus(strict, prefix="$JS") as bus:
+        bus.publish("n", make_event())
+        with pytest.raises(DeliveryUncertainError, match=re.escape("no permission to publish to '$JS.events.n'")):
+            bus.flush(PATIENCE)
+
+
 @pytest.mark.fault
 def test_a_right_that_is_gone_after_a_restart_ends_all_who_had_it(keep: Keep) -> None:
     """Two buses share a connection and a subject; one is confirmed, the other subscribes while the server is away."""
@@ -568,6 +575,7 @@ UNREADABLE = [
 ]
 
 
+@pytest.mark.both_loops
 @pytest.mark.parametrize("said", UNREADABLE)
 @pytest.mark.parametrize("lean", "01")
 def test_a_pong_behind_an_error_that_cannot_be_read_confirms_nothing(
