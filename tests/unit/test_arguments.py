@@ -244,6 +244,8 @@ OWNERS: dict[str, Callable[[World], Any]] = {
     "Event": lambda _: event(),
     "EventBus": lambda world: world.local,
     "EventBus.close": lambda _: EventBus(),
+    "InMemoryEventStore.close": lambda _: InMemoryEventStore(),
+    "JetStreamEventStore.close": lambda _: JetStreamEventStore(),
     "EventStored": lambda _: EventStored,
     "InMemoryEventStore": lambda world: world.memory,
     "JetStreamEventStore": lambda world: world.store,

@@ -20,6 +20,7 @@ import pytest
 import aether_sync
 from aether_sync import (
     ANY_VERSION,
+    CloseReport,
     Connection,
     DeliveryUncertainError,
     EventBus,
@@ -512,7 +513,7 @@ class TestStores:
         ready.set()
         assert runner.wait(PATIENCE)
         assert flush_logs(PATIENCE)
-        assert closed == [True]
+        assert closed == [CloseReport()]
 
     def test_a_handler_that_raises_changes_nothing(self, use: Use, make_store: MakeStore) -> None:
         def fail(what: Any) -> None:
@@ -537,7 +538,7 @@ class TestStores:
         assert handles.wait(PATIENCE)
         assert not runner.close(0)
         (left,) = handler.of(Kind.HANDLERS_LEFT)
-        assert "<Runner of 'c' closed> leaves handlers behind, on aether-" in left.getMessage()
+        assert "the runner of consumer 'c' leaves handlers behind, on aether-" in left.getMessage()
         go.set()
         assert runner.wait(PATIENCE)
         other = store.consumer("d").run(print)
@@ -549,16 +550,15 @@ class TestStores:
 
     @pytest.mark.parametrize("is_shared", [False, True])
     def test_what_a_closing_store_has_to_say_is_logged_before_it_is_closed(
-        self, use: Use, make_store: MakeStore, server: NATSServer, monkeypatch: pytest.MonkeyPatch, is_shared: bool
+        self, use: Use, make_store: MakeStore, server: NATSServer, is_shared: bool
     ) -> None:
-        monkeypatch.setattr("aether_sync.stores.jetstream._CLOSE", UNIT)
         handler, go, handles = use(lambda _: time.sleep(0.03)), threading.Event(), threading.Event()
         with Connection(server.url) as connection:
             store = make_store(connection if is_shared else server.url)
             store.append("a", make_event(actor_id="a"), expected_version=0)
             runner = store.consumer("c").run(lambda _: (handles.set(), go.wait(PATIENCE)))
             assert handles.wait(PATIENCE)
-            store.close()
+            assert store.close(UNIT).handlers_left == 1
             assert len(handler.of(Kind.HANDLERS_LEFT)) == 1
             go.set()
             assert runner.wait(PATIENCE)
