@@ -6,7 +6,7 @@ from functools import partial
 from .._runtime.deadline import Deadline
 from .._runtime.event_loop import new_loop
 from .._runtime.loop_thread import LoopThread
-from .._runtime.reporter import Kind, Reporter, log_close
+from .._runtime.reporter import Kind, Reporter, last_words, log_close
 from ..errors import BusClosedError, ConnectError, DeadlineExceededError
 from ..metrics import CloseReport
 from .link import Link, LinkState
@@ -103,7 +103,7 @@ class Engine:
             timed_out=timed_out or not ended,
         )
         log_close(self._reporter, name, report)
-        self._reporter.close(max(last.remaining(), _AT_LEAST))
+        self._reporter.close(last_words(last))
         return report
 
     @property
