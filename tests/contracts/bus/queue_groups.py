@@ -57,7 +57,8 @@ class QueueGroups(TwoNodes):
         for n in range(40):
             there.publish(f"jobs.{n}", make_event(n))
         eventually(lambda: sum(member.stats().pending for member in members) == 40, "40 queued events")
-        assert [member.stats().pending for member in members] == [10] * 4
+        # To look takes a queue's lock for a moment, and an event that finds it taken goes to the next member.
+        assert all(8 <= member.stats().pending <= 12 for member in members)
 
     @pytest.mark.concurrent
     def test_members_come_and_go_and_no_event_with_them(self, here: EventBus, there: EventBus, keep: Keep) -> None:
