@@ -2,13 +2,11 @@
 
 import json
 import os
-import pty
 import re
 import shlex
 import signal
 import socket
 import subprocess
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -22,7 +20,7 @@ from aether_sync import Event, NATSEventBus, NATSServer, __version__
 from aether_sync.patterns import Pattern
 
 from ..support.common import PATIENCE, UNIT, eventually, make_event
-from ..support.shell import COMMAND, Running, environment, run
+from ..support.shell import COMMAND, Running, environment, run, terminal
 
 pytest.importorskip("click")  # the extra `cli`, which the extra `test` brings
 pytest.importorskip("rich")
@@ -354,28 +352,10 @@ def test_pub_says_what_the_server_refused(prefix: str) -> None:
 def test_pub_shows_its_progress_on_a_terminal(tmp_path: Path, options: list[str]) -> None:
     file = tmp_path / "events"
     file.write_text("".join(f"{line_of(n)}\n" for n in range(5_000)))
-    ours, its = pty.openpty()
-    shown = bytearray()
-
-    def read() -> None:
-        try:
-            while chunk := os.read(ours, 1024):
-                shown.extend(chunk)
-        except OSError:  # so a terminal ends
-            pass
-
-    reader = threading.Thread(target=read)
-    reader.start()
     command = [*COMMAND, "pub", "orders", str(file), *options]
-    try:
-        status = subprocess.run(
-            command, stderr=its, stdin=subprocess.DEVNULL, env=environment(TERM="xterm"), check=False
-        ).returncode
-    finally:
-        os.close(its)
-        reader.join()
-        os.close(ours)
-    assert status == 0
+    with terminal() as (its, shown):
+        done = subprocess.run(command, stderr=its, stdin=subprocess.DEVNULL, env=environment(TERM="xterm"), check=False)
+    assert done.returncode == 0
     assert b"100% 5,000 events" in re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", shown)
     assert shown.rstrip().endswith(b"aether-sync: sent 5,000 events, confirmed")
 

@@ -1,13 +1,10 @@
 """The command ``guide``: pages in a terminal, in a pipe, and the list of them."""
 
-import os
-import pty
 import re
 import shlex
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +15,7 @@ import pytest
 import aether_sync
 
 from ..support.common import PATIENCE, eventually
-from ..support.shell import COMMAND, environment, interruptible, run
+from ..support.shell import COMMAND, environment, interruptible, run, terminal
 
 pytest.importorskip("click")  # the extra `cli`, which the extra `test` brings
 pytest.importorskip("rich")
@@ -44,30 +41,16 @@ class Terminal:
 
 @contextmanager
 def on_a_terminal(*command: str, pager: str) -> Iterator[Terminal]:
-    ours, its = pty.openpty()
-    shown = bytearray()
-
-    def read() -> None:
-        try:
-            while chunk := os.read(ours, 1024):
-                shown.extend(chunk)
-        except OSError:  # so a terminal ends
-            pass
-
-    reader = threading.Thread(target=read)
-    reader.start()
     changed = environment(TERM="xterm", PAGER=pager)
     changed.pop("LESS", None)
-    with interruptible():
-        process = subprocess.Popen([*COMMAND, *command], stdin=its, stdout=its, stderr=its, env=changed)
-    os.close(its)
-    try:
-        yield Terminal(process, shown)
-    finally:
-        process.kill()
-        process.wait()
-        reader.join()
-        os.close(ours)
+    with terminal() as (its, shown):
+        with interruptible():
+            process = subprocess.Popen([*COMMAND, *command], stdin=its, stdout=its, stderr=its, env=changed)
+        try:
+            yield Terminal(process, shown)
+        finally:
+            process.kill()
+            process.wait()
 
 
 # -- the list

@@ -2,9 +2,11 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,7 @@ import aether_sync
 
 from .common import PATIENCE, eventually
 
-__all__ = ["COMMAND", "Running", "environment", "interruptible", "run", "starting"]
+__all__ = ["COMMAND", "Running", "environment", "interruptible", "run", "starting", "terminal"]
 
 COMMAND = [sys.executable, "-m", "aether_sync"]
 
@@ -110,3 +112,26 @@ def run(*args: str, stdin: str | bytes = "", **changes: str) -> subprocess.Compl
     assert "Traceback" not in found.stderr
     assert "Exception ignored" not in found.stderr
     return found
+
+
+@contextmanager
+def terminal() -> Iterator[tuple[int, bytearray]]:
+    """A terminal: the file that a command writes to, and what has been shown so far."""
+    ours, its = pty.openpty()
+    shown = bytearray()
+
+    def read() -> None:
+        try:
+            while chunk := os.read(ours, 1024):
+                shown.extend(chunk)
+        except OSError:  # so a terminal ends
+            pass
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield its, shown
+    finally:
+        os.close(its)
+        reader.join()
+        os.close(ours)

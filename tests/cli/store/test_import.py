@@ -1,12 +1,9 @@
 """``import``: every line becomes an event, once."""
 
 import json
-import os
-import pty
 import re
 import signal
 import subprocess
-import threading
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
@@ -26,7 +23,7 @@ from aether_sync.cli._import_there import Alongside
 
 from ...support.inside import names_of
 from ...support.lines import all_of, events_of, fill, line_of, make_with, put_garbage, text_of
-from ...support.shell import COMMAND, Running, environment, run
+from ...support.shell import COMMAND, Running, environment, run, terminal
 from ...support.stores import ask
 
 
@@ -248,27 +245,11 @@ def test_progress_is_shown_on_a_terminal(
     fill(store, events_of(3_000))
     if command == "import":
         assert run("export", str(file), *options).returncode == 0
-    ours, its = pty.openpty()
-    shown = bytearray()
-
-    def read() -> None:
-        try:
-            while chunk := os.read(ours, 1024):
-                shown.extend(chunk)
-        except OSError:  # so a terminal ends
-            pass
-
-    reader = threading.Thread(target=read)
-    reader.start()
     arguments = [*COMMAND, command, str(file), *(options if command == "export" else other)]
-    try:
-        status = subprocess.run(
+    with terminal() as (its, shown):
+        done = subprocess.run(
             arguments, stderr=its, stdin=subprocess.DEVNULL, env=environment(TERM="xterm"), check=False
-        ).returncode
-    finally:
-        os.close(its)
-        reader.join()
-        os.close(ours)
-    assert status == 0
+        )
+    assert done.returncode == 0
     assert b"100%" in shown
     assert b"3,000 events" in shown
