@@ -513,7 +513,8 @@ class TestStores:
         ready.set()
         assert runner.wait(PATIENCE)
         assert flush_logs(PATIENCE)
-        assert closed == [CloseReport()]
+        assert closed
+        assert set(closed) == {CloseReport()}  # once more if the close had something to say
 
     def test_a_handler_that_raises_changes_nothing(self, use: Use, make_store: MakeStore) -> None:
         def fail(what: Any) -> None:
