@@ -1,15 +1,16 @@
 """``Subscription``: what ``subscribe()`` returns, for the threads and coroutines that read the events."""
 
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 from ._arguments import check_count, check_flag
 from ._bus.routing import Target
-from ._runtime.batches import fill
+from ._runtime.batches import take_batch
 from ._runtime.closing import warn_unclosed
 from ._runtime.deadline import Deadline
-from .errors import DeadlineExceededError, SubscriptionClosedError
+from .errors import SubscriptionClosedError
 from .events import Event
 from .metrics import SubscriptionStats
 from .patterns import SubscriptionFilter
@@ -117,11 +118,8 @@ class Subscription:
             SubscriptionClosedError: As :meth:`get`.
         """
         max_events = check_count("max_events", max_events)
-        try:
-            batch = [self._queue.take(Deadline(timeout))]
-        except DeadlineExceededError:
-            return []
-        return fill(batch, max_events, self._pop, self._queue.give_back)
+        first = partial(self._queue.take, Deadline(timeout))
+        return take_batch(max_events, first, self._pop, self._queue.give_back)
 
     def stats(self) -> SubscriptionStats:
         """Return the counts of what went through, all of one moment."""
