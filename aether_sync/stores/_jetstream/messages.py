@@ -44,6 +44,7 @@ _OUR_HEADERS = b"NATS/1.0\r\nNats-Msg-Id: "  # and then 32 digits: see ``headers
 _BEHIND_ID = len(_OUR_HEADERS) + 32
 IN_BATCH = b"Nats-Batch-"  #: stands in the headers of whatever was stored in an atomic batch
 _SEQUENCE = b"\r\nNats-Sequence: "
+_SUBJECT = b"\r\nNats-Subject: "
 _EXPECTED = re.compile(rb"\r\nNats-Expected-Last-Subject-Sequence: *(\d{1,19})")
 _PENDING = re.compile(rb"\r\nNats-Num-Pending: (\d+)")
 _BEHIND = re.compile(rb"\r\nAether-Behind: *(\d{1,19})")
@@ -243,18 +244,20 @@ def read_page(stream: str, subject: str, messages: list[Message]) -> Page:
     if status != 204:
         raise StoreUnavailableError(f"stream {stream!r} is not read: {messages[-1][2][9:80]!r}")
     pending = _PENDING.search(messages[-1][2])
-    records = [_read_direct(message, subject) for message in messages[:-1]]
+    literal = "" if subject.endswith((".*", ".>")) else subject
+    records = [_read_direct(message, literal) for message in messages[:-1]]
     return Page(records, int(pending[1]) if pending is not None else 0)
 
 
 def read_at(messages: list[Message]) -> list[Record]:
     """Read the answer to a direct get of one record: an empty list if that server has none."""
-    return [] if is_status(messages[0]) else [_read_direct(messages[0], "")]
+    return [] if is_status(messages[0]) else [_read_direct(messages[0])]
 
 
-def _read_direct(message: Message, subject: str) -> Record:
-    """Read one record of a direct get."""
+def _read_direct(message: Message, subject: str = "") -> Record:
+    """Read one record of a direct get; its subject need not be UTF-8. It is read, too, if it is not known."""
     _, _, headers, data = message
+    subject = subject or _last_header(headers, _SUBJECT).decode(errors="backslashreplace")
     return Record(int(_last_header(headers, _SEQUENCE)), subject, headers, data)
 
 
