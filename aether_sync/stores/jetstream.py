@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal, Unpack
 
-from .._arguments import as_whole, check_count, check_seconds, is_of
+from .._arguments import as_whole, check_count, check_int, check_seconds, is_of
 from .._bus.store_watch import check_apart
 from .._runtime.deadline import Deadline
 from .._runtime.fork import ForkAware, fork_aware
@@ -20,13 +20,15 @@ from .._values.shown import short
 from ..bus import EventBus
 from ..connection import Connection, ConnectionOptions, adopt
 from ..errors import InvalidOptionError, VersionConflictError
-from ..events import Event
+from ..events import MAX_VERSION, Event
 from ..metrics import CloseReport
 from ..nats_bus import NATSEventBus
 from ._checks import check_actor_id, check_version, check_wanted, in_time, numbered
 from ._jetstream.api import JetStream
 from ._jetstream.cache import VersionCache
 from ._jetstream.follower import JetStreamFollower, begin_following
+from ._jetstream.kept import KeptEvents
+from ._jetstream.loader import Loader
 from ._jetstream.names import Names
 from ._jetstream.parts import StoreParts
 from ._jetstream.reader import Reader, valid
@@ -35,6 +37,7 @@ from ._jetstream.snapshots import Snapshots
 from ._jetstream.stream import Stream, settings
 from ._jetstream.writer import Writer
 from ._store_base import StoreBase
+from ._wanted import Wanted
 from .base import AnyVersion, Reading, Snapshot, StoredEvent
 from .consumers.consumer import Consumer
 from .consumers.context import ConsumerContext
@@ -64,6 +67,9 @@ class JetStreamEventStore(StoreBase, ForkAware):
             :meth:`set_broadcaster`.
         replicas: How many servers keep the stream if this store makes it: 1, or 3 to survive the loss of one. A stream
             that fewer servers keep is refused. Dead letters and snapshots are kept by as many servers as the events.
+        cache_bytes: Bytes of memory for the events of actors that were read or written lately, as far as that can be
+            estimated; 0 keeps none. An actor that is kept is loaded again in one round trip, however long it is. The
+            default is 64 MiB, about 50,000 events of 300 bytes.
         **options: Those of :class:`Connection`, if the store makes its own.
 
     Raises:
@@ -78,11 +84,13 @@ class JetStreamEventStore(StoreBase, ForkAware):
         namespace: str | None = None,
         bus: EventBus | None = None,
         replicas: int = 1,
+        cache_bytes: int = 64 * 2**20,
         **options: Unpack[ConnectionOptions],
     ) -> None:
         replicas = check_count("replicas", replicas)
         self._names = Names(stream, namespace)
         self._replicas = replicas
+        self._cache_bytes = check_int("cache_bytes", cache_bytes, 0, MAX_VERSION)
         check_apart(self.stream, "aether")  # that of most buses, which this store need not know
         self._connection, self._channel, self._owns_connection = adopt(
             connection, options, _perhaps_a_stream(connection)
@@ -99,9 +107,13 @@ class JetStreamEventStore(StoreBase, ForkAware):
         self._cache = VersionCache()
         self._saves = Saves(self._jetstream, self._names)
         self._reader = Reader(self._jetstream, self._names, self._cache, self._saves)
-        self._writer = Writer(self._jetstream, self._names, self._cache, self._reader, self._saves)
+        self._kept = KeptEvents(self._cache_bytes)
+        self._loader = Loader(self._jetstream, self._names, self._reader, self._kept)
+        self._writer = Writer(self._jetstream, self._names, self._cache, self._reader, self._loader)
         self._stream = Stream(self._jetstream, settings(self._names, self._replicas), renewed=self._forget)
-        self._snapshots = Snapshots(self._jetstream, self._names, self._reader, self._stream, self._reporter)
+        self._snapshots = Snapshots(
+            self._jetstream, self._names, self._reader, self._loader, self._stream, self._reporter
+        )
         self._followers: WeakRegistry[JetStreamFollower] = WeakRegistry()
         self._parts = StoreParts(
             self._channel, self._reporter, self._jetstream, self._names, self._stream, self._cache, self._reader
@@ -112,6 +124,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
         """Forget what was read, as the stream may be another one now."""
         self._cache.forget(is_another)
         self._saves.forget()
+        self._kept.forget()
 
     def _after_fork(self) -> None:
         self._make_parts()
@@ -203,8 +216,9 @@ class JetStreamEventStore(StoreBase, ForkAware):
         deadline = self._deadline(timeout)
         if not self._may_have(actor_id, deadline):
             return []
-        found = in_time(self._reader.read(actor_id, from_version, to_version, lambda: deadline), deadline)
-        return [one.event for one in list(map(valid, found)) if until is None or one.sequence <= until]
+        last = MAX_VERSION if to_version is None else to_version
+        wanted = Wanted(from_version, last, until=MAX_VERSION if until is None else until)
+        return [one.event for one in self._loader.load(actor_id, wanted, deadline)]
 
     def iter_events(  # noqa: D102
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
@@ -217,9 +231,11 @@ class JetStreamEventStore(StoreBase, ForkAware):
     def _iterate(
         self, actor_id: str, from_version: int, to_version: int | None, timeout: float | None
     ) -> Iterator[Event]:
-        if not self._may_have(actor_id, self._deadline(timeout)):
+        deadline = self._deadline(timeout)
+        if not self._may_have(actor_id, deadline):
             return
-        for found in self._reader.read(actor_id, from_version, to_version, lambda: Deadline(timeout)):
+        after = self._reader.sequence_before(actor_id, from_version, deadline)
+        for found in self._reader.read(actor_id, from_version, to_version, lambda: Deadline(timeout), after):
             self._refuse_if_closed()
             yield valid(found).event
 
@@ -276,9 +292,8 @@ class JetStreamEventStore(StoreBase, ForkAware):
         actor_id = check_actor_id(actor_id)
         if not self._may_have(actor_id, deadline):
             return []
-        first, after = (0, 0) if snapshot is None else (snapshot.version + 1, snapshot.sequence)
-        found = self._reader.read(actor_id, first, None, lambda: deadline, after)
-        return [valid(one).event for one in in_time(found, deadline)]
+        wanted = Wanted() if snapshot is None else Wanted(snapshot.version + 1, after=snapshot.sequence)
+        return [one.event for one in self._loader.load(actor_id, wanted, deadline)]
 
     # -- following
 

@@ -18,15 +18,19 @@ from ...errors import (
 )
 from ...events import Event
 from .._checks import is_same
+from .._wanted import Wanted
 from ..base import StoredEvent
 from .answers import BusyError, IncompleteError, NoRoomError, NotSentError, RefusedError, UnknownError
 from .api import JetStream, Pause
 from .cache import Known, VersionCache
 from .capacity import Capacity
+from .earlier import Earlier
+from .kept import memory_of
+from .loader import Loader
 from .messages import Outgoing, new_batch
 from .names import Names
 from .reader import Reader
-from .saves import Place, Saves, Verdict
+from .saves import Place, Verdict
 
 __all__ = ["Writer"]
 
@@ -67,12 +71,14 @@ class _Tries:
 class Writer:
     """Stores events in one stream. Any thread may call it."""
 
-    def __init__(self, jetstream: JetStream, names: Names, cache: VersionCache, reader: Reader, saves: Saves) -> None:
+    def __init__(self, jetstream: JetStream, names: Names, cache: VersionCache, reader: Reader, loader: Loader) -> None:
         self._jetstream = jetstream
         self._names = names
         self._cache = cache
         self._reader = reader
-        self._saves = saves
+        self._loader = loader
+        self._kept = loader.kept
+        self._saves = reader.saves
         self._room = Capacity(jetstream)
 
     def commit(
@@ -234,16 +240,21 @@ class Writer:
         deadline: Deadline,
     ) -> list[StoredEvent]:
         subjects = {part.actor_id: part.subject for part in parts}
-        first = dict(tails)
+        latest: dict[str, tuple[Earlier, int]] = {}  # by actor: what its last event here names, and its place
         messages = []
-        for data, event in encoded:
-            subject, known = subjects[event.actor_id], tails[event.actor_id]
+        for place, (data, event) in enumerate(encoded, 1):
+            actor_id = event.actor_id
+            subject, known = subjects[actor_id], tails[actor_id]
             message_id = _message_id(subject, event, known, tries.refusals)
-            if first.pop(event.actor_id, None) is None:  # only an actor's first event in a batch may expect a sequence
-                messages.append(Outgoing(subject, message_id, None, data))
+            if actor_id in latest:  # only an actor's first event in a batch may expect a sequence
+                before, at = latest[actor_id]
+                earlier = before.after_place(at)
+                messages.append(Outgoing(subject, message_id, None, data, None, earlier.text))
             else:
+                earlier = known.to_name
                 behind = None if known.torn is None else known.sequence
-                messages.append(Outgoing(subject, message_id, known.end, data, behind))
+                messages.append(Outgoing(subject, message_id, known.end, data, behind, earlier.text))
+            latest[actor_id] = earlier, place
         batch = new_batch(len(messages)) if len(messages) > 1 else b""
         if batch and tries.is_alone:
             self._room.check(messages, batch, deadline)
@@ -254,18 +265,39 @@ class Writer:
         start = ack.seq - len(copies) + 1
         if batch:
             self._saves.note(Place(batch, start), Verdict.WHOLE)
-        return self._stored(copies, range(start, ack.seq + 1), duplicate=False)
-
-    def _stored(self, events: Sequence[Event], sequences: Iterable[int], *, duplicate: bool) -> list[StoredEvent]:
-        places = list(sequences)
-        batch = places[0] if len(places) > 1 and not duplicate else 0
         stored = [
-            StoredEvent(event, sequence, duplicate, place == len(events), batch)
-            for place, (event, sequence) in enumerate(zip(events, places, strict=True), 1)
+            StoredEvent(event, sequence, False, sequence == ack.seq, start if batch else 0)
+            for sequence, event in enumerate(copies, start)
         ]
-        for one in stored:
-            self._cache.learn(one.event.actor_id, one.event.version, one.sequence)
+        for actor_id, (earlier, place) in latest.items():
+            self._cache.learn(
+                actor_id, copies[place - 1].version, start + place - 1, earlier.settled(start) if batch else earlier
+            )
+        self._keep(encoded, stored, tails)
         return stored
+
+    def _keep(
+        self, encoded: Sequence[tuple[bytes, Event]], stored: Sequence[StoredEvent], tails: dict[str, Known]
+    ) -> None:
+        """Keep what was stored, so that it need not be read."""
+        if not self._kept.most:
+            return
+        rows: dict[str, tuple[list[StoredEvent], list[bytes]]] = {}
+        for one, (data, event) in zip(stored, encoded, strict=True):
+            events, written = rows.setdefault(event.actor_id, ([], []))
+            events.append(one)
+            written.append(data)
+        for actor_id, (events, written) in rows.items():
+            self._kept.add(actor_id, tails[actor_id].sequence, events, memory_of(written))
+
+    def _known_already(self, events: Sequence[Event], sequences: Sequence[int]) -> list[StoredEvent]:
+        """Return events as an earlier attempt has stored them, and note their versions."""
+        for event, sequence in zip(events, sequences, strict=True):
+            self._cache.learn(event.actor_id, event.version, sequence)
+        return [
+            StoredEvent(event, sequence, True, place == len(events))
+            for place, (event, sequence) in enumerate(zip(events, sequences, strict=True), 1)
+        ]
 
     def _duplicates(self, event: Event, sequence: int, deadline: Deadline) -> list[StoredEvent]:
         """Return the event that the server has stored under the same message id.
@@ -282,7 +314,7 @@ class Writer:
             raise DuplicateIdError(
                 f"event {event.id!r:.80} is to be stored, and something else is under its id: {there!r}"
             )
-        return self._stored([there], [sequence], duplicate=True)
+        return self._known_already([there], [sequence])
 
     def _found(
         self,
@@ -301,7 +333,7 @@ class Writer:
         for part in self._that_may_be_there(parts, tails, deadline):
             wanted = {event.version: event for event in part.events}
             first, last = part.events[0].version, part.events[-1].version
-            for one in self._reader.read_near(part.actor_id, first, last, tails[part.actor_id], deadline):
+            for one in self._loader.load(part.actor_id, Wanted(first, last), deadline):
                 same = wanted.get(one.event.version)
                 if same is not None and same.id == one.event.id:
                     if not is_same(same, one.event):
@@ -313,7 +345,7 @@ class Writer:
             part = next(part for part in parts if not part.fits(tails[part.actor_id].version))
             raise VersionConflictError(part.actor_id, part.events[0].version, tails[part.actor_id].version)
         there = [places[event.id] for event in events]
-        return self._stored([event for event, _ in there], [at for _, at in there], duplicate=True)
+        return self._known_already([event for event, _ in there], [at for _, at in there])
 
     def _that_may_be_there(
         self, parts: Sequence[_Part], tails: dict[str, Known], deadline: Deadline
