@@ -21,6 +21,11 @@ class Wanted(NamedTuple):
     limit: int | None = None
     reverse: bool = False
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no event can be wanted."""
+        return self.first > self.last or self.after >= self.until or not self.last
+
     def pick(self, events: Sequence[StoredEvent]) -> list[StoredEvent]:
         """Return those of an actor's events that are wanted, in the order in which they are wanted."""
         start = bisect_left(events, self.first, key=_version)

@@ -314,8 +314,6 @@ def test_what_is_kept_is_bounded() -> None:
     hot = cache.get("hot")
     assert hot is not None
     assert hot.version == _ACTORS_KEPT + 100
-    assert len(hot.positions) < 20
-    assert cache.before("hot", hot.version) == hot.sequence - 1
 
 
 def test_a_leaders_answer_does_not_undo_what_came_meanwhile() -> None:

@@ -366,7 +366,12 @@ class JetStream:
             deadline,
             lambda _: not left(),
         )
-        return Asked(call, self._wait, partial(read_those_of, subject), lambda _: [])
+
+        def go_without(_: Deadline) -> list[Message]:
+            self.doubt(stream)  # it may allow no direct reads any more
+            return []
+
+        return Asked(call, self._wait, partial(read_those_of, subject), go_without)
 
     def _ask_now(
         self,

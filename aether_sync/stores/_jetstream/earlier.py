@@ -10,12 +10,13 @@ events before these, of which it names the last event; and so on with runs of 25
 a run in turn names what is in the run. Event 0x3E8 names the 8 events before it, the last events of 14 runs of 16, and
 those of 3 runs of 256. So 16 events are read in two round trips, 256 in three, and 4,096 in four::
 
-    Aether-Earlier: 1a2b,c8,d0;9c4,c80
+    Aether-Earlier: gsRGIGQ;cuEdCK
 
-The levels are separated by semicolons, the nearest events first. The sequences of a level increase. They are
-hexadecimal numbers, and each but the first one is the difference to the one before it. Records that are stored in one
-atomic batch (ADR-50) get their sequences only there: behind a plus sign a level has the places of events in the batch,
-which are counted from 1, written in the same way: ``1a2b,c8+5,1``.
+The levels are separated by semicolons, the nearest events first. The sequences of a level increase, and each but the
+first one is written as the difference to the one before it. A number is written to the base of 32, with the letters a
+to z and the figures 0 to 5 as digits; its last digit is written with A to Z, 6 to 9, a hyphen and an underscore.
+Records that are stored in one atomic batch (ADR-50) get their sequences only there: behind a plus sign a level has the
+places of events in the batch, which are counted from 1, written in the same way.
 
 The header is a hint. Nodes in Go do not write it, a writer that does not know what the event before its own names
 begins anew with that one, and after a restore a record may name those of others. What is found by it is used only where
@@ -23,7 +24,7 @@ each record proves to follow the one before it.
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from operator import ge
 from typing import NamedTuple
 
 __all__ = ["FIRST", "HEADER", "RUN", "Earlier", "named"]
@@ -45,12 +46,11 @@ class _Level(NamedTuple):
     places: bytes = b""  # in the batch that is about to be stored
 
     def with_sequence(self, sequence: int) -> "_Level":
-        text = b"%b,%x" % (self.sequences, sequence - self.last) if self.sequences else b"%x" % sequence
-        return _Level(self.size + 1, sequence, text)
+        return _Level(self.size + 1, sequence, self.sequences + _written(sequence - self.last))
 
     def with_place(self, place: int) -> "_Level":
-        text = b"%b,%x" % (self.places, place - self.last_place) if self.places else b"%x" % place
-        return _Level(self.size + 1, self.last, self.sequences, place, text)
+        places = self.places + _written(place - self.last_place)
+        return _Level(self.size + 1, self.last, self.sequences, place, places)
 
     @property
     def text(self) -> bytes:
@@ -79,8 +79,13 @@ class Earlier(NamedTuple):
         return b";".join([level.text for level in self.levels])
 
     def after(self, sequence: int) -> "Earlier":
-        """Return it for the next event, if this is that of the event at a sequence."""
+        """Return it for the next event, if this is that of the event at a sequence.
+
+        It begins anew if that one is before what it names, which then is of a past that was undone.
+        """
         levels = self.levels
+        if levels and max(level.last for level in levels) >= sequence:
+            return FIRST.after(sequence)
         if levels and levels[0].size < RUN - 1:
             return Earlier((levels[0].with_sequence(sequence), *levels[1:]))
         full, level = self._carried()
@@ -134,14 +139,45 @@ def named(headers: bytes, first: int) -> list[list[int]]:
 
 
 def _read(text: bytes, first: int) -> list[list[int]]:
-    levels = []
-    for level in text.split(b";"):
-        sequences, _, places = level.partition(b"+")
-        levels.append([*_summed(sequences), *[first - 1 + place for place in _summed(places)]])
-    if len(text) > _LONGEST or len(levels) > _LEVELS or max(map(len, levels)) >= RUN:
+    parts = text.split(b";")
+    if len(text) > _LONGEST or len(parts) > _LEVELS:
         raise ValueError(text)
+    levels = []
+    for part in parts:
+        sequences, plus, places = part.partition(b"+")
+        level = _summed(sequences)
+        if plus:
+            level += [first - 1 + place for place in _summed(places)]
+        if len(level) >= RUN or any(map(ge, level, level[1:])):
+            raise ValueError(text)
+        levels.append(level)
     return levels
 
 
-def _summed(numbers: bytes) -> Iterable[int]:
-    return accumulate([int(one, 16) for one in numbers.split(b",")]) if numbers else ()
+def _written(number: int) -> bytes:
+    text = _LAST[number & 31]
+    while number := number >> 5:
+        text = _OTHERS[number & 31] + text
+    return text
+
+
+def _summed(text: bytes) -> list[int]:
+    """Return the sums of numbers, from each to the next."""
+    found = []
+    total = number = 0
+    for digit in text.translate(_VALUES):
+        if digit < 32:
+            total += number << 5 | digit
+            found.append(total)
+            number = 0
+        elif digit < 64:
+            number = number << 5 | digit - 32
+        else:
+            raise ValueError(text)
+    return found
+
+
+_DIGITS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ6789-_abcdefghijklmnopqrstuvwxyz012345"
+_LAST = [_DIGITS[value : value + 1] for value in range(32)]
+_OTHERS = [_DIGITS[value : value + 1] for value in range(32, 64)]
+_VALUES = bytes(_DIGITS.index(one) if one in _DIGITS else 64 for one in range(256))

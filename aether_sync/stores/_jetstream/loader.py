@@ -3,8 +3,8 @@
 The leader is asked for the actor's last record. If that is the last event that is kept, nothing else is asked.
 Otherwise what is missing is read at the sequences that records name (see ``earlier``), from any server of the stream.
 Nobody relies on these. What was found is used only if each record was stored on the condition that the one before it
-was its actor's last, which the leader checked at that time, and if no event that is wanted can be before or behind them.
-Where that is not so, the server is asked to look for the actor's events, as ``Reader`` does.
+was its actor's last, which the leader checked at that time, and if no event that is wanted can be before or behind
+them. Where that is not so, the server is asked to look for the actor's events, as ``Reader`` does.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -83,7 +83,7 @@ class Loader:
             tail = self._reader.tail(actor_id, deadline)
         except MalformedRecordError:  # those before it can be read all the same
             return self._by_search(actor_id, wanted, deadline)
-        if tail.event is None:
+        if tail.event is None or tail.event.event.version < wanted.first or wanted.is_empty:
             return []
         kept = self.kept.get(actor_id)
         if kept is not None and kept.begins_early_enough(wanted):
@@ -102,7 +102,7 @@ class Loader:
         events = None if run is None else self._events(actor_id, run.records, deadline)
         if run is None or events is None:
             return None
-        before = run.records[0].before
+        before = _before(run.records[0])
         kept = Kept(MAX_VERSION if before is None else before, events, self._memory_of(run))
         if not (kept.begins_early_enough(wanted) and (run.is_last or _ends_late_enough(events, wanted))):
             return None
@@ -120,7 +120,7 @@ class Loader:
         witness = self._jetstream.ask_many(self._names.stream, tail.record.subject, [end.sequence], deadline)
         try:
             run = self._run(tail, Wanted(after=end.sequence), deadline)
-            if run is None or run.records[0].before != end.sequence:
+            if run is None or _before(run.records[0]) != end.sequence:
                 return None
             there = witness(deadline).get(end.sequence)
         finally:
@@ -154,13 +154,13 @@ class Loader:
             if not part or part[-1] is not found.get(0):  # those before are not wanted
                 break
             record = part[-1]  # it may name others in turn: then its writer did not know what is named by it
-            if record.before is None or (record.before > wanted.after and not record.ordinal):
-                return None
-            if record.before <= wanted.after:
+            before, version = _before(record), self._reader.decoded(record).version
+            if before is not None and (before <= wanted.after or version <= wanted.first):
                 break
+            if before is None or not record.ordinal:
+                return None
             del records[0]
-            version = self._reader.decoded(record).version
-        return _Run(records, is_last) if _is_linked(records) else None
+        return _Run(records, is_last) if records and _is_linked(records) else None
 
     def _fetch(
         self, record: Record, ordinal: int, ordinals: range, after: int, deadline: Deadline
@@ -234,8 +234,17 @@ class Loader:
     def _by_search(self, actor_id: str, wanted: Wanted, deadline: Deadline) -> list[StoredEvent]:
         """Have the server look for the events."""
         after = max(wanted.after, self._reader.sequence_before(actor_id, wanted.first, deadline))
-        found = self._reader.read(actor_id, wanted.first, wanted.last, lambda: deadline, after)
-        return wanted.pick([valid(one) for one in in_time(found, deadline)])
+        events: list[StoredEvent] = []
+        encoded: list[bytes] = []
+        for record in in_time(self._reader.records(actor_id, lambda: deadline, after), deadline):
+            events.append(valid(record if isinstance(record, MalformedRecord) else self._reader.found(record)))
+            encoded.append(record.data)
+            if events[-1].event.version > wanted.last:
+                break
+        else:
+            if events and not after:
+                self.kept.keep(actor_id, Kept(0, events, memory_of(encoded)))
+        return wanted.pick(events)
 
 
 def _ordinals(version: int, ordinal: int, wanted: Wanted) -> range:
@@ -303,13 +312,19 @@ def _follows(record: Record, before: Record) -> bool:
     """
     if record.expects(before.sequence):
         return record.behind is None
-    if record.before is not None:
-        return record.before == before.sequence
     ours, theirs = record.member, before.member
-    if ours is None or theirs is None or ours.batch != theirs.batch or record.batch != before.batch:
-        return False
-    named = (level[-1] for level in record.named if level)
-    return ours.number == theirs.number + 1 or before.sequence == max(named, default=0)
+    if ours is not None and theirs is not None and ours.batch == theirs.batch and ours.number == theirs.number + 1:
+        return True
+    return _before(record) == before.sequence
+
+
+def _before(record: Record) -> int | None:
+    """Return the sequence of the event before a record's; 0 if there is none, None if the record does not tell."""
+    if record.before is not None:
+        return record.before
+    first = record.batch
+    named = max((level[-1] for level in record.named if level), default=0)
+    return named if first and first <= named < record.sequence else None
 
 
 def _ends_late_enough(events: Sequence[StoredEvent], wanted: Wanted) -> bool:

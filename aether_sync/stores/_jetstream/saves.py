@@ -143,6 +143,8 @@ class Saves:
         if not any(IN_BATCH in record.headers for record in records):
             return set()
         said, places = _said(records)
+        for save, verdict in said.items():
+            self.note(save, verdict)
         parts = [(record, save) for record, save in zip(records, places, strict=True) if save is not None]
         doubtful = [(record, save) for record, save in parts if save not in said]
         verdicts = self.verdicts([record for record, _ in doubtful], deadline)
