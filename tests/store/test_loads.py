@@ -284,6 +284,24 @@ def test_a_header_that_lies_misleads_nobody(make_store: MakeStore, levels: list[
     assert [one.version for one in make_store().get_events("a")] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("shift", [1, 5, 16, 32])
+def test_headers_that_count_more_events_than_there_are_mislead_nobody(make_store: MakeStore, shift: int) -> None:
+    store = make_store()
+    fill(store, "other", *range(1, 41))
+    earlier = FIRST
+    for sequence in range(1, shift + 1):
+        earlier = earlier.after(sequence)
+    for version in range(1, 41):
+        earlier = earlier.after(written_by_go(store, "a", version, earlier.text))
+    reader = make_store(cache_bytes=0)
+    for first, last in ((0, MAX_VERSION), (3, 10), (3, 30), (1, 5), (20, 39), (40, 40)):
+        expected = [version for version in range(1, 41) if first <= version <= last]
+        assert [one.event.version for one in load(reader, "a", Wanted(first, last))] == expected
+        assert [one.event.version for one in load(reader, "a", Wanted(first, last, limit=4))] == expected[:4]
+        limited = load(reader, "a", Wanted(first, last, limit=4, reverse=True))
+        assert [one.event.version for one in limited] == expected[::-1][:4]
+
+
 def test_events_without_a_header_are_found_and_those_after_them_by_theirs(make_store: MakeStore, asked: Asked) -> None:
     store = make_store()
     store.start()

@@ -144,6 +144,8 @@ class Loader:
         while True:
             last = record.ordinal
             ordinals = _ordinals(version, last, wanted)
+            if not ordinals:  # what records name does not fit their versions
+                return None
             found = self._fetch(record, last, ordinals, wanted.after, deadline)
             if found is None:
                 return None
