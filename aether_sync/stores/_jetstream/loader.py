@@ -23,7 +23,7 @@ from .earlier import RUN
 from .kept import Kept, KeptEvents, memory_of
 from .messages import Record
 from .names import Names
-from .reader import Reader, Tail, valid
+from .reader import AskedTail, Reader, Tail, valid
 
 __all__ = ["Loader"]
 
@@ -73,14 +73,22 @@ class Loader:
         self._saves = reader.saves
         self.kept = kept
 
-    def load(self, actor_id: str, wanted: Wanted, deadline: Deadline) -> list[StoredEvent]:
+    def load(
+        self, actor_id: str, wanted: Wanted, deadline: Deadline, asked: AskedTail | None = None
+    ) -> list[StoredEvent]:
         """Return those of an actor's events that are wanted, in the order in which they are wanted.
+
+        Args:
+            actor_id: The actor.
+            wanted: Which of them.
+            deadline: For all requests.
+            asked: The question for the end of the actor, if it was sent already.
 
         Raises:
             MalformedRecordError: A record among them is not an event.
         """
         try:
-            tail = self._reader.tail(actor_id, deadline)
+            tail = self._reader.await_tail(asked or self._reader.ask_tail(actor_id, deadline), deadline)
         except MalformedRecordError:  # those before it can be read all the same
             return self._by_search(actor_id, wanted, deadline)
         if tail.event is None or tail.event.event.version < wanted.first or wanted.is_empty:

@@ -294,13 +294,14 @@ def read_page(stream: str, subject: str, messages: list[Message]) -> Page:
     if status != 204:
         raise StoreUnavailableError(f"stream {stream!r} is not read: {messages[-1][2][9:80]!r}")
     pending = _PENDING.search(messages[-1][2])
-    records = [_read_direct(message, subject) for message in messages[:-1]]
+    literal = "" if subject.endswith((".*", ".>")) else subject
+    records = [_read_direct(message, literal) for message in messages[:-1]]
     return Page(records, int(pending[1]) if pending is not None else 0)
 
 
 def read_at(messages: list[Message]) -> list[Record]:
     """Read the answer to a direct get of one record: an empty list if that server has none."""
-    return [] if is_status(messages[0]) else [_read_direct(messages[0], "")]
+    return [] if is_status(messages[0]) else [_read_direct(messages[0])]
 
 
 def read_those_of(subject: str, messages: list[Message]) -> dict[int, Record]:
@@ -317,9 +318,10 @@ def read_those_of(subject: str, messages: list[Message]) -> dict[int, Record]:
     return found
 
 
-def _read_direct(message: Message, subject: str) -> Record:
-    """Read one record of a direct get."""
+def _read_direct(message: Message, subject: str = "") -> Record:
+    """Read one record of a direct get; its subject need not be UTF-8. It is read, too, if it is not known."""
     _, _, headers, data = message
+    subject = subject or _last_header(headers, _SUBJECT).decode(errors="backslashreplace")
     return Record(int(_last_header(headers, _SEQUENCE)), subject, headers, data)
 
 

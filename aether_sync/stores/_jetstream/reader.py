@@ -16,7 +16,7 @@ from .messages import Record
 from .names import Names
 from .saves import Saves, Verdict, save_of
 
-__all__ = ["Reader", "Tail", "valid"]
+__all__ = ["AskedTail", "Reader", "Tail", "valid"]
 
 _PAGE = 1_000  # records in one answer
 
@@ -33,6 +33,24 @@ class Tail(NamedTuple):
     known: Known
     record: Record | None
     event: StoredEvent | None
+
+
+class AskedTail(NamedTuple):
+    """A question for the end of an actor, which was sent.
+
+    Attributes:
+        actor_id: The actor.
+        before: What was known of it then.
+        last: Waits for its last record.
+    """
+
+    actor_id: str
+    before: Known | None
+    last: Asked[Record | None]
+
+    def forget(self) -> None:
+        """Ignore the answer."""
+        self.last.forget()
 
 
 class Reader:
@@ -212,21 +230,30 @@ class Reader:
 
     def refresh_all(self, actor_ids: Iterable[str], deadline: Deadline) -> list[Known]:
         """As :meth:`refresh`, of several actors at once."""
-        return [tail.known for tail in self._tails(actor_ids, deadline)]
+        asked = [self.ask_tail(one, deadline) for one in actor_ids]
+        return [tail.known for tail in self._tails(asked, deadline)]
 
     def tail(self, actor_id: str, deadline: Deadline) -> "Tail":
         """As :meth:`refresh`, but return the event, too."""
-        return self._tails((actor_id,), deadline)[0]
+        return self.await_tail(self.ask_tail(actor_id, deadline), deadline)
 
-    def _tails(self, actor_ids: Iterable[str], deadline: Deadline) -> "list[Tail]":
-        asked = [(one, self._cache.get(one), self._ask_last(one, deadline)) for one in actor_ids]
+    def ask_tail(self, actor_id: str, deadline: Deadline) -> "AskedTail":
+        """Send the question of :meth:`tail`, and return."""
+        return AskedTail(actor_id, self._cache.get(actor_id), self._ask_last(actor_id, deadline))
+
+    def await_tail(self, asked: "AskedTail", deadline: Deadline) -> "Tail":
+        """Wait for the answer to a question of :meth:`ask_tail`."""
+        return self._tails([asked], deadline)[0]
+
+    def _tails(self, asked: Sequence["AskedTail"], deadline: Deadline) -> "list[Tail]":
         try:
             found = [
-                (one, before, self._newest(one, before, answer(deadline), deadline)) for one, before, answer in asked
+                (one.actor_id, one.before, self._newest(one.actor_id, one.before, one.last(deadline), deadline))
+                for one in asked
             ]
         finally:
-            for _, _, answer in asked:
-                answer.forget()
+            for one in asked:
+                one.forget()
         doubtful = [last for _, before, last in found if last is not None and not _is_known(last, before)]
         self.saves.verdicts(doubtful, deadline)  # all at once: below they are known
         return [self._replace(actor_id, before, last, deadline) for actor_id, before, last in found]

@@ -153,18 +153,21 @@ class Saves:
             return set()
         return {record.sequence for record, save in parts if said[save] is not Verdict.WHOLE}
 
-    def verdicts_of_all(self, records: Sequence[Record], deadline: Deadline) -> None:
-        """Find out and note whether the saves are whole of records of several actors, which are given in order."""
+    def verdicts_of_all(self, records: Sequence[Record], deadline: Deadline) -> list[Verdict]:
+        """As :meth:`verdicts`, for adjacent records of some subjects, given in order; note what cannot change."""
+        if not any(IN_BATCH in record.headers for record in records):
+            return [Verdict.WHOLE] * len(records)
         rows: dict[str, list[Record]] = {}
         for record in records:
             rows.setdefault(record.subject, []).append(record)
         for row in rows.values():
             for said, verdict in _said(row)[0].items():
                 self.note(said, verdict)
-        found = zip(map(save_of, records), self.verdicts(records, deadline), strict=True)
-        for save, verdict in dict(found).items():
+        found = self.verdicts(records, deadline)
+        for save, verdict in dict(zip(map(save_of, records), found, strict=True)).items():
             if save is not None and verdict is not Verdict.OPEN:
                 self.note(save, verdict)
+        return found
 
     def _judged(self, saves: Iterable[_Seen], deadline: Deadline) -> dict[Place, Verdict]:
         found: dict[Place, Verdict] = {}
