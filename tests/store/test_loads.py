@@ -10,6 +10,7 @@ import pytest
 from aether_sync import (
     ANY_VERSION,
     Event,
+    EventTooLargeError,
     InvalidOptionError,
     JetStreamEventStore,
     MalformedRecordError,
@@ -26,6 +27,8 @@ from aether_sync.stores._jetstream.earlier import FIRST, Earlier
 from aether_sync.stores._jetstream.kept import Kept, KeptEvents, memory_of
 from aether_sync.stores._jetstream.loader import Loader
 from aether_sync.stores._jetstream.messages import Outgoing, Record
+from aether_sync.stores._jetstream.names import Names
+from aether_sync.stores._jetstream.stream import settings
 from aether_sync.stores._wanted import Wanted
 
 from ..support.common import PATIENCE, run_threads
@@ -318,6 +321,26 @@ def test_events_without_a_header_are_found_and_those_after_them_by_theirs(make_s
     for _ in range(2):
         assert len(warm.get_events("a")) == 70
     assert asked.searches == 2, "what was found is kept"
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_a_header_makes_no_event_too_large(make_store: MakeStore, prefix: str, together: int) -> None:
+    other = make_store()
+    limited = settings(Names(prefix, None), 1) | {"max_msg_size": 1_000}
+    ask(other, f"STREAM.CREATE.{prefix}", limited)
+    room = 1_000
+    while True:  # find the largest event that is stored as the first of its actor
+        try:
+            other.save_events([event("b", n + 1, pad="x" * room) for n in range(together)])
+            break
+        except EventTooLargeError:
+            room -= 1
+    store = make_store()
+    store.save_event(event("a", 1))
+    for version in range(2, 40, together):
+        store.save_events([event("a", version + n, pad="x" * (room - 20)) for n in range(together)])
+    for reader in (store, make_store(cache_bytes=0)):
+        assert [one.version for one in reader.get_events("a")] == list(range(1, version + together))
 
 
 def test_a_writer_that_knows_no_header_begins_anew(make_store: MakeStore, asked: Asked) -> None:

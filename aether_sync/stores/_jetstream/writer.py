@@ -12,6 +12,7 @@ from ...errors import (
     AtomicAppendUnsupportedError,
     DeadlineExceededError,
     DuplicateIdError,
+    EventTooLargeError,
     StoreUnavailableError,
     UnknownOutcomeError,
     VersionConflictError,
@@ -258,7 +259,13 @@ class Writer:
         batch = new_batch(len(messages)) if len(messages) > 1 else b""
         if batch and tries.is_alone:
             self._room.check(messages, batch, deadline)
-        ack = self._jetstream.publish(self._names.stream, messages, deadline, tries.note_try(batch), batch)
+        try:
+            ack = self._jetstream.publish(self._names.stream, messages, deadline, tries.note_try(batch), batch)
+        except EventTooLargeError:
+            if not any(one.earlier for one in messages):
+                raise
+            messages = [one._replace(earlier=b"") for one in messages]  # a hint makes no event too large
+            ack = self._jetstream.publish(self._names.stream, messages, deadline, tries.note_try(batch), batch)
         copies = [copy for _, copy in encoded]
         if ack.duplicate:
             return self._duplicates(copies[0], ack.seq, deadline)
