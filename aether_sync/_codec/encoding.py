@@ -63,12 +63,31 @@ def encode_event(event: Event) -> bytes:
         EncodingError: It holds a value that cannot be written as JSON, or was changed meanwhile. The message says which
             value, and where.
     """
-    data = event.data
-    try:
-        if data is None or (type(data) is dict and _is_json(data, 1)):
-            return _write(event, data, event.metadata)
-    except (TypeError, ValueError, RuntimeError):  # the careful way finds out what it is
-        pass
+    data, metadata = event.data, event.metadata
+    if data is None or type(data) is dict:
+        try:
+            # As _is_json() and _write() do, without these calls, which took a tenth of the time of publish().
+            for key, item in data.items() if data else ():
+                kind = type(item)
+                if type(key) is not str or not (kind in _WRITTEN_AS_IS or _is_json_item(item, kind, 1)):
+                    break
+            else:
+                if metadata:
+                    "".join(metadata.values())
+                return _encode(
+                    _Written(
+                        event.id,
+                        event.event_type,
+                        event.actor_id,
+                        event.command_id or UNSET,
+                        event.version,
+                        data,
+                        metadata or UNSET,
+                        event.timestamp,
+                    )
+                )
+        except (TypeError, ValueError, RuntimeError):  # the careful way finds out what it is
+            pass
     return _encode_carefully(event)
 
 
