@@ -320,6 +320,7 @@ class Targets:
     def __init__(self, frame_of: Callable[[str], Frame | None]) -> None:
         self._frame_of = frame_of
         self.lock = signal_safe_lock()  # guards the fields below
+        self._tries = tries(self.lock)
         self._index: Index[Target] = Index()
         self.routes: dict[str, Route] = {}  #: those that are known, for any thread to look up without the lock
         self._groups: dict[str, set[Target]] = {}  # by name
@@ -358,7 +359,7 @@ class Targets:
         namespace = check_namespace(namespace)
         mine = False
         try:
-            for mine in tries(self.lock):  # no publisher waits for a lock: ``locks`` says why
+            for mine in self._tries:  # no publisher waits for a lock: ``locks`` says why
                 break
             if not mine:  # a target is being added or removed; then the slow way is taken, and the route is not kept
                 return self._compute(namespace, self._index.everyone())
@@ -374,6 +375,9 @@ class Targets:
                 self.lock.release()
 
     def _compute(self, namespace: str, candidates: Sequence[Target]) -> Route:
+        frame = self._frame_of(namespace)
+        if not candidates:
+            return Route(namespace, frame=frame)
         targets: list[Target] = []
         by_name: dict[str, list[Target]] = {}  # the members of a group, by its name; their patterns may differ
         for target in candidates:
@@ -385,7 +389,7 @@ class Targets:
             targets=tuple(targets),
             groups=tuple(groups),
             is_wanted=bool(targets or groups),
-            frame=self._frame_of(namespace),
+            frame=frame,
         )
 
     def _forget_routes(self, target: Target) -> None:
