@@ -21,6 +21,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import accumulate
 from threading import Lock, get_ident
 
 from .._runtime.closing import loop_threads
@@ -287,15 +288,16 @@ class Outbox:
 
     # -- the loop thread
 
-    def take(self) -> list[bytes]:
-        """Take all frames."""
+    def take(self) -> tuple[list[bytes], list[int]]:
+        """Take all frames; return them, and where each of them ends, in bytes from the beginning of the first."""
         frames = list(self._frames)
+        ends = list(accumulate(map(len, frames)))
         self._taken += len(frames)
         self._held_events += len(frames)  # first: a publisher finds them here or in the list, and takes no shortcut
-        self._held_bytes += _size(frames)
+        self._held_bytes += ends[-1] if ends else 0
         del self._frames[: len(frames)]
         self._bytes = _size(self._frames)
-        return frames
+        return frames, ends
 
     def carried(self, count: int) -> None:
         """Count frames that took the shortcut."""
@@ -328,10 +330,16 @@ class Outbox:
         """Give back the room of frames that are written. When half of it is free, waiting publishers are let in."""
         self._held_events -= count
         self._held_bytes -= size
-        if self._turns:
-            events, held = self.depth()
-            if events * 2 <= self.max_events and held * 2 <= self.max_bytes:
-                self._let_in()
+        # Frames that wait are not counted here, each time, but taken at the publishers' word, which the next take()
+        # corrects; where there is no next one, everybody is let in.
+        if self._turns and (
+            self._is_empty
+            or (
+                (self._held_events + len(self._frames)) * 2 <= self.max_events
+                and (self._held_bytes + self._bytes) * 2 <= self.max_bytes
+            )
+        ):
+            self._let_in()
 
 
 _CLOSED = "the bus is closed: nothing was published"

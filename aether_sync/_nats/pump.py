@@ -21,7 +21,6 @@ from bisect import bisect_left
 from collections import Counter
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from itertools import accumulate
 from math import inf
 
 from .._runtime.reporter import Kind, Reporter
@@ -163,9 +162,9 @@ class Pump:
         """Write whatever comes into the outbox, until this task is cancelled."""
         while True:
             await self._may_write.wait()
-            frames = self._outbox.take()
+            frames, ends = self._outbox.take()
             if frames:
-                await self._send(frames)
+                await self._send(frames, ends)
             else:
                 await self._outbox.wait(self._write_at_once)
 
@@ -176,14 +175,13 @@ class Pump:
             return False
         if self._has_much_in_flight or self._outbox.waiting_bytes > self._window.slice:
             return False
-        frames = self._outbox.take()
+        frames, ends = self._outbox.take()
         if frames:
             self._write(client, frames)
-            self._outbox.written(len(frames), sum(map(len, frames)))
+            self._outbox.written(len(frames), ends[-1])
         return True
 
-    async def _send(self, frames: list[bytes]) -> None:
-        ends = list(accumulate(map(len, frames)))  # of each frame, in bytes from the first one's beginning
+    async def _send(self, frames: list[bytes], ends: list[int]) -> None:
         start = begin = 0
         while start < len(frames):
             client = await self._writable()

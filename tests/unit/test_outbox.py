@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -31,6 +32,12 @@ def put(outbox: Outbox, *frames: bytes, timeout: float | None = 0) -> None:
         outbox.put(frames[0], timeout)
     else:
         outbox.put_many(len(frames), sum(map(len, frames)), lambda: frames, timeout)
+
+
+def take(outbox: Outbox) -> list[bytes]:
+    frames, ends = outbox.take()
+    assert ends == list(accumulate(map(len, frames)))
+    return frames
 
 
 class OutboxMachine(RuleBasedStateMachine):
@@ -66,7 +73,7 @@ class OutboxMachine(RuleBasedStateMachine):
 
     @rule()
     def take(self) -> None:
-        assert self.outbox.take() == self.waiting
+        assert take(self.outbox) == self.waiting
         self.held += self.waiting
         self.waiting = []
 
@@ -121,13 +128,13 @@ def test_what_was_only_counted_keeps_nobody_out_for_ever() -> None:
     outbox = Outbox(max_events=3, max_bytes=100)
     outbox._bytes = 1_000  # by publishers that were interrupted
     put(outbox, b"x")
-    assert outbox.take() == [b"x"]
+    assert take(outbox) == [b"x"]
 
 
 def test_what_the_loop_holds_counts_until_it_is_written() -> None:
     outbox = Outbox(max_events=4, max_bytes=100)
     put(outbox, *[b"x"] * 4)
-    assert (len(outbox.take()), outbox.depth()) == (4, (4, 4))
+    assert (len(take(outbox)), outbox.depth()) == (4, (4, 4))
     with pytest.raises(PublishTimeoutError):
         put(outbox, b"x")
     outbox.written(2, 2)
@@ -147,7 +154,7 @@ def test_waiting_publishers_go_on_when_there_is_room() -> None:
 
     def make_room() -> None:
         while len(done) < 10:
-            frames = outbox.take()
+            frames = take(outbox)
             if frames:
                 outbox.written(len(frames), sum(map(len, frames)))
 
@@ -168,17 +175,29 @@ def test_who_comes_later_does_not_pass_by_those_who_wait() -> None:
     outbox = Outbox(max_events=4, max_bytes=100)
     put(outbox, *[b"x"] * 4)
     first, second = waiting(outbox, *[b"a"] * 4), waiting(outbox, b"b")
-    outbox.take()
+    take(outbox)
     for _ in range(3):  # there would be room for some, but not for the first
         outbox.written(1, 1)
         with pytest.raises(PublishTimeoutError):
             put(outbox, b"z")
     outbox.written(1, 1)
     first.join(PATIENCE)
-    assert outbox.take() == [b"a"] * 4
+    assert take(outbox) == [b"a"] * 4
     outbox.written(4, 4)
     second.join(PATIENCE)
-    assert outbox.take() == [b"b"]
+    assert take(outbox) == [b"b"]
+
+
+def test_what_was_only_counted_keeps_nobody_waiting() -> None:
+    outbox = Outbox(max_events=4, max_bytes=100)
+    put(outbox, *[b"x"] * 4)
+    take(outbox)
+    publisher = waiting(outbox, b"y")
+    outbox._bytes = 1_000  # by publishers that were interrupted
+    outbox.written(4, 4)
+    assert not waiting_publishers(outbox), "it would wait for its whole timeout"
+    publisher.join(PATIENCE)
+    assert take(outbox) == [b"y"]
 
 
 def test_who_gives_up_lets_in_those_behind() -> None:
@@ -194,7 +213,7 @@ def test_who_gives_up_lets_in_those_behind() -> None:
         put(outbox, b"b", timeout=PATIENCE)
 
     run_threads(publish_too_much, come_later)
-    assert outbox.take() == [b"x", b"x", b"b"]
+    assert take(outbox) == [b"x", b"x", b"b"]
 
 
 @pytest.mark.concurrent
@@ -249,7 +268,7 @@ class Loop:
         self.sleeps = self.calls = 0
 
     def take(self) -> bool:
-        frames = self.outbox.take()
+        frames = take(self.outbox)
         self.taken += frames
         self.outbox.written(len(frames), sum(map(len, frames)))
         return bool(frames)
@@ -340,14 +359,14 @@ def test_what_comes_in_while_it_is_sealed_is_taken_or_refused(_: int) -> None:
 
     def end() -> None:
         started.wait(PATIENCE)
-        taken.extend(outbox.take())
+        taken.extend(take(outbox))
         outbox.close()
-        taken.extend(outbox.take())
+        taken.extend(take(outbox))
         outbox.seal()
 
     with frequent_switches():
         run_threads(end, *(lambda t=t: publish(t) for t in range(3)))  # type: ignore[misc]
-    assert sorted(taken + outbox.take()) == sorted(accepted)
+    assert sorted(taken + take(outbox)) == sorted(accepted)
 
 
 class Cycle:
@@ -373,7 +392,7 @@ def test_what_there_is_can_be_counted_whatever_the_collector_does() -> None:
                 put(outbox, b"x")
             Cycle(outbox)
             outbox.depth()
-            frames = outbox.take()
+            frames = take(outbox)
             outbox.written(len(frames), len(frames))
     finally:
         gc.set_threshold(*threshold)
