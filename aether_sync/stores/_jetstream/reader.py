@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from typing import cast
 
-from ..._codec.decoding import decode_stored
+from ..._codec.decoding import decode_stored, decode_stored_run
+from ..._nats.interest import Message
 from ..._runtime.deadline import Deadline
 from ...errors import DecodingError, MalformedRecordError
 from ...events import MAX_VERSION, Event
@@ -16,6 +18,7 @@ from .saves import Saves, Verdict, save_of
 
 __all__ = ["Reader", "valid"]
 
+_SEVERAL = 5  # records, whose subjects are compared together in less time than each by itself
 _PAGE = 1_000  # records in one answer
 
 
@@ -201,16 +204,41 @@ class Reader:
         """As :meth:`decoded`, for a record as it is delivered. Its subject need not be UTF-8."""
         return self._event(sequence, subject.decode(errors="backslashreplace"), data)
 
+    def events(self, sequences: Sequence[int], messages: Sequence[Message]) -> list[Event | MalformedRecordError]:
+        """As :meth:`event`, of several records in half of the time; in place of each that is no event is the error."""
+        found = decode_stored_run([data for _, _, _, data in messages])
+        if len(found) >= _SEVERAL:
+            actor_ids = [one.actor_id for one in found if isinstance(one, Event) and one.version]
+            if self._names.are_subjects([subject for subject, _, _, _ in messages], actor_ids):
+                return cast(list[Event | MalformedRecordError], found)
+        return [
+            self._checked(sequence, subject.decode(errors="backslashreplace"), data, one)
+            for sequence, (subject, _, _, data), one in zip(sequences, messages, found, strict=True)
+        ]
+
     def _event(self, sequence: int, subject: str, data: bytes) -> Event:
         try:
-            event = decode_stored(data)
+            found: Event | DecodingError = decode_stored(data)
         except DecodingError as error:
-            reason: Exception | str = error
+            found = error
+        event = self._checked(sequence, subject, data, found)
+        if isinstance(event, MalformedRecordError):
+            raise event
+        return event
+
+    def _checked(
+        self, sequence: int, subject: str, data: bytes, found: Event | DecodingError
+    ) -> Event | MalformedRecordError:
+        """Return the event that was read from a record's body, unless it is not one of the actor of its subject."""
+        if isinstance(found, DecodingError):
+            reason: Exception | str = found
+        elif not found.version:
+            reason = "it has no version"
+        elif not self._names.is_subject(subject, found.actor_id):
+            reason = "it is of another actor than its subject"
         else:
-            if event.version > 0 and self._names.is_subject(subject, event.actor_id):
-                return event
-            reason = "it has no version" if not event.version else "it is of another actor than its subject"
-        raise MalformedRecordError(f"record {sequence} of {subject!r} is no event: {reason}", sequence, data)
+            return found
+        return MalformedRecordError(f"record {sequence} of {subject!r} is no event: {reason}", sequence, data)
 
     def refresh(self, actor_id: str, deadline: Deadline) -> Known:
         """Ask the leader for an actor's last event, note it in the cache, and return it."""
