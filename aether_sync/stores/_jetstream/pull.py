@@ -38,7 +38,6 @@ _ALL_BYTES = 32 * 2**20  # that all open requests of a connection may bring
 _LEAST_BYTES = 64 * 2**10  # that each may request in any case, so that none waits for another
 _PENDING = re.compile(rb"\r\nNats-Pending-Messages: (\d+)")
 _TOO_LARGE = b"exceeds maxbytes"
-_STATUS = b"NATS/1.0 "  # at the beginning of the headers of a status: see ``is_status()``
 _ENDS_ONE = (_TOO_LARGE, b"batch completed", b"request timeout", b"no messages")  # a request, but not the flow
 _read_ints = msgspec.json.Decoder(list[int]).decode
 
@@ -157,12 +156,10 @@ class PullBuffer:
         """Take in messages that have arrived."""
         with self.lock:
             self._last_sign = monotonic()
-            came = messages
-            if _STATUS in b"".join([message[2] for message in messages]):  # in one step, as hardly any batch has one
-                came = [message for message in messages if not is_status(message)]
-                for message in messages:
-                    if is_status(message):
-                        self._heed(message)
+            came = [message for message in messages if not is_status(message)]
+            for message in messages if len(came) < len(messages) else ():
+                if is_status(message):
+                    self._heed(message)
             self._note_answered(len(came))
             self._arrive(came)
             if came or self.is_broken or not self.asked:  # in the last case, a caller has to request more

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import cast
+from typing import TypeGuard, cast
 
 from ..._codec.decoding import decode_stored, decode_stored_run
 from ..._nats.interest import Message
@@ -212,7 +212,9 @@ class Reader:
             if self._names.are_subjects([subject for subject, _, _, _ in messages], actor_ids):
                 return cast(list[Event | MalformedRecordError], found)
         return [
-            self._checked(sequence, subject.decode(errors="backslashreplace"), data, one)
+            one
+            if self._is_event(one, text := subject.decode(errors="backslashreplace"))
+            else _malformed(sequence, text, data, one)
             for sequence, (subject, _, _, data), one in zip(sequences, messages, found, strict=True)
         ]
 
@@ -221,24 +223,13 @@ class Reader:
             found: Event | DecodingError = decode_stored(data)
         except DecodingError as error:
             found = error
-        event = self._checked(sequence, subject, data, found)
-        if isinstance(event, MalformedRecordError):
-            raise event
-        return event
-
-    def _checked(
-        self, sequence: int, subject: str, data: bytes, found: Event | DecodingError
-    ) -> Event | MalformedRecordError:
-        """Return the event that was read from a record's body, unless it is not one of the actor of its subject."""
-        if isinstance(found, DecodingError):
-            reason: Exception | str = found
-        elif not found.version:
-            reason = "it has no version"
-        elif not self._names.is_subject(subject, found.actor_id):
-            reason = "it is of another actor than its subject"
-        else:
+        if self._is_event(found, subject):
             return found
-        return MalformedRecordError(f"record {sequence} of {subject!r} is no event: {reason}", sequence, data)
+        raise _malformed(sequence, subject, data, found)
+
+    def _is_event(self, found: Event | DecodingError, subject: str) -> TypeGuard[Event]:
+        """Whether what was read from a record's body is an event, and one of the actor of its subject."""
+        return isinstance(found, Event) and found.version > 0 and self._names.is_subject(subject, found.actor_id)
 
     def refresh(self, actor_id: str, deadline: Deadline) -> Known:
         """Ask the leader for an actor's last event, note it in the cache, and return it."""
@@ -345,3 +336,11 @@ def _follows(records: Sequence[Record], begin: int, last: Record) -> bool:
     if last.sequence <= begin:
         return last.sequence == begin
     return bool(records) and records[0].expected == begin
+
+
+def _malformed(sequence: int, subject: str, data: bytes, found: Event | DecodingError) -> MalformedRecordError:
+    if isinstance(found, DecodingError):
+        reason = str(found)
+    else:
+        reason = "it is of another actor than its subject" if found.version else "it has no version"
+    return MalformedRecordError(f"record {sequence} of {subject!r} is no event: {reason}", sequence, data)
