@@ -26,6 +26,7 @@ from aether_sync import (
     flush_logs,
 )
 from aether_sync._runtime.deadline import Deadline
+from aether_sync.patterns import actor_type
 from aether_sync.stores._jetstream import loader
 from aether_sync.stores._jetstream.messages import Record
 from aether_sync.stores._jetstream.names import Names
@@ -302,6 +303,33 @@ def test_different_actors_have_different_subjects(one: str, other: str) -> None:
     assert names.is_subject(mine, one)
     assert names.is_subject(mine, other) is (one == other)
     assert len(mine.split(".")) == 4
+
+
+ids = st.text(min_size=1, max_size=10) | st.from_regex(r"[ab]?-?[a-c%.*=~/]{1,6}", fullmatch=True)
+LONG = ["a-" + "b" * (length - 2) for length in (500, 501)]
+
+
+@given(st.none() | st.sampled_from(["a", "t.x"]), st.lists(ids | st.sampled_from(LONG), max_size=4), st.data())
+def test_the_subjects_of_several_actors_are_known_as_each_is(
+    namespace: str | None, actors: list[str], data: st.DataObject
+) -> None:
+    names = Names("a.b=c", namespace)
+    try:
+        subjects = [names.subject(one) for one in actors]
+    except ValueError:
+        return
+    plain = [one for one in actors if names.subject(one).endswith(f".{one}") and one not in LONG[1:]]
+    assert names.are_subjects([names.subject(one).encode() for one in plain], plain)
+    others = data.draw(st.lists(st.sampled_from([*subjects, "a", "a.events.b.b-c"]), max_size=4))
+    if names.are_subjects([one.encode() for one in others], actors):
+        assert others == subjects
+
+
+@pytest.mark.parametrize("actors", [["a.b"], ["a-1", "a.b"], ["é-1"], ["a%2E"], ["\ud800"], ["a b"], LONG])
+def test_a_subject_made_of_an_id_that_is_not_plain_is_not_that_of_its_actor(actors: list[str]) -> None:
+    names = Names("s", None)
+    subjects = [f"s.events.{actor_type(one)}.{one}".encode(errors="surrogatepass") for one in actors]
+    assert not names.are_subjects(subjects, actors)
 
 
 PATTERNS = ["order-*", "order-1", "*", ">", "*-1", "o*", "order-1*", "a.*", "order-*.x", "-*", "a-b-*"]

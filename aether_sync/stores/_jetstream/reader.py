@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard, cast
 
-from ..._codec.decoding import decode_stored
+from ..._codec.decoding import decode_stored, decode_stored_run
+from ..._nats.interest import Message
 from ..._runtime.deadline import Deadline
 from ...errors import DecodingError, MalformedRecordError
 from ...events import MAX_VERSION, Event
@@ -18,6 +19,7 @@ from .saves import Saves, Verdict, save_of
 
 __all__ = ["AskedTail", "Reader", "Tail", "valid"]
 
+_SEVERAL = 5  # records, whose subjects are compared together in less time than each by itself
 _PAGE = 1_000  # records in one answer
 
 
@@ -213,16 +215,32 @@ class Reader:
         """As :meth:`decoded`, for a record as it is delivered. Its subject need not be UTF-8."""
         return self._event(sequence, subject.decode(errors="backslashreplace"), data)
 
+    def events(self, sequences: Sequence[int], messages: Sequence[Message]) -> list[Event | MalformedRecordError]:
+        """As :meth:`event`, of several records in half of the time; in place of each that is no event is the error."""
+        found = decode_stored_run([data for _, _, _, data in messages])
+        if len(found) >= _SEVERAL:
+            actor_ids = [one.actor_id for one in found if isinstance(one, Event) and one.version]
+            if self._names.are_subjects([subject for subject, _, _, _ in messages], actor_ids):
+                return cast(list[Event | MalformedRecordError], found)
+        return [
+            one
+            if self._is_event(one, text := subject.decode(errors="backslashreplace"))
+            else _malformed(sequence, text, data, one)
+            for sequence, (subject, _, _, data), one in zip(sequences, messages, found, strict=True)
+        ]
+
     def _event(self, sequence: int, subject: str, data: bytes) -> Event:
         try:
-            event = decode_stored(data)
+            found: Event | DecodingError = decode_stored(data)
         except DecodingError as error:
-            reason: Exception | str = error
-        else:
-            if event.version > 0 and self._names.is_subject(subject, event.actor_id):
-                return event
-            reason = "it has no version" if not event.version else "it is of another actor than its subject"
-        raise MalformedRecordError(f"record {sequence} of {subject!r} is no event: {reason}", sequence, data)
+            found = error
+        if self._is_event(found, subject):
+            return found
+        raise _malformed(sequence, subject, data, found)
+
+    def _is_event(self, found: Event | DecodingError, subject: str) -> TypeGuard[Event]:
+        """Whether what was read from a record's body is an event, and one of the actor of its subject."""
+        return isinstance(found, Event) and found.version > 0 and self._names.is_subject(subject, found.actor_id)
 
     def refresh(self, actor_id: str, deadline: Deadline) -> Known:
         """Ask the leader for an actor's last event, note it in the cache, and return what is known then."""
@@ -345,3 +363,11 @@ def _torn(record: Record) -> MalformedRecord:
 def _is_known(last: Record, before: Known | None) -> bool:
     """Whether it is known already that a record is an event."""
     return before is not None and before.torn is None and before.sequence == last.sequence
+
+
+def _malformed(sequence: int, subject: str, data: bytes, found: Event | DecodingError) -> MalformedRecordError:
+    if isinstance(found, DecodingError):
+        reason = str(found)
+    else:
+        reason = "it is of another actor than its subject" if found.version else "it has no version"
+    return MalformedRecordError(f"record {sequence} of {subject!r} is no event: {reason}", sequence, data)
