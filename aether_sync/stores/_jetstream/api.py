@@ -17,7 +17,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from ..._nats.call import Call, is_status, single
+from ..._nats.call import Call, Last, is_status, single
 from ..._nats.channel import Channel
 from ..._nats.interest import Message
 from ..._runtime.deadline import Deadline
@@ -262,9 +262,7 @@ class JetStream:
         pause = Pause(deadline)
         while True:
             self._refuse_if_closed()
-            call = self._channel.request(
-                {subject}, lambda inbox: command(subject, inbox, headers, b""), deadline, single
-            )
+            call = self._channel.request({subject}, lambda inbox: command(subject, inbox, headers, b""), deadline, 1)
             try:
                 (answer,) = self._wait(call, _one_try(deadline, 0), deadline)
             except (DeadlineExceededError, DisconnectedError) as failed:
@@ -355,11 +353,11 @@ class JetStream:
         subject: str,
         body: dict[str, Any],
         deadline: Deadline,
-        is_last: Callable[[Message], bool],
+        last: Last,
         read: Callable[[list[Message]], T],
     ) -> "Asked[T]":
-        call = self._send(subject, body, deadline, is_last)
-        return Asked(call, self._wait, read, partial(self._persist, subject, body, is_last=is_last, tries=1))
+        call = self._send(subject, body, deadline, last)
+        return Asked(call, self._wait, read, partial(self._persist, subject, body, last=last, tries=1))
 
     def counts(self, stream: str, wanted: str, deadline: Deadline) -> dict[str, int]:
         """Return the number of records by subject, for all subjects that match."""
@@ -410,16 +408,14 @@ class JetStream:
         self._channel.write(command(f"$JS.API.{subject}", b"", b"", b""))
 
     def _persist(
-        self, subject: str, body: dict[str, Any], deadline: Deadline, is_last: Callable[[Message], bool], tries: int = 0
+        self, subject: str, body: dict[str, Any], deadline: Deadline, last: Last, tries: int = 0
     ) -> list[Message]:
         """Repeat a request until there is an answer. It must only read, or do no harm when it is done twice."""
         pause, starting, begun = Pause(deadline), Deadline(_STARTING), monotonic()
         for number in count(tries):
             self._refuse_if_closed()
             try:
-                messages = self._wait(
-                    self._send(subject, body, deadline, is_last), _one_try(deadline, number), deadline
-                )
+                messages = self._wait(self._send(subject, body, deadline, last), _one_try(deadline, number), deadline)
             except (DeadlineExceededError, DisconnectedError) as error:
                 if not deadline.remaining():
                     raise self.too_late(deadline) from error
@@ -427,16 +423,16 @@ class JetStream:
             why = why_again(messages[0])
             if not why:
                 return messages
-            if not pause.take() or (status_of(messages[0]) and is_last is single and not starting.remaining()):
+            if not pause.take() or (status_of(messages[0]) and last == single and not starting.remaining()):
                 self.doubt(subject.rpartition(".")[2])  # of a stream, perhaps: it may allow no direct reads any more
                 raise StoreUnavailableError(f"{why}: nobody else answered {subject} for {monotonic() - begun:.1f} s")
         raise AssertionError
 
-    def _send(self, subject: str, body: dict[str, Any], deadline: Deadline, is_last: Callable[[Message], bool]) -> Call:
+    def _send(self, subject: str, body: dict[str, Any], deadline: Deadline, last: Last) -> Call:
         data = json.dumps(body).encode()
         try:
             return self._open_call(
-                {subject}, lambda inbox: command(subject, inbox, b"", data), deadline, is_last, len(data)
+                {subject}, lambda inbox: command(subject, inbox, b"", data), deadline, last, len(data)
             )
         except EventTooLargeError as error:  # sent, it would end the connection, which others may use
             raise StoreUnavailableError(
@@ -448,12 +444,12 @@ class JetStream:
         subjects: Collection[str],
         make: Callable[[bytes], bytes],
         deadline: Deadline,
-        is_last: Callable[[Message], bool],
+        last: Last,
         largest: int = 0,
     ) -> Call:
         """Send a request; see :meth:`Channel.request`."""
         try:
-            return self._channel.request(subjects, make, deadline, is_last, largest)
+            return self._channel.request(subjects, make, deadline, last, largest)
         except BusClosedError:
             self._refuse_if_closed()
             raise
