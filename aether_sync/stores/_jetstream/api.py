@@ -19,9 +19,9 @@ import msgspec
 
 from ..._nats.call import Call, Last, is_status, single
 from ..._nats.channel import Channel
+from ..._nats.fast_reader import LONGEST_LINE
 from ..._nats.interest import Message
 from ..._runtime.deadline import Deadline
-from ..._runtime.registry import WeakRegistry
 from ..._values.clock import monotonic
 from ...errors import (
     BusClosedError,
@@ -79,6 +79,7 @@ _STARTING = 1.0  # seconds for JetStream to start; if nobody answers for longer,
 _SLOWEST = 2**20  # bytes a second of the slowest connection for which the time to wait is enough
 _SHARE = 0.7  # of the time left, to wait for the answer to a publish; the rest is to find out what became of it
 _PAGE_BYTES = 4 * 2**20  # of a page, within which there is no flow control
+_SURELY_STORED = LARGEST - AROUND - LONGEST_LINE  # bytes of a message, whatever its subject is
 _DOUBT = 1.0  # seconds in which a leader that knows less than others is not believed
 _GONE = 1.0  # seconds after which a server that knows no such stream is believed
 
@@ -88,7 +89,7 @@ class JetStream:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._calls: WeakRegistry[Call] = WeakRegistry()  # whose answers are awaited
+        self._calls: set[Call] = set()  # that threads wait for; any thread, by single operations
         self._closed: StoreClosedError | None = None
         self._largest: dict[str, int] = {}  # by stream: bytes of a message with its headers, of those that have a limit
         self._doubts: dict[str, int] = {}  # the number of the last sign that a stream is not what it was, by stream
@@ -148,26 +149,20 @@ class JetStream:
         """
         headers = headers_of(messages, batch)
         sizes = [len(head) + len(one.data) for head, one in zip(headers, messages, strict=True)]
-
-        def make(inbox: bytes) -> bytes:
-            # The answer to the first says whether there is room for a batch; that to the last, whether it is stored.
-            last = len(messages) - 1
-            return b"".join(
-                command(one.subject, inbox if place in (0, last) else b"", head, one.data)
-                for place, (one, head) in enumerate(zip(messages, headers, strict=True))
-            )
-
-        self._refuse_too_large(stream, messages, max(sizes))
+        largest = max(sizes)
+        self._refuse_too_large(stream, messages, largest)
         patience = _TRY * 2 ** min(number, 10) + sum(sizes) / _SLOWEST
         self._refuse_if_closed()
-        call = self._open_call({one.subject for one in messages}, make, deadline, is_ack, max(sizes))
+        subjects = {one.subject for one in messages} if batch else (messages[0].subject,)
+        make = partial(_commands, messages, headers)
+        call = self._open_call(subjects, make, deadline, is_ack if batch else single, largest)
         ack = self._await_ack(call, stream, patience, deadline)
         if ack.error is not None:
             if batch and ack.error.err_code in FULL:
                 raise NoRoomError(str(ack.error))
             if ack.error.err_code == ErrorCode.JSAtomicPublishIncompleteBatchErr:
                 self._see_limit(stream, deadline)
-                self._refuse_too_large(stream, messages, max(sizes))
+                self._refuse_too_large(stream, messages, largest)
             raise_for(ack.error)
         if ack.stream != stream:
             raise StoreError(f"stream {ack.stream!r} has these subjects, not {stream!r}")
@@ -184,7 +179,7 @@ class JetStream:
             StoreUnavailableError: The stream is gone.
         """
         try:
-            answer = self._wait(call, Deadline(min(patience, deadline.remaining() * _SHARE)), deadline)[-1]
+            answer = self._await(call, Deadline(min(patience, deadline.remaining() * _SHARE)), deadline)[-1]
         except DeadlineExceededError as error:
             if not call.claim():
                 raise UnknownError("the server did not answer") from error
@@ -193,7 +188,7 @@ class JetStream:
             raise self.too_late(deadline) from error
         except (DisconnectedError, ClosedError) as error:
             raise UnknownError(str(error)) from error
-        if status_of(answer) == 503:
+        if answer[2] and status_of(answer) == 503:
             self._refuse_if_gone(stream, deadline)
             self.doubt(stream)  # it may have other subjects now
             raise BusyError("no server answers for the stream: it has no leader now")
@@ -215,7 +210,7 @@ class JetStream:
                 f"an event of {size} bytes, headers included, is larger than the max_msg_size of stream {stream!r}, "
                 f"which is {self._largest[stream]}"
             )
-        if size > LARGEST - AROUND - max(len(one.subject) for one in messages):
+        if size > _SURELY_STORED and size > LARGEST - AROUND - max(len(one.subject) for one in messages):
             raise EventTooLargeError(
                 f"an event of {size} bytes, headers included, is larger than what nats-server stores in a file, which "
                 f"is {LARGEST} bytes with its subject, whatever max_payload is"
@@ -455,6 +450,13 @@ class JetStream:
             raise
 
     def _wait(self, call: Call, patience: Deadline, until: Deadline) -> list[Message]:
+        """As :meth:`_await`, and note if an answer says that there is no such stream."""
+        answers = self._await(call, patience, until)
+        if is_stream_not_found(answers[0]):
+            self._note_absence(call)
+        return answers
+
+    def _await(self, call: Call, patience: Deadline, until: Deadline) -> list[Message]:
         """Wait for the answers of a call, or until the store is closed.
 
         Args:
@@ -462,16 +464,16 @@ class JetStream:
             patience: The time to wait for the first answer.
             until: The time to wait for all of them, while they come.
         """
-        self._calls.add(call)
-        self._refuse_if_closed()
         try:
-            answers = call.wait(patience, until, self._channel.ping)
+            self._calls.add(call)
+            if self._closed is not None:  # it may have been closed before it could see this call
+                self._refuse_if_closed()
+            return call.wait(patience, until, self._channel.ping)
         except BusClosedError:
             self._refuse_if_closed()  # closing a store closes its own connection, too
             raise
-        if is_stream_not_found(answers[0]):
-            self._note_absence(call)
-        return answers
+        finally:
+            self._calls.discard(call)
 
     def _note_absence(self, call: Call) -> None:
         for subject in call.subjects:
@@ -487,12 +489,26 @@ class JetStream:
     def close(self, error: StoreClosedError) -> None:
         """Raise an error in every thread that waits for an answer, or will."""
         self._closed = error
-        for call in self._calls:
+        for call in list(self._calls):
             call.fail(error)
 
     def _refuse_if_closed(self) -> None:
         if self._closed is not None:
             raise StoreClosedError(*self._closed.args)
+
+
+def _commands(messages: Sequence[Outgoing], headers: Sequence[bytes], inbox: bytes) -> bytes:
+    """Return the commands of messages that are published together.
+
+    The answer to the first says whether there is room for a batch; that to the last, whether it is stored.
+    """
+    if len(messages) == 1:
+        return command(messages[0].subject, inbox, headers[0], messages[0].data)
+    last = len(messages) - 1
+    return b"".join(
+        command(one.subject, inbox if place in (0, last) else b"", head, one.data)
+        for place, (one, head) in enumerate(zip(messages, headers, strict=True))
+    )
 
 
 class Listed(NamedTuple, Generic[T]):
