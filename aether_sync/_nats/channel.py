@@ -20,9 +20,9 @@ from ..errors import (
     EventTooLargeError,
     PublishTimeoutError,
 )
-from .call import Call, single
+from .call import Call, Last, single
 from .engine import Engine
-from .interest import Interest, Message
+from .interest import Interest
 from .outbox import Outbox
 from .reasons import shown
 
@@ -277,7 +277,7 @@ class Channel:
         subjects: Collection[str],
         make: Callable[[bytes], bytes],
         deadline: Deadline,
-        is_last: Callable[[Message], bool] = single,
+        last: Last = single,
         largest: int = 0,
     ) -> Call:
         """Put a question to the server, and return the call that its answers are then waited for with.
@@ -286,7 +286,7 @@ class Channel:
             subjects: Whom it is put to.
             make: Makes the commands, from the inbox for the answers.
             deadline: For the connection, if there never was one, and for the right to get answers.
-            is_last: Whether an answer is the last one.
+            last: Which answer is the last.
             largest: Bytes of the largest payload among the commands, headers included.
 
         Raises:
@@ -306,7 +306,7 @@ class Channel:
             self.await_confirmation(requests.open(self.subscribe), deadline)
         if largest > engine.link.max_payload > 0:
             raise _too_large(largest, engine.link.max_payload)
-        call = requests.new_call(subjects, make, is_last)
+        call = requests.new_call(subjects, make, last)
         if not requests.put(call):
             engine.loop.post(requests.send, call)
         return call

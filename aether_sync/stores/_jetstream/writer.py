@@ -95,8 +95,7 @@ class Writer:
             deadline: For all attempts.
         """
         encoded = [encode_and_copy(event, "") for event in events]
-        copies = [copy for _, copy in encoded]
-        parts = self._parts(copies, exactly)
+        parts = self._parts(encoded, exactly)
         if len(events) > 1 and not config.get("allow_atomic"):
             raise AtomicAppendUnsupportedError(
                 f"stream {self._names.stream!r} has no allow_atomic, which {len(events)} events at once need: set it "
@@ -113,14 +112,13 @@ class Writer:
             raise UnknownOutcomeError(
                 f"{_counted(events)} may be stored, or not: {tries.why}, and then: {error}. "
                 "save_events(error.events) is safe",
-                tuple(copies),
+                tuple(copy for _, copy in encoded),
             ) from error
 
     def _try(
         self, encoded: Sequence[tuple[bytes, Event]], parts: Sequence[_Part], tries: _Tries, deadline: Deadline
     ) -> list[StoredEvent]:
         pause = Pause(deadline)
-        actors = [part.actor_id for part in parts]
         refused: dict[str, Known] = {}
         while True:
             self._check_time(deadline)
@@ -133,7 +131,7 @@ class Writer:
                     return self._found([copy for _, copy in encoded], parts, tails, deadline)
                 return self._publish(encoded, parts, tails, tries, deadline)
             except RefusedError:
-                self._reader.refresh_all(actors, deadline)
+                self._reader.refresh_all([part.actor_id for part in parts], deadline)
                 if tails == refused:  # by an event that is just being stored, or by the ids of a torn save
                     tries.refusals += 1
                     pause.take()
@@ -205,9 +203,9 @@ class Writer:
                 "again"
             )
 
-    def _parts(self, events: Sequence[Event], exactly: int | None) -> list[_Part]:
+    def _parts(self, encoded: Sequence[tuple[bytes, Event]], exactly: int | None) -> list[_Part]:
         parts: dict[str, _Part] = {}
-        for event in events:
+        for _, event in encoded:
             part = parts.get(event.actor_id)
             if part is None:
                 subject = self._names.subject(event.actor_id)
@@ -266,9 +264,9 @@ class Writer:
                 raise
             messages = [one._replace(earlier=b"") for one in messages]  # a hint makes no event too large
             ack = self._jetstream.publish(self._names.stream, messages, deadline, tries.note_try(batch), batch)
-        copies = [copy for _, copy in encoded]
         if ack.duplicate:
-            return self._duplicates(copies[0], ack.seq, deadline)
+            return self._duplicates(encoded[0][1], ack.seq, deadline)
+        copies = [copy for _, copy in encoded]
         start = ack.seq - len(copies) + 1
         if batch:
             self._saves.note(Place(batch, start), Verdict.WHOLE)
@@ -382,9 +380,12 @@ def _message_id(subject: str, event: Event, known: Known, refusals: int) -> str:
     has left a part, the server knows the ids of that: then other ids are taken. That only one of several attempts is
     stored is due to the expected sequence of the actor's last record.
     """
-    behind = refusals if known.torn is None else f"{known.end}/{refusals}"
-    parts = [subject, event.version, event.id, *([behind] if behind else [])]
-    return blake2b("\n".join(map(str, parts)).encode(), digest_size=16).hexdigest()
+    of = f"{subject}\n{event.version}\n{event.id}"
+    if known.torn is not None:
+        of = f"{of}\n{known.end}/{refusals}"
+    elif refusals:
+        of = f"{of}\n{refusals}"
+    return blake2b(of.encode(), digest_size=16).hexdigest()
 
 
 def _counted(events: Sequence[Event]) -> str:
