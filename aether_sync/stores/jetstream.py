@@ -64,6 +64,9 @@ class JetStreamEventStore(StoreBase, ForkAware):
             :meth:`set_broadcaster`.
         replicas: How many servers keep the stream if this store makes it: 1, or 3 to survive the loss of one. A stream
             that fewer servers keep is refused. Dead letters and snapshots are kept by as many servers as the events.
+        cached_actors: Of how many actors the store remembers the version, those that were used last; an actor takes up to
+            1 KB. A save first asks the server for the versions of actors that are not among them, for all of them at
+            once.
         **options: Those of :class:`Connection`, if the store makes its own.
 
     Raises:
@@ -78,9 +81,11 @@ class JetStreamEventStore(StoreBase, ForkAware):
         namespace: str | None = None,
         bus: EventBus | None = None,
         replicas: int = 1,
+        cached_actors: int = 16_384,
         **options: Unpack[ConnectionOptions],
     ) -> None:
         replicas = check_count("replicas", replicas)
+        self._cached_actors = check_count("cached_actors", cached_actors)
         self._names = Names(stream, namespace)
         self._replicas = replicas
         check_apart(self.stream, "aether")  # that of most buses, which this store need not know
@@ -96,7 +101,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
             self.set_broadcaster(bus, namespace)
 
     def _make_parts(self) -> None:
-        self._cache = VersionCache()
+        self._cache = VersionCache(self._cached_actors)
         self._saves = Saves(self._jetstream, self._names)
         self._reader = Reader(self._jetstream, self._names, self._cache, self._saves)
         self._writer = Writer(self._jetstream, self._names, self._cache, self._reader, self._saves)

@@ -15,7 +15,6 @@ from .saves import Place
 
 __all__ = ["Known", "Torn", "VersionCache"]
 
-_ACTORS_KEPT = 16_384  # a kilobyte each at most; the server is asked for others
 _POSITIONS_KEPT = 8  # of an actor: where to begin to read if another node has stored a few versions meanwhile
 
 
@@ -69,9 +68,14 @@ class Known(NamedTuple):
 
 
 class VersionCache:
-    """What is known of actors, by actor. Any thread may call it."""
+    """What is known of actors, by actor. Any thread may call it.
 
-    def __init__(self) -> None:
+    Args:
+        size: How many actors are kept; the leader is asked for others.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
         self._lock = signal_safe_lock()  # guards _known
         self._known: OrderedDict[str, Known] = OrderedDict()  # the least recently used first
         self.last = 0  #: the greatest sequence that this store object is known to have stored
@@ -153,5 +157,5 @@ class VersionCache:
     def _set(self, actor_id: str, known: Known) -> None:
         self._known[actor_id] = known
         self._known.move_to_end(actor_id)
-        while len(self._known) > _ACTORS_KEPT:
+        while len(self._known) > self._size:
             self._known.popitem(last=False)
