@@ -64,7 +64,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
             :meth:`set_broadcaster`.
         replicas: How many servers keep the stream if this store makes it: 1, or 3 to survive the loss of one. A stream
             that fewer servers keep is refused. Dead letters and snapshots are kept by as many servers as the events.
-        cached_actors: Of how many actors the store remembers the version, those that were used last; an actor takes up to
+        cached_actors: Of how many actors the store remembers the version, those that were used last; each takes up to
             1 KB. A save first asks the server for the versions of actors that are not among them, for all of them at
             once.
         **options: Those of :class:`Connection`, if the store makes its own.

@@ -26,6 +26,7 @@ from aether_sync._nats.link import Link
 from aether_sync._nats.outbox import Outbox
 from aether_sync.connection import channel_of as _channel_of
 from aether_sync.stores._jetstream.api import JetStream
+from aether_sync.stores._jetstream.group_commit import Outbound
 from aether_sync.stores._jetstream.names import Names
 from aether_sync.stores._jetstream.pull import PullBuffer
 from aether_sync.stores.consumers.lanes import LaneScheduler
@@ -38,6 +39,7 @@ __all__ = [
     "engine_of",
     "event_loop_of",
     "files_of",
+    "grouped_by",
     "has_engine",
     "held_by",
     "interests_of",
@@ -173,6 +175,11 @@ def prefix_of(bus: NATSEventBus) -> str:
 def names_of(store: JetStreamEventStore) -> Names:
     """What its stream and its subjects are called."""
     return store._names
+
+
+def grouped_by(store: JetStreamEventStore) -> list[Outbound]:
+    """The saves that wait for a batch that is under way."""
+    return list(store._writer._group._queue)
 
 
 def jetstream_of(store: JetStreamEventStore) -> JetStream:

@@ -36,8 +36,8 @@ ROOMS: dict[str, list[str]] = {
         "admin", "doctor",
     ],
     "stores/_jetstream": [
-        "names", "error_codes", "answers", "messages", "api", "stream", "saves", "cache", "capacity", "reader",
-        "writer", "snapshots", "parts", "pull", "flow", "record_flow", "follower",
+        "names", "error_codes", "answers", "messages", "api", "stream", "saves", "cache", "capacity", "group_commit",
+        "reader", "writer", "snapshots", "parts", "pull", "flow", "record_flow", "follower",
     ],
     "stores/consumers": [
         "arrivals", "dead_letters", "durable", "ack_extender", "delivery", "handlers", "sources", "consumption",

@@ -192,7 +192,9 @@ class RecordFlow(Flow):
                     found = error
                 else:
                     if self._takes_all or self._filter.matches(event):
-                        ends, first = (True, 0) if member is None or save is None else (member.commits, save.first)
+                        ends, first = True, 0
+                        if member is not None:
+                            ends, first = member.ends_save, sequence - member.place + 1
                         found = StoredEvent(event, sequence, False, ends, first)
                 if found is not None:
                     if save is None and not self._staged:

@@ -23,7 +23,8 @@ from .answers import BusyError, IncompleteError, NoRoomError, NotSentError, Refu
 from .api import JetStream, Pause
 from .cache import Known, VersionCache
 from .capacity import Capacity
-from .messages import Outgoing, new_batch
+from .group_commit import GroupCommit, Landed, Outbound
+from .messages import Outgoing
 from .names import Names
 from .reader import Reader
 from .saves import Place, Saves, Verdict
@@ -48,18 +49,19 @@ class _Part:
 class _Tries:
     """What is known of the attempts to store one save."""
 
-    def __init__(self, is_alone: bool) -> None:
-        self.is_alone = is_alone  # the stream has one replica: its server stores a batch record by record
+    def __init__(self, config: dict[str, Any]) -> None:
+        #: Whether the stream has one replica: its server stores a batch record by record.
+        self.is_alone = config.get("num_replicas", 1) == 1
+        #: Whether that server stages each batch in files, so that saves are better sent together.
+        self.is_staged = self.is_alone and config.get("storage") == "file"
         self.doubt: dict[str, Known] = {}  # by actor: its end when something was sent that got no answer
         self.why = "no answer came"
         self.batches: set[bytes] = set()  # the ids of the batches that were sent
         self.refusals = 0  # those without a visible reason
         self._begun = 0
 
-    def note_try(self, batch: bytes) -> int:
+    def note_try(self) -> int:
         """Note an attempt that is about to be sent; return the number of attempts before it."""
-        if batch:
-            self.batches.add(batch)
         self._begun += 1
         return self._begun - 1
 
@@ -74,6 +76,7 @@ class Writer:
         self._reader = reader
         self._saves = saves
         self._room = Capacity(jetstream)
+        self._group = GroupCommit(jetstream, names.stream)
 
     def commit(
         self, events: Sequence[Event], exactly: int | None, config: dict[str, Any], deadline: Deadline
@@ -95,7 +98,7 @@ class Writer:
                 f"stream {self._names.stream!r} has no allow_atomic, which {len(events)} events at once need: set it "
                 "(nats-server 2.12), or save one event at a time"
             )
-        tries = _Tries(is_alone=config.get("num_replicas", 1) == 1)
+        tries = _Tries(config)
         try:
             return self._try(encoded, parts, tries, deadline)
         except (VersionConflictError, DuplicateIdError):
@@ -244,25 +247,35 @@ class Writer:
             else:
                 behind = None if known.torn is None else known.sequence
                 messages.append(Outgoing(subject, message_id, known.end, data, behind))
-        batch = new_batch(len(messages)) if len(messages) > 1 else b""
-        if batch and tries.is_alone:
-            self._room.check(messages, batch, deadline)
-        ack = self._jetstream.publish(self._names.stream, messages, deadline, tries.note_try(batch), batch)
         copies = [copy for _, copy in encoded]
+        if len(messages) > 1:
+            landed = self._publish_batch(messages, tries, deadline)
+            self._saves.note(Place(landed.batch, landed.start), Verdict.WHOLE)
+            last = landed.first + len(copies) - 1
+            return self._noted(
+                [
+                    StoredEvent(event, sequence, False, sequence == last, landed.first)
+                    for sequence, event in enumerate(copies, landed.first)
+                ]
+            )
+        ack = self._jetstream.publish(self._names.stream, messages, deadline, tries.note_try())
         if ack.duplicate:
             return self._duplicates(copies[0], ack.seq, deadline)
-        start = ack.seq - len(copies) + 1
-        if batch:
-            self._saves.note(Place(batch, start), Verdict.WHOLE)
-        return self._stored(copies, range(start, ack.seq + 1), duplicate=False)
+        return self._noted([StoredEvent(copies[0], ack.seq)])
 
-    def _stored(self, events: Sequence[Event], sequences: Iterable[int], *, duplicate: bool) -> list[StoredEvent]:
-        places = list(sequences)
-        batch = places[0] if len(places) > 1 and not duplicate else 0
-        stored = [
-            StoredEvent(event, sequence, duplicate, place == len(events), batch)
-            for place, (event, sequence) in enumerate(zip(events, places, strict=True), 1)
-        ]
+    def _publish_batch(self, messages: Sequence[Outgoing], tries: _Tries, deadline: Deadline) -> Landed:
+        """Store several messages, all or none: with the saves of other threads that wait, where that is of use."""
+        save = Outbound(messages, tries.batches, tries.note_try())
+        if tries.is_alone and self._room.is_tight:
+            self._room.check(messages, deadline)
+        elif tries.is_staged:
+            landed = self._group.publish(save, deadline)
+            if landed is not None:
+                return landed
+            self._check_time(deadline)
+        return self._group.publish_alone(save, deadline)
+
+    def _noted(self, stored: list[StoredEvent]) -> list[StoredEvent]:
         for one in stored:
             self._cache.learn(one.event.actor_id, one.event.version, one.sequence)
         return stored
@@ -282,7 +295,7 @@ class Writer:
             raise DuplicateIdError(
                 f"event {event.id!r:.80} is to be stored, and something else is under its id: {there!r}"
             )
-        return self._stored([there], [sequence], duplicate=True)
+        return self._noted([StoredEvent(there, sequence, True)])
 
     def _found(
         self,
@@ -312,8 +325,8 @@ class Writer:
         if len(places) < len(events):
             part = next(part for part in parts if not part.fits(tails[part.actor_id].version))
             raise VersionConflictError(part.actor_id, part.events[0].version, tails[part.actor_id].version)
-        there = [places[event.id] for event in events]
-        return self._stored([event for event, _ in there], [at for _, at in there], duplicate=True)
+        last = len(events) - 1
+        return self._noted([StoredEvent(*places[event.id], True, place == last) for place, event in enumerate(events)])
 
     def _that_may_be_there(
         self, parts: Sequence[_Part], tails: dict[str, Known], deadline: Deadline
