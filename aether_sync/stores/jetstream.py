@@ -74,6 +74,9 @@ class JetStreamEventStore(StoreBase, ForkAware):
             default is 64 MiB, about 50,000 events of 300 bytes.
         snapshots_kept: How many snapshots of each actor are kept, the latest ones. A stream of snapshots that keeps
             fewer is refused; one that keeps more is used as it is.
+        cached_actors: Of how many actors the store remembers the version, those that were used last; each takes up to
+            1 KB. A save first asks the server for the versions of actors that are not among them, for all of them at
+            once.
         **options: Those of :class:`Connection`, if the store makes its own.
 
     Raises:
@@ -90,9 +93,11 @@ class JetStreamEventStore(StoreBase, ForkAware):
         replicas: int = 1,
         cache_bytes: int = 64 * 2**20,
         snapshots_kept: int = 1,
+        cached_actors: int = 16_384,
         **options: Unpack[ConnectionOptions],
     ) -> None:
         replicas = check_count("replicas", replicas)
+        self._cached_actors = check_count("cached_actors", cached_actors)
         self._names = Names(stream, namespace)
         self._replicas = replicas
         self._cache_bytes = check_int("cache_bytes", cache_bytes, 0, MAX_VERSION)
@@ -110,7 +115,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
             self.set_broadcaster(bus, namespace)
 
     def _make_parts(self) -> None:
-        self._cache = VersionCache()
+        self._cache = VersionCache(self._cached_actors)
         self._saves = Saves(self._jetstream, self._names)
         self._reader = Reader(self._jetstream, self._names, self._cache, self._saves)
         self._kept = KeptEvents(self._cache_bytes)

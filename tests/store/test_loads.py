@@ -198,6 +198,28 @@ def test_loads_beside_writers_have_all_that_was_stored_before(make_store: MakeSt
     assert [one.version for one in make_store().get_events("a-1")] == list(range(1, 81))
 
 
+@pytest.mark.concurrent
+def test_saves_that_share_a_batch_name_their_own_actors_events(make_store: MakeStore, asked: Asked) -> None:
+    store = make_store()
+    store.start()
+
+    def write(thread: int) -> None:
+        for _ in range(12):
+            own, other = f"a-{thread}", f"b-{thread}"
+            there, elsewhere = store.cached_version(own) or 0, store.cached_version(other) or 0
+            planned = [event(own, there + 1), event(other, elsewhere + 1), event(own, there + 2)]
+            store.save_events(planned, timeout=PATIENCE)
+
+    run_threads(*(lambda thread=thread: write(thread) for thread in range(8)))
+    reader = make_store(cache_bytes=0)
+    for thread in range(8):
+        for owner in (store, reader):
+            assert [one.version for one in owner.get_events(f"a-{thread}")] == list(range(1, 25))
+            assert [one.version for one in owner.get_events(f"b-{thread}")] == list(range(1, 13))
+        assert load(store, f"a-{thread}") == load(reader, f"a-{thread}"), "batch and ends_batch are those of the save"
+    assert not asked.searches
+
+
 # -- round trips
 
 

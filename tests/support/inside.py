@@ -27,6 +27,7 @@ from aether_sync._nats.outbox import Outbox
 from aether_sync.connection import channel_of as _channel_of
 from aether_sync.stores._jetstream.api import JetStream
 from aether_sync.stores._jetstream.cache import VersionCache
+from aether_sync.stores._jetstream.group_commit import Outbound
 from aether_sync.stores._jetstream.loader import Loader
 from aether_sync.stores._jetstream.names import Names
 from aether_sync.stores._jetstream.pull import PullBuffer
@@ -41,6 +42,7 @@ __all__ = [
     "engine_of",
     "event_loop_of",
     "files_of",
+    "grouped_by",
     "has_engine",
     "held_by",
     "interests_of",
@@ -187,6 +189,11 @@ def cache_of(store: JetStreamEventStore) -> VersionCache:
 def loader_of(store: JetStreamEventStore) -> Loader:
     """What loads actors for it, and keeps their events."""
     return store._loader
+
+
+def grouped_by(store: JetStreamEventStore) -> list[Outbound]:
+    """The saves that wait for a batch that is under way."""
+    return list(store._writer._group._queue)
 
 
 def jetstream_of(store: JetStreamEventStore) -> JetStream:

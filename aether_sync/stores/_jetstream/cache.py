@@ -16,8 +16,6 @@ from .saves import Place
 
 __all__ = ["Known", "Torn", "VersionCache"]
 
-_ACTORS_KEPT = 16_384  # a kilobyte each at most; the server is asked for others
-
 
 class Torn(NamedTuple):
     """The end of an actor's records, if they end with records of a save that is not whole.
@@ -73,9 +71,14 @@ class Known(NamedTuple):
 
 
 class VersionCache:
-    """What is known of actors, by actor. Any thread may call it."""
+    """What is known of actors, by actor. Any thread may call it.
 
-    def __init__(self) -> None:
+    Args:
+        size: How many actors are kept; the leader is asked for others.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
         self._lock = signal_safe_lock()  # guards _known
         self._known: OrderedDict[str, Known] = OrderedDict()  # the least recently used first
         self.last = 0  #: the greatest sequence that this store object is known to have stored
@@ -159,5 +162,5 @@ class VersionCache:
     def _set(self, actor_id: str, known: Known) -> None:
         self._known[actor_id] = known
         self._known.move_to_end(actor_id)
-        while len(self._known) > _ACTORS_KEPT:
+        while len(self._known) > self._size:
             self._known.popitem(last=False)

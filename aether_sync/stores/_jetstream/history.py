@@ -154,7 +154,7 @@ class History:
             deadline: For all requests.
         """
         known = 0 if end.last is None else end.last.sequence
-        while after < until and (after < known or not (last is None or last.ends_batch)):
+        while after < until and (after < known or not (last is None or last.commits)):
             last = self._jetstream.next(self._names.stream, subject, after + 1, deadline)
             if last is None or last.sequence > until:
                 return

@@ -1,7 +1,7 @@
 """Messages of a stream: how events are published, and how records are read from what the server sends.
 
-The headers of batches are those of ADR-50, the answers of direct get those of ADR-31; ``Aether-Behind`` and
-``Aether-Earlier`` are our own.
+The headers of batches are those of ADR-50, the answers of direct get those of ADR-31; ``Aether-Behind``,
+``Aether-Earlier`` and ``Aether-Save`` are our own.
 """
 
 import os
@@ -53,7 +53,10 @@ _SEQUENCE = b"\r\nNats-Sequence: "
 _EXPECTED = re.compile(rb"\r\nNats-Expected-Last-Subject-Sequence: *(\d{1,19})")
 _PENDING = re.compile(rb"\r\nNats-Num-Pending: (\d+)")
 _BEHIND = re.compile(rb"\r\nAether-Behind: *(\d{1,19})")
-_MEMBER = re.compile(rb"\r\nNats-Batch-Id: ([^\r]+)\r\nNats-Batch-Sequence: (\d{1,6})\r\n(Nats-Batch-Commit: 1\r\n)?")
+_MEMBER = re.compile(
+    rb"\r\n(?:Aether-Save: (\d{1,4})/(\d{1,4})\r\n)?Nats-Batch-Id: ([^\r]+)\r\nNats-Batch-Sequence: (\d{1,6})\r\n"
+    rb"(Nats-Batch-Commit: 1\r\n)?"
+)
 _BATCH_ID = re.compile(rb"\r\nNats-Batch-Id: *([^\r]+)")
 _BATCH = re.compile(rb"\r\nNats-Batch-Sequence: *(\d{1,6})\r")  # a stranger may have written more digits
 _COMMIT = re.compile(rb"\r\nNats-Batch-Commit: *1\r")
@@ -67,11 +70,15 @@ class Member(NamedTuple):
         batch: The batch's id.
         number: The record's place, from 1 on.
         commits: Whether it is the last record, which commits the batch.
+        place: Its place in its save, from 1 on: the batch may have several saves.
+        ends_save: Whether it is the last record of its save.
     """
 
     batch: bytes
     number: int
     commits: bool
+    place: int
+    ends_save: bool
 
     @property
     def size(self) -> int:
@@ -145,17 +152,17 @@ class Record(NamedTuple):
         member = self.member
         if member is None:
             return StoredEvent(event, self.sequence)
-        return StoredEvent(event, self.sequence, False, member.commits, self.sequence - member.number + 1)
+        return StoredEvent(event, self.sequence, False, member.ends_save, self.sequence - member.place + 1)
 
     @property
     def batch(self) -> int:
-        """The sequence of the first record of the atomic batch that it was stored in; 0 if it was stored alone."""
+        """The sequence of the first record that was saved by the same call; 0 if it was stored alone."""
         member = self.member
-        return 0 if member is None else self.sequence - member.number + 1
+        return 0 if member is None else self.sequence - member.place + 1
 
     @property
-    def ends_batch(self) -> bool:
-        """Whether no record follows that was stored in the same batch."""
+    def commits(self) -> bool:
+        """Whether no record follows that was stored in the same atomic batch."""
         member = self.member
         return member is None or member.commits
 
@@ -166,12 +173,15 @@ def member_of(headers: bytes) -> Member | None:
         return None
     found = _MEMBER.search(headers)
     if found is not None:
-        batch, number, commit = found.groups()
-        return Member(batch, int(number), commit is not None)
+        place, size, batch, number, commit = found.groups()
+        if place is not None:
+            return Member(batch, int(number), commit is not None, int(place), place == size)
+        return Member(batch, int(number), commit is not None, int(number), commit is not None)
     others, place = _BATCH_ID.search(headers), _BATCH.search(headers)  # in another order, or without spaces
     if others is None or place is None:
         return None
-    return Member(others[1], int(place[1]), _COMMIT.search(headers) is not None)
+    commits = _COMMIT.search(headers) is not None
+    return Member(others[1], int(place[1]), commits, int(place[1]), commits)
 
 
 class Page(NamedTuple):
@@ -193,6 +203,7 @@ class Outgoing(NamedTuple):
         behind: The sequence of the event before it, 0 if there is none, where the last record of the subject is no
             event; else None.
         earlier: What it says of earlier events (``Earlier.text``); b"" for the first one of its subject.
+        within: Its place in its save, from 1 on, and the size of that, where the batch has several saves.
     """
 
     subject: str
@@ -201,6 +212,7 @@ class Outgoing(NamedTuple):
     data: bytes
     behind: int | None = None
     earlier: bytes = b""
+    within: tuple[int, int] | None = None
 
 
 def new_batch(size: int) -> bytes:
@@ -230,6 +242,8 @@ def headers_of(messages: Sequence[Outgoing], batch: bytes) -> list[bytes]:
             lines.append(b"Aether-Behind: %d\r\n" % one.behind)
         if one.earlier:
             lines.append(b"%b%b\r\n" % (HEADER, one.earlier))
+        if one.within is not None:  # right before the batch's id: see ``_MEMBER``
+            lines.append(b"Aether-Save: %d/%d\r\n" % one.within)
         if batch:
             lines.append(b"%bNats-Batch-Sequence: %d\r\n" % (batch, place))
             if place == len(messages):

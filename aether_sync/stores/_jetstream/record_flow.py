@@ -240,7 +240,7 @@ class RecordFlow(Flow):
             if member is not None or self._run is not None:
                 save = self._note_run(sequence, member)
             if self._wants(event):
-                ends, first = (True, 0) if member is None or save is None else (member.commits, save.first)
+                ends, first = (True, 0) if member is None else (member.ends_save, sequence - member.place + 1)
                 one = _stored(event, sequence, ends, first)
                 if save is None and not self._staged:
                     self._ready.append(one)

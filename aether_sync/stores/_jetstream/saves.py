@@ -236,12 +236,12 @@ class Saves:
             record: The last record of the stream.
             deadline: For all requests.
         """
-        while not record.ends_batch and (save := save_of(record)) is not None and save.first > 1:
+        while not record.commits and (save := save_of(record)) is not None and save.first > 1:
             before = self._jetstream.next(self._names.stream, self._names.all_events, save.first - 1, deadline)
             if before is None or before.sequence >= save.first:
                 return save.first - 1
             record = before
-        return record.sequence if record.ends_batch else 0
+        return record.sequence if record.commits else 0
 
     def call_off(self, save: Place, subject: str, deadline: Deadline) -> None:
         """Have the server give up an open save, so that it does not store the rest later.

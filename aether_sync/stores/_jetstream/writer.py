@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
 from ..._codec.encoding import encode_and_copy
@@ -25,10 +24,11 @@ from .answers import BusyError, IncompleteError, NoRoomError, NotSentError, Refu
 from .api import JetStream, Pause
 from .cache import Known, VersionCache
 from .capacity import Capacity
-from .earlier import Earlier
+from .draft import Draft
+from .group_commit import GroupCommit, Landed, Outbound
 from .kept import memory_of
 from .loader import Loader
-from .messages import Outgoing, new_batch
+from .messages import Outgoing
 from .names import Names
 from .reader import Reader
 from .saves import Place, Verdict
@@ -53,18 +53,19 @@ class _Part:
 class _Tries:
     """What is known of the attempts to store one save."""
 
-    def __init__(self, is_alone: bool) -> None:
-        self.is_alone = is_alone  # the stream has one replica: its server stores a batch record by record
+    def __init__(self, config: dict[str, Any]) -> None:
+        #: Whether the stream has one replica: its server stores a batch record by record.
+        self.is_alone = config.get("num_replicas", 1) == 1
+        #: Whether that server stages each batch in files, so that saves are better sent together.
+        self.is_staged = self.is_alone and config.get("storage") == "file"
         self.doubt: dict[str, Known] = {}  # by actor: its end when something was sent that got no answer
         self.why = "no answer came"
         self.batches: set[bytes] = set()  # the ids of the batches that were sent
         self.refusals = 0  # those without a visible reason
         self._begun = 0
 
-    def note_try(self, batch: bytes) -> int:
+    def note_try(self) -> int:
         """Note an attempt that is about to be sent; return the number of attempts before it."""
-        if batch:
-            self.batches.add(batch)
         self._begun += 1
         return self._begun - 1
 
@@ -81,6 +82,7 @@ class Writer:
         self._kept = loader.kept
         self._saves = reader.saves
         self._room = Capacity(jetstream)
+        self._group = GroupCommit(jetstream, names.stream)
 
     def commit(
         self, events: Sequence[Event], exactly: int | None, config: dict[str, Any], deadline: Deadline
@@ -101,7 +103,7 @@ class Writer:
                 f"stream {self._names.stream!r} has no allow_atomic, which {len(events)} events at once need: set it "
                 "(nats-server 2.12), or save one event at a time"
             )
-        tries = _Tries(is_alone=config.get("num_replicas", 1) == 1)
+        tries = _Tries(config)
         try:
             return self._try(encoded, parts, tries, deadline)
         except (VersionConflictError, DuplicateIdError):
@@ -238,62 +240,43 @@ class Writer:
         tries: _Tries,
         deadline: Deadline,
     ) -> list[StoredEvent]:
-        subjects = {part.actor_id: part.subject for part in parts}
-        latest: dict[str, tuple[Earlier, int]] = {}  # by actor: what its last event here names, and its place
-        messages = []
-        for place, (data, event) in enumerate(encoded, 1):
-            actor_id = event.actor_id
-            subject, known = subjects[actor_id], tails[actor_id]
-            message_id = _message_id(subject, event, known, tries.refusals)
-            if actor_id in latest:  # only an actor's first event in a batch may expect a sequence
-                before, at = latest[actor_id]
-                earlier = before.after_place(at)
-                messages.append(Outgoing(subject, message_id, None, data, None, earlier.text))
-            else:
-                earlier = known.to_name
-                behind = None if known.torn is None else known.sequence
-                messages.append(Outgoing(subject, message_id, known.end, data, behind, earlier.text))
-            latest[actor_id] = earlier, place
-        batch = new_batch(len(messages)) if len(messages) > 1 else b""
-        if batch and tries.is_alone:
-            self._room.check(messages, batch, deadline)
+        draft = Draft(encoded, {part.actor_id: part.subject for part in parts}, tails, tries.refusals)
         try:
-            ack = self._jetstream.publish(self._names.stream, messages, deadline, tries.note_try(batch), batch)
+            first, is_duplicate = self._send(draft.messages, tries, deadline)
         except EventTooLargeError:
-            if not any(one.earlier for one in messages):
+            if not draft.drop_hints():  # which make no event too large
                 raise
-            messages = [one._replace(earlier=b"") for one in messages]  # a hint makes no event too large
-            ack = self._jetstream.publish(self._names.stream, messages, deadline, tries.note_try(batch), batch)
-        if ack.duplicate:
-            return self._duplicates(encoded[0][1], ack.seq, deadline)
-        copies = [copy for _, copy in encoded]
-        start = ack.seq - len(copies) + 1
-        if batch:
-            self._saves.note(Place(batch, start), Verdict.WHOLE)
-        stored = [
-            StoredEvent(event, sequence, False, sequence == ack.seq, start if batch else 0)
-            for sequence, event in enumerate(copies, start)
-        ]
-        for actor_id, (earlier, place) in latest.items():
-            self._cache.learn(
-                actor_id, copies[place - 1].version, start + place - 1, earlier.settled(start) if batch else earlier
-            )
-        self._keep(encoded, stored, tails)
+            first, is_duplicate = self._send(draft.messages, tries, deadline)
+        if is_duplicate:
+            return self._duplicates(encoded[0][1], first, deadline)
+        for actor_id, version, sequence, earlier in draft.ends(first):
+            self._cache.learn(actor_id, version, sequence, earlier)
+        stored = draft.stored(first)
+        if self._kept.most:
+            for actor_id, events, written in draft.rows(stored):
+                self._kept.add(actor_id, tails[actor_id].sequence, events, memory_of(written))
         return stored
 
-    def _keep(
-        self, encoded: Sequence[tuple[bytes, Event]], stored: Sequence[StoredEvent], tails: dict[str, Known]
-    ) -> None:
-        """Keep what was stored, so that it need not be read."""
-        if not self._kept.most:
-            return
-        rows: dict[str, tuple[list[StoredEvent], list[bytes]]] = {}
-        for one, (data, event) in zip(stored, encoded, strict=True):
-            events, written = rows.setdefault(event.actor_id, ([], []))
-            events.append(one)
-            written.append(data)
-        for actor_id, (events, written) in rows.items():
-            self._kept.add(actor_id, tails[actor_id].sequence, events, memory_of(written))
+    def _send(self, messages: Sequence[Outgoing], tries: _Tries, deadline: Deadline) -> tuple[int, bool]:
+        """Publish messages; return the sequence of the first, and whether it is that of an earlier attempt."""
+        if len(messages) == 1:
+            ack = self._jetstream.publish(self._names.stream, messages, deadline, tries.note_try())
+            return ack.seq, ack.duplicate
+        landed = self._publish_batch(messages, tries, deadline)
+        self._saves.note(Place(landed.batch, landed.start), Verdict.WHOLE)
+        return landed.first, False
+
+    def _publish_batch(self, messages: Sequence[Outgoing], tries: _Tries, deadline: Deadline) -> Landed:
+        """Store several messages, all or none: with the saves of other threads that wait, where that is of use."""
+        save = Outbound(messages, tries.batches, tries.note_try())
+        if tries.is_alone and self._room.is_tight:
+            self._room.check(messages, deadline)
+        elif tries.is_staged:
+            landed = self._group.publish(save, deadline)
+            if landed is not None:
+                return landed
+            self._check_time(deadline)
+        return self._group.publish_alone(save, deadline)
 
     def _known_already(self, events: Sequence[Event], sequences: Sequence[int]) -> list[StoredEvent]:
         """Return events as an earlier attempt has stored them, and note their versions."""
@@ -371,21 +354,6 @@ def _refuse_older(tails: dict[str, Known], doubt: dict[str, Known]) -> None:
     for actor_id, sent in doubt.items():
         if tails[actor_id].end < sent.end:
             raise BusyError(f"the leader does not know of event {sent.end} of actor {actor_id!r:.80}")
-
-
-def _message_id(subject: str, event: Event, known: Known, refusals: int) -> str:
-    """Return the message id of an event, by which the server recognises a second attempt.
-
-    Message ids are unique in the whole stream, so it is made of the actor and the version, too. If an earlier attempt
-    has left a part, the server knows the ids of that: then other ids are taken. That only one of several attempts is
-    stored is due to the expected sequence of the actor's last record.
-    """
-    of = f"{subject}\n{event.version}\n{event.id}"
-    if known.torn is not None:
-        of = f"{of}\n{known.end}/{refusals}"
-    elif refusals:
-        of = f"{of}\n{refusals}"
-    return blake2b(of.encode(), digest_size=16).hexdigest()
 
 
 def _counted(events: Sequence[Event]) -> str:
