@@ -2,8 +2,8 @@
 
 import base64
 import json
-import re
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
