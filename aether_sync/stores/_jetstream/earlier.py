@@ -73,6 +73,17 @@ class Earlier(NamedTuple):
             made.append(level)
         return cls(tuple(made))
 
+    @classmethod
+    def read(cls, headers: bytes, first: int) -> "Earlier":
+        """Return what a record names; the arguments are those of :func:`named`."""
+        levels = named(headers, first)
+        texts = _text_of(headers).split(b";") if levels else []
+        if any(b"+" in text for text in texts):
+            return cls.of(levels)
+        return cls(
+            tuple(_Level(len(one), one[-1] if one else 0, text) for one, text in zip(levels, texts, strict=True))
+        )
+
     @property
     def text(self) -> bytes:
         """The value of the header; b"" if there is nothing to name."""
@@ -128,14 +139,16 @@ def named(headers: bytes, first: int) -> list[list[int]]:
         headers: The headers of the record.
         first: The sequence of the first record of its atomic batch; any number if it was stored alone.
     """
-    start = headers.find(_BEGINNING)
-    if start < 0:
-        return []
-    start += len(_BEGINNING)
+    text = _text_of(headers)
     try:
-        return _read(headers[start : headers.index(b"\r\n", start)], first)
+        return _read(text, first) if text else []
     except ValueError:  # another program has written it
         return []
+
+
+def _text_of(headers: bytes) -> bytes:
+    start = headers.find(_BEGINNING)
+    return headers[start + len(_BEGINNING) :].partition(b"\r\n")[0] if start >= 0 else b""
 
 
 def _read(text: bytes, first: int) -> list[list[int]]:

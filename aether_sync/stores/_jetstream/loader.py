@@ -150,11 +150,15 @@ class Loader:
         is_last = True
         record, version = tail.record, tail.event.event.version
         while True:
-            last = record.ordinal
+            named = record.named
+            last = sum([RUN**level * len(sequences) for level, sequences in enumerate(named)])
             ordinals = _ordinals(version, last, wanted)
             if not ordinals:  # what records name does not fit their versions
                 return None
-            found = self._fetch(record, last, ordinals, wanted.after, deadline)
+            ends = _ends(named, _End(last, record.sequence, len(named)))
+            found = self._fetch(
+                record, last, _that_lead_to(ordinals, wanted.after, ends), ordinals, wanted.after, deadline
+            )
             if found is None:
                 return None
             if record is tail.record:
@@ -167,13 +171,13 @@ class Loader:
             before, version = _before(record), self._reader.decoded(record).version
             if before is not None and (before <= wanted.after or version <= wanted.first):
                 break
-            if before is None or not record.ordinal:
+            if before is None or not record.named:
                 return None
             del records[0]
         return _Run(records, is_last) if records and _is_linked(records) else None
 
     def _fetch(
-        self, record: Record, ordinal: int, ordinals: range, after: int, deadline: Deadline
+        self, record: Record, last: int, ends: list[_End], ordinals: range, after: int, deadline: Deadline
     ) -> dict[int, Record] | None:
         """Return records by the ordinals of their events, from those that a record names on.
 
@@ -181,22 +185,26 @@ class Loader:
 
         Args:
             record: The record.
-            ordinal: That of its event.
+            last: The ordinal of its event.
+            ends: What it names, as far as it leads to events that are wanted.
             ordinals: Those of the events that are wanted.
             after: A sequence after which they are.
             deadline: For all requests.
         """
-        found = {ordinal: record}
-        ends = _that_lead_to(ordinals, after, _ends(record, _End(ordinal, record.sequence, len(record.named))))
+        found = {last: record}
         while ends:
             records = self._read(record, [end.sequence for end in ends], deadline)
             following: list[_End] = []
             for end in ends:
                 there = records.get(end.sequence)
-                if there is None or (end.level and not _names_all(there, end.level)):
+                if there is None:
                     return None
                 found[end.ordinal] = there
-                following += _ends(there, end)
+                if end.level:
+                    named = there.named[: end.level]
+                    if len(named) < end.level or any(len(one) < RUN - 1 for one in named):
+                        return None
+                    following += _ends(named, end)
             ends = _that_lead_to(ordinals, after, following)
         return found
 
@@ -276,20 +284,14 @@ def _ordinals(version: int, ordinal: int, wanted: Wanted) -> range:
     return range(max(0, first - 1), min(ordinal, last + 1) + 1)
 
 
-def _ends(record: Record, end: _End) -> list[_End]:
-    """Return the ends of shorter runs that the record of an end names."""
+def _ends(named: Sequence[Sequence[int]], end: _End) -> list[_End]:
+    """Return the ends of runs that the record of an end names."""
     ends = []
-    for level, sequences in enumerate(record.named[: end.level] if end.level else ()):
+    for level, sequences in enumerate(named):
         run = RUN**level
         latest = end.ordinal - end.ordinal % run - 1
         ends += [_End(latest - back * run, one, level) for back, one in enumerate(reversed(sequences))]
     return ends
-
-
-def _names_all(record: Record, level: int) -> bool:
-    """Whether a record names all that the end of a run names."""
-    named = record.named[:level]
-    return len(named) == level and all(len(one) == RUN - 1 for one in named)
 
 
 def _that_lead_to(ordinals: range, after: int, ends: Iterable[_End]) -> list[_End]:

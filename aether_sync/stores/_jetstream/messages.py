@@ -17,7 +17,7 @@ from ...errors import StoreUnavailableError
 from ...events import Event
 from ..base import StoredEvent
 from .answers import ApiError, status_of
-from .earlier import HEADER, RUN, named
+from .earlier import HEADER, named
 from .error_codes import ErrorCode
 
 __all__ = [
@@ -141,11 +141,6 @@ class Record(NamedTuple):
     def named(self) -> list[list[int]]:
         """The sequences of earlier events that it names, by level: see ``earlier``."""
         return named(self.headers, self.batch)
-
-    @property
-    def ordinal(self) -> int:
-        """How many events are before it, as far as it leads to them."""
-        return sum(RUN**level * len(sequences) for level, sequences in enumerate(self.named))
 
     def stored(self, event: Event) -> StoredEvent:
         """Return the event that it is, with where it is stored."""
