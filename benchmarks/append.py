@@ -213,7 +213,7 @@ def _register_threads(place: str) -> None:
         "aether_sync, 16 threads",
         partial(_from_threads, _OURS, place),
         "`store.save_event()` in 16 threads, by one store.",
-        goals=(Goal(None), Goal(2.0, to=(f"append-aether-{place}",), called="1 thread")),
+        goals=(Goal(0.8), Goal(2.0, to=(f"append-aether-{place}",), called="1 thread")),
     )
 
 

@@ -4,6 +4,7 @@ import weakref
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from threading import Lock
+from typing import TypeAlias
 
 from .._runtime.again import again
 from .._runtime.deadline import Deadline
@@ -11,15 +12,15 @@ from .._values.clock import monotonic
 from ..errors import AetherError, DeadlineExceededError
 from .interest import Message
 
-__all__ = ["Call", "is_status", "single"]
+__all__ = ["Call", "Last", "is_status", "single"]
+
+#: Which answer to a question is the last: its number, from 1 on; or what tells that of an answer.
+Last: TypeAlias = int | Callable[[Message], bool]
+#: Of a question that has one answer.
+single: Last = 1
 
 _PROMPT = 0.25  # seconds: a PONG that takes longer comes over a slow link
 _SHARE = 0.7  # of the time that is left, for that PONG
-
-
-def single(message: Message) -> bool:
-    """Say that an answer is the last: for questions that have one answer."""
-    return True
 
 
 def is_status(message: Message) -> bool:
@@ -30,37 +31,50 @@ def is_status(message: Message) -> bool:
 class Call:
     """A question whose answers one thread waits for. Others have only weak references to it.
 
+    Args:
+        subjects: The subjects that it is sent to.
+        frame: The commands that send it.
+        last: Which answer is the last.
+        token: By which it is known among the calls.
+        calls: Those that somebody waits for.
+        leave: Called by each thread that has waited, with whether an exception ended its wait.
+
     Attributes:
         subjects: The subjects that it is sent to.
         frame: The commands that send it.
         answers: The answers that have come.
+        is_parked: Whether a thread waits, and has to be woken by ``done``.
+        done: The lock that this thread waits for; held until then by no thread in particular.
     """
 
     __slots__ = (
-        "__weakref__", "_calls", "_done", "_error", "_is_last", "_is_over", "_may_be_sent", "_ponged", "_token",
-        "answers", "frame", "subjects",
+        "__weakref__", "_calls", "_error", "_is_over", "_last", "_leave", "_may_be_sent", "_ponged", "_token",
+        "answers", "done", "frame", "is_parked", "subjects",
     )  # fmt: skip
 
     def __init__(
         self,
         subjects: Collection[str],
         frame: bytes,
-        is_last: Callable[[Message], bool],
+        last: Last,
         token: bytes,
         calls: "dict[bytes, weakref.ref[Call]]",
+        leave: Callable[[bool], object],
     ) -> None:
         self.subjects = subjects
         self.frame = frame
         self.answers: list[Message] = []
-        self._is_last = is_last
+        self._last = last
         self._token = token
-        self._calls = calls  # which it is in as long as somebody waits
+        self._calls = calls
+        self._leave = leave
         self._error: AetherError | None = None
         self._may_be_sent = [True]  # taken by the thread that sends it, or that treats it as unsent
         self._is_over = False  # answered, or failed
         self._ponged = False  # the server has answered the last PING
-        self._done = Lock()  # held until one of the two is true; by no thread in particular
-        self._done.acquire()
+        self.is_parked = False
+        self.done = Lock()
+        self.done.acquire()
 
     def claim(self) -> bool:
         """Take the right to send it, or to treat it as unsent; returns whether the caller got it."""
@@ -83,21 +97,29 @@ class Call:
         """Whether the server may have got it."""
         return not self._may_be_sent
 
-    def take(self, message: Message) -> bool:
-        """Take an answer; returns whether it was the last. Loop thread only."""
-        self.answers.append(message)
-        if self._is_last(message):
-            self._finish()
+    def take(self, messages: list[Message]) -> bool:
+        """Take answers in order; returns whether the last one is among them. Loop thread only.
+
+        The thread that waits is not woken.
+        """
+        last, answers = self._last, self.answers
+        if isinstance(last, int):
+            answers += messages[: last - len(answers)]
+            if len(answers) < last:
+                return False
+            self._is_over = True
             return True
+        for message in messages:
+            answers.append(message)
+            if last(message):
+                self._is_over = True
+                return True
         return False
 
     def fail(self, error: AetherError) -> None:
         """End it with an error, which :meth:`wait` raises."""
         self._error = self._error or error
         self.forget()
-        self._finish()
-
-    def _finish(self) -> None:
         self._is_over = True
         self._wake()
 
@@ -108,7 +130,7 @@ class Call:
 
     def _wake(self) -> None:
         with suppress(RuntimeError):  # it is released already
-            self._done.release()
+            self.done.release()
 
     def forget(self) -> None:
         """Ignore answers that still come."""
@@ -131,25 +153,41 @@ class Call:
             BusClosedError: The connection is closed.
         """
         try:
-            came = -1
-            while not self._await_end(deadline):
-                if len(self.answers) <= max(came, 0) and not (
-                    until is not None and self._may_be_on_its_way(until, ping)
-                ):
-                    raise DeadlineExceededError(f"no answer within {deadline}")
-                came = len(self.answers)
-                if until is None or not until.remaining():
-                    raise DeadlineExceededError(f"not all answers within {until or deadline}")
-                deadline = Deadline(min(deadline.timeout or 0, until.remaining()))
+            self.is_parked = True  # first, so that it is woken if the last answer comes after this look
+            if not self._is_over and not (self.done.acquire(timeout=deadline.for_lock()) and self._is_over):
+                self._await_end(deadline, until, ping)
+            self._unpark()
+            self._leave(False)
+        except BaseException:
+            self._unpark()
+            self._leave(True)
+            raise
         finally:
-            self.forget()
+            self._calls.pop(self._token, None)
         if self._error is not None:
             raise again(self._error)
         return self.answers
 
-    def _await_end(self, deadline: Deadline) -> bool:
+    def _unpark(self) -> None:
+        """Have this thread passed over by those that wake others."""
+        try:
+            self.done.release()
+        except RuntimeError:  # it was woken in this moment
+            pass
+
+    def _await_end(self, deadline: Deadline, until: Deadline | None, ping: Callable[["Call"], object]) -> None:
+        came = -1
+        while not self._is_over_by(deadline):
+            if len(self.answers) <= max(came, 0) and not (until is not None and self._may_be_on_its_way(until, ping)):
+                raise DeadlineExceededError(f"no answer within {deadline}")
+            came = len(self.answers)
+            if until is None or not until.remaining():
+                raise DeadlineExceededError(f"not all answers within {until or deadline}")
+            deadline = Deadline(min(deadline.timeout or 0, until.remaining()))
+
+    def _is_over_by(self, deadline: Deadline) -> bool:
         while not self._is_over:
-            if not self._done.acquire(timeout=deadline.for_lock()):
+            if not self.done.acquire(timeout=deadline.for_lock()):
                 return self._is_over
         return True
 
@@ -161,6 +199,6 @@ class Call:
         self._ponged = False
         ping(self)
         while not (self._ponged or self._is_over):
-            if not self._done.acquire(timeout=bound.for_lock()):
+            if not self.done.acquire(timeout=bound.for_lock()):
                 return self._is_over
         return self._is_over or monotonic() - begun > _PROMPT

@@ -12,11 +12,13 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
-from itertools import count
+from itertools import count, groupby
+from operator import itemgetter
 
 from .._runtime.locks import signal_safe_lock
+from .._runtime.waits import Relay
 from ..errors import AetherError, DisconnectedError, InvalidNamespaceError, PermissionDeniedError
-from .call import Call
+from .call import Call, Last
 from .client import NATSClient
 from .interest import Mailbox, Message
 from .lines import Lines, line_of
@@ -27,6 +29,7 @@ __all__ = ["Requests"]
 
 _COMMANDS = ("$JS.API.", "$JS.ACK.")  # subjects of what is written; the events of a bus may begin with $JS, too
 _ALONE = 2  # unanswered questions; if there are more, the loop writes several together
+_subject_of = itemgetter(0)
 
 
 class Requests:
@@ -42,6 +45,7 @@ class Requests:
         self._numbers = count(1)
         self._unsent: deque[weakref.ref[Call]] = deque()
         self._outgoing: deque[weakref.ref[Call]] = deque()  # put there by any thread, taken by the loop
+        self._answered = Relay()  # of calls that are over; added to by the loop
         self._wakeup: Wakeup | None = None  # for those, once there was a connection
         self._client: NATSClient | None = None  # while connected
         self._shortcut: Shortcut | None = None  # of that client
@@ -52,6 +56,7 @@ class Requests:
     def _renew(self) -> None:
         prefix = f"_INBOX.{os.urandom(12).hex()}."
         self._inbox = prefix.encode()
+        self._around = line_of(self._inbox)
         self.mailbox = Mailbox(f"{prefix}*", self._take, ended=self._fail_all)
 
     # -- any thread
@@ -67,22 +72,22 @@ class Requests:
                 mailbox.entered = True
         return mailbox
 
-    def new_call(
-        self, subjects: Collection[str], make: Callable[[bytes], bytes], is_last: Callable[[Message], bool]
-    ) -> Call:
+    def new_call(self, subjects: Collection[str], make: Callable[[bytes], bytes], last: Last) -> Call:
         """Make a question.
 
         Args:
             subjects: The subjects that it is sent to.
             make: Makes the commands, from the inbox for the answers.
-            is_last: Whether an answer is the last one.
+            last: Which answer is the last.
 
         Raises:
             InvalidNamespaceError: Its line would be longer than the server accepts.
         """
         token = b"%d" % next(self._numbers)
-        self._lines.take(line_of(max(subjects, key=len, default=""), self._inbox, token))
-        call = Call(subjects, make(self._inbox + token), is_last, token, self._calls)
+        line = self._around + len(token) + max([len(one if one.isascii() else one.encode()) for one in subjects])
+        if line not in self._lines.taken:
+            self._lines.take(line)
+        call = Call(subjects, make(self._inbox + token), last, token, self._calls, self._leave)
         self._calls[token] = weakref.ref(call, partial(self._calls.pop, token))
         return call
 
@@ -94,19 +99,40 @@ class Requests:
         """Have a question written; returns False if the caller has to post :meth:`send`.
 
         A question that is alone is written on this thread. If many threads ask at once, the loop writes all questions
-        of one turn together.
+        of one turn together; while threads are woken, as their answers have come, the loop is left to sleep, since
+        most of them ask again.
         """
         if self._wakeup is None:
             return False
-        if len(self._calls) <= _ALONE and self._carry(call):
+        woken = self._answered.waiting
+        if not woken and len(self._calls) <= _ALONE and self._carry(call):
             return True
         self._outgoing.append(weakref.ref(call))  # weak: if its thread is interrupted here, it is not sent
-        wakeup = self._wakeup  # only now: a flush meanwhile has put another one there, or has seen the call
-        if not wakeup.rung:
-            wakeup.ring()
+        if not woken:  # else one that takes the last thread off looks afterwards what is here
+            self._ring()
         if self._closed is not None:  # the loop may have looked for the last time
             call.fail(self._closed)
         return True
+
+    def _ring(self) -> None:
+        """Have the loop write what was put here."""
+        wakeup = self._wakeup  # only now: a flush meanwhile has put another one there, or has seen the calls
+        if wakeup is not None and not wakeup.rung:
+            wakeup.ring()
+
+    def _leave(self, is_interrupted: bool) -> None:
+        """Wake the next thread whose answers have come. Each thread that has waited calls this.
+
+        Args:
+            is_interrupted: Whether an exception ended its wait: then nobody knows whether it has woken one already.
+        """
+        answered = self._answered
+        if is_interrupted:
+            answered.wake_all()
+        else:
+            answered.pass_on()
+        if self._outgoing and not answered.waiting:
+            self._ring()
 
     def on_refusal(self, subject: str, refused: Callable[[AetherError], object] | None) -> None:
         """Call ``refused`` when the server denies a command to ``subject`` that nobody waits for; None unregisters."""
@@ -186,13 +212,21 @@ class Requests:
             self._client.write(b"".join([call.frame for call in calls if call.is_waited_for and call.claim()]))
 
     def _take(self, messages: list[Message]) -> None:
-        for message in messages:
-            subject = message[0]
-            token = subject[subject.rfind(b".") + 1 :]
-            ref = self._calls.get(token)
-            call = None if ref is None else ref()
-            if call is not None and call.take(message):
-                self._calls.pop(token, None)
+        """Hand out answers, those to the same question together, and then wake the threads that wait for them."""
+        calls, start, woken = self._calls, len(self._inbox), self._answered.waiting
+        try:
+            for subject, answers in groupby(messages, _subject_of):
+                token = subject[start:]
+                ref = calls.get(token)
+                call = None if ref is None else ref()
+                if call is not None and call.take(list(answers)):
+                    calls.pop(token, None)
+                    if call.is_parked:
+                        woken.append(call.done)
+        finally:
+            self._answered.start()
+            if self._outgoing and not woken:  # one was put here while they were not woken yet
+                self._ring()
 
     def refuse(self, subject: str) -> bool:
         """Handle that the server denies a publish to a subject; returns whether the command came from here."""

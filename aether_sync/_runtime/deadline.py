@@ -22,12 +22,15 @@ class Deadline:
     __slots__ = ("_moment", "timeout")
 
     def __init__(self, timeout: float | None) -> None:
-        self.timeout = timeout = check_timeout("timeout", timeout)
+        if type(timeout) is not float or not timeout >= 0:
+            timeout = check_timeout("timeout", timeout)
+        self.timeout = timeout
         self._moment = math.inf if timeout is None else monotonic() + timeout
 
     def remaining(self) -> float:
         """Return the seconds that are left: 0.0 when it is over, ``math.inf`` if it never comes."""
-        return max(0.0, self._moment - monotonic())
+        left: float = self._moment - monotonic()
+        return left if left > 0 else 0.0
 
     def timeout_left(self) -> float | None:
         """Return the time that is left, as the timeout of the next step."""
@@ -35,7 +38,8 @@ class Deadline:
 
     def for_lock(self) -> float:
         """Return the time that is left, as ``Lock.acquire(timeout=...)`` takes it."""
-        return min(self.remaining(), TIMEOUT_MAX)
+        left: float = self._moment - monotonic()
+        return 0.0 if left < 0 else left if left < TIMEOUT_MAX else TIMEOUT_MAX
 
     def __str__(self) -> str:
         return "for ever" if self.timeout is None else f"{self.timeout:g} s"

@@ -79,6 +79,8 @@ def check_events(events: Iterable[Event]) -> tuple[Event, ...]:
             f"more than {BATCH_LIMIT:,} events in one save, which is stored whole or not at all: store them in several "
             "saves"
         )
+    if len(checked) == 1:
+        return checked
     ids = set()
     for event in checked:
         if event.id in ids:

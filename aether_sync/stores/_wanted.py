@@ -1,20 +1,16 @@
 """``Wanted``: which of an actor's events are wanted, as one checked value, and how they are picked."""
 
 from bisect import bisect_left, bisect_right
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from operator import attrgetter
-from typing import NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self
 
 from .._arguments import MAX_INT, check_count, check_flag
 from ..events import MAX_VERSION
 from ._checks import check_version
-from .base import MalformedRecord, StoredEvent
+from .base import StoredEvent
 
 __all__ = ["Wanted", "version_of"]
-
-Found = TypeVar("Found", bound=StoredEvent | MalformedRecord)
 
 version_of = attrgetter("event.version")  #: the version of a StoredEvent, as a key for bisect()
 _sequence_of = attrgetter("sequence")
@@ -63,6 +59,11 @@ class Wanted(NamedTuple):
             check_flag("reverse", reverse),
         )
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no event can be wanted."""
+        return self.first > self.last or self.after >= self.until or not self.last
+
     def pick(self, history: Sequence[StoredEvent]) -> list[StoredEvent]:
         """Return what is wanted of an actor's events, which are given in order, from any place on."""
         start = max(
@@ -73,15 +74,3 @@ class Wanted(NamedTuple):
             start, end = (max(start, end - self.limit), end) if self.reverse else (start, min(end, start + self.limit))
         picked = list(history[start:end]) if start < end else []
         return picked[::-1] if self.reverse else picked
-
-    def pick_records(self, found: Iterable[Found]) -> list[Found]:
-        """Return what is wanted of events of the wanted versions, and of records between them that are not events."""
-        there = self._within(found)
-        return [*reversed(deque(there, self.limit))] if self.reverse else list(islice(there, self.limit))
-
-    def _within(self, found: Iterable[Found]) -> Iterator[Found]:
-        for one in found:
-            if one.sequence > self.until:
-                return
-            if one.sequence > self.after:
-                yield one

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
@@ -32,6 +33,7 @@ from aether_sync._nats.call import single
 from aether_sync._nats.lines import Lines
 from aether_sync._nats.requests import Requests
 from aether_sync._runtime.deadline import Deadline
+from aether_sync.stores._jetstream import api
 from aether_sync.stores._jetstream.answers import BusyError
 from aether_sync.stores._jetstream.cache import Known
 from aether_sync.stores._jetstream.messages import Record
@@ -339,6 +341,38 @@ def test_interrupted_calls_leave_nothing(make_store: MakeStore) -> None:
     eventually(nothing_is_kept, "that nothing is kept of them")
     events = store.get_events("b-1", timeout=PATIENCE)
     assert [one.version for one in events] == list(range(1, len(events) + 1))
+
+
+@pytest.mark.concurrent
+def test_interrupted_saves_hold_up_no_other_thread(make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that was woken to wake the next one, or that asks while others are woken, may be interrupted there."""
+    monkeypatch.setattr(api, "_TRY", 10 * PATIENCE)  # so that who is not woken waits for most of its own time-out
+    store = make_store()
+    stop = threading.Event()
+    longest: list[float] = []
+
+    def save(n: int) -> None:
+        took = []
+        for version in count(1):
+            began = time.monotonic()
+            store.save_event(event(version, f"a-{n}"), timeout=PATIENCE)
+            took.append(time.monotonic() - began)
+            if stop.is_set():
+                break
+        longest.append(max(took))
+
+    threads = [threading.Thread(target=save, args=(n,), daemon=True) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    versions = count(1)
+    try:
+        hammer(INTERRUPTS, lambda: store.save_event(event(next(versions), "b-1"), timeout=PATIENCE))
+    finally:
+        stop.set()
+    for thread in threads:
+        thread.join(2 * PATIENCE)
+    assert len(longest) == 8
+    assert max(longest) < PATIENCE / 2
 
 
 def everything(store: JetStreamEventStore) -> dict[str, Callable[[], object]]:

@@ -727,7 +727,7 @@ def test_the_place_in_a_batch() -> None:
     assert (member.batch, member.size, member.commits) == (b"x", 3, True)
     for alone in (b"Nats-Msg-Id: x\r\n", b"Nats-Batch-Id: x\r\n", b"Nats-Batch-Sequence: 1\r\n"):
         assert save_of(record(12, alone)) is None
-        assert record(12, alone).ends_batch
+        assert record(12, alone).commits
     assert record(12, b"Aether-Behind: 5\r\n").behind == 5
     assert record(12, b"").behind is None
     assert {Verdict.WHOLE, Verdict.TORN, Verdict.OPEN} == set(Verdict)

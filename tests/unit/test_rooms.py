@@ -36,8 +36,9 @@ ROOMS: dict[str, list[str]] = {
         "jetstream", "admin", "doctor",
     ],
     "stores/_jetstream": [
-        "names", "error_codes", "answers", "messages", "api", "stream", "saves", "cache", "capacity", "reader",
-        "history", "writer", "snapshots", "parts", "pull", "flow", "record_flow", "follower",
+        "names", "error_codes", "answers", "earlier", "messages", "api", "stream", "saves", "cache", "capacity",
+        "group_commit", "reader", "history", "kept", "loader", "draft", "writer", "snapshots", "parts", "pull", "flow",
+        "record_flow", "follower",
     ],
     "stores/consumers": [
         "arrivals", "dead_letters", "durable", "ack_extender", "delivery", "handlers", "sources", "consumption",

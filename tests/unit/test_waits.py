@@ -2,8 +2,13 @@
 
 import gc
 import math
+import random
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 
 import pytest
 
@@ -11,7 +16,7 @@ from aether_sync import DeadlineExceededError, InvalidOptionError
 from aether_sync._runtime.deadline import Deadline
 from aether_sync._runtime.locks import outside_locks, signal_safe_lock
 from aether_sync._runtime.registry import WeakRegistry
-from aether_sync._runtime.waits import ParkingLot, Reply, SingleFlight
+from aether_sync._runtime.waits import ParkingLot, Relay, Reply, SingleFlight
 
 from ..support.common import PATIENCE, UNIT, eventually, run_threads
 
@@ -58,6 +63,99 @@ def test_the_longest_waiting_is_woken_first() -> None:
         eventually(lambda n=n: woken == list(range(n + 1)), f"{n + 1} woken threads")
     for thread in threads:
         thread.join(PATIENCE)
+
+
+class Ticket:
+    """Of a thread that notes when it is woken, and passes that on at once, or not."""
+
+    def __init__(self, relay: Relay, woken: "list[Ticket]", late: float = 0.0, *, passes_on: bool = True) -> None:
+        self._relay = relay
+        self._woken = woken
+        self._late = late
+        self._passes_on = passes_on
+
+    def release(self) -> None:
+        self._woken.append(self)
+        if self._passes_on:
+            time.sleep(self._late)
+            self._relay.pass_on()
+
+
+def test_each_thread_of_a_relay_wakes_the_next() -> None:
+    relay, woken = Relay(), list[Ticket]()
+    tickets = [Ticket(relay, woken, passes_on=False) for _ in range(4)]
+    relay.waiting.extend(tickets)
+    relay.start()
+    assert woken == tickets[:1]
+    relay.pass_on()
+    assert woken == tickets[:2]
+    relay.wake_all()
+    assert woken == tickets
+    for wake in (relay.start, relay.pass_on, relay.wake_all):
+        wake()  # with nobody there
+    assert woken == tickets
+    relay.waiting.extend(tickets)
+    relay.start()
+    assert woken == tickets + tickets[:1], "it can be used again"
+
+
+@pytest.mark.parametrize("wake", [Relay.start, Relay.pass_on, Relay.wake_all])
+def test_a_relay_passes_over_who_does_not_wait_any_more(wake: Callable[[Relay], None]) -> None:
+    relay, lock = Relay(), threading.Lock()
+    lock.acquire()
+    relay.waiting.extend([threading.Lock(), threading.Lock(), lock, threading.Lock()])
+    wake(relay)
+    assert lock.acquire(blocking=False)
+    assert len(relay.waiting) == (0 if wake is Relay.wake_all else 1)
+
+
+def test_a_relay_whose_threads_come_to_run_late_wakes_all_at_once() -> None:
+    """Else each of them would wait for the GIL as long as the first, behind a thread that computes."""
+    relay, woken = Relay(), list[Ticket]()
+    late = [Ticket(relay, woken, 0.002), *(Ticket(relay, woken, passes_on=False) for _ in range(3))]
+    relay.waiting.extend(late)
+    relay.start()
+    assert woken == late, "by the first, which came late"
+    at_once = [Ticket(relay, woken, passes_on=False) for _ in range(4)]
+    relay.waiting.extend(at_once)
+    relay.start()
+    assert woken == late + at_once, "the next time from the start"
+    relay.pass_on()  # this time at once
+    again = [Ticket(relay, woken, passes_on=False) for _ in range(4)]
+    relay.waiting.extend(again)
+    relay.start()
+    assert woken == late + at_once + again[:1]
+
+
+@pytest.mark.concurrent
+def test_nobody_in_a_relay_is_forgotten() -> None:
+    """Threads park, are woken, leave by themselves, and wake all: whoever stays to be woken is."""
+    relay, parked, left = Relay(), deque[threading.Lock](), list[int]()
+    ends = time.monotonic() + UNIT
+
+    def wait(n: int) -> None:
+        chosen = random.Random(n)
+        try:
+            while time.monotonic() < ends:
+                lock = threading.Lock()
+                lock.acquire()
+                parked.append(lock)
+                leaves = chosen.random() < 0.2
+                assert lock.acquire(timeout=0 if leaves else PATIENCE) or leaves, "it was forgotten"
+                with suppress(RuntimeError):
+                    lock.release()
+                (relay.wake_all if chosen.random() < 0.1 else relay.pass_on)()
+        finally:
+            left.append(n)
+
+    def wake() -> None:
+        while len(left) < 8:
+            if parked:
+                relay.waiting.extend(parked.popleft() for _ in range(len(parked)))
+                relay.start()
+            time.sleep(0)
+
+    run_threads(wake, *(partial(wait, n) for n in range(8)))
 
 
 def test_a_reply_is_left_once_and_found_by_all() -> None:

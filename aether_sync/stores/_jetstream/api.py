@@ -17,11 +17,11 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from ..._nats.call import Call, is_status, single
+from ..._nats.call import Call, Last, is_status, single
 from ..._nats.channel import Channel
+from ..._nats.fast_reader import LONGEST_LINE
 from ..._nats.interest import Message
 from ..._runtime.deadline import Deadline
-from ..._runtime.registry import WeakRegistry
 from ..._values.clock import monotonic
 from ...errors import (
     BusClosedError,
@@ -64,9 +64,9 @@ from .messages import (
     command,
     headers_of,
     read_at,
-    read_leaders,
     read_page,
     read_record,
+    read_those_of,
 )
 
 __all__ = ["Asked", "JetStream", "Listed", "Pause", "all_of"]
@@ -79,6 +79,7 @@ _STARTING = 1.0  # seconds for JetStream to start; if nobody answers for longer,
 _SLOWEST = 2**20  # bytes a second of the slowest connection for which the time to wait is enough
 _SHARE = 0.7  # of the time left, to wait for the answer to a publish; the rest is to find out what became of it
 _PAGE_BYTES = 4 * 2**20  # of a page, within which there is no flow control
+_SURELY_STORED = LARGEST - AROUND - LONGEST_LINE  # bytes of a message, whatever its subject is
 _DOUBT = 1.0  # seconds in which a leader that knows less than others is not believed
 _GONE = 1.0  # seconds after which a server that knows no such stream is believed
 
@@ -88,7 +89,7 @@ class JetStream:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._calls: WeakRegistry[Call] = WeakRegistry()  # whose answers are awaited
+        self._calls: set[Call] = set()  # that threads wait for; any thread, by single operations
         self._closed: StoreClosedError | None = None
         self._largest: dict[str, int] = {}  # by stream: bytes of a message with its headers, of those that have a limit
         self._doubts: dict[str, int] = {}  # the number of the last sign that a stream is not what it was, by stream
@@ -148,26 +149,20 @@ class JetStream:
         """
         headers = headers_of(messages, batch)
         sizes = [len(head) + len(one.data) for head, one in zip(headers, messages, strict=True)]
-
-        def make(inbox: bytes) -> bytes:
-            # The answer to the first says whether there is room for a batch; that to the last, whether it is stored.
-            last = len(messages) - 1
-            return b"".join(
-                command(one.subject, inbox if place in (0, last) else b"", head, one.data)
-                for place, (one, head) in enumerate(zip(messages, headers, strict=True))
-            )
-
-        self._refuse_too_large(stream, messages, max(sizes))
+        largest = max(sizes)
+        self._refuse_too_large(stream, messages, largest)
         patience = _TRY * 2 ** min(number, 10) + sum(sizes) / _SLOWEST
         self._refuse_if_closed()
-        call = self._open_call({one.subject for one in messages}, make, deadline, is_ack, max(sizes))
+        subjects = {one.subject for one in messages} if batch else (messages[0].subject,)
+        make = partial(_commands, messages, headers)
+        call = self._open_call(subjects, make, deadline, is_ack if batch else single, largest)
         ack = self._await_ack(call, stream, patience, deadline)
         if ack.error is not None:
             if batch and ack.error.err_code in FULL:
                 raise NoRoomError(str(ack.error))
             if ack.error.err_code == ErrorCode.JSAtomicPublishIncompleteBatchErr:
                 self._see_limit(stream, deadline)
-                self._refuse_too_large(stream, messages, max(sizes))
+                self._refuse_too_large(stream, messages, largest)
             raise_for(ack.error)
         if ack.stream != stream:
             raise StoreError(f"stream {ack.stream!r} has these subjects, not {stream!r}")
@@ -184,7 +179,7 @@ class JetStream:
             StoreUnavailableError: The stream is gone.
         """
         try:
-            answer = self._wait(call, Deadline(min(patience, deadline.remaining() * _SHARE)), deadline)[-1]
+            answer = self._await(call, Deadline(min(patience, deadline.remaining() * _SHARE)), deadline)[-1]
         except DeadlineExceededError as error:
             if not call.claim():
                 raise UnknownError("the server did not answer") from error
@@ -193,7 +188,7 @@ class JetStream:
             raise self.too_late(deadline) from error
         except (DisconnectedError, ClosedError) as error:
             raise UnknownError(str(error)) from error
-        if status_of(answer) == 503:
+        if answer[2] and status_of(answer) == 503:
             self._refuse_if_gone(stream, deadline)
             self.doubt(stream)  # it may have other subjects now
             raise BusyError("no server answers for the stream: it has no leader now")
@@ -215,7 +210,7 @@ class JetStream:
                 f"an event of {size} bytes, headers included, is larger than the max_msg_size of stream {stream!r}, "
                 f"which is {self._largest[stream]}"
             )
-        if size > LARGEST - AROUND - max(len(one.subject) for one in messages):
+        if size > _SURELY_STORED and size > LARGEST - AROUND - max(len(one.subject) for one in messages):
             raise EventTooLargeError(
                 f"an event of {size} bytes, headers included, is larger than what nats-server stores in a file, which "
                 f"is {LARGEST} bytes with its subject, whatever max_payload is"
@@ -262,9 +257,7 @@ class JetStream:
         pause = Pause(deadline)
         while True:
             self._refuse_if_closed()
-            call = self._channel.request(
-                {subject}, lambda inbox: command(subject, inbox, headers, b""), deadline, single
-            )
+            call = self._channel.request({subject}, lambda inbox: command(subject, inbox, headers, b""), deadline, 1)
             try:
                 (answer,) = self._wait(call, _one_try(deadline, 0), deadline)
             except (DeadlineExceededError, DisconnectedError) as failed:
@@ -313,22 +306,21 @@ class JetStream:
     def ask_last(self, stream: str, subject: str, deadline: Deadline) -> "Asked[Record | None]":
         """As :meth:`last`, but send the request and return."""
         return self._ask_now(
-            f"$JS.API.STREAM.MSG.GET.{stream}", {"last_by_subj": subject}, deadline, single, read_leaders
+            f"$JS.API.STREAM.MSG.GET.{stream}", {"last_by_subj": subject}, deadline, single, read_record
         )
 
     def ask_at(self, stream: str, sequence: int, deadline: Deadline) -> "Asked[Record | None]":
         """Send a request for the record at a sequence, to the leader."""
-        return self._ask_now(f"$JS.API.STREAM.MSG.GET.{stream}", {"seq": sequence}, deadline, single, read_leaders)
+        return self._ask_now(f"$JS.API.STREAM.MSG.GET.{stream}", {"seq": sequence}, deadline, single, read_record)
 
     def next(self, stream: str, subject: str, sequence: int, deadline: Deadline) -> Record | None:
         """Return the first record with a subject from a sequence on, from the leader; None if there is none."""
-        body = {"seq": sequence, "next_by_subj": subject}
-        return read_record(self.request(f"STREAM.MSG.GET.{stream}", body, deadline))
+        return self.ask_next(stream, subject, sequence, deadline)(deadline)
 
     def ask_next(self, stream: str, subject: str, sequence: int, deadline: Deadline) -> "Asked[Record | None]":
         """As :meth:`next`, but send the request and return."""
         body = {"seq": sequence, "next_by_subj": subject}
-        return self._ask_now(f"$JS.API.STREAM.MSG.GET.{stream}", body, deadline, single, read_leaders)
+        return self._ask_now(f"$JS.API.STREAM.MSG.GET.{stream}", body, deadline, single, read_record)
 
     def ask_page(self, stream: str, subject: str, sequence: int, count: int, deadline: Deadline) -> "Asked[Page]":
         """Request records with a subject from a sequence on, to any server of the stream, which may lack some."""
@@ -350,16 +342,39 @@ class JetStream:
         """Send a request for the record at a sequence, to any server of the stream; ``[]`` if that one lacks it."""
         return self._ask_now(f"$JS.API.DIRECT.GET.{stream}", {"seq": sequence}, deadline, single, read_at)
 
+    def ask_many(
+        self, stream: str, subject: str, sequences: Sequence[int], deadline: Deadline
+    ) -> "Asked[dict[int, Record]]":
+        """Send requests for the records at several sequences, to any server of the stream, in one write.
+
+        The answer has those with a subject, by sequence. It lacks what that server lacks, or all of them if not every
+        answer came: the requests are not repeated.
+        """
+        to = f"$JS.API.DIRECT.GET.{stream}"
+        bodies = [b'{"seq":%d}' % sequence for sequence in sequences]
+        call = self._open_call(
+            {to},
+            lambda inbox: b"".join([command(to, inbox, b"", body) for body in bodies]),
+            deadline,
+            len(bodies),
+        )
+
+        def go_without(_: Deadline) -> list[Message]:
+            self.doubt(stream)  # it may allow no direct reads any more
+            return []
+
+        return Asked(call, self._wait, partial(read_those_of, subject), go_without)
+
     def _ask_now(
         self,
         subject: str,
         body: dict[str, Any],
         deadline: Deadline,
-        is_last: Callable[[Message], bool],
+        last: Last,
         read: Callable[[list[Message]], T],
     ) -> "Asked[T]":
-        call = self._send(subject, body, deadline, is_last)
-        return Asked(call, self._wait, read, partial(self._persist, subject, body, is_last=is_last, tries=1))
+        call = self._send(subject, body, deadline, last)
+        return Asked(call, self._wait, read, partial(self._persist, subject, body, last=last, tries=1))
 
     def counts(self, stream: str, wanted: str, deadline: Deadline) -> dict[str, int]:
         """Return the number of records by subject, for all subjects that match."""
@@ -410,16 +425,14 @@ class JetStream:
         self._channel.write(command(f"$JS.API.{subject}", b"", b"", b""))
 
     def _persist(
-        self, subject: str, body: dict[str, Any], deadline: Deadline, is_last: Callable[[Message], bool], tries: int = 0
+        self, subject: str, body: dict[str, Any], deadline: Deadline, last: Last, tries: int = 0
     ) -> list[Message]:
         """Repeat a request until there is an answer. It must only read, or do no harm when it is done twice."""
         pause, starting, begun = Pause(deadline), Deadline(_STARTING), monotonic()
         for number in count(tries):
             self._refuse_if_closed()
             try:
-                messages = self._wait(
-                    self._send(subject, body, deadline, is_last), _one_try(deadline, number), deadline
-                )
+                messages = self._wait(self._send(subject, body, deadline, last), _one_try(deadline, number), deadline)
             except (DeadlineExceededError, DisconnectedError) as error:
                 if not deadline.remaining():
                     raise self.too_late(deadline) from error
@@ -427,16 +440,16 @@ class JetStream:
             why = why_again(messages[0])
             if not why:
                 return messages
-            if not pause.take() or (status_of(messages[0]) and is_last is single and not starting.remaining()):
+            if not pause.take() or (status_of(messages[0]) and last == single and not starting.remaining()):
                 self.doubt(subject.rpartition(".")[2])  # of a stream, perhaps: it may allow no direct reads any more
                 raise StoreUnavailableError(f"{why}: nobody else answered {subject} for {monotonic() - begun:.1f} s")
         raise AssertionError
 
-    def _send(self, subject: str, body: dict[str, Any], deadline: Deadline, is_last: Callable[[Message], bool]) -> Call:
+    def _send(self, subject: str, body: dict[str, Any], deadline: Deadline, last: Last) -> Call:
         data = json.dumps(body).encode()
         try:
             return self._open_call(
-                {subject}, lambda inbox: command(subject, inbox, b"", data), deadline, is_last, len(data)
+                {subject}, lambda inbox: command(subject, inbox, b"", data), deadline, last, len(data)
             )
         except EventTooLargeError as error:  # sent, it would end the connection, which others may use
             raise StoreUnavailableError(
@@ -448,17 +461,24 @@ class JetStream:
         subjects: Collection[str],
         make: Callable[[bytes], bytes],
         deadline: Deadline,
-        is_last: Callable[[Message], bool],
+        last: Last,
         largest: int = 0,
     ) -> Call:
         """Send a request; see :meth:`Channel.request`."""
         try:
-            return self._channel.request(subjects, make, deadline, is_last, largest)
+            return self._channel.request(subjects, make, deadline, last, largest)
         except BusClosedError:
             self._refuse_if_closed()
             raise
 
     def _wait(self, call: Call, patience: Deadline, until: Deadline) -> list[Message]:
+        """As :meth:`_await`, and note if an answer says that there is no such stream."""
+        answers = self._await(call, patience, until)
+        if is_stream_not_found(answers[0]):
+            self._note_absence(call)
+        return answers
+
+    def _await(self, call: Call, patience: Deadline, until: Deadline) -> list[Message]:
         """Wait for the answers of a call, or until the store is closed.
 
         Args:
@@ -466,16 +486,16 @@ class JetStream:
             patience: The time to wait for the first answer.
             until: The time to wait for all of them, while they come.
         """
-        self._calls.add(call)
-        self._refuse_if_closed()
         try:
-            answers = call.wait(patience, until, self._channel.ping)
+            self._calls.add(call)
+            if self._closed is not None:  # it may have been closed before it could see this call
+                self._refuse_if_closed()
+            return call.wait(patience, until, self._channel.ping)
         except BusClosedError:
             self._refuse_if_closed()  # closing a store closes its own connection, too
             raise
-        if is_stream_not_found(answers[0]):
-            self._note_absence(call)
-        return answers
+        finally:
+            self._calls.discard(call)
 
     def _note_absence(self, call: Call) -> None:
         for subject in call.subjects:
@@ -491,12 +511,26 @@ class JetStream:
     def close(self, error: StoreClosedError) -> None:
         """Raise an error in every thread that waits for an answer, or will."""
         self._closed = error
-        for call in self._calls:
+        for call in list(self._calls):
             call.fail(error)
 
     def _refuse_if_closed(self) -> None:
         if self._closed is not None:
             raise StoreClosedError(*self._closed.args)
+
+
+def _commands(messages: Sequence[Outgoing], headers: Sequence[bytes], inbox: bytes) -> bytes:
+    """Return the commands of messages that are published together.
+
+    The answer to the first says whether there is room for a batch; that to the last, whether it is stored.
+    """
+    if len(messages) == 1:
+        return command(messages[0].subject, inbox, headers[0], messages[0].data)
+    last = len(messages) - 1
+    return b"".join(
+        command(one.subject, inbox if place in (0, last) else b"", head, one.data)
+        for place, (one, head) in enumerate(zip(messages, headers, strict=True))
+    )
 
 
 class Listed(NamedTuple, Generic[T]):

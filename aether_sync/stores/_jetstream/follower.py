@@ -99,7 +99,8 @@ class JetStreamFollower(RecordFlow, Follower):
         except IndexError:
             pass
         else:
-            self._sequence = max(self._sequence, found.sequence)
+            if found.sequence > self._sequence:  # max() takes longer
+                self._sequence = found.sequence
             if isinstance(found, StoredEvent):
                 return found
             raise found

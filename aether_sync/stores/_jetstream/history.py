@@ -18,7 +18,7 @@ from .._wanted import Wanted
 from ..base import StoredEvent
 from .api import Asked, JetStream
 from .cache import VersionCache
-from .messages import Record
+from .messages import Record, stored_at
 from .names import Names
 from .reader import Reader
 from .saves import Judged, Verdict
@@ -80,7 +80,7 @@ class History:
                             return found
                         raise
                     if wanted.matches(event):
-                        found.append(StoredEvent(event, record.sequence, False, judged.ends_batch, judged.batch))
+                        found.append(stored_at(record.sequence, event, judged.member))
                         if len(found) == limit:
                             return found
                 looked += len(records)
@@ -154,7 +154,7 @@ class History:
             deadline: For all requests.
         """
         known = 0 if end.last is None else end.last.sequence
-        while after < until and (after < known or not (last is None or last.ends_batch)):
+        while after < until and (after < known or not (last is None or last.commits)):
             last = self._jetstream.next(self._names.stream, subject, after + 1, deadline)
             if last is None or last.sequence > until:
                 return

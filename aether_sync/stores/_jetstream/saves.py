@@ -50,16 +50,14 @@ class Judged(NamedTuple):
 
     Attributes:
         verdict: Whether its save is whole.
-        batch: The sequence of the first record of its save; 0 if it was stored alone.
-        ends_batch: Whether no record of its save follows.
+        member: Its place in the atomic batch that it was stored in; None if it was stored alone.
     """
 
     verdict: Verdict
-    batch: int
-    ends_batch: bool
+    member: Member | None
 
 
-_ALONE = Judged(Verdict.WHOLE, 0, True)
+_ALONE = Judged(Verdict.WHOLE, None)
 
 
 def save_of(record: Record) -> Place | None:
@@ -160,6 +158,8 @@ class Saves:
         if not any(IN_BATCH in record.headers for record in records):
             return set()
         said, places = _said(records)
+        for save, verdict in said.items():
+            self.note(save, verdict)
         parts = [(record, save) for record, save in zip(records, places, strict=True) if save is not None]
         doubtful = [(record, save) for record, save in parts if save not in said]
         verdicts = self.verdicts([record for record, _ in doubtful], deadline)
@@ -196,10 +196,7 @@ class Saves:
             verdict = verdicts.setdefault(save, Verdict.WHOLE)
             if verdict is not Verdict.OPEN:
                 self.note(save, verdict)
-        return [
-            _ALONE if one is None else Judged(verdicts[one[1].place], one[1].place.first, one[0].commits)
-            for one in found
-        ]
+        return [_ALONE if one is None else Judged(verdicts[one[1].place], one[0]) for one in found]
 
     def _note_what_is_said(self, records: Sequence[Record]) -> None:
         """Note what the records of each actor say of those before them."""
@@ -277,12 +274,12 @@ class Saves:
             record: The last record of the stream.
             deadline: For all requests.
         """
-        while not record.ends_batch and (save := save_of(record)) is not None and save.first > 1:
+        while not record.commits and (save := save_of(record)) is not None and save.first > 1:
             before = self._jetstream.next(self._names.stream, self._names.all_events, save.first - 1, deadline)
             if before is None or before.sequence >= save.first:
                 return save.first - 1
             record = before
-        return record.sequence if record.ends_batch else 0
+        return record.sequence if record.commits else 0
 
     def call_off(self, save: Place, subject: str, deadline: Deadline) -> None:
         """Have the server give up an open save, so that it does not store the rest later.

@@ -13,10 +13,12 @@ from ..._values.shown import short
 from ...errors import DecodingError, InvalidOptionError, MalformedRecordError, StoreUnavailableError
 from ...events import Event
 from .._checks import copied_snapshot, latest_of, refuse_ahead, replaces
-from ..base import Snapshot, StoredEvent
+from .._wanted import Wanted
+from ..base import Snapshot
 from .answers import BusyError, RefusedError, UnknownError
 from .api import JetStream, Pause
 from .cache import Known
+from .loader import Loader
 from .messages import Outgoing, Record
 from .names import Names
 from .reader import Reader
@@ -34,18 +36,27 @@ class Snapshots:
         jetstream: Puts requests to the server.
         names: The names of the store.
         reader: Reads its events.
+        loader: Loads the events of an actor.
         main: The stream of the events.
         stream: That of the snapshots.
         reporter: Logs for the store.
     """
 
     def __init__(
-        self, jetstream: JetStream, names: Names, reader: Reader, main: Stream, stream: Stream, reporter: Reporter
+        self,
+        jetstream: JetStream,
+        names: Names,
+        reader: Reader,
+        loader: Loader,
+        main: Stream,
+        stream: Stream,
+        reporter: Reporter,
     ) -> None:
         self._jetstream = jetstream
         self._reporter = reporter
         self._names = names
         self._reader = reader
+        self._loader = loader
         self._main = main
         self._stream = stream
 
@@ -67,7 +78,7 @@ class Snapshots:
             if kept is not None and not replaces(snapshot, kept):
                 return kept == written  # by an attempt without an answer
             if written is None:
-                written = replace(snapshot, sequence=self._sequence_of(snapshot, current, kept, deadline))
+                written = replace(snapshot, sequence=self._sequence_of(snapshot, current, deadline))
             try:
                 self._publish(written, 0 if last is None else last.sequence, deadline)
             except (RefusedError, UnknownError):  # another one was quicker, or it may be there: read the last one
@@ -83,22 +94,12 @@ class Snapshots:
         message = Outgoing(subject, os.urandom(16).hex(), expected, _written(snapshot))
         self._jetstream.publish(self._names.snapshots, [message], deadline)
 
-    def _sequence_of(self, snapshot: Snapshot, current: Known, kept: Snapshot | None, deadline: Deadline) -> int:
-        """Return the sequence of the event of the snapshot's version.
-
-        It is known, or it is searched for after the snapshot that is kept. What is known may be of a past that was
-        undone: then it is searched for from the first event on.
-        """
+    def _sequence_of(self, snapshot: Snapshot, current: Known, deadline: Deadline) -> int:
+        """Return the sequence of the event of the snapshot's version."""
         if snapshot.version == current.version:
             return current.sequence
-        known = dict(current.positions).get(snapshot.version, 0)
-        if known and self._are_true([replace(snapshot, sequence=known)], deadline)[0]:
-            return known
-        for after in dict.fromkeys((0 if kept is None else kept.sequence, 0)):
-            found = self._reader.read(snapshot.actor_id, snapshot.version, snapshot.version, lambda: deadline, after)
-            for one in found:
-                if isinstance(one, StoredEvent):
-                    return one.sequence
+        for one in self._loader.load(snapshot.actor_id, Wanted(snapshot.version, snapshot.version), deadline):
+            return one.sequence
         raise InvalidOptionError(
             f"a snapshot of actor {short(snapshot.actor_id)} says version {snapshot.version}, which no event of it has"
         )
