@@ -171,7 +171,7 @@ class History:
             return end.whole
         if end.last is None:
             return 0
-        if end.last.sequence <= end.whole and self._is_event_of(wanted, end.last, deadline):
+        if self._is_event_of(wanted, end.last, deadline):
             return end.last.sequence
         return self._last_before(wanted, end.last.sequence, deadline) or self._last_of_each(wanted, deadline)
 
