@@ -48,7 +48,7 @@ def _version(stock: Stock, job: Job) -> Sample:
 
 
 def _last(read: "Callable[[JetStreamEventStore, str], Sequence[object]]", job: Job) -> Sample:
-    with our_store(job, "r1", FEW) as store:
+    with our_store(job, "r1", FEW, cache_bytes=0) as store:
         return _summed_up(_timed(partial(read, store), _actors(FEW, job), _LAST))
 
 
