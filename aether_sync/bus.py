@@ -194,15 +194,17 @@ class EventBus(Startable, ForkAware):
         if self._abandoned:
             self._reap_if_free()
         try:
-            route = self._targets.route(namespace)
+            route = self._targets.routes.get(namespace) if type(namespace) is str else None
+            if route is None:
+                route = self._targets.route(namespace)
             if type(event) is not Event and not is_of(event, Event):
                 raise _no_event(event)
             if route.is_wanted:
                 encoded, copy = encode_and_copy(event, route.namespace)
-                self._accept(route, (encoded,), wait)
+                self._accept(route, encoded, wait)
                 self._deliver(route, (copy,), (len(encoded),))
             else:
-                self._accept(route, (encode_event(event),), wait)
+                self._accept(route, encode_event(event), wait)
         except AetherError:
             self._counters.add("publish_errors")
             raise
@@ -234,8 +236,11 @@ class EventBus(Startable, ForkAware):
                     encoded.append(one)
                     copies.append(copy)
             else:
-                encoded = list(map(encode_event, events))
-            self._accept(route, encoded, True)
+                encoded = [encode_event(event) for event in events]
+            if len(encoded) == 1:
+                self._accept(route, encoded[0], True)
+            else:
+                self._accept_many(route, encoded)
             if copies:
                 self._deliver(route, copies, list(map(len, encoded)))
         except AetherError:
@@ -271,8 +276,13 @@ class EventBus(Startable, ForkAware):
         for target in targets:
             self._targets.remove(target)
 
-    def _accept(self, route: Route, encoded: Sequence[bytes], wait: bool) -> None:
-        """Accept encoded events for other nodes, or raise. ``wait`` says whether to wait for room."""
+    def _accept(self, route: Route, encoded: bytes, wait: bool) -> None:
+        """Accept an encoded event for other nodes, or raise. ``wait`` says whether to wait for room."""
+        if self._closed:
+            self._refuse_if_closed()
+
+    def _accept_many(self, route: Route, encoded: Sequence[bytes]) -> None:
+        """Accept encoded events for other nodes, all of them, or raise."""
         if self._closed:
             self._refuse_if_closed()
 

@@ -1,7 +1,6 @@
 """``NATSEventBus``: an event bus across the nodes of a NATS cluster."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Literal, Unpack
 from weakref import WeakMethod
 
@@ -111,23 +110,34 @@ class NATSEventBus(EventBus):
         subject = self._subject_of(namespace)
         return make_frame(subject, namespace, self._writer, line_of(subject))
 
-    def _accept(self, route: Route, encoded: Sequence[bytes], wait: bool) -> None:
-        if self._closed:
-            self._refuse_if_closed()
+    def _accept(self, route: Route, encoded: bytes, wait: bool) -> None:
+        if self._closed or self._to_watch:
+            self._begin_to_publish()
+        assert route.frame is not None
+        template, around, position, line = route.frame
+        size = around + len(encoded)
+        frame = template % (size, position(), encoded)
+        self._channel.send(frame, size, line, self._publish_timeout if wait else 0.0, self._buffer, wait)
+
+    def _accept_many(self, route: Route, encoded: Sequence[bytes]) -> None:
+        if self._closed or self._to_watch:
+            self._begin_to_publish()
+        assert route.frame is not None
+        template, around, position, line = route.frame
+        lengths = list(map(len, encoded))
+        largest = around + max(lengths, default=0)
+        each = len(template % (largest, FIRST_POSITION, b""))
+        size = sum(lengths) + each * len(lengths)
+
+        def make() -> list[bytes]:
+            return [template % (around + len(one), position(), one) for one in encoded]
+
+        self._channel.send_many(len(encoded), size, largest, line, make, self._publish_timeout, self._buffer)
+
+    def _begin_to_publish(self) -> None:
+        self._refuse_if_closed()
         if self._to_watch:
             self._begin_to_watch()
-        assert route.frame is not None
-        timeout = self._publish_timeout if wait else 0.0
-        if len(encoded) == 1:
-            template, around, position, line = route.frame
-            (one,) = encoded
-            size = around + len(one)
-            frame = template % (size, position(), one)
-            self._channel.send((frame,), len(frame), size, line, timeout, self._buffer, wait)
-            return
-        size, largest = _sizes(route.frame, encoded)
-        make = partial(_frames, route.frame, encoded)
-        self._channel.send(encoded, size, largest, route.frame[3], timeout, self._buffer, wait, make)
 
     # -- subscribing
 
@@ -292,17 +302,3 @@ def _caller(method: Callable[[Target], None]) -> Callable[[Target], None]:
             found(target)
 
     return call
-
-
-def _sizes(frame: Frame, encoded: Sequence[bytes]) -> tuple[int, int]:
-    """Return how many bytes the frames of several events have at most, and those of the largest payload among them."""
-    template, around, _, _ = frame
-    largest = around + max(map(len, encoded), default=0)
-    each = len(template % (largest, FIRST_POSITION, b""))
-    return sum(map(len, encoded)) + each * len(encoded), largest
-
-
-def _frames(frame: Frame, encoded: Sequence[bytes]) -> list[bytes]:
-    """Return the frames of several events."""
-    template, around, position, _ = frame
-    return [template % (around + len(one), position(), one) for one in encoded]

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -15,16 +16,20 @@ from .every import chosen
 from .report import Report, build
 from .runner import Effort, Runs, run
 from .servers import running
+from .stock import SMALL
 
 _CROWD = 10_000  # subscriptions
-_STOCK = 200_000  # events
+_EVENTS = 100_000  # per run
 _ENOUGH = 3  # runs
+_SIZES = "size"  # the question that compares them
 
 
 def main() -> int:
     """Do what the command line asks for; returns the exit status."""
     options = _parse()
     cases = chosen(options.only)
+    if not _asks_for_sizes(options):
+        cases = [one for one in cases if one.question.name != _SIZES]
     if options.list:
         print("\n".join(f"{one.name}: {one.title}\n    {one.says}" for one in cases))
         return 0
@@ -49,7 +54,18 @@ def main() -> int:
 def _effort(options: argparse.Namespace) -> Effort:
     if options.quick:
         return Effort(events=1_000, repeat=options.repeat or 1, crowd=100, stock=2_000)
-    return Effort(options.events, options.repeat or 5, _CROWD, _STOCK)
+    return Effort(options.events, options.repeat or 5, _CROWD, max(SMALL, options.events))
+
+
+def _asks_for_sizes(options: argparse.Namespace) -> bool:
+    """Whether stores of two sizes are compared: if they are asked for by name, or differ."""
+    named = {one.partition("-")[0] for one in options.only or ()}
+    return options.quick or _SIZES in named or options.events > SMALL
+
+
+def _of_group(group: str, effort: Effort) -> Effort:
+    """Where there is a store, only its stock grows with the events asked for."""
+    return replace(effort, events=min(effort.events, _EVENTS)) if group == "store" else effort
 
 
 def _parse() -> argparse.Namespace:
@@ -57,7 +73,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--only", metavar="NAME", action="append", help="a case, a question, `bus` or `store`; repeatable"
     )
-    parser.add_argument("--events", type=int, default=100_000, help="events per run, or a share of them (%(default)s)")
+    parser.add_argument(
+        "--events",
+        type=int,
+        default=_EVENTS,
+        help="events per run, or a share of them (%(default)s); of more than 200000, a store is filled with so many",
+    )
     parser.add_argument("--repeat", type=int, help="runs of each case, of which the median counts (5; 1 if --quick)")
     parser.add_argument("--quick", action="store_true", help="few events: only to see that all of it works")
     parser.add_argument("--json", metavar="FILE", help="write everything there; with - to stdout, instead of tables")
@@ -85,11 +106,11 @@ def _earlier(path: str) -> Report:
 def _measure(cases: list[Case], effort: Effort) -> tuple[Report, set[str]]:
     """Run one group after the other: the servers of one are not there while the other is measured."""
     runs, environment = Runs(), dict[str, str]()
-    for _, group in groupby(cases, key=lambda one: one.question.group):
+    for name, group in groupby(cases, key=lambda one: one.question.group):
         some = list(group)
         with running({need for one in some for need in one.needs}, {one.place for one in some}) as servers:
             environment = environment or describe(servers.url)
-            runs.add(run(some, servers, effort, _progress))
+            runs.add(run(some, servers, _of_group(name, effort), _progress))
     _progress("")
     return build(cases, runs, environment, effort), runs.failed
 

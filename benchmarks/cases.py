@@ -77,6 +77,11 @@ class Job:
     def total(self) -> int:
         return self.warmup + self.events
 
+    @property
+    def patience(self) -> int:
+        """Seconds after which a process that does it is given up: the first may have to fill a stock."""
+        return WAIT * max(1, self.stock // 100_000)
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
@@ -116,7 +121,7 @@ class Question:
     """A table: cases that answer the same question, compared by the first of its figures."""
 
     name: str
-    title: str
+    title: str  # ``{stock}`` stands for how many events a store holds
     keys: tuple[str, ...]
     group: str = "bus"  # those of one share servers, and the rounds
 
@@ -139,8 +144,10 @@ QUESTIONS = {
         Question("append", "Append: one after the other, from one thread", ("p50", "p99", "rate"), "store"),
         Question("threads", "Append: from 16 threads, each to actors of its own", ("rate", "cpu"), "store"),
         Question("batch", "Append: 100 events at a time, all or none", ("rate", "cpu"), "store"),
-        Question("load", "Load an actor's events, out of 200,000", ("loads", "p50"), "store"),
+        Question("load", "Load an actor's events, out of {stock}", ("loads", "p50"), "store"),
+        Question("latest", "Load the latest events, or what was read before, out of {stock}", ("p50",), "store"),
         Question("follow", "Follow: 200,000 events from the first on", ("rate", "cpu"), "store"),
+        Question("size", "Growth: a store of {stock} events, and one of 200,000", ("p50",), "store"),
     )
 }
 

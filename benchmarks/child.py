@@ -5,14 +5,14 @@ import sys
 
 import msgspec
 
-from .cases import WAIT, CannotMeasureError, Job
+from .cases import CannotMeasureError, Job
 from .every import CASES
 
 if __name__ == "__main__":
-    name, job = sys.argv[1:]
-    faulthandler.dump_traceback_later(WAIT, exit=True)
+    name, job = sys.argv[1], msgspec.json.decode(sys.argv[2], type=Job)
+    faulthandler.dump_traceback_later(job.patience, exit=True)
     try:
-        answer: object = CASES[name].run(msgspec.json.decode(job, type=Job))
+        answer: object = CASES[name].run(job)
     except (CannotMeasureError, ImportError) as error:
         answer = {"left_out": str(error)}
     print(msgspec.json.encode(answer).decode())

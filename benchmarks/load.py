@@ -1,4 +1,4 @@
-"""Reading a store that holds 200,000 events: those of one actor, and all of them."""
+"""Reading a store that holds many events: those of one actor, and all of them."""
 
 from functools import partial
 from itertools import islice
@@ -8,9 +8,11 @@ from time import perf_counter
 from nats.js import JetStreamContext
 
 from .cases import CannotMeasureError, Goal, Job, Sample, Stopwatch
-from .peers import jetstream, nats_py
-from .stock import BARE, FEW, MANY, ROWS, Stock
+from .peers import bare_socket, jetstream, nats_py
+from .stock import BARE, FEW, MANY, ROWS, SMALL, Stock
 from .stores import CONTENDERS, DATABASES, STREAMS, Contender, in_loop, register_at
+
+__all__ = ["load_ours"]
 
 _SHARE = 0.001  # of the events asked for
 _AIMS = {10: 2.0, 1_000: 1.2}
@@ -48,14 +50,36 @@ def _load(contender: Contender, stock: Stock, place: str, job: Job) -> Sample:
     return _summed_up(took, warmup)
 
 
+load_ours = partial(_load, CONTENDERS["aether"])
+
+
 def _follow(contender: Contender, stock: Stock, place: str, job: Job) -> Sample:
     with contender.open(job, place, stock) as store:
         watch = Stopwatch()
-        followed = sum(1 for _ in islice(store.follow(), job.stock))
-        sample = watch.read(job.stock)
-    if followed != job.stock:
-        raise CannotMeasureError(f"of {job.stock:,} events {followed:,} came")
+        count = min(SMALL, job.stock)
+        followed = sum(1 for _ in islice(store.follow(), count))
+        sample = watch.read(count)
+    if followed != count:
+        raise CannotMeasureError(f"of {count:,} events {followed:,} came")
     return sample
+
+
+# -- a bare socket
+
+
+def _load_by_sequence(stock: Stock, place: str, job: Job) -> Sample:
+    warmup, loaded = _count(stock, job)
+    actors = stock.chosen(job, warmup + loaded)
+    sequences = stock.sequences(job, actors)
+    took = []
+    with jetstream.made(job, place, stock) as url, bare_socket.BareSocket(url) as client:
+        for actor_id in actors:
+            subject, earlier = jetstream.subject_of(stock.name, actor_id), sequences[actor_id][:-1]
+            start = perf_counter()
+            bodies = bare_socket.load(client, stock.name, subject, earlier)
+            took.append(perf_counter() - start)
+            _check(sum(body.startswith(b"{") for body in bodies), stock)
+    return _summed_up(took, warmup)
 
 
 # -- nats-py
@@ -73,9 +97,10 @@ async def _load_async(stock: Stock, js: JetStreamContext, job: Job) -> Sample:
 
 
 async def _follow_async(stock: Stock, js: JetStreamContext, job: Job) -> Sample:
+    count = min(SMALL, job.stock)
     watch = Stopwatch()
-    await jetstream.follow(js, stock.name, job.stock)
-    return watch.read(job.stock)
+    await jetstream.follow(js, stock.name, count)
+    return watch.read(count)
 
 
 # -- the cases
@@ -95,7 +120,7 @@ def _register_load(name: str, stock: Stock, place: str, what: str, goals: tuple[
         place,
         f"{name}-aether",
         f"{what}, aether_sync, `get_events`",
-        partial(_load, CONTENDERS["aether"], stock, place),
+        partial(load_ours, stock, place),
         base=f"{name}-nats-py",
         says="`store.get_events()` of an actor that this store has not heard of.",
         share=_SHARE,
@@ -108,7 +133,17 @@ def _register_loads(stock: Stock) -> None:
     name, what = f"load-{stock.each}", f"{stock.each:,} events"
     ahead = [Goal(1.0, to=(f"{name}-eventsourcing-{database}",)) for database in DATABASES]
     for place in STREAMS:
-        _register_load(name, stock, place, what, (Goal(_AIMS[stock.each]), *ahead))
+        register_at(
+            place,
+            f"{name}-socket",
+            f"{what}, bare socket, by sequence",
+            partial(_load_by_sequence, stock, place),
+            base=f"{name}-nats-py",
+            says="The last record, then all others by sequences that are known, in one write; nothing is decoded.",
+            share=_SHARE,
+        )
+        by_sequence = Goal(0.5, to=(f"{name}-socket-{place}",), called="a bare socket")
+        _register_load(name, stock, place, what, (Goal(_AIMS[stock.each]), by_sequence, *ahead))
     for place in DATABASES:
         register_at(
             place,

@@ -68,7 +68,7 @@ class Report(msgspec.Struct, frozen=True):
 def build(cases: Sequence[Case], runs: Runs, environment: dict[str, str], effort: Effort) -> Report:
     """Sum up."""
     tables = (
-        Table(question.name, question.title, tuple(_row(one, runs) for one in group))
+        Table(question.name, question.title.format(stock=f"{effort.stock:,}"), tuple(_row(one, runs) for one in group))
         for question, group in groupby(cases, key=lambda one: one.question)
     )
     return Report(environment, effort.events, effort.repeat, tuple(tables))

@@ -12,7 +12,7 @@ from time import monotonic
 
 import msgspec
 
-from .cases import WAIT, Case, Job, Sample, Servers
+from .cases import Case, Job, Sample, Servers
 from .environment import lacking
 
 __all__ = ["Effort", "Runs", "run"]
@@ -98,9 +98,9 @@ def _run(one: Case, job: Job) -> tuple[Sample | None, str, bool]:
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
         try:
-            output, complaints = process.communicate(timeout=WAIT + 10)
+            output, complaints = process.communicate(timeout=job.patience + 10)
         except subprocess.TimeoutExpired:
-            return None, f"it did not end within {WAIT} s", True
+            return None, f"it did not end within {job.patience} s", True
         finally:
             with suppress(ProcessLookupError):  # its partners too, whatever happened to it
                 os.killpg(process.pid, signal.SIGKILL)

@@ -1,7 +1,7 @@
 """What stores hold: events of 300 bytes, of many actors, as they come in life: now of this one, now of that."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -12,7 +12,22 @@ from aether_sync import Event
 from .cases import Job
 from .workload import WireEvent, make_envelope
 
-__all__ = ["BARE", "FEW", "MANY", "ROWS", "Stock", "actor_name", "make_stored", "make_unstored", "stocked"]
+__all__ = [
+    "BARE",
+    "FEW",
+    "FEW_SMALL",
+    "MANY",
+    "MANY_SMALL",
+    "ROWS",
+    "SMALL",
+    "Stock",
+    "actor_name",
+    "make_stored",
+    "make_unstored",
+    "stocked",
+]
+
+SMALL = 200_000  #: events of a stock that does not grow with what is asked for
 
 _MORE = {"note": "to be left with the neighbours if nobody is at home, but not at noon"}
 
@@ -44,9 +59,13 @@ class Stock:
     each: int
     is_bare: bool = False
     is_spread: bool = True  # or stored actor by actor
+    is_small: bool = False  # of 200,000 events at most, however many are asked for
+
+    def events(self, job: Job) -> int:
+        return self.actors(job) * self.each
 
     def actors(self, job: Job) -> int:
-        return job.stock // self.each
+        return (min(job.stock, SMALL) if self.is_small else job.stock) // self.each
 
     def rounds(self, job: Job) -> Iterator[list[tuple[int, int]]]:
         """Actor and version of each event, in the order in which they are stored.
@@ -69,11 +88,23 @@ class Stock:
         Random(self.name).shuffle(names)
         return list(islice(names * (count // len(names) + 1), count))
 
+    def sequences(self, job: Job, actors: Iterable[str]) -> dict[str, list[int]]:
+        """Say where the events of some actors are: the first that is stored has the sequence 1."""
+        found: dict[str, list[int]] = {actor_id: [] for actor_id in actors}
+        wanted = {int(actor_id.rpartition("-")[2]): sequences for actor_id, sequences in found.items()}
+        stored = (actor for numbers in self.rounds(job) for actor, _ in numbers)
+        for sequence, actor in enumerate(stored, 1):
+            if actor in wanted:
+                wanted[actor].append(sequence)
+        return found
 
-MANY = Stock("many", 10)  #: 20,000 actors with 10 events each
-BARE = Stock("bare", 10, is_bare=True)  #: the same without headers
-FEW = Stock("few", 1_000)  #: 200 actors with 1,000 events each
-ROWS = Stock("rows", 1_000, is_spread=False)  #: the same, actor by actor
+
+MANY = Stock("many", 10)  #: 20,000 actors with 10 events each, or ten times as many
+MANY_SMALL = replace(MANY, name="many-small", is_small=True)
+BARE = Stock("bare", 10, is_bare=True, is_small=True)  #: the same without headers
+FEW = Stock("few", 1_000)  #: 200 actors with 1,000 events each, or ten times as many
+FEW_SMALL = replace(FEW, name="few-small", is_small=True)
+ROWS = Stock("rows", 1_000, is_spread=False, is_small=True)  #: the same, actor by actor
 
 
 def stocked(job: Job, where: str, stock: Stock, fill: Callable[[], Any]) -> None:

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nats.js import JetStreamContext
 
@@ -23,7 +23,10 @@ from .peers import eventsourcing, jetstream, nats_py
 from .peers.faces import AsyncPeer
 from .stock import Stock, make_stored, make_unstored
 
-__all__ = ["CONTENDERS", "DATABASES", "STREAMS", "SYNCED", "Contender", "Store", "in_loop", "register_at"]
+if TYPE_CHECKING:
+    from aether_sync import JetStreamEventStore
+
+__all__ = ["CONTENDERS", "DATABASES", "STREAMS", "SYNCED", "Contender", "Store", "in_loop", "our_store", "register_at"]
 
 STREAMS = ("r1", "r3")  #: the places of JetStream that every question is asked about
 SYNCED = "synced"
@@ -39,8 +42,8 @@ class Store(Protocol):
     def append(self, events: Sequence[Any]) -> object:
         """Store events, all or none."""
 
-    def load(self, actor_id: str) -> Sequence[object]:
-        """Return an actor's events."""
+    def load(self, actor_id: str, after: int = 0) -> Sequence[object]:
+        """Return an actor's events after a version."""
 
     def follow(self) -> Iterator[object]:
         """Iterate over all events, in order."""
@@ -59,36 +62,37 @@ class Contender:
 
 
 class _Ours:
-    def __init__(self, url: str, stream: str, replicas: int) -> None:
-        from aether_sync import JetStreamEventStore
-
-        self._store = JetStreamEventStore(url, stream=stream, replicas=replicas)
+    def __init__(self, store: "JetStreamEventStore") -> None:
+        self._store = store
 
     def append(self, events: Sequence[Event]) -> object:
         if len(events) == 1:
             return self._store.save_event(events[0])
         return self._store.save_events(events)
 
-    def load(self, actor_id: str) -> Sequence[object]:
-        return self._store.get_events(actor_id)
+    def load(self, actor_id: str, after: int = 0) -> Sequence[object]:
+        return self._store.get_events(actor_id, from_version=after + 1)
 
     def follow(self) -> Iterator[object]:
         with self._store.follow() as stored:
             yield from stored
 
-    def __enter__(self) -> "_Ours":
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._store.close()
+@contextmanager
+def our_store(job: Job, place: str, stock: Stock | None) -> Iterator["JetStreamEventStore"]:
+    """Open a store of ours, empty and named by the job, or named by the stock that it holds."""
+    from aether_sync import JetStreamEventStore
+
+    with jetstream.made(job, place, stock) as url:
+        stream, replicas = stock.name if stock else job.prefix, len(job.stores.streams[place])
+        with JetStreamEventStore(url, stream=stream, replicas=replicas) as store:
+            yield store
 
 
 @contextmanager
 def _open_ours(job: Job, place: str, stock: Stock | None) -> Iterator[Store]:
-    with jetstream.made(job, place, stock) as url:
-        stream = stock.name if stock else job.prefix
-        with _Ours(url, stream, len(job.stores.streams[place])) as store:
-            yield store
+    with our_store(job, place, stock) as store:
+        yield _Ours(store)
 
 
 CONTENDERS = {

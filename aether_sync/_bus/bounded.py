@@ -16,6 +16,7 @@ from ..events import Event
 __all__ = ["BoundedEvents", "Overflow"]
 
 _TRIM_AFTER = 2**16  # bytes put, until the sizes of events that were taken are forgotten
+_NO_SIZES: deque[int] = deque(maxlen=0)  # of a queue that never had an event: a deque of its own takes 750 bytes
 
 
 class Overflow(Enum):
@@ -56,9 +57,10 @@ class BoundedEvents:
         self.overflow = overflow
         self.closed = False  #: whether nothing more is put; what is there can still be taken
         self._events: deque[Event] = deque()
-        self._sizes: deque[int] = deque()  # of the events, in order, behind those of some that were taken
+        self._sizes = _NO_SIZES  # of the events, in order, behind those of some that were taken
         self._bytes = 0  # the sum of _sizes: at least what is queued
-        self._trim_above = 0  # while _bytes stays below this, it need not be exact
+        # While _bytes does not exceed this, it need not be exact. An event that is put first exceeds it.
+        self._trim_above = -1
         self._offered = 0
         self._high_water = 0
         self._dropped: Counter[str] = Counter()  # by reason
@@ -106,6 +108,7 @@ class BoundedEvents:
 
     def _put_by_policy(self, events: Sequence[Event], sizes: Sequence[int]) -> int:
         """Put events that do not all fit, one by one; returns how many were dropped, these or others."""
+        self._keep_sizes()
         if self.overflow is Overflow.DROP_OLDEST:
             return sum(map(self._put_and_drop_oldest, events, sizes))
         return self._put_while_room(events, sizes)
@@ -163,8 +166,13 @@ class BoundedEvents:
             return False
         if self._bytes + size <= self._trim_above:
             return True
+        self._keep_sizes()
         is_alone = not self._trim() and count == 1
         return is_alone or self._bytes + size <= self.max_bytes
+
+    def _keep_sizes(self) -> None:
+        if self._sizes is _NO_SIZES:
+            self._sizes = deque()
 
     def _trim(self) -> int:
         """Forget the sizes of events that were taken; returns how many events are queued."""
@@ -175,5 +183,6 @@ class BoundedEvents:
         else:  # this also mends what an interrupted put left
             self._sizes.clear()
             self._bytes = 0
-        self._trim_above = min(self.max_bytes, self._bytes + _TRIM_AFTER)
+        if self._sizes is not _NO_SIZES:
+            self._trim_above = min(self.max_bytes, self._bytes + _TRIM_AFTER)
         return pending

@@ -71,9 +71,12 @@ class Counters:
 
     def tally(self, namespace: str) -> NamespaceCount:
         """Return the counter of what is published under a namespace."""
-        if namespace not in self._tallies and len(self._tallies) >= _NAMESPACES_COUNTED:
+        tallies = self._tallies
+        tally = tallies.get(namespace)
+        if tally is None and len(tallies) >= _NAMESPACES_COUNTED:
             namespace = OTHER_NAMESPACES
-        return self._tallies.setdefault(namespace, NamespaceCount())
+            tally = tallies.get(namespace)
+        return tally or tallies.setdefault(namespace, NamespaceCount())
 
     def add(self, name: str, count: int = 1) -> None:
         """Add to another counter, named as its field of :class:`~aether_sync.metrics.Metrics`."""

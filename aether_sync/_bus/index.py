@@ -54,11 +54,18 @@ class Tree(Generic[T]):
         found: dict[T, int] = {}
         nodes = [self]
         for token in namespace.split("."):
+            below = []
             for node in nodes:
-                if (rest := node.branches.get(">")) is not None:
+                branches = node.branches
+                if (rest := branches.get(">")) is not None:
                     found |= rest.holders
-            names = token, "*"
-            nodes = [branch for node in nodes for name in names if (branch := node.branches.get(name)) is not None]
+                if (branch := branches.get(token)) is not None:
+                    below.append(branch)
+                if (branch := branches.get("*")) is not None:
+                    below.append(branch)
+            if not below:  # as most often, where namespaces are ever new
+                return sorted(found, key=found.__getitem__) if found else []
+            nodes = below
         for node in nodes:
             found |= node.holders
         return sorted(found, key=found.__getitem__)

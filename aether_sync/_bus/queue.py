@@ -125,11 +125,11 @@ class EventQueue(BoundedEvents, janus.Queue[Any]):
                 if self._deferred:
                     self._put_deferred()
                 pending = len(self._events)
-                if len(events) == 1 and pending < self.maxsize and self._bytes + sizes[0] <= self._trim_above:
+                if len(events) == 1 and pending < self.maxsize and self._bytes + (size := sizes[0]) <= self._trim_above:
                     self._offered += 1  # as _extend() does, without that call: this is by far the most frequent
                     self._events.append(events[0])
-                    self._bytes += sizes[0]
-                    self._sizes.append(sizes[0])
+                    self._bytes += size
+                    self._sizes.append(size)
                     if pending >= self._high_water:
                         self._high_water = pending + 1
                 else:

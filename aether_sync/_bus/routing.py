@@ -319,9 +319,10 @@ class Targets:
 
     def __init__(self, frame_of: Callable[[str], Frame | None]) -> None:
         self._frame_of = frame_of
-        self.lock = signal_safe_lock()  # guards the fields below; routes are read without it
+        self.lock = signal_safe_lock()  # guards the fields below
+        self._tries = tries(self.lock)
         self._index: Index[Target] = Index()
-        self._routes: dict[str, Route] = {}
+        self.routes: dict[str, Route] = {}  #: those that are known, for any thread to look up without the lock
         self._groups: dict[str, set[Target]] = {}  # by name
         self._turns: dict[str, Iterator[int]] = {}  # whose turn it is, by the name of a queue group
 
@@ -352,28 +353,31 @@ class Targets:
             InvalidNamespaceError: What was given is not a namespace.
         """
         if type(namespace) is str:
-            route = self._routes.get(namespace)
+            route = self.routes.get(namespace)
             if route is not None:
                 return route
         namespace = check_namespace(namespace)
         mine = False
         try:
-            for mine in tries(self.lock):  # no publisher waits for a lock: ``locks`` says why
+            for mine in self._tries:  # no publisher waits for a lock: ``locks`` says why
                 break
             if not mine:  # a target is being added or removed; then the slow way is taken, and the route is not kept
                 return self._compute(namespace, self._index.everyone())
             state = self._index.state
             route = self._compute(namespace, self._index.find(namespace))
-            if len(self._routes) >= _ROUTES_KEPT:
-                self._routes = {}
+            if len(self.routes) >= _ROUTES_KEPT:
+                self.routes = {}
             if self._index.state is state:  # else it is outdated: a handler's close() released the lock meanwhile
-                self._routes[namespace] = route
+                self.routes[namespace] = route
             return route
         finally:
             if mine:
                 self.lock.release()
 
     def _compute(self, namespace: str, candidates: Sequence[Target]) -> Route:
+        frame = self._frame_of(namespace)
+        if not candidates:
+            return Route(namespace, frame=frame)
         targets: list[Target] = []
         by_name: dict[str, list[Target]] = {}  # the members of a group, by its name; their patterns may differ
         for target in candidates:
@@ -385,19 +389,19 @@ class Targets:
             targets=tuple(targets),
             groups=tuple(groups),
             is_wanted=bool(targets or groups),
-            frame=self._frame_of(namespace),
+            frame=frame,
         )
 
     def _forget_routes(self, target: Target) -> None:
         if all(pattern.is_literal for pattern in target.patterns):
             old = [pattern.text for pattern in target.patterns]
-        elif len(self._routes) <= _ROUTES_CHECKED:
-            old = [namespace for namespace in list(self._routes) if target.first_match(namespace) is not None]
+        elif len(self.routes) <= _ROUTES_CHECKED:
+            old = [namespace for namespace in list(self.routes) if target.first_match(namespace) is not None]
         else:
-            self._routes = {}
+            self.routes = {}
             return
         for namespace in old:
-            self._routes.pop(namespace, None)
+            self.routes.pop(namespace, None)
 
 
 def _full(target: Target, dropped: Mapping[str, int]) -> str:

@@ -1,7 +1,7 @@
 """Reading: from JSON to events."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC
 from typing import Annotated, Any, NoReturn
 
@@ -11,7 +11,7 @@ from .._values.clock import Datetime
 from ..errors import DecodingError
 from ..events import _CHECKED, MAX_VERSION, Event, _set
 
-__all__ = ["decode_envelope", "decode_event", "decode_run", "decode_stored"]
+__all__ = ["decode_envelope", "decode_event", "decode_run", "decode_stored", "decode_stored_run"]
 _T, _Z = b"TZ"
 _read_datetime = Datetime.fromisoformat
 _RFC3339 = re.compile(
@@ -109,6 +109,28 @@ def decode_stored(encoded: bytes) -> Event:
                 _set(event, "__class__", Event)
                 return event  # type: ignore[no-any-return]
     return decode_event(encoded, "")
+
+
+def decode_stored_run(payloads: Iterable[bytes]) -> list[Event | DecodingError]:
+    """Read several as :func:`decode_stored` does; in place of each that is not an event is the error."""
+    found: list[Event | DecodingError] = []
+    read, put, append = _read_ready_event, _set, found.append
+    for payload in payloads:
+        if payload[-43:-29] == b',"timestamp":"' and payload[-19] == _T and payload[-3] == _Z:
+            try:
+                event: Any = read(payload)
+            except (ValueError, RecursionError):  # the careful way finds out what is wrong
+                pass
+            else:
+                if event.metadata is not None:
+                    put(event, "__class__", Event)
+                    append(event)
+                    continue
+        try:
+            append(decode_event(payload, ""))
+        except DecodingError as error:
+            append(error.with_traceback(None))  # which has this frame, and with it all events
+    return found
 
 
 def decode_envelope(payload: bytes, namespace: str) -> tuple[str, Event]:

@@ -63,12 +63,31 @@ def encode_event(event: Event) -> bytes:
         EncodingError: It holds a value that cannot be written as JSON, or was changed meanwhile. The message says which
             value, and where.
     """
-    data = event.data
-    try:
-        if data is None or (type(data) is dict and _is_json(data, 1)):
-            return _write(event, data, event.metadata)
-    except (TypeError, ValueError, RuntimeError):  # the careful way finds out what it is
-        pass
+    data, metadata = event.data, event.metadata
+    if data is None or type(data) is dict:
+        try:
+            # As _is_json() and _write() do, without these calls, which took a tenth of the time of publish().
+            for key, item in data.items() if data else ():
+                kind = type(item)
+                if type(key) is not str or not (kind in _WRITTEN_AS_IS or _is_json_item(item, kind, 1)):
+                    break
+            else:
+                if metadata:
+                    "".join(metadata.values())
+                return _encode(
+                    _Written(
+                        event.id,
+                        event.event_type,
+                        event.actor_id,
+                        event.command_id or UNSET,
+                        event.version,
+                        data,
+                        metadata or UNSET,
+                        event.timestamp,
+                    )
+                )
+        except (TypeError, ValueError, RuntimeError):  # the careful way finds out what it is
+            pass
     return _encode_carefully(event)
 
 
@@ -81,11 +100,20 @@ def encode_and_copy(event: Event, namespace: str) -> tuple[bytes, Event]:
         EncodingError: As for :func:`encode_event`.
     """
     if type(event) is Event and (event.data is None or type(event.data) is dict):
-        data = None if event.data is None else dict(event.data)
+        data = None if event.data is None else event.data.copy()
         metadata = {**event.metadata}
         try:
-            if data is None or _is_flat(data):
-                return _write(event, data, metadata), _copy(event, data, metadata, namespace)
+            for key, item in data.items() if data else ():
+                kind = type(item)
+                if type(key) is not str or not (kind in _UNCHANGED or (kind is float and item - item == 0.0)):
+                    break  # it may be something else after writing and reading
+            else:
+                encoded = _write(event, data, metadata)
+                copy: Event = event.__copy__()  # type: ignore[attr-defined]  # every Struct has it
+                _set(copy, "data", data)
+                _set(copy, "metadata", metadata)
+                _set(copy, "namespace", namespace)
+                return encoded, copy
         except (TypeError, ValueError):  # the careful way finds out what it is
             pass
     encoded = encode_event(event)
@@ -104,23 +132,6 @@ def encode_read(event: Event) -> bytes:
         raise EncodingError(
             f"event {short(event.event_type)} ({short(event.id)}): data is nested too deeply for this thread's stack"
         ) from error
-
-
-def _is_flat(data: dict[Any, Any]) -> bool:
-    """Whether all keys and values are of types that are the same after writing and reading."""
-    for key, item in data.items():
-        kind = type(item)
-        if type(key) is not str or not (kind in _UNCHANGED or (kind is float and item - item == 0.0)):
-            return False
-    return True
-
-
-def _copy(event: Event, data: dict[str, Any] | None, metadata: dict[str, str], namespace: str) -> Event:
-    copy: Event = event.__copy__()  # type: ignore[attr-defined]  # every Struct has it
-    _set(copy, "data", data)
-    _set(copy, "metadata", metadata)
-    _set(copy, "namespace", namespace)
-    return copy
 
 
 def _write(event: Event, data: Mapping[str, Any] | None, metadata: Mapping[str, str]) -> bytes:

@@ -144,52 +144,84 @@ class Channel:
 
     # -- publishing
 
-    def send(
-        self,
-        frames: Sequence[bytes],
-        size: int,
-        largest: int,
-        line: int,
-        timeout: float | None,
-        buffer: bool,
-        wait: bool = True,
-        make: Callable[[], Sequence[bytes]] | None = None,
-    ) -> None:
-        """Accept ``PUB`` frames, all of them or none.
+    def send(self, frame: bytes, size: int, line: int, timeout: float | None, buffer: bool, wait: bool) -> None:
+        """Accept a ``PUB`` command.
 
         Args:
-            frames: Whole commands, in order.
-            size: Bytes of all of them.
-            largest: Bytes of the largest payload among them.
-            line: The length of the longest of their lines.
+            frame: The command.
+            size: Bytes of its payload.
+            line: The length of its line.
             timeout: Seconds to wait for room in the outbox. Nothing waits on a loop thread, whichever connection's.
-            buffer: Whether to accept them while disconnected.
+            buffer: Whether to accept it while disconnected.
             wait: Whether to wait for the first attempt to connect.
-            make: Makes the frames, once there is room; ``frames`` is then what they are made of.
 
         Raises:
             As ``publish()``.
         """
         slot = self.slot
         engine = slot.engine
-        if get_ident() in loop_threads:  # the collector runs a finalizer there, which publishes
-            wait, timeout = False, 0.0
+        if (
+            engine is None
+            or not (link := engine.link).first.done
+            or size > link.max_payload
+            or line not in link.lines.taken
+            or not (buffer or link.is_connected)
+        ):
+            self._prepare(size, line, buffer, wait)
+        try:
+            slot.outbox.put(frame, timeout)
+        except PublishTimeoutError as error:
+            raise self._explained(error) from None
+
+    def send_many(
+        self,
+        count: int,
+        size: int,
+        largest: int,
+        line: int,
+        make: Callable[[], Sequence[bytes]],
+        timeout: float | None,
+        buffer: bool,
+    ) -> None:
+        """Accept several ``PUB`` commands, all of them or none.
+
+        Args:
+            count: How many.
+            size: An upper bound of the bytes of all.
+            largest: Bytes of the largest payload.
+            line: The length of the longest of their lines.
+            make: Makes the commands, once there is room.
+            timeout: As for :meth:`send`.
+            buffer: As for :meth:`send`.
+
+        Raises:
+            As ``publish()``.
+        """
+        self._prepare(largest, line, buffer, True)
+        try:
+            self.slot.outbox.put_many(count, size, make, timeout)
+        except PublishTimeoutError as error:
+            raise self._explained(error) from None
+
+    def _prepare(self, largest: int, line: int, buffer: bool, wait: bool) -> None:
+        """Have an engine, and make sure that what it has for a server takes a payload and a line of these lengths."""
+        engine = self.slot.engine
         if engine is None or not engine.link.first.done:
-            engine = self._ready() if wait else self._begin()
+            # The collector runs finalizers, which may publish, on a loop thread as well.
+            engine = self._ready() if wait and get_ident() not in loop_threads else self._begin()
         link = engine.link
         if largest > link.max_payload > 0:
             raise _too_large(largest, link.max_payload)
-        lines = link.lines
-        if line not in lines.taken:
-            lines.take(line)
+        if line not in link.lines.taken:
+            link.lines.take(line)
         if not buffer and not link.is_connected:
             raise DisconnectedError(f"nothing was published: {link.connect_error()}")
-        try:
-            slot.outbox.put(frames, size, largest, timeout, make)
-        except PublishTimeoutError as error:
-            if link.is_connected:
-                raise
-            raise PublishTimeoutError(f"{error}; {link.connect_error()}") from None
+
+    def _explained(self, error: PublishTimeoutError) -> PublishTimeoutError:
+        engine = self.slot.engine
+        if engine is None or engine.link.is_connected:
+            return error
+        return PublishTimeoutError(f"{error}; {engine.link.connect_error()}")
 
     # -- subscribing
 

@@ -1,7 +1,7 @@
 """The outbox: frames from the publishing threads to the loop, bounded in events and in bytes.
 
 A publisher takes no lock. Threads that once meet at a lock pass it, and the GIL, to each other for every event from
-then on: four threads published a sixth of what one did. A publisher appends to a deque, which is atomic, *then* checks
+then on: four threads published a sixth of what one did. A publisher appends to a list, which is atomic, *then* checks
 whether the loop sleeps, and wakes it. The loop says that it is going to sleep, *then* checks whether a frame is there.
 So it never sleeps while one waits. One exception: if a signal handler raises before the publisher has woken the
 loop, its frame goes with the next one, the next flush, or the close.
@@ -12,23 +12,25 @@ many at once as there is room for. So a publisher that comes back with its next 
 Accepted races: threads that publish at the same moment may each see the same last room, and exceed the bounds by what
 they publish; the count of the room that is taken may be off by as much. That is harmless, because the loop corrects the
 count whenever it takes frames.
+
+Frames are ``bytes`` in one flat list. Nothing else is made for an event that waits, so the garbage collector has
+nothing to look at, and the loop counts and takes any number of them by a few calls into C.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from threading import Lock
+from itertools import accumulate
+from threading import Lock, get_ident
 
+from .._runtime.closing import loop_threads
 from .._runtime.deadline import Deadline
 from .._runtime.locks import tries
 from .._runtime.waits import ParkingLot
 from ..errors import BusClosedError, PublishTimeoutError
 
-__all__ = ["Wakeup", "Outbox", "Parcel"]
-
-#: What one call published: ``PUB`` commands, the bytes of all of them, and the bytes of the largest payload.
-Parcel = tuple[Sequence[bytes], int, int]
+__all__ = ["Wakeup", "Outbox"]
 
 
 class Wakeup:
@@ -60,13 +62,13 @@ class _Turn:
 
 
 class Outbox:
-    """Parcels from the publishing threads to the loop.
+    """Frames, that is ``PUB`` commands, from the publishing threads to the loop.
 
     A position is the count of all frames ever accepted, so "everything published until now" is one number.
 
     Args:
         max_events: How many events it holds at most, with those that the loop has taken and not yet written.
-        max_bytes: How many bytes their frames have at most. A parcel larger than a bound is accepted when the outbox is
+        max_bytes: How many bytes their frames have at most. What is larger than a bound is accepted when the outbox is
             empty.
     """
 
@@ -77,9 +79,8 @@ class Outbox:
         self._turns: deque[_Turn] = deque()  # of those threads, in order; any thread, by single operations
         self._turns_lock = Lock()  # held by the thread that lets them in
         self._to_let_in = False  # a thread wants that done
-        self._parcels: deque[Parcel] = deque()  # appended to by any thread, taken from by the loop
-        self._events = 0  # in the parcels; changed by any thread, corrected by the loop
-        self._bytes = 0
+        self._frames: list[bytes] = []  # appended to by any thread, taken from by the loop, in single operations
+        self._bytes = 0  # of those; changed by any thread, corrected by the loop
         self._wakeup: Wakeup | None = None  # there while the loop sleeps
         self.shortcut: Callable[[bytes], bool] | None = None  # sends a frame past the loop, or returns False
         self._closed = False
@@ -91,56 +92,81 @@ class Outbox:
 
     # -- publishing threads
 
-    def put(
-        self,
-        frames: Sequence[bytes],
-        size: int,
-        largest: int,
-        timeout: float | None,
-        make: Callable[[], Sequence[bytes]] | None = None,
-    ) -> None:
-        """Accept all these frames, or none.
+    def put(self, frame: bytes, timeout: float | None) -> None:
+        """Accept a frame.
 
         Args:
-            frames: ``PUB`` commands, in order; with ``make``, as many objects as it makes frames.
-            size: Bytes of all frames; with ``make``, an upper bound.
-            largest: Bytes of the largest payload.
-            timeout: Seconds to wait for room.
-            make: Makes the frames once there is room, so that they are numbered in the order in which they are sent.
+            frame: A ``PUB`` command.
+            timeout: Seconds to wait for room. On a loop thread, whichever connection's, nothing waits.
 
         Raises:
             PublishTimeoutError: There was no room in time.
             BusClosedError: The outbox is closed.
         """
-        count = len(frames)
-        if not self._has_room(count, size):
-            self._await_room(count, size, Deadline(timeout))
+        frames, size = self._frames, len(frame)
+        if (
+            self._turns
+            or self._held_bytes + self._bytes + size > self.max_bytes
+            or self._held_events + len(frames) >= self.max_events
+        ):
+            self._make_sure_of_room(1, size, timeout)
         if self._closed:
             raise BusClosedError(_CLOSED)
-        if make is not None:
-            frames = make()
-            size = sum(map(len, frames))
-        shortcut = self.shortcut
-        if shortcut is not None and count == 1 and not (self._parcels or self._held_events) and shortcut(frames[0]):
-            return
-        parcel = (frames, size, largest)
-        self._events += count
+        if not (frames or self._held_events):
+            shortcut = self.shortcut
+            if shortcut is not None and shortcut(frame):
+                return
         self._bytes += size
         try:
-            self._parcels.append(parcel)
+            frames.append(frame)
         finally:
-            self.wake()
-        if self._sealed and self._withdraw(parcel):
+            wakeup = self._wakeup  # as wake() does, without that call
+            if wakeup is not None and not wakeup.rung:
+                wakeup.ring()
+        if self._sealed and self._withdraw((frame,)):
             raise BusClosedError(_CLOSED)
 
-    def _has_room(self, count: int, size: int) -> bool:
-        return not self._turns and (
-            (
-                self._held_events + self._events + count <= self.max_events
-                and self._held_bytes + self._bytes + size <= self.max_bytes
-            )
-            or not (self._parcels or self._held_events)
+    def put_many(self, count: int, size: int, make: Callable[[], Sequence[bytes]], timeout: float | None) -> None:
+        """Accept several frames, all or none.
+
+        Args:
+            count: How many.
+            size: An upper bound of the bytes of all.
+            make: Makes the frames once there is room, so that they are numbered in the order in which they are sent.
+            timeout: As for :meth:`put`.
+
+        Raises:
+            PublishTimeoutError: As for :meth:`put`.
+            BusClosedError: As for :meth:`put`.
+        """
+        if self._turns or not self._fits(count, size):
+            self._make_sure_of_room(count, size, timeout)
+        if self._closed:
+            raise BusClosedError(_CLOSED)
+        frames = make()
+        self._bytes += size
+        try:
+            self._frames.extend(frames)
+        finally:
+            self.wake()
+        if self._sealed and self._withdraw(frames):
+            raise BusClosedError(_CLOSED)
+
+    def _fits(self, count: int, size: int) -> bool:
+        return (
+            self._held_events + len(self._frames) + count <= self.max_events
+            and self._held_bytes + self._bytes + size <= self.max_bytes
         )
+
+    @property
+    def _is_empty(self) -> bool:
+        return not (self._frames or self._held_events)
+
+    def _make_sure_of_room(self, count: int, size: int, timeout: float | None) -> None:
+        """Wait for room where there is none at first sight."""
+        if self._turns or not self._is_empty:
+            # The collector runs finalizers, which may publish, on a loop thread as well.
+            self._await_room(count, size, Deadline(0.0 if get_ident() in loop_threads else timeout))
 
     def _await_room(self, count: int, size: int, deadline: Deadline) -> None:
         turn = _Turn(count, size)
@@ -184,8 +210,8 @@ class Outbox:
                 self._publishers.wake_all()
 
     def _let_some_in(self) -> bool:
-        is_empty = not (self._parcels or self._held_events)
-        events = 0 if is_empty else self._held_events + self._events
+        is_empty = self._is_empty
+        events = 0 if is_empty else self._held_events + len(self._frames)
         size = 0 if is_empty else self._held_bytes + self._bytes
         has_anyone_come = False
         for turn in list(self._turns):
@@ -205,12 +231,17 @@ class Outbox:
         with suppress(ValueError):  # it was removed already
             self._turns.remove(turn)
 
-    def _withdraw(self, parcel: Parcel) -> bool:
-        """Take back a parcel that came too late for the loop; returns whether it was still there."""
-        with suppress(ValueError):
-            self._parcels.remove(parcel)
-            return True
-        return False
+    def _withdraw(self, frames: Sequence[bytes]) -> bool:
+        """Take back frames that came too late for the loop; returns whether they were still there.
+
+        They came in, and would be taken, all at once. Each is like no other, as it has a number of its own.
+        """
+        try:
+            for frame in frames:
+                self._frames.remove(frame)
+        except ValueError:
+            return False
+        return True
 
     def wake(self) -> None:
         """Wake the loop if it sleeps."""
@@ -222,12 +253,11 @@ class Outbox:
 
     def depth(self) -> tuple[int, int]:
         """Return how many events and bytes wait to be written. Off the loop thread, a batch may be counted twice."""
-        events, size = _sums(self._parcels)
-        return self._held_events + events, self._held_bytes + size
+        return self._held_events + len(self._frames), self._held_bytes + _size(self._frames)
 
     def position(self) -> int:
         """Return how many events were ever accepted. Off the loop thread it may be wrong by one batch."""
-        return self._taken + _sums(self._parcels)[0]
+        return self._taken + len(self._frames)
 
     @property
     def closed(self) -> bool:
@@ -258,17 +288,16 @@ class Outbox:
 
     # -- the loop thread
 
-    def take(self) -> list[Parcel]:
-        """Take all parcels."""
-        parcels = list(self._parcels)
-        events, size = _sums(parcels)
-        self._taken += events
-        self._held_events += events  # first: a publisher finds them here or in the deque, and takes no shortcut
-        self._held_bytes += size
-        for _ in parcels:
-            self._parcels.popleft()
-        self._events, self._bytes = _sums(self._parcels)
-        return parcels
+    def take(self) -> tuple[list[bytes], list[int]]:
+        """Take all frames; return them, and where each of them ends, in bytes from the beginning of the first."""
+        frames = list(self._frames)
+        ends = list(accumulate(map(len, frames)))
+        self._taken += len(frames)
+        self._held_events += len(frames)  # first: a publisher finds them here or in the list, and takes no shortcut
+        self._held_bytes += ends[-1] if ends else 0
+        del self._frames[: len(frames)]
+        self._bytes = _size(self._frames)
+        return frames, ends
 
     def carried(self, count: int) -> None:
         """Count frames that took the shortcut."""
@@ -292,7 +321,7 @@ class Outbox:
 
         self._wakeup = Wakeup(loop, wake)
         try:
-            if not self._parcels:
+            if not self._frames:
                 await woken
         finally:
             self._wakeup = None
@@ -301,20 +330,21 @@ class Outbox:
         """Give back the room of frames that are written. When half of it is free, waiting publishers are let in."""
         self._held_events -= count
         self._held_bytes -= size
-        if self._turns:
-            events, held = self.depth()
-            if events * 2 <= self.max_events and held * 2 <= self.max_bytes:
-                self._let_in()
+        # Frames that wait are not counted here, each time, but taken at the publishers' word, which the next take()
+        # corrects; where there is no next one, everybody is let in.
+        if self._turns and (
+            self._is_empty
+            or (
+                (self._held_events + len(self._frames)) * 2 <= self.max_events
+                and (self._held_bytes + self._bytes) * 2 <= self.max_bytes
+            )
+        ):
+            self._let_in()
 
 
 _CLOSED = "the bus is closed: nothing was published"
 
 
-def _sums(parcels: "deque[Parcel] | list[Parcel]") -> tuple[int, int]:
-    """Return the events and bytes of parcels, though other threads may append meanwhile.
-
-    The copy is a list. To allocate a tuple may run the garbage collector while the deque is iterated, and a finalizer
-    lets other threads change the deque.
-    """
-    copy = list(parcels)
-    return sum(len(frames) for frames, _, _ in copy), sum(size for _, size, _ in copy)
+def _size(frames: list[bytes]) -> int:
+    """Return the bytes of frames. Other threads may append some meanwhile, which then count or do not count."""
+    return sum(map(len, frames))

@@ -21,7 +21,6 @@ from bisect import bisect_left
 from collections import Counter
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from itertools import accumulate, chain
 from math import inf
 
 from .._runtime.reporter import Kind, Reporter
@@ -29,7 +28,7 @@ from .._runtime.waits import Reply
 from .._values.clock import monotonic
 from .client import NATSClient
 from .lines import TOO_LONG, Lines, line_of
-from .outbox import Outbox, Parcel
+from .outbox import Outbox
 from .reasons import counted
 from .shortcut import LARGEST_CARRIED, Shortcut
 from .uplink import Window
@@ -163,9 +162,9 @@ class Pump:
         """Write whatever comes into the outbox, until this task is cancelled."""
         while True:
             await self._may_write.wait()
-            parcels = self._outbox.take()
-            if parcels:
-                await self._send(parcels)
+            frames, ends = self._outbox.take()
+            if frames:
+                await self._send(frames, ends)
             else:
                 await self._outbox.wait(self._write_at_once)
 
@@ -176,21 +175,18 @@ class Pump:
             return False
         if self._has_much_in_flight or self._outbox.waiting_bytes > self._window.slice:
             return False
-        parcels = self._outbox.take()
-        if parcels:
-            frames, largest = _frames(parcels)
-            self._write(client, frames, largest)
-            self._outbox.written(len(frames), sum(map(len, frames)))
+        frames, ends = self._outbox.take()
+        if frames:
+            self._write(client, frames)
+            self._outbox.written(len(frames), ends[-1])
         return True
 
-    async def _send(self, parcels: list[Parcel]) -> None:
-        frames, largest = _frames(parcels)
-        ends = list(accumulate(map(len, frames)))  # of each frame, in bytes from the first one's beginning
+    async def _send(self, frames: list[bytes], ends: list[int]) -> None:
         start = begin = 0
         while start < len(frames):
             client = await self._writable()
             end = min(bisect_left(ends, begin + self._window.slice, start) + 1, len(frames))
-            self._write(client, frames[start:end], largest)
+            self._write(client, frames[start:end])
             self._outbox.written(end - start, ends[end - 1] - begin)
             start, begin = end, ends[end - 1]
             with suppress(OSError):  # which the link notices as well
@@ -214,23 +210,28 @@ class Pump:
             else:
                 return client
 
-    def _write(self, client: NATSClient, frames: list[bytes], largest: int) -> None:
+    def _write(self, client: NATSClient, frames: list[bytes]) -> None:
         self._written += len(frames)
-        if largest > self._max_payload:  # it was checked against another server
-            kept = [frame for frame in frames if _payload_size(frame) <= self._max_payload]
-            if len(kept) < len(frames):
-                reason = f"larger than the server's max_payload of {self._max_payload}"
-                self._reject(self._written, len(frames) - len(kept), reason)
-        else:
-            kept = frames
-        if self._lines.too_long < inf:
-            kept = self._short_enough(kept)
-        data = b"".join(kept)
+        data = b"".join(frames)
+        # All of them were checked, but perhaps against another server.
+        if len(data) > self._max_payload or self._lines.too_long < inf:
+            data = b"".join(self._short_enough(self._small_enough(frames)))
         self._in_flight += len(data)
         client.write(data)
         self._catch_up()
 
+    def _small_enough(self, frames: list[bytes]) -> list[bytes]:
+        if max(map(len, frames)) <= self._max_payload:
+            return frames
+        kept = [frame for frame in frames if _payload_size(frame) <= self._max_payload]
+        if len(kept) < len(frames):
+            reason = f"larger than the server's max_payload of {self._max_payload}"
+            self._reject(self._written, len(frames) - len(kept), reason)
+        return kept
+
     def _short_enough(self, frames: list[bytes]) -> list[bytes]:
+        if self._lines.too_long == inf:
+            return frames
         kept = [frame for frame in frames if line_of(_subject(frame)) < self._lines.too_long]
         if len(kept) < len(frames):
             self._reject(self._written, len(frames) - len(kept), f"its subject is too long for the server: {TOO_LONG}")
@@ -365,11 +366,6 @@ class Pump:
         one had is reported once more, which is better than never.
         """
         self._reported = max(self._reported, account.until)
-
-
-def _frames(parcels: list[Parcel]) -> tuple[list[bytes], int]:
-    """Return all frames in order, and the bytes of the largest payload."""
-    return list(chain.from_iterable(frames for frames, _, _ in parcels)), max(largest for _, _, largest in parcels)
 
 
 def _subject(frame: bytes) -> bytes:

@@ -26,6 +26,7 @@ from ._shell import Signals, say
 __all__ = ["import_"]
 
 _BATCH_BYTES = 4 * 2**20  # bytes of the lines of a batch, without the last one
+_ACTORS = 262_144  # of which the versions are remembered, up to a kilobyte each: asking for one costs as much as a save
 
 
 @click.command("import")
@@ -52,7 +53,7 @@ def import_(ctx: click.Context, /, file: BinaryIO, skip_bad: bool, timeout: floa
     """  # noqa: D301  # click's mark of lines to keep
     if file.isatty():
         say("type one JSON object a line; Ctrl-D ends")
-    with open_store(timeout=timeout, **server) as store:
+    with open_store(timeout=timeout, cached_actors=_ACTORS, **server) as store:
         store.start(timeout)
         report_troubles()
         importer = _Importer(store, timeout, ctx.obj, BadLines(skip=skip_bad))

@@ -33,7 +33,7 @@ class Alongside:
         self._store = store
         self._admin = admin
         self._timeout = timeout
-        self._last = admin.last_sequence(timeout=timeout)
+        self._last = store.last_sequence(timeout=timeout)
         self._follower: Follower | None = None  # from the first event on
         self._read: deque[StoredEvent] = deque()
 

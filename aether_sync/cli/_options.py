@@ -98,10 +98,12 @@ def open_bus(url: str, prefix: str, timeout: float) -> Iterator[NATSEventBus]:
 
 @contextmanager
 def open_store(
-    url: str, stream: str, namespace: str | None, timeout: float, replicas: int = 1
+    url: str, stream: str, namespace: str | None, timeout: float, replicas: int = 1, cached_actors: int = 16_384
 ) -> Iterator[JetStreamEventStore]:
     """Make a store that connects at its first use."""
-    with JetStreamEventStore(url, stream, namespace=namespace, replicas=replicas, connect_timeout=timeout) as store:
+    with JetStreamEventStore(
+        url, stream, namespace=namespace, replicas=replicas, cached_actors=cached_actors, connect_timeout=timeout
+    ) as store:
         yield store
 
 

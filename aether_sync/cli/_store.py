@@ -106,9 +106,8 @@ def follow(
     and the exit status is 1.
     """  # noqa: D301  # click's mark of lines to keep
     with open_store(timeout=timeout, stream=stream, **server) as store:
-        admin = StoreAdmin(store)
-        admin.require_stream(timeout)
-        end = admin.last_sequence(pattern, timeout=timeout)
+        StoreAdmin(store).require_stream(timeout)
+        end = store.last_sequence(actors=pattern, timeout=timeout)
         with store.follow(after=after, actors=pattern, event_types=types, timeout=timeout) as following:
             report_troubles()
             say(f"following {stream!r} after sequence {after:,}; Ctrl-C ends")

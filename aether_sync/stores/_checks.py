@@ -33,6 +33,7 @@ __all__ = [
     "refuse_ahead",
     "in_time",
     "is_same",
+    "latest_of",
     "numbered",
     "replaces",
 ]
@@ -156,6 +157,25 @@ def refuse_ahead(snapshot: Snapshot, current: int) -> None:
 def replaces(snapshot: Snapshot, kept: Snapshot) -> bool:
     """Whether a snapshot is newer than the one that is kept: of a later version, or of the same in a later schema."""
     return (snapshot.version, snapshot.schema_version) > (kept.version, kept.schema_version)
+
+
+def latest_of(
+    snapshots: Iterable[Snapshot], to_version: int | None = None, schema_version: int | None = None
+) -> Snapshot | None:
+    """Return the latest of an actor's snapshots; None if there is none.
+
+    Args:
+        snapshots: The snapshots.
+        to_version: The last version wanted; None for no limit.
+        schema_version: The schema version wanted; None for any.
+    """
+    found = None
+    for one in snapshots:
+        is_wanted = to_version is None or one.version <= to_version
+        is_wanted = is_wanted and (schema_version is None or one.schema_version == schema_version)
+        if is_wanted and (found is None or replaces(one, found)):
+            found = one
+    return found
 
 
 def numbered(events: Sequence[Event], version: int) -> tuple[Event, ...]:

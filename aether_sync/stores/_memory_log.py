@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from operator import attrgetter
 from typing import NamedTuple, Self
 
 from .._arguments import check_count, check_flag
@@ -20,11 +19,10 @@ from .._runtime.waits import ParkingLot
 from ..errors import DeadlineExceededError, StoreClosedError
 from ..events import Event
 from ..patterns import SubscriptionFilter
+from ._wanted import version_of
 from .base import Follower, StoredEvent
 
-__all__ = ["Log", "LogFollower", "fresh", "off_the_wire", "version_of"]
-
-version_of = attrgetter("event.version")  #: the version of a StoredEvent, as a key for bisect()
+__all__ = ["Log", "LogFollower", "fresh", "off_the_wire"]
 
 
 class _Record(NamedTuple):
@@ -106,10 +104,10 @@ class Log:
         place = bisect_left(history, version, key=version_of)
         return history[place] if place < len(history) and history[place].event.version == version else None
 
-    def latest(self) -> list[Event]:
+    def latest(self) -> list[StoredEvent]:
         """Return the last event of every actor."""
         self.end()
-        return [history[-1].event for history in self._by_actor.values()]
+        return [history[-1] for history in self._by_actor.values()]
 
     # -- without the lock
 

@@ -1,10 +1,10 @@
 """``StoreBase``: what all stores have in common: they check arguments, load actors, and publish ``EventStored``."""
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Never, Self
 
-from .._arguments import is_of
+from .._arguments import check_count, is_of
 from .._runtime.closing import Closeable
 from .._runtime.deadline import Deadline
 from .._runtime.reporter import Burst, Kind, Reporter
@@ -18,8 +18,9 @@ from ..errors import (
 )
 from ..events import Event, EventStored
 from ..metrics import CloseReport
-from ..patterns import check_namespace
-from ._checks import check_actor_id, check_events, check_order, check_version
+from ..patterns import SubscriptionFilter, check_namespace
+from ._checks import check_actor_id, check_events, check_order, check_version, check_wanted, latest_of
+from ._wanted import Wanted
 from .base import ANY_VERSION, AnyVersion, EventStore, LoadedActor, Snapshot, StoredEvent
 
 __all__ = ["StoreBase"]
@@ -114,15 +115,38 @@ class StoreBase(Closeable, EventStore):
         from_version: int = 0,
         to_version: int | None = None,
         *,
+        after: int = 0,
+        limit: int | None = None,
+        reverse: bool = False,
         until: int | None = None,
         timeout: float | None = 5.0,
     ) -> list[Event]: ...
 
-    @abstractmethod
-    def last_sequence(self, *, timeout: float | None = 5.0) -> int: ...
+    def get_latest_event(self, actor_id: str, *, timeout: float | None = 5.0) -> Event | None:
+        return next(iter(self.get_events(actor_id, limit=1, reverse=True, timeout=timeout)), None)
+
+    def read_all(
+        self,
+        after: int = 0,
+        *,
+        limit: int = 100,
+        until: int | None = None,
+        actors: str | None = None,
+        event_types: Iterable[str] = (),
+        timeout: float | None = 5.0,
+    ) -> list[StoredEvent]:
+        page = Wanted.checked(after=after, until=until, limit=check_count("limit", limit))
+        wanted = check_wanted("actors", actors, event_types)
+        deadline = Deadline(timeout)
+        self._refuse_if_closed()
+        return self._read_all(page, wanted, deadline)
 
     @abstractmethod
-    def get_latest_snapshot(self, actor_id: str, *, timeout: float | None = 5.0) -> Snapshot | None: ...
+    def _read_all(self, page: Wanted, wanted: SubscriptionFilter, deadline: Deadline) -> list[StoredEvent]:
+        """Return a page of the events of all actors."""
+
+    @abstractmethod
+    def last_sequence(self, *, actors: str | None = None, timeout: float | None = 5.0) -> int: ...
 
     def read_together(self, *actor_ids: str, timeout: float | None = 5.0) -> dict[str, list[Event]]:
         deadline = Deadline(timeout)
@@ -133,12 +157,18 @@ class StoreBase(Closeable, EventStore):
     def load(self, actor_id: str, *, schema_version: int = 1, timeout: float | None = 5.0) -> LoadedActor:
         deadline = Deadline(timeout)
         schema_version = check_version("schema_version", schema_version)
-        snapshot = self.get_latest_snapshot(actor_id, timeout=timeout)
-        if snapshot is not None and snapshot.schema_version != schema_version:
-            self._report_ignored(snapshot, schema_version)
-            snapshot = None
-        events = self._events_after(actor_id, snapshot, deadline)
-        return LoadedActor(actor_id, snapshot, events)
+        return self._load(check_actor_id(actor_id), schema_version, deadline)
+
+    @abstractmethod
+    def _load(self, actor_id: str, schema_version: int, deadline: Deadline) -> LoadedActor:
+        """Read the latest snapshot of a schema version and the events after it."""
+
+    def _chosen(self, kept: Sequence[Snapshot], schema_version: int) -> Snapshot | None:
+        """Return the latest snapshot of a schema version; if there are only others, log that they are ignored."""
+        found = latest_of(kept, schema_version=schema_version)
+        if found is None and kept:
+            self._report_ignored(kept[-1], schema_version)
+        return found
 
     def _report_ignored(self, snapshot: Snapshot, schema_version: int) -> None:
         """Log, once an actor and burst, that a snapshot is not used: reading all events instead may take long."""
@@ -151,10 +181,6 @@ class StoreBase(Closeable, EventStore):
             )
             about = snapshot.actor_id, snapshot.version, snapshot.schema_version, schema_version
             self._reporter.warning(Kind.SNAPSHOT_IGNORED, text, *about)
-
-    def _events_after(self, actor_id: str, snapshot: Snapshot | None, deadline: Deadline) -> list[Event]:
-        first = 0 if snapshot is None else snapshot.version + 1
-        return self.get_events(actor_id, first, timeout=deadline.timeout_left())
 
     # -- other nodes
 

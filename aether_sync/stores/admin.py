@@ -119,10 +119,6 @@ class StoreAdmin:
 
     # -- counting
 
-    def last_sequence(self, actors: str | None = None, *, timeout: float | None = 5.0) -> int:
-        """Return the last sequence of the subjects that are read for a pattern of actors; 0 if they have no record."""
-        return self._last(self._names.wanted(actors), Deadline(timeout))
-
     def count(self, timeout: float | None = 5.0) -> int:
         """Return how many records the server counts in the stream."""
         messages: int = self._state(Deadline(timeout))["messages"]
@@ -142,8 +138,7 @@ class StoreAdmin:
         if actors is None:
             return self._extent_of_all(after, deadline)
         before = 0 if after else self._count_of(actors, deadline)
-        last = self._last(self._names.wanted(actors), deadline)
-        last = min(last, self._store.last_sequence(timeout=deadline.timeout_left()))
+        last = self._store.last_sequence(actors=actors, timeout=deadline.timeout_left())
         return Extent(last, before, None if after else self._count_of(actors, deadline), after)
 
     def _extent_of_all(self, after: int, deadline: Deadline) -> Extent:
@@ -179,10 +174,6 @@ class StoreAdmin:
             page = ask(deadline).records
             yield from (record for record in page if record.sequence <= last)
             after = page[-1].sequence if page else last
-
-    def _last(self, subjects: str, deadline: Deadline) -> int:
-        record = self._jetstream.last(self.stream, subjects, deadline)
-        return 0 if record is None else record.sequence
 
     def _count_of(self, actors: str, deadline: Deadline) -> int:
         wanted = SubscriptionFilter(actor_pattern=actors)

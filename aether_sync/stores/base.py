@@ -293,6 +293,9 @@ class EventStore(Protocol):
         from_version: int = 0,
         to_version: int | None = None,
         *,
+        after: int = 0,
+        limit: int | None = None,
+        reverse: bool = False,
         until: int | None = None,
         timeout: float | None = 5.0,
     ) -> list[Event]:
@@ -304,6 +307,10 @@ class EventStore(Protocol):
             actor_id: The actor.
             from_version: The first version wanted.
             to_version: The last version wanted; None for no limit.
+            after: A sequence: only events that were stored after it.
+            limit: At most this many events, 1 or more: the first of those wanted, or with ``reverse`` the last; None
+                for all.
+            reverse: Whether the newest event comes first.
             until: The last sequence wanted; None for no limit. To read several actors as they were at one moment, give
                 each call the same value of :meth:`last_sequence`, or use :meth:`read_together`. That moment is never in
                 the middle of a ``save_events()``.
@@ -311,6 +318,13 @@ class EventStore(Protocol):
 
         Raises:
             MalformedRecordError: A record is not an event; :meth:`get_events_with_errors` reads on after it.
+        """
+
+    def get_latest_event(self, actor_id: str, *, timeout: float | None = 5.0) -> Event | None:
+        """Return an actor's last event; None if it has none.
+
+        Raises:
+            MalformedRecordError: Its last record is not an event.
         """
 
     def iter_events(
@@ -347,10 +361,55 @@ class EventStore(Protocol):
             MalformedRecordError: Its last record is not an event.
         """
 
-    def last_sequence(self, *, timeout: float | None = 5.0) -> int:
-        """Return the sequence of the last event of the store; 0 if it has none.
+    def read_all(
+        self,
+        after: int = 0,
+        *,
+        limit: int = 100,
+        until: int | None = None,
+        actors: str | None = None,
+        event_types: Iterable[str] = (),
+        timeout: float | None = 5.0,
+    ) -> list[StoredEvent]:
+        """Return events of all actors, in the order in which they were stored: a page of the store.
+
+        Nothing is missed that was stored before the call began, and no page ends in the middle of a ``save_events()``
+        that is just being stored. This loop reads the whole store, with or without a filter, and waits for nothing; to
+        read on as events are stored, use :meth:`follow`::
+
+            after = 0
+            while page := store.read_all(after, limit=1_000):
+                after = page[-1].sequence
+                ...
+
+        An empty page says that the store has no more such events, up to ``until``. A page of fewer than ``limit``
+        events says the same, or that the record behind it is not an event: then the next call raises an error.
+
+        Args:
+            after: The sequence of the event that was read last; 0 to begin with the first event.
+            limit: At most this many events, 1 or more. Larger pages are quicker for each event: 1,000 fit into one
+                answer of the server, unless they have more than 4 MiB. All of a page are in memory at once.
+            until: The last sequence wanted; None for the end of the store. It may cut a ``save_events()`` in two, as
+                ``limit`` may; :meth:`last_sequence` is never in the middle of one.
+            actors: A pattern of actor ids: only events of these; None for all.
+            event_types: Only events of these types; none means all types. The server does not choose by type, so all
+                events of these actors travel here. If events of a type are so rare that one call does not find
+                ``limit`` of them within ``timeout``, read the store in sections, by ``until``.
+            timeout: Seconds.
+
+        Raises:
+            MalformedRecordError: The first record is not an event; its ``sequence`` is the ``after`` of the call that
+                reads on behind it. It is raised whether or not there is a filter.
+        """
+
+    def last_sequence(self, *, actors: str | None = None, timeout: float | None = 5.0) -> int:
+        """Return the sequence of the last event of the store, or of some actors; 0 if there is none.
 
         While a ``save_events()`` is being stored, it is the sequence of the last event before those.
+
+        Args:
+            actors: A pattern of actor ids, such as ``"order-*"``; None for all.
+            timeout: Seconds.
         """
 
     def actors(self, pattern: str | None = None, *, timeout: float | None = 5.0) -> list[str]:
@@ -368,6 +427,9 @@ class EventStore(Protocol):
     def save_snapshot(self, snapshot: Snapshot, *, timeout: float | None = 5.0) -> bool:
         """Keep a snapshot as the actor's latest.
 
+        The store keeps as many snapshots of an actor as its ``snapshots_kept`` says: one, unless you gave it another
+        number. The oldest make room for new ones.
+
         Args:
             snapshot: The snapshot.
             timeout: Seconds.
@@ -382,16 +444,30 @@ class EventStore(Protocol):
             EncodingError: Its state holds something that JSON does not have.
         """
 
-    def get_latest_snapshot(self, actor_id: str, *, timeout: float | None = 5.0) -> Snapshot | None:
+    def get_snapshots(self, actor_id: str, *, timeout: float | None = 5.0) -> list[Snapshot]:
+        """Return the snapshots of an actor that are kept, the oldest first; an empty list if it has none.
+
+        Snapshots that are ahead of their actor's events are left out, as in :meth:`get_latest_snapshot`.
+        """
+
+    def get_latest_snapshot(
+        self, actor_id: str, *, to_version: int | None = None, timeout: float | None = 5.0
+    ) -> Snapshot | None:
         """Return an actor's latest snapshot; None if it has none.
 
         A snapshot that is ahead of its actor's events, as after a restore, is ignored, and a warning is logged.
+
+        Args:
+            actor_id: The actor.
+            to_version: The last version wanted: the latest of the snapshots that are kept and not after it; None for no
+                limit.
+            timeout: Seconds.
         """
 
     def load(self, actor_id: str, *, schema_version: int = 1, timeout: float | None = 5.0) -> LoadedActor:
         """Return an actor's latest snapshot and the events after it.
 
-        If the snapshot has another schema version, all events are returned, and a warning is logged.
+        If none that is kept has this schema version, all events are returned, and a warning is logged.
 
         Args:
             actor_id: The actor.
@@ -407,6 +483,7 @@ class EventStore(Protocol):
         after: int = 0,
         actors: str | None = None,
         event_types: Iterable[str] = (),
+        allow_ahead: bool = False,
         timeout: float | None = 5.0,
     ) -> Follower:
         """Return an iterator over the events of all actors, in order and without a gap: first history, then live.
@@ -415,10 +492,14 @@ class EventStore(Protocol):
             after: The sequence of the event that was read last; 0 to begin with the first event.
             actors: A pattern of actor ids: only events of these; None for all.
             event_types: Only events of these types; none means all types.
+            allow_ahead: Whether the store may end before ``after``. Then the events after that sequence come when they
+                are stored, and until then nobody is told if the store has lost events, or is another one: use it if
+                ``after`` need not be a sequence that was read.
             timeout: Seconds to begin.
 
         Raises:
-            StreamRegressionError: The store ends before ``after``: events were lost, or it is another store.
+            StreamRegressionError: The store ends before ``after``: events were lost, or it is another store. Not with
+                ``allow_ahead``.
         """
 
     # -- what other nodes store

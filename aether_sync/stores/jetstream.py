@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal, Unpack
 
-from .._arguments import as_whole, check_count, check_seconds, is_of
+from .._arguments import as_whole, check_count, check_flag, check_int, check_seconds, is_of
 from .._bus.store_watch import check_apart
 from .._runtime.deadline import Deadline
 from .._runtime.fork import ForkAware, fork_aware
@@ -20,22 +20,27 @@ from .._values.shown import short
 from ..bus import EventBus
 from ..connection import Connection, ConnectionOptions, adopt
 from ..errors import InvalidOptionError, VersionConflictError
-from ..events import Event
+from ..events import MAX_VERSION, Event
 from ..metrics import CloseReport
 from ..nats_bus import NATSEventBus
+from ..patterns import SubscriptionFilter
 from ._checks import check_actor_id, check_version, check_wanted, in_time, numbered
 from ._jetstream.api import JetStream
 from ._jetstream.cache import VersionCache
 from ._jetstream.follower import JetStreamFollower, begin_following
+from ._jetstream.history import History
+from ._jetstream.kept import KeptEvents
+from ._jetstream.loader import Loader
 from ._jetstream.names import Names
 from ._jetstream.parts import StoreParts
 from ._jetstream.reader import Reader, valid
 from ._jetstream.saves import Saves
 from ._jetstream.snapshots import Snapshots
-from ._jetstream.stream import Stream, settings
+from ._jetstream.stream import Stream, settings, snapshot_settings
 from ._jetstream.writer import Writer
 from ._store_base import StoreBase
-from .base import AnyVersion, Reading, Snapshot, StoredEvent
+from ._wanted import Wanted
+from .base import AnyVersion, LoadedActor, Reading, Snapshot, StoredEvent
 from .consumers.consumer import Consumer
 from .consumers.context import ConsumerContext
 from .consumers.durable import ConsumerSettings, ConsumerState, list_states
@@ -64,6 +69,14 @@ class JetStreamEventStore(StoreBase, ForkAware):
             :meth:`set_broadcaster`.
         replicas: How many servers keep the stream if this store makes it: 1, or 3 to survive the loss of one. A stream
             that fewer servers keep is refused. Dead letters and snapshots are kept by as many servers as the events.
+        cache_bytes: Bytes of memory for the events of actors that were read or written lately, as far as that can be
+            estimated; 0 keeps none. An actor that is kept is loaded again in one round trip, however long it is. The
+            default is 64 MiB, about 50,000 events of 300 bytes.
+        snapshots_kept: How many snapshots of each actor are kept, the latest ones. A stream of snapshots that keeps
+            fewer is refused; one that keeps more is used as it is.
+        cached_actors: Of how many actors the store remembers the version, those that were used last; each takes up to
+            1 KB. A save first asks the server for the versions of actors that are not among them, for all of them at
+            once.
         **options: Those of :class:`Connection`, if the store makes its own.
 
     Raises:
@@ -78,11 +91,17 @@ class JetStreamEventStore(StoreBase, ForkAware):
         namespace: str | None = None,
         bus: EventBus | None = None,
         replicas: int = 1,
+        cache_bytes: int = 64 * 2**20,
+        snapshots_kept: int = 1,
+        cached_actors: int = 16_384,
         **options: Unpack[ConnectionOptions],
     ) -> None:
         replicas = check_count("replicas", replicas)
+        self._cached_actors = check_count("cached_actors", cached_actors)
         self._names = Names(stream, namespace)
         self._replicas = replicas
+        self._cache_bytes = check_int("cache_bytes", cache_bytes, 0, MAX_VERSION)
+        self._snapshots_kept = check_count("snapshots_kept", snapshots_kept)
         check_apart(self.stream, "aether")  # that of most buses, which this store need not know
         self._connection, self._channel, self._owns_connection = adopt(
             connection, options, _perhaps_a_stream(connection)
@@ -96,12 +115,18 @@ class JetStreamEventStore(StoreBase, ForkAware):
             self.set_broadcaster(bus, namespace)
 
     def _make_parts(self) -> None:
-        self._cache = VersionCache()
+        self._cache = VersionCache(self._cached_actors)
         self._saves = Saves(self._jetstream, self._names)
         self._reader = Reader(self._jetstream, self._names, self._cache, self._saves)
-        self._writer = Writer(self._jetstream, self._names, self._cache, self._reader, self._saves)
+        self._kept = KeptEvents(self._cache_bytes)
+        self._loader = Loader(self._jetstream, self._names, self._reader, self._kept)
+        self._writer = Writer(self._jetstream, self._names, self._cache, self._reader, self._loader)
         self._stream = Stream(self._jetstream, settings(self._names, self._replicas), renewed=self._forget)
-        self._snapshots = Snapshots(self._jetstream, self._names, self._reader, self._stream, self._reporter)
+        self._history = History(self._jetstream, self._names, self._cache, self._reader)
+        kept = Stream(self._jetstream, snapshot_settings(self._names, self._snapshots_kept), self._stream)
+        self._snapshots = Snapshots(
+            self._jetstream, self._names, self._reader, self._loader, self._stream, kept, self._reporter
+        )
         self._followers: WeakRegistry[JetStreamFollower] = WeakRegistry()
         self._parts = StoreParts(
             self._channel, self._reporter, self._jetstream, self._names, self._stream, self._cache, self._reader
@@ -112,6 +137,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
         """Forget what was read, as the stream may be another one now."""
         self._cache.forget(is_another)
         self._saves.forget()
+        self._kept.forget()
 
     def _after_fork(self) -> None:
         self._make_parts()
@@ -195,16 +221,18 @@ class JetStreamEventStore(StoreBase, ForkAware):
         from_version: int = 0,
         to_version: int | None = None,
         *,
+        after: int = 0,
+        limit: int | None = None,
+        reverse: bool = False,
         until: int | None = None,
         timeout: float | None = 5.0,
     ) -> list[Event]:
-        actor_id, from_version, to_version = _checked_range(actor_id, from_version, to_version)
-        until = None if until is None else check_version("until", until)
+        actor_id = check_actor_id(actor_id)
+        wanted = Wanted.checked(from_version, to_version, after, until, limit, reverse)
         deadline = self._deadline(timeout)
         if not self._may_have(actor_id, deadline):
             return []
-        found = in_time(self._reader.read(actor_id, from_version, to_version, lambda: deadline), deadline)
-        return [one.event for one in list(map(valid, found)) if until is None or one.sequence <= until]
+        return [one.event for one in self._loader.load(actor_id, wanted, deadline)]
 
     def iter_events(  # noqa: D102
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
@@ -217,9 +245,11 @@ class JetStreamEventStore(StoreBase, ForkAware):
     def _iterate(
         self, actor_id: str, from_version: int, to_version: int | None, timeout: float | None
     ) -> Iterator[Event]:
-        if not self._may_have(actor_id, self._deadline(timeout)):
+        deadline = self._deadline(timeout)
+        if not self._may_have(actor_id, deadline):
             return
-        for found in self._reader.read(actor_id, from_version, to_version, lambda: Deadline(timeout)):
+        after = self._reader.sequence_before(actor_id, from_version, deadline)
+        for found in self._reader.read(actor_id, from_version, to_version, lambda: Deadline(timeout), after):
             self._refuse_if_closed()
             yield valid(found).event
 
@@ -244,12 +274,13 @@ class JetStreamEventStore(StoreBase, ForkAware):
         deadline = self._deadline(timeout)
         return self._reader.refresh(actor_id, deadline).version if self._may_have(actor_id, deadline) else 0
 
-    def last_sequence(self, *, timeout: float | None = 5.0) -> int:  # noqa: D102
+    def _read_all(self, page: Wanted, wanted: SubscriptionFilter, deadline: Deadline) -> list[StoredEvent]:
+        return self._history.read(page, wanted, deadline) if self._has_stream(deadline) else []
+
+    def last_sequence(self, *, actors: str | None = None, timeout: float | None = 5.0) -> int:  # noqa: D102
+        wanted = check_wanted("actors", actors)
         deadline = self._deadline(timeout)
-        if not self._has_stream(deadline):
-            return 0
-        record = self._jetstream.last(self._names.stream, self._names.all_events, deadline)
-        return 0 if record is None else self._saves.end_of_saves(record, deadline)
+        return self._history.last_sequence(wanted, deadline) if self._has_stream(deadline) else 0
 
     def actors(self, pattern: str | None = None, *, timeout: float | None = 5.0) -> list[str]:  # noqa: D102
         wanted = check_wanted("pattern", pattern)
@@ -267,18 +298,37 @@ class JetStreamEventStore(StoreBase, ForkAware):
     def save_snapshot(self, snapshot: Snapshot, *, timeout: float | None = 5.0) -> bool:  # noqa: D102
         return self._snapshots.save(snapshot, self._deadline(timeout))
 
-    def get_latest_snapshot(self, actor_id: str, *, timeout: float | None = 5.0) -> Snapshot | None:  # noqa: D102
+    def get_snapshots(self, actor_id: str, *, timeout: float | None = 5.0) -> list[Snapshot]:  # noqa: D102
         actor_id = check_actor_id(actor_id)
         self._names.subject(actor_id)  # or the id is too long
-        return self._snapshots.latest(actor_id, self._deadline(timeout))
+        return self._snapshots.all(actor_id, self._deadline(timeout))
 
-    def _events_after(self, actor_id: str, snapshot: Snapshot | None, deadline: Deadline) -> list[Event]:
+    def get_latest_snapshot(  # noqa: D102
+        self, actor_id: str, *, to_version: int | None = None, timeout: float | None = 5.0
+    ) -> Snapshot | None:
         actor_id = check_actor_id(actor_id)
+        to_version = None if to_version is None else check_version("to_version", to_version)
+        self._names.subject(actor_id)  # or the id is too long
+        return self._snapshots.latest(actor_id, to_version, self._deadline(timeout))
+
+    def _load(self, actor_id: str, schema_version: int, deadline: Deadline) -> LoadedActor:
+        self._refuse_if_closed()
         if not self._may_have(actor_id, deadline):
-            return []
-        first, after = (0, 0) if snapshot is None else (snapshot.version + 1, snapshot.sequence)
-        found = self._reader.read(actor_id, first, None, lambda: deadline, after)
-        return [valid(one).event for one in in_time(found, deadline)]
+            return LoadedActor(actor_id, None, [])
+        ending = self._reader.ask_tail(actor_id, deadline)  # in one go with the question for the snapshot
+        try:
+            last = self._snapshots.last_record(actor_id, deadline)
+            snapshot = None if last is None else self._snapshots.parsed(last)
+            if isinstance(snapshot, Snapshot) and snapshot.schema_version == schema_version:
+                wanted = Wanted(snapshot.version, after=max(0, snapshot.sequence - 1))  # with the event of its version
+                found = self._loader.load(actor_id, wanted, deadline, ending)
+                if found and (found[0].event.version, found[0].sequence) == (snapshot.version, snapshot.sequence):
+                    return LoadedActor(actor_id, snapshot, [one.event for one in found[1:]])
+        finally:
+            ending.forget()
+        chosen = self._chosen([] if last is None else self._snapshots.all(actor_id, deadline), schema_version)
+        wanted = Wanted() if chosen is None else Wanted(chosen.version + 1, after=chosen.sequence)
+        return LoadedActor(actor_id, chosen, [one.event for one in self._loader.load(actor_id, wanted, deadline)])
 
     # -- following
 
@@ -288,12 +338,14 @@ class JetStreamEventStore(StoreBase, ForkAware):
         after: int = 0,
         actors: str | None = None,
         event_types: Iterable[str] = (),
+        allow_ahead: bool = False,
         timeout: float | None = 5.0,
     ) -> JetStreamFollower:
         after = check_version("after", after)
         wanted = check_wanted("actors", actors, event_types)
+        allow_ahead = check_flag("allow_ahead", allow_ahead)
         deadline = self._deadline(timeout)
-        follower = JetStreamFollower(self._parts, after, wanted)
+        follower = JetStreamFollower(self._parts, after, wanted, allow_ahead=allow_ahead)
         try:
             begin_following(follower, deadline)
             self._followers.add(follower)

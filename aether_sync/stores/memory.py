@@ -1,31 +1,35 @@
 """``InMemoryEventStore``: an event store in this process, for tests and demos."""
 
 import weakref
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Never
 
+from .._arguments import check_count, check_flag
 from .._runtime.deadline import Deadline
 from .._runtime.reporter import Reporter, last_words
 from .._values.shown import short
 from ..bus import EventBus
 from ..errors import DuplicateIdError, InvalidOptionError, StreamRegressionError, UnsupportedError, VersionConflictError
-from ..events import MAX_VERSION, Event
+from ..events import Event
 from ..metrics import CloseReport
+from ..patterns import SubscriptionFilter
 from ._checks import (
     check_actor_id,
     check_version,
     check_wanted,
     copied_snapshot,
     is_same,
+    latest_of,
     numbered,
     refuse_ahead,
     replaces,
 )
-from ._memory_log import Log, LogFollower, fresh, off_the_wire, version_of
+from ._memory_log import Log, LogFollower, fresh, off_the_wire
 from ._store_base import StoreBase
-from .base import ANY_VERSION, AnyVersion, Follower, Reading, Snapshot, StoredEvent
+from ._wanted import Wanted
+from .base import ANY_VERSION, AnyVersion, Follower, LoadedActor, Reading, Snapshot, StoredEvent
 
 __all__ = ["InMemoryEventStore"]
 
@@ -53,17 +57,19 @@ class InMemoryEventStore(StoreBase):
     Args:
         bus: The bus on which an ``EventStored`` is published for each event; see :meth:`set_broadcaster`.
         namespace: The namespace to publish under.
+        snapshots_kept: How many snapshots of each actor are kept, the latest ones.
 
     Raises:
-        InvalidOptionError: A bus was given and no namespace.
+        InvalidOptionError: A bus was given and no namespace, or ``snapshots_kept`` is less than 1.
     """
 
-    def __init__(self, *, bus: EventBus | None = None, namespace: str | None = None) -> None:
+    def __init__(self, *, bus: EventBus | None = None, namespace: str | None = None, snapshots_kept: int = 1) -> None:
+        self._snapshots_kept = check_count("snapshots_kept", snapshots_kept)
         super().__init__(Reporter())
         weakref.finalize(self, self._reporter.end).atexit = False
         self._namespace = namespace
         self._log = Log()
-        self._snapshots: dict[str, Snapshot] = {}  # by actor: the latest; guarded by the log's lock
+        self._snapshots: dict[str, tuple[Snapshot, ...]] = {}  # by actor, the latest last; guarded by the log's lock
         if bus is not None:
             self.set_broadcaster(bus, namespace)
 
@@ -127,51 +133,45 @@ class InMemoryEventStore(StoreBase):
         from_version: int = 0,
         to_version: int | None = None,
         *,
+        after: int = 0,
+        limit: int | None = None,
+        reverse: bool = False,
         until: int | None = None,
         timeout: float | None = 5.0,
     ) -> list[Event]:
-        last = None if until is None else check_version("until", until)
-        stored = self._read(actor_id, from_version, to_version, timeout)
-        return [off_the_wire(one.event) for one in stored if last is None or one.sequence <= last]
+        wanted = Wanted.checked(from_version, to_version, after, until, limit, reverse)
+        return [off_the_wire(one.event) for one in self._read(actor_id, wanted, timeout)]
 
     def iter_events(  # noqa: D102
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
     ) -> Iterator[Event]:
-        self._read(actor_id, from_version, to_version, timeout, at_most=0)  # raises now what next() would raise
-        return self._pages(actor_id, from_version, to_version)
+        wanted = Wanted.checked(from_version, to_version, limit=_PAGE)
+        self._read(actor_id, wanted._replace(limit=1), timeout)  # raises now what next() would raise
+        return self._pages(actor_id, wanted)
 
-    def _pages(self, actor_id: str, from_version: int, to_version: int | None) -> Iterator[Event]:
-        while page := self._read(actor_id, from_version, to_version, None, at_most=_PAGE):
+    def _pages(self, actor_id: str, wanted: Wanted) -> Iterator[Event]:
+        while page := self._read(actor_id, wanted, None):
             for one in page:
                 yield off_the_wire(one.event)
-            from_version = page[-1].event.version + 1
-            if from_version > MAX_VERSION:
-                return
+            wanted = wanted._replace(after=page[-1].sequence)
 
     def get_events_with_errors(  # noqa: D102
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
     ) -> Reading:
-        stored = self._read(actor_id, from_version, to_version, timeout)
+        stored = self._read(actor_id, Wanted.checked(from_version, to_version), timeout)
         return Reading([fresh(one) for one in stored], [])
 
-    def _read(
-        self,
-        actor_id: str,
-        from_version: int,
-        to_version: int | None,
-        timeout: float | None,
-        at_most: int | None = None,
-    ) -> list[StoredEvent]:
+    def _read(self, actor_id: str, wanted: Wanted, timeout: float | None) -> list[StoredEvent]:
         Deadline(timeout)
         actor_id = check_actor_id(actor_id)
-        first = check_version("from_version", from_version)
-        last = MAX_VERSION if to_version is None else check_version("to_version", to_version)
         with self._log.lock:
             self._refuse_if_closed()
-            history = self._log.history(actor_id)
-            start = bisect_left(history, first, key=version_of)
-            end = bisect_right(history, last, key=version_of)
-            return history[start : end if at_most is None else min(end, start + at_most)]
+            return wanted.pick(self._log.history(actor_id))
+
+    def _read_all(self, page: Wanted, wanted: SubscriptionFilter, deadline: Deadline) -> list[StoredEvent]:
+        end = min(page.until, self.last_sequence())
+        there = (self._log[sequence] for sequence in range(page.after + 1, end + 1))
+        return [fresh(one) for one in islice((one for one in there if wanted.matches(one.event)), page.limit)]
 
     def get_latest_version(self, actor_id: str, *, timeout: float | None = 5.0) -> int:  # noqa: D102
         Deadline(timeout)
@@ -180,11 +180,15 @@ class InMemoryEventStore(StoreBase):
             self._refuse_if_closed()
             return self._log.version(actor_id)
 
-    def last_sequence(self, *, timeout: float | None = 5.0) -> int:  # noqa: D102
+    def last_sequence(self, *, actors: str | None = None, timeout: float | None = 5.0) -> int:  # noqa: D102
         Deadline(timeout)
+        wanted = check_wanted("actors", actors)
         with self._log.lock:
             self._refuse_if_closed()
-            return self._log.end()
+            if wanted.is_empty:
+                return self._log.end()
+            latest = self._log.latest()
+        return max((one.sequence for one in latest if wanted.matches(one.event)), default=0)
 
     def actors(self, pattern: str | None = None, *, timeout: float | None = 5.0) -> list[str]:  # noqa: D102
         Deadline(timeout)
@@ -192,7 +196,7 @@ class InMemoryEventStore(StoreBase):
         with self._log.lock:
             self._refuse_if_closed()
             latest = self._log.latest()
-        return sorted(event.actor_id for event in latest if wanted.matches(event))
+        return sorted(one.event.actor_id for one in latest if wanted.matches(one.event))
 
     # -- snapshots
 
@@ -202,10 +206,11 @@ class InMemoryEventStore(StoreBase):
         with self._log.lock:  # accepted race: a signal handler may save one in here, and the older one stays: no harm
             self._refuse_if_closed()
             refuse_ahead(copy, self._log.version(copy.actor_id))
-            kept = self._snapshots.get(copy.actor_id)
-            if kept is not None and not replaces(copy, kept):
+            kept = self._snapshots.get(copy.actor_id, ())
+            if kept and not replaces(copy, kept[-1]):
                 return False
-            self._snapshots[copy.actor_id] = replace(copy, sequence=self._sequence_of(copy))
+            copy = replace(copy, sequence=self._sequence_of(copy))
+            self._snapshots[copy.actor_id] = (*kept, copy)[-self._snapshots_kept :]
             return True
 
     def _sequence_of(self, snapshot: Snapshot) -> int:
@@ -218,13 +223,28 @@ class InMemoryEventStore(StoreBase):
             )
         return stored.sequence
 
-    def get_latest_snapshot(self, actor_id: str, *, timeout: float | None = 5.0) -> Snapshot | None:  # noqa: D102
+    def get_snapshots(self, actor_id: str, *, timeout: float | None = 5.0) -> list[Snapshot]:  # noqa: D102
         Deadline(timeout)
-        actor_id = check_actor_id(actor_id)
+        return list(map(copied_snapshot, self._snapshots_of(check_actor_id(actor_id))))
+
+    def get_latest_snapshot(  # noqa: D102
+        self, actor_id: str, *, to_version: int | None = None, timeout: float | None = 5.0
+    ) -> Snapshot | None:
+        Deadline(timeout)
+        to_version = None if to_version is None else check_version("to_version", to_version)
+        found = latest_of(self._snapshots_of(check_actor_id(actor_id)), to_version)
+        return None if found is None else copied_snapshot(found)  # the reader may change the state
+
+    def _snapshots_of(self, actor_id: str) -> tuple[Snapshot, ...]:
         with self._log.lock:
             self._refuse_if_closed()
-            kept = self._snapshots.get(actor_id)
-        return None if kept is None else copied_snapshot(kept)  # the reader may change the state
+            return self._snapshots.get(actor_id, ())
+
+    def _load(self, actor_id: str, schema_version: int, deadline: Deadline) -> LoadedActor:
+        found = self._chosen(self._snapshots_of(actor_id), schema_version)
+        snapshot = None if found is None else copied_snapshot(found)
+        first = 0 if snapshot is None else snapshot.version + 1
+        return LoadedActor(actor_id, snapshot, self.get_events(actor_id, first))
 
     # -- following
 
@@ -234,12 +254,14 @@ class InMemoryEventStore(StoreBase):
         after: int = 0,
         actors: str | None = None,
         event_types: Iterable[str] = (),
+        allow_ahead: bool = False,
         timeout: float | None = 5.0,
     ) -> Follower:
         after = check_version("after", after)
         wanted = check_wanted("actors", actors, event_types)
+        allow_ahead = check_flag("allow_ahead", allow_ahead)
         last = self.last_sequence(timeout=timeout)
-        if after > last:
+        if after > last and not allow_ahead:
             raise StreamRegressionError(
                 f"{self!r} ends at sequence {last}, and was to be followed after {after}: what was read of it is lost; "
                 "begin again, with after=0"

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Recorder", "opened"]
 
-_CHUNK = 1_000  # events, of those that are read or filled in
+_CHUNK = 1_000  # events that are read at once
+_BATCH = 10_000  # events that SQLite is filled with at once
 
 
 class Recorder:
@@ -38,8 +39,8 @@ class Recorder:
             [self._stored(event.actor_id, event.version, event.event_type, encode(event)) for event in events]
         )
 
-    def load(self, actor_id: str) -> list[WireEvent]:
-        return [decode_event(stored.state) for stored in self._recorder.select_events(actor_id)]
+    def load(self, actor_id: str, after: int = 0) -> list[WireEvent]:
+        return [decode_event(stored.state) for stored in self._recorder.select_events(actor_id, gt=after or None)]
 
     def follow(self) -> Iterator[WireEvent]:
         last: int | None = None
@@ -47,11 +48,20 @@ class Recorder:
             yield from (decode_event(one.state) for one in batch)
             last = batch[-1].id
 
-    def tidy(self) -> None:
-        """Let PostgreSQL learn what is in the table, as it does by itself after a while."""
-        if hasattr(self._factory.datastore, "cursor"):
-            with self._factory.datastore.cursor() as cursor:
-                cursor.execute("VACUUM ANALYZE")
+    def fill(self, events: Iterable[WireEvent]) -> None:
+        """Insert many events, in the quickest way; PostgreSQL then learns what it has, as it does after a while."""
+        if not hasattr(self._factory.datastore, "cursor"):
+            events = iter(events)
+            while batch := list(islice(events, _BATCH)):
+                self.append(batch)
+            return
+        columns = "(originator_id, originator_version, topic, state)"
+        command = f"COPY {self._recorder.events_table_name} {columns} FROM STDIN"  # type: ignore[attr-defined]
+        with self._factory.datastore.transaction(commit=True) as cursor, cursor.copy(command) as copy:
+            for event in events:
+                copy.write_row((event.actor_id, event.version, event.event_type, encode(event)))
+        with self._factory.datastore.cursor() as cursor:
+            cursor.execute("VACUUM ANALYZE")
 
     def close(self) -> None:
         self._factory.close()
@@ -68,15 +78,8 @@ def opened(job: Job, place: str, stock: Stock | None) -> Recorder:
     recorder = Recorder(job, place, stock.name if stock else job.prefix)
     if stock is not None:
         events = (make_stored(*one) for numbers in stock.rounds(job) for one in numbers)
-        stocked(job, place, stock, lambda: _fill(recorder, events))
+        stocked(job, place, stock, lambda: recorder.fill(events))
     return recorder
-
-
-def _fill(recorder: Recorder, events: Iterable[WireEvent]) -> None:
-    events = iter(events)
-    while batch := list(islice(events, _CHUNK)):
-        recorder.append(batch)
-    recorder.tidy()
 
 
 def _sqlite(job: Job, table: str) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """JetStream by nats-py alone, on the main thread's loop: what a store can be made of without a library."""
 
 import asyncio
+from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import count
@@ -11,16 +12,21 @@ import nats.js.errors
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
 
+from aether_sync.stores._jetstream.messages import Outgoing, headers_of
+
 from ..cases import Job
 from ..stock import Stock, make_stored, stocked
 from ..workload import WireEvent, decode_event, encode
+from .bare_socket import BareSocket, frame
 from .faces import PATIENCE
 
-__all__ = ["bare", "checked", "connected", "follow", "load", "made", "pipelined"]
+__all__ = ["bare", "checked", "connected", "follow", "load", "made", "pipelined", "subject_of"]
 
 _ATTEMPTS = 3  # at filling a stock
 _PAUSE = 0.05  # seconds between two looks at who leads a stream
-_WINDOW = 1_000  # events on their way, when a stream is filled
+_WINDOW = 1_000  # events in one write, when a stream is filled; two of these are on their way
+_LOOKED_FOR = 120.0  # seconds in which duplicates are
+_SHORT = 0.1  # the same while a stream is filled
 
 Append = Callable[[WireEvent], Awaitable[object]]
 
@@ -36,10 +42,10 @@ async def connected(url: str) -> AsyncIterator[JetStreamContext]:
 
 
 def _subject(stream: str, event: WireEvent) -> str:
-    return _subject_of(stream, event.actor_id)
+    return subject_of(stream, event.actor_id)
 
 
-def _subject_of(stream: str, actor_id: str) -> str:
+def subject_of(stream: str, actor_id: str) -> str:
     """One subject per actor, as the Go original has it: ``<stream>.events.<actor type>.<actor id>``."""
     return f"{stream}.events.{actor_id.partition('-')[0]}.{actor_id}"
 
@@ -97,7 +103,7 @@ async def _lead(job: Job, place: str, stream: str) -> str:
                 deny_purge=True,
                 allow_direct=True,
                 allow_atomic=True,
-                duplicate_window=120,
+                duplicate_window=_LOOKED_FOR,
                 num_replicas=len(servers),
             )
         )
@@ -116,24 +122,58 @@ async def _remove(job: Job, place: str, stream: str) -> None:
 
 
 async def _fill(url: str, job: Job, stock: Stock) -> None:
-    """Store all, waiting for one answer in many: what was sent before it was stored before.
+    """Store all, with few ids of messages kept meanwhile: a server keeps each as long as duplicates are looked for."""
+    async with connected(url) as js:
+        config = (await js.stream_info(stock.name)).config
+        await js.update_stream(config.evolve(duplicate_window=_SHORT))
+        await asyncio.to_thread(_send, url, job, stock)
+        info = await js.update_stream(config)
+        if info.state.messages != stock.events(job):
+            raise RuntimeError(f"stream {stock.name} holds {info.state.messages:,} events, not {stock.events(job):,}")
+
+
+def _send(url: str, job: Job, stock: Stock) -> None:
+    """Send all events, waiting for the answer to one in many: what was sent before it was stored before.
 
     Of a stock that is spread, not two events of an actor are on their way at once: a cluster refuses the second, if it
     tells what it expects to be the last.
     """
-    sequence, sequences = 0, [0] * stock.actors(job)
-    async with connected(url) as js:
+    sequence, earlier = 0, [array("Q") for _ in range(stock.actors(job))]
+    with BareSocket(url) as client:
         for numbers in stock.rounds(job):
+            unanswered, last, frames = 0, len(numbers), bytearray()
             for place, (actor, version) in enumerate(numbers, 1):
                 event = make_stored(actor, version)
-                headers = None if stock.is_bare else _headers(event, sequences[actor])
-                publish = js.publish if place % _WINDOW == 0 or place == len(numbers) else js._nc.publish
-                await publish(_subject(stock.name, event), encode(event), headers=headers)
+                subject = _subject(stock.name, event)
+                headers = b"" if stock.is_bare else _stored_headers(subject, event, earlier[actor])
+                is_answered = place % _WINDOW == 0 or place == last
+                frames += frame(subject, headers, encode(event), is_answered=is_answered)
                 sequence += 1
-                sequences[actor] = sequence
-        held = (await js.stream_info(stock.name)).state.messages
-        if held != sequence:
-            raise RuntimeError(f"stream {stock.name} holds {held:,} events, not {sequence:,}")
+                earlier[actor].append(sequence)
+                if is_answered:
+                    client.send(frames)
+                    frames.clear()
+                    unanswered += 1
+                    _check(client.receive(unanswered - (place != last)))  # one window is on its way meanwhile
+                    unanswered = int(place != last)
+
+
+def _check(answers: list[tuple[bytes, bytes]]) -> None:
+    for _, body in answers:
+        if b'"seq":' not in body:
+            raise RuntimeError(f"an event was not stored: {body!r}")
+
+
+def _stored_headers(subject: str, event: WireEvent, earlier: Sequence[int]) -> bytes:
+    """Return the headers that our store writes for an event that it saves alone.
+
+    Args:
+        subject: The subject of the actor's events.
+        event: The event.
+        earlier: The sequences of the actor's events before it.
+    """
+    expected = earlier[-1] if earlier else 0
+    return headers_of([Outgoing(subject, event.id, expected, b"")], b"")[0]
 
 
 # -- appending
@@ -178,7 +218,7 @@ async def load(js: JetStreamContext, stream: str, actor_id: str, name: str) -> l
 
     config = api.ConsumerConfig(name=name)
     reading = await js.subscribe(
-        _subject_of(stream, actor_id), stream=stream, cb=callback, ordered_consumer=True, config=config
+        subject_of(stream, actor_id), stream=stream, cb=callback, ordered_consumer=True, config=config
     )
     await _within(done.wait())
     await reading.unsubscribe()

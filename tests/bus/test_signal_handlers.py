@@ -42,7 +42,7 @@ def test_a_reader_that_is_about_to_wait_is_woken(local_bus: EventBus, line: str)
 def test_a_route_that_was_computed_before_a_subscription_came_is_not_kept(local_bus: EventBus, keep: Keep) -> None:
     came: list[Subscription] = []
     handler = closing_another(lambda: came.append(keep(local_bus.subscribe("n"))))
-    with before(Targets.route, "if len(self._routes)", handler):
+    with before(Targets.route, "if len(self.routes)", handler):
         local_bus.publish("n", make_event(0))
     local_bus.publish("n", make_event(1))
     assert numbers([came[0].get(timeout=PATIENCE)]) == [1]

@@ -3,6 +3,7 @@
 import base64
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -140,6 +141,9 @@ def _record(admin: JetStreamEventStore, sequence: int) -> Record:
     message = answer["message"]
     event = json.loads(base64.b64decode(message["data"]))
     headers = base64.b64decode(message["hdrs"])
+    shared = re.search(rb"\r\nAether-Save: (\d+)/(\d+)\r\n", headers)  # the saves of several threads are one batch
     ends_batch = b"Nats-Batch-Id" not in headers or b"Nats-Batch-Commit" in headers
+    if shared is not None:
+        ends_batch = shared[1] == shared[2]
     ids = sys.intern(event["id"]), sys.intern(event["actorId"])
     return Record(message["seq"], *ids, event["version"], event["eventType"], ends_batch)

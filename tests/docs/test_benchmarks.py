@@ -12,11 +12,23 @@ import msgspec
 import pytest
 
 from benchmarks import environment, postgres
+from benchmarks.__main__ import main
 from benchmarks.against import slower
 from benchmarks.cases import Job
 from benchmarks.every import CASES, chosen
 from benchmarks.report import Ratio, Report, Row, Spread
-from benchmarks.stock import FEW, MANY, Stock, make_stored, make_unstored
+from benchmarks.stock import (
+    FEW,
+    FEW_SMALL,
+    MANY,
+    MANY_SMALL,
+    ROWS,
+    SMALL,
+    Stock,
+    actor_name,
+    make_stored,
+    make_unstored,
+)
 from benchmarks.workload import encode
 
 _ROOT = Path(__file__).parents[2]
@@ -89,6 +101,24 @@ def test_the_store_is_measured_on_one_server_and_on_three(
         assert CASES[f"{name}-eventsourcing-{database}"].base == f"{name}-nats-py-r1"
 
 
+@pytest.mark.parametrize(
+    ("name", "bound", "to"),
+    [
+        ("load-10-aether-r1", 0.5, "load-10-socket-r1"),
+        ("load-1000-aether-r3", 0.5, "load-1000-socket-r3"),
+        ("load-1000-aether-r1", 1.0, "load-1000-eventsourcing-postgres"),
+        ("latest-last-aether-r1", 3.0, "latest-version-aether-r1"),
+        ("latest-10-aether-r1", 2.0, "latest-version-aether-r1"),
+        ("latest-1000-aether-r1", 8.0, "latest-version-aether-r1"),
+        ("size-load10-aether-r1", 1.5, "size-load10-small-aether-r1"),
+        ("size-load1000-aether-r1", 1.5, "size-load1000-small-aether-r1"),
+    ],
+)
+def test_loads_have_their_goals(name: str, bound: float, to: str) -> None:
+    one = CASES[name]
+    assert (bound, to) in [(goal.bound, (goal.to or (one.base,))[0]) for goal in one.goals]
+
+
 def test_a_group_is_chosen_whole_and_by_itself() -> None:
     bus, store = ({case.name for case in chosen([group])} for group in ("bus", "store"))
     assert bus | store == set(CASES)
@@ -115,6 +145,41 @@ def test_a_stock_has_every_event_once_and_in_order(stock: Stock) -> None:
     assert len(set(events)) == len(events) == job.stock
     for actor in {actor for actor, _ in events}:
         assert [version for other, version in events if other == actor] == list(range(1, stock.each + 1))
+
+
+@pytest.mark.parametrize("stock", [MANY, FEW, ROWS])
+def test_a_stock_knows_where_the_events_of_an_actor_are(stock: Stock) -> None:
+    job = Job("", "", "", 1, stock=2_000)
+    stored = [actor_name(actor) for turn in stock.rounds(job) for actor, _ in turn]
+    for actor_id, sequences in stock.sequences(job, stock.chosen(job, 2)).items():
+        assert len(sequences) == stock.each
+        assert {stored[sequence - 1] for sequence in sequences} == {actor_id}
+
+
+def test_a_small_stock_does_not_grow() -> None:
+    job = Job("", "", "", 1, stock=2_000_000)
+    assert (MANY.events(job), FEW.actors(job)) == (2_000_000, 2_000)
+    assert (MANY_SMALL.events(job), FEW_SMALL.actors(job)) == (SMALL, 200)
+    assert job.patience > Job("", "", "", 1).patience
+
+
+@pytest.mark.parametrize(
+    ("arguments", "compares"),
+    [
+        ([], False),
+        (["--only", "store"], False),
+        (["--only", "store", "--events", "2000000"], True),
+        (["--only", "size"], True),
+        (["--only", "size-start-aether-r1"], True),
+        (["--quick"], True),
+    ],
+)
+def test_stores_of_two_sizes_are_compared_if_that_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], compares: bool
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--list", *arguments])
+    assert main() == 0
+    assert ("size-start-aether-r1" in capsys.readouterr().out) is compares
 
 
 def test_actors_are_chosen_alike_and_none_twice_while_there_are_others() -> None:

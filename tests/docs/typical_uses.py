@@ -118,8 +118,8 @@ def open_account(store: EventStore, account: str) -> None:
 def stores(url: str) -> None:
     bus = NATSEventBus(url)
     both: list[EventStore] = [
-        InMemoryEventStore(bus=bus, namespace="n"),
-        JetStreamEventStore(url, "events", namespace="n", bus=bus, replicas=3),
+        InMemoryEventStore(bus=bus, namespace="n", snapshots_kept=3),
+        JetStreamEventStore(url, "events", namespace="n", bus=bus, replicas=3, snapshots_kept=3),
     ]
     for store in both:
         with store:
@@ -132,14 +132,31 @@ def stores(url: str) -> None:
             except UnknownOutcomeError as unknown:
                 store.save_events(unknown.events)
             assert_type(store.get_events("account-1", 1, 10), list[Event])
+            assert_type(store.get_events("account-1", after=3, limit=10, reverse=True), list[Event])
+            assert_type(store.get_latest_event("account-1"), Event | None)
             assert_type(store.get_events_with_errors("account-1"), Reading)
+            assert_type(store.last_sequence(actors="account-*"), int)
+            assert_type(pages(store), int)
             assert_type(store.read_together("account-1", "account-2"), dict[str, list[Event]])
             assert_type(store.actors("account-*"), list[str])
             assert_type(store.cached_version("account-1"), int | None)
             store.save_snapshot(Snapshot(actor_id="account-1", version=2, state={"balance": 3}))
-            with store.follow(after=3, event_types={"Withdrawn"}) as follower:
+            with store.follow(after=3, event_types={"Withdrawn"}, allow_ahead=True) as follower:
                 assert_type(follower.get(timeout=1.0), StoredEvent)
                 follow(follower)
+
+
+def pages(store: EventStore) -> int:
+    after = 0
+    while page := store.read_all(after, limit=1_000, until=store.last_sequence(), event_types={"Withdrawn"}):
+        assert_type(page, list[StoredEvent])
+        after = page[-1].sequence
+    return after
+
+
+def snapshots(store: JetStreamEventStore) -> None:
+    assert_type(store.get_snapshots("account-1"), list[Snapshot])
+    assert_type(store.get_latest_snapshot("account-1", to_version=7), Snapshot | None)
 
 
 def follow(follower: Follower) -> None:

@@ -442,3 +442,39 @@ def test_a_stream_made_anew_is_not_followed_on(make_store: MakeStore, prefix: st
         fill(make_store(), 5)
         with pytest.raises(StreamRegressionError, match="made anew"):
             follower.get(timeout=PATIENCE)
+
+
+# -- ahead of the stream
+
+
+@pytest.mark.fault
+def test_who_waits_for_a_sequence_is_told_of_a_loss_only_once_it_is_reached(restored: Restored) -> None:
+    with JetStreamEventStore(restored.server.url) as store:
+        fill(store, 10)
+        with pytest.raises(StreamRegressionError):
+            store.follow(after=15)
+        with store.follow(after=15, allow_ahead=True) as follower:
+            restored.back_up()  # it begins anew, and the stream still ends before
+            assert store.connection.wait_connected(PATIENCE)
+            eventually(lambda: not follower.get_batch(1, timeout=0.05 * UNIT) and follower.is_connected)
+            fill(store, 20)
+            assert follower.get(timeout=PATIENCE).sequence == 16
+            restored.restore()
+            with pytest.raises(StreamRegressionError, match="ends at 10"):
+                while True:
+                    follower.get(timeout=PATIENCE * 2)
+
+
+@pytest.mark.fault
+def test_who_waits_for_a_sequence_that_the_stream_has_is_told_of_a_loss(restored: Restored) -> None:
+    """As who follows without waiting: that the store had ended before was only allowed."""
+    with JetStreamEventStore(restored.server.url) as store:
+        fill(store, 10)
+        restored.back_up()
+        assert store.connection.wait_connected(PATIENCE)
+        fill(store, 20)
+        with store.follow(after=15, allow_ahead=True) as follower:
+            restored.restore()
+            with pytest.raises(StreamRegressionError, match="ends at 10"):
+                while True:
+                    follower.get(timeout=PATIENCE * 2)

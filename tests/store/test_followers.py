@@ -1,5 +1,6 @@
 """How much a follower keeps, how many there may be, on how many threads, and who interrupts them."""
 
+import contextlib
 import gc
 import json
 import threading
@@ -21,6 +22,7 @@ from aether_sync import (
     StoredEvent,
 )
 from aether_sync._codec.encoding import encode_event
+from aether_sync._nats.interest import Message
 from aether_sync._runtime.deadline import Deadline
 from aether_sync.stores._jetstream.follower import JetStreamFollower
 from aether_sync.stores._jetstream.record_flow import _WINDOW
@@ -183,12 +185,12 @@ class Slow:
 
     def __init__(self, follower: JetStreamFollower, monkeypatch: pytest.MonkeyPatch) -> None:
         self.read = 0
-        self._decode = follower._reader.event
-        monkeypatch.setattr(follower._reader, "event", self._event)
+        self._decode = follower._reader.events
+        monkeypatch.setattr(follower._reader, "events", self._events)
 
-    def _event(self, sequence: int, subject: bytes, data: bytes) -> Event:
-        self.read += 1
-        return self._decode(sequence, subject, data)
+    def _events(self, sequences: list[int], messages: list[Message]) -> list[Event | MalformedRecordError]:
+        self.read += len(sequences)
+        return self._decode(sequences, messages)
 
 
 @pytest.mark.parametrize(("count", "size", "at_once"), [(2_000, 10, 256), (100, 100_000, 3)])
@@ -303,29 +305,93 @@ def test_interrupts_lose_at_most_the_event_in_hand(make_store: MakeStore) -> Non
     assert got[-1] - len(got) <= 500, "no more than one for each interrupt"
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "tokens =", "member =", "self._ready.append(found)", "self._stage(", "self._scanned =",
-        "arrived.popleft", "self._number, ", "self._sort_out()",
+_READING = {
+    JetStreamFollower._read: [
+        "most =", "part =", "self._add(", "self._last =", "self._number =", "arrived.popleft", "self._is_reading =",
+        "self._sort_out()", "self._pass_over()", "request_more()",
     ],
-)  # fmt: skip
-def test_an_interrupt_while_it_reads_loses_nothing(make_store: MakeStore, line: str) -> None:
-    store = make_store()
-    for version in range(1, 11):
-        store.save_event(event("a-1", version))
-    fill(store, 40)
+    JetStreamFollower._resume: ["was_reading =", "self._is_reading ="],
+    JetStreamFollower._part: ["all_of_them =", "return"],
+    JetStreamFollower._add: ["found =", "self._scanned ="],
+}  # fmt: skip
+_ALONE = {JetStreamFollower._add: ["self._ready.extend("]}
+_IN_SAVES = {JetStreamFollower._add: ["member =", "self._note_run(", "one =", "self._ready.append(", "self._stage("]}
 
+
+def _lines(*tables: dict[Callable[..., object], list[str]]) -> list[tuple[Callable[..., object], str]]:
+    return [(function, line) for table in tables for function, lines in table.items() for line in lines]
+
+
+def _read_through_an_interrupt(store: JetStreamEventStore, function: Callable[..., object], line: str) -> None:
     def interrupt() -> None:
         raise Interrupted
 
     with store.follow() as follower:
-        eventually(lambda: buffer_of(follower).arrived, "events")
+        eventually(lambda: len(buffer_of(follower).arrived) == 50, "events")
         consumer = follower._consumer
-        with before(JetStreamFollower._read, line, interrupt), pytest.raises(Interrupted):
+        with before(function, line, interrupt), pytest.raises(Interrupted):
             follower.get(timeout=PATIENCE)
         assert sequences(follower, 50) == list(range(1, 51))
         assert follower._consumer == consumer, "nothing need be sent again"
+
+
+@pytest.mark.parametrize(("function", "line"), _lines(_READING, _ALONE))
+def test_an_interrupt_while_it_reads_loses_nothing(
+    make_store: MakeStore, function: Callable[..., object], line: str
+) -> None:
+    store = make_store()
+    for version in range(1, 51):
+        store.save_event(event("a-1", version))
+    _read_through_an_interrupt(store, function, line)
+
+
+@pytest.mark.parametrize(("function", "line"), _lines(_READING, _IN_SAVES))
+def test_an_interrupt_while_it_reads_whole_saves_loses_nothing(
+    make_store: MakeStore, function: Callable[..., object], line: str
+) -> None:
+    store = make_store()
+    for version in range(1, 11):
+        store.save_event(event("a-1", version))
+    fill(store, 40)
+    _read_through_an_interrupt(store, function, line)
+
+
+def test_who_is_interrupted_again_and_again_comes_forward(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store()
+    fill(store, 50)
+    got: list[int] = []
+    with store.follow() as follower:
+        eventually(lambda: len(buffer_of(follower).arrived) == 50, "events")
+        decode = follower._reader.events
+
+        def events(sequences: list[int], messages: list[Message]) -> list[Event | MalformedRecordError]:
+            if len(sequences) > 1:
+                raise Interrupted
+            return decode(sequences, messages)
+
+        monkeypatch.setattr(follower._reader, "events", events)
+        while len(got) < 50:
+            with contextlib.suppress(Interrupted):
+                got.append(follower.get(timeout=PATIENCE).sequence)
+    assert got == list(range(1, 51))
+
+
+def test_an_interrupt_hides_no_gap(make_store: MakeStore) -> None:
+    def interrupt() -> None:
+        raise Interrupted
+
+    store = make_store()
+    fill(store, 50)
+    with store.follow() as follower:
+        arrived = buffer_of(follower).arrived
+        eventually(lambda: len(arrived) == 50, "events")
+        kept = [arrived.pop() for _ in range(30)]
+        with before(JetStreamFollower._read, "self._is_reading = False", interrupt), pytest.raises(Interrupted):
+            follower.get(timeout=PATIENCE)
+        arrived.extend(kept[-2::-1])  # all but the first of them
+        assert sequences(follower, 50) == list(range(1, 51))
 
 
 @pytest.mark.parametrize("actors", [None, "a-1"])

@@ -26,7 +26,9 @@ from aether_sync import (
     flush_logs,
 )
 from aether_sync._runtime.deadline import Deadline
-from aether_sync.stores._jetstream.messages import Page
+from aether_sync.patterns import actor_type
+from aether_sync.stores._jetstream import loader
+from aether_sync.stores._jetstream.messages import Record
 from aether_sync.stores._jetstream.names import Names
 from aether_sync.stores._jetstream.stream import settings, snapshot_settings
 from aether_sync.stores.consumers.dead_letters import _settings as dead_letter_settings
@@ -34,6 +36,7 @@ from aether_sync.stores.consumers.dead_letters import _settings as dead_letter_s
 from ..support.common import PATIENCE, UNIT, eventually
 from ..support.inside import jetstream_of, names_of
 from ..support.raw import RawClient
+from ..support.requests import Behind, Requests
 from ..support.stores import ask
 
 MakeStore = Callable[..., JetStreamEventStore]
@@ -215,6 +218,15 @@ def test_a_checkpoint_of_a_stream_that_is_not_there_is_an_error(make_store: Make
         make_store().follow(after=7)
 
 
+def test_a_checkpoint_of_a_stream_that_is_not_there_may_be_allowed(make_store: MakeStore) -> None:
+    store = make_store()
+    with store.follow(after=2, allow_ahead=True) as follower:
+        assert follower.get_batch(5, timeout=0.05 * UNIT) == []
+        for version in range(1, 5):
+            store.save_event(event(version))
+        assert [follower.get(timeout=PATIENCE).sequence for _ in range(2)] == [3, 4]
+
+
 def test_who_follows_a_stream_that_is_made_otherwise_is_told(make_store: MakeStore, prefix: str) -> None:
     store = make_store()
     with store.follow() as follower:
@@ -250,7 +262,7 @@ def test_a_side_stream_with_fewer_replicas_is_used(make_store: MakeStore) -> Non
     with NATSCluster(3) as cluster:
         node = make_store(cluster.url, replicas=3)
         node.save_event(event(1), timeout=PATIENCE)
-        for body in (snapshot_settings(names_of(node)), dead_letter_settings(names_of(node))):
+        for body in (snapshot_settings(names_of(node), 1), dead_letter_settings(names_of(node))):
             assert "error" not in ask(node, f"STREAM.CREATE.{body['name']}", body)
         assert node.save_snapshot(Snapshot(actor_id="order-1", version=1, state={}), timeout=PATIENCE)
         assert node.load("order-1", timeout=PATIENCE).snapshot is not None
@@ -291,6 +303,33 @@ def test_different_actors_have_different_subjects(one: str, other: str) -> None:
     assert names.is_subject(mine, one)
     assert names.is_subject(mine, other) is (one == other)
     assert len(mine.split(".")) == 4
+
+
+ids = st.text(min_size=1, max_size=10) | st.from_regex(r"[ab]?-?[a-c%.*=~/]{1,6}", fullmatch=True)
+LONG = ["a-" + "b" * (length - 2) for length in (500, 501)]
+
+
+@given(st.none() | st.sampled_from(["a", "t.x"]), st.lists(ids | st.sampled_from(LONG), max_size=4), st.data())
+def test_the_subjects_of_several_actors_are_known_as_each_is(
+    namespace: str | None, actors: list[str], data: st.DataObject
+) -> None:
+    names = Names("a.b=c", namespace)
+    try:
+        subjects = [names.subject(one) for one in actors]
+    except ValueError:
+        return
+    plain = [one for one in actors if names.subject(one).endswith(f".{one}") and one not in LONG[1:]]
+    assert names.are_subjects([names.subject(one).encode() for one in plain], plain)
+    others = data.draw(st.lists(st.sampled_from([*subjects, "a", "a.events.b.b-c"]), max_size=4))
+    if names.are_subjects([one.encode() for one in others], actors):
+        assert others == subjects
+
+
+@pytest.mark.parametrize("actors", [["a.b"], ["a-1", "a.b"], ["é-1"], ["a%2E"], ["\ud800"], ["a b"], LONG])
+def test_a_subject_made_of_an_id_that_is_not_plain_is_not_that_of_its_actor(actors: list[str]) -> None:
+    names = Names("s", None)
+    subjects = [f"s.events.{actor_type(one)}.{one}".encode(errors="surrogatepass") for one in actors]
+    assert not names.are_subjects(subjects, actors)
 
 
 PATTERNS = ["order-*", "order-1", "*", ">", "*-1", "o*", "order-1*", "a.*", "order-*.x", "-*", "a-b-*"]
@@ -423,33 +462,31 @@ def test_what_a_server_lacks_that_is_behind_is_read_from_the_leader(
     saved = [store.save_event(event(version)).event for version in range(1, 11)]
     real = jetstream_of(store).ask_page
     for known in (0, 5, 9, 10):
-
-        def behind(*arguments: Any, known: int = known) -> Any:
-            page = real(*arguments)
-
-            class Answer:
-                forget = page.forget
-
-                def __call__(self, deadline: Deadline) -> Page:
-                    return Page([one for one in page(deadline).records if one.sequence <= known], 0)
-
-            return Answer()
-
-        monkeypatch.setattr(jetstream_of(store), "ask_page", behind)
+        monkeypatch.setattr(
+            jetstream_of(store), "ask_page", lambda *arguments, known=known: Behind(real(*arguments), known)
+        )
         assert store.get_events("order-1") == saved
         assert list(store.iter_events("order-1")) == saved
 
 
 def test_a_moment_is_never_within_a_batch(make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = make_store()
-    store.save_event(event(1, "a-1"))
-    store.save_events([event(1, "b-1"), event(1, "c-1"), event(2, "a-1")])
+    writer, store = make_store(), make_store()
+    writer.save_event(event(1, "a-1"))
+    writer.save_events([event(1, "b-1"), event(1, "c-1"), event(2, "a-1")])
     for sequence, moment in ((1, 1), (2, 1), (3, 1), (4, 4)):  # as if more were just being stored
         last = jetstream_of(store).next(
             names_of(store).stream, names_of(store).all_events, sequence, Deadline(PATIENCE)
         )
-        monkeypatch.setattr(jetstream_of(store), "last", lambda *_, last=last: last)
+
+        class Answer:
+            forget = staticmethod(lambda: None)
+
+            def __call__(self, _: Deadline, last: Record | None = last) -> Record | None:
+                return last
+
+        monkeypatch.setattr(jetstream_of(store), "ask_last", lambda *_, answer=Answer: answer())
         assert store.last_sequence() == moment
+        assert [one.sequence for one in store.read_all()] == list(range(1, moment + 1))
 
 
 def test_more_actors_than_one_answer_names(make_store: MakeStore) -> None:
@@ -540,9 +577,9 @@ def test_a_deadline_is_looked_at_between_records(
     make_store: MakeStore, monkeypatch: pytest.MonkeyPatch, call: Callable[..., object]
 ) -> None:
     """Not only between questions to the server: one answer may bring thousands."""
-    store = make_store()
-    store.save_events([event(version, "a-1") for version in range(1, 501)])
-    store.save_events([event(1, f"b-{n}") for n in range(500)])
+    store, writer = make_store(), make_store()
+    writer.save_events([event(version, "a-1") for version in range(1, 501)])
+    writer.save_events([event(1, f"b-{n}") for n in range(500)])
     read: list[object] = []
 
     def slowly(read_one: Callable[..., Any]) -> Callable[..., Any]:
@@ -554,7 +591,7 @@ def test_a_deadline_is_looked_at_between_records(
         return reading
 
     monkeypatch.setattr(names_of(store), "actor_id_of", slowly(names_of(store).actor_id_of))
-    monkeypatch.setattr(store._reader, "found", slowly(store._reader.found))
+    monkeypatch.setattr(loader, "decode_stored", slowly(loader.decode_stored))
     arguments = ["a-1"] if call is JetStreamEventStore.get_events else []
     with pytest.raises(DeadlineExceededError, match="within"):
         call(store, *arguments, timeout=1.0)
@@ -573,19 +610,16 @@ def test_a_snapshot_of_an_older_version_has_little_read(make_store: MakeStore, m
     writer.save_events([event(version) for version in range(2_001, 2_006)])
     read = [0]
 
-    def counted(found: Callable[..., Any]) -> Callable[..., Any]:
-        def counting(record: object) -> Any:
-            read[0] += 1
-            return found(record)
+    def counting(data: bytes) -> Any:
+        read[0] += 1
+        return decode(data)
 
-        return counting
-
-    for node in (store, cold):
-        monkeypatch.setattr(node._reader, "found", counted(node._reader.found))
+    decode = loader.decode_stored
+    monkeypatch.setattr(loader, "decode_stored", counting)
     assert store.save_snapshot(Snapshot(actor_id="order-1", version=loaded.version, state={"n": 1}))
-    assert read == [0], "it is known where the event is"
+    assert read[0] <= 5, "what came since then"
     assert cold.save_snapshot(Snapshot(actor_id="order-1", version=2_003, state={"n": 2}))
-    assert read[0] <= 10, "it is behind the snapshot that is kept"
+    assert read[0] <= 10, "it is near the end"
     assert cold.save_snapshot(Snapshot(actor_id="order-1", version=7, state={})) is False
     assert read[0] <= 10, "there is a later one"
     kept = cold.get_latest_snapshot("order-1")
@@ -604,6 +638,80 @@ def test_a_snapshot_kept_of_another_past_hides_no_event(make_store: MakeStore, p
     kept = restored.get_latest_snapshot("order-1")
     assert kept is not None
     assert (kept.version, kept.sequence) == (4, 2)
+
+
+# -- several snapshots of an actor
+
+
+def test_a_stream_that_keeps_fewer_snapshots_is_refused(make_store: MakeStore, prefix: str) -> None:
+    store, many = make_store(), make_store(snapshots_kept=3)
+    store.save_events([event(version) for version in range(1, 6)])
+    assert store.save_snapshot(Snapshot(actor_id="order-1", version=1, state={}))
+    for call in (
+        lambda: many.save_snapshot(Snapshot(actor_id="order-1", version=2, state={})),
+        lambda: many.load("order-1"),
+        lambda: many.get_snapshots("order-1"),
+    ):
+        with pytest.raises(StreamMismatchError, match="max_msgs_per_subject is 1, and 3 were asked for") as caught:
+            call()
+        assert f"{prefix}~snapshots" in str(caught.value)
+    assert "error" not in ask(store, f"STREAM.DELETE.{prefix}~snapshots")  # nothing is lost
+    for version in range(1, 6):
+        assert make_store(snapshots_kept=3).save_snapshot(Snapshot(actor_id="order-1", version=version, state={}))
+    assert [one.version for one in make_store().get_snapshots("order-1")] == [3, 4, 5], "it has more than was asked for"
+
+
+def test_of_a_history_of_snapshots_those_of_events_that_are_there_count(
+    make_store: MakeStore, server: NATSServer, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = make_store(snapshots_kept=5)
+    store.save_events([event(version) for version in range(1, 6)])
+    for version in (1, 2, 4, 5):
+        assert store.save_snapshot(Snapshot(actor_id="order-1", version=version, state={"n": version}))
+    assert "error" not in ask(store, f"STREAM.DELETE.{prefix}")
+    restored = make_store(snapshots_kept=5)
+    restored.save_events([event(version) for version in (1, 2, 3)])
+    put(server, f"{prefix}~snapshots.order.order-1", b"{}")
+    assert [one.version for one in restored.get_snapshots("order-1")] == [1, 2]
+    assert flush_logs(PATIENCE)
+    assert caplog.text.count("discarded") == 3
+    latest = restored.get_latest_snapshot("order-1")
+    assert latest is not None
+    assert latest.version == 2
+    loaded = restored.load("order-1")
+    assert loaded.snapshot == latest
+    assert [one.version for one in loaded.events] == [3]
+    assert restored.save_snapshot(Snapshot(actor_id="order-1", version=3, state={"n": 3}))
+    assert [one.version for one in restored.get_snapshots("order-1")] == [2, 3], "of five records"
+
+
+def test_snapshots_that_a_server_lacks_are_read_from_the_leader(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(snapshots_kept=3)
+    store.save_events([event(version) for version in range(1, 6)])
+    for version in (2, 4, 5):
+        store.save_snapshot(Snapshot(actor_id="order-1", version=version, state={}))
+    real = jetstream_of(store).ask_page
+    for known in (0, 1, 2):
+        monkeypatch.setattr(
+            jetstream_of(store), "ask_page", lambda *arguments, known=known: Behind(real(*arguments), known)
+        )
+        assert [one.version for one in store.get_snapshots("order-1")] == [2, 4, 5]
+
+
+def test_loading_with_a_snapshot_takes_two_round_trips(make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = make_store()
+    for version in range(1, 21):
+        writer.save_event(event(version))
+    for kept in (12, 20):
+        writer.save_snapshot(Snapshot(actor_id="order-1", version=kept, state={}))
+        store = make_store()
+        assert store.load("order-2").version == 0  # the settings of the streams are read once
+        requests = Requests(store, monkeypatch)
+        loaded = store.load("order-1")
+        assert [one.version for one in loaded.events] == list(range(kept + 1, 21))
+        assert requests.trips == 2
 
 
 # -- a snapshot ahead of its events

@@ -54,6 +54,9 @@ class TestFollowing(InOneProcess, contract.Following): ...
 class TestReadingActors(InOneProcess, contract.ReadingActors): ...
 
 
+class TestReadingAll(InOneProcess, contract.ReadingAll): ...
+
+
 class TestReadingTogether(InOneProcess, contract.ReadingTogether): ...
 
 
@@ -64,6 +67,13 @@ class TestSavingAgain(InOneProcess, contract.SavingAgain): ...
 
 
 class TestSavingTogether(InOneProcess, contract.SavingTogether): ...
+
+
+class TestSnapshotHistory(InOneProcess, contract.SnapshotHistory):
+    @pytest.fixture
+    def store(self) -> Iterator[InMemoryEventStore]:
+        with InMemoryEventStore(snapshots_kept=3) as store:
+            yield store
 
 
 class TestSnapshots(InOneProcess, contract.Snapshots): ...

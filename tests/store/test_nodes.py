@@ -25,7 +25,7 @@ from aether_sync import (
     UnknownOutcomeError,
     VersionConflictError,
 )
-from aether_sync.stores._jetstream.cache import _ACTORS_KEPT, VersionCache
+from aether_sync.stores._jetstream.cache import VersionCache
 
 from ..programs import forks
 from ..programs.run import run
@@ -305,21 +305,30 @@ def test_an_older_snapshot_replaces_none_that_was_saved_meanwhile(
 
 
 def test_what_is_kept_is_bounded() -> None:
-    cache = VersionCache()
-    for n in range(_ACTORS_KEPT + 100):
+    cache = VersionCache(100)
+    for n in range(200):
         cache.learn(f"a-{n}", 1, n + 1)
         cache.learn("hot", n + 1, 10**6 + n)
-    assert len(cache._known) == _ACTORS_KEPT
+    assert len(cache._known) == 100
     assert cache.get("a-0") is None
     hot = cache.get("hot")
     assert hot is not None
-    assert hot.version == _ACTORS_KEPT + 100
-    assert len(hot.positions) < 20
-    assert cache.before("hot", hot.version) == hot.sequence - 1
+    assert hot.version == 200
+
+
+def test_a_store_remembers_as_many_actors_as_it_is_told(make_store: MakeStore) -> None:
+    store = make_store(cached_actors=2)
+    actors = [f"a-{n}" for n in range(5)]
+    store.save_events([event(1, actor_id) for actor_id in actors], timeout=PATIENCE)
+    assert [store.cached_version(actor_id) for actor_id in actors] == [None, None, None, 1, 1]
+    stored = store.save_events([event(2, actor_id) for actor_id in actors], timeout=PATIENCE)
+    assert [one.event.version for one in stored] == [2] * 5, "the leader was asked for the others"
+    with pytest.raises(InvalidOptionError):
+        make_store(cached_actors=0)
 
 
 def test_a_leaders_answer_does_not_undo_what_came_meanwhile() -> None:
-    cache = VersionCache()
+    cache = VersionCache(10)
     cache.learn("a", 3, 30)
     before = cache.get("a")
     cache.learn("a", 5, 50)  # while the leader is asked

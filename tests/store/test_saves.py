@@ -184,12 +184,25 @@ def everything(store: JetStreamEventStore) -> list[StoredEvent]:
     return sorted(found, key=lambda one: one.sequence)
 
 
+def walk(store: JetStreamEventStore, **wanted: Any) -> Iterator[StoredEvent]:
+    """Read one event after the other."""
+    after = 0
+    while page := store.read_all(after, limit=1, **wanted):
+        yield from page
+        after = page[-1].sequence
+
+
 READS: dict[str, Callable[[JetStreamEventStore], object]] = {
     "get_events": versions,
     "iter_events": lambda store: [one.version for one in store.iter_events("a-1")],
     "get_events_with_errors": lambda store: [one.event.version for one in store.get_events_with_errors("a-1").events],
     "load": lambda store: [one.version for one in store.load("a-1").events],
     "read_together": lambda store: [one.version for one in store.read_together("a-1", "b-1")["a-1"]],
+    "read_all": lambda store: [one.event.version for one in store.read_all() if one.event.actor_id == "a-1"],
+    "read_all, filtered": lambda store: [one.event.version for one in store.read_all(actors="a-*")],
+    "read_all, page by page": lambda store: [one.event.version for one in walk(store, actors="a-1")],
+    "get_events, reversed": lambda store: [one.version for one in store.get_events("a-1", limit=9, reverse=True)][::-1],
+    "get_latest_event": lambda store: list(range(1, getattr(store.get_latest_event("a-1"), "version", 0) + 1)),
     "get_latest_version": lambda store: list(range(1, store.get_latest_version("a-1") + 1)),
 }
 
@@ -259,6 +272,37 @@ def test_a_save_that_is_known_to_have_no_room_is_not_sent(tight: Tight, store: J
         store.save_events(events)
     assert tight.count() == count
     store.save_events([event(3, size=1), event(4, size=1)])  # for this there is
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 100])
+def test_pages_of_all_events_pass_over_parts(tight: Tight, store: JetStreamEventStore, limit: int) -> None:
+    tight.leave(3 * EVENT)
+    save_in_vain(store)
+    tight.drop()
+    store.append("a-1", event(), expected_version=2)
+    store.save_events([event(2, "b-1", 1), event(1, "d-1", 1)])
+    for reader in (store, tight.store()):
+        for wanted, expected in (
+            ({}, [("a-1", 1), ("b-1", 1), ("a-1", 2), ("a-1", 3), ("b-1", 2), ("d-1", 1)]),
+            ({"actors": "b-*"}, [("b-1", 1), ("b-1", 2)]),
+            ({"actors": "c-1"}, []),
+        ):
+            after, got = 0, list[tuple[str, int]]()
+            while page := reader.read_all(after, limit=limit, **wanted):  # type: ignore[arg-type]
+                got += [(one.event.actor_id, one.event.version) for one in page]
+                after = page[-1].sequence
+            assert got == expected
+
+
+def test_the_last_sequence_is_that_of_an_event(tight: Tight, store: JetStreamEventStore) -> None:
+    tight.leave(3 * EVENT)
+    save_in_vain(store)
+    for reader in (store, tight.store()):
+        assert tight.end() > 3
+        assert reader.last_sequence() == reader.last_sequence(actors="a-*") == 3
+        assert reader.last_sequence(actors="a-1") == reader.last_sequence(actors="*-1") == 3
+        assert reader.last_sequence(actors="b-*") == 2
+        assert reader.last_sequence(actors="c-1") == reader.last_sequence(actors="c-*") == 0
 
 
 def test_snapshots_are_of_events(tight: Tight, store: JetStreamEventStore) -> None:
@@ -683,7 +727,7 @@ def test_the_place_in_a_batch() -> None:
     assert (member.batch, member.size, member.commits) == (b"x", 3, True)
     for alone in (b"Nats-Msg-Id: x\r\n", b"Nats-Batch-Id: x\r\n", b"Nats-Batch-Sequence: 1\r\n"):
         assert save_of(record(12, alone)) is None
-        assert record(12, alone).ends_batch
+        assert record(12, alone).commits
     assert record(12, b"Aether-Behind: 5\r\n").behind == 5
     assert record(12, b"").behind is None
     assert {Verdict.WHOLE, Verdict.TORN, Verdict.OPEN} == set(Verdict)

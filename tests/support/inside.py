@@ -26,18 +26,23 @@ from aether_sync._nats.link import Link
 from aether_sync._nats.outbox import Outbox
 from aether_sync.connection import channel_of as _channel_of
 from aether_sync.stores._jetstream.api import JetStream
+from aether_sync.stores._jetstream.cache import VersionCache
+from aether_sync.stores._jetstream.group_commit import Outbound
+from aether_sync.stores._jetstream.loader import Loader
 from aether_sync.stores._jetstream.names import Names
 from aether_sync.stores._jetstream.pull import PullBuffer
 from aether_sync.stores.consumers.lanes import LaneScheduler
 
 __all__ = [
     "buffer_of",
+    "cache_of",
     "calls_kept",
     "channel_of",
     "client_of",
     "engine_of",
     "event_loop_of",
     "files_of",
+    "grouped_by",
     "has_engine",
     "held_by",
     "interests_of",
@@ -46,6 +51,7 @@ __all__ = [
     "jetstream_of",
     "knows_another_server",
     "link_of",
+    "loader_of",
     "loop_sleeps",
     "names_of",
     "on_write",
@@ -173,6 +179,21 @@ def prefix_of(bus: NATSEventBus) -> str:
 def names_of(store: JetStreamEventStore) -> Names:
     """What its stream and its subjects are called."""
     return store._names
+
+
+def cache_of(store: JetStreamEventStore) -> VersionCache:
+    """What it knows of the versions of actors."""
+    return store._cache
+
+
+def loader_of(store: JetStreamEventStore) -> Loader:
+    """What loads actors for it, and keeps their events."""
+    return store._loader
+
+
+def grouped_by(store: JetStreamEventStore) -> list[Outbound]:
+    """The saves that wait for a batch that is under way."""
+    return list(store._writer._group._queue)
 
 
 def jetstream_of(store: JetStreamEventStore) -> JetStream:

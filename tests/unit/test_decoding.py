@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from aether_sync import events
 from aether_sync._codec import decoding, encoding
 from aether_sync._codec import envelope as envelopes
-from aether_sync._codec.decoding import decode_event, decode_run
+from aether_sync._codec.decoding import decode_event, decode_run, decode_stored, decode_stored_run
 from aether_sync._codec.encoding import encode_event
 from aether_sync._codec.envelope import EnvelopeWriter
 from aether_sync.errors import AetherError, DecodingError, InvalidEventError
@@ -417,6 +417,27 @@ def test_a_run_is_read_as_each_of_it_is() -> None:
     assert 100 < len(good) < len(payloads) - 100
 
 
+def test_a_run_of_stored_events_is_read_as_each_of_it_is() -> None:
+    stored = encode_event(event(timestamp=MOMENT, metadata={"a": "b"}))
+    payloads = [payload[payload.index(b'{"id"') :].removesuffix(b"}") for payload in other_payloads()]
+    payloads += [stored[:at] + stored[at + 1 :] for at in range(len(stored))]
+    assert decode_stored_run([stored]) == [decode_stored(stored)]
+    assert [type(one) for one in decode_stored_run([stored, b"", stored])] == [Event, DecodingError, Event]
+    read, found = [], decode_stored_run(payloads)
+    for payload in payloads:
+        try:
+            read.append(decode_stored(payload))
+        except DecodingError as error:
+            read.append(error)
+    assert [one if isinstance(one, Event) else str(one) for one in found] == [
+        one if isinstance(one, Event) else str(one) for one in read
+    ]
+    assert outcome([one for one in found if isinstance(one, Event)]) == outcome(
+        [one for one in read if isinstance(one, Event)]
+    )
+    assert 100 < sum(isinstance(one, Event) for one in found) < len(found) - 100
+
+
 def test_a_run_leaves_a_node_out() -> None:
     quick = [EnvelopeWriter(name).write(NAMESPACE, encode_event(event(id=name, timestamp=MOMENT))) for name in "aba"]
     careful = [payload.replace(b'"}}', b'" }}') for payload in quick]
@@ -439,6 +460,6 @@ def test_the_quick_way_reads_the_fields_of_an_event_in_their_order():
 
 def test_names():
     assert events.__all__ == ["EVENT_STORED", "MAX_VERSION", "Event", "EventStored"]
-    assert decoding.__all__ == ["decode_envelope", "decode_event", "decode_run", "decode_stored"]
+    assert decoding.__all__ == ["decode_envelope", "decode_event", "decode_run", "decode_stored", "decode_stored_run"]
     assert encoding.__all__ == ["encode_and_copy", "encode_event", "encode_read"]
     assert envelopes.__all__ == ["FIRST_POSITION", "POSITION_ENDS", "POSITION_MARK", "EnvelopeWriter"]

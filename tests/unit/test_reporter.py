@@ -243,7 +243,7 @@ class TestFlush:
             reporter.warning(Kind.DROPS, "something")
             answers.append(flush_logs(PATIENCE))
 
-        with before(Targets.route, "if len(self._routes)", flush):
+        with before(Targets.route, "if len(self.routes)", flush):
             local_bus.publish("one", make_event())
         assert answers == [True]
         assert local_bus.metrics().published == 2

@@ -32,12 +32,13 @@ ROOMS: dict[str, list[str]] = {
         "counting", "index", "bounded", "readers", "queue", "routing", "recent_payloads", "incoming", "store_watch",
     ],
     "stores": [
-        "base", "retrying", "_checks", "_store_base", "_memory_log", "memory", "_jetstream", "consumers", "jetstream",
-        "admin", "doctor",
+        "base", "retrying", "_checks", "_wanted", "_store_base", "_memory_log", "memory", "_jetstream", "consumers",
+        "jetstream", "admin", "doctor",
     ],
     "stores/_jetstream": [
-        "names", "error_codes", "answers", "messages", "api", "stream", "saves", "cache", "capacity", "reader",
-        "writer", "snapshots", "parts", "pull", "flow", "record_flow", "follower",
+        "names", "error_codes", "answers", "earlier", "messages", "api", "stream", "saves", "cache", "capacity",
+        "group_commit", "reader", "history", "kept", "loader", "draft", "writer", "snapshots", "parts", "pull", "flow",
+        "record_flow", "follower",
     ],
     "stores/consumers": [
         "arrivals", "dead_letters", "durable", "ack_extender", "delivery", "handlers", "sources", "consumption",

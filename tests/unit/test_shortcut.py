@@ -401,7 +401,7 @@ def test_there_is_none_to_a_server_that_takes_less_than_it_carries(monkeypatch: 
     ):
         bus.start()
         large = b"PUB aether.events.n 2000\r\n" + b"x" * 2_000 + b"\r\n"
-        outbox_of(bus).put((large,), len(large), 2_000, None)
+        outbox_of(bus).put(large, None)
         with pytest.raises(DeliveryUncertainError) as caught:
             bus.flush(PATIENCE)
         assert (caught.value.rejected, caught.value.uncertain, took) == (1, 0, [])

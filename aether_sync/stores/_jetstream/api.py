@@ -64,9 +64,9 @@ from .messages import (
     command,
     headers_of,
     read_at,
-    read_leaders,
     read_page,
     read_record,
+    read_those_of,
 )
 
 __all__ = ["Asked", "JetStream", "Listed", "Pause", "all_of"]
@@ -306,22 +306,21 @@ class JetStream:
     def ask_last(self, stream: str, subject: str, deadline: Deadline) -> "Asked[Record | None]":
         """As :meth:`last`, but send the request and return."""
         return self._ask_now(
-            f"$JS.API.STREAM.MSG.GET.{stream}", {"last_by_subj": subject}, deadline, single, read_leaders
+            f"$JS.API.STREAM.MSG.GET.{stream}", {"last_by_subj": subject}, deadline, single, read_record
         )
 
     def ask_at(self, stream: str, sequence: int, deadline: Deadline) -> "Asked[Record | None]":
         """Send a request for the record at a sequence, to the leader."""
-        return self._ask_now(f"$JS.API.STREAM.MSG.GET.{stream}", {"seq": sequence}, deadline, single, read_leaders)
+        return self._ask_now(f"$JS.API.STREAM.MSG.GET.{stream}", {"seq": sequence}, deadline, single, read_record)
 
     def next(self, stream: str, subject: str, sequence: int, deadline: Deadline) -> Record | None:
         """Return the first record with a subject from a sequence on, from the leader; None if there is none."""
-        body = {"seq": sequence, "next_by_subj": subject}
-        return read_record(self.request(f"STREAM.MSG.GET.{stream}", body, deadline))
+        return self.ask_next(stream, subject, sequence, deadline)(deadline)
 
     def ask_next(self, stream: str, subject: str, sequence: int, deadline: Deadline) -> "Asked[Record | None]":
         """As :meth:`next`, but send the request and return."""
         body = {"seq": sequence, "next_by_subj": subject}
-        return self._ask_now(f"$JS.API.STREAM.MSG.GET.{stream}", body, deadline, single, read_leaders)
+        return self._ask_now(f"$JS.API.STREAM.MSG.GET.{stream}", body, deadline, single, read_record)
 
     def ask_page(self, stream: str, subject: str, sequence: int, count: int, deadline: Deadline) -> "Asked[Page]":
         """Request records with a subject from a sequence on, to any server of the stream, which may lack some."""
@@ -342,6 +341,29 @@ class JetStream:
     def ask_one(self, stream: str, sequence: int, deadline: Deadline) -> "Asked[list[Record]]":
         """Send a request for the record at a sequence, to any server of the stream; ``[]`` if that one lacks it."""
         return self._ask_now(f"$JS.API.DIRECT.GET.{stream}", {"seq": sequence}, deadline, single, read_at)
+
+    def ask_many(
+        self, stream: str, subject: str, sequences: Sequence[int], deadline: Deadline
+    ) -> "Asked[dict[int, Record]]":
+        """Send requests for the records at several sequences, to any server of the stream, in one write.
+
+        The answer has those with a subject, by sequence. It lacks what that server lacks, or all of them if not every
+        answer came: the requests are not repeated.
+        """
+        to = f"$JS.API.DIRECT.GET.{stream}"
+        bodies = [b'{"seq":%d}' % sequence for sequence in sequences]
+        call = self._open_call(
+            {to},
+            lambda inbox: b"".join([command(to, inbox, b"", body) for body in bodies]),
+            deadline,
+            len(bodies),
+        )
+
+        def go_without(_: Deadline) -> list[Message]:
+            self.doubt(stream)  # it may allow no direct reads any more
+            return []
+
+        return Asked(call, self._wait, partial(read_those_of, subject), go_without)
 
     def _ask_now(
         self,

@@ -11,12 +11,10 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from ..._runtime.locks import signal_safe_lock
+from .earlier import FIRST, Earlier
 from .saves import Place
 
 __all__ = ["Known", "Torn", "VersionCache"]
-
-_ACTORS_KEPT = 16_384  # a kilobyte each at most; the server is asked for others
-_POSITIONS_KEPT = 8  # of an actor: where to begin to read if another node has stored a few versions meanwhile
 
 
 class Torn(NamedTuple):
@@ -40,14 +38,14 @@ class Known(NamedTuple):
         version: Its version; 0 if it has no events.
         sequence: Of the event of that version; 0 if it has none.
         announced: The greatest version that was announced, if it is greater; else 0.
-        positions: The last pairs of version and sequence, the newest last.
+        earlier: What the record of that event names; nothing where that is not known.
         torn: The part of a save after that event, whose records are not events; None if there is none.
     """
 
     version: int = 0
     sequence: int = 0
     announced: int = 0
-    positions: tuple[tuple[int, int], ...] = ()
+    earlier: Earlier = FIRST
     torn: Torn | None = None
 
     @property
@@ -60,18 +58,27 @@ class Known(NamedTuple):
         """Whether the leader has to be asked."""
         return self.announced > self.version
 
-    def moved(self, version: int, sequence: int) -> "Known":
+    @property
+    def to_name(self) -> Earlier:
+        """What the record of the next event is to name."""
+        return self.earlier.after(self.sequence) if self.sequence else FIRST
+
+    def moved(self, version: int, sequence: int, earlier: Earlier) -> "Known":
         """Return what is known with a newer event."""
-        positions = (*self.positions, (version, sequence))[-_POSITIONS_KEPT:]
         announced = self.announced if self.announced > version else 0
         torn = self.torn if self.end > sequence else None
-        return Known(version, sequence, announced, positions, torn)
+        return Known(version, sequence, announced, earlier, torn)
 
 
 class VersionCache:
-    """What is known of actors, by actor. Any thread may call it."""
+    """What is known of actors, by actor. Any thread may call it.
 
-    def __init__(self) -> None:
+    Args:
+        size: How many actors are kept; the leader is asked for others.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
         self._lock = signal_safe_lock()  # guards _known
         self._known: OrderedDict[str, Known] = OrderedDict()  # the least recently used first
         self.last = 0  #: the greatest sequence that this store object is known to have stored
@@ -84,13 +91,13 @@ class VersionCache:
                 self._known.move_to_end(actor_id)
             return known
 
-    def learn(self, actor_id: str, version: int, sequence: int) -> Known:
-        """Note an event. One that is older than what is known changes nothing."""
+    def learn(self, actor_id: str, version: int, sequence: int, earlier: Earlier = FIRST) -> Known:
+        """Note an event, and what its record names. One that is older than what is known changes nothing."""
         with self._lock:
             self.last = max(self.last, sequence)
             known = self._known.get(actor_id) or Known()
             if sequence > known.sequence:
-                known = known.moved(version, sequence)
+                known = known.moved(version, sequence, earlier)
                 self._set(actor_id, known)
             return known
 
@@ -103,7 +110,13 @@ class VersionCache:
                 self._set(actor_id, known._replace(announced=version))
 
     def replace(
-        self, actor_id: str, version: int, sequence: int, before: Known | None, torn: Torn | None = None
+        self,
+        actor_id: str,
+        version: int,
+        sequence: int,
+        before: Known | None,
+        torn: Torn | None = None,
+        earlier: Earlier = FIRST,
     ) -> Known:
         """Put the leader's answer in place of what was known before it was asked; return what is known then.
 
@@ -114,25 +127,21 @@ class VersionCache:
             before: What was known before the leader was asked. If that is no longer what is known, the answer is noted
                 like any other event.
             torn: The part of a save after that event; None if there is none.
+            earlier: What the record of that event names.
         """
         with self._lock:
             if self._known.get(actor_id) is not before:
-                return self.learn(actor_id, version, sequence)
+                return self.learn(actor_id, version, sequence, earlier)
             end = sequence if torn is None else torn.end
             if before is None or sequence < before.sequence or end < before.end:
                 before = Known()  # what was known is of a past that was undone
-            known = before.moved(version, sequence) if sequence > before.sequence else before
-            known = known._replace(announced=0, torn=torn)
+            known = before.moved(version, sequence, earlier) if sequence > before.sequence else before
+            known = known._replace(announced=0, torn=torn, earlier=earlier)
             if end:
                 self._set(actor_id, known)
             else:
                 self._known.pop(actor_id, None)
             return known
-
-    def before(self, actor_id: str, version: int) -> int:
-        """Return a sequence after which all events of an actor from a version on are; 0 if none is known."""
-        known = self.get(actor_id)
-        return max((at for one, at in known.positions if one < version), default=0) if known is not None else 0
 
     def forget(self, is_another: bool) -> None:
         """Forget what is known of actors.
@@ -153,5 +162,5 @@ class VersionCache:
     def _set(self, actor_id: str, known: Known) -> None:
         self._known[actor_id] = known
         self._known.move_to_end(actor_id)
-        while len(self._known) > _ACTORS_KEPT:
+        while len(self._known) > self._size:
             self._known.popitem(last=False)

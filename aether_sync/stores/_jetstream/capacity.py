@@ -7,7 +7,7 @@ from ..._runtime.deadline import Deadline
 from ..._values.clock import monotonic
 from ...errors import StoreUnavailableError
 from .api import JetStream
-from .messages import Outgoing, stored_size
+from .messages import Outgoing, new_batch, stored_size
 
 __all__ = ["Capacity"]
 
@@ -25,23 +25,25 @@ class Capacity:
         """Note a sign that there is too little room."""
         self._tight_until = monotonic() + _TIGHT
 
-    def check(self, messages: Sequence[Outgoing], batch: bytes, deadline: Deadline) -> None:
+    @property
+    def is_tight(self) -> bool:
+        """Whether there was such a sign lately."""
+        return monotonic() < self._tight_until
+
+    def check(self, messages: Sequence[Outgoing], deadline: Deadline) -> None:
         """Refuse a batch for which the account has no room.
 
         Args:
             messages: The messages of the batch.
-            batch: The batch's id.
             deadline: For the request.
 
         Raises:
             StoreUnavailableError: There is too little room.
         """
-        if monotonic() >= self._tight_until:
-            return
         info = self._jetstream.request("INFO", {}, deadline)
         account: dict[str, Any] = info.get("tiers", {}).get("R1", info)
         used, most = account.get("storage", 0), account.get("limits", {}).get("max_storage", -1)
-        needed = stored_size(messages, batch)
+        needed = stored_size(messages, new_batch(len(messages)))
         if 0 <= most < used + needed:
             raise StoreUnavailableError(
                 f"the account has no room for it: {used:,} of {most:,} bytes are used, and it takes {needed:,}. "

@@ -67,8 +67,16 @@ class _End(NamedTuple):
 class JetStreamFollower(RecordFlow, Follower):
     """A :class:`~aether_sync.stores.base.Follower` of a JetStream store. Several threads may iterate it."""
 
-    def __init__(self, parts: StoreParts, after: int, filter: SubscriptionFilter) -> None:  # noqa: A002
+    def __init__(
+        self,
+        parts: StoreParts,
+        after: int,
+        filter: SubscriptionFilter,  # noqa: A002
+        *,
+        allow_ahead: bool = False,
+    ) -> None:
         super().__init__(parts, after, filter)
+        self._ahead = after if allow_ahead else 0  # which the stream need not reach while nothing was read behind it
         self._jetstream = parts.jetstream
         self._names = parts.names
         self._stream = parts.stream
@@ -91,7 +99,8 @@ class JetStreamFollower(RecordFlow, Follower):
         except IndexError:
             pass
         else:
-            self._sequence = max(self._sequence, found.sequence)
+            if found.sequence > self._sequence:  # max() takes longer
+                self._sequence = found.sequence
             if isinstance(found, StoredEvent):
                 return found
             raise found
@@ -142,7 +151,7 @@ class JetStreamFollower(RecordFlow, Follower):
         if self._stream.find(deadline) is not None:
             self._renew(deadline)
             return
-        if self._scanned:
+        if self._scanned and not self._ahead:
             raise StreamRegressionError(
                 f"there is no stream {self._names.stream!r}, and it was read up to {self._scanned}: it is lost, or has"
                 " another name. Build anew what was made of it"
@@ -214,7 +223,9 @@ class JetStreamFollower(RecordFlow, Follower):
             self._created = self._created or created
             if created != self._created:
                 return f"is not the one that was read up to {read}: it was made anew"
-            if end < read:
+            if end >= read:
+                self._ahead = 0
+            elif read != self._ahead:
                 return f"ends at {end}, and was read up to {read}: it was restored, has lost events, or is another one"
             return "" if record is None else self._differs_at(record(deadline))
         finally:

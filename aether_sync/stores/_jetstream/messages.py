@@ -1,18 +1,23 @@
 """Messages of a stream: how events are published, and how records are read from what the server sends.
 
-The headers of batches are those of ADR-50, the answers of direct get those of ADR-31; ``Aether-Behind`` is our own.
+The headers of batches are those of ADR-50, the answers of direct get those of ADR-31; ``Aether-Behind``,
+``Aether-Earlier`` and ``Aether-Save`` are our own.
 """
 
 import os
 import re
-from base64 import b64decode
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import msgspec
 
 from ..._nats.call import is_status
 from ..._nats.interest import Message
 from ...errors import StoreUnavailableError
-from .answers import code_of, content_of, said, status_of
+from ...events import Event
+from ..base import StoredEvent
+from .answers import ApiError, status_of
+from .earlier import HEADER, named
 from .error_codes import ErrorCode
 
 __all__ = [
@@ -29,9 +34,9 @@ __all__ = [
     "member_of",
     "new_batch",
     "read_at",
-    "read_leaders",
     "read_page",
     "read_record",
+    "read_those_of",
     "stored_size",
 ]
 
@@ -43,11 +48,15 @@ _ABANDONED = 2  # a number that is never the next one of a batch that is being c
 _OUR_HEADERS = b"NATS/1.0\r\nNats-Msg-Id: "  # and then 32 digits: see ``headers_of``
 _BEHIND_ID = len(_OUR_HEADERS) + 32
 IN_BATCH = b"Nats-Batch-"  #: stands in the headers of whatever was stored in an atomic batch
+_SUBJECT = b"\r\nNats-Subject: "
 _SEQUENCE = b"\r\nNats-Sequence: "
 _EXPECTED = re.compile(rb"\r\nNats-Expected-Last-Subject-Sequence: *(\d{1,19})")
 _PENDING = re.compile(rb"\r\nNats-Num-Pending: (\d+)")
 _BEHIND = re.compile(rb"\r\nAether-Behind: *(\d{1,19})")
-_MEMBER = re.compile(rb"\r\nNats-Batch-Id: ([^\r]+)\r\nNats-Batch-Sequence: (\d{1,6})\r\n(Nats-Batch-Commit: 1\r\n)?")
+_MEMBER = re.compile(
+    rb"\r\n(?:Aether-Save: (\d{1,4})/(\d{1,4})\r\n)?Nats-Batch-Id: ([^\r]+)\r\nNats-Batch-Sequence: (\d{1,6})\r\n"
+    rb"(Nats-Batch-Commit: 1\r\n)?"
+)
 _BATCH_ID = re.compile(rb"\r\nNats-Batch-Id: *([^\r]+)")
 _BATCH = re.compile(rb"\r\nNats-Batch-Sequence: *(\d{1,6})\r")  # a stranger may have written more digits
 _COMMIT = re.compile(rb"\r\nNats-Batch-Commit: *1\r")
@@ -61,11 +70,15 @@ class Member(NamedTuple):
         batch: The batch's id.
         number: The record's place, from 1 on.
         commits: Whether it is the last record, which commits the batch.
+        place: Its place in its save, from 1 on: the batch may have several saves.
+        ends_save: Whether it is the last record of its save.
     """
 
     batch: bytes
     number: int
     commits: bool
+    place: int
+    ends_save: bool
 
     @property
     def size(self) -> int:
@@ -119,14 +132,32 @@ class Record(NamedTuple):
         return int(found[1]) if found is not None and b"Sequence-Subject" not in self.headers else None
 
     @property
-    def batch(self) -> int:
-        """The sequence of the first record of the atomic batch that it was stored in; 0 if it was stored alone."""
-        member = self.member
-        return 0 if member is None else self.sequence - member.number + 1
+    def before(self) -> int | None:
+        """The sequence of the event before it, 0 if there is none; None if it was published without that condition."""
+        behind = self.behind
+        return self.expected if behind is None else behind
 
     @property
-    def ends_batch(self) -> bool:
-        """Whether no record follows that was stored in the same batch."""
+    def named(self) -> list[list[int]]:
+        """The sequences of earlier events that it names, by level: see ``earlier``."""
+        return named(self.headers, self.batch)
+
+    def stored(self, event: Event) -> StoredEvent:
+        """Return the event that it is, with where it is stored."""
+        member = self.member
+        if member is None:
+            return StoredEvent(event, self.sequence)
+        return StoredEvent(event, self.sequence, False, member.ends_save, self.sequence - member.place + 1)
+
+    @property
+    def batch(self) -> int:
+        """The sequence of the first record that was saved by the same call; 0 if it was stored alone."""
+        member = self.member
+        return 0 if member is None else self.sequence - member.place + 1
+
+    @property
+    def commits(self) -> bool:
+        """Whether no record follows that was stored in the same atomic batch."""
         member = self.member
         return member is None or member.commits
 
@@ -137,12 +168,15 @@ def member_of(headers: bytes) -> Member | None:
         return None
     found = _MEMBER.search(headers)
     if found is not None:
-        batch, number, commit = found.groups()
-        return Member(batch, int(number), commit is not None)
+        place, size, batch, number, commit = found.groups()
+        if place is not None:
+            return Member(batch, int(number), commit is not None, int(place), place == size)
+        return Member(batch, int(number), commit is not None, int(number), commit is not None)
     others, place = _BATCH_ID.search(headers), _BATCH.search(headers)  # in another order, or without spaces
     if others is None or place is None:
         return None
-    return Member(others[1], int(place[1]), _COMMIT.search(headers) is not None)
+    commits = _COMMIT.search(headers) is not None
+    return Member(others[1], int(place[1]), commits, int(place[1]), commits)
 
 
 class Page(NamedTuple):
@@ -163,6 +197,8 @@ class Outgoing(NamedTuple):
         data: The body.
         behind: The sequence of the event before it, 0 if there is none, where the last record of the subject is no
             event; else None.
+        earlier: What it says of earlier events (``Earlier.text``); b"" for the first one of its subject.
+        within: Its place in its save, from 1 on, and the size of that, where the batch has several saves.
     """
 
     subject: str
@@ -170,6 +206,8 @@ class Outgoing(NamedTuple):
     expected: int | None
     data: bytes
     behind: int | None = None
+    earlier: bytes = b""
+    within: tuple[int, int] | None = None
 
 
 def new_batch(size: int) -> bytes:
@@ -197,6 +235,10 @@ def headers_of(messages: Sequence[Outgoing], batch: bytes) -> list[bytes]:
             lines.append(b"Nats-Expected-Last-Subject-Sequence: %d\r\n" % one.expected)
         if one.behind is not None:
             lines.append(b"Aether-Behind: %d\r\n" % one.behind)
+        if one.earlier:
+            lines.append(b"%b%b\r\n" % (HEADER, one.earlier))
+        if one.within is not None:  # right before the batch's id: see ``_MEMBER``
+            lines.append(b"Aether-Save: %d/%d\r\n" % one.within)
         if batch:
             lines.append(b"%bNats-Batch-Sequence: %d\r\n" % (batch, place))
             if place == len(messages):
@@ -219,20 +261,38 @@ def command(subject: str, inbox: bytes, headers: bytes, data: bytes) -> bytes:
     return b"PUB %b %b %d\r\n%b\r\n" % (subject.encode(), inbox, len(data), data)
 
 
-def read_leaders(messages: list[Message]) -> Record | None:
-    """Read the leader's answer to a request for one record; None if there is none."""
-    return read_record(content_of(messages[0]))
+class _Message(msgspec.Struct):
+    seq: int
+    subject: str
+    time: str
+    hdrs: bytes = b""
+    data: bytes = b""
 
 
-def read_record(answer: dict[str, Any]) -> Record | None:
-    """Read an answer of ``STREAM.MSG.GET``; None if there is no such record."""
-    if "error" in answer:
-        if code_of(answer) == ErrorCode.JSNoMessageFoundErr:
-            return None
-        raise StoreUnavailableError(f"the stream is not read: {said(answer)}")
-    message = answer["message"]
-    headers, data = b64decode(message.get("hdrs", "")), b64decode(message.get("data", ""))
-    return Record(message["seq"], message["subject"], headers, data, message["time"])
+class _Got(msgspec.Struct):
+    message: _Message | None = None
+    error: ApiError | None = None
+
+
+_read_got = msgspec.json.Decoder(_Got).decode  # which decodes base64, too
+
+
+def read_record(messages: list[Message]) -> Record | None:
+    """Read the leader's answer to a request for one record (``STREAM.MSG.GET``); None if there is none.
+
+    Raises:
+        StoreUnavailableError: It is an error, or none of JetStream's.
+    """
+    try:
+        got = _read_got(messages[0][3])
+    except msgspec.MsgspecError as error:
+        raise StoreUnavailableError(f"the answer is none of JetStream's: {messages[0][3][:80]!r}") from error
+    if got.message is not None:
+        one = got.message
+        return Record(one.seq, one.subject, one.hdrs, one.data, one.time)
+    if got.error is not None and got.error.err_code == ErrorCode.JSNoMessageFoundErr:
+        return None
+    raise StoreUnavailableError(f"the stream is not read: {got.error}")
 
 
 def read_page(stream: str, subject: str, messages: list[Message]) -> Page:
@@ -243,18 +303,34 @@ def read_page(stream: str, subject: str, messages: list[Message]) -> Page:
     if status != 204:
         raise StoreUnavailableError(f"stream {stream!r} is not read: {messages[-1][2][9:80]!r}")
     pending = _PENDING.search(messages[-1][2])
-    records = [_read_direct(message, subject) for message in messages[:-1]]
+    literal = "" if subject.endswith((".*", ".>")) else subject
+    records = [_read_direct(message, literal) for message in messages[:-1]]
     return Page(records, int(pending[1]) if pending is not None else 0)
 
 
 def read_at(messages: list[Message]) -> list[Record]:
     """Read the answer to a direct get of one record: an empty list if that server has none."""
-    return [] if is_status(messages[0]) else [_read_direct(messages[0], "")]
+    return [] if is_status(messages[0]) else [_read_direct(messages[0])]
 
 
-def _read_direct(message: Message, subject: str) -> Record:
-    """Read one record of a direct get."""
+def read_those_of(subject: str, messages: list[Message]) -> dict[int, Record]:
+    """Read the answers to direct gets of several single records; return those with a subject, by sequence."""
+    place = b"%b%b%b" % (_SUBJECT, subject.encode(), _SEQUENCE)
+    found = {}
+    for message in messages:
+        headers = message[2]
+        start = headers.rfind(place)
+        if start >= 0 and start == headers.rfind(_SUBJECT):  # a record may have been stored with such headers, too
+            start += len(place)
+            sequence = int(headers[start : headers.index(b"\r\n", start)])
+            found[sequence] = Record(sequence, subject, headers, message[3])
+    return found
+
+
+def _read_direct(message: Message, subject: str = "") -> Record:
+    """Read one record of a direct get; its subject need not be UTF-8. It is read, too, if it is not known."""
     _, _, headers, data = message
+    subject = subject or _last_header(headers, _SUBJECT).decode(errors="backslashreplace")
     return Record(int(_last_header(headers, _SEQUENCE)), subject, headers, data)
 
 

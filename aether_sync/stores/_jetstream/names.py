@@ -6,6 +6,7 @@ namespace, the stream's name is ``<namespace>=<stream>``; a ``=`` within either 
 """
 
 import re
+from collections.abc import Sequence
 
 from ..._arguments import is_of
 from ..._values.shown import short
@@ -18,6 +19,8 @@ _LONGEST_NAME = 200  # bytes of a stream's name: the server takes 255, and some 
 _LONGEST_SUBJECT = 2_048  # bytes: half of the longest line of the protocol
 _SUBJECTS_KEPT = 16_384  # subjects of actors; then all are forgotten, and built again when needed
 _PLAIN = re.compile(r"[!-$&-)+,\-/-=?-~]{1,500}")  # an id that is not escaped; a longer one is looked at more closely
+_PLAIN_CHARACTERS = bytes(code for code in range(128) if _PLAIN.fullmatch(chr(code)))
+_PLAIN_LENGTH = 500  # of an id, at most
 _MORE = re.compile(r"[/\\=~]")  # escaped in names: path separators, which a stream may not have, and our own separators
 
 
@@ -52,6 +55,8 @@ class Names:
                 f"the stream's name is {len(self.stream)} bytes long, with its namespace: at most 200"
             )
         self._events = f"{self.stream}.events."
+        # What is not plain in the subject of a plain id:
+        self._not_plain = self._events.encode().translate(None, _PLAIN_CHARACTERS) + b"."
         self._subjects: dict[str, str] = {}  # by actor id; two threads may both build one, of equal value
         self.snapshots = f"{self.stream}~snapshots"
         self.dead_letters = f"{self.stream}~dead-letters"
@@ -104,6 +109,21 @@ class Names:
         if _PLAIN.fullmatch(actor_id):
             return subject == f"{self._events}{actor_type(actor_id)}.{actor_id}"
         return subject == self.subject(actor_id)
+
+    def are_subjects(self, subjects: Sequence[bytes], actor_ids: Sequence[str]) -> bool:
+        """Whether each subject is that of the actor in the same place, and all ids are plain.
+
+        It takes a third of the time of as many :meth:`is_subject`, which tells more where this returns False.
+        """
+        if b"".join(subjects).translate(None, _PLAIN_CHARACTERS) != self._not_plain * len(actor_ids):
+            return False
+        events = self._events
+        wanted = [
+            f"{events}{one[:end] if (end := one.find('-', 1)) > 0 else 'unknown'}.{one}"  # as actor_type() does
+            for one in actor_ids
+        ]
+        is_short = max(map(len, actor_ids), default=0) <= _PLAIN_LENGTH
+        return is_short and "\n".join(wanted).encode(errors="surrogatepass") == b"\n".join(subjects)
 
     def snapshot_subject(self, actor_id: str) -> str:
         """Return the subject of an actor's snapshots."""

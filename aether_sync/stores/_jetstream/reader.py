@@ -2,21 +2,57 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from typing import NamedTuple, TypeGuard, cast
 
-from ..._codec.decoding import decode_stored
+from ..._codec.decoding import decode_stored, decode_stored_run
+from ..._nats.interest import Message
 from ..._runtime.deadline import Deadline
 from ...errors import DecodingError, MalformedRecordError
 from ...events import MAX_VERSION, Event
 from ..base import MalformedRecord, StoredEvent
 from .api import Asked, JetStream
 from .cache import Known, Torn, VersionCache
+from .earlier import Earlier
 from .messages import Record
 from .names import Names
 from .saves import Saves, Verdict, save_of
 
-__all__ = ["Reader", "valid"]
+__all__ = ["AskedTail", "Reader", "Tail", "valid"]
 
+_SEVERAL = 5  # records, whose subjects are compared together in less time than each by itself
 _PAGE = 1_000  # records in one answer
+
+
+class Tail(NamedTuple):
+    """The end of an actor, as the leader said.
+
+    Attributes:
+        known: What is known of the actor.
+        record: The record of its last event; None if it has no events.
+        event: That event.
+    """
+
+    known: Known
+    record: Record | None
+    event: StoredEvent | None
+
+
+class AskedTail(NamedTuple):
+    """A question for the end of an actor, which was sent.
+
+    Attributes:
+        actor_id: The actor.
+        before: What was known of it then.
+        last: Waits for its last record.
+    """
+
+    actor_id: str
+    before: Known | None
+    last: Asked[Record | None]
+
+    def forget(self) -> None:
+        """Ignore the answer."""
+        self.last.forget()
 
 
 class Reader:
@@ -41,7 +77,6 @@ class Reader:
         after: int = 0,
         *,
         torn: bool = False,
-        count: int = _PAGE,
     ) -> Iterator[StoredEvent | MalformedRecord]:
         """Yield an actor's events of some versions, and the records between them that are not events.
 
@@ -52,10 +87,9 @@ class Reader:
             deadline: See :meth:`records`.
             after: A sequence before the first wanted event.
             torn: Whether to yield also the records of saves that are not whole, as malformed records.
-            count: See :meth:`records`.
         """
         last = MAX_VERSION if to_version is None else to_version
-        for record in self.records(actor_id, from_version, deadline, after, count, torn=torn):
+        for record in self.records(actor_id, deadline, after, torn=torn):
             if isinstance(record, MalformedRecord):
                 yield record
                 continue
@@ -67,34 +101,22 @@ class Reader:
                     continue
             yield found
 
-    def read_near(
-        self, actor_id: str, from_version: int, to_version: int, known: Known, deadline: Deadline
-    ) -> Iterator[StoredEvent]:
-        """Yield an actor's events of some versions, without reading all events before them.
-
-        Args:
-            actor_id: The actor.
-            from_version: The first version wanted.
-            to_version: The last version wanted.
-            known: The end of the actor, as the leader said.
-            deadline: For all requests.
-        """
-        after = self._sequence_before(actor_id, from_version, known, deadline)
-        count = min(_PAGE, to_version - from_version + 2)
-        for found in self.read(actor_id, from_version, to_version, lambda: deadline, after, count=count):
-            if isinstance(found, StoredEvent):
-                yield found
-
-    def _sequence_before(self, actor_id: str, version: int, known: Known, deadline: Deadline) -> int:
+    def sequence_before(self, actor_id: str, version: int, deadline: Deadline) -> int:
         """Return a sequence after which all events of an actor from a version on are, and few of the others.
 
         The versions of an actor increase, so it is found by bisection. Records that are not events do no harm: their
         versions are greater than that of each event before them.
         """
-        if version == known.version:
-            return known.sequence - 1
+        if version <= 1:
+            return 0
+        try:
+            known = self.refresh(actor_id, deadline)
+        except MalformedRecordError:
+            return 0
+        if version >= known.version:
+            return max(0, known.sequence - 1)
         stream, subject = self._names.stream, self._names.subject(actor_id)
-        after, end = self._cache.before(actor_id, version), known.sequence
+        after, end = 0, known.sequence
         middle = max(after, end - (known.version - version) - 1)  # right if no other actor's events are in between
         while end - after > _PAGE:
             record = self._jetstream.next(stream, subject, middle + 1, deadline)
@@ -113,35 +135,30 @@ class Reader:
     def found(self, record: Record) -> StoredEvent | MalformedRecord:
         """Return the event that a record is, or a malformed record."""
         try:
-            return StoredEvent(self.decoded(record), record.sequence, False, record.ends_batch, record.batch)
+            return record.stored(self.decoded(record))
         except MalformedRecordError as error:
             return MalformedRecord(record.sequence, record.data, error)
 
     def records(
         self,
         actor_id: str,
-        from_version: int,
         deadline: Callable[[], Deadline],
         after: int = 0,
-        count: int = _PAGE,
         *,
         torn: bool = False,
     ) -> Iterator[Record | MalformedRecord]:
-        """Yield an actor's records from a version on, and perhaps some before it, at least up to the leader's last one.
+        """Yield an actor's records after a sequence, at least up to the leader's last one.
 
         Any server of the stream may answer, and it may be behind the leader: the leader is asked for what it lacks.
 
         Args:
             actor_id: The actor.
-            from_version: The first version wanted.
             deadline: Returns the deadline of the next page.
             after: A sequence before the first wanted record.
-            count: How many records are requested at first.
             torn: Whether to yield also the records of saves that are not whole, as malformed records.
         """
         stream, subject = self._names.stream, self._names.subject(actor_id)
-        begin = max(after, self._cache.before(actor_id, from_version))
-        page = self._jetstream.ask_page(stream, subject, begin + 1, count, deadline())
+        page = self._jetstream.ask_page(stream, subject, after + 1, _PAGE, deadline())
         try:
             before = self._cache.get(actor_id)
             last = self._newest(actor_id, before, self._ask_last(actor_id, deadline())(deadline()), deadline())
@@ -151,14 +168,11 @@ class Reader:
             found = page(deadline())
         finally:
             page.forget()
-        if begin > after and not _follows(found.records, begin, last):  # the cache is of a past that was undone
-            begin = after
-            found = self._jetstream.ask_page(stream, subject, begin + 1, _PAGE, deadline())(deadline())
         judged = self._judged(found.records, torn, deadline)
         with suppress(MalformedRecordError):  # it is yielded below
             self._replace(actor_id, before, last, deadline())
         yield from judged
-        at = found.records[-1].sequence if found.records else begin
+        at = found.records[-1].sequence if found.records else after
         while found.records and found.pending:
             found = self._jetstream.ask_page(stream, subject, at + 1, _PAGE, deadline())(deadline())
             yield from self._judged(found.records, torn, deadline)
@@ -201,31 +215,63 @@ class Reader:
         """As :meth:`decoded`, for a record as it is delivered. Its subject need not be UTF-8."""
         return self._event(sequence, subject.decode(errors="backslashreplace"), data)
 
+    def events(self, sequences: Sequence[int], messages: Sequence[Message]) -> list[Event | MalformedRecordError]:
+        """As :meth:`event`, of several records in half of the time; in place of each that is no event is the error."""
+        found = decode_stored_run([data for _, _, _, data in messages])
+        if len(found) >= _SEVERAL:
+            actor_ids = [one.actor_id for one in found if isinstance(one, Event) and one.version]
+            if self._names.are_subjects([subject for subject, _, _, _ in messages], actor_ids):
+                return cast(list[Event | MalformedRecordError], found)
+        return [
+            one
+            if self._is_event(one, text := subject.decode(errors="backslashreplace"))
+            else _malformed(sequence, text, data, one)
+            for sequence, (subject, _, _, data), one in zip(sequences, messages, found, strict=True)
+        ]
+
     def _event(self, sequence: int, subject: str, data: bytes) -> Event:
         try:
-            event = decode_stored(data)
+            found: Event | DecodingError = decode_stored(data)
         except DecodingError as error:
-            reason: Exception | str = error
-        else:
-            if event.version > 0 and self._names.is_subject(subject, event.actor_id):
-                return event
-            reason = "it has no version" if not event.version else "it is of another actor than its subject"
-        raise MalformedRecordError(f"record {sequence} of {subject!r} is no event: {reason}", sequence, data)
+            found = error
+        if self._is_event(found, subject):
+            return found
+        raise _malformed(sequence, subject, data, found)
+
+    def _is_event(self, found: Event | DecodingError, subject: str) -> TypeGuard[Event]:
+        """Whether what was read from a record's body is an event, and one of the actor of its subject."""
+        return isinstance(found, Event) and found.version > 0 and self._names.is_subject(subject, found.actor_id)
 
     def refresh(self, actor_id: str, deadline: Deadline) -> Known:
-        """Ask the leader for an actor's last event, note it in the cache, and return it."""
-        return self.refresh_all((actor_id,), deadline)[0]
+        """Ask the leader for an actor's last event, note it in the cache, and return what is known then."""
+        return self.tail(actor_id, deadline).known
 
     def refresh_all(self, actor_ids: Iterable[str], deadline: Deadline) -> list[Known]:
         """As :meth:`refresh`, of several actors at once."""
-        asked = [(one, self._cache.get(one), self._ask_last(one, deadline)) for one in actor_ids]
+        asked = [self.ask_tail(one, deadline) for one in actor_ids]
+        return [tail.known for tail in self._tails(asked, deadline)]
+
+    def tail(self, actor_id: str, deadline: Deadline) -> "Tail":
+        """As :meth:`refresh`, but return the event, too."""
+        return self.await_tail(self.ask_tail(actor_id, deadline), deadline)
+
+    def ask_tail(self, actor_id: str, deadline: Deadline) -> "AskedTail":
+        """Send the question of :meth:`tail`, and return."""
+        return AskedTail(actor_id, self._cache.get(actor_id), self._ask_last(actor_id, deadline))
+
+    def await_tail(self, asked: "AskedTail", deadline: Deadline) -> "Tail":
+        """Wait for the answer to a question of :meth:`ask_tail`."""
+        return self._tails([asked], deadline)[0]
+
+    def _tails(self, asked: Sequence["AskedTail"], deadline: Deadline) -> "list[Tail]":
         try:
             found = [
-                (one, before, self._newest(one, before, answer(deadline), deadline)) for one, before, answer in asked
+                (one.actor_id, one.before, self._newest(one.actor_id, one.before, one.last(deadline), deadline))
+                for one in asked
             ]
         finally:
-            for _, _, answer in asked:
-                answer.forget()
+            for one in asked:
+                one.forget()
         doubtful = [last for _, before, last in found if last is not None and not _is_known(last, before)]
         self.saves.verdicts(doubtful, deadline)  # all at once: below they are known
         return [self._replace(actor_id, before, last, deadline) for actor_id, before, last in found]
@@ -233,13 +279,20 @@ class Reader:
     def _ask_last(self, actor_id: str, deadline: Deadline) -> Asked[Record | None]:
         return self._jetstream.ask_last(self._names.stream, self._names.subject(actor_id), deadline)
 
-    def _replace(self, actor_id: str, before: Known | None, last: Record | None, deadline: Deadline) -> Known:
-        """Note the leader's answer on an actor's last record; return what is known then."""
+    def _replace(self, actor_id: str, before: Known | None, last: Record | None, deadline: Deadline) -> "Tail":
+        """Note the leader's answer on an actor's last record; return the end of the actor then."""
         torn = None
         if last is not None and not _is_known(last, before):
             last, torn = self._whole(last, deadline)
-        version, sequence = (0, 0) if last is None else (self.decoded(last).version, last.sequence)
-        return self._cache.replace(actor_id, version, sequence, before, torn)
+        if last is None:
+            return Tail(self._cache.replace(actor_id, 0, 0, before, torn), None, None)
+        stored = last.stored(self.decoded(last))
+        if before is not None and before.sequence == last.sequence and before.earlier.levels:
+            earlier = before.earlier
+        else:
+            earlier = Earlier.read(last.headers, last.batch)
+        known = self._cache.replace(actor_id, stored.event.version, last.sequence, before, torn, earlier)
+        return Tail(known, last, stored)
 
     def _whole(self, last: Record, deadline: Deadline) -> tuple[Record | None, Torn | None]:
         """Return an actor's last event, as a record, and the part of a save after it.
@@ -312,8 +365,9 @@ def _is_known(last: Record, before: Known | None) -> bool:
     return before is not None and before.torn is None and before.sequence == last.sequence
 
 
-def _follows(records: Sequence[Record], begin: int, last: Record) -> bool:
-    """Whether records follow a sequence of the same actor. If not, that sequence is of a past that was undone."""
-    if last.sequence <= begin:
-        return last.sequence == begin
-    return bool(records) and records[0].expected == begin
+def _malformed(sequence: int, subject: str, data: bytes, found: Event | DecodingError) -> MalformedRecordError:
+    if isinstance(found, DecodingError):
+        reason = str(found)
+    else:
+        reason = "it is of another actor than its subject" if found.version else "it has no version"
+    return MalformedRecordError(f"record {sequence} of {subject!r} is no event: {reason}", sequence, data)

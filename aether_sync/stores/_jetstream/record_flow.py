@@ -4,20 +4,25 @@ A record that was stored alone may be taken as soon as it is read. A record of a
 records after it, until it is known whether its save is whole. The records of a torn save are dropped.
 """
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import NamedTuple
+from itertools import accumulate, islice, repeat
+from operator import call
+from typing import NamedTuple, cast
 
+from ..._nats.interest import Message
 from ..._runtime.deadline import Deadline
 from ..._runtime.locks import signal_safe_lock
 from ...errors import DeadlineExceededError, DisconnectedError, MalformedRecordError, StoreUnavailableError
+from ...events import Event
 from ...patterns import SubscriptionFilter
 from ..base import StoredEvent
 from .flow import Flow
 from .messages import IN_BATCH, Member, Record, member_of
 from .parts import StoreParts
-from .pull import PullRequester, moment_of, place_of
+from .pull import PullRequester, consumer_of, moment_of, place_of, sequences_of
 from .saves import Place, Verdict
 
 __all__ = ["LastRead", "RecordFlow"]
@@ -25,6 +30,7 @@ __all__ = ["LastRead", "RecordFlow"]
 _WINDOW = 4_096  # events requested and not yet taken
 _STAGED = 1_024  # saves that are staged, at most
 _READ_AT_ONCE = 256  # records, during which other threads wait for the lock and no deadline is checked
+_SEVERAL = 5  # messages, which take as long together as each by itself
 _BYTES_AT_ONCE = 256 * 2**10  # the same in bytes, which take a few milliseconds
 _LEAST = 0.1  # seconds to ask whether saves are whole, even if the caller has no time left
 _PATIENCE = 1.0  # seconds to wait for the answer
@@ -68,6 +74,22 @@ class _Run(NamedTuple):
 
     save: Place
     has_first: bool
+
+
+class _Part(NamedTuple):
+    """A part of what has arrived, which is read in one go.
+
+    Attributes:
+        sequences: The sequences of the records to be read.
+        messages: The messages of these records.
+        passed: With how many of the messages that have arrived it is done then.
+        number: The number of the last delivery of these.
+    """
+
+    sequences: list[int]
+    messages: list[Message]
+    passed: int
+    number: int
 
 
 class RecordFlow(Flow):
@@ -154,75 +176,96 @@ class RecordFlow(Flow):
 
         A message stays among what has arrived until it is noted that it was read. So whoever is interrupted here goes
         on at the same message.
-
-        Every followed event passes here, so it is one function, and reads the acknowledgement's subject in place: with
-        a function for each record it took 3 % longer (2.39 us instead of 2.31 us), with a call of a parser alone 2 %.
         """
         buffer = self._buffer
         arrived = buffer.arrived
         if buffer.is_broken or not arrived or len(self._staged) >= _STAGED:
             self._pass_over()
             return False
-        self._resume(arrived[0][1])
-        number, scanned, size = self._number, self._scanned, 0
-        reply, headers, sequence = b"", b"", -1
-        for _ in range(min(len(arrived), _READ_AT_ONCE)):
-            subject, reply, headers, data = arrived[0]
-            tokens = reply.split(b".")  # as place_of() does
-            if len(tokens) == 9:
-                consumer, sequence, place = tokens[3], int(tokens[5]), int(tokens[6])
-            else:
-                consumer, (_, sequence, place) = tokens[5], place_of(reply)
-            if consumer != self._consumer:  # an earlier consumer, whose messages were still on their way
-                arrived.popleft()
-                continue
-            number += 1
-            if place != number:
-                buffer.break_off()
-                break
-            if sequence > scanned:
-                member = member_of(headers) if IN_BATCH in headers else None
-                save = None
-                if member is not None or self._run is not None:
-                    save = self._note_run(sequence, member)
-                found: StoredEvent | MalformedRecordError | None = None
-                try:
-                    event = self._reader.event(sequence, subject, data)
-                except MalformedRecordError as error:
-                    found = error
-                else:
-                    if self._takes_all or self._filter.matches(event):
-                        ends, first = (True, 0) if member is None or save is None else (member.commits, save.first)
-                        found = StoredEvent(event, sequence, False, ends, first)
-                if found is not None:
-                    if save is None and not self._staged:
-                        self._ready.append(found)
-                    else:
-                        self._stage(found, save, subject, headers)
-                self._scanned = scanned = sequence
-            arrived.popleft()
-            size += len(data)
-            if size > _BYTES_AT_ONCE:
-                break
-        self._number = number
-        if sequence == scanned:
-            self._last = LastRead(sequence, moment_of(reply))
+        most = 1 if self._resume(arrived[0][1]) else _READ_AT_ONCE  # or who is interrupted often would not get on
+        part = self._part(_beginning(arrived, most))
+        if part.sequences:
+            self._add(part.sequences, part.messages)
+            self._last = LastRead(part.sequences[-1], moment_of(part.messages[-1][1]))
+        self._number = part.number
+        deque(map(call, repeat(arrived.popleft, part.passed)), maxlen=0)  # in one step
         self._is_reading = False
         self._sort_out()
         self._pass_over()
         self._requester.request_more()
         return True
 
-    def _resume(self, reply: bytes) -> None:
+    def _part(self, messages: list[Message]) -> _Part:
+        """Find out which messages in a row are the next ones: of this consumer, and not read already.
+
+        Where a delivery is missing, the flow breaks off, and the messages after it do not count.
+        """
+        consumer, number, scanned = self._consumer, self._number, self._scanned
+        if len(messages) >= _SEVERAL:
+            all_of_them = sequences_of([reply for _, reply, _, _ in messages], consumer, number)
+            if all_of_them is not None and all_of_them[0] > scanned:
+                return _Part(all_of_them, messages, len(messages), number + len(messages))
+        sequences: list[int] = []
+        kept: list[Message] = []
+        passed = 0
+        for message in messages:
+            if consumer_of(message[1]) == consumer:  # or of an earlier one, whose messages were still on their way
+                _, sequence, place = place_of(message[1])
+                if place != number + 1:
+                    self._buffer.break_off()
+                    break
+                number = place
+                if sequence > scanned:
+                    sequences.append(sequence)
+                    kept.append(message)
+                    scanned = sequence
+            passed += 1
+        return _Part(sequences, kept, passed, number)
+
+    def _add(self, sequences: list[int], messages: list[Message]) -> None:
+        """Decode records, and make them ready or stage them."""
+        found = self._reader.events(sequences, messages)
+        if self._run is None and not self._staged and IN_BATCH not in b"".join([head for _, _, head, _ in messages]):
+            if self._takes_all and {*map(type, found)} == {Event}:
+                self._ready.extend(map(StoredEvent, cast(list[Event], found), sequences))
+            else:
+                self._ready.extend(
+                    [_stored(one, at) for one, at in zip(found, sequences, strict=True) if self._wants(one)]
+                )
+            self._scanned = sequences[-1]
+            return
+        for event, sequence, (subject, _, headers, _) in zip(found, sequences, messages, strict=True):
+            member = member_of(headers) if IN_BATCH in headers else None
+            save = None
+            if member is not None or self._run is not None:
+                save = self._note_run(sequence, member)
+            if self._wants(event):
+                ends, first = (True, 0) if member is None else (member.ends_save, sequence - member.place + 1)
+                one = _stored(event, sequence, ends, first)
+                if save is None and not self._staged:
+                    self._ready.append(one)
+                else:
+                    self._stage(one, save, subject, headers)
+            self._scanned = sequence
+
+    def _wants(self, found: Event | MalformedRecordError) -> bool:
+        return self._takes_all or isinstance(found, MalformedRecordError) or self._filter.matches(found)
+
+    def _resume(self, reply: bytes) -> bool:
         """Begin to read; where it was interrupted before it had noted everything, note it now.
 
         Args:
             reply: Where the next message is acknowledged.
+
+        Returns:
+            Whether it was interrupted.
         """
-        if self._is_reading:
+        was_reading = self._is_reading
+        if was_reading:
             self._note_read()
-            self._number = place_of(reply).number - 1
+            self._number = min(self._number, place_of(reply).number - 1)
         self._is_reading = True
+        return was_reading
 
     def _note_read(self) -> None:
         """Note how far was read, also by a reading that was interrupted."""
@@ -327,3 +370,18 @@ class RecordFlow(Flow):
                 return False
         with self._lock:
             return self._sort_out()
+
+
+def _stored(
+    found: Event | MalformedRecordError, sequence: int, ends_batch: bool = True, batch: int = 0
+) -> StoredEvent | MalformedRecordError:
+    return found if isinstance(found, MalformedRecordError) else StoredEvent(found, sequence, False, ends_batch, batch)
+
+
+def _beginning(arrived: deque[Message], most: int) -> list[Message]:
+    """Return the first messages, up to a number, and up to the one with which they have enough bytes."""
+    messages = list(islice(arrived, most))
+    sizes = [len(data) for _, _, _, data in messages]
+    if sum(sizes) > _BYTES_AT_ONCE:
+        del messages[bisect_right(list(accumulate(sizes)), _BYTES_AT_ONCE) + 1 :]
+    return messages

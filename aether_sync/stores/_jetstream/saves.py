@@ -143,6 +143,8 @@ class Saves:
         if not any(IN_BATCH in record.headers for record in records):
             return set()
         said, places = _said(records)
+        for save, verdict in said.items():
+            self.note(save, verdict)
         parts = [(record, save) for record, save in zip(records, places, strict=True) if save is not None]
         doubtful = [(record, save) for record, save in parts if save not in said]
         verdicts = self.verdicts([record for record, _ in doubtful], deadline)
@@ -151,18 +153,21 @@ class Saves:
             return set()
         return {record.sequence for record, save in parts if said[save] is not Verdict.WHOLE}
 
-    def verdicts_of_all(self, records: Sequence[Record], deadline: Deadline) -> None:
-        """Find out and note whether the saves are whole of records of several actors, which are given in order."""
+    def verdicts_of_all(self, records: Sequence[Record], deadline: Deadline) -> list[Verdict]:
+        """As :meth:`verdicts`, for adjacent records of some subjects, given in order; note what cannot change."""
+        if not any(IN_BATCH in record.headers for record in records):
+            return [Verdict.WHOLE] * len(records)
         rows: dict[str, list[Record]] = {}
         for record in records:
             rows.setdefault(record.subject, []).append(record)
         for row in rows.values():
             for said, verdict in _said(row)[0].items():
                 self.note(said, verdict)
-        found = zip(map(save_of, records), self.verdicts(records, deadline), strict=True)
-        for save, verdict in dict(found).items():
+        found = self.verdicts(records, deadline)
+        for save, verdict in dict(zip(map(save_of, records), found, strict=True)).items():
             if save is not None and verdict is not Verdict.OPEN:
                 self.note(save, verdict)
+        return found
 
     def _judged(self, saves: Iterable[_Seen], deadline: Deadline) -> dict[Place, Verdict]:
         found: dict[Place, Verdict] = {}
@@ -231,12 +236,12 @@ class Saves:
             record: The last record of the stream.
             deadline: For all requests.
         """
-        while not record.ends_batch and (save := save_of(record)) is not None and save.first > 1:
+        while not record.commits and (save := save_of(record)) is not None and save.first > 1:
             before = self._jetstream.next(self._names.stream, self._names.all_events, save.first - 1, deadline)
             if before is None or before.sequence >= save.first:
                 return save.first - 1
             record = before
-        return record.sequence if record.ends_batch else 0
+        return record.sequence if record.commits else 0
 
     def call_off(self, save: Place, subject: str, deadline: Deadline) -> None:
         """Have the server give up an open save, so that it does not store the rest later.

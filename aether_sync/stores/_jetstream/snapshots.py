@@ -1,6 +1,7 @@
-"""Snapshots of a JetStream store: the latest of each actor, in a stream of their own."""
+"""Snapshots of a JetStream store: the latest ones of each actor, in a stream of their own."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,36 +10,55 @@ from ..._codec.encoding import encode_event
 from ..._runtime.deadline import Deadline
 from ..._runtime.reporter import Kind, Reporter
 from ..._values.shown import short
-from ...errors import (
-    DecodingError,
-    InvalidOptionError,
-    MalformedRecordError,
-    StoreUnavailableError,
-)
+from ...errors import DecodingError, InvalidOptionError, MalformedRecordError, StoreUnavailableError
 from ...events import Event
-from .._checks import copied_snapshot, refuse_ahead, replaces
-from ..base import Snapshot, StoredEvent
+from .._checks import copied_snapshot, latest_of, refuse_ahead, replaces
+from .._wanted import Wanted
+from ..base import Snapshot
 from .answers import BusyError, RefusedError, UnknownError
 from .api import JetStream, Pause
 from .cache import Known
+from .loader import Loader
 from .messages import Outgoing, Record
 from .names import Names
 from .reader import Reader
-from .stream import Stream, snapshot_settings
+from .stream import Stream
 
 __all__ = ["Snapshots"]
 
+_PAGE = 1_000  # records in one answer
+
 
 class Snapshots:
-    """Saves and reads the snapshots of one store. Any thread may call it."""
+    """Saves and reads the snapshots of one store. Any thread may call it.
 
-    def __init__(self, jetstream: JetStream, names: Names, reader: Reader, main: Stream, reporter: Reporter) -> None:
+    Args:
+        jetstream: Puts requests to the server.
+        names: The names of the store.
+        reader: Reads its events.
+        loader: Loads the events of an actor.
+        main: The stream of the events.
+        stream: That of the snapshots.
+        reporter: Logs for the store.
+    """
+
+    def __init__(
+        self,
+        jetstream: JetStream,
+        names: Names,
+        reader: Reader,
+        loader: Loader,
+        main: Stream,
+        stream: Stream,
+        reporter: Reporter,
+    ) -> None:
         self._jetstream = jetstream
         self._reporter = reporter
         self._names = names
         self._reader = reader
+        self._loader = loader
         self._main = main
-        self._stream = Stream(jetstream, snapshot_settings(names), main)
+        self._stream = stream
 
     def save(self, snapshot: Snapshot, deadline: Deadline) -> bool:
         """Save a snapshot, unless a newer one is there; returns whether it is the latest now."""
@@ -58,7 +78,7 @@ class Snapshots:
             if kept is not None and not replaces(snapshot, kept):
                 return kept == written  # by an attempt without an answer
             if written is None:
-                written = replace(snapshot, sequence=self._sequence_of(snapshot, current, kept, deadline))
+                written = replace(snapshot, sequence=self._sequence_of(snapshot, current, deadline))
             try:
                 self._publish(written, 0 if last is None else last.sequence, deadline)
             except (RefusedError, UnknownError):  # another one was quicker, or it may be there: read the last one
@@ -74,50 +94,106 @@ class Snapshots:
         message = Outgoing(subject, os.urandom(16).hex(), expected, _written(snapshot))
         self._jetstream.publish(self._names.snapshots, [message], deadline)
 
-    def _sequence_of(self, snapshot: Snapshot, current: Known, kept: Snapshot | None, deadline: Deadline) -> int:
-        """Return the sequence of the event of the snapshot's version.
-
-        It is known, or it is searched for after the snapshot that is kept. What is known may be of a past that was
-        undone: then it is searched for from the first event on.
-        """
+    def _sequence_of(self, snapshot: Snapshot, current: Known, deadline: Deadline) -> int:
+        """Return the sequence of the event of the snapshot's version."""
         if snapshot.version == current.version:
             return current.sequence
-        known = dict(current.positions).get(snapshot.version, 0)
-        if known and self._is_true(replace(snapshot, sequence=known), deadline):
-            return known
-        for after in dict.fromkeys((0 if kept is None else kept.sequence, 0)):
-            found = self._reader.read(snapshot.actor_id, snapshot.version, snapshot.version, lambda: deadline, after)
-            for one in found:
-                if isinstance(one, StoredEvent):
-                    return one.sequence
+        for one in self._loader.load(snapshot.actor_id, Wanted(snapshot.version, snapshot.version), deadline):
+            return one.sequence
         raise InvalidOptionError(
             f"a snapshot of actor {short(snapshot.actor_id)} says version {snapshot.version}, which no event of it has"
         )
 
-    def latest(self, actor_id: str, deadline: Deadline) -> Snapshot | None:
-        """Return the latest snapshot of an actor; None if there is none, or if the event of its version is missing."""
-        if self._main.find(deadline) is None or self._stream.find(deadline) is None:
-            return None
-        last = self._last(actor_id, deadline)
-        snapshot = None if last is None else self._read(last)
-        if snapshot is None or self._is_true(snapshot, deadline):
-            return snapshot
-        self._reporter.warning(
-            Kind.SNAPSHOT_DISCARDED,
-            "the snapshot of actor %r at version %d is discarded: the store does not have its event; it was restored, "
-            "or has lost events",
-            actor_id,
-            snapshot.version,
-        )
-        return None
+    # -- reading
 
-    def _is_true(self, snapshot: Snapshot, deadline: Deadline) -> bool:
-        """Whether the event of the snapshot's version is at the snapshot's sequence."""
-        place = snapshot.version, snapshot.sequence
-        subject = self._names.subject(snapshot.actor_id)
-        record = self._jetstream.next(self._names.stream, subject, snapshot.sequence, deadline)
+    def last_record(self, actor_id: str, deadline: Deadline) -> Record | None:
+        """Return the last record of an actor's snapshots, which :meth:`parsed` reads; None if there is none.
+
+        Its event may be missing.
+        """
+        return None if self._stream.find(deadline) is None else self._last(actor_id, deadline)
+
+    def latest(self, actor_id: str, to_version: int | None, deadline: Deadline) -> Snapshot | None:
+        """Return the latest snapshot of an actor; None if there is none, or if the event of its version is missing.
+
+        Args:
+            actor_id: The actor.
+            to_version: The last version wanted; None for no limit.
+            deadline: For all requests.
+        """
+        last = None if self._main.find(deadline) is None else self.last_record(actor_id, deadline)
+        if last is None:
+            return None
+        snapshot = self.parsed(last)
+        found = latest_of([snapshot], to_version) if isinstance(snapshot, Snapshot) else None
+        if found is not None and self._are_true([found], deadline)[0]:
+            return found
+        return latest_of(self.all(actor_id, deadline), to_version)
+
+    def all(self, actor_id: str, deadline: Deadline) -> list[Snapshot]:
+        """Return the snapshots of an actor, the oldest first; without those the event of whose version is missing."""
+        config = None if self._main.find(deadline) is None else self._stream.find(deadline)
+        if config is None:
+            return []
+        records = self._records(actor_id, max(0, config.get("max_msgs_per_subject", 0)), deadline)
+        snapshots = [one for one in map(self._read, records) if one is not None]
+        found = []
+        for one, is_true in zip(snapshots, self._are_true(snapshots, deadline), strict=True):
+            if is_true:
+                found.append(one)
+                continue
+            self._reporter.warning(
+                Kind.SNAPSHOT_DISCARDED,
+                "the snapshot of actor %r at version %d is discarded: the store does not have its event; it was "
+                "restored, or has lost events",
+                actor_id,
+                one.version,
+            )
+        return sorted(found, key=lambda one: (one.version, one.schema_version))
+
+    def _records(self, actor_id: str, kept: int, deadline: Deadline) -> list[Record]:
+        """Return the records of an actor's snapshots, in the order in which they were stored.
+
+        Args:
+            actor_id: The actor.
+            kept: How many the stream keeps; 0 for all. A single one comes from the leader, several from any server,
+                and from the leader those that it lacks.
+            deadline: For all requests.
+        """
+        stream, subject = self._names.snapshots, self._names.snapshot_subject(actor_id)
+        page = None if kept == 1 else self._jetstream.ask_page(stream, subject, 1, _PAGE, deadline)
+        last = self._last(actor_id, deadline)
+        records: list[Record] = []
+        at = 0
+        while page is not None:
+            there, pending = page(deadline)
+            records += there
+            at = there[-1].sequence if there else at
+            page = self._jetstream.ask_page(stream, subject, at + 1, _PAGE, deadline) if there and pending else None
+        while last is not None and at < last.sequence:
+            record = last if kept == 1 else self._jetstream.next(stream, subject, at + 1, deadline)
+            if record is None:
+                break
+            records.append(record)
+            at = record.sequence
+        return records[-kept:]
+
+    def _are_true(self, snapshots: Sequence[Snapshot], deadline: Deadline) -> list[bool]:
+        """Return of each snapshot whether the event of its version is at its sequence; all are asked for in one go."""
+        stream = self._names.stream
+        asked = [
+            self._jetstream.ask_next(stream, self._names.subject(one.actor_id), one.sequence, deadline)
+            for one in snapshots
+        ]
+        records = [answer(deadline) for answer in asked]
+        return [self._is_event_of(record, one) for one, record in zip(snapshots, records, strict=True)]
+
+    def _is_event_of(self, record: Record | None, snapshot: Snapshot) -> bool:
+        """Whether a record is the event of a snapshot's version, at the snapshot's sequence."""
+        if record is None or record.sequence != snapshot.sequence:
+            return False
         try:
-            return record is not None and (self._reader.decoded(record).version, record.sequence) == place
+            return self._reader.decoded(record).version == snapshot.version
         except MalformedRecordError:
             return False
 
@@ -125,6 +201,16 @@ class Snapshots:
         return self._jetstream.last(self._names.snapshots, self._names.snapshot_subject(actor_id), deadline)
 
     def _read(self, record: Record) -> Snapshot | None:
+        """Return the snapshot that a record is; if it is none, log that."""
+        found = self.parsed(record)
+        if isinstance(found, Snapshot):
+            return found
+        text = "record %d of %r is no snapshot, and is discarded: %s"
+        self._reporter.warning(Kind.MALFORMED_RECORD, text, record.sequence, record.subject, found)
+        return None
+
+    def parsed(self, record: Record) -> Snapshot | str:
+        """Return the snapshot that a record is, or why it is none."""
         try:
             event = decode_stored(record.data)
             data: Any = event.data
@@ -137,15 +223,10 @@ class Snapshots:
                 timestamp=event.timestamp,
             )
         except (DecodingError, KeyError, TypeError, ValueError) as error:
-            reason: object = error
-        else:
-            if self._names.snapshot_subject(event.actor_id) == record.subject:
-                return snapshot
-            reason = "it is of another actor than its subject"
-        place = record.sequence, record.subject
-        text = "record %d of %r is no snapshot, and is discarded: %s"
-        self._reporter.warning(Kind.MALFORMED_RECORD, text, *place, reason)
-        return None
+            return str(error)
+        if self._names.snapshot_subject(event.actor_id) == record.subject:
+            return snapshot
+        return "it is of another actor than its subject"
 
 
 def _written(snapshot: Snapshot) -> bytes:

@@ -51,8 +51,8 @@ def settings(names: Names, replicas: int) -> dict[str, Any]:
     }
 
 
-def snapshot_settings(names: Names) -> dict[str, Any]:
-    """Return the settings of a stream of snapshots, which keeps the last one of each actor."""
+def snapshot_settings(names: Names, kept: int) -> dict[str, Any]:
+    """Return the settings of a stream of snapshots, which keeps the last ones of each actor, so many."""
     return {
         "name": names.snapshots,
         "subjects": [f"{names.snapshots}.>"],
@@ -60,7 +60,7 @@ def snapshot_settings(names: Names) -> dict[str, Any]:
         "discard": "old",
         "storage": "file",
         "allow_direct": True,
-        "max_msgs_per_subject": 1,
+        "max_msgs_per_subject": kept,
     }
 
 
@@ -225,11 +225,12 @@ def differences(config: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
         have, want = config.get(key) or False, wanted.get(key) or False
         if have != want:
             found.append(f"{key} is {have!r}, not {want!r}: {consequence}")
-    found += [
-        f"{key} is {config[key]}, and must not be limited: events would be lost"
-        for key in _UNLIMITED
-        if config.get(key, 0) > 0 and config[key] != wanted.get(key)
-    ]
+    for key in _UNLIMITED:
+        have, want = config.get(key, 0), wanted.get(key, 0)
+        if have > 0 and want <= 0:
+            found.append(f"{key} is {have}, and must not be limited: events would be lost")
+        elif 0 < have < want:
+            found.append(f"{key} is {have}, and {want} were asked for")
     if config.get("persist_mode") == "async":
         found.append("persist_mode is 'async': events are acknowledged before they are written")
     if any(config.get("consumer_limits", {}).values()):

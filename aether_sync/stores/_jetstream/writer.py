@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
 from ..._codec.encoding import encode_and_copy
@@ -12,21 +11,27 @@ from ...errors import (
     AtomicAppendUnsupportedError,
     DeadlineExceededError,
     DuplicateIdError,
+    EventTooLargeError,
     StoreUnavailableError,
     UnknownOutcomeError,
     VersionConflictError,
 )
 from ...events import Event
 from .._checks import is_same
+from .._wanted import Wanted
 from ..base import StoredEvent
 from .answers import BusyError, IncompleteError, NoRoomError, NotSentError, RefusedError, UnknownError
 from .api import JetStream, Pause
 from .cache import Known, VersionCache
 from .capacity import Capacity
-from .messages import Outgoing, new_batch
+from .draft import Draft
+from .group_commit import GroupCommit, Landed, Outbound
+from .kept import memory_of
+from .loader import Loader
+from .messages import Outgoing
 from .names import Names
 from .reader import Reader
-from .saves import Place, Saves, Verdict
+from .saves import Place, Verdict
 
 __all__ = ["Writer"]
 
@@ -48,18 +53,19 @@ class _Part:
 class _Tries:
     """What is known of the attempts to store one save."""
 
-    def __init__(self, is_alone: bool) -> None:
-        self.is_alone = is_alone  # the stream has one replica: its server stores a batch record by record
+    def __init__(self, config: dict[str, Any]) -> None:
+        #: Whether the stream has one replica: its server stores a batch record by record.
+        self.is_alone = config.get("num_replicas", 1) == 1
+        #: Whether that server stages each batch in files, so that saves are better sent together.
+        self.is_staged = self.is_alone and config.get("storage") == "file"
         self.doubt: dict[str, Known] = {}  # by actor: its end when something was sent that got no answer
         self.why = "no answer came"
         self.batches: set[bytes] = set()  # the ids of the batches that were sent
         self.refusals = 0  # those without a visible reason
         self._begun = 0
 
-    def note_try(self, batch: bytes) -> int:
+    def note_try(self) -> int:
         """Note an attempt that is about to be sent; return the number of attempts before it."""
-        if batch:
-            self.batches.add(batch)
         self._begun += 1
         return self._begun - 1
 
@@ -67,13 +73,16 @@ class _Tries:
 class Writer:
     """Stores events in one stream. Any thread may call it."""
 
-    def __init__(self, jetstream: JetStream, names: Names, cache: VersionCache, reader: Reader, saves: Saves) -> None:
+    def __init__(self, jetstream: JetStream, names: Names, cache: VersionCache, reader: Reader, loader: Loader) -> None:
         self._jetstream = jetstream
         self._names = names
         self._cache = cache
         self._reader = reader
-        self._saves = saves
+        self._loader = loader
+        self._kept = loader.kept
+        self._saves = reader.saves
         self._room = Capacity(jetstream)
+        self._group = GroupCommit(jetstream, names.stream)
 
     def commit(
         self, events: Sequence[Event], exactly: int | None, config: dict[str, Any], deadline: Deadline
@@ -94,7 +103,7 @@ class Writer:
                 f"stream {self._names.stream!r} has no allow_atomic, which {len(events)} events at once need: set it "
                 "(nats-server 2.12), or save one event at a time"
             )
-        tries = _Tries(is_alone=config.get("num_replicas", 1) == 1)
+        tries = _Tries(config)
         try:
             return self._try(encoded, parts, tries, deadline)
         except (VersionConflictError, DuplicateIdError):
@@ -231,37 +240,52 @@ class Writer:
         tries: _Tries,
         deadline: Deadline,
     ) -> list[StoredEvent]:
-        subjects = {part.actor_id: part.subject for part in parts}
-        first = dict(tails)
-        messages = []
-        for data, event in encoded:
-            subject, known = subjects[event.actor_id], tails[event.actor_id]
-            message_id = _message_id(subject, event, known, tries.refusals)
-            if first.pop(event.actor_id, None) is None:  # only an actor's first event in a batch may expect a sequence
-                messages.append(Outgoing(subject, message_id, None, data))
-            else:
-                behind = None if known.torn is None else known.sequence
-                messages.append(Outgoing(subject, message_id, known.end, data, behind))
-        batch = new_batch(len(messages)) if len(messages) > 1 else b""
-        if batch and tries.is_alone:
-            self._room.check(messages, batch, deadline)
-        ack = self._jetstream.publish(self._names.stream, messages, deadline, tries.note_try(batch), batch)
-        if ack.duplicate:
-            return self._duplicates(encoded[0][1], ack.seq, deadline)
-        copies = [copy for _, copy in encoded]
-        start = ack.seq - len(copies) + 1
-        if batch:
-            self._saves.note(Place(batch, start), Verdict.WHOLE)
-        return self._stored(copies, range(start, ack.seq + 1), duplicate=False)
-
-    def _stored(self, events: Sequence[Event], sequences: Iterable[int], *, duplicate: bool) -> list[StoredEvent]:
-        places = list(sequences)
-        batch = places[0] if len(places) > 1 and not duplicate else 0
-        stored = []
-        for place, (event, sequence) in enumerate(zip(events, places, strict=True), 1):
-            stored.append(StoredEvent(event, sequence, duplicate, place == len(events), batch))
-            self._cache.learn(event.actor_id, event.version, sequence)
+        draft = Draft(encoded, {part.actor_id: part.subject for part in parts}, tails, tries.refusals)
+        try:
+            first, is_duplicate = self._send(draft.messages, tries, deadline)
+        except EventTooLargeError:
+            if not draft.drop_hints():  # which make no event too large
+                raise
+            first, is_duplicate = self._send(draft.messages, tries, deadline)
+        if is_duplicate:
+            return self._duplicates(encoded[0][1], first, deadline)
+        for actor_id, version, sequence, earlier in draft.ends(first):
+            self._cache.learn(actor_id, version, sequence, earlier)
+        stored = draft.stored(first)
+        if self._kept.most:
+            for actor_id, events, written in draft.rows(stored):
+                self._kept.add(actor_id, tails[actor_id].sequence, events, memory_of(written))
         return stored
+
+    def _send(self, messages: Sequence[Outgoing], tries: _Tries, deadline: Deadline) -> tuple[int, bool]:
+        """Publish messages; return the sequence of the first, and whether it is that of an earlier attempt."""
+        if len(messages) == 1:
+            ack = self._jetstream.publish(self._names.stream, messages, deadline, tries.note_try())
+            return ack.seq, ack.duplicate
+        landed = self._publish_batch(messages, tries, deadline)
+        self._saves.note(Place(landed.batch, landed.start), Verdict.WHOLE)
+        return landed.first, False
+
+    def _publish_batch(self, messages: Sequence[Outgoing], tries: _Tries, deadline: Deadline) -> Landed:
+        """Store several messages, all or none: with the saves of other threads that wait, where that is of use."""
+        save = Outbound(messages, tries.batches, tries.note_try())
+        if tries.is_alone and self._room.is_tight:
+            self._room.check(messages, deadline)
+        elif tries.is_staged:
+            landed = self._group.publish(save, deadline)
+            if landed is not None:
+                return landed
+            self._check_time(deadline)
+        return self._group.publish_alone(save, deadline)
+
+    def _known_already(self, events: Sequence[Event], sequences: Sequence[int]) -> list[StoredEvent]:
+        """Return events as an earlier attempt has stored them, and note their versions."""
+        for event, sequence in zip(events, sequences, strict=True):
+            self._cache.learn(event.actor_id, event.version, sequence)
+        return [
+            StoredEvent(event, sequence, True, place == len(events))
+            for place, (event, sequence) in enumerate(zip(events, sequences, strict=True), 1)
+        ]
 
     def _duplicates(self, event: Event, sequence: int, deadline: Deadline) -> list[StoredEvent]:
         """Return the event that the server has stored under the same message id.
@@ -278,7 +302,7 @@ class Writer:
             raise DuplicateIdError(
                 f"event {event.id!r:.80} is to be stored, and something else is under its id: {there!r}"
             )
-        return self._stored([there], [sequence], duplicate=True)
+        return self._known_already([there], [sequence])
 
     def _found(
         self,
@@ -297,7 +321,7 @@ class Writer:
         for part in self._that_may_be_there(parts, tails, deadline):
             wanted = {event.version: event for event in part.events}
             first, last = part.events[0].version, part.events[-1].version
-            for one in self._reader.read_near(part.actor_id, first, last, tails[part.actor_id], deadline):
+            for one in self._loader.load(part.actor_id, Wanted(first, last), deadline):
                 same = wanted.get(one.event.version)
                 if same is not None and same.id == one.event.id:
                     if not is_same(same, one.event):
@@ -309,7 +333,7 @@ class Writer:
             part = next(part for part in parts if not part.fits(tails[part.actor_id].version))
             raise VersionConflictError(part.actor_id, part.events[0].version, tails[part.actor_id].version)
         there = [places[event.id] for event in events]
-        return self._stored([event for event, _ in there], [at for _, at in there], duplicate=True)
+        return self._known_already([event for event, _ in there], [at for _, at in there])
 
     def _that_may_be_there(
         self, parts: Sequence[_Part], tails: dict[str, Known], deadline: Deadline
@@ -330,21 +354,6 @@ def _refuse_older(tails: dict[str, Known], doubt: dict[str, Known]) -> None:
     for actor_id, sent in doubt.items():
         if tails[actor_id].end < sent.end:
             raise BusyError(f"the leader does not know of event {sent.end} of actor {actor_id!r:.80}")
-
-
-def _message_id(subject: str, event: Event, known: Known, refusals: int) -> str:
-    """Return the message id of an event, by which the server recognises a second attempt.
-
-    Message ids are unique in the whole stream, so it is made of the actor and the version, too. If an earlier attempt
-    has left a part, the server knows the ids of that: then other ids are taken. That only one of several attempts is
-    stored is due to the expected sequence of the actor's last record.
-    """
-    of = f"{subject}\n{event.version}\n{event.id}"
-    if known.torn is not None:
-        of = f"{of}\n{known.end}/{refusals}"
-    elif refusals:
-        of = f"{of}\n{refusals}"
-    return blake2b(of.encode(), digest_size=16).hexdigest()
 
 
 def _counted(events: Sequence[Event]) -> str:

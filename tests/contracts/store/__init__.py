@@ -5,11 +5,12 @@ from .bad_input import BadInput
 from .closing import Closing
 from .following import Following
 from .reading import ReadingActors
+from .reading_all import ReadingAll
 from .reading_together import ReadingTogether
 from .saving import Saving
 from .saving_again import SavingAgain
 from .saving_together import SavingTogether
-from .snapshots import Snapshots
+from .snapshots import SnapshotHistory, Snapshots
 from .telling import Telling
 from .versions import CachedVersions
 
@@ -20,10 +21,12 @@ __all__ = [
     "Closing",
     "Following",
     "ReadingActors",
+    "ReadingAll",
     "ReadingTogether",
     "Saving",
     "SavingAgain",
     "SavingTogether",
+    "SnapshotHistory",
     "Snapshots",
     "Telling",
 ]

@@ -92,8 +92,10 @@ class BadInput(TwoNodes):
             lambda: store.iter_events(bad),
             lambda: store.get_events_with_errors(bad),
             lambda: store.read_together("a", bad),
+            lambda: store.get_latest_event(bad),
             lambda: store.get_latest_version(bad),
             lambda: store.get_latest_snapshot(bad),
+            lambda: store.get_snapshots(bad),
             lambda: store.load(bad),
             lambda: store.cached_version(bad),
             lambda: store.update_version_cache(bad, 1),
@@ -111,6 +113,9 @@ class BadInput(TwoNodes):
             lambda: store.get_events("a", bad),
             lambda: store.get_events("a", 0, bad),
             lambda: store.get_events("a", until=bad),
+            lambda: store.get_events("a", after=bad),
+            lambda: store.get_events("a", limit=bad),
+            lambda: store.get_latest_snapshot("a", to_version=bad),
             lambda: store.iter_events("a", bad),
             lambda: store.iter_events("a", 0, bad),
             lambda: store.get_events_with_errors("a", bad),
@@ -124,6 +129,20 @@ class BadInput(TwoNodes):
             with pytest.raises(InvalidOptionError):
                 call()
 
+    def test_a_limit_of_nothing(self, store: EventStore) -> None:
+        with pytest.raises(InvalidOptionError, match="limit must be a whole number, 1 or more"):
+            store.get_events("a", limit=0)
+
+    def test_what_is_neither_true_nor_false(self, store: EventStore) -> None:
+        class Neither:
+            def __bool__(self) -> bool:
+                raise ValueError
+
+        with pytest.raises(InvalidOptionError, match="reverse"):
+            store.get_events("a", reverse=Neither())  # type: ignore[arg-type]
+        with pytest.raises(InvalidOptionError, match="allow_ahead"):
+            store.follow(allow_ahead=Neither())  # type: ignore[arg-type]
+
     @pytest.mark.parametrize("bad", [-1, True, "1", float("nan")])
     def test_what_is_no_timeout(self, store: EventStore, bad: Any) -> None:
         calls: list[Callable[[], object]] = [
@@ -134,11 +153,14 @@ class BadInput(TwoNodes):
             lambda: store.iter_events("a", timeout=bad),
             lambda: store.get_events_with_errors("a", timeout=bad),
             lambda: store.read_together("a", timeout=bad),
+            lambda: store.get_latest_event("a", timeout=bad),
             lambda: store.get_latest_version("a", timeout=bad),
+            lambda: store.read_all(timeout=bad),
             lambda: store.last_sequence(timeout=bad),
             lambda: store.actors(timeout=bad),
             lambda: store.save_snapshot(Snapshot(actor_id="a", version=1, state={}), timeout=bad),
             lambda: store.get_latest_snapshot("a", timeout=bad),
+            lambda: store.get_snapshots("a", timeout=bad),
             lambda: store.load("a", timeout=bad),
             lambda: store.follow(timeout=bad),
         ]

@@ -42,11 +42,14 @@ class Closing(TwoNodes):
             lambda: list(store.iter_events("a")),
             lambda: store.get_events_with_errors("a"),
             lambda: store.read_together("a", "b"),
+            lambda: store.get_latest_event("a"),
             lambda: store.get_latest_version("a"),
+            lambda: store.read_all(),
             lambda: store.last_sequence(),
             lambda: store.actors(),
             lambda: store.save_snapshot(Snapshot(actor_id="a", version=1, state={})),
             lambda: store.get_latest_snapshot("a"),
+            lambda: store.get_snapshots("a"),
             lambda: store.load("a"),
             lambda: store.follow(),
             lambda: store.cached_version("a"),
@@ -82,6 +85,7 @@ class Closing(TwoNodes):
         run_threads(
             lambda: until_closed(lambda: store.append("a", event("a"), expected_version=ANY_VERSION)),
             lambda: until_closed(lambda: store.get_events("a")),
+            lambda: until_closed(lambda: store.read_all()),
             lambda: until_closed(lambda: store.follow().close()),
             close,
         )

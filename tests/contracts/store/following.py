@@ -69,6 +69,22 @@ class Following(TwoNodes):
         with pytest.raises(StreamRegressionError):
             store.follow(after=last.sequence + 1)
 
+    def test_a_checkpoint_that_the_store_is_to_reach(self, store: EventStore, other: EventStore) -> None:
+        with other.follow(after=3, allow_ahead=True) as early:
+            stored = fill(store, "a", 1, 2)
+            with store.follow(after=3, allow_ahead=True) as ahead:
+                for follower in (early, ahead):
+                    assert follower.sequence == 3
+                    eventually(lambda follower=follower: follower.is_caught_up)
+                    assert follower.get_batch(5, timeout=0) == []
+                    assert follower.sequence == 3
+                stored += [*fill(store, "b", 1), *fill(store, "a", 3), *fill(store, "b", 2)]
+                assert take(early, 2) == take(ahead, 2) == stored[3:]
+                eventually(lambda: ahead.is_caught_up)
+                assert ahead.sequence == 5
+        with store.follow(after=2, allow_ahead=True, actors="a") as behind:
+            assert take(behind, 1) == [stored[3]]
+
     def test_following_some_actors(self, store: EventStore) -> None:
         with store.follow(actors="order-*") as live:
             for actor_id in ("order-1", "refund-1", "order-2", "order-1.2", "x"):

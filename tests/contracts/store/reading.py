@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 import pytest
 
@@ -83,6 +84,61 @@ class ReadingActors(TwoNodes):
         assert versions(store.get_events("a", until=second[0].sequence)) == [1, 2, 3]
         assert versions(store.get_events("a", 2, 9, until=second[0].sequence - 1)) == [2]
 
+    @pytest.mark.parametrize(
+        ("wanted", "expected"),
+        [
+            ({"limit": 2}, [1, 2]),
+            ({"limit": 5}, [1, 2, 5, 6, 9]),
+            ({"limit": 9}, [1, 2, 5, 6, 9]),
+            ({"reverse": True}, [9, 6, 5, 2, 1]),
+            ({"limit": 1, "reverse": True}, [9]),
+            ({"limit": 2, "reverse": True}, [9, 6]),
+            ({"limit": 9, "reverse": True}, [9, 6, 5, 2, 1]),
+            ({"from_version": 2, "limit": 2}, [2, 5]),
+            ({"from_version": 3, "to_version": 8, "limit": 1}, [5]),
+            ({"from_version": 3, "to_version": 8, "limit": 1, "reverse": True}, [6]),
+            ({"to_version": 5, "limit": 2, "reverse": True}, [5, 2]),
+            ({"to_version": 5, "reverse": True}, [5, 2, 1]),
+            ({"from_version": 10, "limit": 1, "reverse": True}, []),
+            ({"from_version": 6, "to_version": 2, "limit": 3, "reverse": True}, []),
+        ],
+        ids=str,
+    )
+    def test_some_of_the_events(self, store: EventStore, wanted: dict[str, Any], expected: list[int]) -> None:
+        fill(store, "b", 1, 2, 3)
+        fill(store, "a", 1, 2, 5, 6, 9)
+        assert versions(store.get_events("a", **wanted)) == expected
+
+    def test_events_between_sequences(self, store: EventStore, other: EventStore) -> None:
+        stored = []
+        for version in range(1, 7):
+            stored += fill(store, "a", version)
+            fill(store, "b", version)
+        at = [0, *(one.sequence for one in stored)]
+        for node in (store, other):
+            for first in range(7):
+                assert versions(node.get_events("a", after=at[first])) == [*range(first + 1, 7)]
+                assert versions(node.get_events("a", after=at[first], reverse=True, limit=2)) == [
+                    *range(6, max(first, 4), -1)
+                ]
+            assert versions(node.get_events("a", after=at[2], until=at[5])) == [3, 4, 5]
+            assert versions(node.get_events("a", after=at[2], until=at[5], limit=1, reverse=True)) == [5]
+            assert versions(node.get_events("a", after=at[2] + 1, until=at[5] + 1, limit=2)) == [3, 4]
+            assert versions(node.get_events("a", 4, after=at[2], until=at[5] - 1)) == [4]
+            assert node.get_events("a", after=at[4], until=at[3]) == []
+            assert node.get_events("a", after=at[6] + 1) == node.get_events("a", after=MAX_VERSION) == []
+
+    def test_the_latest_event(self, store: EventStore, other: EventStore) -> None:
+        assert store.get_latest_event("a") is None
+        fill(store, "a", 1, 2)
+        (last,) = fill(store, "a", 7)
+        fill(store, "b", 1)
+        assert store.get_latest_event("a") == other.get_latest_event("a") == last.event
+        assert store.get_latest_event("c") is None
+        for n in range(7, 20):
+            (stored,) = store.append("a", event("a"), expected_version=n)
+            assert store.get_latest_event("a") == stored.event
+
     def test_an_actor_of_many_events_is_read_whole_and_in_order(self, store: EventStore) -> None:
         for start in range(1, 1500, 300):
             fill(store, "a", *range(start, start + 300))
@@ -90,6 +146,8 @@ class ReadingActors(TwoNodes):
         assert versions(store.iter_events("a")) == [*range(1, 1501)]
         assert versions(store.get_events("a", 700, 1100)) == [*range(700, 1101)]
         assert versions(islice(store.iter_events("a", 700), 3)) == [700, 701, 702]
+        assert versions(store.get_events("a", limit=1_100)) == [*range(1, 1_101)]
+        assert versions(store.get_events("a", limit=1_100, reverse=True)) == [*range(1_500, 400, -1)]
 
     def test_iterators_are_independent(self, store: EventStore) -> None:
         fill(store, "a", 1, 2, 3)

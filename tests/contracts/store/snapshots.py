@@ -174,3 +174,80 @@ class Snapshots(TwoNodes):
             assert versions(loaded.events) == expected
             assert (loaded.snapshot is None) is (schema_version != 2)
         assert store.load("a").version == 2
+
+    def test_one_snapshot_is_kept(self, store: EventStore) -> None:
+        fill(store, "a", 1, 2, 3)
+        assert store.get_snapshots("a") == []
+        for version in (1, 2):
+            store.save_snapshot(Snapshot(actor_id="a", version=version, state={}))
+        assert [one.version for one in store.get_snapshots("a")] == [2]
+        assert store.get_latest_snapshot("a", to_version=1) is None
+        kept = store.get_latest_snapshot("a", to_version=2)
+        assert kept == store.get_latest_snapshot("a", to_version=9) == store.get_latest_snapshot("a")
+
+
+class SnapshotHistory(TwoNodes):
+    """Three snapshots of each actor."""
+
+    def test_as_many_as_were_asked_for(self, store: EventStore, other: EventStore) -> None:
+        stored = fill(store, "a", *range(1, 10))
+        fill(store, "b", 1)
+        assert store.save_snapshot(Snapshot(actor_id="b", version=1, state={"n": "b"}))
+        kept: list[tuple[int, int]] = []
+        for version in (1, 3, 4, 6, 8):
+            assert store.save_snapshot(Snapshot(actor_id="a", version=version, state={"n": version}))
+            assert store.save_snapshot(Snapshot(actor_id="a", version=version, state={"n": 0})) is False
+            kept = [*kept, (version, stored[version - 1].sequence)][-3:]
+            for node in (store, other):
+                assert [(one.version, one.sequence) for one in node.get_snapshots("a")] == kept
+        assert store.save_snapshot(Snapshot(actor_id="a", version=2, state={})) is False
+        assert [one.state for one in store.get_snapshots("a")] == [{"n": 4}, {"n": 6}, {"n": 8}]
+        assert store.get_snapshots("a")[-1] == store.get_latest_snapshot("a") == other.get_latest_snapshot("a")
+        assert [one.version for one in store.get_snapshots("b")] == [1]
+        assert store.get_snapshots("c") == []
+
+    def test_the_latest_that_is_not_after_a_version(self, store: EventStore, other: EventStore) -> None:
+        fill(store, "a", *range(1, 10))
+        for version in (2, 5, 6):
+            store.save_snapshot(Snapshot(actor_id="a", version=version, state={"n": version}))
+        found = {0: None, 1: None, 2: 2, 4: 2, 5: 5, 6: 6, 9: 6, 2**63 - 1: 6}
+        for node in (store, other):
+            for to_version, version in found.items():
+                got = node.get_latest_snapshot("a", to_version=to_version)
+                assert (None if got is None else got.version) == version
+            assert node.get_latest_snapshot("b", to_version=3) is None
+
+    def test_load_takes_the_latest_of_its_schema(self, store: EventStore, caplog: pytest.LogCaptureFixture) -> None:
+        fill(store, "a", *range(1, 6))
+        for version, schema_version in ((1, 1), (2, 1), (4, 2)):
+            store.save_snapshot(Snapshot(actor_id="a", version=version, state={}, schema_version=schema_version))
+        for schema_version, expected in ((1, [3, 4, 5]), (2, [5]), (3, [1, 2, 3, 4, 5])):
+            caplog.clear()
+            loaded = store.load("a", schema_version=schema_version)
+            assert versions(loaded.events) == expected
+            assert (loaded.snapshot is None) is (schema_version == 3)
+            assert loaded.snapshot is None or loaded.snapshot.schema_version == schema_version
+            assert flush_logs(PATIENCE)
+            assert ("is ignored" in caplog.text) is (schema_version == 3)
+
+    def test_a_snapshot_of_the_history_is_nobodys_own(self, store: EventStore) -> None:
+        fill(store, "a", 1, 2)
+        for version in (1, 2):
+            store.save_snapshot(Snapshot(actor_id="a", version=version, state={"list": [1]}))
+        for _ in range(2):
+            for one in store.get_snapshots("a"):
+                assert one.state == {"list": [1]}
+                one.state["list"].append(3)
+
+    @pytest.mark.concurrent
+    def test_of_racing_snapshots_the_newest_stay(self, store: EventStore, other: EventStore) -> None:
+        fill(store, "a", *range(1, 13))
+
+        def save(node: EventStore, version: int) -> None:
+            node.save_snapshot(Snapshot(actor_id="a", version=version, state={"n": version}), timeout=PATIENCE)
+
+        run_threads(*[lambda n=n: save((store, other)[n % 2], n) for n in (3, 12, 7, 1, 11, 5, 9, 2)])
+        kept = [one.version for one in store.get_snapshots("a")]
+        assert kept == sorted(set(kept))
+        assert kept[-1] == 12
+        assert len(kept) <= 3
