@@ -1,17 +1,17 @@
 """JetStream by nats-py alone, on the main thread's loop: what a store can be made of without a library."""
 
 import asyncio
-from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import nats
 import nats.js.errors
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
 
+from aether_sync.stores._jetstream.earlier import FIRST, Earlier
 from aether_sync.stores._jetstream.messages import Outgoing, headers_of
 
 from ..cases import Job
@@ -138,18 +138,19 @@ def _send(url: str, job: Job, stock: Stock) -> None:
     Of a stock that is spread, not two events of an actor are on their way at once: a cluster refuses the second, if it
     tells what it expects to be the last.
     """
-    sequence, earlier = 0, [array("Q") for _ in range(stock.actors(job))]
+    sequence, ends = 0, [_NOTHING] * stock.actors(job)
     with BareSocket(url) as client:
         for numbers in stock.rounds(job):
             unanswered, last, frames = 0, len(numbers), bytearray()
             for place, (actor, version) in enumerate(numbers, 1):
                 event = make_stored(actor, version)
                 subject = _subject(stock.name, event)
-                headers = b"" if stock.is_bare else _stored_headers(subject, event, earlier[actor])
+                headers = b"" if stock.is_bare else _stored_headers(subject, event, ends[actor])
                 is_answered = place % _WINDOW == 0 or place == last
                 frames += frame(subject, headers, encode(event), is_answered=is_answered)
                 sequence += 1
-                earlier[actor].append(sequence)
+                if not stock.is_bare:
+                    ends[actor] = _End(sequence, ends[actor].to_name.after(sequence))
                 if is_answered:
                     client.send(frames)
                     frames.clear()
@@ -164,16 +165,24 @@ def _check(answers: list[tuple[bytes, bytes]]) -> None:
             raise RuntimeError(f"an event was not stored: {body!r}")
 
 
-def _stored_headers(subject: str, event: WireEvent, earlier: Sequence[int]) -> bytes:
-    """Return the headers that our store writes for an event that it saves alone.
+class _End(NamedTuple):
+    """Where an actor ends while a stock is filled.
 
-    Args:
-        subject: The subject of the actor's events.
-        event: The event.
-        earlier: The sequences of the actor's events before it.
+    Attributes:
+        sequence: The sequence of its last event; 0 if there is none.
+        to_name: What its next event names.
     """
-    expected = earlier[-1] if earlier else 0
-    return headers_of([Outgoing(subject, event.id, expected, b"")], b"")[0]
+
+    sequence: int
+    to_name: Earlier
+
+
+_NOTHING = _End(0, FIRST)
+
+
+def _stored_headers(subject: str, event: WireEvent, end: _End) -> bytes:
+    """Return the headers that our store writes for an event that it saves alone, after the end of its actor."""
+    return headers_of([Outgoing(subject, event.id, end.sequence, b"", earlier=end.to_name.text)], b"")[0]
 
 
 # -- appending
