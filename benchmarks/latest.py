@@ -56,6 +56,10 @@ def _from_version(store: "JetStreamEventStore", actor_id: str) -> Sequence[objec
     return store.get_events(actor_id, from_version=FEW.each - _LAST + 1)
 
 
+def _backwards(store: "JetStreamEventStore", actor_id: str) -> Sequence[object]:
+    return store.get_events(actor_id, limit=_LAST, reverse=True)
+
+
 def _last_in_a_database(place: str, job: Job) -> Sample:
     with CONTENDERS["eventsourcing"].open(job, place, FEW) as store:
         return _summed_up(_timed(lambda one: store.load(one, FEW.each - _LAST), _actors(FEW, job), _LAST))
@@ -87,6 +91,13 @@ _register(
     "aether_sync, the last 10 of 1,000",
     partial(_last, _from_version),
     "`store.get_events(from_version=991)` of actors that this store has not heard of.",
+    3.0,
+)
+_register(
+    "latest-reverse-aether",
+    "aether_sync, the last 10 of 1,000, backwards",
+    partial(_last, _backwards),
+    "`store.get_events(limit=10, reverse=True)`, the same.",
     3.0,
 )
 _register(

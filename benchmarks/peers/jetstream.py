@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import nats
 import nats.js.errors
@@ -149,7 +149,8 @@ def _send(url: str, job: Job, stock: Stock) -> None:
                 is_answered = place % _WINDOW == 0 or place == last
                 frames += frame(subject, headers, encode(event), is_answered=is_answered)
                 sequence += 1
-                ends[actor] = Known(version, sequence, earlier=ends[actor].to_name)
+                if not stock.is_bare:
+                    ends[actor] = Known(version, sequence, earlier=ends[actor].to_name)
                 if is_answered:
                     client.send(frames)
                     frames.clear()
