@@ -301,11 +301,13 @@ class Channel:
             if self.slot.closed:
                 self._begin()  # which refuses
         engine.loop.refuse_own_thread()
-        requests = engine.link.requests
-        if requests.mailbox.ended or not requests.mailbox.confirmed.done:
+        link = engine.link
+        requests = link.requests
+        mailbox = requests.mailbox
+        if mailbox.ended or not mailbox.confirmed.done:
             self.await_confirmation(requests.open(self.subscribe), deadline)
-        if largest > engine.link.max_payload > 0:
-            raise _too_large(largest, engine.link.max_payload)
+        if largest > link.max_payload > 0:
+            raise _too_large(largest, link.max_payload)
         call = requests.new_call(subjects, make, last)
         if not requests.put(call):
             engine.loop.post(requests.send, call)

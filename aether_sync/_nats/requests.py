@@ -84,7 +84,8 @@ class Requests:
             InvalidNamespaceError: Its line would be longer than the server accepts.
         """
         token = b"%d" % next(self._numbers)
-        line = self._around + len(token) + max([len(one if one.isascii() else one.encode()) for one in subjects])
+        longest = max(subjects, key=len, default="")
+        line = self._around + len(token) + len(longest if longest.isascii() else longest.encode())
         if line not in self._lines.taken:
             self._lines.take(line)
         call = Call(subjects, make(self._inbox + token), last, token, self._calls, self._leave)

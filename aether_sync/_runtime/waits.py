@@ -7,6 +7,7 @@ from functools import partial
 from itertools import islice
 from math import inf
 from operator import methodcaller
+from sys import getswitchinterval
 from threading import Lock, get_ident
 from typing import Generic, Protocol, TypeVar, cast
 
@@ -19,7 +20,8 @@ from .locks import outside_locks
 __all__ = ["ParkingLot", "Relay", "Reply", "SingleFlight", "Ticket"]
 
 T = TypeVar("T")
-_LATE = 0.001  # seconds from the wake-up of a thread until it runs; beside one that computes, each waits 5 ms
+_LATE = 0.5  # of the switch interval, from the wake-up of a thread until it runs: beside one that computes it is 1
+_SURELY_LATE = 0.001  # seconds, however short that interval is
 
 _release = methodcaller("release")
 
@@ -125,7 +127,7 @@ class Relay:
             return
         woken, self._woken = self._woken, inf
         if woken < inf:
-            self._is_late = monotonic() - woken > _LATE
+            self._is_late = monotonic() - woken > max(_LATE * getswitchinterval(), _SURELY_LATE)
         if self._is_late:
             self.wake_all()
         else:

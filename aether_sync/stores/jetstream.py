@@ -192,7 +192,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
     # -- saving
 
     def _save(self, events: tuple[Event, ...], deadline: Deadline) -> list[StoredEvent]:
-        return self._commit(events, None, deadline)
+        return self._writer.commit(events, None, self._stream.open(deadline), deadline)
 
     def _append(
         self, actor_id: str, events: tuple[Event, ...], expected: int | AnyVersion, deadline: Deadline

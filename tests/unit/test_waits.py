@@ -3,6 +3,7 @@
 import gc
 import math
 import random
+import sys
 import threading
 import time
 from collections import deque
@@ -13,6 +14,7 @@ from functools import partial
 import pytest
 
 from aether_sync import DeadlineExceededError, InvalidOptionError
+from aether_sync._runtime import waits
 from aether_sync._runtime.deadline import Deadline
 from aether_sync._runtime.locks import outside_locks, signal_safe_lock
 from aether_sync._runtime.registry import WeakRegistry
@@ -65,25 +67,36 @@ def test_the_longest_waiting_is_woken_first() -> None:
         thread.join(PATIENCE)
 
 
-class Ticket:
-    """Of a thread that notes when it is woken, and passes that on at once, or not."""
+class Clock:
+    """It stands still, but for what it is told."""
 
-    def __init__(self, relay: Relay, woken: "list[Ticket]", late: float = 0.0, *, passes_on: bool = True) -> None:
-        self._relay = relay
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(waits, "monotonic", clock)
+    return clock
+
+
+class Ticket:
+    """Of a thread that notes that it is woken."""
+
+    def __init__(self, woken: "list[Ticket]") -> None:
         self._woken = woken
-        self._late = late
-        self._passes_on = passes_on
 
     def release(self) -> None:
         self._woken.append(self)
-        if self._passes_on:
-            time.sleep(self._late)
-            self._relay.pass_on()
 
 
-def test_each_thread_of_a_relay_wakes_the_next() -> None:
+def test_each_thread_of_a_relay_wakes_the_next(clock: Clock) -> None:
     relay, woken = Relay(), list[Ticket]()
-    tickets = [Ticket(relay, woken, passes_on=False) for _ in range(4)]
+    tickets = [Ticket(woken) for _ in range(4)]
     relay.waiting.extend(tickets)
     relay.start()
     assert woken == tickets[:1]
@@ -109,22 +122,25 @@ def test_a_relay_passes_over_who_does_not_wait_any_more(wake: Callable[[Relay], 
     assert len(relay.waiting) == (0 if wake is Relay.wake_all else 1)
 
 
-def test_a_relay_whose_threads_come_to_run_late_wakes_all_at_once() -> None:
+def test_a_relay_whose_threads_come_to_run_late_wakes_all_at_once(clock: Clock) -> None:
     """Else each of them would wait for the GIL as long as the first, behind a thread that computes."""
     relay, woken = Relay(), list[Ticket]()
-    late = [Ticket(relay, woken, 0.002), *(Ticket(relay, woken, passes_on=False) for _ in range(3))]
-    relay.waiting.extend(late)
-    relay.start()
-    assert woken == late, "by the first, which came late"
-    at_once = [Ticket(relay, woken, passes_on=False) for _ in range(4)]
-    relay.waiting.extend(at_once)
-    relay.start()
-    assert woken == late + at_once, "the next time from the start"
-    relay.pass_on()  # this time at once
-    again = [Ticket(relay, woken, passes_on=False) for _ in range(4)]
-    relay.waiting.extend(again)
-    relay.start()
-    assert woken == late + at_once + again[:1]
+
+    def run(late: float) -> int:
+        relay.waiting.extend(Ticket(woken) for _ in range(4))
+        relay.start()
+        begun = len(woken)
+        clock.now += late
+        relay.pass_on()
+        return begun
+
+    interval = sys.getswitchinterval()
+    assert run(interval) == 1
+    assert len(woken) == 4, "the first came late, and has woken the others"
+    assert run(interval) == 8, "the next time they are woken from the start"
+    assert run(interval / 10) == 12, "as the last one that was measured was late"
+    assert run(interval / 10) == 13
+    assert len(woken) == 14
 
 
 @pytest.mark.concurrent
