@@ -160,6 +160,17 @@ def test_the_next_events_of_an_actor_wait_for_the_ones_before(
     assert gate.sizes == [2, 2], "the one that cannot succeed any more is not sent"
 
 
+def test_two_saves_of_an_actor_are_not_sent_together(
+    store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with while_one_is_under_way(store, monkeypatch) as (gate, saves):
+        for name in ("twin", "other", "its twin"):
+            saves.wait_with(name, pair(name.removeprefix("its ")))
+    assert [type(error) for error in saves.errors.values()] == [VersionConflictError]
+    assert gate.sizes == [2, 4]
+    assert [versions(store, name) for name in ("twin", "other")] == [[1, 2]] * 2
+
+
 def test_one_that_is_too_large_harms_no_other(store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch) -> None:
     with while_one_is_under_way(store, monkeypatch) as (_, saves):
         saves.wait_with("a", pair("a"))
