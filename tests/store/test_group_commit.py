@@ -330,8 +330,8 @@ def test_a_child_leaves_the_saves_of_its_parents_threads_to_them(
 
 @pytest.mark.parametrize(
     ("changed", "is_grouped"),
-    [({}, True), ({"num_replicas": 3}, False), ({"storage": "memory"}, False)],
-    ids=["one replica, on file", "three replicas", "in memory"],
+    [({}, True), ({"num_replicas": 3}, False)],
+    ids=["one replica", "three replicas"],
 )
 def test_saves_are_grouped_where_batches_are_staged_in_files(
     store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch, changed: dict[str, object], is_grouped: bool
