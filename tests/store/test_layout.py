@@ -700,18 +700,20 @@ def test_snapshots_that_a_server_lacks_are_read_from_the_leader(
         assert [one.version for one in store.get_snapshots("order-1")] == [2, 4, 5]
 
 
-def test_loading_with_a_snapshot_takes_two_round_trips(make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_with_a_snapshot_takes_two_round_trips_at_most(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     writer = make_store()
     for version in range(1, 21):
         writer.save_event(event(version))
-    for kept in (12, 20):
+    for kept, trips in ((12, 2), (20, 1)):
         writer.save_snapshot(Snapshot(actor_id="order-1", version=kept, state={}))
         store = make_store()
         assert store.load("order-2").version == 0  # the settings of the streams are read once
         requests = Requests(store, monkeypatch)
         loaded = store.load("order-1")
         assert [one.version for one in loaded.events] == list(range(kept + 1, 21))
-        assert requests.trips == 2
+        assert requests.trips == trips
 
 
 # -- a snapshot ahead of its events
