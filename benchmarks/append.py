@@ -21,6 +21,7 @@ _THREADS = 16
 _OWN = 5  # actors of each of them
 _ACTORS = 20  # of the one thread
 _BATCH = 100  # events
+_SAVERS = 8  # threads that save batches
 _SHARES = {"append": 0.01, "threads": 0.03, "batch": 0.03}  # of the events asked for: each waits for an answer
 
 Numbers = list[tuple[int, int]]  # actors and versions
@@ -41,6 +42,12 @@ def _batched(batches: int) -> Iterator[Numbers]:
     for actor, turn in _numbers(batches, _ACTORS):
         first = (turn - 1) * _BATCH + 1
         yield [(actor, version) for version in range(first, first + _BATCH)]
+
+
+def _batched_apart(batches: int) -> Iterator[Numbers]:
+    """Number batches of as many actors, so that any thread may store any of them."""
+    for actor in range(batches):
+        yield [(actor, version) for version in range(1, _BATCH + 1)]
 
 
 def _summed_up(took: list[float], job: Job) -> Sample:
@@ -109,6 +116,21 @@ def _in_batches(contender: Contender, place: str, job: Job) -> Sample:
         watch = Stopwatch()
         for batch in made[warmup:]:
             store.append(batch)
+        return watch.read(batches * _BATCH)
+
+
+def _in_batches_from_threads(contender: Contender, place: str, job: Job) -> Sample:
+    warmup, batches = max(_SAVERS, job.warmup // _BATCH), max(_SAVERS, job.events // _BATCH)
+    made = [[contender.make(*one) for one in numbers] for numbers in _batched_apart(warmup + batches)]
+    with contender.open(job, place, None) as store:
+
+        def append(saves: Sequence[Any]) -> None:
+            for events in saves:
+                store.append(events)
+
+        _in_threads(append, [made[:warmup][thread::_SAVERS] for thread in range(_SAVERS)])
+        watch = Stopwatch()
+        _in_threads(append, [made[warmup:][thread::_SAVERS] for thread in range(_SAVERS)])
         return watch.read(batches * _BATCH)
 
 
@@ -240,6 +262,14 @@ def _register_batch(place: str) -> None:
         partial(_in_batches, _OURS, place),
         "`store.save_events()` of 100 events of an actor.",
         goals=(Goal(None), Goal(None, to=(f"batch-pipelined-{place}",))),
+    )
+    _register(
+        place,
+        "batch-aether-threads",
+        "aether_sync, 8 threads",
+        partial(_in_batches_from_threads, _OURS, place),
+        "`store.save_events()` of 100 events of an actor, in 8 threads, by one store.",
+        goals=(Goal(None), Goal(1.0 if place == "r1" else None, to=(f"batch-pipelined-{place}",))),
     )
 
 

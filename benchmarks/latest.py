@@ -48,12 +48,16 @@ def _version(stock: Stock, job: Job) -> Sample:
 
 
 def _last(read: "Callable[[JetStreamEventStore, str], Sequence[object]]", job: Job) -> Sample:
-    with our_store(job, "r1", FEW) as store:
+    with our_store(job, "r1", FEW, cache_bytes=0) as store:
         return _summed_up(_timed(partial(read, store), _actors(FEW, job), _LAST))
 
 
 def _from_version(store: "JetStreamEventStore", actor_id: str) -> Sequence[object]:
     return store.get_events(actor_id, from_version=FEW.each - _LAST + 1)
+
+
+def _backwards(store: "JetStreamEventStore", actor_id: str) -> Sequence[object]:
+    return store.get_events(actor_id, limit=_LAST, reverse=True)
 
 
 def _last_in_a_database(place: str, job: Job) -> Sample:
@@ -87,6 +91,13 @@ _register(
     "aether_sync, the last 10 of 1,000",
     partial(_last, _from_version),
     "`store.get_events(from_version=991)` of actors that this store has not heard of.",
+    3.0,
+)
+_register(
+    "latest-reverse-aether",
+    "aether_sync, the last 10 of 1,000, backwards",
+    partial(_last, _backwards),
+    "`store.get_events(limit=10, reverse=True)`, the same.",
     3.0,
 )
 _register(

@@ -7,6 +7,7 @@ event, made before: a ready struct with msgspec, or for the library an ``Event``
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
+from itertools import pairwise
 from threading import Lock, Thread
 from typing import Any
 
@@ -40,10 +41,16 @@ def _timed(job: Job, events: Sequence[Any], publish: Callable[[Any], object], se
 
 
 def _from_threads(publish: Callable[[Any], object]) -> Callable[[Sequence[Any]], None]:
-    """Let threads share the work."""
+    """Let threads share the work.
+
+    Each gets events that were made one after the other, as one thread alone does. Every fourth event would be new
+    memory each time: of what four threads took for an event, a quarter was the wait for its bytes.
+    """
 
     def publish_all(events: Sequence[Any]) -> None:
-        threads = [Thread(target=publish, args=(events[at::_THREADS],), daemon=True) for at in range(_THREADS)]
+        ends = [len(events) * done // _THREADS for done in range(_THREADS + 1)]
+        shares = [events[begin:end] for begin, end in pairwise(ends)]
+        threads = [Thread(target=publish, args=(share,), daemon=True) for share in shares]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -79,19 +79,21 @@ class _Ours:
 
 
 @contextmanager
-def our_store(job: Job, place: str, stock: Stock | None) -> Iterator["JetStreamEventStore"]:
+def our_store(
+    job: Job, place: str, stock: Stock | None, cache_bytes: int = 64 * 2**20
+) -> Iterator["JetStreamEventStore"]:
     """Open a store of ours, empty and named by the job, or named by the stock that it holds."""
     from aether_sync import JetStreamEventStore
 
     with jetstream.made(job, place, stock) as url:
         stream, replicas = stock.name if stock else job.prefix, len(job.stores.streams[place])
-        with JetStreamEventStore(url, stream=stream, replicas=replicas) as store:
+        with JetStreamEventStore(url, stream=stream, replicas=replicas, cache_bytes=cache_bytes) as store:
             yield store
 
 
 @contextmanager
 def _open_ours(job: Job, place: str, stock: Stock | None) -> Iterator[Store]:
-    with our_store(job, place, stock) as store:
+    with our_store(job, place, stock, cache_bytes=0 if stock else 64 * 2**20) as store:  # what is loaded is not kept
         yield _Ours(store)
 
 

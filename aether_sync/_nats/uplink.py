@@ -10,7 +10,7 @@ __all__ = ["Window", "on_this_side"]
 
 _LEAST = 64 * 1024  # bytes that every link is trusted with
 _MOST = 2 * 2**20  # bytes that may be uncertain when a connection breaks; the kernel's buffers alone hold more
-_SLICE = 256 * 1024  # bytes per write; beside busy threads each write may wait 5 ms for the GIL
+_SLICE = 512 * 1024  # bytes per write; beside busy threads each write may wait 5 ms for the GIL
 _GROWTH = 8  # times the bytes before a PING, at most: a few bytes are quick on every link
 
 

@@ -1,5 +1,7 @@
 """The command ``import``: stores what ``export`` has written, with its ids and versions, in its order."""
 
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 import click
@@ -67,7 +69,11 @@ def import_(ctx: click.Context, /, file: BinaryIO, skip_bad: bool, timeout: floa
 
 
 class _Importer:
-    """Stores lines, and counts exactly what was stored."""
+    """Stores lines, and counts exactly what was stored.
+
+    A thread of its own stores a batch, while the main thread reads the lines of the next one. The main thread hands a
+    batch over only when the one before it is stored, so the order stays.
+    """
 
     def __init__(self, store: JetStreamEventStore, timeout: float, signals: Signals, bad: BadLines) -> None:
         self._store = store
@@ -81,6 +87,9 @@ class _Importer:
         self._waiting: list[Line] = []  # lines that are stored together
         self._waiting_bytes = 0
         self._waiting_ids: set[str] = set()
+        self._saver = ThreadPoolExecutor(1, "aether-import")
+        self._saving: Future[None] | None = None
+        # Written by the thread that stores, once there is something to be stored:
         self._at_once = BATCH_LIMIT
         self._stored = self._duplicates = 0
 
@@ -101,10 +110,12 @@ class _Importer:
             take_events(file, self._signals, self._bad, self._take, lambda: self._stored + self._duplicates)
         except BadLineError:
             self._store_waiting()  # lines before it are stored
+            self._await_saving()
             raise
         finally:
             self._end_alongside()
         self._store_waiting()
+        self._await_saving()
 
     def _take(self, lines: list[Line]) -> None:
         for line in lines:
@@ -136,10 +147,23 @@ class _Importer:
     # -- storing
 
     def _store_waiting(self) -> None:
+        """Begin to store the lines that wait, once those before them are stored; if these are not, nor are those."""
         lines, self._waiting, self._waiting_bytes = self._waiting, [], 0
         self._waiting_ids.clear()
+        self._await_saving()
         if lines:
-            self._store_lines(lines, looked=False)
+            self._saving = self._saver.submit(self._store_lines, lines, looked=False)
+
+    def _await_saving(self) -> None:
+        """Wait until the lines that are being stored are stored, or raise why they are not."""
+        saving = self._saving
+        if saving is not None:
+            with self._signals.whole():
+                try:
+                    saving.result()
+                finally:
+                    if saving.done():
+                        self._saving = None
 
     def _store_lines(self, lines: list[Line], *, looked: bool) -> None:
         """Store lines together. If that is refused, store those that are not there yet, or each by itself.
@@ -168,11 +192,10 @@ class _Importer:
                 self._store_lines(new, looked=True)
 
     def _save(self, lines: list[Line]) -> None:
-        with self._signals.whole():
-            stored = self._save_surely([line.event for line in lines])
-            duplicates = sum(one.duplicate for one in stored)
-            self._stored += len(stored) - duplicates
-            self._duplicates += duplicates
+        stored = self._save_surely([line.event for line in lines])
+        duplicates = sum(one.duplicate for one in stored)
+        self._stored += len(stored) - duplicates
+        self._duplicates += duplicates
         self._looked.note(lines)
 
     def _save_surely(self, events: list[Event]) -> list[StoredEvent]:
@@ -186,6 +209,8 @@ class _Importer:
 
     def finish(self, stopped_by: str) -> bool:
         """Say what was stored, and compare it with the server's count; return whether it is everything."""
+        with suppress(AetherError, BadLineError, ConflictError):  # another error, or a signal, came first
+            self._await_saving()
         parts = [f"imported {counted(self._stored)}" if self._stored else "nothing was imported"]
         if self._duplicates:
             parts.append(f"{self._duplicates:,} {'were' if self._duplicates > 1 else 'was'} there already")

@@ -1,7 +1,6 @@
 """JetStream by nats-py alone, on the main thread's loop: what a store can be made of without a library."""
 
 import asyncio
-from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import count
@@ -12,6 +11,7 @@ import nats.js.errors
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
 
+from aether_sync.stores._jetstream.cache import Known
 from aether_sync.stores._jetstream.messages import Outgoing, headers_of
 
 from ..cases import Job
@@ -138,18 +138,19 @@ def _send(url: str, job: Job, stock: Stock) -> None:
     Of a stock that is spread, not two events of an actor are on their way at once: a cluster refuses the second, if it
     tells what it expects to be the last.
     """
-    sequence, earlier = 0, [array("Q") for _ in range(stock.actors(job))]
+    sequence, ends = 0, [Known()] * stock.actors(job)
     with BareSocket(url) as client:
         for numbers in stock.rounds(job):
             unanswered, last, frames = 0, len(numbers), bytearray()
             for place, (actor, version) in enumerate(numbers, 1):
                 event = make_stored(actor, version)
                 subject = _subject(stock.name, event)
-                headers = b"" if stock.is_bare else _stored_headers(subject, event, earlier[actor])
+                headers = b"" if stock.is_bare else _stored_headers(subject, event, ends[actor])
                 is_answered = place % _WINDOW == 0 or place == last
                 frames += frame(subject, headers, encode(event), is_answered=is_answered)
                 sequence += 1
-                earlier[actor].append(sequence)
+                if not stock.is_bare:
+                    ends[actor] = Known(version, sequence, earlier=ends[actor].to_name)
                 if is_answered:
                     client.send(frames)
                     frames.clear()
@@ -164,16 +165,10 @@ def _check(answers: list[tuple[bytes, bytes]]) -> None:
             raise RuntimeError(f"an event was not stored: {body!r}")
 
 
-def _stored_headers(subject: str, event: WireEvent, earlier: Sequence[int]) -> bytes:
-    """Return the headers that our store writes for an event that it saves alone.
-
-    Args:
-        subject: The subject of the actor's events.
-        event: The event.
-        earlier: The sequences of the actor's events before it.
-    """
-    expected = earlier[-1] if earlier else 0
-    return headers_of([Outgoing(subject, event.id, expected, b"")], b"")[0]
+def _stored_headers(subject: str, event: WireEvent, end: Known) -> bytes:
+    """Return the headers that our store writes for an event that it saves alone, after the end of its actor."""
+    message = Outgoing(subject, event.id, end.sequence, b"", earlier=end.to_name.text)
+    return headers_of([message], b"")[0]
 
 
 # -- appending

@@ -108,6 +108,7 @@ def test_the_store_is_measured_on_one_server_and_on_three(
         ("load-1000-aether-r3", 0.5, "load-1000-socket-r3"),
         ("load-1000-aether-r1", 1.0, "load-1000-eventsourcing-postgres"),
         ("latest-last-aether-r1", 3.0, "latest-version-aether-r1"),
+        ("latest-reverse-aether-r1", 3.0, "latest-version-aether-r1"),
         ("latest-10-aether-r1", 2.0, "latest-version-aether-r1"),
         ("latest-1000-aether-r1", 8.0, "latest-version-aether-r1"),
         ("size-load10-aether-r1", 1.5, "size-load10-small-aether-r1"),

@@ -16,6 +16,7 @@ from aether_sync import (
 )
 from aether_sync._runtime.deadline import Deadline
 from aether_sync.stores._jetstream.api import JetStream
+from aether_sync.stores._jetstream.messages import Record
 from aether_sync.stores._jetstream.saves import Saves, Verdict
 
 from ..support.common import PATIENCE, eventually, run_threads
@@ -79,6 +80,30 @@ def test_a_leader_that_lacks_what_was_saved_here_is_asked_again(
         assert len(asked) > 3
 
 
+def test_a_save_that_is_stored_between_two_answers_of_the_leader_is_read_whole(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The leader has said which is the last record of some actors, and then which is the last of all."""
+    store = make_store()
+    stored = store.save_events([event("a-1", 1), event("b-1", 1), event("a-2", 1)])
+    real, page = JetStream.ask_last, jetstream_of(store).ask_page
+
+    class First:
+        def __init__(self, answer: Any) -> None:
+            self.forget = answer.forget
+
+        def __call__(self, deadline: Deadline) -> Record | None:
+            return jetstream_of(store).next(store.stream, f"{store.stream}.events.>", 1, deadline)
+
+    def earlier(self: JetStream, stream: str, subject: str, deadline: Deadline) -> Any:
+        answer = real(self, stream, subject, deadline)
+        return First(answer) if subject.endswith(".a.*") else answer
+
+    monkeypatch.setattr(JetStream, "ask_last", earlier)
+    monkeypatch.setattr(jetstream_of(store), "ask_page", lambda *arguments: Behind(page(*arguments), 1))
+    assert store.read_all(actors="a-*") == [stored[0], stored[2]]
+
+
 def test_a_restored_stream_is_waited_for_once(make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not have what was saved here, and never will."""
     store = make_store()
@@ -132,7 +157,8 @@ def test_a_save_of_which_nothing_is_known_is_not_passed_over(
     """As with a leader that has just begun to lead, after the one that said where the stream ends."""
     store = make_store()
     store.save_events([event("a-1", 1), event("b-1", 1)])
-    monkeypatch.setattr(Saves, "verdicts", lambda _, records, __: [Verdict.OPEN] * len(records))
+    monkeypatch.setattr(Saves, "_by_the_leader", lambda *_: Verdict.OPEN)
+    monkeypatch.setattr(Saves, "_read_missing", lambda *_: None)
     with pytest.raises(StoreUnavailableError, match="record 1 is not read"):
         make_store().read_all(actors="a-1")
 
@@ -163,6 +189,18 @@ def test_a_small_page_is_one_round_trip(make_store: MakeStore, monkeypatch: pyte
             requests.reset()
             assert one.last_sequence(actors=actors) == 180
             assert requests.trips == 1, actors
+
+
+def test_the_last_of_many_actors_is_found_among_the_last_events(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store()
+    save(store, 1_000, actors=500)
+    store.save_event(event("a.b-1", 1))
+    save(store, 1, actor_id="a-x.y")
+    requests = Requests(store, monkeypatch)
+    assert store.last_sequence(actors="a-*") == 1_000
+    assert requests.sent <= 6, "the actors are not asked for one by one"
 
 
 def test_the_next_page_is_on_its_way_while_one_is_read(make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -254,6 +254,6 @@ def test_a_window_takes_several_writes() -> None:
     assert window.slice * 2 == window.size
     for _ in range(3):
         window.confirmed(window.size, 0.001)
-    assert window.slice * 8 == window.size == MOST
+    assert window.slice * 4 == window.size == MOST
     window.begin()
     assert window.size == LEAST

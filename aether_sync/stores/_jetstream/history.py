@@ -18,10 +18,10 @@ from .._wanted import Wanted
 from ..base import StoredEvent
 from .api import Asked, JetStream
 from .cache import VersionCache
-from .messages import Record
+from .messages import Record, stored_at
 from .names import Names
 from .reader import Reader
-from .saves import Verdict
+from .saves import Judged, Verdict
 
 __all__ = ["History"]
 
@@ -72,7 +72,7 @@ class History:
 
         with closing(self._pages(self._subject(wanted), page.after, page.until, lacks, deadline)) as pages:
             for records in pages:
-                for record in in_time(self._whole(records, deadline), deadline):
+                for record, judged in in_time(self._whole(records, deadline), deadline):
                     try:
                         event = self._reader.decoded(record)
                     except MalformedRecordError:
@@ -80,22 +80,22 @@ class History:
                             return found
                         raise
                     if wanted.matches(event):
-                        found.append(record.stored(event))
+                        found.append(stored_at(record.sequence, event, judged.member))
                         if len(found) == limit:
                             return found
                 looked += len(records)
         return found
 
-    def _whole(self, records: Sequence[Record], deadline: Deadline) -> Iterator[Record]:
-        """Yield those of adjacent records that belong to whole saves."""
-        for record, verdict in zip(records, self._saves.verdicts_of_all(records, deadline), strict=True):
-            if verdict is Verdict.OPEN:  # though the leader has said that it is not
+    def _whole(self, records: Sequence[Record], deadline: Deadline) -> Iterator[tuple[Record, Judged]]:
+        """Yield those of adjacent records that belong to whole saves, with their places in these."""
+        for record, judged in zip(records, self._saves.judge(records, deadline), strict=True):
+            if judged.verdict is Verdict.OPEN:  # though the leader has said that it is not
                 raise StoreUnavailableError(
                     f"record {record.sequence} is not read: the leader of stream {self._names.stream!r} does not know "
                     "yet what the other servers know"
                 )
-            if verdict is Verdict.WHOLE:
-                yield record
+            if judged.verdict is Verdict.WHOLE:
+                yield record, judged
 
     def _pages(
         self, subject: str, after: int, until: int, lacks: Callable[[int], int], deadline: Deadline
@@ -171,7 +171,7 @@ class History:
             return end.whole
         if end.last is None:
             return 0
-        if end.last.sequence <= end.whole and self._is_event_of(wanted, end.last, deadline):
+        if self._is_event_of(wanted, end.last, deadline):
             return end.last.sequence
         return self._last_before(wanted, end.last.sequence, deadline) or self._last_of_each(wanted, deadline)
 
@@ -184,7 +184,7 @@ class History:
         pages = self._pages(self._subject(wanted), max(0, end - _PAGE), end, lambda _: _PAGE, deadline)
         with closing(pages):
             for records in pages:
-                for record in self._whole(records, deadline):
+                for record, _ in self._whole(records, deadline):
                     if self._is_of(wanted, record.subject):
                         found = record.sequence
         return found

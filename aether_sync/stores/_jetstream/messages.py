@@ -37,6 +37,7 @@ __all__ = [
     "read_page",
     "read_record",
     "read_those_of",
+    "stored_at",
     "stored_size",
 ]
 
@@ -144,10 +145,7 @@ class Record(NamedTuple):
 
     def stored(self, event: Event) -> StoredEvent:
         """Return the event that it is, with where it is stored."""
-        member = self.member
-        if member is None:
-            return StoredEvent(event, self.sequence)
-        return StoredEvent(event, self.sequence, False, member.ends_save, self.sequence - member.place + 1)
+        return stored_at(self.sequence, event, self.member)
 
     @property
     def batch(self) -> int:
@@ -160,6 +158,13 @@ class Record(NamedTuple):
         """Whether no record follows that was stored in the same atomic batch."""
         member = self.member
         return member is None or member.commits
+
+
+def stored_at(sequence: int, event: Event, member: Member | None) -> StoredEvent:
+    """Return an event with where it is stored: its sequence, and its place in a batch."""
+    if member is None:
+        return StoredEvent(event, sequence)
+    return StoredEvent(event, sequence, False, member.ends_save, sequence - member.place + 1)
 
 
 def member_of(headers: bytes) -> Member | None:

@@ -365,7 +365,7 @@ class RecordFlow(Flow):
         if records:
             patience = Deadline(min(_PATIENCE, max(deadline.remaining(), _LEAST)))
             try:
-                self._saves.verdicts_of_all(records, patience)
+                self._saves.judge(records, patience)
             except (DeadlineExceededError, DisconnectedError, StoreUnavailableError):
                 return False
         with self._lock:

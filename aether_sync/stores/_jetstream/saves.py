@@ -21,10 +21,10 @@ from typing import NamedTuple
 from ..._runtime.deadline import Deadline
 from ..._runtime.locks import signal_safe_lock
 from .api import Asked, JetStream
-from .messages import IN_BATCH, Member, Record
+from .messages import IN_BATCH, Member, Record, member_of
 from .names import Names
 
-__all__ = ["Place", "Saves", "TornSave", "Verdict", "save_of", "torn_saves"]
+__all__ = ["Judged", "Place", "Saves", "TornSave", "Verdict", "save_of", "torn_saves"]
 
 _KEPT = 16_384  # verdicts, of 200 bytes each
 _LARGEST = 1_000  # records of a batch (ADR-50)
@@ -43,6 +43,21 @@ class Place(NamedTuple):
 
     batch: bytes
     first: int
+
+
+class Judged(NamedTuple):
+    """What is known of a record.
+
+    Attributes:
+        verdict: Whether its save is whole.
+        member: Its place in the atomic batch that it was stored in; None if it was stored alone.
+    """
+
+    verdict: Verdict
+    member: Member | None
+
+
+_ALONE = Judged(Verdict.WHOLE, None)
 
 
 def save_of(record: Record) -> Place | None:
@@ -153,21 +168,44 @@ class Saves:
             return set()
         return {record.sequence for record, save in parts if said[save] is not Verdict.WHOLE}
 
-    def verdicts_of_all(self, records: Sequence[Record], deadline: Deadline) -> list[Verdict]:
-        """As :meth:`verdicts`, for adjacent records of some subjects, given in order; note what cannot change."""
-        if not any(IN_BATCH in record.headers for record in records):
-            return [Verdict.WHOLE] * len(records)
+    def judge(self, records: Sequence[Record], deadline: Deadline) -> list[Judged]:
+        """Return of each record whether its save is whole, and its place in that; note what cannot change.
+
+        Args:
+            records: Adjacent records of some subjects, in order.
+            deadline: For all requests.
+        """
+        found: list[tuple[Member, _Seen] | None] = []
+        seen: dict[Place, _Seen] = {}
+        for record in records:
+            member = member_of(record.headers) if IN_BATCH in record.headers else None
+            if member is None:
+                found.append(None)
+                continue
+            save = _place(record, member)
+            one = seen.get(save)
+            if one is None:
+                one = seen[save] = _Seen(save)
+            one.see(member)
+            found.append((member, one))
+        doubtful = [one for one in seen.values() if not one.is_whole]
+        if doubtful:
+            self._note_what_is_said(records)
+        verdicts = self._judged(doubtful, deadline)
+        for save in seen:
+            verdict = verdicts.setdefault(save, Verdict.WHOLE)
+            if verdict is not Verdict.OPEN:
+                self.note(save, verdict)
+        return [_ALONE if one is None else Judged(verdicts[one[1].place], one[0]) for one in found]
+
+    def _note_what_is_said(self, records: Sequence[Record]) -> None:
+        """Note what the records of each actor say of those before them."""
         rows: dict[str, list[Record]] = {}
         for record in records:
             rows.setdefault(record.subject, []).append(record)
         for row in rows.values():
             for said, verdict in _said(row)[0].items():
                 self.note(said, verdict)
-        found = self.verdicts(records, deadline)
-        for save, verdict in dict(zip(map(save_of, records), found, strict=True)).items():
-            if save is not None and verdict is not Verdict.OPEN:
-                self.note(save, verdict)
-        return found
 
     def _judged(self, saves: Iterable[_Seen], deadline: Deadline) -> dict[Place, Verdict]:
         found: dict[Place, Verdict] = {}

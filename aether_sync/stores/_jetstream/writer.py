@@ -53,25 +53,16 @@ class _Part:
 class _Tries:
     """What is known of the attempts to store one save."""
 
-    __slots__ = ("_begun", "_config", "batches", "doubt", "refusals", "why")
+    __slots__ = ("_begun", "batches", "doubt", "is_alone", "refusals", "why")
 
     def __init__(self, config: dict[str, Any]) -> None:
-        self._config = config
+        #: Whether the stream has one replica: its server stages each batch in files, and stores it record by record.
+        self.is_alone = config.get("num_replicas", 1) == 1
         self.doubt: dict[str, Known] = {}  # by actor: its end when something was sent that got no answer
         self.why = "no answer came"
         self.batches: set[bytes] = set()  # the ids of the batches that were sent
         self.refusals = 0  # those without a visible reason
         self._begun = 0
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether the stream has one replica: its server stores a batch record by record."""
-        return bool(self._config.get("num_replicas", 1) == 1)
-
-    @property
-    def is_staged(self) -> bool:
-        """Whether that server stages each batch in files, so that saves are better sent together."""
-        return self.is_alone and self._config.get("storage") == "file"
 
     def note_try(self) -> int:
         """Note an attempt that is about to be sent; return the number of attempts before it."""
@@ -292,7 +283,7 @@ class Writer:
         save = Outbound(messages, tries.batches, tries.note_try())
         if tries.is_alone and self._room.is_tight:
             self._room.check(messages, deadline)
-        elif tries.is_staged:
+        elif tries.is_alone:
             landed = self._group.publish(save, deadline)
             if landed is not None:
                 return landed

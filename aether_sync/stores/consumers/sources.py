@@ -99,7 +99,7 @@ class Events:
         if save is None or verdict is not None:
             return verdict or Verdict.WHOLE
         with suppress(DeadlineExceededError, DisconnectedError, StoreUnavailableError):
-            saves.verdicts_of_all([record, *map(_record, ahead(_AT_ONCE))], Deadline(_ASK))
+            saves.judge([record, *map(_record, ahead(_AT_ONCE))], Deadline(_ASK))
         return saves.known(save) or Verdict.OPEN
 
     def read(self, message: Message, settler: Settler, passed: list[bytes]) -> Delivery | None:

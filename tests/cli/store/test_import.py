@@ -173,6 +173,27 @@ def test_import_stops_at_a_bad_line(options: list[str], store: JetStreamEventSto
     assert "imported 38 events; the store has 68 records; skipped 2 bad lines" in found.stderr
 
 
+def test_import_stores_nothing_after_what_it_stops_at(
+    tmp_path: Path, options: list[str], store: JetStreamEventStore
+) -> None:
+    """The lines of the next batch are read by then, and later ones may be bad, too."""
+    file, events = tmp_path / "events", events_of(3_500)
+    large = events[1_200].replace(data={"x": "x" * 2**20})
+    write_lines(file, [*events[:1_200], large, *events[1_201:]])
+    with file.open("ab") as lines:
+        lines.write(b"nonsense\n")
+    found = run("import", str(file), *options)
+    assert found.returncode == 1
+    assert "the store has 1,200 records; line 1201 is bad" in found.stderr
+    assert all_of(store) == events[:1_200]
+    fill(store, [events[1_200].replace(data={"another": 1})])
+    write_lines(file, events)
+    found = run("import", str(file), *options)
+    assert found.returncode == 1
+    assert "line 1201: " in found.stderr
+    assert count_of(store) == 1_201
+
+
 def test_import_to_a_stream_without_batches(tmp_path: Path, options: list[str], store: JetStreamEventStore) -> None:
     make_with(store, allow_atomic=False)
     file, events = tmp_path / "events", events_of(50)
