@@ -23,6 +23,7 @@ from aether_sync.stores._jetstream.answers import UnknownError
 from aether_sync.stores._jetstream.api import JetStream
 from aether_sync.stores._jetstream.group_commit import GroupCommit, Landed, Outbound
 from aether_sync.stores._jetstream.messages import Outgoing
+from aether_sync.stores._jetstream.stream import Stream
 
 from ..support.common import PATIENCE, UNIT, eventually, run_threads
 from ..support.inside import grouped_by, jetstream_of
@@ -160,6 +161,17 @@ def test_the_next_events_of_an_actor_wait_for_the_ones_before(
     assert gate.sizes == [2, 2], "the one that cannot succeed any more is not sent"
 
 
+def test_two_saves_of_an_actor_are_not_sent_together(
+    store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with while_one_is_under_way(store, monkeypatch) as (gate, saves):
+        for name in ("twin", "other", "its twin"):
+            saves.wait_with(name, pair(name.removeprefix("its ")))
+    assert [type(error) for error in saves.errors.values()] == [VersionConflictError]
+    assert gate.sizes == [2, 4]
+    assert [versions(store, name) for name in ("twin", "other")] == [[1, 2]] * 2
+
+
 def test_one_that_is_too_large_harms_no_other(store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch) -> None:
     with while_one_is_under_way(store, monkeypatch) as (_, saves):
         saves.wait_with("a", pair("a"))
@@ -272,6 +284,16 @@ def test_a_leader_that_is_interrupted_harms_no_other(
     assert not grouped_by(store)
 
 
+def test_what_an_interrupted_leader_has_taken_is_not_sent_again_unseen(
+    store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jetstream_of(store), "publish", None)
+    taken = Outbound([Outgoing("a", "1", 0, b"")] * 2, set(), 0)
+    assert taken.claim()
+    with pytest.raises(UnknownError, match="interrupted"):
+        GroupCommit(jetstream_of(store), store.stream).publish(taken, Deadline(PATIENCE))
+
+
 def test_a_handler_saves_while_its_thread_leads(store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch) -> None:
     with while_one_is_under_way(store, monkeypatch) as (gate, saves):
         saves.wait_with("a", pair("a"))
@@ -306,19 +328,27 @@ def test_a_child_leaves_the_saves_of_its_parents_threads_to_them(
     assert sent == ["own", "own"]
 
 
-def test_single_events_and_memory_are_not_grouped(
-    make_store: MakeStore, prefix: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("changed", "is_grouped"),
+    [({}, True), ({"num_replicas": 3}, False)],
+    ids=["one replica", "three replicas"],
+)
+def test_saves_are_grouped_where_batches_are_staged_in_files(
+    store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch, changed: dict[str, object], is_grouped: bool
 ) -> None:
-    store = make_store()
-    store.start()
+    grouped: list[int] = []
 
-    def refuse(*args: object) -> Landed:
-        raise AssertionError
+    def publish(self: GroupCommit, save: Outbound, deadline: Deadline) -> Landed:
+        grouped.append(len(save.messages))
+        return self.publish_alone(save, deadline)
 
-    monkeypatch.setattr(GroupCommit, "publish", refuse)
+    monkeypatch.setattr(GroupCommit, "publish", publish)
+    opened = Stream.open
+    monkeypatch.setattr(Stream, "open", lambda *args: opened(*args) | changed)
     store.save_event(pair("a")[0])
-    with pytest.raises(AssertionError):
-        store.save_events(pair("b"))
+    assert not grouped, "one event is no batch"
+    store.save_events(pair("b"))
+    assert grouped == [2] * is_grouped
 
 
 # -- under load

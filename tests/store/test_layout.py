@@ -726,18 +726,19 @@ def test_snapshots_are_returned_by_version_whenever_they_were_saved(
     assert [one.version for one in store.get_snapshots("order-1")] == [2, 4]
 
 
-def test_loading_with_a_snapshot_takes_two_round_trips(make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_with_a_snapshot_takes_few_round_trips(make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two if the last record names all events behind the snapshot, which it does for those of its own run of 16."""
     writer = make_store()
     for version in range(1, 21):
         writer.save_event(event(version))
-    for kept in (12, 20):
+    for kept, trips in ((12, 3), (16, 2), (20, 1)):
         writer.save_snapshot(Snapshot(actor_id="order-1", version=kept, state={}))
         store = make_store()
         assert store.load("order-2").version == 0  # the settings of the streams are read once
         requests = Requests(store, monkeypatch)
         loaded = store.load("order-1")
         assert [one.version for one in loaded.events] == list(range(kept + 1, 21))
-        assert requests.trips == 2
+        assert requests.trips == trips
 
 
 # -- a snapshot ahead of its events

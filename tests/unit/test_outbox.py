@@ -343,7 +343,8 @@ def test_the_loop_does_not_sleep_beside_a_frame() -> None:
 
 @pytest.mark.concurrent
 @pytest.mark.parametrize("_", range(100))
-def test_what_comes_in_while_it_is_sealed_is_taken_or_refused(_: int) -> None:
+@pytest.mark.parametrize("together", [1, 3])
+def test_what_comes_in_while_it_is_sealed_is_taken_or_refused(together: int, _: int) -> None:
     outbox = Outbox(1_000_000, 2**30)
     taken: list[bytes] = []
     accepted: list[bytes] = []
@@ -353,9 +354,9 @@ def test_what_comes_in_while_it_is_sealed_is_taken_or_refused(_: int) -> None:
         started.wait(PATIENCE)
         with suppress(BusClosedError):
             for n in range(1_000_000):
-                frame = b"%d %d" % (thread, n)
-                put(outbox, frame)
-                accepted.append(frame)
+                frames = [b"%d %d %d" % (thread, n, at) for at in range(together)]
+                put(outbox, *frames)
+                accepted.extend(frames)
 
     def end() -> None:
         started.wait(PATIENCE)
@@ -367,6 +368,27 @@ def test_what_comes_in_while_it_is_sealed_is_taken_or_refused(_: int) -> None:
     with frequent_switches():
         run_threads(end, *(lambda t=t: publish(t) for t in range(3)))  # type: ignore[misc]
     assert sorted(taken + take(outbox)) == sorted(accepted)
+
+
+def test_what_comes_after_the_end_is_refused_as_a_whole() -> None:
+    outbox = Outbox(max_events=9, max_bytes=100)
+
+    def make() -> list[bytes]:
+        outbox.seal()
+        return [b"1", b"2", b"3"]
+
+    with pytest.raises(BusClosedError):
+        outbox.put_many(3, 3, make, 0)
+    assert outbox.depth() == (0, 0)
+
+
+def test_nothing_waits_on_a_loop_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The collector may run a finalizer there, which publishes; the loop would wait for itself."""
+    outbox = Outbox(max_events=1, max_bytes=100)
+    put(outbox, b"x")
+    monkeypatch.setattr("aether_sync._nats.outbox.loop_threads", {threading.get_ident()})
+    with pytest.raises(PublishTimeoutError, match="within 0 s"):
+        put(outbox, b"x", timeout=PATIENCE)
 
 
 class Cycle:

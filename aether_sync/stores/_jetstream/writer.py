@@ -54,10 +54,8 @@ class _Tries:
     """What is known of the attempts to store one save."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        #: Whether the stream has one replica: its server stores a batch record by record.
+        #: Whether the stream has one replica: its server stages each batch in files, and stores it record by record.
         self.is_alone = config.get("num_replicas", 1) == 1
-        #: Whether that server stages each batch in files, so that saves are better sent together.
-        self.is_staged = self.is_alone and config.get("storage") == "file"
         self.doubt: dict[str, Known] = {}  # by actor: its end when something was sent that got no answer
         self.why = "no answer came"
         self.batches: set[bytes] = set()  # the ids of the batches that were sent
@@ -271,7 +269,7 @@ class Writer:
         save = Outbound(messages, tries.batches, tries.note_try())
         if tries.is_alone and self._room.is_tight:
             self._room.check(messages, deadline)
-        elif tries.is_staged:
+        elif tries.is_alone:
             landed = self._group.publish(save, deadline)
             if landed is not None:
                 return landed

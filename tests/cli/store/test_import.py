@@ -176,8 +176,8 @@ def test_import_stops_at_a_bad_line(options: list[str], store: JetStreamEventSto
 def test_import_stores_nothing_after_what_it_stops_at(
     tmp_path: Path, options: list[str], store: JetStreamEventStore
 ) -> None:
-    """The lines of the next batch are read by then, and a line of that may be bad, too."""
-    file, events = tmp_path / "events", events_of(2_500)
+    """The lines of the next batch are read by then, and later ones may be bad, too."""
+    file, events = tmp_path / "events", events_of(3_500)
     large = events[1_200].replace(data={"x": "x" * 2**20})
     write_lines(file, [*events[:1_200], large, *events[1_201:]])
     with file.open("ab") as lines:
