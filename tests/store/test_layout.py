@@ -700,13 +700,38 @@ def test_snapshots_that_a_server_lacks_are_read_from_the_leader(
         assert [one.version for one in store.get_snapshots("order-1")] == [2, 4, 5]
 
 
-def test_loading_with_a_snapshot_takes_two_round_trips_at_most(
+def test_a_snapshot_that_only_a_server_has_that_is_behind_is_none_any_more(
     make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    store = make_store(snapshots_kept=2)
+    store.save_events([event(version) for version in range(1, 6)])
+    real = jetstream_of(store).ask_page
+    for version in (2, 4):
+        store.save_snapshot(Snapshot(actor_id="order-1", version=version, state={}))
+    before = real(f"{store.stream}~snapshots", f"{store.stream}~snapshots.order.order-1", 1, 9, Deadline(PATIENCE))
+    store.save_snapshot(Snapshot(actor_id="order-1", version=5, state={}))
+    monkeypatch.setattr(jetstream_of(store), "ask_page", lambda *_: before)
+    assert [one.version for one in store.get_snapshots("order-1")] == [4, 5]
+
+
+def test_snapshots_are_returned_by_version_whenever_they_were_saved(
+    make_store: MakeStore, server: NATSServer, prefix: str
+) -> None:
+    """As behind one that was none, when it is not known which are before that."""
+    store = make_store(snapshots_kept=3)
+    store.save_events([event(version) for version in range(1, 6)])
+    store.save_snapshot(Snapshot(actor_id="order-1", version=4, state={}))
+    put(server, f"{prefix}~snapshots.order.order-1", b"{}")
+    store.save_snapshot(Snapshot(actor_id="order-1", version=2, state={}))
+    assert [one.version for one in store.get_snapshots("order-1")] == [2, 4]
+
+
+def test_loading_with_a_snapshot_takes_few_round_trips(make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two if the last record names all events behind the snapshot, which it does for those of its own run of 16."""
     writer = make_store()
     for version in range(1, 21):
         writer.save_event(event(version))
-    for kept, trips in ((12, 2), (20, 1)):
+    for kept, trips in ((12, 3), (16, 2), (20, 1)):
         writer.save_snapshot(Snapshot(actor_id="order-1", version=kept, state={}))
         store = make_store()
         assert store.load("order-2").version == 0  # the settings of the streams are read once

@@ -203,6 +203,18 @@ def test_the_last_of_many_actors_is_found_among_the_last_events(
     assert requests.sent <= 6, "the actors are not asked for one by one"
 
 
+def test_saves_of_several_actors_are_judged_by_what_follows_them(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, store = make_store(), make_store()
+    for version in range(1, 31):
+        writer.save_events([event("a-1", version), event("b-1", version)])
+    store.last_sequence()
+    requests = Requests(store, monkeypatch)
+    assert len(store.read_all(actors="a-*")) == 30
+    assert requests.sent <= 5, "only of the last save it is asked whether it is whole"
+
+
 def test_the_next_page_is_on_its_way_while_one_is_read(make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make_store()
     save(store, 5_000, event_type="Rare")

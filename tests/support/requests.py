@@ -30,7 +30,7 @@ class Requests:
     def __init__(self, store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sent, self.trips, self._waits = 0, 0, False
         jetstream = jetstream_of(store)
-        send, wait = jetstream._send, jetstream._wait
+        send, wait = jetstream._open_call, jetstream._wait
 
         def sending(*arguments: Any) -> Any:
             self.sent += 1
@@ -42,7 +42,7 @@ class Requests:
             self._waits = True
             return wait(*arguments)
 
-        monkeypatch.setattr(jetstream, "_send", sending)
+        monkeypatch.setattr(jetstream, "_open_call", sending)
         monkeypatch.setattr(jetstream, "_wait", waiting)
 
     def reset(self) -> None:
