@@ -309,6 +309,17 @@ def test_a_header_that_lies_misleads_nobody(make_store: MakeStore, levels: list[
     assert [one.version for one in make_store().get_events("a")] == [1, 2, 3, 4, 5]
 
 
+def test_headers_that_lead_in_a_circle_end_somewhere(make_store: MakeStore) -> None:
+    store = make_store(cache_bytes=0)
+    fill(store, "other", 1)
+    written_by_go(store, "a", 1)
+    written_by_go(store, "a", 2, Earlier.of([[4]]).text)
+    written_by_go(store, "a", 3, Earlier.of([[3]]).text)
+    assert [one.version for one in store.get_events("a", timeout=PATIENCE)] == [1, 2, 3]
+    written_by_go(store, "a", 4, Earlier.of([[5]]).text)
+    assert [one.version for one in store.get_events("a", timeout=PATIENCE)] == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("shift", [1, 5, 16, 32])
 def test_headers_that_count_more_events_than_there_are_mislead_nobody(make_store: MakeStore, shift: int) -> None:
     store = make_store()

@@ -156,28 +156,28 @@ class Loader:
             if not ordinals:  # what records name does not fit their versions
                 return None
             ends = _ends(named, _End(last, record.sequence, len(named)))
-            found = self._fetch(
-                record, last, _that_lead_to(ordinals, wanted.after, ends), ordinals, wanted.after, deadline
-            )
+            found = self._fetch(record, ends, ordinals, wanted.after, deadline)
             if found is None:
                 return None
+            found[last] = record
             if record is tail.record:
                 is_last = ordinals[-1] == last
             part = list(_in_a_row(found, reversed(ordinals)))
             records = part[::-1] + records
             if not part or part[-1] is not found.get(0):  # those before are not wanted
                 break
-            record = part[-1]  # it may name others in turn: then its writer did not know what is named by it
-            before, version = _before(record), self._reader.decoded(record).version
+            begin = part[-1]  # it may name others in turn: then who stored the next one did not know what it names
+            before, version = _before(begin), self._reader.decoded(begin).version
             if before is not None and (before <= wanted.after or version <= wanted.first):
                 break
-            if before is None or not record.named:
+            if before is None or not begin.named or begin.sequence >= record.sequence:
                 return None
+            record = begin
             del records[0]
         return _Run(records, is_last) if records and _is_linked(records) else None
 
     def _fetch(
-        self, record: Record, last: int, ends: list[_End], ordinals: range, after: int, deadline: Deadline
+        self, record: Record, ends: list[_End], ordinals: range, after: int, deadline: Deadline
     ) -> dict[int, Record] | None:
         """Return records by the ordinals of their events, from those that a record names on.
 
@@ -185,14 +185,13 @@ class Loader:
 
         Args:
             record: The record.
-            last: The ordinal of its event.
-            ends: What it names, as far as it leads to events that are wanted.
+            ends: What it names.
             ordinals: Those of the events that are wanted.
             after: A sequence after which they are.
             deadline: For all requests.
         """
-        found = {last: record}
-        while ends:
+        found: dict[int, Record] = {}
+        while ends := _that_lead_to(ordinals, after, ends):
             records = self._read(record, [end.sequence for end in ends], deadline)
             following: list[_End] = []
             for end in ends:
@@ -205,7 +204,7 @@ class Loader:
                     if len(named) < end.level or any(len(one) < RUN - 1 for one in named):
                         return None
                     following += _ends(named, end)
-            ends = _that_lead_to(ordinals, after, following)
+            ends = following
         return found
 
     def _read(self, record: Record, sequences: Sequence[int], deadline: Deadline) -> dict[int, Record]:
