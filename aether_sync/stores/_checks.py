@@ -91,6 +91,8 @@ def check_events(events: Iterable[Event]) -> tuple[Event, ...]:
 
 def check_order(events: Sequence[Event]) -> None:
     """Refuse events without a version, and versions of an actor that do not increase."""
+    if len(events) == 1 and events[0].version > 0:
+        return
     versions: dict[str, int] = {}
     for event in events:
         before = versions.get(event.actor_id, 0)

@@ -284,6 +284,41 @@ def test_a_leader_that_is_interrupted_harms_no_other(
     assert not grouped_by(store)
 
 
+def test_who_was_sent_by_a_leader_that_is_interrupted_need_not_wait_for_the_next_one(
+    store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = GroupCommit(jetstream_of(store), store.stream)
+    go_on, told, goes_again = threading.Event(), threading.Event(), threading.Event()
+    saves = {name: Outbound([Outgoing(name, name, 0, b"")] * 2, set(), 0) for name in ("first", "member", "again")}
+
+    def publish(stream: str, messages: Sequence[Outgoing], *args: object) -> object:
+        if messages[0].subject == "again":
+            goes_again.set()
+            assert told.wait(PATIENCE)
+            raise UnknownError("no answer")
+        assert go_on.wait(PATIENCE)
+        raise KeyboardInterrupt
+
+    def lead() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            group.publish(saves["first"], Deadline(PATIENCE))
+        with pytest.raises(UnknownError):
+            group.publish(saves["again"], Deadline(PATIENCE))
+
+    monkeypatch.setattr(jetstream_of(store), "publish", publish)
+    assert saves["member"].claim()  # as if it were gathered
+    monkeypatch.setattr(group, "_gather", lambda sent, deadline: sent.append(saves["member"]))
+    leader = threading.Thread(target=lead)
+    leader.start()
+    eventually(lambda: group._is_led, "that somebody leads")
+    go_on.set()
+    assert goes_again.wait(PATIENCE)
+    with pytest.raises(UnknownError, match="interrupted"):
+        group.publish(saves["member"], Deadline(UNIT))
+    told.set()
+    leader.join()
+
+
 def test_what_an_interrupted_leader_has_taken_is_not_sent_again_unseen(
     store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

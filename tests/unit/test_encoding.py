@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from aether_sync._codec import encoding
 from aether_sync._codec import envelope as envelopes
 from aether_sync._codec.decoding import decode_event, decode_run
-from aether_sync._codec.encoding import encode_event
+from aether_sync._codec.encoding import encode_and_copy, encode_event
 from aether_sync._codec.envelope import EnvelopeWriter
 from aether_sync.errors import EncodingError
 from aether_sync.events import Event, EventStored
@@ -289,6 +289,14 @@ def test_nesting_up_to_the_limit_is_the_same_on_every_path():
         assert over_the_wire(event(data={"a": nested(199, leaf)})).data == {"a": nested(199, leaf)}
         with pytest.raises(EncodingError, match="200 levels"):
             encode_event(event(data={"a": nested(200, leaf)}))
+
+
+@pytest.mark.parametrize("encode", [encode_event, lambda one: encode_and_copy(one, "n")])
+def test_metadata_that_was_changed_into_something_else(encode):
+    changed = event(metadata={"userId": "u"})
+    changed.metadata["userId"] = 1
+    with pytest.raises(EncodingError, match="it was changed: metadata"):
+        encode(changed)
 
 
 @pytest.mark.parametrize("field", ["id", "event_type", "actor_id", "command_id", "metadata", "key"])

@@ -148,14 +148,17 @@ class JetStream:
             AtomicAppendUnsupportedError: The stream takes no batches.
         """
         headers = headers_of(messages, batch)
-        sizes = [len(head) + len(one.data) for head, one in zip(headers, messages, strict=True)]
-        largest = max(sizes)
+        size = largest = len(headers[0]) + len(messages[0].data)
+        subjects: Collection[str] = (messages[0].subject,)
+        last: Last = single
+        if batch:
+            sizes = [len(head) + len(one.data) for head, one in zip(headers, messages, strict=True)]
+            size, largest = sum(sizes), max(sizes)
+            subjects, last = {one.subject for one in messages}, is_ack
         self._refuse_too_large(stream, messages, largest)
-        patience = _TRY * 2 ** min(number, 10) + sum(sizes) / _SLOWEST
         self._refuse_if_closed()
-        subjects = {one.subject for one in messages} if batch else (messages[0].subject,)
-        make = partial(_commands, messages, headers)
-        call = self._open_call(subjects, make, deadline, is_ack if batch else single, largest)
+        call = self._open_call(subjects, partial(_commands, messages, headers), deadline, last, largest)
+        patience = _TRY * 2 ** min(number, 10) + size / _SLOWEST
         ack = self._await_ack(call, stream, patience, deadline)
         if ack.error is not None:
             if batch and ack.error.err_code in FULL:

@@ -66,8 +66,11 @@ class Known(NamedTuple):
     def moved(self, version: int, sequence: int, earlier: Earlier) -> "Known":
         """Return what is known with a newer event."""
         announced = self.announced if self.announced > version else 0
-        torn = self.torn if self.end > sequence else None
+        torn = None if self.torn is None or self.torn.end <= sequence else self.torn
         return Known(version, sequence, announced, earlier, torn)
+
+
+_UNKNOWN = Known()
 
 
 class VersionCache:
@@ -94,8 +97,9 @@ class VersionCache:
     def learn(self, actor_id: str, version: int, sequence: int, earlier: Earlier = FIRST) -> Known:
         """Note an event, and what its record names. One that is older than what is known changes nothing."""
         with self._lock:
-            self.last = max(self.last, sequence)
-            known = self._known.get(actor_id) or Known()
+            if sequence > self.last:
+                self.last = sequence
+            known = self._known.get(actor_id, _UNKNOWN)
             if sequence > known.sequence:
                 known = known.moved(version, sequence, earlier)
                 self._set(actor_id, known)

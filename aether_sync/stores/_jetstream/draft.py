@@ -9,7 +9,23 @@ from .cache import Known
 from .earlier import Earlier
 from .messages import Outgoing
 
-__all__ = ["Draft"]
+__all__ = ["Draft", "message_of"]
+
+
+def message_of(data: bytes, event: Event, subject: str, known: Known, refusals: int) -> tuple[Outgoing, Earlier]:
+    """Return the message of an event that follows what is known of its actor, and what it names.
+
+    Args:
+        data: The event's JSON.
+        event: The event.
+        subject: The subject of its actor.
+        known: What is known of its actor.
+        refusals: How many attempts were refused without a visible reason.
+    """
+    earlier = known.to_name
+    behind = None if known.torn is None else known.sequence
+    message_id = _message_id(subject, event, known, refusals)
+    return Outgoing(subject, message_id, known.end, data, behind, earlier.text), earlier
 
 
 class Draft:
@@ -38,15 +54,13 @@ class Draft:
         for place, (data, event) in enumerate(encoded, 1):
             actor_id = event.actor_id
             subject, known = subjects[actor_id], tails[actor_id]
-            message_id = _message_id(subject, event, known, refusals)
             if actor_id in self._ends:  # only an actor's first event in a batch may expect a sequence
                 before, at = self._ends[actor_id]
                 earlier = before.after_place(at)
+                message_id = _message_id(subject, event, known, refusals)
                 message = Outgoing(subject, message_id, None, data, None, earlier.text)
             else:
-                earlier = known.to_name
-                behind = None if known.torn is None else known.sequence
-                message = Outgoing(subject, message_id, known.end, data, behind, earlier.text)
+                message, earlier = message_of(data, event, subject, known, refusals)
             self.messages.append(message)
             self._ends[actor_id] = earlier, place
 

@@ -87,7 +87,7 @@ class Earlier(NamedTuple):
     @property
     def text(self) -> bytes:
         """The value of the header; b"" if there is nothing to name."""
-        return b";".join([level.text for level in self.levels])
+        return b";".join([level.text if level.places else level.sequences for level in self.levels])
 
     def after(self, sequence: int) -> "Earlier":
         """Return it for the next event, if this is that of the event at a sequence.
@@ -95,8 +95,9 @@ class Earlier(NamedTuple):
         It begins anew if that one is before what it names, which then is of a past that was undone.
         """
         levels = self.levels
-        if levels and max(level.last for level in levels) >= sequence:
-            return FIRST.after(sequence)
+        for level in levels:
+            if level.last >= sequence:
+                return FIRST.after(sequence)
         if levels and levels[0].size < RUN - 1:
             return Earlier((levels[0].with_sequence(sequence), *levels[1:]))
         full, level = self._carried()

@@ -172,7 +172,7 @@ class GroupCommit(ForkAware):
     def _lead(self, own: Outbound, deadline: Deadline) -> None:
         if own.outcome is not None:
             return
-        if not own.claim():  # a leader took it, and was interrupted before it could tell what became of it
+        if not own.claim():  # a leader took it, and was interrupted twice
             own.outcome = UnknownError("the thread that sent it with others was interrupted")
             return
         group = [own]
@@ -192,6 +192,9 @@ class GroupCommit(ForkAware):
             if isinstance(error, AtomicAppendUnsupportedError):
                 self._most = min(self._most, sum(len(one.messages) for one in group) // 2)
             _end(group, error if len(group) == 1 else _AloneError())
+        except BaseException:
+            _end(group, UnknownError("the thread that sent it with others was interrupted"))
+            raise
 
     def _gather(self, group: list[Outbound], deadline: Deadline) -> None:
         """Add the saves that wait, as far as they go into one batch: an actor is in one of them only.

@@ -24,7 +24,7 @@ from .answers import BusyError, IncompleteError, NoRoomError, NotSentError, Refu
 from .api import JetStream, Pause
 from .cache import Known, VersionCache
 from .capacity import Capacity
-from .draft import Draft
+from .draft import Draft, message_of
 from .group_commit import GroupCommit, Landed, Outbound
 from .kept import memory_of
 from .loader import Loader
@@ -52,6 +52,8 @@ class _Part:
 
 class _Tries:
     """What is known of the attempts to store one save."""
+
+    __slots__ = ("_begun", "batches", "doubt", "is_alone", "refusals", "why")
 
     def __init__(self, config: dict[str, Any]) -> None:
         #: Whether the stream has one replica: its server stages each batch in files, and stores it record by record.
@@ -206,12 +208,11 @@ class Writer:
     def _parts(self, encoded: Sequence[tuple[bytes, Event]], exactly: int | None) -> list[_Part]:
         parts: dict[str, _Part] = {}
         for _, event in encoded:
-            part = parts.get(event.actor_id)
-            if part is None:
-                subject = self._names.subject(event.actor_id)
-                parts[event.actor_id] = _Part(event.actor_id, subject, [event], exactly)
+            actor_id = event.actor_id
+            if actor_id in parts:
+                parts[actor_id].events.append(event)
             else:
-                part.events.append(event)
+                parts[actor_id] = _Part(actor_id, self._names.subject(actor_id), [event], exactly)
         return list(parts.values())
 
     def _tails(self, parts: Sequence[_Part], deadline: Deadline) -> dict[str, Known]:
@@ -238,15 +239,17 @@ class Writer:
         tries: _Tries,
         deadline: Deadline,
     ) -> list[StoredEvent]:
+        if len(encoded) == 1:
+            return [self._publish_one(encoded[0], parts[0].subject, tails[parts[0].actor_id], tries, deadline)]
         draft = Draft(encoded, {part.actor_id: part.subject for part in parts}, tails, tries.refusals)
         try:
-            first, is_duplicate = self._send(draft.messages, tries, deadline)
+            landed = self._publish_batch(draft.messages, tries, deadline)
         except EventTooLargeError:
             if not draft.drop_hints():  # which make no event too large
                 raise
-            first, is_duplicate = self._send(draft.messages, tries, deadline)
-        if is_duplicate:
-            return self._duplicates(encoded[0][1], first, deadline)
+            landed = self._publish_batch(draft.messages, tries, deadline)
+        first = landed.first
+        self._saves.note(Place(landed.batch, landed.start), Verdict.WHOLE)
         for actor_id, version, sequence, earlier in draft.ends(first):
             self._cache.learn(actor_id, version, sequence, earlier)
         stored = draft.stored(first)
@@ -255,14 +258,25 @@ class Writer:
                 self._kept.add(actor_id, tails[actor_id].sequence, events, memory_of(written))
         return stored
 
-    def _send(self, messages: Sequence[Outgoing], tries: _Tries, deadline: Deadline) -> tuple[int, bool]:
-        """Publish messages; return the sequence of the first, and whether it is that of an earlier attempt."""
-        if len(messages) == 1:
-            ack = self._jetstream.publish(self._names.stream, messages, deadline, tries.note_try())
-            return ack.seq, ack.duplicate
-        landed = self._publish_batch(messages, tries, deadline)
-        self._saves.note(Place(landed.batch, landed.start), Verdict.WHOLE)
-        return landed.first, False
+    def _publish_one(
+        self, encoded: tuple[bytes, Event], subject: str, known: Known, tries: _Tries, deadline: Deadline
+    ) -> StoredEvent:
+        data, event = encoded
+        message, earlier = message_of(data, event, subject, known, tries.refusals)
+        stream = self._names.stream
+        try:
+            ack = self._jetstream.publish(stream, (message,), deadline, tries.note_try())
+        except EventTooLargeError:
+            if not message.earlier:  # a hint makes no event too large
+                raise
+            ack = self._jetstream.publish(stream, (message._replace(earlier=b""),), deadline, tries.note_try())
+        if ack.duplicate:
+            return self._duplicate(event, ack.seq, deadline)
+        self._cache.learn(event.actor_id, event.version, ack.seq, earlier)
+        stored = StoredEvent(event, ack.seq)
+        if self._kept.most:
+            self._kept.add(event.actor_id, known.sequence, (stored,), memory_of((data,)))
+        return stored
 
     def _publish_batch(self, messages: Sequence[Outgoing], tries: _Tries, deadline: Deadline) -> Landed:
         """Store several messages, all or none: with the saves of other threads that wait, where that is of use."""
@@ -285,7 +299,7 @@ class Writer:
             for place, (event, sequence) in enumerate(zip(events, sequences, strict=True), 1)
         ]
 
-    def _duplicates(self, event: Event, sequence: int, deadline: Deadline) -> list[StoredEvent]:
+    def _duplicate(self, event: Event, sequence: int, deadline: Deadline) -> StoredEvent:
         """Return the event that the server has stored under the same message id.
 
         Raises:
@@ -300,7 +314,7 @@ class Writer:
             raise DuplicateIdError(
                 f"event {event.id!r:.80} is to be stored, and something else is under its id: {there!r}"
             )
-        return self._known_already([there], [sequence])
+        return self._known_already([there], [sequence])[0]
 
     def _found(
         self,
