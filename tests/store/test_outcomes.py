@@ -510,3 +510,24 @@ def test_a_leader_who_knows_less_than_was_acknowledged_settles_nothing(
     stored = saved()
     assert isinstance(stored, list)
     assert [one.sequence for one in stored] == [3]
+
+
+def test_a_question_is_not_awaited_longer_because_links_broke_or_there_was_no_leader(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one may go to a server that dies; only one that did not answer in time may just be slow."""
+    jetstream = jetstream_of(make_store())
+    waited: list[float | None] = []
+    no_leader = (b"", b"", b"NATS/1.0 503\r\n\r\n", b"")
+    outcomes: list[object] = [DisconnectedError("away")] * 4 + [[no_leader]] * 4 + [DeadlineExceededError("slow")] * 2
+
+    def wait(_: object, patience: Deadline, __: Deadline) -> Any:
+        waited.append(patience.timeout)
+        outcome = outcomes.pop(0) if outcomes else [(b"", b"", b"", b"{}")]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(jetstream, "_wait", wait)
+    assert jetstream.request("STREAM.INFO.none", {}, Deadline(1_000)) == {}
+    assert waited == [api._TRY] * 9 + [2 * api._TRY, 4 * api._TRY]

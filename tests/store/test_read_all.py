@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from aether_sync.stores._jetstream.api import JetStream
 from aether_sync.stores._jetstream.messages import Record
 from aether_sync.stores._jetstream.saves import Saves, Verdict
 
-from ..support.common import PATIENCE, eventually, run_threads
+from ..support.common import PATIENCE, run_threads
 from ..support.inside import jetstream_of
 from ..support.requests import Behind, Requests
 from ..support.stores import event, fill, put, save
@@ -237,7 +238,7 @@ def test_a_deadline_is_looked_at_between_records(make_store: MakeStore, monkeypa
 
     def slowly(record: Any) -> Any:
         read[0] += 1
-        threading.Event().wait(0.01)
+        sleep(0.01)
         return real(record)
 
     monkeypatch.setattr(store._reader, "decoded", slowly)
@@ -281,15 +282,20 @@ def test_nothing_is_missed_that_was_saved_before_while_leaders_go(make_store: Ma
                 last = node.last_sequence(actors=actors, timeout=PATIENCE * 2)
                 assert last >= least - (actors is not None)
 
+        def await_saves(count: int) -> None:
+            """An election and a save that was under way may take long together."""
+            end, least = monotonic() + 4 * PATIENCE, len(saved) + count
+            while len(saved) < least:
+                assert monotonic() < end, "nobody saves any more"
+                sleep(0.01)
+
         def kill() -> None:
             try:
                 for _ in range(2):
-                    before = len(saved)
-                    eventually(lambda before=before: len(saved) > before + 20)
+                    await_saves(20)
                     leader = next(one for one in cluster.servers if one.name == leader_of(nodes[0]))
                     leader.kill()
-                    before = len(saved)
-                    eventually(lambda before=before: len(saved) > before + 20)
+                    await_saves(10)
                     leader.start()
             finally:
                 done.set()

@@ -432,13 +432,17 @@ class JetStream:
     ) -> list[Message]:
         """Repeat a request until there is an answer. It must only read, or do no harm when it is done twice."""
         pause, starting, begun = Pause(deadline), Deadline(_STARTING), monotonic()
-        for number in count(tries):
+        number = tries
+        while True:
             self._refuse_if_closed()
             try:
                 messages = self._wait(self._send(subject, body, deadline, last), _one_try(deadline, number), deadline)
             except (DeadlineExceededError, DisconnectedError) as error:
                 if not deadline.remaining():
                     raise self.too_late(deadline) from error
+                # A server that did not answer in time may be slow. A link that broke and a server without a leader say
+                # nothing of the kind, and the next question may go to a leader that dies: it must not be awaited long.
+                number += isinstance(error, DeadlineExceededError)
                 continue
             why = why_again(messages[0])
             if not why:
@@ -446,7 +450,6 @@ class JetStream:
             if not pause.take() or (status_of(messages[0]) and last == single and not starting.remaining()):
                 self.doubt(subject.rpartition(".")[2])  # of a stream, perhaps: it may allow no direct reads any more
                 raise StoreUnavailableError(f"{why}: nobody else answered {subject} for {monotonic() - begun:.1f} s")
-        raise AssertionError
 
     def _send(self, subject: str, body: dict[str, Any], deadline: Deadline, last: Last) -> Call:
         data = json.dumps(body).encode()
