@@ -133,6 +133,8 @@ def _register_loads(stock: Stock) -> None:
     name, what = f"load-{stock.each}", f"{stock.each:,} events"
     ahead = [Goal(1.0, to=(f"{name}-eventsourcing-{database}",)) for database in DATABASES]
     for place in STREAMS:
+        by_sequence = Goal(0.5, to=(f"{name}-socket-{place}",), called="a bare socket")
+        _register_load(name, stock, place, what, (Goal(_AIMS[stock.each]), by_sequence, *ahead))
         register_at(
             place,
             f"{name}-socket",
@@ -142,8 +144,6 @@ def _register_loads(stock: Stock) -> None:
             says="The last record, then all others by sequences that are known, in one write; nothing is decoded.",
             share=_SHARE,
         )
-        by_sequence = Goal(0.5, to=(f"{name}-socket-{place}",), called="a bare socket")
-        _register_load(name, stock, place, what, (Goal(_AIMS[stock.each]), by_sequence, *ahead))
     for place in DATABASES:
         register_at(
             place,
