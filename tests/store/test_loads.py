@@ -14,6 +14,7 @@ from aether_sync import (
     InvalidOptionError,
     JetStreamEventStore,
     MalformedRecordError,
+    NATSServer,
     Snapshot,
     StoredEvent,
     VersionConflictError,
@@ -287,6 +288,11 @@ def test_what_a_node_writes_it_need_not_read(make_store: MakeStore, asked: Asked
         [[3, 4]],  # the first one is missing
         [[2, 4]],
         [[2, 3, 4, 5]],  # its own
+        [[5]],
+        [[6]],
+        [[0]],
+        [[2**64]],
+        [[], []],
         [[9_999]],
         [[], [4]],  # the end of a run that names less
         [[4], [3]],
@@ -440,6 +446,18 @@ def test_a_server_that_is_behind_is_asked_no_more_than_once(
     assert asked.searches == 1, "a server that lacks everything is no server for this"
 
 
+def test_large_events_are_not_asked_for_all_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A server ends the connection for which it has to keep too much."""
+    with NATSServer(config="jetstream: enabled\nmax_pending: 8MB") as server:
+        with JetStreamEventStore(server.url) as store:
+            for start in range(1, 301, 50):
+                store.save_events([event("a", start + n, text="x" * 200_000) for n in range(50)], timeout=PATIENCE)
+            fill(store, "a", 301)
+        with JetStreamEventStore(server.url) as store:
+            assert len(store.get_events("a", timeout=PATIENCE)) == 301
+    assert not [one for one in caplog.messages if "lost the connection" in one]
+
+
 def test_answers_that_never_come_end_within_the_timeout(make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make_store(cache_bytes=0)
     fill(store, "a", *range(1, 41))
@@ -525,7 +543,18 @@ class TestKeptEvents:
 
 @pytest.mark.parametrize(
     "data",
-    [None, {}, {"n": 1}, {"list": list(range(500))}, {"list": [{"a": n} for n in range(100)]}, {"text": "x" * 5_000}],
+    [
+        None,
+        {},
+        {"n": 1},
+        {"list": list(range(500))},
+        {"list": [{"a": n} for n in range(100)]},
+        {"list": [f"item {n}" for n in range(100)]},
+        {"text": "x" * 5_000},
+        {"text": "x" * 5_000 + "\N{GRINNING FACE}"},
+        {f"item {n}": f"{n} pieces" for n in range(100)},
+        {f"\N{LATIN SMALL LETTER A WITH DIAERESIS}{n}": n for n in range(100)},
+    ],
 )
 def test_the_memory_of_events_is_not_taken_for_less_than_it_is(data: Any) -> None:
     import tracemalloc

@@ -6,6 +6,8 @@ import pytest
 
 from aether_sync.stores._jetstream.earlier import FIRST, HEADER, RUN, Earlier, named
 
+END = 2**62  # after everything that is named
+
 
 def headers(text: bytes) -> bytes:
     return (
@@ -42,7 +44,7 @@ def test_what_an_event_names_is_the_digits_of_its_ordinal() -> None:
     earlier = FIRST
     for ordinal, sequence in enumerate(sequences):
         if ordinal < 300 or ordinal % 37 == 0 or ordinal in (4_095, 4_096):
-            assert named(headers(earlier.text), 0) == model(sequences[:ordinal])
+            assert named(headers(earlier.text), 0, END) == model(sequences[:ordinal])
         earlier = earlier.after(sequence)
 
 
@@ -50,7 +52,7 @@ def test_what_is_read_goes_on_as_what_was_written() -> None:
     sequences = rising(700)
     written = FIRST
     for sequence in sequences:
-        read = Earlier.of(named(headers(written.text), 0))
+        read = Earlier.of(named(headers(written.text), 0, END))
         assert read == written
         written = read.after(sequence)
 
@@ -67,12 +69,12 @@ def test_events_of_one_batch_are_named_by_their_places_in_it(before: int, size: 
     places = sorted(source.sample(range(1, 1_001), size))  # others are of other actors
     for number, place in enumerate(places):
         there = [first + one - 1 for one in places[:number]]
-        assert named(headers(earlier.text), first) == model(sequences + there)
+        assert named(headers(earlier.text), first, END) == model(sequences + there)
         earlier = earlier.after_place(place)
     everything = sequences + [first + one - 1 for one in places]
     settled = earlier.settled(first)
-    assert named(headers(settled.text), 0) == model(everything)
-    assert named(headers(settled.after(10**9).text), 0) == model([*everything, 10**9])
+    assert named(headers(settled.text), 0, END) == model(everything)
+    assert named(headers(settled.after(10**9).text), 0, END) == model([*everything, 10**9])
 
 
 def test_it_is_short() -> None:
@@ -95,12 +97,24 @@ def test_it_is_short() -> None:
     ],
 )  # fmt: skip
 def test_what_is_not_of_this_form_names_nothing(text: bytes) -> None:
-    assert named(headers(text), 0) == []
+    assert named(headers(text), 0, END) == []
+
+
+@pytest.mark.parametrize("text", [b"A", b"A;B", b"H", b"I", b"B;I", b"B+D", b"f" * 30 + b"B", b";", b";;;"])
+def test_only_what_is_before_a_record_is_named(text: bytes) -> None:
+    """Whoever follows what records name comes to an end."""
+    assert named(headers(text), 5, 7) == []
+    assert Earlier.read(headers(text), 5, 7) == FIRST
+
+
+@pytest.mark.parametrize("text", [b"+A", b"+B", b"+C"])
+def test_a_place_in_a_batch_of_a_record_that_was_stored_alone_names_nothing(text: bytes) -> None:
+    assert named(headers(text), 0, 1) == []
 
 
 def test_no_header_names_nothing() -> None:
-    assert named(b"", 0) == []
-    assert named(headers(b""), 0) == []
+    assert named(b"", 0, END) == []
+    assert named(headers(b""), 0, END) == []
     assert FIRST.text == b""
 
 

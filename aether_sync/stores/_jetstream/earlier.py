@@ -74,9 +74,9 @@ class Earlier(NamedTuple):
         return cls(tuple(made))
 
     @classmethod
-    def read(cls, headers: bytes, first: int) -> "Earlier":
+    def read(cls, headers: bytes, first: int, sequence: int) -> "Earlier":
         """Return what a record names; the arguments are those of :func:`named`."""
-        levels = named(headers, first)
+        levels = named(headers, first, sequence)
         texts = _text_of(headers).split(b";") if levels else []
         if any(b"+" in text for text in texts):
             return cls.of(levels)
@@ -133,18 +133,21 @@ class Earlier(NamedTuple):
 FIRST = Earlier()  #: what an actor's first event names: nothing
 
 
-def named(headers: bytes, first: int) -> list[list[int]]:
+def named(headers: bytes, first: int, sequence: int) -> list[list[int]]:
     """Return the sequences that a record names, by level, each level in order; ``[]`` if it names none.
 
     Args:
         headers: The headers of the record.
         first: The sequence of the first record of its atomic batch; any number if it was stored alone.
+        sequence: That of the record. All that it names are before it: else whoever follows them might never end.
     """
     text = _text_of(headers)
     try:
-        return _read(text, first) if text else []
+        levels = _read(text, first) if text else []
     except ValueError:  # another program has written it
         return []
+    ends = [(level[0], level[-1]) for level in levels if level]
+    return levels if ends and all(start > 0 and end < sequence for start, end in ends) else []
 
 
 def _text_of(headers: bytes) -> bytes:

@@ -7,6 +7,7 @@ events end. What is kept of an actor is a run of events without a gap, up to the
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from sys import getsizeof
 
 from ..._runtime.locks import signal_safe_lock
 from .._wanted import Wanted
@@ -14,15 +15,21 @@ from ..base import StoredEvent
 
 __all__ = ["Kept", "KeptEvents", "memory_of"]
 
-_EVENT = 400  # bytes of memory of an event and its place, without what is in them
+_EVENT = 200  # bytes of memory of an event and its place, without what is in them
 _DICT, _LIST, _ITEM = 200, 64, 36  # bytes of a dict, of a list, of an item of either
+_TEXT, _KEY = 50, 75  # bytes of a text besides its own, of a key of a dict whose keys are hardly those of others
+_KEYS = 20  # of a dict; one that has more has keys such as ids
 
 
 def memory_of(encoded: Sequence[bytes]) -> int:
     """Estimate how many bytes of memory events take, from their JSON; rather too many than too few."""
     data = b"".join(encoded)
-    inner = _DICT * data.count(b"{") + _LIST * data.count(b"[") + _ITEM * data.count(b",")
-    return _EVENT * len(encoded) + len(data) + inner
+    dicts, keys = data.count(b"{"), data.count(b'":')
+    inner = _DICT * dicts + _LIST * data.count(b"[") + _ITEM * data.count(b",")
+    inner += _TEXT * max(0, data.count(b'"') // 2 - keys) + _KEY * max(0, keys - _KEYS * dicts)
+    # One emoji makes each character of its text take four bytes:
+    texts = len(data) if data.isascii() else sum(getsizeof(one.decode(errors="replace")) for one in encoded)
+    return _EVENT * len(encoded) + texts + inner
 
 
 @dataclass(slots=True, eq=False)

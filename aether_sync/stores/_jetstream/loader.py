@@ -124,7 +124,8 @@ class Loader:
         The last event that is kept is read again: the stream may have been restored, and written to since then.
         """
         assert tail.record is not None
-        known, end = kept.events[:], kept.events[-1]
+        known = kept.events[:]
+        end = known[-1]  # of these: another thread may add more at any time
         witness = self._jetstream.ask_many(self._names.stream, tail.record.subject, [end.sequence], deadline)
         try:
             run = self._run(tail, Wanted(after=end.sequence), deadline)
@@ -191,8 +192,10 @@ class Loader:
             deadline: For all requests.
         """
         found: dict[int, Record] = {}
+        largest = len(record.data)
         while ends := _that_lead_to(ordinals, after, ends):
-            records = self._read(record, [end.sequence for end in ends], deadline)
+            records = self._read(record, [end.sequence for end in ends], largest, deadline)
+            largest = max([largest, *[len(one.data) for one in records.values()]])
             following: list[_End] = []
             for end in ends:
                 there = records.get(end.sequence)
@@ -207,11 +210,19 @@ class Loader:
             ends = following
         return found
 
-    def _read(self, record: Record, sequences: Sequence[int], deadline: Deadline) -> dict[int, Record]:
-        """Return the records at some sequences, as far as they are there, and of the same actor as another one."""
+    def _read(self, record: Record, sequences: Sequence[int], largest: int, deadline: Deadline) -> dict[int, Record]:
+        """Return the records at some sequences, as far as they are there, and of the same actor as another one.
+
+        Args:
+            record: The other one.
+            sequences: The sequences.
+            largest: Bytes of the largest body that was read of this actor. If the server had to keep too much for this
+                connection, it would end it.
+            deadline: For all requests.
+        """
         stream, subject = self._names.stream, record.subject
         found: dict[int, Record] = {}
-        largest, at = len(record.data), 0
+        at = 0
         while at < len(sequences):
             count = max(1, min(_AT_ONCE, _BYTES // (largest + _AROUND)))
             part = self._jetstream.ask_many(stream, subject, sequences[at : at + count], deadline)(deadline)

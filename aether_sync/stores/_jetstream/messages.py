@@ -141,7 +141,7 @@ class Record(NamedTuple):
     @property
     def named(self) -> list[list[int]]:
         """The sequences of earlier events that it names, by level: see ``earlier``."""
-        return named(self.headers, self.batch)
+        return named(self.headers, self.batch, self.sequence)
 
     def stored(self, event: Event) -> StoredEvent:
         """Return the event that it is, with where it is stored."""

@@ -290,7 +290,7 @@ class Reader:
         if before is not None and before.sequence == last.sequence and before.earlier.levels:
             earlier = before.earlier
         else:
-            earlier = Earlier.read(last.headers, last.batch)
+            earlier = Earlier.read(last.headers, last.batch, last.sequence)
         known = self._cache.replace(actor_id, stored.event.version, last.sequence, before, torn, earlier)
         return Tail(known, last, stored)
 
