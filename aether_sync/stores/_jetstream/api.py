@@ -619,8 +619,8 @@ class Pause:
         self._next = 0.002
 
     def take(self) -> bool:
-        """Pause, and return True; return False at once if there is no time left for a pause."""
-        if self._deadline.remaining() <= self._next:
+        """Pause, and return True; return False at once if no time is left for a pause and another try."""
+        if self._deadline.remaining() <= self._next + _TOO_LATE:
             return False
         time.sleep(self._next)
         self._next = min(self._next * 2, self._longest)
