@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from .._runtime.again import again
 from .._runtime.deadline import Deadline
+from .._runtime.locks import outside_locks
 from .._values.clock import monotonic
 from ..errors import AetherError, DeadlineExceededError
 from .interest import Message
@@ -44,12 +45,14 @@ class Call:
         frame: The commands that send it.
         answers: The answers that have come.
         is_parked: Whether a thread waits, and has to be woken by ``done``.
+        is_nested: Whether a signal handler asks, on a thread that it has interrupted while that wrote: the loop needs
+            the lock that this thread holds.
         done: The lock that this thread waits for; held until then by no thread in particular.
     """
 
     __slots__ = (
         "__weakref__", "_calls", "_error", "_is_over", "_last", "_leave", "_may_be_sent", "_ponged", "_token",
-        "answers", "done", "frame", "is_parked", "subjects",
+        "answers", "done", "frame", "is_nested", "is_parked", "subjects",
     )  # fmt: skip
 
     def __init__(
@@ -72,7 +75,7 @@ class Call:
         self._may_be_sent = [True]  # taken by the thread that sends it, or that treats it as unsent
         self._is_over = False  # answered, or failed
         self._ponged = False  # the server has answered the last PING
-        self.is_parked = False
+        self.is_parked = self.is_nested = False
         self.done = Lock()
         self.done.acquire()
 
@@ -152,6 +155,10 @@ class Call:
             PermissionDeniedError: The server denies this user the question.
             BusClosedError: The connection is closed.
         """
+        if self.is_nested:
+            with outside_locks():
+                self.is_nested = False
+                return self.wait(deadline, until, ping)
         try:
             self.is_parked = True  # first, so that it is woken if the last answer comes after this look
             if not self._is_over and not (self.done.acquire(timeout=deadline.for_lock()) and self._is_over):

@@ -16,7 +16,7 @@ from itertools import count, groupby
 from operator import itemgetter
 
 from .._runtime.locks import signal_safe_lock
-from .._runtime.waits import Relay
+from .._runtime.waits import Relay, Ticket
 from ..errors import AetherError, DisconnectedError, InvalidNamespaceError, PermissionDeniedError
 from .call import Call, Last
 from .client import NATSClient
@@ -29,6 +29,7 @@ __all__ = ["Requests"]
 
 _COMMANDS = ("$JS.API.", "$JS.ACK.")  # subjects of what is written; the events of a bus may begin with $JS, too
 _ALONE = 2  # unanswered questions; if there are more, the loop writes several together
+_STUCK = 0.02  # seconds in which a thread that was woken surely wakes the next one, unless something keeps it
 _subject_of = itemgetter(0)
 
 
@@ -46,6 +47,8 @@ class Requests:
         self._unsent: deque[weakref.ref[Call]] = deque()
         self._outgoing: deque[weakref.ref[Call]] = deque()  # put there by any thread, taken by the loop
         self._answered = Relay()  # of calls that are over; added to by the loop
+        self._call_later: Callable[..., object] | None = None  # of that loop
+        self._is_watched = False  # whether :meth:`_watch` is to come again; only the loop looks at it
         self._wakeup: Wakeup | None = None  # for those, once there was a connection
         self._client: NATSClient | None = None  # while connected
         self._shortcut: Shortcut | None = None  # of that client
@@ -105,6 +108,8 @@ class Requests:
         """
         if self._wakeup is None:
             return False
+        shortcut = self._shortcut
+        call.is_nested = shortcut is not None and shortcut.is_mine
         woken = self._answered.waiting
         if not woken and len(self._calls) <= _ALONE and self._carry(call):
             return True
@@ -166,8 +171,9 @@ class Requests:
 
     def resume(self, client: NATSClient) -> None:
         """Write to this client from now on, first the questions that have waited for one."""
-        self._client, self._shortcut = client, client.shortcut
-        self._wakeup = Wakeup(asyncio.get_running_loop(), self._flush)
+        loop = asyncio.get_running_loop()
+        self._client, self._shortcut, self._call_later = client, client.shortcut, loop.call_later
+        self._wakeup = Wakeup(loop, self._flush)
         unsent, self._unsent = self._unsent, deque()
         for call in _those_that_live(unsent):
             self.send(call)
@@ -228,6 +234,17 @@ class Requests:
             self._answered.start()
             if self._outgoing and not woken:  # one was put here while they were not woken yet
                 self._ring()
+            if woken and not self._is_watched and self._call_later is not None:
+                self._watch(None, self._call_later)
+
+    def _watch(self, first: Ticket | None, call_later: Callable[..., object]) -> None:
+        """Have no thread sleep on behind one that was woken, and is kept by a signal handler or a finalizer."""
+        first = self._answered.watch(first)
+        self._is_watched = first is not None
+        if first is not None:
+            call_later(_STUCK, self._watch, first, call_later)
+        elif self._outgoing:
+            self._ring()
 
     def refuse(self, subject: str) -> bool:
         """Handle that the server denies a publish to a subject; returns whether the command came from here."""

@@ -46,6 +46,7 @@ class Shortcut:
 
     def __init__(self, transport: asyncio.WriteTransport, carried: Callable[[], object]) -> None:
         self.lock = signal_safe_lock()
+        self._is_owned = self.lock._is_owned  # type: ignore[attr-defined]
         self._tries = tries(self.lock)
         self.expected = False
         self._loop = asyncio.get_running_loop()
@@ -59,6 +60,11 @@ class Shortcut:
         self._last = 0.0  # when an event was last offered
         self.written = 0
         self._clear_way()
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether this thread is writing: so it is a signal handler, or a finalizer, that asks."""
+        return bool(self._is_owned())
 
     def carry(self, frame: bytes, is_event: bool = True) -> bool:
         """Write a frame if it is small and alone, and the way is free; returns whether it did so. Any thread.

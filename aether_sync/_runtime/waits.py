@@ -100,6 +100,9 @@ class Relay:
     threads for each. If they come to run late, because a thread computes, they are woken at once: then the GIL is
     passed among them before that thread gets it back.
 
+    A thread that is woken may be kept from waking the next one, by a signal handler or a finalizer that takes long. So
+    somebody else has to call :meth:`watch` from time to time while threads wait.
+
     Attributes:
         waiting: Tickets of threads that are to be woken, in order. A ticket is a lock that its thread waits for. A
             thread that does not wait any more releases it: then it is passed over.
@@ -144,6 +147,20 @@ class Relay:
             except IndexError:  # others have taken the last
                 pass
             return
+
+    def watch(self, first: Ticket | None) -> Ticket | None:
+        """Wake all if the first one is the same as the last time; return the first one, or None if there is none."""
+        now = self._first()
+        if now is None or now is not first:
+            return now
+        self.wake_all()
+        return self._first()
+
+    def _first(self) -> Ticket | None:
+        try:
+            return self.waiting[0]
+        except IndexError:
+            return None
 
     def wake_all(self) -> None:
         """Wake all threads: by one that leaves its wait by an exception, and may have been woken to pass it on."""

@@ -4,6 +4,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
@@ -26,7 +27,7 @@ from aether_sync.stores._jetstream.messages import Outgoing
 from aether_sync.stores._jetstream.stream import Stream
 
 from ..support.common import PATIENCE, UNIT, eventually, run_threads
-from ..support.inside import grouped_by, jetstream_of
+from ..support.inside import client_of, grouped_by, jetstream_of
 from ..support.signals import INTERRUPTS, hammer
 
 MakeStore = Callable[..., JetStreamEventStore]
@@ -450,3 +451,31 @@ def test_interrupts_leave_the_other_threads_alone(make_store: MakeStore) -> None
 
 def _unnumbered(actor_id: str) -> list[Event]:
     return [Event(event_type="Happened", actor_id=actor_id) for _ in range(2)]
+
+
+@pytest.mark.concurrent
+def test_a_signal_handler_that_interrupted_a_write_saves_and_loads(make_store: MakeStore) -> None:
+    """It holds the lock without which the loop writes nothing for the others, and reads none of its answers."""
+    store = make_store()
+    store.start()
+    ended = threading.Event()
+
+    def work(name: str) -> None:
+        for first in range(1, 10**6, 2):
+            if ended.is_set():
+                return
+            store.save_events(pair(name, first), timeout=PATIENCE)
+
+    def handle() -> None:
+        shortcut = client_of(store).shortcut
+        assert shortcut is not None
+        try:
+            for first in range(1, 40, 2):
+                with shortcut.lock:
+                    store.save_events(pair("handled-1", first), timeout=PATIENCE)
+                with shortcut.lock:
+                    assert len(store.get_events("handled-1", timeout=PATIENCE)) == first + 1
+        finally:
+            ended.set()
+
+    run_threads(handle, *(partial(work, f"beside-{n}") for n in range(6)))

@@ -157,6 +157,38 @@ def test_who_leaves_before_its_turn_holds_nobody_up() -> None:
 
 
 @pytest.mark.concurrent
+def test_nobody_waits_for_a_thread_that_a_signal_handler_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    requests, wakeup = connected()
+    calls = [ask(requests) for _ in range(4)]
+    later: list[Callable[[], object]] = []
+    requests._call_later = lambda _, call, *arguments: later.append(partial(call, *arguments))
+    first, leave, kept = threading.Event(), requests._leave, threading.Event()
+
+    def kept_at_first(is_interrupted: bool) -> None:
+        if not first.is_set():
+            first.set()
+            assert kept.wait(PATIENCE)
+        leave(is_interrupted)
+
+    for call in calls:
+        monkeypatch.setattr(call, "_leave", kept_at_first)
+    woken: list[int] = []
+    threads = waiting(requests, calls, woken.append)
+    requests._take([answer(call) for call in calls])
+    assert first.wait(PATIENCE)
+    assert requests.put(ask(requests))
+    assert not wakeup.rings
+    later.pop()()
+    eventually(lambda: len(woken) == 3, "the others, who have their answers")
+    while later:
+        later.pop()()
+    assert wakeup.rings == 1, "nor for its question"
+    kept.set()
+    for thread in threads:
+        thread.join(PATIENCE)
+
+
+@pytest.mark.concurrent
 def test_every_wait_ends() -> None:
     """Threads ask and wait, ask for nothing, give up at once, or are failed; a loop answers what it finds."""
     requests, wakeup = connected()

@@ -122,6 +122,19 @@ def test_a_relay_passes_over_who_does_not_wait_any_more(wake: Callable[[Relay], 
     assert len(relay.waiting) == (0 if wake is Relay.wake_all else 1)
 
 
+def test_nobody_in_a_relay_sleeps_behind_a_thread_that_does_not_wake_the_next(clock: Clock) -> None:
+    relay, woken = Relay(), list[Ticket]()
+    tickets = [Ticket(woken) for _ in range(4)]
+    relay.waiting.extend(tickets)
+    assert relay.watch(None) is tickets[0]
+    relay.start()
+    assert relay.watch(tickets[0]) is tickets[1]
+    assert woken == tickets[:1], "they come on"
+    assert relay.watch(tickets[1]) is None
+    assert woken == tickets
+    assert relay.watch(tickets[1]) is None
+
+
 def test_a_relay_whose_threads_come_to_run_late_wakes_all_at_once(clock: Clock) -> None:
     """Else each of them would wait for the GIL as long as the first, behind a thread that computes."""
     relay, woken = Relay(), list[Ticket]()

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from ..._runtime.again import again
 from ..._runtime.deadline import Deadline
 from ..._runtime.fork import ForkAware, fork_aware
-from ..._runtime.locks import signal_safe_lock, tries
+from ..._runtime.locks import outside_locks, signal_safe_lock, tries
 from ..._runtime.waits import ParkingLot
 from ...errors import AetherError, AtomicAppendUnsupportedError
 from .answers import BusyError, NoRoomError, NotSentError, RefusedError, UnknownError
@@ -130,9 +130,7 @@ class GroupCommit(ForkAware):
             self._gathering.wake_all()
             while save.outcome is None:
                 self._try_to_lead(save, deadline)
-                if save.outcome is None and not self._waiting.wait(
-                    lambda: save.outcome is not None or not self._is_led, until
-                ):
+                if save.outcome is None and not self._wait(save, until):
                     if save.claim():
                         raise NotSentError("saves of other threads are still before it")
                     raise UnknownError("no answer came to the thread that sent it with others")
@@ -143,6 +141,14 @@ class GroupCommit(ForkAware):
         if isinstance(save.outcome, _AloneError):
             return None
         raise again(save.outcome)
+
+    def _wait(self, save: Outbound, until: Deadline) -> bool:
+        """Wait for the outcome or for the turn, without the locks of what a signal handler that saves has interrupted.
+
+        The thread that leads, and the loop, may need them.
+        """
+        with outside_locks():
+            return self._waiting.wait(lambda: save.outcome is not None or not self._is_led, until)
 
     def _leave(self, save: Outbound) -> None:
         with suppress(ValueError):  # it has left already
