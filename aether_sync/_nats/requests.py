@@ -109,7 +109,7 @@ class Requests:
         if self._wakeup is None:
             return False
         shortcut = self._shortcut
-        call.is_nested = shortcut is not None and shortcut.is_mine
+        call.is_nested = shortcut is not None and shortcut.is_mine()
         woken = self._answered.waiting
         if not woken and len(self._calls) <= _ALONE and self._carry(call):
             return True

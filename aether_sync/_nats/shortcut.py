@@ -39,6 +39,7 @@ class Shortcut:
 
     Attributes:
         lock: Held by every thread that writes; it guards the fields below.
+        is_mine: Tells whether this thread is writing. Then it is a signal handler, or a finalizer, that asks.
         expected: Set by the loop while it will account for the frames anyway.
         file: The number of the file that is written to; -1 if there is no shortcut, or not any more.
         written: Bytes of the frames that were ever carried.
@@ -46,7 +47,7 @@ class Shortcut:
 
     def __init__(self, transport: asyncio.WriteTransport, carried: Callable[[], object]) -> None:
         self.lock = signal_safe_lock()
-        self._is_owned = self.lock._is_owned  # type: ignore[attr-defined]
+        self.is_mine: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
         self._tries = tries(self.lock)
         self.expected = False
         self._loop = asyncio.get_running_loop()
@@ -60,11 +61,6 @@ class Shortcut:
         self._last = 0.0  # when an event was last offered
         self.written = 0
         self._clear_way()
-
-    @property
-    def is_mine(self) -> bool:
-        """Whether this thread is writing: so it is a signal handler, or a finalizer, that asks."""
-        return bool(self._is_owned())
 
     def carry(self, frame: bytes, is_event: bool = True) -> bool:
         """Write a frame if it is small and alone, and the way is free; returns whether it did so. Any thread.

@@ -17,6 +17,7 @@ from aether_sync import (
     JetStreamEventStore,
     NATSServer,
     StoredEvent,
+    StoreUnavailableError,
     VersionConflictError,
 )
 from aether_sync._runtime.deadline import Deadline
@@ -27,8 +28,9 @@ from aether_sync.stores._jetstream.messages import Outgoing
 from aether_sync.stores._jetstream.stream import Stream
 
 from ..support.common import PATIENCE, UNIT, eventually, run_threads
-from ..support.inside import client_of, grouped_by, jetstream_of
+from ..support.inside import client_of, grouped_by, jetstream_of, names_of
 from ..support.signals import INTERRUPTS, hammer
+from ..support.stores import ask
 
 MakeStore = Callable[..., JetStreamEventStore]
 
@@ -451,6 +453,30 @@ def test_interrupts_leave_the_other_threads_alone(make_store: MakeStore) -> None
 
 def _unnumbered(actor_id: str) -> list[Event]:
     return [Event(event_type="Happened", actor_id=actor_id) for _ in range(2)]
+
+
+def test_a_save_for_which_there_is_no_room_takes_that_of_no_other(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store()
+    store.start()
+    stream = names_of(store).stream
+    config = ask(store, f"STREAM.INFO.{stream}")["config"]
+    ask(store, f"STREAM.UPDATE.{stream}", config | {"max_bytes": 600_000})
+    gate, saves = Gate(store, monkeypatch), Saves(store)
+    saves.begin("first", pair("a-1"))
+    assert gate.holds.wait(PATIENCE)
+    saves.wait_with("small", pair("b-1"))
+    saves.wait_with("large", pair("c-1", data={"pad": "x" * 400_000}))
+    saves.wait_with("other", pair("d-1"))
+    gate.opened.set()
+    saves.join()
+    assert isinstance(saves.errors.pop("large"), StoreUnavailableError)
+    assert not saves.errors
+    for actor_id in ("a-1", "b-1", "d-1"):
+        assert versions(store, actor_id) == versions(make_store(), actor_id) == [1, 2]
+    assert versions(make_store(), "c-1") == []
+    assert 6 in gate.sizes
 
 
 @pytest.mark.concurrent

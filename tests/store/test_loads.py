@@ -394,6 +394,19 @@ def test_a_writer_that_knows_no_header_begins_anew(make_store: MakeStore, asked:
     assert not asked.searches, "the header of the event that was begun with leads on"
 
 
+def test_an_actor_of_which_each_record_begins_anew_is_searched_for(make_store: MakeStore, asked: Asked) -> None:
+    store = make_store(cache_bytes=0)
+    store.start()
+    last = 0
+    for version in range(1, 101):
+        last = written_by_go(store, "a", version, FIRST.after(last).text if last else b"")
+    store.get_events("a", 100)
+    searches = asked.searches
+    assert asked.by(lambda: store.get_events("a")) < 50
+    assert asked.searches == searches + 1
+    assert [one.version for one in store.get_events("a")] == list(range(1, 101))
+
+
 def test_a_cache_of_another_past_makes_a_header_that_misleads_nobody(make_store: MakeStore) -> None:
     store = make_store()
     fill(store, "other", 1, 2, 3)

@@ -192,9 +192,9 @@ class GroupCommit(ForkAware):
                 one.outcome = landed
             self._company = len(group) + len(self._queue)
             self._refuse_late(group)
-        except (UnknownError, NoRoomError, BusyError) as error:
+        except (UnknownError, BusyError) as error:
             _end(group, error)
-        except (RefusedError, AetherError) as error:
+        except (RefusedError, NoRoomError, AetherError) as error:
             if isinstance(error, AtomicAppendUnsupportedError):
                 self._most = min(self._most, sum(len(one.messages) for one in group) // 2)
             _end(group, error if len(group) == 1 else _AloneError())

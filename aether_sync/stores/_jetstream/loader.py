@@ -30,6 +30,7 @@ __all__ = ["Loader"]
 _AT_ONCE = 1_000  # records that are asked for in one write
 _BYTES = 4 * 2**20  # that their answers should not exceed, as there is no flow control
 _AROUND = 500  # bytes of a record that are not its body
+_ANEW = 16  # records of an actor that begin anew; each costs round trips, and a search costs less than more of them
 _LACKING = 16  # records that a server may lack which is a bit behind the leader
 
 
@@ -150,7 +151,7 @@ class Loader:
         records: list[Record] = []
         is_last = True
         record, version = tail.record, tail.event.event.version
-        while True:
+        for _ in range(_ANEW):
             named = record.named
             last = sum([RUN**level * len(sequences) for level, sequences in enumerate(named)])
             ordinals = _ordinals(version, last, wanted)
@@ -175,6 +176,8 @@ class Loader:
                 return None
             record = begin
             del records[0]
+        else:
+            return None
         return _Run(records, is_last) if records and _is_linked(records) else None
 
     def _fetch(
