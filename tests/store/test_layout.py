@@ -25,9 +25,10 @@ from aether_sync import (
     VersionConflictError,
     flush_logs,
 )
+from aether_sync._codec.decoding import decode_stored
 from aether_sync._runtime.deadline import Deadline
 from aether_sync.patterns import actor_type
-from aether_sync.stores._jetstream import loader
+from aether_sync.stores._jetstream import walk
 from aether_sync.stores._jetstream.messages import Record
 from aether_sync.stores._jetstream.names import Names
 from aether_sync.stores._jetstream.stream import settings, snapshot_settings
@@ -591,7 +592,7 @@ def test_a_deadline_is_looked_at_between_records(
         return reading
 
     monkeypatch.setattr(names_of(store), "actor_id_of", slowly(names_of(store).actor_id_of))
-    monkeypatch.setattr(loader, "decode_stored", slowly(loader.decode_stored))
+    monkeypatch.setattr(walk, "decode_stored_run", lambda payloads: list(map(slowly(decode_stored), payloads)))
     arguments = ["a-1"] if call is JetStreamEventStore.get_events else []
     with pytest.raises(DeadlineExceededError, match="within"):
         call(store, *arguments, timeout=1.0)
@@ -610,12 +611,12 @@ def test_a_snapshot_of_an_older_version_has_little_read(make_store: MakeStore, m
     writer.save_events([event(version) for version in range(2_001, 2_006)])
     read = [0]
 
-    def counting(data: bytes) -> Any:
-        read[0] += 1
-        return decode(data)
+    def counting(payloads: list[bytes]) -> Any:
+        read[0] += len(payloads)
+        return decode(payloads)
 
-    decode = loader.decode_stored
-    monkeypatch.setattr(loader, "decode_stored", counting)
+    decode = walk.decode_stored_run
+    monkeypatch.setattr(walk, "decode_stored_run", counting)
     assert store.save_snapshot(Snapshot(actor_id="order-1", version=loaded.version, state={"n": 1}))
     assert read[0] <= 5, "what came since then"
     assert cold.save_snapshot(Snapshot(actor_id="order-1", version=2_003, state={"n": 2}))

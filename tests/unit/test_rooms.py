@@ -37,8 +37,8 @@ ROOMS: dict[str, list[str]] = {
     ],
     "stores/_jetstream": [
         "names", "error_codes", "answers", "earlier", "messages", "api", "stream", "saves", "cache", "capacity",
-        "group_commit", "reader", "history", "kept", "loader", "draft", "writer", "snapshots", "parts", "pull", "flow",
-        "record_flow", "follower",
+        "group_commit", "reader", "history", "kept", "walk", "loader", "draft", "writer", "snapshots", "parts", "pull",
+        "flow", "record_flow", "follower",
     ],
     "stores/consumers": [
         "arrivals", "dead_letters", "durable", "ack_extender", "delivery", "handlers", "sources", "consumption",
