@@ -132,6 +132,15 @@ class Channel:
         """Begin to connect, and wait for the first attempt where the first use does."""
         self._ready()
 
+    def refuse_own_thread(self) -> None:
+        """Refuse a call that blocks on the loop thread, on which a finalizer may run.
+
+        Raises:
+            WrongThreadError: This is the loop thread.
+        """
+        if self.slot.engine is not None:
+            self.slot.engine.loop.refuse_own_thread()
+
     def call_soon(self, callback: Callable[[], object]) -> None:
         """Run a callback on the loop thread, if there is one. Takes no lock: for finalizers."""
         engine = self.slot.engine

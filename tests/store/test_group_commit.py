@@ -19,6 +19,7 @@ from aether_sync import (
     StoredEvent,
     StoreUnavailableError,
     VersionConflictError,
+    WrongThreadError,
 )
 from aether_sync._runtime.deadline import Deadline
 from aether_sync.stores._jetstream.answers import UnknownError
@@ -28,7 +29,7 @@ from aether_sync.stores._jetstream.messages import Outgoing
 from aether_sync.stores._jetstream.stream import Stream
 
 from ..support.common import PATIENCE, UNIT, eventually, run_threads
-from ..support.inside import client_of, grouped_by, jetstream_of, names_of
+from ..support.inside import client_of, event_loop_of, grouped_by, jetstream_of, names_of
 from ..support.signals import INTERRUPTS, hammer
 from ..support.stores import ask
 
@@ -505,3 +506,25 @@ def test_a_signal_handler_that_interrupted_a_write_saves_and_loads(make_store: M
             ended.set()
 
     run_threads(handle, *(partial(work, f"beside-{n}") for n in range(6)))
+
+
+def test_a_finalizer_on_the_loop_thread_waits_for_nobody(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store()
+    store.start()
+    gate, saves, refused = Gate(store, monkeypatch), Saves(store), threading.Event()
+    saves.begin("first", pair("a-1"))
+    assert gate.holds.wait(PATIENCE)
+
+    def finalize() -> None:
+        with pytest.raises(WrongThreadError):
+            store.save_events(pair("b-1"))
+        refused.set()
+
+    event_loop_of(store).call_soon_threadsafe(finalize)
+    assert refused.wait(2 * UNIT)
+    gate.opened.set()
+    saves.join()
+    assert not saves.errors
+    assert versions(make_store(), "b-1") == []

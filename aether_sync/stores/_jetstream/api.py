@@ -405,6 +405,10 @@ class JetStream:
 
     # -- the rest of the API
 
+    def refuse_own_thread(self) -> None:
+        """Raise WrongThreadError on the loop thread, which must not wait for what it has to answer."""
+        self._channel.refuse_own_thread()
+
     def request(self, subject: str, body: dict[str, Any], deadline: Deadline, tries: int = 0) -> dict[str, Any]:
         """Repeat a request to the API until it is answered.
 

@@ -122,8 +122,10 @@ class GroupCommit(ForkAware):
         Raises:
             UnknownError: It may be stored, or not.
             NotSentError: It was not sent.
+            WrongThreadError: This is the loop thread.
             Exception: As :meth:`JetStream.publish`.
         """
+        self._jetstream.refuse_own_thread()
         until = Deadline(None if deadline.timeout is None else deadline.remaining() * _SHARE)
         try:
             self._queue.append(save)
