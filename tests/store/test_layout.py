@@ -593,6 +593,7 @@ def test_a_deadline_is_looked_at_between_records(
 
     monkeypatch.setattr(names_of(store), "actor_id_of", slowly(names_of(store).actor_id_of))
     monkeypatch.setattr(walk, "decode_stored_run", lambda payloads: list(map(slowly(decode_stored), payloads)))
+    monkeypatch.setattr(store._reader, "found", slowly(store._reader.found))
     arguments = ["a-1"] if call is JetStreamEventStore.get_events else []
     with pytest.raises(DeadlineExceededError, match="within"):
         call(store, *arguments, timeout=1.0)

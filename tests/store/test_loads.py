@@ -22,6 +22,7 @@ from aether_sync import (
 from aether_sync._codec.encoding import encode_event
 from aether_sync._runtime.deadline import Deadline
 from aether_sync.events import MAX_VERSION
+from aether_sync.stores._jetstream import loader
 from aether_sync.stores._jetstream.api import JetStream
 from aether_sync.stores._jetstream.cache import Known
 from aether_sync.stores._jetstream.earlier import FIRST, Earlier
@@ -68,6 +69,12 @@ class Asked:
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     return Asked(monkeypatch)
+
+
+@pytest.fixture
+def all_by_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is searched for because that is quicker, as streams of tests are small."""
+    monkeypatch.setattr(loader, "_DENSE", 0)
 
 
 def load(store: JetStreamEventStore, actor_id: str, wanted: Wanted = Wanted()) -> list[StoredEvent]:  # noqa: B008
@@ -154,6 +161,7 @@ class History:
 @pytest.mark.parametrize("gaps", [False, True])
 @pytest.mark.parametrize("go", [False, True])
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.usefixtures("all_by_names")
 def test_a_load_returns_what_the_stream_has(
     make_store: MakeStore, asked: Asked, seed: int, gaps: bool, go: bool
 ) -> None:
@@ -199,6 +207,7 @@ def test_loads_beside_writers_have_all_that_was_stored_before(make_store: MakeSt
     assert [one.version for one in make_store().get_events("a-1")] == list(range(1, 81))
 
 
+@pytest.mark.usefixtures("all_by_names")
 @pytest.mark.concurrent
 def test_saves_that_share_a_batch_name_their_own_actors_events(make_store: MakeStore, asked: Asked) -> None:
     store = make_store()
@@ -225,6 +234,7 @@ def test_saves_that_share_a_batch_name_their_own_actors_events(make_store: MakeS
 
 
 @pytest.mark.parametrize(("size", "trips"), [(1, 1), (2, 2), (16, 2), (17, 3), (256, 3), (257, 4), (2_000, 4)])
+@pytest.mark.usefixtures("all_by_names")
 def test_an_actor_is_found_in_a_few_round_trips(make_store: MakeStore, asked: Asked, size: int, trips: int) -> None:
     writer = make_store()
     for begin in range(1, size + 1, 500):
@@ -236,6 +246,7 @@ def test_an_actor_is_found_in_a_few_round_trips(make_store: MakeStore, asked: As
     assert not asked.searches
 
 
+@pytest.mark.usefixtures("all_by_names")
 def test_what_another_node_has_stored_since_is_read_alone(make_store: MakeStore, asked: Asked) -> None:
     writer, reader = make_store(), make_store()
     fill(writer, "a", *range(1, 41))
@@ -254,6 +265,27 @@ def test_what_another_node_has_stored_since_is_read_alone(make_store: MakeStore,
     assert sorted(read) == [40, 41, 42, 43, 44], "the last that was kept, and those between it and the last one"
 
 
+def test_an_actor_with_hardly_any_others_between_its_events_is_searched_for(
+    make_store: MakeStore, asked: Asked
+) -> None:
+    """Which takes one request for each thousand, and the server passes over few."""
+    writer = make_store()
+    for begin in range(1, 601, 300):
+        fill(writer, "a", *range(begin, begin + 300))
+    for version in range(1, 61):
+        fill(writer, "b", version)
+        fill(writer, f"c-{version}", *range(1, 11))
+    reader = make_store()
+    reader.get_latest_version("a")
+    assert asked.by(lambda: reader.get_events("a")) <= 3
+    assert asked.searches == 1
+    assert asked.by(lambda: reader.get_events("a")) == 1, "it is kept all the same"
+    assert len(reader.get_events("b")) == 60
+    assert len(make_store(cache_bytes=0).get_events("a", 590)) == 11
+    assert asked.searches == 1, "not those whose events are far apart, nor for a few of them"
+
+
+@pytest.mark.usefixtures("all_by_names")
 def test_the_last_events_are_found_from_the_end(make_store: MakeStore, asked: Asked) -> None:
     writer = make_store()
     for begin in range(1, 1_001, 500):
@@ -279,6 +311,7 @@ def test_what_a_node_writes_it_need_not_read(make_store: MakeStore, asked: Asked
 # -- headers are only hints
 
 
+@pytest.mark.usefixtures("all_by_names")
 @pytest.mark.parametrize(
     "levels",
     [
@@ -326,6 +359,7 @@ def test_headers_that_lead_in_a_circle_end_somewhere(make_store: MakeStore) -> N
     assert [one.version for one in store.get_events("a", timeout=PATIENCE)] == [1, 2, 3, 4]
 
 
+@pytest.mark.usefixtures("all_by_names")
 @pytest.mark.parametrize("shift", [1, 5, 16, 32])
 def test_headers_that_count_more_events_than_there_are_mislead_nobody(make_store: MakeStore, shift: int) -> None:
     store = make_store()
@@ -344,6 +378,7 @@ def test_headers_that_count_more_events_than_there_are_mislead_nobody(make_store
         assert [one.event.version for one in limited] == expected[::-1][:4]
 
 
+@pytest.mark.usefixtures("all_by_names")
 def test_events_without_a_header_are_found_and_those_after_them_by_theirs(make_store: MakeStore, asked: Asked) -> None:
     store = make_store()
     store.start()
@@ -362,6 +397,7 @@ def test_events_without_a_header_are_found_and_those_after_them_by_theirs(make_s
     assert asked.searches == 2, "what was found is kept"
 
 
+@pytest.mark.usefixtures("all_by_names")
 @pytest.mark.parametrize("together", [1, 2])
 def test_a_header_makes_no_event_too_large(make_store: MakeStore, prefix: str, together: int) -> None:
     other = make_store()
@@ -382,6 +418,7 @@ def test_a_header_makes_no_event_too_large(make_store: MakeStore, prefix: str, t
         assert [one.version for one in reader.get_events("a")] == list(range(1, version + together))
 
 
+@pytest.mark.usefixtures("all_by_names")
 def test_a_writer_that_knows_no_header_begins_anew(make_store: MakeStore, asked: Asked) -> None:
     store = make_store()
     fill(store, "a", *range(1, 21))
@@ -440,6 +477,7 @@ def test_records_that_are_not_events_are_told_as_before(make_store: MakeStore) -
         assert [one.version for one in reader.get_events("a-1", 4)] == [4]
 
 
+@pytest.mark.usefixtures("all_by_names")
 def test_a_server_that_is_behind_is_asked_no_more_than_once(
     make_store: MakeStore, asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -471,6 +509,7 @@ def test_large_events_are_not_asked_for_all_at_once(caplog: pytest.LogCaptureFix
     assert not [one for one in caplog.messages if "lost the connection" in one]
 
 
+@pytest.mark.usefixtures("all_by_names")
 def test_answers_that_never_come_end_within_the_timeout(make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make_store(cache_bytes=0)
     fill(store, "a", *range(1, 41))

@@ -16,12 +16,15 @@ from .._checks import in_time
 from .._wanted import Wanted
 from ..base import MalformedRecord, StoredEvent
 from .api import JetStream
+from .earlier import RUN
 from .kept import Kept, KeptEvents, memory_of
 from .names import Names
 from .reader import AskedTail, Reader, Tail, valid
 from .walk import Run, Walk, before
 
 __all__ = ["Loader"]
+
+_DENSE = 8  # records of the stream for each of the actor's, up to which a search costs less than asking for each
 
 
 class Loader:
@@ -65,7 +68,7 @@ class Loader:
             more = self._read_more(actor_id, kept, tail, deadline)
             if more is not None:
                 return wanted.pick(more)
-        found = self._by_names(actor_id, tail, wanted, deadline)
+        found = None if _is_quick_to_search(tail, wanted) else self._by_names(actor_id, tail, wanted, deadline)
         return self._by_search(actor_id, wanted, deadline) if found is None else found
 
     # -- by what records name
@@ -135,6 +138,18 @@ class Loader:
             if events and not after:
                 self.kept.keep(actor_id, Kept(0, events, memory_of(encoded)))
         return wanted.pick(events)
+
+
+def _is_quick_to_search(tail: Tail, wanted: Wanted) -> bool:
+    """Whether all events of an actor are wanted, which has many and hardly any others between them."""
+    assert tail.record is not None
+    named = tail.record.named
+    if len(named) < 2 or wanted != Wanted():
+        return False
+    runs = [RUN**level for level in range(len(named))]
+    events: int = sum(run * len(sequences) for run, sequences in zip(runs, named, strict=True)) - runs[-1] + 1
+    first = min(sequences[0] for sequences in named if sequences)  # the last event of the first of the longest runs
+    return tail.record.sequence - first < _DENSE * events
 
 
 def _ends_late_enough(events: Sequence[StoredEvent], wanted: Wanted) -> bool:
