@@ -12,7 +12,7 @@ from ..patterns import SubscriptionFilter
 from ..stores.admin import Extent, StoreAdmin
 from ..stores.base import Follower, StoredEvent
 from ..stores.jetstream import JetStreamEventStore
-from ._export_file import Place, open_export, sync
+from ._export_file import Place, open_export, refuse_other_actors, sync
 from ._lines import counted, to_line
 from ._options import open_store, report_troubles, store_options
 from ._progress import progress
@@ -37,7 +37,8 @@ def export(ctx: click.Context, /, file: str, after: int, pattern: str | None, ti
     """Write all events of a store to FILE as JSON lines, in order, each with its sequence.
 
     '-', the default, is the standard output. It ends with the last event that was stored when it began. If FILE exists,
-    it continues after its last whole line: after an interruption, or to add what was stored since. `import` reads it.
+    it continues after its last whole line: after an interruption, or to add what was stored since, with the same
+    --actors. `import` reads it.
 
     \b
       aether-sync export backup.jsonl
@@ -52,6 +53,8 @@ def export(ctx: click.Context, /, file: str, after: int, pattern: str | None, ti
         admin.require_stream(timeout)
         with open_export(file, after) as (out, place):
             _refuse_foreign(place, admin, file, timeout)
+            if place.lines and pattern is not None:
+                refuse_other_actors(out, file, pattern)
             extent = admin.extent(after, pattern, timeout=timeout)
             if pattern is None and after > extent.last:
                 raise Failure(f"the store ends at sequence {extent.last:,}, and --after is {after:,}")

@@ -10,9 +10,10 @@ from typing import BinaryIO, NamedTuple
 
 import msgspec
 
+from ..patterns import SubscriptionFilter
 from ._shell import Failure, say
 
-__all__ = ["Place", "open_export", "sync"]
+__all__ = ["Place", "open_export", "refuse_other_actors", "sync"]
 
 _BLOCK = 1 << 20  # bytes that are read at once
 
@@ -31,9 +32,10 @@ class Place(NamedTuple):
     id: str = ""
 
 
-class _Line(msgspec.Struct):
+class _Line(msgspec.Struct, rename="camel"):
     sequence: int
     id: str
+    actor_id: str = ""
 
 
 @contextmanager
@@ -82,6 +84,26 @@ def _go_to_end(file: BinaryIO, name: str, after: int) -> Place:
     return place
 
 
+def refuse_other_actors(file: BinaryIO, name: str, pattern: str) -> None:
+    """Raise an error if a file has events of other actors: it was begun with another pattern, and would lack events.
+
+    Args:
+        file: The file, at its end.
+        name: Its path.
+        pattern: The pattern of the actors.
+    """
+    wanted, end = SubscriptionFilter(actor_pattern=pattern), file.tell()
+    file.seek(0)
+    for line in file:
+        actor_id = _decoded(line, name).actor_id
+        if not wanted.matches_actor(actor_id):
+            raise Failure(
+                f"{name!r} was begun with another --actors: it has events of {actor_id!r}. Continue it with that "
+                "pattern, or give this export another name"
+            )
+    file.seek(end)
+
+
 def _begins_with_line(file: BinaryIO) -> bool:
     file.seek(0)
     return b'{"sequence":'.startswith(file.read(12))
@@ -113,8 +135,12 @@ def _start_of_line(file: BinaryIO, at: int) -> int:
 
 def _read_line(file: BinaryIO, at: int, name: str) -> _Line:
     file.seek(at)
+    return _decoded(file.readline(), name)
+
+
+def _decoded(text: bytes, name: str) -> _Line:
     try:
-        line = msgspec.json.decode(file.readline(), type=_Line)
+        line = msgspec.json.decode(text, type=_Line)
     except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
         line = None
     if line is None or line.sequence < 1:

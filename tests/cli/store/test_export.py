@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from aether_sync import JetStreamEventStore, NATSServer
+from aether_sync import Event, JetStreamEventStore, NATSServer
 from aether_sync.stores.admin import Extent, StoreAdmin
 
 from ...support.common import PATIENCE, eventually
@@ -114,6 +114,26 @@ def test_export_after_a_kill(
     assert file.read_bytes().count(b"\n") < 40_000
     assert run("export", str(file), *options).returncode == 0
     assert [line["sequence"] for line in exported(file)] == list(range(1, 40_001))
+
+
+@pytest.mark.parametrize("first", ["b-*", None])
+@pytest.mark.parametrize("after", [[], ["--after", "1"]])
+def test_an_export_is_not_continued_with_other_actors(
+    tmp_path: Path, options: list[str], store: JetStreamEventStore, first: str | None, after: list[str]
+) -> None:
+    """The file would lack those that were stored before its last line."""
+    for version, actor_id in enumerate(("a-1", "b-1", "a-2", "b-2", "a-3"), 1):
+        store.save_event(Event(event_type="Happened", actor_id=actor_id, version=version, data={}))
+    file = tmp_path / "events"
+    begun = run("export", str(file), *after, *(["--actors", first] if first else []), *options)
+    assert begun.returncode == 0, begun.stderr
+    text = file.read_text()
+    found = run("export", str(file), "--actors", "a-*", *after, *options)
+    assert found.returncode == 1
+    assert "another --actors" in found.stderr
+    assert file.read_text() == text
+    again = run("export", str(file), *(["--actors", first] if first else []), *after, *options)
+    assert again.returncode == 0, again.stderr
 
 
 @pytest.mark.parametrize(
