@@ -729,11 +729,11 @@ def test_snapshots_are_returned_by_version_whenever_they_were_saved(
 
 
 def test_loading_with_a_snapshot_takes_few_round_trips(make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two if the last record names all events behind the snapshot, which it does for those of its own run of 16."""
+    """Two if the last record names all events behind the snapshot, which it does for ten of them at least."""
     writer = make_store()
     for version in range(1, 21):
         writer.save_event(event(version))
-    for kept, trips in ((12, 3), (16, 2), (20, 1)):
+    for kept, trips in ((3, 3), (12, 2), (16, 2), (20, 1)):
         writer.save_snapshot(Snapshot(actor_id="order-1", version=kept, state={}))
         store = make_store()
         assert store.load("order-2").version == 0  # the settings of the streams are read once

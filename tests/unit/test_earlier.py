@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from aether_sync.stores._jetstream.earlier import FIRST, HEADER, RUN, Earlier, named
+from aether_sync.stores._jetstream.earlier import ALSO, FIRST, HEADER, RUN, Earlier, named
 
 END = 2**62  # after everything that is named
 
@@ -18,7 +18,10 @@ def headers(text: bytes) -> bytes:
 
 
 def model(sequences: list[int]) -> list[list[int]]:
-    """What the event after those at these sequences names: as many ends of runs as the digits of its ordinal say."""
+    """What the event after those at these sequences names: as many ends of runs as the digits of its ordinal say.
+
+    And some of the last whole run.
+    """
     levels: list[list[int]] = []
     end = len(sequences)
     run = 1
@@ -27,6 +30,9 @@ def model(sequences: list[int]) -> list[list[int]]:
         levels.append([sequences[end - 1 - back * run] for back in reversed(range(count))])
         end -= count * run
         run *= RUN
+    if len(levels) > 1:
+        begin = len(sequences) - len(sequences) % RUN
+        levels[0] = sequences[begin - 1 - ALSO : begin - 1] + levels[0]
     return levels
 
 

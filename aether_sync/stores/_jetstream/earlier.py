@@ -8,7 +8,9 @@ The events of an actor have ordinals, from 0 on. The digits of an event's ordina
 record names. The last digit says how many of the events right before it; the digit before that, how many runs of 16
 events before these, of which it names the last event; and so on with runs of 256, 4,096, ... events. The last event of
 a run in turn names what is in the run. Event 0x3E8 names the 8 events before it, the last events of 14 runs of 16, and
-those of 3 runs of 256. So 16 events are read in two round trips, 256 in three, and 4,096 in four::
+those of 3 runs of 256. So 16 events are read in two round trips, 256 in three, and 4,096 in four. Where there are whole
+runs, the 9 events before the end of the last run of 16 are named as well, so that the last ten events of any actor are
+read in two round trips::
 
     Aether-Earlier: gsRGIGQ;cuEdCK
 
@@ -27,9 +29,10 @@ from collections.abc import Iterable, Sequence
 from operator import ge
 from typing import NamedTuple
 
-__all__ = ["FIRST", "HEADER", "RUN", "Earlier", "named"]
+__all__ = ["ALSO", "FIRST", "HEADER", "RUN", "Earlier", "named"]
 
 RUN = 16  #: runs of one level that make one of the next
+ALSO = 9  #: events of the last whole run of 16, before its last one, that are named beside those that are after it
 HEADER = b"Aether-Earlier: "
 _BEGINNING = b"\r\n" + HEADER
 _LEVELS = 15  # of 2**60 events
@@ -51,6 +54,16 @@ class _Level(NamedTuple):
     def with_place(self, place: int) -> "_Level":
         places = self.places + _written(place - self.last_place)
         return _Level(self.size + 1, self.last, self.sequences, place, places)
+
+    def end(self, size: int) -> "_Level":
+        """Return a level with the last of these alone, so many."""
+        sequences, places = _summed(self.sequences), _summed(self.places)[-size:]
+        level = _Level()
+        for sequence in sequences[max(0, len(sequences) + len(places) - size) :]:
+            level = level.with_sequence(sequence)
+        for place in places:
+            level = level.with_place(place)
+        return level
 
     @property
     def text(self) -> bytes:
@@ -98,7 +111,7 @@ class Earlier(NamedTuple):
         for level in levels:
             if level.last >= sequence:
                 return FIRST.after(sequence)
-        if levels and levels[0].size < RUN - 1:
+        if levels and levels[0].size < _most(0, len(levels)):
             return Earlier((levels[0].with_sequence(sequence), *levels[1:]))
         full, level = self._carried()
         return Earlier((*full, level.with_sequence(sequence), *levels[len(full) + 1 :]))
@@ -113,12 +126,12 @@ class Earlier(NamedTuple):
         return Earlier((*full, level.with_place(place), *self.levels[len(full) + 1 :]))
 
     def _carried(self) -> tuple[list[_Level], _Level]:
-        """Return empty levels for those that are full, and the next level, as adding 1 carries over digits of 15."""
+        """Return what is left of the levels that are full, and the next, as adding 1 carries over digits of 15."""
         full: list[_Level] = []
-        for level in self.levels:
-            if level.size < RUN - 1:
+        for number, level in enumerate(self.levels):
+            if level.size < _most(number, len(self.levels)):
                 return full, level
-            full.append(_Level())
+            full.append(_Level() if number else level.end(ALSO))
         return full, _Level()
 
     def settled(self, first: int) -> "Earlier":
@@ -133,8 +146,15 @@ class Earlier(NamedTuple):
 FIRST = Earlier()  #: what an actor's first event names: nothing
 
 
+def _most(level: int, levels: int) -> int:
+    """Return how many a level names at most, of so many levels."""
+    return RUN - 1 if level or levels == 1 else RUN - 1 + ALSO
+
+
 def named(headers: bytes, first: int, sequence: int) -> list[list[int]]:
     """Return the sequences that a record names, by level, each level in order; ``[]`` if it names none.
+
+    If there is more than one level, the first ``ALSO`` of the lowest one are of the last whole run.
 
     Args:
         headers: The headers of the record.
@@ -159,15 +179,17 @@ def _read(text: bytes, first: int) -> list[list[int]]:
     parts = text.split(b";")
     if len(text) > _LONGEST or len(parts) > _LEVELS:
         raise ValueError(text)
-    levels = []
+    levels: list[list[int]] = []
     for part in parts:
         sequences, plus, places = part.partition(b"+")
         level = _summed(sequences)
         if plus:
             level += [first - 1 + place for place in _summed(places)]
-        if len(level) >= RUN or any(map(ge, level, level[1:])):
+        if len(level) > _most(len(levels), len(parts)) or any(map(ge, level, level[1:])):
             raise ValueError(text)
         levels.append(level)
+    if len(levels) > 1 and len(levels[0]) < ALSO:
+        raise ValueError(text)
     return levels
 
 

@@ -16,7 +16,7 @@ from .._checks import in_time
 from .._wanted import Wanted
 from ..base import MalformedRecord, StoredEvent
 from .api import JetStream
-from .earlier import RUN
+from .earlier import ALSO, RUN
 from .kept import Kept, KeptEvents, memory_of
 from .names import Names
 from .reader import AskedTail, Reader, Tail, valid
@@ -146,9 +146,9 @@ def _is_quick_to_search(tail: Tail, wanted: Wanted) -> bool:
     named = tail.record.named
     if len(named) < 2 or wanted != Wanted():
         return False
-    runs = [RUN**level for level in range(len(named))]
-    events: int = sum(run * len(sequences) for run, sequences in zip(runs, named, strict=True)) - runs[-1] + 1
-    first = min(sequences[0] for sequences in named if sequences)  # the last event of the first of the longest runs
+    longest: int = RUN ** (len(named) - 1)
+    events: int = sum(RUN**level * len(sequences) for level, sequences in enumerate(named)) - ALSO - longest + 1
+    first = named[-1][0]  # the last event of the first of the longest runs
     return tail.record.sequence - first < _DENSE * events
 
 

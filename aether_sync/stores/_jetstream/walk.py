@@ -10,7 +10,7 @@ from ...errors import DeadlineExceededError, DecodingError
 from ...events import MAX_VERSION, Event
 from .._wanted import Wanted
 from .api import JetStream
-from .earlier import RUN
+from .earlier import ALSO, RUN
 from .messages import Record
 from .reader import Tail
 
@@ -74,11 +74,13 @@ class Walk:
             if isinstance(event, DecodingError):
                 return None
             named = record.named
-            last = sum([RUN**level * len(sequences) for level, sequences in enumerate(named)])
+            also = ALSO if len(named) > 1 else 0
+            last = sum([RUN**level * len(sequences) for level, sequences in enumerate(named)]) - also
             ordinals = _ordinals(event.version, last, wanted)
             if not ordinals:  # what records name does not fit their versions
                 return None
-            found = self._fetch(_ends(named, last), ordinals, wanted.after)
+            ends = _ends(named, last, also)
+            found = self._fetch(ends, ordinals, wanted.after)
             if found is None:
                 return None
             found[last] = record
@@ -136,8 +138,9 @@ class Walk:
                     named = there.named[:level]
                     if len(named) < level or any(len(one) < RUN - 1 for one in named):
                         return None
+                    named[0] = named[0][1 - RUN :]
                     following += _ends(named, ordinal)
-            ends = following
+            ends = [end for end in following if end[1] not in found]
         return found
 
     def _read(self, sequences: Sequence[int]) -> dict[int, Record]:
@@ -189,13 +192,21 @@ def _ordinals(version: int, ordinal: int, wanted: Wanted) -> range:
     return range(max(0, first - 1), min(ordinal, last + 1) + 1)
 
 
-def _ends(named: Sequence[Sequence[int]], ordinal: int) -> list[_End]:
-    """Return the ends of runs that the record of an event names."""
-    ends: list[_End] = []
+def _ends(named: Sequence[Sequence[int]], ordinal: int, also: int = 0) -> list[_End]:
+    """Return the ends of runs that the record of an event names.
+
+    Args:
+        named: What it names.
+        ordinal: That of the event.
+        also: How many of the lowest level are of the last whole run, before its last event.
+    """
+    begin = ordinal - ordinal % RUN  # of the run of 16 that it is in
+    ends: list[_End] = [(one, begin - 1 - also + place, 0) for place, one in enumerate(named[0][:also] if also else ())]
     for level, sequences in enumerate(named):
+        own = sequences[also:] if not level else sequences
         run = RUN**level
-        first = ordinal - ordinal % run - 1 - (len(sequences) - 1) * run
-        ends += [(one, first + place * run, level) for place, one in enumerate(sequences)]
+        first = ordinal - ordinal % run - 1 - (len(own) - 1) * run
+        ends += [(one, first + place * run, level) for place, one in enumerate(own)]
     return ends
 
 
