@@ -214,6 +214,8 @@ class LoopThread(ForkAware):
                 self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             with suppress(RuntimeError):
                 self._loop.run_until_complete(_some_turns())
+            with suppress(RuntimeError):  # what was begun meanwhile, by a callback that had waited
+                self._cancel_tasks()
             asyncio.set_event_loop(None)
             self._ident = None
             loop_threads.discard(threading.get_ident())

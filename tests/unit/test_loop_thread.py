@@ -141,3 +141,32 @@ def test_what_goes_wrong_is_reported() -> None:
     assert len(reports) == 1
     assert "ZeroDivisionError" in reports[0]
     assert loop.stop(Deadline(PATIENCE))
+
+
+@pytest.mark.parametrize("turns", range(1, 6))
+def test_what_a_late_callback_begins_is_ended_too(loop: LoopThread, turns: int) -> None:
+    """Whatever turn of the end it comes in: else Python says that a coroutine was never awaited."""
+    cancelled: list[bool] = []
+    begun: list[asyncio.Task[None]] = []
+
+    def later(left: int) -> None:
+        running = asyncio.get_running_loop()
+        if left:
+            running.call_soon(later, left - 1)
+        else:
+            begun.append(running.create_task(hang(cancelled)))
+
+    async def at_the_end() -> None:
+        try:
+            await asyncio.sleep(1e6)
+        finally:
+            later(turns)
+
+    def begin() -> None:
+        begun.append(asyncio.get_running_loop().create_task(at_the_end()))
+
+    loop.start()
+    loop.post(begin)
+    loop.call(answer, 1, deadline=Deadline(PATIENCE))
+    assert loop.stop(Deadline(PATIENCE))
+    assert all(task.done() for task in begun)
