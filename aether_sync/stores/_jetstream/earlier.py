@@ -29,7 +29,7 @@ from collections.abc import Iterable, Sequence
 from operator import ge
 from typing import NamedTuple
 
-__all__ = ["ALSO", "FIRST", "HEADER", "RUN", "Earlier", "named"]
+__all__ = ["ALSO", "FIRST", "HEADER", "RUN", "Earlier", "named", "ordinal_of"]
 
 RUN = 16  #: runs of one level that make one of the next
 ALSO = 9  #: events of the last whole run of 16, before its last one, that are named beside those that are after it
@@ -168,6 +168,13 @@ def named(headers: bytes, first: int, sequence: int) -> list[list[int]]:
         return []
     ends = [(level[0], level[-1]) for level in levels if level]
     return levels if ends and all(start > 0 and end < sequence for start, end in ends) else []
+
+
+def ordinal_of(levels: Sequence[Sequence[int]]) -> int:
+    """Return the ordinal of an event, from what its record names."""
+    also = ALSO if len(levels) > 1 else 0
+    ordinal: int = sum([RUN**level * len(sequences) for level, sequences in enumerate(levels)]) - also
+    return ordinal
 
 
 def _text_of(headers: bytes) -> bytes:

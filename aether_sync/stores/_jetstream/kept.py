@@ -13,7 +13,7 @@ from ..._runtime.locks import signal_safe_lock
 from .._wanted import Wanted
 from ..base import StoredEvent
 
-__all__ = ["Kept", "KeptEvents", "memory_of"]
+__all__ = ["Kept", "KeptEvents", "is_same", "memory_of"]
 
 _EVENT = 200  # bytes of memory of an event and its place, without what is in them
 _DICT, _LIST, _ITEM = 200, 64, 36  # bytes of a dict, of a list, of an item of either
@@ -30,6 +30,11 @@ def memory_of(encoded: Sequence[bytes]) -> int:
     # One emoji makes each character of its text take four bytes:
     texts = len(data) if data.isascii() else sum(getsizeof(one.decode(errors="replace")) for one in encoded)
     return _EVENT * len(encoded) + texts + inner
+
+
+def is_same(one: StoredEvent, other: StoredEvent) -> bool:
+    """Whether two events are the same one, at the same place."""
+    return one.sequence == other.sequence and one.event.id == other.event.id
 
 
 @dataclass(slots=True, eq=False)
@@ -53,8 +58,7 @@ class Kept:
 
     def ends_with(self, last: StoredEvent) -> bool:
         """Whether an event is the last of these, as far as the leader says what it is."""
-        end = self.events[-1]
-        return end.sequence == last.sequence and end.event.id == last.event.id
+        return is_same(self.events[-1], last)
 
     def begins_early_enough(self, wanted: Wanted) -> bool:
         """Whether no event is wanted that is before these."""

@@ -16,8 +16,8 @@ from .._checks import in_time
 from .._wanted import Wanted
 from ..base import MalformedRecord, StoredEvent
 from .api import JetStream
-from .earlier import ALSO, RUN
-from .kept import Kept, KeptEvents, memory_of
+from .earlier import RUN, ordinal_of
+from .kept import Kept, KeptEvents, is_same, memory_of
 from .names import Names
 from .reader import AskedTail, Reader, Tail, valid
 from .walk import Run, Walk, before
@@ -103,7 +103,8 @@ class Loader:
         finally:
             witness.forget()
         events = self._events(actor_id, run, deadline)
-        if events is None or there is None or not _is_same(self._reader.found(there), end):
+        found = None if there is None else self._reader.found(there)
+        if events is None or not isinstance(found, StoredEvent) or not is_same(found, end):
             return None
         self.kept.add(actor_id, end.sequence, events, self._memory_of(run))
         return known + events
@@ -143,11 +144,13 @@ class Loader:
 def _is_quick_to_search(tail: Tail, wanted: Wanted) -> bool:
     """Whether all events of an actor are wanted, which has many and hardly any others between them."""
     assert tail.record is not None
+    if wanted != Wanted():
+        return False
     named = tail.record.named
-    if len(named) < 2 or wanted != Wanted():
+    if len(named) < 2:
         return False
     longest: int = RUN ** (len(named) - 1)
-    events: int = sum(RUN**level * len(sequences) for level, sequences in enumerate(named)) - ALSO - longest + 1
+    events = ordinal_of(named) - longest + 1
     first = named[-1][0]  # the last event of the first of the longest runs
     return tail.record.sequence - first < _DENSE * events
 
@@ -158,7 +161,3 @@ def _ends_late_enough(events: Sequence[StoredEvent], wanted: Wanted) -> bool:
     if end.event.version >= wanted.last or end.sequence >= wanted.until:
         return True
     return not wanted.reverse and wanted.limit is not None and len(wanted.pick(events)) == wanted.limit
-
-
-def _is_same(found: StoredEvent | MalformedRecord, event: StoredEvent) -> bool:
-    return isinstance(found, StoredEvent) and (found.sequence, found.event.id) == (event.sequence, event.event.id)

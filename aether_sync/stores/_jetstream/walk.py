@@ -10,7 +10,7 @@ from ...errors import DeadlineExceededError, DecodingError
 from ...events import MAX_VERSION, Event
 from .._wanted import Wanted
 from .api import JetStream
-from .earlier import ALSO, RUN
+from .earlier import ALSO, RUN, ordinal_of
 from .messages import Record
 from .reader import Tail
 
@@ -74,12 +74,11 @@ class Walk:
             if isinstance(event, DecodingError):
                 return None
             named = record.named
-            also = ALSO if len(named) > 1 else 0
-            last = sum([RUN**level * len(sequences) for level, sequences in enumerate(named)]) - also
+            last = ordinal_of(named)
             ordinals = _ordinals(event.version, last, wanted)
             if not ordinals:  # what records name does not fit their versions
                 return None
-            ends = _ends(named, last, also)
+            ends = _ends(named, last, ALSO if len(named) > 1 else 0)
             found = self._fetch(ends, ordinals, wanted.after)
             if found is None:
                 return None
