@@ -14,7 +14,7 @@ from aether_sync import NATSEventBus, NATSServer, Subscription
 
 from ..programs import exits
 from ..programs.run import FLAGS, finish, run, start
-from ..support.common import PATIENCE, UNIT, Monitor
+from ..support.common import PATIENCE, UNIT, Monitor, first_of
 
 pytestmark = pytest.mark.both_loops
 
@@ -97,7 +97,7 @@ def test_sigterm(server: NATSServer, prefix: str, events: Subscription, handler:
 
 @pytest.mark.both_loops(False)  # slow, and the same on both
 @pytest.mark.fault
-@pytest.mark.parametrize("fault", ["stop", "kill", "pause"])
+@pytest.mark.parametrize("fault", first_of(["kill", "stop", "pause"]))
 def test_without_a_server_it_ends_in_time(own_server: NATSServer, prefix: str, fault: str) -> None:
     noticed = "" if fault == "pause" else "noticed"
     program = start(exits.without_a_server, own_server.url, prefix, 3, noticed)
@@ -169,7 +169,7 @@ def test_nothing_begins_when_the_main_thread_is_done(server: NATSServer, prefix:
     assert "ClosedError" in output
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("method", first_of(["fork", "spawn", "forkserver"]))
 @pytest.mark.parametrize("what", ["subscription", "follower"])
 def test_a_pool_in_a_process_of_multiprocessing(server: NATSServer, prefix: str, what: str, method: str) -> None:
     assert "ended" in run(exits.a_pool_in_a_process, server.url, prefix, what, method, says=None)

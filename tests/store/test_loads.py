@@ -512,7 +512,7 @@ def test_a_server_that_is_behind_is_asked_no_more_than_once(
 
 def test_large_events_are_not_asked_for_all_at_once(caplog: pytest.LogCaptureFixture) -> None:
     """A server ends the connection for which it has to keep too much."""
-    with NATSServer(config="jetstream: enabled\nmax_pending: 8MB") as server:
+    with NATSServer(config="jetstream: enabled\nmax_pending: 16MB") as server:
         with JetStreamEventStore(server.url) as store:
             for start in range(1, 301, 50):
                 store.save_events([event("a", start + n, text="x" * 200_000) for n in range(50)], timeout=PATIENCE)

@@ -18,7 +18,7 @@ from aether_sync.stores.memory import InMemoryEventStore
 from ..contracts import store as contract
 from ..programs import forks
 from ..programs.run import run
-from ..support.common import PATIENCE, eventually, run_threads
+from ..support.common import PATIENCE, eventually, first_of, run_threads
 from ..support.signals import INTERRUPTS, before, closing_another, hammer
 from ..support.stores import event, fill, take, versions
 
@@ -344,8 +344,9 @@ def test_a_handler_closes_over_a_wait(store: InMemoryEventStore) -> None:
 
 @is_posix
 @pytest.mark.concurrent
-def test_a_child_has_a_store_of_its_own() -> None:
-    run(forks.a_store_in_memory, 40, within=PATIENCE * 3)
+@pytest.mark.parametrize("children", first_of([8, 40]))
+def test_a_child_has_a_store_of_its_own(children: int) -> None:
+    run(forks.a_store_in_memory, children, within=PATIENCE * 3)
 
 
 def test_a_snapshot_that_is_read_is_the_readers(store: InMemoryEventStore) -> None:

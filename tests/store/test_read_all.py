@@ -258,6 +258,7 @@ def test_records_larger_than_a_page(make_store: MakeStore) -> None:
 
 
 @pytest.mark.fault
+@pytest.mark.slow
 def test_nothing_is_missed_that_was_saved_before_while_leaders_go(make_store: MakeStore) -> None:
     """Each of two nodes reads what the other has saved, from servers that may be behind, and leaders are killed."""
     with NATSCluster(3) as cluster:

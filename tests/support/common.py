@@ -8,6 +8,8 @@ import urllib.request
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import pytest
+
 from aether_sync import Event, NATSEventBus, Subscription
 from aether_sync.server.process import reserve
 
@@ -26,6 +28,15 @@ CHOSEN = os.environ.get("AETHER_SYNC_UVLOOP")
 
 #: What the fixture ``keep`` gives.
 Keep = Callable[[Subscription], Subscription]
+
+
+def first_of(values: Iterable[object]) -> list[object]:
+    """Parameters of which the first runs each time; the others make sure of the same once more, and are slow."""
+    first, *others = values
+    return [
+        first,
+        *(pytest.param(*one if isinstance(one, tuple) else (one,), marks=pytest.mark.slow) for one in others),
+    ]
 
 
 def eventually(condition: Callable[[], object], what: str = "the condition") -> None:

@@ -46,6 +46,7 @@ def test_cluster(temporary: Path) -> None:
         cluster.wait_ready()
 
 
+@pytest.mark.slow
 def test_cluster_again_with_its_store(tmp_path: Path) -> None:
     cluster = NATSCluster(2, name="pair", store_dir=tmp_path)
     with cluster:
