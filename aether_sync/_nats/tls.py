@@ -65,6 +65,8 @@ class TLSFiles:
             cert, key = self._files["tls_cert"], self._files.get("tls_key")
             try:
                 context.load_cert_chain(cert, key, self._refuse_encrypted)
+            except InvalidOptionError:
+                raise
             except (ssl.SSLError, OSError, ValueError) as error:
                 raise InvalidOptionError(self._cert_problem(error)) from None
         return context
