@@ -16,6 +16,7 @@ __all__ = [
     "open_bus",
     "open_store",
     "report_troubles",
+    "server_options",
     "store_options",
     "timeout_option",
 ]
@@ -69,6 +70,11 @@ def _with(command: Function, *options: Callable[[Function], Function]) -> Functi
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def server_options(command: Function) -> Function:
+    """Add the options that say which server."""
+    return _with(command, _url_option)
 
 
 def bus_options(command: Function) -> Function:
