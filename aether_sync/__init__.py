@@ -41,8 +41,10 @@ from .errors import (
     WrongThreadError,
 )
 from .events import EVENT_STORED, Event, EventStored
+from .health import HasHealth, Health, health_app
 from .metrics import CloseReport, Metrics, SubscriptionStats
 from .nats_bus import NATSEventBus
+from .notices import Notice, NoticeCallback
 from .patterns import SubscriptionFilter, actor_type
 from .server.cluster import NATSCluster
 from .server.server import NATSServer
@@ -101,6 +103,8 @@ __all__ = [
     "EventTooLargeError",
     "Follower",
     "Handler",
+    "HasHealth",
+    "Health",
     "InMemoryEventStore",
     "InvalidEventError",
     "InvalidNamespaceError",
@@ -113,6 +117,8 @@ __all__ = [
     "NATSEventBus",
     "NATSCluster",
     "NATSServer",
+    "Notice",
+    "NoticeCallback",
     "PermissionDeniedError",
     "DeadLetter",
     "PublishTimeoutError",
@@ -141,5 +147,6 @@ __all__ = [
     "actor_type",
     "end_iterations",
     "flush_logs",
+    "health_app",
     "retry_on_conflict",
 ]

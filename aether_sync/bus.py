@@ -3,7 +3,7 @@
 import uuid
 import weakref
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from threading import enumerate as enumerate_threads
 from threading import main_thread
 from typing import Any, Literal, Never
@@ -18,6 +18,7 @@ from ._runtime.deadline import Deadline
 from ._runtime.exit import before_threads_end, is_ending, main_thread_is_done
 from ._runtime.fork import ForkAware, fork_aware
 from ._runtime.green import refuse_late_patching
+from ._runtime.listeners import Listeners
 from ._runtime.locks import signal_safe_lock, tries
 from ._runtime.registry import WeakRegistry
 from ._runtime.reporter import Kind, Reporter, last_words
@@ -25,7 +26,9 @@ from ._runtime.waits import SingleFlight
 from ._values.shown import short
 from .errors import AetherError, BusClosedError, InvalidEventError, InvalidOptionError
 from .events import EVENT_STORED, Event
+from .health import Health
 from .metrics import CloseReport, Metrics, QueueStats
+from .notices import NoticeCallback
 from .patterns import SubscriptionFilter
 from .subscription import Subscription
 
@@ -50,11 +53,16 @@ class EventBus(Startable, ForkAware):
 
     def __init__(self) -> None:
         self._closed = False
-        self._reporter = Reporter()
-        weakref.finalize(self, self._reporter.end).atexit = False
+        self._reporter, self._listeners = self._begin_to_report()
         self._become_a_node()
         fork_aware.add(self)
         _buses.add(self)
+
+    def _begin_to_report(self) -> tuple[Reporter, Listeners]:
+        """Return what logs for the bus, and calls the callbacks of :meth:`on`."""
+        reporter = Reporter()
+        weakref.finalize(self, reporter.end).atexit = False
+        return reporter, Listeners(reporter)
 
     def _become_a_node(self) -> None:
         """Begin with nothing, as a new node."""
@@ -256,7 +264,7 @@ class EventBus(Startable, ForkAware):
         """Put accepted events into the queues of this node."""
         dropping = route.deliver(copies, sizes, self._targets)
         if dropping:
-            log_drops(dropping, self._reporter)
+            log_drops(dropping, self._reporter, self._listeners)
             if ended := failed(dropping):
                 self._abandoned.extend(ended)
                 self._reap_if_free()
@@ -287,8 +295,11 @@ class EventBus(Startable, ForkAware):
             self._refuse_if_closed()
 
     def _finish(self, deadline: Deadline) -> CloseReport:
-        """Close what lies below; all subscriptions are closed already."""
-        return CloseReport()
+        """Close what lies below, and end what reports; all subscriptions are closed already."""
+        report = CloseReport()
+        self._listeners.end(report)
+        self._reporter.close(last_words(deadline))
+        return report
 
     # -- state
 
@@ -338,6 +349,72 @@ class EventBus(Startable, ForkAware):
     def closed(self) -> bool:
         """Whether :meth:`close` was called."""
         return self._closed
+
+    def on(
+        self,
+        *,
+        connected: NoticeCallback | None = None,
+        disconnected: NoticeCallback | None = None,
+        reconnected: NoticeCallback | None = None,
+        uncertain: NoticeCallback | None = None,
+        dropped: NoticeCallback | None = None,
+        closed: NoticeCallback | None = None,
+    ) -> Callable[[], None]:
+        """Have functions called when something happens to the bus, each with a :class:`Notice`.
+
+        All that :meth:`Connection.on` says holds here, too. A bus tells what happens to its connection, shared or not,
+        and of subscriptions only what its own drop. ``closed`` is called when the bus is closed, or its connection, if
+        that is closed first. An ``EventBus`` has no server: it calls ``dropped`` and ``closed`` alone. Callbacks of a
+        bus that is dropped without ``close()`` are dropped with it.
+
+        Args:
+            connected: There is a connection, for the first time.
+            disconnected: The connection is lost.
+            reconnected: There is a connection again.
+            uncertain: Events may not have arrived, because a connection broke before they were confirmed.
+            dropped: A subscription drops events: called for the first of a burst, as it is logged.
+            closed: The bus is closed.
+
+        Returns:
+            A function that takes these callbacks off again. Once it has returned, no further call of them begins.
+
+        Raises:
+            InvalidOptionError: There is no callback, or one cannot be called, or is an ``async def``.
+        """
+        return self._listeners.add(
+            connected=connected,
+            disconnected=disconnected,
+            reconnected=reconnected,
+            uncertain=uncertain,
+            dropped=dropped,
+            closed=closed,
+        )
+
+    def health(self) -> Health:
+        """Return whether the bus can do its work now, and if not, why. It never waits.
+
+        An ``EventBus`` is well until it is closed. A ``NATSEventBus`` is well while it is open and its connection is:
+        see :meth:`Connection.health`, of which the answer is the only one of ``parts``; it begins to connect if nothing
+        has. Full subscriptions do not count, because one slow reader must not take a whole process out of service.
+
+        Returns:
+            With ``numbers``: ``subscriptions``, those that are open; ``pending``, the events that wait in them; and
+            ``fullest``, how full the fullest of them is, from 0 to 1.
+        """
+        queues = [target.queue for target in list(self._members)]
+        numbers = {
+            "subscriptions": len(queues),
+            "pending": sum(queue.pending for queue in queues),
+            "fullest": max((queue.pending / queue.maxsize for queue in queues), default=0.0),
+        }
+        name = f"{type(self).__name__} {self.node_id[:8]}"
+        if self._closed:
+            return Health(about=name, reasons=(f"{name} is closed",), alive=False, numbers=numbers)
+        return Health.of(name, numbers=numbers, parts=self._healths())
+
+    def _healths(self) -> tuple[Health, ...]:
+        """Return the health of what the bus needs."""
+        return ()
 
     def metrics(self) -> Metrics:
         """Return what the bus has done so far."""
@@ -457,9 +534,7 @@ class EventBus(Startable, ForkAware):
 
     def _close(self, deadline: Deadline) -> CloseReport:
         self._end_all(deadline)
-        report = self._finish(deadline)
-        self._reporter.close(last_words(deadline))
-        return report
+        return self._finish(deadline)
 
     def __reduce__(self) -> Never:
         raise TypeError("a bus has threads and a connection of this process: make one in the other process")

@@ -2,7 +2,7 @@
 
 import ssl
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from ._nats.outbox import Outbox
 from ._nats.pump import Account
 from ._nats.reasons import counted
 from ._nats.settings import InContext, settle
+from ._nats.vitals import health_of
 from ._runtime.closing import Startable, warn_unclosed
 from ._runtime.deadline import Deadline
 from ._runtime.exit import at_exit, mind_the_exit
@@ -31,7 +32,9 @@ from .errors import (
     DeliveryUncertainError,
     InvalidOptionError,
 )
+from .health import Health
 from .metrics import CloseReport
+from .notices import NoticeCallback
 
 __all__ = ["Adopted", "Connection", "ConnectionOptions", "adopt", "channel_of"]
 
@@ -269,7 +272,7 @@ class Connection(Startable, ForkAware):
         """
         mind_the_exit()
         _used.add(self)
-        engine = Engine(self._options, self._slot.outbox, self._slot.reporter)
+        engine = Engine(self._options, self._slot.outbox, self._slot.reporter, self._slot.listeners)
         finalizer = weakref.finalize(self, _forsake, engine, repr(self))
         finalizer.atexit = False
         made = engine, finalizer
@@ -320,6 +323,73 @@ class Connection(Startable, ForkAware):
     def reconnects(self) -> int:
         """How often the connection was made again after a loss."""
         return self._slot.reconnects
+
+    def on(
+        self,
+        *,
+        connected: NoticeCallback | None = None,
+        disconnected: NoticeCallback | None = None,
+        reconnected: NoticeCallback | None = None,
+        uncertain: NoticeCallback | None = None,
+        dropped: NoticeCallback | None = None,
+        closed: NoticeCallback | None = None,
+    ) -> Callable[[], None]:
+        """Have functions called when something happens to the connection, each with a :class:`Notice`.
+
+        They are called one after the other on a thread of the library's own, the one that logs, in order with the log
+        records, and under none of its locks: a callback may block, raise, and use this library, ``close()`` and
+        ``on()`` included. What it raises is logged. While one blocks, nothing else of this connection is logged or
+        called; beyond some 2,000 that wait, calls are left out, except ``closed``.
+
+        What happened before is not told again: see :attr:`is_connected`. But ``closed`` is called exactly once, also if
+        it is registered afterwards. Nothing is called after it. ``close()`` waits up to a second for callbacks that
+        run, unless one of them calls it. A callback that refers to the connection keeps it from being collected.
+
+        In a forked child the callbacks stay, and are called for what happens to the connection there.
+
+        Args:
+            connected: There is a connection, for the first time.
+            disconnected: The connection is lost. Attempts to connect again go on.
+            reconnected: There is a connection again.
+            uncertain: Events may not have arrived, because a connection broke before they were confirmed.
+            dropped: A subscription of a bus on this connection drops events: called for the first of a burst, as it is
+                logged.
+            closed: The connection is closed, or has ended by an error.
+
+        Returns:
+            A function that takes these callbacks off again. Once it has returned, no further call of them begins.
+
+        Raises:
+            InvalidOptionError: There is no callback, or one cannot be called, or is an ``async def``.
+        """
+        return self._slot.listeners.add(
+            connected=connected,
+            disconnected=disconnected,
+            reconnected=reconnected,
+            uncertain=uncertain,
+            dropped=dropped,
+            closed=closed,
+        )
+
+    def health(self) -> Health:
+        """Return whether the connection is usable now, and if not, why.
+
+        It is ok while a server answers and the outbox has room. It is not before the first connection, while
+        disconnected, when nine tenths of the outbox are taken, and when it is closed. It is alive unless it is closed,
+        has ended by an error, or its thread hangs.
+
+        It waits for nothing, and asks nobody: what is told is known here already. It begins to connect if nothing has,
+        so that a process which is asked for its health before its first work gets ready.
+
+        Returns:
+            With ``numbers``: ``seconds_since_server``, since the last sign of the server, which is asked for one every
+            ``ping_interval``; ``seconds_disconnected``, since the loss, or since the first attempt (these two are only
+            there if they apply); ``outbox_events``, ``outbox_bytes`` and ``outbox_filled``, its share that is taken;
+            ``seconds_oldest_waiting``, how long the oldest event in it has waited; and ``reconnects``.
+        """
+        with suppress(AetherError):  # it is closed, or there is no thread: which the answer says
+            self._begin_to_connect()
+        return health_of(self._slot)
 
     def server_info(self) -> dict[str, Any]:
         """Return what the connected server says of itself (``INFO``); an empty dict while there is none."""
@@ -387,6 +457,7 @@ class Connection(Startable, ForkAware):
         self._slot.outbox.close()
         made = self._made.get(0)
         if made is None:
+            self._slot.listeners.end(CloseReport())
             self._slot.reporter.close(last_words(deadline))
             return CloseReport()
         engine, finalizer = made

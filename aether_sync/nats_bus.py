@@ -11,8 +11,9 @@ from ._bus.store_watch import StoreWatch, VersionListener
 from ._codec.envelope import FIRST_POSITION, EnvelopeWriter
 from ._nats.lines import line_of
 from ._runtime.deadline import Deadline
+from ._runtime.listeners import Listeners
 from ._runtime.locks import signal_safe_lock
-from ._runtime.reporter import Kind, log_close
+from ._runtime.reporter import Kind, Reporter, last_words, log_close
 from ._values.shown import explained
 from .bus import EventBus
 from .connection import Connection, ConnectionOptions, adopt
@@ -24,6 +25,7 @@ from .errors import (
     SubscriptionOverflowError,
 )
 from .events import Event
+from .health import Health
 from .metrics import CloseReport
 from .patterns import check_prefix, subject_of
 
@@ -71,16 +73,20 @@ class NATSEventBus(EventBus):
         self._publish_timeout = check_timeout("publish_timeout", publish_timeout)
         self._buffer = check_choice("on_disconnect", on_disconnect, {"buffer": True, "raise": False})
         self._watch = None if store is None and namespace is None else StoreWatch(store, namespace, self._prefix)
-        super().__init__()
         self._connection, self._channel, self._owns_connection = adopt(connection, options)
+        super().__init__()
         if not self._owns_connection:
             self._channel.slot.is_shared = True
+
+    def _begin_to_report(self) -> tuple[Reporter, Listeners]:
+        reporter, above = self._channel.reporter, self._channel.slot.listeners
+        return reporter, Listeners(reporter, above.url, above)
 
     def _become_a_node(self) -> None:
         super()._become_a_node()
         self._writer = EnvelopeWriter(self.node_id)
         seen = None if self._watch is None else self._seen
-        self._inbox = Incoming(self.node_id, self._counters, _caller(self._abandon), seen)
+        self._inbox = Incoming(self.node_id, self._counters, _caller(self._abandon), self._listeners, seen)
         self._to_watch = [] if self._watch is None else [self._watch.namespace]  # empty once it is subscribed
         # Guards _interests, and that the link hears of their changes in order.
         self._interests_lock = signal_safe_lock()
@@ -264,6 +270,9 @@ class NATSEventBus(EventBus):
         self._refuse_if_closed()
         return self._connection.wait_connected(timeout)
 
+    def _healths(self) -> tuple[Health, ...]:
+        return (self._connection.health(),)
+
     def _measure(self) -> dict[str, Any]:
         measured = super()._measure()
         counts = self._channel.counts()
@@ -278,6 +287,8 @@ class NATSEventBus(EventBus):
             return self._connection.close(deadline.timeout_left())
         report = self._last_flush(deadline)
         log_close(self._reporter, repr(self), report)
+        self._listeners.end(report)
+        self._reporter.flush(last_words(deadline))
         return report
 
     def _last_flush(self, deadline: Deadline) -> CloseReport:

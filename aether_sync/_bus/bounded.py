@@ -66,6 +66,11 @@ class BoundedEvents:
         self._dropped: Counter[str] = Counter()  # by reason
         self.pop = self._events.popleft  #: take the next event, or raise IndexError; any thread, no lock
 
+    @property
+    def pending(self) -> int:
+        """How many events are queued."""
+        return len(self._events)
+
     def _fail(self, reason: str) -> None:
         """Close because of an overflow, as the policy ``FAIL`` demands."""
         raise NotImplementedError

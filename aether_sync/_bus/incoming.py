@@ -14,6 +14,7 @@ from itertools import count
 from .._codec.decoding import decode_run
 from .._codec.envelope import EnvelopeWriter
 from .._nats.interest import Interest
+from .._runtime.listeners import Listeners
 from .._runtime.locks import signal_safe_lock
 from .._runtime.reporter import Kind, Reporter
 from ..errors import AetherError
@@ -113,6 +114,7 @@ class Incoming:
         node_id: The id of the bus's node. Its own events, which the server sends back, are left out.
         counters: The bus's.
         failed: Called with a subscription that ended by a failure; on any thread.
+        listeners: The bus's, which are told of drops.
         seen: Called with the events of a namespace before they are delivered.
     """
 
@@ -121,11 +123,13 @@ class Incoming:
         node_id: str,
         counters: Counters,
         failed: Callable[[Target], None],
+        listeners: Listeners,
         seen: Callable[[str, list[Event]], None] | None = None,
     ) -> None:
         self._node_id = node_id
         self._counters = counters
         self.failed = failed
+        self._listeners = listeners
         self._seen = seen
         self.arrived: list[Run] = []  #: what has arrived in this turn, in order
         # Not asked for queue groups: there each event is sent to one member, once.
@@ -191,7 +195,7 @@ class Incoming:
             self._counters.add("received", received)
         dropping = deliveries.hand_over()
         if dropping:
-            log_drops(dropping, reporter)
+            log_drops(dropping, reporter, self._listeners)
             for target in failed(dropping):
                 self.failed(target)
 

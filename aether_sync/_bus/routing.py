@@ -12,6 +12,7 @@ from itertools import combinations, compress, count
 
 from .._arguments import check_choice, check_count, is_of
 from .._codec.envelope import EnvelopeWriter
+from .._runtime.listeners import Listeners
 from .._runtime.locks import signal_safe_lock, tries
 from .._runtime.reporter import Burst, Kind, Reporter
 from ..errors import InvalidOptionError
@@ -299,14 +300,16 @@ class Deliveries:
 _Gathered = dict[Target, tuple[list[Event], list[int], list[int]]]
 
 
-def log_drops(dropping: Sequence[Target], reporter: Reporter) -> None:
-    """Log the first drop of each burst."""
+def log_drops(dropping: Sequence[Target], reporter: Reporter, listeners: Listeners) -> None:
+    """Log the first drop of each burst, and tell it."""
     for target in dropping:
         if target.drops.opens():
             dropped = target.stats().dropped_by_reason
             text = "subscription %s drops events: its threads are too slow for its queue (%s; %d dropped so far)"
-            about = target.name, _full(target, dropped), sum(dropped.values())
+            about = target.name, (full := _full(target, dropped)), sum(dropped.values())
             reporter.warning(Kind.DROPS, text, *about, subscription=target.name, counts=dict(dropped))
+            reason = f"its threads are too slow for its queue ({full})"
+            listeners.tell_above("dropped", reason=reason, counts=dict(dropped), subscription=target.name)
 
 
 def failed(dropping: Sequence[Target]) -> list[Target]:

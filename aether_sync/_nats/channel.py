@@ -11,6 +11,7 @@ from threading import get_ident
 from .._runtime.again import again
 from .._runtime.closing import loop_threads
 from .._runtime.deadline import Deadline
+from .._runtime.listeners import Listeners
 from .._runtime.reporter import Reporter
 from ..errors import (
     AetherError,
@@ -37,12 +38,14 @@ class EngineSlot:
         outbox: Frames that wait to be sent; it is there before the engine is.
         reporter: Logs what happens to the connection, and to the stores that use it. It is there before the engine is,
             and after the close.
+        listeners: The callbacks of its ``on()``, likewise.
         closed: Whether the connection was closed.
         is_awaited: Whether the first use waits for the first connection.
         is_shared: Whether a bus was given the connection; then others may use it as well.
+        where: The servers, without secrets.
     """
 
-    __slots__ = ("_servers", "closed", "engine", "is_awaited", "is_shared", "outbox", "reporter")
+    __slots__ = ("closed", "engine", "is_awaited", "is_shared", "listeners", "outbox", "reporter", "where")
 
     def __init__(self, outbox: Outbox, servers: Sequence[str], *, is_awaited: bool) -> None:
         self.outbox = outbox
@@ -51,7 +54,8 @@ class EngineSlot:
         self.closed = False
         self.is_awaited = is_awaited
         self.is_shared = False
-        self._servers = servers
+        self.where = ", ".join(map(shown, servers))
+        self.listeners = Listeners(self.reporter, self.where)
 
     @property
     def is_connected(self) -> bool:
@@ -67,7 +71,7 @@ class EngineSlot:
     def summary(self) -> str:
         """The servers, without secrets, and the state of the connection."""
         state = "closed" if self.closed else "new" if self.engine is None else self.engine.link.state.value
-        return f"{', '.join(map(shown, self._servers))} {state}"
+        return f"{self.where} {state}"
 
 
 class Channel:

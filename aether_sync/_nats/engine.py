@@ -5,6 +5,7 @@ from functools import partial
 
 from .._runtime.deadline import Deadline
 from .._runtime.event_loop import new_loop
+from .._runtime.listeners import Listeners
 from .._runtime.loop_thread import LoopThread
 from .._runtime.reporter import Kind, Reporter, last_words, log_close
 from ..errors import BusClosedError, ConnectError, DeadlineExceededError
@@ -20,17 +21,32 @@ _AT_LEAST = 0.1  # seconds for what follows the flush in any case; usually it ta
 
 
 class Engine:
-    """What runs for a connection. It does not know the connection, which can therefore be collected."""
+    """What runs for a connection. It does not know the connection, which can therefore be collected.
 
-    def __init__(self, options: LinkOptions, outbox: Outbox, reporter: Reporter) -> None:
+    Attributes:
+        link: The link, which runs on the loop.
+        loop: The loop, and its thread.
+        ping_interval: Seconds between two PINGs.
+    """
+
+    def __init__(self, options: LinkOptions, outbox: Outbox, reporter: Reporter, listeners: Listeners) -> None:
         self._reporter = reporter
-        self.link = Link(options, outbox, reporter)
+        self._listeners = listeners
+        self._is_closing = False
+        self.link = Link(options, outbox, reporter, listeners)
         loop = new_loop(options.fast, warn=partial(reporter.warning, Kind.EVENT_LOOP))
-        self.loop = LoopThread(loop, reporter.internal_error, last=self.link.end)
+        self.loop = LoopThread(loop, reporter.internal_error, last=self._end)
         self._outbox = outbox
         self._connect_timeout = options.connect_timeout
+        self.ping_interval = options.ping_interval
         self._first_deadline = Deadline(options.connect_timeout)
         self.loop.post(self.link.start)
+
+    def _end(self) -> None:
+        """End the link with its loop, for whatever reason that has ended."""
+        self.link.end()
+        if not self._is_closing:
+            self._listeners.end(None, "the thread of the connection has ended")
 
     def discard(self) -> bool:
         """Close an engine that has no thread; returns False if it has one."""
@@ -79,6 +95,7 @@ class Engine:
 
     def close(self, deadline: Deadline, name: str) -> CloseReport:
         """Flush, close the link, and end the loop and the reporter. What is left undone is logged under this name."""
+        self._is_closing = True
         remaining = deadline.remaining()
         grace = None if math.isinf(remaining) else max(remaining - _HARD_CLOSE, remaining * 0.7)
         end = Deadline(None if grace is None else max(remaining, _AT_LEAST))
@@ -103,6 +120,7 @@ class Engine:
             timed_out=timed_out or not ended,
         )
         log_close(self._reporter, name, report)
+        self._listeners.end(report)
         self._reporter.close(last_words(last))
         return report
 

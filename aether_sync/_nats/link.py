@@ -20,12 +20,14 @@ import socket
 from collections.abc import Coroutine
 from contextlib import suppress
 from enum import Enum
+from math import inf
 from traceback import format_exception
 from typing import Any
 
 from nats.errors import Error
 
 from .._runtime.deadline import Deadline
+from .._runtime.listeners import Listeners
 from .._runtime.registry import WeakRegistry
 from .._runtime.reporter import Kind, Reporter
 from .._runtime.waits import ParkingLot, Reply
@@ -70,6 +72,8 @@ class Link:
 
     Attributes:
         state: Its state.
+        since: The moment of the state's beginning, on the monotonic clock.
+        heard: The moment of the last sign that the server is there, likewise; it is up to a ping interval late.
         reason: Why it is not connected, in words.
         first: Set when it is connected for the first time; it fails when no server will have us.
         was_connected: Whether it was ever connected.
@@ -80,15 +84,18 @@ class Link:
         connector: Makes the connections, and knows the servers.
     """
 
-    def __init__(self, options: LinkOptions, outbox: Outbox, reporter: Reporter) -> None:
+    def __init__(self, options: LinkOptions, outbox: Outbox, reporter: Reporter, listeners: Listeners) -> None:
         self._options = options
         self._outbox = outbox
         self._reporter = reporter
+        self._listeners = listeners
         self.lines = Lines()
-        self.pump = Pump(outbox, reporter, self.lines, options.ping_interval / 2)
+        self.pump = Pump(outbox, reporter, listeners, self.lines, options.ping_interval / 2)
         self.subscriber = Subscriber(reporter, self.lines)
         self.requests = Requests(self.lines)
         self.state = LinkState.NEW
+        self.since = monotonic()
+        self.heard = inf
         self.reason = _NOT_YET
         self.first: Reply[None] = Reply()
         self.was_connected = False
@@ -157,7 +164,7 @@ class Link:
             self._reporter.internal_error("".join(format_exception(error)))
 
     def _set_state(self, state: LinkState) -> None:
-        self.state = state
+        self.state, self.since = state, monotonic()
         self.changed.wake_all()
 
     async def _supervise(self) -> None:
@@ -215,7 +222,8 @@ class Link:
     def _up(self, client: NATSClient) -> None:
         if client.lost.done() or self.state is LinkState.CLOSED:
             return
-        if self.state is LinkState.RECONNECTING:
+        is_again, away = self.state is LinkState.RECONNECTING, monotonic() - self.since
+        if is_again:
             self.reconnects += 1
             self._reporter.info(Kind.RECONNECTED, "connected to %s again", self.where, url=self.where)
         elif self.reason is not _NOT_YET:
@@ -225,7 +233,12 @@ class Link:
         self.pump.resume(client)
         self.requests.resume(client)
         self.was_connected = True
-        self._set_state(LinkState.CONNECTED)
+        self.state = LinkState.CONNECTED
+        self.heard = self.since = monotonic()
+        reason = "" if self.reason is _NOT_YET else self.reason
+        # A callback finds the state that it is told of, and who waits for that state finds that it was told.
+        self._listeners.tell("reconnected" if is_again else "connected", reason=reason, seconds=away)
+        self.changed.wake_all()
         self.first.set(None)
 
     def _down(self) -> None:
@@ -233,6 +246,7 @@ class Link:
             self._set_state(LinkState.RECONNECTING)
             said = "lost the connection to %s: %s", self.where, self.reason
             self._reporter.warning(Kind.DISCONNECTED, *said, url=self.where)
+            self._listeners.tell("disconnected", reason=self.reason)
         self.pump.pause()
         self.requests.pause()
         self.subscriber.pause()
@@ -256,14 +270,17 @@ class Link:
         """
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         client.ping(lambda: answered.set_result(None))
-        due, before, quiet, late = client.written, (0, 0), 0, 0
+        due, received, before, quiet, late = client.written, client.received, (0, 0), 0, 0
         while quiet < _LOOKS and late < _LOOKS * _TOO_LATE:
             await asyncio.wait((client.lost, answered), timeout=interval / _LOOKS, return_when=asyncio.FIRST_COMPLETED)
             if client.lost.done() or answered.done():
+                self.heard = monotonic() if answered.done() else self.heard
                 return True
             gone = min(client.delivered, due)
             late = late + 1 if gone == due else 0
             now = gone, client.received if gone == due else 0
+            self.heard = monotonic() if client.received != received else self.heard
+            received = client.received
             before, quiet = now, quiet + 1 if now == before else 1
         return False
 
@@ -351,6 +368,7 @@ class Link:
 
         async def wind_up() -> None:
             await self.close(_FORSAKEN_GRACE)
+            self._listeners.end(None, "it was dropped without close(), or its close() was interrupted")
             self._reporter.end()
             asyncio.get_running_loop().stop()
 

@@ -22,12 +22,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import accumulate
+from math import inf, isinf
 from threading import Lock, get_ident
 
 from .._runtime.closing import loop_threads
 from .._runtime.deadline import Deadline
 from .._runtime.locks import tries
 from .._runtime.waits import ParkingLot
+from .._values.clock import monotonic
 from ..errors import BusClosedError, PublishTimeoutError
 
 __all__ = ["Wakeup", "Outbox"]
@@ -83,12 +85,14 @@ class Outbox:
         self._bytes = 0  # of those; changed by any thread, corrected by the loop
         self._wakeup: Wakeup | None = None  # there while the loop sleeps
         self.shortcut: Callable[[bytes], bool] | None = None  # sends a frame past the loop, or returns False
+        self._first = inf  # the moment since when the first of those frames has waited; any thread
         self._closed = False
         self._sealed = False
         # Changed by the loop alone.
         self._taken = 0  # frames ever taken
         self._held_events = 0  # taken, and not yet written
         self._held_bytes = 0
+        self._held_first = inf  # the moment since when the first of those has waited
 
     # -- publishing threads
 
@@ -112,10 +116,12 @@ class Outbox:
             self._make_sure_of_room(1, size, timeout)
         if self._closed:
             raise BusClosedError(_CLOSED)
-        if not (frames or self._held_events):
-            shortcut = self.shortcut
-            if shortcut is not None and shortcut(frame):
-                return
+        if not frames:
+            if not self._held_events:
+                shortcut = self.shortcut
+                if shortcut is not None and shortcut(frame):
+                    return
+            self._first = monotonic()
         self._bytes += size
         try:
             frames.append(frame)
@@ -144,6 +150,8 @@ class Outbox:
         if self._closed:
             raise BusClosedError(_CLOSED)
         frames = make()
+        if not self._frames:
+            self._first = monotonic()
         self._bytes += size
         try:
             self._frames.extend(frames)
@@ -255,6 +263,15 @@ class Outbox:
         """Return how many events and bytes wait to be written. Off the loop thread, a batch may be counted twice."""
         return self._held_events + len(self._frames), self._held_bytes + _size(self._frames)
 
+    def age(self) -> float:
+        """Return for how many seconds the oldest frame has waited that is not written yet; 0 if there is none.
+
+        Accepted race: threads that publish at the same moment may be wrong by the time between them. Nobody decides by
+        it.
+        """
+        first = self._held_first if self._held_events else self._first if self._frames else inf
+        return 0.0 if isinf(first) else max(0.0, monotonic() - first)
+
     def position(self) -> int:
         """Return how many events were ever accepted. Off the loop thread it may be wrong by one batch."""
         return self._taken + len(self._frames)
@@ -290,13 +307,16 @@ class Outbox:
 
     def take(self) -> tuple[list[bytes], list[int]]:
         """Take all frames; return them, and where each of them ends, in bytes from the beginning of the first."""
-        frames = list(self._frames)
+        frames, first = list(self._frames), self._first
         ends = list(accumulate(map(len, frames)))
         self._taken += len(frames)
+        self._held_first = self._held_first if self._held_events else first
         self._held_events += len(frames)  # first: a publisher finds them here or in the list, and takes no shortcut
         self._held_bytes += ends[-1] if ends else 0
         del self._frames[: len(frames)]
         self._bytes = _size(self._frames)
+        if self._frames:  # they came meanwhile
+            self._first = monotonic()
         return frames, ends
 
     def carried(self, count: int) -> None:

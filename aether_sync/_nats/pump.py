@@ -23,6 +23,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from math import inf
 
+from .._runtime.listeners import Listeners
 from .._runtime.reporter import Kind, Reporter
 from .._runtime.waits import Reply
 from .._values.clock import monotonic
@@ -68,14 +69,18 @@ class Pump:
     Args:
         outbox: Where events wait.
         reporter: Logs.
+        listeners: Are told what is uncertain.
         lines: How long a line the server accepts.
         pong_within: Seconds in which the link should carry what is in flight.
     """
 
-    def __init__(self, outbox: Outbox, reporter: Reporter, lines: Lines, pong_within: float) -> None:
+    def __init__(
+        self, outbox: Outbox, reporter: Reporter, listeners: Listeners, lines: Lines, pong_within: float
+    ) -> None:
         self._outbox = outbox
         self._lines = lines
         self._reporter = reporter
+        self._listeners = listeners
         self._client: NATSClient | None = None  # while connected
         self._max_payload = 0
         self._may_write = asyncio.Event()
@@ -134,6 +139,8 @@ class Pump:
             self.uncertain += lost
             said = "the connection broke with %s unconfirmed, which may not have arrived", counted(lost)
             self._reporter.warning(Kind.UNCERTAIN, *said, counts={"uncertain": lost})
+            reason = "the connection broke before the server confirmed them"
+            self._listeners.tell("uncertain", reason=reason, counts={"uncertain": lost})
         self._answer()
 
     def refuse(self, reason: str) -> None:

@@ -1,14 +1,18 @@
 """Log messages. A thread of their own logs them, because a log handler is user code: it may block, raise or call us.
 
+The same thread calls the user's callbacks (``listeners``), so they come in order with the records.
+
 Every record has attributes that programs can read: ``kind``, which is one of :class:`Kind`, and where they apply
 those of :class:`Details`.
 """
 
 import logging
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
 from itertools import count
+from math import inf
 from queue import Empty, SimpleQueue
 from traceback import format_exception
 from typing import NamedTuple, TypedDict, Unpack
@@ -16,6 +20,7 @@ from typing import NamedTuple, TypedDict, Unpack
 from .._values.clock import monotonic
 from ..errors import DeadlineExceededError
 from ..metrics import CloseReport
+from ..notices import Notice
 from .closing import loop_threads
 from .deadline import Deadline
 from .exit import at_exit, mind_the_exit
@@ -32,6 +37,7 @@ _numbers = count(1)
 logger = logging.getLogger("aether_sync")
 
 _QUEUED_AT_MOST = 1_000  # messages, so that a handler that blocks for ever costs no more memory
+_CALLS_AT_MOST = 2_000  # messages and calls: a flood of messages leaves room for calls, which tell the state
 _BURSTS_KNOWN = 1_000
 _BURST_ENDS_AFTER = 5.0  # seconds of quiet; the next message is logged again
 _BURST_AGAIN = 60.0  # seconds between two records of a burst that goes on
@@ -42,6 +48,7 @@ _LAST_WORDS = 0.1  # seconds that it waits for them if its deadline is over
 class Kind(StrEnum):
     """What a log record is about: its attribute ``kind``, as a plain str. ``guide/metrics.md`` has the same list."""
 
+    CALLBACK_FAILED = "callback_failed"  #: a callback that ``on()`` registered has raised
     CLOSE_REPORT = "close_report"  #: closing left something undone
     CONNECT_FAILED = "connect_failed"  #: an attempt to connect failed; others follow
     DECODE_ERROR = "decode_error"  #: a message is not an event, and is skipped
@@ -104,11 +111,19 @@ class _Message(NamedTuple):
     error: BaseException | None = None  # whose traceback is logged as well
 
 
+class _Call(NamedTuple):
+    """A call of a user's function; it stands in the queue between the messages."""
+
+    function: Callable[[Notice], object]
+    notice: Notice
+
+
 class Reporter(ForkAware):
     """Takes messages on any thread without blocking. A thread, which the first message starts, logs them.
 
-    The messages of one thread are logged in order. What comes after the end is logged all the same, by a thread that
-    then ends. In a forked child the reporter begins anew, and what is queued is the parent's.
+    The messages of one thread are logged in order, and calls are made in order with them. What comes after the end is
+    logged all the same, by a thread that then ends. In a forked child the reporter begins anew, and what is queued is
+    the parent's.
     """
 
     def __init__(self) -> None:
@@ -117,7 +132,7 @@ class Reporter(ForkAware):
         fork_aware.add(self)
 
     def _reset(self) -> None:
-        self._messages: SimpleQueue[_Message | Reply[None] | None] = SimpleQueue()
+        self._messages: SimpleQueue[_Message | _Call | Reply[None] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._to_start = [True]  # taken by the thread that starts it
         self._bursts: dict[tuple[Kind, str], Burst] = {}
@@ -173,8 +188,16 @@ class Reporter(ForkAware):
         if self._bursts.setdefault(key, Burst()).opens():
             self.warning(kind, text, *args, **details)
 
-    def _put(self, message: _Message) -> None:
-        if self._messages.qsize() < _QUEUED_AT_MOST:
+    def call(self, function: Callable[[Notice], object], notice: Notice) -> None:
+        """Call a function of the user's with a notice soon, on the thread that logs. An exception in it is logged.
+
+        While a log handler or another call blocks, so many wait at most that it costs no more memory; those beyond are
+        left out, except for the end, which comes once.
+        """
+        self._put(_Call(function, notice), inf if notice.kind == "closed" else _CALLS_AT_MOST)
+
+    def _put(self, message: _Message | _Call, at_most: float = _QUEUED_AT_MOST) -> None:
+        if self._messages.qsize() < at_most:
             self._mark = None  # before and after, as a signal handler may flush in between
             self._messages.put(message)
             self._mark = None
@@ -295,16 +318,30 @@ _reporters: WeakRegistry[Reporter] = WeakRegistry()
 _own = threading.local()  # its ``logs`` is true while a reporter may be running a log handler on this thread
 
 
-def _hand_over(one: _Message | Reply[None] | None) -> bool:
-    """Log a message, or say that a mark is reached; return False at the end."""
+def _hand_over(one: _Message | _Call | Reply[None] | None) -> bool:
+    """Log a message, make a call, or say that a mark is reached; return False at the end."""
     if isinstance(one, Reply):
         one.set(None)
+    elif isinstance(one, _Call):
+        _make(one)
     elif one is not None:
-        with suppress(Exception):  # raised by a handler or filter, which must not change what happens
-            logger.log(
-                one.level, one.text, *one.args, exc_info=one.error, extra={"kind": one.kind.value, **one.details}
-            )
+        _log(one)
     return one is not None
+
+
+def _log(one: _Message) -> None:
+    with suppress(Exception):  # raised by a handler or filter, which must not change what happens
+        logger.log(one.level, one.text, *one.args, exc_info=one.error, extra={"kind": one.kind.value, **one.details})
+
+
+def _make(call: _Call) -> None:
+    try:
+        call.function(call.notice)
+    except BaseException as error:  # the thread is ours, and goes on
+        if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
+            raise  # of a signal handler: a close() logs and calls itself where no thread can be started
+        said = "the callback for %r has raised", (call.notice.kind,)
+        _log(_Message(Kind.CALLBACK_FAILED, logging.ERROR, *said, {"url": call.notice.url}, error))
 
 
 def _must_not_wait() -> bool:

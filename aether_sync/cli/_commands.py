@@ -10,6 +10,7 @@ from ._bus import demo, pub, server, sub
 from ._doctor import doctor
 from ._export import export
 from ._guide import guide
+from ._health import health
 from ._import import import_
 from ._shell import Commands, Signals
 from ._store import actors, events, follow
@@ -61,5 +62,5 @@ def commands(ctx: click.Context, /) -> None:
     logging.getLogger("aether_sync").addHandler(logging.NullHandler())
 
 
-for command in (demo, sub, pub, server, append, events, follow, actors, export, import_, doctor, guide):
+for command in (demo, sub, pub, server, append, events, follow, actors, export, import_, doctor, health, guide):
     commands.add_command(command)

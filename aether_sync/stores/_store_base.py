@@ -17,6 +17,7 @@ from ..errors import (
     VersionConflictError,
 )
 from ..events import Event, EventStored
+from ..health import Health
 from ..metrics import CloseReport
 from ..patterns import SubscriptionFilter, check_namespace
 from ._checks import check_actor_id, check_events, check_order, check_version, check_wanted, latest_of
@@ -207,6 +208,11 @@ class StoreBase(Closeable, EventStore):
             for one in stored:
                 broadcaster.bus.try_publish(broadcaster.namespace, EventStored.of(one.event, one.sequence))
         return stored
+
+    # -- how it is
+
+    @abstractmethod
+    def health(self, *, timeout: float | None = 0.5) -> Health: ...
 
     # -- its end
 

@@ -16,6 +16,7 @@ from .._values.clock import Datetime, now
 from ..bus import EventBus
 from ..errors import MalformedRecordError
 from ..events import Event
+from ..health import Health
 from ..metrics import CloseReport
 
 __all__ = [
@@ -531,6 +532,29 @@ class EventStore(Protocol):
 
         Raises:
             InvalidOptionError: There is no namespace, or this store would store what the bus publishes.
+        """
+
+    # -- how it is
+
+    def health(self, *, timeout: float | None = 0.5) -> Health:
+        """Return whether the store can do its work now, and if not, why. It raises nothing for a server that is away.
+
+        An ``InMemoryEventStore`` is well until it is closed. A ``JetStreamEventStore`` asks the server for its stream,
+        if it is connected: it is well if the stream has a leader that answers in time, and its connection is well; see
+        :meth:`Connection.health`, of which the answer is the only one of ``parts``. A stream that was never there is no
+        reason: the first save makes it. One that was there and is gone is a reason.
+
+        Args:
+            timeout: Seconds for the question; 0 asks nothing, and says what is known here. The default leaves time to
+                answer a probe that waits for a second. None waits for ever.
+
+        Returns:
+            With ``numbers``: ``events`` and ``last_sequence``; and of a stream on a server ``bytes``,
+            ``seconds_round_trip``, ``replicas_missing`` (copies that are offline or not current) and ``replica_lag``
+            (events that the slowest copy is behind).
+
+        Raises:
+            InvalidOptionError: ``timeout`` is no number of seconds. Nothing else is raised, also if it is closed.
         """
 
     # -- its end

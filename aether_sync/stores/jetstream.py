@@ -21,6 +21,7 @@ from ..bus import EventBus
 from ..connection import Connection, ConnectionOptions, adopt
 from ..errors import InvalidOptionError, VersionConflictError
 from ..events import MAX_VERSION, Event
+from ..health import Health
 from ..metrics import CloseReport
 from ..nats_bus import NATSEventBus
 from ..patterns import SubscriptionFilter
@@ -37,6 +38,7 @@ from ._jetstream.reader import Reader, valid
 from ._jetstream.saves import Saves
 from ._jetstream.snapshots import Snapshots
 from ._jetstream.stream import Stream, settings, snapshot_settings
+from ._jetstream.vitals import ask_for_vitals
 from ._jetstream.writer import Writer
 from ._store_base import StoreBase
 from ._wanted import Wanted
@@ -439,6 +441,18 @@ class JetStreamEventStore(StoreBase, ForkAware):
         sequence = None if sequence is None else check_version("sequence", sequence, least=1)
         self._names.subject(actor_id)  # or the id is too long
         self._cache.announce(actor_id, version, sequence)
+
+    # -- how it is
+
+    def health(self, *, timeout: float | None = 0.5) -> Health:  # noqa: D102
+        deadline, about = Deadline(timeout), f"the store of stream {self.stream!r}"
+        if self._closed:
+            return Health(about=about, reasons=(f"{about} is closed",), alive=False)
+        parts = (self._connection.health(),)
+        if not (self._channel.is_connected and deadline.remaining()):
+            return Health.of(about, parts=parts)
+        reasons, numbers = ask_for_vitals(self._stream, deadline)
+        return Health.of(about, reasons, numbers=numbers, parts=parts)
 
     # -- its end
 

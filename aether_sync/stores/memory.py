@@ -13,6 +13,7 @@ from .._values.shown import short
 from ..bus import EventBus
 from ..errors import DuplicateIdError, InvalidOptionError, StreamRegressionError, UnsupportedError, VersionConflictError
 from ..events import Event
+from ..health import Health
 from ..metrics import CloseReport
 from ..patterns import SubscriptionFilter
 from ._checks import (
@@ -290,6 +291,15 @@ class InMemoryEventStore(StoreBase):
             if reason is not None:
                 raise UnsupportedError(f"InMemoryEventStore has no {name}: {reason}")
             raise AttributeError(f"'InMemoryEventStore' object has no attribute {name!r}", name=name, obj=self)
+
+    # -- how it is
+
+    def health(self, *, timeout: float | None = 0.5) -> Health:  # noqa: D102
+        Deadline(timeout)
+        about = "the store in memory"
+        if self._closed:
+            return Health(about=about, reasons=(f"{about} is closed",), alive=False)
+        return Health(about=about, numbers={"events": self._log.size, "last_sequence": self._log.end()})
 
     # -- its end
 

@@ -34,6 +34,8 @@ KINDS = {
     "consumer": "Consumer",
     "delivery": "Delivery",
     "event": "Event",
+    "health": "Health",
+    "notice": "Notice",
     "runner": "Runner",
     "server": "NATSServer",
     "store": "JetStreamEventStore",

@@ -18,6 +18,7 @@ with instrumented(__name__):
     from aether_sync._nats.interest import message_class
     from aether_sync._nats.login import Login
     from aether_sync._nats.servers import Server
+    from aether_sync._runtime.listeners import Listeners
     from aether_sync._runtime.reporter import Reporter
 
 SID = 1
@@ -76,7 +77,7 @@ def feed(pieces: list[bytes]) -> tuple[Watched, Target, Counters]:
 
 async def _feed(pieces: list[bytes]) -> tuple[Watched, Target, Counters]:
     reporter, counters = QuietReporter(), Counters()
-    inbox = Incoming("a-node", counters, lambda target: None)
+    inbox = Incoming("a-node", counters, lambda target: None, Listeners(reporter))
     interest = EventInterest(inbox, "aether.events.>", ">", None)
     target = make_target((">",), None, 100, 1 << 20, "drop_oldest", None, lambda stats: None)
     interest.add(target)

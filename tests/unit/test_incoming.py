@@ -13,6 +13,7 @@ from aether_sync._codec.encoding import encode_event
 from aether_sync._codec.envelope import EnvelopeWriter
 from aether_sync._nats.fast_reader import FastReader
 from aether_sync._nats.interest import Mailbox
+from aether_sync._runtime.listeners import Listeners
 from aether_sync._runtime.reporter import Reporter
 
 OWN, OTHER = EnvelopeWriter("own"), EnvelopeWriter("two")
@@ -29,10 +30,10 @@ class Node:
 
     def __init__(self) -> None:
         self.counters = Counters()
-        self.inbox = Incoming("own", self.counters, lambda _: None)
+        self.reporter = Reporter()
+        self.inbox = Incoming("own", self.counters, lambda _: None, Listeners(self.reporter))
         self.exact, self.wide = self.interest("orders.eu"), self.interest("orders.*")
         self.group = self.interest("orders.eu", "workers")
-        self.reporter = Reporter()
 
     def interest(self, pattern: str, group: str | None = None) -> EventInterest:
         interest = EventInterest(self.inbox, f"t.events.{pattern}", pattern, group)

@@ -14,19 +14,20 @@ PACKAGE = Path(aether_sync.__file__).parent
 #: importing file's own, only the folder counts.
 ROOMS: dict[str, list[str]] = {
     "": [
-        "_version", "_values", "errors", "_arguments", "events", "patterns", "metrics", "_codec", "_runtime", "_nats",
-        "connection", "_bus", "subscription", "bus", "nats_bus", "stores", "server", "__init__", "cli", "__main__",
+        "_version", "_values", "errors", "_arguments", "events", "patterns", "metrics", "notices", "_codec", "_runtime",
+        "health", "_nats", "connection", "_bus", "subscription", "bus", "nats_bus", "stores", "server", "__init__",
+        "cli", "__main__",
     ],
     "_values": ["clock", "shown"],
     "_codec": ["decoding", "encoding", "envelope"],
     "_runtime": [
         "green", "threads", "batches", "registry", "again", "deadline", "locks", "waits", "fork", "exit", "closing",
-        "reporter", "base_loop", "uvloop", "event_loop", "loop_thread",
+        "reporter", "listeners", "base_loop", "uvloop", "event_loop", "loop_thread",
     ],
     "_nats": [
         "interest", "lines", "login", "uplink", "shortcut", "outbox", "reasons", "checks", "contexts", "tls",
         "settings", "servers", "options", "fast_reader", "parser", "client", "pump", "call", "requests", "subscriber",
-        "connector", "link", "engine", "channel",
+        "connector", "link", "engine", "channel", "vitals",
     ],
     "_bus": [
         "counting", "index", "bounded", "readers", "queue", "routing", "recent_payloads", "incoming", "store_watch",
@@ -36,9 +37,9 @@ ROOMS: dict[str, list[str]] = {
         "jetstream", "admin", "doctor",
     ],
     "stores/_jetstream": [
-        "names", "error_codes", "answers", "earlier", "messages", "api", "stream", "saves", "cache", "capacity",
-        "group_commit", "reader", "history", "kept", "walk", "loader", "draft", "writer", "snapshots", "parts", "pull",
-        "flow", "record_flow", "follower",
+        "names", "error_codes", "answers", "earlier", "messages", "api", "stream", "vitals", "saves", "cache",
+        "capacity", "group_commit", "reader", "history", "kept", "walk", "loader", "draft", "writer", "snapshots",
+        "parts", "pull", "flow", "record_flow", "follower",
     ],
     "stores/consumers": [
         "arrivals", "dead_letters", "durable", "ack_extender", "delivery", "handlers", "sources", "consumption",
@@ -48,7 +49,7 @@ ROOMS: dict[str, list[str]] = {
     "server": ["watcher", "process", "configuration", "server", "cluster"],
     "cli": [
         "_access", "demo", "_shell", "_progress", "_options", "_lines", "_bus", "_store", "_append", "_export_file",
-        "_export", "_import_there", "_import", "_doctor", "_guide", "_commands", "__init__",
+        "_export", "_import_there", "_import", "_doctor", "_health", "_guide", "_commands", "__init__",
     ],
     "cli/demo": ["plan", "audit", "node", "show", "run", "__init__"],
 }  # fmt: skip
@@ -172,16 +173,18 @@ def test_public_names_are_pinned() -> None:
         "ConnectionOptions", "Consumer", "ConsumerState", "Consumption", "DeadlineExceededError", "DecodingError",
         "Delivery",
         "DeliveryUncertainError", "DisconnectedError", "DuplicateIdError", "EncodingError", "Event", "EventBus",
-        "EventStore", "EventStored", "EventTooLargeError", "Follower", "Handler", "InMemoryEventStore",
+        "EventStore", "EventStored", "EventTooLargeError", "Follower", "Handler", "HasHealth", "Health",
+        "InMemoryEventStore",
         "InvalidEventError", "InvalidNamespaceError", "InvalidOptionError", "JetStreamEventStore", "LoadedActor",
         "MalformedRecord", "MalformedRecordError",
-        "Metrics", "NATSEventBus", "NATSCluster", "NATSServer", "PermissionDeniedError", "DeadLetter",
+        "Metrics", "NATSEventBus", "NATSCluster", "NATSServer", "Notice", "NoticeCallback",
+        "PermissionDeniedError", "DeadLetter",
         "PublishTimeoutError", "Reading", "Runner", "ServerError", "ServerNotFoundError", "Snapshot",
         "StoreClosedError", "StoreError", "StoreUnavailableError", "StoredEvent", "StreamMismatchError",
         "StreamRegressionError", "Subscription", "SubscriptionClosedError", "SubscriptionFilter",
         "SubscriptionOverflowError", "SubscriptionStats", "UnknownOutcomeError", "UnsupportedError",
         "VersionConflictError", "VersionListener", "WrongThreadError", "__version__", "actor_type",
-        "end_iterations", "flush_logs",
+        "end_iterations", "flush_logs", "health_app",
         "retry_on_conflict",
     ]  # fmt: skip
     assert all(hasattr(aether_sync, name) for name in aether_sync.__all__)
@@ -189,7 +192,7 @@ def test_public_names_are_pinned() -> None:
 
 def test_a_connection_shows_only_what_a_user_may_call() -> None:
     assert {name for name in dir(aether_sync.Connection) if not name.startswith("_")} == {
-        "close", "closed", "flush", "from_context", "is_connected", "reconnects", "server_info", "start",
+        "close", "closed", "flush", "from_context", "health", "is_connected", "on", "reconnects", "server_info", "start",
         "wait_connected",
     }  # fmt: skip
 

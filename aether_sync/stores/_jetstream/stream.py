@@ -121,6 +121,21 @@ class Stream:
         assert config is not None
         return config
 
+    @property
+    def name(self) -> str:
+        """Its name on the server."""
+        name: str = self._wanted["name"]
+        return name
+
+    @property
+    def was_seen(self) -> bool:
+        """Whether it was there when it was looked at last."""
+        return self._seen is not None
+
+    def ask(self, deadline: Deadline) -> dict[str, Any]:
+        """Return what the server says of it, or the error that it answers. Nothing is concluded from that here."""
+        return self._info(deadline)
+
     def _known(self) -> dict[str, Any] | None:
         """Return the settings that were read, if they cannot have changed since; else None."""
         seen = self._seen

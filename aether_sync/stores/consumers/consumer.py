@@ -20,6 +20,7 @@ from .sources import Events, Pointers, Source
 __all__ = ["Consumer"]
 
 _MOST_THREADS = 10_000  # of one runner: more is a slip
+_HUNG_AFTER = 10  # ack waits: five minutes by default, longer than nearly all handlers take
 _SAME = "Use the same in every process"
 
 
@@ -142,6 +143,7 @@ class Consumer:
             counts_deliveries=not dead_letters,
             first=first,
             capacity=prefetch,
+            hung_after=_HUNG_AFTER * self._settings.ack_wait,
         )
         consumption = self._begin_iteration(context, first, dead_letters, deadline)
         try:

@@ -11,7 +11,7 @@ from math import inf
 from typing import Any, Self
 
 from ..._arguments import check_count
-from ..._nats.channel import Channel
+from ..._nats.channel import Channel, EngineSlot
 from ..._nats.interest import Message
 from ..._runtime.batches import take_batch
 from ..._runtime.closing import warn_unclosed
@@ -26,9 +26,18 @@ from .._jetstream.saves import Verdict
 from .ack_extender import ACK, AckExtender
 from .arrivals import Arrivals
 from .delivery import Delivery, Settler
+from .durable import ConsumerState, state_of
 from .sources import Source
 
-__all__ = ["DRAIN", "Consumption", "begin_consuming", "report_lost", "set_prefetch"]
+__all__ = [
+    "DRAIN",
+    "Consumption",
+    "begin_consuming",
+    "connection_of",
+    "fetch_state_of",
+    "report_lost",
+    "set_prefetch",
+]
 
 _OPEN = 0.25  # seconds until the server is asked again whether a save is whole
 DRAIN = 1.0  #: seconds that closing waits for messages that are on their way
@@ -270,6 +279,20 @@ def begin_consuming(consumption: Consumption, info: dict[str, Any], deadline: De
 def set_prefetch(consumption: Consumption, count: int) -> None:
     """Let another number of messages wait to be taken. Those that are here stay."""
     consumption._requester.window = count
+
+
+def fetch_state_of(consumption: Consumption, deadline: Deadline) -> ConsumerState:
+    """Return how far the consumer of a consumption is.
+
+    Raises:
+        StoreError: There is no such consumer, or the server cannot say.
+    """
+    return state_of(consumption._source.fetch_info(consumption._consumer, deadline))
+
+
+def connection_of(consumption: Consumption) -> EngineSlot:
+    """Return the state of its connection."""
+    return consumption._channel.slot
 
 
 def report_lost(consumption: Consumption) -> None:

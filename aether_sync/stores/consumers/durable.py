@@ -24,6 +24,7 @@ __all__ = [
     "fetch_state",
     "join",
     "list_states",
+    "state_of",
     "wait_for",
 ]
 
@@ -93,7 +94,7 @@ class ConsumerState:
     redelivered: int
 
 
-def _state_of(info: dict[str, Any]) -> ConsumerState:
+def state_of(info: dict[str, Any]) -> ConsumerState:
     """Read the server's information on a consumer."""
     return ConsumerState(
         info["name"],
@@ -207,13 +208,13 @@ def fetch_state(jetstream: JetStream, stream: str, consumer: str, deadline: Dead
         return None
     if "error" in answer:
         raise StoreUnavailableError(f"nothing is known of consumer {consumer!r}: {said(answer)}")
-    return _state_of(answer)
+    return state_of(answer)
 
 
 def list_states(jetstream: JetStream, stream: str, deadline: Deadline) -> list[ConsumerState]:
     """Return how far each durable consumer is, sorted by name."""
     durable = (one for one in jetstream.consumers(stream, deadline) if one["config"].get("durable_name"))
-    return sorted(map(_state_of, durable), key=lambda one: one.name)
+    return sorted(map(state_of, durable), key=lambda one: one.name)
 
 
 def delete(jetstream: JetStream, stream: str, consumer: str, deadline: Deadline) -> bool:
@@ -235,7 +236,7 @@ def wait_for(jetstream: JetStream, names: Names, consumer: str, sequence: int, d
     # The server does not announce acknowledgements, so it has to be asked: first soon, as most handlers are quick, then
     # after longer and longer pauses, so that waiting for a consumer that is far behind costs the server little.
     pause = Pause(deadline)
-    while not _has_passed(state := _state_of(info), target):
+    while not _has_passed(state := state_of(info), target):
         if not pause.take():
             raise DeadlineExceededError(
                 f"consumer {consumer!r} has not acknowledged event {target} within {deadline}: all up to "

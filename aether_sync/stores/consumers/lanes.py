@@ -21,6 +21,7 @@ from itertools import count
 from math import inf, isinf
 from operator import attrgetter
 from time import sleep
+from typing import NamedTuple
 
 from ..._runtime.deadline import Deadline
 from ..._runtime.locks import signal_safe_lock
@@ -33,7 +34,7 @@ from .consumption import Consumption, report_lost, set_prefetch
 from .delivery import Delivery, drop_event, extend, failed_reason, give_back, hold, let_go, reload_event
 from .handlers import Handler, refuse_unrun
 
-__all__ = ["Handling", "LaneScheduler"]
+__all__ = ["Busy", "Handling", "LaneScheduler"]
 
 _LONGEST_PAUSE = 60.0  # seconds before a failed event is tried again
 _LONGEST_REASON = 1_000  # characters
@@ -45,12 +46,13 @@ _PATIENCE = 0.25  # seconds in which everything here has to be handled: else mor
 
 _numbers = count(1)
 _sequence = attrgetter("sequence")
+_since = attrgetter("since")
 
 
 class _Lane:
     """The events of one actor that are here, in the order of the store."""
 
-    __slots__ = ("actor_id", "failures", "is_busy", "verdict", "waiting")
+    __slots__ = ("actor_id", "failures", "is_busy", "since", "verdict", "waiting")
 
     def __init__(self, actor_id: str) -> None:
         self.actor_id = actor_id
@@ -58,6 +60,7 @@ class _Lane:
         self.failures = 0  # of the first
         self.verdict: str | None = None  # the reason, once the first is given up
         self.is_busy = False  # a thread handles the first
+        self.since = 0.0  # the moment since when it does
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ class Handling:
         counts_deliveries: Whether earlier deliveries, to any process, count as attempts.
         first: How many deliveries are here at most at the beginning.
         capacity: How many are here at most later on, as long as all threads have something to do.
+        hung_after: Seconds after which a handler that still runs is a reason for the runner not to be well.
     """
 
     consumer: str
@@ -81,6 +85,23 @@ class Handling:
     counts_deliveries: bool
     first: int
     capacity: int
+    hung_after: float
+
+
+class Busy(NamedTuple):
+    """What a runner is doing at a moment.
+
+    Attributes:
+        handlers: How many handlers run.
+        waiting: How many deliveries wait here for a handler, those that are tried again later included.
+        longest: For how many seconds the handler has run that runs for the longest time; 0 if none runs.
+        delivery: What that one handles.
+    """
+
+    handlers: int
+    waiting: int
+    longest: float
+    delivery: Delivery | None
 
 
 class LaneScheduler:
@@ -259,7 +280,7 @@ class LaneScheduler:
                     self._ready.append(heappop(self._later)[2])
                 if self._ready:
                     lane = self._ready.popleft()
-                    lane.is_busy = True
+                    lane.is_busy, lane.since = True, now
                     if self._ready or self._later:  # another thread has to wait for those
                         self._work.wake(1)
                     self._signal_idleness()
@@ -381,6 +402,16 @@ class LaneScheduler:
             else:
                 del self._lanes[lane.actor_id]
             self._room.wake(1)
+
+    def busy(self) -> Busy:
+        """Return what is being done now."""
+        with self.lock:
+            lanes = [lane for lane in self._lanes.values() if lane.is_busy and lane.waiting]
+            if not lanes:
+                return Busy(0, len(self._held), 0.0, None)
+            first = min(lanes, key=_since)
+            longest = max(0.0, monotonic() - first.since)
+            return Busy(len(lanes), len(self._held) - len(lanes), longest, first.waiting[0])
 
     # -- ending
 

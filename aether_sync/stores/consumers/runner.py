@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterable
 from itertools import count
 
+from ..._arguments import check_seconds
+from ..._nats.vitals import health_of
 from ..._runtime.again import again
 from ..._runtime.closing import Closeable
 from ..._runtime.deadline import Deadline
@@ -17,10 +19,12 @@ from ..._runtime.registry import WeakRegistry
 from ..._runtime.reporter import Kind, Reporter, last_words
 from ..._runtime.threads import NoThreadError, make_thread, start
 from ..._values.shown import short
-from ...errors import StoreClosedError, StoreError
+from ...errors import AetherError, StoreClosedError, StoreError
+from ...health import Health
 from ...metrics import CloseReport
 from .._jetstream.flow import close_by
-from .consumption import Consumption
+from .consumption import Consumption, connection_of, fetch_state_of
+from .durable import ConsumerState
 from .lanes import Handling, LaneScheduler
 
 __all__ = ["Runner", "close_all", "let_all_end", "start_runner"]
@@ -56,6 +60,7 @@ class Runner(Closeable, ForkAware):
         self._scheduler = LaneScheduler(consumption, handling, reporter)
         self._reporter = reporter
         self._name = handling.consumer
+        self._hung_after = handling.hung_after
         self._has_left = False  # closing it took too long: handlers were left behind
         number = next(_numbers)
         self._threads = [
@@ -110,6 +115,58 @@ class Runner(Closeable, ForkAware):
         if scheduler.failure is not None:
             raise again(scheduler.failure)
         return ended
+
+    def health(self, *, timeout: float | None = 0.5, hung_after: float | None = None) -> Health:
+        """Return whether the runner can do its work now, and if not, why. It raises nothing for a server that is away.
+
+        It is ok while it runs, its connection is well (see :meth:`Connection.health`, of which the answer is the only
+        one of ``parts``), no handler hangs, and the server answers in time and knows the consumer. It is alive until it
+        is closed, or ended by an error.
+
+        Args:
+            timeout: Seconds for the question to the server how far the consumer is; 0 asks nothing, and says what is
+                known here. The default leaves time to answer a probe that waits for a second. None waits for ever.
+            hung_after: Seconds after which a handler that still runs counts as hanging. By default that is ten times
+                the consumer's ``ack_wait``, so five minutes as a rule; then the runner is not ok, but alive, as nobody
+                here can know how long your handlers may take. A number of yours says that no handler takes so long: the
+                runner is not alive either when one does.
+
+        Returns:
+            With ``numbers``: ``threads``; ``handlers``, those that run now; ``waiting``, the events in this process
+            that wait for one; ``seconds_longest_handler``, how long the one has run that runs for the longest time; and
+            from the server ``lag``, the events that were not delivered to any process yet, ``unacknowledged``, those
+            that were delivered and are being worked on in any process, and ``redelivered``, as in
+            :class:`ConsumerState`.
+
+        Raises:
+            InvalidOptionError: An argument is no number of seconds.
+        """
+        deadline = Deadline(timeout)
+        limit = self._hung_after if hung_after is None else check_seconds("hung_after", hung_after)
+        about, scheduler = f"the runner of consumer {short(self._name)}", self._scheduler
+        if scheduler.failure is not None:
+            return Health(about=about, reasons=(f"{about} has ended: {scheduler.failure}",), alive=False)
+        if self.closed:
+            return Health(about=about, reasons=(f"{about} is closed",), alive=False)
+        busy, slot, reasons = scheduler.busy(), connection_of(scheduler.consumption), []
+        numbers: dict[str, float] = {
+            "threads": len(self._threads) - 1,
+            "handlers": busy.handlers,
+            "waiting": busy.waiting,
+            "seconds_longest_handler": busy.longest,
+        }
+        hangs = busy.delivery is not None and busy.longest >= limit
+        if hangs:
+            assert busy.delivery is not None
+            what = f"event {busy.delivery.sequence} (of {short(busy.delivery.event.actor_id)})"
+            reasons.append(f"{about}: the handler has run for {busy.longest:.0f} s with {what}")
+        if slot.is_connected and deadline.remaining():
+            try:
+                numbers |= _numbers_of(fetch_state_of(scheduler.consumption, deadline))
+            except AetherError as error:
+                reasons.append(f"{about}: {error}")
+        alive = not (hangs and hung_after is not None)
+        return Health.of(about, reasons, alive=alive, numbers=numbers, parts=(health_of(slot),))
 
     def close(self, timeout: float | None = 5.0) -> CloseReport:
         """Take no more events, wait for the handlers that run, and give back the rest.
@@ -181,6 +238,10 @@ class Runner(Closeable, ForkAware):
 
     def __repr__(self) -> str:
         return f"<Runner of {short(self._name)}{' closed' if self.closed else ''}>"
+
+
+def _numbers_of(state: ConsumerState) -> dict[str, float]:
+    return {"lag": state.waiting, "unacknowledged": state.unacknowledged, "redelivered": state.redelivered}
 
 
 _runners: WeakRegistry[Runner] = WeakRegistry()

@@ -70,6 +70,12 @@ PAGES = (
         ("metrics.Metrics", "metrics"),
     ),
     Page(
+        "health",
+        "Health and notices",
+        "These are what `health()` returns, the web application that answers probes with it, and what callbacks get.",
+        ("health.Health", "health", "notices"),
+    ),
+    Page(
         "stores",
         "Event stores",
         "An event store keeps the events of actors, in memory for one process or in JetStream for all nodes.",

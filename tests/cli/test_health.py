@@ -1,0 +1,66 @@
+"""The command ``health``: its exit status, with real servers."""
+
+import json
+import time
+
+import pytest
+
+from aether_sync import JetStreamEventStore, NATSServer
+
+from ..support.common import PATIENCE, make_event
+from ..support.shell import run
+
+pytest.importorskip("click")  # the extra `cli`, which the extra `test` brings
+
+
+def test_a_server_that_answers(server: NATSServer) -> None:
+    found = run("health", "--url", server.url, "--timeout", str(PATIENCE))
+    assert (found.returncode, found.stderr) == (0, "")
+    assert found.stdout == f"ok    the connection to {server.url}\n"
+
+
+def test_as_json(server: NATSServer) -> None:
+    found = run("health", "--url", server.url, "--json", "--timeout", str(PATIENCE))
+    assert found.returncode == 0
+    answer = json.loads(found.stdout)
+    assert (answer["ok"], answer["alive"], answer["reasons"]) == (True, True, [])
+    assert answer["numbers"]["seconds_since_server"] < PATIENCE
+
+
+def test_a_server_that_is_not_there(nowhere: str) -> None:
+    secret = nowhere.replace("//", "//me:secret@")
+    began = time.monotonic()
+    plain, as_json = run("health", "--url", secret), run("health", "--url", secret, "--json")
+    assert time.monotonic() - began < PATIENCE
+    assert (plain.returncode, as_json.returncode) == (1, 1)
+    assert plain.stdout.startswith(f"bad   not connected to {nowhere}: connection refused")
+    answer = json.loads(as_json.stdout)
+    assert not answer["ok"]
+    assert answer["reasons"][0].startswith(f"not connected to {nowhere}: connection refused")
+    assert "secret" not in plain.stdout + plain.stderr + as_json.stdout + as_json.stderr
+
+
+def test_a_stream(server: NATSServer, prefix: str, make_store: type[JetStreamEventStore]) -> None:
+    patient = "--url", server.url, "--stream", prefix, "--timeout", str(PATIENCE)
+    found = run("health", *patient)
+    assert found.returncode == 1
+    assert f"there is no stream {prefix!r}" in found.stdout
+    make_store().save_event(make_event(version=1))
+    found = run("health", *patient, "--json")
+    assert found.returncode == 0
+    assert json.loads(found.stdout)["numbers"]["events"] == 1
+
+
+def test_a_server_without_jetstream() -> None:
+    with NATSServer(jetstream=False) as server:
+        patient = "--url", server.url, "--timeout", str(PATIENCE)
+        assert run("health", *patient).returncode == 0
+        found = run("health", "--url", server.url, "--stream", "events")
+        assert found.returncode == 1
+        assert found.stdout.startswith("bad   ")
+        assert "JetStream" in found.stdout
+
+
+def test_wrong_usage() -> None:
+    assert run("health", "--timeout", "0").returncode == 2
+    assert run("health", "--url", "").returncode == 2
