@@ -41,7 +41,16 @@ from .errors import (
     WrongThreadError,
 )
 from .events import EVENT_STORED, Event, EventStored
-from .metrics import CloseReport, Metrics, SubscriptionStats
+from .metrics import (
+    CallMetrics,
+    CloseReport,
+    FollowerStats,
+    Histogram,
+    Metrics,
+    RunnerMetrics,
+    StoreMetrics,
+    SubscriptionStats,
+)
 from .nats_bus import NATSEventBus
 from .patterns import SubscriptionFilter, actor_type
 from .server.cluster import NATSCluster
@@ -78,6 +87,7 @@ __all__ = [
     "AnyVersion",
     "AtomicAppendUnsupportedError",
     "BusClosedError",
+    "CallMetrics",
     "CloseReport",
     "ClosedError",
     "ConnectError",
@@ -100,7 +110,9 @@ __all__ = [
     "EventStored",
     "EventTooLargeError",
     "Follower",
+    "FollowerStats",
     "Handler",
+    "Histogram",
     "InMemoryEventStore",
     "InvalidEventError",
     "InvalidNamespaceError",
@@ -118,11 +130,13 @@ __all__ = [
     "PublishTimeoutError",
     "Reading",
     "Runner",
+    "RunnerMetrics",
     "ServerError",
     "ServerNotFoundError",
     "Snapshot",
     "StoreClosedError",
     "StoreError",
+    "StoreMetrics",
     "StoreUnavailableError",
     "StoredEvent",
     "StreamMismatchError",
