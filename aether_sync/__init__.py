@@ -42,7 +42,16 @@ from .errors import (
 )
 from .events import EVENT_STORED, Event, EventStored
 from .health import HasHealth, Health, health_app
-from .metrics import CloseReport, Metrics, SubscriptionStats
+from .metrics import (
+    CallMetrics,
+    CloseReport,
+    FollowerStats,
+    Histogram,
+    Metrics,
+    RunnerMetrics,
+    StoreMetrics,
+    SubscriptionStats,
+)
 from .nats_bus import NATSEventBus
 from .notices import Notice, NoticeCallback
 from .patterns import SubscriptionFilter, actor_type
@@ -80,6 +89,7 @@ __all__ = [
     "AnyVersion",
     "AtomicAppendUnsupportedError",
     "BusClosedError",
+    "CallMetrics",
     "CloseReport",
     "ClosedError",
     "ConnectError",
@@ -89,6 +99,7 @@ __all__ = [
     "Consumer",
     "ConsumerState",
     "Consumption",
+    "DeadLetter",
     "DeadlineExceededError",
     "DecodingError",
     "Delivery",
@@ -102,9 +113,11 @@ __all__ = [
     "EventStored",
     "EventTooLargeError",
     "Follower",
+    "FollowerStats",
     "Handler",
     "HasHealth",
     "Health",
+    "Histogram",
     "InMemoryEventStore",
     "InvalidEventError",
     "InvalidNamespaceError",
@@ -114,21 +127,22 @@ __all__ = [
     "MalformedRecord",
     "MalformedRecordError",
     "Metrics",
-    "NATSEventBus",
     "NATSCluster",
+    "NATSEventBus",
     "NATSServer",
     "Notice",
     "NoticeCallback",
     "PermissionDeniedError",
-    "DeadLetter",
     "PublishTimeoutError",
     "Reading",
     "Runner",
+    "RunnerMetrics",
     "ServerError",
     "ServerNotFoundError",
     "Snapshot",
     "StoreClosedError",
     "StoreError",
+    "StoreMetrics",
     "StoreUnavailableError",
     "StoredEvent",
     "StreamMismatchError",

@@ -17,7 +17,7 @@ from ..bus import EventBus
 from ..errors import MalformedRecordError
 from ..events import Event
 from ..health import Health
-from ..metrics import CloseReport
+from ..metrics import CloseReport, StoreMetrics
 
 __all__ = [
     "ANY_VERSION",
@@ -534,7 +534,7 @@ class EventStore(Protocol):
             InvalidOptionError: There is no namespace, or this store would store what the bus publishes.
         """
 
-    # -- how it is
+    # -- its state
 
     def health(self, *, timeout: float | None = 0.5) -> Health:
         """Return whether the store can do its work now, and if not, why. It raises nothing for a server that is away.
@@ -556,6 +556,9 @@ class EventStore(Protocol):
         Raises:
             InvalidOptionError: ``timeout`` is no number of seconds. Nothing else is raised, also if it is closed.
         """
+
+    def metrics(self) -> StoreMetrics:
+        """Return what the store has done so far; any thread may ask, also after it was closed."""
 
     # -- its end
 

@@ -18,7 +18,7 @@ ROOMS: dict[str, list[str]] = {
         "health", "_nats", "connection", "_bus", "subscription", "bus", "nats_bus", "stores", "server", "__init__",
         "cli", "__main__",
     ],
-    "_values": ["clock", "shown"],
+    "_values": ["clock", "counting", "shown"],
     "_codec": ["decoding", "encoding", "envelope"],
     "_runtime": [
         "green", "threads", "batches", "registry", "again", "deadline", "locks", "waits", "fork", "exit", "closing",
@@ -33,8 +33,8 @@ ROOMS: dict[str, list[str]] = {
         "counting", "index", "bounded", "readers", "queue", "routing", "recent_payloads", "incoming", "store_watch",
     ],
     "stores": [
-        "base", "retrying", "_checks", "_wanted", "_store_base", "_memory_log", "memory", "_jetstream", "consumers",
-        "jetstream", "admin", "doctor",
+        "base", "retrying", "_checks", "_wanted", "_measuring", "_store_base", "_memory_log", "memory", "_jetstream",
+        "consumers", "jetstream", "admin", "doctor",
     ],
     "stores/_jetstream": [
         "names", "error_codes", "answers", "earlier", "messages", "api", "stream", "vitals", "saves", "cache",
@@ -169,31 +169,27 @@ class TestEveryFile:
 def test_public_names_are_pinned() -> None:
     assert aether_sync.__all__ == [
         "ANY_VERSION", "EVENT_STORED", "NO_EVENTS", "AetherError", "AnyVersion", "AtomicAppendUnsupportedError",
-        "BusClosedError", "CloseReport", "ClosedError", "ConnectError", "Connection", "ConnectionFailedError",
-        "ConnectionOptions", "Consumer", "ConsumerState", "Consumption", "DeadlineExceededError", "DecodingError",
-        "Delivery",
-        "DeliveryUncertainError", "DisconnectedError", "DuplicateIdError", "EncodingError", "Event", "EventBus",
-        "EventStore", "EventStored", "EventTooLargeError", "Follower", "Handler", "HasHealth", "Health",
-        "InMemoryEventStore",
+        "BusClosedError", "CallMetrics", "CloseReport", "ClosedError", "ConnectError", "Connection",
+        "ConnectionFailedError", "ConnectionOptions", "Consumer", "ConsumerState", "Consumption", "DeadLetter",
+        "DeadlineExceededError", "DecodingError", "Delivery", "DeliveryUncertainError", "DisconnectedError",
+        "DuplicateIdError", "EncodingError", "Event", "EventBus", "EventStore", "EventStored", "EventTooLargeError",
+        "Follower", "FollowerStats", "Handler", "HasHealth", "Health", "Histogram", "InMemoryEventStore",
         "InvalidEventError", "InvalidNamespaceError", "InvalidOptionError", "JetStreamEventStore", "LoadedActor",
-        "MalformedRecord", "MalformedRecordError",
-        "Metrics", "NATSEventBus", "NATSCluster", "NATSServer", "Notice", "NoticeCallback",
-        "PermissionDeniedError", "DeadLetter",
-        "PublishTimeoutError", "Reading", "Runner", "ServerError", "ServerNotFoundError", "Snapshot",
-        "StoreClosedError", "StoreError", "StoreUnavailableError", "StoredEvent", "StreamMismatchError",
-        "StreamRegressionError", "Subscription", "SubscriptionClosedError", "SubscriptionFilter",
-        "SubscriptionOverflowError", "SubscriptionStats", "UnknownOutcomeError", "UnsupportedError",
-        "VersionConflictError", "VersionListener", "WrongThreadError", "__version__", "actor_type",
-        "end_iterations", "flush_logs", "health_app",
-        "retry_on_conflict",
+        "MalformedRecord", "MalformedRecordError", "Metrics", "NATSCluster", "NATSEventBus", "NATSServer", "Notice",
+        "NoticeCallback", "PermissionDeniedError", "PublishTimeoutError", "Reading", "Runner", "RunnerMetrics",
+        "ServerError", "ServerNotFoundError", "Snapshot", "StoreClosedError", "StoreError", "StoreMetrics",
+        "StoreUnavailableError", "StoredEvent", "StreamMismatchError", "StreamRegressionError", "Subscription",
+        "SubscriptionClosedError", "SubscriptionFilter", "SubscriptionOverflowError", "SubscriptionStats",
+        "UnknownOutcomeError", "UnsupportedError", "VersionConflictError", "VersionListener", "WrongThreadError",
+        "__version__", "actor_type", "end_iterations", "flush_logs", "health_app", "retry_on_conflict",
     ]  # fmt: skip
     assert all(hasattr(aether_sync, name) for name in aether_sync.__all__)
 
 
 def test_a_connection_shows_only_what_a_user_may_call() -> None:
     assert {name for name in dir(aether_sync.Connection) if not name.startswith("_")} == {
-        "close", "closed", "flush", "from_context", "health", "is_connected", "on", "reconnects", "server_info", "start",
-        "wait_connected",
+        "close", "closed", "flush", "from_context", "health", "is_connected", "on", "reconnects", "server_info",
+        "start", "wait_connected",
     }  # fmt: skip
 
 
