@@ -41,6 +41,15 @@ from .errors import (
     WrongThreadError,
 )
 from .events import EVENT_STORED, Event, EventStored
+from .handling_context import (
+    Handleable,
+    HandlingContext,
+    HandlingFilter,
+    add_handling,
+    current_handling,
+    handling,
+)
+from .instrumentation import Observer, Operation, Stamp, instrument
 from .metrics import CloseReport, Metrics, SubscriptionStats
 from .nats_bus import NATSEventBus
 from .patterns import SubscriptionFilter, actor_type
@@ -100,7 +109,10 @@ __all__ = [
     "EventStored",
     "EventTooLargeError",
     "Follower",
+    "Handleable",
     "Handler",
+    "HandlingContext",
+    "HandlingFilter",
     "InMemoryEventStore",
     "InvalidEventError",
     "InvalidNamespaceError",
@@ -113,6 +125,8 @@ __all__ = [
     "NATSEventBus",
     "NATSCluster",
     "NATSServer",
+    "Observer",
+    "Operation",
     "PermissionDeniedError",
     "DeadLetter",
     "PublishTimeoutError",
@@ -121,6 +135,7 @@ __all__ = [
     "ServerError",
     "ServerNotFoundError",
     "Snapshot",
+    "Stamp",
     "StoreClosedError",
     "StoreError",
     "StoreUnavailableError",
@@ -139,7 +154,11 @@ __all__ = [
     "WrongThreadError",
     "__version__",
     "actor_type",
+    "add_handling",
+    "current_handling",
     "end_iterations",
     "flush_logs",
+    "handling",
+    "instrument",
     "retry_on_conflict",
 ]

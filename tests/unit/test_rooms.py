@@ -14,9 +14,12 @@ PACKAGE = Path(aether_sync.__file__).parent
 #: importing file's own, only the folder counts.
 ROOMS: dict[str, list[str]] = {
     "": [
-        "_version", "_values", "errors", "_arguments", "events", "patterns", "metrics", "_codec", "_runtime", "_nats",
-        "connection", "_bus", "subscription", "bus", "nats_bus", "stores", "server", "__init__", "cli", "__main__",
+        "_version", "_values", "errors", "_arguments", "events", "instrumentation", "handling_context", "patterns", "metrics",
+        "_codec", "_runtime", "_nats", "connection", "_bus", "subscription", "bus", "nats_bus", "stores", "server",
+        "__init__", "contrib", "cli", "__main__",
     ],
+    "contrib": ["opentelemetry"],
+    "contrib/opentelemetry": ["conventions", "propagation", "tracing", "__init__"],
     "_values": ["clock", "shown"],
     "_codec": ["decoding", "encoding", "envelope"],
     "_runtime": [
@@ -154,6 +157,8 @@ class TestEveryFile:
             return
         if is_in(path, {"_runtime/uvloop"}):
             pytest.importorskip("uvloop")
+        if is_in(path, {"contrib/opentelemetry"}):
+            pytest.importorskip("opentelemetry.instrumentation")
         module = importlib.import_module(".".join(("aether_sync", *place_of(path))))
         public = {
             node.name
@@ -172,16 +177,18 @@ def test_public_names_are_pinned() -> None:
         "ConnectionOptions", "Consumer", "ConsumerState", "Consumption", "DeadlineExceededError", "DecodingError",
         "Delivery",
         "DeliveryUncertainError", "DisconnectedError", "DuplicateIdError", "EncodingError", "Event", "EventBus",
-        "EventStore", "EventStored", "EventTooLargeError", "Follower", "Handler", "InMemoryEventStore",
+        "EventStore", "EventStored", "EventTooLargeError", "Follower", "Handleable", "Handler", "HandlingContext",
+        "HandlingFilter", "InMemoryEventStore",
         "InvalidEventError", "InvalidNamespaceError", "InvalidOptionError", "JetStreamEventStore", "LoadedActor",
         "MalformedRecord", "MalformedRecordError",
-        "Metrics", "NATSEventBus", "NATSCluster", "NATSServer", "PermissionDeniedError", "DeadLetter",
-        "PublishTimeoutError", "Reading", "Runner", "ServerError", "ServerNotFoundError", "Snapshot",
+        "Metrics", "NATSEventBus", "NATSCluster", "NATSServer", "Observer", "Operation", "PermissionDeniedError",
+        "DeadLetter",
+        "PublishTimeoutError", "Reading", "Runner", "ServerError", "ServerNotFoundError", "Snapshot", "Stamp",
         "StoreClosedError", "StoreError", "StoreUnavailableError", "StoredEvent", "StreamMismatchError",
         "StreamRegressionError", "Subscription", "SubscriptionClosedError", "SubscriptionFilter",
         "SubscriptionOverflowError", "SubscriptionStats", "UnknownOutcomeError", "UnsupportedError",
         "VersionConflictError", "VersionListener", "WrongThreadError", "__version__", "actor_type",
-        "end_iterations", "flush_logs",
+        "add_handling", "current_handling", "end_iterations", "flush_logs", "handling", "instrument",
         "retry_on_conflict",
     ]  # fmt: skip
     assert all(hasattr(aether_sync, name) for name in aether_sync.__all__)

@@ -29,7 +29,8 @@ from ..._runtime.waits import ParkingLot
 from ..._values.clock import monotonic
 from ..._values.shown import explained
 from ...errors import AetherError, MalformedRecordError, StoreClosedError, StoreError
-from .consumption import Consumption, report_lost, set_prefetch
+from ...handling_context import handle_pushed
+from .consumption import Consumption, report_lost, set_prefetch, take_for_handlers
 from .delivery import Delivery, drop_event, extend, failed_reason, give_back, hold, let_go, reload_event
 from .handlers import Handler, refuse_unrun
 
@@ -136,7 +137,7 @@ class LaneScheduler:
         try:
             while room := self._await_room():
                 try:
-                    self._put(self.consumption.get_batch(room))
+                    self._put(take_for_handlers(self.consumption, room))
                 except MemoryError:  # it passes; what was just taken is delivered again
                     sleep(_NO_MEMORY)
         except StoreClosedError as error:
@@ -298,7 +299,8 @@ class LaneScheduler:
             return
         extend(delivery)
         try:
-            refuse_unrun(self._handler(delivery))
+            with handle_pushed(delivery):
+                refuse_unrun(self._handler(delivery))
         except BaseException as error:  # the thread is ours, and goes on
             self._failed(lane, delivery, error)
         else:
