@@ -14,9 +14,9 @@ PACKAGE = Path(aether_sync.__file__).parent
 #: importing file's own, only the folder counts.
 ROOMS: dict[str, list[str]] = {
     "": [
-        "_version", "_values", "errors", "_arguments", "events", "instrumentation", "handling_context", "patterns", "metrics",
-        "_codec", "_runtime", "_nats", "connection", "_bus", "subscription", "bus", "nats_bus", "stores", "server",
-        "__init__", "contrib", "cli", "__main__",
+        "_version", "_values", "errors", "_arguments", "events", "instrumentation", "handling_context", "patterns",
+        "metrics", "_codec", "_runtime", "_nats", "connection", "_bus", "subscription", "bus", "nats_bus", "stores",
+        "server", "__init__", "contrib", "cli", "__main__",
     ],
     "contrib": ["opentelemetry"],
     "contrib/opentelemetry": ["conventions", "propagation", "tracing", "__init__"],

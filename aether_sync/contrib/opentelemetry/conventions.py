@@ -7,7 +7,7 @@ Source: https://opentelemetry.io/docs/specs/semconv/messaging/, status "Developm
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ..._arguments import as_iterator
+from ..._arguments import as_iterator, is_of
 from ..._values.shown import short
 from ...errors import InvalidNamespaceError, InvalidOptionError
 from ...instrumentation import Operation
@@ -29,7 +29,7 @@ class Destination(NamedTuple):
     Attributes:
         template: ``messaging.destination.template``.
         name: ``messaging.destination.name``, of any number of values: for spans alone.
-        few: The name, if it is one of few.
+        few: The name, if there is no template, and it is one of few.
     """
 
     template: str
@@ -57,7 +57,7 @@ class Destinations:
     """
 
     def __init__(self, templates: Iterable[str] = ()) -> None:
-        given = as_iterator(templates)
+        given = None if is_of(templates, str) else as_iterator(templates)
         if given is None:
             raise InvalidOptionError(
                 f"destination_templates are patterns such as ('tenant-*.orders',), not {short(templates)}"
@@ -75,7 +75,7 @@ class Destinations:
         template = self._template(name) if name else ""
         if not template and any(one in operation.pattern for one in "*>,"):  # else it is the name
             template = self._few(operation.pattern)
-        return Destination(template, name, self._few(name))
+        return Destination(template, name, "" if template else self._few(name))
 
     def _template(self, name: str) -> str:
         """Return the template that a name matches; "" if it matches none."""
