@@ -41,7 +41,16 @@ from .errors import (
     WrongThreadError,
 )
 from .events import EVENT_STORED, Event, EventStored
+from .handling_context import (
+    Handleable,
+    HandlingContext,
+    HandlingFilter,
+    add_handling,
+    current_handling,
+    handling,
+)
 from .health import HasHealth, Health, health_app
+from .instrumentation import Observer, Operation, Stamp, instrument
 from .metrics import (
     CallMetrics,
     CloseReport,
@@ -114,7 +123,10 @@ __all__ = [
     "EventTooLargeError",
     "Follower",
     "FollowerStats",
+    "Handleable",
     "Handler",
+    "HandlingContext",
+    "HandlingFilter",
     "HasHealth",
     "Health",
     "Histogram",
@@ -132,6 +144,8 @@ __all__ = [
     "NATSServer",
     "Notice",
     "NoticeCallback",
+    "Observer",
+    "Operation",
     "PermissionDeniedError",
     "PublishTimeoutError",
     "Reading",
@@ -140,6 +154,7 @@ __all__ = [
     "ServerError",
     "ServerNotFoundError",
     "Snapshot",
+    "Stamp",
     "StoreClosedError",
     "StoreError",
     "StoreMetrics",
@@ -159,8 +174,12 @@ __all__ = [
     "WrongThreadError",
     "__version__",
     "actor_type",
+    "add_handling",
+    "current_handling",
     "end_iterations",
     "flush_logs",
+    "handling",
     "health_app",
+    "instrument",
     "retry_on_conflict",
 ]

@@ -28,6 +28,7 @@ from ._values.shown import short
 from .errors import AetherError, BusClosedError, InvalidEventError, InvalidOptionError
 from .events import EVENT_STORED, Event
 from .health import Health
+from .instrumentation import Operation, observers, sending
 from .metrics import CloseReport, Metrics, QueueStats
 from .notices import NoticeCallback
 from .patterns import SubscriptionFilter
@@ -199,7 +200,10 @@ class EventBus(Startable, ForkAware):
             return False
         return True
 
-    def _publish(self, namespace: str, event: Event, wait: bool) -> None:
+    def _publish(self, namespace: str, event: Event, wait: bool, is_observed: bool = False) -> None:
+        if observers and not is_observed:
+            self._observe_publish(namespace, event, wait)
+            return
         if self._abandoned:
             self._reap_if_free()
         try:
@@ -219,6 +223,22 @@ class EventBus(Startable, ForkAware):
             raise
         (route.tally or self._tally(route)).one()
 
+    def _observe_publish(self, namespace: str, event: Event, wait: bool) -> None:
+        if not (self._has_route(namespace) and is_of(event, Event)):  # it is refused, and nothing is sent
+            self._publish(namespace, event, wait, True)
+            return
+        operation = Operation(name="publish", kind="send", events=(event,), destination=str.__str__(namespace))
+        with sending(operation) as (event,):
+            self._publish(namespace, event, wait, True)
+
+    def _has_route(self, namespace: str) -> bool:
+        """Whether it is a namespace."""
+        try:
+            self._targets.route(namespace)
+        except AetherError:
+            return False
+        return True
+
     def publish_many(self, namespace: str, events: Iterable[Event]) -> None:
         """Publish several events in order. If an error of :meth:`publish` is raised, none was delivered anywhere.
 
@@ -232,6 +252,15 @@ class EventBus(Startable, ForkAware):
         if iterator is None:
             raise InvalidEventError(f"publish_many() takes events, not one {type(events).__name__}")
         events = tuple(iterator)
+        if observers and self._has_route(namespace) and all(is_of(event, Event) for event in events):
+            name = str.__str__(namespace)
+            operation = Operation(name="publish", kind="send", events=events, destination=name, is_batch=True)
+            with sending(operation) as events:
+                self._publish_all(namespace, events)
+        else:
+            self._publish_all(namespace, events)
+
+    def _publish_all(self, namespace: str, events: tuple[Event, ...]) -> None:
         try:
             route = self._targets.route(namespace)
             for event in events:

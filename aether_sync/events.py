@@ -4,6 +4,7 @@ How events are written as JSON, and read again, is in ``_codec``.
 """
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, timedelta, timezone
 from typing import Any, Self, TypeVar
@@ -34,6 +35,8 @@ _METADATA_KEYS = {  # by the names of the properties that read them
     "trace_id": "traceId",
     "span_id": "spanId",
 }
+_CARRIED = ("userId", "traceId", "traceparent", "tracestate", "baggage")  # metadata that following() hands on
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?")
 _set = msgspec.structs.force_setattr  # for the fields of an event that is still being made
 
 
@@ -175,13 +178,18 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
 
     @property
     def trace_id(self) -> str:
-        """The id of the trace that it belongs to; "" when absent."""
-        return self.metadata.get("traceId", "")
+        """The id of the trace that it belongs to, of ``traceId`` or else ``traceparent``; "" when absent."""
+        return self.metadata.get("traceId", "") or self._traceparent(1)
 
     @property
     def span_id(self) -> str:
-        """The id of the operation in that trace which made the event; "" when absent."""
-        return self.metadata.get("spanId", "")
+        """The id of the operation in that trace which made the event, found likewise; "" when absent."""
+        return self.metadata.get("spanId", "") or self._traceparent(2)
+
+    def _traceparent(self, part: int) -> str:
+        """Return a part of the W3C trace context (https://www.w3.org/TR/trace-context/); "" when there is none."""
+        found = _TRACEPARENT.fullmatch(self.metadata.get("traceparent", ""))
+        return found[part] if found else ""
 
     # -- making other events
 
@@ -226,8 +234,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
         """Return a new event that this event caused.
 
         The new causation id is the id of this event. The new correlation id is that of this event, or the id of this
-        event if it has none. User id and trace id are carried over. The span id is not, as it names the operation that
-        made this event.
+        event if it has none. User id and trace id are carried over, and so is the W3C trace context (``traceparent``,
+        ``tracestate`` and ``baggage`` in the metadata). The span id is not, as it names the operation that made this
+        event.
 
         Args:
             event_type: As for ``Event``.
@@ -241,7 +250,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
             InvalidEventError: As for ``Event``.
         """
         carried = {"correlationId": self.correlation_id or self.id, "causationId": self.id}
-        carried |= {key: self.metadata[key] for key in ("userId", "traceId") if key in self.metadata}
+        carried |= {key: self.metadata[key] for key in _CARRIED if key in self.metadata}
         return Event(
             event_type=event_type,
             actor_id=actor_id,

@@ -10,8 +10,10 @@ from ._bus.routing import Target
 from ._runtime.batches import take_batch
 from ._runtime.closing import warn_unclosed
 from ._runtime.deadline import Deadline
+from ._values.clock import monotonic
 from .errors import SubscriptionClosedError
 from .events import Event
+from .instrumentation import observers, received
 from .metrics import SubscriptionStats
 from .patterns import SubscriptionFilter
 
@@ -67,10 +69,18 @@ class Subscription:
         return self
 
     def __next__(self) -> Event:
+        if observers:
+            began = monotonic()
+            event = self._take_or_stop()
+            self._show_received(began, event)
+            return event
         try:
             return self._pop()
         except IndexError:
-            pass
+            return self._take_or_stop()
+
+    def _take_or_stop(self) -> Event:
+        """Wait for the next event, and take it; raise StopIteration at a clean end."""
         try:
             return self._queue.take(Deadline(None))
         except SubscriptionClosedError:
@@ -81,13 +91,22 @@ class Subscription:
     def __aiter__(self) -> Self:
         return self
 
+    def _show_received(self, began: float, *events: Event, is_batch: bool = False) -> None:
+        """Let observers see that a call has taken events."""
+        pattern = ", ".join(self.patterns)
+        received(began, events, pattern=pattern, consumer=self.queue_group or "", is_batch=is_batch)
+
     async def __anext__(self) -> Event:
+        began = monotonic() if observers else None
         try:
-            return await self._queue.take_in_coroutine()
+            event = await self._queue.take_in_coroutine()
         except SubscriptionClosedError:
             if self._queue.failure is None:
                 raise StopAsyncIteration from None
             raise
+        if began is not None:
+            self._show_received(began, event)
+        return event
 
     def get(self, timeout: float | None = None) -> Event:
         """Take the next event, and wait for it if there is none.
@@ -102,7 +121,12 @@ class Subscription:
             SubscriptionClosedError: The subscription is closed and empty. If it failed, the error that ended it is
                 raised instead, for example ``SubscriptionOverflowError`` or ``PermissionDeniedError``.
         """
-        return self._queue.take(Deadline(timeout))
+        deadline = Deadline(timeout)
+        began = monotonic() if observers else None
+        event = self._queue.take(deadline)
+        if began is not None:
+            self._show_received(began, event)
+        return event
 
     def get_batch(self, max_events: int, timeout: float | None = None) -> list[Event]:
         """Take what is there, up to a number of events, waiting only for the first.
@@ -119,7 +143,11 @@ class Subscription:
         """
         max_events = check_count("max_events", max_events)
         first = partial(self._queue.take, Deadline(timeout))
-        return take_batch(max_events, first, self._pop, self._queue.give_back)
+        began = monotonic() if observers else None
+        batch = take_batch(max_events, first, self._pop, self._queue.give_back)
+        if began is not None and batch:
+            self._show_received(began, *batch, is_batch=True)
+        return batch
 
     def stats(self) -> SubscriptionStats:
         """Return the counts of what went through, all of one moment."""

@@ -16,8 +16,10 @@ from .._runtime.exit import before_threads_end, is_ending
 from .._runtime.locks import signal_safe_lock
 from .._runtime.registry import WeakRegistry
 from .._runtime.waits import ParkingLot
+from .._values.clock import monotonic
 from ..errors import DeadlineExceededError, StoreClosedError
 from ..events import Event
+from ..instrumentation import observers, received
 from ..metrics import FollowerStats
 from ..patterns import SubscriptionFilter
 from ._measuring import StoreCounts
@@ -196,7 +198,12 @@ class LogFollower(Closeable, Follower):
             raise StopIteration from None
 
     def get(self, timeout: float | None = None) -> StoredEvent:
-        return self._get(Deadline(timeout))
+        deadline = Deadline(timeout)
+        began = monotonic() if observers else None
+        found = self._get(deadline)
+        if began is not None:
+            received(began, (found.event,))
+        return found
 
     def _get(self, deadline: Deadline, until_caught_up: bool = False) -> StoredEvent:
         while True:
@@ -216,7 +223,11 @@ class LogFollower(Closeable, Follower):
         until_caught_up = check_flag("until_caught_up", until_caught_up)
         deadline = Deadline(timeout)
         first, rest = partial(self._get, deadline, until_caught_up), partial(self._take, deadline)
-        return take_batch(max_events, first, rest, self._give_back)
+        began = monotonic() if observers else None
+        batch = take_batch(max_events, first, rest, self._give_back)
+        if began is not None and batch:
+            received(began, [one.event for one in batch], is_batch=True)
+        return batch
 
     def _take(self, deadline: Deadline) -> StoredEvent:
         found = self._next(deadline, take=True)

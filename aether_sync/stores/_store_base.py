@@ -1,7 +1,7 @@
 """``StoreBase``: what all stores have in common: they check arguments, load actors, and publish ``EventStored``."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Never, Self
 
 from .._arguments import check_count, is_of
@@ -18,6 +18,7 @@ from ..errors import (
 )
 from ..events import Event, EventStored
 from ..health import Health
+from ..instrumentation import Operation, observers, sending
 from ..metrics import CloseReport
 from ..patterns import SubscriptionFilter, check_namespace
 from ._checks import check_actor_id, check_events, check_order, check_version, check_wanted, latest_of
@@ -51,6 +52,7 @@ class StoreBase(Closeable, EventStore):
         self._reporter = reporter
         self._closed = False
         self._counts = StoreCounts()
+        self._destination = ""  # how observers call it
         self._namespace: str | None = None  # where EventStored is published unless set_broadcaster() names another
         self._broadcaster: _Broadcaster | None = None  # replaced whole; read by any thread
         self._ignored: dict[str, Burst] = {}  # by actor: snapshots that load() did not use; single operations only
@@ -71,7 +73,7 @@ class StoreBase(Closeable, EventStore):
         self._refuse_if_closed()
         checked = check_events(events)
         check_order(checked)
-        return self._announced(self._save(checked, deadline)) if checked else []
+        return self._observed("save", checked, lambda events: self._save(events, deadline)) if checked else []
 
     @measured
     def append(
@@ -98,12 +100,23 @@ class StoreBase(Closeable, EventStore):
                 )
         if not checked:
             return []
+        expected = expected_version
         try:
-            stored = self._append(actor_id, checked, expected_version, deadline)
+            return self._observed("append", checked, lambda events: self._append(actor_id, events, expected, deadline))
         except VersionConflictError as conflict:
-            conflict.expected_version = None if expected_version is ANY_VERSION else expected_version
+            conflict.expected_version = None if expected is ANY_VERSION else expected
             raise
-        return self._announced(stored)
+
+    def _observed(
+        self, name: str, events: tuple[Event, ...], save: Callable[[tuple[Event, ...]], list[StoredEvent]]
+    ) -> list[StoredEvent]:
+        """Store events and announce them; observers see that. All attempts of a save store the same bytes."""
+        if not observers:
+            return self._announced(save(events))
+        is_batch = len(events) > 1
+        operation = Operation(name=name, kind="send", events=events, destination=self._destination, is_batch=is_batch)
+        with sending(operation) as stamped:
+            return self._announced(save(stamped))
 
     @abstractmethod
     def _save(self, events: tuple[Event, ...], deadline: Deadline) -> list[StoredEvent]:

@@ -70,6 +70,7 @@ class InMemoryEventStore(StoreBase):
         super().__init__(Reporter())
         weakref.finalize(self, self._reporter.end).atexit = False
         self._namespace = namespace
+        self._destination = namespace or ""
         self._log = Log()
         self._snapshots: dict[str, tuple[Snapshot, ...]] = {}  # by actor, the latest last; guarded by the log's lock
         if bus is not None:

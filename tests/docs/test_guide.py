@@ -112,6 +112,14 @@ def run(command: list[str], server: NATSServer, folder: Path) -> subprocess.Comp
     )
 
 
+def skip_without_imports(program: Block) -> None:
+    """Skip a program that imports what an extra brings, or only the tests do, where that is not installed."""
+    for name in re.findall(
+        r"^(?:from|import) ((?:opentelemetry|structlog)[\w.]*|aether_sync\.contrib[\w.]*)", program.text, re.M
+    ):
+        pytest.importorskip(name)
+
+
 def write_files(program: Block, folder: Path) -> Path:
     """Write a program, and those files of its page that stand before it and that it may import."""
     for other in blocks_of(program.page):
@@ -124,6 +132,7 @@ def write_files(program: Block, folder: Path) -> Path:
 
 @pytest.mark.parametrize("program", [one for one in PROGRAMS if not one.is_test], ids=str)
 def test_programs_run(program: Block, server: NATSServer, tmp_path: Path) -> None:
+    skip_without_imports(program)
     path = write_files(program, tmp_path)
     done = run([sys.executable, "-X", "dev", "-W", "error::ResourceWarning", str(path)], server, tmp_path)
     assert done.returncode == 0, done.stderr

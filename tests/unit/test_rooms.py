@@ -14,10 +14,12 @@ PACKAGE = Path(aether_sync.__file__).parent
 #: importing file's own, only the folder counts.
 ROOMS: dict[str, list[str]] = {
     "": [
-        "_version", "_values", "errors", "_arguments", "events", "patterns", "metrics", "notices", "_codec", "_runtime",
-        "health", "_nats", "connection", "_bus", "subscription", "bus", "nats_bus", "stores", "server", "__init__",
-        "cli", "__main__",
+        "_version", "_values", "errors", "_arguments", "events", "instrumentation", "handling_context", "patterns",
+        "metrics", "notices", "_codec", "_runtime", "health", "_nats", "connection", "_bus", "subscription", "bus",
+        "nats_bus", "stores", "server", "__init__", "contrib", "cli", "__main__",
     ],
+    "contrib": ["opentelemetry"],
+    "contrib/opentelemetry": ["conventions", "propagation", "tracing", "__init__"],
     "_values": ["clock", "counting", "shown"],
     "_codec": ["decoding", "encoding", "envelope"],
     "_runtime": [
@@ -155,6 +157,8 @@ class TestEveryFile:
             return
         if is_in(path, {"_runtime/uvloop"}):
             pytest.importorskip("uvloop")
+        if is_in(path, {"contrib/opentelemetry"}):
+            pytest.importorskip("opentelemetry.instrumentation")
         module = importlib.import_module(".".join(("aether_sync", *place_of(path))))
         public = {
             node.name
@@ -173,15 +177,16 @@ def test_public_names_are_pinned() -> None:
         "ConnectionFailedError", "ConnectionOptions", "Consumer", "ConsumerState", "Consumption", "DeadLetter",
         "DeadlineExceededError", "DecodingError", "Delivery", "DeliveryUncertainError", "DisconnectedError",
         "DuplicateIdError", "EncodingError", "Event", "EventBus", "EventStore", "EventStored", "EventTooLargeError",
-        "Follower", "FollowerStats", "Handler", "HasHealth", "Health", "Histogram", "InMemoryEventStore",
-        "InvalidEventError", "InvalidNamespaceError", "InvalidOptionError", "JetStreamEventStore", "LoadedActor",
-        "MalformedRecord", "MalformedRecordError", "Metrics", "NATSCluster", "NATSEventBus", "NATSServer", "Notice",
-        "NoticeCallback", "PermissionDeniedError", "PublishTimeoutError", "Reading", "Runner", "RunnerMetrics",
-        "ServerError", "ServerNotFoundError", "Snapshot", "StoreClosedError", "StoreError", "StoreMetrics",
-        "StoreUnavailableError", "StoredEvent", "StreamMismatchError", "StreamRegressionError", "Subscription",
-        "SubscriptionClosedError", "SubscriptionFilter", "SubscriptionOverflowError", "SubscriptionStats",
-        "UnknownOutcomeError", "UnsupportedError", "VersionConflictError", "VersionListener", "WrongThreadError",
-        "__version__", "actor_type", "end_iterations", "flush_logs", "health_app", "retry_on_conflict",
+        "Follower", "FollowerStats", "Handleable", "Handler", "HandlingContext", "HandlingFilter", "HasHealth",
+        "Health", "Histogram", "InMemoryEventStore", "InvalidEventError", "InvalidNamespaceError", "InvalidOptionError",
+        "JetStreamEventStore", "LoadedActor", "MalformedRecord", "MalformedRecordError", "Metrics", "NATSCluster",
+        "NATSEventBus", "NATSServer", "Notice", "NoticeCallback", "Observer", "Operation", "PermissionDeniedError",
+        "PublishTimeoutError", "Reading", "Runner", "RunnerMetrics", "ServerError", "ServerNotFoundError", "Snapshot",
+        "Stamp", "StoreClosedError", "StoreError", "StoreMetrics", "StoreUnavailableError", "StoredEvent",
+        "StreamMismatchError", "StreamRegressionError", "Subscription", "SubscriptionClosedError", "SubscriptionFilter",
+        "SubscriptionOverflowError", "SubscriptionStats", "UnknownOutcomeError", "UnsupportedError",
+        "VersionConflictError", "VersionListener", "WrongThreadError", "__version__", "actor_type", "add_handling",
+        "current_handling", "end_iterations", "flush_logs", "handling", "health_app", "instrument", "retry_on_conflict",
     ]  # fmt: skip
     assert all(hasattr(aether_sync, name) for name in aether_sync.__all__)
 

@@ -28,6 +28,7 @@ from ...errors import (
     StoreUnavailableError,
     StreamRegressionError,
 )
+from ...instrumentation import observers, received
 from ...metrics import FollowerStats
 from ...patterns import SubscriptionFilter
 from ..base import Follower, StoredEvent
@@ -95,6 +96,11 @@ class JetStreamFollower(RecordFlow, Follower):
         return self
 
     def __next__(self) -> StoredEvent:
+        if observers:
+            began = monotonic()
+            stored = self._take_or_stop()
+            received(began, (stored.event,), destination=self._names.stream)
+            return stored
         try:
             found = self._pop_ready()
         except IndexError:
@@ -105,6 +111,10 @@ class JetStreamFollower(RecordFlow, Follower):
             if isinstance(found, StoredEvent):
                 return found
             raise found
+        return self._take_or_stop()
+
+    def _take_or_stop(self) -> StoredEvent:
+        """Wait for the next event, and take it; raise StopIteration at a clean end."""
         try:
             return self._take(_FOR_EVER)
         except StoreClosedError:
@@ -113,7 +123,12 @@ class JetStreamFollower(RecordFlow, Follower):
             raise StopIteration from None
 
     def get(self, timeout: float | None = None) -> StoredEvent:
-        return self._take(Deadline(timeout))
+        deadline = Deadline(timeout)
+        began = monotonic() if observers else None
+        found = self._take(deadline)
+        if began is not None:
+            received(began, (found.event,), destination=self._names.stream)
+        return found
 
     def _take(self, deadline: Deadline, until_caught_up: bool = False) -> StoredEvent:
         while True:
@@ -138,7 +153,11 @@ class JetStreamFollower(RecordFlow, Follower):
         until_caught_up = check_flag("until_caught_up", until_caught_up)
         deadline = Deadline(timeout)
         first, rest = partial(self._take, deadline, until_caught_up), partial(self._pop_event, deadline)
-        return take_batch(max_events, first, rest, self._give_back)
+        began = monotonic() if observers else None
+        batch = take_batch(max_events, first, rest, self._give_back)
+        if began is not None and batch:
+            received(began, [one.event for one in batch], destination=self._names.stream, is_batch=True)
+        return batch
 
     # -- consumers
 

@@ -38,6 +38,7 @@ class Names:
         namespace: The namespace that he gave; None for none.
 
     Attributes:
+        namespace: The namespace that the user gave; "" for none.
         stream: The stream of the events; also the first token of their subjects.
         snapshots: The stream of the snapshots.
         dead_letters: The stream of the dead letters.
@@ -47,9 +48,11 @@ class Names:
     """
 
     def __init__(self, stream: str, namespace: str | None) -> None:
+        self.namespace = ""
         self.stream = _escaped("stream", stream, "orders")
         if namespace is not None:
             self.stream = f"{_escaped('namespace', namespace, 'tenant-a')}={self.stream}"
+            self.namespace = str.__str__(namespace)
         if len(self.stream) > _LONGEST_NAME:
             raise InvalidOptionError(
                 f"the stream's name is {len(self.stream)} bytes long, with its namespace: at most 200"

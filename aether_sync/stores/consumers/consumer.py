@@ -11,6 +11,7 @@ from . import durable
 from .consumption import Consumption, begin_consuming
 from .context import ConsumerContext
 from .dead_letters import DeadLetter
+from .delivery import Origin
 from .durable import ConsumerSettings, ConsumerState
 from .handlers import Handler, check_handler
 from .lanes import Handling
@@ -179,8 +180,9 @@ class Consumer:
             config = durable.configuration(names, settings)
             source = Events(context.parts, context.dead_letters, settings.name, settings.wanted)
         info = durable.join(context.parts.jetstream, stream, config, advice, deadline)
+        origin = Origin(self._name, names.stream, names.namespace)
         consumption = Consumption(
-            context.parts.channel, stream, settings.name, prefetch, settings.ack_wait, max_deliver, source
+            context.parts.channel, stream, settings.name, prefetch, settings.ack_wait, max_deliver, source, origin
         )
         try:
             begin_consuming(consumption, info, deadline)

@@ -21,12 +21,13 @@ from ..._runtime.reporter import Kind
 from ..._values.clock import monotonic
 from ..._values.counting import Count
 from ...errors import StoreClosedError, StoreError, StoreUnavailableError
+from ...instrumentation import observers, received
 from .._jetstream.flow import Flow
 from .._jetstream.pull import PullRequester
 from .._jetstream.saves import Verdict
 from .ack_extender import ACK, AckExtender
 from .arrivals import Arrivals
-from .delivery import Delivery, Settler
+from .delivery import Delivery, Origin, Settler
 from .durable import ConsumerState, state_of
 from .sources import Source
 
@@ -40,6 +41,7 @@ __all__ = [
     "lost_of",
     "report_lost",
     "set_prefetch",
+    "take_for_handlers",
 ]
 
 _OPEN = 0.25  # seconds until the server is asked again whether a save is whole
@@ -68,6 +70,7 @@ class Consumption(Flow):
         ack_wait: float,
         max_deliver: int | None,
         source: Source,
+        origin: Origin,
     ) -> None:
         self._arrivals = arrivals = Arrivals(ack_wait)
         super().__init__(channel, PullRequester(channel, stream, prefetch, arrivals, drains=True), arrivals.lock)
@@ -77,7 +80,7 @@ class Consumption(Flow):
         self._lost = Count()  # events that were given back after their last delivery
         self._pauses_until = 0.0  # written by any thread
         self._extender = AckExtender(channel, self._requester, arrivals, ack_wait, max_deliver)
-        self._settler = Settler(channel, self._extender, source.bury, source.event)
+        self._settler = Settler(channel, self._extender, source.bury, source.event, origin)
         self._finalizer = weakref.finalize(self, _abandon, channel, self._requester, self._extender, repr(self))
         self._finalizer.atexit = False
 
@@ -105,7 +108,17 @@ class Consumption(Flow):
             StoreClosedError: The iteration is closed.
             StoreError: The consumer was deleted meanwhile.
         """
-        return self._get(Deadline(timeout), [])
+        deadline = Deadline(timeout)
+        began = monotonic() if observers else None
+        found = self._get(deadline, [])
+        if began is not None:
+            self._show_received(began, [found])
+        return found
+
+    def _show_received(self, began: float, deliveries: list[Delivery], is_batch: bool = False) -> None:
+        """Let observers see that a call has taken deliveries."""
+        origin, events = self._settler.origin, [one.event for one in deliveries]
+        received(began, events, destination=origin.stream, consumer=origin.consumer, is_batch=is_batch)
 
     def _get(self, deadline: Deadline, messages: list[Message]) -> Delivery:
         while True:
@@ -129,9 +142,15 @@ class Consumption(Flow):
         Raises:
             StoreClosedError: The iteration is closed.
         """
-        max_events = check_count("max_events", max_events)
+        max_events, deadline = check_count("max_events", max_events), Deadline(timeout)
+        began = monotonic() if observers else None
+        batch = self._get_batch(max_events, deadline)
+        if began is not None and batch:
+            self._show_received(began, batch, is_batch=True)
+        return batch
+
+    def _get_batch(self, max_events: int, deadline: Deadline) -> list[Delivery]:
         messages: list[Message] = []
-        deadline = Deadline(timeout)
 
         def take() -> Delivery:
             found = self._take(messages)
@@ -299,6 +318,11 @@ def fetch_state_of(consumption: Consumption, deadline: Deadline) -> ConsumerStat
 def connection_of(consumption: Consumption) -> EngineSlot:
     """Return the state of its connection."""
     return consumption._channel.slot
+
+
+def take_for_handlers(consumption: Consumption, max_events: int) -> list[Delivery]:
+    """As ``get_batch()``, where a runner takes in advance what handlers get later: no program has received it yet."""
+    return consumption._get_batch(max_events, Deadline(None))
 
 
 def report_lost(consumption: Consumption) -> None:

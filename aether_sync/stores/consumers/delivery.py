@@ -7,6 +7,8 @@ lost with a connection: then the server delivers the event again when the ack wa
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from typing import NamedTuple
 
 from ..._arguments import as_seconds, check_flag, check_seconds, is_of
 from ..._nats.call import is_status
@@ -17,6 +19,7 @@ from ..._values.clock import monotonic
 from ..._values.shown import short
 from ...errors import DeadlineExceededError, DisconnectedError, InvalidOptionError, StoreError
 from ...events import Event
+from ...instrumentation import Operation, observed, observers
 from .._jetstream.api import Pause
 from .._jetstream.messages import command
 from .._jetstream.pull import moment_of
@@ -24,6 +27,7 @@ from .ack_extender import _IN_PROGRESS, ACK, AckExtender, nak
 
 __all__ = [
     "Delivery",
+    "Origin",
     "Settler",
     "drop_event",
     "extend",
@@ -39,6 +43,14 @@ __all__ = [
 _TRY = 1.5  # seconds for one answer
 
 
+class Origin(NamedTuple):
+    """Where deliveries come from: the consumer as the program calls it, the store's stream, and its namespace or ""."""
+
+    consumer: str
+    stream: str
+    namespace: str
+
+
 class Settler:
     """Settles the deliveries of one consumption. Any thread may call it.
 
@@ -47,6 +59,7 @@ class Settler:
         extender: Extends the ack wait of deliveries that are held.
         bury: Puts a delivery into the dead-letter stream, with a reason, within a deadline.
         read: Reads the event of a sequence again, within a deadline.
+        origin: Where its deliveries come from.
     """
 
     def __init__(
@@ -55,11 +68,13 @@ class Settler:
         extender: AckExtender,
         bury: Callable[["Delivery", str, Deadline], object],
         read: Callable[[int, Deadline], Event],
+        origin: Origin,
     ) -> None:
         self._channel = channel
         self.extender = extender
         self.bury = bury
         self.read = read
+        self.origin = origin
         self.lock = signal_safe_lock()  # guards how its deliveries are settled
 
     def send(self, reply: bytes, word: bytes) -> None:
@@ -125,6 +140,21 @@ class Delivery:
         self._held_since = 0.0
         self._failed_reason: str | None = None  # why it was rejected, if that failed
 
+    @property
+    def consumer(self) -> str:
+        """The name of the durable consumer that it was delivered to."""
+        return self._settler.origin.consumer
+
+    @property
+    def stream(self) -> str:
+        """The name of the stream that has the event."""
+        return self._settler.origin.stream
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of the store that has the event; "" if it has none."""
+        return self._settler.origin.namespace
+
     def ack(self, *, confirm: bool = False, timeout: float | None = 5.0) -> None:
         """Acknowledge the event: it is not delivered again.
 
@@ -141,6 +171,25 @@ class Delivery:
             StoreError: The delivery was given back or rejected before.
         """
         deadline, confirm = Deadline(timeout), check_flag("confirm", confirm)
+        if observers:
+            self._observed("ack", partial(self._ack, confirm, deadline))
+        else:
+            self._ack(confirm, deadline)
+
+    def _observed(self, name: str, settle: Callable[[], None]) -> None:
+        """Settle it; observers see that."""
+        operation = Operation(
+            name=name,
+            kind="settle",
+            events=(self.event,) if self._has_event else (),
+            destination=self.stream,
+            consumer=self.consumer,
+            sequence=self.sequence,
+        )
+        with observed(operation):
+            settle()
+
+    def _ack(self, confirm: bool, deadline: Deadline) -> None:
         first = self._settle("acknowledged")
         if confirm:
             self._settler.confirm(self._reply, deadline)
@@ -161,6 +210,12 @@ class Delivery:
         if seconds is None or seconds < 0:
             raise InvalidOptionError(f"delay must be seconds, 0 or more, not {short(delay)}")
         delay = check_seconds("delay", seconds) if seconds else 0.0
+        if observers:
+            self._observed("nak", partial(self._nak, delay))
+        else:
+            self._nak(delay)
+
+    def _nak(self, delay: float) -> None:
         if self._settle("given back"):
             self._settler.send(self._reply, nak(delay))
 
@@ -187,6 +242,12 @@ class Delivery:
         if not is_of(reason, str):
             raise InvalidOptionError(f"a reason is a str, for whoever reads the dead letters, not {short(reason)}")
         reason = str.__str__(reason)
+        if observers:
+            self._observed("reject", partial(self._reject, reason, deadline))
+        else:
+            self._reject(reason, deadline)
+
+    def _reject(self, reason: str, deadline: Deadline) -> None:
         if self._settle("rejected"):
             try:
                 self._settler.bury(self, reason, deadline)

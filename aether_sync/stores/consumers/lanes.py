@@ -30,8 +30,9 @@ from ..._runtime.waits import ParkingLot
 from ..._values.clock import monotonic, now
 from ..._values.shown import explained
 from ...errors import AetherError, MalformedRecordError, StoreClosedError, StoreError
+from ...handling_context import handle_pushed
 from .._measuring import RunnerCounts
-from .consumption import Consumption, report_lost, set_prefetch
+from .consumption import Consumption, report_lost, set_prefetch, take_for_handlers
 from .delivery import (
     Delivery,
     drop_event,
@@ -172,7 +173,7 @@ class LaneScheduler:
         try:
             while room := self._await_room():
                 try:
-                    self._put(self.consumption.get_batch(room))
+                    self._put(take_for_handlers(self.consumption, room))
                 except MemoryError:  # it passes; what was just taken is delivered again
                     sleep(_NO_MEMORY)
         except StoreClosedError as error:
@@ -337,7 +338,8 @@ class LaneScheduler:
         extend(delivery)
         begun = monotonic()
         try:
-            refuse_unrun(self._handler(delivery))
+            with handle_pushed(delivery):
+                refuse_unrun(self._handler(delivery))
         except BaseException as error:  # the thread is ours, and goes on
             self.counts.failed(begun)
             self._failed(lane, delivery, error)

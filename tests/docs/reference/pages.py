@@ -88,6 +88,12 @@ PAGES = (
         tuple(f"stores.consumers{name}" for name in (".consumer", ".delivery", ".consumption", ".runner", "")),
     ),
     Page(
+        "observing",
+        "Context and instrumentation",
+        "While an event is handled, log records and spans say which event it is. An observer sees all operations.",
+        ("handling_context", "instrumentation"),
+    ),
+    Page(
         "errors",
         "Errors",
         "Every error that the library raises is an `AetherError`.",

@@ -1,0 +1,172 @@
+"""``Telemetry``: makes a span of each operation, and counts and times it."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from time import time_ns
+from typing import Final
+
+from opentelemetry import context as otel
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.metrics import Meter
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, Tracer
+
+from ...instrumentation import Operation, Stamp
+from .conventions import DURATION_BOUNDS, SYSTEM, Destination, Destinations
+from .propagation import context_of, distinct_origins, keeps_its_own, stamp_of
+
+__all__ = ["Telemetry"]
+
+_SECOND: Final = 10**9  # nanoseconds
+
+_KINDS = {"receive": SpanKind.CLIENT, "process": SpanKind.CONSUMER, "settle": SpanKind.CLIENT}
+
+_Attributes = dict[str, str | int]
+
+
+class Telemetry:
+    """Sees all operations of this process. Any thread may call it; it has no state but counts of the SDK.
+
+    Args:
+        tracer: Makes the spans.
+        meter: Makes the instruments.
+        destinations: Names the destinations.
+    """
+
+    def __init__(self, tracer: Tracer, meter: Meter, destinations: Destinations) -> None:
+        self._tracer = tracer
+        self._destinations = destinations
+        self._sent = meter.create_counter(
+            "messaging.client.sent.messages",
+            "{message}",
+            "Number of messages that were sent.",
+        )
+        self._consumed = meter.create_counter(
+            "messaging.client.consumed.messages",
+            "{message}",
+            "Number of messages that were delivered to the program.",
+        )
+        self._operations = meter.create_histogram(
+            "messaging.client.operation.duration",
+            "s",
+            "Duration of sending, receiving and settling.",
+            explicit_bucket_boundaries_advisory=DURATION_BOUNDS,
+        )
+        self._processing = meter.create_histogram(
+            "messaging.process.duration",
+            "s",
+            "Duration of handling a message.",
+            explicit_bucket_boundaries_advisory=DURATION_BOUNDS,
+        )
+
+    def __call__(self, operation: Operation) -> AbstractContextManager[Stamp | None]:
+        """Observe an operation; not while the program has suppressed that, as exporters do for their own requests."""
+        return self._observe(operation) if is_instrumentation_enabled() else nullcontext()
+
+    @contextmanager
+    def _observe(self, operation: Operation) -> Iterator[Stamp | None]:
+        began = time_ns() - int(operation.seconds * _SECOND)
+        destination = self._destinations.of(operation)
+        parent, links = _relations(operation)
+        span = self._tracer.start_span(
+            f"{operation.name} {destination.label}".rstrip(),
+            parent,
+            _kind(operation),
+            _span_attributes(operation, destination),
+            [Link(one) for one in links],
+            began,
+        )
+        labels = _metric_attributes(operation, destination)
+        context = trace.set_span_in_context(span, parent)
+        token = otel.attach(context)
+        try:
+            yield stamp_of(context) if operation.kind == "send" else None
+        except BaseException as error:
+            if not isinstance(error, GeneratorExit):  # a generator that nobody iterates any more: that is no failure
+                labels["error.type"] = _note_failure(span, error)
+            raise
+        finally:
+            ended = time_ns()
+            try:
+                self._measure(operation, labels, (ended - began) / _SECOND)
+            finally:
+                otel.detach(token)
+                span.end(ended)
+
+    def _measure(self, operation: Operation, labels: _Attributes, seconds: float) -> None:
+        if operation.kind == "process":
+            self._processing.record(max(0.0, seconds), labels)
+        else:
+            self._operations.record(max(0.0, seconds), labels)
+        if operation.kind == "send":
+            self._sent.add(len(operation.events), labels)
+        elif operation.kind == "receive" or operation.is_pushed:
+            self._consumed.add(len(operation.events), labels)
+
+
+def _kind(operation: Operation) -> SpanKind:
+    if operation.kind != "send":
+        return _KINDS[operation.kind]
+    return SpanKind.CLIENT if all(map(keeps_its_own, operation.events)) else SpanKind.PRODUCER
+
+
+def _relations(operation: Operation) -> tuple[Context, list[SpanContext]]:
+    """Return the context that the span of an operation begins in, and the spans that it is linked to.
+
+    The span is a child of the span that is current. If there is none, and the operation is about one event, it is a
+    child of the span that created the event; a ``receive`` is not, as what was waited for is not part of that trace.
+    """
+    current = otel.get_current()
+    origins = distinct_origins(operation.events)
+    if trace.get_current_span(current).get_span_context().is_valid:
+        return current, origins
+    if len(operation.events) != 1 or not origins or operation.kind == "receive":
+        return current, origins
+    return context_of(operation.events[0]), origins if operation.kind == "process" else []
+
+
+def _span_attributes(operation: Operation, destination: Destination) -> _Attributes:
+    found = _common_attributes(operation)
+    if destination.template:
+        found["messaging.destination.template"] = destination.template
+    if destination.name:
+        found["messaging.destination.name"] = destination.name
+    if operation.is_batch:
+        found["messaging.batch.message_count"] = len(operation.events)
+    elif operation.events:
+        (event,) = operation.events
+        found["messaging.message.id"] = event.id
+        if event.correlation_id:
+            found["messaging.message.conversation_id"] = event.correlation_id
+    return found
+
+
+def _metric_attributes(operation: Operation, destination: Destination) -> _Attributes:
+    found = _common_attributes(operation)
+    if destination.template:
+        found["messaging.destination.template"] = destination.template
+    elif destination.few:
+        found["messaging.destination.name"] = destination.few
+    return found
+
+
+def _common_attributes(operation: Operation) -> _Attributes:
+    found: _Attributes = {
+        "messaging.system": SYSTEM,
+        "messaging.operation.name": operation.name,
+        "messaging.operation.type": operation.kind,
+    }
+    if operation.consumer:
+        found["messaging.consumer.group.name"] = operation.consumer
+    return found
+
+
+def _note_failure(span: Span, error: BaseException) -> str:
+    """Record what has ended an operation; return its type."""
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    span.set_attribute("error.type", name)
+    span.record_exception(error)
+    span.set_status(Status(StatusCode.ERROR, f"{kind.__name__}: {error}"))
+    return name
