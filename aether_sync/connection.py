@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypedDict, cast
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack, cast
 
 from ._arguments import check_choice, check_count, check_flag, check_seconds, check_text, is_of
 from ._nats.channel import Channel, EngineSlot
-from ._nats.checks import check_secret_file, check_servers
 from ._nats.engine import Engine
 from ._nats.options import LinkOptions
 from ._nats.outbox import Outbox
 from ._nats.pump import Account
 from ._nats.reasons import counted
+from ._nats.settings import InContext, settle
 from ._nats.vitals import health_of
 from ._runtime.closing import Startable, warn_unclosed
 from ._runtime.deadline import Deadline
@@ -60,8 +60,12 @@ class ConnectionOptions(TypedDict, total=False):
     credentials: str | Path | None
     nkeys_seed: str | Path | None
     tls: ssl.SSLContext | None
+    tls_ca: str | Path | None
+    tls_cert: str | Path | None
+    tls_key: str | Path | None
     tls_hostname: str | None
     tls_handshake_first: bool
+    trust_env: bool
 
 
 class Connection(Startable, ForkAware):
@@ -69,6 +73,10 @@ class Connection(Startable, ForkAware):
 
     A forked child that uses the connection connects anew. Events that wait in the parent's outbox are sent by the
     parent alone.
+
+    What is not given comes from the environment, in the variables of the nats command line, and behind it from the
+    context that ``NATS_CONTEXT`` names. Credentials are one group: who gives a token here gets no user from there.
+    Those in a URL come after arguments, and before the environment.
 
     Args:
         url: ``nats://host:port`` or ``tls://host:port``; several URLs of one cluster as a sequence, or separated by
@@ -83,17 +91,28 @@ class Connection(Startable, ForkAware):
             default a frozen server is noticed within 10 seconds.
         outbox_events: How many events may wait to be sent, also while disconnected.
         outbox_bytes: How many bytes may wait to be sent.
-        user: The user. Both it and ``password``, or a token, may stand in the URL instead.
-        password: The password of ``user``. By default it is empty, because a server may know a user without a password.
-        token: A token.
-        credentials: Path of a credentials file, which holds a JWT and its seed; needs the extra ``nkeys``.
-        nkeys_seed: Path of a file with an nkey seed; needs the extra ``nkeys``.
-        tls: An SSL context, with the certificates that the server asks for.
+        user: The user. Both it and ``password``, or a token, may stand in the URL instead. By default ``NATS_USER``.
+        password: The password of ``user``. By default ``NATS_PASSWORD``; if there is none it is empty, because a server
+            may know a user without a password.
+        token: A token. By default ``NATS_TOKEN``.
+        credentials: Path of a credentials file, which holds a JWT and its seed; needs the extra ``nkeys``. By default
+            ``NATS_CREDS``.
+        nkeys_seed: Path of a file with an nkey seed; needs the extra ``nkeys``. By default ``NATS_NKEY``.
+        tls: An SSL context, with the certificates that the server asks for. It takes the place of the three files.
+        tls_ca: Path of a PEM file with the certificates of the authorities to trust, instead of the system's. By
+            default ``NATS_CA``. With any of the three files, a server without TLS is refused.
+        tls_cert: Path of a PEM file with this client's certificate and what leads from it to an authority. By default
+            ``NATS_CERT``.
+        tls_key: Path of a PEM file with the key of ``tls_cert``, which may stand in that file instead. By default
+            ``NATS_KEY``. All three files are read now, and again when they have changed.
         tls_hostname: The name in the server's certificate, if it is not that of the host.
         tls_handshake_first: Whether the server speaks TLS from the first byte.
+        trust_env: Whether the environment counts. False is for a server that the environment is not about, such as a
+            second cluster, or the server of a test.
 
     Raises:
-        InvalidOptionError: An option is of the wrong type or out of its range.
+        InvalidOptionError: An option is of the wrong type or out of its range; a file or a context cannot be used; or
+            settings of one source contradict each other.
     """
 
     def __init__(
@@ -112,37 +131,70 @@ class Connection(Startable, ForkAware):
         credentials: str | Path | None = None,
         nkeys_seed: str | Path | None = None,
         tls: ssl.SSLContext | None = None,
+        tls_ca: str | Path | None = None,
+        tls_cert: str | Path | None = None,
+        tls_key: str | Path | None = None,
         tls_hostname: str | None = None,
         tls_handshake_first: bool = False,
+        trust_env: bool = True,
     ) -> None:
         connect = check_choice("connect", connect, {"wait": "wait", "background": "background"})
         connect_timeout = check_seconds("connect_timeout", connect_timeout)
         ping_interval = check_seconds("ping_interval", ping_interval, _SHORTEST_INTERVAL)
         outbox_events = check_count("outbox_events", outbox_events)
         outbox_bytes = check_count("outbox_bytes", outbox_bytes)
-        credentials = check_secret_file("credentials", credentials)
-        nkeys_seed = check_secret_file("nkeys_seed", nkeys_seed)
-        if tls is not None and not is_of(tls, ssl.SSLContext):
-            raise InvalidOptionError(f"tls must be an ssl.SSLContext, not {type(tls).__name__}")
+        given = {
+            "url": url,
+            "user": user,
+            "password": password,
+            "token": token,
+            "credentials": credentials,
+            "nkeys_seed": nkeys_seed,
+            "tls": tls,
+            "tls_ca": tls_ca,
+            "tls_cert": tls_cert,
+            "tls_key": tls_key,
+            "tls_handshake_first": check_flag("tls_handshake_first", tls_handshake_first),
+        }
         self._options = LinkOptions(
-            servers=check_servers(url),
+            settings=settle(given, check_flag("trust_env", trust_env)),
             name=check_text("name", name),
             connect_timeout=connect_timeout,
             ping_interval=ping_interval,
-            user=user,
-            password=password,
-            token=token,
-            credentials=credentials,
-            nkeys_seed=nkeys_seed,
-            tls=tls,
             tls_hostname=check_text("tls_hostname", tls_hostname),
-            tls_handshake_first=check_flag("tls_handshake_first", tls_handshake_first),
         )
         outbox = Outbox(outbox_events, outbox_bytes)
         self._slot = EngineSlot(outbox, self._options.servers, is_awaited=connect == "wait")
         weakref.finalize(self, self._slot.reporter.end).atexit = False
         self._reset()
         fork_aware.add(self)
+
+    @classmethod
+    def from_context(
+        cls,
+        context: str | None = None,
+        url: str | Sequence[str] | None = None,
+        **options: Unpack[ConnectionOptions],
+    ) -> "Connection":
+        """Return a connection with the settings of a context of the nats command line, ``nats context add NAME``.
+
+        Arguments override the context, setting by setting, and so does the environment, as for the nats command line.
+        With ``trust_env=False`` the context counts alone. The file is read once, now.
+
+        The format is that of ADR-21 (https://github.com/nats-io/nats-architecture-and-design); the file of a context is
+        ``nats/context/NAME.json`` below ``$XDG_CONFIG_HOME``, which is ``~/.config`` by default.
+
+        Args:
+            context: Its name, or the path of its file, which ends with ``.json``. By default the environment's
+                ``NATS_CONTEXT``, else the context that ``nats context select`` has chosen.
+            url: As for :class:`Connection`.
+            **options: Those of :class:`Connection`.
+
+        Raises:
+            InvalidOptionError: There is no such context; its file cannot be read, or has keys that are not known or
+                that this library cannot use; or an option is wrong.
+        """
+        return cls(cast(str, InContext(url, context)), **options)
 
     def _reset(self) -> None:
         """Have no engine: as a new connection, or in a forked child."""
@@ -420,8 +472,15 @@ class Connection(Startable, ForkAware):
         return f"<Connection {self._slot.summary}>"
 
 
-def channel_of(connection: Connection) -> Channel:
-    """Return what a bus or a store does with a connection."""
+def channel_of(connection: Connection, *, for_store: bool = False) -> Channel:
+    """Return what a bus or a store does with a connection.
+
+    Raises:
+        InvalidOptionError: It is for a store, and the connection's context has settings of JetStream that no store of
+            this library can use.
+    """
+    if for_store and (reason := connection._options.settings.no_store):
+        raise InvalidOptionError(reason)
     return Channel(connection._slot, connection._begin_to_connect, connection._ready)
 
 
@@ -433,24 +492,32 @@ class Adopted(NamedTuple):
     is_own: bool  # made for it, and closed with it
 
 
-def adopt(connection: Connection | str | Sequence[str] | None, options: ConnectionOptions, meant: str = "") -> Adopted:
+def adopt(
+    connection: Connection | str | Sequence[str] | None,
+    options: ConnectionOptions,
+    meant: str = "",
+    *,
+    for_store: bool = False,
+) -> Adopted:
     """Take the connection that a bus or a store was given, or make one of what it was given.
 
     Args:
         connection: The connection, or the URL or URLs for one.
         options: For one that is made.
         meant: What its user may have meant, if it turns out that no host has the name in the URL.
+        for_store: Whether it is for a store.
 
     Raises:
-        InvalidOptionError: There are options for a connection that is made already, or one of them is wrong.
+        InvalidOptionError: There are options for a connection that is made already, or one of them is wrong; or it
+            is of no use for a store.
     """
     if is_of(connection, Connection):
         if options:
             raise InvalidOptionError(f"{', '.join(options)}: give that to the Connection, which is shared")
-        return Adopted(connection, channel_of(connection), False)
+        return Adopted(connection, channel_of(connection, for_store=for_store), False)
     own = Connection(cast("str | Sequence[str] | None", connection), **options)
     own._options = replace(own._options, meant=meant)
-    return Adopted(own, channel_of(own), True)
+    return Adopted(own, channel_of(own, for_store=for_store), True)
 
 
 _used: WeakRegistry[Connection] = WeakRegistry()

@@ -25,6 +25,11 @@ from aether_sync._runtime.loop_thread import LoopThread
 
 from .support.common import CHOSEN, UNIT, FreePort, Monitor, eventually
 
+# What a developer's shell says of his own servers is not about those of the tests.
+for _name in [name for name in os.environ if name.startswith("NATS_")]:
+    del os.environ[_name]
+os.environ["XDG_CONFIG_HOME"] = "/nowhere"  # nor are his contexts
+
 # However long an example takes: the other processes of a run want the processors too.
 hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("patient")

@@ -11,22 +11,20 @@ from .._arguments import check_path, is_of
 from ..errors import InvalidOptionError
 from .reasons import shown
 
-__all__ = ["check_secret_file", "check_servers"]
+__all__ = ["check_nkeys", "check_readable", "check_secret_file", "check_servers"]
 
-_DEFAULT_URL = "nats://127.0.0.1:4222"
+_LONGEST_PATH = 300  # characters that are shown
 
 
-def check_servers(url: str | Sequence[str] | None) -> tuple[str, ...]:
+def check_servers(url: str | Sequence[str]) -> tuple[str, ...]:
     """Return the URLs of servers, each with its scheme.
 
     Args:
-        url: One URL, several separated by commas, a sequence of them, or None for the environment's ``NATS_URL``.
+        url: One URL, several separated by commas, or a sequence of them.
 
     Raises:
         InvalidOptionError: One is no URL of a NATS server, or has a password that is not escaped.
     """
-    if url is None:
-        url = os.environ.get("NATS_URL") or _DEFAULT_URL
     urls = str.__str__(url).split(",") if is_of(url, str) else url if type(url) in (list, tuple) else _items(url)
     if not urls or not all(is_of(one, str) for one in urls):
         raise InvalidOptionError("a connection wants a URL such as 'nats://host:4222', or a sequence of them")
@@ -67,22 +65,44 @@ def _is_server(url: str) -> bool:
     return bool(is_complete) and "@" not in "".join(parts[2:])
 
 
-def check_secret_file(name: str, path: str | Path | None) -> str | None:
+def check_secret_file(name: str, path: str | Path) -> str:
     """Return the path of a file with credentials.
 
     Args:
-        name: Of the option.
-        path: The path, or None.
+        name: What the user calls it.
+        path: The path.
 
     Raises:
-        InvalidOptionError: There is no such file, or the package that reads it is missing.
+        InvalidOptionError: There is no such file, it cannot be read, or the package that reads it is missing.
     """
-    if path is None:
-        return None
     text = check_path(name, path)
+    check_nkeys(name)
+    check_readable(name, text)
+    return text
+
+
+def check_nkeys(name: str) -> None:
+    """Check that there is the package that signs with nkeys."""
     if find_spec("nkeys") is None:
         raise InvalidOptionError(f"{name} needs the package nkeys: pip install 'aether-sync[nkeys]'")
-    if not os.path.isfile(text):
-        is_path = "\n" not in text and (os.sep in text or len(text) < 40)  # and not the secret itself, in its place
-        raise InvalidOptionError(f"{name} is the path of a file, and there is none{f' at {text!r}' if is_path else ''}")
-    return text
+
+
+def check_readable(name: str, path: str) -> None:
+    """Check that a file is there and can be read.
+
+    Args:
+        name: What the user calls it.
+        path: Its path, which is not shown if it may be what the file should have in it.
+
+    Raises:
+        InvalidOptionError: It is not, or cannot.
+    """
+    is_path = path.isprintable() and len(path) < _LONGEST_PATH and (os.sep in path or len(path) < 40)
+    where = f" at {path!r}" if is_path else ""
+    if not os.path.isfile(path):
+        raise InvalidOptionError(f"{name} is the path of a file, and there is none{where}")
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise InvalidOptionError(f"{name}: the file{where} cannot be read: {error.strerror}") from None

@@ -10,12 +10,11 @@ import re
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from nats.errors import Error
 
-__all__ = ["Login", "NotSentError", "secrets_of", "without_login"]
+__all__ = ["InMemory", "Login", "NotSentError", "secrets_of", "without_login"]
 
 _DEFAULT_PORT = 4222
 _NO_SECRETS = ("user", "nkey")  # fields of CONNECT that say who somebody is, and prove nothing
@@ -31,6 +30,30 @@ class NotSentError(Error):
     """
 
 
+class InMemory:
+    """The text of a file with credentials that is no file. Its repr and its name show nothing of it.
+
+    Args:
+        name: What errors call it.
+        text: The text.
+    """
+
+    __slots__ = ("name", "text")
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name = name
+        self.text = text
+
+    @classmethod
+    def of_pair(cls, name: str, jwt: str, seed: str) -> "InMemory":
+        """Return what a credentials file has in it, of a JWT and the seed of its key."""
+        return cls(
+            name,
+            f"-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n"
+            f"-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n",
+        )
+
+
 class Login:
     """The credentials of a connection, as the fields of ``CONNECT``.
 
@@ -40,8 +63,8 @@ class Login:
         user: The user for all servers.
         password: The password of ``user``.
         token: The token for all servers.
-        credentials: A file with a JWT and its seed.
-        nkeys_seed: A file with an nkey seed.
+        credentials: The path of a file with a JWT and its seed, or its text.
+        nkeys_seed: The path of a file with an nkey seed, or its text.
     """
 
     def __init__(
@@ -50,8 +73,8 @@ class Login:
         user: str | None = None,
         password: str | None = None,
         token: str | None = None,
-        credentials: str | Path | None = None,
-        nkeys_seed: str | Path | None = None,
+        credentials: str | InMemory | None = None,
+        nkeys_seed: str | InMemory | None = None,
     ) -> None:
         self._by_server: dict[tuple[str | None, int], dict[str, str]] = {}
         for url in servers:
@@ -64,8 +87,8 @@ class Login:
             self._for_all = {"user": user, "pass": password or ""}
         elif token is not None:
             self._for_all = {"auth_token": token}
-        self._credentials = None if credentials is None else Path(credentials)
-        self._nkeys_seed = None if nkeys_seed is None else Path(nkeys_seed)
+        self._credentials = credentials
+        self._nkeys_seed = nkeys_seed
 
     def fields(self, host: str | None, port: int | None, nonce: str | None) -> dict[str, str]:
         """Return the fields with credentials for one server.
@@ -98,7 +121,7 @@ class Login:
         if expiry is None or expiry > time.time():
             return ""
         moment = datetime.fromtimestamp(expiry, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        return f"; the JWT in {str(self._credentials)!r} expired at {moment}"
+        return f"; the JWT in {_named(self._credentials)} expired at {moment}"
 
 
 def secrets_of(fields: dict[str, str]) -> set[str]:
@@ -119,34 +142,40 @@ def _of_url(user: str, password: str | None) -> dict[str, str]:
     return {"user": unquote(user), "pass": unquote(password)}
 
 
-def _read(path: Path) -> str:
+def _named(source: str | InMemory) -> str:
+    return source.name if isinstance(source, InMemory) else repr(source)
+
+
+def _read(source: str | InMemory) -> str:
+    if isinstance(source, InMemory):
+        return source.text
     try:
-        with path.open("rb") as file:
+        with open(source, "rb") as file:
             return file.read(_MAX_BYTES).decode("ascii", "replace")
     except OSError as error:
-        raise NotSentError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+        raise NotSentError(f"{_named(source)} cannot be read: {error.strerror}") from None
 
 
-def _read_credentials(path: Path) -> tuple[str, str]:
-    text = _read(path)
+def _read_credentials(source: str | InMemory) -> tuple[str, str]:
+    text = _read(source)
     jwt, seed = _JWT.search(text), _SEED.search(text)
     if jwt is None or seed is None:
         missing = "JWT" if jwt is None else "nkey seed"
-        raise NotSentError(f"{str(path)!r} is no credentials file: there is no {missing} in it")
+        raise NotSentError(f"{_named(source)} is no credentials file: there is no {missing} in it")
     return jwt[1], seed[1]
 
 
 class _Signer:
     """Signs with an nkey seed."""
 
-    def __init__(self, seed: str, path: Path) -> None:
+    def __init__(self, seed: str, source: str | InMemory) -> None:
         import nkeys  # from an extra
 
         try:
             self._pair = nkeys.from_seed(bytearray(seed.encode()))
             self.public_key: str = self._pair.public_key.decode()
         except Exception:  # of whatever kind; it may have the seed in it
-            raise NotSentError(f"{str(path)!r} has no valid nkey seed") from None
+            raise NotSentError(f"{_named(source)} has no valid nkey seed") from None
 
     def sign(self, nonce: str) -> str:
         return base64.b64encode(self._pair.sign(nonce.encode())).decode()

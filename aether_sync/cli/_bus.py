@@ -13,8 +13,9 @@ from ..errors import AetherError, EncodingError, ServerError
 from ..nats_bus import NATSEventBus
 from ..patterns import SubscriptionFilter, check_namespace
 from ..server.server import NATSServer
+from ._access import Access
 from ._lines import BadLineError, BadLines, Line, counted, take_events, to_line
-from ._options import bus_options, open_bus, report_troubles, timeout_option
+from ._options import access_options, bus_options, open_bus, report_troubles, timeout_option
 from ._shell import Failure, Signals, say
 
 __all__ = ["demo", "pub", "server", "sub"]
@@ -40,21 +41,24 @@ _LOOK_EVERY = 0.5  # seconds until `server` notices that the server has ended by
     metavar="N",
     help="Events a second, from each of the six publishing threads; 50 or more.",
 )
-@click.option("--url", metavar="URL", help="Use this server; by default the demo runs one of its own.")
+@access_options
 @timeout_option
 @click.pass_context
-def demo(ctx: click.Context, /, seconds: float, rate: float, url: str | None, timeout: float) -> None:
+def demo(ctx: click.Context, /, seconds: float, rate: float, access: Access, timeout: float) -> None:
     """Watch three processes exchange events, and see it add up.
 
-    Starts a server and three processes. Each publishes from two threads and reads, from several others, subscriptions
-    with wildcards, with a filter, of a queue group, and one that is slow on purpose and drops events.
+    Starts three processes, and a server unless --url or --context names one. Each process publishes from two threads
+    and reads, from several others, subscriptions with wildcards, with a filter, of a queue group, and one that is slow
+    on purpose and drops events.
 
     At the end a table says for each subscription what was published for it, received and dropped. The exit status is 0
     only if every event was received once and in order, or counted as dropped.
     """
     from .demo import run_demo
 
-    if not run_demo(Console(), seconds=seconds, rate=rate, url=url, timeout=timeout):
+    if not access.names_a_server and access != Access():
+        raise click.UsageError("Credentials and TLS are for a server: name it with --url or --context.")
+    if not run_demo(Console(), seconds=seconds, rate=rate, access=access, timeout=timeout):
         ctx.exit(1)
 
 

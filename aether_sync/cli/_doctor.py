@@ -6,10 +6,10 @@ from typing import Any
 import click
 import msgspec
 
-from ..connection import Connection
 from ..errors import ConnectError
 from ..stores.doctor.checks import Finding, Level, examine, first_line, is_well
 from ..stores.doctor.questions import ask_for_all
+from ._access import Access
 from ._options import store_options
 
 __all__ = ["doctor"]
@@ -35,7 +35,7 @@ _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.BAD: "red"}
 def doctor(
     ctx: click.Context,
     /,
-    url: str,
+    access: Access,
     stream: str,
     namespace: str | None,
     replicas: int,
@@ -50,7 +50,7 @@ def doctor(
 
     It changes nothing. Each finding is `ok`, `warn` or `bad`; the exit status is 0 if nothing is bad.
     """  # noqa: D301  # click's mark of lines to keep
-    connection = Connection(url, connect_timeout=timeout)
+    connection = access.connection(timeout)
     try:
         answers = ask_for_all(
             connection, stream, namespace=namespace, replicas=replicas, monitor=monitor, timeout=timeout

@@ -9,7 +9,8 @@ from ..errors import AetherError
 from ..health import Health
 from ..stores.admin import StoreAdmin
 from ..stores.jetstream import JetStreamEventStore
-from ._options import server_options
+from ._access import Access
+from ._options import access_options
 
 __all__ = ["health"]
 
@@ -26,10 +27,10 @@ __all__ = ["health"]
     metavar="SECONDS",
     help="How long the server may take for all of it.",
 )
-@server_options
+@access_options
 @click.pass_context
 def health(
-    ctx: click.Context, /, url: str, stream: str | None, namespace: str | None, timeout: float, as_json: bool
+    ctx: click.Context, /, access: Access, stream: str | None, namespace: str | None, timeout: float, as_json: bool
 ) -> None:
     """Connect, and say whether the server answers: for probes.
 
@@ -40,7 +41,7 @@ def health(
     The exit status is 0 if all is well, and 1 if not. The server needs no JetStream, unless --stream is given. This
     looks at the server, not at a running program: for that there is health_app().
     """  # noqa: D301  # click's mark of lines to keep
-    connection = Connection(url, connect_timeout=timeout)
+    connection = access.connection(timeout)
     try:
         found = _looked(connection, stream, namespace, timeout)
     finally:

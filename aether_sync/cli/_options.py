@@ -1,5 +1,6 @@
 """Options that several commands have, and the bus or store that they open."""
 
+import functools
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,21 +8,25 @@ from typing import Any, TypeVar
 
 import click
 
+from .._runtime.deadline import Deadline
 from ..nats_bus import NATSEventBus
 from ..stores.jetstream import JetStreamEventStore
+from ._access import Access
 
 __all__ = [
+    "access_options",
     "bus_options",
     "making_options",
     "open_bus",
     "open_store",
     "report_troubles",
-    "server_options",
     "store_options",
     "timeout_option",
 ]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+_LONGEST_SECRET = 65_536  # characters
 
 timeout_option = click.option(
     "--timeout",
@@ -32,15 +37,61 @@ timeout_option = click.option(
     help="How long to wait for the server.",
 )
 
-_url_option = click.option(
-    "--url",
-    envvar="NATS_URL",
-    show_envvar=True,
-    default="nats://127.0.0.1:4222",
-    show_default=True,
-    metavar="URL",
-    help="The server; several of one cluster with commas between.",
+
+def _secret(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Read a secret from a file, if its value is ``@FILE``. No message shows anything of it."""
+    if value is None or not value.startswith("@"):
+        return value
+    try:
+        with open(value[1:], "rb") as file:
+            text = file.read(_LONGEST_SECRET + 1).decode().removesuffix("\n").removesuffix("\r")
+    except OSError as error:
+        raise click.BadParameter(f"{value[1:]!r} cannot be read: {error.strerror}.") from None
+    except ValueError:
+        raise click.BadParameter(f"{value[1:]!r} has no text in UTF-8.") from None
+    if not 0 < len(text) <= _LONGEST_SECRET:
+        raise click.BadParameter(f"{value[1:]!r} is empty, or too large for a secret.")
+    return text
+
+
+def _file_option(name: str, variable: str, what: str) -> Callable[[Function], Function]:
+    return click.option(name, metavar="FILE", help=f"{what}  [env var: {variable}]")
+
+
+_access_options = (
+    click.option(
+        "--url",
+        metavar="URL",
+        help="The server; several of one cluster with commas between.  [env var: NATS_URL; default: "
+        "nats://127.0.0.1:4222]",
+    ),
+    click.option(
+        "--context",
+        metavar="NAME",
+        help="A context of the nats command line, for all that neither options nor the environment say.  [env var: "
+        "NATS_CONTEXT]",
+    ),
+    _file_option("--creds", "NATS_CREDS", "Log in with a credentials file, which holds a JWT and its seed."),
+    _file_option("--nkey", "NATS_NKEY", "Log in with the nkey seed in a file."),
+    click.option("--user", metavar="USER", help="Log in as a user.  [env var: NATS_USER]"),
+    click.option(
+        "--password",
+        callback=_secret,
+        metavar="@FILE",
+        help="The user's password, in a file. Without @ it is the password itself, which every user of the machine can "
+        "see then.  [env var: NATS_PASSWORD]",
+    ),
+    click.option(
+        "--token",
+        callback=_secret,
+        metavar="@FILE",
+        help="Log in with a token, in a file; without @ as for --password.  [env var: NATS_TOKEN]",
+    ),
+    _file_option("--tlsca", "NATS_CA", "Certificates of the authorities to trust, and demand TLS."),
+    _file_option("--tlscert", "NATS_CERT", "This client's certificate, and demand TLS."),
+    _file_option("--tlskey", "NATS_KEY", "The key of --tlscert."),
 )
+_ACCESS = ("url", "context", "creds", "nkey", "user", "password", "token", "tlsca", "tlscert", "tlskey")
 
 _prefix_option = click.option(
     "--prefix",
@@ -72,45 +123,59 @@ def _with(command: Function, *options: Callable[[Function], Function]) -> Functi
     return command
 
 
-def server_options(command: Function) -> Function:
-    """Add the options that say which server."""
-    return _with(command, _url_option)
+def access_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which server, and how it lets us in; the command gets them as ``access``."""
+
+    @functools.wraps(command)
+    def with_access(*args: Any, **options: Any) -> Any:
+        access = Access(**{name: options.pop(name) for name in _ACCESS})
+        return command(*args, access=access, **options)
+
+    return _with(with_access, *_access_options)
 
 
-def bus_options(command: Function) -> Function:
+def bus_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of commands that publish or subscribe."""
-    return _with(command, _url_option, _prefix_option, timeout_option)
+    return _with(access_options(command), _prefix_option, timeout_option)
 
 
-def store_options(command: Function) -> Function:
+def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of commands that read a store."""
-    return _with(command, _stream_option, _namespace_option, _url_option, timeout_option)
+    return _with(access_options(command), _stream_option, _namespace_option, timeout_option)
 
 
-def making_options(command: Function) -> Function:
+def making_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of commands that write to a store, which may have to make it."""
-    return _with(command, _stream_option, _namespace_option, _replicas_option, _url_option, timeout_option)
+    return _with(access_options(command), _stream_option, _namespace_option, _replicas_option, timeout_option)
 
 
 @contextmanager
-def open_bus(url: str, prefix: str, timeout: float) -> Iterator[NATSEventBus]:
+def open_bus(access: Access, prefix: str, timeout: float) -> Iterator[NATSEventBus]:
     """Make a bus that connects at its first use: wrong arguments of that use are then reported first."""
-    bus = NATSEventBus(url, prefix=prefix, connect_timeout=timeout, publish_timeout=timeout)
+    connection = access.connection(timeout)
+    bus = NATSEventBus(connection, prefix=prefix, publish_timeout=timeout)
     try:
         yield bus
     finally:
-        bus.close(timeout)
+        deadline = Deadline(timeout)
+        try:
+            bus.close(deadline.timeout_left())
+        finally:
+            connection.close(deadline.timeout_left())
 
 
 @contextmanager
 def open_store(
-    url: str, stream: str, namespace: str | None, timeout: float, replicas: int = 1, cached_actors: int = 16_384
+    access: Access, stream: str, namespace: str | None, timeout: float, replicas: int = 1, cached_actors: int = 16_384
 ) -> Iterator[JetStreamEventStore]:
     """Make a store that connects at its first use."""
-    with JetStreamEventStore(
-        url, stream, namespace=namespace, replicas=replicas, cached_actors=cached_actors, connect_timeout=timeout
-    ) as store:
-        yield store
+    connection = access.connection(timeout)
+    store = JetStreamEventStore(connection, stream, namespace=namespace, replicas=replicas, cached_actors=cached_actors)
+    try:
+        with store:
+            yield store
+    finally:
+        connection.close(timeout)
 
 
 def report_troubles() -> None:

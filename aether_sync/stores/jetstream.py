@@ -82,7 +82,8 @@ class JetStreamEventStore(StoreBase, ForkAware):
         **options: Those of :class:`Connection`, if the store makes its own.
 
     Raises:
-        InvalidOptionError: An option is wrong.
+        InvalidOptionError: An option is wrong; or the connection is of a context that wants another JetStream than the
+            account's own (``jetstream_domain``, ``jetstream_api_prefix``), or answers elsewhere (``inbox_prefix``).
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
         self._snapshots_kept = check_count("snapshots_kept", snapshots_kept)
         check_apart(self.stream, "aether")  # that of most buses, which this store need not know
         self._connection, self._channel, self._owns_connection = adopt(
-            connection, options, _perhaps_a_stream(connection)
+            connection, options, _perhaps_a_stream(connection), for_store=True
         )
         super().__init__(self._channel.reporter)
         self._namespace = namespace

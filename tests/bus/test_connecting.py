@@ -13,6 +13,7 @@ import pytest
 from aether_sync import ConnectError, NATSEventBus, NATSServer
 from aether_sync._nats.options import LinkOptions
 from aether_sync._nats.servers import Server
+from aether_sync._nats.settings import Settings
 
 from ..support.common import PATIENCE, UNIT, eventually, make_event
 from ..support.credentials import Certificates
@@ -250,7 +251,9 @@ def test_one_that_takes_longer_is_reached_in_the_background(make_bus: MakeBus, s
 @pytest.mark.both_loops(False)
 def test_patience_grows_with_silence() -> None:
     def patience(connect_timeout: float, silences: int) -> float:
-        options = LinkOptions(servers=("nats://h",), name=None, connect_timeout=connect_timeout, ping_interval=1.0)
+        options = LinkOptions(
+            settings=Settings(servers=("nats://h",)), name=None, connect_timeout=connect_timeout, ping_interval=1.0
+        )
         return options.patience(Server("nats://h", silences=silences))
 
     assert [patience(2.0, silences) for silences in (0, 1, 2, 3, 4_000)] == [2.0, 4.0, 8.0, 10.0, 10.0]

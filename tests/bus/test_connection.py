@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from threading import Thread
 from typing import Any
@@ -231,6 +232,77 @@ class TestInTheBackground:
             assert bus.wait_connected(PATIENCE)
             bus.start()
             assert bus.close(PATIENCE)
+
+
+@pytest.mark.fault
+class TestAServerThatAppearsLater:
+    """Each call here begins before there is a server, and ends when there is one; nobody calls again."""
+
+    @pytest.fixture
+    def appear(self, free_port: int) -> Iterator[Callable[..., NATSServer]]:
+        """Start the server once the first attempts of some owners of connections have failed."""
+
+        def has_failed(owner: Any) -> bool:
+            return has_engine(owner) and "connection refused" in link_of(owner).reason
+
+        def appear(*owners: Any) -> NATSServer:
+            eventually(lambda: all(map(has_failed, owners)), "the end of the first attempts")
+            return stack.enter_context(NATSServer(port=free_port))
+
+        with ExitStack() as stack:
+            yield appear
+
+    def test_for_a_connection(self, url: str, appear: Callable[..., NATSServer]) -> None:
+        with at_once(), Connection(url, connect="background", connect_timeout=SHORT) as connection:
+            assert not connection.is_connected
+            assert connection.server_info() == {}
+        connection = Connection(url, connect="background", connect_timeout=SHORT)
+        with ThreadPoolExecutor() as pool:
+            waiting = pool.submit(connection.wait_connected, PATIENCE)
+            server = appear(connection)
+            assert waiting.result(PATIENCE)
+        with at_once():
+            connection.start()  # the first attempt failed, which is no error of a connection that there is
+            connection.flush(PATIENCE)
+        assert connection.server_info()["server_name"] == server.name
+        assert connection.reconnects == 0
+        assert connection.close(PATIENCE)
+
+    def test_for_a_bus(self, make_bus: MakeBus, url: str, appear: Callable[..., NATSServer]) -> None:
+        bus, other = (make_bus(url, connect="background", connect_timeout=SHORT) for _ in range(2))
+        with at_once():
+            other.publish("n", make_event(1))
+        with ThreadPoolExecutor() as pool:
+            subscribing = pool.submit(bus.subscribe, "n", timeout=PATIENCE)
+            flushing = pool.submit(other.flush, PATIENCE)
+            appear(bus, other)
+            flushing.result(PATIENCE)
+            assert other.metrics().confirmed == 1
+            with subscribing.result(PATIENCE) as events:
+                other.publish("n", make_event(2))
+                eventually(lambda: 2 in numbers(events.get_batch(2, timeout=PATIENCE)), "the second event")
+        assert bus.close(PATIENCE)
+        assert other.close(PATIENCE)
+
+    def test_for_a_store(self, make_store: MakeStore, url: str, appear: Callable[..., NATSServer]) -> None:
+        stores = [make_store(url, connect="background", connect_timeout=SHORT) for _ in range(4)]
+        with at_once(), stores.pop():  # which nobody uses
+            pass
+        writer, reader, worker = stores
+        with ThreadPoolExecutor() as pool:
+            append = partial(writer.append, expected_version=ANY_VERSION, timeout=PATIENCE)
+            written = pool.submit(append, "a", make_event(1, actor_id="a"))
+            followed = pool.submit(reader.follow, timeout=PATIENCE)
+            consumed = pool.submit(worker.consumer("c").iterate, timeout=PATIENCE)
+            appear(*stores)
+            assert [one.event.version for one in written.result(PATIENCE)] == [1]
+            with followed.result(PATIENCE) as follower, consumed.result(PATIENCE) as deliveries:
+                assert numbers([follower.get(timeout=PATIENCE).event]) == [1]
+                delivery = deliveries.get(timeout=PATIENCE)
+                assert numbers([delivery.event]) == [1]
+                delivery.ack(confirm=True)
+        for store in stores:
+            assert store.close()
 
 
 def test_an_option_that_is_none() -> None:

@@ -34,6 +34,7 @@ from aether_sync._nats.login import Login
 from aether_sync._nats.options import LinkOptions
 from aether_sync._nats.reasons import describe, is_refusal, shown
 from aether_sync._nats.servers import Server
+from aether_sync._nats.settings import Settings
 from aether_sync._runtime.reporter import Reporter
 
 from ..support.common import PATIENCE, UNIT, eventually, make_event, numbers
@@ -618,7 +619,9 @@ def test_what_a_write_does_not_know_the_reader_does() -> None:
             self._transport = Transport()  # type: ignore[assignment]
 
     async def connect() -> None:
-        options = LinkOptions(servers=("nats://h",), name="n", connect_timeout=PATIENCE, ping_interval=1)
+        options = LinkOptions(
+            settings=Settings(servers=("nats://h",)), name="n", connect_timeout=PATIENCE, ping_interval=1
+        )
         nobody: Callable[..., None] = lambda *_: None  # noqa: E731
         client = Cut(
             Server("nats://h"), options.login(), Reporter(), refused=nobody, unreadable=nobody, informed=nobody

@@ -21,7 +21,7 @@ COMMAND = [sys.executable, "-m", "aether_sync"]
 
 
 def environment(**changes: str) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if key != "NATS_URL"}
+    kept = dict(os.environ)
     path = os.pathsep.join(filter(None, [str(Path(aether_sync.__file__).parents[1]), kept.get("PYTHONPATH")]))
     return kept | {"PYTHONPATH": path, "COLUMNS": "80"} | changes
 

@@ -23,13 +23,6 @@ def test_urls_are_completed(given: str | list[str], servers: tuple[str, ...]) ->
     assert check_servers(given) == servers
 
 
-def test_the_environment_counts_where_nothing_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NATS_URL", "nats://there:5")
-    assert check_servers(None) == ("nats://there:5",)
-    monkeypatch.delenv("NATS_URL")
-    assert check_servers(None) == ("nats://127.0.0.1:4222",)
-
-
 @pytest.mark.parametrize(
     "url",
     [

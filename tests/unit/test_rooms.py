@@ -25,9 +25,9 @@ ROOMS: dict[str, list[str]] = {
         "reporter", "listeners", "base_loop", "uvloop", "event_loop", "loop_thread",
     ],
     "_nats": [
-        "interest", "lines", "login", "uplink", "shortcut", "outbox", "reasons", "checks", "servers", "options",
-        "fast_reader", "parser", "client", "pump", "call", "requests", "subscriber", "connector", "link", "engine",
-        "channel", "vitals",
+        "interest", "lines", "login", "uplink", "shortcut", "outbox", "reasons", "checks", "contexts", "tls",
+        "settings", "servers", "options", "fast_reader", "parser", "client", "pump", "call", "requests", "subscriber",
+        "connector", "link", "engine", "channel", "vitals",
     ],
     "_bus": [
         "counting", "index", "bounded", "readers", "queue", "routing", "recent_payloads", "incoming", "store_watch",
@@ -48,8 +48,8 @@ ROOMS: dict[str, list[str]] = {
     "stores/doctor": ["findings", "questions", "checks"],
     "server": ["watcher", "process", "configuration", "server", "cluster"],
     "cli": [
-        "demo", "_shell", "_progress", "_options", "_lines", "_bus", "_store", "_append", "_export_file", "_export",
-        "_import_there", "_import", "_doctor", "_health", "_guide", "_commands", "__init__",
+        "_access", "demo", "_shell", "_progress", "_options", "_lines", "_bus", "_store", "_append", "_export_file",
+        "_export", "_import_there", "_import", "_doctor", "_health", "_guide", "_commands", "__init__",
     ],
     "cli/demo": ["plan", "audit", "node", "show", "run", "__init__"],
 }  # fmt: skip
@@ -192,8 +192,8 @@ def test_public_names_are_pinned() -> None:
 
 def test_a_connection_shows_only_what_a_user_may_call() -> None:
     assert {name for name in dir(aether_sync.Connection) if not name.startswith("_")} == {
-        "close", "closed", "flush", "health", "is_connected", "on", "reconnects", "server_info", "start",
-        "wait_connected",
+        "close", "closed", "flush", "from_context", "health", "is_connected", "on", "reconnects", "server_info",
+        "start", "wait_connected",
     }  # fmt: skip
 
 

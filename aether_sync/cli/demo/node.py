@@ -12,6 +12,7 @@ from ...events import Event
 from ...nats_bus import NATSEventBus
 from ...patterns import SubscriptionFilter
 from ...subscription import Subscription
+from .._access import Access
 from .plan import PUBLISHERS, Command, Failure, Kind, Pace, Reading, ReadingReport, Report, Status
 
 __all__ = ["run_node"]
@@ -34,13 +35,13 @@ _QUEUE_BYTES = 1 << 30
 _TICK = 0.01  # seconds between two bursts of a publishing thread
 
 
-def run_node(pipe: Pipe, name: str, url: str, prefix: str, readings: tuple[Reading, ...], pace: Pace) -> None:
+def run_node(pipe: Pipe, name: str, access: Access, prefix: str, readings: tuple[Reading, ...], pace: Pace) -> None:
     """Be a node until the parent says ``FINISH`` or is gone.
 
     Args:
         pipe: Where commands come from and answers go.
         name: Of the node.
-        url: Of the server.
+        access: Of the server.
         prefix: Of all subjects.
         readings: What to subscribe to.
         pace: What to publish.
@@ -48,7 +49,10 @@ def run_node(pipe: Pipe, name: str, url: str, prefix: str, readings: tuple[Readi
     logging.getLogger("aether_sync").setLevel(logging.ERROR)  # drops are wanted here, and in the table
     try:
         try:
-            with NATSEventBus(url, prefix=prefix, name=f"aether-sync {name}", connect_timeout=pace.timeout) as bus:
+            with (
+                access.connection(pace.timeout, f"aether-sync {name}") as connection,
+                NATSEventBus(connection, prefix=prefix) as bus,
+            ):
                 _Node(pipe, name, bus, readings, pace).serve()
         except AetherError as error:
             pipe.send(Failure(str(error)))

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from ...errors import AetherError
 from ...server.server import NATSServer
+from .._access import Access
 from .audit import Audit, audit, expected_of
 from .node import run_node
 from .plan import PUBLISHERS, READINGS, Command, Failure, Kind, Pace, Reading, Report, Status
@@ -28,14 +29,14 @@ _GRACE = 3.0  # seconds for a node to end by itself
 T = TypeVar("T", Status, Report)
 
 
-def run_demo(console: Console, *, seconds: float, rate: float, url: str | None, timeout: float) -> bool:
+def run_demo(console: Console, *, seconds: float, rate: float, access: Access, timeout: float) -> bool:
     """Run the demonstration and show it.
 
     Args:
         console: Where to show it: live on a terminal, a line each second elsewhere.
         seconds: How long to publish.
         rate: Events a second, of each publishing thread.
-        url: A running server, or None for one of its own.
+        access: A running server; if it names none, the demonstration runs one of its own.
         timeout: Seconds to wait for the server.
 
     Returns:
@@ -47,10 +48,11 @@ def run_demo(console: Console, *, seconds: float, rate: float, url: str | None, 
     pace = Pace(seconds=seconds, rate=rate, timeout=timeout)
     prefix = f"demo{uuid.uuid4().hex[:8]}"
     with ExitStack() as stack:
-        if url is None:
+        if not access.names_a_server:
             url = stack.enter_context(NATSServer()).url
+            access = Access(url=url, trust_env=False)  # it takes everyone
             console.print(f"A nats-server runs at {url}.", highlight=False)
-        nodes = [_Node(number, url, prefix, readings, pace) for number, readings in enumerate(READINGS, 1)]
+        nodes = [_Node(number, access, prefix, readings, pace) for number, readings in enumerate(READINGS, 1)]
         for node in nodes:
             stack.enter_context(node.running())
         for node in nodes:
@@ -105,12 +107,15 @@ def _has_arrived(statuses: list[Status]) -> bool:
 class _Node:
     """A node process, as its parent sees it."""
 
-    def __init__(self, number: int, url: str, prefix: str, readings: tuple[Reading, ...], pace: Pace) -> None:
+    def __init__(self, number: int, access: Access, prefix: str, readings: tuple[Reading, ...], pace: Pace) -> None:
         spawn = get_context("spawn")
         self._name = f"node-{number}"
         self._pipe, self._its_end = spawn.Pipe()
         self._process = spawn.Process(
-            target=run_node, args=(self._its_end, self._name, url, prefix, readings, pace), name=self._name, daemon=True
+            target=run_node,
+            args=(self._its_end, self._name, access, prefix, readings, pace),
+            name=self._name,
+            daemon=True,
         )
 
     @contextmanager

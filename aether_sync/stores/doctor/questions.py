@@ -53,13 +53,14 @@ def ask_for_all(
 
     Raises:
         ConnectError: There is no server.
-        InvalidOptionError: The URL of the monitoring port is not one.
+        InvalidOptionError: The URL of the monitoring port is not one, or the connection is of no use for a store.
     """
     if monitor is not None and not monitor.startswith(("http://", "https://")):
         raise InvalidOptionError(f"a monitoring port has a URL such as 'http://host:8222', not {monitor!r:.80}")
     names = Names(stream, namespace)
+    channel = channel_of(connection, for_store=True)
     connection.start()
-    asking = _Asking(JetStream(channel_of(connection)), timeout)
+    asking = _Asking(JetStream(channel), timeout)
     account = asking.fastest("INFO")
     answers = Answers(
         wanted=settings(names, replicas),

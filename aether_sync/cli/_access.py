@@ -1,0 +1,70 @@
+"""The server that a command uses, and how it is let in."""
+
+from dataclasses import dataclass, field
+
+from ..connection import Connection, ConnectionOptions
+
+__all__ = ["Access"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """What the options of a command say; None says nothing. The repr shows no secret.
+
+    Attributes:
+        url: The URL or URLs, which may have credentials in them.
+        context: A context of the nats command line.
+        user: The user.
+        password: The password.
+        token: The token.
+        creds: The path of a credentials file.
+        nkey: The path of a file with an nkey seed.
+        tlsca: The path of the authorities' certificates.
+        tlscert: The path of this client's certificate.
+        tlskey: The path of its key.
+        trust_env: Whether the environment counts.
+    """
+
+    url: str | None = field(default=None, repr=False)
+    context: str | None = None
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)
+    creds: str | None = field(default=None, repr=False)
+    nkey: str | None = field(default=None, repr=False)
+    tlsca: str | None = None
+    tlscert: str | None = None
+    tlskey: str | None = None
+    trust_env: bool = True
+
+    @property
+    def names_a_server(self) -> bool:
+        """Whether an option says which server."""
+        return self.url is not None or self.context is not None
+
+    def connection(self, timeout: float, name: str | None = None) -> Connection:
+        """Make a connection, which connects at its first use.
+
+        Args:
+            timeout: Seconds for the first attempt.
+            name: The name that the server's monitoring shows.
+
+        Raises:
+            InvalidOptionError: An option, a variable of the environment or a context cannot be used.
+        """
+        options: ConnectionOptions = {
+            "name": name,
+            "connect_timeout": timeout,
+            "user": self.user,
+            "password": self.password,
+            "token": self.token,
+            "credentials": self.creds,
+            "nkeys_seed": self.nkey,
+            "tls_ca": self.tlsca,
+            "tls_cert": self.tlscert,
+            "tls_key": self.tlskey,
+            "trust_env": self.trust_env,
+        }
+        if self.context is None:
+            return Connection(self.url, **options)
+        return Connection.from_context(self.context, self.url, **options)
