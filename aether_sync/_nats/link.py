@@ -233,8 +233,8 @@ class Link:
         self.pump.resume(client)
         self.requests.resume(client)
         self.was_connected = True
-        self.state = LinkState.CONNECTED
         self.heard = self.since = monotonic()
+        self.state = LinkState.CONNECTED
         reason = "" if self.reason is _NOT_YET else self.reason
         # A callback finds the state that it is told of, and who waits for that state finds that it was told.
         self._listeners.tell("reconnected" if is_again else "connected", reason=reason, seconds=away)

@@ -22,13 +22,14 @@ def health_of(slot: EngineSlot) -> Health:
     if engine is None:
         return Health(about=about, reasons=(f"not connected to {slot.where}: nothing has used the connection yet",))
     numbers, reasons, alive = _of_outbox(slot), [], True
-    link, now = engine.link, monotonic()
+    link, quiet = engine.link, 0.0
+    state, now = link.state, monotonic()  # once, as it may change meanwhile
     numbers["reconnects"] = link.reconnects
     if link.was_connected:
         numbers["seconds_since_server"] = quiet = max(0.0, now - link.heard)
-    if engine.loop.has_ended or link.state is LinkState.CLOSED:
+    if engine.loop.has_ended or state is LinkState.CLOSED:
         reasons, alive = [f"{about} has ended by an error, which the log has"], False
-    elif not link.is_connected:
+    elif state is not LinkState.CONNECTED:
         numbers["seconds_disconnected"] = away = max(0.0, now - link.since)
         reasons = [f"{link.connect_error()}, for {away:.0f} s"]
     elif quiet > _QUIET * engine.ping_interval:

@@ -37,6 +37,7 @@ CALLS = {
     "export": (["export"], b""),
     "import": (["import"], b""),
     "doctor": (["doctor"], b""),
+    "health": (["health", "--timeout", "10"], b""),
     "demo": (["demo", "--seconds", "0.5", "--rate", "50"], b""),
 }
 

@@ -1,6 +1,8 @@
 """Typical uses, for the type checker: this file is checked in strict mode, never run."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypedDict, assert_type
 
 import msgspec
@@ -20,13 +22,16 @@ from aether_sync import (
     EventStored,
     Follower,
     Handler,
+    Health,
     InMemoryEventStore,
     JetStreamEventStore,
     LoadedActor,
     Metrics,
     NATSEventBus,
     NATSServer,
+    Notice,
     Reading,
+    Runner,
     Snapshot,
     StoredEvent,
     Subscription,
@@ -34,6 +39,7 @@ from aether_sync import (
     SubscriptionStats,
     UnknownOutcomeError,
     VersionConflictError,
+    health_app,
     retry_on_conflict,
 )
 
@@ -74,6 +80,19 @@ async def in_a_coroutine(subscription: Subscription) -> list[Event]:
     return [event async for event in subscription]
 
 
+def alarm(notice: Notice) -> None:
+    print(notice.kind, notice.url, notice.seconds)
+
+
+class Database:
+    def health(self) -> Health:
+        return Health(about="the database", reasons=("it is away",), numbers={"seconds_since_answer": 3.0})
+
+
+def probes(bus: EventBus, store: EventStore, runner: Runner) -> Callable[..., Iterable[bytes]]:
+    return health_app(bus, bus.health, store, runner, partial(runner.health, hung_after=60), Database(), timeout=0.3)
+
+
 def main() -> None:
     with NATSServer() as server, Connection(server.url, connect_timeout=2.0) as connection:
         one = NATSEventBus(connection, prefix="aether", publish_timeout=1.0, on_disconnect="raise")
@@ -93,6 +112,9 @@ def main() -> None:
             assert_type(stored.get().data_as(EventStored), EventStored)
             bus.unsubscribe(subscription)
             assert_type(bus.metrics(), Metrics)
+            off = bus.on(disconnected=alarm, closed=lambda notice: print(notice.reason, notice.counts))
+            off()
+            assert_type(bus.health(), Health)
             try:
                 bus.flush(timeout=5.0)
             except AetherError as error:

@@ -505,3 +505,26 @@ def test_an_event_whose_publisher_was_kept_from_waking_the_loop_goes_with_a_flus
         bus.publish("n", make_event())
     bus.flush(PATIENCE)
     assert bus.metrics().confirmed == 1
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_how_long_the_oldest_frame_has_waited(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    now = 100.0
+    monkeypatch.setattr("aether_sync._nats.outbox.monotonic", lambda: now)
+    outbox = Outbox(100, 10_000)
+    assert outbox.age() == 0.0
+    put(outbox, *[b"one"] * count)
+    now = 103.0
+    put(outbox, *[b"two"] * count)
+    assert outbox.age() == 3.0
+    take(outbox)  # the loop has them, and has written none
+    now = 105.0
+    put(outbox, *[b"three"] * count)
+    assert outbox.age() == 5.0
+    outbox.written(2 * count, 6 * count)
+    now = 106.0
+    assert outbox.age() == 1.0
+    take(outbox)
+    assert outbox.age() == 1.0
+    outbox.written(count, 5 * count)
+    assert outbox.age() == 0.0

@@ -38,15 +38,15 @@ def ask_for_vitals(stream: Stream, deadline: Deadline) -> Vitals:
         return Vitals((f"stream {stream.name!r} cannot be used: {said(answer)}",), {})
     cluster = answer.get("cluster") or {}
     reasons = () if cluster.get("leader", "?") else (f"stream {stream.name!r} has no leader",)
-    return Vitals(reasons, {**_numbers(answer["state"], cluster), "seconds_round_trip": took})
+    return Vitals(reasons, {**_numbers(answer.get("state") or {}, cluster), "seconds_round_trip": took})
 
 
 def _numbers(state: dict[str, Any], cluster: dict[str, Any]) -> dict[str, float]:
     replicas = cluster.get("replicas") or ()
     return {
-        "events": state["messages"],
-        "last_sequence": state["last_seq"],
-        "bytes": state["bytes"],
+        "events": state.get("messages", 0),
+        "last_sequence": state.get("last_seq", 0),
+        "bytes": state.get("bytes", 0),
         "replicas_missing": sum(bool(one.get("offline") or not one.get("current")) for one in replicas),
         "replica_lag": max((one.get("lag", 0) for one in replicas), default=0),
     }

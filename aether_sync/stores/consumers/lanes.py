@@ -107,13 +107,15 @@ class Busy(NamedTuple):
         handlers: How many handlers run.
         waiting: How many deliveries wait here for a handler, those that are tried again later included.
         longest: For how many seconds the handler has run that runs for the longest time; 0 if none runs.
-        delivery: What that one handles.
+        sequence: The event that this one handles; 0 if none runs.
+        actor_id: The actor of that event.
     """
 
     handlers: int
     waiting: int
-    longest: float
-    delivery: Delivery | None
+    longest: float = 0.0
+    sequence: int = 0
+    actor_id: str = ""
 
 
 class LaneScheduler:
@@ -434,10 +436,11 @@ class LaneScheduler:
         with self.lock:
             lanes = [lane for lane in self._lanes.values() if lane.is_busy and lane.waiting]
             if not lanes:
-                return Busy(0, len(self._held), 0.0, None)
+                return Busy(0, len(self._held))
             first = min(lanes, key=_since)
             longest = max(0.0, monotonic() - first.since)
-            return Busy(len(lanes), len(self._held) - len(lanes), longest, first.waiting[0])
+            waiting = len(self._held) - len(lanes)
+            return Busy(len(lanes), waiting, longest, first.waiting[0].sequence, first.actor_id)
 
     def measure(self) -> dict[str, float]:
         """Return how many handlers run, how many events are here, and how old the oldest is. It takes no lock."""

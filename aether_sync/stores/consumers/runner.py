@@ -168,10 +168,9 @@ class Runner(Closeable, ForkAware):
             "waiting": busy.waiting,
             "seconds_longest_handler": busy.longest,
         }
-        hangs = busy.delivery is not None and busy.longest >= limit
+        hangs = busy.longest >= limit
         if hangs:
-            assert busy.delivery is not None
-            what = f"event {busy.delivery.sequence} (of {short(busy.delivery.event.actor_id)})"
+            what = f"event {busy.sequence} (of {short(busy.actor_id)})"
             reasons.append(f"{about}: the handler has run for {busy.longest:.0f} s with {what}")
         if slot.is_connected and deadline.remaining():
             try:
