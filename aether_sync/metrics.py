@@ -196,14 +196,14 @@ class FollowerStats:
         lag: Events that are stored and not taken yet, as far as this is known without asking the server: those that
             wait in this process, and those that the server had left when it sent the last of them. What is stored while
             the server cannot reach the follower, or must not send it more, is not known here. Events that the
-            follower's filter passes by may be among them. None if the server has sent nothing yet.
+            follower's filter passes by may be among them.
         is_connected: Whether the server delivers events now.
     """
 
     actors: str = ""
     event_types: tuple[str, ...] = ()
     sequence: int = 0
-    lag: int | None = None
+    lag: int = 0
     is_connected: bool = False
 
 
@@ -213,18 +213,19 @@ class StoreMetrics:
 
     Attributes:
         stream: The name of the stream; ``""`` of an in-memory store.
-        calls: The calls by the name of the method, those methods alone that were called: ``save_event``, ``append``,
-            ``load``, and so on. ``iter_events`` counts each page that was read, and ``follow`` the beginning.
+        calls: The calls by the name of the method: ``save_event``, ``append``, ``load``, and so on. A method that was
+            not called is not among them. A call of ``iter_events`` takes as long as its first event, and one of
+            ``follow`` as long as it takes to begin.
         conflicts: Calls that ended with a ``VersionConflictError``, because another writer was first.
-        retries: Attempts to store that were made again within a call, because the server had refused one, had not
-            answered, or was busy.
+        retries: Attempts to store that were made again within a call, because another writer was first, or the server
+            had not answered, or was busy.
         unknown_outcomes: Calls that ended with an ``UnknownOutcomeError``: their events may be stored, or not.
         events_written: Events that were stored, those included that an earlier attempt had stored already.
-        events_read: Events that calls have returned and followers have handed out; not those of consumers.
-        version_hits: How often a version was asked for that the store remembered.
-        version_misses: How often one was asked for that it did not.
-        kept_hits: Calls that read an actor whose wanted events were kept in memory.
-        kept_misses: Calls that read an actor of whose events some had to be read from the server.
+        events_read: Events that calls have returned, and that followers have read; not those of consumers.
+        version_hits: Actors whose version a save needed, and did not have to ask the server for.
+        version_misses: Actors whose version a save had to ask the server for.
+        kept_hits: How often an actor was read whose wanted events were kept in memory.
+        kept_misses: How often an actor was read of whose events some had to be read from the server.
         kept_bytes: Bytes of memory that kept events take now, as far as that can be estimated; ``cache_bytes`` bounds
             it.
         followers: The open followers.

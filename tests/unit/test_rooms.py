@@ -17,7 +17,7 @@ ROOMS: dict[str, list[str]] = {
         "_version", "_values", "errors", "_arguments", "events", "patterns", "metrics", "_codec", "_runtime", "_nats",
         "connection", "_bus", "subscription", "bus", "nats_bus", "stores", "server", "__init__", "cli", "__main__",
     ],
-    "_values": ["clock", "shown"],
+    "_values": ["clock", "counting", "shown"],
     "_codec": ["decoding", "encoding", "envelope"],
     "_runtime": [
         "green", "threads", "batches", "registry", "again", "deadline", "locks", "waits", "fork", "exit", "closing",
@@ -32,8 +32,8 @@ ROOMS: dict[str, list[str]] = {
         "counting", "index", "bounded", "readers", "queue", "routing", "recent_payloads", "incoming", "store_watch",
     ],
     "stores": [
-        "base", "retrying", "_checks", "_wanted", "_store_base", "_memory_log", "memory", "_jetstream", "consumers",
-        "jetstream", "admin", "doctor",
+        "base", "retrying", "_checks", "_wanted", "_measuring", "_store_base", "_memory_log", "memory", "_jetstream",
+        "consumers", "jetstream", "admin", "doctor",
     ],
     "stores/_jetstream": [
         "names", "error_codes", "answers", "earlier", "messages", "api", "stream", "saves", "cache", "capacity",

@@ -28,6 +28,7 @@ from ...errors import (
     StoreUnavailableError,
     StreamRegressionError,
 )
+from ...metrics import FollowerStats
 from ...patterns import SubscriptionFilter
 from ..base import Follower, StoredEvent
 from .answers import said
@@ -38,7 +39,7 @@ from .pull import PullRequester
 from .record_flow import LastRead, RecordFlow
 from .stream import stream_state
 
-__all__ = ["JetStreamFollower", "begin_following"]
+__all__ = ["JetStreamFollower", "begin_following", "stats_of"]
 
 _OPEN = 1.0  # seconds until the server is asked again whether a save is whole
 _LOOK = 0.1  # seconds to skip events that are not wanted, in a call that asks whether it is caught up
@@ -198,6 +199,7 @@ class JetStreamFollower(RecordFlow, Follower):
             self._consumer, self._number, self._is_reading = name.encode(), 0, False
             self._end_asked = end
             if not self._closed:
+                self._buffer.note_left(answer["num_pending"])
                 self._requester.begin(name)
 
     def _refuse_another_past(self, deadline: Deadline) -> None:
@@ -360,6 +362,17 @@ def begin_following(follower: JetStreamFollower, deadline: Deadline) -> None:
         StreamRegressionError: There is no such event as the one that it is to begin after.
     """
     follower._begin(deadline)
+
+
+def stats_of(follower: JetStreamFollower) -> FollowerStats:
+    """Return how far a follower is."""
+    return FollowerStats(
+        actors=follower._filter.actor_pattern,
+        event_types=tuple(sorted(follower._filter.event_types)),
+        sequence=follower.sequence,
+        lag=follower._left(),
+        is_connected=follower.is_connected,
+    )
 
 
 def _nanoseconds(time: str) -> int:
