@@ -8,7 +8,6 @@ it said when it was looked at last.
 import weakref
 from collections import deque
 from collections.abc import Callable, Hashable
-from functools import partial
 from operator import add
 from typing import Any
 
@@ -87,6 +86,13 @@ class Source:
             self.answer.state = None
 
 
+class _Ref(weakref.ref[Any]):
+    """A weak reference that knows its source; its callback is a single step in C, which no signal interrupts."""
+
+    __slots__ = ("source",)
+    source: Source
+
+
 class Exporter:
     """The registered objects. Any thread may use it.
 
@@ -96,7 +102,7 @@ class Exporter:
     def __init__(self) -> None:
         self.reporter = Reporter()
         weakref.finalize(self, self.reporter.end).atexit = False
-        self._dead: deque[Source] = deque()  # appended to by the callbacks of weak references, which take no lock
+        self._dead: deque[_Ref] = deque()  # appended to by the callbacks of weak references, which take no lock
         self._lock = signal_safe_lock()  # guards the fields below, and those of the sources
         self._sources: dict[Hashable, Source] = {}
         self._gone: dict[Series, Numbers] = {}  # what objects have counted that are not registered any more
@@ -143,7 +149,8 @@ class Exporter:
             known = None
         if known is None:
             known = self._sources[source.key] = source
-            source.ref = weakref.ref(source.ref(), partial(self._dead.append, source))
+            source.ref = ref = _Ref(source.ref(), self._dead.append)
+            ref.source = source
         known.users += 1
         return known
 
@@ -168,7 +175,7 @@ class Exporter:
     def _bury(self) -> None:
         """Let go of what was collected."""
         while self._dead:
-            one = self._dead.popleft()
+            one = self._dead.popleft().source
             if self._sources.get(one.key) is one:
                 self._fold(one)
 
