@@ -1,4 +1,4 @@
-"""What a store counts while it works, of which ``store.metrics()`` returns a frozen snapshot.
+"""What a store and its runners count while they work, of which ``metrics()`` returns a frozen snapshot.
 
 Any thread counts, without a lock (see ``_values/counting.py``). A snapshot is consistent because what is counted later
 is read earlier: a call is counted before its error, and its error before its conflict; they are read the other way
@@ -14,9 +14,9 @@ from .._values.clock import monotonic
 from .._values.counting import Count, Sum, Times
 from ..errors import UnknownOutcomeError, VersionConflictError
 from ..events import Event
-from ..metrics import BOUNDS, CallMetrics, Histogram, StoreMetrics
+from ..metrics import BOUNDS, CallMetrics, Histogram, RunnerMetrics, StoreMetrics
 
-__all__ = ["StoreCounts", "histogram", "measured"]
+__all__ = ["RunnerCounts", "StoreCounts", "measured"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,7 +33,7 @@ class _CallCount(Times):
     def snapshot(self) -> CallMetrics:
         """Return what was counted. An error is counted after its call, so errors are read first."""
         errors = self.errors.count
-        seconds = histogram(self)
+        seconds = _histogram(self)
         return CallMetrics(calls=seconds.count, errors=errors, seconds=seconds)
 
 
@@ -124,6 +124,54 @@ class StoreCounts(ForkAware):
         )
 
 
+class RunnerCounts(ForkAware):
+    """What a runner counts; nothing in a forked child.
+
+    Attributes:
+        redelivered: Counts a delivery that is not the first of its event.
+        dead_letter: Counts an event that was rejected.
+    """
+
+    def __init__(self) -> None:
+        self._begin()
+        fork_aware.add(self)
+
+    def _begin(self) -> None:
+        self._times, self._failed = Times(BOUNDS), Count()
+        self._redelivered, self._dead_letters = Count(), Count()
+        self.redelivered, self.dead_letter = self._redelivered.one, self._dead_letters.one
+
+    def _after_fork(self) -> None:
+        self._begin()
+
+    def handled(self, begun: float) -> None:
+        """Count a call of the handler that began at a moment and has returned."""
+        self._times.add(monotonic() - begun)
+
+    def failed(self, begun: float) -> None:
+        """Count a call of the handler that began at a moment and has raised an error."""
+        self.handled(begun)
+        self._failed.one()
+
+    def snapshot(self, *, dead_letters: int, **fields: Any) -> RunnerMetrics:
+        """Return what was counted, with other fields of the metrics.
+
+        Args:
+            dead_letters: Dead letters that are counted elsewhere.
+            **fields: The other fields.
+        """
+        failed = self._failed.count
+        seconds = _histogram(self._times)
+        return RunnerMetrics(
+            handled=seconds.count - failed,
+            failed=failed,
+            redelivered=self._redelivered.count,
+            dead_letters=self._dead_letters.count + dead_letters,
+            seconds=seconds,
+            **fields,
+        )
+
+
 def measured(method: F) -> F:
     """Decorate a public method of a store: its calls are counted. It must not call another such method."""
     name = method.__name__
@@ -142,7 +190,7 @@ def measured(method: F) -> F:
     return cast(F, update_wrapper(measuring, method))
 
 
-def histogram(times: Times) -> Histogram:
+def _histogram(times: Times) -> Histogram:
     """Return the times that were counted."""
     total = times.total
     return Histogram(counts=times.counts, sum=float(total))

@@ -19,6 +19,7 @@ from ...errors import DeadlineExceededError, DisconnectedError, InvalidOptionErr
 from ...events import Event
 from .._jetstream.api import Pause
 from .._jetstream.messages import command
+from .._jetstream.pull import moment_of
 from .ack_extender import _IN_PROGRESS, ACK, AckExtender, nak
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "give_back",
     "hold",
     "let_go",
+    "moment_of_delivery",
     "reload_event",
     "send_word",
 ]
@@ -262,6 +264,11 @@ def reload_event(delivery: Delivery, deadline: Deadline) -> None:
 def failed_reason(delivery: Delivery) -> str | None:
     """Return the reason of a rejection that failed; None if there was none."""
     return delivery._failed_reason
+
+
+def moment_of_delivery(delivery: Delivery) -> int:
+    """Return when the message was stored, in nanoseconds since 1970."""
+    return moment_of(delivery._reply)
 
 
 def send_word(delivery: Delivery, word: bytes) -> None:
