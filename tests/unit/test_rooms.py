@@ -15,7 +15,8 @@ PACKAGE = Path(aether_sync.__file__).parent
 ROOMS: dict[str, list[str]] = {
     "": [
         "_version", "_values", "errors", "_arguments", "events", "patterns", "metrics", "_codec", "_runtime", "_nats",
-        "connection", "_bus", "subscription", "bus", "nats_bus", "stores", "server", "__init__", "cli", "__main__",
+        "connection", "_bus", "subscription", "bus", "nats_bus", "stores", "server", "__init__", "contrib", "cli",
+        "__main__",
     ],
     "_values": ["clock", "counting", "shown"],
     "_codec": ["decoding", "encoding", "envelope"],
@@ -45,6 +46,11 @@ ROOMS: dict[str, list[str]] = {
         "lanes", "runner", "context", "consumer",
     ],
     "stores/doctor": ["findings", "questions", "checks"],
+    "contrib": ["prometheus"],
+    "contrib/prometheus": [
+        "_families", "_reading", "_exporter", "_ticker", "_asking", "_collector", "_slots", "_writer", "_registration",
+        "_http", "__init__", "__main__",
+    ],
     "server": ["watcher", "process", "configuration", "server", "cluster"],
     "cli": [
         "demo", "_shell", "_progress", "_options", "_lines", "_bus", "_store", "_append", "_export_file", "_export",

@@ -23,7 +23,7 @@ class Asking:
     def __init__(self, exporter: Exporter, *, only_connected: bool) -> None:
         self._exporter = exporter
         self._only_connected = only_connected
-        self._ticker = Ticker(self._ask_all, _INTERVAL)
+        self._ticker = Ticker(self, self._ask_all, _INTERVAL)
 
     def start(self) -> None:
         """Begin, unless there is nobody to ask for."""

@@ -1,11 +1,11 @@
 """``Ticker``: a thread that does something now, and again and again, until it is stopped."""
 
 import threading
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
 from queue import Empty, SimpleQueue
-from weakref import WeakMethod
 
 from ..._runtime.threads import NoThreadError, make_thread, start
 
@@ -18,12 +18,14 @@ class Ticker:
     """Calls a method on a thread of its own. It does not keep the object of the method alive.
 
     Args:
+        owner: The object; when it is collected, the thread ends.
         work: The method, which raises nothing.
         seconds: How long it waits between two calls.
     """
 
-    def __init__(self, work: Callable[[], None], seconds: float) -> None:
-        self._work = WeakMethod(work)
+    def __init__(self, owner: object, work: Callable[[], None], seconds: float) -> None:
+        self._work = weakref.WeakMethod(work)
+        weakref.finalize(owner, self.stop).atexit = False
         self._seconds = seconds
         self.begin_anew()
 
@@ -49,7 +51,7 @@ class Ticker:
         bell.put(None)
 
 
-def _run(work: "WeakMethod[Callable[[], None]]", seconds: float, bell: "SimpleQueue[None]") -> None:
+def _run(work: "weakref.WeakMethod[Callable[[], None]]", seconds: float, bell: "SimpleQueue[None]") -> None:
     while True:
         call = work()
         if call is None:

@@ -39,7 +39,7 @@ class Writer:
         self.exporter = Exporter()
         self._directory = directory
         self._asking = Asking(self.exporter, only_connected=True)
-        self._ticker = Ticker(self._tick, _INTERVAL)
+        self._ticker = Ticker(self, self._tick, _INTERVAL)
         self._keys: dict[Series, tuple[str, ...]] = {}
         # Guards the fields below. It is held while files are written, which are in memory.
         self._lock = signal_safe_lock()
