@@ -37,9 +37,10 @@ class MetricsServer(Closeable):
 
     def close(self) -> None:
         """Answer no more, and free the port. Any thread may call it, more than once."""
-        self._server.shutdown()
+        if self._thread.is_alive():  # in a forked child it is not
+            self._server.shutdown()
+            self._thread.join()
         self._server.server_close()
-        self._thread.join()
 
     def _let_go(self) -> None:
         """In a forked child, have no port: it belongs to the parent."""

@@ -22,11 +22,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from time import sleep
 
 from prometheus_client.mmap_dict import MmapedDict
 
 __all__ = ["Slot", "remove_gauges_of_the_dead", "take_slot"]
 
+_MOMENT = 0.02  # seconds: to remove some files takes a hundredth of that
 _NAME = "aether-sync-"  # without an underscore, at which names of files are split
 _GAUGES = re.compile(rf"gauge_live\w+_({_NAME}\d+)\.db")
 
@@ -69,23 +71,27 @@ class Slot:
                 file.write_value(key, value, 0.0)
             return
         self._file(kind)
-        path = self._path(kind)
-        new = f"{path}.new"
-        with suppress(FileNotFoundError):
-            os.unlink(new)  # of a process that was killed here
-        file = MmapedDict(new)
-        for key, value in values.items():
-            file.write_value(key, value, 0.0)
-        os.replace(new, path)
-        self._files.pop(kind).close()
-        self._files[kind] = file
+        old, self._files[kind] = self._files[kind], self._make(kind, values)
+        old.close()
 
     def _file(self, kind: str) -> MmapedDict:
         file = self._files.get(kind)
         if file is None:
             if self._lock is None:
                 raise OSError(f"{self.name} belongs to another process")  # a signal handler has forked meanwhile
-            file = self._files[kind] = MmapedDict(str(self._path(kind)))
+            path = self._path(kind)
+            file = self._files[kind] = MmapedDict(str(path)) if path.exists() else self._make(kind, {})
+        return file
+
+    def _make(self, kind: str, values: dict[str, float]) -> MmapedDict:
+        """Make a file, which takes its place when it is whole: a reader fails on one that is empty."""
+        path = self._path(kind)
+        new = path.with_suffix(".new")
+        new.unlink(missing_ok=True)  # of a process that was killed here
+        file = MmapedDict(str(new))
+        for key, value in values.items():
+            file.write_value(key, value, 0.0)
+        new.replace(path)
         return file
 
     def _path(self, kind: str) -> Path:
@@ -114,12 +120,15 @@ def take_slot(directory: Path) -> Slot:
     Raises:
         OSError: There is no such directory, or this process may not write there.
     """
-    for number in count(1):
-        name = f"{_NAME}{number}"
-        lock = _try_lock(directory / f"{name}.lock")
-        if lock is not None:
-            _remove_gauges(directory, name)
-            return Slot(directory, name, lock)
+    known = len(list(directory.glob(f"{_NAME}*.lock")))
+    for pause, numbers in (0.0, range(1, known + 1)), (_MOMENT, count(1)):
+        sleep(pause)  # another process may hold a slot for a moment, to remove its gauges
+        for number in numbers:
+            name = f"{_NAME}{number}"
+            lock = _try_lock(directory / f"{name}.lock")
+            if lock is not None:
+                _remove_gauges(directory, name)
+                return Slot(directory, name, lock)
     raise AssertionError("numbers do not end")
 
 

@@ -8,6 +8,7 @@ A forked child begins with zeros. It writes nothing, and takes no slot, before o
 program may fork for many reasons.
 """
 
+import sys
 from pathlib import Path
 
 from prometheus_client.mmap_dict import mmap_key
@@ -83,6 +84,8 @@ class Writer:
         self._is_forked = True
         if slot is not None:
             slot.forget()
+        if multiprocessing := sys.modules.get("multiprocessing.util"):  # which soon forgets what is to be done at exit
+            multiprocessing.register_after_fork(self, _mind_the_exit)
         if self.exporter.is_in_use:
             self._ticker.start()
 
@@ -100,7 +103,6 @@ class Writer:
     def _write(self) -> None:
         if self._slot is None:
             self._slot = take_slot(self._directory)
-            mind_the_exit()
         slot = self._slot
         for series, numbers in self.exporter.counts().items():
             before = self._written.get(series)
@@ -133,6 +135,11 @@ class Writer:
         if keys is None:
             keys = self._keys[series] = tuple(_keys(series))
         return keys
+
+
+def _mind_the_exit(writer: Writer) -> None:
+    """In a child of multiprocessing, write for the last time when it ends."""
+    mind_the_exit()
 
 
 def _keys(series: Series) -> list[str]:
