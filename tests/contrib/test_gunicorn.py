@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from aether_sync import NATSServer
 from ..support.common import PATIENCE, eventually
 
 ROOT = Path(__file__).parents[2]
+_GUIDE = ROOT / "aether_sync" / "guide" / "prometheus.md"
+_CONFIG = re.compile(r"^```python\n(# gunicorn\.conf\.py\n.*?)^```$", re.M | re.S)
 
 
 class Gunicorn:
@@ -29,16 +32,16 @@ class Gunicorn:
 
     def __init__(self, server: NATSServer, port: int, prefix: str, folder: Path, *options: str) -> None:
         self._url = f"http://127.0.0.1:{port}"
-        self.folder = folder / "metrics"
-        self.folder.mkdir()
+        self._folder = folder
+        config = folder / "gunicorn.conf.py"
+        config.write_text(found[1] if (found := _CONFIG.search(_GUIDE.read_text())) else "")
         self._log = open(folder / "log", "w+")  # noqa: SIM115
-        command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", *options]
+        command = [sys.executable, "-m", "gunicorn", "--config", str(config), "--bind", f"127.0.0.1:{port}"]
         env = {
-            **os.environ, "NATS_URL": server.url, "AETHER_TEST_PREFIX": prefix,
-            "PROMETHEUS_MULTIPROC_DIR": str(self.folder),
+            **os.environ, "NATS_URL": server.url, "AETHER_TEST_PREFIX": prefix, "TMPDIR": str(folder),
         }  # fmt: skip
         self._process = subprocess.Popen(
-            [*command, "tests.programs.metered:app"], cwd=ROOT, env=env, stdout=self._log, stderr=self._log
+            [*command, *options, "tests.programs.metered:app"], cwd=ROOT, env=env, stdout=self._log, stderr=self._log
         )
         self.pids: dict[int, int] = {}
         self._published = 0.0
@@ -90,6 +93,10 @@ class Gunicorn:
     def subscriptions(self) -> float:
         """How many processes that live have answered."""
         return self.value("aether_sync_bus_subscriptions")
+
+    def files(self) -> int:
+        """How many processes have had to count at the same time."""
+        return len(list(self._folder.glob("metrics-*/counter_*")))
 
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
@@ -144,7 +151,7 @@ def test_sums_over_workers_that_are_killed_and_restarted(
     web.publish(20, workers=5)
     eventually(lambda: web.published() == web.total, "the sum of all that there were")
     assert web.subscriptions() == 2
-    assert len(list(web.folder.glob("counter_*"))) <= 2 + 2 + 1, "as many files as processes at the same time"
+    assert web.files() <= 2 + 2 + 1, "as many files as processes at the same time"
 
 
 @pytest.mark.slow
@@ -160,4 +167,4 @@ def test_sums_over_workers_that_end_after_some_requests(
     web = gunicorn("--workers", "3", "--max-requests", "7", "--worker-class", worker, *options)
     web.publish(60, workers=5)  # gevent's go on for a while
     eventually(lambda: web.published() == web.total, "the sum")
-    assert len(list(web.folder.glob("counter_*"))) <= 3 + 3 + 1
+    assert web.files() <= 3 + 3 + 1

@@ -5,19 +5,14 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
-from prometheus_client.multiprocess import MultiProcessCollector
-
 from aether_sync import Event, InMemoryEventStore, NATSEventBus, Subscription
-from aether_sync.contrib.prometheus import register
+from aether_sync.contrib.prometheus import metrics_app, register
 
 bus = NATSEventBus(prefix=os.environ["AETHER_TEST_PREFIX"])
 store = InMemoryEventStore()
 register(bus, store)
 
-registry = CollectorRegistry()
-MultiProcessCollector(registry)
-metrics = make_wsgi_app(registry)
+metrics = metrics_app()
 
 subscriptions: list[Subscription] = []  # one in each process that has answered
 
@@ -25,7 +20,7 @@ subscriptions: list[Subscription] = []  # one in each process that has answered
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     """Publish and store an event; or show the metrics; or what this process has published itself."""
     if environ["PATH_INFO"] == "/metrics":
-        return metrics(environ, start_response)  # type: ignore[no-any-return]
+        return metrics(environ, start_response)
     if not subscriptions:
         subscriptions.append(bus.subscribe("nothing"))
     bus.publish("web.order", Event(event_type="Requested", actor_id="web-1"))

@@ -10,7 +10,7 @@ except ModuleNotFoundError as missing:
         name=missing.name,
     ) from missing
 
-from ._http import MetricsServer, start_http_server
+from ._http import MetricsServer, metrics_app, start_http_server
 from ._registration import Registration, register
 
-__all__ = ["MetricsServer", "Registration", "register", "start_http_server"]
+__all__ = ["MetricsServer", "Registration", "metrics_app", "register", "start_http_server"]

@@ -1,9 +1,10 @@
-"""``start_http_server()``: answers scrapes in a program that is no web server."""
+"""Who answers scrapes: ``metrics_app()`` in a web application, ``start_http_server()`` in any other program."""
 
 import errno
 import os
 import socket
 import threading
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import prometheus_client
@@ -17,7 +18,7 @@ from ..._values.shown import short
 from ...errors import InvalidOptionError
 from ._registration import multiprocess_directory
 
-__all__ = ["MetricsServer", "start_http_server"]
+__all__ = ["MetricsServer", "metrics_app", "start_http_server"]
 
 _MOST = 65_535
 
@@ -47,6 +48,32 @@ class MetricsServer(Closeable):
         self._server.socket.close()
 
 
+def metrics_app(*, registry: CollectorRegistry = REGISTRY) -> Callable[..., Iterable[bytes]]:
+    """Return a WSGI application that answers scrapes: what a web application calls for the path ``/metrics``.
+
+    Where several processes share ``PROMETHEUS_MULTIPROC_DIR``, it answers for all of them, in whichever it runs.
+
+    Args:
+        registry: Whose metrics. One that you make is shown as it is, also where several processes share a directory.
+
+    Raises:
+        InvalidOptionError: The registry is none, or ``PROMETHEUS_MULTIPROC_DIR`` is no directory.
+    """
+    app: Callable[..., Iterable[bytes]] = prometheus_client.make_wsgi_app(_shown(registry))
+    return app
+
+
+def _shown(registry: CollectorRegistry) -> CollectorRegistry:
+    """Return the registry to scrape instead of one."""
+    if not is_of(registry, CollectorRegistry):
+        raise InvalidOptionError(f"registry must be a CollectorRegistry of prometheus_client, not {short(registry)}")
+    directory = multiprocess_directory()
+    if directory is not None and registry is REGISTRY:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, str(directory))
+    return registry
+
+
 _servers: WeakRegistry[MetricsServer] = WeakRegistry()
 
 
@@ -69,12 +96,7 @@ def start_http_server(port: int, *, address: str = "0.0.0.0", registry: Collecto
     """
     port = check_int("port", port, 0, _MOST)
     address = check_text("address", address) or ""
-    if not is_of(registry, CollectorRegistry):
-        raise InvalidOptionError(f"registry must be a CollectorRegistry of prometheus_client, not {short(registry)}")
-    directory = multiprocess_directory()
-    if directory is not None and registry is REGISTRY:
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry, str(directory))
+    registry = _shown(registry)
     try:
         server, thread = prometheus_client.start_http_server(port, address, registry)
     except OSError as error:
