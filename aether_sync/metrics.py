@@ -194,8 +194,9 @@ class FollowerStats:
         event_types: The event types that it was begun with, sorted; none for all.
         sequence: Its checkpoint: every wanted event up to this sequence has been taken.
         lag: Events that are stored and not taken yet, as far as this is known without asking the server: those that
-            wait in this process, and those that the server had left when it sent the last of them. What is stored while
-            the server cannot reach the follower, or must not send it more, is not known here. Events that the
+            wait in this process, and those that the server had left when it sent the last of them. A follower of all
+            actors also knows of what its store has saved. What else is stored while the server cannot reach the
+            follower, or sends it no more because 4,096 events wait to be taken, is not known here. Events that the
             follower's filter passes by may be among them.
         is_connected: Whether the server delivers events now.
     """

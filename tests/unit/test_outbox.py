@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import accumulate
-from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -19,7 +18,7 @@ from aether_sync import BusClosedError, EventBus, NATSEventBus, PublishTimeoutEr
 from aether_sync._nats.outbox import Outbox
 from aether_sync._nats.shortcut import Shortcut
 
-from ..support.common import PATIENCE, UNIT, Keep, eventually, make_event, numbers, run_threads
+from ..support.common import PATIENCE, UNIT, Keep, eventually, make_event, numbers, run_threads, tracing
 from ..support.inside import loop_sleeps, waiting_publishers
 from ..support.signals import INTERRUPTS, before, hammer
 
@@ -418,21 +417,6 @@ def test_what_there_is_can_be_counted_whatever_the_collector_does() -> None:
     finally:
         gc.set_threshold(*threshold)
     assert outbox.position() >= 2_000 * 3
-
-
-@contextmanager
-def tracing() -> Iterator[None]:
-    """New threads are traced, so they may be interrupted within what is one step otherwise."""
-
-    def trace(*_: object) -> Any:
-        return trace
-
-    before = threading.gettrace()
-    threading.settrace(trace)
-    try:
-        yield
-    finally:
-        threading.settrace(before)  # type: ignore[arg-type]
 
 
 @pytest.mark.concurrent

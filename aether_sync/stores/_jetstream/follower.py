@@ -365,12 +365,19 @@ def begin_following(follower: JetStreamFollower, deadline: Deadline) -> None:
 
 
 def stats_of(follower: JetStreamFollower) -> FollowerStats:
-    """Return how far a follower is."""
+    """Return how far a follower is.
+
+    One that nobody reads is sent no more when its window is full, and then only the store's own saves tell how much
+    more there is.
+    """
+    sequence, lag = follower.sequence, follower._left()
+    if follower._sees_all:
+        lag = max(lag, max(follower._cache.last, follower._end_asked.whole) - sequence)
     return FollowerStats(
         actors=follower._filter.actor_pattern,
         event_types=tuple(sorted(follower._filter.event_types)),
-        sequence=follower.sequence,
-        lag=follower._left(),
+        sequence=sequence,
+        lag=lag,
         is_connected=follower.is_connected,
     )
 
