@@ -61,14 +61,14 @@ class Writer:
         """Take the gauges away, as nothing is registered any more. The counts stay."""
         self._ticker.stop()
         self._asking.stop()
-        self._tick()
+        self._write_all()
         self.exporter.reporter.end()
 
     def end_for_good(self) -> None:
         """Write for the last time, and leave the slot to another process."""
         self._ticker.stop()
         self._asking.stop()
-        self._tick()
+        self._write_all()
         with self._lock:
             slot, self._slot, self._ended = self._slot, None, True
         if slot is not None:
@@ -90,12 +90,15 @@ class Writer:
             self._ticker.start()
 
     def _tick(self) -> None:
+        self._write_all()
+        self._asking.start()
+
+    def _write_all(self) -> None:
         try:
             self.exporter.look()
             with self._lock:
                 if not self._ended and (self.exporter.has_work or not self._is_forked):
                     self._write()
-            self._asking.start()
         except Exception as error:
             text = "the metrics cannot be written to %s: %s"
             self.exporter.reporter.burst(Kind.EXPORT_FAILED, text, self._directory, explained(error))
