@@ -22,10 +22,19 @@ from .locks import outside_locks
 with suppress(RuntimeError):  # the main thread has finished already, and no hook can be registered any more
     import concurrent.futures.thread  # noqa: F401  # for its hook
 
-__all__ = ["at_exit", "before_threads_end", "end_iterations", "is_ending", "main_thread_is_done", "mind_the_exit"]
+__all__ = [
+    "after_exit",
+    "at_exit",
+    "before_threads_end",
+    "end_iterations",
+    "is_ending",
+    "main_thread_is_done",
+    "mind_the_exit",
+]
 
 _endings: list[Callable[[], None]] = []  # of iterations, in the order in which they were registered
 _last: list[Callable[[], None]] = []  # what the second step does, likewise
+_afterwards: list[Callable[[], None]] = []  # what is done when all of that is over
 _minded = 0  # the id of the process for which mind_the_exit() has been called
 _is_ending = False  # whether no iteration may begin any more
 _is_done = False  # whether the main thread has finished
@@ -41,6 +50,12 @@ def at_exit(work: Callable[[], None]) -> Callable[[], None]:
     """Register a function to be called at the very end. If it is registered at import, it runs after the user's own."""
     _last.append(work)
     return atexit.register(work)
+
+
+def after_exit(work: Callable[[], None]) -> Callable[[], None]:
+    """Register a function to be called when everything is closed that is closed at the exit."""
+    _afterwards.append(work)
+    return work
 
 
 def main_thread_is_done() -> bool:
@@ -89,7 +104,7 @@ def _when_the_main_thread_is_done() -> None:
 
 
 def _run_both_steps() -> None:
-    _do_all([*_last, _when_the_main_thread_is_done])
+    _do_all([*_afterwards, *_last, _when_the_main_thread_is_done])
 
 
 def _do_all(works: list[Callable[[], None]]) -> None:
@@ -98,6 +113,8 @@ def _do_all(works: list[Callable[[], None]]) -> None:
         for work in works:
             stack.callback(work)
 
+
+atexit.register(lambda: _do_all(_afterwards))  # before all others, so that it runs after them
 
 # concurrent.futures ends its threads by this function. It is private, and nothing public does the same. If it fails
 # (because it is gone, or because this module is imported after the main thread has finished), iterations in threads

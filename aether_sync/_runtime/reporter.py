@@ -55,6 +55,7 @@ class Kind(StrEnum):
     DISCONNECTED = "disconnected"  #: a connection was lost
     DROPS = "drops"  #: a subscription drops events
     EVENT_LOOP = "event_loop"  #: the installed uvloop is not usable, and asyncio's loop is used
+    EXPORT_FAILED = "export_failed"  #: the metrics of an object, or of a process, cannot be exported
     GAVE_UP = "gave_up"  #: a runner, or a close, gives an event up: it goes to the dead-letter stream
     HANDLERS_LEFT = "handlers_left"  #: a runner was closed before its handlers ended
     HANDLER_FAILED = "handler_failed"  #: the handler of a runner raised

@@ -406,7 +406,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
             max_deliver=check_count("max_deliver", max_deliver),
             max_ack_pending=check_count("max_ack_pending", max_ack_pending),
         )
-        return Consumer(str.__str__(name), settings, self._open_consumers)
+        return Consumer(str.__str__(name), settings, self, self._open_consumers)
 
     def _open_consumers(self) -> ConsumerContext:
         """Refuse if the store is closed, and return what its consumers share."""

@@ -18,7 +18,7 @@ ROOMS: dict[str, list[str]] = {
         "metrics", "notices", "_codec", "_runtime", "health", "_nats", "connection", "_bus", "subscription", "bus",
         "nats_bus", "stores", "server", "__init__", "contrib", "cli", "__main__",
     ],
-    "contrib": ["opentelemetry"],
+    "contrib": ["opentelemetry", "prometheus"],
     "contrib/opentelemetry": ["conventions", "propagation", "tracing", "__init__"],
     "_values": ["clock", "counting", "shown"],
     "_codec": ["decoding", "encoding", "envelope"],
@@ -48,6 +48,10 @@ ROOMS: dict[str, list[str]] = {
         "lanes", "runner", "context", "consumer",
     ],
     "stores/doctor": ["findings", "questions", "checks"],
+    "contrib/prometheus": [
+        "_families", "_reading", "_exporter", "_ticker", "_asking", "_collector", "_slots", "_writer", "_registration",
+        "_http", "__init__", "__main__",
+    ],
     "server": ["watcher", "process", "configuration", "server", "cluster"],
     "cli": [
         "_access", "demo", "_shell", "_progress", "_options", "_lines", "_bus", "_store", "_append", "_export_file",

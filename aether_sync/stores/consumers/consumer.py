@@ -7,6 +7,7 @@ from ..._runtime.deadline import Deadline
 from ..._values.shown import short
 from ...errors import StoreClosedError
 from .._checks import check_version
+from ..base import EventStore
 from . import durable
 from .consumption import Consumption, begin_consuming
 from .context import ConsumerContext
@@ -48,8 +49,11 @@ class Consumer:
     ``max_deliver`` of 1, all that wait when it is closed become dead letters.
     """
 
-    def __init__(self, name: str, settings: ConsumerSettings, context: Callable[[], ConsumerContext]) -> None:
+    def __init__(
+        self, name: str, settings: ConsumerSettings, store: EventStore, context: Callable[[], ConsumerContext]
+    ) -> None:
         self._name = name
+        self._store = store
         self._settings = settings
         self._context = context  # of the store as it is now: a fork renews it, and a closed store raises
 
@@ -57,6 +61,11 @@ class Consumer:
     def name(self) -> str:
         """The name that it was given."""
         return self._name
+
+    @property
+    def store(self) -> EventStore:
+        """The store whose consumer it is."""
+        return self._store
 
     # -- working
 

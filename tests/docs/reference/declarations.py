@@ -117,7 +117,8 @@ def _value(value: str | griffe.Expr | None) -> str:
     """Return a default: of a private constant what it stands for, and of a factory that there is one."""
     if isinstance(value, griffe.ExprName) and isinstance(value.parent, griffe.Object):
         found = value.parent.module.members.get(value.name)
-        constant = None if found is None else target(found)
+        is_foreign = isinstance(found, griffe.Alias) and not found.target_path.startswith("aether_sync.")
+        constant = None if found is None or is_foreign else target(found)
         if isinstance(constant, griffe.Attribute) and constant.value is not None:
             return _value(constant.value)
     text = _expression(value)

@@ -11,10 +11,12 @@ import griffe
 from .declarations import all_classes, declarations, field, fields, find, is_protocol, signature, target
 from .docstrings import fenced, returned, sections, summary
 
-__all__ = ["PAGES", "Page", "Reference"]
+__all__ = ["BRIDGES", "PAGES", "Page", "Reference"]
 
 _PACKAGE = Path(__file__).parents[3] / "aether_sync"
 _LAST_LINE = "<!-- Made from the docstrings by `python -m tests.docs.reference`: edit those. -->"
+#: Modules with public names of their own, which `aether_sync` itself does not have: each needs an extra.
+BRIDGES = ("contrib.prometheus",)
 _BUILTINS = {"AttributeError", "Exception", "TimeoutError", "ValueError"}
 _KINDS = {"__enter__": "a context manager", "__next__": "an iterator", "__anext__": "an asynchronous iterator"}
 
@@ -112,6 +114,12 @@ PAGES = (
         "These names are about the whole process: the end of iterations, the log, and the version.",
         ("_runtime", "_version"),
     ),
+    Page(
+        "prometheus",
+        "Prometheus",
+        "`aether_sync.contrib.prometheus` has these names; it needs the extra `prometheus`.",
+        ("contrib.prometheus._registration.register", "contrib.prometheus._http", "contrib.prometheus"),
+    ),
 )
 
 
@@ -131,8 +139,12 @@ class Reference:
         self._public: dict[str, griffe.Object] = {}
         self._page_of: dict[str, Page] = {}
         places: dict[str, tuple[int, int]] = {}
-        for name in map(str, self._package.exports or ()):
-            thing = target(self._package.members[name])
+        modules = [
+            self._package,
+            *(self._package[one] for one in BRIDGES if one.split(".")[0] in self._package.members),
+        ]
+        for module, name in ((one, str(name)) for one in modules for name in one.exports or ()):
+            thing = target(module.members[name])
             found = _place(thing)
             if found is None:
                 self.faults.append(f"{name}: no page of PAGES has {thing.canonical_path}")
@@ -157,7 +169,7 @@ class Reference:
 
     def _index(self) -> Iterator[str]:
         yield "# API reference"
-        yield "Every public name is imported from `aether_sync`; this is where each is described."
+        yield "Names are imported from `aether_sync`, unless their page names another module. Each is described here."
         for page in PAGES:
             yield f"## [{page.title}]({page.name}.md)"
             lines = []

@@ -1,0 +1,135 @@
+"""What the snapshots of buses, connections, stores, runners and consumers say, as series and their values.
+
+The counts of an object never go down, so two readings of it can be merged in any order: of each number the greater one
+holds. A histogram is a row of such numbers: how many times are in each range, and their sum.
+"""
+
+from ...bus import EventBus
+from ...connection import Connection
+from ...metrics import Histogram
+from ...nats_bus import NATSEventBus
+from ...stores._store_base import StoreBase
+from ...stores.consumers.durable import ConsumerState
+from ...stores.consumers.runner import Runner
+from . import _families as families
+from ._families import Family, Series
+
+__all__ = ["Reading", "read_bus", "read_connection", "read_consumer", "read_runner", "read_store"]
+
+Numbers = tuple[float, ...]
+
+
+class Reading:
+    """What an object says at one moment.
+
+    Attributes:
+        counts: What never goes down.
+        gauges: What does.
+        of_connection: What a bus says of its connection, which others may share; None if it has none.
+    """
+
+    def __init__(self, *labels: str) -> None:
+        self._labels = labels
+        self.counts: dict[Series, Numbers] = {}
+        self.gauges: dict[Series, float] = {}
+        self.of_connection: Reading | None = None
+
+    def count(self, family: Family, value: float, *labels: str) -> None:
+        """Note a counter."""
+        self.counts[Series(family, (*self._labels, *labels))] = (value,)
+
+    def histogram(self, family: Family, value: Histogram, *labels: str) -> None:
+        """Note a histogram."""
+        self.counts[Series(family, (*self._labels, *labels))] = (*value.counts, value.sum)
+
+    def gauge(self, family: Family, value: float, *labels: str) -> None:
+        """Note a gauge."""
+        self.gauges[Series(family, (*self._labels, *labels))] = value
+
+
+def read_bus(bus: EventBus, name: str) -> Reading:
+    """Read a bus, and what it knows of its connection."""
+    metrics = bus.metrics()
+    found = Reading(name, bus.prefix if isinstance(bus, NATSEventBus) else "")
+    for namespace, events in metrics.published_by_namespace.items():
+        found.count(families.BUS_PUBLISHED, events, namespace)
+    found.count(families.BUS_RECEIVED, metrics.received)
+    found.count(families.BUS_DELIVERED, metrics.delivered)
+    for reason, events in metrics.dropped_by_reason.items():
+        found.count(families.BUS_DROPPED, events, reason)
+    found.count(families.BUS_PUBLISH_ERRORS, metrics.publish_errors)
+    found.count(families.BUS_SUBSCRIBE_ERRORS, metrics.subscribe_errors)
+    found.count(families.BUS_DECODE_ERRORS, metrics.decode_errors)
+    found.gauge(families.BUS_PENDING_EVENTS, metrics.pending)
+    found.gauge(families.BUS_PENDING_BYTES, sum(one.pending_bytes for one in metrics.subscriptions))
+    found.gauge(families.BUS_SUBSCRIPTIONS, metrics.active_subscriptions)
+    if isinstance(bus, NATSEventBus):
+        found.of_connection = below = Reading(name)
+        below.count(families.CONNECTION_CONFIRMED, metrics.confirmed)
+        below.count(families.CONNECTION_UNCERTAIN, metrics.uncertain)
+        below.count(families.CONNECTION_REJECTED, metrics.rejected)
+        below.gauge(families.CONNECTION_OUTBOX_EVENTS, metrics.outbox_events)
+        below.gauge(families.CONNECTION_OUTBOX_BYTES, metrics.outbox_bytes)
+    return found
+
+
+def read_connection(connection: Connection, name: str) -> Reading:
+    """Read what a connection knows without the buses that use it."""
+    found = Reading(name)
+    found.count(families.CONNECTION_RECONNECTS, connection.reconnects)
+    if not connection.closed:
+        found.gauge(families.CONNECTION_CONNECTED, connection.is_connected)
+    return found
+
+
+def read_store(store: StoreBase, name: str) -> Reading:
+    """Read a store."""
+    metrics = store.metrics()
+    found = Reading(name, metrics.stream)
+    for method, calls in metrics.calls.items():
+        found.histogram(families.STORE_CALL_SECONDS, calls.seconds, method)
+        found.count(families.STORE_CALL_ERRORS, calls.errors, method)
+    found.count(families.STORE_CONFLICTS, metrics.conflicts)
+    found.count(families.STORE_RETRIES, metrics.retries)
+    found.count(families.STORE_UNKNOWN_OUTCOMES, metrics.unknown_outcomes)
+    found.count(families.STORE_EVENTS_WRITTEN, metrics.events_written)
+    found.count(families.STORE_EVENTS_READ, metrics.events_read)
+    found.count(families.STORE_VERSION_HITS, metrics.version_hits)
+    found.count(families.STORE_VERSION_MISSES, metrics.version_misses)
+    found.count(families.STORE_KEPT_HITS, metrics.kept_hits)
+    found.count(families.STORE_KEPT_MISSES, metrics.kept_misses)
+    found.gauge(families.STORE_KEPT_BYTES, metrics.kept_bytes)
+    found.gauge(families.STORE_FOLLOWERS, len(metrics.followers))
+    found.gauge(families.STORE_FOLLOWERS_CONNECTED, sum(one.is_connected for one in metrics.followers))
+    lags = [one.lag for one in metrics.followers if one.lag is not None]
+    if lags:
+        found.gauge(families.STORE_FOLLOWER_LAG, max(lags))
+    return found
+
+
+def read_runner(runner: Runner, name: str) -> Reading:
+    """Read a runner. What a closed one had in hand is no longer its own."""
+    metrics = runner.metrics()
+    found = Reading(name, metrics.consumer, "dead_letters" if metrics.of_dead_letters else "events")
+    found.histogram(families.RUNNER_HANDLER_SECONDS, metrics.seconds)
+    found.count(families.RUNNER_HANDLED, metrics.handled)
+    found.count(families.RUNNER_FAILED, metrics.failed)
+    found.count(families.RUNNER_REDELIVERED, metrics.redelivered)
+    found.count(families.RUNNER_DEAD_LETTERS, metrics.dead_letters)
+    if not runner.closed:
+        found.gauge(families.RUNNER_THREADS, metrics.threads)
+        found.gauge(families.RUNNER_BUSY, metrics.busy)
+        found.gauge(families.RUNNER_IN_HAND, metrics.in_hand)
+        found.gauge(families.RUNNER_OLDEST_SECONDS, metrics.oldest_seconds)
+        found.gauge(families.RUNNER_LAG, metrics.lag)
+    return found
+
+
+def read_consumer(state: ConsumerState | None, name: str, stream: str, consumer: str) -> Reading:
+    """Read what the server said of a durable consumer; nothing if it has not said anything."""
+    found = Reading(name, stream, consumer)
+    if state is not None:
+        found.gauge(families.CONSUMER_WAITING, state.waiting)
+        found.gauge(families.CONSUMER_UNACKNOWLEDGED, state.unacknowledged)
+        found.gauge(families.CONSUMER_REDELIVERED, state.redelivered)
+    return found

@@ -1,0 +1,224 @@
+"""``register()``: whose metrics are shown, and where."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from weakref import WeakKeyDictionary
+
+from prometheus_client import REGISTRY, CollectorRegistry
+
+from ..._arguments import check_text, is_of
+from ..._runtime.exit import after_exit
+from ..._runtime.locks import signal_safe_lock
+from ..._values.shown import short
+from ...bus import EventBus
+from ...connection import Connection
+from ...errors import InvalidOptionError
+from ...nats_bus import NATSEventBus
+from ...stores.consumers.consumer import Consumer
+from ...stores.consumers.runner import Runner
+from ...stores.jetstream import JetStreamEventStore
+from ...stores.memory import InMemoryEventStore
+from ._collector import Collector
+from ._exporter import Answer, Source
+from ._reading import read_bus, read_connection, read_consumer, read_runner, read_store
+from ._writer import Writer
+
+__all__ = ["Registration", "multiprocess_directory", "register"]
+
+_LONGEST = 100  # characters of a name: it stands in every line of a scrape
+
+_lock = signal_safe_lock()  # guards these two
+_collectors: WeakKeyDictionary[CollectorRegistry, Collector] = WeakKeyDictionary()
+_writers: dict[Path, Writer] = {}  # by directory: one, usually
+
+
+class Registration:
+    """The objects that a call of :func:`register` has registered. With ``with``, for the time of the block.
+
+    It need not be kept: objects that are closed or collected leave by themselves.
+    """
+
+    def __init__(self, target: Collector | Writer, sources: list[Source], end: Callable[[], None]) -> None:
+        self._target = target
+        self._sources = sources
+        self._end = end
+
+    def unregister(self) -> None:
+        """Show these objects no longer, unless another registration does. Any thread may call it, more than once.
+
+        What they have counted by now stays in the sums as long as anything else is registered, so that no counter goes
+        down. Where several processes share their files, it stays in these: a process that ends without Python's exit
+        handlers calls this before, and the last second is not lost.
+        """
+        sources, self._sources = self._sources, []
+        self._target.exporter.remove(sources)
+        with _lock:
+            if sources and not self._target.exporter.is_in_use:
+                self._end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.unregister()
+
+
+def register(
+    *objects: EventBus | Connection | InMemoryEventStore | JetStreamEventStore | Runner | Consumer,
+    name: str = "",
+    registry: CollectorRegistry = REGISTRY,
+) -> Registration:
+    """Show the metrics of buses, stores, runners and consumers to Prometheus.
+
+    In one process a registry asks them at each scrape. Where several processes answer scrapes, which is so if the
+    environment has ``PROMETHEUS_MULTIPROC_DIR``, each process writes what it has into that directory once a second, and
+    prometheus-client's ``MultiProcessCollector`` adds it up. A forked child goes on by itself with what its parent has
+    registered.
+
+    Objects are not kept alive by this. Those that have the same labels are added up, so a program may register a bus
+    for each of its parts.
+
+    Args:
+        *objects: Of a bus or store, its connection is shown as well. A consumer (``store.consumer(name)``) is asked for
+            how far it is, by a thread of its own every five seconds; a :class:`~aether_sync.Runner` knows that without.
+        name: The label ``name`` of all series of these objects, to tell two clusters apart; "" for none. The connection
+            that several buses and stores share has the name of the first.
+        registry: Who shows them. It is not used where several processes answer: their files belong to no registry.
+
+    Returns:
+        What takes them out again, if need be.
+
+    Raises:
+        InvalidOptionError: An object is none of these, or is registered under another name; the registry is none, or
+            has metrics of the same names; or ``PROMETHEUS_MULTIPROC_DIR`` is no directory.
+    """
+    if not objects:
+        raise InvalidOptionError(f"register() takes {_KINDS}, and was given none of them")
+    name = check_text("name", name) or ""
+    if len(name) > _LONGEST:
+        raise InvalidOptionError(f"name must have at most {_LONGEST} characters, not {len(name)}")
+    if not is_of(registry, CollectorRegistry):
+        raise InvalidOptionError(f"registry must be a CollectorRegistry of prometheus_client, not {short(registry)}")
+    sources = [source for one in objects for source in _sources_of(one, name)]
+    directory = multiprocess_directory()
+    with _lock:
+        if directory is not None:
+            return _register_with(_writer_of(directory), sources)
+        return _register_in(registry, sources)
+
+
+def multiprocess_directory() -> Path | None:
+    """Return where several processes share their metrics; None if this one answers scrapes by itself.
+
+    Raises:
+        InvalidOptionError: There is no such directory.
+    """
+    path = os.environ.get("PROMETHEUS_MULTIPROC_DIR") or os.environ.get("prometheus_multiproc_dir")  # noqa: SIM112
+    if not path:
+        return None
+    if not os.path.isdir(path):
+        raise InvalidOptionError(
+            f"PROMETHEUS_MULTIPROC_DIR is {short(path)}, and there is no such directory: make it before the program "
+            "starts, or unset the variable if one process answers all scrapes"
+        )
+    return Path(path).absolute()
+
+
+def _register_with(writer: Writer, sources: list[Source]) -> Registration:
+    added = writer.exporter.add(sources)
+    writer.begin()
+    return Registration(writer, added, writer.end)
+
+
+def _writer_of(directory: Path) -> Writer:
+    writer = _writers.get(directory)
+    if writer is None:
+        writer = _writers[directory] = Writer(directory)
+    return writer
+
+
+def _register_in(registry: CollectorRegistry, sources: list[Source]) -> Registration:
+    collector = _collectors.get(registry)
+    if collector is None:
+        collector = Collector()
+        added = collector.exporter.add(sources)
+        try:
+            registry.register(collector)
+        except ValueError as error:
+            raise InvalidOptionError(f"the registry has metrics of the same names: {error}") from error
+        _collectors[registry] = collector
+    else:
+        added = collector.exporter.add(sources)
+
+    def end() -> None:
+        if _collectors.get(registry) is collector:
+            del _collectors[registry]
+            registry.unregister(collector)
+            collector.end()
+
+    return Registration(collector, added, end)
+
+
+# -- what can be registered
+
+_KINDS = "buses, connections, stores, runners and consumers"
+
+
+def _sources_of(thing: Any, name: str) -> list[Source]:
+    """Return what is read of an object."""
+    if is_of(thing, Connection):
+        return [Source(id(thing), thing, "connection", name, read_connection)]
+    if is_of(thing, Runner):
+        return [Source(id(thing), thing, "runner", name, read_runner, survives_fork=False)]
+    if is_of(thing, Consumer):
+        return [_consumer_source(thing, name)]
+    if is_of(thing, EventBus):
+        own = Source(id(thing), thing, "bus", name, read_bus)
+    elif is_of(thing, InMemoryEventStore) or is_of(thing, JetStreamEventStore):
+        own = Source(id(thing), thing, "store", name, read_store)
+    else:
+        raise InvalidOptionError(f"register() takes {_KINDS}, not {short(thing)}")
+    if is_of(thing, NATSEventBus) or is_of(thing, JetStreamEventStore):
+        (below,) = _sources_of(thing.connection, name)
+        own.above = below.key
+        return [own, below]
+    return [own]
+
+
+def _consumer_source(consumer: Consumer, name: str) -> Source:
+    store = consumer.store
+    assert isinstance(store, JetStreamEventStore)
+    answer, stream = Answer(consumer.name), store.stream
+    return Source(
+        (id(store), consumer.name),
+        store,
+        "consumer",
+        name,
+        lambda _, name: read_consumer(answer.state, name, stream, answer.consumer),
+        answer=answer,
+    )
+
+
+# -- forks and the end
+
+
+def _begin_anew() -> None:
+    for collector in list(_collectors.values()):
+        collector.begin_anew()
+    for writer in list(_writers.values()):
+        writer.begin_anew()
+
+
+# After the library's own objects: they were told of the fork by a function that was registered when this was imported.
+os.register_at_fork(after_in_child=_begin_anew)
+
+
+@after_exit
+def _end_for_good() -> None:
+    for writer in list(_writers.values()):
+        writer.end_for_good()

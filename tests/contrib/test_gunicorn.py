@@ -1,0 +1,170 @@
+"""Prometheus under a real gunicorn: what is scraped over HTTP is the sum of what all workers did."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from aether_sync import NATSServer
+
+from ..support.common import PATIENCE, eventually
+
+ROOT = Path(__file__).parents[2]
+_GUIDE = ROOT / "aether_sync" / "guide" / "prometheus.md"
+_CONFIG = re.compile(r"^```python\n(# gunicorn\.conf\.py\n.*?)^```$", re.M | re.S)
+
+
+class Gunicorn:
+    """gunicorn with ``tests.programs.metered``.
+
+    Attributes:
+        pids: Of the workers that have answered, each with its number of answers.
+    """
+
+    def __init__(self, server: NATSServer, port: int, prefix: str, folder: Path, *options: str) -> None:
+        self._url = f"http://127.0.0.1:{port}"
+        self._folder = folder
+        config = folder / "gunicorn.conf.py"
+        config.write_text(found[1] if (found := _CONFIG.search(_GUIDE.read_text())) else "")
+        self._log = open(folder / "log", "w+")  # noqa: SIM115
+        command = [sys.executable, "-m", "gunicorn", "--config", str(config), "--bind", f"127.0.0.1:{port}"]
+        env = {
+            **os.environ, "NATS_URL": server.url, "AETHER_TEST_PREFIX": prefix, "TMPDIR": str(folder),
+        }  # fmt: skip
+        self._process = subprocess.Popen(
+            [*command, *options, "tests.programs.metered:app"], cwd=ROOT, env=env, stdout=self._log, stderr=self._log
+        )
+        self.pids: dict[int, int] = {}
+        self._published = 0.0
+
+    def _get(self, path: str) -> bytes:
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                with urllib.request.urlopen(self._url + path, timeout=PATIENCE) as answer:
+                    return answer.read()  # type: ignore[no-any-return]
+            except OSError:  # it is beginning, or the worker was killed just now
+                assert time.monotonic() < end, self.log()
+                time.sleep(0.02)
+
+    def log(self) -> str:
+        self._log.seek(0)
+        return self._log.read()
+
+    def publish(self, count: int, workers: int = 1) -> None:
+        """Publish so many events at least, and until so many workers have answered."""
+        for done in range(1_000):
+            if done >= count and len(self.pids) >= workers:
+                return
+            pid = json.loads(self._get("/"))["pid"]
+            self.pids[pid] = self.pids.get(pid, 0) + 1
+        raise AssertionError(f"only {len(self.pids)} workers answer")
+
+    @property
+    def total(self) -> int:
+        return sum(self.pids.values())
+
+    def value(self, name: str, **labels: str) -> float:
+        """What a scrape says, summed over the series that have these labels."""
+        families = text_string_to_metric_families(self._get("/metrics").decode())
+        return sum(
+            sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    def published(self) -> float:
+        """What a scrape says of the published events; it never goes down."""
+        value = self.value("aether_sync_bus_published_total", namespace="web.order")
+        assert value >= self._published, f"{value} after {self._published}"
+        self._published = value
+        return value
+
+    def subscriptions(self) -> float:
+        """How many processes that live have answered."""
+        return self.value("aether_sync_bus_subscriptions")
+
+    def files(self) -> int:
+        """How many processes have had to count at the same time."""
+        return len(list(self._folder.glob("metrics-*/counter_*")))
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def end(self) -> None:
+        self.signal(signal.SIGTERM)
+        try:
+            self._process.wait(PATIENCE)
+        finally:
+            self._process.kill()
+            self._process.wait()
+            self._log.close()
+
+
+@pytest.fixture
+def gunicorn(server: NATSServer, free_port: int, prefix: str, tmp_path: Path) -> Iterator[Callable[..., Gunicorn]]:
+    begun: list[Gunicorn] = []
+
+    def begin(*options: str) -> Gunicorn:
+        begun.append(Gunicorn(server, free_port, prefix, tmp_path, *options))
+        return begun[-1]
+
+    yield begin
+    for one in begun:
+        one.end()
+
+
+@pytest.mark.both_loops(False)
+@pytest.mark.parametrize("options", [("--preload",), pytest.param((), marks=pytest.mark.slow)], ids=str)
+def test_sums_over_workers_that_are_killed_and_restarted(
+    gunicorn: Callable[..., Gunicorn], options: tuple[str, ...]
+) -> None:
+    web = gunicorn("--workers", "2", *options)
+    web.publish(20, workers=2)
+    eventually(lambda: web.published() == web.total, "the sum")
+    assert web.subscriptions() == 2
+    assert web.value("aether_sync_store_events_written_total") == web.total
+    assert web.value("aether_sync_store_call_seconds_count", method="save_event") == web.total
+    assert web.value("aether_sync_store_call_seconds_bucket", method="save_event", le="+Inf") == web.total
+
+    killed = next(iter(web.pids))
+    os.kill(killed, signal.SIGKILL)
+    eventually(lambda: web.subscriptions() == 1, "the end of the gauges of the one that was killed")
+    assert web.published() == web.total
+    web.publish(20, workers=3)
+    eventually(lambda: web.published() == web.total, "the sum with the one that came instead")
+    assert web.subscriptions() == 2
+
+    web.signal(signal.SIGHUP)
+    eventually(lambda: not web.subscriptions(), "the end of the gauges of those before")
+    assert web.published() == web.total
+    web.publish(20, workers=5)
+    eventually(lambda: web.published() == web.total, "the sum of all that there were")
+    assert web.subscriptions() == 2
+    assert web.files() <= 2 + 2 + 1, "as many files as processes at the same time"
+
+
+@pytest.mark.slow
+@pytest.mark.both_loops(False)
+@pytest.mark.parametrize("worker", ["sync", "gthread", "gevent"])
+@pytest.mark.parametrize("options", [("--preload",), ()], ids=str)
+def test_sums_over_workers_that_end_after_some_requests(
+    gunicorn: Callable[..., Gunicorn], options: tuple[str, ...], worker: str
+) -> None:
+    """None loses anything: it writes what it has at its end."""
+    if worker == "gevent" and options:
+        pytest.skip("gevent patches in the workers, too late for what was loaded before")
+    web = gunicorn("--workers", "3", "--max-requests", "7", "--worker-class", worker, *options)
+    web.publish(60, workers=5)  # gevent's go on for a while
+    eventually(lambda: web.published() == web.total, "the sum")
+    assert web.files() <= 3 + 3 + 1

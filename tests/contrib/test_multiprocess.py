@@ -1,0 +1,44 @@
+"""Prometheus in programs that fork: files that all processes share."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ..programs import exports
+from ..programs.run import run
+from ..support.common import PATIENCE
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the processes of a program share their metrics."""
+    path = tmp_path / "metrics"
+    path.mkdir()
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(path))
+    return path
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        exports.forked,
+        exports.killed,
+        exports.pool,
+        pytest.param(exports.idle, marks=pytest.mark.slow),
+        pytest.param(exports.served, marks=pytest.mark.slow),
+        pytest.param(exports.many_forks, marks=[pytest.mark.slow, pytest.mark.concurrent]),
+    ],
+    ids=lambda program: program.__name__,
+)
+def test_processes_are_added_up(program: Callable[[], None]) -> None:
+    run(program, within=PATIENCE * 3)
+
+
+@pytest.mark.slow
+def test_a_directory_that_is_gone(folder: Path) -> None:
+    output = run(exports.lost_folder, within=PATIENCE * 3, says="the metrics cannot be written to")
+    assert f"PROMETHEUS_MULTIPROC_DIR is '{folder}'"[:30] in output
+    assert "make it before the program starts" in output
+    assert not os.path.exists(folder)

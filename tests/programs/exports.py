@@ -1,0 +1,189 @@
+"""Programs of several processes that share ``PROMETHEUS_MULTIPROC_DIR``."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.parser import text_string_to_metric_families
+
+from aether_sync import EventBus, InvalidOptionError, flush_logs
+from aether_sync.contrib.prometheus import _writer, register, start_http_server
+
+from ..support.common import eventually, make_event
+
+FOLDER = Path(os.environ.get("PROMETHEUS_MULTIPROC_DIR", ""))
+registry = CollectorRegistry()
+
+
+def value(name: str, **labels: str) -> float:
+    """What a scrape says, summed over the series that have these labels."""
+    families = text_string_to_metric_families(generate_latest(registry).decode())
+    found = [one for family in families for one in family.samples if one.name == name]
+    return sum(one.value for one in found if labels.items() <= one.labels.items())
+
+
+def published() -> float:
+    return value("aether_sync_bus_published_total")
+
+
+def subscriptions() -> float:
+    return value("aether_sync_bus_subscriptions")
+
+
+def publish(bus: EventBus, count: int) -> None:
+    for n in range(count):
+        bus.publish("orders.eu", make_event(n))
+
+
+def begin() -> EventBus:
+    """A bus that is registered before all forks."""
+    MultiProcessCollector(registry)
+    bus = EventBus()
+    register(bus)
+    return bus
+
+
+def in_child(work: object) -> int:
+    """Run a function in a forked child that ends as programs do; returns its process id."""
+    pid = os.fork()
+    if not pid:
+        try:
+            work()  # type: ignore[operator]
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+        sys.exit()
+    return pid
+
+
+def files() -> int:
+    return len(list(FOLDER.glob("counter_*.db")))
+
+
+def forked() -> None:
+    """Each child counts from zero, loses nothing at its end, and takes its gauges along."""
+    bus = begin()
+    publish(bus, 3)
+    eventually(lambda: published() == 3)
+
+    def work() -> None:
+        with bus.subscribe("orders.*"):
+            publish(bus, 2)
+            eventually(lambda: subscriptions() >= 1)
+
+    for pid in [in_child(work), in_child(work)]:
+        assert os.waitpid(pid, 0)[1] == 0
+    assert published() == 7
+    assert subscriptions() == 0
+    assert files() <= 3
+    for pid in [in_child(lambda: publish(bus, 1)) for _ in range(2)]:
+        assert os.waitpid(pid, 0)[1] == 0
+    assert published() == 9
+    assert files() <= 3, "they go on with the files of those before"
+
+
+def idle() -> None:
+    """A child in which nothing happens writes nothing."""
+    bus = begin()
+    publish(bus, 3)
+    eventually(lambda: published() == 3)
+    os.waitpid(in_child(lambda: time.sleep(_writer._INTERVAL * 2)), 0)
+    assert files() == 1
+    assert published() == 3
+
+
+def killed() -> None:
+    """What a child has written stays when it is killed; its gauges go, and the next one takes its files."""
+    bus = begin()
+
+    def work() -> None:
+        with bus.subscribe("orders.*"):
+            publish(bus, 2)
+            signal.pause()
+
+    for round_ in range(1, 4):
+        pid = in_child(work)
+        eventually(lambda: subscriptions() == 1)
+        assert published() == 2 * round_
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        eventually(lambda: subscriptions() == 0)
+        assert published() == 2 * round_
+        assert files() == 2
+
+
+def unregistered() -> None:
+    """A child that ends without exit handlers unregisters before; nothing is counted twice when it registers again."""
+    bus = begin()
+    pid = os.fork()
+    if not pid:
+        registration = register(bus)
+        publish(bus, 2)
+        registration.unregister()
+        assert published() == 0, "the parent's registration holds here, too"
+        with EventBus() as other:
+            registration = register(other, name="other")
+            publish(other, 3)
+            registration.unregister()
+            with register(other, name="other"):
+                publish(other, 1)
+        assert value("aether_sync_bus_published_total", name="other") == 0, "nothing is in use but the bus"
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def pool() -> None:
+    """Children of multiprocessing, which end without exit handlers of Python's."""
+    bus = begin()
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=publish, args=(bus, 5)) for _ in range(3)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+        assert child.exitcode == 0
+    assert published() == 15
+
+
+def many_forks() -> None:
+    """Forks while the parent writes all the time."""
+    _writer._INTERVAL = 0.0
+    bus = begin()
+    pids = []
+    for _ in range(60):
+        publish(bus, 1)
+        pids.append(in_child(lambda: publish(bus, 1)))
+    for pid in pids:
+        assert os.waitpid(pid, 0)[1] == 0
+    eventually(lambda: published() == 120)
+
+
+def lost_folder() -> None:
+    """The directory is removed while the program runs: it is logged, and harms nothing."""
+    bus = begin()
+    publish(bus, 1)
+    eventually(lambda: published() == 1)
+    shutil.rmtree(FOLDER)
+    pid = in_child(lambda: (publish(bus, 1), time.sleep(_writer._INTERVAL * 1.5), flush_logs()))
+    assert os.waitpid(pid, 0)[1] == 0
+    try:
+        register(EventBus())
+    except InvalidOptionError as error:
+        print(error)
+
+
+def served() -> None:
+    """A server of its own shows all processes, and does not keep its port in children."""
+    bus = begin()
+    with start_http_server(0, address="127.0.0.1") as server:
+        pid = in_child(lambda: (publish(bus, 2), signal.pause()))
+        eventually(lambda: published() == 2)
+    with start_http_server(server.port, address="127.0.0.1"):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
