@@ -65,6 +65,8 @@ from .stores.consumers.delivery import Delivery
 from .stores.consumers.durable import ConsumerState
 from .stores.consumers.handlers import Handler
 from .stores.consumers.runner import Runner
+from .stores.doctor.diagnosis import diagnose
+from .stores.doctor.findings import Finding
 from .stores.jetstream import JetStreamEventStore
 from .stores.memory import InMemoryEventStore
 from .stores.retrying import retry_on_conflict
@@ -99,6 +101,7 @@ __all__ = [
     "EventStore",
     "EventStored",
     "EventTooLargeError",
+    "Finding",
     "Follower",
     "Handler",
     "InMemoryEventStore",
@@ -139,6 +142,7 @@ __all__ = [
     "WrongThreadError",
     "__version__",
     "actor_type",
+    "diagnose",
     "end_iterations",
     "flush_logs",
     "retry_on_conflict",

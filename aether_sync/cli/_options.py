@@ -15,6 +15,7 @@ __all__ = [
     "making_options",
     "open_bus",
     "open_store",
+    "prefix_option",
     "report_troubles",
     "store_options",
     "timeout_option",
@@ -41,7 +42,7 @@ _url_option = click.option(
     help="The server; several of one cluster with commas between.",
 )
 
-_prefix_option = click.option(
+prefix_option = click.option(
     "--prefix",
     default="aether",
     show_default=True,
@@ -73,7 +74,7 @@ def _with(command: Function, *options: Callable[[Function], Function]) -> Functi
 
 def bus_options(command: Function) -> Function:
     """Add the options of commands that publish or subscribe."""
-    return _with(command, _url_option, _prefix_option, timeout_option)
+    return _with(command, _url_option, prefix_option, timeout_option)
 
 
 def store_options(command: Function) -> Function:

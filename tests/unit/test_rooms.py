@@ -44,7 +44,7 @@ ROOMS: dict[str, list[str]] = {
         "arrivals", "dead_letters", "durable", "ack_extender", "delivery", "handlers", "sources", "consumption",
         "lanes", "runner", "context", "consumer",
     ],
-    "stores/doctor": ["findings", "questions", "checks"],
+    "stores/doctor": ["faults", "rights", "findings", "questions", "server_checks", "checks", "diagnosis"],
     "server": ["watcher", "process", "configuration", "server", "cluster"],
     "cli": [
         "demo", "_shell", "_progress", "_options", "_lines", "_bus", "_store", "_append", "_export_file", "_export",
@@ -172,7 +172,7 @@ def test_public_names_are_pinned() -> None:
         "ConnectionOptions", "Consumer", "ConsumerState", "Consumption", "DeadlineExceededError", "DecodingError",
         "Delivery",
         "DeliveryUncertainError", "DisconnectedError", "DuplicateIdError", "EncodingError", "Event", "EventBus",
-        "EventStore", "EventStored", "EventTooLargeError", "Follower", "Handler", "InMemoryEventStore",
+        "EventStore", "EventStored", "EventTooLargeError", "Finding", "Follower", "Handler", "InMemoryEventStore",
         "InvalidEventError", "InvalidNamespaceError", "InvalidOptionError", "JetStreamEventStore", "LoadedActor",
         "MalformedRecord", "MalformedRecordError",
         "Metrics", "NATSEventBus", "NATSCluster", "NATSServer", "PermissionDeniedError", "DeadLetter",
@@ -181,6 +181,7 @@ def test_public_names_are_pinned() -> None:
         "StreamRegressionError", "Subscription", "SubscriptionClosedError", "SubscriptionFilter",
         "SubscriptionOverflowError", "SubscriptionStats", "UnknownOutcomeError", "UnsupportedError",
         "VersionConflictError", "VersionListener", "WrongThreadError", "__version__", "actor_type",
+        "diagnose",
         "end_iterations", "flush_logs",
         "retry_on_conflict",
     ]  # fmt: skip
