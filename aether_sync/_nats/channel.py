@@ -50,7 +50,7 @@ class EngineSlot:
 
     def __init__(self, outbox: Outbox, servers: Sequence[str], *, is_awaited: bool) -> None:
         self.outbox = outbox
-        self.reporter = Reporter()
+        self.reporter = Reporter(url=", ".join(map(shown, servers)))
         self.engine: Engine | None = None
         self.closed = False
         self.is_awaited = is_awaited

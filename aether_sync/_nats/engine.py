@@ -25,7 +25,9 @@ class Engine:
     def __init__(self, options: LinkOptions, outbox: Outbox, reporter: Reporter) -> None:
         self._reporter = reporter
         self.link = Link(options, outbox, reporter)
-        loop = new_loop(options.fast, warn=partial(reporter.warning, Kind.EVENT_LOOP))
+        loop = new_loop(
+            options.fast, warn=partial(reporter.warning, Kind.EVENT_LOOP, "asyncio's own event loop is used: %s")
+        )
         self.loop = LoopThread(loop, reporter.internal_error, last=self.link.end)
         self._outbox = outbox
         self._connect_timeout = options.connect_timeout

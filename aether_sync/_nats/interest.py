@@ -133,7 +133,8 @@ class Mailbox(Interest):
 
     def refuse(self, subject: str, reason: str, reporter: Reporter) -> None:
         """Log that a message cannot be read; those who wait for it will notice that it is missing."""
-        reporter.burst(Kind.DECODE_ERROR, "a message on %r is skipped: %s", subject, reason, about="answers")
+        text = "a message on %r is skipped: %s"
+        reporter.burst(Kind.DECODE_ERROR, text, subject, reason, about="answers", subject=subject)
 
     def _end(self, error: AetherError, failure: AetherError | None) -> None:
         super()._end(error, failure)

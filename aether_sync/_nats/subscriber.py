@@ -182,7 +182,8 @@ class Subscriber:
 
     def _fail(self, interest: Interest, error: PermissionDeniedError) -> None:
         if not interest.is_trial:
-            self._reporter.warning(Kind.SUBSCRIPTION_DENIED, "%s", error, subscription=interest.subject)
+            text = "a subscription is denied: %s"
+            self._reporter.warning(Kind.SUBSCRIPTION_DENIED, text, error, subscription=interest.subject)
         interest.fail(error)
         self.unsubscribe(interest)
 

@@ -1,7 +1,8 @@
 """Log messages. A thread of their own logs them, because a log handler is user code: it may block, raise or call us.
 
 Every record has attributes that programs can read: ``kind``, which is one of :class:`Kind`, and where they apply
-those of :class:`Details`.
+those of :class:`Details`. ``guide/logs.md`` has every message, with its level. What an operator has to do something
+about is a warning, or an error; nothing is logged for each event.
 """
 
 import logging
@@ -40,7 +41,7 @@ _LAST_WORDS = 0.1  # seconds that it waits for them if its deadline is over
 
 
 class Kind(StrEnum):
-    """What a log record is about: its attribute ``kind``, as a plain str. ``guide/metrics.md`` has the same list."""
+    """What a log record is about: its attribute ``kind``, as a plain str. ``guide/logs.md`` has the same list."""
 
     CLOSE_REPORT = "close_report"  #: closing left something undone
     CONNECT_FAILED = "connect_failed"  #: an attempt to connect failed; others follow
@@ -70,6 +71,8 @@ class Details(TypedDict, total=False):
     """Further attributes of a record."""
 
     url: str  # of the servers, without secrets
+    stream: str  # of a store: the name of its events' stream on the server
+    subject: str  # of a message
     subscription: str  # by its patterns, as its repr shows them
     consumer: str  # its name
     sequence: int  # of an event
@@ -109,9 +112,13 @@ class Reporter(ForkAware):
 
     The messages of one thread are logged in order. What comes after the end is logged all the same, by a thread that
     then ends. In a forked child the reporter begins anew, and what is queued is the parent's.
+
+    Args:
+        **always: Attributes of every record, unless a message has its own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, **always: Unpack[Details]) -> None:
+        self._always = always
         self._reset()
         _reporters.add(self)
         fork_aware.add(self)
@@ -175,6 +182,7 @@ class Reporter(ForkAware):
 
     def _put(self, message: _Message) -> None:
         if self._messages.qsize() < _QUEUED_AT_MOST:
+            message = message._replace(details={**self._always, **message.details})
             self._mark = None  # before and after, as a signal handler may flush in between
             self._messages.put(message)
             self._mark = None

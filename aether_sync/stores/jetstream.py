@@ -106,7 +106,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
         self._connection, self._channel, self._owns_connection = adopt(
             connection, options, _perhaps_a_stream(connection)
         )
-        super().__init__(self._channel.reporter)
+        super().__init__(self._channel.reporter, stream=self._names.stream)
         self._namespace = namespace
         self._jetstream = JetStream(self._channel)
         self._make_parts()
