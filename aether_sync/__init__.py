@@ -85,6 +85,8 @@ from .stores.consumers.delivery import Delivery
 from .stores.consumers.durable import ConsumerState
 from .stores.consumers.handlers import Handler
 from .stores.consumers.runner import Runner
+from .stores.doctor.diagnosis import diagnose
+from .stores.doctor.findings import Finding
 from .stores.jetstream import JetStreamEventStore
 from .stores.memory import InMemoryEventStore
 from .stores.retrying import retry_on_conflict
@@ -121,6 +123,7 @@ __all__ = [
     "EventStore",
     "EventStored",
     "EventTooLargeError",
+    "Finding",
     "Follower",
     "FollowerStats",
     "Handleable",
@@ -176,6 +179,7 @@ __all__ = [
     "actor_type",
     "add_handling",
     "current_handling",
+    "diagnose",
     "end_iterations",
     "flush_logs",
     "handling",

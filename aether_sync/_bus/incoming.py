@@ -156,7 +156,8 @@ class Incoming:
     def refuse(self, subject: str, reason: str, reporter: Reporter) -> None:
         """Count a message that is not an event, and log the first one of a burst, without its content."""
         self._counters.add("decode_errors")
-        reporter.burst(Kind.DECODE_ERROR, "a message on %r is no event, and is skipped: %s", subject, reason)
+        text = "a message on %r is no event, and is skipped: %s"
+        reporter.burst(Kind.DECODE_ERROR, text, subject, reason, subject=subject)
 
     def deliver(self, reporter: Reporter) -> None:
         """Decode what has arrived, each event once, and put the events into the queues."""

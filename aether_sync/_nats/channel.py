@@ -4,8 +4,9 @@ It carries frames to the outbox, interests to the subscriber, and questions to t
 the engine that does the work: it makes it at the first use, and closes it. Both find it in the slot that they share.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from threading import get_ident
 
 from .._runtime.again import again
@@ -13,17 +14,20 @@ from .._runtime.closing import loop_threads
 from .._runtime.deadline import Deadline
 from .._runtime.listeners import Listeners
 from .._runtime.reporter import Reporter
+from .._runtime.waits import Reply
 from ..errors import (
     AetherError,
     BusClosedError,
     DeadlineExceededError,
     DisconnectedError,
     EventTooLargeError,
+    PermissionDeniedError,
     PublishTimeoutError,
 )
 from .call import Call, Last, single
+from .client import TLSState
 from .engine import Engine
-from .interest import Interest
+from .interest import Interest, TrialInterest
 from .outbox import Outbox
 from .reasons import shown
 
@@ -49,7 +53,7 @@ class EngineSlot:
 
     def __init__(self, outbox: Outbox, servers: Sequence[str], *, is_awaited: bool) -> None:
         self.outbox = outbox
-        self.reporter = Reporter()
+        self.reporter = Reporter(url=", ".join(map(shown, servers)))
         self.engine: Engine | None = None
         self.closed = False
         self.is_awaited = is_awaited
@@ -326,6 +330,51 @@ class Channel:
             engine.loop.post(requests.send, call)
         return call
 
+    def may_publish(self, subjects: Iterable[str], deadline: Deadline) -> dict[str, bool]:
+        """Return by subject whether the server lets this user publish to it. Nobody gets a message of it.
+
+        The server notes each trial in its log, as an error.
+
+        Raises:
+            DeadlineExceededError: The server has not answered in time.
+            InvalidNamespaceError: A subject is longer than the server accepts.
+        """
+        engine = self._ready()
+        engine.loop.refuse_own_thread()
+        requests = engine.link.requests
+        calls = {subject: requests.new_trial(subject) for subject in subjects}
+        for call in calls.values():
+            engine.loop.post(requests.send, call)
+        return {subject: _is_permitted(partial(call.wait, deadline)) for subject, call in calls.items()}
+
+    def may_subscribe(self, subjects: Iterable[str], deadline: Deadline) -> dict[str, bool]:
+        """Return by subject whether the server lets this user subscribe to it. What comes for it is passed over.
+
+        Raises:
+            DeadlineExceededError: The server has not answered in time.
+        """
+        trials = {subject: TrialInterest(subject) for subject in subjects}
+        try:
+            for trial in trials.values():
+                self.subscribe(trial)
+            wait = self.await_confirmation
+            return {subject: _is_permitted(partial(wait, trial, deadline)) for subject, trial in trials.items()}
+        finally:
+            for trial in trials.values():
+                self.unsubscribe(trial)
+
+    def tls(self, deadline: Deadline) -> TLSState | None:
+        """Return how the connection is encrypted; None if it is not, or if there is none.
+
+        Raises:
+            DeadlineExceededError: The loop has not answered in time.
+        """
+        engine = self._ready()
+        engine.loop.refuse_own_thread()
+        reply: Reply[TLSState | None] = Reply()
+        engine.loop.post(engine.link.tell_tls, reply)
+        return reply.wait(deadline)
+
     def ping(self, call: Call) -> None:
         """Have the server tell a call that waits when it has processed all that was sent before."""
         engine = self.slot.engine
@@ -348,6 +397,14 @@ class Channel:
         engine = self.slot.engine
         if engine is not None:
             engine.link.requests.on_refusal(subject, refused)
+
+
+def _is_permitted(wait: Callable[[], object]) -> bool:
+    try:
+        wait()
+    except PermissionDeniedError:
+        return False
+    return True
 
 
 def _too_large(size: int, limit: int) -> EventTooLargeError:

@@ -11,9 +11,10 @@ import asyncio
 import json
 import os
 import re
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from nats.aio.client import DEFAULT_BUFFER_SIZE, Client
 from nats.aio.subscription import Subscription
@@ -32,7 +33,7 @@ from .servers import Server
 from .shortcut import Shortcut, duplicate
 from .uplink import on_this_side
 
-__all__ = ["NATSClient", "forget", "sid_of"]
+__all__ = ["NATSClient", "TLSState", "forget", "sid_of"]
 
 _NEEDED = (
     "_close", "_connect_command", "_flush_pending", "_process_connect_init", "_process_err", "_process_info",
@@ -48,6 +49,15 @@ def _check(client: type) -> None:
 
 
 _check(Client)
+
+
+class TLSState(NamedTuple):
+    """How a connection is encrypted."""
+
+    version: str  # such as "TLSv1.3"
+    is_verified: bool  # the server's certificate was checked against those that are trusted
+    checks_name: bool  # it was checked that the certificate is for the host
+    expires: float | None  # when the server's certificate does, in seconds since 1970; None if it was not verified
 
 
 class NATSClient(Client):
@@ -256,6 +266,20 @@ class NATSClient(Client):
     def received(self) -> int:
         """Bytes received ever."""
         return self._parser.received if self._reader is None else self._reader.received
+
+    def tls(self) -> TLSState | None:
+        """Return how the connection is encrypted; None if it is not."""
+        transport = self._writer_transport()
+        made = None if transport is None else transport.get_extra_info("ssl_object")
+        if made is None:
+            return None
+        until = (made.getpeercert() or {}).get("notAfter")  # which is empty if the certificate was not verified
+        return TLSState(
+            version=made.version() or "",
+            is_verified=made.context.verify_mode is ssl.CERT_REQUIRED,
+            checks_name=made.context.check_hostname,
+            expires=None if until is None else float(ssl.cert_time_to_seconds(until)),
+        )
 
     # -- writing
 

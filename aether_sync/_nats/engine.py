@@ -34,7 +34,9 @@ class Engine:
         self._listeners = listeners
         self._is_closing = False
         self.link = Link(options, outbox, reporter, listeners)
-        loop = new_loop(options.fast, warn=partial(reporter.warning, Kind.EVENT_LOOP))
+        loop = new_loop(
+            options.fast, warn=partial(reporter.warning, Kind.EVENT_LOOP, "asyncio's own event loop is used: %s")
+        )
         self.loop = LoopThread(loop, reporter.internal_error, last=self._end)
         self._outbox = outbox
         self._connect_timeout = options.connect_timeout

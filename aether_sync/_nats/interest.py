@@ -10,7 +10,7 @@ from .._runtime.reporter import Kind, Reporter
 from .._runtime.waits import Reply
 from ..errors import AetherError, SubscriptionClosedError
 
-__all__ = ["Arrivals", "Interest", "Mailbox", "Message", "message_class"]
+__all__ = ["Arrivals", "Interest", "Mailbox", "Message", "TrialInterest", "message_class"]
 
 
 #: A message as it came: its subject; the subject for an answer, if any; its headers with their first and last line, if
@@ -45,10 +45,12 @@ class Interest:
         gone: Set when the server has sent the last message for it.
         entered: Whether it was handed to the link.
         ended: Whether it failed, or was taken back from the link; it is never used again then.
+        is_trial: Whether it only asks if it is permitted, so that a refusal is no trouble to be logged.
         error: Why it ended, if the link ended it.
     """
 
     whole: ClassVar[bool]
+    is_trial: ClassVar[bool] = False
     inbox: Arrivals
 
     def __init__(self, subject: str, group: str | None) -> None:
@@ -131,11 +133,29 @@ class Mailbox(Interest):
 
     def refuse(self, subject: str, reason: str, reporter: Reporter) -> None:
         """Log that a message cannot be read; those who wait for it will notice that it is missing."""
-        reporter.burst(Kind.DECODE_ERROR, "a message on %r is skipped: %s", subject, reason, about="answers")
+        text = "a message on %r is skipped: %s"
+        reporter.burst(Kind.DECODE_ERROR, text, subject, reason, about="answers", subject=subject)
 
     def _end(self, error: AetherError, failure: AetherError | None) -> None:
         super()._end(error, failure)
         self._ended(error)
+
+
+class TrialInterest(Mailbox):
+    """Asks whether this user may subscribe to a subject; what comes for it meanwhile is passed over.
+
+    Args:
+        subject: The subject on the server.
+    """
+
+    is_trial = True
+
+    def __init__(self, subject: str) -> None:
+        super().__init__(subject, _pass_over)
+
+
+def _pass_over(_: list[Message]) -> None:
+    """Ignore messages."""
 
 
 def message_class(interests: dict[int, Any], reporter: Reporter) -> Callable[..., Msg | None]:

@@ -33,7 +33,7 @@ from .._runtime.reporter import Kind, Reporter
 from .._runtime.waits import ParkingLot, Reply
 from .._values.clock import monotonic
 from ..errors import BusClosedError, ConnectError, DeadlineExceededError
-from .client import NATSClient
+from .client import NATSClient, TLSState
 from .connector import Connector
 from .lines import TOO_LONG, Lines
 from .options import LinkOptions
@@ -297,6 +297,8 @@ class Link:
             if text == TOO_LONG:
                 self.lines.learn(None if self.is_connected else self.subscriber.line_in_question)
             return False
+        if refused.reply is not None:
+            return self.requests.permit(refused.reply)
         if refused.subject is not None:
             if not self.requests.refuse(refused.subject):
                 self.pump.refuse(f"no permission to publish to {refused.subject!r}")
@@ -328,6 +330,11 @@ class Link:
             self.pump.hold()
             await self.pump.settle()  # which also returns when the connection breaks
         client.abandon(Error("it is about to shut down"))
+
+    def tell_tls(self, reply: Reply[TLSState | None]) -> None:
+        """Answer with what is known of the TLS of the connection; None if it has none, or there is no connection."""
+        client = self._client
+        reply.set(client.tls() if client is not None and self.is_connected else None)
 
     # -- ending
 

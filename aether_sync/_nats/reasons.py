@@ -20,6 +20,7 @@ _AUTHENTICATION = re.compile(f"(?:(?:user|account) )?(?:{'|'.join(_REFUSALS)})",
 _QUOTED = r'"((?:[^"\\]|\\.)*)"'
 _SUBJECT = r'"((?:[^"\\ ]|\\.)*)"'  # it has no space: a whole line in quotes is none
 _PUBLISH = re.compile(rf"permissions violation for publish to {_SUBJECT}", re.I)
+_REPLY = re.compile(rf"permissions violation for publish with reply of {_SUBJECT}", re.I)
 _SUBSCRIPTION = re.compile(
     rf"permissions violation for subscription to {_SUBJECT}(?: using queue {_QUOTED})?"
     r'(?: \(sid "(?P<sid>\d+)"\)|, (?P<limit>too many tokens))?$',
@@ -84,6 +85,7 @@ class Refusal(NamedTuple):
     subject: str | None  # of a refused publish
     sid: int | None = None  # of a subscription whose right was revoked
     why: str = "its user lacks that right"  # why a subscription was refused
+    reply: str | None = None  # the subject for an answer of a publish that was refused because of it
 
 
 def refusal(text: str) -> Refusal | None:
@@ -94,6 +96,8 @@ def refusal(text: str) -> Refusal | None:
     """
     if found := _PUBLISH.match(text):
         return Refusal(_unquoted(found[1]))
+    if found := _REPLY.match(text):
+        return Refusal(None, reply=_unquoted(found[1]))
     if found := _SUBSCRIPTION.match(text):
         return Refusal(None, int(found["sid"]) if found["sid"] else None, found["limit"] or "its user lacks that right")
     return Refusal(None, why=text) if _LIMITS.fullmatch(text) else None

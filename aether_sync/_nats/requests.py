@@ -18,7 +18,7 @@ from operator import itemgetter
 from .._runtime.locks import signal_safe_lock
 from .._runtime.waits import Relay, Ticket
 from ..errors import AetherError, DisconnectedError, InvalidNamespaceError, PermissionDeniedError
-from .call import Call, Last
+from .call import Call, Last, single
 from .client import NATSClient
 from .interest import Mailbox, Message
 from .lines import Lines, line_of
@@ -27,6 +27,7 @@ from .shortcut import Shortcut
 
 __all__ = ["Requests"]
 
+_TRIAL = b"_R_.aether."  # what begins so is a subject of the server's own, and no client's publish may have it as reply
 _COMMANDS = ("$JS.API.", "$JS.ACK.")  # subjects of what is written; the events of a bus may begin with $JS, too
 _ALONE = 2  # unanswered questions; if there are more, the loop writes several together
 _STUCK = 0.02  # seconds in which a thread that was woken surely wakes the next one, unless something keeps it
@@ -94,6 +95,27 @@ class Requests:
         call = Call(subjects, make(self._inbox + token), last, token, self._calls, self._leave)
         self._calls[token] = weakref.ref(call, partial(self._calls.pop, token))
         return call
+
+    def new_trial(self, subject: str) -> Call:
+        """Make a question whether this user may publish to a subject. Nobody gets the message, whatever the answer is.
+
+        Its reply is a subject that the server keeps for itself. The server first looks whether the user may publish to
+        the subject, and then refuses the reply (``processInboundClientMsg`` in ``client.go`` of nats-server): so it
+        refuses one or the other, which answers the question, and passes nothing on.
+        """
+
+        def make(inbox: bytes) -> bytes:
+            return b"PUB %b %b 0\r\n\r\n" % (subject.encode(), _TRIAL + inbox[len(self._inbox) :])
+
+        return self.new_call((subject,), make, single)
+
+    def permit(self, reply: str) -> bool:
+        """Handle that the server refuses a publish only for its reply; returns whether it was that of a trial."""
+        token = reply.encode(errors="surrogateescape")
+        if not token.startswith(_TRIAL):
+            return False
+        self._take([(self._inbox + token[len(_TRIAL) :], b"", b"", b"")])
+        return True
 
     def _waiting(self) -> list[Call]:
         """Return the questions that somebody waits for."""

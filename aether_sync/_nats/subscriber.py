@@ -181,7 +181,9 @@ class Subscriber:
             interest.inbox.refuse(interest.subject, "its subject or its headers cannot be read", self._reporter)
 
     def _fail(self, interest: Interest, error: PermissionDeniedError) -> None:
-        self._reporter.warning(Kind.SUBSCRIPTION_DENIED, "%s", error, subscription=interest.subject)
+        if not interest.is_trial:
+            text = "a subscription is denied: %s"
+            self._reporter.warning(Kind.SUBSCRIPTION_DENIED, text, error, subscription=interest.subject)
         interest.fail(error)
         self.unsubscribe(interest)
 

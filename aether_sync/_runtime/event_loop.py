@@ -137,7 +137,7 @@ def _kind(fast: bool, warn: Callable[[str], object]) -> Callable[[], BaseLoop]:
         except ModuleNotFoundError:
             pass
         except ImportError as error:
-            warn(f"asyncio's own event loop is used: {error}")
+            warn(str(error))
         except RuntimeError:  # the interpreter ends, and modules that it needs cannot be imported any more
             pass
         else:

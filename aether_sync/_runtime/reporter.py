@@ -3,7 +3,8 @@
 The same thread calls the user's callbacks (``listeners``), so they come in order with the records.
 
 Every record has attributes that programs can read: ``kind``, which is one of :class:`Kind`, and where they apply
-those of :class:`Details`.
+those of :class:`Details`. ``guide/logs.md`` has every message, with its level. What an operator has to do something
+about is a warning, or an error; nothing is logged for each event.
 """
 
 import logging
@@ -46,7 +47,7 @@ _LAST_WORDS = 0.1  # seconds that it waits for them if its deadline is over
 
 
 class Kind(StrEnum):
-    """What a log record is about: its attribute ``kind``, as a plain str. ``guide/metrics.md`` has the same list."""
+    """What a log record is about: its attribute ``kind``, as a plain str. ``guide/logs.md`` has the same list."""
 
     CALLBACK_FAILED = "callback_failed"  #: a callback that ``on()`` registered has raised
     CLOSE_REPORT = "close_report"  #: closing left something undone
@@ -78,6 +79,8 @@ class Details(TypedDict, total=False):
     """Further attributes of a record."""
 
     url: str  # of the servers, without secrets
+    stream: str  # of a store: the name of its events' stream on the server
+    subject: str  # of a message
     subscription: str  # by its patterns, as its repr shows them
     consumer: str  # its name
     sequence: int  # of an event
@@ -125,9 +128,13 @@ class Reporter(ForkAware):
     The messages of one thread are logged in order, and calls are made in order with them. What comes after the end is
     logged all the same, by a thread that then ends. In a forked child the reporter begins anew, and what is queued is
     the parent's.
+
+    Args:
+        **always: Attributes of every record, unless a message has its own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, **always: Unpack[Details]) -> None:
+        self._always = always
         self._reset()
         _reporters.add(self)
         fork_aware.add(self)
@@ -199,6 +206,8 @@ class Reporter(ForkAware):
 
     def _put(self, message: _Message | _Call, at_most: float = _QUEUED_AT_MOST) -> None:
         if self._messages.qsize() < at_most:
+            if isinstance(message, _Message):
+                message = message._replace(details={**self._always, **message.details})
             self._mark = None  # before and after, as a signal handler may flush in between
             self._messages.put(message)
             self._mark = None

@@ -1,4 +1,4 @@
-"""The command ``doctor``: examines a store and its server, and says what to do."""
+"""The command ``doctor``: examines a server, and the bus and store on it, and says what to do."""
 
 import sys
 from typing import Any
@@ -6,11 +6,10 @@ from typing import Any
 import click
 import msgspec
 
-from ..errors import ConnectError
-from ..stores.doctor.checks import Finding, Level, examine, first_line, is_well
-from ..stores.doctor.questions import ask_for_all
+from ..stores.doctor.diagnosis import diagnose
+from ..stores.doctor.findings import Finding, Level, first_line, is_well
 from ._access import Access
-from ._options import store_options
+from ._options import prefix_option, store_options
 
 __all__ = ["doctor"]
 
@@ -18,9 +17,7 @@ _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.BAD: "red"}
 
 
 @click.command()
-@click.option(
-    "--monitor", metavar="URL", help="The server's monitoring port, as http://host:8222: shows when it syncs to disk."
-)
+@click.option("--monitor", metavar="URL", help="The server's monitoring port, as http://host:8222: shows more.")
 @click.option(
     "--replicas",
     type=click.IntRange(min=1),
@@ -29,6 +26,15 @@ _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.BAD: "red"}
     metavar="N",
     help="How many servers should keep the stream.",
 )
+@click.option("--bus", "only_bus", is_flag=True, help="Look at the server and a bus, and at no store.")
+@click.option(
+    "--pattern",
+    "patterns",
+    multiple=True,
+    metavar="PATTERN",
+    help="What the program publishes and subscribes to on the bus; may be given several times.",
+)
+@prefix_option
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line, for programs.")
 @store_options
 @click.pass_context
@@ -40,24 +46,34 @@ def doctor(
     namespace: str | None,
     replicas: int,
     monitor: str | None,
+    only_bus: bool,
+    patterns: tuple[str, ...],
+    prefix: str,
     timeout: float,
     as_json: bool,
 ) -> None:
-    """Look at a store and its server, and say what is well, what is not, and what to do.
+    """Look at a server, and at the bus and the store on it, and say what is well, what is not, and what to do.
 
     \b
       aether-sync doctor --monitor http://127.0.0.1:8222
+      aether-sync doctor --bus --pattern 'orders.>'
 
-    It changes nothing. Each finding is `ok`, `warn` or `bad`; the exit status is 0 if nothing is bad.
+    It changes nothing. Where the user has limited rights, it tries them, and the server notes that in its log as errors
+    of this user. Each finding is `ok`, `warn` or `bad`; the exit status is 0 if nothing is bad.
     """  # noqa: D301  # click's mark of lines to keep
     connection = access.connection(timeout)
     try:
-        answers = ask_for_all(
-            connection, stream, namespace=namespace, replicas=replicas, monitor=monitor, timeout=timeout
+        findings = diagnose(
+            connection,
+            stream,
+            namespace=namespace,
+            replicas=replicas,
+            store=not only_bus,
+            prefix=prefix,
+            patterns=patterns or None,
+            monitor=monitor,
+            timeout=timeout,
         )
-        findings = examine(answers)
-    except ConnectError as error:
-        findings = [Finding(Level.BAD, "connection", str(error), "see --url, and whether the server runs")]
     finally:
         connection.close(timeout)
     for finding in findings:

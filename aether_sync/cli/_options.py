@@ -19,6 +19,7 @@ __all__ = [
     "making_options",
     "open_bus",
     "open_store",
+    "prefix_option",
     "report_troubles",
     "store_options",
     "timeout_option",
@@ -93,7 +94,7 @@ _access_options = (
 )
 _ACCESS = ("url", "context", "creds", "nkey", "user", "password", "token", "tlsca", "tlscert", "tlskey")
 
-_prefix_option = click.option(
+prefix_option = click.option(
     "--prefix",
     default="aether",
     show_default=True,
@@ -136,7 +137,7 @@ def access_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def bus_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of commands that publish or subscribe."""
-    return _with(access_options(command), _prefix_option, timeout_option)
+    return _with(access_options(command), prefix_option, timeout_option)
 
 
 def store_options(command: Callable[..., Any]) -> Callable[..., Any]:

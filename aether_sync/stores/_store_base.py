@@ -2,12 +2,12 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Never, Self
+from typing import NamedTuple, Never, Self, Unpack
 
 from .._arguments import check_count, is_of
 from .._runtime.closing import Closeable
 from .._runtime.deadline import Deadline
-from .._runtime.reporter import Burst, Kind, Reporter
+from .._runtime.reporter import Burst, Details, Kind, Reporter
 from .._values.shown import short
 from ..bus import EventBus
 from ..errors import (
@@ -43,13 +43,15 @@ class StoreBase(Closeable, EventStore):
 
     Args:
         reporter: Logs for the store.
+        **logged: Attributes of its log records.
     """
 
     def __reduce__(self) -> Never:
         raise TypeError("a store cannot be pickled, as it has a connection or events of its own: make one over there")
 
-    def __init__(self, reporter: Reporter) -> None:
+    def __init__(self, reporter: Reporter, **logged: Unpack[Details]) -> None:
         self._reporter = reporter
+        self._logged = logged
         self._closed = False
         self._counts = StoreCounts()
         self._destination = ""  # how observers call it
@@ -227,7 +229,8 @@ class StoreBase(Closeable, EventStore):
                 "ignored, and all events are read"
             )
             about = snapshot.actor_id, snapshot.version, snapshot.schema_version, schema_version
-            self._reporter.warning(Kind.SNAPSHOT_IGNORED, text, *about)
+            details: Details = {**self._logged, "actor": snapshot.actor_id}
+            self._reporter.info(Kind.SNAPSHOT_IGNORED, text, *about, **details)
 
     # -- other nodes
 

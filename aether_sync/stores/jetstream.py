@@ -110,7 +110,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
         self._connection, self._channel, self._owns_connection = adopt(
             connection, options, _perhaps_a_stream(connection), for_store=True
         )
-        super().__init__(self._channel.reporter)
+        super().__init__(self._channel.reporter, stream=self._names.stream)
         self._destination = self.stream
         self._namespace = namespace
         self._jetstream = JetStream(self._channel)

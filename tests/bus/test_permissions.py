@@ -650,6 +650,6 @@ def test_what_an_err_is_about() -> None:
     assert refusal('Permissions Violation for Subscription to "a" using queue "q (sid \\"1\\")"') == Refusal(None)
     assert refusal('Permissions Violation for Subscription to "a" using queue "q" (sid "12")') == Refusal(None, 12)
     assert refusal('Permissions Violation for Publish to "a\\xff"') == Refusal("a\udcff")
-    assert refusal('Permissions Violation for Publish with Reply of "a"') is None
+    assert refusal('Permissions Violation for Publish with Reply of "a"') == Refusal(None, reply="a")
     assert refusal('Permissions Violation for Publish to "CONNECT {\\"pass\\": \\"secret\\"}"') is None
     assert refusal("maximum control line exceeded") is None

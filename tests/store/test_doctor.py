@@ -5,13 +5,17 @@ from typing import Any
 
 import pytest
 
+from aether_sync._nats.client import TLSState
 from aether_sync.stores._jetstream.error_codes import ErrorCode
 from aether_sync.stores._jetstream.names import Names
 from aether_sync.stores._jetstream.saves import TornSave
 from aether_sync.stores._jetstream.stream import settings
-from aether_sync.stores.doctor.checks import Answers, Finding, Level, examine, first_line, is_well
+from aether_sync.stores.doctor.checks import examine
+from aether_sync.stores.doctor.faults import FAULTS, NEWEST_FIX, faults_of
+from aether_sync.stores.doctor.findings import Answers, Finding, Level, first_line, is_well
 
 GIB = 2**30
+DAY = 86_400.0
 WANTED = settings(Names("events", None), 3)
 CONFIG = WANTED | {"max_bytes": 10 * GIB, "max_msgs": -1, "max_msg_size": -1, "compression": "s2"}
 STATE = {"messages": 1_000, "bytes": GIB, "num_subjects": 10, "first_seq": 1, "last_seq": 1_000}
@@ -25,7 +29,9 @@ CONSUMER = {"name": "projector", "num_pending": 5, "num_redelivered": 0, "num_ac
 #: Of a store with which everything is well.
 WELL = Answers(
     wanted=WANTED,
-    server={"version": "2.14.5", "max_payload": 2**20, "cluster": "c"},
+    server={"version": "2.14.5", "max_payload": 2**20, "cluster": "c", "auth_required": True, "client_ip": "10.0.0.9"},
+    user={"data": {"user": "shop", "account": "A"}},
+    tls=TLSState("TLSv1.3", True, True, 100 * DAY),
     account={"streams": 3, "storage": GIB, "limits": {"max_storage": 100 * GIB, "max_streams": -1}},
     stream={"config": CONFIG, "state": STATE, "cluster": CLUSTER},
     snapshots={"config": {"name": "events~snapshots", "num_replicas": 3}},
@@ -67,7 +73,8 @@ def test_every_trouble_says_what_to_do() -> None:
         ("2.10.29", Level.BAD),
         ("2.11.9", Level.WARN),
         ("2.12.13", Level.WARN),
-        ("2.12.14", None),
+        ("2.12.14", Level.WARN),
+        ("2.12.15", None),
         ("2.14.4", Level.WARN),
         ("2.14.5", None),
         ("2.15-dev", None),
@@ -78,7 +85,8 @@ def test_every_trouble_says_what_to_do() -> None:
 )
 def test_versions(version: str, level: Level | None) -> None:
     found = troubles(server=WELL.server | {"version": version})
-    assert [one.level for one in found] == ([] if level is None else [level])
+    assert {one.level for one in found} == (set() if level is None else {level})
+    assert {one.topic for one in found} <= {"server"}
 
 
 @pytest.mark.parametrize(
@@ -122,6 +130,16 @@ def test_versions(version: str, level: Level | None) -> None:
         ),
         ({"health": {"status": "unavailable", "error": "no space left on device"}}, Level.BAD, "no space left"),
         ({"round_trip": 0.2}, Level.WARN, "200.00 ms"),
+        ({"tls": None}, Level.WARN, "not in use: events and passwords can be read"),
+        ({"server": WELL.server | {"auth_required": False}}, Level.WARN, "the server asks for none"),
+        ({"server": WELL.server | {"connect_urls": ["10.0.0.1:4222"]}}, Level.WARN, "knows of no other server"),
+        ({"untried": "no answer"}, Level.WARN, "not tried: no answer"),
+        ({"account": {"consumers": 5, "limits": {"max_consumers": 5}}}, Level.WARN, "5 consumers and may have no more"),
+        (
+            {"account": {"error": {"description": "not ready (10008)", "err_code": ErrorCode.JSClusterNotAvailErr}}},
+            Level.BAD,
+            "no leader",
+        ),
         ({"skew": 1.5}, Level.WARN, "1.5 s before"),
         ({"skew": -1.5}, Level.WARN, "1.5 s behind"),
         ({"stream": {"error": {"description": "offline", "err_code": 10118}}}, Level.BAD, "is not seen: offline"),
@@ -182,7 +200,7 @@ def test_finds(changes: dict[str, Any], level: Level, words: str) -> None:
 def test_one_replica_is_well_on_a_server_that_is_alone() -> None:
     wanted, alone = WANTED | {"num_replicas": 1}, {"leader": "n1"}
     info = {"config": CONFIG | {"num_replicas": 1}, "state": STATE, "cluster": alone}
-    server = {"version": "2.15.1"}
+    server = {"version": "2.15.1", "auth_required": True}
     assert troubles(wanted=wanted, stream=info, server=server) == []
     (found,) = troubles(wanted=wanted, stream=info)
     assert "1, in a cluster" in found.message
@@ -193,3 +211,35 @@ def test_no_stream_yet_is_not_bad() -> None:
     assert troubles(stream=error, skew=None, consumers=[]) == []
     (found,) = troubles(stream=error, account=WELL.account | {"limits": {"max_bytes_required": True}})
     assert found.level is Level.BAD
+
+
+def test_the_table_of_faults() -> None:
+    for fault in FAULTS:
+        assert fault.source.startswith("https://")
+        assert list(fault.fixed) == sorted(fault.fixed)
+        assert fault.since < fault.fixed[0]
+        for version in fault.fixed:
+            assert fault not in faults_of(version, with_store=True)
+        before = fault.only or [(major, minor, patch - 1) for major, minor, patch in fault.fixed if patch]
+        for version in before:
+            assert fault in faults_of(version, with_store=True)
+            assert (fault in faults_of(version, with_store=False)) == (not fault.is_of_store)
+    newest = max(max(fault.fixed) for fault in FAULTS)
+    assert list(faults_of(newest, with_store=True)) == []
+    assert ".".join(map(str, newest)) in NEWEST_FIX
+
+
+@pytest.mark.parametrize(
+    ("version", "count"),
+    [((2, 10, 26), 2), ((2, 11, 17), 0), ((2, 12, 6), 2), ((2, 12, 7), 0), ((2, 15, 1), 0), ((3, 0, 0), 0)],
+)
+def test_faults_of_a_bus_alone(version: tuple[int, int, int], count: int) -> None:
+    assert len(list(faults_of(version, with_store=False))) == count
+    answers = replace(WELL, wanted=None, server=WELL.server | {"version": ".".join(map(str, version))})
+    found = [one for one in examine(answers) if one.topic == "server"]
+    assert all((one.level is Level.WARN) == (count > 0) for one in found), "an old server is no trouble for a bus"
+
+
+def test_a_bus_alone_asks_nothing_of_jetstream() -> None:
+    answers = replace(WELL, wanted=None, account={"error": {"err_code": ErrorCode.JSNotEnabledErr}})
+    assert {one.topic for one in examine(answers)} & {"jetstream", "stream", "sync to disk", "actors"} == set()

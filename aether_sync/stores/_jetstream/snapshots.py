@@ -8,7 +8,7 @@ from typing import Any
 from ..._codec.decoding import decode_stored
 from ..._codec.encoding import encode_event
 from ..._runtime.deadline import Deadline
-from ..._runtime.reporter import Kind, Reporter
+from ..._runtime.reporter import Details, Kind, Reporter
 from ..._values.shown import short
 from ...errors import DecodingError, InvalidOptionError, MalformedRecordError, StoreUnavailableError
 from ...events import Event
@@ -142,13 +142,12 @@ class Snapshots:
             if is_true:
                 found.append(one)
                 continue
-            self._reporter.warning(
-                Kind.SNAPSHOT_DISCARDED,
+            text = (
                 "the snapshot of actor %r at version %d is discarded: the store does not have its event; it was "
-                "restored, or has lost events",
-                actor_id,
-                one.version,
+                "restored, or has lost events"
             )
+            details: Details = {"stream": self._names.stream, "actor": actor_id}
+            self._reporter.burst(Kind.SNAPSHOT_DISCARDED, text, actor_id, one.version, about=actor_id, **details)
         return sorted(found, key=lambda one: (one.version, one.schema_version))
 
     def _records(self, actor_id: str, kept: int, deadline: Deadline) -> list[Record]:
@@ -206,7 +205,9 @@ class Snapshots:
         if isinstance(found, Snapshot):
             return found
         text = "record %d of %r is no snapshot, and is discarded: %s"
-        self._reporter.warning(Kind.MALFORMED_RECORD, text, record.sequence, record.subject, found)
+        details: Details = {"stream": self._names.stream, "subject": record.subject}
+        about = record.sequence, record.subject, found
+        self._reporter.burst(Kind.MALFORMED_RECORD, text, *about, about=record.subject, **details)
         return None
 
     def parsed(self, record: Record) -> Snapshot | str:

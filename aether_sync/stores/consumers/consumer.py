@@ -146,6 +146,7 @@ class Consumer:
         attempts = self._settings.max_deliver
         first = min(prefetch, 2 * threads)  # for each thread one to be handled, and one that waits
         handling = Handling(
+            context.parts.names.stream,
             self._name,
             handler,
             retry_delay,

@@ -17,7 +17,7 @@ from ..._runtime.batches import take_batch
 from ..._runtime.closing import warn_unclosed
 from ..._runtime.deadline import Deadline
 from ..._runtime.locks import outside_locks
-from ..._runtime.reporter import Kind
+from ..._runtime.reporter import Details, Kind
 from ..._values.clock import monotonic
 from ..._values.counting import Count
 from ...errors import StoreClosedError, StoreError, StoreUnavailableError
@@ -75,7 +75,7 @@ class Consumption(Flow):
         self._arrivals = arrivals = Arrivals(ack_wait)
         super().__init__(channel, PullRequester(channel, stream, prefetch, arrivals, drains=True), arrivals.lock)
         self._name = f"{consumer!r} of {stream!r}"
-        self._consumer = consumer
+        self._consumer, self._stream = consumer, stream
         self._source = source
         self._lost = Count()  # events that were given back after their last delivery
         self._pauses_until = 0.0  # written by any thread
@@ -278,9 +278,12 @@ class Consumption(Flow):
         if count:
             self._lost.many(count)
             text = "closing consumer %r gives back %d events after their last delivery: they become dead letters"
-            counts = {"attempts": self._extender.max_deliver or 0, "events": count}
-            reporter = self._channel.reporter
-            reporter.warning(Kind.GAVE_UP, text, self._consumer, count, consumer=self._consumer, counts=counts)
+            details: Details = {
+                "stream": self._stream,
+                "consumer": self._consumer,
+                "counts": {"attempts": self._extender.max_deliver or 0, "events": count},
+            }
+            self._channel.reporter.warning(Kind.GAVE_UP, text, self._consumer, count, **details)
 
     def _after_fork(self) -> None:
         self._finalizer.detach()

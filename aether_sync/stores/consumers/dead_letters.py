@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import msgspec
 
 from ..._runtime.deadline import Deadline
-from ..._runtime.reporter import Burst, Kind
+from ..._runtime.reporter import Burst, Details, Kind
 from ..._values.clock import Datetime, now
 from ...errors import DeadlineExceededError, MalformedRecordError
 from ...events import MAX_VERSION, Event
@@ -203,7 +203,8 @@ class DeadLetterStream:
             except MalformedRecordError as error:
                 if self._burst.opens():
                     text = "a record of the dead letters of consumer %r is skipped: %s"
-                    self._reporter.warning(Kind.MALFORMED_RECORD, text, consumer, error)
+                    details: Details = {"stream": self._names.stream, "consumer": consumer}
+                    self._reporter.warning(Kind.MALFORMED_RECORD, text, consumer, error, **details)
         return found
 
     def _records(self, consumer: str, deadline: Deadline) -> list[Record]:

@@ -80,6 +80,7 @@ class Handling:
     """How a runner handles deliveries.
 
     Attributes:
+        stream: The name of the store's stream, for log records.
         consumer: The consumer's name, for log records.
         handler: The user's function.
         retry_delay: Seconds before a failed event is tried again, doubled each time.
@@ -90,6 +91,7 @@ class Handling:
         hung_after: Seconds after which a handler that still runs is a reason for the runner not to be well.
     """
 
+    stream: str
     consumer: str
     handler: Handler
     retry_delay: float
@@ -134,7 +136,7 @@ class LaneScheduler:
         self.consumption = consumption
         self.counts = RunnerCounts()
         self._reporter = reporter
-        self._consumer = handling.consumer
+        self._stream, self._consumer = handling.stream, handling.consumer
         self._handler = handling.handler
         self._retry_delay = handling.retry_delay
         self._attempts = handling.attempts
@@ -161,6 +163,7 @@ class LaneScheduler:
         self.closing = False
         self.failure: AetherError | None = None
         self._burst = Burst()  # of failures
+        self._burst_of_letters = Burst()  # of events that are given up
         self._burst_of_refusals = Burst()  # of the dead-letter stream
 
     def _join(self) -> None:
@@ -374,7 +377,8 @@ class LaneScheduler:
             reason = explained(error, _LONGEST_REASON) if rejected is None else rejected
             text = "consumer %r gives up event %d (of %s) after %d attempts: %s"
             what = self._consumer, delivery.sequence, lane.actor_id, tried, reason[:_LONGEST_REASON]
-            self._reporter.warning(Kind.GAVE_UP, text, *what, **self._details(lane, delivery, tried))  # each of them
+            if self._burst_of_letters.opens():  # all of them are in the dead-letter stream
+                self._reporter.warning(Kind.GAVE_UP, text, *what, **self._details(lane, delivery, tried))
             self._give_up(lane, delivery, reason)
         else:
             delivery.attempt += 1
@@ -383,6 +387,7 @@ class LaneScheduler:
     def _details(self, lane: _Lane, delivery: Delivery, attempts: int) -> Details:
         """Return the attributes of a log record about an event."""
         return {
+            "stream": self._stream,
             "consumer": self._consumer,
             "sequence": delivery.sequence,
             "actor": lane.actor_id,
@@ -463,7 +468,8 @@ class LaneScheduler:
         """Note and log the error that ends it."""
         what, name = explained(error), self._consumer
         self.failure = error if isinstance(error, AetherError) else StoreError(f"a mistake ends the runner: {what}")
-        self._reporter.error(Kind.RUNNER_ENDED, "the runner of consumer %r ends: %s", name, what, consumer=name)
+        text, details = "the runner of consumer %r ends: %s", Details(stream=self._stream, consumer=name)
+        self._reporter.error(Kind.RUNNER_ENDED, text, name, what, **details)
 
     def stop(self) -> None:
         """Have each thread end when it has finished the event that it handles."""

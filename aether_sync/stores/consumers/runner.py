@@ -16,7 +16,7 @@ from ..._runtime.exit import before_threads_end
 from ..._runtime.fork import ForkAware, fork_aware
 from ..._runtime.locks import outside_locks
 from ..._runtime.registry import WeakRegistry
-from ..._runtime.reporter import Kind, Reporter, last_words
+from ..._runtime.reporter import Details, Kind, Reporter, last_words
 from ..._runtime.threads import NoThreadError, make_thread, start
 from ..._values.shown import short
 from ...errors import AetherError, StoreClosedError, StoreError
@@ -59,7 +59,7 @@ class Runner(Closeable, ForkAware):
     def __init__(self, consumption: Consumption, handling: Handling, threads: int, reporter: Reporter) -> None:
         self._scheduler = LaneScheduler(consumption, handling, reporter)
         self._reporter = reporter
-        self._name = handling.consumer
+        self._stream, self._name = handling.stream, handling.consumer
         self._hung_after = handling.hung_after
         self._is_of_dead_letters = not handling.counts_deliveries
         self._has_left = False  # closing it took too long: handlers were left behind
@@ -234,7 +234,8 @@ class Runner(Closeable, ForkAware):
             self._has_left = True
             names = ", ".join(thread.name for thread in self._threads if thread.is_alive())
             text = "closing the runner of consumer %r leaves handlers behind, on %s"
-            self._reporter.warning(Kind.HANDLERS_LEFT, text, self._name, names, consumer=self._name)
+            details = Details(stream=self._stream, consumer=self._name)
+            self._reporter.warning(Kind.HANDLERS_LEFT, text, self._name, names, **details)
 
     def _join(self, deadline: Deadline) -> None:
         for thread in self._threads:

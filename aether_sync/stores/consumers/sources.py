@@ -119,7 +119,8 @@ class Events:
     def _bury_malformed(self, attempt: int, reply: bytes, settler: Settler, error: MalformedRecordError) -> None:
         if self._burst.opens():
             text = "%r skips a record that is not an event: %s"
-            about: Details = {"consumer": self._consumer, "sequence": error.sequence}
+            stream = self._names.stream
+            about: Details = {"stream": stream, "consumer": self._consumer, "sequence": error.sequence}
             self._reporter.warning(Kind.MALFORMED_RECORD, text, self._consumer, error, **about)
         try:
             self._dead_letters.bury(self._consumer, error.sequence, attempt, str(error), Deadline(_BURY))
@@ -173,7 +174,7 @@ class Pointers:
         except MalformedRecordError as error:
             if self._burst.opens():
                 text = "a dead letter without an event stays where it is: %s"
-                self._reporter.warning(Kind.MALFORMED_RECORD, text, error)
+                self._reporter.warning(Kind.MALFORMED_RECORD, text, error, stream=self._names.stream)
             settler.send(reply, nak(_AGAIN))
             return None
         except (DeadlineExceededError, DisconnectedError, StoreUnavailableError):  # the message is delivered again

@@ -1,19 +1,26 @@
 """``Answers`` and ``Finding``: what the doctor examines, and what it says."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
+from ..._nats.client import TLSState
 from .._jetstream.error_codes import ErrorCode
 from .._jetstream.saves import TornSave
+from .rights import Tried
 
-__all__ = ["NO_JETSTREAM", "Answers", "Finding", "Level", "first_line", "is_well"]
+__all__ = [
+    "NO_JETSTREAM", "Answers", "Finding", "Level", "bad", "filled", "first_line", "is_well", "ok", "size_of", "warn",
+]  # fmt: skip
 
-#: The server's errors if JetStream is not enabled for the account, or not at all.
-NO_JETSTREAM = {ErrorCode.JSNotEnabledForAccountErr, ErrorCode.JSNotEnabledErr}
+#: The server's errors if JetStream is not enabled for the account, or not at all, or has no leader.
+NO_JETSTREAM = {ErrorCode.JSNotEnabledForAccountErr, ErrorCode.JSNotEnabledErr, ErrorCode.JSClusterNotAvailErr}
+
+_NEARLY_FULL, _FULL = 0.8, 0.95
 
 
-class Level(Enum):
+class Level(StrEnum):
     """How bad a finding is."""
 
     OK = "ok"
@@ -23,10 +30,10 @@ class Level(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of a check.
+    """What one check of :func:`diagnose` has found.
 
     Attributes:
-        level: How bad it is.
+        level: How bad it is: ``"ok"``; ``"warn"``: look at it; or ``"bad"``: something does not work, or will be lost.
         topic: What was checked, in a word or two.
         message: What was found.
         advice: What to do; "" if nothing has to be done.
@@ -38,39 +45,99 @@ class Finding:
     advice: str = ""
 
 
+def ok(topic: str, message: str) -> Finding:
+    """Return a finding that all is well."""
+    return Finding(Level.OK, topic, message)
+
+
+def warn(topic: str, message: str, advice: str) -> Finding:
+    """Return a finding that somebody should look at."""
+    return Finding(Level.WARN, topic, message, advice)
+
+
+def bad(topic: str, message: str, advice: str) -> Finding:
+    """Return a finding of something that does not work, or will be lost."""
+    return Finding(Level.BAD, topic, message, advice)
+
+
+def filled(topic: str, what: str, used: float, limit: float, consequence: str) -> Iterator[Finding]:
+    """Check how full something is, in bytes.
+
+    Args:
+        topic: The topic of the finding.
+        what: What is full.
+        used: How much is used.
+        limit: How much there may be; 0 or less if there is no limit.
+        consequence: What happens when it is full.
+    """
+    if limit <= 0:
+        return
+    share = used / limit
+    words = f"{what} is {share:.0%} full: {size_of(used)} of {size_of(limit)}"
+    if share >= _FULL:
+        yield bad(topic, words, f"raise the limit now: when it is full, {consequence}")
+    elif share >= _NEARLY_FULL:
+        yield warn(topic, words, f"raise the limit: when it is full, {consequence}")
+    else:
+        yield ok(topic, words)
+
+
+def size_of(size: float) -> str:
+    """Return a number of bytes in words."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
     """The server's answers. One that has an ``error`` says why there is no answer.
 
     Attributes:
-        wanted: The settings that the stream would be made with.
+        wanted: The settings that the stream would be made with; None if no store is looked at.
         server: ``INFO``, of the server that is connected.
+        user: ``$SYS.REQ.USER.INFO``.
+        tls: How the connection is encrypted; None if it is not.
+        rights: The trials of what the user may do; empty if nothing was tried.
+        untried: Why the rights were not tried, or not all of them; "" if they were.
         account: ``$JS.API.INFO``.
         stream: ``STREAM.INFO`` of the events.
         snapshots: ``STREAM.INFO`` of the snapshots.
         dead_letters: ``STREAM.INFO`` of the dead letters.
         consumers: The consumers of ``CONSUMER.LIST``.
-        round_trip: Seconds of a request and its answer.
+        round_trip: Seconds of a request and its answer; None if nothing was answered.
         skew: Seconds by which the server's clock is ahead of the local one; None if that is not known.
         monitor: ``/varz`` of the monitoring port; empty if that was not asked.
         health: ``/healthz`` of the monitoring port; empty if that was not asked.
+        jetstream: ``/jsz`` of the monitoring port; empty if that was not asked.
+        routes: ``/routez`` of the monitoring port; empty if that was not asked.
         torn: Saves of which only a part is stored, among the latest records.
         looked_through: The number of these records.
+        moment: When the questions were put, in seconds since 1970.
     """
 
-    wanted: dict[str, Any]
+    wanted: dict[str, Any] | None
     server: dict[str, Any] = field(default_factory=dict)
+    user: dict[str, Any] = field(default_factory=dict)
+    tls: TLSState | None = None
+    rights: list[Tried] = field(default_factory=list)
+    untried: str = ""
     account: dict[str, Any] = field(default_factory=dict)
     stream: dict[str, Any] = field(default_factory=dict)
     snapshots: dict[str, Any] = field(default_factory=dict)
     dead_letters: dict[str, Any] = field(default_factory=dict)
     consumers: list[dict[str, Any]] = field(default_factory=list)
-    round_trip: float = 0.0
+    round_trip: float | None = None
     skew: float | None = None
     monitor: dict[str, Any] = field(default_factory=dict)
     health: dict[str, Any] = field(default_factory=dict)
+    jetstream: dict[str, Any] = field(default_factory=dict)
+    routes: dict[str, Any] = field(default_factory=dict)
     torn: list[TornSave] = field(default_factory=list)
     looked_through: int = 0
+    moment: float = 0.0
 
     @property
     def has_stream(self) -> bool:
@@ -79,7 +146,7 @@ class Answers:
 
     @property
     def has_jetstream(self) -> bool:
-        """Whether the server has JetStream for this account."""
+        """Whether the server has JetStream for this account, and answers."""
         return not ("error" in self.account and self.account["error"].get("err_code") in NO_JETSTREAM)
 
     @property
@@ -87,8 +154,14 @@ class Answers:
         """Whether the server is one of a cluster."""
         return bool(self.server.get("cluster") or self.stream.get("cluster", {}).get("name"))
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the server sees this client on its own machine."""
+        address = str(self.server.get("client_ip", ""))
+        return address.startswith("127.") or address == "::1"
 
-def is_well(findings: list[Finding]) -> bool:
+
+def is_well(findings: Iterable[Finding]) -> bool:
     """Whether no finding is bad."""
     return all(finding.level is not Level.BAD for finding in findings)
 

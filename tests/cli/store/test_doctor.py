@@ -103,3 +103,19 @@ def test_doctor_without_permissions(prefix: str) -> None:
     assert status == 1
     assert found["stream"]["level"] == "bad"
     assert "$JS.API.STREAM.INFO" in found["stream"]["message"]
+
+
+def test_doctor_of_a_bus_alone() -> None:
+    right = '["aether.events.a.>"]'
+    rights = (
+        f"authorization {{users: [{{user: u, password: p, permissions: {{publish: {right}, subscribe: {right}}}}}]}}"
+    )
+    with NATSServer(config=rights, jetstream=False) as server:
+        url = server.url.replace("//", "//u:p@")
+        status, found = findings("--bus", "--pattern", "a.>", "--url", url)
+        assert (status, found["permissions"]["level"]) == (0, "ok")
+        assert "jetstream" not in found
+        refused = run("doctor", "--bus", "--pattern", "a.>", "--pattern", "b", "--url", url)
+        assert refused.returncode == 1
+        assert re.search(r"^bad   permissions: .*\n      grant publish aether.events.b$", refused.stdout, re.M)
+    assert run("doctor", "--pattern", "a..b").returncode == 2

@@ -223,6 +223,7 @@ class SnapshotHistory(TwoNodes):
             store.save_snapshot(Snapshot(actor_id="a", version=version, state={}, schema_version=schema_version))
         for schema_version, expected in ((1, [3, 4, 5]), (2, [5]), (3, [1, 2, 3, 4, 5])):
             caplog.clear()
+            caplog.set_level(logging.INFO)
             loaded = store.load("a", schema_version=schema_version)
             assert versions(loaded.events) == expected
             assert (loaded.snapshot is None) is (schema_version == 3)

@@ -84,6 +84,12 @@ PAGES = (
         ("stores.base.EventStore", "stores.jetstream", "stores.memory", "stores.base.Follower", "stores"),
     ),
     Page(
+        "doctor",
+        "The doctor",
+        "The doctor looks at a server and at what a bus and a store need of it.",
+        ("stores.doctor.diagnosis", "stores.doctor"),
+    ),
+    Page(
         "consumers",
         "Durable consumers",
         "A durable consumer delivers each event of a store to one of the processes that share its name.",

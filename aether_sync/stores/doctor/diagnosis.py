@@ -1,0 +1,76 @@
+"""``diagnose()``: look at a server, a bus and a store, and say what is well and what to do."""
+
+from collections.abc import Sequence
+
+from ..._arguments import check_count, check_flag, check_seconds, check_text, is_of
+from ...connection import Connection
+from ...errors import ConnectError, InvalidOptionError
+from ...patterns import Pattern, check_prefix
+from .._jetstream.names import Names
+from .checks import examine
+from .findings import Finding, bad
+from .questions import Wanted, ask_for_all
+
+__all__ = ["diagnose"]
+
+
+def diagnose(
+    connection: Connection,
+    stream: str = "events",
+    *,
+    namespace: str | None = None,
+    replicas: int = 1,
+    store: bool = True,
+    prefix: str = "aether",
+    patterns: Sequence[str] | None = None,
+    monitor: str | None = None,
+    timeout: float = 5.0,
+) -> list[Finding]:
+    """Look at a server, and at what a bus and a store need of it, and return what is well and what is not.
+
+    It changes nothing on the server. To find out what the user may do, it tries publishes and subscriptions, unless the
+    server says that there are no limits. The server passes none of these publishes on, but notes them in its log, as
+    errors of this user. ``aether-sync doctor`` shows the same findings. Give it a connection of its own, so that these
+    refusals are not taken for those of a bus.
+
+    Args:
+        connection: The connection to the server, with the credentials that are to be looked at.
+        stream: The store's stream, as for ``JetStreamEventStore``.
+        namespace: The store's namespace; None for none.
+        replicas: How many servers should keep the stream.
+        store: Whether to look at a store. Without one, JetStream is not needed.
+        prefix: The prefix of the bus, as for ``NATSEventBus``.
+        patterns: What the programs publish and subscribe to on the bus, as patterns. A refusal of one of these is
+            ``"bad"``. By default everything is tried, and a refusal is ``"warn"``: a user need not have all rights.
+        monitor: The URL of the server's monitoring port, such as ``http://host:8222``, which shows more. By default it
+            is not asked.
+        timeout: Seconds for each question.
+
+    Returns:
+        The findings, in the order in which they should be read. If no connection can be made, one that says why.
+
+    Raises:
+        InvalidOptionError: An option is of the wrong type, or out of its range; or a store cannot use the connection.
+        InvalidNamespaceError: A pattern is not valid.
+        BusClosedError: The connection is closed.
+        DeadlineExceededError: The connection was lost meanwhile, and did not come back in time.
+    """
+    if not is_of(connection, Connection):
+        raise InvalidOptionError(f"connection must be a Connection, not {type(connection).__name__}")
+    monitor = check_text("monitor", monitor)
+    if monitor is not None and not monitor.startswith(("http://", "https://")):
+        raise InvalidOptionError(f"a monitoring port has a URL such as 'http://host:8222', not {monitor!r:.80}")
+    if isinstance(patterns, str):
+        raise InvalidOptionError(f"patterns must be several, such as [{patterns!r:.80}], not a str")
+    wanted = Wanted(
+        names=Names(stream, namespace) if check_flag("store", store) else None,
+        replicas=check_count("replicas", replicas),
+        prefix=check_prefix(prefix),
+        patterns=None if patterns is None else tuple(Pattern.parse(one).text for one in patterns),
+        monitor=monitor,
+    )
+    timeout = check_seconds("timeout", timeout)
+    try:
+        return examine(ask_for_all(connection, wanted, timeout))
+    except ConnectError as error:
+        return [bad("connection", str(error), "see the URL, the credentials, and whether the server runs")]
