@@ -57,7 +57,14 @@ def doctor(
         )
         findings = examine(answers)
     except ConnectError as error:
-        findings = [Finding(Level.BAD, "connection", str(error), "see --url, and whether the server runs")]
+        findings = [
+            Finding(
+                Level.BAD,
+                "connection",
+                str(error),
+                "see --url, --context and the credentials, and whether the server runs",
+            )
+        ]
     finally:
         connection.close(timeout)
     for finding in findings:
