@@ -80,7 +80,7 @@ class Connection(Startable, ForkAware):
 
     Args:
         url: ``nats://host:port`` or ``tls://host:port``; several URLs of one cluster as a sequence, or separated by
-            commas. By default the environment's ``NATS_URL``, else ``nats://127.0.0.1:4222``.
+            commas. By default ``NATS_URL``, else that of the context, else ``nats://127.0.0.1:4222``.
         name: The name that the server's monitoring shows; by default this library's name and the process id.
         connect: ``"wait"``: the first use waits for the first connection. ``"background"``: ``with`` and ``publish()``
             never wait for it, and events go into the outbox until it is there; calls that need an answer

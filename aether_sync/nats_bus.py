@@ -43,7 +43,8 @@ class NATSEventBus(EventBus):
 
     Args:
         connection: A :class:`Connection`, which stays open when the bus is closed; or the URL or URLs for one of the
-            bus's own. None means the environment's ``NATS_URL``, else ``nats://127.0.0.1:4222``.
+            bus's own. None means the environment's ``NATS_URL``, else the URL of the context that ``NATS_CONTEXT``
+            names, else ``nats://127.0.0.1:4222``.
         prefix: The first token of every subject. Nodes with different prefixes do not hear each other.
         publish_timeout: Seconds that :meth:`publish` waits for room in the outbox.
         on_disconnect: What :meth:`publish` does while disconnected. ``"buffer"`` puts the event into the outbox;

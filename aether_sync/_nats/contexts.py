@@ -16,7 +16,7 @@ from .._arguments import is_of
 from .._values.shown import short
 from ..errors import InvalidOptionError
 
-__all__ = ["Context", "read_context", "selected_context"]
+__all__ = ["Context", "as_text", "read_context", "selected_context"]
 
 _MAX_BYTES = 1 << 20  # of a file
 _LONGEST_NAME = 1_000  # characters, of a path
@@ -84,6 +84,14 @@ def read_context(name: object) -> Context:
     return _parse(text, _folder() / "context" / f"{text}.json")
 
 
+def as_text(raw: bytes) -> str | None:
+    """Return a text in UTF-8; None if it is not one. The error of the decoder has all of it, so it does not go on."""
+    try:
+        return raw.decode()
+    except ValueError:
+        return None
+
+
 def _folder() -> Path:
     """Return where the nats command line keeps its files."""
     try:
@@ -95,13 +103,24 @@ def _folder() -> Path:
 def _read(path: Path, what: str) -> str:
     try:
         with path.open("rb") as file:
-            return file.read(_MAX_BYTES).decode()
+            raw = file.read(_MAX_BYTES)
     except FileNotFoundError:
         raise
-    except OSError as error:
-        raise InvalidOptionError(f"{what} cannot be read from {str(path)!r}: {error.strerror}") from None
-    except ValueError:  # a name with what no file name has, or a text that is not UTF-8
-        raise InvalidOptionError(f"{what} cannot be read from {str(path)!r}: it is no UTF-8") from None
+    except (OSError, ValueError) as error:  # ValueError: no file has such a name
+        reason = getattr(error, "strerror", None) or "no file has such a name"
+        raise InvalidOptionError(f"{what} cannot be read from {str(path)!r}: {reason}") from None
+    text = as_text(raw)
+    if text is None:
+        raise InvalidOptionError(f"{what} cannot be read from {str(path)!r}: it is no UTF-8")
+    return text
+
+
+def _loaded(text: str) -> Any:
+    """Return what a JSON text says; None if it is not one. Errors of the decoder have all of it, so none goes on."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _parse(name: str, path: Path) -> Context:
@@ -110,10 +129,7 @@ def _parse(name: str, path: Path) -> Context:
         text = _read(path, called)
     except FileNotFoundError:
         raise InvalidOptionError(f"there is no context {short(name)}: no file {str(path)!r}") from None
-    try:
-        read = json.loads(text)
-    except (ValueError, RecursionError):  # its own message would quote nothing, but would keep the text
-        raise InvalidOptionError(f"{called} is no JSON: {str(path)!r}") from None
+    read = _loaded(text)
     if type(read) is not dict:
         raise InvalidOptionError(f"{called} is no JSON object: {str(path)!r}")
     # Go's decoder does not mind the case of keys, and the nats command line writes every key, also those it has no

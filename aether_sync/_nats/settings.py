@@ -7,7 +7,6 @@ two sources.
 """
 
 import base64
-import binascii
 import os
 import re
 import ssl
@@ -21,7 +20,7 @@ from .._arguments import check_path, is_of
 from .._values.shown import short
 from ..errors import InvalidOptionError
 from .checks import check_nkeys, check_secret_file, check_servers
-from .contexts import Context, read_context, selected_context
+from .contexts import Context, as_text, read_context, selected_context
 from .login import InMemory
 from .tls import TLSFiles
 
@@ -175,20 +174,30 @@ class _OfContext(_Source):
 
     def _decoded(self, name: str, data: str) -> str:
         header, comma, payload = data.partition(",")
-        try:
-            if comma and "base64" in [part.strip() for part in header.split(";")]:
-                return base64.b64decode(payload, validate=True).decode()
-        except (binascii.Error, ValueError):
-            pass
-        raise InvalidOptionError(f"{name} is no data in base64, as in 'data:;base64,...'")
+        has_base64 = comma and "base64" in [part.strip() for part in header.split(";")]
+        text = _from_base64(payload) if has_base64 else None
+        if text is None:
+            raise InvalidOptionError(f"{name} is no data in base64, as in 'data:;base64,...'")
+        return text
 
     def _read(self, setting: str, path: Path) -> str:
         try:
             with path.open("rb") as file:
-                return file.read(_MAX_BYTES).decode().rstrip("\r\n")
+                raw = file.read(_MAX_BYTES)
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "it is no UTF-8"
+            reason = getattr(error, "strerror", None) or "no file has such a name"
             raise InvalidOptionError(f"{self.name(setting)} cannot be read from {str(path)!r}: {reason}") from None
+        text = as_text(raw)
+        if text is None:
+            raise InvalidOptionError(f"{self.name(setting)} cannot be read from {str(path)!r}: it is no UTF-8")
+        return text.rstrip("\r\n")
+
+
+def _from_base64(payload: str) -> str | None:
+    try:
+        return as_text(base64.b64decode(payload, validate=True))
+    except ValueError:
+        return None
 
 
 def settle(given: Mapping[str, Any], trust_env: bool) -> Settings:

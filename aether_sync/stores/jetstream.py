@@ -64,7 +64,8 @@ class JetStreamEventStore(StoreBase, ForkAware):
 
     Args:
         connection: A :class:`Connection`, which closing the store leaves open; or what one is made from: a URL,
-            several, or None for the environment's ``NATS_URL``, else ``nats://127.0.0.1:4222``.
+            several, or None for the environment's ``NATS_URL``, else the URL of the context that ``NATS_CONTEXT``
+            names, else ``nats://127.0.0.1:4222``.
         stream: The name of the stream, with which its subjects begin.
         namespace: The namespace of the events, which becomes a part of the stream's name. ``EventStored`` is published
             under it, too.
