@@ -40,11 +40,10 @@ class _Listener:
         return kind in self._callbacks and bool(self._ends)
 
     def call(self, notice: Notice) -> None:
-        """Call the callback, unless it was taken off meanwhile, or was told of the end."""
+        """Call the callback, unless it was taken off meanwhile, or these were told of the end."""
         callback = self._callbacks.get(notice.kind)
-        if callback is None or (notice.kind == "closed" and not self._take_end()):
-            return
-        callback(notice)
+        if callback is not None and (self._take_end() if notice.kind == "closed" else self._ends):
+            callback(notice)
 
     def _take_end(self) -> bool:
         try:

@@ -298,6 +298,16 @@ def test_a_flood_of_records_leaves_room_for_callbacks(local_bus: EventBus, story
     assert [one.subscription for one in story.notices] == ["the last"]
 
 
+def test_nothing_comes_after_the_end(local_bus: EventBus, story: Story) -> None:
+    """Not even what another thread began to tell before it."""
+    local_bus.on(**story.all())
+    (listener,) = local_bus._listeners._all
+    local_bus.close()
+    local_bus._reporter.call(listener.call, Notice(kind="dropped"))
+    assert flush_logs(PATIENCE)
+    assert story.kinds == ["closed"]
+
+
 # -- buses
 
 
