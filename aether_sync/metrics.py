@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ._values.counting import Times
+
 __all__ = [
     "BOUNDS",
     "CallMetrics",
@@ -15,6 +17,7 @@ __all__ = [
     "RunnerMetrics",
     "StoreMetrics",
     "SubscriptionStats",
+    "histogram_of",
 ]
 
 #: The key under which ``published_by_namespace`` counts all namespaces beyond its bound. It is no valid namespace.
@@ -91,12 +94,41 @@ class SubscriptionStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Histogram:
+    """How long something took, each time.
+
+    Attributes:
+        bounds: The upper bounds of the ranges in seconds, rising: :data:`BOUNDS`. A time that equals a bound is in the
+            range that ends there.
+        counts: How many times are in each range; the last number is of those above the last bound, so there is one more
+            than there are bounds. They are not cumulative, as the ``le`` of Prometheus is.
+        sum: The sum of all times, in seconds. A snapshot that is taken while a call ends may have that call in
+            ``counts`` and not yet in ``sum``.
+    """
+
+    bounds: tuple[float, ...] = BOUNDS
+    counts: tuple[int, ...] = (0,) * (len(BOUNDS) + 1)
+    sum: float = 0.0
+
+    @property
+    def count(self) -> int:
+        """How many times there are."""
+        return sum(self.counts)
+
+
+def histogram_of(times: Times) -> Histogram:
+    """Return the times that were counted. A time is counted before it is added, so the sum is read first."""
+    total = times.total
+    return Histogram(counts=times.counts, sum=float(total))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
     """What a bus did since it was made: a snapshot that does not change any more.
 
-    ``confirmed``, ``uncertain``, ``rejected``, ``reconnects``, ``outbox_events`` and ``outbox_bytes`` belong to the
-    connection: buses that share one show the same numbers. Summed over these buses, ``published`` equals ``confirmed +
-    uncertain + rejected`` and the events that the server has not answered yet.
+    ``confirmed``, ``uncertain``, ``rejected``, ``reconnects``, ``outbox_events``, ``outbox_bytes`` and
+    ``publish_waits`` belong to the connection: buses that share one show the same numbers. Summed over these buses,
+    ``published`` equals ``confirmed + uncertain + rejected`` and the events that the server has not answered yet.
 
     Attributes:
         node_id: The bus among all nodes of a cluster.
@@ -119,6 +151,7 @@ class Metrics:
         reconnects: How often the connection was made again after a loss.
         outbox_events: Events waiting to be sent.
         outbox_bytes: Their bytes.
+        publish_waits: How long ``publish()`` waited for room in the outbox, each time that it had to, in vain or not.
         pending: Events queued in subscriptions.
         active_subscriptions: Subscriptions that are open.
         subscriptions: What went through each of these.
@@ -140,32 +173,10 @@ class Metrics:
     reconnects: int = 0
     outbox_events: int = 0
     outbox_bytes: int = 0
+    publish_waits: Histogram = field(default_factory=Histogram)
     pending: int = 0
     active_subscriptions: int = 0
     subscriptions: tuple[SubscriptionStats, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Histogram:
-    """How long something took, each time.
-
-    Attributes:
-        bounds: The upper bounds of the ranges in seconds, rising: :data:`BOUNDS`. A time that equals a bound is in the
-            range that ends there.
-        counts: How many times are in each range; the last number is of those above the last bound, so there is one more
-            than there are bounds. They are not cumulative, as the ``le`` of Prometheus is.
-        sum: The sum of all times, in seconds. A snapshot that is taken while a call ends may have that call in
-            ``counts`` and not yet in ``sum``.
-    """
-
-    bounds: tuple[float, ...] = BOUNDS
-    counts: tuple[int, ...] = (0,) * (len(BOUNDS) + 1)
-    sum: float = 0.0
-
-    @property
-    def count(self) -> int:
-        """How many times there are."""
-        return sum(self.counts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from threading import get_ident
+from typing import Any
 
 from .._runtime.again import again
 from .._runtime.closing import loop_threads
@@ -24,6 +25,7 @@ from ..errors import (
     PermissionDeniedError,
     PublishTimeoutError,
 )
+from ..metrics import histogram_of
 from .call import Call, Last, single
 from .client import TLSState
 from .engine import Engine
@@ -121,13 +123,14 @@ class Channel:
         engine = self.slot.engine
         return "" if engine is None or engine.link.is_connected else f" ({engine.link.connect_error()})"
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, Any]:
         """Return what ``metrics()`` says of a connection."""
         engine = self.slot.engine
         events, size = self.slot.outbox.depth()
         return {
             "outbox_events": events,
             "outbox_bytes": size,
+            "publish_waits": histogram_of(self.slot.outbox.waits),
             "confirmed": 0 if engine is None else engine.link.pump.confirmed,
             "uncertain": 0 if engine is None else engine.link.pump.uncertain,
             "rejected": 0 if engine is None else engine.link.pump.rejected,

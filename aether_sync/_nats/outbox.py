@@ -30,7 +30,9 @@ from .._runtime.deadline import Deadline
 from .._runtime.locks import tries
 from .._runtime.waits import ParkingLot
 from .._values.clock import monotonic
+from .._values.counting import Times
 from ..errors import BusClosedError, PublishTimeoutError
+from ..metrics import BOUNDS
 
 __all__ = ["Wakeup", "Outbox"]
 
@@ -77,6 +79,7 @@ class Outbox:
     def __init__(self, max_events: int, max_bytes: int) -> None:
         self.max_events = max_events
         self.max_bytes = max_bytes
+        self.waits = Times(BOUNDS)  #: how long publishers waited for room, each time that they had to
         self._publishers = ParkingLot()  # threads that wait for room
         self._turns: deque[_Turn] = deque()  # of those threads, in order; any thread, by single operations
         self._turns_lock = Lock()  # held by the thread that lets them in
@@ -177,7 +180,7 @@ class Outbox:
             self._await_room(count, size, Deadline(0.0 if get_ident() in loop_threads else timeout))
 
     def _await_room(self, count: int, size: int, deadline: Deadline) -> None:
-        turn = _Turn(count, size)
+        turn, begun = _Turn(count, size), monotonic()
         try:
             self._turns.append(turn)
             self._let_in()  # the room may have come before the loop could see this turn
@@ -189,6 +192,7 @@ class Outbox:
         finally:
             if not turn.has_come:
                 self._give_up(turn)
+            self.waits.add(monotonic() - begun)
         if not (self._closed or turn.has_come):
             events, held = self.depth()
             raise PublishTimeoutError(

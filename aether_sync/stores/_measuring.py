@@ -14,7 +14,7 @@ from .._values.clock import monotonic
 from .._values.counting import Count, Sum, Times
 from ..errors import UnknownOutcomeError, VersionConflictError
 from ..events import Event
-from ..metrics import BOUNDS, CallMetrics, Histogram, RunnerMetrics, StoreMetrics
+from ..metrics import BOUNDS, CallMetrics, RunnerMetrics, StoreMetrics, histogram_of
 
 __all__ = ["RunnerCounts", "StoreCounts", "measured"]
 
@@ -33,7 +33,7 @@ class _CallCount(Times):
     def snapshot(self) -> CallMetrics:
         """Return what was counted. An error is counted after its call, so errors are read first."""
         errors = self.errors.count
-        seconds = _histogram(self)
+        seconds = histogram_of(self)
         return CallMetrics(calls=seconds.count, errors=errors, seconds=seconds)
 
 
@@ -161,7 +161,7 @@ class RunnerCounts(ForkAware):
             **fields: The other fields.
         """
         failed = self._failed.count
-        seconds = _histogram(self._times)
+        seconds = histogram_of(self._times)
         return RunnerMetrics(
             handled=seconds.count - failed,
             failed=failed,
@@ -188,9 +188,3 @@ def measured(method: F) -> F:
         return result
 
     return cast(F, update_wrapper(measuring, method))
-
-
-def _histogram(times: Times) -> Histogram:
-    """Return the times that were counted."""
-    total = times.total
-    return Histogram(counts=times.counts, sum=float(total))

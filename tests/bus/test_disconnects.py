@@ -127,6 +127,9 @@ def test_a_full_outbox_makes_publishers_wait(make_bus: MakeBus, own_server: NATS
         with pytest.raises(TimeoutError):
             bus.publish("n", make_event(5))
         assert numbers(events.get_batch(99)) == [0, 1, 2, 3, 4]
+        waits = bus.metrics().publish_waits
+        assert waits.count == 2
+        assert 2 * 0.05 <= waits.sum < PATIENCE
         assert bus.metrics().outbox_events == 5
         own_server.restart()
         bus.flush(PATIENCE)
