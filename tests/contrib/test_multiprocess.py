@@ -26,6 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         exports.forked,
         exports.killed,
         exports.pool,
+        pytest.param(exports.unregistered, marks=pytest.mark.slow),
         pytest.param(exports.idle, marks=pytest.mark.slow),
         pytest.param(exports.served, marks=pytest.mark.slow),
         pytest.param(exports.many_forks, marks=[pytest.mark.slow, pytest.mark.concurrent]),

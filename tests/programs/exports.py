@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
-from aether_sync import EventBus, InvalidOptionError, flush_logs
+from aether_sync import EventBus, InMemoryEventStore, InvalidOptionError, flush_logs
 from aether_sync.contrib.prometheus import _writer, register, start_http_server
 
 from ..support.common import eventually, make_event
@@ -119,23 +119,32 @@ def killed() -> None:
 
 
 def unregistered() -> None:
-    """A child that ends without exit handlers unregisters before; nothing is counted twice when it registers again."""
-    bus = begin()
-    pid = os.fork()
-    if not pid:
-        registration = register(bus)
-        publish(bus, 2)
-        registration.unregister()
-        assert published() == 0, "the parent's registration holds here, too"
-        with EventBus() as other:
-            registration = register(other, name="other")
-            publish(other, 3)
-            registration.unregister()
-            with register(other, name="other"):
-                publish(other, 1)
-        assert value("aether_sync_bus_published_total", name="other") == 0, "nothing is in use but the bus"
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(pid, 0)
+    """What is unregistered is written at once, stays, and is not counted twice when it is registered again."""
+    MultiProcessCollector(registry)
+    bus, store = EventBus(), InMemoryEventStore()
+    registration = register(bus, store)
+    publish(bus, 1)
+    store.save_event(make_event(version=1))
+    eventually(lambda: published() == 1)
+    for _ in range(3):
+        pid = os.fork()
+        if not pid:
+            publish(bus, 2)
+            store.save_event(make_event(version=2))
+            with bus.subscribe("orders.*"):
+                registration.unregister()
+            os._exit(0)
+        os.waitpid(pid, 0)
+    assert published() == 7
+    assert value("aether_sync_store_events_written_total") == 4
+    assert subscriptions() == 0
+    registration.unregister()
+    with register(bus, store):
+        publish(bus, 3)
+        eventually(lambda: published() == 10)
+    with register(bus, store):
+        eventually(lambda: subscriptions() == 0)
+    assert published() == 10
 
 
 def pool() -> None:

@@ -28,9 +28,6 @@ class Collector(BaseCollector):
         self.exporter = Exporter()
         self._asking = Asking(self.exporter, only_connected=False)
 
-    def begin(self) -> None:
-        """Nothing is done before the first scrape."""
-
     def end(self) -> None:
         """End the thread that asks for consumers."""
         self._asking.stop()

@@ -22,7 +22,7 @@ from ...stores.consumers.runner import Runner
 from ...stores.jetstream import JetStreamEventStore
 from ...stores.memory import InMemoryEventStore
 from ._collector import Collector
-from ._exporter import Answer, Source
+from ._exporter import Answer, Exporter, Source
 from ._reading import read_bus, read_connection, read_consumer, read_runner, read_store
 from ._writer import Writer
 
@@ -41,10 +41,10 @@ class Registration:
     It need not be kept: objects that are closed or collected leave by themselves.
     """
 
-    def __init__(self, target: Collector | Writer, sources: list[Source], end: Callable[[], None]) -> None:
-        self._target = target
+    def __init__(self, exporter: Exporter, sources: list[Source], leave: Callable[[], None]) -> None:
+        self._exporter = exporter
         self._sources = sources
-        self._end = end
+        self._leave = leave
 
     def unregister(self) -> None:
         """Show these objects no longer, unless another registration does. Any thread may call it, more than once.
@@ -54,10 +54,9 @@ class Registration:
         handlers calls this before, and the last second is not lost.
         """
         sources, self._sources = self._sources, []
-        self._target.exporter.remove(sources)
-        with _lock:
-            if sources and not self._target.exporter.is_in_use:
-                self._end()
+        if sources:
+            self._exporter.remove(sources)
+            self._leave()
 
     def __enter__(self) -> Self:
         return self
@@ -132,7 +131,14 @@ def multiprocess_directory() -> Path | None:
 def _register_with(writer: Writer, sources: list[Source]) -> Registration:
     added = writer.exporter.add(sources)
     writer.begin()
-    return Registration(writer, added, writer.end)
+
+    def leave() -> None:
+        writer.write_all()  # now, as the process may end without its exit handlers
+        with _lock:
+            if not writer.exporter.is_in_use:
+                writer.end()
+
+    return Registration(writer.exporter, added, leave)
 
 
 def _writer_of(directory: Path) -> Writer:
@@ -155,13 +161,14 @@ def _register_in(registry: CollectorRegistry, sources: list[Source]) -> Registra
     else:
         added = collector.exporter.add(sources)
 
-    def end() -> None:
-        if _collectors.get(registry) is collector:
-            del _collectors[registry]
-            registry.unregister(collector)
-            collector.end()
+    def leave() -> None:
+        with _lock:
+            if _collectors.get(registry) is collector and not collector.exporter.is_in_use:
+                del _collectors[registry]
+                registry.unregister(collector)
+                collector.end()
 
-    return Registration(collector, added, end)
+    return Registration(collector.exporter, added, leave)
 
 
 # -- what can be registered

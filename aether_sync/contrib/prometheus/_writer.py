@@ -58,17 +58,16 @@ class Writer:
         self._ticker.start()
 
     def end(self) -> None:
-        """Take the gauges away, as nothing is registered any more. The counts stay."""
+        """Stop to write, as nothing is registered any more, and what there was is written."""
         self._ticker.stop()
         self._asking.stop()
-        self._write_all()
         self.exporter.reporter.end()
 
     def end_for_good(self) -> None:
         """Write for the last time, and leave the slot to another process."""
         self._ticker.stop()
         self._asking.stop()
-        self._write_all()
+        self.write_all()
         with self._lock:
             slot, self._slot, self._ended = self._slot, None, True
         if slot is not None:
@@ -90,10 +89,11 @@ class Writer:
             self._ticker.start()
 
     def _tick(self) -> None:
-        self._write_all()
+        self.write_all()
         self._asking.start()
 
-    def _write_all(self) -> None:
+    def write_all(self) -> None:
+        """Write what there is now."""
         try:
             self.exporter.look()
             with self._lock:
