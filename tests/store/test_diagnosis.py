@@ -103,7 +103,9 @@ def test_a_bus_alone_needs_no_jetstream(with_monitor: bool) -> None:
 
 
 def test_no_server(free_port: int) -> None:
-    (found,) = look(f"nats://127.0.0.1:{free_port}", timeout=UNIT)
+    connection = Connection(f"nats://127.0.0.1:{free_port}", connect_timeout=0.2 * UNIT)
+    with closing(connection):
+        (found,) = diagnose(connection, timeout=UNIT)
     assert (found.level, found.topic) == ("bad", "connection")
 
 
@@ -385,6 +387,7 @@ def test_connections_that_were_cut_because_they_did_not_read() -> None:
         assert found.level == "warn"
 
 
+@pytest.mark.slow
 def test_memory_that_is_nearly_full(monkeypatch: pytest.MonkeyPatch, server: NATSServer, monitor: Monitor) -> None:
     monkeypatch.setenv("GOMEMLIMIT", "64KiB")
     with monitored() as (small, port):
