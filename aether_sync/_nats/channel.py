@@ -345,10 +345,10 @@ class Channel:
         engine = self._ready()
         engine.loop.refuse_own_thread()
         requests = engine.link.requests
-        calls = {subject: requests.new_trial(subject) for subject in subjects}
-        for call in calls.values():
-            engine.loop.post(requests.send, call)
-        return {subject: _is_permitted(partial(call.wait, deadline)) for subject, call in calls.items()}
+        trials = [requests.new_trial(subject) for subject in subjects]
+        for trial in trials:
+            engine.loop.post(requests.begin_trial, trial)
+        return {trial.subject: _is_permitted(partial(trial.call.wait, deadline)) for trial in trials}
 
     def may_subscribe(self, subjects: Iterable[str], deadline: Deadline) -> dict[str, bool]:
         """Return by subject whether the server lets this user subscribe to it. What comes for it is passed over.

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from itertools import count, groupby
 from operator import itemgetter
+from typing import NamedTuple
 
 from .._runtime.locks import signal_safe_lock
 from .._runtime.waits import Relay, Ticket
@@ -25,13 +26,21 @@ from .lines import Lines, line_of
 from .outbox import Wakeup
 from .shortcut import Shortcut
 
-__all__ = ["Requests"]
+__all__ = ["Requests", "Trial"]
 
 _TRIAL = b"_R_.aether."  # what begins so is a subject of the server's own, and no client's publish may have it as reply
 _COMMANDS = ("$JS.API.", "$JS.ACK.")  # subjects of what is written; the events of a bus may begin with $JS, too
 _ALONE = 2  # unanswered questions; if there are more, the loop writes several together
 _STUCK = 0.02  # seconds in which a thread that was woken surely wakes the next one, unless something keeps it
 _subject_of = itemgetter(0)
+
+
+class Trial(NamedTuple):
+    """A question whether this user may publish to a subject."""
+
+    subject: str
+    reply: bytes  # which the server refuses if the user may
+    call: Call
 
 
 class Requests:
@@ -44,6 +53,7 @@ class Requests:
         # reference.
         self._calls: dict[bytes, weakref.ref[Call]] = {}
         self._on_refusal: dict[str, Callable[[AetherError], object]] = {}  # by subjects, of :meth:`write`
+        self._trials: dict[bytes, Trial] = {}  # by reply, those that are not answered; only the loop looks at it
         self._numbers = count(1)
         self._unsent: deque[weakref.ref[Call]] = deque()
         self._outgoing: deque[weakref.ref[Call]] = deque()  # put there by any thread, taken by the loop
@@ -96,26 +106,22 @@ class Requests:
         self._calls[token] = weakref.ref(call, partial(self._calls.pop, token))
         return call
 
-    def new_trial(self, subject: str) -> Call:
+    def new_trial(self, subject: str) -> Trial:
         """Make a question whether this user may publish to a subject. Nobody gets the message, whatever the answer is.
 
         Its reply is a subject that the server keeps for itself. The server first looks whether the user may publish to
         the subject, and then refuses the reply (``processInboundClientMsg`` in ``client.go`` of nats-server): so it
         refuses one or the other, which answers the question, and passes nothing on.
         """
+        reply = b""
 
         def make(inbox: bytes) -> bytes:
-            return b"PUB %b %b 0\r\n\r\n" % (subject.encode(), _TRIAL + inbox[len(self._inbox) :])
+            nonlocal reply
+            reply = _TRIAL + inbox[len(self._inbox) :]
+            return b"PUB %b %b 0\r\n\r\n" % (subject.encode(), reply)
 
-        return self.new_call((subject,), make, single)
-
-    def permit(self, reply: str) -> bool:
-        """Handle that the server refuses a publish only for its reply; returns whether it was that of a trial."""
-        token = reply.encode(errors="surrogateescape")
-        if not token.startswith(_TRIAL):
-            return False
-        self._take([(self._inbox + token[len(_TRIAL) :], b"", b"", b"")])
-        return True
+        call = self.new_call((subject,), make, single)
+        return Trial(subject, reply, call)
 
     def _waiting(self) -> list[Call]:
         """Return the questions that somebody waits for."""
@@ -203,6 +209,7 @@ class Requests:
     def pause(self) -> None:
         """The connection is lost, and with it the answers to the questions that were sent."""
         self._client = self._shortcut = None
+        self._trials.clear()
         error = DisconnectedError("the connection broke before the server had answered")
         for call in self._waiting():
             if call.was_sent:
@@ -224,6 +231,31 @@ class Requests:
         """Call :meth:`Call.pong` when the server has processed everything that was written before."""
         if self._client is not None:
             self._client.ping(call.pong)
+
+    def begin_trial(self, trial: Trial) -> None:
+        """Write a trial, which is not kept for another connection: another server may answer otherwise."""
+        if self._client is None:
+            trial.call.fail(self._closed or DisconnectedError("there is no connection to try it on"))
+        elif trial.call.is_waited_for and trial.call.claim():
+            self._trials[trial.reply] = trial
+            self._client.write(trial.call.frame)
+
+    def permit(self, reply: str) -> bool:
+        """Handle that the server refuses a publish only for its reply; returns whether it was that of a trial."""
+        trial = self._trials.pop(reply.encode(errors="surrogateescape"), None)
+        if trial is None:
+            return False
+        self._take([(self._inbox + trial.reply[len(_TRIAL) :], b"", b"", b"")])
+        return True
+
+    def _refuse_trial(self, subject: str) -> bool:
+        """Handle the refusal of the oldest trial of a subject: the server refuses each of them, in order."""
+        for reply, trial in self._trials.items():
+            if trial.subject == subject:
+                del self._trials[reply]
+                trial.call.fail(_denied(subject))
+                return True
+        return False
 
     def write(self, frame: bytes) -> None:
         """Write commands that nobody waits for, if there is a connection."""
@@ -270,6 +302,8 @@ class Requests:
 
     def refuse(self, subject: str) -> bool:
         """Handle that the server denies a publish to a subject; returns whether the command came from here."""
+        if self._refuse_trial(subject):
+            return True
         refused = [call for call in self._waiting() if subject in call.subjects]
         for call in refused:
             call.fail(_denied(subject))

@@ -27,7 +27,7 @@ from aether_sync import (
 from aether_sync.stores._jetstream.names import Names
 from aether_sync.stores._jetstream.stream import settings
 
-from ..support.common import PATIENCE, UNIT, Monitor, eventually, make_event
+from ..support.common import PATIENCE, UNIT, Monitor, eventually, make_event, run_threads
 from ..support.credentials import Account, Certificates, Operator, User
 from ..support.inside import names_of
 from ..support.raw import RawClient
@@ -103,7 +103,9 @@ def test_a_bus_alone_needs_no_jetstream(with_monitor: bool) -> None:
 
 
 def test_no_server(free_port: int) -> None:
-    (found,) = look(f"nats://127.0.0.1:{free_port}", timeout=UNIT)
+    connection = Connection(f"nats://127.0.0.1:{free_port}", connect_timeout=0.2 * UNIT)
+    with closing(connection):
+        (found,) = diagnose(connection, timeout=UNIT)
     assert (found.level, found.topic) == ("bad", "connection")
 
 
@@ -237,17 +239,31 @@ def test_nothing_is_left_behind(guarded: NATSServer, caplog: pytest.LogCaptureFi
     assert [one.kind for one in caplog.records if "aether-doctor" in one.getMessage()] == []
 
 
-def test_a_bus_goes_on_beside_it(guarded: NATSServer) -> None:
-    """A diagnosis over a connection that a bus uses as well neither breaks it nor counts as the bus's own events."""
+def test_a_bus_goes_on_beside_two_of_them(guarded: NATSServer) -> None:
+    """Over a connection that a bus uses as well, each refusal is taken for that of the trial which it answers."""
     connection = Connection(guarded.url, user="tenant", password="p")
+    found: list[list[str]] = []
+
+    def examine() -> None:
+        for _ in range(3):
+            findings = of("permissions", diagnose(connection, store=False, patterns=["a.>", "b"]))
+            found.append([one.level for one in findings])
+
     with closing(connection), NATSEventBus(connection) as bus, bus.subscribe("a.>") as events:
-        for n in range(5):
-            bus.publish("a.orders", make_event(n))
-            diagnose(connection, store=False)
+
+        def publish() -> None:
+            for n in range(100):
+                bus.publish("a.orders", make_event(n))
+
+        run_threads(examine, examine, publish)
         bus.flush()
-        assert [event.data["n"] for event in events.get_batch(10, timeout=PATIENCE)] == list(range(5))
+        got: list[int] = []
+        while len(got) < 100:
+            got += [event.data["n"] for event in events.get_batch(100, timeout=PATIENCE) if event.data]
         metrics = bus.metrics()
-        assert (metrics.confirmed, metrics.rejected, metrics.uncertain, metrics.reconnects) == (5, 0, 0, 0)
+    assert got == list(range(100))
+    assert found == [["bad", "bad", "ok"]] * 6
+    assert (metrics.confirmed, metrics.rejected, metrics.uncertain, metrics.reconnects) == (100, 0, 0, 0)
 
 
 # -- TLS and login
@@ -385,6 +401,7 @@ def test_connections_that_were_cut_because_they_did_not_read() -> None:
         assert found.level == "warn"
 
 
+@pytest.mark.slow
 def test_memory_that_is_nearly_full(monkeypatch: pytest.MonkeyPatch, server: NATSServer, monitor: Monitor) -> None:
     monkeypatch.setenv("GOMEMLIMIT", "64KiB")
     with monitored() as (small, port):
