@@ -1,4 +1,4 @@
-"""The oldest versions that setup.cfg allows: what depends on each package most is run with that one, over both paths."""
+"""The oldest versions that setup.cfg allows: what depends on a package most is run with that one, over both paths."""
 
 import importlib.metadata
 import json
