@@ -7,9 +7,10 @@ that is caught here, and becomes an error of this library. Builtin objects are h
 raised there comes from a signal handler, and not from a wrong argument.
 """
 
+import inspect
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from decimal import Decimal
 from numbers import Integral, Real
 from pathlib import PurePath
@@ -30,6 +31,7 @@ __all__ = [
     "check_count",
     "check_flag",
     "check_int",
+    "check_options",
     "check_path",
     "check_seconds",
     "check_text",
@@ -159,13 +161,29 @@ def check_timeout(name: str, value: object) -> float | None:
 
 
 def check_flag(name: str, value: object) -> bool:
-    """Return whether a value is true, as ``if`` takes it; raise if the value cannot say."""
-    if type(value) is bool:
-        return value
-    try:
-        return bool(value)
-    except Exception as error:
-        raise InvalidOptionError(f"{name} must be True or False, not {short(value)}") from error
+    """Return a bool, or raise: a text such as ``"false"``, which would count as true, is a mistake."""
+    if type(value) is not bool:
+        raise InvalidOptionError(f"{name} must be True or False, not {short(value)}")
+    return value
+
+
+def check_options(kind: type, options: Iterable[str], handed_on: Collection[str]) -> None:
+    """Refuse keyword arguments that nobody knows, before they reach another class, which the user may not know.
+
+    Args:
+        kind: The class that the user called.
+        options: What it was given besides what it names itself.
+        handed_on: What the other class takes.
+    """
+    unknown = [one for one in options if one not in handed_on]
+    if unknown:
+        import difflib  # which nobody needs who makes no mistake
+
+        own = [one.name for one in inspect.signature(kind).parameters.values() if one.kind is one.KEYWORD_ONLY]
+        known = sorted([*own, *handed_on])
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
+        raise InvalidOptionError(f"{kind.__name__} has no option {short(unknown[0])}: {hint}")
 
 
 def check_text(name: str, value: object) -> str | None:

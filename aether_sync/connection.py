@@ -36,7 +36,7 @@ from .health import Health
 from .metrics import CloseReport
 from .notices import NoticeCallback
 
-__all__ = ["Adopted", "Connection", "ConnectionOptions", "adopt", "channel_of"]
+__all__ = ["OPTIONS", "Adopted", "Connection", "ConnectionOptions", "adopt", "channel_of"]
 
 _AT_EXIT = 5.0  # seconds to close all connections that nobody closed: as long as close() takes for one by default
 _SHORTEST_INTERVAL = 0.001  # seconds between two PINGs: less would be a storm
@@ -66,6 +66,10 @@ class ConnectionOptions(TypedDict, total=False):
     tls_hostname: str | None
     tls_handshake_first: bool
     trust_env: bool
+
+
+#: The names of these.
+OPTIONS = ConnectionOptions.__optional_keys__
 
 
 class Connection(Startable, ForkAware):

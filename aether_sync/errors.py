@@ -204,7 +204,7 @@ class DuplicateIdError(StoreError):
 class AtomicAppendUnsupportedError(StoreError):
     """Saving several events at once is not possible here, and none of them is stored.
 
-    It needs nats-server 2.12, a stream with ``allow_atomic``, and no more events than the server takes in one batch.
+    It needs nats-server 2.12.1, a stream with ``allow_atomic``, and no more events than the server takes in one batch.
     """
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, Unpack
 from weakref import WeakMethod
 
-from ._arguments import check_choice, check_timeout
+from ._arguments import check_choice, check_options, check_timeout
 from ._bus.incoming import EventInterest, Incoming
 from ._bus.routing import Frame, Route, Target, make_frame
 from ._bus.store_watch import StoreWatch, VersionListener
@@ -16,7 +16,7 @@ from ._runtime.locks import signal_safe_lock
 from ._runtime.reporter import Kind, Reporter, last_words, log_close
 from ._values.shown import explained
 from .bus import EventBus
-from .connection import Connection, ConnectionOptions, adopt
+from .connection import OPTIONS, Connection, ConnectionOptions, adopt
 from .errors import (
     BusClosedError,
     DeadlineExceededError,
@@ -70,6 +70,7 @@ class NATSEventBus(EventBus):
         namespace: str | None = None,
         **options: Unpack[ConnectionOptions],
     ) -> None:
+        check_options(NATSEventBus, options, OPTIONS)
         self._prefix = check_prefix(prefix)
         self._publish_timeout = check_timeout("publish_timeout", publish_timeout)
         self._buffer = check_choice("on_disconnect", on_disconnect, {"buffer": True, "raise": False})

@@ -7,6 +7,7 @@ from typing import Any, BinaryIO
 import click
 
 from .._values.clock import monotonic
+from .._values.shown import short
 from ..errors import MalformedRecordError, StoreUnavailableError
 from ..patterns import SubscriptionFilter
 from ..stores.admin import Extent, StoreAdmin
@@ -193,4 +194,5 @@ class Exporter:
             parts.append(f"{self.torn:,} record{'s' * (self.torn != 1)} of saves that are not whole left out")
         if self.malformed:
             parts.append(f"{self.malformed:,} malformed record{'s' * (self.malformed != 1)} left out")
-        say("; ".join([*parts, *filter(None, [stopped_by])]))
+        said = "; ".join([*parts, *filter(None, [stopped_by])])
+        say(f"stream {short(self.store.stream)}: {said}")

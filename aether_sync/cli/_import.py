@@ -6,6 +6,7 @@ from typing import Any, BinaryIO
 
 import click
 
+from .._values.shown import short
 from ..errors import (
     AetherError,
     AtomicAppendUnsupportedError,
@@ -222,7 +223,8 @@ class _Importer:
         except AetherError as error:
             parts.append(f"not counted: {error}")
             right = False
-        say("; ".join([*parts, *self._bad.summary(), *filter(None, [stopped_by])]))
+        said = "; ".join([*parts, *self._bad.summary(), *filter(None, [stopped_by])])
+        say(f"stream {short(self._store.stream)}: {said}")
         return right and not stopped_by and not self._bad.count
 
     def _missing(self, now: int) -> str:

@@ -305,7 +305,8 @@ class EventStore(Protocol):
         An event is never missed if saving it has returned on this node, or if an ``EventStored`` has announced it here.
 
         Args:
-            actor_id: The actor.
+            actor_id: The actor. This is an id and no pattern, because an id may have a ``*`` in it: the events of
+                ``order-*`` are those of the one actor of that name. :meth:`read_all` takes a pattern.
             from_version: The first version wanted.
             to_version: The last version wanted; None for no limit.
             after: A sequence: only events that were stored after it.

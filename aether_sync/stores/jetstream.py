@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal, Unpack
 
-from .._arguments import as_whole, check_count, check_flag, check_int, check_seconds, is_of
+from .._arguments import as_whole, check_count, check_flag, check_int, check_options, check_seconds, is_of
 from .._bus.store_watch import check_apart
 from .._runtime.deadline import Deadline
 from .._runtime.fork import ForkAware, fork_aware
@@ -18,7 +18,7 @@ from .._runtime.registry import WeakRegistry
 from .._runtime.reporter import last_words
 from .._values.shown import short
 from ..bus import EventBus
-from ..connection import Connection, ConnectionOptions, adopt
+from ..connection import OPTIONS, Connection, ConnectionOptions, adopt
 from ..errors import InvalidOptionError, VersionConflictError
 from ..events import MAX_VERSION, Event
 from ..health import Health
@@ -101,6 +101,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
         cached_actors: int = 16_384,
         **options: Unpack[ConnectionOptions],
     ) -> None:
+        check_options(JetStreamEventStore, options, OPTIONS)
         replicas = check_count("replicas", replicas)
         self._cached_actors = check_count("cached_actors", cached_actors)
         self._names = Names(stream, namespace)
@@ -173,12 +174,16 @@ class JetStreamEventStore(StoreBase, ForkAware):
             timeout: Seconds; None waits for ever.
 
         Raises:
-            StreamMismatchError: The stream is there with other settings; the error names each.
+            StreamMismatchError: The stream is there with other settings, or that of the snapshots keeps fewer than
+                ``snapshots_kept``; the error names each.
             StoreUnavailableError: The server has no JetStream, or cannot make the stream; or the stream was there and
                 is gone.
             PermissionDeniedError: The user lacks a right; the error names it.
         """
-        self._stream.verify(self._deadline(timeout))
+        deadline = self._deadline(timeout)
+        self._stream.verify(deadline)
+        if self._snapshots_kept > 1:  # else any stream of snapshots keeps enough, and the user may have no right to ask
+            self._snapshots.check(deadline)
 
     def _has_stream(self, deadline: Deadline) -> bool:
         """Whether the stream is there. Reading does not make it."""

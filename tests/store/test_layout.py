@@ -650,6 +650,7 @@ def test_a_stream_that_keeps_fewer_snapshots_is_refused(make_store: MakeStore, p
     store.save_events([event(version) for version in range(1, 6)])
     assert store.save_snapshot(Snapshot(actor_id="order-1", version=1, state={}))
     for call in (
+        lambda: many.start(),
         lambda: many.save_snapshot(Snapshot(actor_id="order-1", version=2, state={})),
         lambda: many.load("order-1"),
         lambda: many.get_snapshots("order-1"),

@@ -8,6 +8,7 @@ import enum
 import inspect
 import math
 import pickle
+import re
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -312,8 +313,8 @@ OPTIONS: dict[str, Any] = {
     "EventBus.subscribe_to_event_stored": [
         name for name in inspect.signature(EventBus.subscribe).parameters if name not in ("self", "patterns", "filter")
     ],
-    "JetStreamEventStore": list(ConnectionOptions.__annotations__),
-    "NATSEventBus": list(ConnectionOptions.__annotations__),
+    "JetStreamEventStore": sorted(ConnectionOptions.__optional_keys__),
+    "NATSEventBus": sorted(ConnectionOptions.__optional_keys__),
     "NATSEventBus.subscribe_to_event_stored": ["maxsize"],
     "Event.replace": list(Event.__struct_fields__),
     "Event.with_metadata": ["user_id", "other"],
@@ -601,3 +602,40 @@ def test_the_longest_span_works(
         store.append("a", event(), expected_version=ANY_VERSION, timeout=span)
         with store.consumer("c", ack_wait=span).iterate(timeout=span) as deliveries:
             deliveries.get(timeout=span).ack(confirm=True, timeout=span)
+
+
+# -- options that nobody has
+
+
+@pytest.mark.parametrize("kind", [NATSEventBus, JetStreamEventStore])
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        ("outbox_event", "did you mean outbox_events?"),
+        ("conect_timeout", "did you mean connect_timeout?"),
+        ("namespaces", "did you mean namespace?"),
+        ("foo", "it has "),
+    ],
+)
+def test_an_unknown_option_names_the_class_that_was_called(kind: type, option: str, hint: str) -> None:
+    with pytest.raises(InvalidOptionError) as caught:
+        kind(**{option: 1})
+    assert str(caught.value).startswith(f"{kind.__name__} has no option {option!r}: {hint}")
+    if option == "foo":
+        named = set(re.findall(r"\w+", str(caught.value).partition("it has ")[2]))
+        own = {one.name for one in inspect.signature(kind).parameters.values() if one.kind is one.KEYWORD_ONLY}
+        assert named == own | ConnectionOptions.__optional_keys__
+
+
+def test_an_unknown_option_beside_a_shared_connection_is_the_stores() -> None:
+    connection = Connection("nats://127.0.0.1:1")  # nothing is begun before the first use
+    with pytest.raises(InvalidOptionError, match="Store has no option 'snapshot_kept': did you mean snapshots_kept"):
+        JetStreamEventStore(connection, snapshot_kept=3)  # type: ignore[call-arg]
+    with pytest.raises(InvalidOptionError, match="give that to the Connection"):
+        JetStreamEventStore(connection, user="u")
+
+
+@pytest.mark.parametrize("value", ["false", "", 0, 1, None, [], object()])
+def test_a_flag_is_true_or_false(value: object) -> None:
+    with pytest.raises(InvalidOptionError, match="tls_handshake_first must be True or False"):
+        Connection(tls_handshake_first=value)  # type: ignore[arg-type]

@@ -183,7 +183,13 @@ def raise_for(error: ApiError) -> None:
         raise BusyError(str(error))
     if error.err_code == ErrorCode.JSAtomicPublishDisabledErr:
         raise AtomicAppendUnsupportedError(
-            "the stream takes no atomic batches: set allow_atomic on it (nats-server 2.12), or save one event at a time"
+            "the stream takes no atomic batches: set allow_atomic on it (nats-server 2.12.1), or save one event at a "
+            "time"
+        )
+    if error.err_code == ErrorCode.JSAtomicPublishUnsupportedHeaderBatchErr:
+        raise AtomicAppendUnsupportedError(
+            f"the server takes no message ids in an atomic batch ({error}): upgrade it to nats-server 2.12.1 or "
+            "later, or save one event at a time"
         )
     if error.err_code == ErrorCode.JSAtomicPublishTooLargeBatchErrF:
         raise AtomicAppendUnsupportedError(

@@ -32,6 +32,7 @@ class ErrorCode(IntEnum):
     JSStreamTooManyRequests = 10167
     JSAtomicPublishDisabledErr = 10174
     JSAtomicPublishIncompleteBatchErr = 10176
+    JSAtomicPublishUnsupportedHeaderBatchErr = 10177  # of 2.12.0: it takes no message ids in a batch
     JSAtomicPublishTooLargeBatchErrF = 10199
     JSAtomicPublishContainsDuplicateMessageErr = 10201
     JSAtomicPublishTooManyInflight = 10210

@@ -60,6 +60,10 @@ class Snapshots:
         self._main = main
         self._stream = stream
 
+    def check(self, deadline: Deadline) -> None:
+        """Refuse a stream of snapshots that has other settings than wanted. It need not be there."""
+        self._stream.find(deadline)
+
     def save(self, snapshot: Snapshot, deadline: Deadline) -> bool:
         """Save a snapshot, unless a newer one is there; returns whether it is the latest now."""
         snapshot = copied_snapshot(snapshot)

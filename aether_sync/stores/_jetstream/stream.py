@@ -209,7 +209,7 @@ class Stream:
         config: dict[str, Any] = answer["config"]
         if "_nats.level" not in config.get("metadata", {}):  # older servers cannot return pages of a subject
             raise StoreUnavailableError(
-                "the server is too old for a store, which wants nats-server 2.11, better 2.12 or later"
+                "the server is too old for a store, which wants nats-server 2.11, better 2.12.1 or later"
             )
         different = differences(config, wanted)
         if different:

@@ -111,7 +111,7 @@ class Writer:
         if len(events) > 1 and not config.get("allow_atomic"):
             raise AtomicAppendUnsupportedError(
                 f"stream {self._names.stream!r} has no allow_atomic, which {len(events)} events at once need: set it "
-                "(nats-server 2.12), or save one event at a time"
+                "(nats-server 2.12.1), or save one event at a time"
             )
         tries = _Tries(config)
         try:

@@ -157,7 +157,7 @@ def _settings(answers: Answers) -> Iterator[Finding]:
         yield ok("settings", "as the store needs them")
     if not config.get("allow_atomic"):
         yield warn(
-            "settings", "allow_atomic is off: only one event can be saved at a time", "set it (nats-server 2.12)"
+            "settings", "allow_atomic is off: only one event can be saved at a time", "set it (nats-server 2.12.1)"
         )
     if config.get("compression", "none") == "none":
         yield ok("settings", "not compressed; compression 's2' takes less disk for some processor")

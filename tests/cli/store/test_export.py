@@ -46,16 +46,19 @@ def test_export_and_import(
     file = tmp_path / "events"
     found = run("export", str(file), *options)
     assert (found.returncode, found.stdout) == (0, "")
-    assert found.stderr == "aether-sync: exported 2,500 events up to sequence 2,500; the server counts as many\n"
+    said = f"stream {store.stream!r}: exported 2,500 events up to sequence 2,500; the server counts as many"
+    assert found.stderr == f"aether-sync: {said}\n"
     assert [line["sequence"] for line in exported(file)] == list(range(1, 2_501))
     found = run("import", str(file), *other)
     assert found.returncode == 0
-    assert found.stderr == "aether-sync: imported 2,500 events; the store has 2,500 records\n"
+    said = f"stream {other_store.stream!r}: imported 2,500 events; the store has 2,500 records"
+    assert found.stderr == f"aether-sync: {said}\n"
     assert all_of(other_store) == all_of(store)
     again = run("import", str(file), *other)
     assert again.returncode == 0
     assert again.stderr == (
-        "aether-sync: nothing was imported; 2,500 were there already; the store has 2,500 records\n"
+        f"aether-sync: stream {other_store.stream!r}: nothing was imported; 2,500 were there already; "
+        "the store has 2,500 records\n"
     )
 
 

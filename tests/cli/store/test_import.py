@@ -55,7 +55,8 @@ def test_import_after_a_kill(
     found = run("import", str(file), *options)
     assert found.returncode == 0
     assert found.stderr == (
-        f"aether-sync: imported {60_000 - there:,} events; {there:,} were there already; the store has 60,000 records\n"
+        f"aether-sync: stream {store.stream!r}: imported {60_000 - there:,} events; {there:,} were there already; "
+        "the store has 60,000 records\n"
     )
     assert all_of(store) == events
 
@@ -71,7 +72,8 @@ def test_import_says_when_it_is_interrupted(
     running.process.stdin.flush()
     eventually(lambda: count_of(store) == 1_000, "the first batch")
     assert running.end(signal.SIGINT) == 130
-    assert running.err == "aether-sync: imported 1,000 events; the store has 1,000 records; interrupted\n"
+    said = f"aether-sync: stream {store.stream!r}: imported 1,000 events; the store has 1,000 records; interrupted\n"
+    assert running.err == said
 
 
 def test_import_beside_what_is_there(tmp_path: Path, options: list[str], store: JetStreamEventStore) -> None:
@@ -85,7 +87,8 @@ def test_import_beside_what_is_there(tmp_path: Path, options: list[str], store: 
     found = run("import", str(file), *options)
     assert found.returncode == 0
     assert found.stderr == (
-        "aether-sync: imported 1,500 events; 1,500 were there already; the store has 3,003 records\n"
+        f"aether-sync: stream {store.stream!r}: imported 1,500 events; 1,500 were there already; "
+        "the store has 3,003 records\n"
     )
     for actor in range(7):
         name = f"order-{actor}"
