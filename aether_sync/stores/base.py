@@ -543,7 +543,8 @@ class EventStore(Protocol):
         An ``InMemoryEventStore`` is well until it is closed. A ``JetStreamEventStore`` asks the server for its stream,
         if it is connected: it is well if the stream has a leader that answers in time, and its connection is well; see
         :meth:`Connection.health`, of which the answer is the only one of ``parts``. A stream that was never there is no
-        reason: the first save makes it. One that was there and is gone is a reason.
+        reason: the first save makes it. One that was there and is gone is a reason. A leader that has lost the other
+        servers of its cluster notices it after some ten seconds, and this not before.
 
         Args:
             timeout: Seconds for the question; 0 asks nothing, and says what is known here. The default leaves time to
