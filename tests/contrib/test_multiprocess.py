@@ -5,6 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from aether_sync import NATSServer
 
 from ..programs import exports
 from ..programs.run import run
@@ -35,6 +39,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_processes_are_added_up(program: Callable[[], None]) -> None:
     run(program, within=PATIENCE * 3)
+
+
+def test_the_last_flush_is_counted(server: NATSServer, prefix: str, folder: Path) -> None:
+    run(exports.unclosed, server.url, prefix, within=PATIENCE * 3, says="unclosed <Connection")
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(folder))
+    for name in "bus_published", "connection_confirmed":
+        samples = [one for family in registry.collect() for one in family.samples]
+        (found,) = [one.value for one in samples if one.name == f"aether_sync_{name}_total"]
+        assert found == 500, name
+    assert not list(folder.glob("gauge_*"))
 
 
 @pytest.mark.slow

@@ -12,13 +12,14 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
-from aether_sync import EventBus, InMemoryEventStore, InvalidOptionError, flush_logs
+from aether_sync import EventBus, InMemoryEventStore, InvalidOptionError, NATSEventBus, flush_logs
 from aether_sync.contrib.prometheus import _writer, register, start_http_server
 
 from ..support.common import eventually, make_event
 
 FOLDER = Path(os.environ.get("PROMETHEUS_MULTIPROC_DIR", ""))
 registry = CollectorRegistry()
+kept: list[EventBus] = []  # until the process ends, as a module keeps its bus
 
 
 def value(name: str, **labels: str) -> float:
@@ -158,6 +159,14 @@ def pool() -> None:
         child.join()
         assert child.exitcode == 0
     assert published() == 15
+
+
+def unclosed(url: str, prefix: str) -> None:
+    """What is confirmed only by the flush at exit is written, too."""
+    kept.append(bus := NATSEventBus(url, prefix=prefix))
+    register(bus)
+    bus.flush()
+    publish(bus, 500)
 
 
 def many_forks() -> None:
