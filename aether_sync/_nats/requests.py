@@ -29,7 +29,8 @@ from .shortcut import Shortcut
 __all__ = ["Requests", "Trial"]
 
 _TRIAL = b"_R_.aether."  # what begins so is a subject of the server's own, and no client's publish may have it as reply
-_COMMANDS = ("$JS.API.", "$JS.ACK.")  # subjects of what is written; the events of a bus may begin with $JS, too
+# Subjects of what is written, beside events: those of a bus may begin with $JS, too.
+_COMMANDS = ("$JS.API.", "$JS.ACK.", "$SYS.REQ.")
 _ALONE = 2  # unanswered questions; if there are more, the loop writes several together
 _STUCK = 0.02  # seconds in which a thread that was woken surely wakes the next one, unless something keeps it
 _subject_of = itemgetter(0)
