@@ -42,8 +42,6 @@ AS_IN_3_14 = """
             "iscoroutinefunction",
             "get_event_loop_policy",
             "set_event_loop_policy",
-            "DefaultEventLoopPolicy",
-            "WindowsSelectorEventLoopPolicy",
         )
         for name in names:
             if hasattr(asyncio, name):
