@@ -24,7 +24,12 @@ OF_GIT = {".gitignore"}
 
 #: A part of the tests for each part of the library: the bus and the store with a server, forks and the exit, the shell.
 REPRESENTATIVE = [
-    "tests/unit",
+    "tests/unit/test_events.py",
+    "tests/unit/test_decoding.py",
+    "tests/unit/test_loop_thread.py",
+    "tests/unit/test_queue.py",
+    "tests/unit/test_reporter.py",
+    "tests/unit/test_rooms.py",
     "tests/bus/test_bus.py",
     "tests/bus/test_nats_bus.py",
     "tests/bus/test_async_iteration.py",
@@ -33,7 +38,8 @@ REPRESENTATIVE = [
     "tests/store/test_consume.py",
     "tests/process/test_exit.py",
     "tests/process/test_fork.py",
-    "tests/cli",
+    "tests/cli/test_bus_commands.py",
+    "tests/cli/test_guide.py",
 ]
 
 
@@ -110,5 +116,5 @@ def test_the_sdist_builds_and_tests_itself(built: Built, version: str, tmp_path:
     environment.pip("check")
     shutil.rmtree(source / "aether_sync.egg-info")
     environment.run(
-        "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", *REPRESENTATIVE, cwd=source, within=800
+        "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", *REPRESENTATIVE, cwd=source, within=700
     )

@@ -42,8 +42,6 @@ AS_IN_3_14 = """
             "iscoroutinefunction",
             "get_event_loop_policy",
             "set_event_loop_policy",
-            "DefaultEventLoopPolicy",
-            "WindowsSelectorEventLoopPolicy",
         )
         for name in names:
             if hasattr(asyncio, name):
@@ -100,7 +98,7 @@ def test_the_guide_has_such_programs_and_names_no_start_method() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400 * UNIT)
+@pytest.mark.timeout(550 * UNIT)
 def test_as_python_3_14_behaves(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(textwrap.dedent(AS_IN_3_14), encoding="utf-8")
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
@@ -114,7 +112,7 @@ def test_as_python_3_14_behaves(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=350 * UNIT,
+        timeout=500 * UNIT,
         check=False,
     )
     assert done.returncode == 0, done.stdout
