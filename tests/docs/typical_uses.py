@@ -1,5 +1,8 @@
 """Typical uses, for the type checker: this file is checked in strict mode, never run."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypedDict, assert_type
 
@@ -20,20 +23,27 @@ from aether_sync import (
     EventStored,
     Follower,
     Handler,
+    HandlingContext,
+    HandlingFilter,
     InMemoryEventStore,
     JetStreamEventStore,
     LoadedActor,
     Metrics,
     NATSEventBus,
     NATSServer,
+    Operation,
     Reading,
     Snapshot,
+    Stamp,
     StoredEvent,
     Subscription,
     SubscriptionFilter,
     SubscriptionStats,
     UnknownOutcomeError,
     VersionConflictError,
+    current_handling,
+    handling,
+    instrument,
     retry_on_conflict,
 )
 
@@ -184,6 +194,22 @@ def work(store: JetStreamEventStore) -> None:
     assert_type(consumer.state(), ConsumerState | None)
     assert_type(consumer.dead_letters(), list[DeadLetter])
     assert_type(store.consumers(), list[ConsumerState])
+
+
+def in_context(bus: EventBus, event: Event, delivery: Delivery, stored: StoredEvent) -> None:
+    for one in (event, delivery, stored):
+        with handling(one) as context:
+            assert_type(context, HandlingContext)
+    assert_type(current_handling(), HandlingContext | None)
+    logging.StreamHandler().addFilter(HandlingFilter())
+    assert_type(delivery.consumer, str)
+
+    @contextmanager
+    def observer(operation: Operation) -> Iterator[Stamp | None]:
+        yield (lambda event: {"release": "1", "old": None}) if operation.kind == "send" else None
+
+    stop = instrument(observer)
+    stop()
 
 
 def bus_with_store(connection: Connection, store: JetStreamEventStore) -> None:
