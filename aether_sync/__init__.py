@@ -50,7 +50,16 @@ from .handling_context import (
     handling,
 )
 from .instrumentation import Observer, Operation, Stamp, instrument
-from .metrics import CloseReport, Metrics, SubscriptionStats
+from .metrics import (
+    CallMetrics,
+    CloseReport,
+    FollowerStats,
+    Histogram,
+    Metrics,
+    RunnerMetrics,
+    StoreMetrics,
+    SubscriptionStats,
+)
 from .nats_bus import NATSEventBus
 from .patterns import SubscriptionFilter, actor_type
 from .server.cluster import NATSCluster
@@ -87,6 +96,7 @@ __all__ = [
     "AnyVersion",
     "AtomicAppendUnsupportedError",
     "BusClosedError",
+    "CallMetrics",
     "CloseReport",
     "ClosedError",
     "ConnectError",
@@ -109,10 +119,12 @@ __all__ = [
     "EventStored",
     "EventTooLargeError",
     "Follower",
+    "FollowerStats",
     "Handleable",
     "Handler",
     "HandlingContext",
     "HandlingFilter",
+    "Histogram",
     "InMemoryEventStore",
     "InvalidEventError",
     "InvalidNamespaceError",
@@ -132,12 +144,14 @@ __all__ = [
     "PublishTimeoutError",
     "Reading",
     "Runner",
+    "RunnerMetrics",
     "ServerError",
     "ServerNotFoundError",
     "Snapshot",
     "Stamp",
     "StoreClosedError",
     "StoreError",
+    "StoreMetrics",
     "StoreUnavailableError",
     "StoredEvent",
     "StreamMismatchError",

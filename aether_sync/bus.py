@@ -9,7 +9,7 @@ from threading import main_thread
 from typing import Any, Literal, Never
 
 from ._arguments import as_iterator, is_of
-from ._bus.counting import Counters, NamespaceCount, Totals
+from ._bus.counting import Counters, Totals
 from ._bus.queue import EventQueue
 from ._bus.routing import Frame, Route, Target, Targets, failed, log_drops, make_target
 from ._codec.encoding import encode_and_copy, encode_event
@@ -22,6 +22,7 @@ from ._runtime.locks import signal_safe_lock, tries
 from ._runtime.registry import WeakRegistry
 from ._runtime.reporter import Kind, Reporter, last_words
 from ._runtime.waits import SingleFlight
+from ._values.counting import Count
 from ._values.shown import short
 from .errors import AetherError, BusClosedError, InvalidEventError, InvalidOptionError
 from .events import EVENT_STORED, Event
@@ -277,7 +278,7 @@ class EventBus(Startable, ForkAware):
             raise
         (route.tally or self._tally(route)).many(len(events))
 
-    def _tally(self, route: Route) -> NamespaceCount:
+    def _tally(self, route: Route) -> Count:
         route.tally = self._counters.tally(route.namespace)
         return route.tally
 

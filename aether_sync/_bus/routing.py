@@ -14,12 +14,12 @@ from .._arguments import check_choice, check_count, is_of
 from .._codec.envelope import EnvelopeWriter
 from .._runtime.locks import signal_safe_lock, tries
 from .._runtime.reporter import Burst, Kind, Reporter
+from .._values.counting import Count
 from ..errors import InvalidOptionError
 from ..events import Event
 from ..metrics import QueueStats, SubscriptionStats
 from ..patterns import Pattern, SubscriptionFilter, check_namespace, check_queue_group
 from .bounded import Overflow
-from .counting import NamespaceCount
 from .index import Index
 from .queue import EventQueue
 
@@ -162,7 +162,7 @@ class Route:
     groups: tuple[Group, ...] = ()
     is_wanted: bool = False
     frame: Frame | None = None
-    tally: NamespaceCount | None = None
+    tally: Count | None = None
 
     def deliver(self, events: Sequence[Event], sizes: Sequence[int], routes: "Targets") -> list[Target]:
         """Put events into the queues.

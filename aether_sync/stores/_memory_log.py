@@ -20,11 +20,13 @@ from .._values.clock import monotonic
 from ..errors import DeadlineExceededError, StoreClosedError
 from ..events import Event
 from ..instrumentation import observers, received
+from ..metrics import FollowerStats
 from ..patterns import SubscriptionFilter
+from ._measuring import StoreCounts
 from ._wanted import version_of
 from .base import Follower, StoredEvent
 
-__all__ = ["Log", "LogFollower", "fresh", "off_the_wire"]
+__all__ = ["Log", "LogFollower", "fresh", "off_the_wire", "stats_of_followers"]
 
 
 class _Record(NamedTuple):
@@ -149,10 +151,18 @@ def off_the_wire(event: Event) -> Event:
 
 
 class LogFollower(Closeable, Follower):
-    """The ``Follower`` of a store in memory. It takes an event by one operation that nothing can interrupt."""
+    """The ``Follower`` of a store in memory. It takes an event by one operation that nothing can interrupt.
 
-    def __init__(self, log: Log, after: int, wanted: SubscriptionFilter) -> None:
+    Args:
+        log: The events.
+        after: The sequence to begin after.
+        wanted: Which events are handed out.
+        counts: Those of the store.
+    """
+
+    def __init__(self, log: Log, after: int, wanted: SubscriptionFilter, counts: StoreCounts) -> None:
         self._log = log
+        self._counts = counts
         self._wanted = wanted
         self._position = _Position(after, {})  # it may lag behind: see _here()
         self._returned: deque[StoredEvent] = deque()  # taken and put back; single operations only
@@ -224,10 +234,12 @@ class LogFollower(Closeable, Follower):
         if found is None:
             raise IndexError
         try:
-            return fresh(found)
+            copy = fresh(found)
         except BaseException:
             self._give_back([found])
             raise
+        self._counts.read(1)
+        return copy
 
     def _give_back(self, batch: list[StoredEvent]) -> None:
         """Put back the events that were taken last, to be taken next."""
@@ -283,6 +295,21 @@ class LogFollower(Closeable, Follower):
 
 
 _followers: WeakRegistry[LogFollower] = WeakRegistry()
+
+
+def stats_of_followers(log: Log) -> tuple[FollowerStats, ...]:
+    """Return how far the open followers of a log are."""
+    return tuple(
+        FollowerStats(
+            actors=one._wanted.actor_pattern,
+            event_types=tuple(sorted(one._wanted.event_types)),
+            sequence=(sequence := one.sequence),
+            lag=max(0, log.size - sequence),
+            is_connected=True,
+        )
+        for one in _followers
+        if one._log is log and not one.closed
+    )
 
 
 @before_threads_end

@@ -21,6 +21,7 @@ from ..instrumentation import Operation, observers, sending
 from ..metrics import CloseReport
 from ..patterns import SubscriptionFilter, check_namespace
 from ._checks import check_actor_id, check_events, check_order, check_version, check_wanted, latest_of
+from ._measuring import StoreCounts, measured
 from ._wanted import Wanted
 from .base import ANY_VERSION, AnyVersion, EventStore, LoadedActor, Snapshot, StoredEvent
 
@@ -37,7 +38,7 @@ class _Broadcaster(NamedTuple):
 class StoreBase(Closeable, EventStore):
     """The common part of all stores.
 
-    It checks what is given, and then calls ``_save``, ``_append`` and so on, which a store implements.
+    It checks what is given, counts the calls, and calls ``_save``, ``_append`` and so on, which a store implements.
 
     Args:
         reporter: Logs for the store.
@@ -50,23 +51,30 @@ class StoreBase(Closeable, EventStore):
         self._reporter = reporter
         self._closed = False
         self._destination = ""  # how observers call it
+        self._counts = StoreCounts()
         self._namespace: str | None = None  # where EventStored is published unless set_broadcaster() names another
         self._broadcaster: _Broadcaster | None = None  # replaced whole; read by any thread
         self._ignored: dict[str, Burst] = {}  # by actor: snapshots that load() did not use; single operations only
 
     # -- saving
 
+    @measured
     def save_event(self, event: Event, *, timeout: float | None = 5.0) -> StoredEvent:
-        (stored,) = self.save_events((event,), timeout=timeout)
+        (stored,) = self._save_checked((event,), timeout)
         return stored
 
+    @measured
     def save_events(self, events: Iterable[Event], *, timeout: float | None = 5.0) -> list[StoredEvent]:
+        return self._save_checked(events, timeout)
+
+    def _save_checked(self, events: Iterable[Event], timeout: float | None) -> list[StoredEvent]:
         deadline = Deadline(timeout)
         self._refuse_if_closed()
         checked = check_events(events)
         check_order(checked)
         return self._observed("save", checked, lambda events: self._save(events, deadline)) if checked else []
 
+    @measured
     def append(
         self, actor_id: str, *events: Event, expected_version: int | AnyVersion, timeout: float | None = 5.0
     ) -> list[StoredEvent]:
@@ -121,7 +129,7 @@ class StoreBase(Closeable, EventStore):
 
     # -- reading
 
-    @abstractmethod
+    @measured
     def get_events(
         self,
         actor_id: str,
@@ -133,11 +141,27 @@ class StoreBase(Closeable, EventStore):
         reverse: bool = False,
         until: int | None = None,
         timeout: float | None = 5.0,
-    ) -> list[Event]: ...
+    ) -> list[Event]:
+        actor_id = check_actor_id(actor_id)
+        wanted = Wanted.checked(from_version, to_version, after, until, limit, reverse)
+        return self._read(actor_id, wanted, self._deadline(timeout))
 
+    @measured
     def get_latest_event(self, actor_id: str, *, timeout: float | None = 5.0) -> Event | None:
-        return next(iter(self.get_events(actor_id, limit=1, reverse=True, timeout=timeout)), None)
+        wanted = Wanted.checked(limit=1, reverse=True)
+        return next(iter(self._read(check_actor_id(actor_id), wanted, self._deadline(timeout))), None)
 
+    def _read(self, actor_id: str, wanted: Wanted, deadline: Deadline) -> list[Event]:
+        """Return an actor's wanted events, and count them."""
+        events = self._get_events(actor_id, wanted, deadline)
+        self._counts.read(len(events))
+        return events
+
+    @abstractmethod
+    def _get_events(self, actor_id: str, wanted: Wanted, deadline: Deadline) -> list[Event]:
+        """Return an actor's wanted events."""
+
+    @measured
     def read_all(
         self,
         after: int = 0,
@@ -150,27 +174,36 @@ class StoreBase(Closeable, EventStore):
     ) -> list[StoredEvent]:
         page = Wanted.checked(after=after, until=until, limit=check_count("limit", limit))
         wanted = check_wanted("actors", actors, event_types)
-        deadline = Deadline(timeout)
-        self._refuse_if_closed()
-        return self._read_all(page, wanted, deadline)
+        found = self._read_all(page, wanted, self._deadline(timeout))
+        self._counts.read(len(found))
+        return found
 
     @abstractmethod
     def _read_all(self, page: Wanted, wanted: SubscriptionFilter, deadline: Deadline) -> list[StoredEvent]:
         """Return a page of the events of all actors."""
 
+    @measured
+    def last_sequence(self, *, actors: str | None = None, timeout: float | None = 5.0) -> int:
+        return self._last_sequence(check_wanted("actors", actors), self._deadline(timeout))
+
     @abstractmethod
-    def last_sequence(self, *, actors: str | None = None, timeout: float | None = 5.0) -> int: ...
+    def _last_sequence(self, wanted: SubscriptionFilter, deadline: Deadline) -> int:
+        """Return the sequence of the last wanted event."""
 
+    @measured
     def read_together(self, *actor_ids: str, timeout: float | None = 5.0) -> dict[str, list[Event]]:
-        deadline = Deadline(timeout)
+        deadline = self._deadline(timeout)
         checked = tuple(map(check_actor_id, actor_ids))
-        until = self.last_sequence(timeout=timeout)
-        return {one: self.get_events(one, until=until, timeout=deadline.timeout_left()) for one in checked}
+        wanted = Wanted.checked(until=self._last_sequence(SubscriptionFilter(), deadline))
+        return {one: self._read(one, wanted, deadline) for one in checked}
 
+    @measured
     def load(self, actor_id: str, *, schema_version: int = 1, timeout: float | None = 5.0) -> LoadedActor:
         deadline = Deadline(timeout)
         schema_version = check_version("schema_version", schema_version)
-        return self._load(check_actor_id(actor_id), schema_version, deadline)
+        loaded = self._load(check_actor_id(actor_id), schema_version, deadline)
+        self._counts.read(len(loaded.events))
+        return loaded
 
     @abstractmethod
     def _load(self, actor_id: str, schema_version: int, deadline: Deadline) -> LoadedActor:
@@ -214,7 +247,15 @@ class StoreBase(Closeable, EventStore):
         """Refuse a bus that cannot be one for this store."""
 
     def _announced(self, stored: list[StoredEvent]) -> list[StoredEvent]:
-        """Publish an ``EventStored`` for each event, and return them; a bus that cannot publish counts that itself."""
+        """Count stored events, publish an ``EventStored`` for each, and return them.
+
+        A bus that cannot publish counts that itself.
+        """
+        number = len(stored)
+        if number == 1:
+            self._counts.wrote_one()
+        else:
+            self._counts.wrote(number)
         broadcaster = self._broadcaster
         if broadcaster is not None:
             for one in stored:
@@ -230,6 +271,12 @@ class StoreBase(Closeable, EventStore):
 
     @abstractmethod
     def close(self, timeout: float | None = 5.0) -> CloseReport: ...
+
+    def _deadline(self, timeout: float | None) -> Deadline:
+        """Refuse if the store is closed, and return the deadline of a call."""
+        deadline = Deadline(timeout)
+        self._refuse_if_closed()
+        return deadline
 
     def _refuse_if_closed(self) -> None:
         if self._closed:

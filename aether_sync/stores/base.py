@@ -16,7 +16,7 @@ from .._values.clock import Datetime, now
 from ..bus import EventBus
 from ..errors import MalformedRecordError
 from ..events import Event
-from ..metrics import CloseReport
+from ..metrics import CloseReport, StoreMetrics
 
 __all__ = [
     "ANY_VERSION",
@@ -533,7 +533,10 @@ class EventStore(Protocol):
             InvalidOptionError: There is no namespace, or this store would store what the bus publishes.
         """
 
-    # -- its end
+    # -- its state and end
+
+    def metrics(self) -> StoreMetrics:
+        """Return what the store has done so far; any thread may ask, also after it was closed."""
 
     @property
     def closed(self) -> bool:

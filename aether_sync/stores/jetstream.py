@@ -21,13 +21,13 @@ from ..bus import EventBus
 from ..connection import Connection, ConnectionOptions, adopt
 from ..errors import InvalidOptionError, VersionConflictError
 from ..events import MAX_VERSION, Event
-from ..metrics import CloseReport
+from ..metrics import CloseReport, StoreMetrics
 from ..nats_bus import NATSEventBus
 from ..patterns import SubscriptionFilter
 from ._checks import check_actor_id, check_version, check_wanted, in_time, numbered
 from ._jetstream.api import JetStream
 from ._jetstream.cache import VersionCache
-from ._jetstream.follower import JetStreamFollower, begin_following
+from ._jetstream.follower import JetStreamFollower, begin_following, stats_of
 from ._jetstream.history import History
 from ._jetstream.kept import KeptEvents
 from ._jetstream.loader import Loader
@@ -38,6 +38,7 @@ from ._jetstream.saves import Saves
 from ._jetstream.snapshots import Snapshots
 from ._jetstream.stream import Stream, settings, snapshot_settings
 from ._jetstream.writer import Writer
+from ._measuring import measured
 from ._store_base import StoreBase
 from ._wanted import Wanted
 from .base import AnyVersion, LoadedActor, Reading, Snapshot, StoredEvent
@@ -120,8 +121,8 @@ class JetStreamEventStore(StoreBase, ForkAware):
         self._saves = Saves(self._jetstream, self._names)
         self._reader = Reader(self._jetstream, self._names, self._cache, self._saves)
         self._kept = KeptEvents(self._cache_bytes)
-        self._loader = Loader(self._jetstream, self._names, self._reader, self._kept)
-        self._writer = Writer(self._jetstream, self._names, self._cache, self._reader, self._loader)
+        self._loader = Loader(self._jetstream, self._names, self._reader, self._kept, self._counts)
+        self._writer = Writer(self._jetstream, self._names, self._cache, self._reader, self._loader, self._counts)
         self._stream = Stream(self._jetstream, settings(self._names, self._replicas), renewed=self._forget)
         self._history = History(self._jetstream, self._names, self._cache, self._reader)
         kept = Stream(self._jetstream, snapshot_settings(self._names, self._snapshots_kept), self._stream)
@@ -130,7 +131,14 @@ class JetStreamEventStore(StoreBase, ForkAware):
         )
         self._followers: WeakRegistry[JetStreamFollower] = WeakRegistry()
         self._parts = StoreParts(
-            self._channel, self._reporter, self._jetstream, self._names, self._stream, self._cache, self._reader
+            self._channel,
+            self._reporter,
+            self._jetstream,
+            self._names,
+            self._stream,
+            self._cache,
+            self._reader,
+            self._counts,
         )
         self._consumers = ConsumerContext(self._parts)
 
@@ -153,6 +161,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
         """The name of the stream that has its events."""
         return self._names.stream
 
+    @measured
     def start(self, timeout: float | None = 5.0) -> None:
         """Connect, and make the stream if it is not there. Without it, the first use does so.
 
@@ -166,12 +175,6 @@ class JetStreamEventStore(StoreBase, ForkAware):
             PermissionDeniedError: The user lacks a right; the error names it.
         """
         self._stream.verify(self._deadline(timeout))
-
-    def _deadline(self, timeout: float | None) -> Deadline:
-        """Refuse if the store is closed, and return the deadline of a call."""
-        deadline = Deadline(timeout)
-        self._refuse_if_closed()
-        return deadline
 
     def _has_stream(self, deadline: Deadline) -> bool:
         """Whether the stream is there. Reading does not make it."""
@@ -204,33 +207,21 @@ class JetStreamEventStore(StoreBase, ForkAware):
         while True:
             known = self._cache.get(actor_id)
             if known is None or known.is_doubtful:
+                self._counts.asked()
                 known = self._reader.refresh(actor_id, deadline)
             try:
                 return self._commit(numbered(events, known.version), known.version, deadline)
             except VersionConflictError:
                 if not deadline.remaining():
                     raise
+                self._counts.retries()
 
     def _commit(self, events: Sequence[Event], exactly: int | None, deadline: Deadline) -> list[StoredEvent]:
         return self._writer.commit(events, exactly, self._stream.open(deadline), deadline)
 
     # -- reading
 
-    def get_events(  # noqa: D102
-        self,
-        actor_id: str,
-        from_version: int = 0,
-        to_version: int | None = None,
-        *,
-        after: int = 0,
-        limit: int | None = None,
-        reverse: bool = False,
-        until: int | None = None,
-        timeout: float | None = 5.0,
-    ) -> list[Event]:
-        actor_id = check_actor_id(actor_id)
-        wanted = Wanted.checked(from_version, to_version, after, until, limit, reverse)
-        deadline = self._deadline(timeout)
+    def _get_events(self, actor_id: str, wanted: Wanted, deadline: Deadline) -> list[Event]:
         if not self._may_have(actor_id, deadline):
             return []
         return [one.event for one in self._loader.load(actor_id, wanted, deadline)]
@@ -241,7 +232,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
         Deadline(timeout)
         actor_id, from_version, to_version = _checked_range(actor_id, from_version, to_version)
         self._refuse_if_closed()
-        return self._iterate(actor_id, from_version, to_version, timeout)
+        return self._counts.iterated("iter_events", self._iterate(actor_id, from_version, to_version, timeout))
 
     def _iterate(
         self, actor_id: str, from_version: int, to_version: int | None, timeout: float | None
@@ -254,6 +245,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
             self._refuse_if_closed()
             yield valid(found).event
 
+    @measured
     def get_events_with_errors(  # noqa: D102
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
     ) -> Reading:
@@ -268,8 +260,10 @@ class JetStreamEventStore(StoreBase, ForkAware):
                 reading.events.append(found)
             else:
                 reading.malformed.append(found)
+        self._counts.read(len(reading.events))
         return reading
 
+    @measured
     def get_latest_version(self, actor_id: str, *, timeout: float | None = 5.0) -> int:  # noqa: D102
         actor_id = check_actor_id(actor_id)
         deadline = self._deadline(timeout)
@@ -278,11 +272,10 @@ class JetStreamEventStore(StoreBase, ForkAware):
     def _read_all(self, page: Wanted, wanted: SubscriptionFilter, deadline: Deadline) -> list[StoredEvent]:
         return self._history.read(page, wanted, deadline) if self._has_stream(deadline) else []
 
-    def last_sequence(self, *, actors: str | None = None, timeout: float | None = 5.0) -> int:  # noqa: D102
-        wanted = check_wanted("actors", actors)
-        deadline = self._deadline(timeout)
+    def _last_sequence(self, wanted: SubscriptionFilter, deadline: Deadline) -> int:
         return self._history.last_sequence(wanted, deadline) if self._has_stream(deadline) else 0
 
+    @measured
     def actors(self, pattern: str | None = None, *, timeout: float | None = 5.0) -> list[str]:  # noqa: D102
         wanted = check_wanted("pattern", pattern)
         deadline = self._deadline(timeout)
@@ -296,14 +289,17 @@ class JetStreamEventStore(StoreBase, ForkAware):
 
     # -- snapshots
 
+    @measured
     def save_snapshot(self, snapshot: Snapshot, *, timeout: float | None = 5.0) -> bool:  # noqa: D102
         return self._snapshots.save(snapshot, self._deadline(timeout))
 
+    @measured
     def get_snapshots(self, actor_id: str, *, timeout: float | None = 5.0) -> list[Snapshot]:  # noqa: D102
         actor_id = check_actor_id(actor_id)
         self._names.subject(actor_id)  # or the id is too long
         return self._snapshots.all(actor_id, self._deadline(timeout))
 
+    @measured
     def get_latest_snapshot(  # noqa: D102
         self, actor_id: str, *, to_version: int | None = None, timeout: float | None = 5.0
     ) -> Snapshot | None:
@@ -333,6 +329,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
 
     # -- following
 
+    @measured
     def follow(  # noqa: D102
         self,
         *,
@@ -413,6 +410,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
         self._refuse_if_closed()
         return self._consumers
 
+    @measured
     def consumers(self, *, timeout: float | None = 5.0) -> list[ConsumerState]:
         """Return how far each durable consumer is, sorted by name.
 
@@ -440,7 +438,11 @@ class JetStreamEventStore(StoreBase, ForkAware):
         self._names.subject(actor_id)  # or the id is too long
         self._cache.announce(actor_id, version, sequence)
 
-    # -- its end
+    # -- its state and end
+
+    def metrics(self) -> StoreMetrics:  # noqa: D102
+        followers = [stats_of(one) for one in self._followers if not one.closed]
+        return self._counts.snapshot(stream=self.stream, kept_bytes=self._kept.size, followers=tuple(followers))
 
     def close(self, timeout: float | None = 5.0) -> CloseReport:  # noqa: D102
         deadline = Deadline(timeout)

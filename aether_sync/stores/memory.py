@@ -13,7 +13,7 @@ from .._values.shown import short
 from ..bus import EventBus
 from ..errors import DuplicateIdError, InvalidOptionError, StreamRegressionError, UnsupportedError, VersionConflictError
 from ..events import Event
-from ..metrics import CloseReport
+from ..metrics import CloseReport, StoreMetrics
 from ..patterns import SubscriptionFilter
 from ._checks import (
     check_actor_id,
@@ -26,7 +26,8 @@ from ._checks import (
     refuse_ahead,
     replaces,
 )
-from ._memory_log import Log, LogFollower, fresh, off_the_wire
+from ._measuring import measured
+from ._memory_log import Log, LogFollower, fresh, off_the_wire, stats_of_followers
 from ._store_base import StoreBase
 from ._wanted import Wanted
 from .base import ANY_VERSION, AnyVersion, Follower, LoadedActor, Reading, Snapshot, StoredEvent
@@ -128,69 +129,69 @@ class InMemoryEventStore(StoreBase):
 
     # -- reading
 
-    def get_events(  # noqa: D102
-        self,
-        actor_id: str,
-        from_version: int = 0,
-        to_version: int | None = None,
-        *,
-        after: int = 0,
-        limit: int | None = None,
-        reverse: bool = False,
-        until: int | None = None,
-        timeout: float | None = 5.0,
-    ) -> list[Event]:
-        wanted = Wanted.checked(from_version, to_version, after, until, limit, reverse)
-        return [off_the_wire(one.event) for one in self._read(actor_id, wanted, timeout)]
+    def _get_events(self, actor_id: str, wanted: Wanted, deadline: Deadline) -> list[Event]:
+        return [off_the_wire(one.event) for one in self._pick(actor_id, wanted)]
 
     def iter_events(  # noqa: D102
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
     ) -> Iterator[Event]:
         wanted = Wanted.checked(from_version, to_version, limit=_PAGE)
-        self._read(actor_id, wanted._replace(limit=1), timeout)  # raises now what next() would raise
-        return self._pages(actor_id, wanted)
+        actor_id = check_actor_id(actor_id)
+        self._deadline(timeout)
+        return self._counts.iterated("iter_events", self._pages(actor_id, wanted))
 
     def _pages(self, actor_id: str, wanted: Wanted) -> Iterator[Event]:
-        while page := self._read(actor_id, wanted, None):
+        while page := self._pick(actor_id, wanted):
             for one in page:
                 yield off_the_wire(one.event)
             wanted = wanted._replace(after=page[-1].sequence)
 
+    @measured
     def get_events_with_errors(  # noqa: D102
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
     ) -> Reading:
-        stored = self._read(actor_id, Wanted.checked(from_version, to_version), timeout)
+        wanted = Wanted.checked(from_version, to_version)
+        self._deadline(timeout)
+        stored = self._pick(check_actor_id(actor_id), wanted)
+        self._counts.read(len(stored))
         return Reading([fresh(one) for one in stored], [])
 
-    def _read(self, actor_id: str, wanted: Wanted, timeout: float | None) -> list[StoredEvent]:
-        Deadline(timeout)
-        actor_id = check_actor_id(actor_id)
+    def _pick(self, actor_id: str, wanted: Wanted) -> list[StoredEvent]:
         with self._log.lock:
             self._refuse_if_closed()
             return wanted.pick(self._log.history(actor_id))
 
     def _read_all(self, page: Wanted, wanted: SubscriptionFilter, deadline: Deadline) -> list[StoredEvent]:
-        end = min(page.until, self.last_sequence())
+        end = min(page.until, self._end())
         there = (self._log[sequence] for sequence in range(page.after + 1, end + 1))
         return [fresh(one) for one in islice((one for one in there if wanted.matches(one.event)), page.limit)]
 
+    @measured
     def get_latest_version(self, actor_id: str, *, timeout: float | None = 5.0) -> int:  # noqa: D102
         Deadline(timeout)
+        return self._version(actor_id)
+
+    def _version(self, actor_id: str) -> int:
         actor_id = check_actor_id(actor_id)
         with self._log.lock:
             self._refuse_if_closed()
             return self._log.version(actor_id)
 
-    def last_sequence(self, *, actors: str | None = None, timeout: float | None = 5.0) -> int:  # noqa: D102
-        Deadline(timeout)
-        wanted = check_wanted("actors", actors)
+    def _last_sequence(self, wanted: SubscriptionFilter, deadline: Deadline) -> int:
+        if wanted.is_empty:
+            return self._end()
         with self._log.lock:
             self._refuse_if_closed()
-            if wanted.is_empty:
-                return self._log.end()
             latest = self._log.latest()
         return max((one.sequence for one in latest if wanted.matches(one.event)), default=0)
 
+    def _end(self) -> int:
+        """Return the sequence of the last event."""
+        with self._log.lock:
+            self._refuse_if_closed()
+            return self._log.end()
+
+    @measured
     def actors(self, pattern: str | None = None, *, timeout: float | None = 5.0) -> list[str]:  # noqa: D102
         Deadline(timeout)
         wanted = check_wanted("pattern", pattern)
@@ -201,6 +202,7 @@ class InMemoryEventStore(StoreBase):
 
     # -- snapshots
 
+    @measured
     def save_snapshot(self, snapshot: Snapshot, *, timeout: float | None = 5.0) -> bool:  # noqa: D102
         Deadline(timeout)
         copy = copied_snapshot(snapshot)
@@ -224,10 +226,12 @@ class InMemoryEventStore(StoreBase):
             )
         return stored.sequence
 
+    @measured
     def get_snapshots(self, actor_id: str, *, timeout: float | None = 5.0) -> list[Snapshot]:  # noqa: D102
         Deadline(timeout)
         return list(map(copied_snapshot, self._snapshots_of(check_actor_id(actor_id))))
 
+    @measured
     def get_latest_snapshot(  # noqa: D102
         self, actor_id: str, *, to_version: int | None = None, timeout: float | None = 5.0
     ) -> Snapshot | None:
@@ -244,11 +248,12 @@ class InMemoryEventStore(StoreBase):
     def _load(self, actor_id: str, schema_version: int, deadline: Deadline) -> LoadedActor:
         found = self._chosen(self._snapshots_of(actor_id), schema_version)
         snapshot = None if found is None else copied_snapshot(found)
-        first = 0 if snapshot is None else snapshot.version + 1
-        return LoadedActor(actor_id, snapshot, self.get_events(actor_id, first))
+        wanted = Wanted() if snapshot is None else Wanted(snapshot.version + 1)
+        return LoadedActor(actor_id, snapshot, self._get_events(actor_id, wanted, deadline))
 
     # -- following
 
+    @measured
     def follow(  # noqa: D102
         self,
         *,
@@ -261,18 +266,19 @@ class InMemoryEventStore(StoreBase):
         after = check_version("after", after)
         wanted = check_wanted("actors", actors, event_types)
         allow_ahead = check_flag("allow_ahead", allow_ahead)
-        last = self.last_sequence(timeout=timeout)
+        self._deadline(timeout)
+        last = self._end()
         if after > last and not allow_ahead:
             raise StreamRegressionError(
                 f"{self!r} ends at sequence {last}, and was to be followed after {after}: what was read of it is lost; "
                 "begin again, with after=0"
             )
-        return LogFollower(self._log, after, wanted)
+        return LogFollower(self._log, after, wanted, self._counts)
 
     # -- other nodes
 
     def cached_version(self, actor_id: str) -> int | None:  # noqa: D102
-        return self.get_latest_version(actor_id) or None
+        return self._version(actor_id) or None
 
     def update_version_cache(self, actor_id: str, version: int, sequence: int | None = None) -> None:
         """Check the arguments, and do nothing: this store knows the versions of its actors itself."""
@@ -292,7 +298,10 @@ class InMemoryEventStore(StoreBase):
                 raise UnsupportedError(f"InMemoryEventStore has no {name}: {reason}")
             raise AttributeError(f"'InMemoryEventStore' object has no attribute {name!r}", name=name, obj=self)
 
-    # -- its end
+    # -- its state and end
+
+    def metrics(self) -> StoreMetrics:  # noqa: D102
+        return self._counts.snapshot(followers=stats_of_followers(self._log))
 
     def close(self, timeout: float | None = 5.0) -> CloseReport:
         """End every iteration. Events that are being stored are stored first. Any thread may call it, repeatedly.

@@ -25,6 +25,7 @@ from aether_sync import (
     Event,
     EventBus,
     NATSEventBus,
+    StoreMetrics,
     Subscription,
     SubscriptionClosedError,
 )
@@ -312,6 +313,7 @@ def a_store_in_memory(forks: str) -> None:
 
     def child(follower: Follower) -> None:
         last = store.last_sequence()
+        assert {*store.metrics().calls} == {"last_sequence"}, "what the parent did counts there alone"
         history = [one.sequence for one in itertools.islice(store.follow(), last)]
         assert history == list(range(1, last + 1))
         for n in range(2):
@@ -588,6 +590,7 @@ def a_store_on_a_server(url: str, prefix: str) -> None:
 
     def child() -> None:
         assert store.cached_version("a-1") is None
+        assert store.metrics() == StoreMetrics(stream=prefix), "what the parent did counts there alone"
         with pytest.raises(ClosedError, match="before the fork"):
             follower.get(timeout=PATIENCE)
         store.append("a-1", event("a-1"), expected_version=1, timeout=PATIENCE)
@@ -598,6 +601,7 @@ def a_store_on_a_server(url: str, prefix: str) -> None:
     await_child(in_child(child))
     assert follower.get(timeout=PATIENCE).event.version == 2
     assert [one.version for one in store.get_events("a-1")] == [1, 2]
+    assert store.metrics().calls["append"].calls == 1
     store.append("a-1", event("a-1"), expected_version=2)
     assert follower.get(timeout=PATIENCE).event.version == 3
     follower.close()

@@ -5,7 +5,8 @@ import os
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from aether_sync import Event, NATSEventBus, Subscription
@@ -108,3 +109,18 @@ class Monitor:
     def _ask(self, path: str) -> dict[str, Any]:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/{path}", timeout=PATIENCE) as answer:
             return json.load(answer)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def tracing() -> Iterator[None]:
+    """New threads are traced, so they may be interrupted within what is one step otherwise."""
+
+    def trace(*_: object) -> Any:
+        return trace
+
+    before = threading.gettrace()
+    threading.settrace(trace)
+    try:
+        yield
+    finally:
+        threading.settrace(before)  # type: ignore[arg-type]

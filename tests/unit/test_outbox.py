@@ -6,9 +6,8 @@ import random
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from itertools import accumulate
-from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -16,11 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from aether_sync import BusClosedError, EventBus, NATSEventBus, PublishTimeoutError
-from aether_sync._bus.counting import NamespaceCount
 from aether_sync._nats.outbox import Outbox
 from aether_sync._nats.shortcut import Shortcut
 
-from ..support.common import PATIENCE, UNIT, Keep, eventually, make_event, numbers, run_threads
+from ..support.common import PATIENCE, UNIT, Keep, eventually, make_event, numbers, run_threads, tracing
 from ..support.inside import loop_sleeps, waiting_publishers
 from ..support.signals import INTERRUPTS, before, hammer
 
@@ -419,36 +417,6 @@ def test_what_there_is_can_be_counted_whatever_the_collector_does() -> None:
     finally:
         gc.set_threshold(*threshold)
     assert outbox.position() >= 2_000 * 3
-
-
-@pytest.mark.concurrent
-@pytest.mark.parametrize("is_traced", [False, True])
-def test_counting_needs_no_lock(is_traced: bool) -> None:
-    counted, each = NamespaceCount(), 20_000
-
-    def count() -> None:
-        for _ in range(each):
-            counted.one()
-            counted.many(3)
-
-    with frequent_switches(), tracing() if is_traced else nullcontext():
-        run_threads(count, count, count, count)
-    assert counted.count == counted.count == 4 * each * 4
-
-
-@contextmanager
-def tracing() -> Iterator[None]:
-    """New threads are traced, so they may be interrupted within what is one step otherwise."""
-
-    def trace(*_: object) -> Any:
-        return trace
-
-    before = threading.gettrace()
-    threading.settrace(trace)
-    try:
-        yield
-    finally:
-        threading.settrace(before)  # type: ignore[arg-type]
 
 
 @pytest.mark.concurrent

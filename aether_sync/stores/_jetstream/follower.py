@@ -29,6 +29,7 @@ from ...errors import (
     StreamRegressionError,
 )
 from ...instrumentation import observers, received
+from ...metrics import FollowerStats
 from ...patterns import SubscriptionFilter
 from ..base import Follower, StoredEvent
 from .answers import said
@@ -39,7 +40,7 @@ from .pull import PullRequester
 from .record_flow import LastRead, RecordFlow
 from .stream import stream_state
 
-__all__ = ["JetStreamFollower", "begin_following"]
+__all__ = ["JetStreamFollower", "begin_following", "stats_of"]
 
 _OPEN = 1.0  # seconds until the server is asked again whether a save is whole
 _LOOK = 0.1  # seconds to skip events that are not wanted, in a call that asks whether it is caught up
@@ -217,6 +218,7 @@ class JetStreamFollower(RecordFlow, Follower):
             self._consumer, self._number, self._is_reading = name.encode(), 0, False
             self._end_asked = end
             if not self._closed:
+                self._buffer.note_left(answer["num_pending"])
                 self._requester.begin(name)
 
     def _refuse_another_past(self, deadline: Deadline) -> None:
@@ -379,6 +381,24 @@ def begin_following(follower: JetStreamFollower, deadline: Deadline) -> None:
         StreamRegressionError: There is no such event as the one that it is to begin after.
     """
     follower._begin(deadline)
+
+
+def stats_of(follower: JetStreamFollower) -> FollowerStats:
+    """Return how far a follower is.
+
+    One that nobody reads is sent no more when its window is full, and then only the store's own saves tell how much
+    more there is.
+    """
+    sequence, lag = follower.sequence, follower._left()
+    if follower._sees_all:
+        lag = max(lag, max(follower._cache.last, follower._end_asked.whole) - sequence)
+    return FollowerStats(
+        actors=follower._filter.actor_pattern,
+        event_types=tuple(sorted(follower._filter.event_types)),
+        sequence=sequence,
+        lag=lag,
+        is_connected=follower.is_connected,
+    )
 
 
 def _nanoseconds(time: str) -> int:

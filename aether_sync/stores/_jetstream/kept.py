@@ -81,6 +81,11 @@ class KeptEvents:
         # An interrupt may leave it too large for a moment, never too small: then less is kept.
         self._size = 0
 
+    @property
+    def size(self) -> int:
+        """Bytes of memory that the events take."""
+        return self._size
+
     def get(self, actor_id: str) -> Kept | None:
         """Return what is kept of an actor."""
         with self._lock:

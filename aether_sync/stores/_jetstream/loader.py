@@ -13,6 +13,7 @@ from ..._runtime.deadline import Deadline
 from ...errors import MalformedRecordError
 from ...events import MAX_VERSION
 from .._checks import in_time
+from .._measuring import StoreCounts
 from .._wanted import Wanted
 from ..base import MalformedRecord, StoredEvent
 from .api import JetStream
@@ -34,12 +35,15 @@ class Loader:
         kept: What is kept of actors.
     """
 
-    def __init__(self, jetstream: JetStream, names: Names, reader: Reader, kept: KeptEvents) -> None:
+    def __init__(
+        self, jetstream: JetStream, names: Names, reader: Reader, kept: KeptEvents, counts: StoreCounts
+    ) -> None:
         self._jetstream = jetstream
         self._names = names
         self._reader = reader
         self._saves = reader.saves
         self.kept = kept
+        self._counts = counts
 
     def load(
         self, actor_id: str, wanted: Wanted, deadline: Deadline, asked: AskedTail | None = None
@@ -62,12 +66,15 @@ class Loader:
         if tail.event is None or tail.event.event.version < wanted.first or wanted.is_empty:
             return []
         kept = self.kept.get(actor_id)
-        if kept is not None and kept.begins_early_enough(wanted):
-            if kept.ends_with(tail.event):
-                return wanted.pick(kept.events)
-            more = self._read_more(actor_id, kept, tail, deadline)
-            if more is not None:
-                return wanted.pick(more)
+        if kept is not None and not kept.begins_early_enough(wanted):
+            kept = None
+        if kept is not None and kept.ends_with(tail.event):
+            self._counts.kept_hits()
+            return wanted.pick(kept.events)
+        self._counts.kept_misses()
+        more = None if kept is None else self._read_more(actor_id, kept, tail, deadline)
+        if more is not None:
+            return wanted.pick(more)
         found = None if _is_quick_to_search(tail, wanted) else self._by_names(actor_id, tail, wanted, deadline)
         return self._by_search(actor_id, wanted, deadline) if found is None else found
 

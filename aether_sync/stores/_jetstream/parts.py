@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from ..._nats.channel import Channel
 from ..._runtime.reporter import Reporter
+from .._measuring import StoreCounts
 from .api import JetStream
 from .cache import VersionCache
 from .names import Names
@@ -25,6 +26,7 @@ class StoreParts:
         stream: The stream of its events.
         cache: What is known of the versions of actors.
         reader: Reads events.
+        counts: What the store counts.
     """
 
     channel: Channel
@@ -34,3 +36,4 @@ class StoreParts:
     stream: Stream
     cache: VersionCache
     reader: Reader
+    counts: StoreCounts

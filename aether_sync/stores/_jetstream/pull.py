@@ -28,7 +28,17 @@ from ..._values.clock import monotonic
 from ...errors import AetherError
 from .messages import command
 
-__all__ = ["EXPIRES", "PullBuffer", "Place", "PullRequester", "consumer_of", "moment_of", "place_of", "sequences_of"]
+__all__ = [
+    "EXPIRES",
+    "Place",
+    "PullBuffer",
+    "PullRequester",
+    "consumer_of",
+    "moment_of",
+    "pending_of",
+    "place_of",
+    "sequences_of",
+]
 
 _HEARTBEAT = 1.0  # seconds between heartbeats
 _SILENCE = 3.0  # seconds without a message or heartbeat after which the flow is broken
@@ -68,6 +78,12 @@ def consumer_of(reply: bytes) -> bytes:
     """Read from a reply subject which consumer delivered the message."""
     tokens = reply.split(b".")
     return tokens[3 if len(tokens) == 9 else 5]
+
+
+def pending_of(reply: bytes) -> int:
+    """Read from a reply subject how many messages the server had left for the consumer when it sent this one."""
+    tokens = reply.split(b".")
+    return int(tokens[8 if len(tokens) == 9 else 10])
 
 
 def moment_of(reply: bytes) -> int:
@@ -117,6 +133,17 @@ class PullBuffer:
         self.is_too_large = False  # the next message is larger than the bytes that a request allows
         self.error: AetherError | None = None
         self._last_sign = 0.0
+        self._newest: bytes | int = 0  # the reply subject of the newest message, or what is left where there is none
+
+    @property
+    def left(self) -> int:
+        """The messages that the server had left when it sent the newest one that is known here, or the flow began."""
+        newest = self._newest
+        return newest if isinstance(newest, int) else pending_of(newest)
+
+    def note_left(self, count: int) -> None:
+        """Note how many messages the server has for the consumer with which another flow is about to begin."""
+        self._newest = count
 
     def begin(self, keep: bool = False) -> None:
         """Begin another flow.
@@ -161,6 +188,8 @@ class PullBuffer:
                 if is_status(message):
                     self._heed(message)
             self._note_answered(len(came))
+            if came:
+                self._newest = came[-1][1]
             self._arrive(came)
             if came or self.is_broken or not self.asked:  # in the last case, a caller has to request more
                 self.changed.wake(len(came) or len(self.changed))

@@ -105,6 +105,7 @@ class RecordFlow(Flow):
         names = parts.names
         requester = PullRequester(parts.channel, names.stream, _WINDOW)
         super().__init__(parts.channel, requester, signal_safe_lock())
+        self._counts = parts.counts
         self._reader = parts.reader
         self._saves = parts.reader.saves
         self._filter = filter
@@ -184,12 +185,13 @@ class RecordFlow(Flow):
             return False
         most = 1 if self._resume(arrived[0][1]) else _READ_AT_ONCE  # or who is interrupted often would not get on
         part = self._part(_beginning(arrived, most))
+        number = self._add(part.sequences, part.messages) if part.sequences else 0
         if part.sequences:
-            self._add(part.sequences, part.messages)
             self._last = LastRead(part.sequences[-1], moment_of(part.messages[-1][1]))
         self._number = part.number
         deque(map(call, repeat(arrived.popleft, part.passed)), maxlen=0)  # in one step
         self._is_reading = False
+        self._counts.read(number)
         self._sort_out()
         self._pass_over()
         self._requester.request_more()
@@ -222,24 +224,27 @@ class RecordFlow(Flow):
             passed += 1
         return _Part(sequences, kept, passed, number)
 
-    def _add(self, sequences: list[int], messages: list[Message]) -> None:
-        """Decode records, and make them ready or stage them."""
+    def _add(self, sequences: list[int], messages: list[Message]) -> int:
+        """Decode records, make them ready or stage them, and return how many of them are wanted."""
         found = self._reader.events(sequences, messages)
         if self._run is None and not self._staged and IN_BATCH not in b"".join([head for _, _, head, _ in messages]):
             if self._takes_all and {*map(type, found)} == {Event}:
                 self._ready.extend(map(StoredEvent, cast(list[Event], found), sequences))
+                number = len(found)
             else:
-                self._ready.extend(
-                    [_stored(one, at) for one, at in zip(found, sequences, strict=True) if self._wants(one)]
-                )
+                wanted = [_stored(one, at) for one, at in zip(found, sequences, strict=True) if self._wants(one)]
+                self._ready.extend(wanted)
+                number = len(wanted)
             self._scanned = sequences[-1]
-            return
+            return number
+        number = 0
         for event, sequence, (subject, _, headers, _) in zip(found, sequences, messages, strict=True):
             member = member_of(headers) if IN_BATCH in headers else None
             save = None
             if member is not None or self._run is not None:
                 save = self._note_run(sequence, member)
             if self._wants(event):
+                number += 1
                 ends, first = (True, 0) if member is None else (member.ends_save, sequence - member.place + 1)
                 one = _stored(event, sequence, ends, first)
                 if save is None and not self._staged:
@@ -247,6 +252,7 @@ class RecordFlow(Flow):
                 else:
                     self._stage(one, save, subject, headers)
             self._scanned = sequence
+        return number
 
     def _wants(self, found: Event | MalformedRecordError) -> bool:
         return self._takes_all or isinstance(found, MalformedRecordError) or self._filter.matches(found)
@@ -285,6 +291,15 @@ class RecordFlow(Flow):
             return self._staged[0].found[0].sequence - 1
         except IndexError:
             return self._scanned
+
+    def _left(self) -> int:
+        """Return how many events are not taken yet, as far as that is known here.
+
+        It takes no lock. What moves from one place to the next meanwhile may be counted in both, and is never missing.
+        """
+        buffer = self._buffer
+        left = buffer.left + len(buffer.arrived)
+        return left + sum(len(chunk.found) for chunk in list(self._staged)) + len(self._ready)
 
     # -- whole saves
 

@@ -18,6 +18,7 @@ from ...errors import (
 )
 from ...events import Event
 from .._checks import is_same
+from .._measuring import StoreCounts
 from .._wanted import Wanted
 from ..base import StoredEvent
 from .answers import BusyError, IncompleteError, NoRoomError, NotSentError, RefusedError, UnknownError
@@ -73,7 +74,15 @@ class _Tries:
 class Writer:
     """Stores events in one stream. Any thread may call it."""
 
-    def __init__(self, jetstream: JetStream, names: Names, cache: VersionCache, reader: Reader, loader: Loader) -> None:
+    def __init__(
+        self,
+        jetstream: JetStream,
+        names: Names,
+        cache: VersionCache,
+        reader: Reader,
+        loader: Loader,
+        counts: StoreCounts,
+    ) -> None:
         self._jetstream = jetstream
         self._names = names
         self._cache = cache
@@ -81,6 +90,7 @@ class Writer:
         self._loader = loader
         self._kept = loader.kept
         self._saves = reader.saves
+        self._counts = counts
         self._room = Capacity(jetstream)
         self._group = GroupCommit(jetstream, names.stream)
 
@@ -153,6 +163,7 @@ class Writer:
                 if not pause.take():
                     kind = DeadlineExceededError if isinstance(error, NotSentError) else StoreUnavailableError
                     raise kind(f"nothing was stored within {deadline}: {error}") from error
+            self._counts.retries()
 
     def _check_time(self, deadline: Deadline) -> None:
         if not deadline.remaining():
@@ -220,10 +231,12 @@ class Writer:
         tails: dict[str, Known] = {}
         doubtful = []
         for part in parts:
+            self._counts.wanted()
             known = self._cache.get(part.actor_id)
             if known is None and part.events[0].version == 1:
                 tails[part.actor_id] = Known()  # most likely; if not, the server refuses
             elif known is None or known.is_doubtful or not part.fits(known.version):
+                self._counts.asked()
                 doubtful.append(part.actor_id)
             else:
                 tails[part.actor_id] = known

@@ -19,6 +19,7 @@ from ..._runtime.deadline import Deadline
 from ..._runtime.locks import outside_locks
 from ..._runtime.reporter import Kind
 from ..._values.clock import monotonic
+from ..._values.counting import Count
 from ...errors import StoreClosedError, StoreError, StoreUnavailableError
 from ...instrumentation import observers, received
 from .._jetstream.flow import Flow
@@ -29,7 +30,16 @@ from .arrivals import Arrivals
 from .delivery import Delivery, Origin, Settler
 from .sources import Source
 
-__all__ = ["DRAIN", "Consumption", "begin_consuming", "report_lost", "set_prefetch", "take_for_handlers"]
+__all__ = [
+    "DRAIN",
+    "Consumption",
+    "begin_consuming",
+    "left_of",
+    "lost_of",
+    "report_lost",
+    "set_prefetch",
+    "take_for_handlers",
+]
 
 _OPEN = 0.25  # seconds until the server is asked again whether a save is whole
 DRAIN = 1.0  #: seconds that closing waits for messages that are on their way
@@ -64,6 +74,7 @@ class Consumption(Flow):
         self._name = f"{consumer!r} of {stream!r}"
         self._consumer = consumer
         self._source = source
+        self._lost = Count()  # events that were given back after their last delivery
         self._pauses_until = 0.0  # written by any thread
         self._extender = AckExtender(channel, self._requester, arrivals, ack_wait, max_deliver)
         self._settler = Settler(channel, self._extender, source.bury, source.event, origin)
@@ -213,6 +224,7 @@ class Consumption(Flow):
             if not self._closed:
                 if self._source.is_ordered:
                     self._arrivals.learn(info)
+                self._arrivals.note_left(info["num_pending"])
                 self._requester.begin(self._consumer, keep=not self._extender.is_late())
 
     def _renew(self, deadline: Deadline) -> None:
@@ -261,6 +273,7 @@ class Consumption(Flow):
             while self._extender.lost.pop():
                 count += 1
         if count:
+            self._lost.many(count)
             text = "closing consumer %r gives back %d events after their last delivery: they become dead letters"
             counts = {"attempts": self._extender.max_deliver or 0, "events": count}
             reporter = self._channel.reporter
@@ -298,6 +311,16 @@ def take_for_handlers(consumption: Consumption, max_events: int) -> list[Deliver
 def report_lost(consumption: Consumption) -> None:
     """Log how many events were given back after their last delivery, and are dead letters now."""
     consumption._report_lost()
+
+
+def left_of(consumption: Consumption) -> int:
+    """Return how many events wait to be taken, in this process and on the server, as far as that is known here."""
+    return consumption._arrivals.left + len(consumption._arrivals.replies())
+
+
+def lost_of(consumption: Consumption) -> int:
+    """Return how many events were given back after their last delivery."""
+    return consumption._lost.count
 
 
 def _abandon(channel: Channel, requester: PullRequester, extender: AckExtender, name: str) -> None:

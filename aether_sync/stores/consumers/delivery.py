@@ -22,6 +22,7 @@ from ...events import Event
 from ...instrumentation import Operation, observed, observers
 from .._jetstream.api import Pause
 from .._jetstream.messages import command
+from .._jetstream.pull import moment_of
 from .ack_extender import _IN_PROGRESS, ACK, AckExtender, nak
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "give_back",
     "hold",
     "let_go",
+    "moment_of_delivery",
     "reload_event",
     "send_word",
 ]
@@ -323,6 +325,11 @@ def reload_event(delivery: Delivery, deadline: Deadline) -> None:
 def failed_reason(delivery: Delivery) -> str | None:
     """Return the reason of a rejection that failed; None if there was none."""
     return delivery._failed_reason
+
+
+def moment_of_delivery(delivery: Delivery) -> int:
+    """Return when the message was stored, in nanoseconds since 1970."""
+    return moment_of(delivery._reply)
 
 
 def send_word(delivery: Delivery, word: bytes) -> None:

@@ -26,12 +26,23 @@ from ..._runtime.deadline import Deadline
 from ..._runtime.locks import signal_safe_lock
 from ..._runtime.reporter import Burst, Details, Kind, Reporter
 from ..._runtime.waits import ParkingLot
-from ..._values.clock import monotonic
+from ..._values.clock import monotonic, now
 from ..._values.shown import explained
 from ...errors import AetherError, MalformedRecordError, StoreClosedError, StoreError
 from ...handling_context import handle_pushed
+from .._measuring import RunnerCounts
 from .consumption import Consumption, report_lost, set_prefetch, take_for_handlers
-from .delivery import Delivery, drop_event, extend, failed_reason, give_back, hold, let_go, reload_event
+from .delivery import (
+    Delivery,
+    drop_event,
+    extend,
+    failed_reason,
+    give_back,
+    hold,
+    let_go,
+    moment_of_delivery,
+    reload_event,
+)
 from .handlers import Handler, refuse_unrun
 
 __all__ = ["Handling", "LaneScheduler"]
@@ -91,10 +102,14 @@ class LaneScheduler:
         consumption: Where deliveries come from.
         handling: What is done with them.
         reporter: Logs for the store.
+
+    Attributes:
+        counts: What it has done.
     """
 
     def __init__(self, consumption: Consumption, handling: Handling, reporter: Reporter) -> None:
         self.consumption = consumption
+        self.counts = RunnerCounts()
         self._reporter = reporter
         self._consumer = handling.consumer
         self._handler = handling.handler
@@ -219,6 +234,8 @@ class LaneScheduler:
                 held = self._held.get(one.sequence)
                 if held is not None and not held.settled:  # it came again: its ack wait was not extended in time
                     continue
+                if one.attempt > 1:
+                    self.counts.redelivered()
                 self._held[one.sequence] = one
                 hold(one)
                 lane = self._lanes.setdefault(one.event.actor_id, _Lane(one.event.actor_id))
@@ -298,12 +315,15 @@ class LaneScheduler:
             self._not_read(lane, delivery, error)
             return
         extend(delivery)
+        begun = monotonic()
         try:
             with handle_pushed(delivery):
                 refuse_unrun(self._handler(delivery))
         except BaseException as error:  # the thread is ours, and goes on
+            self.counts.failed(begun)
             self._failed(lane, delivery, error)
         else:
+            self.counts.handled(begun)
             if not delivery.settled:
                 with suppress(StoreError):  # another thread of the user's settles it at this moment
                     delivery.ack()
@@ -370,6 +390,8 @@ class LaneScheduler:
 
     def _done(self, lane: _Lane, delivery: Delivery) -> None:
         let_go(delivery)
+        if delivery.settled == "rejected":
+            self.counts.dead_letter()
         with self.lock:
             self._handled += 1
             if self._held.get(delivery.sequence) is delivery:  # not if it has come again already
@@ -383,6 +405,23 @@ class LaneScheduler:
             else:
                 del self._lanes[lane.actor_id]
             self._room.wake(1)
+
+    # -- its state
+
+    def measure(self) -> dict[str, float]:
+        """Return how many handlers run, how many events are here, and how old the oldest is. It takes no lock."""
+        held = list(self._held.values())
+        oldest = min(map(moment_of_delivery, held), default=inf) / 1e9
+        return {
+            "busy": sum(lane.is_busy for lane in list(self._lanes.values())),
+            "in_hand": len(held),
+            "oldest_seconds": max(0.0, now().timestamp() - oldest),
+        }
+
+    def disown(self) -> None:
+        """In a forked child, forget what the parent's threads work on."""
+        self.closing, self.running = True, 0
+        self._held, self._lanes = {}, {}
 
     # -- ending
 

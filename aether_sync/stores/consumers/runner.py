@@ -18,9 +18,9 @@ from ..._runtime.reporter import Kind, Reporter, last_words
 from ..._runtime.threads import NoThreadError, make_thread, start
 from ..._values.shown import short
 from ...errors import StoreClosedError, StoreError
-from ...metrics import CloseReport
+from ...metrics import CloseReport, RunnerMetrics
 from .._jetstream.flow import close_by
-from .consumption import Consumption
+from .consumption import Consumption, left_of, lost_of
 from .lanes import Handling, LaneScheduler
 
 __all__ = ["Runner", "close_all", "let_all_end", "start_runner"]
@@ -56,6 +56,7 @@ class Runner(Closeable, ForkAware):
         self._scheduler = LaneScheduler(consumption, handling, reporter)
         self._reporter = reporter
         self._name = handling.consumer
+        self._is_of_dead_letters = not handling.counts_deliveries
         self._has_left = False  # closing it took too long: handlers were left behind
         number = next(_numbers)
         self._threads = [
@@ -85,7 +86,19 @@ class Runner(Closeable, ForkAware):
     def _work(self) -> None:
         self._scheduler.work()
 
-    # -- its end
+    # -- its state and end
+
+    def metrics(self) -> RunnerMetrics:
+        """Return what the runner has done so far; any thread may ask, also after it was closed, and also a handler."""
+        scheduler = self._scheduler
+        return scheduler.counts.snapshot(
+            consumer=self._name,
+            of_dead_letters=self._is_of_dead_letters,
+            threads=len(self._threads) - 1,
+            lag=0 if self.closed else left_of(scheduler.consumption),
+            dead_letters=lost_of(scheduler.consumption),
+            **scheduler.measure(),
+        )
 
     @property
     def closed(self) -> bool:
@@ -173,7 +186,7 @@ class Runner(Closeable, ForkAware):
                 thread.join(deadline.for_lock())
 
     def _after_fork(self) -> None:
-        self._scheduler.closing, self._scheduler.running = True, 0
+        self._scheduler.disown()
         self._scheduler.failure = StoreClosedError(
             f"{self!r} was made before the fork, and is its parent's: run it here"
         )

@@ -4,6 +4,7 @@ from .appending import Appending
 from .bad_input import BadInput
 from .closing import Closing
 from .following import Following
+from .measuring import Measuring
 from .reading import ReadingActors
 from .reading_all import ReadingAll
 from .reading_together import ReadingTogether
@@ -20,6 +21,7 @@ __all__ = [
     "CachedVersions",
     "Closing",
     "Following",
+    "Measuring",
     "ReadingActors",
     "ReadingAll",
     "ReadingTogether",
