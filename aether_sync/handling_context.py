@@ -74,9 +74,10 @@ def handling(given: Event | Handleable) -> AbstractContextManager[HandlingContex
     """Say, within a ``with`` statement, that an event is being handled.
 
     In the ``with`` block, :func:`current_handling` returns the context, log records have its fields by
-    :class:`HandlingFilter` or :func:`add_handling`, and an instrumentation sees the block as ``process``. Nothing of it
-    reaches other threads and other asyncio tasks. Afterwards the context is the one before, also after an exception. A
-    runner does the same around each call of its handler, so a handler need not.
+    :class:`HandlingFilter` or :func:`add_handling`, and an instrumentation sees the block as ``process``. Other
+    threads and other asyncio tasks do not see it, but for tasks that are made in the block. Afterwards the context is
+    the one before, also after an exception. A runner does the same around each call of its handler, so a handler need
+    not.
 
     The block may await in a coroutine. A generator should not yield within it: whoever iterates the generator would be
     in the block as well.

@@ -1,6 +1,8 @@
 """Typical uses, for the type checker: this file is checked in strict mode, never run."""
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TypedDict, assert_type
@@ -22,6 +24,8 @@ from aether_sync import (
     EventStored,
     Follower,
     Handler,
+    HandlingContext,
+    HandlingFilter,
     Health,
     InMemoryEventStore,
     JetStreamEventStore,
@@ -30,16 +34,21 @@ from aether_sync import (
     NATSEventBus,
     NATSServer,
     Notice,
+    Operation,
     Reading,
     Runner,
     Snapshot,
+    Stamp,
     StoredEvent,
     Subscription,
     SubscriptionFilter,
     SubscriptionStats,
     UnknownOutcomeError,
     VersionConflictError,
+    current_handling,
+    handling,
     health_app,
+    instrument,
     retry_on_conflict,
 )
 
@@ -206,6 +215,22 @@ def work(store: JetStreamEventStore) -> None:
     assert_type(consumer.state(), ConsumerState | None)
     assert_type(consumer.dead_letters(), list[DeadLetter])
     assert_type(store.consumers(), list[ConsumerState])
+
+
+def in_context(bus: EventBus, event: Event, delivery: Delivery, stored: StoredEvent) -> None:
+    for one in (event, delivery, stored):
+        with handling(one) as context:
+            assert_type(context, HandlingContext)
+    assert_type(current_handling(), HandlingContext | None)
+    logging.StreamHandler().addFilter(HandlingFilter())
+    assert_type(delivery.consumer, str)
+
+    @contextmanager
+    def observer(operation: Operation) -> Iterator[Stamp | None]:
+        yield (lambda event: {"release": "1", "old": None}) if operation.kind == "send" else None
+
+    stop = instrument(observer)
+    stop()
 
 
 def bus_with_store(connection: Connection, store: JetStreamEventStore) -> None:

@@ -97,6 +97,21 @@ def test_tasks_each_see_their_own() -> None:
     asyncio.run(main())
 
 
+def test_a_task_sees_what_it_was_made_in() -> None:
+    async def look() -> HandlingContext | None:
+        await asyncio.sleep(0)
+        return current_handling()
+
+    async def main() -> None:
+        before = asyncio.create_task(look())
+        with handling(CAUSE) as context:
+            within = asyncio.create_task(look())
+            await asyncio.sleep(0)
+        assert (await before, await within) == (None, context)
+
+    asyncio.run(main())
+
+
 def test_a_generator_that_is_finalized_elsewhere_harms_nobody() -> None:
     def events() -> Iterator[Event]:
         with handling(CAUSE):
