@@ -322,7 +322,11 @@ def test_scrapes_and_registrations_at_the_same_time(registry: CollectorRegistry,
 # -- what is refused
 
 
-@pytest.mark.parametrize("thing", ["nats://127.0.0.1:4222", None, EventBus, CollectorRegistry()], ids=["a URL", "None", "a class", "a registry"])
+@pytest.mark.parametrize(
+    "thing",
+    ["nats://127.0.0.1:4222", None, EventBus, CollectorRegistry()],
+    ids=["a URL", "None", "a class", "a registry"],
+)
 def test_an_unknown_object_is_named(thing: Any, local_bus: EventBus, registry: CollectorRegistry) -> None:
     with pytest.raises(InvalidOptionError, match="takes buses, connections, stores, runners and consumers, not"):
         register(local_bus, thing, registry=registry)
