@@ -48,7 +48,7 @@ def test_the_last_flush_is_counted(server: NATSServer, prefix: str, folder: Path
     for name in "bus_published", "connection_confirmed":
         samples = [one for family in registry.collect() for one in family.samples]
         (found,) = [one.value for one in samples if one.name == f"aether_sync_{name}_total"]
-        assert found == 500, name
+        assert found == 30_000, name
     assert not list(folder.glob("gauge_*"))
 
 

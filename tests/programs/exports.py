@@ -166,7 +166,7 @@ def unclosed(url: str, prefix: str) -> None:
     kept.append(bus := NATSEventBus(url, prefix=prefix))
     register(bus)
     bus.flush()
-    publish(bus, 500)
+    bus.publish_many("orders.eu", [make_event(n) for n in range(30_000)])
 
 
 def many_forks() -> None:
