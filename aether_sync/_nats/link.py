@@ -343,8 +343,9 @@ class Link:
         self._outbox.close()
         try:
             if self.state is not LinkState.CLOSED:
-                with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self.pump.settle(accepted=True), grace)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(grace):  # not wait_for(), after which the loop has a turn before end()
+                        await self.pump.drain()
         finally:
             self.end()
             if self._client is not None:

@@ -19,6 +19,7 @@ nothing more is written while as much is in flight as the link has shown that it
 import asyncio
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from math import inf
@@ -330,14 +331,32 @@ class Pump:
         """Drop the reply of a flush that nobody waits for any more."""
         self._flushes = [flush for flush in self._flushes if flush[1] is not reply]
 
-    async def settle(self, *, accepted: bool = False) -> None:
-        """Wait until everything written so far is settled; with ``accepted``, everything accepted so far."""
+    async def settle(self) -> None:
+        """Wait until everything written so far is settled."""
         self._count_carried()
-        position = self._outbox.position() if accepted else self._written
+        position = self._written
+        await self._until(lambda: self.settled >= position)
+
+    async def drain(self) -> None:
+        """Wait until everything is settled that the outbox, which is closed, has accepted.
+
+        A publisher that had passed the gate when it was closed may still put frames in. Once this returns, the caller
+        closes the pump without giving the loop a turn: then such a publisher takes its frames back.
+        """
+        await self._until(self._is_drained)
+
+    def _is_drained(self) -> bool:
+        self._outbox.shortcut = None
+        if self._shortcut is not None:
+            self._shortcut.close()  # nothing comes past the look below
+            self._count_carried()
+        return self.settled >= self._outbox.position()
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
         self._settling += 1
         self._catch_up()
         try:
-            while self.settled < position:
+            while not condition():
                 await self._change()
         finally:
             self._settling -= 1

@@ -24,7 +24,8 @@ from aether_sync import (
 )
 
 from ..support.common import PATIENCE, UNIT, Keep, eventually, make_event, numbers, run_threads
-from ..support.inside import channel_of
+from ..support.inside import channel_of, connection_of, outbox_of
+from ..support.proxy import Proxy
 
 MakeBus = Callable[..., NATSEventBus]
 
@@ -308,6 +309,35 @@ def test_from_a_signal_handler(make_bus: MakeBus, own_server: NATSServer, what: 
 
 
 # -- at any moment
+
+
+def test_a_close_waits_for_what_it_came_upon(server: NATSServer, prefix: str) -> None:
+    """A publisher that had passed the check whether the bus is closed puts its events in while the close waits."""
+    frame = f"PUB {prefix}.late 2\r\nhi\r\n".encode()
+    with Proxy(server.port) as link:
+        bus = NATSEventBus(link.url, prefix=prefix)
+        bus.start()
+        link.stall()
+        bus.publish("n", make_event())  # so that the close has something to wait for
+        outbox, is_let_in, is_closing = outbox_of(bus), threading.Event(), threading.Event()
+
+        def make() -> list[bytes]:
+            is_let_in.set()
+            assert is_closing.wait(PATIENCE)
+            return [frame] * 7
+
+        def close() -> None:
+            assert is_let_in.wait(PATIENCE)
+            assert bus.close(PATIENCE), "all of it was confirmed"
+
+        def go_on() -> None:
+            eventually(lambda: connection_of(bus).closed, "the close")
+            time.sleep(0.05 * UNIT)  # until the loop has seen it, too, which nothing shows
+            is_closing.set()
+            eventually(lambda: outbox.position() == 8 and not outbox.depth()[0], "the write")
+            link.restore()
+
+        run_threads(lambda: outbox.put_many(7, 7 * len(frame), make, PATIENCE), close, go_on)
 
 
 @pytest.mark.concurrent
