@@ -175,7 +175,10 @@ def _parts_of(given: Event | Handleable) -> tuple[Event, int, str, str, str]:
     if is_of(given, Event):
         assert isinstance(given, Event)
         return given, 0, "", "", ""
-    event, sequence = getattr(given, "event", None), getattr(given, "sequence", None)
+    try:
+        event, sequence = getattr(given, "event", None), getattr(given, "sequence", None)
+    except Exception:  # of an object that is something else
+        event = sequence = None
     if not (is_of(event, Event) and is_of(sequence, int)):
         raise InvalidOptionError(f"handling() takes an Event, a Delivery or a StoredEvent, not {short(given)}")
     assert isinstance(event, Event)

@@ -144,7 +144,10 @@ def _question(part: object) -> Callable[[Deadline], Health]:
     Raises:
         InvalidOptionError: It cannot be asked.
     """
-    health: Any = getattr(part, "health", part)
+    try:
+        health: Any = getattr(part, "health", part)
+    except Exception:  # of an object that is something else
+        health = None
     if not callable(health):
         raise InvalidOptionError(f"health_app() takes what has a health(), and {short(part)} has none")
     if "timeout" in signature(health).parameters:

@@ -15,7 +15,7 @@ from ..errors import DuplicateIdError, InvalidOptionError, StreamRegressionError
 from ..events import Event
 from ..health import Health
 from ..metrics import CloseReport, StoreMetrics
-from ..patterns import SubscriptionFilter
+from ..patterns import SubscriptionFilter, check_namespace
 from ._checks import (
     check_actor_id,
     check_version,
@@ -63,14 +63,15 @@ class InMemoryEventStore(StoreBase):
 
     Raises:
         InvalidOptionError: A bus was given and no namespace, or ``snapshots_kept`` is less than 1.
+        InvalidNamespaceError: ``namespace`` is not valid.
     """
 
     def __init__(self, *, bus: EventBus | None = None, namespace: str | None = None, snapshots_kept: int = 1) -> None:
         self._snapshots_kept = check_count("snapshots_kept", snapshots_kept)
+        namespace = None if namespace is None else check_namespace(namespace)
         super().__init__(Reporter())
         weakref.finalize(self, self._reporter.end).atexit = False
-        self._namespace = namespace
-        self._destination = namespace or ""
+        self._namespace, self._destination = namespace, namespace or ""
         self._log = Log()
         self._snapshots: dict[str, tuple[Snapshot, ...]] = {}  # by actor, the latest last; guarded by the log's lock
         if bus is not None:

@@ -302,7 +302,10 @@ GOOD: dict[str, Any] = {
 NOT_CALLED = {
     "CloseReport", "ConsumerState", "LoadedActor", "MalformedRecord", "Metrics", "DeadLetter", "Reading", "Snapshot",
     "StoredEvent", "SubscriptionStats",  # values; a snapshot is checked where it is saved
-    "AnyVersion", "EventStore", "Follower", "VersionListener",  # an enum and protocols
+    "CallMetrics", "Finding", "FollowerStats", "HandlingContext", "Health", "Histogram", "Notice", "Operation",
+    "RunnerMetrics", "StoreMetrics",  # values, too
+    "AnyVersion", "EventStore", "Follower", "VersionListener", "Handleable", "HasHealth",  # an enum and protocols
+    "HandlingFilter",  # as every logging.Filter
     "EventStored",  # as every Struct: the decoder makes them, and checks
     "ConnectionOptions",  # the arguments of Connection, which checks them
     # made by others:
@@ -349,7 +352,7 @@ def arguments() -> Iterator[Argument]:
         for method, function in inspect.getmembers(one, callable):
             if not method.startswith("_") and name in OWNERS:
                 yield from arguments_of(function, name, method)
-    for name in ("actor_type", "retry_on_conflict"):
+    for name in ("actor_type", "handling", "health_app", "retry_on_conflict"):
         yield from arguments_of(getattr(aether_sync, name), "", name)
 
 

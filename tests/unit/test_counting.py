@@ -1,5 +1,6 @@
 """Counting without a lock: nothing is lost, whatever threads, signal handlers and tracers do."""
 
+import gc
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -91,12 +92,15 @@ def at_opcode(number: int, action: Callable[[], object]) -> Iterator[None]:
                 action()
         return trace
 
-    earlier = sys.gettrace()
+    earlier, collects = sys.gettrace(), gc.isenabled()
+    gc.disable()  # what the collector calls is traced as well, and may be of another library
     sys.settrace(trace)
     try:
         yield
     finally:
         sys.settrace(earlier)
+        if collects:
+            gc.enable()
 
 
 @pytest.mark.parametrize("raises", [False, True])

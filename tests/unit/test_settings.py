@@ -307,7 +307,7 @@ def test_files_that_are_no_contexts(contexts: Contexts, text: str | bytes, words
     with pytest.raises(InvalidOptionError, match=f"^the context 'c' .*{words}") as caught:
         Connection.from_context("c")
     assert "a-secret" not in str(caught.value)
-    assert caught.value.__context__ is None  # an error of a decoder would have the whole text
+    assert not isinstance(caught.value.__context__, ValueError)  # an error of a decoder would have the whole text
 
 
 @pytest.mark.parametrize("name", ["", "../c", "a/b", "a\\b", "..", "a\nb", "x" * 2000, 5, None, b"c"])
