@@ -328,7 +328,7 @@ def test_of_a_bus_in_one_process(work: str, action: str) -> None:
         bus = EventBus()
         return Scene(bus, bus)
 
-    assert at_every_line(make, work, action) > 20
+    assert at_every_line(make, work, action) > 10
 
 
 @pytest.mark.concurrent
@@ -339,7 +339,7 @@ def test_of_a_bus_across_nodes(server: NATSServer, prefix: str, work: str, actio
     def make() -> Scene:
         return Scene(NATSEventBus(server.url, prefix=prefix), NATSEventBus(server.url, prefix=prefix))
 
-    assert at_every_line(make, work, action) > 20
+    assert at_every_line(make, work, action) > 10
 
 
 STORE_ACTIONS = ["appends", "closes", "raises"]
