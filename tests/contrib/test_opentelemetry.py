@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -289,6 +290,39 @@ class TestContext:
                 assert baggage.get_baggage("tenant") == "a b"
             assert baggage.get_baggage("tenant") is None
         assert event.metadata["baggage"] == "tenant=a+b"
+
+    def test_baggage_of_an_event_is_taken_over_in_a_span_of_the_programs_own(
+        self, telemetry: Telemetry, local_bus: EventBus
+    ) -> None:
+        with local_bus.subscribe("n", "m") as events:
+            local_bus.publish("n", make_event(1, metadata={"traceparent": REMOTE, "baggage": "tenant=t1"}))
+            cause = events.get(1)
+            with telemetry.tracers.get_tracer("test").start_as_current_span("worker"):
+                with handling(cause):
+                    assert baggage.get_all() == {"tenant": "t1"}
+                    local_bus.publish("m", cause.following(event_type="Followed", actor_id="thing-2"))
+                assert baggage.get_all() == {}
+            assert events.get(1).metadata["baggage"] == "tenant=t1"
+
+    @pytest.mark.parametrize(
+        "hostile",
+        [
+            {"traceparent": REMOTE + "-" + " " * 20_000 + "\nx"},
+            {"traceparent": REMOTE, "tracestate": ",".join("=" * 4_000)},
+            {"traceparent": REMOTE, "baggage": ",".join("=" * 4_000)},
+        ],
+        ids=["traceparent", "tracestate", "baggage"],
+    )
+    def test_hostile_texts_take_no_time_and_no_log(
+        self, telemetry: Telemetry, local_bus: EventBus, hostile: dict[str, str], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with local_bus.subscribe("n") as events:
+            local_bus.publish("n", make_event(1, metadata=hostile, id="hostile"))
+            began = time.process_time()
+            with handling(events.get(1)):
+                assert baggage.get_all() == {}
+            assert time.process_time() - began < 1
+        assert caplog.records == []
 
     def test_what_is_not_sampled_says_so(self, instrumented: Instrument, local_bus: EventBus) -> None:
         telemetry = instrumented(ALWAYS_OFF)

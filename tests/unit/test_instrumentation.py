@@ -467,6 +467,51 @@ class TestFollowing:
         effect = cause.following(event_type="Followed", actor_id="thing-2")
         assert effect.metadata == {**carried, "correlationId": cause.id, "causationId": cause.id}
 
+    GOOD = f"00-{'a' * 32}-{'b' * 16}-01"
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"baggage": "k=" + "x" * 900_000},
+            {"baggage": "k=1," * 200 + "k=1"},
+            {"baggage": "no member"},
+            {"baggage": "k=ä"},
+            {"baggage": "k=1,,"},
+            {"traceparent": "junk", "tracestate": "vendor=1"},
+            {"traceparent": GOOD + "\n"},
+            {"traceparent": GOOD + "-" + " " * 30_000 + "\nx"},
+            {"traceparent": GOOD.upper()},
+            {"traceparent": "ff" + GOOD[2:]},
+            {"traceparent": GOOD.replace("a", "0")},
+            {"traceparent": GOOD.replace("b", "0")},
+        ],
+        ids=lambda one: repr(one)[:60],
+    )
+    def test_what_is_no_context_is_not_carried_on(self, wrong: dict[str, str]) -> None:
+        effect = make_event(1, metadata=wrong).following(event_type="Followed", actor_id="thing-2")
+        assert effect.metadata.keys() == {"correlationId", "causationId"}
+
+    @pytest.mark.parametrize(
+        ("state", "is_carried"),
+        [
+            ("a=1,b@c=x y , 0a@v=!~", True),
+            ("a=" + "x" * 256, True),
+            ("a=" + "x" * 257, False),
+            ("a=1," * 128 + "a=1", False),
+            ("a=1,=", False),
+            ("a=1=2", False),
+            ("a=1" + " " * 8_000 + "x", False),
+            ("A=1", False),
+            ("a=\x00", False),
+        ],
+        ids=lambda one: repr(one)[:30],
+    )
+    def test_the_state_of_a_trace_is_checked(self, state: str, is_carried: bool) -> None:
+        cause = make_event(1, metadata={"traceparent": self.GOOD, "tracestate": state})
+        effect = cause.following(event_type="Followed", actor_id="thing-2")
+        assert effect.metadata.get("tracestate") == (state if is_carried else None)
+        assert effect.metadata["traceparent"] == self.GOOD
+
     @pytest.mark.parametrize(
         ("metadata", "expected"),
         [

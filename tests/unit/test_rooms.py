@@ -20,7 +20,7 @@ ROOMS: dict[str, list[str]] = {
     ],
     "contrib": ["opentelemetry", "prometheus"],
     "contrib/opentelemetry": ["conventions", "propagation", "tracing", "__init__"],
-    "_values": ["clock", "counting", "shown"],
+    "_values": ["clock", "counting", "shown", "trace_context"],
     "_codec": ["decoding", "encoding", "envelope"],
     "_runtime": [
         "green", "threads", "batches", "registry", "again", "deadline", "locks", "waits", "fork", "exit", "closing",

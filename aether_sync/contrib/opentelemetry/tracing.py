@@ -16,7 +16,7 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, Statu
 from ..._values.shown import explained
 from ...instrumentation import Operation, Stamp
 from .conventions import DURATION_BOUNDS, SYSTEM, Destination, Destinations
-from .propagation import context_of, distinct_origins, keeps_its_own, stamp_of
+from .propagation import context_of, distinct, keeps_its_own, origin_of, stamp_of, with_baggage_of
 
 __all__ = ["Telemetry"]
 
@@ -156,14 +156,16 @@ def _relations(operation: Operation) -> tuple[Context, list[SpanContext]]:
 
     The span is a child of the span that is current. If there is none, and the operation is about one event, it is a
     child of the span that created the event; a ``receive`` is not, as what was waited for is not part of that trace.
+    An event that is processed brings its baggage along in each case, for the events that follow it.
     """
     current = otel.get_current()
-    origins = distinct_origins(operation.events)
-    if trace.get_current_span(current).get_span_context().is_valid:
+    origins = distinct(map(origin_of, operation.events))
+    if len(operation.events) != 1 or operation.kind == "receive":
         return current, origins
-    if len(operation.events) != 1 or not origins or operation.kind == "receive":
-        return current, origins
-    return context_of(operation.events[0]), origins if operation.kind == "process" else []
+    (event,) = operation.events
+    if not origins or trace.get_current_span(current).get_span_context().is_valid:
+        return with_baggage_of(event, current) if operation.kind == "process" else current, origins
+    return context_of(event, origins[0]), origins if operation.kind == "process" else []
 
 
 def _span_attributes(operation: Operation, destination: Destination) -> _Attributes:
