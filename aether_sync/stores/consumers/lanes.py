@@ -14,6 +14,7 @@ attempt, and it would count as unacknowledged all the same.
 from bisect import insort
 from collections import deque
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from heapq import heappop, heappush
@@ -344,7 +345,8 @@ class LaneScheduler:
         begun = monotonic()
         try:
             with handle_pushed(delivery):
-                refuse_unrun(self._handler(delivery))
+                # In a copy of the context: what a handler sets and does not set back ends with it.
+                refuse_unrun(copy_context().run(self._handler, delivery))
         except BaseException as error:  # the thread is ours, and goes on
             self.counts.failed(begun)
             self._failed(lane, delivery, error)
