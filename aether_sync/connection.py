@@ -299,6 +299,14 @@ class Connection(Startable, ForkAware):
             raise BusClosedError(f"{self!r} is closed: make a new one")
 
     @property
+    def started(self) -> bool:
+        """Whether it has begun to connect in this process: by its first use, or by :meth:`start`.
+
+        It stays true while a server is away, and after ``close()``. A forked child begins anew.
+        """
+        return self._slot.engine is not None
+
+    @property
     def is_connected(self) -> bool:
         """Whether a server answers, as far as is known now."""
         return self._slot.is_connected

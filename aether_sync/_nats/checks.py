@@ -84,7 +84,7 @@ def check_secret_file(name: str, path: str | Path) -> str:
 def check_nkeys(name: str) -> None:
     """Check that there is the package that signs with nkeys."""
     if find_spec("nkeys") is None:
-        raise InvalidOptionError(f"{name} needs the package nkeys: pip install 'aether-sync[nkeys]'")
+        raise InvalidOptionError(f"{name} needs the package nkeys: install the extra 'nkeys' of aether-sync")
 
 
 def check_readable(name: str, path: str) -> None:

@@ -78,7 +78,9 @@ def read_connection(connection: Connection, name: str) -> Reading:
     found = Reading(name)
     found.count(families.CONNECTION_RECONNECTS, connection.reconnects)
     if not connection.closed:
-        found.gauge(families.CONNECTION_CONNECTED, connection.is_connected)
+        is_connected = connection.is_connected  # first: one that is connected has started
+        found.gauge(families.CONNECTION_STARTED, connection.started)
+        found.gauge(families.CONNECTION_CONNECTED, is_connected)
     return found
 
 
