@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypedDict, Unpack, cast
+from typing import Any, Literal, NamedTuple, Never, TypedDict, Unpack, cast
 
 from ._arguments import check_choice, check_count, check_flag, check_seconds, check_text, is_of
 from ._nats.channel import Channel, EngineSlot
@@ -345,6 +345,7 @@ class Connection(Startable, ForkAware):
         uncertain: NoticeCallback | None = None,
         dropped: NoticeCallback | None = None,
         closed: NoticeCallback | None = None,
+        **unknown: Never,
     ) -> Callable[[], None]:
         """Have functions called when something happens to the connection, each with a :class:`Notice`.
 
@@ -367,12 +368,14 @@ class Connection(Startable, ForkAware):
             dropped: A subscription of a bus on this connection drops events: called for the first of a burst, as it is
                 logged.
             closed: The connection is closed, or has ended by an error.
+            **unknown: Not used: a name that is not one of these is refused.
 
         Returns:
             A function that takes these callbacks off again. Once it has returned, no further call of them begins.
 
         Raises:
-            InvalidOptionError: There is no callback, or one cannot be called, or is an ``async def``.
+            InvalidOptionError: There is no callback, or none of such a name, or one cannot be called with one argument,
+                or is an ``async def``.
         """
         return self._slot.listeners.add(
             connected=connected,
@@ -381,6 +384,7 @@ class Connection(Startable, ForkAware):
             uncertain=uncertain,
             dropped=dropped,
             closed=closed,
+            **unknown,
         )
 
     def health(self) -> Health:

@@ -9,9 +9,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from ._arguments import check_callback
 from ._values.clock import monotonic
-from ._values.shown import short
-from .errors import InvalidOptionError
 from .events import Event
 
 __all__ = ["Observer", "Operation", "Stamp", "instrument", "observed", "observers", "received", "sending"]
@@ -79,10 +78,10 @@ def instrument(observer: Observer) -> Callable[[], None]:
         A function that takes the observer off again. To call it once more does nothing.
 
     Raises:
-        InvalidOptionError: The observer cannot be called.
+        InvalidOptionError: The observer cannot be called with one argument, or is an ``async def`` or a generator
+            function, for want of a ``@contextmanager``.
     """
-    if not callable(observer):
-        raise InvalidOptionError(f"an observer is called with each Operation, and {short(observer)} cannot be called")
+    check_callback("an observer", observer, "an Operation")
     own: Observer = _Registered(observer)  # so that each call of instrument() can be taken back alone
     observers.append(own)
 

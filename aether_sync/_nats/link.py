@@ -97,6 +97,7 @@ class Link:
         self.since = monotonic()
         self.heard = inf
         self.reason = _NOT_YET
+        self._lost_by = ""  # why the connection was lost; the reasons of attempts that failed since are others
         self.first: Reply[None] = Reply()
         self.was_connected = False
         self.max_payload = 0
@@ -235,7 +236,7 @@ class Link:
         self.was_connected = True
         self.heard = self.since = monotonic()
         self.state = LinkState.CONNECTED
-        reason = "" if self.reason is _NOT_YET else self.reason
+        reason = self._lost_by if is_again else "" if self.reason is _NOT_YET else self.reason
         # A callback finds the state that it is told of, and who waits for that state finds that it was told.
         self._listeners.tell("reconnected" if is_again else "connected", reason=reason, seconds=away)
         self.changed.wake_all()
@@ -243,6 +244,7 @@ class Link:
 
     def _down(self) -> None:
         if self.state is LinkState.CONNECTED:
+            self._lost_by = self.reason
             self._set_state(LinkState.RECONNECTING)
             said = "lost the connection to %s: %s", self.where, self.reason
             self._reporter.warning(Kind.DISCONNECTED, *said, url=self.where)

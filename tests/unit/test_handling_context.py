@@ -181,11 +181,16 @@ class TestLogging:
             ]
 
     def test_outside_they_are_empty(self) -> None:
-        assert self.lines_of("one") == ["||||||one"]
+        assert self.lines_of("one") == ["|||||0|one"]
 
     def test_what_a_record_has_is_kept(self) -> None:
         with handling(CAUSE):
-            assert self.lines_of("one", actor="mine") == ["e-1|Happened|mine|orders.eu|||one"]
+            assert self.lines_of("one", actor="mine") == ["e-1|Happened|mine|orders.eu||0|one"]
+
+    def test_a_sequence_is_always_a_number(self) -> None:
+        record = logging.makeLogRecord({})
+        assert HandlingFilter().filter(record)
+        assert (record.__dict__["sequence"], record.__dict__["consumer"]) == (0, "")
 
 
 class TestStructlog:
