@@ -243,6 +243,15 @@ def test_each_server_is_shown_what_is_in_its_url() -> None:
     assert Login(["nats://h"]).fields("h", None, "nonce") == {}
 
 
+def test_a_key_is_not_sent_beside_what_is_in_the_url(tmp_path: Path) -> None:
+    ways = nkey_way(tmp_path), jwt_way(tmp_path)
+    for way, names in zip(ways, ({"nkey", "sig"}, {"jwt", "sig"}), strict=True):
+        for url in ("nats://u:hunter@h", "nats://hunter@h"):
+            login = Login([url], **{name: str(path) for name, path in way.right.items()})
+            assert set(login.fields("h", None, "nonce")) == names
+            assert login.fields("h", None, None) == {}  # the server knows no keys, and the password is for others
+
+
 def test_arguments_win_over_the_url(sweep: Sweep) -> None:
     sweep.hide("right-one", "wrong-one")
     with NATSServer(config='authorization: {user: "u", password: "right-one"}') as server:
