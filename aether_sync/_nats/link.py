@@ -315,7 +315,7 @@ class Link:
     def _informed(self, client: NATSClient, info: dict[str, Any]) -> None:
         addresses = info.get("connect_urls")
         self.connector.servers.learn(client.server, addresses if isinstance(addresses, list) else ())
-        if client is not self._client:  # that of an attempt which has not succeeded, or has lost the race
+        if client is not self._client:  # it has let us in just now, or has lost the race
             return
         self._take_limits(client)
         if info.get("ldm") and self.connector.servers.has_other(client.server):

@@ -55,7 +55,7 @@ class InMemory:
 
 
 class Login:
-    """The credentials of a connection, as the fields of ``CONNECT``.
+    """The credentials of a connection, as the fields of ``CONNECT``: those of the URLs if no others are given.
 
     Args:
         servers: URLs. Credentials in a URL are for that server. Those of the first URL that has any are also for all
@@ -101,14 +101,17 @@ class Login:
         Raises:
             NotSentError: A file cannot be read, or does not have what it should.
         """
-        keys: dict[str, str] = {}
-        if nonce is not None and self._credentials is not None:
+        if self._credentials is not None or self._nkeys_seed is not None:  # and no other kind beside it
+            return {} if nonce is None else self._signed(nonce)
+        return self._for_all or self._by_server.get((host, port or _DEFAULT_PORT), self._other)
+
+    def _signed(self, nonce: str) -> dict[str, str]:
+        if self._credentials is not None:
             jwt, seed = _read_credentials(self._credentials)
-            keys = {"jwt": jwt, "sig": _Signer(seed, self._credentials).sign(nonce)}
-        elif nonce is not None and self._nkeys_seed is not None:
-            signer = _Signer(_read(self._nkeys_seed).strip(), self._nkeys_seed)
-            keys = {"nkey": signer.public_key, "sig": signer.sign(nonce)}
-        return keys | (self._for_all or self._by_server.get((host, port or _DEFAULT_PORT), self._other))
+            return {"jwt": jwt, "sig": _Signer(seed, self._credentials).sign(nonce)}
+        assert self._nkeys_seed is not None
+        signer = _Signer(_read(self._nkeys_seed).strip(), self._nkeys_seed)
+        return {"nkey": signer.public_key, "sig": signer.sign(nonce)}
 
     def doubt(self) -> str:
         """Return a reason for a refusal that can be seen here, that the JWT has expired; else an empty text."""
