@@ -27,6 +27,8 @@ from aether_sync import (
     NATSEventBus,
     NATSServer,
     Runner,
+    StoreUnavailableError,
+    StreamMismatchError,
 )
 from aether_sync._runtime.deadline import Deadline
 
@@ -200,6 +202,45 @@ def test_a_store_whose_stream_is_gone(own_server: NATSServer) -> None:
         found = store.health(timeout=PATIENCE)
         assert (found.ok, found.alive) == (False, True)
         assert found.reasons[0].startswith("stream 'events' is not there any more")
+
+
+def test_a_stream_with_other_settings(store: JetStreamEventStore, prefix: str) -> None:
+    """Every call would fail, so it must not be said to be well."""
+    other = {"name": prefix, "subjects": [f"{prefix}.else.>"], "storage": "memory"}
+    assert "error" not in jetstream_of(store).request(f"STREAM.CREATE.{prefix}", other, Deadline(PATIENCE))
+    found = store.health(timeout=PATIENCE)
+    assert (found.ok, found.alive) == (False, True)
+    with pytest.raises(StreamMismatchError) as caught:
+        store.get_events("a")
+    assert found.reasons == (str(caught.value),)
+    assert found.numbers["events"] == 0
+
+
+@pytest.mark.parametrize(("limit", "room"), [("max_msgs", 1), ("max_bytes", 2000)])
+def test_a_stream_that_is_full(store: JetStreamEventStore, prefix: str, limit: str, room: int) -> None:
+    def limited(most: float) -> None:
+        jetstream = jetstream_of(store)
+        config = jetstream.request(f"STREAM.INFO.{prefix}", {}, Deadline(PATIENCE))["config"]
+        answer = jetstream.request(f"STREAM.UPDATE.{prefix}", config | {limit: int(most)}, Deadline(PATIENCE))
+        assert "error" not in answer
+
+    def append() -> None:
+        store.append("a", make_event(actor_id="a"), expected_version=ANY_VERSION)
+
+    append()
+    append()
+    numbers = store.health(timeout=PATIENCE).numbers
+    have = numbers["events" if limit == "max_msgs" else "bytes"]
+    limited(have + room)
+    assert store.health(timeout=PATIENCE).ok  # nearly full is no reason
+    append()
+    limited(store.health(timeout=PATIENCE).numbers["events" if limit == "max_msgs" else "bytes"])
+    found = store.health(timeout=PATIENCE)
+    assert (found.ok, found.alive) == (False, True)
+    assert found.reasons[0].startswith(f"stream {prefix!r} is full: it has ")
+    assert f"{limit} is " in found.reasons[0]
+    with pytest.raises(StoreUnavailableError):
+        append()
 
 
 @pytest.mark.slow
