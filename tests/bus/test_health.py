@@ -30,6 +30,7 @@ from aether_sync import (
     StoreUnavailableError,
     StreamMismatchError,
 )
+from aether_sync._nats import vitals
 from aether_sync._runtime.deadline import Deadline
 
 from ..support.common import PATIENCE, UNIT, FreePort, eventually, make_event
@@ -94,14 +95,37 @@ def test_signs_of_the_server_come_without_any_work(server: NATSServer) -> None:
 
 
 @pytest.mark.parametrize(("quiet", "alive"), [(11.0, True), (90.0, False)])
-def test_a_loop_that_hangs(server: NATSServer, quiet: float, alive: bool) -> None:
-    """The loop itself leaves a silent server; if it does not, it does not run."""
+def test_a_loop_that_hangs(server: NATSServer, monkeypatch: pytest.MonkeyPatch, quiet: float, alive: bool) -> None:
+    """The loop itself leaves a silent server; if it does not, and answers nothing, it does not run."""
+    go, hanging = threading.Event(), threading.Event()
     with Connection(server.url, ping_interval=3.0) as connection:
-        link_of(connection).heard -= quiet
-        found = connection.health()
-        assert (found.ok, found.alive) == (False, alive)
-        assert found.reasons[0].startswith(f"no sign of {server.url} for {quiet:.0f} s")
-        assert ("hangs" in found.reasons[0]) is not alive
+        slot_of(connection).engine.loop.post(lambda: (hanging.set(), go.wait(PATIENCE)))
+        try:
+            assert hanging.wait(PATIENCE)
+            link_of(connection).heard -= quiet
+            for patience, as_expected in (5.0, True), (5.0, True), (0.0, alive):  # it is asked, and has time to answer
+                monkeypatch.setattr(vitals, "_PATIENCE", patience)
+                found = at_once(connection.health)
+                assert (found.ok, found.alive) == (False, as_expected)
+                assert found.reasons[0].startswith(f"no sign of {server.url} for {quiet:.0f} s")
+                assert ("hangs" in found.reasons[0]) is not as_expected
+        finally:
+            go.set()
+        link_of(connection).heard += quiet
+        assert connection.health().ok
+
+
+def test_a_process_that_was_stopped_hangs_not(server: NATSServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody ran meanwhile, so the time that has passed says nothing of the loop."""
+    monkeypatch.setattr(vitals, "_PATIENCE", 0.0)
+    with Connection(server.url, ping_interval=5.0) as connection:
+        link_of(connection).heard -= 90  # as it looks to the first thread that runs again
+        loop = slot_of(connection).engine.loop
+        for _ in range(3):
+            found = connection.health()
+            assert (found.ok, found.alive) == (False, True)
+            assert "hangs" not in found.reasons[0]
+            eventually(lambda: loop._question.answered)
 
 
 def test_an_outbox_that_is_nearly_full(free_port: int) -> None:
