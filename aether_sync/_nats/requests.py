@@ -173,7 +173,7 @@ class Requests:
             self._ring()
 
     def on_refusal(self, subject: str, refused: Refused) -> None:
-        """Call ``refused`` when the server denies a command to ``subject`` that nobody waits for; see the channel."""
+        """Call ``refused`` when the server denies a command to ``subject``; see the channel."""
         self._on_refusal[subject, refused] = None
 
     def off_refusal(self, subject: str, refused: Refused) -> None:
@@ -320,7 +320,7 @@ class Requests:
         refused = [call for call in self._waiting() if subject in call.subjects]
         for call in refused:
             call.fail(_denied(subject))
-        return bool(refused) or self._tell_refusal(subject, _denied(subject))
+        return self._tell_refusal(subject, _denied(subject)) or bool(refused)  # a question may be a word, too
 
     def _fail_all(self, error: AetherError) -> None:
         for call in self._waiting():

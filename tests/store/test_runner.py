@@ -929,6 +929,32 @@ def test_what_had_its_last_delivery_where_nobody_may_acknowledge(
     assert runner.metrics().dead_letters == 3
 
 
+def test_a_handler_that_waits_for_the_confirmation_is_not_called_again(
+    mute: tuple[JetStreamEventStore, JetStreamEventStore],
+) -> None:
+    able, store = mute
+    save(able, 1)
+    calls = []
+
+    def handle(delivery: Delivery) -> None:
+        calls.append(delivery.attempt)
+        delivery.ack(confirm=True, timeout=PATIENCE)
+
+    with store.consumer("c").run(handle, retry_delay=UNIT) as runner, pytest.raises(PermissionDeniedError):
+        runner.wait(PATIENCE)
+    assert calls == [1]
+
+
+def test_what_is_given_back_in_vain_is_logged(
+    mute: tuple[JetStreamEventStore, JetStreamEventStore], caplog: pytest.LogCaptureFixture
+) -> None:
+    able, store = mute
+    save(able, 3)
+    with store.consumer("c", ack_wait=PATIENCE).iterate() as events:
+        events.get(timeout=PATIENCE)
+    eventually(lambda: flush_logs() and any(one.kind == "server_error" for one in caplog.records))
+
+
 def test_an_iterator_does_not_go_on_when_nobody_hears_its_words(
     mute: tuple[JetStreamEventStore, JetStreamEventStore],
 ) -> None:

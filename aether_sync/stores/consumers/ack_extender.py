@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from ..._nats.channel import Channel
+from ..._runtime.reporter import Kind
 from ..._values.clock import monotonic
 from ...errors import AetherError, PermissionDeniedError
 from .._jetstream.messages import command
@@ -122,6 +123,8 @@ class AckExtender:
         if self.max_deliver is not None and place_of(reply).attempt >= self.max_deliver:
             self.denied += self._is_first(reply)
         if self.refusal is None:
+            if self.ends:  # nobody iterates any more
+                self._channel.reporter.burst(Kind.SERVER_ERROR, "the server reports: %s", error)
             if isinstance(error, PermissionDeniedError):
                 error = PermissionDeniedError(
                     f"the server permits no publish to {acknowledgements_of(reply)!r}: grant its user that right. "
