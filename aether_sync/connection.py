@@ -392,7 +392,9 @@ class Connection(Startable, ForkAware):
 
         It is ok while a server answers and the outbox has room. It is not before the first connection, while
         disconnected, when nine tenths of the outbox are taken, and when it is closed. It is alive unless it is closed,
-        has ended by an error, or its thread hangs.
+        has ended by an error, or its thread hangs: there is no sign of the server for a minute, and the thread does not
+        answer from one call of this to the next one, five seconds later or more. A process that was stopped for a while
+        (``SIGSTOP``, ``docker pause``) is alive.
 
         It waits for nothing, and asks nobody: what is told is known here already. It begins to connect if nothing has,
         so that a process which is asked for its health before its first work gets ready.

@@ -318,7 +318,8 @@ class RunnerMetrics:
         handled: Calls of the handler that returned.
         failed: Calls of the handler that raised an error.
         redelivered: Deliveries that were not the first of their event.
-        dead_letters: Events that this runner made dead letters, or its handler rejected.
+        dead_letters: Events that this runner made dead letters, or its handler rejected; and those whose last delivery
+            was here, and was given back by a close, or could not be acknowledged because the server denies that.
         lag: Events that the server had not delivered to any process of the consumer when it sent the last event that
             arrived here, and those that wait in this process and are not in hand. All processes that share a consumer
             say about the same: take the greatest, not the sum. While nothing arrives here, it does not change;

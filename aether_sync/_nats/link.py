@@ -40,7 +40,7 @@ from .options import LinkOptions
 from .outbox import Outbox
 from .pump import Account, Pump
 from .reasons import describe, is_refusal, is_violation, refusal, shown
-from .requests import Requests
+from .requests import Requests, is_command
 from .servers import Server
 from .subscriber import Subscriber
 
@@ -302,7 +302,11 @@ class Link:
         if refused.reply is not None:
             return self.requests.permit(refused.reply)
         if refused.subject is not None:
-            if not self.requests.refuse(refused.subject):
+            if self.requests.refuse(refused.subject):
+                return True
+            if is_command(refused.subject):  # no event; and nobody is left who would hear of it
+                self._reporter.burst(Kind.SERVER_ERROR, "the server reports: %s", text, url=self.where)
+            else:
                 self.pump.refuse(f"no permission to publish to {refused.subject!r}")
             return True
         if self.subscriber.refuse(refused):

@@ -4,6 +4,7 @@ import json
 
 import click
 
+from .._runtime.deadline import Deadline
 from ..connection import Connection
 from ..errors import AetherError
 from ..health import Health
@@ -13,6 +14,8 @@ from ._access import Access
 from ._options import access_options
 
 __all__ = ["health"]
+
+_LEAST = 0.001  # seconds for the last question: with 0 nobody would be asked, and all would be well
 
 
 @click.command()
@@ -41,25 +44,28 @@ def health(
     The exit status is 0 if all is well, and 1 if not. The server needs no JetStream, unless --stream is given. This
     looks at the server, not at a running program: for that there is health_app().
     """  # noqa: D301  # click's mark of lines to keep
+    deadline = Deadline(timeout)
     connection = access.connection(timeout)
     try:
-        found = _looked(connection, stream, namespace, timeout)
+        found = _looked(connection, stream, namespace, deadline)
     finally:
-        connection.close(timeout)
+        connection.close(deadline.remaining())
     _print(found, as_json)
     if not found:
         ctx.exit(1)
 
 
-def _looked(connection: Connection, stream: str | None, namespace: str | None, timeout: float) -> Health:
+def _looked(connection: Connection, stream: str | None, namespace: str | None, deadline: Deadline) -> Health:
     store = None if stream is None else JetStreamEventStore(connection, stream, namespace=namespace)
     try:
         connection.start()
         if store is not None:
-            StoreAdmin(store).require_stream(timeout)
+            StoreAdmin(store).require_stream(deadline.remaining())
     except AetherError as error:
         return Health.of(connection.health().about, (str(error),))
-    return connection.health() if store is None else store.health(timeout=timeout)
+    if store is None:
+        return connection.health()
+    return store.health(timeout=max(deadline.remaining(), _LEAST))
 
 
 def _print(found: Health, as_json: bool) -> None:

@@ -454,7 +454,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
         if self._closed:
             return Health(about=about, reasons=(f"{about} is closed",), alive=False)
         parts = (self._connection.health(),)
-        if not (self._channel.is_connected and deadline.remaining()):
+        if not self._channel.is_connected or deadline.timeout == 0:
             return Health.of(about, parts=parts)
         reasons, numbers = ask_for_vitals(self._stream, deadline)
         return Health.of(about, reasons, numbers=numbers, parts=parts)

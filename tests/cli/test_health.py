@@ -5,12 +5,17 @@ import time
 
 import pytest
 
-from aether_sync import JetStreamEventStore, NATSServer
+from aether_sync import Connection, JetStreamEventStore, NATSServer
 
-from ..support.common import PATIENCE, make_event
+from ..support.common import PATIENCE, UNIT, make_event
+from ..support.proxy import Proxy
 from ..support.shell import run
 
 pytest.importorskip("click")  # the extra `cli`, which the extra `test` brings
+
+from click.testing import CliRunner
+
+from aether_sync.cli._health import health
 
 
 def test_a_server_that_answers(server: NATSServer) -> None:
@@ -59,6 +64,24 @@ def test_a_server_without_jetstream() -> None:
         assert found.returncode == 1
         assert found.stdout.startswith("bad   ")
         assert "JetStream" in found.stdout
+
+
+def test_the_timeout_is_for_all_of_it(own_server: NATSServer) -> None:
+    """Each step alone is in time: to connect, and each question."""
+    with JetStreamEventStore(own_server.url) as store:
+        store.save_event(make_event(version=1))
+    pause = 0.2 * UNIT
+    with Proxy(own_server.port) as proxy:
+        proxy.delay(pause)
+        began = time.monotonic()
+        with Connection(proxy.url) as connection:
+            connection.start()
+            timeout = time.monotonic() - began + pause  # a question takes two pauses
+        began = time.monotonic()
+        result = CliRunner().invoke(health, ["--stream", "events", "--url", proxy.url, "--timeout", str(timeout)])
+        took = time.monotonic() - began
+    assert (result.exit_code, result.output[:6]) == (1, "bad   ")
+    assert took < timeout + 2 * pause
 
 
 def test_wrong_usage() -> None:
