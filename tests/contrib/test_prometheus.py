@@ -211,6 +211,23 @@ def test_a_connection_that_is_cut_off_differs_from_one_that_is_not_used(
     assert counts() == (None, None)
 
 
+def test_a_shared_connection_has_the_name_of_the_first(
+    server: NATSServer, prefix: str, registry: CollectorRegistry
+) -> None:
+    with Connection(server.url) as connection:
+        orders, mails = (NATSEventBus(connection, prefix=f"{prefix}{n}") for n in range(2))
+        with register(orders, name="orders", registry=registry), register(mails, name="mails", registry=registry):
+            publish(orders, 7)
+            orders.flush()
+            scrape = Scrape(registry)
+            of_connection = [one for one in scrape.samples if one.name.startswith("aether_sync_connection")]
+            assert len(of_connection) == len({one.name for one in of_connection}) == 8
+            assert all(one.labels == {"name": "orders"} for one in of_connection)
+            assert scrape.value("aether_sync_connection_confirmed_total") == 7
+            assert scrape.value("aether_sync_bus_published_total", name="mails") is None
+            assert scrape.value("aether_sync_bus_received_total", name="mails") == 0
+
+
 def test_registering_again_counts_once(local_bus: EventBus, registry: CollectorRegistry) -> None:
     first, second = register(local_bus, registry=registry), register(local_bus, registry=registry)
     publish(local_bus, 2)
