@@ -1,9 +1,11 @@
-"""What a connection is to use: arguments first, then a URL's own credentials, the environment, and a context.
+"""What a connection is to use: arguments first, then a URL's own credentials, then the environment or a context.
 
-The environment and contexts are those of the nats command line, and so is their order: what the environment says
-overrides a context, setting by setting. Credentials are one group, of one kind: the first source that has any decides,
-and what sources behind it say of credentials of another kind does not count. Only a user and its password may come from
-two sources.
+The environment and contexts are those of the nats command line. A context that a program or an option asks for takes
+the place of the environment: so neither's secrets go to the other's server. A context that ``NATS_CONTEXT`` names is a
+part of the environment, and stands behind its other variables, setting by setting, as for the nats command line.
+
+Credentials are one group, of one kind: the first source that has any decides, and what sources behind it say of
+credentials of another kind does not count. Only a user and its password may come from two sources.
 """
 
 import base64
@@ -62,10 +64,10 @@ _MAX_BYTES = 1 << 20  # of a file
 
 
 class InContext(NamedTuple):
-    """A URL or None, as what a ``Connection`` is made from, with a context behind it."""
+    """A URL or None, as what a ``Connection`` is made from, with a context behind it, in place of the environment."""
 
     url: str | Sequence[str] | None
-    name: str | None  # of the context; None: the environment's, else the one that is selected
+    name: str | None  # of the context; None: the environment's, which stands behind it, else the one that is selected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +207,7 @@ def settle(given: Mapping[str, Any], trust_env: bool) -> Settings:
 
     Args:
         given: Its arguments, by setting; None is not given. ``url`` may be an :class:`InContext`.
-        trust_env: Whether the environment counts.
+        trust_env: Whether the environment counts, where no context takes its place.
 
     Raises:
         InvalidOptionError: Something is wrong, missing, or contradicts something else of the same source.
@@ -217,8 +219,9 @@ def settle(given: Mapping[str, Any], trust_env: bool) -> Settings:
         given = {setting: value for setting, value in given.items() if setting != "url"}
         if url.url is not None:
             given["url"] = url.url
-        name = url.name if url.name is not None else (trust_env and os.environ.get(_CONTEXT)) or selected_context()
-        context = read_context(name)
+        of_environment = os.environ.get(_CONTEXT) if trust_env and url.name is None else None
+        trust_env = bool(of_environment)
+        context = read_context(of_environment or (selected_context() if url.name is None else url.name))
     elif trust_env and os.environ.get(_CONTEXT):
         context = read_context(os.environ[_CONTEXT])
     for setting in ("user", "password", "token"):

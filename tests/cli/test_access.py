@@ -15,6 +15,7 @@ from aether_sync.cli._commands import commands
 from ..support.common import PATIENCE
 from ..support.contexts import Contexts, contexts
 from ..support.credentials import Account, Certificates, Key, Operator, User
+from ..support.fake_server import FakeServer
 from ..support.shell import COMMAND, Running, environment, run
 from ..support.sweep import Sweep, sweep
 
@@ -22,7 +23,7 @@ __all__ = ["contexts", "sweep"]
 
 EVENT = b'{"eventType": "Opened", "actorId": "a-1"}\n'
 OPTIONS = {
-    "--url", "--context", "--creds", "--nkey", "--user", "--password", "--token", "--tlsca", "--tlscert", "--tlskey",
+    "--url", "--context", "--no-env", "--creds", "--nkey", "--user", "--password", "--token", "--tlsca", "--tlscert", "--tlskey",
     "--timeout",
 }  # fmt: skip
 WITHOUT = {"server", "guide"}  # commands that use no server
@@ -225,6 +226,29 @@ def test_one_line_end_is_no_part_of_a_secret(tmp_path: Path, content: bytes, sec
     (tmp_path / "secret").write_bytes(content)
     (token,) = [one for one in commands.commands["pub"].params if "--token" in one.opts]
     assert token.process_value(click.Context(commands), f"@{tmp_path}/secret") == secret
+
+
+# -- the environment
+
+
+def test_no_secret_of_a_context_goes_to_a_server_of_the_environment_or_the_reverse(
+    sweep: Sweep, contexts: Contexts
+) -> None:
+    sweep.hide("of-context", "of-env")
+    with FakeServer() as meant, FakeServer() as other:
+        contexts.add("c", url=meant.url, token="of-context")
+        contexts.add("without", url=meant.url)
+        environ = {"NATS_URL": other.url, "NATS_TOKEN": "of-env"}
+        for context, options in (("c", ["--context", "c"]), ("without", ["--context", "without"])):
+            assert called(["health", "--timeout", "10", *options], b"", sweep, **environ).returncode == 0
+            (connect,) = [line for line in meant.last.lines if line.startswith(b"CONNECT")]
+            assert b"of-env" not in connect
+            assert (b"of-context" in connect) == (context == "c")
+        assert (
+            called(["health", "--timeout", "10", "--no-env", "--url", meant.url], b"", sweep, **environ).returncode == 0
+        )
+        assert not any(b"of-env" in line for line in meant.last.lines)
+        assert other.peers == []
 
 
 # -- wrong usage

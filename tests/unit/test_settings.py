@@ -56,11 +56,14 @@ def login_of(settings: Settings) -> dict[str, Any]:
         ({}, {"NATS_CONTEXT": "c", "NATS_URL": ""}, "nats://of-context"),
         ({"url": "given"}, {"NATS_CONTEXT": "c", "NATS_URL": "of-env"}, "nats://given"),
         ({"url": InContext(None, "c")}, {}, "nats://of-context"),
-        ({"url": InContext(None, "c")}, {"NATS_URL": "of-env"}, "nats://of-env"),
+        ({"url": InContext(None, "c")}, {"NATS_URL": "of-env"}, "nats://of-context"),
+        ({"url": InContext(None, "without")}, {"NATS_URL": "of-env"}, "nats://127.0.0.1:4222"),
         ({"url": InContext(None, "c")}, {"NATS_CONTEXT": "no-such"}, "nats://of-context"),
         ({"url": InContext("given", "c")}, {"NATS_URL": "of-env"}, "nats://given"),
         ({"url": InContext(None, None)}, {"NATS_CONTEXT": "c"}, "nats://of-context"),
+        ({"url": InContext(None, None)}, {"NATS_CONTEXT": "c", "NATS_URL": "of-env"}, "nats://of-env"),
         ({"url": InContext(None, None)}, {}, "nats://of-selected"),
+        ({"url": InContext(None, None)}, {"NATS_URL": "of-env"}, "nats://of-selected"),
     ],
 )
 def test_where_the_url_comes_from(
@@ -68,6 +71,7 @@ def test_where_the_url_comes_from(
 ) -> None:
     contexts.add("c", url="of-context")
     contexts.add("other", url="of-selected")
+    contexts.add("without", token="t")
     contexts.select("other\n")
     assert settled(monkeypatch, given, environ).servers == (url,)
 
@@ -124,6 +128,32 @@ def test_credentials_are_one_group(
         contexts.add("c", **context)
         environ = {**environ, "NATS_CONTEXT": "c"}
     assert login_of(settled(monkeypatch, given, environ)) == login
+
+
+@pytest.mark.parametrize("name", ["c", None])
+@pytest.mark.parametrize(
+    ("values", "given", "login"),
+    [
+        ({}, {}, {}),
+        ({"user": "u"}, {}, {"user": "u"}),
+        ({"token": "t"}, {}, {"token": "t"}),
+        ({"token": "t"}, {"user": "v"}, {"user": "v"}),
+        ({"user": "u", "password": "p"}, {"user": "u"}, {"user": "u", "password": "p"}),
+    ],
+)
+def test_a_context_takes_the_place_of_the_environment(
+    contexts: Contexts,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str | None,
+    values: dict[str, Any],
+    given: dict[str, Any],
+    login: dict[str, Any],
+) -> None:
+    contexts.add("c", **values)
+    contexts.select("c")
+    environ = {"NATS_URL": "of-env", "NATS_USER": "u", "NATS_PASSWORD": "of-env", "NATS_CA": "no-such"}
+    found = settled(monkeypatch, {"url": InContext("h", name), **given}, environ)
+    assert (login_of(found), found.tls) == (login, None)
 
 
 def test_nothing_of_the_environment_counts_where_it_is_not_trusted(
