@@ -23,8 +23,8 @@ __all__ = ["contexts", "sweep"]
 
 EVENT = b'{"eventType": "Opened", "actorId": "a-1"}\n'
 OPTIONS = {
-    "--url", "--context", "--no-env", "--creds", "--nkey", "--user", "--password", "--token", "--tlsca", "--tlscert", "--tlskey",
-    "--timeout",
+    "--url", "--context", "--no-env", "--creds", "--nkey", "--user", "--password", "--token", "--tlsca", "--tlscert",
+    "--tlskey", "--timeout",
 }  # fmt: skip
 WITHOUT = {"server", "guide"}  # commands that use no server
 
