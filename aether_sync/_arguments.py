@@ -181,8 +181,11 @@ def check_options(kind: type, options: Iterable[str], handed_on: Collection[str]
 
         own = [one.name for one in inspect.signature(kind).parameters.values() if one.kind is one.KEYWORD_ONLY]
         known = sorted([*own, *handed_on])
-        near = difflib.get_close_matches(unknown[0], known, n=1)
+        begun = [one for one in known if one.startswith(f"{unknown[0]}_") or one.startswith(f"{unknown[0]}s_")]
+        near = begun or difflib.get_close_matches(unknown[0], known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
+        if unknown[0] == "context":  # of the nats command line
+            hint = "make the connection with Connection.from_context(), and give it that"
         raise InvalidOptionError(f"{kind.__name__} has no option {short(unknown[0])}: {hint}")
 
 

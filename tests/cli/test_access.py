@@ -9,7 +9,8 @@ import click
 import nkeys
 import pytest
 
-from aether_sync import NATSServer
+from aether_sync import InvalidOptionError, NATSServer
+from aether_sync.cli._access import Access
 from aether_sync.cli._commands import commands
 
 from ..support.common import PATIENCE
@@ -259,7 +260,23 @@ def test_settings_that_cannot_be_used(sweep: Sweep, contexts: Contexts) -> None:
     contexts.add("c", url="h")
     done = called(["pub", "n", "--context", "c", "--user", "u", "--token", "a-secret"], EVENT, sweep)
     assert (done.returncode, done.stdout) == (2, b"")
-    assert b"user and token contradict each other" in done.stderr
+    assert b"--user and --token contradict each other" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"creds": "no/such"}, "^--creds is the path of a file, and there is none at 'no/such'"),
+        ({"password": "x"}, "^--password needs a user"),
+        ({"tlskey": "x"}, "^--tlskey is the key of a certificate: name that, too, as --tlscert$"),
+        ({"context": "c", "tlscert": __file__}, "^--tlscert .*: name its key as --tlskey$"),
+        ({"context": "c"}, "^key of the context 'c' is the key of .*: name that, too, as cert of the context 'c'$"),
+    ],
+)
+def test_errors_call_options_by_their_names(contexts: Contexts, options: dict[str, str], words: str) -> None:
+    contexts.add("c", key="" if "tlscert" in options else "no/such")
+    with pytest.raises(InvalidOptionError, match=words):
+        Access(**options).connection(1.0)
 
 
 def test_the_demo_takes_no_credentials_for_a_server_of_its_own(sweep: Sweep) -> None:

@@ -76,7 +76,9 @@ def ask_for_all(connection: Connection, wanted: Wanted, timeout: float) -> Answe
         skew=_skew(user.answer.get("server", {}).get("time"), user.middle),
         monitor_url=wanted.monitor or "",
         monitor=monitored.answer,
-        **figures,
+        health=figures.get("health", {}),
+        jetstream=figures.get("jetstream", {}),
+        routes=figures.get("routes", {}),
         moment=now().timestamp(),
     )
     if answers.skew is None:
