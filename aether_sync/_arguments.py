@@ -194,8 +194,11 @@ def check_known(refusal: str, given: Iterable[str], known: Collection[str]) -> N
     for unknown in (one for one in given if one not in known):
         import difflib  # which nobody needs who makes no mistake
 
-        near = difflib.get_close_matches(unknown, known, n=1)
+        begun = [one for one in known if one.startswith((f"{unknown}_", f"{unknown}s_"))]
+        near = begun or difflib.get_close_matches(unknown, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
+        if unknown == "context":  # of the nats command line
+            hint = "make the connection with Connection.from_context(), and give it that"
         raise InvalidOptionError(f"{refusal} {short(unknown)}: {hint}")
 
 

@@ -182,15 +182,16 @@ class Connection(Startable, ForkAware):
     ) -> "Connection":
         """Return a connection with the settings of a context of the nats command line, ``nats context add NAME``.
 
-        Arguments override the context, setting by setting, and so does the environment, as for the nats command line.
-        With ``trust_env=False`` the context counts alone. The file is read once, now.
+        The context takes the place of the environment, so that its secrets go to no server that the environment names,
+        and the reverse. Arguments override it, setting by setting. The file is read once, now.
 
         The format is that of ADR-21 (https://github.com/nats-io/nats-architecture-and-design); the file of a context is
         ``nats/context/NAME.json`` below ``$XDG_CONFIG_HOME``, which is ``~/.config`` by default.
 
         Args:
-            context: Its name, or the path of its file, which ends with ``.json``. By default the environment's
-                ``NATS_CONTEXT``, else the context that ``nats context select`` has chosen.
+            context: Its name, or the path of its file, which ends with ``.json``. By default the one that
+                ``NATS_CONTEXT`` names, which stands behind the other variables of the environment, as for
+                ``Connection()``; without that variable, the context that ``nats context select`` has chosen.
             url: As for :class:`Connection`.
             **options: Those of :class:`Connection`.
 

@@ -47,12 +47,24 @@ def _check_url(url: str) -> str:
             f"no server URL: {shown(url)!r}; this library does not speak WebSocket. Expected nats://host:port or "
             "tls://host:port, with the port that the server has for other clients"
         )
+    if _has_unescaped(url):
+        raise InvalidOptionError(
+            "the user or the password in a server URL has a / ? or # in it: write these as %2F %3F %23, and @ as %40, "
+            f"or give user and password apart from the URL. Without them it is {shown(url)!r}"
+        )
     if not _is_server(url):
         raise InvalidOptionError(
             f"no server URL, as far as it may be shown: {shown(url)!r}; expected nats://host:port or tls://host:port. "
-            "In a user or password, escape / ? # @ as %2F %3F %23 %40, or give them as user= and password="
+            "In a user or password, escape / ? # @ as %2F %3F %23 %40, or give them apart from the URL"
         )
     return url
+
+
+def _has_unescaped(url: str) -> bool:
+    """Whether an ``@`` is behind the host: then what a parser takes for the host is a part of user and password."""
+    scheme, _, rest = url.partition("://")
+    ends = [at for mark in "/?#" if (at := rest.find(mark)) >= 0]
+    return scheme in ("nats", "tls") and bool(ends) and "@" in rest[min(ends) :]
 
 
 def _is_server(url: str) -> bool:
@@ -61,8 +73,7 @@ def _is_server(url: str) -> bool:
         is_complete = parts.scheme in ("nats", "tls") and parts.hostname and parts.port != 0
     except ValueError:
         return False
-    # An @ behind the host means that the password had an unescaped slash, and that the host is a part of it.
-    return bool(is_complete) and "@" not in "".join(parts[2:])
+    return bool(is_complete)
 
 
 def check_secret_file(name: str, path: str | Path) -> str:

@@ -121,6 +121,7 @@ class Undecided:
     [
         ({"monitor": "localhost:8222"}, InvalidOptionError),
         ({"monitor": 8222}, InvalidOptionError),
+        ({"monitor": "http://me:secret@host:8222"}, InvalidOptionError),
         ({"patterns": "orders.>"}, InvalidOptionError),
         ({"patterns": ["orders..>"]}, InvalidNamespaceError),
         ({"prefix": "a.b"}, ValueError),
@@ -147,7 +148,55 @@ def test_what_is_no_connection() -> None:
         diagnose(connection)
 
 
+# -- the monitoring port
+
+
+def whole(findings: list[Finding]) -> str:
+    return "\n".join(f"{one.message} {one.advice}" for one in findings)
+
+
+@pytest.mark.parametrize("store", [False, True])
+def test_a_monitoring_port_that_does_not_answer_is_one_finding(
+    server: NATSServer, monitor: Monitor, free_port: int, store: bool
+) -> None:
+    nothing, below = f"http://127.0.0.1:{free_port}", f"http://127.0.0.1:{monitor.port}/varz"
+    for url, words in ((nothing, "does not answer"), (below, "is no monitoring port of a nats-server")):
+        findings = look(server.url, monitor=url, store=store)
+        (found,) = of("monitor", findings)
+        assert found.level == "warn"
+        assert found.message.startswith(f"{url} {words}")
+        assert "--monitor" not in whole(findings), "it was given"
+        assert [one for one in findings if one.level != "ok"] == [found]
+
+
+def test_a_monitoring_port_of_another_server_is_not_believed(server: NATSServer) -> None:
+    with monitored() as (_, port):
+        findings = look(server.url, monitor=port)
+    (found,) = of("monitor", findings)
+    assert (found.level, found.message.startswith(f"{port} is of another server, '")) == ("warn", True)
+    assert not {"memory", "health", "sync to disk"} & {one.topic for one in findings}
+
+
+def test_a_monitoring_port_of_a_server_of_the_cluster_counts() -> None:
+    with NATSCluster(3) as cluster:
+        name = cluster.servers[1].url
+        ports = [f"http://127.0.0.1:{port}" for port in cluster._monitors]
+        eventually(lambda: "of this server" in whole(of("monitor", look(name, store=False, monitor=ports[1]))))
+        eventually(lambda: "has a route to this" in whole(of("monitor", look(name, store=False, monitor=ports[0]))))
+        assert of("memory", look(name, store=False, monitor=ports[0]))
+
+
 # -- rights
+
+
+def test_a_user_of_a_bus_gets_no_contradictions(guarded: NATSServer) -> None:
+    findings = look(guarded.url, "tenant")
+    (found,) = of("round trip", findings)
+    assert "gets no answers" not in found.message
+    bad = [one for one in findings if one.level == "bad"]
+    assert [one.topic for one in bad] == ["permissions"], "one cause, told once"
+    assert "grant publish $JS.API.STREAM.INFO.events" in bad[0].advice
+    assert "not there yet" not in whole(findings), "which he cannot know"
 
 
 @pytest.fixture

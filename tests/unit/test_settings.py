@@ -56,11 +56,14 @@ def login_of(settings: Settings) -> dict[str, Any]:
         ({}, {"NATS_CONTEXT": "c", "NATS_URL": ""}, "nats://of-context"),
         ({"url": "given"}, {"NATS_CONTEXT": "c", "NATS_URL": "of-env"}, "nats://given"),
         ({"url": InContext(None, "c")}, {}, "nats://of-context"),
-        ({"url": InContext(None, "c")}, {"NATS_URL": "of-env"}, "nats://of-env"),
+        ({"url": InContext(None, "c")}, {"NATS_URL": "of-env"}, "nats://of-context"),
+        ({"url": InContext(None, "without")}, {"NATS_URL": "of-env"}, "nats://127.0.0.1:4222"),
         ({"url": InContext(None, "c")}, {"NATS_CONTEXT": "no-such"}, "nats://of-context"),
         ({"url": InContext("given", "c")}, {"NATS_URL": "of-env"}, "nats://given"),
         ({"url": InContext(None, None)}, {"NATS_CONTEXT": "c"}, "nats://of-context"),
+        ({"url": InContext(None, None)}, {"NATS_CONTEXT": "c", "NATS_URL": "of-env"}, "nats://of-env"),
         ({"url": InContext(None, None)}, {}, "nats://of-selected"),
+        ({"url": InContext(None, None)}, {"NATS_URL": "of-env"}, "nats://of-selected"),
     ],
 )
 def test_where_the_url_comes_from(
@@ -68,6 +71,7 @@ def test_where_the_url_comes_from(
 ) -> None:
     contexts.add("c", url="of-context")
     contexts.add("other", url="of-selected")
+    contexts.add("without", token="t")
     contexts.select("other\n")
     assert settled(monkeypatch, given, environ).servers == (url,)
 
@@ -126,6 +130,32 @@ def test_credentials_are_one_group(
     assert login_of(settled(monkeypatch, given, environ)) == login
 
 
+@pytest.mark.parametrize("name", ["c", None])
+@pytest.mark.parametrize(
+    ("values", "given", "login"),
+    [
+        ({}, {}, {}),
+        ({"user": "u"}, {}, {"user": "u"}),
+        ({"token": "t"}, {}, {"token": "t"}),
+        ({"token": "t"}, {"user": "v"}, {"user": "v"}),
+        ({"user": "u", "password": "p"}, {"user": "u"}, {"user": "u", "password": "p"}),
+    ],
+)
+def test_a_context_takes_the_place_of_the_environment(
+    contexts: Contexts,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str | None,
+    values: dict[str, Any],
+    given: dict[str, Any],
+    login: dict[str, Any],
+) -> None:
+    contexts.add("c", **values)
+    contexts.select("c")
+    environ = {"NATS_URL": "of-env", "NATS_USER": "u", "NATS_PASSWORD": "of-env", "NATS_CA": "no-such"}
+    found = settled(monkeypatch, {"url": InContext("h", name), **given}, environ)
+    assert (login_of(found), found.tls) == (login, None)
+
+
 def test_nothing_of_the_environment_counts_where_it_is_not_trusted(
     contexts: Contexts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,7 +192,8 @@ def test_nothing_of_the_environment_counts_where_it_is_not_trusted(
         ({}, {"NATS_CREDS": "no/such"}, "NATS_CREDS is the path of a file, and there is none at 'no/such'"),
         ({}, {"NATS_NKEY": "no/such"}, "NATS_NKEY is the path of a file, and there is none at 'no/such'"),
         ({}, {"NATS_CA": "no/such"}, "NATS_CA is the path of a file, and there is none at 'no/such'"),
-        ({}, {"NATS_KEY": "no/such"}, "NATS_KEY is the key of a certificate: name that, too"),
+        ({}, {"NATS_KEY": "no/such"}, "NATS_KEY is the key of a certificate: name that, too, as NATS_CERT$"),
+        ({}, {"NATS_CERT": __file__}, r"NATS_CERT \(.*\) does not have both .*: name its key as NATS_KEY$"),
         ({"tls_key": "no/such"}, {}, "tls_key is the key of a certificate: name that, too, as tls_cert"),
         ({}, {"NATS_URL": "http://a-secret@h"}, "NATS_URL: no server URL"),
         ({}, {"NATS_CONTEXT": "no-such"}, "there is no context 'no-such': no file '.*/nats/context/no-such.json'"),

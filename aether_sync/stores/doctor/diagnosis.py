@@ -42,8 +42,8 @@ def diagnose(
         prefix: The prefix of the bus, as for ``NATSEventBus``.
         patterns: What the programs publish and subscribe to on the bus, as patterns. A refusal of one of these is
             ``"bad"``. By default everything is tried, and a refusal is ``"warn"``: a user need not have all rights.
-        monitor: The URL of the server's monitoring port, such as ``http://host:8222``, which shows more. By default it
-            is not asked.
+        monitor: The URL of the server's monitoring port, such as ``http://host:8222``, which shows more. It may also be
+            that of another server of the cluster, but what it tells is of that server then. By default none is asked.
         timeout: Seconds for each question.
 
     Returns:
@@ -58,6 +58,8 @@ def diagnose(
     if not is_of(connection, Connection):
         raise InvalidOptionError(f"connection must be a Connection, not {type(connection).__name__}")
     monitor = check_text("monitor", monitor)
+    if monitor is not None and "@" in monitor:
+        raise InvalidOptionError("a monitoring port takes no user and no password: give a URL as 'http://host:8222'")
     if monitor is not None and not monitor.startswith(("http://", "https://")):
         raise InvalidOptionError(f"a monitoring port has a URL such as 'http://host:8222', not {monitor!r:.80}")
     if isinstance(patterns, str):

@@ -11,8 +11,12 @@ from .._jetstream.saves import TornSave
 from .rights import Tried
 
 __all__ = [
-    "NO_JETSTREAM", "Answers", "Finding", "Level", "bad", "filled", "first_line", "is_well", "ok", "size_of", "warn",
+    "NO_JETSTREAM", "NO_RIGHT", "Answers", "Finding", "Level", "bad", "filled", "first_line", "is_well", "ok",
+    "size_of", "warn",
 ]  # fmt: skip
+
+#: In the place of a server's error: it has refused to pass the question on.
+NO_RIGHT = -1
 
 #: The server's errors if JetStream is not enabled for the account, or not at all, or has no leader.
 NO_JETSTREAM = {ErrorCode.JSNotEnabledForAccountErr, ErrorCode.JSNotEnabledErr, ErrorCode.JSClusterNotAvailErr}
@@ -107,8 +111,10 @@ class Answers:
         snapshots: ``STREAM.INFO`` of the snapshots.
         dead_letters: ``STREAM.INFO`` of the dead letters.
         consumers: The consumers of ``CONSUMER.LIST``.
+        gets_answers: Whether the user may subscribe to the inbox that answers come to.
         round_trip: Seconds of a request and its answer; None if nothing was answered.
         skew: Seconds by which the server's clock is ahead of the local one; None if that is not known.
+        monitor_url: The URL of the monitoring port that was given; "" if none was.
         monitor: ``/varz`` of the monitoring port; empty if that was not asked.
         health: ``/healthz`` of the monitoring port; empty if that was not asked.
         jetstream: ``/jsz`` of the monitoring port; empty if that was not asked.
@@ -129,8 +135,10 @@ class Answers:
     snapshots: dict[str, Any] = field(default_factory=dict)
     dead_letters: dict[str, Any] = field(default_factory=dict)
     consumers: list[dict[str, Any]] = field(default_factory=list)
+    gets_answers: bool = True
     round_trip: float | None = None
     skew: float | None = None
+    monitor_url: str = ""
     monitor: dict[str, Any] = field(default_factory=dict)
     health: dict[str, Any] = field(default_factory=dict)
     jetstream: dict[str, Any] = field(default_factory=dict)
@@ -148,6 +156,10 @@ class Answers:
     def has_jetstream(self) -> bool:
         """Whether the server has JetStream for this account, and answers."""
         return not ("error" in self.account and self.account["error"].get("err_code") in NO_JETSTREAM)
+
+    def refuses(self, subject: str) -> bool:
+        """Whether the server refused a publish to a subject when the rights were tried."""
+        return any(right.subject == subject for one in self.rights for right in one.refused)
 
     @property
     def in_cluster(self) -> bool:

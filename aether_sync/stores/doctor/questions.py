@@ -18,14 +18,14 @@ from ..._nats.client import TLSState
 from ..._runtime.deadline import Deadline
 from ..._values.clock import Datetime, monotonic, now
 from ...connection import Connection, channel_of
-from ...errors import AetherError, StoreUnavailableError
+from ...errors import AetherError, PermissionDeniedError, StoreUnavailableError
 from .._jetstream.api import JetStream
 from .._jetstream.error_codes import ErrorCode
 from .._jetstream.messages import Record, command
 from .._jetstream.names import Names
 from .._jetstream.saves import torn_saves
 from .._jetstream.stream import settings
-from .findings import Answers
+from .findings import NO_RIGHT, Answers
 from .rights import Tried, Use, try_all, uses_of_bus, uses_of_store
 
 __all__ = ["Wanted", "ask_for_all"]
@@ -62,23 +62,27 @@ def ask_for_all(connection: Connection, wanted: Wanted, timeout: float) -> Answe
     """
     connection.start()
     asking = _Asking(channel_of(connection, for_store=wanted.names is not None), timeout)
-    monitored = partial(_monitored, wanted.monitor, timeout)
-    user = asking.user()
+    gets_answers = asking.gets_answers()
+    user = asking.user() if gets_answers else _Timed(_error("no answers"), None, now())
+    server = connection.server_info()
+    monitored, figures = _figures(wanted.monitor, timeout, str(server.get("server_id")))
     answers = Answers(
         wanted=None if wanted.names is None else settings(wanted.names, wanted.replicas),
-        server=connection.server_info(),
+        server=server,
         tls=asking.tls(),
         user=user.answer,
+        gets_answers=gets_answers,
         round_trip=user.round_trip,
         skew=_skew(user.answer.get("server", {}).get("time"), user.middle),
-        monitor=(monitor := monitored("varz")).answer,
-        health=monitored("healthz").answer,
-        jetstream=monitored("jsz").answer,
-        routes=monitored("routez").answer,
+        monitor_url=wanted.monitor or "",
+        monitor=monitored.answer,
+        health=figures.get("health", {}),
+        jetstream=figures.get("jetstream", {}),
+        routes=figures.get("routes", {}),
         moment=now().timestamp(),
     )
     if answers.skew is None:
-        answers = replace(answers, skew=_skew(monitor.answer.get("now"), monitor.middle))
+        answers = replace(answers, skew=_skew(monitored.answer.get("now"), monitored.middle))
     if wanted.names is not None:
         answers = _of_store(asking, wanted.names, answers)
     return _with_rights(asking, wanted, answers)
@@ -110,7 +114,8 @@ def _with_rights(asking: "_Asking", wanted: Wanted, answers: Answers) -> Answers
         return answers
     uses = uses_of_bus(wanted.prefix, wanted.patterns)
     if wanted.names is not None and answers.has_jetstream:
-        uses += uses_of_store(wanted.names, makes=not answers.has_stream)
+        is_missing = answers.stream.get("error", {}).get("err_code") == ErrorCode.JSStreamNotFoundErr
+        uses += uses_of_store(wanted.names, makes=is_missing)
     try:
         return replace(answers, rights=asking.rights(uses))
     except AetherError as error:
@@ -157,14 +162,16 @@ class _Asking:
         """Try all rights of some uses."""
         return try_all(self._channel, uses, Deadline(self._timeout))
 
-    def user(self) -> _Timed:
-        """Ask who this user is, what he may do, and by which clock; no answer if he may not get answers."""
+    def gets_answers(self) -> bool:
+        """Whether the user may get answers; if the server does not say so, none are expected."""
         inbox = f"_INBOX.{os.urandom(12).hex()}.*"
         try:
-            if not self._channel.may_subscribe([inbox], Deadline(self._timeout))[inbox]:
-                return _Timed(_error(f"no right to subscribe to {inbox!r}"), None, now())
-        except AetherError as error:
-            return _Timed(_error(str(error)), None, now())
+            return self._channel.may_subscribe([inbox], Deadline(self._timeout))[inbox]
+        except AetherError:
+            return False
+
+    def user(self) -> _Timed:
+        """Ask who this user is, what he may do, and by which clock."""
         return self.fastest(self._ask_user)
 
     def _ask_user(self) -> dict[str, Any]:
@@ -185,6 +192,8 @@ class _Asking:
             has_no_leader = f"({ErrorCode.JSClusterNotAvailErr.value})" in str(error)
             code = ErrorCode.JSClusterNotAvailErr if has_no_leader else ErrorCode.JSNotEnabledForAccountErr
             return _error(str(error), code)
+        except PermissionDeniedError as error:
+            return _error(str(error), NO_RIGHT)
         except AetherError as error:
             return _error(str(error))
 
@@ -234,19 +243,46 @@ def _skew(moment: object, middle: Datetime) -> float | None:
         return None
 
 
-def _monitored(monitor: str | None, timeout: float, what: str) -> _Timed:
-    """Return an answer of a monitoring port; an empty one if there is none to be asked."""
+def _figures(url: str | None, timeout: float, server_id: str) -> tuple[_Timed, dict[str, dict[str, Any]]]:
+    """Ask a monitoring port.
+
+    Args:
+        url: Its URL; None if there is none to be asked.
+        timeout: Seconds for each answer.
+        server_id: The server that is examined.
+
+    Returns:
+        Its ``/varz``, and its other answers, by field. If it is neither that server's nor of one with a route to that,
+        an error, and nothing else: it may be of another installation.
+    """
+    monitor = _Timed({}, None, now()) if url is None else _monitored(url, timeout, "varz")
+    if url is None or "error" in monitor.answer:
+        return monitor, {}
+    if not isinstance(monitor.answer.get("server_id"), str):
+        return monitor._replace(answer=_error(f"{url} is no monitoring port of a nats-server")), {}
+    routes = _monitored(url, timeout, "routez").answer
+    peers = {route.get("remote_id") for route in routes.get("routes") or ()}
+    if server_id not in {monitor.answer["server_id"], *peers}:
+        name = monitor.answer.get("server_name")
+        return monitor._replace(answer=_error(f"{url} is of another server, {name!r}, with no route to this one")), {}
+    others = {"health": _monitored(url, timeout, "healthz").answer, "jetstream": _monitored(url, timeout, "jsz").answer}
+    return monitor, {"routes": routes, **others}
+
+
+def _monitored(url: str, timeout: float, what: str) -> _Timed:
+    """Return an answer of a monitoring port."""
     began = now()
-    if monitor is None:
-        return _Timed({}, None, began)
     try:
-        with _opened(f"{monitor.rstrip('/')}/{what}", timeout) as answer:
+        with _opened(f"{url.rstrip('/')}/{what}", timeout) as answer:
             found = json.load(answer)
-    except (OSError, ValueError, HTTPException) as error:
-        return _Timed(_error(f"{monitor} does not answer ({error})"), None, began)
+    except ValueError:  # no JSON
+        found = None
+    except (OSError, HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        return _Timed(_error(f"{url} does not answer ({reason})"), None, began)
     ended = now()
     if not isinstance(found, dict):
-        found = _error(f"{monitor} is no monitoring port of a nats-server")
+        found = _error(f"{url} is no monitoring port of a nats-server: there is no /{what} below it")
     return _Timed(found, (ended - began).total_seconds(), began + (ended - began) / 2)
 
 
