@@ -199,7 +199,7 @@ def test_public_names_are_pinned() -> None:
 def test_a_connection_shows_only_what_a_user_may_call() -> None:
     assert {name for name in dir(aether_sync.Connection) if not name.startswith("_")} == {
         "close", "closed", "flush", "from_context", "health", "is_connected", "on", "reconnects", "server_info",
-        "start", "wait_connected",
+        "start", "started", "wait_connected",
     }  # fmt: skip
 
 
