@@ -36,7 +36,7 @@ from .health import Health
 from .metrics import CloseReport
 from .notices import NoticeCallback
 
-__all__ = ["OPTIONS", "Adopted", "Connection", "ConnectionOptions", "adopt", "channel_of"]
+__all__ = ["OPTIONS", "Adopted", "Connection", "ConnectionOptions", "adopt", "channel_of", "secrets_in"]
 
 _AT_EXIT = 5.0  # seconds to close all connections that nobody closed: as long as close() takes for one by default
 _SHORTEST_INTERVAL = 0.001  # seconds between two PINGs: less would be a storm
@@ -501,6 +501,11 @@ def channel_of(connection: Connection, *, for_store: bool = False) -> Channel:
     if for_store and (reason := connection._options.settings.no_store):
         raise InvalidOptionError(reason)
     return Channel(connection._slot, connection._begin_to_connect, connection._ready)
+
+
+def secrets_in(connection: Connection) -> set[str]:
+    """Return the passwords, tokens, JWTs and seeds with which a connection logs in: what nobody may be shown."""
+    return connection._options.login().secrets()
 
 
 class Adopted(NamedTuple):

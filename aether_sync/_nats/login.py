@@ -9,6 +9,7 @@ import json
 import re
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from urllib.parse import unquote, urlsplit
 
@@ -112,6 +113,19 @@ class Login:
         assert self._nkeys_seed is not None
         signer = _Signer(_read(self._nkeys_seed).strip(), self._nkeys_seed)
         return {"nkey": signer.public_key, "sig": signer.sign(nonce)}
+
+    def secrets(self) -> set[str]:
+        """Return what is secret in the credentials for all servers, as :func:`secrets_of` does. Files are read."""
+        found: set[str] = set()
+        for fields in (self._for_all, *self._by_server.values()):
+            found |= secrets_of(fields)
+        with suppress(NotSentError):
+            if self._credentials is not None:
+                found.update(_read_credentials(self._credentials))
+        with suppress(NotSentError):
+            if self._nkeys_seed is not None:
+                found.add(_read(self._nkeys_seed).strip())
+        return found - {""}
 
     def doubt(self) -> str:
         """Return a reason for a refusal that can be seen here, that the JWT has expired; else an empty text."""

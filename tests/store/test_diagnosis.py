@@ -121,7 +121,6 @@ class Undecided:
     [
         ({"monitor": "localhost:8222"}, InvalidOptionError),
         ({"monitor": 8222}, InvalidOptionError),
-        ({"monitor": "http://me:secret@host:8222"}, InvalidOptionError),
         ({"patterns": "orders.>"}, InvalidOptionError),
         ({"patterns": ["orders..>"]}, InvalidNamespaceError),
         ({"prefix": "a.b"}, ValueError),

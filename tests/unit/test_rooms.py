@@ -47,7 +47,9 @@ ROOMS: dict[str, list[str]] = {
         "arrivals", "dead_letters", "durable", "ack_extender", "delivery", "handlers", "sources", "consumption",
         "lanes", "runner", "context", "consumer",
     ],
-    "stores/doctor": ["faults", "rights", "findings", "questions", "server_checks", "checks", "diagnosis"],
+    "stores/doctor": [
+        "faults", "rights", "findings", "monitoring", "shapes", "questions", "server_checks", "checks", "diagnosis",
+    ],
     "contrib/prometheus": [
         "_families", "_reading", "_exporter", "_ticker", "_asking", "_collector", "_slots", "_writer", "_registration",
         "_http", "__init__", "__main__",

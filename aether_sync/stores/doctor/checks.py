@@ -48,6 +48,13 @@ def _jetstream(answers: Answers) -> Iterator[Finding]:
             f"the cluster has no leader for it: {error.get('description')}",
             "start the servers that are missing: more than half have to be there",
         )
+    elif error and error.get("is_silent"):
+        yield bad(
+            "jetstream",
+            f"it does not answer: {error.get('description')}",
+            "try a longer --timeout. If there is still no answer, see the log of the server, and its /healthz: "
+            "JetStream may have failed, as on a disk that hangs, and then the server has to be restarted",
+        )
     elif not answers.has_jetstream:
         yield bad(
             "jetstream",
@@ -273,6 +280,9 @@ def _window(answers: Answers) -> Iterator[Finding]:
 
 
 def _saves(answers: Answers) -> Iterator[Finding]:
+    if not (answers.looked_through or answers.torn) and answers.stream["state"]["messages"]:
+        yield ok("saves", "not looked at: the latest records could not be read, or not in time")
+        return
     among = f"the latest {answers.looked_through:,} records"
     if not answers.torn:
         yield ok("saves", f"all whole, among {among}")

@@ -1,7 +1,7 @@
 """``Answers`` and ``Finding``: what the doctor examines, and what it says."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -12,7 +12,7 @@ from .rights import Tried
 
 __all__ = [
     "NO_JETSTREAM", "NO_RIGHT", "Answers", "Finding", "Level", "bad", "filled", "first_line", "is_well", "ok",
-    "size_of", "warn",
+    "size_of", "warn", "without",
 ]  # fmt: skip
 
 #: In the place of a server's error: it has refused to pass the question on.
@@ -22,6 +22,7 @@ NO_RIGHT = -1
 NO_JETSTREAM = {ErrorCode.JSNotEnabledForAccountErr, ErrorCode.JSNotEnabledErr, ErrorCode.JSClusterNotAvailErr}
 
 _NEARLY_FULL, _FULL = 0.8, 0.95
+_SECRET = 4  # characters: shorter ones occur in any text
 
 
 class Level(StrEnum):
@@ -97,7 +98,7 @@ def size_of(size: float) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """The server's answers. One that has an ``error`` says why there is no answer.
+    """The server's answers. One that has an ``error`` says why there is no answer, and whether none came in time.
 
     Attributes:
         wanted: The settings that the stream would be made with; None if no store is looked at.
@@ -155,7 +156,8 @@ class Answers:
     @property
     def has_jetstream(self) -> bool:
         """Whether the server has JetStream for this account, and answers."""
-        return not ("error" in self.account and self.account["error"].get("err_code") in NO_JETSTREAM)
+        error = self.account.get("error", {})
+        return error.get("err_code") not in NO_JETSTREAM and not error.get("is_silent")
 
     def refuses(self, subject: str) -> bool:
         """Whether the server refused a publish to a subject when the rights were tried."""
@@ -176,6 +178,20 @@ class Answers:
 def is_well(findings: Iterable[Finding]) -> bool:
     """Whether no finding is bad."""
     return all(finding.level is not Level.BAD for finding in findings)
+
+
+def without(secrets: Collection[str], findings: Iterable[Finding]) -> list[Finding]:
+    """Return findings that show no secret, whatever a server has answered."""
+    hidden = sorted((one for one in secrets if len(one) >= _SECRET), key=len, reverse=True)
+
+    def clean(text: str) -> str:
+        for secret in hidden:
+            text = text.replace(secret, "***")
+        return text
+
+    return [
+        replace(one, topic=clean(one.topic), message=clean(one.message), advice=clean(one.advice)) for one in findings
+    ]
 
 
 def first_line(finding: Finding) -> str:

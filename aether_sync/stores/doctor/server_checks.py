@@ -59,7 +59,9 @@ def _version(answers: Answers) -> Iterator[Finding]:
 def _login(answers: Answers) -> Iterator[Finding]:
     data = answers.user.get("data", {})
     if not answers.server.get("auth_required"):
-        if answers.is_local:
+        if answers.server.get("tls_verify"):
+            yield ok("login", "accepted: the server lets in whoever has a certificate that it trusts")
+        elif answers.is_local:
             yield ok("login", "the server asks for none, on this machine")
         else:
             yield warn(

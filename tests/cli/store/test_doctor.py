@@ -51,7 +51,8 @@ class Unwell(BaseHTTPRequestHandler):
         is_health = self.path == "/healthz"
         self.send_response(503 if is_health else 200)
         self.end_headers()
-        varz = json.dumps({"server_id": self.server_id}).encode()
+        name = {"server_id": self.server_id, "version": "2.15.1", "num_routes": 0, "routes": []}
+        varz = json.dumps(name).encode()
         self.wfile.write(b'{"status":"unavailable","error":"no space left on device"}' if is_health else varz)
 
     def log_message(self, *_: object) -> None:
