@@ -47,11 +47,12 @@ def test_a_server_that_is_not_there(nowhere: str) -> None:
 
 def test_a_stream(server: NATSServer, prefix: str, make_store: type[JetStreamEventStore]) -> None:
     patient = "--url", server.url, "--stream", prefix, "--timeout", str(PATIENCE)
-    found = run("health", *patient)
+    assert run("health", *patient).returncode == 0, "whoever makes it may wait for this"
+    found = run("health", *patient, "--must-exist")
     assert found.returncode == 1
     assert f"there is no stream {prefix!r}" in found.stdout
     make_store().save_event(make_event(version=1))
-    found = run("health", *patient, "--json")
+    found = run("health", *patient, "--must-exist", "--json")
     assert found.returncode == 0
     assert json.loads(found.stdout)["numbers"]["events"] == 1
 
@@ -84,6 +85,20 @@ def test_the_timeout_is_for_all_of_it(own_server: NATSServer) -> None:
     assert took < timeout + 2 * pause
 
 
-def test_wrong_usage() -> None:
-    assert run("health", "--timeout", "0").returncode == 2
-    assert run("health", "--url", "").returncode == 2
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--timeout", "0"],
+        ["--no-such"],
+        ["--url", ""],
+        ["--creds", "no/such"],
+        ["--must-exist"],
+        ["--stream", ""],
+        ["--password", "@no/such"],
+    ],
+)
+def test_whatever_is_wrong_the_exit_status_is_1(options: list[str]) -> None:
+    """Docker reserves 2 for its own use."""
+    found = run("health", *options)
+    assert (found.returncode, found.stdout) == (1, "")
+    assert found.stderr
