@@ -20,15 +20,28 @@ def check_servers(url: str | Sequence[str]) -> tuple[str, ...]:
     """Return the URLs of servers, each with its scheme.
 
     Args:
-        url: One URL, several separated by commas, or a sequence of them.
+        url: One URL, several separated by commas, or a sequence of them. Behind a comma, one with credentials has a
+            scheme: else it could be the rest of a password.
 
     Raises:
         InvalidOptionError: One is no URL of a NATS server, or has a password that is not escaped.
     """
-    urls = str.__str__(url).split(",") if is_of(url, str) else url if type(url) in (list, tuple) else _items(url)
+    urls = _split(str.__str__(url)) if is_of(url, str) else url if type(url) in (list, tuple) else _items(url)
     if not urls or not all(is_of(one, str) for one in urls):
         raise InvalidOptionError("a connection wants a URL such as 'nats://host:4222', or a sequence of them")
     return tuple(_check_url(str.__str__(one)) for one in urls)
+
+
+def _split(urls: str) -> Sequence[str]:
+    first, *others = urls.split(",")
+    for other in others:
+        if "@" in other and "://" not in other:  # a further server, or the rest of a password
+            raise InvalidOptionError(
+                f"no server URL, as far as it may be shown: {shown(other)!r} behind a comma. In a user or password, "
+                "escape a comma as %2C, or give them as user= and password=. Of several URLs, each with a user has a "
+                "scheme, nats:// or tls://"
+            )
+    return [first, *others]
 
 
 def _items(urls: Any) -> Sequence[str]:
@@ -55,7 +68,7 @@ def _check_url(url: str) -> str:
     if not _is_server(url):
         raise InvalidOptionError(
             f"no server URL, as far as it may be shown: {shown(url)!r}; expected nats://host:port or tls://host:port. "
-            "In a user or password, escape / ? # @ as %2F %3F %23 %40, or give them apart from the URL"
+            "In a user or password, escape / ? # @ , as %2F %3F %23 %40 %2C, or give them apart from the URL"
         )
     return url
 

@@ -16,6 +16,8 @@ from aether_sync.errors import InvalidOptionError
         ("nats://a:1, tls://b:2", ("nats://a:1", "tls://b:2")),
         (["nats://a:1", "b"], ("nats://a:1", "nats://b")),
         ("TLS://a:1, NATS://b", ("tls://a:1", "nats://b")),
+        ("u:p@a:1,b,nats://v:q@c:1", ("nats://u:p@a:1", "nats://b", "nats://v:q@c:1")),
+        (["nats://me:1,2@host"], ("nats://me:1,2@host",)),
         ("nats://me:p%2Fss%40@host:4222", ("nats://me:p%2Fss%40@host:4222",)),
     ],
 )
