@@ -192,11 +192,12 @@ def many_forks() -> None:
 
 def lost_folder() -> None:
     """The directory is removed while the program runs: it is logged, and harms nothing."""
+    _writer._INTERVAL = 0.1
     bus = begin()
     publish(bus, 1)
     eventually(lambda: published() == 1)
     shutil.rmtree(FOLDER)
-    pid = in_child(lambda: (publish(bus, 1), time.sleep(_writer._INTERVAL * 1.5), flush_logs()))
+    pid = in_child(lambda: (publish(bus, 1), time.sleep(1.5), flush_logs()))
     assert os.waitpid(pid, 0)[1] == 0
     try:
         register(EventBus())
@@ -236,6 +237,7 @@ def scrape(app: Callable[..., Iterable[bytes]]) -> str:
 
 def locked_out() -> None:
     """A child that becomes another user fails scrapes when it cannot read, and when it cannot write."""
+    _writer._INTERVAL = 0.1
     bus = begin()
     app = metrics_app()
     publish(bus, 1)
@@ -253,6 +255,7 @@ def locked_out() -> None:
                     urlopen(f"http://127.0.0.1:{server.port}/metrics")
                 except HTTPError as error:
                     print(error.code, error.read().decode())
+        time.sleep(0.5)  # until it is logged
 
     for others_may in "nothing", "read":
         assert os.waitpid(in_child(partial(child, others_may)), 0)[1] == 0

@@ -107,9 +107,10 @@ class Writer:
                     self._write()
             self.fault = None
         except Exception as error:
-            self.fault = explained(error)
-            text = "the metrics cannot be written to %s: %s"
-            self.exporter.reporter.burst(Kind.EXPORT_FAILED, text, self._directory, explained(error))
+            before, self.fault = self.fault, explained(error)
+            if before is not None:  # not the first time: a program that ends may have removed the directory just now
+                text = "the metrics cannot be written to %s: %s"
+                self.exporter.reporter.burst(Kind.EXPORT_FAILED, text, self._directory, self.fault)
 
     def _write(self) -> None:
         if self._slot is None:
