@@ -162,6 +162,11 @@ def test_versions(version: str, level: Level | None) -> None:
         ({"tls": None}, Level.WARN, "not in use: events and passwords can be read"),
         ({"server": WELL.server | {"auth_required": False}}, Level.WARN, "the server asks for none"),
         ({"server": WELL.server | {"connect_urls": ["10.0.0.1:4222"]}}, Level.WARN, "knows of no other server"),
+        (
+            {"account": {"error": {"description": "no answer within 1 s", "err_code": 0, "is_silent": True}}},
+            Level.BAD,
+            "it does not answer: no answer within 1 s",
+        ),
         ({"untried": "no answer"}, Level.WARN, "not tried: no answer"),
         ({"account": {"consumers": 5, "limits": {"max_consumers": 5}}}, Level.WARN, "5 consumers and may have no more"),
         (
@@ -224,6 +229,12 @@ def test_finds(changes: dict[str, Any], level: Level, words: str) -> None:
     assert found.level is level
     assert words in first_line(found)
     assert is_well([found]) == (level is not Level.BAD)
+
+
+def test_a_server_that_wants_certificates_of_clients_has_a_login() -> None:
+    server = WELL.server | {"auth_required": False}
+    assert troubles(server=server) != []
+    assert troubles(server=server | {"tls_verify": True}) == []
 
 
 def test_one_replica_is_well_on_a_server_that_is_alone() -> None:

@@ -109,5 +109,5 @@ class _Bounded(RawIOBase):
 
 
 def _wrong(url: str) -> InvalidOptionError:
-    text = shown(url) if "://" in url else shown(url).removeprefix("nats://")
+    text = shown(url) if url.startswith("nats://") else shown(url).removeprefix("nats://")
     return InvalidOptionError(f"a monitoring port has a URL such as 'http://host:8222', not {text!r:.80}")
