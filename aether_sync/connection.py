@@ -361,7 +361,8 @@ class Connection(Startable, ForkAware):
             closed: The connection is closed, or has ended by an error.
 
         Returns:
-            A function that takes these callbacks off again. Once it has returned, no further call of them begins.
+            A function that takes these callbacks off again. It waits for no call of them: one that another thread has
+            begun or is about to begin as it is called may go on behind its return. All others are left out.
 
         Raises:
             InvalidOptionError: There is no callback, or one cannot be called, or is an ``async def``.
