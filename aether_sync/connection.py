@@ -372,7 +372,8 @@ class Connection(Startable, ForkAware):
             **unknown: Not used: a name that is not one of these is refused.
 
         Returns:
-            A function that takes these callbacks off again. Once it has returned, no further call of them begins.
+            A function that takes these callbacks off again. It waits for no call of them: one that another thread has
+            begun or is about to begin as it is called may go on behind its return. All others are left out.
 
         Raises:
             InvalidOptionError: There is no callback, or none of such a name, or one cannot be called with one argument,

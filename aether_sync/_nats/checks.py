@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from .._arguments import check_path, is_of
 from ..errors import InvalidOptionError
+from .files import read_file
 from .reasons import shown
 
 __all__ = ["check_nkeys", "check_readable", "check_secret_file", "check_servers"]
@@ -126,7 +127,6 @@ def check_readable(name: str, path: str) -> None:
     if not os.path.isfile(path):
         raise InvalidOptionError(f"{name} is the path of a file, and there is none{where}")
     try:
-        with open(path, "rb"):
-            pass
+        read_file(path, 0)
     except OSError as error:
         raise InvalidOptionError(f"{name}: the file{where} cannot be read: {error.strerror}") from None

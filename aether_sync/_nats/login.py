@@ -15,13 +15,14 @@ from urllib.parse import unquote, urlsplit
 
 from nats.errors import Error
 
+from .files import read_file
+
 __all__ = ["InMemory", "Login", "NotSentError", "secrets_of", "without_login"]
 
 _DEFAULT_PORT = 4222
 _NO_SECRETS = ("user", "nkey")  # fields of CONNECT that say who somebody is, and prove nothing
 _JWT = re.compile(r"-BEGIN NATS USER JWT-+\s+([\w.=-]+)\s+-+END")
 _SEED = re.compile(r"-BEGIN USER NKEY SEED-+\s+(\w+)\s+-+END")
-_MAX_BYTES = 1 << 20  # of a file
 
 
 class NotSentError(Error):
@@ -167,8 +168,7 @@ def _read(source: str | InMemory) -> str:
     if isinstance(source, InMemory):
         return source.text
     try:
-        with open(source, "rb") as file:
-            return file.read(_MAX_BYTES).decode("ascii", "replace")
+        return read_file(source).decode("ascii", "replace")
     except OSError as error:
         raise NotSentError(f"{_named(source)} cannot be read: {error.strerror}") from None
 

@@ -23,6 +23,7 @@ from .._values.shown import short
 from ..errors import InvalidOptionError
 from .checks import check_nkeys, check_secret_file, check_servers
 from .contexts import Context, as_text, read_context, selected_context
+from .files import read_file
 from .login import InMemory
 from .tls import TLSFiles
 
@@ -60,7 +61,6 @@ _TLS = ("tls_ca", "tls_cert", "tls_key")
 _NO_PROXY = ("none", "NONE", "-")
 _STORE_KEYS = ("jetstream_domain", "jetstream_api_prefix", "inbox_prefix")
 _REFERENCE = re.compile(r"(file|env|op|nsc)://(.*)|(data):(.*)", re.I | re.S)
-_MAX_BYTES = 1 << 20  # of a file
 
 
 class InContext(NamedTuple):
@@ -191,8 +191,7 @@ class _OfContext(_Source):
 
     def _read(self, setting: str, path: Path) -> str:
         try:
-            with path.open("rb") as file:
-                raw = file.read(_MAX_BYTES)
+            raw = read_file(path)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "no file has such a name"
             raise InvalidOptionError(f"{self.name(setting)} cannot be read from {str(path)!r}: {reason}") from None

@@ -39,7 +39,10 @@ class _Listener:
         return kind in self._callbacks and bool(self._ends)
 
     def call(self, notice: Notice) -> None:
-        """Call the callback, unless it was taken off meanwhile, or these were told of the end."""
+        """Call the callback, unless it was taken off meanwhile, or these were told of the end.
+
+        It may be taken off between the look and the call: only a lock around user code could prevent that.
+        """
         callback = self._callbacks.get(notice.kind)
         if callback is not None and (self._take_end() if notice.kind == "closed" else self._ends):
             callback(notice)

@@ -27,7 +27,7 @@ ROOMS: dict[str, list[str]] = {
         "reporter", "listeners", "base_loop", "uvloop", "event_loop", "loop_thread",
     ],
     "_nats": [
-        "interest", "lines", "login", "uplink", "shortcut", "outbox", "reasons", "checks", "contexts", "tls",
+        "interest", "lines", "files", "login", "uplink", "shortcut", "outbox", "reasons", "checks", "contexts", "tls",
         "settings", "servers", "options", "fast_reader", "parser", "client", "pump", "call", "requests", "subscriber",
         "connector", "link", "engine", "channel", "vitals",
     ],

@@ -1,6 +1,7 @@
 """What a connection uses: which source wins, what belongs together, and what cannot be meant."""
 
 import base64
+import os
 import ssl
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import nkeys
 import pytest
 
 from aether_sync import Connection, JetStreamEventStore, NATSEventBus
-from aether_sync._nats.login import InMemory
+from aether_sync._nats.login import InMemory, Login, NotSentError
 from aether_sync._nats.settings import InContext, Settings, settle
 from aether_sync.errors import InvalidOptionError
 
@@ -352,6 +353,41 @@ def test_a_context_is_a_directory_in_place_of_a_file(contexts: Contexts) -> None
     (contexts.home / "nats" / "context" / "c.json").mkdir()
     with pytest.raises(InvalidOptionError, match=r"the context 'c' cannot be read from '.*': Is a directory"):
         Connection.from_context("c")
+
+
+def test_a_named_pipe_is_not_waited_for(contexts: Contexts, tmp_path: Path) -> None:
+    """Nobody ever writes to it."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    os.mkfifo(tmp_path / "pipe.json")
+    contexts.add("c", password=f"file://{pipe}", user="u")
+    contexts.add("d", user_jwt=f"file://{pipe}", user_seed="SU")
+    for name in ("c", "d"):
+        with pytest.raises(InvalidOptionError, match=f"of the context '{name}' cannot be read from .*pipe': it is not"):
+            Connection.from_context(name)
+    for options in ({"credentials": pipe}, {"nkeys_seed": pipe}, {"tls_ca": pipe}):
+        with pytest.raises(InvalidOptionError, match="is the path of a file, and there is none"):
+            Connection(**options)
+    with pytest.raises(InvalidOptionError, match="no context"):
+        Connection.from_context(str(tmp_path / "pipe.json"))
+    contexts.write("c", "").unlink()
+    os.mkfifo(contexts.home / "nats" / "context" / "c.json")
+    with pytest.raises(InvalidOptionError, match=r"the context 'c' cannot be read from .*: it is not a regular file"):
+        Connection.from_context("c")
+    os.mkfifo(contexts.home / "nats" / "context.txt")
+    with pytest.raises(InvalidOptionError, match=r"the selected context cannot be read from .*: it is not a regular"):
+        Connection.from_context()
+
+
+def test_credentials_that_become_a_named_pipe_do_not_stop_the_loop(tmp_path: Path) -> None:
+    file = tmp_path / "user.creds"
+    file.write_text("")
+    login = Login((), credentials=str(file))
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(NotSentError, match="cannot be read: it is not a regular file"):
+        login.fields("h", None, "nonce")
+    assert login.doubt() == ""
 
 
 def test_a_context_may_be_named_by_its_file(contexts: Contexts, tmp_path: Path) -> None:

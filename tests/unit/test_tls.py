@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from aether_sync import Connection
-from aether_sync._nats import checks
+from aether_sync._nats import files
 from aether_sync._nats.login import NotSentError
 from aether_sync._nats.options import LinkOptions
 from aether_sync._nats.servers import Server
@@ -116,10 +116,10 @@ def test_a_file_that_changes_is_read_again(issued: dict[str, Path], tmp_path: Pa
 
 @pytest.mark.parametrize("name", ["credentials", "nkeys_seed", *SETTINGS])
 def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    def refuse(*_: object) -> NoReturn:  # root may read everything, and may run the tests
+    def refuse(*_: object, **__: object) -> NoReturn:  # root may read everything, and may run the tests
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(checks, "open", refuse, raising=False)
+    monkeypatch.setattr(files, "open", refuse, raising=False)
     path = tmp_path / "file"
     path.touch()
     with pytest.raises(InvalidOptionError, match=f"the file at '{path}' cannot be read: Permission denied"):
