@@ -3,14 +3,10 @@
 import json
 import time
 
-import pytest
-
 from aether_sync import JetStreamEventStore, NATSServer
 
 from ..support.common import PATIENCE, make_event
 from ..support.shell import run
-
-pytest.importorskip("click")  # the extra `cli`, which the extra `test` brings
 
 
 def test_a_server_that_answers(server: NATSServer) -> None:
