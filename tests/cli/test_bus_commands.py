@@ -17,16 +17,12 @@ from urllib.parse import urlsplit
 import pytest
 
 from aether_sync import Event, NATSEventBus, NATSServer, __version__
+from aether_sync.cli.demo.audit import audit, naive_match
+from aether_sync.cli.demo.plan import Kind, Reading, ReadingReport, Report
 from aether_sync.patterns import Pattern
 
 from ..support.common import PATIENCE, UNIT, eventually, make_event
 from ..support.shell import COMMAND, Running, environment, run, terminal
-
-pytest.importorskip("click")  # the extra `cli`, which the extra `test` brings
-pytest.importorskip("rich")
-
-from aether_sync.cli.demo.audit import audit, naive_match
-from aether_sync.cli.demo.plan import Kind, Reading, ReadingReport, Report
 
 
 @pytest.fixture

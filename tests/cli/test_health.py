@@ -4,18 +4,14 @@ import json
 import time
 
 import pytest
+from click.testing import CliRunner
 
 from aether_sync import Connection, JetStreamEventStore, NATSServer
+from aether_sync.cli._health import health
 
 from ..support.common import PATIENCE, UNIT, make_event
 from ..support.proxy import Proxy
 from ..support.shell import run
-
-pytest.importorskip("click")  # the extra `cli`, which the extra `test` brings
-
-from click.testing import CliRunner
-
-from aether_sync.cli._health import health
 
 
 def test_a_server_that_answers(server: NATSServer) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextvars import copy_context
 
 import pytest
+import structlog
 
 from aether_sync import (
     Event,
@@ -211,7 +212,6 @@ class TestStructlog:
         assert add_handling(None, "info", {"event": "paid"}) == {"event": "paid"}
 
     def test_the_real_one_takes_it(self) -> None:
-        structlog = pytest.importorskip("structlog")
         capture = structlog.testing.LogCapture()
         logger = structlog.wrap_logger(None, [structlog.contextvars.merge_contextvars, add_handling, capture])
         with structlog.contextvars.bound_contextvars(request="r-1"), handling(CAUSE):

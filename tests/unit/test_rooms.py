@@ -161,10 +161,6 @@ class TestEveryFile:
         assert ast.get_docstring(tree) or not tree.body, "a room says what it is for"
         if path.name.startswith("__") or is_in(path, STANDALONE):
             return
-        if is_in(path, {"_runtime/uvloop"}):
-            pytest.importorskip("uvloop")
-        if is_in(path, {"contrib/opentelemetry"}):
-            pytest.importorskip("opentelemetry.instrumentation")
         module = importlib.import_module(".".join(("aether_sync", *place_of(path))))
         public = {
             node.name

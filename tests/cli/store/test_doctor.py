@@ -6,15 +6,10 @@ import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
-import pytest
-
 from aether_sync import JetStreamEventStore, NATSServer
 from aether_sync.stores._jetstream.error_codes import ErrorCode
 
 from ...support.common import UNIT, Monitor
-
-pytest.importorskip("click")  # the extra `cli`, which the extra `test` brings
-pytest.importorskip("rich")
 from ...support.inside import names_of
 from ...support.lines import events_of, fill, lines_of
 from ...support.shell import run
