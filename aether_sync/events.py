@@ -14,6 +14,7 @@ import msgspec
 from ._arguments import MAX_INT, as_whole, check_int, is_mapping, is_of
 from ._values.clock import Datetime, now
 from ._values.shown import explained, short
+from ._values.trace_context import baggage_in, trace_parent_in, trace_state_in
 from .errors import DecodingError, InvalidEventError, InvalidOptionError
 
 __all__ = ["EVENT_STORED", "MAX_VERSION", "Event", "EventStored"]
@@ -35,7 +36,7 @@ _METADATA_KEYS = {  # by the names of the properties that read them
     "trace_id": "traceId",
     "span_id": "spanId",
 }
-_CARRIED = ("userId", "traceId", "traceparent", "tracestate", "baggage")  # metadata that following() hands on
+_CARRIED = ("userId", "traceId")  # metadata that following() hands on, besides the context of a trace
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?")
 _set = msgspec.structs.force_setattr  # for the fields of an event that is still being made
 
@@ -235,7 +236,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
 
         The new causation id is the id of this event. The new correlation id is that of this event, or the id of this
         event if it has none. User id and trace id are carried over, and so is the W3C trace context (``traceparent``,
-        ``tracestate`` and ``baggage`` in the metadata). The span id is not, as it names the operation that made this
+        ``tracestate`` and ``baggage`` in the metadata), where it is valid and no larger than the W3C has it: others may
+        have written anything there. The span id is not, as it names the operation that made this
         event.
 
         Args:
@@ -250,7 +252,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
             InvalidEventError: As for ``Event``.
         """
         carried = {"correlationId": self.correlation_id or self.id, "causationId": self.id}
-        carried |= {key: self.metadata[key] for key in _CARRIED if key in self.metadata}
+        if self.metadata:
+            carried |= {key: self.metadata[key] for key in _CARRIED if key in self.metadata}
+            carried |= _trace_context_in(self.metadata)
         return Event(
             event_type=event_type,
             actor_id=actor_id,
@@ -412,6 +416,18 @@ def _in_utc(value: Datetime) -> Datetime | None:
         return _EPOCH + timedelta(since.days, since.seconds, since.microseconds)
     except OverflowError:
         raise InvalidEventError("timestamp is out of the range of datetime in UTC") from None
+
+
+def _trace_context_in(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return what is valid of the context of a trace."""
+    found: dict[str, str] = {}
+    if trace_parent_in(metadata):
+        found["traceparent"] = metadata["traceparent"]
+        if state := trace_state_in(metadata):
+            found["tracestate"] = state
+    if baggage := baggage_in(metadata):
+        found["baggage"] = baggage
+    return found
 
 
 def _metadata(value: Any) -> dict[str, str]:

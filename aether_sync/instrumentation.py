@@ -2,14 +2,21 @@
 
 The core calls an observer around each operation, on the thread that does it, and holds no lock meanwhile. While there
 is no observer, an operation only looks at :data:`observers`, which is empty then.
+
+An observer has locks of its own: those of the OpenTelemetry SDK are plain ones. So a thread that is within an observer
+calls none: what a signal handler, a finalizer, a log handler or the observer itself does there goes on unobserved. And
+what an observer raises is logged, and changes nothing.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Literal
 
 from ._arguments import check_callback
+from ._runtime.fork import ForkAware, fork_aware
+from ._runtime.reporter import Burst, Kind, Reporter
 from ._values.clock import monotonic
 from .events import Event
 
@@ -67,12 +74,15 @@ def instrument(observer: Observer) -> Callable[[], None]:
     """Have every operation on events in this process seen by an observer.
 
     Operations that have begun already are not seen. Several observers are called one inside the other, the one that
-    was given first outermost. What an observer raises is raised by the operation: before it is done, if the context was
-    being entered; a subscription's event that was just received is lost then. So an observer must not raise.
+    was given first outermost. An exception that an observer raises is logged, and the operation goes on. What is done
+    while this thread is within an observer is not seen: by the observer itself, or by a signal handler, a finalizer or
+    a log handler in the middle of it.
+
+    A child that was forked while another thread was within an observer takes all observers off, as locks of theirs may
+    be held for ever; it logs that. Give them again there.
 
     Args:
-        observer: Called on the thread that does the operation, and also in the middle of a ``publish()`` of a signal
-            handler or a finalizer. What it does takes that thread's time.
+        observer: Called on the thread that does the operation. What it does takes that thread's time.
 
     Returns:
         A function that takes the observer off again. To call it once more does nothing.
@@ -83,6 +93,8 @@ def instrument(observer: Observer) -> Callable[[], None]:
     """
     check_callback("an observer", observer, "an Operation")
     own: Observer = _Registered(observer)  # so that each call of instrument() can be taken back alone
+    with suppress(ValueError):
+        observers.remove(_left_behind)
     observers.append(own)
 
     def take_off() -> None:
@@ -108,20 +120,116 @@ class _Registered:
 
 # -- what the core calls
 
+_inside: set[int] = set()  #: the threads that are within an observer; changed by single steps
+_reporter = Reporter()
+_failures = Burst()
+
 
 @contextmanager
 def observed(operation: Operation) -> Iterator[Sequence[Stamp]]:
     """Do an operation in the contexts of all observers, and give their stamps."""
+    contexts: list[AbstractContextManager[Stamp | None]] = []
+    losses = _left_behind.losses
     raised: BaseException | None = None
-    with ExitStack() as stack:
-        stamps = [stack.enter_context(one(operation)) for one in tuple(observers)]
-        try:
-            yield [one for one in stamps if one is not None]
-        except BaseException as error:
-            raised = error
-            raise
-    if raised is not None:  # an observer has suppressed it; then the caller would believe that all went well
-        raise raised
+    try:
+        yield _enter(operation, contexts)
+    except BaseException as error:
+        raised = error
+        raise
+    finally:
+        if losses == _left_behind.losses:  # else a lock of theirs may be held
+            _leave(contexts, raised)
+
+
+# Signal handlers raise in the middle of a call, or when it returns. Each ``try`` below begins before its thread is
+# noted, and its ``finally`` calls nothing before the thread is let go, so none stays noted.
+
+
+def _enter(operation: Operation, contexts: list[AbstractContextManager[Stamp | None]]) -> list[Stamp]:
+    """Enter the contexts of all observers, and return their stamps."""
+    stamps: list[Stamp] = []
+    me = get_ident()
+    if me in _inside:
+        return stamps
+    try:
+        _inside.add(me)
+        for observer in tuple(observers):
+            try:
+                context = observer(operation)
+                stamp = context.__enter__()
+                contexts.append(context)
+                if stamp is not None:
+                    stamps.append(stamp)
+            except Exception as error:
+                _note(error)
+    except BaseException as error:
+        _inside.discard(me)
+        _leave(contexts, error)
+        raise
+    finally:
+        _inside.discard(me)
+    return stamps
+
+
+def _leave(contexts: list[AbstractContextManager[Stamp | None]], raised: BaseException | None) -> None:
+    """Leave the contexts, the innermost first, with what the operation has raised.
+
+    A finalizer may leave its block while this thread is within an observer. Then they are dropped as they are.
+    """
+    me = get_ident()
+    if not contexts or me in _inside:
+        return
+    error = (None, None, None) if raised is None else (type(raised), raised, raised.__traceback__)
+    try:
+        _inside.add(me)
+        while contexts:
+            context = contexts.pop()
+            try:
+                context.__exit__(*error)
+            except Exception as wrong:
+                if wrong is not raised:
+                    _note(wrong)
+    finally:
+        _inside.discard(me)
+        if contexts:  # a signal handler has raised
+            _leave(contexts, raised)
+
+
+def _note(error: Exception) -> None:
+    """Log what an observer has raised, unless that was done a moment ago."""
+    if _failures.opens():
+        _reporter.error(Kind.OBSERVER_FAILED, "an observer has raised, and the operation goes on", error=error)
+        _reporter.end()  # so that no thread stays for what is so rare
+
+
+class _LeftBehind(ForkAware):
+    """Takes the observers off in a forked child, where locks of theirs may be held by threads of the parent.
+
+    It is then called in their place, and says that to the log: while the child is being made nothing can be logged.
+    """
+
+    def __init__(self) -> None:
+        self.losses = 0  # how often this process and those before it have lost their observers
+
+    def _after_fork(self) -> None:
+        if observers and _inside - {get_ident()}:
+            observers[:] = [self]
+            self.losses += 1
+        _inside.intersection_update({get_ident()})
+
+    def __call__(self, operation: Operation) -> AbstractContextManager[None]:
+        with suppress(ValueError):
+            observers.remove(self)
+            _reporter.warning(
+                Kind.OBSERVER_FAILED,
+                "the observers are taken off in this forked child: a thread of the parent was within one",
+            )
+            _reporter.end()
+        return nullcontext()
+
+
+_left_behind = _LeftBehind()
+fork_aware.add(_left_behind)
 
 
 @contextmanager
@@ -166,11 +274,21 @@ def received(
 
 
 def _stamped(event: Event, stamps: Sequence[Stamp]) -> Event:
-    metadata = dict(event.metadata)
+    """Return an event with what the stamps change. One that raises, or gives what is no text, changes nothing."""
+    me, stamped = get_ident(), event
     for stamp in stamps:
-        for key, text in stamp(event).items():
-            if text is None:
-                metadata.pop(key, None)
-            else:
-                metadata[key] = text
-    return event.replace(metadata=metadata)
+        try:
+            _inside.add(me)
+            stamped = _changed(stamped, stamp(event))
+        except Exception as error:
+            _note(error)
+        finally:
+            _inside.discard(me)
+    return stamped
+
+
+def _changed(event: Event, changes: Mapping[str, str | None]) -> Event:
+    if not changes:
+        return event
+    metadata: dict[str, str | None] = {**event.metadata, **changes}
+    return event.replace(metadata={key: text for key, text in metadata.items() if text is not None})

@@ -63,6 +63,7 @@ class Kind(StrEnum):
     HANDLER_FAILED = "handler_failed"  #: the handler of a runner raised
     INTERNAL_ERROR = "internal_error"  #: an error in this library
     MALFORMED_RECORD = "malformed_record"  #: a stored record is not an event or snapshot, or points to no event
+    OBSERVER_FAILED = "observer_failed"  #: an observer of ``instrument()`` has raised, or is lost by a fork
     RECONNECTED = "reconnected"  #: there is a connection again, or for the first time after failed attempts
     REJECTED = "rejected"  #: the server refused events that were published
     RUNNER_ENDED = "runner_ended"  #: a runner ended by an error

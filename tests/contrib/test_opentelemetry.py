@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -16,7 +17,7 @@ from opentelemetry import baggage, context, trace
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
@@ -286,6 +287,39 @@ class TestContext:
             assert baggage.get_baggage("tenant") is None
         assert event.metadata["baggage"] == "tenant=a+b"
 
+    def test_baggage_of_an_event_is_taken_over_in_a_span_of_the_programs_own(
+        self, telemetry: Telemetry, local_bus: EventBus
+    ) -> None:
+        with local_bus.subscribe("n", "m") as events:
+            local_bus.publish("n", make_event(1, metadata={"traceparent": REMOTE, "baggage": "tenant=t1"}))
+            cause = events.get(1)
+            with telemetry.tracers.get_tracer("test").start_as_current_span("worker"):
+                with handling(cause):
+                    assert baggage.get_all() == {"tenant": "t1"}
+                    local_bus.publish("m", cause.following(event_type="Followed", actor_id="thing-2"))
+                assert baggage.get_all() == {}
+            assert events.get(1).metadata["baggage"] == "tenant=t1"
+
+    @pytest.mark.parametrize(
+        "hostile",
+        [
+            {"traceparent": REMOTE + "-" + " " * 20_000 + "\nx"},
+            {"traceparent": REMOTE, "tracestate": ",".join("=" * 4_000)},
+            {"traceparent": REMOTE, "baggage": ",".join("=" * 4_000)},
+        ],
+        ids=["traceparent", "tracestate", "baggage"],
+    )
+    def test_hostile_texts_take_no_time_and_no_log(
+        self, telemetry: Telemetry, local_bus: EventBus, hostile: dict[str, str], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with local_bus.subscribe("n") as events:
+            local_bus.publish("n", make_event(1, metadata=hostile, id="hostile"))
+            began = time.process_time()
+            with handling(events.get(1)):
+                assert baggage.get_all() == {}
+            assert time.process_time() - began < 1
+        assert caplog.records == []
+
     def test_what_is_not_sampled_says_so(self, instrumented: Instrument, local_bus: EventBus) -> None:
         telemetry = instrumented(ALWAYS_OFF)
         with local_bus.subscribe("n") as events:
@@ -331,6 +365,59 @@ class TestContext:
             }
             assert len(traces) == 25
             assert traces == effects
+
+
+class Failing(SpanProcessor):
+    """Raises as the SDK begins or ends a span of ours."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def on_start(self, span: Span, parent_context: context.Context | None = None) -> None:
+        if self._where == "start":
+            raise LookupError("broken processor")
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if self._where == "end":
+            raise LookupError("broken processor")
+
+
+class TestTheSDK:
+    @pytest.mark.parametrize("where", ["start", "end"])
+    def test_what_it_raises_changes_nothing(
+        self, telemetry: Telemetry, local_bus: EventBus, store: JetStreamEventStore, where: str
+    ) -> None:
+        telemetry.tracers.add_span_processor(Failing(where))
+        handled: list[int] = []
+        with local_bus.subscribe("n") as events:
+            local_bus.publish("n", make_event(1))
+            with handling(events.get(1)):
+                pass
+        assert store.append("thing-1", make_event(1), expected_version=0)
+        with store.consumer("mailer").run(lambda delivery: handled.append(delivery.sequence)) as runner:
+            store.append("thing-2", make_event(2), expected_version=0)
+            eventually(lambda: runner.metrics().handled == 2)
+            assert (runner.metrics().failed, handled) == (0, [1, 2])
+        assert not trace.get_current_span().get_span_context().is_valid  # the context is left
+        if where == "end":
+            assert telemetry.points("messaging.client.sent.messages")
+
+    @pytest.mark.parametrize("where", ["start", "end"])
+    def test_it_may_publish(self, telemetry: Telemetry, local_bus: EventBus, where: str) -> None:
+        class Publishing(SpanProcessor):
+            def on_start(self, span: Span, parent_context: context.Context | None = None) -> None:
+                if where == "start":
+                    local_bus.publish("audit", make_event(2))
+
+            def on_end(self, span: ReadableSpan) -> None:
+                if where == "end":
+                    local_bus.publish("audit", make_event(2))
+
+        telemetry.tracers.add_span_processor(Publishing())
+        with local_bus.subscribe("audit") as audit:
+            local_bus.publish("n", make_event(1))
+            assert audit.stats().pending == 1
+        assert [one.name for one in telemetry.spans] == ["publish n"]
 
 
 class TestMetrics:

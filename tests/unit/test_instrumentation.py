@@ -1,6 +1,8 @@
 """``instrument()``: what an observer sees in one process, and what it adds to what is sent."""
 
 import asyncio
+import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
@@ -17,12 +19,15 @@ from aether_sync import (
     Operation,
     Stamp,
     VersionConflictError,
+    flush_logs,
     handling,
     instrument,
+    instrumentation,
 )
+from aether_sync._runtime.reporter import Burst
 from aether_sync.instrumentation import observers
 
-from ..support.common import make_event, numbers
+from ..support.common import PATIENCE, make_event, numbers
 
 MINE = {"traceparent": "mine", "other": "kept"}
 
@@ -119,12 +124,14 @@ class TestPublishing:
         assert observed.ended == [("publish", "EncodingError")]
         assert local_bus.metrics().publish_errors == 1
 
-    def test_a_stamp_that_is_no_text_delivers_nothing(self, local_bus: EventBus, observe: Observe) -> None:
+    def test_a_stamp_that_is_no_text_changes_nothing(
+        self, local_bus: EventBus, observe: Observe, caplog: pytest.LogCaptureFixture
+    ) -> None:
         observe(lambda _: {"traceparent": 3})  # type: ignore[dict-item,return-value]
+        observe(lambda _: {"traceparent": "good"})
         with local_bus.subscribe("n") as events:
-            with pytest.raises(InvalidEventError, match="traceparent"):
-                local_bus.publish("n", make_event())
-            assert events.get_batch(1, 0) == []
+            local_bus.publish("n", make_event())
+            assert events.get(1).metadata == {"traceparent": "good"}
 
 
 class TestStoring:
@@ -281,17 +288,165 @@ class TestObservers:
         finally:
             take_off()
 
-    def test_one_that_raises_at_first_keeps_the_event_from_being_sent(self, local_bus: EventBus) -> None:
-        def raising(operation: Operation) -> Any:
-            raise LookupError(operation.name)
+    @pytest.mark.parametrize("where", ["call", "enter", "stamp", "exit"])
+    def test_what_one_raises_changes_nothing(
+        self, local_bus: EventBus, where: str, observe: Observe, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def stamp(event: Event) -> Mapping[str, str | None]:
+            raise LookupError("stamp")
 
-        with local_bus.subscribe("n") as events:
-            take_off = instrument(raising)
-            with pytest.raises(LookupError, match="publish"):
-                local_bus.publish("n", make_event(1))
+        class Raising:
+            def __init__(self, operation: Operation) -> None:
+                if where == "call":
+                    raise LookupError("call")
+
+            def __enter__(self) -> Any:
+                if where == "enter":
+                    raise LookupError("enter")
+                return stamp if where == "stamp" else None
+
+            def __exit__(self, *error: object) -> None:
+                if where == "exit":
+                    raise LookupError("exit")
+
+        instrumentation._failures = Burst()
+        outer = observe(traced)
+        take_off = instrument(Raising)
+        inner = observe()
+        event = make_event(1)
+        try:
+            with local_bus.subscribe("n") as events, InMemoryEventStore() as store:
+                local_bus.publish("n", event)
+                got = events.get(1)
+                with handling(got):
+                    pass
+                with pytest.raises(KeyError), handling(got):
+                    raise KeyError("the handler's own")
+                store.append("thing-1", event, expected_version=0)
+        finally:
             take_off()
-            local_bus.publish("n", make_event(2))
-            assert numbers([events.get(1)]) == [2]
+        assert got.metadata == {"traceparent": f"of {event.id}"}
+        assert (
+            outer.ended
+            == inner.ended
+            == [("publish", ""), ("receive", ""), ("process", ""), ("process", "KeyError"), ("append", "")]
+        )
+        flush_logs()
+        (record,) = [one for one in caplog.records if getattr(one, "kind", "") == "observer_failed"]  # of a burst
+        assert record.exc_info is not None
+        assert str(record.exc_info[1]) == where
+
+    @pytest.mark.parametrize("where", ["call", "enter", "stamp", "exit"])
+    def test_what_a_signal_handler_raises_in_one_passes(
+        self, local_bus: EventBus, where: str, observe: Observe
+    ) -> None:
+        def stamp(event: Event) -> Mapping[str, str | None]:
+            raise KeyboardInterrupt
+
+        class Interrupted:
+            def __init__(self, operation: Operation) -> None:
+                if where == "call":
+                    raise KeyboardInterrupt
+
+            def __enter__(self) -> Any:
+                if where == "enter":
+                    raise KeyboardInterrupt
+                return stamp if where == "stamp" else None
+
+            def __exit__(self, *error: object) -> None:
+                if where == "exit":
+                    raise KeyboardInterrupt
+
+        outer = observe()
+        take_off = instrument(Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            local_bus.publish("n", make_event(1))
+        take_off()
+        assert outer.ended == [("publish", "" if where == "exit" else "KeyboardInterrupt")]
+        local_bus.publish("n", make_event(1))  # the thread is not taken for one that is within an observer
+        assert outer.names == ["publish", "publish"]
+
+    @pytest.mark.parametrize("where", ["enter", "stamp", "exit"])
+    def test_what_is_done_within_one_is_not_observed(self, local_bus: EventBus, where: str) -> None:
+        """As by a signal handler, a log handler, or a span processor, while this thread holds a lock of the SDK."""
+        lock = threading.Lock()
+        seen: list[str] = []
+
+        def inside() -> None:
+            with lock:  # if it is observed, this waits for ever
+                assert local_bus.try_publish("inside", make_event(2))
+                assert events.get(1).metadata == {}
+                with handling(make_event(3)):
+                    pass
+
+        def stamp(event: Event) -> Mapping[str, str | None]:
+            if where == "stamp":
+                inside()
+            return {"stamped": "yes"}
+
+        @contextmanager
+        def observer(operation: Operation) -> Iterator[Stamp | None]:
+            assert not lock.locked()
+            seen.append(operation.name)
+            if where == "enter":
+                inside()
+            try:
+                yield stamp
+            finally:
+                if where == "exit":
+                    inside()
+
+        with local_bus.subscribe("inside") as events, local_bus.subscribe("n") as others:
+            take_off = instrument(observer)
+            try:
+                local_bus.publish("n", make_event(1))
+                assert seen == ["publish"]
+            finally:
+                take_off()
+            assert others.get(1).metadata == {"stamped": "yes"}
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+    @pytest.mark.parametrize("is_within", [True, False])
+    def test_a_forked_child_takes_none_whose_locks_may_be_held(
+        self, local_bus: EventBus, is_within: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        begun, go_on = threading.Event(), threading.Event()
+        seen: list[str] = []
+
+        @contextmanager
+        def observer(operation: Operation) -> Iterator[None]:
+            seen.append(operation.name)
+            if operation.destination == "slow":
+                begun.set()
+                go_on.wait(PATIENCE)
+            yield
+            seen.append("left")
+
+        def in_child() -> int:
+            local_bus.publish("n", make_event(1))
+            flush_logs()
+            warned = "observers are taken off" in caplog.text
+            again = Observed()
+            instrument(again)
+            local_bus.publish("n", make_event(1))
+            return int(again.names == ["publish"] and warned is is_within and ("left" in seen) is not is_within)
+
+        take_off = instrument(observer)
+        thread = threading.Thread(target=lambda: local_bus.publish("slow", make_event(1)))
+        try:
+            if is_within:
+                thread.start()
+                assert begun.wait(PATIENCE)
+            with handling(make_event(2)):  # is left in the child, too
+                child = os.fork()
+            if child == 0:
+                os._exit(42 if in_child() else 1)
+        finally:
+            take_off()
+            go_on.set()
+            if is_within:
+                thread.join(PATIENCE)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
 
     def test_one_that_cannot_be_called_is_refused(self) -> None:
         def generator(operation: Operation) -> Iterator[None]:  # for want of a @contextmanager
@@ -318,6 +473,51 @@ class TestFollowing:
         cause = make_event(1, metadata={**carried, "spanId": "s", "mine": "no"})
         effect = cause.following(event_type="Followed", actor_id="thing-2")
         assert effect.metadata == {**carried, "correlationId": cause.id, "causationId": cause.id}
+
+    GOOD = f"00-{'a' * 32}-{'b' * 16}-01"
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"baggage": "k=" + "x" * 900_000},
+            {"baggage": "k=1," * 200 + "k=1"},
+            {"baggage": "no member"},
+            {"baggage": "k=ä"},
+            {"baggage": "k=1,,"},
+            {"traceparent": "junk", "tracestate": "vendor=1"},
+            {"traceparent": GOOD + "\n"},
+            {"traceparent": GOOD + "-" + " " * 30_000 + "\nx"},
+            {"traceparent": GOOD.upper()},
+            {"traceparent": "ff" + GOOD[2:]},
+            {"traceparent": GOOD.replace("a", "0")},
+            {"traceparent": GOOD.replace("b", "0")},
+        ],
+        ids=lambda one: repr(one)[:60],
+    )
+    def test_what_is_no_context_is_not_carried_on(self, wrong: dict[str, str]) -> None:
+        effect = make_event(1, metadata=wrong).following(event_type="Followed", actor_id="thing-2")
+        assert effect.metadata.keys() == {"correlationId", "causationId"}
+
+    @pytest.mark.parametrize(
+        ("state", "is_carried"),
+        [
+            ("a=1,b@c=x y , 0a@v=!~", True),
+            ("a=" + "x" * 256, True),
+            ("a=" + "x" * 257, False),
+            ("a=1," * 128 + "a=1", False),
+            ("a=1,=", False),
+            ("a=1=2", False),
+            ("a=1" + " " * 8_000 + "x", False),
+            ("A=1", False),
+            ("a=\x00", False),
+        ],
+        ids=lambda one: repr(one)[:30],
+    )
+    def test_the_state_of_a_trace_is_checked(self, state: str, is_carried: bool) -> None:
+        cause = make_event(1, metadata={"traceparent": self.GOOD, "tracestate": state})
+        effect = cause.following(event_type="Followed", actor_id="thing-2")
+        assert effect.metadata.get("tracestate") == (state if is_carried else None)
+        assert effect.metadata["traceparent"] == self.GOOD
 
     @pytest.mark.parametrize(
         ("metadata", "expected"),

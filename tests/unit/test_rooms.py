@@ -14,13 +14,13 @@ PACKAGE = Path(aether_sync.__file__).parent
 #: importing file's own, only the folder counts.
 ROOMS: dict[str, list[str]] = {
     "": [
-        "_version", "_values", "errors", "_arguments", "events", "instrumentation", "handling_context", "patterns",
-        "metrics", "notices", "_codec", "_runtime", "health", "_nats", "connection", "_bus", "subscription", "bus",
+        "_version", "_values", "errors", "_arguments", "events", "patterns", "metrics", "notices", "_codec", "_runtime",
+        "instrumentation", "handling_context", "health", "_nats", "connection", "_bus", "subscription", "bus",
         "nats_bus", "stores", "server", "__init__", "contrib", "cli", "__main__",
     ],
     "contrib": ["opentelemetry", "prometheus"],
     "contrib/opentelemetry": ["conventions", "propagation", "tracing", "__init__"],
-    "_values": ["clock", "counting", "shown"],
+    "_values": ["clock", "counting", "shown", "trace_context"],
     "_codec": ["decoding", "encoding", "envelope"],
     "_runtime": [
         "green", "threads", "batches", "registry", "again", "deadline", "locks", "waits", "fork", "exit", "closing",

@@ -12,13 +12,14 @@ from opentelemetry import trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.propagate import get_global_textmap
-from opentelemetry.trace import SpanContext
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from ..._values.trace_context import baggage_in, trace_parent_in, trace_state_in
 from ...events import Event
 from ...instrumentation import Stamp
 
-__all__ = ["context_of", "distinct_origins", "keeps_its_own", "origin_of", "stamp_of"]
+__all__ = ["context_of", "distinct", "keeps_its_own", "origin_of", "stamp_of", "with_baggage_of"]
 
 _KEYS = ("traceparent", "tracestate", "baggage")
 
@@ -30,24 +31,41 @@ def _has_baggage() -> bool:
     return "baggage" in get_global_textmap().fields
 
 
-def context_of(event: Event) -> Context:
-    """Return the context that travels in an event; an empty one if there is none."""
-    context = _trace_context.extract(event.metadata, Context())
-    return _baggage.extract(event.metadata, context) if _has_baggage() else context
+def context_of(event: Event, origin: SpanContext) -> Context:
+    """Return the context that travels in an event, whose origin is given."""
+    return with_baggage_of(event, trace.set_span_in_context(NonRecordingSpan(origin), Context()))
+
+
+def with_baggage_of(event: Event, context: Context) -> Context:
+    """Return a context with the baggage of an event besides."""
+    if not ("baggage" in event.metadata and _has_baggage()):
+        return context
+    baggage = baggage_in(event.metadata)
+    return _baggage.extract({"baggage": baggage}, context) if baggage else context
 
 
 def origin_of(event: Event) -> SpanContext | None:
-    """Return the span that created an event; None if it does not say."""
-    if "traceparent" not in event.metadata:
+    """Return the span that created an event; None if it does not say.
+
+    This is done here, as some versions of OpenTelemetry read a long text in a time that is quadratic in its length.
+    """
+    found = trace_parent_in(event.metadata)
+    if found is None:
         return None
-    span = trace.get_current_span(_trace_context.extract(event.metadata, Context())).get_span_context()
-    return span if span.is_valid else None
+    trace_id, span_id, flags = found
+    state = trace_state_in(event.metadata)
+    return SpanContext(
+        int(trace_id, 16),
+        int(span_id, 16),
+        True,
+        TraceFlags(int(flags, 16)),
+        TraceState.from_header([state]) if state else None,
+    )
 
 
-def distinct_origins(events: Iterable[Event]) -> list[SpanContext]:
-    """Return the spans that created the events, each once."""
-    found = {(one.trace_id, one.span_id): one for event in events if (one := origin_of(event)) is not None}
-    return list(found.values())
+def distinct(origins: Iterable[SpanContext | None]) -> list[SpanContext]:
+    """Return the spans that created events, each once."""
+    return list({(one.trace_id, one.span_id): one for one in origins if one is not None}.values())
 
 
 def keeps_its_own(event: Event) -> bool:
@@ -57,7 +75,7 @@ def keeps_its_own(event: Event) -> bool:
     an event made by ``following()`` has the context of its cause, and is created by whoever sends it.
     """
     is_carried_on = bool(event.causation_id) and not event.namespace
-    return not is_carried_on and origin_of(event) is not None
+    return not is_carried_on and trace_parent_in(event.metadata) is not None
 
 
 def stamp_of(context: Context) -> Stamp | None:

@@ -1,9 +1,10 @@
 """``Telemetry``: makes a span of each operation, and counts and times it."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import Token
 from time import time_ns
-from typing import Final
+from types import TracebackType
+from typing import Final, NamedTuple
 
 from opentelemetry import context as otel
 from opentelemetry import trace
@@ -12,13 +13,16 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.metrics import Meter
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, Tracer
 
+from ..._values.shown import explained
 from ...instrumentation import Operation, Stamp
 from .conventions import DURATION_BOUNDS, SYSTEM, Destination, Destinations
-from .propagation import context_of, distinct_origins, keeps_its_own, stamp_of
+from .propagation import context_of, distinct, keeps_its_own, origin_of, stamp_of, with_baggage_of
 
 __all__ = ["Telemetry"]
 
 _SECOND: Final = 10**9  # nanoseconds
+
+_LONGEST_STATUS = 1_000  # characters
 
 _KINDS = {"receive": SpanKind.CLIENT, "process": SpanKind.CONSUMER, "settle": SpanKind.CLIENT}
 
@@ -62,10 +66,10 @@ class Telemetry:
 
     def __call__(self, operation: Operation) -> AbstractContextManager[Stamp | None]:
         """Observe an operation; not while the program has suppressed that, as exporters do for their own requests."""
-        return self._observe(operation) if is_instrumentation_enabled() else nullcontext()
+        return _Observation(self, operation) if is_instrumentation_enabled() else nullcontext()
 
-    @contextmanager
-    def _observe(self, operation: Operation) -> Iterator[Stamp | None]:
+    def begin(self, operation: Operation) -> "_Begun":
+        """Start the span of an operation."""
         began = time_ns() - int(operation.seconds * _SECOND)
         destination = self._destinations.of(operation)
         parent, links = _relations(operation)
@@ -77,24 +81,10 @@ class Telemetry:
             [Link(one) for one in links],
             began,
         )
-        labels = _metric_attributes(operation, destination)
-        context = trace.set_span_in_context(span, parent)
-        token = otel.attach(context)
-        try:
-            yield stamp_of(context) if operation.kind == "send" else None
-        except BaseException as error:
-            if not isinstance(error, GeneratorExit):  # a generator that nobody iterates any more: that is no failure
-                labels["error.type"] = _note_failure(span, error)
-            raise
-        finally:
-            ended = time_ns()
-            try:
-                self._measure(operation, labels, (ended - began) / _SECOND)
-            finally:
-                otel.detach(token)
-                span.end(ended)
+        return _Begun(began, span, trace.set_span_in_context(span, parent), _metric_attributes(operation, destination))
 
-    def _measure(self, operation: Operation, labels: _Attributes, seconds: float) -> None:
+    def measure(self, operation: Operation, labels: _Attributes, seconds: float) -> None:
+        """Count and time an operation."""
         if operation.kind == "process":
             self._processing.record(max(0.0, seconds), labels)
         else:
@@ -103,6 +93,56 @@ class Telemetry:
             self._sent.add(len(operation.events), labels)
         elif operation.kind == "receive" or operation.is_pushed:
             self._consumed.add(len(operation.events), labels)
+
+
+class _Begun(NamedTuple):
+    began: int  # nanoseconds
+    span: Span
+    context: Context
+    labels: _Attributes
+
+
+class _Observation:
+    """The context that an operation is done in: its span is current.
+
+    What the SDK raises is raised, after all else is done; ``instrument()`` logs it. A context that is dropped without
+    being left does nothing more, as it may be dropped while this thread holds locks of the SDK.
+    """
+
+    __slots__ = ("_begun", "_operation", "_telemetry", "_token")
+
+    _begun: _Begun
+    _token: Token[Context]
+
+    def __init__(self, telemetry: Telemetry, operation: Operation) -> None:
+        self._telemetry = telemetry
+        self._operation = operation
+
+    def __enter__(self) -> Stamp | None:
+        self._begun = self._telemetry.begin(self._operation)
+        self._token = otel.attach(self._begun.context)
+        try:
+            return stamp_of(self._begun.context) if self._operation.kind == "send" else None
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        began, span, _, labels = self._begun
+        ended = time_ns()
+        try:
+            if error is not None and kind is not GeneratorExit:  # nobody iterates a generator any more: no failure
+                labels["error.type"] = _note_failure(span, error)
+        finally:
+            try:
+                self._telemetry.measure(self._operation, labels, (ended - began) / _SECOND)
+            finally:
+                try:
+                    otel.detach(self._token)
+                finally:
+                    span.end(ended)
 
 
 def _kind(operation: Operation) -> SpanKind:
@@ -116,14 +156,16 @@ def _relations(operation: Operation) -> tuple[Context, list[SpanContext]]:
 
     The span is a child of the span that is current. If there is none, and the operation is about one event, it is a
     child of the span that created the event; a ``receive`` is not, as what was waited for is not part of that trace.
+    An event that is processed brings its baggage along in each case, for the events that follow it.
     """
     current = otel.get_current()
-    origins = distinct_origins(operation.events)
-    if trace.get_current_span(current).get_span_context().is_valid:
+    origins = distinct(map(origin_of, operation.events))
+    if len(operation.events) != 1 or operation.kind == "receive":
         return current, origins
-    if len(operation.events) != 1 or not origins or operation.kind == "receive":
-        return current, origins
-    return context_of(operation.events[0]), origins if operation.kind == "process" else []
+    (event,) = operation.events
+    if not origins or trace.get_current_span(current).get_span_context().is_valid:
+        return with_baggage_of(event, current) if operation.kind == "process" else current, origins
+    return context_of(event, origins[0]), origins if operation.kind == "process" else []
 
 
 def _span_attributes(operation: Operation, destination: Destination) -> _Attributes:
@@ -167,6 +209,6 @@ def _note_failure(span: Span, error: BaseException) -> str:
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     span.set_attribute("error.type", name)
+    span.set_status(Status(StatusCode.ERROR, explained(error, _LONGEST_STATUS)))
     span.record_exception(error)
-    span.set_status(Status(StatusCode.ERROR, f"{kind.__name__}: {error}"))
     return name
