@@ -6,6 +6,8 @@ import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import pytest
+
 from aether_sync import JetStreamEventStore, NATSServer
 from aether_sync.stores._jetstream.error_codes import ErrorCode
 
