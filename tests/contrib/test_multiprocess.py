@@ -52,6 +52,11 @@ def test_the_last_flush_is_counted(server: NATSServer, prefix: str, folder: Path
     assert not list(folder.glob("gauge_*"))
 
 
+@pytest.mark.parametrize("what", ["*", "*.db"])
+def test_the_directory_is_emptied_while_processes_live(what: str) -> None:
+    run(exports.emptied, what, within=PATIENCE * 3)
+
+
 @pytest.mark.slow
 def test_a_directory_that_is_gone(folder: Path) -> None:
     output = run(exports.lost_folder, within=PATIENCE * 3, says="the metrics cannot be written to")
