@@ -63,8 +63,8 @@ def _check_url(url: str) -> str:
         )
     if _has_unescaped(url):
         raise InvalidOptionError(
-            "the user or the password in a server URL has a / ? or # in it: write these as %2F %3F %23, @ as %40, and a "
-            f"comma as %2C, or give user and password apart from the URL. Without them it is {shown(url)!r}"
+            "the user or the password in a server URL has a / ? or # in it: write these as %2F %3F %23, @ as %40, and "
+            f"a comma as %2C, or give user and password apart from the URL. Without them it is {shown(url)!r}"
         )
     if not _is_server(url):
         raise InvalidOptionError(

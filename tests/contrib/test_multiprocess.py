@@ -79,6 +79,11 @@ def test_a_directory_that_is_removed_at_the_end(own_folder: str) -> None:
     run(exports.removed_at_the_end, within=PATIENCE * 3)
 
 
+@pytest.mark.parametrize("what", ["*", "*.db"])
+def test_the_directory_is_emptied_while_processes_live(what: str) -> None:
+    run(exports.emptied, what, within=PATIENCE * 3)
+
+
 @pytest.mark.slow
 def test_a_directory_that_is_gone(folder: Path) -> None:
     output = run(exports.lost_folder, within=PATIENCE * 3, says="the metrics cannot be written to")

@@ -271,6 +271,41 @@ def removed_at_the_end() -> None:
     shutil.rmtree(FOLDER)
 
 
+def emptied(what: str) -> None:
+    """Files are removed while processes live, as when a new release starts beside the old one.
+
+    Nobody writes or removes the files of another, and nothing that a living process has counted is lost.
+    """
+    bus = begin()
+    going_on, stop = os.pipe()
+
+    def live(count: int) -> None:
+        os.close(stop)
+        publish(bus, count)
+        with bus.subscribe("orders.*"):
+            os.read(going_on, 1)
+
+    old = in_child(lambda: live(1))
+    eventually(lambda: (published(), subscriptions()) == (1, 1))
+    for path in FOLDER.glob(what):
+        path.unlink()
+    publish(bus, 10)
+    with bus.subscribe("orders.*"):
+        # It takes the first slot, before others look:
+        new = in_child(lambda: (os.close(stop), publish(bus, 100), signal.pause()))
+        eventually(lambda: (published(), subscriptions()) == (111, 2))
+        os.close(stop)
+        assert os.waitpid(old, 0)[1] == 0
+        until = time.monotonic() + _writer._INTERVAL * 1.5
+        while time.monotonic() < until:
+            assert (published(), subscriptions()) == (111, 1)
+            time.sleep(0.1)
+    os.kill(new, signal.SIGKILL)
+    os.waitpid(new, 0)
+    locks = list(FOLDER.glob("*.lock"))
+    assert len(locks) == 3, locks
+
+
 def served() -> None:
     """A server of its own shows all processes, and does not keep its port in children."""
     bus = begin()

@@ -113,9 +113,13 @@ class Writer:
                 self.exporter.reporter.burst(Kind.EXPORT_FAILED, text, self._directory, self.fault)
 
     def _write(self) -> None:
-        if self._slot is None:
-            self._slot = take_slot(self._directory)
         slot = self._slot
+        if slot is not None and not slot.is_there:  # somebody has emptied the directory
+            self._slot, self._written = None, {}
+            slot.forget()
+            slot = None
+        if slot is None:
+            slot = self._slot = take_slot(self._directory)
         for series, numbers in self.exporter.counts().items():
             before = self._written.get(series)
             if before != numbers:
