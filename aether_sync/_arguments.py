@@ -10,7 +10,7 @@ raised there comes from a signal handler, and not from a wrong argument.
 import inspect
 import math
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from decimal import Decimal
 from numbers import Integral, Real
 from pathlib import PurePath
@@ -27,10 +27,12 @@ __all__ = [
     "as_iterator",
     "as_seconds",
     "as_whole",
+    "check_callback",
     "check_choice",
     "check_count",
     "check_flag",
     "check_int",
+    "check_known",
     "check_options",
     "check_path",
     "check_seconds",
@@ -177,13 +179,60 @@ def check_options(kind: type, options: Iterable[str], handed_on: Collection[str]
     """
     unknown = [one for one in options if one not in handed_on]
     if unknown:
+        own = [one.name for one in inspect.signature(kind).parameters.values() if one.kind is one.KEYWORD_ONLY]
+        check_known(f"{kind.__name__} has no option", unknown, sorted([*own, *handed_on]))
+
+
+def check_known(refusal: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Refuse a name that is not known, and say which is near it.
+
+    Args:
+        refusal: How the error begins, such as ``"Store has no option"``.
+        given: The names.
+        known: Those that there are.
+    """
+    for unknown in (one for one in given if one not in known):
         import difflib  # which nobody needs who makes no mistake
 
-        own = [one.name for one in inspect.signature(kind).parameters.values() if one.kind is one.KEYWORD_ONLY]
-        known = sorted([*own, *handed_on])
-        near = difflib.get_close_matches(unknown[0], known, n=1)
+        begun = [one for one in known if one.startswith((f"{unknown}_", f"{unknown}s_"))]
+        near = begun or difflib.get_close_matches(unknown, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
-        raise InvalidOptionError(f"{kind.__name__} has no option {short(unknown[0])}: {hint}")
+        if unknown == "context":  # of the nats command line
+            hint = "make the connection with Connection.from_context(), and give it that"
+        raise InvalidOptionError(f"{refusal} {short(unknown)}: {hint}")
+
+
+#: What nobody would run that such a function returns.
+_NOT_RUN: Mapping[Callable[[Any], bool], str] = {
+    inspect.iscoroutinefunction: "an `async def`",
+    inspect.isasyncgenfunction: "an `async def` with a `yield`",
+    inspect.isgeneratorfunction: "a generator function",
+}
+
+
+def check_callback(name: str, value: object, argument: str) -> None:
+    """Refuse what cannot be called with one argument, and what would return something that nobody runs.
+
+    Args:
+        name: What it is called.
+        value: The user's function.
+        argument: What it is called with, such as ``"a Notice"``.
+    """
+    if not callable(value):
+        raise InvalidOptionError(f"{name} must be a function that is called with {argument}, not {short(value)}")
+    for is_kind, kind in _NOT_RUN.items():
+        if is_kind(value) or is_kind(type(value).__call__):
+            raise InvalidOptionError(f"{name} must not be {kind}, as {short(value)} is: pass a plain function")
+    try:
+        parameters = inspect.signature(value, follow_wrapped=False)  # those of the wrapper, which is what is called
+    except Exception:  # a builtin function may have none, and an object of the user's may raise anything
+        return
+    try:
+        parameters.bind(None)
+    except TypeError as error:
+        raise InvalidOptionError(
+            f"{name} is called with one argument, {argument}, and {short(value)} takes {parameters}: {error}"
+        ) from None
 
 
 def check_text(name: str, value: object) -> str | None:

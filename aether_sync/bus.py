@@ -389,6 +389,7 @@ class EventBus(Startable, ForkAware):
         uncertain: NoticeCallback | None = None,
         dropped: NoticeCallback | None = None,
         closed: NoticeCallback | None = None,
+        **unknown: Never,
     ) -> Callable[[], None]:
         """Have functions called when something happens to the bus, each with a :class:`Notice`.
 
@@ -404,12 +405,15 @@ class EventBus(Startable, ForkAware):
             uncertain: Events may not have arrived, because a connection broke before they were confirmed.
             dropped: A subscription drops events: called for the first of a burst, as it is logged.
             closed: The bus is closed.
+            **unknown: Not used: a name that is not one of these is refused.
 
         Returns:
-            A function that takes these callbacks off again. Once it has returned, no further call of them begins.
+            A function that takes these callbacks off again. It waits for no call of them: one that another thread has
+            begun or is about to begin as it is called may go on behind its return. All others are left out.
 
         Raises:
-            InvalidOptionError: There is no callback, or one cannot be called, or is an ``async def``.
+            InvalidOptionError: There is no callback, or none of such a name, or one cannot be called with one argument,
+                or is an ``async def``.
         """
         return self._listeners.add(
             connected=connected,
@@ -418,6 +422,7 @@ class EventBus(Startable, ForkAware):
             uncertain=uncertain,
             dropped=dropped,
             closed=closed,
+            **unknown,
         )
 
     def health(self) -> Health:

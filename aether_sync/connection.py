@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypedDict, Unpack, cast
+from typing import Any, Literal, NamedTuple, Never, TypedDict, Unpack, cast
 
 from ._arguments import check_choice, check_count, check_flag, check_seconds, check_text, is_of
 from ._nats.channel import Channel, EngineSlot
@@ -36,7 +36,7 @@ from .health import Health
 from .metrics import CloseReport
 from .notices import NoticeCallback
 
-__all__ = ["OPTIONS", "Adopted", "Connection", "ConnectionOptions", "adopt", "channel_of"]
+__all__ = ["OPTIONS", "Adopted", "Connection", "ConnectionOptions", "adopt", "channel_of", "secrets_in"]
 
 _AT_EXIT = 5.0  # seconds to close all connections that nobody closed: as long as close() takes for one by default
 _SHORTEST_INTERVAL = 0.001  # seconds between two PINGs: less would be a storm
@@ -182,15 +182,16 @@ class Connection(Startable, ForkAware):
     ) -> "Connection":
         """Return a connection with the settings of a context of the nats command line, ``nats context add NAME``.
 
-        Arguments override the context, setting by setting, and so does the environment, as for the nats command line.
-        With ``trust_env=False`` the context counts alone. The file is read once, now.
+        The context takes the place of the environment, so that its secrets go to no server that the environment names,
+        and the reverse. Arguments override it, setting by setting. The file is read once, now.
 
         The format is that of ADR-21 (https://github.com/nats-io/nats-architecture-and-design); the file of a context is
         ``nats/context/NAME.json`` below ``$XDG_CONFIG_HOME``, which is ``~/.config`` by default.
 
         Args:
-            context: Its name, or the path of its file, which ends with ``.json``. By default the environment's
-                ``NATS_CONTEXT``, else the context that ``nats context select`` has chosen.
+            context: Its name, or the path of its file, which ends with ``.json``. By default the one that
+                ``NATS_CONTEXT`` names, which stands behind the other variables of the environment, as for
+                ``Connection()``; without that variable, the context that ``nats context select`` has chosen.
             url: As for :class:`Connection`.
             **options: Those of :class:`Connection`.
 
@@ -299,6 +300,14 @@ class Connection(Startable, ForkAware):
             raise BusClosedError(f"{self!r} is closed: make a new one")
 
     @property
+    def started(self) -> bool:
+        """Whether it has begun to connect in this process: by its first use, or by :meth:`start`.
+
+        It stays true while a server is away, and after ``close()``. A forked child begins anew.
+        """
+        return self._slot.engine is not None
+
+    @property
     def is_connected(self) -> bool:
         """Whether a server answers, as far as is known now."""
         return self._slot.is_connected
@@ -337,6 +346,7 @@ class Connection(Startable, ForkAware):
         uncertain: NoticeCallback | None = None,
         dropped: NoticeCallback | None = None,
         closed: NoticeCallback | None = None,
+        **unknown: Never,
     ) -> Callable[[], None]:
         """Have functions called when something happens to the connection, each with a :class:`Notice`.
 
@@ -359,12 +369,15 @@ class Connection(Startable, ForkAware):
             dropped: A subscription of a bus on this connection drops events: called for the first of a burst, as it is
                 logged.
             closed: The connection is closed, or has ended by an error.
+            **unknown: Not used: a name that is not one of these is refused.
 
         Returns:
-            A function that takes these callbacks off again. Once it has returned, no further call of them begins.
+            A function that takes these callbacks off again. It waits for no call of them: one that another thread has
+            begun or is about to begin as it is called may go on behind its return. All others are left out.
 
         Raises:
-            InvalidOptionError: There is no callback, or one cannot be called, or is an ``async def``.
+            InvalidOptionError: There is no callback, or none of such a name, or one cannot be called with one argument,
+                or is an ``async def``.
         """
         return self._slot.listeners.add(
             connected=connected,
@@ -373,6 +386,7 @@ class Connection(Startable, ForkAware):
             uncertain=uncertain,
             dropped=dropped,
             closed=closed,
+            **unknown,
         )
 
     def health(self) -> Health:
@@ -380,7 +394,9 @@ class Connection(Startable, ForkAware):
 
         It is ok while a server answers and the outbox has room. It is not before the first connection, while
         disconnected, when nine tenths of the outbox are taken, and when it is closed. It is alive unless it is closed,
-        has ended by an error, or its thread hangs.
+        has ended by an error, or its thread hangs: there is no sign of the server for a minute, and the thread does not
+        answer from one call of this to the next one, five seconds later or more. A process that was stopped for a while
+        (``SIGSTOP``, ``docker pause``) is alive.
 
         It waits for nothing, and asks nobody: what is told is known here already. It begins to connect if nothing has,
         so that a process which is asked for its health before its first work gets ready.
@@ -486,6 +502,11 @@ def channel_of(connection: Connection, *, for_store: bool = False) -> Channel:
     if for_store and (reason := connection._options.settings.no_store):
         raise InvalidOptionError(reason)
     return Channel(connection._slot, connection._begin_to_connect, connection._ready)
+
+
+def secrets_in(connection: Connection) -> set[str]:
+    """Return the passwords, tokens, JWTs and seeds with which a connection logs in: what nobody may be shown."""
+    return connection._options.login().secrets()
 
 
 class Adopted(NamedTuple):

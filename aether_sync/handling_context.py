@@ -23,6 +23,7 @@ __all__ = [
     "HandlingContext",
     "HandlingFilter",
     "add_handling",
+    "context_of",
     "current_handling",
     "handle_pushed",
     "handling",
@@ -66,6 +67,7 @@ class HandlingContext:
 
 
 _FIELDS = HandlingContext.__slots__
+_NOTHING = HandlingContext("", "", "", "", "")
 
 _current: ContextVar[HandlingContext | None] = ContextVar("aether_sync_handling", default=None)
 
@@ -104,6 +106,27 @@ def current_handling() -> HandlingContext | None:
     return _current.get()
 
 
+def context_of(given: Event | Handleable) -> HandlingContext:
+    """Return the context in which an event is handled.
+
+    Raises:
+        InvalidOptionError: It is no event, and has none.
+    """
+    return _context(*_parts_of(given)[:4])
+
+
+def _context(event: Event, sequence: int, consumer: str, namespace: str) -> HandlingContext:
+    return HandlingContext(
+        event.id,
+        event.event_type,
+        event.actor_id,
+        event.namespace or namespace,
+        event.correlation_id or event.id,
+        consumer,
+        sequence,
+    )
+
+
 class _Handling:
     """Sets the context in a ``with`` statement.
 
@@ -117,15 +140,7 @@ class _Handling:
         event, sequence, consumer, namespace, self._stream = _parts_of(given)
         self._event = event
         self._is_pushed = is_pushed
-        self._context = HandlingContext(
-            event.id,
-            event.event_type,
-            event.actor_id,
-            event.namespace or namespace,
-            event.correlation_id or event.id,
-            consumer,
-            sequence,
-        )
+        self._context = _context(event, sequence, consumer, namespace)
         self._token: Token[HandlingContext | None] | None = None
         self._observing: ExitStack | None = None
 
@@ -193,17 +208,17 @@ class HandlingFilter(logging.Filter):
     """Gives every log record the fields of :class:`HandlingContext` as attributes, for a format string to use.
 
     Add it to a handler: ``handler.addFilter(HandlingFilter())``; then its format may have ``%(correlation_id)s``. All
-    records pass. Outside of :func:`handling` the attributes are "". An attribute that a record has already, by its
-    ``extra``, is kept.
+    records pass. Where there is nothing to say, an attribute is "", and ``sequence`` is 0, so that each always has the
+    same type. An attribute that a record has already, by its ``extra``, is kept.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Give a record the attributes; return True."""
-        context = _current.get()
+        context = _current.get() or _NOTHING
         has = record.__dict__
         for name in _FIELDS:
             if name not in has:
-                has[name] = (context and getattr(context, name)) or ""
+                has[name] = getattr(context, name)
         return True
 
 

@@ -7,16 +7,20 @@ that kills the process asks for ``alive``.
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from inspect import signature
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 from ._arguments import check_timeout
 from ._runtime.deadline import Deadline
+from ._runtime.threads import NoThreadError, make_thread, start
 from ._values.shown import short
 from .errors import InvalidOptionError
 
 __all__ = ["HasHealth", "Health", "health_app"]
+
+_LEAST = 0.001  # seconds for a question whose thread began late: 0 would ask nothing, and say that all is well
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,11 +103,16 @@ def health_app(
     parts are alive; then nobody is asked over the network, so the answer does not depend on the server. What a part's
     own ``health()`` raises goes through to the web server, which answers 500.
 
+    Parts whose ``health()`` has a ``timeout`` are asked at the same time, on a thread each, with a copy of the caller's
+    context; so none takes the time of another. The others are asked meanwhile, one after the other, on the thread of
+    the web server. All answers are waited for: a ``health()`` of yours has to keep its timeout.
+
     Args:
         *parts: Buses, connections, stores, runners, or objects of yours with a ``health()``; or functions that return a
             :class:`Health`, such as ``partial(runner.health, hung_after=600)``.
-        timeout: Seconds for the questions that parts put to the server, for all of them together. The default leaves
-            time to answer where a probe is given a second, as Kubernetes does by default.
+        timeout: Seconds for the question that each part puts to the server, all at the same time. What is not answered
+            within them is a reason not to be ok. The default leaves time to answer where a probe is given a second, as
+            Kubernetes does by default. 0 asks nothing; None waits for ever.
 
     Returns:
         The application, for a path of yours such as ``/healthz``, or for a port of its own.
@@ -123,8 +132,7 @@ def health_app(
             return []
         path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
         is_about_life = path.rstrip("/").endswith("/livez")
-        deadline = Deadline(0.0 if is_about_life else seconds)
-        found = Health.of("this process", parts=[ask(deadline) for ask in asked])
+        found = Health.of("this process", parts=_answers(asked, 0.0 if is_about_life else seconds))
         body = json.dumps(found.to_dict()).encode() + b"\n"
         is_well = found.alive if is_about_life else found.ok
         headers = [
@@ -138,8 +146,54 @@ def health_app(
     return application
 
 
-def _question(part: object) -> Callable[[Deadline], Health]:
-    """Return how a part is asked within a deadline.
+class _Question(NamedTuple):
+    """How a part is asked, with a timeout; and whether it may take that time."""
+
+    ask: Callable[[float | None], Health]
+    may_wait: bool
+
+
+def _answers(questions: list[_Question], timeout: float | None) -> list[Health]:
+    """Ask all parts; those that may wait side by side, so that each has all of the time.
+
+    Raises:
+        BaseException: What a part has raised: of several, the one that comes first.
+    """
+    if timeout == 0 or len(questions) == 1:
+        return [one.ask(timeout) for one in questions]
+    deadline = Deadline(timeout)
+    found: dict[int, Health] = {}
+    errors: dict[int, BaseException] = {}
+
+    def ask(number: int) -> None:
+        left = deadline.timeout_left()
+        try:
+            found[number] = questions[number].ask(None if left is None else max(left, _LEAST))
+        except BaseException as error:  # for the web server
+            errors[number] = error
+
+    threads, here = [], []
+    for number, one in enumerate(questions):
+        try:
+            if one.may_wait:
+                thread = make_thread(copy_context().run, ask, number, name=f"aether-health-{number}")
+                start(thread)
+                threads.append(thread)
+                continue
+        except NoThreadError:  # then it takes a little longer
+            pass
+        here.append(number)
+    for number in here:
+        ask(number)
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[min(errors)]
+    return [found[number] for number in range(len(questions))]
+
+
+def _question(part: object) -> _Question:
+    """Return how a part is asked.
 
     Raises:
         InvalidOptionError: It cannot be asked.
@@ -150,6 +204,10 @@ def _question(part: object) -> Callable[[Deadline], Health]:
         health = None
     if not callable(health):
         raise InvalidOptionError(f"health_app() takes what has a health(), and {short(part)} has none")
-    if "timeout" in signature(health).parameters:
-        return lambda deadline: health(timeout=deadline.timeout_left())
-    return lambda deadline: health()
+    try:
+        parameters = signature(health).parameters
+    except ValueError as error:  # of something built in
+        raise InvalidOptionError(f"health_app() cannot ask {short(part)}, which takes no known arguments") from error
+    if "timeout" in parameters:
+        return _Question(lambda timeout: health(timeout=timeout), True)
+    return _Question(lambda _: health(), False)

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from threading import get_ident
 from typing import Literal
 
+from ._arguments import check_callback
 from ._runtime.fork import ForkAware, fork_aware
 from ._runtime.reporter import Burst, Kind, Reporter
 from ._values.clock import monotonic
-from ._values.shown import short
-from .errors import InvalidOptionError
 from .events import Event
 
 __all__ = ["Observer", "Operation", "Stamp", "instrument", "observed", "observers", "received", "sending"]
@@ -89,10 +88,10 @@ def instrument(observer: Observer) -> Callable[[], None]:
         A function that takes the observer off again. To call it once more does nothing.
 
     Raises:
-        InvalidOptionError: The observer cannot be called.
+        InvalidOptionError: The observer cannot be called with one argument, or is an ``async def`` or a generator
+            function, for want of a ``@contextmanager``.
     """
-    if not callable(observer):
-        raise InvalidOptionError(f"an observer is called with each Operation, and {short(observer)} cannot be called")
+    check_callback("an observer", observer, "an Operation")
     own: Observer = _Registered(observer)  # so that each call of instrument() can be taken back alone
     with suppress(ValueError):
         observers.remove(_left_behind)

@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ._arguments import as_seconds
 from ._values.counting import Times
+from ._values.shown import short
+from .errors import InvalidOptionError
 
 __all__ = [
     "BOUNDS",
@@ -93,7 +96,7 @@ class SubscriptionStats:
     high_water: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Histogram:
     """How long something took, each time.
 
@@ -114,6 +117,45 @@ class Histogram:
     def count(self) -> int:
         """How many times there are."""
         return sum(self.counts)
+
+    @property
+    def mean(self) -> float:
+        """The mean of all times, in seconds; 0 if there are none."""
+        count = self.count
+        return self.sum / count if count else 0.0
+
+    def quantile(self, q: float) -> float:
+        """Return the time that a share of all times does not exceed: ``quantile(0.99)`` is that of 99 %.
+
+        It is an estimate: the range in which the time lies is exact, and within it the times are taken to be spread
+        evenly, as Prometheus does in ``histogram_quantile()``. With :data:`BOUNDS` the true time is at most three
+        times less or more, except below the first bound. A time above the last bound is given as that bound.
+
+        Args:
+            q: The share, from 0 to 1; 0.5 is the median.
+
+        Returns:
+            Seconds; 0 if there are no times.
+
+        Raises:
+            InvalidOptionError: ``q`` is no number from 0 to 1.
+        """
+        share = as_seconds(q)
+        if share is None or not 0 <= share <= 1:
+            raise InvalidOptionError(f"q must be a number from 0 to 1, not {short(q)}")
+        wanted = share * self.count
+        below, lower = 0, 0.0
+        for upper, times in zip(self.bounds, self.counts, strict=False):  # what is above the last bound has no end
+            if times and below + times >= wanted:
+                return lower + (upper - lower) * (wanted - below) / times
+            below, lower = below + times, upper
+        return lower if self.count else 0.0
+
+    def __repr__(self) -> str:
+        if not self.count:
+            return "Histogram(count=0)"
+        half, most = self.quantile(0.5), self.quantile(0.99)
+        return f"Histogram(count={self.count}, mean={self.mean:.3g}, p50={half:.3g}, p99={most:.3g})"
 
 
 def histogram_of(times: Times) -> Histogram:
@@ -276,7 +318,8 @@ class RunnerMetrics:
         handled: Calls of the handler that returned.
         failed: Calls of the handler that raised an error.
         redelivered: Deliveries that were not the first of their event.
-        dead_letters: Events that this runner made dead letters, or its handler rejected.
+        dead_letters: Events that this runner made dead letters, or its handler rejected; and those whose last delivery
+            was here, and was given back by a close, or could not be acknowledged because the server denies that.
         lag: Events that the server had not delivered to any process of the consumer when it sent the last event that
             arrived here, and those that wait in this process and are not in hand. All processes that share a consumer
             say about the same: take the greatest, not the sum. While nothing arrives here, it does not change;

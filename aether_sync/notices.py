@@ -18,7 +18,9 @@ class Notice:
         kind: Which of the callbacks is called, by the name of its argument: ``"connected"``, ``"disconnected"``,
             ``"reconnected"``, ``"uncertain"``, ``"dropped"`` or ``"closed"``.
         url: The servers, as the program gave them, without secrets; ``""`` for an ``EventBus``, which has none.
-        reason: Why, in words. Of ``"closed"`` it is ``""`` if a ``close()`` left nothing undone.
+        reason: Why, in words. Of ``"reconnected"``: why the connection had been lost, as ``"disconnected"`` said. Of
+            ``"connected"``: why the last attempt failed, and ``""`` if none did. Of ``"closed"`` it is ``""`` if a
+            ``close()`` left nothing undone.
         counts: Numbers of events. Of ``"uncertain"``: ``uncertain``. Of ``"dropped"``: all that the subscription has
             dropped so far, by their reason, as ``dropped_by_reason`` of :class:`SubscriptionStats`. Of ``"closed"``:
             ``unsent``, ``uncertain`` and ``rejected``, as :class:`CloseReport`, those that are not 0.

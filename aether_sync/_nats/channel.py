@@ -17,7 +17,6 @@ from .._runtime.listeners import Listeners
 from .._runtime.reporter import Reporter
 from .._runtime.waits import Reply
 from ..errors import (
-    AetherError,
     BusClosedError,
     DeadlineExceededError,
     DisconnectedError,
@@ -32,6 +31,7 @@ from .engine import Engine
 from .interest import Interest, TrialInterest
 from .outbox import Outbox
 from .reasons import shown
+from .requests import Refused
 
 __all__ = ["Channel", "EngineSlot"]
 
@@ -395,11 +395,24 @@ class Channel:
             with suppress(BusClosedError):
                 engine.loop.post(requests.write, frame)
 
-    def on_refusal(self, subject: str, refused: Callable[[AetherError], object] | None) -> None:
-        """Call ``refused`` when the server denies what :meth:`write` sent to ``subject``; None unregisters."""
+    def on_refusal(self, subject: str, refused: Refused) -> None:
+        """Call ``refused`` when the server denies what :meth:`write` sent to a subject, on the loop thread.
+
+        It is called on the thread that writes if the line would be longer than the server accepts.
+
+        Args:
+            subject: The subject; for the acknowledgements of a consumer ``$JS.ACK.<stream>.<consumer>``.
+            refused: It gets the subject that was denied, and an error.
+        """
         engine = self.slot.engine
         if engine is not None:
             engine.link.requests.on_refusal(subject, refused)
+
+    def off_refusal(self, subject: str, refused: Refused) -> None:
+        """Take that off again, if it is there."""
+        engine = self.slot.engine
+        if engine is not None:
+            engine.link.requests.off_refusal(subject, refused)
 
 
 def _is_permitted(wait: Callable[[], object]) -> bool:

@@ -73,7 +73,8 @@ class NATSClient(Client):
         refused: Called with the text of each ``-ERR``, which may quote a secret if it cannot be read; returns whether
             the connection goes on.
         unreadable: Called with the sid of a message whose subject or headers cannot be read.
-        informed: Called with each ``INFO`` of the server.
+        informed: Called with each ``INFO`` of the server that may be believed: one that came once it had let us in, and
+            its first one as well, unless that came before TLS.
 
     Attributes:
         server: The server.
@@ -104,6 +105,7 @@ class NATSClient(Client):
         self._unreadable = unreadable
         self._informed = informed
         self._wants_tls = False
+        self._greeting: dict[str, Any] = {}  # its first INFO
         self._ear: OwnFile | None = None
         self._secrets: set[str] = set()  # that were sent to the server
         self.line = 0
@@ -180,6 +182,10 @@ class NATSClient(Client):
             raise Error(self._without_secrets(said_by(error))) from None
         if not self.is_connected:  # nats-py takes anything for a PONG, also the end of the stream
             raise Error("the server closed the connection before it had answered")
+        # What came before TLS may be from anyone, and names servers that would be shown our credentials. Since 2.12, a
+        # server says it again behind its first PONG; before, when its cluster changes.
+        if self.options["tls_handshake_first"] or not self._greeting.get("tls_required"):
+            self._informed(self, self._greeting)
 
     def _connect_command(self) -> bytes:
         verb, _, fields = super()._connect_command().partition(b" ")
@@ -202,7 +208,10 @@ class NATSClient(Client):
             self._max_payload = limit
         elif initial_connection and not isinstance(limit, int):
             raise ProtocolError
-        self._informed(self, info)
+        if initial_connection:
+            self._greeting = info
+        else:
+            self._informed(self, info)
 
     async def _on_error(self, error: Exception) -> None:
         if self.is_connected and not isinstance(error, UnexpectedEOF):  # else it is raised by open()

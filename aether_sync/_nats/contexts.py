@@ -15,10 +15,10 @@ from typing import Any
 from .._arguments import is_of
 from .._values.shown import short
 from ..errors import InvalidOptionError
+from .files import read_file
 
 __all__ = ["Context", "as_text", "read_context", "selected_context"]
 
-_MAX_BYTES = 1 << 20  # of a file
 _LONGEST_NAME = 1_000  # characters, of a path
 _TEXTS = frozenset({
     "name", "description", "url", "socks_proxy", "token", "user", "password", "creds", "nkey", "cert", "key", "ca",
@@ -102,8 +102,7 @@ def _folder() -> Path:
 
 def _read(path: Path, what: str) -> str:
     try:
-        with path.open("rb") as file:
-            raw = file.read(_MAX_BYTES)
+        raw = read_file(path)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:  # ValueError: no file has such a name

@@ -40,7 +40,7 @@ from .options import LinkOptions
 from .outbox import Outbox
 from .pump import Account, Pump
 from .reasons import describe, is_refusal, is_violation, refusal, shown
-from .requests import Requests
+from .requests import Requests, is_command
 from .servers import Server
 from .subscriber import Subscriber
 
@@ -97,6 +97,7 @@ class Link:
         self.since = monotonic()
         self.heard = inf
         self.reason = _NOT_YET
+        self._lost_by = ""  # why the connection was lost; the reasons of attempts that failed since are others
         self.first: Reply[None] = Reply()
         self.was_connected = False
         self.max_payload = 0
@@ -235,7 +236,7 @@ class Link:
         self.was_connected = True
         self.heard = self.since = monotonic()
         self.state = LinkState.CONNECTED
-        reason = "" if self.reason is _NOT_YET else self.reason
+        reason = self._lost_by if is_again else "" if self.reason is _NOT_YET else self.reason
         # A callback finds the state that it is told of, and who waits for that state finds that it was told.
         self._listeners.tell("reconnected" if is_again else "connected", reason=reason, seconds=away)
         self.changed.wake_all()
@@ -243,6 +244,7 @@ class Link:
 
     def _down(self) -> None:
         if self.state is LinkState.CONNECTED:
+            self._lost_by = self.reason
             self._set_state(LinkState.RECONNECTING)
             said = "lost the connection to %s: %s", self.where, self.reason
             self._reporter.warning(Kind.DISCONNECTED, *said, url=self.where)
@@ -300,7 +302,11 @@ class Link:
         if refused.reply is not None:
             return self.requests.permit(refused.reply)
         if refused.subject is not None:
-            if not self.requests.refuse(refused.subject):
+            if self.requests.refuse(refused.subject):
+                return True
+            if is_command(refused.subject):  # no event; and nobody is left who would hear of it
+                self._reporter.burst(Kind.SERVER_ERROR, "the server reports: %s", text, url=self.where)
+            else:
                 self.pump.refuse(f"no permission to publish to {refused.subject!r}")
             return True
         if self.subscriber.refuse(refused):
@@ -313,7 +319,7 @@ class Link:
     def _informed(self, client: NATSClient, info: dict[str, Any]) -> None:
         addresses = info.get("connect_urls")
         self.connector.servers.learn(client.server, addresses if isinstance(addresses, list) else ())
-        if client is not self._client:  # that of an attempt which has not succeeded, or has lost the race
+        if client is not self._client:  # it has let us in just now, or has lost the race
             return
         self._take_limits(client)
         if info.get("ldm") and self.connector.servers.has_other(client.server):

@@ -9,10 +9,13 @@ import json
 import re
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from urllib.parse import unquote, urlsplit
 
 from nats.errors import Error
+
+from .files import read_file
 
 __all__ = ["InMemory", "Login", "NotSentError", "secrets_of", "without_login"]
 
@@ -20,7 +23,6 @@ _DEFAULT_PORT = 4222
 _NO_SECRETS = ("user", "nkey")  # fields of CONNECT that say who somebody is, and prove nothing
 _JWT = re.compile(r"-BEGIN NATS USER JWT-+\s+([\w.=-]+)\s+-+END")
 _SEED = re.compile(r"-BEGIN USER NKEY SEED-+\s+(\w+)\s+-+END")
-_MAX_BYTES = 1 << 20  # of a file
 
 
 class NotSentError(Error):
@@ -55,7 +57,7 @@ class InMemory:
 
 
 class Login:
-    """The credentials of a connection, as the fields of ``CONNECT``.
+    """The credentials of a connection, as the fields of ``CONNECT``: those of the URLs if no others are given.
 
     Args:
         servers: URLs. Credentials in a URL are for that server. Those of the first URL that has any are also for all
@@ -101,14 +103,30 @@ class Login:
         Raises:
             NotSentError: A file cannot be read, or does not have what it should.
         """
-        keys: dict[str, str] = {}
-        if nonce is not None and self._credentials is not None:
+        if self._credentials is not None or self._nkeys_seed is not None:  # and no other kind beside it
+            return {} if nonce is None else self._signed(nonce)
+        return self._for_all or self._by_server.get((host, port or _DEFAULT_PORT), self._other)
+
+    def _signed(self, nonce: str) -> dict[str, str]:
+        if self._credentials is not None:
             jwt, seed = _read_credentials(self._credentials)
-            keys = {"jwt": jwt, "sig": _Signer(seed, self._credentials).sign(nonce)}
-        elif nonce is not None and self._nkeys_seed is not None:
-            signer = _Signer(_read(self._nkeys_seed).strip(), self._nkeys_seed)
-            keys = {"nkey": signer.public_key, "sig": signer.sign(nonce)}
-        return keys | (self._for_all or self._by_server.get((host, port or _DEFAULT_PORT), self._other))
+            return {"jwt": jwt, "sig": _Signer(seed, self._credentials).sign(nonce)}
+        assert self._nkeys_seed is not None
+        signer = _Signer(_read(self._nkeys_seed).strip(), self._nkeys_seed)
+        return {"nkey": signer.public_key, "sig": signer.sign(nonce)}
+
+    def secrets(self) -> set[str]:
+        """Return what is secret in the credentials for all servers, as :func:`secrets_of` does. Files are read."""
+        found: set[str] = set()
+        for fields in (self._for_all, *self._by_server.values()):
+            found |= secrets_of(fields)
+        with suppress(NotSentError):
+            if self._credentials is not None:
+                found.update(_read_credentials(self._credentials))
+        with suppress(NotSentError):
+            if self._nkeys_seed is not None:
+                found.add(_read(self._nkeys_seed).strip())
+        return found - {""}
 
     def doubt(self) -> str:
         """Return a reason for a refusal that can be seen here, that the JWT has expired; else an empty text."""
@@ -150,8 +168,7 @@ def _read(source: str | InMemory) -> str:
     if isinstance(source, InMemory):
         return source.text
     try:
-        with open(source, "rb") as file:
-            return file.read(_MAX_BYTES).decode("ascii", "replace")
+        return read_file(source).decode("ascii", "replace")
     except OSError as error:
         raise NotSentError(f"{_named(source)} cannot be read: {error.strerror}") from None
 

@@ -26,7 +26,9 @@ from .lines import Lines, line_of
 from .outbox import Wakeup
 from .shortcut import Shortcut
 
-__all__ = ["Requests", "Trial"]
+__all__ = ["Refused", "Requests", "Trial", "is_command"]
+
+Refused = Callable[[str, AetherError], object]  #: hears of a refusal: the subject, and why
 
 _TRIAL = b"_R_.aether."  # what begins so is a subject of the server's own, and no client's publish may have it as reply
 # Subjects of what is written, beside events: those of a bus may begin with $JS, too.
@@ -53,7 +55,8 @@ class Requests:
         # waits for its answer, and then cannot say that it never will: so a question is forgotten with its last
         # reference.
         self._calls: dict[bytes, weakref.ref[Call]] = {}
-        self._on_refusal: dict[str, Callable[[AetherError], object]] = {}  # by subjects, of :meth:`write`
+        # Who hears of refusals of what was written, with the key of its subject. Any thread, by single operations.
+        self._on_refusal: dict[tuple[str, Refused], None] = {}
         self._trials: dict[bytes, Trial] = {}  # by reply, those that are not answered; only the loop looks at it
         self._numbers = count(1)
         self._unsent: deque[weakref.ref[Call]] = deque()
@@ -169,12 +172,21 @@ class Requests:
         if self._outgoing and not answered.waiting:
             self._ring()
 
-    def on_refusal(self, subject: str, refused: Callable[[AetherError], object] | None) -> None:
-        """Call ``refused`` when the server denies a command to ``subject`` that nobody waits for; None unregisters."""
-        if refused is None:
-            self._on_refusal.pop(subject, None)
-        else:
-            self._on_refusal[subject] = refused
+    def on_refusal(self, subject: str, refused: Refused) -> None:
+        """Call ``refused`` when the server denies a command to ``subject``; see the channel."""
+        self._on_refusal[subject, refused] = None
+
+    def off_refusal(self, subject: str, refused: Refused) -> None:
+        """Take it off again, if it is there."""
+        self._on_refusal.pop((subject, refused), None)
+
+    def _tell_refusal(self, subject: str, error: AetherError) -> bool:
+        """Tell those that are concerned by a refusal; return whether there are any."""
+        key = _key_of(subject)
+        concerned = [refused for one, refused in list(self._on_refusal) if one == key]
+        for refused in concerned:
+            refused(subject, error)
+        return bool(concerned)
 
     def _carry(self, call: Call) -> bool:
         shortcut = self._shortcut
@@ -191,7 +203,7 @@ class Requests:
         try:
             self._lines.take(line_of(subject, reply))
         except InvalidNamespaceError as error:
-            self._on_refusal.get(subject, _nobody)(error)
+            self._tell_refusal(subject, error)
             return True
         shortcut = self._shortcut
         return shortcut is not None and shortcut.carry(frame, is_event=False)
@@ -302,20 +314,13 @@ class Requests:
             self._ring()
 
     def refuse(self, subject: str) -> bool:
-        """Handle that the server denies a publish to a subject; returns whether the command came from here."""
+        """Handle that the server denies a publish to a subject; returns whether anybody heard of it."""
         if self._refuse_trial(subject):
             return True
         refused = [call for call in self._waiting() if subject in call.subjects]
         for call in refused:
             call.fail(_denied(subject))
-        return bool(refused) or self._refuse_written(subject)
-
-    def _refuse_written(self, subject: str) -> bool:
-        """As :meth:`refuse`, for what was written without a question."""
-        concerned = self._on_refusal.get(subject)
-        if concerned is not None:
-            concerned(_denied(subject))
-        return concerned is not None or subject.startswith(_COMMANDS)  # no event of a bus
+        return self._tell_refusal(subject, _denied(subject)) or bool(refused)  # a question may be a word, too
 
     def _fail_all(self, error: AetherError) -> None:
         for call in self._waiting():
@@ -333,8 +338,22 @@ def _those_that_live(refs: Iterable[weakref.ref[Call]]) -> list[Call]:
     return [call for ref in refs if (call := ref()) is not None]
 
 
-def _nobody(_: AetherError) -> None:
-    """Ignore a refusal."""
+def is_command(subject: str) -> bool:
+    """Whether a subject is one of what is written here, and of no event of a bus."""
+    return subject.startswith(_COMMANDS)
+
+
+def _key_of(subject: str) -> str:
+    """Return by what the refusals of a subject are registered: those of acknowledgements by their consumer.
+
+    Each delivery is acknowledged to a subject of its own: ``$JS.ACK.<stream>.<consumer>.<5 numbers>``, or with a domain
+    and an account before the stream, and perhaps a token behind (ADR-15).
+    """
+    if not subject.startswith("$JS.ACK."):
+        return subject
+    tokens = subject.split(".")
+    first = 2 if len(tokens) == 9 else 4
+    return ".".join(["$JS.ACK", *tokens[first : first + 2]])
 
 
 def _denied(subject: str) -> PermissionDeniedError:

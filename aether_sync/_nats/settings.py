@@ -1,9 +1,11 @@
-"""What a connection is to use: arguments first, then a URL's own credentials, the environment, and a context.
+"""What a connection is to use: arguments first, then a URL's own credentials, then the environment or a context.
 
-The environment and contexts are those of the nats command line, and so is their order: what the environment says
-overrides a context, setting by setting. Credentials are one group, of one kind: the first source that has any decides,
-and what sources behind it say of credentials of another kind does not count. Only a user and its password may come from
-two sources.
+The environment and contexts are those of the nats command line. A context that a program or an option asks for takes
+the place of the environment: so neither's secrets go to the other's server. A context that ``NATS_CONTEXT`` names is a
+part of the environment, and stands behind its other variables, setting by setting, as for the nats command line.
+
+Credentials are one group, of one kind: the first source that has any decides, and what sources behind it say of
+credentials of another kind does not count. Only a user and its password may come from two sources.
 """
 
 import base64
@@ -21,10 +23,11 @@ from .._values.shown import short
 from ..errors import InvalidOptionError
 from .checks import check_nkeys, check_secret_file, check_servers
 from .contexts import Context, as_text, read_context, selected_context
+from .files import read_file
 from .login import InMemory
 from .tls import TLSFiles
 
-__all__ = ["InContext", "Settings", "settle"]
+__all__ = ["InContext", "Renamed", "Settings", "settle"]
 
 _DEFAULT_URL = "nats://127.0.0.1:4222"
 
@@ -58,14 +61,20 @@ _TLS = ("tls_ca", "tls_cert", "tls_key")
 _NO_PROXY = ("none", "NONE", "-")
 _STORE_KEYS = ("jetstream_domain", "jetstream_api_prefix", "inbox_prefix")
 _REFERENCE = re.compile(r"(file|env|op|nsc)://(.*)|(data):(.*)", re.I | re.S)
-_MAX_BYTES = 1 << 20  # of a file
 
 
 class InContext(NamedTuple):
-    """A URL or None, as what a ``Connection`` is made from, with a context behind it."""
+    """A URL or None, as what a ``Connection`` is made from, with a context behind it, in place of the environment."""
 
     url: str | Sequence[str] | None
-    name: str | None  # of the context; None: the environment's, else the one that is selected
+    name: str | None  # of the context; None: the environment's, which stands behind it, else the one that is selected
+
+
+class Renamed(NamedTuple):
+    """What a ``Connection`` is made from in place of a URL, where errors call its arguments by other names."""
+
+    url: str | Sequence[str] | InContext | None
+    names: Mapping[str, str]  # by argument
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,8 +191,7 @@ class _OfContext(_Source):
 
     def _read(self, setting: str, path: Path) -> str:
         try:
-            with path.open("rb") as file:
-                raw = file.read(_MAX_BYTES)
+            raw = read_file(path)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "no file has such a name"
             raise InvalidOptionError(f"{self.name(setting)} cannot be read from {str(path)!r}: {reason}") from None
@@ -204,27 +212,31 @@ def settle(given: Mapping[str, Any], trust_env: bool) -> Settings:
     """Decide what a connection uses.
 
     Args:
-        given: Its arguments, by setting; None is not given. ``url`` may be an :class:`InContext`.
-        trust_env: Whether the environment counts.
+        given: Its arguments, by setting; None is not given. ``url`` may be a :class:`Renamed` or an :class:`InContext`.
+        trust_env: Whether the environment counts, where no context takes its place.
 
     Raises:
         InvalidOptionError: Something is wrong, missing, or contradicts something else of the same source.
     """
-    given = {setting: value for setting, value in given.items() if value is not None}
+    own = {setting: value for setting, value in given.items() if value is not None}
     context: Context | None = None
-    url = given.get("url")
+    url: Any = own.pop("url", None)
+    names: Mapping[str, str] = {}
+    if is_of(url, Renamed):
+        url, names = url
     if is_of(url, InContext):
-        given = {setting: value for setting, value in given.items() if setting != "url"}
-        if url.url is not None:
-            given["url"] = url.url
-        name = url.name if url.name is not None else (trust_env and os.environ.get(_CONTEXT)) or selected_context()
-        context = read_context(name)
+        of_environment = os.environ.get(_CONTEXT) if trust_env and url.name is None else None
+        trust_env = bool(of_environment)
+        context = read_context(of_environment or (selected_context() if url.name is None else url.name))
+        url = url.url
     elif trust_env and os.environ.get(_CONTEXT):
         context = read_context(os.environ[_CONTEXT])
+    if url is not None:
+        own["url"] = url
     for setting in ("user", "password", "token"):
-        if setting in given and not is_of(given[setting], str):
-            raise InvalidOptionError(f"{setting} must be a str, not {type(given[setting]).__name__}")
-    sources = [_Source(given, {}), *([_Environment()] if trust_env else [])]
+        if setting in own and not is_of(own[setting], str):
+            raise InvalidOptionError(f"{setting} must be a str, not {type(own[setting]).__name__}")
+    sources = [_Source(own, names), *([_Environment()] if trust_env else [])]
     if context is None:
         return _settled(sources, None)
     return _settled([*sources, _OfContext(context)], context)
@@ -325,9 +337,10 @@ def _tls(sources: Sequence[_Source], context: Context | None) -> ssl.SSLContext 
         raise InvalidOptionError(_unusable(context, "windows_cert_store", "name files as cert and key"))
     if not found:
         return None
+    either = found.get("tls_cert") or found.get("tls_key") or sources[0]  # its half that is missing is named alike
     return TLSFiles(
         {setting: source.path(setting) for setting, source in found.items()},
-        {setting: source.name(setting) for setting, source in found.items()},
+        {setting: found.get(setting, either).name(setting) for setting in _TLS},
     )
 
 

@@ -24,7 +24,7 @@ class TLSFiles:
         files: Paths by setting: ``tls_ca`` has the certificates of the authorities to trust, by default those of the
             system; ``tls_cert`` has the chain of this client's certificate, and ``tls_key`` its private key, which may
             also stand in the file of the certificate.
-        names: What errors call these settings.
+        names: What errors call the settings, also those that are not given.
 
     Raises:
         InvalidOptionError: A file cannot be read, or does not have what it should; or the key is not the certificate's.
@@ -35,7 +35,9 @@ class TLSFiles:
         self._names = dict(names)
         self._made: tuple[_Stamps, ssl.SSLContext] | None = None  # set in one step: no lock is needed
         if "tls_key" in files and "tls_cert" not in files:
-            raise InvalidOptionError(f"{names['tls_key']} is the key of a certificate: name that, too, as tls_cert")
+            raise InvalidOptionError(
+                f"{names['tls_key']} is the key of a certificate: name that, too, as {names['tls_cert']}"
+            )
         self.context()
 
     def context(self) -> ssl.SSLContext:
@@ -85,14 +87,16 @@ class TLSFiles:
             key = self._shown("tls_key") if "tls_key" in self._files else "the key in the same file"
             return f"{key} is not the key of the certificate of {cert}"
         if "tls_key" not in self._files:
-            return f"{cert} does not have both a certificate and its key in PEM ({reason}): name its key as tls_key"
+            key = self._names["tls_key"]
+            return f"{cert} does not have both a certificate and its key in PEM ({reason}): name its key as {key}"
         return f"{cert} and {self._shown('tls_key')} are not a certificate and its key in PEM ({reason})"
 
     def _refuse_encrypted(self) -> NoReturn:
         """OpenSSL asks the terminal for a passphrase, if nobody says otherwise."""
         name = "tls_key" if "tls_key" in self._files else "tls_cert"
         raise InvalidOptionError(
-            f"{self._shown(name)} has an encrypted key: give tls=, an ssl.SSLContext that has loaded it"
+            f"{self._shown(name)} has an encrypted key, for which nobody is asked: decrypt it, or give a Connection "
+            "tls=, an ssl.SSLContext that has loaded it"
         )
 
     def _shown(self, name: str) -> str:

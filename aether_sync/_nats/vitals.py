@@ -9,8 +9,9 @@ __all__ = ["health_of"]
 
 _NEARLY_FULL = 0.9  # of the outbox: a burst of a few thousand events fills the rest
 _QUIET = 3  # ping intervals without a sign of the server: the watchdog leaves it within two
-_STUCK = 12  # intervals, and at least so many seconds: the watchdog has not run, so the thread of the loop does not
+_STUCK = 12  # intervals, and at least so many seconds: the watchdog has not run, so perhaps the loop does not
 _STUCK_SECONDS = 60.0
+_PATIENCE = 5.0  # seconds that the loop has to answer then
 
 
 def health_of(slot: EngineSlot) -> Health:
@@ -33,7 +34,8 @@ def health_of(slot: EngineSlot) -> Health:
         numbers["seconds_disconnected"] = away = max(0.0, now - link.since)
         reasons = [f"{link.connect_error()}, for {away:.0f} s"]
     elif quiet > _QUIET * engine.ping_interval:
-        alive = quiet <= max(_STUCK * engine.ping_interval, _STUCK_SECONDS)
+        is_long = quiet > max(_STUCK * engine.ping_interval, _STUCK_SECONDS)
+        alive = not (is_long and engine.loop.hangs(_PATIENCE))
         why = "" if alive else ": the thread of the connection hangs"
         reasons = [f"no sign of {slot.where} for {quiet:.0f} s{why}"]
     if numbers["outbox_filled"] >= _NEARLY_FULL:

@@ -13,10 +13,9 @@ the only item of a list.
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
-from typing import Any
+from typing import Any, get_args
 
-from .._values.shown import short
+from .._arguments import check_callback, check_known
 from ..errors import InvalidOptionError
 from ..metrics import CloseReport
 from ..notices import Notice, NoticeCallback, NoticeKind
@@ -40,7 +39,10 @@ class _Listener:
         return kind in self._callbacks and bool(self._ends)
 
     def call(self, notice: Notice) -> None:
-        """Call the callback, unless it was taken off meanwhile, or these were told of the end."""
+        """Call the callback, unless it was taken off meanwhile, or these were told of the end.
+
+        It may be taken off between the look and the call: only a lock around user code could prevent that.
+        """
         callback = self._callbacks.get(notice.kind)
         if callback is not None and (self._take_end() if notice.kind == "closed" else self._ends):
             callback(notice)
@@ -89,7 +91,8 @@ class Listeners:
             **callbacks: By the kind of notice; those that are None are left out.
 
         Raises:
-            InvalidOptionError: One of them cannot be called, or returns what nobody would run; or there is none.
+            InvalidOptionError: One of them cannot be called with a notice, or returns what nobody would run; there is
+                no such kind; or there is no callback.
         """
         listener = _Listener(_checked(callbacks))
         self._all.append(listener)
@@ -153,15 +156,10 @@ def _counts(report: CloseReport) -> dict[str, int]:
 
 
 def _checked(callbacks: Mapping[str, NoticeCallback | None]) -> dict[str, NoticeCallback]:
+    check_known("on() has no callback", callbacks, get_args(NoticeKind))
     wanted = {kind: one for kind, one in callbacks.items() if one is not None}
     if not wanted:
         raise InvalidOptionError(f"on() takes callbacks: {', '.join(f'{kind}=' for kind in callbacks)}")
     for kind, one in wanted.items():
-        if not callable(one):
-            raise InvalidOptionError(f"{kind} must be a function that takes a Notice, not {short(one)}")
-        for is_unrun in (iscoroutinefunction, isasyncgenfunction, isgeneratorfunction):
-            if is_unrun(one) or is_unrun(type(one).__call__):
-                raise InvalidOptionError(
-                    f"{kind} must be a plain function, and nobody would run what {short(one)} returns"
-                )
+        check_callback(kind, one, "a Notice")
     return wanted

@@ -7,6 +7,7 @@ from contextlib import suppress
 from traceback import format_exception
 from typing import Any, TypeVar
 
+from .._values.clock import monotonic
 from ..errors import BusClosedError, DeadlineExceededError, WrongThreadError
 from .base_loop import BaseLoop
 from .closing import loop_threads
@@ -22,6 +23,20 @@ __all__ = ["LoopThread"]
 T = TypeVar("T")
 _TURNS_TO_CLOSE = 5
 _buried: list[object] = []  # loops that a forked child inherited: their finalizers would disturb the parent
+
+
+class _Question:
+    """A question to the loop whether it runs."""
+
+    __slots__ = ("answered", "since")
+
+    def __init__(self) -> None:
+        self.since = monotonic()
+        self.answered = False
+
+    def answer(self) -> None:
+        """Say that it does. Loop thread only."""
+        self.answered = True
 
 
 class LoopThread(ForkAware):
@@ -49,6 +64,7 @@ class LoopThread(ForkAware):
         self._thread: threading.Thread | None = None  # that thread
         self._ident: int | None = None  # of that thread, while it runs the loop
         self._ended: Reply[None] = Reply()
+        self._question: _Question | None = None  # whether it runs; replaced whole, by any thread
         self._is_let_go = False  # in a forked child
         fork_aware.add(self)
 
@@ -96,6 +112,23 @@ class LoopThread(ForkAware):
         if not self.has_ended:  # in a forked child it has; the call would wake the loop of the parent
             with suppress(RuntimeError):  # it is closed, and nothing is left to be done there
                 self._loop.call_soon_threadsafe(callback)
+
+    def hangs(self, patience: float) -> bool:
+        """Whether the loop has not answered a question, which an earlier call of this put to it. Waits for nothing.
+
+        That time has passed shows nothing: the whole process may have been stopped. Therefore the loop is asked, and
+        has from one call to the next to answer.
+
+        Args:
+            patience: Seconds that it has at least.
+        """
+        question = self._question
+        if question is None or question.answered:
+            question = _Question()
+            self.call_soon(question.answer)
+            self._question = question  # last: what an exception keeps from being asked is not waited for
+            return False
+        return monotonic() - question.since >= patience
 
     def repeat(self, seconds: float, callback: Callable[[], bool]) -> None:
         """Run a callback on the loop every so many seconds, until it returns False or the loop ends.

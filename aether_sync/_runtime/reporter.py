@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import Context
 from enum import StrEnum
 from itertools import count
 from math import inf
@@ -86,6 +87,10 @@ class Details(TypedDict, total=False):
     consumer: str  # its name
     sequence: int  # of an event
     actor: str  # its id
+    event_id: str
+    event_type: str
+    namespace: str
+    correlation_id: str
     counts: dict[str, int]
 
 
@@ -114,6 +119,7 @@ class _Message(NamedTuple):
     args: tuple[object, ...]
     details: Details
     error: BaseException | None = None  # whose traceback is logged as well
+    context: Context | None = None  # in which it is logged
 
 
 class _Call(NamedTuple):
@@ -152,9 +158,11 @@ class Reporter(ForkAware):
     def _after_fork(self) -> None:
         self._reset()
 
-    def warning(self, kind: Kind, text: str, *args: object, **details: Unpack[Details]) -> None:
-        """Log a warning soon."""
-        self._put(_Message(kind, logging.WARNING, text, args, details))
+    def warning(
+        self, kind: Kind, text: str, *args: object, context: Context | None = None, **details: Unpack[Details]
+    ) -> None:
+        """Log a warning soon; see :meth:`error`."""
+        self._put(_Message(kind, logging.WARNING, text, args, details, context=context))
 
     def error(
         self,
@@ -162,6 +170,7 @@ class Reporter(ForkAware):
         text: str,
         *args: object,
         error: BaseException | None = None,
+        context: Context | None = None,
         **details: Unpack[Details],
     ) -> None:
         """Log an error soon.
@@ -171,9 +180,11 @@ class Reporter(ForkAware):
             text: The text, with a placeholder for each of ``args``.
             *args: For the text.
             error: An error whose traceback is logged as well. It is kept, with its frames, until it is logged.
+            context: The context of the user's code that it is about, with its ``contextvars``: filters and handlers see
+                them, such as the span of a trace. It is kept until it is logged, too, and a copy of it is used.
             **details: Further attributes of the record.
         """
-        self._put(_Message(kind, logging.ERROR, text, args, details, error))
+        self._put(_Message(kind, logging.ERROR, text, args, details, error, context))
 
     def internal_error(self, what: str) -> None:
         """Log an error in this library soon."""
@@ -342,6 +353,9 @@ def _hand_over(one: _Message | _Call | Reply[None] | None) -> bool:
 
 def _log(one: _Message) -> None:
     with suppress(Exception):  # raised by a handler or filter, which must not change what happens
+        if one.context is not None:  # a copy: several messages may have it, and only one thread can be in it, once
+            one.context.copy().run(_log, one._replace(context=None))
+            return
         logger.log(one.level, one.text, *one.args, exc_info=one.error, extra={"kind": one.kind.value, **one.details})
 
 

@@ -10,7 +10,8 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import accumulate, count
+from itertools import accumulate, count, repeat
+from operator import getitem
 from typing import Any
 
 __all__ = ["Count", "Sum", "Times"]
@@ -81,31 +82,59 @@ class Sum:
         return total
 
 
-class Times(Sum):
+class Times:
     """How long something took, each time: how many times there were by ranges, and their sum.
+
+    A time is counted by two steps: ``put(seconds)`` leaves it in a queue, and ``step()`` counts it and takes it out. As
+    with :class:`Sum`, whoever takes that step first counts what was put there first; ``step()`` raises ``IndexError``
+    if others have counted all of it. What every call of a program goes through calls these two instead of :meth:`add`,
+    which does the same.
 
     Args:
         bounds: The upper bounds of the ranges in seconds, rising.
+
+    Attributes:
+        put: Leaves a time.
+        step: Counts one that was left.
     """
 
-    __slots__ = ("_bounds", "_counters", "_steps")
+    __slots__ = ("_counters", "_last", "_waiting", "put", "step")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        super().__init__()
-        self._bounds = bounds
+        self._waiting: deque[float] = deque()
+        self._last: deque[float] = deque([0], 1)
         self._counters = [count() for _ in range(len(bounds) + 1)]
-        self._steps = [counter.__next__ for counter in self._counters]
+        # A step looks at the time that was put first, and takes a number from the counter of its range; then it takes
+        # the time itself, and adds it. No Python code runs in between.
+        firsts = map(getitem, repeat(self._waiting), repeat(0))
+        ranges = map(bisect_left, repeat(bounds), firsts)
+        counting = map(next, map(self._counters.__getitem__, ranges))
+        adding = map(self._last.append, accumulate(iter(self._waiting.popleft, None)))
+        self.put = self._waiting.append
+        self.step = zip(counting, adding, strict=False).__next__
 
     def add(self, number: float) -> None:
         """Count a time, in seconds."""
-        self._steps[bisect_left(self._bounds, number)]()
-        self._put(number)  # as in Sum.add(), without another call
+        self.put(number)
         try:
-            self._step()
+            self.step()
         except IndexError:
             pass
 
     @property
+    def total(self) -> float:
+        """The sum; an ``int`` if only such were added."""
+        self._count_all()
+        return self._last[-1]
+
+    @property
     def counts(self) -> tuple[int, ...]:
         """How many times are in each range, and above the last bound."""
+        self._count_all()
         return tuple(map(_taken, self._counters))
+
+    def _count_all(self) -> None:
+        """Count also what an exception between the two steps has left."""
+        while self._waiting:
+            with suppress(IndexError):
+                self.step()

@@ -13,7 +13,7 @@ try:
 except ModuleNotFoundError as missing:
     if missing.name not in ("click", "rich"):
         raise
-    sys.exit(f"aether-sync: the command line needs {missing.name}: pip install 'aether-sync[cli]'")
+    sys.exit(f"aether-sync: the command line needs {missing.name}: install the extra 'cli' of aether-sync")
 
 from ._commands import main
 

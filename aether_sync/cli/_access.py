@@ -1,10 +1,23 @@
 """The server that a command uses, and how it is let in."""
 
 from dataclasses import dataclass, field
+from typing import cast
 
+from .._nats.settings import InContext, Renamed
 from ..connection import Connection, ConnectionOptions
 
 __all__ = ["Access"]
+
+_NAMES = {
+    "user": "--user",
+    "password": "--password",
+    "token": "--token",
+    "credentials": "--creds",
+    "nkeys_seed": "--nkey",
+    "tls_ca": "--tlsca",
+    "tls_cert": "--tlscert",
+    "tls_key": "--tlskey",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +78,5 @@ class Access:
             "tls_key": self.tlskey,
             "trust_env": self.trust_env,
         }
-        if self.context is None:
-            return Connection(self.url, **options)
-        return Connection.from_context(self.context, self.url, **options)
+        place = self.url if self.context is None else InContext(self.url, self.context)
+        return Connection(cast(str, Renamed(place, _NAMES)), **options)

@@ -56,7 +56,7 @@ def demo(ctx: click.Context, /, seconds: float, rate: float, access: Access, tim
     """
     from .demo import run_demo
 
-    if not access.names_a_server and access != Access():
+    if not access.names_a_server and access != Access(trust_env=access.trust_env):
         raise click.UsageError("Credentials and TLS are for a server: name it with --url or --context.")
     if not run_demo(Console(), seconds=seconds, rate=rate, access=access, timeout=timeout):
         ctx.exit(1)

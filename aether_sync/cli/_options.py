@@ -69,9 +69,10 @@ _access_options = (
     click.option(
         "--context",
         metavar="NAME",
-        help="A context of the nats command line, for all that neither options nor the environment say.  [env var: "
-        "NATS_CONTEXT]",
+        help="A context of the nats command line, for all that options do not say. It takes the place of the "
+        "environment's variables; one that NATS_CONTEXT names stands behind them.",
     ),
+    click.option("--no-env", is_flag=True, help="Leave out what the environment's variables NATS_... say."),
     _file_option("--creds", "NATS_CREDS", "Log in with a credentials file, which holds a JWT and its seed."),
     _file_option("--nkey", "NATS_NKEY", "Log in with the nkey seed in a file."),
     click.option("--user", metavar="USER", help="Log in as a user.  [env var: NATS_USER]"),
@@ -129,7 +130,8 @@ def access_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def with_access(*args: Any, **options: Any) -> Any:
-        access = Access(**{name: options.pop(name) for name in _ACCESS})
+        trust_env = not options.pop("no_env")
+        access = Access(**{name: options.pop(name) for name in _ACCESS}, trust_env=trust_env)
         return command(*args, access=access, **options)
 
     return _with(with_access, *_access_options)

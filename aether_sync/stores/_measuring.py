@@ -1,12 +1,13 @@
 """What a store and its runners count while they work, of which ``metrics()`` returns a frozen snapshot.
 
-Any thread counts, without a lock (see ``_values/counting.py``). A snapshot is consistent because what is counted later
-is read earlier: a call is counted before its error, and its error before its conflict; they are read the other way
-round.
+Any thread counts, without a lock (see ``_values/counting.py``). No number of a snapshot is less than it was in an
+earlier one: each is counted by itself, and none is a difference. A snapshot is consistent: what is the sum of others is
+made of them, and what is at most another is counted after it and read before it, as a conflict is after its error.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import update_wrapper
+from operator import add
 from typing import Any, TypeVar, cast
 
 from .._runtime.fork import ForkAware, fork_aware
@@ -14,27 +15,39 @@ from .._values.clock import monotonic
 from .._values.counting import Count, Sum, Times
 from ..errors import UnknownOutcomeError, VersionConflictError
 from ..events import Event
-from ..metrics import BOUNDS, CallMetrics, RunnerMetrics, StoreMetrics, histogram_of
+from ..metrics import BOUNDS, CallMetrics, Histogram, RunnerMetrics, StoreMetrics, histogram_of
 
 __all__ = ["RunnerCounts", "StoreCounts", "measured"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _CallCount(Times):
-    """The calls of one method."""
+class _CallCount:
+    """The calls of one method.
 
-    __slots__ = ("errors",)
+    Attributes:
+        returned: How long those took that have returned something.
+        raised: How long those took that have raised an error.
+        later: Errors of iterations that had returned something before.
+    """
+
+    __slots__ = ("later", "raised", "returned")
 
     def __init__(self) -> None:
-        super().__init__(BOUNDS)
-        self.errors = Count()
+        self.returned, self.raised, self.later = Times(BOUNDS), Times(BOUNDS), Count()
 
     def snapshot(self) -> CallMetrics:
-        """Return what was counted. An error is counted after its call, so errors are read first."""
-        errors = self.errors.count
-        seconds = histogram_of(self)
-        return CallMetrics(calls=seconds.count, errors=errors, seconds=seconds)
+        """Return what was counted."""
+        later = self.later.count
+        seconds, _, raised = _both(self.returned, self.raised)
+        return CallMetrics(calls=seconds.count, errors=raised + later, seconds=seconds)
+
+
+def _both(returned: Times, raised: Times) -> tuple[Histogram, int, int]:
+    """Return all times of two kinds, and how many there are of each."""
+    first, second = histogram_of(returned), histogram_of(raised)
+    counts = tuple(map(add, first.counts, second.counts))
+    return Histogram(counts=counts, sum=first.sum + second.sum), first.count, second.count
 
 
 class _Calls(dict[str, _CallCount]):
@@ -50,8 +63,8 @@ class StoreCounts(ForkAware):
     Attributes:
         calls: The calls that have ended, by the name of the method.
         retries: Counts an attempt to store that is made again.
-        asked: Counts an actor whose version the leader is asked for before a save.
-        wanted: Counts an actor whose version a save needs.
+        version_hits: Counts an actor whose version a save needs and knows.
+        version_misses: Counts one whose version the leader is asked for before a save.
         kept_hits: Counts a reading of an actor whose wanted events are kept.
         kept_misses: Counts one of an actor of whose events some have to be read.
         wrote_one: Counts an event that was stored alone.
@@ -66,19 +79,29 @@ class StoreCounts(ForkAware):
     def _begin(self) -> None:
         self.calls = _Calls()
         self._conflicts, self._unknown, self._retries = Count(), Count(), Count()
-        self._asked, self._wanted, self._kept_hits, self._kept_misses = Count(), Count(), Count(), Count()
+        self._version_hits, self._version_misses, self._kept_hits, self._kept_misses = (Count() for _ in range(4))
         self._written_alone, self._written, self._read = Count(), Sum(), Sum()
         self.retries = self._retries.one
-        self.asked, self.wanted = self._asked.one, self._wanted.one
+        self.version_hits, self.version_misses = self._version_hits.one, self._version_misses.one
         self.kept_hits, self.kept_misses = self._kept_hits.one, self._kept_misses.one
         self.wrote_one, self.wrote, self.read = self._written_alone.one, self._written.add, self._read.add
 
     def _after_fork(self) -> None:
         self._begin()
 
-    def failed(self, method: str, error: BaseException) -> None:
-        """Count an error of a call that is counted already."""
-        self.calls[method].errors.one()
+    def failed(self, method: str, error: BaseException, seconds: float | None) -> None:
+        """Count an error.
+
+        Args:
+            method: The name of the method.
+            error: What was raised.
+            seconds: How long the call took; None if it is counted already.
+        """
+        call = self.calls[method]
+        if seconds is None:
+            call.later.one()
+        else:
+            call.raised.add(seconds)
         if isinstance(error, VersionConflictError):
             self._conflicts.one()
         elif isinstance(error, UnknownOutcomeError):
@@ -90,25 +113,23 @@ class StoreCounts(ForkAware):
         try:
             for event in events:
                 if not number:
-                    self.calls[method].add(monotonic() - begun)
+                    self.calls[method].returned.add(monotonic() - begun)
                 number += 1
                 yield event
+        except GeneratorExit:  # nobody wants more
+            raise
         except BaseException as error:
-            if not number:
-                self.calls[method].add(monotonic() - begun)
-            if not isinstance(error, GeneratorExit):  # which says that nobody wants more
-                self.failed(method, error)
+            self.failed(method, error, None if number else monotonic() - begun)
             raise
         else:
             if not number:
-                self.calls[method].add(monotonic() - begun)
+                self.calls[method].returned.add(monotonic() - begun)
         finally:
             self.read(number)
 
     def snapshot(self, **fields: Any) -> StoreMetrics:
         """Return what was counted, with other fields of the metrics."""
         conflicts, unknown = self._conflicts.count, self._unknown.count
-        asked = self._asked.count
         return StoreMetrics(
             calls={method: count.snapshot() for method, count in sorted(self.calls.copy().items())},
             conflicts=conflicts,
@@ -116,8 +137,8 @@ class StoreCounts(ForkAware):
             unknown_outcomes=unknown,
             events_written=self._written_alone.count + self._written.total,
             events_read=self._read.total,
-            version_hits=max(0, self._wanted.count - asked),
-            version_misses=asked,
+            version_hits=self._version_hits.count,
+            version_misses=self._version_misses.count,
             kept_hits=self._kept_hits.count,
             kept_misses=self._kept_misses.count,
             **fields,
@@ -137,7 +158,7 @@ class RunnerCounts(ForkAware):
         fork_aware.add(self)
 
     def _begin(self) -> None:
-        self._times, self._failed = Times(BOUNDS), Count()
+        self._returned, self._raised = Times(BOUNDS), Times(BOUNDS)
         self._redelivered, self._dead_letters = Count(), Count()
         self.redelivered, self.dead_letter = self._redelivered.one, self._dead_letters.one
 
@@ -146,12 +167,11 @@ class RunnerCounts(ForkAware):
 
     def handled(self, begun: float) -> None:
         """Count a call of the handler that began at a moment and has returned."""
-        self._times.add(monotonic() - begun)
+        self._returned.add(monotonic() - begun)
 
     def failed(self, begun: float) -> None:
         """Count a call of the handler that began at a moment and has raised an error."""
-        self.handled(begun)
-        self._failed.one()
+        self._raised.add(monotonic() - begun)
 
     def snapshot(self, *, dead_letters: int, **fields: Any) -> RunnerMetrics:
         """Return what was counted, with other fields of the metrics.
@@ -160,10 +180,9 @@ class RunnerCounts(ForkAware):
             dead_letters: Dead letters that are counted elsewhere.
             **fields: The other fields.
         """
-        failed = self._failed.count
-        seconds = histogram_of(self._times)
+        seconds, handled, failed = _both(self._returned, self._raised)
         return RunnerMetrics(
-            handled=seconds.count - failed,
+            handled=handled,
             failed=failed,
             redelivered=self._redelivered.count,
             dead_letters=self._dead_letters.count + dead_letters,
@@ -181,10 +200,14 @@ def measured(method: F) -> F:
         try:
             result = method(self, *args, **kwargs)
         except BaseException as error:
-            self._counts.calls[name].add(monotonic() - begun)
-            self._counts.failed(name, error)
+            self._counts.failed(name, error, monotonic() - begun)
             raise
-        self._counts.calls[name].add(monotonic() - begun)
+        times = self._counts.calls[name].returned
+        times.put(monotonic() - begun)
+        try:  # as in Times.add(), without another call: this is in the way of every call of a store
+            times.step()
+        except IndexError:
+            pass
         return result
 
     return cast(F, update_wrapper(measuring, method))

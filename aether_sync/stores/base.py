@@ -543,12 +543,14 @@ class EventStore(Protocol):
         An ``InMemoryEventStore`` is well until it is closed. A ``JetStreamEventStore`` asks the server for its stream,
         if it is connected: it is well if the stream has a leader that answers in time, and its connection is well; see
         :meth:`Connection.health`, of which the answer is the only one of ``parts``. A stream that was never there is no
-        reason: the first save makes it. One that was there and is gone is a reason. A leader that has lost the other
-        servers of its cluster notices it after some ten seconds, and this not before.
+        reason: the first save makes it. One that was there and is gone is a reason; so are settings with which every
+        call raises ``StreamMismatchError``, and a limit of the stream (``max_msgs``, ``max_bytes``) that is reached.
+        That the account or the disk is full shows when something is saved, and not here. A leader that has lost the
+        other servers of its cluster notices it after some ten seconds, and this not before.
 
         Args:
-            timeout: Seconds for the question; 0 asks nothing, and says what is known here. The default leaves time to
-                answer a probe that waits for a second. None waits for ever.
+            timeout: Seconds for the question, which takes one round trip; 0 asks nothing, and says what is known here.
+                The default leaves time to answer a probe that waits for a second. None waits for ever.
 
         Returns:
             With ``numbers``: ``events`` and ``last_sequence``; and of a stream on a server ``bytes``,

@@ -215,18 +215,21 @@ class JetStreamEventStore(StoreBase, ForkAware):
         self._stream.open(deadline)
         while True:
             known = self._cache.get(actor_id)
+            is_asked = known is None or known.is_doubtful
             if known is None or known.is_doubtful:
-                self._counts.asked()
+                self._counts.version_misses()
                 known = self._reader.refresh(actor_id, deadline)
             try:
-                return self._commit(numbered(events, known.version), known.version, deadline)
+                return self._commit(numbered(events, known.version), known.version, deadline, is_asked=is_asked)
             except VersionConflictError:
                 if not deadline.remaining():
                     raise
                 self._counts.retries()
 
-    def _commit(self, events: Sequence[Event], exactly: int | None, deadline: Deadline) -> list[StoredEvent]:
-        return self._writer.commit(events, exactly, self._stream.open(deadline), deadline)
+    def _commit(
+        self, events: Sequence[Event], exactly: int | None, deadline: Deadline, *, is_asked: bool = False
+    ) -> list[StoredEvent]:
+        return self._writer.commit(events, exactly, self._stream.open(deadline), deadline, is_asked=is_asked)
 
     # -- reading
 
@@ -454,7 +457,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
         if self._closed:
             return Health(about=about, reasons=(f"{about} is closed",), alive=False)
         parts = (self._connection.health(),)
-        if not (self._channel.is_connected and deadline.remaining()):
+        if not self._channel.is_connected or deadline.timeout == 0:
             return Health.of(about, parts=parts)
         reasons, numbers = ask_for_vitals(self._stream, deadline)
         return Health.of(about, reasons, numbers=numbers, parts=parts)

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import pytest
+import uvloop
 
 from aether_sync import EventBus, NATSEventBus, Subscription, SubscriptionClosedError, SubscriptionOverflowError
 from aether_sync._bus.queue import EventQueue
@@ -33,7 +34,7 @@ def new_loop(request: pytest.FixtureRequest) -> Callable[[], asyncio.AbstractEve
     """Makes event loops as a user does."""
     if request.param == "asyncio":
         return asyncio.new_event_loop
-    return pytest.importorskip("uvloop").new_event_loop  # type: ignore[no-any-return]
+    return uvloop.new_event_loop
 
 
 @pytest.fixture

@@ -27,7 +27,10 @@ from aether_sync import (
     NATSEventBus,
     NATSServer,
     Runner,
+    StoreUnavailableError,
+    StreamMismatchError,
 )
+from aether_sync._nats import vitals
 from aether_sync._runtime.deadline import Deadline
 
 from ..support.common import PATIENCE, UNIT, FreePort, eventually, make_event
@@ -92,14 +95,37 @@ def test_signs_of_the_server_come_without_any_work(server: NATSServer) -> None:
 
 
 @pytest.mark.parametrize(("quiet", "alive"), [(11.0, True), (90.0, False)])
-def test_a_loop_that_hangs(server: NATSServer, quiet: float, alive: bool) -> None:
-    """The loop itself leaves a silent server; if it does not, it does not run."""
+def test_a_loop_that_hangs(server: NATSServer, monkeypatch: pytest.MonkeyPatch, quiet: float, alive: bool) -> None:
+    """The loop itself leaves a silent server; if it does not, and answers nothing, it does not run."""
+    go, hanging = threading.Event(), threading.Event()
     with Connection(server.url, ping_interval=3.0) as connection:
-        link_of(connection).heard -= quiet
-        found = connection.health()
-        assert (found.ok, found.alive) == (False, alive)
-        assert found.reasons[0].startswith(f"no sign of {server.url} for {quiet:.0f} s")
-        assert ("hangs" in found.reasons[0]) is not alive
+        slot_of(connection).engine.loop.post(lambda: (hanging.set(), go.wait(PATIENCE)))
+        try:
+            assert hanging.wait(PATIENCE)
+            link_of(connection).heard -= quiet
+            for patience, as_expected in (5.0, True), (5.0, True), (0.0, alive):  # it is asked, and has time to answer
+                monkeypatch.setattr(vitals, "_PATIENCE", patience)
+                found = at_once(connection.health)
+                assert (found.ok, found.alive) == (False, as_expected)
+                assert found.reasons[0].startswith(f"no sign of {server.url} for {quiet:.0f} s")
+                assert ("hangs" in found.reasons[0]) is not as_expected
+        finally:
+            go.set()
+        link_of(connection).heard += quiet
+        assert connection.health().ok
+
+
+def test_a_process_that_was_stopped_hangs_not(server: NATSServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody ran meanwhile, so the time that has passed says nothing of the loop."""
+    monkeypatch.setattr(vitals, "_PATIENCE", 0.0)
+    with Connection(server.url, ping_interval=5.0) as connection:
+        link_of(connection).heard -= 90  # as it looks to the first thread that runs again
+        loop = slot_of(connection).engine.loop
+        for _ in range(3):
+            found = connection.health()
+            assert (found.ok, found.alive) == (False, True)
+            assert "hangs" not in found.reasons[0]
+            eventually(lambda: loop._question.answered)
 
 
 def test_an_outbox_that_is_nearly_full(free_port: int) -> None:
@@ -200,6 +226,45 @@ def test_a_store_whose_stream_is_gone(own_server: NATSServer) -> None:
         found = store.health(timeout=PATIENCE)
         assert (found.ok, found.alive) == (False, True)
         assert found.reasons[0].startswith("stream 'events' is not there any more")
+
+
+def test_a_stream_with_other_settings(store: JetStreamEventStore, prefix: str) -> None:
+    """Every call would fail, so it must not be said to be well."""
+    other = {"name": prefix, "subjects": [f"{prefix}.else.>"], "storage": "memory"}
+    assert "error" not in jetstream_of(store).request(f"STREAM.CREATE.{prefix}", other, Deadline(PATIENCE))
+    found = store.health(timeout=PATIENCE)
+    assert (found.ok, found.alive) == (False, True)
+    with pytest.raises(StreamMismatchError) as caught:
+        store.get_events("a")
+    assert found.reasons == (str(caught.value),)
+    assert found.numbers["events"] == 0
+
+
+@pytest.mark.parametrize(("limit", "room"), [("max_msgs", 1), ("max_bytes", 2000)])
+def test_a_stream_that_is_full(store: JetStreamEventStore, prefix: str, limit: str, room: int) -> None:
+    def limited(most: float) -> None:
+        jetstream = jetstream_of(store)
+        config = jetstream.request(f"STREAM.INFO.{prefix}", {}, Deadline(PATIENCE))["config"]
+        answer = jetstream.request(f"STREAM.UPDATE.{prefix}", config | {limit: int(most)}, Deadline(PATIENCE))
+        assert "error" not in answer
+
+    def append() -> None:
+        store.append("a", make_event(actor_id="a"), expected_version=ANY_VERSION)
+
+    append()
+    append()
+    numbers = store.health(timeout=PATIENCE).numbers
+    have = numbers["events" if limit == "max_msgs" else "bytes"]
+    limited(have + room)
+    assert store.health(timeout=PATIENCE).ok  # nearly full is no reason
+    append()
+    limited(store.health(timeout=PATIENCE).numbers["events" if limit == "max_msgs" else "bytes"])
+    found = store.health(timeout=PATIENCE)
+    assert (found.ok, found.alive) == (False, True)
+    assert found.reasons[0].startswith(f"stream {prefix!r} is full: it has ")
+    assert f"{limit} is " in found.reasons[0]
+    with pytest.raises(StoreUnavailableError):
+        append()
 
 
 @pytest.mark.slow

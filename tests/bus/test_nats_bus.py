@@ -192,7 +192,7 @@ def test_tls_that_was_asked_for_is_not_done_without(server: NATSServer) -> None:
 def test_secrets_in_files_are_looked_for_at_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     options: dict[str, Any] = {name: "/no/such/file"}
     monkeypatch.setattr("aether_sync._nats.checks.find_spec", lambda module: None)
-    with pytest.raises(InvalidOptionError, match=r"aether-sync\[nkeys\]"):
+    with pytest.raises(InvalidOptionError, match="extra 'nkeys'"):
         NATSEventBus(**options)
     monkeypatch.setattr("aether_sync._nats.checks.find_spec", lambda module: module)
     with pytest.raises(InvalidOptionError, match="/no/such/file"):

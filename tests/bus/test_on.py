@@ -116,6 +116,20 @@ def test_the_life_of_a_connection_in_order_with_its_records(server: NATSServer, 
     assert pickle.loads(pickle.dumps(story.notices)) == story.notices
 
 
+@pytest.mark.fault
+def test_that_it_is_connected_again_says_why_it_was_not(server: NATSServer, prefix: str, story: Story) -> None:
+    with Proxy(server.port) as proxy, NATSEventBus(proxy.url, prefix=prefix, connect_timeout=0.3 * UNIT) as bus:
+        bus.on(disconnected=story.told.append, reconnected=story.told.append)
+        proxy.mute()  # so that an attempt fails by its timeout
+        proxy.drop()
+        eventually(lambda: story.logged(Kind.CONNECT_FAILED), "an attempt that fails")
+        proxy.restore()
+        eventually(lambda: "reconnected" in story.kinds, "another connection")
+    disconnected, reconnected = story.notices
+    assert reconnected.reason == disconnected.reason
+    assert reconnected.reason not in story.logged(Kind.CONNECT_FAILED)[0].getMessage()
+
+
 def test_a_callback_finds_the_state_that_it_is_told_of(connection: Connection) -> None:
     found: list[object] = []
     connection.on(
@@ -381,17 +395,32 @@ def test_bad_input(make: Callable[[], Any]) -> None:
     def generator(_: Notice) -> Iterator[None]:
         yield
 
+    def refused(match: str) -> Any:
+        return pytest.raises(InvalidOptionError, match=match)
+
     with closing(make()) as one:
-        with pytest.raises(InvalidOptionError, match=r"^on\(\) takes callbacks: connected=, disconnected=, "):
+        with refused(r"^on\(\) takes callbacks: connected=, disconnected=, "):
             one.on()
-        with pytest.raises(InvalidOptionError, match=r"^disconnected must be a function that takes a Notice, not 3"):
+        with pytest.raises(
+            InvalidOptionError, match=r"^disconnected must be a function that is called with a Notice, not 3"
+        ):
             one.on(connected=nothing, disconnected=3)
-        with pytest.raises(InvalidOptionError, match=r"^closed must be a plain function"):
+        with pytest.raises(
+            InvalidOptionError, match=r"^closed must not be an `async def`, as .*: pass a plain function"
+        ):
             one.on(closed=unrun)
-        with pytest.raises(InvalidOptionError, match=r"^dropped must be a plain function"):
+        with refused(r"^dropped must not be a generator function"):
             one.on(dropped=generator)
-        with pytest.raises(TypeError):
-            one.on(lost=nothing)
+        with pytest.raises(
+            InvalidOptionError, match=r"^closed is called with one argument, a Notice, and .* takes \(\)"
+        ):
+            one.on(closed=lambda: None)
+        with pytest.raises(
+            InvalidOptionError, match=r"^on\(\) has no callback 'disconnect': did you mean disconnected"
+        ):
+            one.on(disconnect=nothing)
+        with refused(r"^on\(\) has no callback 'x': it has connected, disconnected, "):
+            one.on(connected=nothing, x=None)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")

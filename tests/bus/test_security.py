@@ -3,16 +3,19 @@
 import asyncio
 import json
 import re
+import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote
 
 import nkeys
@@ -238,6 +241,15 @@ def test_each_server_is_shown_what_is_in_its_url() -> None:
     assert Login(["nats://u:p@h"], token="t").fields("h", None, None) == {"auth_token": "t"}
     assert Login(["nats://u:p@h"], user="v").fields("h", None, None) == {"user": "v", "pass": ""}
     assert Login(["nats://h"]).fields("h", None, "nonce") == {}
+
+
+def test_a_key_is_not_sent_beside_what_is_in_the_url(tmp_path: Path) -> None:
+    ways = nkey_way(tmp_path), jwt_way(tmp_path)
+    for way, names in zip(ways, ({"nkey", "sig"}, {"jwt", "sig"}), strict=True):
+        for url in ("nats://u:hunter@h", "nats://hunter@h"):
+            login = Login([url], **{name: str(path) for name, path in way.right.items()})
+            assert set(login.fields("h", None, "nonce")) == names
+            assert login.fields("h", None, None) == {}  # the server knows no keys, and the password is for others
 
 
 def test_arguments_win_over_the_url(sweep: Sweep) -> None:
@@ -662,6 +674,100 @@ def test_nothing_is_said_to_a_server_without_the_tls_that_was_asked_for(
         assert [peer.lines for peer in impostor.peers if peer.lines] == []
 
 
+class Meddler:
+    """Stands between clients and a server: names another server in the plain ``INFO``, and lets TLS pass."""
+
+    def __init__(self, server: NATSServer, named: str) -> None:
+        self._server, self._named = server, named
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"tls://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.altered = 0
+        self._ends: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                there = socket.create_connection(("127.0.0.1", self._server.port))
+                self._ends += [client, there]
+                with there.makefile("rb", buffering=0) as lines:
+                    told = json.loads(lines.readline().removeprefix(b"INFO "))
+                client.sendall(b"INFO %b\r\n" % json.dumps(told | {"connect_urls": [self._named]}).encode())
+                self.altered += 1
+                for ends in ((client, there), (there, client)):
+                    threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while piece := source.recv(65_536):
+                sink.sendall(piece)
+            sink.shutdown(socket.SHUT_WR)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+        for end in self._ends:
+            end.close()
+
+
+def test_who_is_not_verified_names_no_server(given: Tls.Given) -> None:
+    """Else it would have the password sent to a server of its own, which has a good certificate for its own name."""
+    with (
+        FakeServer(hang_up) as other,
+        FakeServer(hang_up, tls_required=True, connect_urls=[f"localhost:{other.port}"]) as impostor,
+        NATSEventBus(
+            impostor.url.replace("nats", "tls"),
+            tls=given.ours.trusting(),
+            user="u",
+            password="the-password",
+            connect="background",
+            connect_timeout=UNIT,
+        ) as bus,
+    ):
+        impostor.answer = lambda peer, _: peer.cut()
+        eventually(lambda: len(impostor.peers) >= 3, "attempts")
+        assert len(link_of(bus).connector.servers) == 1
+        assert other.peers == []
+
+
+def test_who_does_not_let_us_in_names_no_server() -> None:
+    with (
+        FakeServer(hang_up) as other,
+        FakeServer(hang_up, connect_urls=[f"127.0.0.1:{other.port}"]) as first,
+        NATSEventBus(first.url, user="u", password="the-password", connect="background", connect_timeout=UNIT) as bus,
+    ):
+        eventually(lambda: len(first.peers) >= 3, "attempts")
+        assert len(link_of(bus).connector.servers) == 1
+        assert other.peers == []
+
+
+def test_what_is_said_before_tls_names_no_server(given: Tls.Given) -> None:
+    with (
+        NATSServer(config=given.ours.config()) as server,
+        Meddler(server, "localhost:1") as meddler,
+        NATSEventBus(meddler.url, tls=given.ours.trusting()) as bus,
+    ):
+        bus.flush(PATIENCE)
+        assert bus.is_connected
+        assert meddler.altered
+        assert not knows_another_server(bus)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("first", [False, True], ids=["upgrade", "handshake_first"])
+def test_servers_that_the_cluster_names_over_tls(first: bool, given: Tls.Given) -> None:
+    config = given.ours.config(more=FIRST if first else "")
+    with NATSCluster(2, config=config) as cluster:
+        one = cluster.servers[0]
+        with NATSEventBus(one.url, tls=given.ours.trusting(), tls_handshake_first=first) as bus:
+            eventually(lambda: knows_another_server(bus), "a named server")
+            one.kill()
+            eventually(lambda: bus.metrics().reconnects == 1 and bus.is_connected, "the other server")
+
+
 # -- what is shown
 
 
@@ -671,12 +777,13 @@ def test_nothing_is_said_to_a_server_without_the_tls_that_was_asked_for(
         "nats://u:the/hunter@h:4222", "nats://u:the?hunter@h", "nats://u:the#hunter@h", "nats://u:hunter",
         "nats://u:hun,ter@h", "nats://u:hunter@[h", "nats://u:hunter@h:99999", "u:hun://ter@h:x",
         "nats://hunter@h\u2100:4222", "http://u:hunter@h", "nats://u:hunter@", "nats://hunter@:4222",
-        "nats://u:12/hunter@h", "nats://u:hunter@a@h:x",
+        "nats://u:12/hunter@h", "nats://u:hunter@a@h:x", "nats://u:1234,5678@h", "1234,5678@h", "nats://u:p@1234,5678@h",
+        "nats://u:1234,9,5678@h",
     ],
 )  # fmt: skip
 def test_a_bad_url_is_refused_without_its_password(url: str, sweep: Sweep) -> None:
-    sweep.hide("hunter", "hun,ter", "hun://ter")
-    with sweep.failing(InvalidOptionError, "URL"):
+    sweep.hide("hunter", "hun,ter", "hun://ter", "1234", "5678")
+    with sweep.failing(InvalidOptionError, "URL.*%2C"):
         NATSEventBus(url)
 
 

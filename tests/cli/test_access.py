@@ -9,12 +9,14 @@ import click
 import nkeys
 import pytest
 
-from aether_sync import NATSServer
+from aether_sync import InvalidOptionError, NATSServer
+from aether_sync.cli._access import Access
 from aether_sync.cli._commands import commands
 
 from ..support.common import PATIENCE
 from ..support.contexts import Contexts, contexts
 from ..support.credentials import Account, Certificates, Key, Operator, User
+from ..support.fake_server import FakeServer
 from ..support.shell import COMMAND, Running, environment, run
 from ..support.sweep import Sweep, sweep
 
@@ -22,8 +24,8 @@ __all__ = ["contexts", "sweep"]
 
 EVENT = b'{"eventType": "Opened", "actorId": "a-1"}\n'
 OPTIONS = {
-    "--url", "--context", "--creds", "--nkey", "--user", "--password", "--token", "--tlsca", "--tlscert", "--tlskey",
-    "--timeout",
+    "--url", "--context", "--no-env", "--creds", "--nkey", "--user", "--password", "--token", "--tlsca", "--tlscert",
+    "--tlskey", "--timeout",
 }  # fmt: skip
 WITHOUT = {"server", "guide"}  # commands that use no server
 
@@ -227,6 +229,29 @@ def test_one_line_end_is_no_part_of_a_secret(tmp_path: Path, content: bytes, sec
     assert token.process_value(click.Context(commands), f"@{tmp_path}/secret") == secret
 
 
+# -- the environment
+
+
+def test_no_secret_of_a_context_goes_to_a_server_of_the_environment_or_the_reverse(
+    sweep: Sweep, contexts: Contexts
+) -> None:
+    sweep.hide("of-context", "of-env")
+    with FakeServer() as meant, FakeServer() as other:
+        contexts.add("c", url=meant.url, token="of-context")
+        contexts.add("without", url=meant.url)
+        environ = {"NATS_URL": other.url, "NATS_TOKEN": "of-env"}
+        for context, options in (("c", ["--context", "c"]), ("without", ["--context", "without"])):
+            assert called(["health", "--timeout", "10", *options], b"", sweep, **environ).returncode == 0
+            (connect,) = [line for line in meant.last.lines if line.startswith(b"CONNECT")]
+            assert b"of-env" not in connect
+            assert (b"of-context" in connect) == (context == "c")
+        assert (
+            called(["health", "--timeout", "10", "--no-env", "--url", meant.url], b"", sweep, **environ).returncode == 0
+        )
+        assert not any(b"of-env" in line for line in meant.last.lines)
+        assert other.peers == []
+
+
 # -- wrong usage
 
 
@@ -235,7 +260,23 @@ def test_settings_that_cannot_be_used(sweep: Sweep, contexts: Contexts) -> None:
     contexts.add("c", url="h")
     done = called(["pub", "n", "--context", "c", "--user", "u", "--token", "a-secret"], EVENT, sweep)
     assert (done.returncode, done.stdout) == (2, b"")
-    assert b"user and token contradict each other" in done.stderr
+    assert b"--user and --token contradict each other" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"creds": "no/such"}, "^--creds is the path of a file, and there is none at 'no/such'"),
+        ({"password": "x"}, "^--password needs a user"),
+        ({"tlskey": "x"}, "^--tlskey is the key of a certificate: name that, too, as --tlscert$"),
+        ({"context": "c", "tlscert": __file__}, "^--tlscert .*: name its key as --tlskey$"),
+        ({"context": "c"}, "^key of the context 'c' is the key of .*: name that, too, as cert of the context 'c'$"),
+    ],
+)
+def test_errors_call_options_by_their_names(contexts: Contexts, options: dict[str, str], words: str) -> None:
+    contexts.add("c", key="" if "tlscert" in options else "no/such")
+    with pytest.raises(InvalidOptionError, match=words):
+        Access(**options).connection(1.0)
 
 
 def test_the_demo_takes_no_credentials_for_a_server_of_its_own(sweep: Sweep) -> None:

@@ -13,14 +13,10 @@ from pathlib import Path
 import pytest
 
 import aether_sync
+from aether_sync.cli._guide import find_pages, summary, without_addresses
 
 from ..support.common import PATIENCE, eventually
 from ..support.shell import COMMAND, environment, interruptible, run, terminal
-
-pytest.importorskip("click")  # the extra `cli`, which the extra `test` brings
-pytest.importorskip("rich")
-
-from aether_sync.cli._guide import find_pages, summary, without_addresses
 
 GUIDE = Path(aether_sync.__file__).parent / "guide"
 TOPICS = dict(find_pages(GUIDE))

@@ -4,13 +4,14 @@ import json
 import time
 
 import pytest
+from click.testing import CliRunner
 
-from aether_sync import JetStreamEventStore, NATSServer
+from aether_sync import Connection, JetStreamEventStore, NATSServer
+from aether_sync.cli._health import health
 
-from ..support.common import PATIENCE, make_event
+from ..support.common import PATIENCE, UNIT, make_event
+from ..support.proxy import Proxy
 from ..support.shell import run
-
-pytest.importorskip("click")  # the extra `cli`, which the extra `test` brings
 
 
 def test_a_server_that_answers(server: NATSServer) -> None:
@@ -42,11 +43,12 @@ def test_a_server_that_is_not_there(nowhere: str) -> None:
 
 def test_a_stream(server: NATSServer, prefix: str, make_store: type[JetStreamEventStore]) -> None:
     patient = "--url", server.url, "--stream", prefix, "--timeout", str(PATIENCE)
-    found = run("health", *patient)
+    assert run("health", *patient).returncode == 0, "whoever makes it may wait for this"
+    found = run("health", *patient, "--must-exist")
     assert found.returncode == 1
     assert f"there is no stream {prefix!r}" in found.stdout
     make_store().save_event(make_event(version=1))
-    found = run("health", *patient, "--json")
+    found = run("health", *patient, "--must-exist", "--json")
     assert found.returncode == 0
     assert json.loads(found.stdout)["numbers"]["events"] == 1
 
@@ -61,6 +63,38 @@ def test_a_server_without_jetstream() -> None:
         assert "JetStream" in found.stdout
 
 
-def test_wrong_usage() -> None:
-    assert run("health", "--timeout", "0").returncode == 2
-    assert run("health", "--url", "").returncode == 2
+def test_the_timeout_is_for_all_of_it(own_server: NATSServer) -> None:
+    """Each step alone is in time: to connect, and each question."""
+    with JetStreamEventStore(own_server.url) as store:
+        store.save_event(make_event(version=1))
+    pause = 0.2 * UNIT
+    with Proxy(own_server.port) as proxy:
+        proxy.delay(pause)
+        began = time.monotonic()
+        with Connection(proxy.url) as connection:
+            connection.start()
+            timeout = time.monotonic() - began + pause  # a question takes two pauses
+        began = time.monotonic()
+        result = CliRunner().invoke(health, ["--stream", "events", "--url", proxy.url, "--timeout", str(timeout)])
+        took = time.monotonic() - began
+    assert (result.exit_code, result.output[:6]) == (1, "bad   ")
+    assert took < timeout + 2 * pause
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--timeout", "0"],
+        ["--no-such"],
+        ["--url", ""],
+        ["--creds", "no/such"],
+        ["--must-exist"],
+        ["--stream", ""],
+        ["--password", "@no/such"],
+    ],
+)
+def test_whatever_is_wrong_the_exit_status_is_1(options: list[str]) -> None:
+    """Docker reserves 2 for its own use."""
+    found = run("health", *options)
+    assert (found.returncode, found.stdout) == (1, "")
+    assert found.stderr

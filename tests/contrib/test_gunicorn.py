@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -20,6 +21,7 @@ from ..support.common import PATIENCE, eventually
 
 ROOT = Path(__file__).parents[2]
 _GUIDE = ROOT / "aether_sync" / "guide" / "prometheus.md"
+_BOOT = PATIENCE * 3  # seconds until a worker answers: it may have to import everything first, beside others that do
 _CONFIG = re.compile(r"^```python\n(# gunicorn\.conf\.py\n.*?)^```$", re.M | re.S)
 
 
@@ -34,7 +36,11 @@ class Gunicorn:
         self._url = f"http://127.0.0.1:{port}"
         self._folder = folder
         config = folder / "gunicorn.conf.py"
-        config.write_text(found[1] if (found := _CONFIG.search(_GUIDE.read_text())) else "")
+        found = _CONFIG.search(_GUIDE.read_text())
+        assert found, "the guide has gunicorn.conf.py"
+        # All gunicorns of a user would have one control socket, and each stops its own around every start of a worker.
+        # And the encoding is loaded here, as workers of another user may not be able to read this Python's files.
+        config.write_text(f'{found[1]}\ncontrol_socket_disable = True\n"".encode("idna")\n')
         self._log = open(folder / "log", "w+")  # noqa: SIM115
         command = [sys.executable, "-m", "gunicorn", "--config", str(config), "--bind", f"127.0.0.1:{port}"]
         env = {
@@ -47,10 +53,10 @@ class Gunicorn:
         self._published = 0.0
 
     def _get(self, path: str) -> bytes:
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + _BOOT
         while True:
             try:
-                with urllib.request.urlopen(self._url + path, timeout=PATIENCE) as answer:
+                with urllib.request.urlopen(self._url + path, timeout=_BOOT) as answer:
                     return answer.read()  # type: ignore[no-any-return]
             except OSError:  # it is beginning, or the worker was killed just now
                 assert time.monotonic() < end, self.log()
@@ -60,14 +66,23 @@ class Gunicorn:
         self._log.seek(0)
         return self._log.read()
 
+    def close_log(self) -> None:
+        self._log.close()
+
     def publish(self, count: int, workers: int = 1) -> None:
-        """Publish so many events at least, and until so many workers have answered."""
-        for done in range(1_000):
-            if done >= count and len(self.pids) >= workers:
-                return
+        """Publish so many events at least, and until so many workers have answered.
+
+        That is a matter of time, not of requests: one of gevent looks once a second whether it has answered enough.
+        """
+        end = time.monotonic() + _BOOT
+        done = 0
+        while done < count or len(self.pids) < workers:
+            assert time.monotonic() < end, f"{done} answers of {len(self.pids)} workers\n{self.log()}"
             pid = json.loads(self._get("/"))["pid"]
             self.pids[pid] = self.pids.get(pid, 0) + 1
-        raise AssertionError(f"only {len(self.pids)} workers answer")
+            done += 1
+            if done > count:
+                time.sleep(0.02)
 
     @property
     def total(self) -> int:
@@ -94,6 +109,11 @@ class Gunicorn:
         """How many processes that live have answered."""
         return self.value("aether_sync_bus_subscriptions")
 
+    @property
+    def folders(self) -> list[Path]:
+        """The directories that were made for metrics."""
+        return list(self._folder.glob("metrics-*"))
+
     def files(self) -> int:
         """How many processes have had to count at the same time."""
         return len(list(self._folder.glob("metrics-*/counter_*")))
@@ -104,24 +124,24 @@ class Gunicorn:
     def end(self) -> None:
         self.signal(signal.SIGTERM)
         try:
-            self._process.wait(PATIENCE)
+            self._process.wait(_BOOT)
         finally:
             self._process.kill()
             self._process.wait()
-            self._log.close()
 
 
 @pytest.fixture
 def gunicorn(server: NATSServer, free_port: int, prefix: str, tmp_path: Path) -> Iterator[Callable[..., Gunicorn]]:
     begun: list[Gunicorn] = []
 
-    def begin(*options: str) -> Gunicorn:
-        begun.append(Gunicorn(server, free_port, prefix, tmp_path, *options))
+    def begin(*options: str, folder: Path = tmp_path) -> Gunicorn:
+        begun.append(Gunicorn(server, free_port, prefix, folder, *options))
         return begun[-1]
 
     yield begin
     for one in begun:
         one.end()
+        one.close_log()
 
 
 @pytest.mark.both_loops(False)
@@ -152,6 +172,26 @@ def test_sums_over_workers_that_are_killed_and_restarted(
     eventually(lambda: web.published() == web.total, "the sum of all that there were")
     assert web.subscriptions() == 2
     assert web.files() <= 2 + 2 + 1, "as many files as processes at the same time"
+    assert len(web.folders) == 1, "also after a reload"
+    web.end()
+    assert not web.folders
+    assert "cannot be written" not in web.log()
+
+
+@pytest.mark.slow
+@pytest.mark.both_loops(False)
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can start workers of another user")
+def test_workers_of_another_user(gunicorn: Callable[..., Gunicorn]) -> None:
+    """The main process makes the directory, and gives it to them."""
+    with TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        web = gunicorn("--workers", "2", "--preload", "--user", "65534", "--group", "65534", folder=Path(folder))
+        web.publish(10, workers=2)
+        eventually(lambda: web.published() == web.total, "the sum")
+        assert web.subscriptions() == 2
+        web.end()
+        assert not web.folders
+        assert "cannot be written" not in web.log()
 
 
 @pytest.mark.slow
@@ -164,7 +204,7 @@ def test_sums_over_workers_that_end_after_some_requests(
     """None loses anything: it writes what it has at its end."""
     if worker == "gevent" and options:
         pytest.skip("gevent patches in the workers, too late for what was loaded before")
-    web = gunicorn("--workers", "3", "--max-requests", "7", "--worker-class", worker, *options)
-    web.publish(60, workers=5)  # gevent's go on for a while
+    web = gunicorn("--workers", "2", "--max-requests", "5", "--worker-class", worker, *options)
+    web.publish(25, workers=6)
     eventually(lambda: web.published() == web.total, "the sum")
-    assert web.files() <= 3 + 3 + 1
+    assert web.files() <= 2 + 2 + 1

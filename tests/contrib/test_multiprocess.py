@@ -1,8 +1,9 @@
 """Prometheus in programs that fork: files that all processes share."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -50,6 +51,37 @@ def test_the_last_flush_is_counted(server: NATSServer, prefix: str, folder: Path
         (found,) = [one.value for one in samples if one.name == f"aether_sync_{name}_total"]
         assert found == 30_000, name
     assert not list(folder.glob("gauge_*"))
+
+
+@pytest.fixture
+def own_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A directory to which every user would come."""
+    with TemporaryDirectory() as path:
+        monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", path)
+        yield path
+
+
+def test_a_directory_of_another_user_is_refused(own_folder: str) -> None:
+    lines = run(exports.refused, within=PATIENCE * 3, says="").splitlines()
+    to = ["write", "read", "read"]
+    for line, what in zip(lines, to, strict=True):
+        assert f"PROMETHEUS_MULTIPROC_DIR is '{own_folder}'" in line
+        assert f"may not {what} there: give the directory to the user" in line
+
+
+def test_a_process_that_cannot_share_fails_scrapes(own_folder: str) -> None:
+    output = run(exports.locked_out, within=PATIENCE * 3, says="the metrics cannot be written to")
+    reasons = [line for line in output.splitlines() if f"{own_folder}, cannot be shown: PermissionError" in line]
+    assert [line[:4] for line in reasons] == ["503 "] * 3
+
+
+def test_a_directory_that_is_removed_at_the_end(own_folder: str) -> None:
+    run(exports.removed_at_the_end, within=PATIENCE * 3)
+
+
+@pytest.mark.parametrize("what", ["*", "*.db"])
+def test_the_directory_is_emptied_while_processes_live(what: str) -> None:
+    run(exports.emptied, what, within=PATIENCE * 3)
 
 
 @pytest.mark.slow

@@ -186,6 +186,48 @@ def test_a_shared_connection_counts_once(server: NATSServer, prefix: str, regist
         assert scrape.value("aether_sync_connection_outbox_events") == 0
 
 
+@pytest.mark.fault
+def test_a_connection_that_is_cut_off_differs_from_one_that_is_not_used(
+    own_server: NATSServer, prefix: str, registry: CollectorRegistry
+) -> None:
+    def counts() -> tuple[float | None, float | None]:
+        scrape = Scrape(registry)
+        names = "aether_sync_connection_started", "aether_sync_connection_connected"
+        return scrape.value(names[0]), scrape.value(names[1])
+
+    bus, other = [NATSEventBus(own_server.url, prefix=prefix) for _ in range(2)]
+    register(bus, other, registry=registry)
+    assert counts() == (0, 0), "nothing is used yet"
+    bus.start()
+    assert counts() == (1, 1)
+    other.start()
+    other.close()
+    assert counts() == (1, 1), "one is closed"
+    own_server.stop()
+    eventually(lambda: counts() == (1, 0), "the loss")
+    own_server.start()
+    eventually(lambda: counts() == (1, 1), "the return")
+    bus.close()
+    assert counts() == (None, None)
+
+
+def test_a_shared_connection_has_the_name_of_the_first(
+    server: NATSServer, prefix: str, registry: CollectorRegistry
+) -> None:
+    with Connection(server.url) as connection:
+        orders, mails = (NATSEventBus(connection, prefix=f"{prefix}{n}") for n in range(2))
+        with register(orders, name="orders", registry=registry), register(mails, name="mails", registry=registry):
+            publish(orders, 7)
+            orders.flush()
+            scrape = Scrape(registry)
+            of_connection = [one for one in scrape.samples if one.name.startswith("aether_sync_connection")]
+            assert len(of_connection) == len({one.name for one in of_connection}) == 8
+            assert all(one.labels == {"name": "orders"} for one in of_connection)
+            assert scrape.value("aether_sync_connection_confirmed_total") == 7
+            assert scrape.value("aether_sync_bus_published_total", name="mails") is None
+            assert scrape.value("aether_sync_bus_received_total", name="mails") == 0
+
+
 def test_registering_again_counts_once(local_bus: EventBus, registry: CollectorRegistry) -> None:
     first, second = register(local_bus, registry=registry), register(local_bus, registry=registry)
     publish(local_bus, 2)
@@ -358,7 +400,7 @@ def test_names_that_others_have_are_named(local_bus: EventBus, registry: Collect
 def test_what_is_missing_is_named() -> None:
     program = "import sys; sys.modules['prometheus_client'] = None; import aether_sync.contrib.prometheus"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert "pip install 'aether-sync[prometheus]'" in done.stderr.splitlines()[-1]
+    assert "install the extra 'prometheus' of aether-sync" in done.stderr.splitlines()[-1]
 
 
 # -- a server of its own

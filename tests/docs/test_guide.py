@@ -1,20 +1,26 @@
 """The README and the guide: their programs run, their links lead somewhere, and what they name exists."""
 
 import builtins
+import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from urllib.error import HTTPError, URLError
 
 import pytest
 
 import aether_sync
 from aether_sync import NATSServer
 
-from ..support.common import PATIENCE
+from ..support.common import PATIENCE, FreePort, eventually
 
 TESTS = Path(__file__).parents[1]
 ROOT = TESTS.parent
@@ -112,14 +118,6 @@ def run(command: list[str], server: NATSServer, folder: Path) -> subprocess.Comp
     )
 
 
-def skip_without_imports(program: Block) -> None:
-    """Skip a program that imports what an extra brings, or only the tests do, where that is not installed."""
-    for name in re.findall(
-        r"^(?:from|import) ((?:opentelemetry|structlog)[\w.]*|aether_sync\.contrib[\w.]*)", program.text, re.M
-    ):
-        pytest.importorskip(name)
-
-
 def write_files(program: Block, folder: Path) -> Path:
     """Write a program, and those files of its page that stand before it and that it may import."""
     for other in blocks_of(program.page):
@@ -132,7 +130,6 @@ def write_files(program: Block, folder: Path) -> Path:
 
 @pytest.mark.parametrize("program", [one for one in PROGRAMS if not one.is_test], ids=str)
 def test_programs_run(program: Block, server: NATSServer, tmp_path: Path) -> None:
-    skip_without_imports(program)
     path = write_files(program, tmp_path)
     done = run([sys.executable, "-X", "dev", "-W", "error::ResourceWarning", str(path)], server, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -148,6 +145,66 @@ def test_programs_that_are_tests_pass(program: Block, server: NATSServer, tmp_pa
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", str(path)], server, tmp_path
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@contextmanager
+def running(page: str, file_name: str, call: str, url: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Call a function of a program of the guide in a process."""
+    (program,) = [one for one in blocks_of(GUIDE / page) if one.file_name == file_name]
+    write_files(program, folder)
+    command = [sys.executable, "-c", f"import {program.file_name.removesuffix('.py')} as program; program.{call}"]
+    env = {**os.environ, "NATS_URL": url, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=env, cwd=folder)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(PATIENCE)
+
+
+def probe(port: int, path: str) -> int:
+    """Return the status of an answer; 0 if there is none."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE) as answer:
+            return int(answer.status)
+    except HTTPError as error:
+        with error:
+            return error.code
+    except (URLError, OSError):
+        return 0
+
+
+def test_the_worker_answers_probes_before_there_is_a_server(free_port: int, tmp_path: Path) -> None:
+    with closing(FreePort()) as web:
+        call, url = f"main('127.0.0.1', {web.number})", f"nats://127.0.0.1:{free_port}"
+        with running("health.md", "worker.py", call, url, tmp_path) as worker:
+            eventually(lambda: probe(web.number, "/livez") == 200, "that it lives")
+            assert probe(web.number, "/healthz") == 503
+            with NATSServer(port=free_port):
+                eventually(lambda: probe(web.number, "/healthz") == 200, "that it is ready")
+                worker.send_signal(signal.SIGTERM)
+                assert worker.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_the_worker_ends_while_it_waits_for_a_server(free_port: int, tmp_path: Path, sent: signal.Signals) -> None:
+    with closing(FreePort()) as web:
+        call, url = f"main('127.0.0.1', {web.number})", f"nats://127.0.0.1:{free_port}"
+        with running("health.md", "worker.py", call, url, tmp_path) as worker:
+            eventually(lambda: probe(web.number, "/livez") == 200, "that it lives")
+            worker.send_signal(sent)
+            assert worker.wait(PATIENCE) == (0 if sent == signal.SIGTERM else -signal.SIGINT)
+
+
+def test_the_json_lines_have_the_context_and_nothing_that_is_empty(server: NATSServer, tmp_path: Path) -> None:
+    (program,) = [one for one in blocks_of(GUIDE / "logs.md") if "class JSONLines" in one.text]
+    done = run([sys.executable, str(write_files(program, tmp_path))], server, tmp_path)
+    own, theirs = map(json.loads, done.stdout.splitlines())
+    blocks = blocks_of(program.page)
+    shown = "".join(blocks[blocks.index(program) + 1].text.split("\n ")).splitlines()
+    for line, example in zip((own, theirs), map(json.loads, shown), strict=True):
+        assert {**line, "time": ""} == {**example, "time": ""}
+        assert all(value for value in line.values())
 
 
 @pytest.mark.parametrize("commands", COMMANDS, ids=str)

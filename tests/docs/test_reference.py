@@ -212,6 +212,7 @@ def test_a_class_is_shown_with_what_it_has(tmp_path: Path) -> None:
             """A value."""
 
             number: int = 12_000
+            share: float = 0.000_25
             items: list[int] = field(default_factory=list)
         '''
     made = Made(tmp_path, source, "Face, Parent, Child, Value")
@@ -225,7 +226,7 @@ def test_a_class_is_shown_with_what_it_has(tmp_path: Path) -> None:
     assert made.code("Face.shown") == "shown: bool"
     assert "Do it second, after [`first()`](#parentfirst)." in made.text
     assert made.code("Child.of") == "@classmethod\ndef of(name: str) -> Child"
-    assert "- `number: int = 12_000`\n- `items: list[int] = ...`" in made.text
+    assert "- `number: int = 12_000`\n- `share: float = 0.00025`\n- `items: list[int] = ...`" in made.text
     assert "undocumented" not in made.text
     assert "class Parent" not in made.text  # nothing says that a user makes one
 

@@ -6,16 +6,24 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Literal
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
 from aether_sync import EventBus, InMemoryEventStore, InvalidOptionError, NATSEventBus, flush_logs
-from aether_sync.contrib.prometheus import _writer, register, start_http_server
+from aether_sync.contrib.prometheus import _writer, metrics_app, register, start_http_server
 
 from ..support.common import eventually, make_event
+
+_NOBODY = 65534
 
 FOLDER = Path(os.environ.get("PROMETHEUS_MULTIPROC_DIR", ""))
 registry = CollectorRegistry()
@@ -184,16 +192,118 @@ def many_forks() -> None:
 
 def lost_folder() -> None:
     """The directory is removed while the program runs: it is logged, and harms nothing."""
+    _writer._INTERVAL = 0.1
     bus = begin()
     publish(bus, 1)
     eventually(lambda: published() == 1)
     shutil.rmtree(FOLDER)
-    pid = in_child(lambda: (publish(bus, 1), time.sleep(_writer._INTERVAL * 1.5), flush_logs()))
+    pid = in_child(lambda: (publish(bus, 1), time.sleep(1.5), flush_logs()))
     assert os.waitpid(pid, 0)[1] == 0
     try:
         register(EventBus())
     except InvalidOptionError as error:
         print(error)
+
+
+def become_another(others_may: Literal["nothing", "read"]) -> None:
+    """Let this process be of a user who may do no more than that in the directory."""
+    bits = {"nothing": 0, "read": 0o555}[others_may]
+    if os.getuid():  # not of root's: then the owner himself may do no more
+        FOLDER.chmod(bits)
+        return
+    FOLDER.chmod(0o700 | bits)
+    os.setgroups([])
+    os.setgid(_NOBODY)
+    os.setuid(_NOBODY)
+
+
+def refused() -> None:
+    """What cannot be shared is said at once."""
+    become_another("nothing")
+    attempts: list[Callable[[], object]] = [lambda: register(EventBus()), metrics_app, lambda: start_http_server(0)]
+    for attempt in attempts:
+        try:
+            attempt()
+        except InvalidOptionError as error:
+            print(error)
+
+
+def scrape(app: Callable[..., Iterable[bytes]]) -> str:
+    """The status and the text of a scrape."""
+    begun: list[str] = []
+    body = b"".join(app({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda status, headers: begun.append(status)))
+    return f"{begun[0]}: {body.decode()}"
+
+
+def locked_out() -> None:
+    """A child that becomes another user fails scrapes when it cannot read, and when it cannot write."""
+    _writer._INTERVAL = 0.1
+    bus = begin()
+    app = metrics_app()
+    publish(bus, 1)
+    eventually(lambda: "aether_sync_bus_published_total" in scrape(app))
+
+    def child(others_may: Literal["nothing", "read"]) -> None:
+        "".encode("idna")  # loads what the server needs, which the other user may not read
+        become_another(others_may)
+        publish(bus, 1)
+        with start_http_server(0, address="127.0.0.1") if others_may == "read" else nullcontext() as server:
+            eventually(lambda: scrape(app).startswith("503 Service Unavailable: the metrics of"))
+            print(scrape(app))
+            if server is not None:
+                try:
+                    urlopen(f"http://127.0.0.1:{server.port}/metrics")
+                except HTTPError as error:
+                    print(error.code, error.read().decode())
+        time.sleep(0.5)  # until it is logged
+
+    for others_may in "nothing", "read":
+        assert os.waitpid(in_child(partial(child, others_may)), 0)[1] == 0
+        FOLDER.chmod(0o700)
+
+
+def removed_at_the_end() -> None:
+    """The program removes the directory as its last deed: nothing is written or logged then."""
+    bus = begin()
+    with bus.subscribe("orders.*"):
+        publish(bus, 1)
+        eventually(lambda: published() == 1 and subscriptions() == 1)
+    shutil.rmtree(FOLDER)
+
+
+def emptied(what: str) -> None:
+    """Files are removed while processes live, as when a new release starts beside the old one.
+
+    Nobody writes or removes the files of another, and nothing that a living process has counted is lost.
+    """
+    bus = begin()
+    going_on, stop = os.pipe()
+
+    def live(count: int) -> None:
+        os.close(stop)
+        publish(bus, count)
+        with bus.subscribe("orders.*"):
+            os.read(going_on, 1)
+
+    old = in_child(lambda: live(1))
+    eventually(lambda: (published(), subscriptions()) == (1, 1))
+    for path in FOLDER.glob(what):
+        path.unlink()
+    publish(bus, 10)
+    with bus.subscribe("orders.*"):
+        # It takes the first slot, before others look:
+        new = in_child(lambda: (os.close(stop), publish(bus, 100), signal.pause()))
+        eventually(lambda: (published(), subscriptions()) == (111, 2))
+        os.close(stop)
+        assert os.waitpid(old, 0)[1] == 0
+        until = time.monotonic() + _writer._INTERVAL * 1.5
+        while time.monotonic() < until:
+            assert (published(), subscriptions()) == (111, 1)
+            time.sleep(0.1)
+    os.kill(new, signal.SIGKILL)
+    os.waitpid(new, 0)
+    locks = list(FOLDER.glob("*.lock"))
+    assert len(locks) == 3, locks
 
 
 def served() -> None:

@@ -104,6 +104,7 @@ def test_an_index_would_take_them(built: Built) -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.release
 @pytest.mark.parametrize("version", SUPPORTED)
 def test_the_sdist_builds_and_tests_itself(built: Built, version: str, tmp_path: Path) -> None:
     base = python(version)

@@ -1,5 +1,6 @@
 """The wheel in an empty environment, with each extra that the metadata names, on each Python of this machine."""
 
+import sys
 import textwrap
 from pathlib import Path
 
@@ -10,6 +11,12 @@ from ..support.installs import SUPPORTED, Environment, extras, python
 from .conftest import Built
 
 pytestmark = [pytest.mark.slow, pytest.mark.index, pytest.mark.timeout(900 * UNIT)]
+
+#: The Python that runs the tests; and, before a release, all others.
+OWN_FIRST = [
+    pytest.param(one, marks=() if one == f"{sys.version_info[0]}.{sys.version_info[1]}" else pytest.mark.release)
+    for one in SUPPORTED
+]
 
 #: For work on the library. ``test`` is installed where the sdist tests itself; the others bring a hundred packages,
 #: some of which have to be compiled: here pip only says whether they go together.
@@ -84,7 +91,7 @@ def environment(version: str, tmp_path: Path) -> Environment:
 
 
 @pytest.mark.parametrize("extra", ["", *sorted(set(extras()) - {"test"} - FOR_WORK)])
-@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize("version", OWN_FIRST)
 def test_an_extra_in_an_empty_environment(built: Built, environment: Environment, extra: str, tmp_path: Path) -> None:
     environment.pip("install", "--quiet", f"{built.wheel}[{extra}]" if extra else built.wheel)
     environment.pip("check")
@@ -94,6 +101,7 @@ def test_an_extra_in_an_empty_environment(built: Built, environment: Environment
     environment.run("python", "-W", "error", path, cwd=tmp_path)
 
 
+@pytest.mark.release
 @pytest.mark.parametrize("extra", sorted(FOR_WORK))
 @pytest.mark.parametrize("version", SUPPORTED)
 def test_the_packages_for_work_on_the_library_go_together(built: Built, environment: Environment, extra: str) -> None:

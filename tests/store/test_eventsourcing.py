@@ -12,9 +12,6 @@ from urllib.parse import quote, unquote
 from uuid import UUID
 
 import pytest
-
-pytest.importorskip("eventsourcing", reason="the package is installed with the extra 'test'")
-
 from eventsourcing.persistence import (
     IntegrityError,
     Notification,

@@ -348,6 +348,7 @@ def test_interrupted_saves_hold_up_no_other_thread(make_store: MakeStore, monkey
     """A thread that was woken to wake the next one, or that asks while others are woken, may be interrupted there."""
     monkeypatch.setattr(api, "_TRY", 10 * PATIENCE)  # so that who is not woken waits for most of its own time-out
     store = make_store()
+    store.start(PATIENCE)  # a file of a first use that is interrupted is closed by the collector, with a warning
     stop = threading.Event()
     longest: list[float] = []
 

@@ -24,6 +24,7 @@ from aether_sync import (
     MalformedRecordError,
     NATSCluster,
     NATSServer,
+    PermissionDeniedError,
     StoreError,
     flush_logs,
 )
@@ -874,3 +875,111 @@ def test_what_cannot_be_is_refused(store: JetStreamEventStore, wrong: dict[str, 
     with pytest.raises(InvalidOptionError):
         store.consumer("c").run(**{"handler": print} | wrong)
     assert not store.connection.is_connected
+
+
+# -- who may not acknowledge
+
+
+@pytest.fixture
+def mute() -> Iterator[tuple[JetStreamEventStore, JetStreamEventStore]]:
+    """Two stores of one stream; the user of the second one may do all but acknowledge."""
+    config = """
+    authorization { users: [
+      { user: all, password: p },
+      { user: mute, password: p, permissions: { publish: { allow: ">", deny: "$JS.ACK.>" } } }
+    ] }
+    """
+    with NATSServer(config=config) as server:
+        urls = [server.url.replace("//", f"//{user}:p@") for user in ("all", "mute")]
+        with JetStreamEventStore(urls[0]) as one, JetStreamEventStore(urls[1]) as other:
+            yield one, other
+
+
+def test_who_may_not_acknowledge_ends(
+    mute: tuple[JetStreamEventStore, JetStreamEventStore], caplog: pytest.LogCaptureFixture
+) -> None:
+    """To go on would have each event handled five times, and then become a dead letter, in silence."""
+    able, store = mute
+    save(able, 3)
+    handled = Recorder()
+    with store.consumer("c", ack_wait=ACK_WAIT).run(handled) as runner:
+        with pytest.raises(PermissionDeniedError, match=r"'\$JS\.ACK\.events\.c\.>'"):
+            runner.wait(PATIENCE)
+        found = runner.health()
+        assert (found.ok, found.alive) == (False, False)
+        assert "grant its user that right" in found.reasons[0]
+        assert flush_logs()
+        assert [one.kind for one in caplog.records] == ["runner_ended"]
+        assert set(handled.tries.values()) == {1}
+        assert runner.metrics().dead_letters == 0
+    with able.consumer("c", ack_wait=ACK_WAIT).iterate() as events:  # whoever may goes on
+        assert {events.get(timeout=PATIENCE).sequence for _ in range(3)} == {1, 2, 3}
+
+
+def test_what_had_its_last_delivery_where_nobody_may_acknowledge(
+    mute: tuple[JetStreamEventStore, JetStreamEventStore],
+) -> None:
+    able, store = mute
+    save(able, 3)
+    with store.consumer("c", ack_wait=ACK_WAIT, max_deliver=1).run(lambda _: None) as runner:
+        with pytest.raises(PermissionDeniedError):
+            runner.wait(PATIENCE)
+        eventually(lambda: runner.metrics().dead_letters == 3)
+    eventually(lambda: len(able.consumer("c", ack_wait=ACK_WAIT, max_deliver=1).dead_letters()) == 3)
+    assert runner.metrics().dead_letters == 3
+
+
+def test_a_handler_that_waits_for_the_confirmation_is_not_called_again(
+    mute: tuple[JetStreamEventStore, JetStreamEventStore],
+) -> None:
+    able, store = mute
+    save(able, 1)
+    calls = []
+
+    def handle(delivery: Delivery) -> None:
+        calls.append(delivery.attempt)
+        delivery.ack(confirm=True, timeout=PATIENCE)
+
+    with store.consumer("c").run(handle, retry_delay=UNIT) as runner, pytest.raises(PermissionDeniedError):
+        runner.wait(PATIENCE)
+    assert calls == [1]
+
+
+def test_what_is_given_back_in_vain_is_logged(
+    mute: tuple[JetStreamEventStore, JetStreamEventStore], caplog: pytest.LogCaptureFixture
+) -> None:
+    able, store = mute
+    save(able, 3)
+    with store.consumer("c", ack_wait=PATIENCE).iterate() as events:
+        events.get(timeout=PATIENCE)
+    eventually(lambda: flush_logs() and any(one.kind == "server_error" for one in caplog.records))
+
+
+def test_an_iterator_does_not_go_on_when_nobody_hears_its_words(
+    mute: tuple[JetStreamEventStore, JetStreamEventStore],
+) -> None:
+    able, store = mute
+    save(able, 20)
+    with store.consumer("c").iterate() as first:
+        store.consumer("c").iterate().close()  # which does not keep the first from hearing of it
+        first.get(timeout=PATIENCE).ack()
+        with pytest.raises(PermissionDeniedError, match="grant its user that right"):  # whatever has arrived
+            for _ in range(1000):
+                time.sleep(0.01)
+                first.get(timeout=PATIENCE)
+
+
+def test_a_refusal_that_nobody_waits_for_is_logged(
+    mute: tuple[JetStreamEventStore, JetStreamEventStore], caplog: pytest.LogCaptureFixture
+) -> None:
+    able, store = mute
+    save(able, 1)
+    with store.consumer("c", ack_wait=ACK_WAIT).iterate() as events:
+        delivery = events.get(timeout=PATIENCE)
+    with store.consumer("c", ack_wait=ACK_WAIT).iterate():
+        pass
+    time.sleep(ACK_WAIT)  # the words of both have ended
+    caplog.clear()
+    delivery._settler.send(delivery._reply, b"+ACK")
+    eventually(lambda: flush_logs() and any(one.kind == "server_error" for one in caplog.records))
+    assert "$JS.ACK" in caplog.text.upper()

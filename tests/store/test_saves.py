@@ -652,7 +652,6 @@ def test_transfers_of_several_threads_while_room_comes_and_goes(tight: Tight) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("actors", [[], ["--actors", "a-*"]])
 def test_export_counts_without_parts(tight: Tight, store: JetStreamEventStore, actors: list[str]) -> None:
-    pytest.importorskip("click")
     url = tight.server.url.replace("//", "//t:t@")
     tight.leave(3 * EVENT)
     save_in_vain(store)

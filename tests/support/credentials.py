@@ -130,7 +130,7 @@ class Certificates:
         self._ca = trustme.CA()
         self._ca.cert_pem.write_to_path(directory / "ca.pem")
 
-    def issue(self, *names: str, valid_for: timedelta = timedelta(days=1)) -> tuple[Path, Path]:
+    def issue(self, *names: str, valid_for: timedelta = timedelta(days=365)) -> tuple[Path, Path]:
         """Issue a certificate for host names or a client; returns the files of the chain and of its key."""
         now = datetime.now(UTC)
         issued = self._ca.issue_cert(*names, not_before=now - timedelta(days=2), not_after=now + valid_for)
@@ -140,7 +140,7 @@ class Certificates:
         issued.private_key_pem.write_to_path(key)
         return chain, key
 
-    def config(self, *names: str, valid_for: timedelta = timedelta(days=1), more: str = "") -> str:
+    def config(self, *names: str, valid_for: timedelta = timedelta(days=365), more: str = "") -> str:
         """Make the ``tls`` block of a server."""
         chain, key = self.issue(*(names or ("127.0.0.1",)), valid_for=valid_for)
         return (

@@ -4,15 +4,10 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-import pytest
-
 from aether_sync import Event, JetStreamEventStore
 from aether_sync.stores._jetstream.stream import settings
 
 from .common import PATIENCE
-
-pytest.importorskip("click")  # the extra `cli`, which the extra `test` brings
-pytest.importorskip("rich")
 from .inside import names_of
 from .stores import ask, put
 

@@ -617,6 +617,9 @@ def test_the_longest_span_works(
         ("outbox_event", "did you mean outbox_events?"),
         ("conect_timeout", "did you mean connect_timeout?"),
         ("namespaces", "did you mean namespace?"),
+        ("nkey", "did you mean nkeys_seed?"),
+        ("creds", "did you mean credentials?"),
+        ("context", "make the connection with Connection.from_context()"),
         ("foo", "it has "),
     ],
 )

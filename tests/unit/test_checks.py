@@ -16,6 +16,8 @@ from aether_sync.errors import InvalidOptionError
         ("nats://a:1, tls://b:2", ("nats://a:1", "tls://b:2")),
         (["nats://a:1", "b"], ("nats://a:1", "nats://b")),
         ("TLS://a:1, NATS://b", ("tls://a:1", "nats://b")),
+        ("u:p@a:1,b,nats://v:q@c:1", ("nats://u:p@a:1", "nats://b", "nats://v:q@c:1")),
+        (["nats://me:1,2@host"], ("nats://me:1,2@host",)),
         ("nats://me:p%2Fss%40@host:4222", ("nats://me:p%2Fss%40@host:4222",)),
     ],
 )
@@ -26,8 +28,7 @@ def test_urls_are_completed(given: str | list[str], servers: tuple[str, ...]) ->
 @pytest.mark.parametrize(
     "url",
     [
-        "nats://me:secret/more@host:4222", "nats://me:1/secret@host", "nats://me:secret?more@host",
-        "nats://me:secret#more@host", "http://me:secret@host", "nats://me:secret@:4222", "nats://me:secret@host:0",
+        "http://me:secret@host", "nats://me:secret@:4222", "nats://me:secret@host:0",
         "nats://me:secret@host:port", "nats://me:secret@[host",
     ],
 )  # fmt: skip
@@ -35,6 +36,20 @@ def test_what_is_no_url_of_a_server_is_refused_without_its_password(url: str) ->
     with pytest.raises(
         InvalidOptionError, match=r"no server URL, as far as it may be shown: .* escape / \? # @"
     ) as info:
+        check_servers(url)
+    assert "secret" not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nats://me:secret/more@host:4222", "nats://me:1/secret@host:4222", "tls://me:secret?more@host:4222",
+        "nats://me:secret#more@host:4222", "me:secret/more@host:4222",
+    ],
+)  # fmt: skip
+def test_a_password_that_is_not_escaped_is_told_first(url: str) -> None:
+    words = r"^the user or the password in a server URL has a / \? or # in it: .* it is '(nats|tls)://host:4222'$"
+    with pytest.raises(InvalidOptionError, match=words) as info:
         check_servers(url)
     assert "secret" not in str(info.value)
 

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aether_sync import CallMetrics, VersionConflictError
 from aether_sync._values.counting import Count, Sum, Times
+from aether_sync.stores._measuring import RunnerCounts, StoreCounts
 
 from ..support.common import run_threads, tracing
 
@@ -50,6 +52,77 @@ def test_threads_lose_no_count(fast_switching: None, is_traced: bool) -> None:
     of_each = [sum(n % 3 == kind for n in range(EACH)) for kind in (0, 1, 2)]
     assert timed.counts == (4 * (of_each[0] + of_each[1]), 4 * of_each[2], 0)
     assert timed.total == 4 * (of_each[1] + 2 * of_each[2])
+
+
+def numbers_of(store: StoreCounts, runner: RunnerCounts) -> tuple[float, ...]:
+    """Return all numbers of two snapshots, of which none goes down, and see whether they fit together."""
+    of_store, of_runner = store.snapshot(), runner.snapshot(dead_letters=0)
+    call = of_store.calls.get("save", CallMetrics())
+    assert of_store.conflicts <= call.errors <= call.calls == call.seconds.count
+    assert of_runner.handled + of_runner.failed == of_runner.seconds.count
+    return (
+        call.calls, call.errors, call.seconds.sum, of_store.conflicts, of_store.version_hits, of_store.version_misses,
+        of_runner.handled, of_runner.failed, of_runner.seconds.sum,
+    )  # fmt: skip
+
+
+def not_less(before: tuple[float, ...], after: tuple[float, ...]) -> bool:
+    return all(one <= other for one, other in zip(before, after, strict=True))
+
+
+def conflict() -> VersionConflictError:
+    return VersionConflictError("a", 1, 1)
+
+
+@pytest.mark.concurrent
+def test_no_number_of_a_snapshot_goes_down(fast_switching: None) -> None:
+    store, runner = StoreCounts(), RunnerCounts()
+
+    def work() -> None:
+        for n in range(1_200):
+            if n % 2:
+                store.failed("save", conflict(), 0.01)
+                runner.failed(0.0)
+            else:
+                store.calls["save"].returned.add(0.01)
+                runner.handled(0.0)
+            if n % 3:
+                store.version_hits()
+            else:
+                store.version_misses()
+
+    def look() -> None:
+        last = numbers_of(store, runner)
+        for _ in range(200):
+            now = numbers_of(store, runner)
+            assert not_less(last, now)
+            last = now
+
+    run_threads(look, work, work, work)
+    found, handled = store.snapshot(), runner.snapshot(dead_letters=0).handled
+    assert (found.version_hits, found.version_misses, found.conflicts, handled) == (2_400, 1_200, 1_800, 1_800)
+
+
+def test_a_snapshot_in_the_middle_of_a_count_is_consistent() -> None:
+    """Whoever looks in the middle of an error does not see a call that went well, which is gone a moment later."""
+    for number in range(500):
+        store, runner = StoreCounts(), RunnerCounts()
+        store.calls["save"].returned.add(0.01)
+        seen: list[tuple[float, ...]] = []
+
+        def look(
+            store: StoreCounts = store, runner: RunnerCounts = runner, seen: list[tuple[float, ...]] = seen
+        ) -> None:
+            seen.append(numbers_of(store, runner))
+
+        with at_opcode(number, look):
+            runner.failed(0.0)
+            store.failed("save", conflict(), 0.01)
+        if not seen:
+            assert number > 20
+            return
+        assert not_less(seen[0], numbers_of(store, runner))
+    pytest.fail("it has no end")
 
 
 @given(st.lists(st.integers(0, 10**12)))

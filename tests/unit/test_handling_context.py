@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextvars import copy_context
 
 import pytest
+import structlog
 
 from aether_sync import (
     Event,
@@ -181,11 +182,16 @@ class TestLogging:
             ]
 
     def test_outside_they_are_empty(self) -> None:
-        assert self.lines_of("one") == ["||||||one"]
+        assert self.lines_of("one") == ["|||||0|one"]
 
     def test_what_a_record_has_is_kept(self) -> None:
         with handling(CAUSE):
-            assert self.lines_of("one", actor="mine") == ["e-1|Happened|mine|orders.eu|||one"]
+            assert self.lines_of("one", actor="mine") == ["e-1|Happened|mine|orders.eu||0|one"]
+
+    def test_a_sequence_is_always_a_number(self) -> None:
+        record = logging.makeLogRecord({})
+        assert HandlingFilter().filter(record)
+        assert (record.__dict__["sequence"], record.__dict__["consumer"]) == (0, "")
 
 
 class TestStructlog:
@@ -206,7 +212,6 @@ class TestStructlog:
         assert add_handling(None, "info", {"event": "paid"}) == {"event": "paid"}
 
     def test_the_real_one_takes_it(self) -> None:
-        structlog = pytest.importorskip("structlog")
         capture = structlog.testing.LogCapture()
         logger = structlog.wrap_logger(None, [structlog.contextvars.merge_contextvars, add_handling, capture])
         with structlog.contextvars.bound_contextvars(request="r-1"), handling(CAUSE):

@@ -2,15 +2,22 @@
 
 import json
 import pickle
+import threading
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from aether_sync import EventBus, Health, InMemoryEventStore, InvalidOptionError, health_app
+from aether_sync._runtime.threads import NoThreadError
 
+from ..support.common import PATIENCE
+
+WHERE: ContextVar[str] = ContextVar("WHERE")
 WELL = Health(about="a")
 ILL = Health(about="b", reasons=("b is away",), numbers={"lag": 3})
 DEAD = Health(about="c", reasons=("c is closed",), alive=False)
@@ -88,21 +95,46 @@ def test_other_requests() -> None:
     assert answered(app, REQUEST_METHOD="POST") == ("405 Method Not Allowed", None)
 
 
-def test_the_time_is_shared_and_about_life_nobody_is_asked() -> None:
+def test_each_has_all_of_the_time_and_about_life_nobody_is_asked() -> None:
+    met = threading.Barrier(2)
+
     class Slow(Part):
         def health(self, timeout: float | None = None) -> Health:
-            time.sleep(0.02)
+            if timeout:
+                met.wait(PATIENCE)  # which never ends for one that is asked alone
+                assert WHERE.get() == "of the request"
             return super().health(timeout)
 
-    first, second = Slow(WELL), Part(WELL)
-    app = health_app(first, second, timeout=0.5)
-    answered(app)
-    (one,), (other,) = first.timeouts, second.timeouts
-    assert one is not None
-    assert other is not None
-    assert 0 < other < one - 0.01 < 0.5
+    parts = Slow(WELL), Slow(WELL), Part(ILL)
+    app = health_app(*parts, lambda: WELL, timeout=PATIENCE)
+    WHERE.set("of the request")
+    _, body = answered(app)
+    assert [part["about"] for part in body["parts"]] == ["a", "a", "b", "a"]
+    for part in parts:
+        (one,) = part.timeouts
+        assert one is not None
+        assert PATIENCE / 2 < one <= PATIENCE
     answered(app, "/livez")
-    assert (first.timeouts[1:], second.timeouts[1:]) == ([0.0], [0.0])
+    assert [part.timeouts[1:] for part in parts] == [[0.0]] * 3
+
+
+def test_what_is_not_asked_for_lack_of_time_is_not_taken_for_well() -> None:
+    """0 would ask nothing; so a part that is asked late is given a moment."""
+
+    def late() -> Health:
+        time.sleep(0.05)
+        return WELL
+
+    part = Part(WELL)
+    with patch("aether_sync.health.start", side_effect=NoThreadError("none", is_passing=True)):
+        answered(health_app(late, part, timeout=0.02))
+    assert part.timeouts == [0.001]
+
+
+def test_parts_for_which_there_is_no_thread_are_asked_all_the_same() -> None:
+    with patch("aether_sync.health.start", side_effect=NoThreadError("none", is_passing=True)):
+        status, body = answered(health_app(Part(WELL), Part(ILL)))
+    assert (status[:3], [part["about"] for part in body["parts"]]) == ("503", ["a", "b"])
 
 
 def test_parts_of_many_kinds() -> None:
@@ -127,8 +159,12 @@ def test_what_a_part_raises_goes_to_the_web_server() -> None:
     def fail() -> Health:
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
-        answered(health_app(fail))
+    def fail_in_time(timeout: float | None) -> Health:
+        raise ZeroDivisionError
+
+    for parts in ((fail,), (fail_in_time,), (Part(WELL), fail_in_time, fail), (fail, Part(WELL))):
+        with pytest.raises(ZeroDivisionError):
+            answered(health_app(*parts))
 
 
 def test_bad_input() -> None:
@@ -136,6 +172,8 @@ def test_bad_input() -> None:
         health_app()
     with pytest.raises(InvalidOptionError, match=r"^health_app\(\) takes what has a health\(\), and 3 has none"):
         health_app(3)  # type: ignore[arg-type]
+    with pytest.raises(InvalidOptionError, match=r"^health_app\(\) cannot ask .*dict"):
+        health_app(dict)
     with pytest.raises(InvalidOptionError, match=r"^timeout must be seconds"):
         health_app(WELL_PART, timeout=-1)
 

@@ -449,8 +449,15 @@ class TestObservers:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
 
     def test_one_that_cannot_be_called_is_refused(self) -> None:
-        with pytest.raises(InvalidOptionError, match="cannot be called"):
+        def generator(operation: Operation) -> Iterator[None]:  # for want of a @contextmanager
+            yield
+
+        with pytest.raises(InvalidOptionError, match="a function that is called with an Operation, not 'observer'"):
             instrument("observer")  # type: ignore[arg-type]
+        with pytest.raises(InvalidOptionError, match="must not be a generator function"):
+            instrument(generator)  # type: ignore[arg-type]
+        with pytest.raises(InvalidOptionError, match="is called with one argument, an Operation"):
+            instrument(lambda: None)  # type: ignore[arg-type, misc]
         assert observers == []
 
 

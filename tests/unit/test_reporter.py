@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from contextvars import Context, ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from aether_sync import (
     DeliveryUncertainError,
     EventBus,
     EventStore,
+    HandlingContext,
     InMemoryEventStore,
     JetStreamEventStore,
     NATSEventBus,
@@ -31,6 +33,7 @@ from aether_sync import (
     PermissionDeniedError,
     Snapshot,
     StoreError,
+    current_handling,
     flush_logs,
 )
 from aether_sync._bus.routing import Targets
@@ -416,6 +419,32 @@ def test_of_a_handler_that_fails(use: Use, store: JetStreamEventStore, server: N
         assert "consumer 'c'" in one.getMessage()
 
 
+def test_of_a_handler_that_fails_it_has_the_context(use: Use, store: JetStreamEventStore) -> None:
+    request: ContextVar[str] = ContextVar("request", default="")  # such as a span, or what structlog binds
+
+    def fail(_: object) -> None:
+        request.set("of the handler")
+        raise ZeroDivisionError
+
+    def look(record: logging.LogRecord) -> None:
+        seen.append((request.get(), current_handling()))
+        request.set("of a log handler")
+
+    seen: list[tuple[str, HandlingContext | None]] = []
+    handler = use(look)
+    event = make_event(actor_id="a", id="e-2").with_metadata(correlation_id="e-1")
+    store.append("a", event, expected_version=ANY_VERSION)
+    with store.consumer("c", max_deliver=1).run(fail):
+        eventually(lambda: store.consumer("c").dead_letters(), "that it is given up")
+    assert flush_logs(PATIENCE)
+    (failed,), (gave_up,) = handler.of(Kind.HANDLER_FAILED), handler.of(Kind.GAVE_UP)
+    for one in (failed, gave_up):
+        assert (one.event_id, one.event_type, one.correlation_id) == ("e-2", event.event_type, "e-1")
+        assert not hasattr(one, "namespace"), "the store has none"
+    context = HandlingContext("e-2", event.event_type, "a", "", "e-1", "c", 1)
+    assert seen == [("of the handler", context)] * 2
+
+
 def test_of_many_events_that_are_given_up_one_is_logged(use: Use, store: JetStreamEventStore) -> None:
     def fail(_: object) -> None:
         raise ZeroDivisionError("of the handler")
@@ -664,6 +693,22 @@ class TestStores:
         assert "raise ZeroDivisionError" in texts[0]
         handler.records.clear()
         eventually(lambda: gc.collect() >= 0 and kept[0]() is None, "that it is let go")
+
+    def test_a_context_is_let_go_when_it_was_used(self, use: Use, reporter: Reporter) -> None:
+        class Owned:
+            """Of a user, in a contextvar."""
+
+        variable: ContextVar[Owned] = ContextVar("owned")
+        context, owned = Context(), Owned()
+        context.run(variable.set, owned)
+        kept, seen = weakref.ref(owned), []
+        handler = use(lambda _: seen.append(type(variable.get())))
+        reporter.warning(Kind.GAVE_UP, "given up", context=context)
+        reporter.error(Kind.HANDLER_FAILED, "it failed", context=context)
+        del context, owned
+        eventually(lambda: len(handler.records) == 2)
+        assert seen == [Owned, Owned]
+        eventually(lambda: gc.collect() >= 0 and kept() is None, "that it is let go")
 
     @pytest.mark.concurrent
     def test_those_of_one_thread_stay_in_order(self, use: Use, reporter: Reporter) -> None:

@@ -1,6 +1,7 @@
 """What a connection uses: which source wins, what belongs together, and what cannot be meant."""
 
 import base64
+import os
 import ssl
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import nkeys
 import pytest
 
 from aether_sync import Connection, JetStreamEventStore, NATSEventBus
-from aether_sync._nats.login import InMemory
+from aether_sync._nats.login import InMemory, Login, NotSentError
 from aether_sync._nats.settings import InContext, Settings, settle
 from aether_sync.errors import InvalidOptionError
 
@@ -56,11 +57,14 @@ def login_of(settings: Settings) -> dict[str, Any]:
         ({}, {"NATS_CONTEXT": "c", "NATS_URL": ""}, "nats://of-context"),
         ({"url": "given"}, {"NATS_CONTEXT": "c", "NATS_URL": "of-env"}, "nats://given"),
         ({"url": InContext(None, "c")}, {}, "nats://of-context"),
-        ({"url": InContext(None, "c")}, {"NATS_URL": "of-env"}, "nats://of-env"),
+        ({"url": InContext(None, "c")}, {"NATS_URL": "of-env"}, "nats://of-context"),
+        ({"url": InContext(None, "without")}, {"NATS_URL": "of-env"}, "nats://127.0.0.1:4222"),
         ({"url": InContext(None, "c")}, {"NATS_CONTEXT": "no-such"}, "nats://of-context"),
         ({"url": InContext("given", "c")}, {"NATS_URL": "of-env"}, "nats://given"),
         ({"url": InContext(None, None)}, {"NATS_CONTEXT": "c"}, "nats://of-context"),
+        ({"url": InContext(None, None)}, {"NATS_CONTEXT": "c", "NATS_URL": "of-env"}, "nats://of-env"),
         ({"url": InContext(None, None)}, {}, "nats://of-selected"),
+        ({"url": InContext(None, None)}, {"NATS_URL": "of-env"}, "nats://of-selected"),
     ],
 )
 def test_where_the_url_comes_from(
@@ -68,6 +72,7 @@ def test_where_the_url_comes_from(
 ) -> None:
     contexts.add("c", url="of-context")
     contexts.add("other", url="of-selected")
+    contexts.add("without", token="t")
     contexts.select("other\n")
     assert settled(monkeypatch, given, environ).servers == (url,)
 
@@ -126,6 +131,32 @@ def test_credentials_are_one_group(
     assert login_of(settled(monkeypatch, given, environ)) == login
 
 
+@pytest.mark.parametrize("name", ["c", None])
+@pytest.mark.parametrize(
+    ("values", "given", "login"),
+    [
+        ({}, {}, {}),
+        ({"user": "u"}, {}, {"user": "u"}),
+        ({"token": "t"}, {}, {"token": "t"}),
+        ({"token": "t"}, {"user": "v"}, {"user": "v"}),
+        ({"user": "u", "password": "p"}, {"user": "u"}, {"user": "u", "password": "p"}),
+    ],
+)
+def test_a_context_takes_the_place_of_the_environment(
+    contexts: Contexts,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str | None,
+    values: dict[str, Any],
+    given: dict[str, Any],
+    login: dict[str, Any],
+) -> None:
+    contexts.add("c", **values)
+    contexts.select("c")
+    environ = {"NATS_URL": "of-env", "NATS_USER": "u", "NATS_PASSWORD": "of-env", "NATS_CA": "no-such"}
+    found = settled(monkeypatch, {"url": InContext("h", name), **given}, environ)
+    assert (login_of(found), found.tls) == (login, None)
+
+
 def test_nothing_of_the_environment_counts_where_it_is_not_trusted(
     contexts: Contexts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,7 +193,8 @@ def test_nothing_of_the_environment_counts_where_it_is_not_trusted(
         ({}, {"NATS_CREDS": "no/such"}, "NATS_CREDS is the path of a file, and there is none at 'no/such'"),
         ({}, {"NATS_NKEY": "no/such"}, "NATS_NKEY is the path of a file, and there is none at 'no/such'"),
         ({}, {"NATS_CA": "no/such"}, "NATS_CA is the path of a file, and there is none at 'no/such'"),
-        ({}, {"NATS_KEY": "no/such"}, "NATS_KEY is the key of a certificate: name that, too"),
+        ({}, {"NATS_KEY": "no/such"}, "NATS_KEY is the key of a certificate: name that, too, as NATS_CERT$"),
+        ({}, {"NATS_CERT": __file__}, r"NATS_CERT \(.*\) does not have both .*: name its key as NATS_KEY$"),
         ({"tls_key": "no/such"}, {}, "tls_key is the key of a certificate: name that, too, as tls_cert"),
         ({}, {"NATS_URL": "http://a-secret@h"}, "NATS_URL: no server URL"),
         ({}, {"NATS_CONTEXT": "no-such"}, "there is no context 'no-such': no file '.*/nats/context/no-such.json'"),
@@ -321,6 +353,41 @@ def test_a_context_is_a_directory_in_place_of_a_file(contexts: Contexts) -> None
     (contexts.home / "nats" / "context" / "c.json").mkdir()
     with pytest.raises(InvalidOptionError, match=r"the context 'c' cannot be read from '.*': Is a directory"):
         Connection.from_context("c")
+
+
+def test_a_named_pipe_is_not_waited_for(contexts: Contexts, tmp_path: Path) -> None:
+    """Nobody ever writes to it."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    os.mkfifo(tmp_path / "pipe.json")
+    contexts.add("c", password=f"file://{pipe}", user="u")
+    contexts.add("d", user_jwt=f"file://{pipe}", user_seed="SU")
+    for name in ("c", "d"):
+        with pytest.raises(InvalidOptionError, match=f"of the context '{name}' cannot be read from .*pipe': it is not"):
+            Connection.from_context(name)
+    for options in ({"credentials": pipe}, {"nkeys_seed": pipe}, {"tls_ca": pipe}):
+        with pytest.raises(InvalidOptionError, match="is the path of a file, and there is none"):
+            Connection(**options)
+    with pytest.raises(InvalidOptionError, match="no context"):
+        Connection.from_context(str(tmp_path / "pipe.json"))
+    contexts.write("c", "").unlink()
+    os.mkfifo(contexts.home / "nats" / "context" / "c.json")
+    with pytest.raises(InvalidOptionError, match=r"the context 'c' cannot be read from .*: it is not a regular file"):
+        Connection.from_context("c")
+    os.mkfifo(contexts.home / "nats" / "context.txt")
+    with pytest.raises(InvalidOptionError, match=r"the selected context cannot be read from .*: it is not a regular"):
+        Connection.from_context()
+
+
+def test_credentials_that_become_a_named_pipe_do_not_stop_the_loop(tmp_path: Path) -> None:
+    file = tmp_path / "user.creds"
+    file.write_text("")
+    login = Login((), credentials=str(file))
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(NotSentError, match="cannot be read: it is not a regular file"):
+        login.fields("h", None, "nonce")
+    assert login.doubt() == ""
 
 
 def test_a_context_may_be_named_by_its_file(contexts: Contexts, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from aether_sync import Connection
-from aether_sync._nats import checks
+from aether_sync._nats import files
 from aether_sync._nats.login import NotSentError
 from aether_sync._nats.options import LinkOptions
 from aether_sync._nats.servers import Server
@@ -66,13 +66,16 @@ def test_a_context_trusts_whom_the_files_say(issued: dict[str, Path], what: dict
         ({"ca": "text"}, "has no certificates of authorities"),
         ({"ca": "key"}, "has no certificates of authorities"),
         ({"ca": "folder"}, "THE tls_ca is the path of a file, and there is none at '/"),
-        ({"cert": "cert"}, "THE tls_cert .* does not have both a certificate and its key .*: name its key as tls_key"),
+        (
+            {"cert": "cert"},
+            "THE tls_cert .* does not have both a certificate and its key .*: name its key as THE tls_k",
+        ),
         ({"cert": "empty", "key": "key"}, "are not a certificate and its key"),
         ({"cert": "text", "key": "key"}, "are not a certificate and its key"),
         ({"cert": "cert", "key": "empty"}, "are not a certificate and its key"),
         ({"cert": "key", "key": "cert"}, "are not a certificate and its key"),
         ({"cert": "cert", "key": "other key"}, r"^THE tls_key \('.*'\) is not the key of the certificate of THE tls_c"),
-        ({"key": "key"}, "THE tls_key is the key of a certificate"),
+        ({"key": "key"}, "THE tls_key is the key of a certificate: name that, too, as THE tls_cert$"),
     ],
 )
 def test_files_that_are_not_what_they_should_be(issued: dict[str, Path], what: dict[str, str], words: str) -> None:
@@ -86,7 +89,7 @@ def test_a_passphrase_is_asked_of_nobody(issued: dict[str, Path]) -> None:
     key = load_pem_private_key(issued["key"].read_bytes(), None)
     encryption = BestAvailableEncryption(b"p")
     issued["encrypted"].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
-    with pytest.raises(InvalidOptionError, match=r"THE tls_key .* has an encrypted key: give tls="):
+    with pytest.raises(InvalidOptionError, match=r"THE tls_key .* has an encrypted key, .* give a Connection tls="):
         of(issued, cert="cert", key="encrypted")
 
 
@@ -113,10 +116,10 @@ def test_a_file_that_changes_is_read_again(issued: dict[str, Path], tmp_path: Pa
 
 @pytest.mark.parametrize("name", ["credentials", "nkeys_seed", *SETTINGS])
 def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    def refuse(*_: object) -> NoReturn:  # root may read everything, and may run the tests
+    def refuse(*_: object, **__: object) -> NoReturn:  # root may read everything, and may run the tests
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(checks, "open", refuse, raising=False)
+    monkeypatch.setattr(files, "open", refuse, raising=False)
     path = tmp_path / "file"
     path.touch()
     with pytest.raises(InvalidOptionError, match=f"the file at '{path}' cannot be read: Permission denied"):

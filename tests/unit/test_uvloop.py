@@ -9,14 +9,13 @@ import sys
 from collections.abc import Callable
 
 import pytest
+import uvloop
 
 from aether_sync import ConnectError, NATSEventBus
 from aether_sync._runtime.event_loop import StockLoop, new_loop
 
 from ..support.common import PATIENCE, make_event, numbers
 from ..support.inside import event_loop_of
-
-uvloop = pytest.importorskip("uvloop")
 
 MakeBus = Callable[..., NATSEventBus]
 

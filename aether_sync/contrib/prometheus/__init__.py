@@ -6,7 +6,7 @@ except ModuleNotFoundError as missing:
     if missing.name != "prometheus_client":
         raise
     raise ModuleNotFoundError(
-        "aether_sync.contrib.prometheus needs prometheus-client: pip install 'aether-sync[prometheus]'",
+        "aether_sync.contrib.prometheus needs prometheus-client: install the extra 'prometheus' of aether-sync",
         name=missing.name,
     ) from missing
 

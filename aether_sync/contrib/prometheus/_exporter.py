@@ -229,8 +229,9 @@ class Exporter:
         self.has_work = self.has_work or any(map(any, reading.counts.values())) or any(reading.gauges.values())
         above = self._sources.get(source.above)
         if reading.of_connection is not None and above is not None and above.users:
-            _merge_counts(above.counts, reading.of_connection.counts)
-            above.borrowed = reading.of_connection.gauges
+            below = reading.of_connection.as_(above.name)
+            _merge_counts(above.counts, below.counts)
+            above.borrowed = below.gauges
 
     def count_error(self, source: Source, thing: object, error: Exception) -> None:
         """Count and log that an object could not be read."""

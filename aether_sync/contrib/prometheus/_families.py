@@ -76,6 +76,12 @@ BUS_PENDING_BYTES = Family(
 )
 BUS_SUBSCRIPTIONS = Family("aether_sync_bus_subscriptions", "gauge", "Open subscriptions.", _BUS)
 
+CONNECTION_STARTED = Family(
+    "aether_sync_connection_started",
+    "gauge",
+    "Connections that were used and are not closed; that many should be connected.",
+    _CONNECTION,
+)
 CONNECTION_CONNECTED = Family(
     "aether_sync_connection_connected", "gauge", "Connections on which a server answers.", _CONNECTION
 )

@@ -14,9 +14,9 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from ..._arguments import check_int, check_text, is_of
 from ..._runtime.closing import Closeable
 from ..._runtime.registry import WeakRegistry
-from ..._values.shown import short
+from ..._values.shown import explained, short
 from ...errors import InvalidOptionError
-from ._registration import multiprocess_directory
+from ._registration import fault_of, multiprocess_directory
 
 __all__ = ["MetricsServer", "metrics_app", "start_http_server"]
 
@@ -51,27 +51,42 @@ class MetricsServer(Closeable):
 def metrics_app(*, registry: CollectorRegistry = REGISTRY) -> Callable[..., Iterable[bytes]]:
     """Return a WSGI application that answers scrapes: what a web application calls for the path ``/metrics``.
 
-    Where several processes share ``PROMETHEUS_MULTIPROC_DIR``, it answers for all of them, in whichever it runs.
+    Where several processes share ``PROMETHEUS_MULTIPROC_DIR``, it answers for all of them, in whichever it runs. While
+    that cannot be read, or this process cannot write what it has itself, it answers 503 with the reason, so that
+    Prometheus does not take the target for a healthy one.
 
     Args:
         registry: Whose metrics. One that you make is shown as it is, also where several processes share a directory.
 
     Raises:
-        InvalidOptionError: The registry is none, or ``PROMETHEUS_MULTIPROC_DIR`` is no directory.
+        InvalidOptionError: The registry is none, or ``PROMETHEUS_MULTIPROC_DIR`` is no directory, or one that this user
+            may not read.
     """
-    app: Callable[..., Iterable[bytes]] = prometheus_client.make_wsgi_app(_shown(registry))
-    return app
-
-
-def _shown(registry: CollectorRegistry) -> CollectorRegistry:
-    """Return the registry to scrape instead of one."""
     if not is_of(registry, CollectorRegistry):
         raise InvalidOptionError(f"registry must be a CollectorRegistry of prometheus_client, not {short(registry)}")
-    directory = multiprocess_directory()
-    if directory is not None and registry is REGISTRY:
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry, str(directory))
-    return registry
+    directory = multiprocess_directory(to="read")
+    if directory is None or registry is not REGISTRY:
+        return _app_of(registry)
+    shared = CollectorRegistry()
+    MultiProcessCollector(shared, str(directory))
+    app = _app_of(shared)
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        try:
+            fault = fault_of(directory)
+            if fault is None:
+                return app(environ, start_response)  # which reads all files before it begins to answer
+        except OSError as error:
+            fault = explained(error)
+        start_response("503 Service Unavailable", [("Content-Type", "text/plain; charset=utf-8")])
+        return [f"the metrics of PROMETHEUS_MULTIPROC_DIR, {directory}, cannot be shown: {fault}\n".encode()]
+
+    return answer
+
+
+def _app_of(registry: CollectorRegistry) -> Callable[..., Iterable[bytes]]:
+    made: Callable[..., Iterable[bytes]] = prometheus_client.make_wsgi_app(registry)
+    return made
 
 
 _servers: WeakRegistry[MetricsServer] = WeakRegistry()
@@ -80,7 +95,8 @@ _servers: WeakRegistry[MetricsServer] = WeakRegistry()
 def start_http_server(port: int, *, address: str = "0.0.0.0", registry: CollectorRegistry = REGISTRY) -> MetricsServer:
     """Answer scrapes at a port of its own: for a program that is no web server.
 
-    Where several processes share ``PROMETHEUS_MULTIPROC_DIR``, it answers for all of them; one of them calls this.
+    Where several processes share ``PROMETHEUS_MULTIPROC_DIR``, it answers for all of them; one of them calls this. It
+    answers what :func:`metrics_app` does.
 
     Args:
         port: The number; 0 takes one that is free, which ``port`` of the result names.
@@ -96,11 +112,12 @@ def start_http_server(port: int, *, address: str = "0.0.0.0", registry: Collecto
     """
     port = check_int("port", port, 0, _MOST)
     address = check_text("address", address) or ""
-    registry = _shown(registry)
+    app = metrics_app(registry=registry)
     try:
         server, thread = prometheus_client.start_http_server(port, address, registry)
     except OSError as error:
         raise InvalidOptionError(_explained(port, address, error)) from error
+    server.set_app(app)
     thread.name = f"metrics-{server.server_port}"
     return MetricsServer(server, thread)
 

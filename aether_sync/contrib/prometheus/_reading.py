@@ -4,6 +4,8 @@ The counts of an object never go down, so two readings of it can be merged in an
 holds. A histogram is a row of such numbers: how many times are in each range, and their sum.
 """
 
+from typing import TypeVar
+
 from ...bus import EventBus
 from ...connection import Connection
 from ...metrics import Histogram
@@ -14,9 +16,11 @@ from ...stores.consumers.runner import Runner
 from . import _families as families
 from ._families import Family, Series
 
-__all__ = ["Reading", "read_bus", "read_connection", "read_consumer", "read_runner", "read_store"]
+__all__ = ["Reading", "named", "read_bus", "read_connection", "read_consumer", "read_runner", "read_store"]
 
 Numbers = tuple[float, ...]
+
+V = TypeVar("V")
 
 
 class Reading:
@@ -25,7 +29,8 @@ class Reading:
     Attributes:
         counts: What never goes down.
         gauges: What does.
-        of_connection: What a bus says of its connection, which others may share; None if it has none.
+        of_connection: What a bus says of its connection; None if it has none. Others may share that, so this has the
+            name of the bus until it is taken :meth:`as_` that of the connection.
     """
 
     def __init__(self, *labels: str) -> None:
@@ -45,6 +50,20 @@ class Reading:
     def gauge(self, family: Family, value: float, *labels: str) -> None:
         """Note a gauge."""
         self.gauges[Series(family, (*self._labels, *labels))] = value
+
+    def as_(self, name: str) -> "Reading":
+        """Return the same under another name."""
+        if self._labels[0] == name:
+            return self
+        other = Reading(name, *self._labels[1:])
+        other.counts = named(self.counts, name)
+        other.gauges = named(self.gauges, name)
+        return other
+
+
+def named(values: dict[Series, V], name: str) -> dict[Series, V]:
+    """Return the same values under another name, which is the first label of every series of an object."""
+    return {Series(one.family, (name, *one.labels[1:])): value for one, value in values.items()}
 
 
 def read_bus(bus: EventBus, name: str) -> Reading:
@@ -78,7 +97,9 @@ def read_connection(connection: Connection, name: str) -> Reading:
     found = Reading(name)
     found.count(families.CONNECTION_RECONNECTS, connection.reconnects)
     if not connection.closed:
-        found.gauge(families.CONNECTION_CONNECTED, connection.is_connected)
+        is_connected = connection.is_connected  # first: one that is connected has started
+        found.gauge(families.CONNECTION_STARTED, connection.started)
+        found.gauge(families.CONNECTION_CONNECTED, is_connected)
     return found
 
 

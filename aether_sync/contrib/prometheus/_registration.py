@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 from weakref import WeakKeyDictionary
 
 from prometheus_client import REGISTRY, CollectorRegistry
@@ -26,7 +26,7 @@ from ._exporter import Answer, Exporter, Source
 from ._reading import read_bus, read_connection, read_consumer, read_runner, read_store
 from ._writer import Writer
 
-__all__ = ["Registration", "multiprocess_directory", "register"]
+__all__ = ["Registration", "fault_of", "multiprocess_directory", "register"]
 
 _LONGEST = 100  # characters of a name: it stands in every line of a scrape
 
@@ -94,7 +94,8 @@ def register(
 
     Raises:
         InvalidOptionError: An object is none of these, or is registered under another name; the registry is none, or
-            has metrics of the same names; or ``PROMETHEUS_MULTIPROC_DIR`` is no directory.
+            has metrics of the same names; or ``PROMETHEUS_MULTIPROC_DIR`` is no directory, or one that this user may
+            not write in.
     """
     if not objects:
         raise InvalidOptionError(f"register() takes {_KINDS}, and was given none of them")
@@ -104,28 +105,53 @@ def register(
     if not is_of(registry, CollectorRegistry):
         raise InvalidOptionError(f"registry must be a CollectorRegistry of prometheus_client, not {short(registry)}")
     sources = [source for one in objects for source in _sources_of(one, name)]
-    directory = multiprocess_directory()
+    directory = multiprocess_directory(to="write")
     with _lock:
         if directory is not None:
             return _register_with(_writer_of(directory), sources)
         return _register_in(registry, sources)
 
 
-def multiprocess_directory() -> Path | None:
+def multiprocess_directory(*, to: Literal["read", "write"]) -> Path | None:
     """Return where several processes share their metrics; None if this one answers scrapes by itself.
 
+    Args:
+        to: What it is wanted for.
+
     Raises:
-        InvalidOptionError: There is no such directory.
+        InvalidOptionError: There is no such directory, or this user may not do that there.
     """
     path = os.environ.get("PROMETHEUS_MULTIPROC_DIR") or os.environ.get("prometheus_multiproc_dir")  # noqa: SIM112
     if not path:
         return None
-    if not os.path.isdir(path):
+    try:
+        os.scandir(path).close()
+        mode = os.R_OK | os.X_OK | (os.W_OK if to == "write" else 0)
+        is_allowed = os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
+    except PermissionError:
+        is_allowed = False
+    except OSError as error:
         raise InvalidOptionError(
             f"PROMETHEUS_MULTIPROC_DIR is {short(path)}, and there is no such directory: make it before the program "
             "starts, or unset the variable if one process answers all scrapes"
+        ) from error
+    if not is_allowed:
+        raise InvalidOptionError(
+            f"PROMETHEUS_MULTIPROC_DIR is {short(path)}, and this process, of user {os.geteuid()}, may not {to} there: "
+            "give the directory to the user as whom the program works"
         )
     return Path(path).absolute()
+
+
+def fault_of(directory: Path) -> str | None:
+    """Return why the files in a directory are not what this process has to say; None if they are.
+
+    Raises:
+        OSError: The directory cannot be read.
+    """
+    os.scandir(directory).close()  # prometheus-client takes one that it may not read for an empty one
+    writer = _writers.get(directory)
+    return None if writer is None else writer.fault
 
 
 def _register_with(writer: Writer, sources: list[Source]) -> Registration:

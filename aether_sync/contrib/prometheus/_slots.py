@@ -11,6 +11,10 @@ also by SIGKILL. So nobody has to be told of dead processes:
   down, and there are never more files than processes at the same time.
 - Every process removes the gauges of slots that are free.
 
+Somebody may empty the directory while processes live, for instance to start the next release beside the old one. Then
+a lock file of the same name is another one, and so may be its owner. A process therefore looks whether its files are
+still those of their names before it writes or removes any, and takes another slot if they are not.
+
 The locks are those of ``fcntl.lockf()``, which a forked child does not have. They also are freed when the process that
 has one closes *any* file of that name, so no process opens the lock file of its own slot again.
 """
@@ -48,6 +52,15 @@ class Slot:
         self._lock: int | None = lock
         self._files: dict[str, MmapedDict] = {}
         self._bases: dict[tuple[str, str], float] = {}  # what others have counted, by file and key
+
+    @property
+    def is_there(self) -> bool:
+        """Whether this process still has it: nobody has removed its files, nor put others in their place."""
+        return (
+            self._lock is not None
+            and _is_at(self._lock, _lock_path(self._directory, self.name))
+            and all(_is_at(file._f.fileno(), self._path(kind)) for kind, file in self._files.items())
+        )
 
     def add_to(self, kind: str, key: str, value: float) -> None:
         """Set what this process has counted; the file then holds that and what owners before have counted."""
@@ -98,8 +111,8 @@ class Slot:
         return self._directory / f"{kind}_{self.name}.db"
 
     def free(self) -> None:
-        """Leave the counts to another process, and take the gauges along."""
-        self.forget(removing_gauges=True)
+        """Leave the counts to another process, and take the gauges along, unless they are of another one already."""
+        self.forget(removing_gauges=self.is_there)
 
     def forget(self, *, removing_gauges: bool = False) -> None:
         """Close the files without a change: those of the parent, in a forked child."""
@@ -125,7 +138,7 @@ def take_slot(directory: Path) -> Slot:
         sleep(pause)  # another process may hold a slot for a moment, to remove its gauges
         for number in numbers:
             name = f"{_NAME}{number}"
-            lock = _try_lock(directory / f"{name}.lock")
+            lock = _try_lock(_lock_path(directory, name))
             if lock is not None:
                 _remove_gauges(directory, name)
                 return Slot(directory, name, lock)
@@ -137,9 +150,21 @@ def remove_gauges_of_the_dead(own: Slot) -> None:
     directory = own._directory
     with_gauges = {found[1] for one in os.listdir(directory) if (found := _GAUGES.fullmatch(one))}
     for name in with_gauges - {own.name}:
-        with _held(directory / f"{name}.lock") as is_free:
+        with _held(_lock_path(directory, name)) as is_free:
             if is_free:
                 _remove_gauges(directory, name)
+
+
+def _lock_path(directory: Path, name: str) -> Path:
+    return directory / f"{name}.lock"
+
+
+def _is_at(file: int, path: Path) -> bool:
+    """Whether an open file is the one that has a name. The file of that name is not opened, see above."""
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _remove_gauges(directory: Path, name: str) -> None:
@@ -173,4 +198,7 @@ def _try_lock(path: Path) -> int | None:
         if isinstance(error, BlockingIOError | PermissionError):  # either may say that it is locked
             return None
         raise
+    if not _is_at(file, path):  # somebody has removed it meanwhile
+        os.close(file)
+        return None
     return file

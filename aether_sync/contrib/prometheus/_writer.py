@@ -34,6 +34,9 @@ class Writer:
 
     Args:
         directory: ``PROMETHEUS_MULTIPROC_DIR``.
+
+    Attributes:
+        fault: Why the last attempt to write failed; None if it did not.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -50,6 +53,7 @@ class Writer:
     def _reset(self) -> None:
         self._slot: Slot | None = None
         self._written: dict[Series, tuple[float, ...]] = {}
+        self.fault: str | None = None
         self._ended = False  # nothing is written any more
 
     def begin(self) -> None:
@@ -62,12 +66,14 @@ class Writer:
         self._ticker.stop()
         self._asking.stop()
         self.exporter.reporter.end()
+        self.fault = None
 
     def end_for_good(self) -> None:
         """Write for the last time, and leave the slot to another process."""
         self._ticker.stop()
         self._asking.stop()
-        self.write_all()
+        if self._directory.is_dir():  # else the program has removed it, as its last deed
+            self.write_all()
         with self._lock:
             slot, self._slot, self._ended = self._slot, None, True
         if slot is not None:
@@ -99,14 +105,21 @@ class Writer:
             with self._lock:
                 if not self._ended and (self.exporter.has_work or not self._is_forked):
                     self._write()
+            self.fault = None
         except Exception as error:
-            text = "the metrics cannot be written to %s: %s"
-            self.exporter.reporter.burst(Kind.EXPORT_FAILED, text, self._directory, explained(error))
+            before, self.fault = self.fault, explained(error)
+            if before is not None:  # not the first time: a program that ends may have removed the directory just now
+                text = "the metrics cannot be written to %s: %s"
+                self.exporter.reporter.burst(Kind.EXPORT_FAILED, text, self._directory, self.fault)
 
     def _write(self) -> None:
-        if self._slot is None:
-            self._slot = take_slot(self._directory)
         slot = self._slot
+        if slot is not None and not slot.is_there:  # somebody has emptied the directory
+            self._slot, self._written = None, {}
+            slot.forget()
+            slot = None
+        if slot is None:
+            slot = self._slot = take_slot(self._directory)
         for series, numbers in self.exporter.counts().items():
             before = self._written.get(series)
             if before != numbers:

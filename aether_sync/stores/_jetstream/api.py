@@ -453,7 +453,7 @@ class JetStream:
                 return messages
             if not pause.take() or (status_of(messages[0]) and last == single and not starting.remaining()):
                 self.doubt(subject.rpartition(".")[2])  # of a stream, perhaps: it may allow no direct reads any more
-                raise StoreUnavailableError(f"{why}: nobody else answered {subject} for {monotonic() - begun:.1f} s")
+                raise StoreUnavailableError(f"{why}: {subject} had no other answer for {monotonic() - begun:.1f} s")
 
     def _send(self, subject: str, body: dict[str, Any], deadline: Deadline, last: Last) -> Call:
         data = json.dumps(body).encode()

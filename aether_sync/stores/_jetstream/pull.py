@@ -33,6 +33,7 @@ __all__ = [
     "Place",
     "PullBuffer",
     "PullRequester",
+    "acknowledgements_of",
     "consumer_of",
     "moment_of",
     "pending_of",
@@ -78,6 +79,12 @@ def consumer_of(reply: bytes) -> bytes:
     """Read from a reply subject which consumer delivered the message."""
     tokens = reply.split(b".")
     return tokens[3 if len(tokens) == 9 else 5]
+
+
+def acknowledgements_of(reply: bytes) -> str:
+    """Read from a reply subject those to which all messages of its consumer are acknowledged, with a ``>``."""
+    tokens = reply.split(b".")
+    return b".".join([*tokens[: 4 if len(tokens) == 9 else 6], b">"]).decode()
 
 
 def pending_of(reply: bytes) -> int:
@@ -227,6 +234,10 @@ class PullBuffer:
             self._break()
             self.changed.wake_all()
 
+    def refuse(self, _: str, error: AetherError) -> None:
+        """Note that a request was denied."""
+        self.end(error)
+
     def end(self, error: AetherError) -> None:
         """Note that no message arrives any more, because of an error."""
         with self.lock:
@@ -279,9 +290,9 @@ class PullRequester:
             consumer: Its name on the server.
             keep: Whether to keep the messages that have arrived from the last one.
         """
-        self._channel.on_refusal(self._next, None)
+        self._channel.off_refusal(self._next, self.buffer.refuse)
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{consumer}"
-        self._channel.on_refusal(self._next, self.buffer.end)
+        self._channel.on_refusal(self._next, self.buffer.refuse)
         self.buffer.begin(keep)
         self.request_more()
 
@@ -314,7 +325,7 @@ class PullRequester:
 
     def close(self) -> None:
         """Unsubscribe."""
-        self._channel.on_refusal(self._next, None)
+        self._channel.off_refusal(self._next, self.buffer.refuse)
         self._channel.unsubscribe(self.mailbox)
         self.is_over = True  # last: if an exception comes before, it is closed again
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ..._runtime.deadline import Deadline
-from ...errors import AetherError, StoreUnavailableError, StreamMismatchError
+from ...errors import AetherError, StoreError, StoreUnavailableError, StreamMismatchError
 from .answers import code_of, gone, said
 from .api import JetStream, Pause
 from .error_codes import ErrorCode
@@ -203,22 +203,29 @@ class Stream:
         return "another stream"
 
     def _checked(self, answer: dict[str, Any]) -> dict[str, Any]:
-        wanted, name = self._wanted, self._wanted["name"]
+        name = self._wanted["name"]
         if "error" in answer:
             raise StoreUnavailableError(f"no stream {name!r}: {said(answer)}")
         config: dict[str, Any] = answer["config"]
-        if "_nats.level" not in config.get("metadata", {}):  # older servers cannot return pages of a subject
-            raise StoreUnavailableError(
-                "the server is too old for a store, which wants nats-server 2.11, better 2.12.1 or later"
-            )
-        different = differences(config, wanted)
-        if different:
-            raise StreamMismatchError(
-                f"stream {name!r} is not one for this store: {'; '.join(different)}. Change it, or use another name",
-                tuple(different),
-            )
+        mismatch = self.mismatch(config)
+        if mismatch is not None:
+            raise mismatch
         self._jetstream.limit(name, config.get("max_msg_size", -1))
         return config
+
+    def mismatch(self, config: dict[str, Any]) -> StoreError | None:
+        """Return the error with which every use fails if the stream has these settings; None if they are right."""
+        if "_nats.level" not in config.get("metadata", {}):  # older servers cannot return pages of a subject
+            return StoreUnavailableError(
+                "the server is too old for a store, which wants nats-server 2.11, better 2.12.1 or later"
+            )
+        different = differences(config, self._wanted)
+        if not different:
+            return None
+        return StreamMismatchError(
+            f"stream {self.name!r} is not one for this store: {'; '.join(different)}. Change it, or use another name",
+            tuple(different),
+        )
 
 
 def stream_state(jetstream: JetStream, name: str, deadline: Deadline) -> tuple[str, int] | None:

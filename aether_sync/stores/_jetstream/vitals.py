@@ -1,5 +1,6 @@
 """What the server says of a stream when a store is asked for its health."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ..._runtime.deadline import Deadline
@@ -10,6 +11,8 @@ from .error_codes import ErrorCode
 from .stream import Stream
 
 __all__ = ["Vitals", "ask_for_vitals"]
+
+_LEAST = 256  # bytes: no event takes less in a stream, with its subject and headers
 
 
 class Vitals(NamedTuple):
@@ -36,9 +39,25 @@ def ask_for_vitals(stream: Stream, deadline: Deadline) -> Vitals:
         return Vitals((gone(stream.name),) if stream.was_seen else (), {})
     if "error" in answer:
         return Vitals((f"stream {stream.name!r} cannot be used: {said(answer)}",), {})
-    cluster = answer.get("cluster") or {}
-    reasons = () if cluster.get("leader", "?") else (f"stream {stream.name!r} has no leader",)
-    return Vitals(reasons, {**_numbers(answer.get("state") or {}, cluster), "seconds_round_trip": took})
+    config, state, cluster = answer.get("config") or {}, answer.get("state") or {}, answer.get("cluster") or {}
+    reasons = [] if cluster.get("leader", "?") else [f"stream {stream.name!r} has no leader"]
+    mismatch = stream.mismatch(config)
+    if mismatch is not None:
+        reasons.append(str(mismatch))
+    reasons += [f"stream {stream.name!r} is full: {what}" for what in _limits_reached(config, state)]
+    return Vitals(tuple(reasons), {**_numbers(state, cluster), "seconds_round_trip": took})
+
+
+def _limits_reached(config: dict[str, Any], state: dict[str, Any]) -> Iterator[str]:
+    """Say which limits let no further event in. If old events make room for new ones, that is another fault."""
+    if config.get("discard") != "new":
+        return
+    messages, most = state.get("messages", 0), config.get("max_msgs", -1)
+    if 0 < most <= messages:
+        yield f"it has {messages:,} records, and its max_msgs is {most:,}"
+    size, largest = state.get("bytes", 0), config.get("max_bytes", -1)
+    if 0 < largest < size + _LEAST:
+        yield f"it has {size:,} bytes, and its max_bytes is {largest:,}"
 
 
 def _numbers(state: dict[str, Any], cluster: dict[str, Any]) -> dict[str, float]:

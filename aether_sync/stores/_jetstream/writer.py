@@ -54,9 +54,10 @@ class _Part:
 class _Tries:
     """What is known of the attempts to store one save."""
 
-    __slots__ = ("_begun", "batches", "doubt", "is_alone", "refusals", "why")
+    __slots__ = ("_begun", "batches", "doubt", "is_alone", "is_asked", "refusals", "why")
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], is_asked: bool) -> None:
+        self.is_asked = is_asked  # whether the versions that are known are from the leader's answer to this call
         #: Whether the stream has one replica: its server stages each batch in files, and stores it record by record.
         self.is_alone = config.get("num_replicas", 1) == 1
         self.doubt: dict[str, Known] = {}  # by actor: its end when something was sent that got no answer
@@ -95,7 +96,13 @@ class Writer:
         self._group = GroupCommit(jetstream, names.stream)
 
     def commit(
-        self, events: Sequence[Event], exactly: int | None, config: dict[str, Any], deadline: Deadline
+        self,
+        events: Sequence[Event],
+        exactly: int | None,
+        config: dict[str, Any],
+        deadline: Deadline,
+        *,
+        is_asked: bool = False,
     ) -> list[StoredEvent]:
         """Store events with versions, all or none. Try until they are stored, or cannot be, or the time is over.
 
@@ -105,6 +112,7 @@ class Writer:
                 of its first event.
             config: The settings of the stream.
             deadline: For all attempts.
+            is_asked: Whether the leader was asked for the version just now, which is counted.
         """
         encoded = [encode_and_copy(event, "") for event in events]
         parts = self._parts(encoded, exactly)
@@ -113,7 +121,7 @@ class Writer:
                 f"stream {self._names.stream!r} has no allow_atomic, which {len(events)} events at once need: set it "
                 "(nats-server 2.12.1), or save one event at a time"
             )
-        tries = _Tries(config)
+        tries = _Tries(config, is_asked)
         try:
             return self._try(encoded, parts, tries, deadline)
         except (VersionConflictError, DuplicateIdError):
@@ -134,7 +142,7 @@ class Writer:
         refused: dict[str, Known] = {}
         while True:
             self._check_time(deadline)
-            tails = self._tails(parts, deadline)
+            tails = self._tails(parts, tries, deadline)
             try:
                 if self._call_off(parts, tails, tries, deadline):
                     continue
@@ -226,20 +234,22 @@ class Writer:
                 parts[actor_id] = _Part(actor_id, self._names.subject(actor_id), [event], exactly)
         return list(parts.values())
 
-    def _tails(self, parts: Sequence[_Part], deadline: Deadline) -> dict[str, Known]:
+    def _tails(self, parts: Sequence[_Part], tries: _Tries, deadline: Deadline) -> dict[str, Known]:
         """Return what is known of the actors; the leader is asked where that would forbid to store the events."""
         tails: dict[str, Known] = {}
         doubtful = []
         for part in parts:
-            self._counts.wanted()
             known = self._cache.get(part.actor_id)
             if known is None and part.events[0].version == 1:
                 tails[part.actor_id] = Known()  # most likely; if not, the server refuses
+                self._counts.version_hits()
             elif known is None or known.is_doubtful or not part.fits(known.version):
-                self._counts.asked()
+                self._counts.version_misses()
                 doubtful.append(part.actor_id)
             else:
                 tails[part.actor_id] = known
+                if not tries.is_asked:
+                    self._counts.version_hits()
         if doubtful:
             tails.update(zip(doubtful, self._reader.refresh_all(doubtful, deadline), strict=True))
         return tails

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ..._arguments import check_count, check_flag, check_seconds
+from ..._arguments import check_callback, check_count, check_flag, check_seconds
 from ..._runtime.deadline import Deadline
 from ..._values.shown import short
 from ...errors import StoreClosedError
@@ -14,7 +14,7 @@ from .context import ConsumerContext
 from .dead_letters import DeadLetter
 from .delivery import Origin
 from .durable import ConsumerSettings, ConsumerState
-from .handlers import Handler, check_handler
+from .handlers import Handler
 from .lanes import Handling
 from .runner import Runner, start_runner
 from .sources import Events, Pointers, Source
@@ -139,7 +139,7 @@ class Consumer:
             StoreError: No thread can be started. Also the errors of :meth:`iterate`.
         """
         context, deadline = self._context(), Deadline(timeout)
-        check_handler(handler)
+        check_callback("a handler", handler, "the delivery")
         threads = check_count("threads", threads, _MOST_THREADS)
         retry_delay = check_seconds("retry_delay", retry_delay)
         prefetch, dead_letters = check_count("prefetch", prefetch), check_flag("dead_letters", dead_letters)

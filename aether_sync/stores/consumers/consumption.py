@@ -79,7 +79,8 @@ class Consumption(Flow):
         self._source = source
         self._lost = Count()  # events that were given back after their last delivery
         self._pauses_until = 0.0  # written by any thread
-        self._extender = AckExtender(channel, self._requester, arrivals, ack_wait, max_deliver)
+        words = f"$JS.ACK.{stream}.{consumer}"
+        self._extender = AckExtender(channel, self._requester, arrivals, words, ack_wait, max_deliver)
         self._settler = Settler(channel, self._extender, source.bury, source.event, origin)
         self._finalizer = weakref.finalize(self, _abandon, channel, self._requester, self._extender, repr(self))
         self._finalizer.atexit = False
@@ -204,13 +205,14 @@ class Consumption(Flow):
 
     def _pop(self) -> Message | None:
         with self._lock:
-            message = None if self._closed or self._pause_left() else self._arrivals.pop()
+            stands = self._closed or self._extender.refusal is not None or self._pause_left()
+            message = None if stands else self._arrivals.pop()
         if not self._closed:
             self._requester.request_more()
         return message
 
     def _has_some(self) -> bool:
-        return self._arrivals.has_some and not self._pause_left()
+        return self._arrivals.has_some and self._extender.refusal is None and not self._pause_left()
 
     # -- beginning
 
@@ -339,8 +341,8 @@ def left_of(consumption: Consumption) -> int:
 
 
 def lost_of(consumption: Consumption) -> int:
-    """Return how many events were given back after their last delivery."""
-    return consumption._lost.count
+    """Return how many events became dead letters here after their last delivery, without a word of their handler."""
+    return consumption._lost.count + consumption._extender.denied
 
 
 def _abandon(channel: Channel, requester: PullRequester, extender: AckExtender, name: str) -> None:

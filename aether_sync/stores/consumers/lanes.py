@@ -14,7 +14,7 @@ attempt, and it would count as unacknowledged all the same.
 from bisect import insort
 from collections import deque
 from contextlib import suppress
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from functools import partial
 from heapq import heappop, heappush
@@ -24,6 +24,7 @@ from operator import attrgetter
 from time import sleep
 from typing import NamedTuple
 
+from ..._arguments import is_of
 from ..._runtime.deadline import Deadline
 from ..._runtime.locks import signal_safe_lock
 from ..._runtime.reporter import Burst, Details, Kind, Reporter
@@ -31,7 +32,8 @@ from ..._runtime.waits import ParkingLot
 from ..._values.clock import monotonic, now
 from ..._values.shown import explained
 from ...errors import AetherError, MalformedRecordError, StoreClosedError, StoreError
-from ...handling_context import handle_pushed
+from ...events import Event
+from ...handling_context import context_of, handle_pushed
 from .._measuring import RunnerCounts
 from .consumption import Consumption, report_lost, set_prefetch, take_for_handlers
 from .delivery import (
@@ -342,14 +344,14 @@ class LaneScheduler:
             self._not_read(lane, delivery, error)
             return
         extend(delivery)
-        begun = monotonic()
+        begun, context = monotonic(), None
         try:
             with handle_pushed(delivery):
-                # In a copy of the context: what a handler sets and does not set back ends with it.
-                refuse_unrun(copy_context().run(self._handler, delivery))
+                context = copy_context()  # what a handler sets and does not set back ends with it
+                refuse_unrun(context.run(self._handler, delivery))
         except BaseException as error:  # the thread is ours, and goes on
             self.counts.failed(begun)
-            self._failed(lane, delivery, error)
+            self._failed(lane, delivery, error, context)
         else:
             self.counts.handled(begun)
             if not delivery.settled:
@@ -364,15 +366,15 @@ class LaneScheduler:
         else:
             self._later_on(lane, _AGAIN)
 
-    def _failed(self, lane: _Lane, delivery: Delivery, error: BaseException) -> None:
-        """Note that a handler has failed: the event is tried again after a pause, or given up."""
+    def _failed(self, lane: _Lane, delivery: Delivery, error: BaseException, context: Context | None = None) -> None:
+        """Note that a handler has failed, in its context: the event is tried again after a pause, or given up."""
         lane.failures += 1
         tried = delivery.attempt if self._counts_deliveries else lane.failures
         if self._burst.opens():
             text = "the handler of consumer %r failed with event %d (of %s), attempt %d of %d"
             about = self._consumer, delivery.sequence, lane.actor_id, tried, self._attempts
             details = self._details(lane, delivery, tried)
-            self._reporter.error(Kind.HANDLER_FAILED, text, *about, error=error, **details)
+            self._reporter.error(Kind.HANDLER_FAILED, text, *about, error=error, context=context, **details)
         if delivery.settled:
             self._done(lane, delivery)
         elif (rejected := failed_reason(delivery)) is not None or tried >= self._attempts:
@@ -380,7 +382,8 @@ class LaneScheduler:
             text = "consumer %r gives up event %d (of %s) after %d attempts: %s"
             what = self._consumer, delivery.sequence, lane.actor_id, tried, reason[:_LONGEST_REASON]
             if self._burst_of_letters.opens():  # all of them are in the dead-letter stream
-                self._reporter.warning(Kind.GAVE_UP, text, *what, **self._details(lane, delivery, tried))
+                details = self._details(lane, delivery, tried)
+                self._reporter.warning(Kind.GAVE_UP, text, *what, context=context, **details)
             self._give_up(lane, delivery, reason)
         else:
             delivery.attempt += 1
@@ -388,13 +391,20 @@ class LaneScheduler:
 
     def _details(self, lane: _Lane, delivery: Delivery, attempts: int) -> Details:
         """Return the attributes of a log record about an event."""
-        return {
+        details: Details = {
             "stream": self._stream,
             "consumer": self._consumer,
             "sequence": delivery.sequence,
             "actor": lane.actor_id,
             "counts": {"attempts": attempts},
         }
+        if is_of(getattr(delivery, "event", None), Event):  # else it was dropped, and cannot be read again
+            context = context_of(delivery)
+            details["event_id"], details["event_type"] = context.event_id, context.event_type
+            details["correlation_id"] = context.correlation_id
+            if context.namespace:
+                details["namespace"] = context.namespace
+        return details
 
     def _later_on(self, lane: _Lane, pause: float) -> None:
         """Take up a lane again after some seconds."""

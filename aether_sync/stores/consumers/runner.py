@@ -172,7 +172,7 @@ class Runner(Closeable, ForkAware):
         if hangs:
             what = f"event {busy.sequence} (of {short(busy.actor_id)})"
             reasons.append(f"{about}: the handler has run for {busy.longest:.0f} s with {what}")
-        if slot.is_connected and deadline.remaining():
+        if slot.is_connected and deadline.timeout != 0:
             try:
                 numbers |= _numbers_of(fetch_state_of(scheduler.consumption, deadline))
             except AetherError as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 from .._jetstream.error_codes import ErrorCode
 from .._jetstream.stream import differences
-from .findings import Answers, Finding, bad, filled, ok, size_of, warn
+from .findings import NO_RIGHT, Answers, Finding, bad, filled, ok, size_of, warn
 from .server_checks import CHECKS
 
 __all__ = ["examine"]
@@ -48,6 +48,13 @@ def _jetstream(answers: Answers) -> Iterator[Finding]:
             f"the cluster has no leader for it: {error.get('description')}",
             "start the servers that are missing: more than half have to be there",
         )
+    elif error and error.get("is_silent"):
+        yield bad(
+            "jetstream",
+            f"it does not answer: {error.get('description')}",
+            "try a longer --timeout. If there is still no answer, see the log of the server, and its /healthz: "
+            "JetStream may have failed, as on a disk that hangs, and then the server has to be restarted",
+        )
     elif not answers.has_jetstream:
         yield bad(
             "jetstream",
@@ -56,7 +63,7 @@ def _jetstream(answers: Answers) -> Iterator[Finding]:
             "if there is only a bus, look at that alone (--bus)",
         )
     elif error:
-        yield warn("jetstream", f"the account is not seen: {error.get('description')}", "allow this user $JS.API.INFO")
+        yield warn("jetstream", f"the account is not seen: {error.get('description')}", "grant publish $JS.API.INFO")
     else:
         yield ok("jetstream", f"enabled; {answers.account.get('streams', 0)} streams in the account")
 
@@ -91,11 +98,18 @@ def _account(answers: Answers) -> Iterator[Finding]:
 def _sync(answers: Answers) -> Iterator[Finding]:
     monitor = answers.monitor
     config = monitor.get("jetstream", {}).get("config", {})
+    if not config and answers.monitor_url:
+        if "error" not in monitor and answers.has_jetstream:  # else another finding says why
+            yield warn(
+                "sync to disk",
+                f"not seen: {monitor.get('server_name')!r} has no JetStream",
+                "give the monitoring port of a server that has",
+            )
+        return
     if not config:
-        reason = monitor.get("error", {}).get("description", "it is seen only on the server's monitoring port")
         yield warn(
             "sync to disk",
-            f"not seen: {reason}",
+            "not seen: only the server's monitoring port tells it",
             "give --monitor http://host:8222 (`http: 8222` in the server's configuration), or look for sync_interval "
             "there: by default what was acknowledged may be 2 minutes from the disk",
         )
@@ -129,8 +143,11 @@ def _stream(answers: Answers) -> Iterator[Finding]:
     error = answers.stream.get("error")
     if error and error.get("err_code") == ErrorCode.JSStreamNotFoundErr:
         yield ok("stream", f"there is no stream {name!r} yet: the first event that is stored makes it")
+    elif error and error.get("err_code") == NO_RIGHT:
+        if not answers.refuses(subject := f"$JS.API.STREAM.INFO.{name}"):  # else the permissions say so
+            yield bad("stream", f"{name!r} is not seen: {error.get('description')}", f"grant publish {subject}")
     elif error:
-        yield bad("stream", f"stream {name!r} is not seen: {error.get('description')}", "see that it has a leader")
+        yield bad("stream", f"{name!r} is not seen: {error.get('description')}", "see that it has a leader")
     else:
         state = answers.stream["state"]
         yield ok(
@@ -263,6 +280,9 @@ def _window(answers: Answers) -> Iterator[Finding]:
 
 
 def _saves(answers: Answers) -> Iterator[Finding]:
+    if not (answers.looked_through or answers.torn) and answers.stream["state"]["messages"]:
+        yield ok("saves", "not looked at: the latest records could not be read, or not in time")
+        return
     among = f"the latest {answers.looked_through:,} records"
     if not answers.torn:
         yield ok("saves", f"all whole, among {among}")

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 from ..._arguments import check_count, check_flag, check_seconds, check_text, is_of
-from ...connection import Connection
+from ...connection import Connection, secrets_in
 from ...errors import ConnectError, InvalidOptionError
 from ...patterns import Pattern, check_prefix
 from .._jetstream.names import Names
 from .checks import examine
-from .findings import Finding, bad
+from .findings import Finding, bad, without
+from .monitoring import MonitoringPort
 from .questions import Wanted, ask_for_all
 
 __all__ = ["diagnose"]
@@ -42,9 +43,10 @@ def diagnose(
         prefix: The prefix of the bus, as for ``NATSEventBus``.
         patterns: What the programs publish and subscribe to on the bus, as patterns. A refusal of one of these is
             ``"bad"``. By default everything is tried, and a refusal is ``"warn"``: a user need not have all rights.
-        monitor: The URL of the server's monitoring port, such as ``http://host:8222``, which shows more. By default it
-            is not asked.
-        timeout: Seconds for each question.
+        monitor: The URL of the server's monitoring port, such as ``http://host:8222``, which shows more. It may also be
+            that of another server of the cluster, but what it tells is of that server then. By default none is asked. A
+            user and a password in it are for a proxy before the port, by "Basic" authentication.
+        timeout: Seconds for each question, and for reading the latest events.
 
     Returns:
         The findings, in the order in which they should be read. If no connection can be made, one that says why.
@@ -58,8 +60,7 @@ def diagnose(
     if not is_of(connection, Connection):
         raise InvalidOptionError(f"connection must be a Connection, not {type(connection).__name__}")
     monitor = check_text("monitor", monitor)
-    if monitor is not None and not monitor.startswith(("http://", "https://")):
-        raise InvalidOptionError(f"a monitoring port has a URL such as 'http://host:8222', not {monitor!r:.80}")
+    port = None if monitor is None else MonitoringPort(monitor)
     if isinstance(patterns, str):
         raise InvalidOptionError(f"patterns must be several, such as [{patterns!r:.80}], not a str")
     wanted = Wanted(
@@ -67,10 +68,11 @@ def diagnose(
         replicas=check_count("replicas", replicas),
         prefix=check_prefix(prefix),
         patterns=None if patterns is None else tuple(Pattern.parse(one).text for one in patterns),
-        monitor=monitor,
+        monitor=port,
     )
     timeout = check_seconds("timeout", timeout)
     try:
-        return examine(ask_for_all(connection, wanted, timeout))
+        findings = examine(ask_for_all(connection, wanted, timeout))
     except ConnectError as error:
-        return [bad("connection", str(error), "see the URL, the credentials, and whether the server runs")]
+        findings = [bad("connection", str(error), "see the URL, the credentials, and whether the server runs")]
+    return without(secrets_in(connection) | (port.secrets if port is not None else frozenset()), findings)

@@ -1,7 +1,7 @@
 """``Answers`` and ``Finding``: what the doctor examines, and what it says."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -11,13 +11,18 @@ from .._jetstream.saves import TornSave
 from .rights import Tried
 
 __all__ = [
-    "NO_JETSTREAM", "Answers", "Finding", "Level", "bad", "filled", "first_line", "is_well", "ok", "size_of", "warn",
+    "NO_JETSTREAM", "NO_RIGHT", "Answers", "Finding", "Level", "bad", "filled", "first_line", "is_well", "ok",
+    "size_of", "warn", "without",
 ]  # fmt: skip
+
+#: In the place of a server's error: it has refused to pass the question on.
+NO_RIGHT = -1
 
 #: The server's errors if JetStream is not enabled for the account, or not at all, or has no leader.
 NO_JETSTREAM = {ErrorCode.JSNotEnabledForAccountErr, ErrorCode.JSNotEnabledErr, ErrorCode.JSClusterNotAvailErr}
 
 _NEARLY_FULL, _FULL = 0.8, 0.95
+_SECRET = 4  # characters: shorter ones occur in any text
 
 
 class Level(StrEnum):
@@ -93,7 +98,7 @@ def size_of(size: float) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """The server's answers. One that has an ``error`` says why there is no answer.
+    """The server's answers. One that has an ``error`` says why there is no answer, and whether none came in time.
 
     Attributes:
         wanted: The settings that the stream would be made with; None if no store is looked at.
@@ -107,8 +112,10 @@ class Answers:
         snapshots: ``STREAM.INFO`` of the snapshots.
         dead_letters: ``STREAM.INFO`` of the dead letters.
         consumers: The consumers of ``CONSUMER.LIST``.
+        gets_answers: Whether the user may subscribe to the inbox that answers come to.
         round_trip: Seconds of a request and its answer; None if nothing was answered.
         skew: Seconds by which the server's clock is ahead of the local one; None if that is not known.
+        monitor_url: The URL of the monitoring port that was given; "" if none was.
         monitor: ``/varz`` of the monitoring port; empty if that was not asked.
         health: ``/healthz`` of the monitoring port; empty if that was not asked.
         jetstream: ``/jsz`` of the monitoring port; empty if that was not asked.
@@ -129,8 +136,10 @@ class Answers:
     snapshots: dict[str, Any] = field(default_factory=dict)
     dead_letters: dict[str, Any] = field(default_factory=dict)
     consumers: list[dict[str, Any]] = field(default_factory=list)
+    gets_answers: bool = True
     round_trip: float | None = None
     skew: float | None = None
+    monitor_url: str = ""
     monitor: dict[str, Any] = field(default_factory=dict)
     health: dict[str, Any] = field(default_factory=dict)
     jetstream: dict[str, Any] = field(default_factory=dict)
@@ -147,7 +156,12 @@ class Answers:
     @property
     def has_jetstream(self) -> bool:
         """Whether the server has JetStream for this account, and answers."""
-        return not ("error" in self.account and self.account["error"].get("err_code") in NO_JETSTREAM)
+        error = self.account.get("error", {})
+        return error.get("err_code") not in NO_JETSTREAM and not error.get("is_silent")
+
+    def refuses(self, subject: str) -> bool:
+        """Whether the server refused a publish to a subject when the rights were tried."""
+        return any(right.subject == subject for one in self.rights for right in one.refused)
 
     @property
     def in_cluster(self) -> bool:
@@ -164,6 +178,20 @@ class Answers:
 def is_well(findings: Iterable[Finding]) -> bool:
     """Whether no finding is bad."""
     return all(finding.level is not Level.BAD for finding in findings)
+
+
+def without(secrets: Collection[str], findings: Iterable[Finding]) -> list[Finding]:
+    """Return findings that show no secret, whatever a server has answered."""
+    hidden = sorted((one for one in secrets if len(one) >= _SECRET), key=len, reverse=True)
+
+    def clean(text: str) -> str:
+        for secret in hidden:
+            text = text.replace(secret, "***")
+        return text
+
+    return [
+        replace(one, topic=clean(one.topic), message=clean(one.message), advice=clean(one.advice)) for one in findings
+    ]
 
 
 def first_line(finding: Finding) -> str:

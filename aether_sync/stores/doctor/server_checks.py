@@ -27,7 +27,6 @@ _FEW = 100  # subscriptions of one connection
 _WINDOW = 120.0  # seconds of a store's duplicate window
 _BATCH = 1_000  # messages of a batch, by default
 _BATCHES = 50  # batches at the same time in a stream, by default
-_MONITOR = "give --monitor http://host:8222 (`http: 8222` in the server's configuration)"
 
 
 def _version(answers: Answers) -> Iterator[Finding]:
@@ -60,7 +59,9 @@ def _version(answers: Answers) -> Iterator[Finding]:
 def _login(answers: Answers) -> Iterator[Finding]:
     data = answers.user.get("data", {})
     if not answers.server.get("auth_required"):
-        if answers.is_local:
+        if answers.server.get("tls_verify"):
+            yield ok("login", "accepted: the server lets in whoever has a certificate that it trusts")
+        elif answers.is_local:
             yield ok("login", "the server asks for none, on this machine")
         else:
             yield warn(
@@ -164,7 +165,8 @@ def _grant(right: Right) -> str:
 
 def _round_trip(answers: Answers) -> Iterator[Finding]:
     if answers.round_trip is None:
-        yield ok("round trip", "not measured: this user gets no answers")
+        why = "may ask the server nothing that it answers" if answers.gets_answers else "gets no answers"
+        yield ok("round trip", f"not measured: this user {why}")
         return
     words = f"{answers.round_trip * 1e3:.2f} ms"
     if answers.round_trip > _SLOW:
@@ -185,6 +187,24 @@ def _clock(answers: Answers) -> Iterator[Finding]:
         )
     else:
         yield ok("clock", f"within {max(abs(answers.skew), 0.001):.3f} s of the server's")
+
+
+def _monitor(answers: Answers) -> Iterator[Finding]:
+    if not answers.monitor_url:
+        return
+    error = answers.monitor.get("error")
+    if error:
+        yield warn(
+            "monitor",
+            f"{error['description']}; so health, limits, memory and the sync to disk are not seen",
+            "give the monitoring port of a server of this cluster (`http: 8222` in its configuration), as "
+            "http://host:8222 without a path",
+        )
+    elif answers.monitor["server_id"] != answers.server.get("server_id"):
+        name = answers.monitor.get("server_name")
+        yield ok("monitor", f"of {name!r}, which has a route to this server: what follows from it is of {name!r}")
+    else:
+        yield ok("monitor", "of this server")
 
 
 def _health(answers: Answers) -> Iterator[Finding]:
@@ -267,8 +287,13 @@ def _limits(answers: Answers) -> Iterator[Finding]:
         )
     else:
         yield ok("limits", f"max_payload: an event may have {size_of(largest)}")
+    if not answers.monitor_url:
+        yield ok(
+            "limits",
+            "those of connections, subscriptions and batches are not seen; give --monitor http://host:8222 "
+            "(`http: 8222` in the server's configuration)",
+        )
     if "max_connections" not in answers.monitor:
-        yield ok("limits", f"those of connections, subscriptions and batches are not seen; {_MONITOR}")
         return
     yield from _of_connections(answers.monitor)
     if answers.wanted is not None:
@@ -331,5 +356,5 @@ def _memory(answers: Answers) -> Iterator[Finding]:
 
 
 CHECKS = (
-    _version, _login, _tls, _permissions, _round_trip, _clock, _health, _cluster, _limits, _memory,
+    _version, _login, _tls, _permissions, _round_trip, _clock, _monitor, _health, _cluster, _limits, _memory,
 )  # fmt: skip

@@ -9,9 +9,6 @@ import pytest
 from aether_sync import Event, JetStreamEventStore
 
 from ...support.common import PATIENCE
-
-pytest.importorskip("click")  # the extra `cli`, which the extra `test` brings
-pytest.importorskip("rich")
 from ...support.lines import line_of, lines_of, make_with, text_of
 from ...support.shell import Running, run
 

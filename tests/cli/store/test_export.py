@@ -11,14 +11,10 @@ from typing import Any
 import pytest
 
 from aether_sync import Event, JetStreamEventStore, NATSServer
+from aether_sync.cli._export import Exporter
 from aether_sync.stores.admin import Extent, StoreAdmin
 
 from ...support.common import PATIENCE, eventually, first_of
-
-pytest.importorskip("click")  # the extra `cli`, which the extra `test` brings
-pytest.importorskip("rich")
-from aether_sync.cli._export import Exporter
-
 from ...support.inside import names_of
 from ...support.lines import all_of, events_of, fill, lines_of, put_garbage
 from ...support.shell import Running, run

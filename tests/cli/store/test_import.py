@@ -12,15 +12,11 @@ from typing import Any
 import pytest
 
 from aether_sync import AtomicAppendUnsupportedError, Event, JetStreamEventStore, NATSServer
+from aether_sync.cli._import_there import Alongside
 from aether_sync.stores._jetstream.stream import settings
 from aether_sync.stores.admin import StoreAdmin
 
 from ...support.common import PATIENCE, eventually
-
-pytest.importorskip("click")  # the extra `cli`, which the extra `test` brings
-pytest.importorskip("rich")
-from aether_sync.cli._import_there import Alongside
-
 from ...support.inside import names_of
 from ...support.lines import all_of, events_of, fill, line_of, make_with, put_garbage, text_of
 from ...support.shell import COMMAND, Running, environment, run, terminal

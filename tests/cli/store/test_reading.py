@@ -13,9 +13,6 @@ from aether_sync import Event, JetStreamEventStore, NATSServer
 from aether_sync.stores._jetstream.error_codes import ErrorCode
 
 from ...support.common import PATIENCE, UNIT
-
-pytest.importorskip("click")  # the extra `cli`, which the extra `test` brings
-pytest.importorskip("rich")
 from ...support.inside import names_of
 from ...support.lines import events_of, fill, line_of, lines_of, put_garbage
 from ...support.shell import COMMAND, Running, environment, run

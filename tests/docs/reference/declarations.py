@@ -128,5 +128,5 @@ def _value(value: str | griffe.Expr | None) -> str:
 def _expression(value: str | griffe.Expr | None) -> str:
     """Return an expression as this project writes it."""
     text = re.sub(r"'([^'\"\\]*)'", r'"\1"', str(value))
-    text = re.sub(r"\b\d{5,}\b", lambda found: f"{int(found[0]):_}", text)
+    text = re.sub(r"(?<!\.)\b\d{5,}\b", lambda found: f"{int(found[0]):_}", text)
     return text.replace(" ** ", "**").replace("Datetime", "datetime")
