@@ -17,7 +17,7 @@ from ._values.shown import explained, short
 from ._values.trace_context import baggage_in, trace_parent_in, trace_state_in
 from .errors import DecodingError, InvalidEventError, InvalidOptionError
 
-__all__ = ["EVENT_STORED", "MAX_VERSION", "Event", "EventStored"]
+__all__ = ["EVENT_STORED", "MAX_VERSION", "CarriedMetadata", "Event", "EventStored"]
 
 EVENT_STORED = "EventStored"
 """The type of the event that a store publishes for each event that it has stored."""
@@ -53,6 +53,15 @@ def _new_id() -> str:
         first, *rest = [block[at : at + 32] for at in range(0, len(block), 32)]
         _ids.extend(rest)
         return first
+
+
+class CarriedMetadata(dict[str, str]):
+    """Metadata whose ``traceparent`` names who made the cause of the event: ``following()`` has carried it over.
+
+    Whoever sends the event puts a context of its own there. An event that was read has a plain dict.
+    """
+
+    __slots__ = ()
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
@@ -220,7 +229,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
             InvalidEventError: A value is not a str.
         """
         metadata = {**self.metadata, **{_METADATA_KEYS.get(key, key): value for key, value in changes.items()}}
-        return self.replace(metadata={key: value for key, value in metadata.items() if value is not None})
+        kept = {key: value for key, value in metadata.items() if value is not None}
+        is_carried = type(self.metadata) is CarriedMetadata and "traceparent" not in changes
+        return self.replace(metadata=CarriedMetadata(kept) if is_carried else kept)
 
     def following(
         self,
@@ -255,13 +266,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
         if self.metadata:
             carried |= {key: self.metadata[key] for key in _CARRIED if key in self.metadata}
             carried |= _trace_context_in(self.metadata)
+        given = {} if metadata is None else _metadata(metadata)
         return Event(
             event_type=event_type,
             actor_id=actor_id,
             version=version,
             data=data,
             command_id=command_id,
-            metadata={**carried, **({} if metadata is None else _metadata(metadata))},
+            metadata={**carried, **given} if "traceparent" in given else CarriedMetadata({**carried, **given}),
         )
 
     # -- comparing and showing
@@ -433,6 +445,8 @@ def _trace_context_in(metadata: Mapping[str, str]) -> dict[str, str]:
 def _metadata(value: Any) -> dict[str, str]:
     if type(value) is dict and not value:
         return {}
+    if type(value) is CarriedMetadata:
+        return CarriedMetadata(_metadata({**value}))
     if not is_mapping(value):
         raise InvalidEventError(f"metadata must be a dict of str to str, not {type(value).__name__}")
     metadata = dict(value) if type(value) is dict else _read(value)

@@ -269,6 +269,33 @@ class TestContext:
         assert publish.parent is not None
         assert f"{publish.parent.span_id:016x}" == "b" * 16
 
+    def test_an_event_that_was_stored_is_sent_on_as_it_is(self, telemetry: Telemetry, local_bus: EventBus) -> None:
+        followed = make_event(1, metadata={"traceparent": REMOTE}).following(event_type="F", actor_id="thing-2")
+        with InMemoryEventStore() as store, local_bus.subscribe("n") as events:
+            store.save_event(followed.replace(version=1).with_metadata(mine="x"))
+            (stored,) = store.get_events("thing-2")
+            assert not stored.namespace
+            assert stored.metadata["traceparent"] != REMOTE
+            local_bus.publish("n", stored)
+            assert events.get(1).metadata == stored.metadata
+
+    def test_a_context_given_to_following_is_kept(self, telemetry: Telemetry, local_bus: EventBus) -> None:
+        given = {"traceparent": REMOTE}
+        cause = make_event(1)
+        with local_bus.subscribe("n") as events:
+            for event in (
+                cause.following(event_type="F", actor_id="thing-2", metadata=given),
+                cause.following(event_type="F", actor_id="thing-2").with_metadata(**given),
+            ):
+                local_bus.publish("n", event)
+                assert events.get(1).metadata["traceparent"] == REMOTE
+
+    def test_baggage_that_was_carried_on_stays(self, telemetry: Telemetry, local_bus: EventBus) -> None:
+        cause = make_event(1, metadata={"traceparent": REMOTE, "baggage": "tenant=t1"})
+        with local_bus.subscribe("n") as events, telemetry.tracers.get_tracer("test").start_as_current_span("own"):
+            local_bus.publish("n", cause.following(event_type="F", actor_id="thing-2"))
+            assert events.get(1).metadata["baggage"] == "tenant=t1"
+
     def test_a_broken_context_is_replaced(self, telemetry: Telemetry, local_bus: EventBus) -> None:
         with local_bus.subscribe("n") as events:
             local_bus.publish("n", make_event(1, metadata={"traceparent": "broken", "tracestate": "x"}))
@@ -488,6 +515,18 @@ class TestDestinations:
         names = [one.name for one in telemetry.spans]
         assert names == [f"publish tenant-{number}" for number in range(100)] + ["publish"] * 50
         assert len(telemetry.points("messaging.client.sent.messages")) == 101
+
+    def test_only_the_first_groups_are_named_in_metrics(self, telemetry: Telemetry, local_bus: EventBus) -> None:
+        for number in range(110):
+            with local_bus.subscribe("n", queue_group=f"g{number}") as events:
+                local_bus.publish("n", make_event(1))
+                events.get(1)
+        points = telemetry.points("messaging.client.consumed.messages")
+        assert len(points) == 101
+        assert sum("messaging.consumer.group.name" in labels for labels, _ in points) == 100
+        last = telemetry.spans[-1].attributes
+        assert last is not None
+        assert last["messaging.consumer.group.name"] == "g109"
 
     def test_the_environment_has_templates(
         self, instrumented: Instrument, local_bus: EventBus, monkeypatch: pytest.MonkeyPatch

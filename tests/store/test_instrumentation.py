@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from itertools import count
 
 import pytest
@@ -215,6 +216,19 @@ class TestRunners:
             ("process", True, "mailer", ""),
             ("ack", False, "mailer", ""),
         ]
+
+    def test_what_a_handler_sets_ends_with_it(self, store: JetStreamEventStore) -> None:
+        tenant: ContextVar[str] = ContextVar("tenant", default="")
+        seen: list[str] = []
+
+        def handle(delivery: Delivery) -> None:
+            seen.append(tenant.get())
+            tenant.set(f"of event {delivery.sequence}")
+
+        save(store, 3)
+        with store.consumer("mailer").run(handle, threads=1):
+            eventually(lambda: len(seen) == 3)
+        assert seen == ["", "", ""]
 
     def test_what_is_given_up_is_seen(self, store: JetStreamEventStore, observed: Observed) -> None:
         def handle(delivery: Delivery) -> None:

@@ -30,11 +30,13 @@ class Destination(NamedTuple):
         template: ``messaging.destination.template``.
         name: ``messaging.destination.name``, of any number of values: for spans alone.
         few: The name, if there is no template, and it is one of few.
+        group: ``messaging.consumer.group.name``, if it is one of few.
     """
 
     template: str
     name: str
     few: str
+    group: str
 
     @property
     def label(self) -> str:
@@ -67,6 +69,7 @@ class Destinations:
         except InvalidNamespaceError as error:
             raise InvalidOptionError(f"destination_templates has one that is no pattern: {error}") from error
         self._names: dict[str, None] = {}
+        self._groups: dict[str, None] = {}
         self._found: dict[str, str] = {}
 
     def of(self, operation: Operation) -> Destination:
@@ -75,7 +78,9 @@ class Destinations:
         template = self._template(name) if name else ""
         if not template and any(one in operation.pattern for one in "*>,"):  # else it is the name
             template = self._few(operation.pattern)
-        return Destination(template, name, "" if template else self._few(name))
+        return Destination(
+            template, name, "" if template else self._few(name), self._few_of(self._groups, operation.consumer)
+        )
 
     def _template(self, name: str) -> str:
         """Return the template that a name matches; "" if it matches none."""
@@ -88,10 +93,14 @@ class Destinations:
         return found
 
     def _few(self, name: str) -> str:
+        return self._few_of(self._names, name)
+
+    @staticmethod
+    def _few_of(names: dict[str, None], name: str) -> str:
         """Return a name if it is one of the first ones; else ""."""
-        if name in self._names:
+        if name in names:
             return name
-        if not name or len(self._names) >= _NAMES_KEPT:
+        if not name or len(names) >= _NAMES_KEPT:
             return ""
-        self._names[name] = None
+        names[name] = None
         return name

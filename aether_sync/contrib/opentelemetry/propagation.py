@@ -16,7 +16,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, Trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from ..._values.trace_context import baggage_in, trace_parent_in, trace_state_in
-from ...events import Event
+from ...events import CarriedMetadata, Event
 from ...instrumentation import Stamp
 
 __all__ = ["context_of", "distinct", "keeps_its_own", "origin_of", "stamp_of", "with_baggage_of"]
@@ -74,8 +74,7 @@ def keeps_its_own(event: Event) -> bool:
     The conventions want that of a context which the program has given to an event, and of an event that is sent on. But
     an event made by ``following()`` has the context of its cause, and is created by whoever sends it.
     """
-    is_carried_on = bool(event.causation_id) and not event.namespace
-    return not is_carried_on and trace_parent_in(event.metadata) is not None
+    return type(event.metadata) is not CarriedMetadata and trace_parent_in(event.metadata) is not None
 
 
 def stamp_of(context: Context) -> Stamp | None:
@@ -90,6 +89,10 @@ def stamp_of(context: Context) -> Stamp | None:
     nothing: Mapping[str, str | None] = {}
 
     def stamp(event: Event) -> Mapping[str, str | None]:
-        return nothing if keeps_its_own(event) else changes
+        if keeps_its_own(event):
+            return nothing
+        if "baggage" in carrier or not (own := baggage_in(event.metadata)):
+            return changes
+        return {**changes, "baggage": own}
 
     return stamp

@@ -170,6 +170,8 @@ def _relations(operation: Operation) -> tuple[Context, list[SpanContext]]:
 
 def _span_attributes(operation: Operation, destination: Destination) -> _Attributes:
     found = _common_attributes(operation)
+    if operation.consumer:
+        found["messaging.consumer.group.name"] = operation.consumer
     if destination.template:
         found["messaging.destination.template"] = destination.template
     if destination.name:
@@ -186,6 +188,8 @@ def _span_attributes(operation: Operation, destination: Destination) -> _Attribu
 
 def _metric_attributes(operation: Operation, destination: Destination) -> _Attributes:
     found = _common_attributes(operation)
+    if destination.group:
+        found["messaging.consumer.group.name"] = destination.group
     if destination.template:
         found["messaging.destination.template"] = destination.template
     elif destination.few:
@@ -194,14 +198,11 @@ def _metric_attributes(operation: Operation, destination: Destination) -> _Attri
 
 
 def _common_attributes(operation: Operation) -> _Attributes:
-    found: _Attributes = {
+    return {
         "messaging.system": SYSTEM,
         "messaging.operation.name": operation.name,
         "messaging.operation.type": operation.kind,
     }
-    if operation.consumer:
-        found["messaging.consumer.group.name"] = operation.consumer
-    return found
 
 
 def _note_failure(span: Span, error: BaseException) -> str:

@@ -347,11 +347,8 @@ class LaneScheduler:
         begun, context = monotonic(), None
         try:
             with handle_pushed(delivery):
-                try:
-                    refuse_unrun(self._handler(delivery))
-                except BaseException:
-                    context = copy_context()  # the handler's, for the record of its failure
-                    raise
+                context = copy_context()  # what a handler sets and does not set back ends with it
+                refuse_unrun(context.run(self._handler, delivery))
         except BaseException as error:  # the thread is ours, and goes on
             self.counts.failed(begun)
             self._failed(lane, delivery, error, context)
