@@ -118,8 +118,10 @@ def test_a_loop_that_hangs(server: NATSServer, monkeypatch: pytest.MonkeyPatch, 
 def test_a_process_that_was_stopped_hangs_not(server: NATSServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody ran meanwhile, so the time that has passed says nothing of the loop."""
     monkeypatch.setattr(vitals, "_PATIENCE", 0.0)
-    with Connection(server.url, ping_interval=100.0) as connection:  # so the watchdog does not come in between
-        link_of(connection).heard -= 1_300  # as it looks to the first thread that runs again
+    with Connection(server.url, ping_interval=100.0) as connection:
+        link = link_of(connection)
+        eventually(lambda: link.heard > link.since, "the first PONG")  # the next one comes much later
+        link.heard -= 1_300  # as it looks to the first thread that runs again
         loop = slot_of(connection).engine.loop
         for _ in range(3):
             found = connection.health()
