@@ -272,8 +272,9 @@ def _meta_leader(answers: Answers) -> Iterator[Finding]:
         )
         return
     for one in meta.get("replicas") or []:
-        if one.get("offline") or not one.get("current", True):
-            state = "offline" if one.get("offline") else f"{one.get('lag', 0):,} operations behind"
+        # A server that is not "current" and lags by nothing has only not confirmed it since the leader was chosen.
+        if one.get("offline") or (one.get("lag") and not one.get("current", True)):
+            state = "offline" if one.get("offline") else f"{one['lag']:,} operations behind"
             yield warn("cluster", f"{one.get('name')} is {state}, for JetStream", "see that it runs, and see its log")
 
 
