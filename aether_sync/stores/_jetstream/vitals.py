@@ -40,7 +40,8 @@ def ask_for_vitals(stream: Stream, deadline: Deadline) -> Vitals:
     if "error" in answer:
         return Vitals((f"stream {stream.name!r} cannot be used: {said(answer)}",), {})
     config, state, cluster = answer.get("config") or {}, answer.get("state") or {}, answer.get("cluster") or {}
-    reasons = [] if cluster.get("leader", "?") else [f"stream {stream.name!r} has no leader"]
+    # A server leaves out the leader if there is none, and the whole cluster if it is alone.
+    reasons = [f"stream {stream.name!r} has no leader"] if cluster and not cluster.get("leader") else []
     mismatch = stream.mismatch(config)
     if mismatch is not None:
         reasons.append(str(mismatch))

@@ -53,8 +53,8 @@ def _jetstream(answers: Answers) -> Iterator[Finding]:
             "jetstream",
             f"it does not answer: {error.get('description')}",
             "try a longer --timeout. If there is still no answer, see that more than half of a cluster's servers are "
-            "there, or it has no leader; then see the log of the server, and its /healthz: JetStream may have failed, as "
-            "on a disk that hangs, and then the server has to be restarted",
+            "there, or it has no leader; then see the log of the server, and its /healthz: JetStream may have failed, "
+            "as on a disk that hangs, and then the server has to be restarted",
         )
     elif not answers.has_jetstream:
         yield bad(
