@@ -1,5 +1,6 @@
 """``health()`` of a connection, a bus, a store and a runner, with a server that comes and goes."""
 
+import asyncio
 import json
 import os
 import signal
@@ -120,9 +121,10 @@ def test_a_process_that_was_stopped_hangs_not(server: NATSServer, monkeypatch: p
     monkeypatch.setattr(vitals, "_PATIENCE", 0.0)
     with Connection(server.url, ping_interval=100.0) as connection:
         link = link_of(connection)
-        eventually(lambda: link.heard > link.since, "the first PONG")  # the next one comes much later
-        link.heard -= 1_300  # as it looks to the first thread that runs again
+        eventually(lambda: link._client is not None and not link._client._pongs)  # the next PING is sent much later
         loop = slot_of(connection).engine.loop
+        loop.call(asyncio.sleep, 0.01, deadline=Deadline(PATIENCE))  # what the last PONG has woken has run
+        link.heard = link.since - 1_300  # as it looks to the first thread that runs again
         for _ in range(3):
             found = connection.health()
             assert (found.ok, found.alive) == (False, True)
