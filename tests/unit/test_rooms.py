@@ -35,8 +35,8 @@ ROOMS: dict[str, list[str]] = {
         "counting", "index", "bounded", "readers", "queue", "routing", "recent_payloads", "incoming", "store_watch",
     ],
     "stores": [
-        "base", "retrying", "_checks", "_wanted", "_measuring", "_store_base", "_memory_log", "memory", "_jetstream",
-        "consumers", "jetstream", "admin", "doctor",
+        "base", "retrying", "_checks", "_wanted", "_measuring", "projections", "_store_base", "_memory_log", "memory",
+        "_jetstream", "consumers", "jetstream", "admin", "doctor",
     ],
     "stores/_jetstream": [
         "names", "error_codes", "answers", "earlier", "messages", "api", "stream", "vitals", "saves", "cache",
@@ -46,6 +46,10 @@ ROOMS: dict[str, list[str]] = {
     "stores/consumers": [
         "arrivals", "dead_letters", "durable", "ack_extender", "delivery", "handlers", "sources", "consumption",
         "lanes", "runner", "context", "consumer",
+    ],
+    "stores/projections": [
+        "base", "checkpoints", "chunks", "applying", "progress", "projector", "projection", "_cursor_link", "dbapi",
+        "sqlite",
     ],
     "stores/doctor": [
         "faults", "rights", "findings", "monitoring", "shapes", "questions", "server_checks", "checks", "diagnosis",
@@ -176,20 +180,22 @@ def test_public_names_are_pinned() -> None:
     assert aether_sync.__all__ == [
         "ANY_VERSION", "EVENT_STORED", "NO_EVENTS", "AetherError", "AnyVersion", "AtomicAppendUnsupportedError",
         "BusClosedError", "CallMetrics", "CloseReport", "ClosedError", "ConnectError", "Connection",
-        "ConnectionFailedError", "ConnectionOptions", "Consumer", "ConsumerState", "Consumption", "DeadLetter",
-        "DeadlineExceededError", "DecodingError", "Delivery", "DeliveryUncertainError", "DisconnectedError",
-        "DuplicateIdError", "EncodingError", "Event", "EventBus", "EventStore", "EventStored", "EventTooLargeError",
-        "Finding", "Follower", "FollowerStats", "Handleable", "Handler", "HandlingContext", "HandlingFilter",
-        "HasHealth", "Health", "Histogram", "InMemoryEventStore", "InvalidEventError", "InvalidNamespaceError",
-        "InvalidOptionError", "JetStreamEventStore", "LoadedActor", "MalformedRecord", "MalformedRecordError",
-        "Metrics", "NATSCluster", "NATSEventBus", "NATSServer", "Notice", "NoticeCallback", "Observer", "Operation",
-        "PermissionDeniedError", "PublishTimeoutError", "Reading", "Runner", "RunnerMetrics", "ServerError",
-        "ServerNotFoundError", "Snapshot", "Stamp", "StoreClosedError", "StoreError", "StoreMetrics",
-        "StoreUnavailableError", "StoredEvent", "StreamMismatchError", "StreamRegressionError", "Subscription",
-        "SubscriptionClosedError", "SubscriptionFilter", "SubscriptionOverflowError", "SubscriptionStats",
-        "UnknownOutcomeError", "UnsupportedError", "VersionConflictError", "VersionListener", "WrongThreadError",
-        "__version__", "actor_type", "add_handling", "current_handling", "diagnose", "end_iterations", "flush_logs",
-        "handling", "health_app", "instrument", "retry_on_conflict",
+        "ConnectionFailedError", "ConnectionOptions", "Consumer", "ConsumerState", "Consumption", "DBAPI",
+        "Database", "DeadLetter", "DeadlineExceededError", "DecodingError", "Delivery", "DeliveryUncertainError",
+        "DisconnectedError", "DuplicateIdError", "EncodingError", "Event", "EventBus", "EventStore", "EventStored",
+        "EventTooLargeError", "Finding", "Follower", "FollowerStats", "Handleable", "Handler", "HandlingContext",
+        "HandlingFilter", "HasHealth", "Health", "Histogram", "InMemoryEventStore", "InvalidEventError",
+        "InvalidNamespaceError", "InvalidOptionError", "JetStreamEventStore", "Link", "LoadedActor",
+        "MalformedRecord", "MalformedRecordError", "Metrics", "NATSCluster", "NATSEventBus", "NATSServer", "Notice",
+        "NoticeCallback", "Observer", "Operation", "PermissionDeniedError", "Projection", "ProjectionError",
+        "ProjectionMismatchError", "ProjectionStoppedError", "ProjectionUnavailableError", "PublishTimeoutError",
+        "Reading", "Runner", "RunnerMetrics", "SQLite", "ServerError", "ServerNotFoundError", "SetAside",
+        "Snapshot", "Stamp", "StoreClosedError", "StoreError", "StoreMetrics", "StoreUnavailableError",
+        "StoredEvent", "StreamMismatchError", "StreamRegressionError", "Subscription", "SubscriptionClosedError",
+        "SubscriptionFilter", "SubscriptionOverflowError", "SubscriptionStats", "UnknownOutcomeError",
+        "UnsupportedError", "VersionConflictError", "VersionListener", "WrongThreadError", "__version__",
+        "actor_type", "add_handling", "current_handling", "diagnose", "end_iterations", "flush_logs", "handling",
+        "health_app", "instrument", "retry_on_conflict",
     ]  # fmt: skip
     assert all(hasattr(aether_sync, name) for name in aether_sync.__all__)
 
