@@ -12,7 +12,7 @@ from ...errors import InvalidOptionError
 from ._cursor_link import CursorLink
 from .base import BrokenTransactionError, Link, savepoint
 
-__all__ = ["SQLite"]
+__all__ = ["SQLite", "SQLiteLink", "is_passing_error"]
 
 _BUSY = 1.0  # seconds to wait for another writer; then the transaction is tried again, so that a close need not wait
 
@@ -31,29 +31,18 @@ _PASSING = {
 _WRITES = {sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE}
 
 
-class _SQLiteLink(CursorLink):
-    """A connection to a file of SQLite.
+class SQLiteLink(CursorLink):
+    """A connection to a file of SQLite, in which no statement begins a transaction by itself.
 
     While the user's function runs, SQLite asks :meth:`_authorize` for each new statement. So a ``COMMIT`` is refused
     where it stands, before it does harm. This includes that of ``executescript()``.
     """
 
-    def __init__(self, path: str) -> None:
-        # isolation_level=None: no statement begins a transaction by itself. The attribute ``autocommit`` of Python 3.12
-        # stays at its default, with which this still means the same.
-        connection = sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
-        try:
-            super().__init__(connection, sqlite3.paramstyle, _is_passing)
-            self._holding = self._rebuilding = False
-            self._refused = ""
-            self.query("PRAGMA journal_mode = WAL")
-            # With NORMAL, a commit does not wait for the disk. After a power failure the last transactions may be gone,
-            # each as a whole: its rows together with the checkpoint, so its events are applied again.
-            self.execute("PRAGMA synchronous = NORMAL")
-            connection.set_authorizer(self._authorize)
-        except BaseException:
-            connection.close()
-            raise
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        super().__init__(connection, sqlite3.paramstyle, is_passing_error)
+        self._holding = self._rebuilding = False
+        self._refused = ""
+        connection.set_authorizer(self._authorize)
 
     @property
     def dialect(self) -> str:
@@ -65,7 +54,7 @@ class _SQLiteLink(CursorLink):
 
     @contextmanager
     def hold(self, *, rebuilding: bool = False) -> Iterator[None]:
-        with savepoint(self, _is_passing):
+        with savepoint(self, is_passing_error):
             self._holding, self._rebuilding, self._refused = True, rebuilding, ""
             try:
                 yield
@@ -119,16 +108,27 @@ class SQLite:
 
     def connect(self) -> Link:
         """Open a connection; the projection calls this."""
-        return _SQLiteLink(self._path)
+        # isolation_level=None: no statement begins a transaction by itself. The attribute ``autocommit`` of Python 3.12
+        # stays at its default, with which this still means the same.
+        connection = sqlite3.connect(self._path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchall()
+            # With NORMAL, a commit does not wait for the disk. After a power failure the last transactions may be gone,
+            # each as a whole: its rows together with the checkpoint, so its events are applied again.
+            connection.execute("PRAGMA synchronous = NORMAL")
+            return SQLiteLink(connection)
+        except BaseException:
+            connection.close()
+            raise
 
     def is_passing(self, error: Exception) -> bool:
         """Whether trying again may help; the projection calls this."""
-        return _is_passing(error)
+        return is_passing_error(error)
 
     def __repr__(self) -> str:
         return f"<SQLite {self._path!r}>"
 
 
-def _is_passing(error: Exception) -> bool:
+def is_passing_error(error: Exception) -> bool:
     """Whether an error of SQLite passes, by its code without what is more exact (https://www.sqlite.org/rescode.html)."""
     return isinstance(error, sqlite3.Error) and (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _PASSING
