@@ -9,15 +9,18 @@ from aether_sync import (
     ANY_VERSION,
     DeadlineExceededError,
     Event,
+    InMemoryEventStore,
     InvalidOptionError,
     Projection,
     ProjectionMismatchError,
     ProjectionStoppedError,
     StoredEvent,
+    StreamRegressionError,
 )
 
 from ..support.common import PATIENCE, eventually
 from ..support.places import Place, SQLitePlace
+from ..support.stores import ask
 
 
 def put(store: Any, actor: str = "account-1", *amounts: int, kind: str = "Paid") -> int:
@@ -207,3 +210,98 @@ class TestBadInput:
     def test_a_name(self, any_store: Any, place: Place, name: Any) -> None:
         with pytest.raises(InvalidOptionError, match="name of a projection"):
             any_store.project(name, place.apply, into=place.make())
+
+
+class TestRebuilding:
+    def test_it_is_built_anew_beside_the_one_that_runs(self, any_store: Any, place: Place, project: Project) -> None:
+        def apply(db: Any, stored: StoredEvent) -> None:
+            amount = (stored.event.data or {})["amount"] * 10
+            place.apply(db, StoredEvent(stored.event.replace(data={"amount": amount}), stored.sequence))
+            seen.append(place.balances)
+
+        seen: list[object] = []
+        reports: list[tuple[int, int]] = []
+        for n in range(3):
+            put(any_store, f"a-{n}", 1, 2)
+        with project() as projection:
+            projection.wait_for(6, PATIENCE)
+            old = place.balances
+            project(apply=apply).rebuild(["applied", "balances"], progress=lambda *one: reports.append(one))
+            assert all(one == old for one in seen)
+            assert place.balances == {f"a-{n}": (2, 30) for n in range(3)}
+            projection.wait_for(put(any_store, "a-0", 5), PATIENCE)
+            assert place.balances["a-0"] == (3, 35)
+        assert place.applied == [*range(1, 8)]
+        assert reports[0] == (0, 6)
+        assert reports[-1] == (6, 6)
+
+    def test_with_other_filters_it_takes_the_place_of_the_old_one(
+        self, any_store: Any, place: Place, project: Project
+    ) -> None:
+        put(any_store, "a-1")
+        put(any_store, "b-1")
+        with project(actors="a-*") as old:
+            old.wait_for(2, PATIENCE)
+            new = project(actors="b-*")
+            with pytest.raises(ProjectionMismatchError):
+                new.start()
+            new.rebuild(["applied", "balances"])
+            assert list(place.balances) == ["b-1"]
+            eventually(lambda: not old.health())
+            with pytest.raises(ProjectionMismatchError):
+                old.wait_for(put(any_store, "a-1"), PATIENCE)
+            new.start()
+            new.wait_for(put(any_store, "b-1"), PATIENCE)
+        assert place.applied == [2, 4]
+
+    def test_it_writes_nothing_but_its_tables(self, any_store: Any, place: Place, project: Project) -> None:
+        put(any_store)
+        with project() as projection:
+            projection.wait_for(1, PATIENCE)
+        before = place.balances
+        with pytest.raises(ProjectionStoppedError, match=r"is as it was: event 1 cannot be applied"):
+            project().rebuild(["balances"])
+        with pytest.raises(InvalidOptionError, match="no table 'nonsense'"):
+            project().rebuild(["nonsense"])
+        assert place.applied == [1]
+        assert place.balances == before
+
+    def test_it_mends_what_the_user_has_committed(self, any_store: Any, place: Place, project: Project) -> None:
+        put(any_store)
+        with project() as projection:
+            projection.wait_for(1, PATIENCE)
+        place.query("INSERT INTO applied VALUES (1)")
+        place.query("UPDATE aether_projections SET stopped = 'transaction', reason = 'it was so'")
+        with pytest.raises(ProjectionStoppedError, match="it was so"):
+            project().start()
+        project().rebuild(["applied", "balances"])
+        with project() as projection:
+            projection.wait_for(put(any_store), PATIENCE)
+        assert place.applied == [1, 2]
+
+
+class TestAnotherStream:
+    def test_a_stream_that_was_made_anew(self, any_store: Any, place: Place, project: Project, make_store: Any) -> None:
+        put(any_store, "a", 1, 2, 3)
+        with project() as projection:
+            projection.wait_for(3, PATIENCE)
+        if isinstance(any_store, InMemoryEventStore):
+            anew: Any = InMemoryEventStore()
+        else:
+            ask(any_store, f"STREAM.DELETE.{any_store.stream}")
+            any_store.close()
+            anew = make_store()
+        with anew:
+            put(anew, "b", 1, 2)
+            with pytest.raises(StreamRegressionError, match=r"ends at sequence 2.*rebuild"):
+                project(anew).start()
+            put(anew, "b", 1, 2)
+            with pytest.raises(StreamRegressionError, match=r"has event .* at sequence 3.*rebuild"):
+                project(anew).start()
+            assert place.applied == [1, 2, 3]
+            last = project(anew)
+            last.rebuild(["applied", "balances"])
+            last.start()
+            last.wait_for(put(anew, "b", 1), PATIENCE)
+            assert place.balances == {"b": (5, 7)}
+            last.close()

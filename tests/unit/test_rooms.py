@@ -48,8 +48,8 @@ ROOMS: dict[str, list[str]] = {
         "lanes", "runner", "context", "consumer",
     ],
     "stores/projections": [
-        "base", "checkpoints", "chunks", "applying", "progress", "projector", "projection", "_cursor_link", "dbapi",
-        "sqlite",
+        "base", "checkpoints", "chunks", "applying", "progress", "projector", "shadows", "rebuilding", "projection",
+        "_cursor_link", "dbapi", "sqlite",
     ],
     "stores/doctor": [
         "faults", "rights", "findings", "monitoring", "shapes", "questions", "server_checks", "checks", "diagnosis",

@@ -21,6 +21,7 @@ __all__ = [
     "Settings",
     "StoppedError",
     "apply_all",
+    "apply_carefully",
     "apply_chunk",
     "explain",
 ]
@@ -190,7 +191,7 @@ def _attempt(link: Link, settings: Settings, owner: str, here: Place, chunk: Chu
         if not hold_place(link, settings.name, owner, here, doubtful):
             raise LostError  # noqa: TRY301
         if is_careful:
-            aside = _apply_carefully(link, settings, chunk.found)
+            aside = apply_carefully(link, settings, chunk.found)
             for found, reason in aside:
                 set_aside(link, settings.name, found, reason)
         else:
@@ -233,12 +234,19 @@ def apply_all(link: Link, settings: Settings, found: Sequence[Found], *, rebuild
         raise RefusedError(at, error) from error
 
 
-def _apply_carefully(link: Link, settings: Settings, found: Sequence[Found]) -> list[tuple[Found, str]]:
-    """In a transaction, apply events; return those that could not be, which leave no trace."""
+def apply_carefully(
+    link: Link, settings: Settings, found: Sequence[Found], *, rebuilding: bool = False
+) -> list[tuple[Found, str]]:
+    """In a transaction, apply events; return those that could not be, which leave no trace.
+
+    Raises:
+        RefusedError: One of them cannot be applied because of a mistake that would come again.
+        Exception: An error of the database that passes.
+    """
     aside: list[tuple[Found, str]] = []
     for at, one in enumerate(found):
         try:
-            apply_all(link, settings, [one])
+            apply_all(link, settings, [one], rebuilding=rebuilding)
         except RefusedError as refused:
             if refused.is_mistake or refused.is_unsafe:
                 refused.at = at

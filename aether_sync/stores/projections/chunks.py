@@ -42,15 +42,16 @@ class ChunkReader:
         self._size = size
         self._kept: list[Found] = []  # that begin the next chunk
 
-    def next(self, timeout: float) -> Chunk:
+    def next(self, timeout: float, *, until_caught_up: bool = False) -> Chunk:
         """Return the next chunk; it may have no events, and only be further on.
 
         Args:
             timeout: Seconds to wait for the first event.
+            until_caught_up: Whether not to wait for events that are not stored yet.
         """
         found, self._kept = self._kept, []
         if not found:
-            found = self._take(self._size, timeout, until_caught_up=False)
+            found = self._take(self._size, timeout, until_caught_up=until_caught_up)
         while _is_open(found):
             more = self._take(self._size, timeout, until_caught_up=True)
             if not more:

@@ -30,12 +30,13 @@ from ...health import Health
 from ...metrics import CloseReport
 from ...patterns import SubscriptionFilter
 from .._checks import check_version
-from ..base import EventStore
+from ..base import EventStore, Follower
 from .applying import OnError, RefusedError, Settings, apply_all, explain
 from .base import Apply, Database, Link
 from .checkpoints import Checkpoint, Identity, SetAside, list_set_aside, lock, read, remove_set_aside
 from .progress import Progress
 from .projector import Projector, State
+from .rebuilding import check_tables, rebuild
 
 __all__ = ["OnError", "Projection", "close_projections", "make_projection"]
 
@@ -76,6 +77,7 @@ class Projection(Startable, ForkAware):
         self._progress = Progress()
         self._projectors: list[Projector] = []  # at most one; its first one counts
         self._links: list[Link] = []  # for questions: taken out while it is used; at most one stays
+        self._rebuilding: WeakRegistry[Follower] = WeakRegistry()  # those of rebuilds
         self._may_look = [True]  # taken out by the one thread that asks the database for all that wait
 
     # -- what it is
@@ -224,6 +226,8 @@ class Projection(Startable, ForkAware):
         self._closed = True
         for projector in list(self._projectors):
             projector.let_end()
+        for follower in self._rebuilding:
+            follower.close()
         self._progress.changed.wake_all()
 
     def _after_fork(self) -> None:
@@ -424,6 +428,45 @@ class Projection(Startable, ForkAware):
             raise
         return True
 
+    # -- building it anew
+
+    def rebuild(self, tables: Iterable[str], *, progress: Callable[[int, int], object] | None = None) -> None:
+        """Build the rows anew from all events, beside those that are there, and exchange them at the end.
+
+        Do this after a change of ``apply`` or of the filters, or when the stream was restored. It runs on the calling
+        thread, and may take long. Meanwhile the projection, if it is started anywhere, goes on with the old rows, and
+        everybody sees those. At the end they are exchanged, and the checkpoint is set, in one transaction; while that
+        runs, the projection waits. If this is interrupted or fails, all is as it was, and it can be begun again.
+
+        The new rows are made in temporary tables of the same names, on a connection of its own. So ``apply`` must name
+        its tables without a schema, and may read other tables, but not write them: both are refused. Triggers are
+        called at the exchange only. Events that were set aside are tried again. Other instances that have other filters
+        stop with ``ProjectionMismatchError``.
+
+        Args:
+            tables: The tables that ``apply`` writes. One that refers to another one comes after that.
+            progress: Called now and then with the sequence up to which events are applied, and the last one that there
+                was at the begin.
+
+        Raises:
+            UnsupportedError: The database is neither SQLite nor PostgreSQL; the error says what to do instead.
+            InvalidOptionError: One of the tables is not there, or cannot be rebuilt.
+            ProjectionStoppedError: An event cannot be applied.
+            ProjectionError: The database has failed.
+            StoreClosedError: The projection or its store is closed, perhaps meanwhile.
+        """
+        names = check_tables(tables)
+        report = progress if progress is not None else _report_nothing
+        check_callback("progress", report, "how far it is", "the end")
+        self._refuse_if_closed()
+        place = rebuild(self._store, self._settings, names, report, self._note_rebuild)
+        self._progress.tell(place.sequence)
+
+    def _note_rebuild(self, follower: Follower) -> None:
+        self._rebuilding.add(follower)
+        if self._closed:  # just now
+            follower.close()
+
     # -- how it is
 
     def health(self, *, timeout: float | None = 0.5) -> Health:
@@ -468,6 +511,10 @@ _projections: WeakRegistry[Projection] = WeakRegistry()
 
 #: Connections of parent processes: closing one in the child would end it for the parent, so they are kept.
 _of_parents: list[Link] = []
+
+
+def _report_nothing(done: int, total: int) -> None:
+    """Take the progress of a rebuild that nobody wants to see."""
 
 
 def make_projection(

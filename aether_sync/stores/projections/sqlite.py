@@ -74,7 +74,8 @@ class SQLiteLink(CursorLink):
         if action == sqlite3.SQLITE_TRANSACTION:
             self._refused = f"it has tried to {str(first).lower()}, which SQLite has refused"
             return sqlite3.SQLITE_DENY
-        if self._rebuilding and action in _WRITES and schema != "temp":
+        is_creating = action == sqlite3.SQLITE_INSERT and first == "sqlite_master"  # as CREATE TABLE IF NOT EXISTS does
+        if self._rebuilding and action in _WRITES and schema != "temp" and not is_creating:
             self._refused = f"it has tried to write the table {first!r}, which is not among those to rebuild"
             return sqlite3.SQLITE_DENY
         return sqlite3.SQLITE_OK
