@@ -19,9 +19,9 @@ from .._arguments import is_of
 from .._values.shown import short
 from ..errors import InvalidOptionError
 from ..stores.projections._cursor_link import MARKS, CursorLink
+from ..stores.projections._sqlite_link import SQLiteLink, is_passing_error
 from ..stores.projections.base import Link, Value
 from ..stores.projections.dbapi import DBAPI
-from ..stores.projections.sqlite import SQLiteLink, is_passing_error
 
 __all__ = ["SQLAlchemy"]
 
@@ -63,7 +63,7 @@ class SQLAlchemy:
             )
         if engine.get_execution_options().get("isolation_level") == _AUTOCOMMIT:
             raise _autocommits(engine)
-        driver = engine.dialect.loaded_dbapi
+        driver: Any = engine.dialect.loaded_dbapi
         if engine.dialect.paramstyle not in MARKS:
             raise InvalidOptionError(
                 f"the driver {engine.dialect.driver!r} of the engine marks values by {engine.dialect.paramstyle!r}, "
@@ -81,9 +81,9 @@ class SQLAlchemy:
         connection = Connection(engine, connection=engine.pool.recreate().connect())
         try:
             connection.detach()
-            driven: Any = connection.connection.driver_connection
+            driven: Any = connection.connection.dbapi_connection
             if connection.get_isolation_level() == _AUTOCOMMIT or getattr(driven, "autocommit", None) is True:
-                raise _autocommits(engine)
+                raise _autocommits(engine)  # noqa: TRY301
             own: CursorLink
             if is_of(driven, sqlite3.Connection):
                 _refuse_memory(driven, engine)
@@ -132,7 +132,7 @@ class _SQLAlchemyLink(Link):
 
     def begin(self) -> None:
         self._connection.begin()
-        driven = self._connection.connection.driver_connection
+        driven = self._connection.connection.dbapi_connection
         if is_of(driven, sqlite3.Connection) and driven.in_transaction:
             return  # a listener of the engine's has begun it
         self._own.begin()

@@ -7,7 +7,14 @@ import pytest
 
 from aether_sync import EventStore, InMemoryEventStore, JetStreamEventStore
 
-from ..support.places import Place, PostgresPlace, SQLitePlace, running_postgres
+from ..support.places import (
+    Place,
+    PostgresPlace,
+    SQLAlchemyPostgresPlace,
+    SQLAlchemySQLitePlace,
+    SQLitePlace,
+    running_postgres,
+)
 
 
 @pytest.fixture(scope="session", autouse=True)  # before the guards that look for what a test leaves behind
@@ -17,14 +24,15 @@ def postgres_port() -> Iterator[str]:
         yield port
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", "postgres", "sqlalchemy-sqlite", "sqlalchemy-postgres"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """A database of the test's own."""
-    return (
-        PostgresPlace(request.getfixturevalue("postgres_port"))
-        if request.param == "postgres"
-        else SQLitePlace(tmp_path)
-    )
+    if request.param == "sqlite":
+        return SQLitePlace(tmp_path)
+    if request.param == "sqlalchemy-sqlite":
+        return SQLAlchemySQLitePlace(tmp_path)
+    kind = PostgresPlace if request.param == "postgres" else SQLAlchemyPostgresPlace
+    return kind(request.getfixturevalue("postgres_port"))
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def project(any_store: Any, place: Place) -> Iterator[Project]:
     made: list[Projection] = []
 
     def make(store: Any = any_store, name: str = "balances", apply: Any = place.apply, **options: Any) -> Projection:
-        projection = store.project(name, apply, into=place.make(), **options)
+        projection = store.project(name, place.adapting(apply), into=place.make(), **options)
         made.append(projection)
         return projection
 

@@ -10,8 +10,11 @@ from typing import Any
 
 import psycopg
 import pytest
+import sqlalchemy
 
 from aether_sync import DBAPI, Database, SQLite, StoredEvent
+from aether_sync.contrib.sqlalchemy import SQLAlchemy
+from aether_sync.stores.projections.base import Apply
 from benchmarks import postgres
 from benchmarks.environment import lacking
 
@@ -55,6 +58,10 @@ class Place:
             (stored.event.actor_id, amount),
         )
 
+    def adapting(self, apply: Apply) -> Apply:
+        """Return a function that a projection can have, of one that gets a cursor."""
+        return apply
+
     @property
     def applied(self) -> list[int]:
         """The sequences of the events that took effect, in order."""
@@ -78,6 +85,31 @@ class SQLitePlace(Place):
         return sqlite3.connect(self.path, timeout=20.0, isolation_level=None)
 
 
+class Cursor:
+    """A connection of SQLAlchemy, with what tests use of a cursor."""
+
+    def __init__(self, db: sqlalchemy.Connection) -> None:
+        self.connection = db
+
+    def execute(self, sql: str, values: tuple[Any, ...] = ()) -> Any:
+        return self.connection.exec_driver_sql(sql, values)
+
+
+class SQLAlchemyPlace(Place):
+    """A database that is projected into by SQLAlchemy."""
+
+    url = ""
+
+    def make(self) -> Database:
+        return SQLAlchemy(self.engine())
+
+    def engine(self, **options: Any) -> sqlalchemy.Engine:
+        return sqlalchemy.create_engine(self.url, **options)
+
+    def adapting(self, apply: Apply) -> Apply:
+        return lambda db, stored: apply(Cursor(db), stored)
+
+
 class PostgresPlace(Place):
     """A schema of its own."""
 
@@ -97,6 +129,20 @@ class PostgresPlace(Place):
 
     def connect(self) -> Any:
         return psycopg.connect(self.conninfo, autocommit=True)
+
+
+class SQLAlchemySQLitePlace(SQLAlchemyPlace, SQLitePlace):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.query("PRAGMA journal_mode = WAL")
+        self.url = f"sqlite:///{self.path}"
+
+
+class SQLAlchemyPostgresPlace(SQLAlchemyPlace, PostgresPlace):
+    def __init__(self, port: str) -> None:
+        super().__init__(port)
+        options = f"-csearch_path={self.schema}"
+        self.url = f"postgresql+psycopg://{postgres.USER}@127.0.0.1:{port}/postgres?options={options}"
 
 
 @contextmanager
