@@ -70,6 +70,7 @@ from .notices import Notice, NoticeCallback
 from .patterns import SubscriptionFilter, actor_type
 from .server.cluster import NATSCluster
 from .server.server import NATSServer
+from .sourcing.read_your_writes import ReadYourWrites, ReadYourWritesStats
 from .stores.base import (
     ANY_VERSION,
     NO_EVENTS,
@@ -168,6 +169,8 @@ __all__ = [
     "ProjectionStoppedError",
     "ProjectionUnavailableError",
     "PublishTimeoutError",
+    "ReadYourWrites",
+    "ReadYourWritesStats",
     "Reading",
     "Runner",
     "RunnerMetrics",

@@ -24,6 +24,7 @@ from ..metrics import CloseReport
 from ..patterns import SubscriptionFilter, check_namespace
 from ._checks import check_actor_id, check_events, check_order, check_version, check_wanted, latest_of
 from ._measuring import StoreCounts, measured
+from ._noticing import written
 from ._wanted import Wanted
 from .base import ANY_VERSION, AnyVersion, EventStore, LoadedActor, Snapshot, StoredEvent
 from .projections.applying import OnError
@@ -317,10 +318,12 @@ class StoreBase(Closeable, EventStore):
             self._counts.wrote_one()
         else:
             self._counts.wrote(number)
+        for one in written.get():
+            one.note(self._destination, stored[-1].sequence)
         broadcaster = self._broadcaster
         if broadcaster is not None:
-            for one in stored:
-                broadcaster.bus.try_publish(broadcaster.namespace, EventStored.of(one.event, one.sequence))
+            for each in stored:
+                broadcaster.bus.try_publish(broadcaster.namespace, EventStored.of(each.event, each.sequence))
         return stored
 
     # -- how it is

@@ -16,9 +16,9 @@ ROOMS: dict[str, list[str]] = {
     "": [
         "_version", "_values", "errors", "_arguments", "events", "patterns", "metrics", "notices", "_codec", "_runtime",
         "instrumentation", "handling_context", "health", "_nats", "connection", "_bus", "subscription", "bus",
-        "nats_bus", "stores", "server", "__init__", "contrib", "cli", "__main__",
+        "nats_bus", "stores", "sourcing", "server", "__init__", "contrib", "cli", "__main__",
     ],
-    "contrib": ["opentelemetry", "prometheus"],
+    "contrib": ["opentelemetry", "prometheus", "sqlalchemy"],
     "contrib/opentelemetry": ["conventions", "propagation", "tracing", "__init__"],
     "_values": ["clock", "counting", "shown", "trace_context"],
     "_codec": ["decoding", "encoding", "envelope"],
@@ -35,8 +35,8 @@ ROOMS: dict[str, list[str]] = {
         "counting", "index", "bounded", "readers", "queue", "routing", "recent_payloads", "incoming", "store_watch",
     ],
     "stores": [
-        "base", "retrying", "_checks", "_wanted", "_measuring", "projections", "_store_base", "_memory_log", "memory",
-        "_jetstream", "consumers", "jetstream", "admin", "doctor",
+        "base", "retrying", "_checks", "_wanted", "_measuring", "_noticing", "projections", "_store_base",
+        "_memory_log", "memory", "_jetstream", "consumers", "jetstream", "admin", "doctor",
     ],
     "stores/_jetstream": [
         "names", "error_codes", "answers", "earlier", "messages", "api", "stream", "vitals", "saves", "cache",
@@ -49,7 +49,7 @@ ROOMS: dict[str, list[str]] = {
     ],
     "stores/projections": [
         "base", "checkpoints", "chunks", "applying", "progress", "projector", "shadows", "rebuilding", "projection",
-        "_cursor_link", "dbapi", "sqlite",
+        "_cursor_link", "_sqlite_link", "dbapi", "sqlite",
     ],
     "stores/doctor": [
         "faults", "rights", "findings", "monitoring", "shapes", "questions", "server_checks", "checks", "diagnosis",
@@ -58,6 +58,7 @@ ROOMS: dict[str, list[str]] = {
         "_families", "_reading", "_exporter", "_ticker", "_asking", "_collector", "_slots", "_writer", "_registration",
         "_http", "__init__", "__main__",
     ],
+    "sourcing": ["read_your_writes"],
     "server": ["watcher", "process", "configuration", "server", "cluster"],
     "cli": [
         "_access", "demo", "_shell", "_progress", "_options", "_lines", "_bus", "_store", "_append", "_export_file",
@@ -189,6 +190,7 @@ def test_public_names_are_pinned() -> None:
         "MalformedRecord", "MalformedRecordError", "Metrics", "NATSCluster", "NATSEventBus", "NATSServer", "Notice",
         "NoticeCallback", "Observer", "Operation", "PermissionDeniedError", "Projection", "ProjectionError",
         "ProjectionMismatchError", "ProjectionStoppedError", "ProjectionUnavailableError", "PublishTimeoutError",
+        "ReadYourWrites", "ReadYourWritesStats",
         "Reading", "Runner", "RunnerMetrics", "SQLite", "ServerError", "ServerNotFoundError", "SetAside",
         "Snapshot", "Stamp", "StoreClosedError", "StoreError", "StoreMetrics", "StoreUnavailableError",
         "StoredEvent", "StreamMismatchError", "StreamRegressionError", "Subscription", "SubscriptionClosedError",

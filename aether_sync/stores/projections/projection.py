@@ -88,6 +88,16 @@ class Projection(Startable, ForkAware):
         return self._settings.name
 
     @property
+    def store(self) -> EventStore:
+        """The store whose events it projects."""
+        return self._store
+
+    @property
+    def stream(self) -> str:
+        """What that store calls the stream of its events; "" of one in memory without a namespace."""
+        return self._settings.identity.stream
+
+    @property
     def sequence(self) -> int:
         """The sequence up to which every event has taken effect, or does not concern it.
 
