@@ -399,7 +399,11 @@ def call(owner: Any, argument: Argument, value: Any) -> Any:
             one.kind is _KINDS.POSITIONAL_OR_KEYWORD and one.default is _KINDS.empty
         ):
             positional.append(given)
-        elif one.name == argument.name or (one.name in ("timeout", "expected_version", "event_type", "actor_id")):
+        elif (
+            one.name == argument.name
+            or one.default is _KINDS.empty
+            or (one.name in ("timeout", "expected_version", "event_type", "actor_id"))
+        ):
             named[one.name] = given
     if argument.name not in inspect.signature(function).parameters:
         named[argument.name] = value

@@ -152,7 +152,7 @@ class Projection(Startable, ForkAware):
         deadline = Deadline(timeout)
         self._refuse_if_closed()
         mind_the_exit()
-        own = Projector(self._store, self._settings, self._progress, self._reporter)
+        own = Projector(self._store, self._settings, self._progress, self._reporter, self)
         while True:
             there = self._projector
             if there is None:
@@ -262,7 +262,7 @@ class Projection(Startable, ForkAware):
         sequence = check_version("sequence", sequence)
         deadline = Deadline(timeout)
         self._refuse_if_closed()
-        if self._progress.sequence >= sequence:
+        if max(0, self._progress.sequence) >= sequence:
             return
         projector = self._projector
         if projector is not None and projector.thread is current_thread():

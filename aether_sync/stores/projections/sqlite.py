@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from ..._arguments import check_path
+from ..._arguments import check_path, is_of
 from ...errors import InvalidOptionError
 from ._cursor_link import CursorLink
 from .base import BrokenTransactionError, Link, savepoint
@@ -103,8 +103,8 @@ class SQLite:
         path: The path of the file. Its folder must be there.
 
     Raises:
-        InvalidOptionError: It is no path of a file, or its folder is not there. A database in memory (``:memory:``) is
-            refused: each connection has one of its own, so nobody could read it.
+        InvalidOptionError: It is no path of a file, or its folder is not there. A database in memory is refused:
+            each connection has one of its own, so nobody could read it.
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
@@ -132,4 +132,4 @@ class SQLite:
 
 def _is_passing(error: Exception) -> bool:
     """Whether an error of SQLite passes, by its code without what is more exact (https://www.sqlite.org/rescode.html)."""
-    return isinstance(error, sqlite3.Error) and (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _PASSING
+    return is_of(error, sqlite3.Error) and (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _PASSING
