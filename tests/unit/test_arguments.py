@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import MagicMock, Mock, NonCallableMock
 
@@ -25,6 +26,7 @@ import pytest
 import aether_sync
 from aether_sync import (
     ANY_VERSION,
+    DBAPI,
     AetherError,
     Connection,
     Delivery,
@@ -39,7 +41,9 @@ from aether_sync import (
     NATSCluster,
     NATSEventBus,
     NATSServer,
+    ReadYourWrites,
     Snapshot,
+    SQLite,
     Subscription,
     SubscriptionFilter,
     UnsupportedError,
@@ -176,8 +180,11 @@ class World:
         self.bus = NATSEventBus(server.url, prefix=prefix)
         self.store = JetStreamEventStore(server.url, prefix)
         self._url = server.url
+        self._folder = TemporaryDirectory()
+        self.path = f"{self._folder.name}/read.db"
 
     def close(self) -> None:
+        self._folder.cleanup()
         for one in (self.local, self.memory, self.bus, self.store):
             one.close()
 
@@ -256,13 +263,35 @@ OWNERS: dict[str, Callable[[World], Any]] = {
     "NATSEventBus.close": lambda _: NATSEventBus(),
     "NATSCluster": lambda _: NATSCluster(binary="/nowhere/nats-server"),
     "NATSServer": lambda _: NATSServer(binary="/nowhere/nats-server"),
+    "DBAPI": lambda _: DBAPI(lambda: None),
+    "Projection": lambda world: world.memory.project("p", lambda db, stored: None, into=SQLite(world.path)),
     "Runner": World.runner,
+    "ReadYourWrites": lambda world: ReadYourWrites(
+        lambda environ, start_response: [],
+        projections=[world.memory.project("p", lambda db, stored: None, into=SQLite(world.path))],
+        secret="a secret of the tests",
+    ),
+    "SQLite": lambda world: SQLite(world.path),
     "Subscription": World.subscription,
     "SubscriptionFilter": lambda _: SubscriptionFilter(event_types={"T"}, actor_pattern="a*"),
 }
 
 #: Good arguments, where there is no default or it would take long.
 GOOD: dict[str, Any] = {
+    "apply": Fresh(lambda: lambda db, stored: None),
+    "connect": Fresh(lambda: lambda: None),
+    "error": ValueError("of the database"),
+    "into": SQLite("/tmp/never-made.db"),
+    "app": Fresh(lambda: lambda environ, start_response: []),
+    "environ": Fresh(lambda: {"REQUEST_METHOD": "GET"}),
+    "start_response": Fresh(lambda: lambda *given: None),
+    "project.name": "p",
+    "projections": Fresh(
+        lambda: [InMemoryEventStore().project("p", lambda db, stored: None, into=SQLite("/tmp/n.db"))]
+    ),
+    "secret": "a secret of the tests",
+    "methods": ["GET"],
+    "tables": ["t"],
     "actor_id": "a",
     "actor_ids": "a",
     "consumer.name": "c",
@@ -304,12 +333,14 @@ NOT_CALLED = {
     "StoredEvent", "SubscriptionStats",  # values; a snapshot is checked where it is saved
     "CallMetrics", "Finding", "FollowerStats", "HandlingContext", "Health", "Histogram", "Notice", "Operation",
     "RunnerMetrics", "StoreMetrics",  # values, too
+    "SetAside", "ReadYourWritesStats",  # further values
     "AnyVersion", "EventStore", "Follower", "VersionListener", "Handleable", "HasHealth",  # an enum and protocols
+    "Database", "Link",  # protocols, too
     "HandlingFilter",  # as every logging.Filter
     "EventStored",  # as every Struct: the decoder makes them, and checks
     "ConnectionOptions",  # the arguments of Connection, which checks them
     # made by others:
-    "Consumer", "Consumption", "Delivery", "Runner", "Subscription", "JetStreamFollower", "LogFollower",
+    "Consumer", "Consumption", "Delivery", "Projection", "Runner", "Subscription", "JetStreamFollower", "LogFollower",
 }  # fmt: skip
 
 OPTIONS: dict[str, Any] = {
@@ -382,7 +413,11 @@ def call(owner: Any, argument: Argument, value: Any) -> Any:
             one.kind is _KINDS.POSITIONAL_OR_KEYWORD and one.default is _KINDS.empty
         ):
             positional.append(given)
-        elif one.name == argument.name or (one.name in ("timeout", "expected_version", "event_type", "actor_id")):
+        elif (
+            one.name == argument.name
+            or one.default is _KINDS.empty
+            or (one.name in ("timeout", "expected_version", "event_type", "actor_id"))
+        ):
             named[one.name] = given
     if argument.name not in inspect.signature(function).parameters:
         named[argument.name] = value

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ..._arguments import is_of
 from ._cursor_link import CursorLink
 from .base import BrokenTransactionError, savepoint
 
@@ -77,4 +78,4 @@ class SQLiteLink(CursorLink):
 
 def is_passing_error(error: Exception) -> bool:
     """Whether an error of SQLite passes, by its code without what is more exact (https://www.sqlite.org/rescode.html)."""
-    return isinstance(error, sqlite3.Error) and (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _PASSING
+    return is_of(error, sqlite3.Error) and (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _PASSING

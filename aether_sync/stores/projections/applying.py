@@ -9,7 +9,7 @@ from ..._values.shown import explained, short
 from ...errors import MalformedRecordError
 from ...patterns import SubscriptionFilter
 from ..base import StoredEvent
-from .base import Apply, BrokenTransactionError, Database, Link
+from .base import Apply, BrokenTransactionError, Database, Link, is_given_up
 from .checkpoints import DOUBTFUL, Identity, Place, advance, hold_place, read, set_aside
 from .chunks import Chunk, Found, begin_of_save, mark_of
 
@@ -133,24 +133,24 @@ def apply_chunk(link: Link, settings: Settings, owner: str, here: Place, chunk: 
         first = refused
     if first.is_unsafe:
         raise _unsafe(link, settings, chunk, here, first.error) from first.error
-    if first.at is None and not first.is_mistake:
-        saves = _saves_of(chunk)
-        if len(saves) > 1:  # one of them cannot be committed
-            return _one_by_one(link, settings, owner, here, saves)
-    if settings.on_error == "set_aside" and not first.is_mistake and first.at is not None:
+    if settings.on_error == "set_aside" and not first.is_mistake:
         try:
             return _attempt(link, settings, owner, here, chunk, is_careful=True)
         except RefusedError as refused:
             first = refused
         if first.is_unsafe:
             raise _unsafe(link, settings, chunk, here, first.error) from first.error
+    if first.at is None and not first.is_mistake:
+        saves = _saves_of(chunk)
+        if len(saves) > 1:  # one of them cannot be committed, or has spoiled the transaction for those after it
+            return _one_by_one(link, settings, owner, here, saves)
     at = begin_of_save(chunk.found, first.at or 0)
     there = here
     if at:
         before = chunk.found[:at]
         part = Chunk(before, mark_of(before, Place(before[-1].sequence, *here[1:])))
         there = apply_chunk(link, settings, owner, here, part).there
-    raise _stopped(settings, chunk.found[first.at or 0], first.error, there) from first.error
+    raise _stopped(chunk.found, first, there) from first.error
 
 
 def _one_by_one(link: Link, settings: Settings, owner: str, here: Place, saves: Sequence[Chunk]) -> Applied:
@@ -231,7 +231,7 @@ def apply_all(link: Link, settings: Settings, found: Sequence[Found], *, rebuild
     except BaseException as error:
         if isinstance(error, Exception) and settings.database.is_passing(error):
             raise
-        raise RefusedError(at, error) from error
+        raise RefusedError(None if is_given_up(error) and len(found) > 1 else at, error) from error
 
 
 def apply_carefully(
@@ -255,12 +255,17 @@ def apply_carefully(
     return aside
 
 
-def _stopped(settings: Settings, found: Found, error: BaseException, here: Place) -> StoppedError:
-    about = f"event {found.sequence}"
-    if isinstance(found, StoredEvent):
-        event = found.event
+def _stopped(found: Sequence[Found], refused: RefusedError, here: Place) -> StoppedError:
+    one = found[refused.at or 0]
+    about = f"event {one.sequence}"
+    if refused.at is None and len(found) > 1:
+        about = f"one of the events {one.sequence} to {found[-1].sequence}"
+    elif isinstance(one, StoredEvent):
+        event = one.event
         about += f" ({short(event.id)}, {short(event.event_type)} of actor {short(event.actor_id)})"
-    return StoppedError(f"it has stopped at {about}, which cannot be applied: {explain(error)}", "event", here, found)
+    return StoppedError(
+        f"it has stopped at {about}, which cannot be applied: {explain(refused.error)}", "event", here, one
+    )
 
 
 def _doubtful(settings: Settings, chunk: Chunk) -> str:

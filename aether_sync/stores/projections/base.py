@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeAlias
 
 from ..base import StoredEvent
 
-__all__ = ["Apply", "BrokenTransactionError", "Database", "Link", "Value", "savepoint"]
+__all__ = ["Apply", "BrokenTransactionError", "Database", "Link", "Value", "is_given_up", "savepoint"]
 
 #: The user's function: what the link's ``db`` is, and the event.
 Apply: TypeAlias = Callable[[Any, StoredEvent], object]
@@ -117,12 +117,13 @@ def savepoint(link: Link, is_passing: Callable[[Exception], bool], *, rebuilding
         if rebuilding:
             link.execute("SET TRANSACTION READ ONLY")
         yield
-    except BaseException:
-        _end(link, is_passing, f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
-        with suppress(Exception):  # or the next one that is there fails
-            link.execute(f"RELEASE SAVEPOINT {_SAVEPOINT}")
+        _end(link, is_passing, f"RELEASE SAVEPOINT {_SAVEPOINT}")
+    except BaseException as error:
+        if not isinstance(error, BrokenTransactionError) or error.is_lost:
+            _end(link, is_passing, f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
+            with suppress(Exception):  # or the next one that is there fails
+                link.execute(f"RELEASE SAVEPOINT {_SAVEPOINT}")
         raise
-    _end(link, is_passing, f"RELEASE SAVEPOINT {_SAVEPOINT}")
 
 
 def _end(link: Link, is_passing: Callable[[Exception], bool], sql: str) -> None:
@@ -131,6 +132,12 @@ def _end(link: Link, is_passing: Callable[[Exception], bool], sql: str) -> None:
     except Exception as error:
         if is_passing(error):
             raise
-        if _ABORTED in (getattr(error, "sqlstate", None), getattr(error, "pgcode", None)):
+        if is_given_up(error):
             raise BrokenTransactionError(_WENT_ON, is_mistake=False, is_lost=True) from error
         raise BrokenTransactionError("it has committed, or rolled back") from error
+
+
+def is_given_up(error: BaseException) -> bool:
+    """Whether an error says that an earlier statement had failed, after which PostgreSQL takes no more of them."""
+    of_driver = error, error.__cause__  # SQLAlchemy has an error of its own, made of the driver's
+    return any(_ABORTED in (getattr(one, "sqlstate", None), getattr(one, "pgcode", None)) for one in of_driver)

@@ -67,13 +67,13 @@ class DBAPI:
         """Whether trying again on a new connection may help; the projection calls this."""
         driver = self._driver
         if driver is None:  # no connection was had yet: the function of the user's says what it cannot
-            return not isinstance(error, InvalidOptionError)
-        if not isinstance(error, driver.Error):
-            return isinstance(error, ConnectionError)
+            return not is_of(error, InvalidOptionError)
+        if not is_of(error, driver.Error):
+            return is_of(error, ConnectionError)
         state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
         if isinstance(state, str):
             return state.startswith(_PASSING)
-        return isinstance(error, driver.OperationalError | driver.InterfaceError)
+        return is_of(error, driver.OperationalError) or is_of(error, driver.InterfaceError)
 
     def __repr__(self) -> str:
         return f"<DBAPI {self._driver.__name__ if self._driver else 'not connected yet'}>"

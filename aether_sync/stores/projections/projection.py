@@ -162,7 +162,7 @@ class Projection(Startable, ForkAware):
         deadline = Deadline(timeout)
         self._refuse_if_closed()
         mind_the_exit()
-        own = Projector(self._store, self._settings, self._progress, self._reporter)
+        own = Projector(self._store, self._settings, self._progress, self._reporter, self)
         while True:
             there = self._projector
             if there is None:
@@ -173,22 +173,20 @@ class Projection(Startable, ForkAware):
             else:
                 break
         projector = self._projectors[0]
-        if projector is own:
-            try:
-                projector.start()
-            except BaseException:
-                self._drop(projector)
-                raise
-        if self._closed or is_ending():
-            projector.let_end()
         try:
+            if projector is own:
+                projector.start()
+            if self._closed or is_ending():
+                projector.let_end()
             projector.begun.wait(deadline)
         except DeadlineExceededError:
-            self._drop(projector)
+            if projector is own:
+                self._drop(projector)
             trouble = f": {projector.trouble}" if projector.trouble else ""
             raise ProjectionUnavailableError(f"{self!r} has not begun within {deadline}{trouble}") from None
         except BaseException:
-            self._drop(projector)
+            if projector is own:
+                self._drop(projector)
             raise
         self._refuse_if_closed()
 
@@ -272,7 +270,7 @@ class Projection(Startable, ForkAware):
         sequence = check_version("sequence", sequence)
         deadline = Deadline(timeout)
         self._refuse_if_closed()
-        if self._progress.sequence >= sequence:
+        if max(0, self._progress.sequence) >= sequence:
             return
         projector = self._projector
         if projector is not None and projector.thread is current_thread():

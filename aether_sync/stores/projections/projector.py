@@ -80,10 +80,14 @@ class Projector:
         settings: Those of the projection.
         progress: Is told how far it is.
         reporter: Logs for the store.
+        projection: What it is the thread of, which lives as long as the thread.
     """
 
-    def __init__(self, store: EventStore, settings: Settings, progress: Progress, reporter: Reporter) -> None:
+    def __init__(
+        self, store: EventStore, settings: Settings, progress: Progress, reporter: Reporter, projection: object
+    ) -> None:
         self._store = store
+        self._projection = projection  # it goes on when nobody else refers to it, until it or its store is closed
         self._settings = settings
         self._progress = progress
         self._reporter = reporter

@@ -25,8 +25,8 @@ class SQLite:
         path: The path of the file. Its folder must be there.
 
     Raises:
-        InvalidOptionError: It is no path of a file, or its folder is not there. A database in memory (``:memory:``) is
-            refused: each connection has one of its own, so nobody could read it.
+        InvalidOptionError: It is no path of a file, or its folder is not there. A database in memory is refused:
+            each connection has one of its own, so nobody could read it.
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:

@@ -16,7 +16,7 @@ __all__ = ["BRIDGES", "PAGES", "Page", "Reference"]
 _PACKAGE = Path(__file__).parents[3] / "aether_sync"
 _LAST_LINE = "<!-- Made from the docstrings by `python -m tests.docs.reference`: edit those. -->"
 #: Modules with public names of their own, which `aether_sync` itself does not have: each needs an extra.
-BRIDGES = ("contrib.prometheus",)
+BRIDGES = ("contrib.prometheus", "contrib.sqlalchemy")
 _BUILTINS = {"AttributeError", "Exception", "TimeoutError", "ValueError"}
 _KINDS = {"__enter__": "a context manager", "__next__": "an iterator", "__anext__": "an asynchronous iterator"}
 
@@ -96,6 +96,15 @@ PAGES = (
         tuple(f"stores.consumers{name}" for name in (".consumer", ".delivery", ".consumption", ".runner", "")),
     ),
     Page(
+        "projections",
+        "Projections",
+        "A projection makes rows in a database of yours of the events of a store, each of which takes effect once.",
+        (
+            *(f"stores.projections.{name}" for name in ("projection", "sqlite", "dbapi", "checkpoints", "base")),
+            "stores.projections",
+        ),
+    ),
+    Page(
         "observing",
         "Context and instrumentation",
         "While an event is handled, log records and spans say which event it is. An observer sees all operations.",
@@ -119,6 +128,18 @@ PAGES = (
         "The whole process",
         "These names are about the whole process: the end of iterations, the log, and the version.",
         ("_runtime", "_version"),
+    ),
+    Page(
+        "sourcing",
+        "Event sourcing",
+        "These stand on the stores, and do what programs with event sourcing would else write themselves.",
+        ("sourcing.read_your_writes", "sourcing"),
+    ),
+    Page(
+        "sqlalchemy",
+        "SQLAlchemy",
+        "`aether_sync.contrib.sqlalchemy` has this name; it needs the extra `sqlalchemy`.",
+        ("contrib.sqlalchemy",),
     ),
     Page(
         "prometheus",
