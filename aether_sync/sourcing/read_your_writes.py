@@ -14,6 +14,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from inspect import isgeneratorfunction
+from types import FunctionType
 from typing import Any, Final, TypeAlias
 
 from .._arguments import as_iterator, check_callback, check_timeout, is_of
@@ -96,7 +97,7 @@ class ReadYourWrites:
         timeout: float = 2.0,
         methods: Iterable[str] = ("GET", "HEAD"),
     ) -> None:
-        if not isgeneratorfunction(app):
+        if not (is_of(app, FunctionType) and isgeneratorfunction(app)):
             check_callback("app", app, "the environ", "start_response")
         self._app = app
         self._projections = _checked_projections(projections)
@@ -332,13 +333,23 @@ def _checked_secrets(given: Any) -> tuple[bytes, ...]:
     is_one = is_of(given, str) or is_of(given, bytes)
     iterator = iter((given,)) if is_one else as_iterator(given)
     secrets = () if iterator is None else tuple(iterator)
-    keys = [one.encode() if is_of(one, str) else one for one in secrets]
-    if not keys or not all(is_of(one, bytes) and len(one) >= _LEAST_SECRET for one in keys):
+    keys = [_key(one) for one in secrets]
+    if not keys or any(len(one) < _LEAST_SECRET for one in keys):
         raise InvalidOptionError(
             f"secret must be a str or bytes of at least {_LEAST_SECRET} bytes, or a list of such: "
             "python -c 'import secrets; print(secrets.token_urlsafe())' makes one"
         )
-    return tuple(bytes(one) for one in keys if isinstance(one, bytes))
+    return tuple(keys)
+
+
+def _key(secret: object) -> bytes:
+    """Return a secret as bytes; none if it is no secret."""
+    if is_of(secret, bytes):
+        return bytes.__getitem__(secret, slice(None))
+    try:
+        return str.encode(secret) if is_of(secret, str) else b""
+    except UnicodeEncodeError:  # half of a character
+        return b""
 
 
 def _checked_methods(given: Any) -> frozenset[str]:
