@@ -57,7 +57,7 @@ class TestTheDatabase:
                 ended.append(stored.sequence)
                 place.query("SELECT pg_terminate_backend(?)", db.connection.info.backend_pid)
 
-        with store.project("p", apply, into=place.make(), batch=5) as projection:
+        with store.project("p", place.adapting(apply), into=place.make(), batch=5) as projection:
             projection.wait_for(put(store, 30), PATIENCE)
             assert projection.health()
         assert place.applied == [*range(1, 31)]
@@ -174,7 +174,7 @@ class TestAnotherInstance:
             return chunk
 
         monkeypatch.setattr(ChunkReader, "next", freezing)
-        first, second = (store.project("p", place.apply, into=place.make()) for _ in range(2))
+        first, second = (store.project("p", place.adapting(place.apply), into=place.make()) for _ in range(2))
         with first, second:
             first.wait_for(put(store), PATIENCE)
             freezes.set()
@@ -236,7 +236,7 @@ class TestWrongPlaces:
                     pass
 
         put(store, 3)
-        with store.project("p", apply, into=place.make(), on_error=on_error) as projection:
+        with store.project("p", place.adapting(apply), into=place.make(), on_error=on_error) as projection:
             if on_error == "stop":
                 with pytest.raises(ProjectionStoppedError, match=r"at event 2 .* caught the error"):
                     projection.wait_for(3, PATIENCE)
