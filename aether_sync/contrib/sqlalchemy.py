@@ -87,6 +87,7 @@ class SQLAlchemy:
             own: CursorLink
             if is_of(driven, sqlite3.Connection):
                 _refuse_memory(driven, engine)
+                driven.isolation_level = None  # no statement begins a transaction by itself, as that link wants it
                 own = SQLiteLink(driven)
             else:
                 own = CursorLink(connection.connection, engine.dialect.paramstyle, self.is_passing)
@@ -147,7 +148,10 @@ class _SQLAlchemyLink(Link):
         return self._own.hold(rebuilding=rebuilding)
 
     def commit(self) -> None:
-        self._connection.commit()
+        if self._connection.in_transaction():
+            self._connection.commit()
+        else:  # a statement of the projection's own has begun it
+            self._own.commit()
 
     def rollback(self) -> None:
         try:
