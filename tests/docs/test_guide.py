@@ -21,6 +21,7 @@ import aether_sync
 from aether_sync import NATSServer
 
 from ..support.common import PATIENCE, FreePort, eventually
+from ..support.shell import interruptible
 
 TESTS = Path(__file__).parents[1]
 ROOT = TESTS.parent
@@ -154,7 +155,8 @@ def running(page: str, file_name: str, call: str, url: str, folder: Path) -> Ite
     write_files(program, folder)
     command = [sys.executable, "-c", f"import {program.file_name.removesuffix('.py')} as program; program.{call}"]
     env = {**os.environ, "NATS_URL": url, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=env, cwd=folder)
+    with interruptible():
+        process = subprocess.Popen(command, env=env, cwd=folder)
     try:
         yield process
     finally:
