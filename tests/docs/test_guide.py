@@ -270,3 +270,11 @@ def test_each_fault_names_tests_that_exist() -> None:
         for module, function in named:
             (where,) = TESTS.rglob(f"{module}.py")
             assert f"def {function}(" in where.read_text(), f"{module} has no {function}"
+
+
+def test_internals_name_every_module_of_the_client() -> None:
+    text = (GUIDE / "internals.md").read_text(encoding="utf-8")
+    table = text.partition("What each of `_nats/` does:")[2].split("\n\n")[1]
+    named = [name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    modules = [path.stem for path in (ROOT / "aether_sync" / "_nats").glob("*.py") if path.stem != "__init__"]
+    assert sorted(named) == sorted(modules)

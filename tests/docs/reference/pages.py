@@ -16,7 +16,7 @@ __all__ = ["BRIDGES", "PAGES", "Page", "Reference"]
 _PACKAGE = Path(__file__).parents[3] / "aether_sync"
 _LAST_LINE = "<!-- Made from the docstrings by `python -m tests.docs.reference`: edit those. -->"
 #: Modules with public names of their own, which `aether_sync` itself does not have: each needs an extra.
-BRIDGES = ("contrib.prometheus",)
+BRIDGES = ("contrib.opentelemetry", "contrib.prometheus")
 _BUILTINS = {"AttributeError", "Exception", "TimeoutError", "ValueError"}
 _KINDS = {"__enter__": "a context manager", "__next__": "an iterator", "__anext__": "an asynchronous iterator"}
 
@@ -125,6 +125,12 @@ PAGES = (
         "Prometheus",
         "`aether_sync.contrib.prometheus` has these names; it needs the extra `prometheus`.",
         ("contrib.prometheus._registration.register", "contrib.prometheus._http", "contrib.prometheus"),
+    ),
+    Page(
+        "opentelemetry",
+        "OpenTelemetry",
+        "`aether_sync.contrib.opentelemetry` has this name; it needs the extra `opentelemetry`.",
+        ("contrib.opentelemetry",),
     ),
 )
 
