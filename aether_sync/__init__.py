@@ -20,6 +20,7 @@ from .errors import (
     DuplicateIdError,
     EncodingError,
     EventTooLargeError,
+    EventTypeError,
     InvalidEventError,
     InvalidNamespaceError,
     InvalidOptionError,
@@ -35,11 +36,13 @@ from .errors import (
     StreamRegressionError,
     SubscriptionClosedError,
     SubscriptionOverflowError,
+    UnknownEventTypeError,
     UnknownOutcomeError,
     UnsupportedError,
     VersionConflictError,
     WrongThreadError,
 )
+from .event_types import EventTypes
 from .events import EVENT_STORED, Event, EventStored
 from .handling_context import (
     Handleable,
@@ -123,6 +126,8 @@ __all__ = [
     "EventStore",
     "EventStored",
     "EventTooLargeError",
+    "EventTypeError",
+    "EventTypes",
     "Finding",
     "Follower",
     "FollowerStats",
@@ -170,6 +175,7 @@ __all__ = [
     "SubscriptionFilter",
     "SubscriptionOverflowError",
     "SubscriptionStats",
+    "UnknownEventTypeError",
     "UnknownOutcomeError",
     "UnsupportedError",
     "VersionConflictError",
