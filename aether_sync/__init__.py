@@ -69,6 +69,8 @@ from .notices import Notice, NoticeCallback
 from .patterns import SubscriptionFilter, actor_type
 from .server.cluster import NATSCluster
 from .server.server import NATSServer
+from .sourcing.repository import ActorState, Decided, DecidedTogether, Repository
+from .sourcing.scenario import Given, Scenarios, When
 from .stores.base import (
     ANY_VERSION,
     NO_EVENTS,
@@ -99,6 +101,7 @@ __all__ = [
     "ANY_VERSION",
     "EVENT_STORED",
     "NO_EVENTS",
+    "ActorState",
     "AetherError",
     "AnyVersion",
     "AtomicAppendUnsupportedError",
@@ -115,6 +118,8 @@ __all__ = [
     "Consumption",
     "DeadLetter",
     "DeadlineExceededError",
+    "Decided",
+    "DecidedTogether",
     "DecodingError",
     "Delivery",
     "DeliveryUncertainError",
@@ -131,6 +136,7 @@ __all__ = [
     "Finding",
     "Follower",
     "FollowerStats",
+    "Given",
     "Handleable",
     "Handler",
     "HandlingContext",
@@ -157,8 +163,10 @@ __all__ = [
     "PermissionDeniedError",
     "PublishTimeoutError",
     "Reading",
+    "Repository",
     "Runner",
     "RunnerMetrics",
+    "Scenarios",
     "ServerError",
     "ServerNotFoundError",
     "Snapshot",
@@ -180,6 +188,7 @@ __all__ = [
     "UnsupportedError",
     "VersionConflictError",
     "VersionListener",
+    "When",
     "WrongThreadError",
     "__version__",
     "actor_type",

@@ -45,7 +45,7 @@ def values_of(decided: object, decision: object) -> list[object]:
         return []
     kind = type(decided)
     if kind in (list, tuple) or (issubclass(kind, list) and not issubclass(kind, _TEXTS)) or hasattr(kind, "__next__"):
-        return list(islice(decided, BATCH_LIMIT + 1))  # type: ignore[call-overload, no-any-return]
+        return list(islice(decided, BATCH_LIMIT + 1))  # type: ignore[call-overload]
     wrong = ""
     if hasattr(kind, "__await__") or hasattr(kind, "__aiter__"):
         wrong = "it must be a plain function, and no `async def`"
@@ -116,7 +116,9 @@ def _as_event(value: Any, actor_id: str, command_id: str, types: EventTypes | No
     elif value.version:
         wrong = f"an event of version {value.version}, which is left out, as it is numbered when it is stored"
     elif command_id and value.command_id not in ("", command_id):
-        wrong = f"an event with the command id {short(value.command_id)}, and decides on the command {short(command_id)}"
+        wrong = (
+            f"an event with the command id {short(value.command_id)}, and decides on the command {short(command_id)}"
+        )
     if wrong:
         raise InvalidEventError(f"the decision {name_of(decision)} on actor {short(actor_id)} returned {wrong}")
     return value.replace(command_id=command_id) if command_id else value

@@ -16,7 +16,7 @@ from ..errors import InvalidOptionError
 from ..event_types import EventTypes
 from ..events import Event
 
-__all__ = ["Evolution", "name_of", "picture"]
+__all__ = ["Evolution", "is_changed", "name_of", "picture"]
 
 State = TypeVar("State")
 
@@ -71,9 +71,7 @@ class Evolution(Generic[State]):
             for at in events:
                 value = value_of(at)
                 if at.event_type in checked:
-                    state = evolve(state, value)
-                    if state is None:
-                        raise self._returned_none(at.event_type)
+                    state = self._not_none(evolve(state, value), at.event_type)
                 else:
                     state = self.step(state, value, at.event_type)
                     checked.add(at.event_type)
@@ -93,21 +91,21 @@ class Evolution(Generic[State]):
             name: The type of the event, for the error.
         """
         before = picture(state)
-        after = self._evolve(state, value)
-        if after is None:
-            raise self._returned_none(name)
-        if before is not None and picture(state) != before:
+        after = self._not_none(self._evolve(state, value), name)
+        if is_changed(state, before):
             raise InvalidOptionError(
                 f"evolve, {name_of(self._evolve)}, changed the state that it was given with the event type "
                 f"{short(name)}: let it return a new one, as by dataclasses.replace()"
             )
         return after
 
-    def _returned_none(self, name: str) -> InvalidOptionError:
-        return InvalidOptionError(
-            f"evolve, {name_of(self._evolve)}, returned None for the event type {short(name)}: let it return the new "
-            "state, which is the old one if nothing changes"
-        )
+    def _not_none(self, state: State, name: str) -> State:
+        if state is None:
+            raise InvalidOptionError(
+                f"evolve, {name_of(self._evolve)}, returned None for the event type {short(name)}: let it return the "
+                "new state, which is the old one if nothing changes"
+            )
+        return state
 
 
 def picture(state: object) -> bytes | None:
@@ -116,6 +114,12 @@ def picture(state: object) -> bytes | None:
         return msgspec.json.encode(state, enc_hook=vars)
     except Exception:  # such as objects with slots, a cycle, or what a property of the user's raises
         return None
+
+
+def is_changed(state: object, before: bytes | None) -> bool:
+    """Whether an object is known to have changed since a picture of it."""
+    now = picture(state)
+    return now is not None and before is not None and now != before
 
 
 def name_of(function: object) -> str:

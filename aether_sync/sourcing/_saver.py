@@ -1,8 +1,8 @@
 """``SnapshotSaver``: saves snapshots in the background, so that no decision waits for one or fails because of one.
 
-A thread saves what is there, and ends; the next snapshot starts another. So nothing has to be closed, and no idle thread
-is left. Of each actor only the newest snapshot waits. If too many wait, or after a failure, new ones are dropped: a
-snapshot only saves time, and the next decision on its actor makes another.
+A thread saves what is there, and ends; the next snapshot starts another. So nothing has to be closed, and no idle
+thread is left. Of each actor only the newest snapshot waits. If too many wait, or after a failure, new ones are
+dropped: a snapshot only saves time, and the next decision on its actor makes another.
 """
 
 import threading
@@ -123,7 +123,10 @@ class SnapshotSaver(ForkAware):
         self._reporter.burst(Kind.SNAPSHOT_FAILED, text, actor_id, version, reason, actor=actor_id)
 
     def close(self, deadline: Deadline) -> bool:
-        """Take no more, and wait until all are saved that wait; returns whether they are."""
+        """Take no more, and wait until all are saved that wait; returns whether they are.
+
+        Accepted race: a thread that is just being started is not waited for, and what it has not taken is dropped.
+        """
         with self._lock:
             self._closed = True
             thread = self._thread

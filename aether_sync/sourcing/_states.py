@@ -50,8 +50,8 @@ class StateSnapshots(Generic[State]):
         schema_version: The version that the user counts.
 
     Args:
-        initial: Returns the first state. The type of the states is what it is annotated to return, or else the type of
-            what it returns.
+        initial: Returns the first state. The type of the states is what it is annotated to return, or else the type
+            of what it returns.
         first: What it returned.
         every: After how many events.
         schema_version: The version.
@@ -69,8 +69,8 @@ class StateSnapshots(Generic[State]):
             self._written(first)
         except (TypeError, ValueError, NameError, UnkeptStateError) as error:
             raise InvalidOptionError(
-                f"snapshot_every needs states that JSON can hold, and {short(first)}, of initial {name_of(initial)}, is "
-                f"none: {error!s:.200}; use a dataclass or a msgspec.Struct, or leave snapshot_every out"
+                f"snapshot_every needs states that JSON can hold, and {short(first)}, of {name_of(initial)}, is none: "
+                f"{error!s:.200}; use a dataclass or a msgspec.Struct, or leave snapshot_every out"
             ) from error
         self._shape = hashlib.sha256(schema).hexdigest()[:16]
 
@@ -123,7 +123,7 @@ class StateSnapshots(Generic[State]):
 
 
 def _type_of(initial: Callable[[], State], first: State) -> Any:
-    """Return the type of states: that of the first one, unless a function is annotated with another, such as a union."""
+    """Return the type of states: that of the first one, or what a function is annotated with, such as a union."""
     if inspect.isfunction(initial):
         try:
             hint = get_type_hints(initial).get("return")

@@ -8,6 +8,7 @@ user's functions run on the caller's thread.
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar, TypeVarTuple
 
 from .._arguments import as_iterator, check_count, is_of
@@ -257,7 +258,8 @@ class Repository(Closeable, Generic[State]):
             events = as_events(values, actor_id, command_id, self._store.types, decision)
             after = self._after(now, events)
             try:
-                stored = self._append(now, events, deadline)
+                append = partial(self._store.append, actor_id, *events, expected_version=now.version)
+                stored = self._settled(append, deadline)
             except VersionConflictError:
                 if not pauses.take():
                     raise
@@ -317,7 +319,7 @@ class Repository(Closeable, Generic[State]):
                 actors[actor_id] = self._after(before, new)
                 events += [event.replace(version=before.version + place) for place, event in enumerate(new, 1)]
             try:
-                stored = self._settled(lambda left: self._store.save_events(events, timeout=left), deadline)
+                stored = self._settled(partial(self._store.save_events, events), deadline)
             except VersionConflictError:
                 if not pauses.take():
                     raise
@@ -351,20 +353,16 @@ class Repository(Closeable, Generic[State]):
         state = self._evolution.fold(before.state, as_read(events, before.version))
         return ActorState(before.actor_id, state, before.version + len(events))
 
-    def _append(self, now: ActorState[State], events: list[Event], deadline: Deadline) -> list[StoredEvent]:
-        def append(left: float | None) -> list[StoredEvent]:
-            return self._store.append(now.actor_id, *events, expected_version=now.version, timeout=left)
+    def _settled(self, save: Callable[..., list[StoredEvent]], deadline: Deadline) -> list[StoredEvent]:
+        """Store events by a call that takes a ``timeout``.
 
-        return self._settled(append, deadline)
-
-    def _settled(self, save: Callable[[float | None], list[StoredEvent]], deadline: Deadline) -> list[StoredEvent]:
-        """Store events. While it is not known whether they are stored, store the same ones again, and no others.
+        While it is not known whether they are stored, the same ones are stored again, and no others.
 
         That these are not stored is certain if another writer's event has one of their versions.
         """
         pauses = ConflictPauses(deadline)
         try:
-            return save(deadline.timeout_left())
+            return save(timeout=deadline.timeout_left())
         except UnknownOutcomeError as error:
             unknown = error
         while pauses.take():
@@ -435,7 +433,7 @@ class Repository(Closeable, Generic[State]):
 
 def _is_store(store: object) -> bool:
     try:
-        return isinstance(store, EventStore)
+        return isinstance(store, EventStore) and not isinstance(store, type)
     except Exception:  # its attributes raise
         return False
 

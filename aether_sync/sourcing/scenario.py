@@ -5,15 +5,13 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar, TypeVarTuple
 
-import msgspec
-
 from .._arguments import is_of
 from .._values.shown import explained
-from ..errors import InvalidEventError, InvalidOptionError
+from ..errors import InvalidOptionError
 from ..event_types import EventTypes, class_of_events
 from ..events import Event
 from ._decisions import as_events, as_read, check_decision, values_of
-from ._evolution import Evolution, name_of, picture
+from ._evolution import Evolution, is_changed, name_of, picture
 
 __all__ = ["Given", "Scenarios", "When"]
 
@@ -112,7 +110,7 @@ class When(Generic[State]):
             self._values = values_of(decision(state, *args), decision)
         except Exception as error:  # then_raises() compares it; all others raise it
             self._error = error
-        if before is not None and picture(state) != before:
+        if is_changed(state, before):
             self._error = InvalidOptionError(
                 f"the decision {self._name} changed the state that it was given: let it return events, of which evolve "
                 "makes the new state"
@@ -170,21 +168,22 @@ class When(Generic[State]):
             raise InvalidOptionError(f"then_raises() takes a class of errors such as ValueError, not {kind!r:.80}")
         try:
             pattern = None if match is None else re.compile(match)
-        except (re.error, TypeError) as error:
-            raise InvalidOptionError(f"match must be a regular expression: {explained(error)}") from None
-        if self._error is None:
+        except (re.error, TypeError) as wrong:
+            raise InvalidOptionError(f"match must be a regular expression: {explained(wrong)}") from None
+        error = self._error
+        if error is None:
             lines = _lines(_seen(self._evolution, self._values, self._version)) or ["nothing"]
             given = "".join(f"\n  {line}" for line in lines)
             raise AssertionError(f"the decision {self._name} did not raise {kind.__name__}, and returned:{given}")
-        if not isinstance(self._error, kind):
+        if not is_of(error, kind):
             raise AssertionError(
-                f"the decision {self._name} did not raise {kind.__name__}, but {explained(self._error)}"
-            ) from self._error
-        if pattern is not None and not pattern.search(str(self._error)):
+                f"the decision {self._name} did not raise {kind.__name__}, but {explained(error)}"
+            ) from error
+        if pattern is not None and not pattern.search(str(error)):
             raise AssertionError(
-                f"the decision {self._name} raised {kind.__name__} with another text:\n- {match}\n+ {self._error}"
-            ) from self._error
-        return self._error
+                f"the decision {self._name} raised {kind.__name__} with another text:\n- {match}\n+ {error}"
+            ) from error
+        return error
 
 
 # -- what evolve is given
