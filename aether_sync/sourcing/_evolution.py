@@ -24,6 +24,10 @@ State = TypeVar("State")
 class Evolution(Generic[State]):
     """Makes states of events. Any thread may use it.
 
+    Attributes:
+        types: The classes of the events, or None.
+        value_of: Returns what ``evolve`` is given for an event.
+
     Args:
         initial: Returns the state of an actor without events.
         evolve: Returns the state after an event.
@@ -39,6 +43,7 @@ class Evolution(Generic[State]):
         check_callback("initial", initial)
         check_callback("evolve", evolve, "a state", "an event")
         self.types = types
+        self.value_of: Callable[[Event], Any] = _itself if types is None else types.value_of
         self._initial = initial
         self._evolve = evolve
         self._checked: set[str] = set()  # types of events of which the first was looked at; single operations only
@@ -53,10 +58,6 @@ class Evolution(Generic[State]):
         if state is None:
             raise InvalidOptionError(f"initial, {name_of(self._initial)}, returned None: let it return the first state")
         return state
-
-    def value_of(self, event: Event) -> Any:
-        """Return what ``evolve`` is given for an event."""
-        return event if self.types is None else self.types.value_of(event)
 
     def fold(self, state: State, events: Iterable[Event]) -> State:
         """Return the state after some events. An error of ``evolve`` itself is given a note that names the event.
@@ -106,6 +107,10 @@ class Evolution(Generic[State]):
                 "new state, which is the old one if nothing changes"
             )
         return state
+
+
+def _itself(event: Event) -> Event:
+    return event
 
 
 def picture(state: object) -> bytes | None:

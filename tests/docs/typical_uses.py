@@ -1,7 +1,7 @@
 """Typical uses, for the type checker: this file is checked in strict mode, never run."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,11 +12,14 @@ import msgspec
 from aether_sync import (
     ANY_VERSION,
     NO_EVENTS,
+    ActorState,
     AetherError,
     CloseReport,
     Connection,
     ConsumerState,
     DeadLetter,
+    Decided,
+    DecidedTogether,
     Delivery,
     Event,
     EventBus,
@@ -36,7 +39,9 @@ from aether_sync import (
     Notice,
     Operation,
     Reading,
+    Repository,
     Runner,
+    Scenarios,
     Snapshot,
     Stamp,
     StoredEvent,
@@ -175,6 +180,39 @@ def stores(url: str) -> None:
             with store.follow(after=3, event_types={"Withdrawn"}, allow_ahead=True) as follower:
                 assert_type(follower.get(timeout=1.0), StoredEvent)
                 follow(follower)
+
+
+def evolve(order: Order, event: Event) -> Order:
+    return event.data_as(Order)
+
+
+def place(order: Order, qty: int, note: str) -> Event | None:
+    return None if order.qty else Event(event_type="Placed", actor_id="order-1", data={"qty": qty, "note": note})
+
+
+def place_all(orders: Mapping[str, Order], qty: int) -> dict[str, list[Event]]:
+    return {one: [Event(event_type="Placed", actor_id=one, data={"qty": qty})] for one in orders}
+
+
+def decisions(store: EventStore) -> None:
+    with Repository(store, initial=lambda: Order(0), evolve=evolve, snapshot_every=100, schema_version=2) as orders:
+        assert_type(orders, Repository[Order])
+        assert_type(orders.get("order-1"), ActorState[Order])
+        assert_type(orders.get("order-1").state.qty, int)
+        decided = orders.decide("order-1", place, 3, "new", command_id="c", timeout=1.0)
+        assert_type(decided, Decided[Order])
+        assert_type(decided.stored, tuple[StoredEvent, ...])
+        both = orders.decide_together(("order-1", "order-2"), place_all, 3)
+        assert_type(both, DecidedTogether[Order])
+        assert_type(both.actors["order-1"].state, Order)
+        orders.decide("order-1", place, "3", "new")  # type: ignore[arg-type]  # a str is no int
+        orders.decide("order-1", place, 3)  # type: ignore[arg-type]  # an argument is missing
+        orders.decide_together(("order-1",), place, 3, "new")  # type: ignore[arg-type]  # one state, and not a dict
+        assert_type(orders.given().when(place, 3, "new").then_nothing(), Order)
+        orders.given().when(place, 3)  # type: ignore[arg-type]  # an argument is missing
+        assert_type(orders.close(timeout=1.0), CloseReport)
+    scenarios = Scenarios(initial=lambda: Order(0), evolve=evolve)
+    assert_type(scenarios.given().when(place, 3, "new").then_raises(ValueError, match="x"), ValueError)
 
 
 def pages(store: EventStore) -> int:

@@ -762,6 +762,7 @@ def test_a_server_that_goes_and_comes(own_server: NATSServer, prefix: str) -> No
 
 @is_posix
 @pytest.mark.concurrent
+@pytest.mark.filterwarnings("ignore:Exception ignored in thread started by")  # threading, interrupted in start()
 def test_an_interrupted_command_takes_effect_once() -> None:
     store = InMemoryEventStore()  # without types: what interrupts them is a wrong event for them
     balances = Repository(store, initial=int, evolve=shop.evolve_plainly, snapshot_every=20)
