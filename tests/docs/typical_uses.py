@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TypedDict, assert_type
+from typing import Any, TypedDict, assert_type
 
 import msgspec
 
@@ -25,6 +25,7 @@ from aether_sync import (
     EventBus,
     EventStore,
     EventStored,
+    EventTypes,
     Follower,
     Handler,
     HandlingContext,
@@ -69,6 +70,63 @@ class Refund(TypedDict):
 
 class Shipment(msgspec.Struct):
     weight: float
+
+
+types = EventTypes(unknown="pass")
+
+
+@types.event("OrderPlaced", version=2, formerly={"OrderMade"})
+@dataclass(frozen=True)
+class OrderPlaced:
+    qty: int
+    currency: str
+
+
+@types.event("Refunded")
+class Refunded(TypedDict):
+    amount: int
+
+
+@types.event("Shipped")
+class Shipped(msgspec.Struct):
+    weight: float
+
+
+@types.upcast("OrderPlaced", version=1)
+def add_currency(data: dict[str, Any]) -> dict[str, Any]:
+    return {**data, "currency": "EUR"}
+
+
+assert_type(OrderPlaced, type[OrderPlaced])
+assert_type(Shipped(weight=1.5), Shipped)
+assert_type(add_currency({}), dict[str, Any])
+
+
+def typed_events(store: EventStore, bus: EventBus) -> None:
+    assert_type(store.types, EventTypes | None)
+    bus.publish("orders.eu", types.to_event(OrderPlaced(3, "EUR"), actor_id="order-1", command_id="c-1"))
+    refund: Refunded = {"amount": 3}
+    event = types.to_event(refund, kind=Refunded, actor_id="order-1")
+    assert_type(event, Event)
+    store.append("order-1", OrderPlaced(3, currency="EUR"), Shipped(1.5), event, expected_version=NO_EVENTS)
+    OrderPlaced("three", "EUR")  # type: ignore[arg-type]
+    for event in store.get_events("order-1"):
+        match event.value:
+            case OrderPlaced(qty=qty, currency=currency):
+                assert_type(qty, int)
+                assert_type(currency, str)
+            case Shipped() as shipped:
+                assert_type(shipped.weight, float)
+            case Event() as other:
+                assert_type(other.event_type, str)
+    store.read_all(event_types={OrderPlaced, "Other"})
+    with store.follow(event_types={OrderPlaced}), bus.subscribe("orders.*", filter=only_placed()):
+        pass
+    assert_type(types.names(OrderPlaced), frozenset[str])
+
+
+def only_placed() -> SubscriptionFilter:
+    return SubscriptionFilter(event_types=[OrderPlaced], types=types)
 
 
 def handle(bus: EventBus) -> None:
