@@ -20,6 +20,7 @@ from .errors import (
     DuplicateIdError,
     EncodingError,
     EventTooLargeError,
+    EventTypeError,
     InvalidEventError,
     InvalidNamespaceError,
     InvalidOptionError,
@@ -35,11 +36,13 @@ from .errors import (
     StreamRegressionError,
     SubscriptionClosedError,
     SubscriptionOverflowError,
+    UnknownEventTypeError,
     UnknownOutcomeError,
     UnsupportedError,
     VersionConflictError,
     WrongThreadError,
 )
+from .event_types import EventTypes
 from .events import EVENT_STORED, Event, EventStored
 from .handling_context import (
     Handleable,
@@ -66,6 +69,8 @@ from .notices import Notice, NoticeCallback
 from .patterns import SubscriptionFilter, actor_type
 from .server.cluster import NATSCluster
 from .server.server import NATSServer
+from .sourcing.repository import ActorState, Decided, DecidedTogether, Repository
+from .sourcing.scenario import Given, Scenarios, When
 from .stores.base import (
     ANY_VERSION,
     NO_EVENTS,
@@ -96,6 +101,7 @@ __all__ = [
     "ANY_VERSION",
     "EVENT_STORED",
     "NO_EVENTS",
+    "ActorState",
     "AetherError",
     "AnyVersion",
     "AtomicAppendUnsupportedError",
@@ -112,6 +118,8 @@ __all__ = [
     "Consumption",
     "DeadLetter",
     "DeadlineExceededError",
+    "Decided",
+    "DecidedTogether",
     "DecodingError",
     "Delivery",
     "DeliveryUncertainError",
@@ -123,9 +131,12 @@ __all__ = [
     "EventStore",
     "EventStored",
     "EventTooLargeError",
+    "EventTypeError",
+    "EventTypes",
     "Finding",
     "Follower",
     "FollowerStats",
+    "Given",
     "Handleable",
     "Handler",
     "HandlingContext",
@@ -152,8 +163,10 @@ __all__ = [
     "PermissionDeniedError",
     "PublishTimeoutError",
     "Reading",
+    "Repository",
     "Runner",
     "RunnerMetrics",
+    "Scenarios",
     "ServerError",
     "ServerNotFoundError",
     "Snapshot",
@@ -170,10 +183,12 @@ __all__ = [
     "SubscriptionFilter",
     "SubscriptionOverflowError",
     "SubscriptionStats",
+    "UnknownEventTypeError",
     "UnknownOutcomeError",
     "UnsupportedError",
     "VersionConflictError",
     "VersionListener",
+    "When",
     "WrongThreadError",
     "__version__",
     "actor_type",

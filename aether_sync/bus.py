@@ -25,6 +25,7 @@ from ._runtime.waits import SingleFlight
 from ._values.counting import Count
 from ._values.shown import short
 from .errors import AetherError, BusClosedError, InvalidEventError, InvalidOptionError
+from .event_types import EventTypes, class_of_events
 from .events import EVENT_STORED, Event
 from .health import Health
 from .instrumentation import Operation, observers, sending
@@ -46,13 +47,18 @@ class EventBus(Startable, ForkAware):
 
     In a forked child the bus is a new node without subscriptions: those made before the fork belong to the parent.
 
+    Args:
+        types: The classes of the events, for ``event.value`` of those that subscriptions get. To publish an object,
+            make an event of it: ``bus.publish("orders.eu", types.to_event(placed, actor_id="order-1"))``.
+
     Attributes:
         node_id: Tells this bus from all other nodes of a cluster. A forked child has another one.
     """
 
     node_id: str
 
-    def __init__(self) -> None:
+    def __init__(self, *, types: EventTypes | None = None) -> None:
+        self._types, self._kind = types, class_of_events(types)
         self._closed = False
         self._reporter, self._listeners = self._begin_to_report()
         self._counters = Counters()
@@ -81,6 +87,11 @@ class EventBus(Startable, ForkAware):
         self._counters.begin()
         self._closing.disown(CloseReport(timed_out=True))
         self._become_a_node()
+
+    @property
+    def types(self) -> EventTypes | None:
+        """The classes of its events, as it was given them; None if it knows none."""
+        return self._types
 
     # -- subscribing
 
@@ -209,7 +220,7 @@ class EventBus(Startable, ForkAware):
             if type(event) is not Event and not is_of(event, Event):
                 raise _no_event(event)
             if route.is_wanted:
-                encoded, copy = encode_and_copy(event, route.namespace)
+                encoded, copy = encode_and_copy(event, route.namespace, self._kind)
                 self._accept(route, encoded, wait)
                 self._deliver(route, (copy,), (len(encoded),))
             else:
@@ -266,7 +277,7 @@ class EventBus(Startable, ForkAware):
             if route.is_wanted:
                 encoded = []
                 for event in events:
-                    one, copy = encode_and_copy(event, route.namespace)
+                    one, copy = encode_and_copy(event, route.namespace, self._kind)
                     encoded.append(one)
                     copies.append(copy)
             else:

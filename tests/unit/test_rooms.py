@@ -15,8 +15,8 @@ PACKAGE = Path(aether_sync.__file__).parent
 ROOMS: dict[str, list[str]] = {
     "": [
         "_version", "_values", "errors", "_arguments", "events", "patterns", "metrics", "notices", "_codec", "_runtime",
-        "instrumentation", "handling_context", "health", "_nats", "connection", "_bus", "subscription", "bus",
-        "nats_bus", "stores", "server", "__init__", "contrib", "cli", "__main__",
+        "event_types", "instrumentation", "handling_context", "health", "_nats", "connection", "_bus", "subscription",
+        "bus", "nats_bus", "stores", "sourcing", "server", "__init__", "contrib", "cli", "__main__",
     ],
     "contrib": ["opentelemetry", "prometheus"],
     "contrib/opentelemetry": ["conventions", "propagation", "tracing", "__init__"],
@@ -50,14 +50,15 @@ ROOMS: dict[str, list[str]] = {
     "stores/doctor": [
         "faults", "rights", "findings", "monitoring", "shapes", "questions", "server_checks", "checks", "diagnosis",
     ],
+    "sourcing": ["_evolution", "_decisions", "_commands", "_states", "_saver", "scenario", "repository"],
     "contrib/prometheus": [
         "_families", "_reading", "_exporter", "_ticker", "_asking", "_collector", "_slots", "_writer", "_registration",
         "_http", "__init__", "__main__",
     ],
     "server": ["watcher", "process", "configuration", "server", "cluster"],
     "cli": [
-        "_access", "demo", "_shell", "_progress", "_options", "_lines", "_bus", "_store", "_append", "_export_file",
-        "_export", "_import_there", "_import", "_doctor", "_health", "_guide", "_commands", "__init__",
+        "_access", "demo", "_shell", "_progress", "_options", "_lines", "_types", "_bus", "_store", "_append",
+        "_export_file", "_export", "_import_there", "_import", "_doctor", "_health", "_guide", "_commands", "__init__",
     ],
     "cli/demo": ["plan", "audit", "node", "show", "run", "__init__"],
 }  # fmt: skip
@@ -174,22 +175,23 @@ class TestEveryFile:
 
 def test_public_names_are_pinned() -> None:
     assert aether_sync.__all__ == [
-        "ANY_VERSION", "EVENT_STORED", "NO_EVENTS", "AetherError", "AnyVersion", "AtomicAppendUnsupportedError",
-        "BusClosedError", "CallMetrics", "CloseReport", "ClosedError", "ConnectError", "Connection",
-        "ConnectionFailedError", "ConnectionOptions", "Consumer", "ConsumerState", "Consumption", "DeadLetter",
-        "DeadlineExceededError", "DecodingError", "Delivery", "DeliveryUncertainError", "DisconnectedError",
-        "DuplicateIdError", "EncodingError", "Event", "EventBus", "EventStore", "EventStored", "EventTooLargeError",
-        "Finding", "Follower", "FollowerStats", "Handleable", "Handler", "HandlingContext", "HandlingFilter",
-        "HasHealth", "Health", "Histogram", "InMemoryEventStore", "InvalidEventError", "InvalidNamespaceError",
-        "InvalidOptionError", "JetStreamEventStore", "LoadedActor", "MalformedRecord", "MalformedRecordError",
-        "Metrics", "NATSCluster", "NATSEventBus", "NATSServer", "Notice", "NoticeCallback", "Observer", "Operation",
-        "PermissionDeniedError", "PublishTimeoutError", "Reading", "Runner", "RunnerMetrics", "ServerError",
+        "ANY_VERSION", "EVENT_STORED", "NO_EVENTS", "ActorState", "AetherError", "AnyVersion",
+        "AtomicAppendUnsupportedError", "BusClosedError", "CallMetrics", "CloseReport", "ClosedError", "ConnectError",
+        "Connection", "ConnectionFailedError", "ConnectionOptions", "Consumer", "ConsumerState", "Consumption",
+        "DeadLetter", "DeadlineExceededError", "Decided", "DecidedTogether", "DecodingError", "Delivery",
+        "DeliveryUncertainError", "DisconnectedError", "DuplicateIdError", "EncodingError", "Event", "EventBus",
+        "EventStore", "EventStored", "EventTooLargeError", "EventTypeError", "EventTypes", "Finding", "Follower",
+        "FollowerStats", "Given", "Handleable", "Handler", "HandlingContext", "HandlingFilter", "HasHealth", "Health",
+        "Histogram", "InMemoryEventStore", "InvalidEventError", "InvalidNamespaceError", "InvalidOptionError",
+        "JetStreamEventStore", "LoadedActor", "MalformedRecord", "MalformedRecordError", "Metrics", "NATSCluster",
+        "NATSEventBus", "NATSServer", "Notice", "NoticeCallback", "Observer", "Operation", "PermissionDeniedError",
+        "PublishTimeoutError", "Reading", "Repository", "Runner", "RunnerMetrics", "Scenarios", "ServerError",
         "ServerNotFoundError", "Snapshot", "Stamp", "StoreClosedError", "StoreError", "StoreMetrics",
         "StoreUnavailableError", "StoredEvent", "StreamMismatchError", "StreamRegressionError", "Subscription",
         "SubscriptionClosedError", "SubscriptionFilter", "SubscriptionOverflowError", "SubscriptionStats",
-        "UnknownOutcomeError", "UnsupportedError", "VersionConflictError", "VersionListener", "WrongThreadError",
-        "__version__", "actor_type", "add_handling", "current_handling", "diagnose", "end_iterations", "flush_logs",
-        "handling", "health_app", "instrument", "retry_on_conflict",
+        "UnknownEventTypeError", "UnknownOutcomeError", "UnsupportedError", "VersionConflictError", "VersionListener",
+        "When", "WrongThreadError", "__version__", "actor_type", "add_handling", "current_handling", "diagnose",
+        "end_iterations", "flush_logs", "handling", "health_app", "instrument", "retry_on_conflict",
     ]  # fmt: skip
     assert all(hasattr(aether_sync, name) for name in aether_sync.__all__)
 

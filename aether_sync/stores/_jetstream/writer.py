@@ -114,7 +114,7 @@ class Writer:
             deadline: For all attempts.
             is_asked: Whether the leader was asked for the version just now, which is counted.
         """
-        encoded = [encode_and_copy(event, "") for event in events]
+        encoded = [encode_and_copy(event, "", self._reader.kind) for event in events]
         parts = self._parts(encoded, exactly)
         if len(events) > 1 and not config.get("allow_atomic"):
             raise AtomicAppendUnsupportedError(

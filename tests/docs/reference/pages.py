@@ -84,6 +84,12 @@ PAGES = (
         ("stores.base.EventStore", "stores.jetstream", "stores.memory", "stores.base.Follower", "stores"),
     ),
     Page(
+        "repository",
+        "Repositories",
+        "A repository makes the states of actors of their events, and lets functions decide on them.",
+        ("sourcing.repository.Repository", "sourcing.repository", "sourcing.scenario"),
+    ),
+    Page(
         "doctor",
         "The doctor",
         "The doctor looks at a server and at what a bus and a store need of it.",
