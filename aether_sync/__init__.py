@@ -26,6 +26,10 @@ from .errors import (
     InvalidOptionError,
     MalformedRecordError,
     PermissionDeniedError,
+    ProjectionError,
+    ProjectionMismatchError,
+    ProjectionStoppedError,
+    ProjectionUnavailableError,
     PublishTimeoutError,
     ServerError,
     ServerNotFoundError,
@@ -94,6 +98,11 @@ from .stores.doctor.diagnosis import diagnose
 from .stores.doctor.findings import Finding
 from .stores.jetstream import JetStreamEventStore
 from .stores.memory import InMemoryEventStore
+from .stores.projections.base import Database, Link
+from .stores.projections.checkpoints import SetAside
+from .stores.projections.dbapi import DBAPI
+from .stores.projections.projection import Projection
+from .stores.projections.sqlite import SQLite
 from .stores.retrying import retry_on_conflict
 from .subscription import Subscription
 
@@ -116,6 +125,8 @@ __all__ = [
     "Consumer",
     "ConsumerState",
     "Consumption",
+    "DBAPI",
+    "Database",
     "DeadLetter",
     "DeadlineExceededError",
     "Decided",
@@ -149,6 +160,7 @@ __all__ = [
     "InvalidNamespaceError",
     "InvalidOptionError",
     "JetStreamEventStore",
+    "Link",
     "LoadedActor",
     "MalformedRecord",
     "MalformedRecordError",
@@ -161,14 +173,21 @@ __all__ = [
     "Observer",
     "Operation",
     "PermissionDeniedError",
+    "Projection",
+    "ProjectionError",
+    "ProjectionMismatchError",
+    "ProjectionStoppedError",
+    "ProjectionUnavailableError",
     "PublishTimeoutError",
     "Reading",
     "Repository",
     "Runner",
     "RunnerMetrics",
     "Scenarios",
+    "SQLite",
     "ServerError",
     "ServerNotFoundError",
+    "SetAside",
     "Snapshot",
     "Stamp",
     "StoreClosedError",

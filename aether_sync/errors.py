@@ -28,6 +28,10 @@ A deadline that ran out is also the builtin ``TimeoutError``; a bad argument is 
     │   ├── StreamMismatchError                 the stream exists, with other settings
     │   ├── StreamRegressionError               the stream ends before the last event read: it was restored or lost
     │   └── StoreUnavailableError               no JetStream, no leader, no room
+    ├── ProjectionError                         a projection could not do it
+    │   ├── ProjectionMismatchError             what its database says of it is of another stream, or other filters
+    │   ├── ProjectionStoppedError              it does not go on, until somebody acts
+    │   └── ProjectionUnavailableError          its database cannot be reached
     ├── ClosedError                             it was closed
     │   ├── BusClosedError
     │   ├── StoreClosedError
@@ -62,6 +66,10 @@ __all__ = [
     "InvalidOptionError",
     "MalformedRecordError",
     "PermissionDeniedError",
+    "ProjectionError",
+    "ProjectionMismatchError",
+    "ProjectionStoppedError",
+    "ProjectionUnavailableError",
     "PublishTimeoutError",
     "ServerError",
     "ServerNotFoundError",
@@ -269,6 +277,35 @@ class StreamRegressionError(StoreError):
 
 class StoreUnavailableError(StoreError):
     """The server cannot serve the store: no JetStream, no leader or no room. Nothing of this call is stored."""
+
+
+class ProjectionError(AetherError):
+    """A projection could not do what it was asked for."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""  # the other arguments are attributes
+
+
+class ProjectionMismatchError(ProjectionError):
+    """The database has a checkpoint for a projection of this name, which is of another stream or has other filters."""
+
+
+class ProjectionStoppedError(ProjectionError):
+    """A projection has stopped, in this process or in another one, and does not go on until somebody acts.
+
+    Attributes:
+        sequence: The sequence of the event that it has stopped at; 0 if it is not at an event.
+        event_id: The id of that event; "" if there is none.
+    """
+
+    def __init__(self, message: str, sequence: int = 0, event_id: str = "") -> None:
+        super().__init__(message, sequence, event_id)
+        self.sequence = sequence
+        self.event_id = event_id
+
+
+class ProjectionUnavailableError(ProjectionError):
+    """The database of a projection could not be reached, or did not do it; trying again may help."""
 
 
 class ClosedError(AetherError):

@@ -7,6 +7,7 @@ from typing import NamedTuple, Never, Self, Unpack
 from .._arguments import check_count, is_of
 from .._runtime.closing import Closeable
 from .._runtime.deadline import Deadline
+from .._runtime.registry import WeakRegistry
 from .._runtime.reporter import Burst, Details, Kind, Reporter
 from .._values.shown import short
 from ..bus import EventBus
@@ -26,6 +27,9 @@ from ._checks import check_actor_id, check_events, check_order, check_version, c
 from ._measuring import StoreCounts, measured
 from ._wanted import Wanted
 from .base import ANY_VERSION, AnyVersion, EventStore, LoadedActor, Snapshot, StoredEvent
+from .projections.applying import OnError
+from .projections.base import Apply, Database
+from .projections.projection import Projection, make_projection
 
 __all__ = ["StoreBase", "lasting_store_metrics"]
 
@@ -60,6 +64,7 @@ class StoreBase(Closeable, EventStore):
         self._destination = ""  # how observers call it
         self._namespace: str | None = None  # where EventStored is published unless set_broadcaster() names another
         self._broadcaster: _Broadcaster | None = None  # replaced whole; read by any thread
+        self._projections: WeakRegistry[Projection] = WeakRegistry()  # which end with the store
         self._ignored: dict[str, Burst] = {}  # by actor: snapshots that load() did not use; single operations only
 
     @property
@@ -247,6 +252,58 @@ class StoreBase(Closeable, EventStore):
             about = snapshot.actor_id, snapshot.version, snapshot.schema_version, schema_version
             details: Details = {**self._logged, "actor": snapshot.actor_id}
             self._reporter.info(Kind.SNAPSHOT_IGNORED, text, *about, **details)
+
+    # -- projecting
+
+    def project(
+        self,
+        name: str,
+        apply: Apply,
+        *,
+        into: Database,
+        actors: str | None = None,
+        event_types: Iterable[str] = (),
+        batch: int = 500,
+        on_error: OnError = "stop",
+    ) -> Projection:
+        """Return a projection: rows in a database of yours, made of the store's events. Start it, where it shall run.
+
+        Nothing is asked or written yet. All instances of one name and database must have the same filters, and all
+        should have the same ``apply``.
+
+        Args:
+            name: Its name, by which its checkpoint is found again: 1 to 200 printable characters.
+            apply: Called with the database and a :class:`StoredEvent`, for each event in the order of the store. It
+                writes rows, and must not commit or roll back. What the database is depends on ``into``: an
+                ``sqlite3.Cursor`` for :class:`SQLite`, a cursor of the driver for :class:`DBAPI`. It should do nothing
+                else that others can see: a batch that fails is applied again from its begin.
+            into: The database: :class:`SQLite`, :class:`DBAPI`, or what has the methods of :class:`Database`.
+            actors: A pattern of actor ids, such as ``"order-*"``: only events of these; None for all.
+            event_types: Only events of these types; none means all types.
+            batch: How many events are applied in one transaction, at most; more, if a ``save_events()`` had more, as
+                its events are applied together. Larger batches are quicker, and hold locks of the database longer.
+            on_error: What becomes of an event that ``apply`` cannot take, as it raises an error: with ``"stop"``, the
+                projection applies what was stored before it, and stops; with ``"set_aside"``, it writes the event and
+                the error into the table ``aether_set_aside``, and goes on.
+
+        Raises:
+            InvalidOptionError: An argument is wrong.
+            StoreClosedError: The store is closed.
+        """
+        self._refuse_if_closed()
+        projection = make_projection(
+            self,
+            self._reporter,
+            self._destination,
+            name=name,
+            apply=apply,
+            into=into,
+            wanted=check_wanted("actors", actors, event_types),
+            batch=batch,
+            on_error=on_error,
+        )
+        self._projections.add(projection)
+        return projection
 
     # -- other nodes
 

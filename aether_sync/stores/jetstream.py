@@ -48,6 +48,7 @@ from .base import AnyVersion, LoadedActor, Reading, Snapshot, StoredEvent
 from .consumers.consumer import Consumer
 from .consumers.context import ConsumerContext
 from .consumers.durable import ConsumerSettings, ConsumerState, list_states
+from .projections.projection import close_projections
 
 __all__ = ["JetStreamEventStore"]
 
@@ -475,9 +476,10 @@ class JetStreamEventStore(StoreBase, ForkAware):
     def close(self, timeout: float | None = 5.0) -> CloseReport:  # noqa: D102
         deadline = Deadline(timeout)
         self._closed = True
+        left = close_projections(self._projections, _all_but_the_last_of(deadline))
         for follower in self._followers:
             follower.close()
-        left = self._consumers.close(_all_but_the_last_of(deadline))
+        left += self._consumers.close(_all_but_the_last_of(deadline))
         self._jetstream.close(self._closed_error())
         report = CloseReport()
         if self._owns_connection:

@@ -33,6 +33,7 @@ from ._memory_log import Log, LogFollower, fresh, off_the_wire, stats_of_followe
 from ._store_base import StoreBase
 from ._wanted import Wanted
 from .base import ANY_VERSION, AnyVersion, Follower, LoadedActor, Reading, Snapshot, StoredEvent
+from .projections.projection import close_projections
 
 __all__ = ["InMemoryEventStore"]
 
@@ -327,16 +328,18 @@ class InMemoryEventStore(StoreBase):
         """End every iteration. Events that are being stored are stored first. Any thread may call it, repeatedly.
 
         Args:
-            timeout: Seconds, for log handlers that are still at work; nothing else takes time.
+            timeout: Seconds, for the batches of projections that are being applied, and for log handlers that are
+                still at work; nothing else takes time.
 
         Returns:
-            An empty report: nothing is left undone.
+            What was left undone. It is true if nothing was.
         """
         deadline = Deadline(timeout)
         self._closed = True
+        left = close_projections(self._projections, deadline)
         self._log.close()
         self._reporter.close(last_words(deadline))
-        return CloseReport()
+        return CloseReport(handlers_left=left, timed_out=left > 0)
 
     def __repr__(self) -> str:
         state = " closed" if self._closed else ""

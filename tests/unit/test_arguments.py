@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import MagicMock, Mock, NonCallableMock
 
@@ -25,6 +26,7 @@ import pytest
 import aether_sync
 from aether_sync import (
     ANY_VERSION,
+    DBAPI,
     AetherError,
     Connection,
     Delivery,
@@ -40,6 +42,7 @@ from aether_sync import (
     NATSEventBus,
     NATSServer,
     Snapshot,
+    SQLite,
     Subscription,
     SubscriptionFilter,
     UnsupportedError,
@@ -176,8 +179,11 @@ class World:
         self.bus = NATSEventBus(server.url, prefix=prefix)
         self.store = JetStreamEventStore(server.url, prefix)
         self._url = server.url
+        self._folder = TemporaryDirectory()
+        self.path = f"{self._folder.name}/read.db"
 
     def close(self) -> None:
+        self._folder.cleanup()
         for one in (self.local, self.memory, self.bus, self.store):
             one.close()
 
@@ -256,13 +262,22 @@ OWNERS: dict[str, Callable[[World], Any]] = {
     "NATSEventBus.close": lambda _: NATSEventBus(),
     "NATSCluster": lambda _: NATSCluster(binary="/nowhere/nats-server"),
     "NATSServer": lambda _: NATSServer(binary="/nowhere/nats-server"),
+    "DBAPI": lambda _: DBAPI(lambda: None),
+    "Projection": lambda world: world.memory.project("p", lambda db, stored: None, into=SQLite(world.path)),
     "Runner": World.runner,
+    "SQLite": lambda world: SQLite(world.path),
     "Subscription": World.subscription,
     "SubscriptionFilter": lambda _: SubscriptionFilter(event_types={"T"}, actor_pattern="a*"),
 }
 
 #: Good arguments, where there is no default or it would take long.
 GOOD: dict[str, Any] = {
+    "apply": Fresh(lambda: lambda db, stored: None),
+    "connect": Fresh(lambda: lambda: None),
+    "error": ValueError("of the database"),
+    "into": SQLite("/tmp/never-made.db"),
+    "project.name": "p",
+    "tables": ["t"],
     "actor_id": "a",
     "actor_ids": "a",
     "consumer.name": "c",
@@ -305,12 +320,14 @@ NOT_CALLED = {
     "ActorState", "Decided", "DecidedTogether",  # values
     "CallMetrics", "Finding", "FollowerStats", "HandlingContext", "Health", "Histogram", "Notice", "Operation",
     "RunnerMetrics", "StoreMetrics",  # values, too
+    "SetAside",  # another value
     "AnyVersion", "EventStore", "Follower", "VersionListener", "Handleable", "HasHealth",  # an enum and protocols
+    "Database", "Link",  # protocols, too
     "HandlingFilter",  # as every logging.Filter
     "EventStored",  # as every Struct: the decoder makes them, and checks
     "ConnectionOptions",  # the arguments of Connection, which checks them
     # made by others:
-    "Consumer", "Consumption", "Delivery", "Runner", "Subscription", "JetStreamFollower", "LogFollower",
+    "Consumer", "Consumption", "Delivery", "Projection", "Runner", "Subscription", "JetStreamFollower", "LogFollower",
 }  # fmt: skip
 
 OPTIONS: dict[str, Any] = {
@@ -383,7 +400,11 @@ def call(owner: Any, argument: Argument, value: Any) -> Any:
             one.kind is _KINDS.POSITIONAL_OR_KEYWORD and one.default is _KINDS.empty
         ):
             positional.append(given)
-        elif one.name == argument.name or (one.name in ("timeout", "expected_version", "event_type", "actor_id")):
+        elif (
+            one.name == argument.name
+            or one.default is _KINDS.empty
+            or (one.name in ("timeout", "expected_version", "event_type", "actor_id"))
+        ):
             named[one.name] = given
     if argument.name not in inspect.signature(function).parameters:
         named[argument.name] = value

@@ -35,8 +35,8 @@ ROOMS: dict[str, list[str]] = {
         "counting", "index", "bounded", "readers", "queue", "routing", "recent_payloads", "incoming", "store_watch",
     ],
     "stores": [
-        "base", "retrying", "_checks", "_wanted", "_measuring", "_store_base", "_memory_log", "memory", "_jetstream",
-        "consumers", "jetstream", "admin", "doctor",
+        "base", "retrying", "_checks", "_wanted", "_measuring", "projections", "_store_base", "_memory_log", "memory",
+        "_jetstream", "consumers", "jetstream", "admin", "doctor",
     ],
     "stores/_jetstream": [
         "names", "error_codes", "answers", "earlier", "messages", "api", "stream", "vitals", "saves", "cache",
@@ -46,6 +46,10 @@ ROOMS: dict[str, list[str]] = {
     "stores/consumers": [
         "arrivals", "dead_letters", "durable", "ack_extender", "delivery", "handlers", "sources", "consumption",
         "lanes", "runner", "context", "consumer",
+    ],
+    "stores/projections": [
+        "base", "checkpoints", "chunks", "applying", "progress", "projector", "shadows", "rebuilding", "projection",
+        "_cursor_link", "dbapi", "sqlite",
     ],
     "stores/doctor": [
         "faults", "rights", "findings", "monitoring", "shapes", "questions", "server_checks", "checks", "diagnosis",
@@ -58,7 +62,8 @@ ROOMS: dict[str, list[str]] = {
     "server": ["watcher", "process", "configuration", "server", "cluster"],
     "cli": [
         "_access", "demo", "_shell", "_progress", "_options", "_lines", "_types", "_bus", "_store", "_append",
-        "_export_file", "_export", "_import_there", "_import", "_doctor", "_health", "_guide", "_commands", "__init__",
+        "_export_file", "_export", "_import_there", "_import", "_rebuild", "_doctor", "_health", "_guide", "_commands",
+        "__init__",
     ],
     "cli/demo": ["plan", "audit", "node", "show", "run", "__init__"],
 }  # fmt: skip
@@ -177,21 +182,23 @@ def test_public_names_are_pinned() -> None:
     assert aether_sync.__all__ == [
         "ANY_VERSION", "EVENT_STORED", "NO_EVENTS", "ActorState", "AetherError", "AnyVersion",
         "AtomicAppendUnsupportedError", "BusClosedError", "CallMetrics", "CloseReport", "ClosedError", "ConnectError",
-        "Connection", "ConnectionFailedError", "ConnectionOptions", "Consumer", "ConsumerState", "Consumption",
-        "DeadLetter", "DeadlineExceededError", "Decided", "DecidedTogether", "DecodingError", "Delivery",
+        "Connection", "ConnectionFailedError", "ConnectionOptions", "Consumer", "ConsumerState", "Consumption", "DBAPI",
+        "Database", "DeadLetter", "DeadlineExceededError", "Decided", "DecidedTogether", "DecodingError", "Delivery",
         "DeliveryUncertainError", "DisconnectedError", "DuplicateIdError", "EncodingError", "Event", "EventBus",
         "EventStore", "EventStored", "EventTooLargeError", "EventTypeError", "EventTypes", "Finding", "Follower",
         "FollowerStats", "Given", "Handleable", "Handler", "HandlingContext", "HandlingFilter", "HasHealth", "Health",
         "Histogram", "InMemoryEventStore", "InvalidEventError", "InvalidNamespaceError", "InvalidOptionError",
-        "JetStreamEventStore", "LoadedActor", "MalformedRecord", "MalformedRecordError", "Metrics", "NATSCluster",
-        "NATSEventBus", "NATSServer", "Notice", "NoticeCallback", "Observer", "Operation", "PermissionDeniedError",
-        "PublishTimeoutError", "Reading", "Repository", "Runner", "RunnerMetrics", "Scenarios", "ServerError",
-        "ServerNotFoundError", "Snapshot", "Stamp", "StoreClosedError", "StoreError", "StoreMetrics",
-        "StoreUnavailableError", "StoredEvent", "StreamMismatchError", "StreamRegressionError", "Subscription",
-        "SubscriptionClosedError", "SubscriptionFilter", "SubscriptionOverflowError", "SubscriptionStats",
-        "UnknownEventTypeError", "UnknownOutcomeError", "UnsupportedError", "VersionConflictError", "VersionListener",
-        "When", "WrongThreadError", "__version__", "actor_type", "add_handling", "current_handling", "diagnose",
-        "end_iterations", "flush_logs", "handling", "health_app", "instrument", "retry_on_conflict",
+        "JetStreamEventStore", "Link", "LoadedActor", "MalformedRecord", "MalformedRecordError", "Metrics",
+        "NATSCluster", "NATSEventBus", "NATSServer", "Notice", "NoticeCallback", "Observer", "Operation",
+        "PermissionDeniedError", "Projection", "ProjectionError", "ProjectionMismatchError", "ProjectionStoppedError",
+        "ProjectionUnavailableError", "PublishTimeoutError", "Reading", "Repository", "Runner", "RunnerMetrics",
+        "Scenarios", "SQLite", "ServerError", "ServerNotFoundError", "SetAside", "Snapshot", "Stamp",
+        "StoreClosedError", "StoreError", "StoreMetrics", "StoreUnavailableError", "StoredEvent", "StreamMismatchError",
+        "StreamRegressionError", "Subscription", "SubscriptionClosedError", "SubscriptionFilter",
+        "SubscriptionOverflowError", "SubscriptionStats", "UnknownEventTypeError", "UnknownOutcomeError",
+        "UnsupportedError", "VersionConflictError", "VersionListener", "When", "WrongThreadError", "__version__",
+        "actor_type", "add_handling", "current_handling", "diagnose", "end_iterations", "flush_logs", "handling",
+        "health_app", "instrument", "retry_on_conflict",
     ]  # fmt: skip
     assert all(hasattr(aether_sync, name) for name in aether_sync.__all__)
 

@@ -102,6 +102,15 @@ PAGES = (
         tuple(f"stores.consumers{name}" for name in (".consumer", ".delivery", ".consumption", ".runner", "")),
     ),
     Page(
+        "projections",
+        "Projections",
+        "A projection makes rows in a database of yours of the events of a store, each of which takes effect once.",
+        (
+            *(f"stores.projections.{name}" for name in ("projection", "sqlite", "dbapi", "checkpoints", "base")),
+            "stores.projections",
+        ),
+    ),
+    Page(
         "observing",
         "Context and instrumentation",
         "While an event is handled, log records and spans say which event it is. An observer sees all operations.",
