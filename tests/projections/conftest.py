@@ -17,14 +17,25 @@ def postgres_port() -> Iterator[str]:
         yield port
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+@pytest.fixture(
+    params=[
+        ("memory", "sqlite"),
+        ("jetstream", "postgres"),
+        pytest.param(("memory", "postgres"), marks=pytest.mark.slow),
+        pytest.param(("jetstream", "sqlite"), marks=pytest.mark.slow),
+    ],
+    ids="-".join,
+)
+def pair(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """A store and a database: each of them once, and the other pairs when the slow tests run."""
+    kinds: tuple[str, str] = request.param
+    return kinds
+
+
+@pytest.fixture
+def place(pair: tuple[str, str], request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """A database of the test's own."""
-    return (
-        PostgresPlace(request.getfixturevalue("postgres_port"))
-        if request.param == "postgres"
-        else SQLitePlace(tmp_path)
-    )
+    return PostgresPlace(request.getfixturevalue("postgres_port")) if pair[1] == "postgres" else SQLitePlace(tmp_path)
 
 
 @pytest.fixture
@@ -32,10 +43,10 @@ def sqlite_place(tmp_path: Path) -> SQLitePlace:
     return SQLitePlace(tmp_path)
 
 
-@pytest.fixture(params=["memory", "jetstream"])
-def any_store(request: pytest.FixtureRequest) -> Iterator[EventStore]:
+@pytest.fixture
+def any_store(pair: tuple[str, str], request: pytest.FixtureRequest) -> Iterator[EventStore]:
     """A store of the test's own."""
-    if request.param == "memory":
+    if pair[0] == "memory":
         with InMemoryEventStore() as memory:
             yield memory
     else:

@@ -14,6 +14,7 @@ from aether_sync import (
     Event,
     InMemoryEventStore,
     InvalidOptionError,
+    MalformedRecordError,
     ProjectionStoppedError,
     ProjectionUnavailableError,
     SQLite,
@@ -27,6 +28,7 @@ from aether_sync.stores.projections.chunks import Chunk, ChunkReader
 
 from ..support.common import PATIENCE, eventually
 from ..support.places import Place, PostgresPlace, SQLitePlace
+from ..support.stores import put as put_bytes
 
 
 @pytest.fixture
@@ -123,6 +125,35 @@ class TestTheDatabase:
         monkeypatch.setattr(link, "dialect", "other")
         with pytest.raises(UnsupportedError, match="another name"):
             store.project("p", sqlite_place.apply, into=sqlite_place.make()).rebuild(["applied"])
+
+
+class TestARecordThatIsNoEvent:
+    def test_is_a_reason_to_stop(self, make_store: Any, sqlite_place: SQLitePlace) -> None:
+        store = make_store()
+        put(store)
+        put_bytes(store, b"nonsense")
+        put(store)
+        with store.project("p", sqlite_place.apply, into=sqlite_place.make()) as projection:
+            with pytest.raises(ProjectionStoppedError, match="stopped at event 2, which cannot be applied") as raised:
+                projection.wait_for(3, PATIENCE)
+            assert raised.value.sequence == 2
+        assert sqlite_place.applied == [1]
+
+    def test_is_set_aside(self, make_store: Any, sqlite_place: SQLitePlace) -> None:
+        store = make_store()
+        put(store)
+        put_bytes(store, b"nonsense")
+        put(store)
+        with store.project("p", sqlite_place.apply, into=sqlite_place.make(), on_error="set_aside") as projection:
+            projection.wait_for(3, PATIENCE)
+            (aside,) = projection.set_aside()
+            assert (aside.sequence, aside.event_id) == (2, "")
+            with pytest.raises(MalformedRecordError):
+                projection.apply_again()
+            assert projection.set_aside() == [aside]
+            projection.rebuild(["applied", "balances"])
+            assert [one.sequence for one in projection.set_aside()] == [2]
+        assert sqlite_place.applied == [1, 3]
 
 
 class TestAnotherInstance:

@@ -163,22 +163,20 @@ class Projection(Startable, ForkAware):
             else:
                 break
         projector = self._projectors[0]
-        if projector is own:
-            try:
-                projector.start()
-            except BaseException:
-                self._drop(projector)
-                raise
-        if self._closed or is_ending():
-            projector.let_end()
         try:
+            if projector is own:
+                projector.start()
+            if self._closed or is_ending():
+                projector.let_end()
             projector.begun.wait(deadline)
         except DeadlineExceededError:
-            self._drop(projector)
+            if projector is own:
+                self._drop(projector)
             trouble = f": {projector.trouble}" if projector.trouble else ""
             raise ProjectionUnavailableError(f"{self!r} has not begun within {deadline}{trouble}") from None
         except BaseException:
-            self._drop(projector)
+            if projector is own:
+                self._drop(projector)
             raise
         self._refuse_if_closed()
 
