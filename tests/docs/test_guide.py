@@ -47,6 +47,7 @@ KINDS = {
     "server": "NATSServer",
     "store": "JetStreamEventStore",
     "subscription": "Subscription",
+    "types": "EventTypes",
 }
 
 

@@ -55,6 +55,7 @@ from aether_sync.stores._memory_log import LogFollower
 
 from ..support.common import UNIT
 from ..support.inside import open_consumptions
+from ..support.typed import Cancelled, typed
 
 # -- what is given
 
@@ -175,7 +176,7 @@ class World:
 
     def __init__(self, server: NATSServer, prefix: str) -> None:
         self.local = EventBus()
-        self.memory = InMemoryEventStore()
+        self.memory = InMemoryEventStore(types=typed())
         self.bus = NATSEventBus(server.url, prefix=prefix)
         self.store = JetStreamEventStore(server.url, prefix)
         self._url = server.url
@@ -254,6 +255,7 @@ OWNERS: dict[str, Callable[[World], Any]] = {
     "InMemoryEventStore.close": lambda _: InMemoryEventStore(),
     "JetStreamEventStore.close": lambda _: JetStreamEventStore(),
     "EventStored": lambda _: EventStored,
+    "EventTypes": lambda _: typed(),
     "InMemoryEventStore": lambda world: world.memory,
     "JetStreamEventStore": lambda world: world.store,
     "JetStreamFollower": World.follower,
@@ -306,6 +308,9 @@ GOOD: dict[str, Any] = {
     "set_broadcaster.bus": None,
     "wait_for.sequence": 0,
     "following.version": 0,
+    "event.name": "New",
+    "upcast.name": "New",
+    "value": Fresh(Cancelled),
     "following.timeout": None,
     "EventStored.version": 1,
     "close.timeout": 1.0,
