@@ -7,6 +7,7 @@ import time
 import urllib.request
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -114,7 +115,10 @@ def test_all_of_them_by_one_call(
         assert scrape.value("aether_sync_connection_connected") == 2
         assert scrape.value("aether_sync_bus_published_total", prefix=bus.prefix) == 1
         assert scrape.value("aether_sync_store_events_written_total", stream=store.stream) == 1
-        assert scrape.value("aether_sync_runner_handled_total", consumer="mailer", source="events") == 1
+        assert (
+            scrape.value("aether_sync_runner_handled_total", stream=store.stream, consumer="mailer", source="events")
+            == 1
+        )
         assert scrape.value("aether_sync_runner_handler_seconds_count", consumer="mailer") == 1
         assert scrape.value("aether_sync_runner_threads") == 4
         assert scrape.value("aether_sync_consumer_unacknowledged_events", stream=store.stream) is not None
@@ -126,6 +130,21 @@ def test_all_of_them_by_one_call(
     assert Scrape(registry).value("aether_sync_store_events_written_total") == 1
     registration.unregister()
     assert Scrape(registry).text == ""
+
+
+def test_consumers_of_two_streams_may_have_the_same_name(
+    make_store: MakeStore, prefix: str, registry: CollectorRegistry
+) -> None:
+    stores = [make_store(stream=f"{prefix}-{name}") for name in ("orders", "invoices")]
+    runners = [store.consumer("mailer").run(lambda delivery: None) for store in stores]
+    with register(*runners, registry=registry):
+        for store, number in zip(stores, (1, 2), strict=True):
+            for version in range(1, number + 1):
+                store.save_event(make_event(version=version))
+            store.consumer("mailer").wait_for(number, timeout=PATIENCE)
+        for store, number in zip(stores, (1, 2), strict=True):
+            handled = partial(Scrape(registry).value, "aether_sync_runner_handled_total")
+            assert handled(stream=store.stream, consumer="mailer") == number
 
 
 def test_names_units_and_help_texts() -> None:

@@ -39,9 +39,9 @@ ROOMS: dict[str, list[str]] = {
         "_jetstream", "consumers", "jetstream", "admin", "doctor",
     ],
     "stores/_jetstream": [
-        "names", "error_codes", "answers", "earlier", "messages", "api", "stream", "vitals", "saves", "cache",
-        "capacity", "group_commit", "reader", "history", "kept", "walk", "loader", "draft", "writer", "snapshots",
-        "parts", "pull", "flow", "record_flow", "follower",
+        "names", "error_codes", "answers", "earlier", "messages", "tries", "listing", "api", "stream", "vitals",
+        "saves", "cache", "capacity", "group_commit", "reader", "history", "kept", "walk", "loader", "draft", "writer",
+        "snapshots", "parts", "pull", "flow", "record_flow", "follower",
     ],
     "stores/consumers": [
         "arrivals", "dead_letters", "durable", "ack_extender", "delivery", "handlers", "sources", "consumption",

@@ -152,14 +152,14 @@ def read_store(store: StoreBase, name: str) -> Reading:
     return found
 
 
-def labels_of_runner(metrics: RunnerMetrics) -> tuple[str, str]:
-    """Return the consumer of a runner, and where its events come from."""
-    return metrics.consumer, "dead_letters" if metrics.of_dead_letters else "events"
+def labels_of_runner(metrics: RunnerMetrics) -> tuple[str, str, str]:
+    """Return the stream and the consumer of a runner, and which events it handles."""
+    return metrics.stream, metrics.consumer, "dead_letters" if metrics.of_dead_letters else "events"
 
 
-def counts_of_runner(metrics: RunnerMetrics, name: str, consumer: str, source: str) -> Reading:
+def counts_of_runner(metrics: RunnerMetrics, name: str, stream: str, consumer: str, source: str) -> Reading:
     """Return what a runner has counted."""
-    found = Reading(name, consumer, source)
+    found = Reading(name, stream, consumer, source)
     found.histogram(families.RUNNER_HANDLER_SECONDS, metrics.seconds)
     found.count(families.RUNNER_HANDLED, metrics.handled)
     found.count(families.RUNNER_FAILED, metrics.failed)

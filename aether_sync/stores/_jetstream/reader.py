@@ -10,12 +10,13 @@ from ..._runtime.deadline import Deadline
 from ...errors import DecodingError, MalformedRecordError
 from ...events import MAX_VERSION, Event
 from ..base import MalformedRecord, StoredEvent
-from .api import Asked, JetStream
+from .api import JetStream
 from .cache import Known, Torn, VersionCache
 from .earlier import Earlier
 from .messages import Record
 from .names import Names
 from .saves import Saves, Verdict, save_of
+from .tries import Asked
 
 __all__ = ["AskedTail", "Reader", "Tail", "valid"]
 

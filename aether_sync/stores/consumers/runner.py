@@ -98,6 +98,7 @@ class Runner(Closeable, ForkAware):
         """Return what the runner has done so far; any thread may ask, also after it was closed, and also a handler."""
         scheduler = self._scheduler
         return scheduler.counts.snapshot(
+            stream=self._stream,
             consumer=self._name,
             of_dead_letters=self._is_of_dead_letters,
             threads=len(self._threads) - 1,
