@@ -167,6 +167,14 @@ def event() -> Event:
     return Event(event_type="T", actor_id="a", data={"n": 1})
 
 
+def counted(number: int, _: object) -> int:
+    return number + 1
+
+
+def scenarios() -> aether_sync.Scenarios[int]:
+    return aether_sync.Scenarios(initial=int, evolve=counted)
+
+
 class World:
     """What the methods belong to, made when it is needed."""
 
@@ -207,6 +215,9 @@ class World:
         self.store.append("a", event(), expected_version=ANY_VERSION)
         with self.store.consumer("d", max_deliver=1_000_000).iterate() as deliveries:
             return deliveries.get(timeout=20 * UNIT)
+
+    def repository(self) -> aether_sync.Repository[int]:
+        return aether_sync.Repository(self.memory, initial=int, evolve=counted, snapshot_every=1)
 
     def runner(self) -> aether_sync.Runner:
         runner = self.store.consumer("r", max_deliver=1).run(fails)
@@ -256,7 +267,10 @@ OWNERS: dict[str, Callable[[World], Any]] = {
     "NATSEventBus.close": lambda _: NATSEventBus(),
     "NATSCluster": lambda _: NATSCluster(binary="/nowhere/nats-server"),
     "NATSServer": lambda _: NATSServer(binary="/nowhere/nats-server"),
+    "Given": lambda _: scenarios().given(),
+    "Repository": World.repository,
     "Runner": World.runner,
+    "Scenarios": lambda _: scenarios(),
     "Subscription": World.subscription,
     "SubscriptionFilter": lambda _: SubscriptionFilter(event_types={"T"}, actor_pattern="a*"),
 }
@@ -271,7 +285,13 @@ GOOD: dict[str, Any] = {
     "events": Fresh(event),
     "expected_version": ANY_VERSION,
     "function": Fresh(lambda: lambda: None),
+    "decide_together.actor_ids": ("a", "b"),
+    "decision": Fresh(lambda: lambda _: None),
+    "evolve": Fresh(lambda: counted),
     "handler": Fresh(lambda: lambda _: None),
+    "initial": int,
+    "kind": ValueError,
+    "store": Fresh(InMemoryEventStore),
     "max_events": 1,
     "name": None,
     "namespace": "n",
@@ -303,6 +323,7 @@ NOT_CALLED = {
     "CloseReport", "ConsumerState", "LoadedActor", "MalformedRecord", "Metrics", "DeadLetter", "Reading", "Snapshot",
     "StoredEvent", "SubscriptionStats",  # values; a snapshot is checked where it is saved
     "ActorState", "Decided", "DecidedTogether",  # values
+    "When",  # its methods raise AssertionError; tests of scenarios give them what they cannot be
     "CallMetrics", "Finding", "FollowerStats", "HandlingContext", "Health", "Histogram", "Notice", "Operation",
     "RunnerMetrics", "StoreMetrics",  # values, too
     "AnyVersion", "EventStore", "Follower", "VersionListener", "Handleable", "HasHealth",  # an enum and protocols
@@ -383,7 +404,9 @@ def call(owner: Any, argument: Argument, value: Any) -> Any:
             one.kind is _KINDS.POSITIONAL_OR_KEYWORD and one.default is _KINDS.empty
         ):
             positional.append(given)
-        elif one.name == argument.name or (one.name in ("timeout", "expected_version", "event_type", "actor_id")):
+        elif one.name == argument.name or (
+            one.name in ("timeout", "expected_version", "event_type", "actor_id", "initial", "evolve")
+        ):
             named[one.name] = given
     if argument.name not in inspect.signature(function).parameters:
         named[argument.name] = value
