@@ -4,17 +4,17 @@ The version of the data is kept in the metadata of an event, under ``schemaVersi
 other languages, and those that know nothing of types, write events of version 1, and go on reading all others.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import inspect
 
-from ._arguments import check_callback, check_choice, check_int, is_mapping, is_of
+from ._arguments import as_iterator, check_callback, check_choice, check_int, is_mapping, is_of
 from ._runtime.locks import signal_safe_lock
 from ._values.shown import explained, short
 from .errors import EncodingError, EventTypeError, InvalidEventError, InvalidOptionError, UnknownEventTypeError
-from .events import EVENT_STORED, MAX_VERSION, Event, EventStored, event_class, made_of
+from .events import EVENT_STORED, MAX_VERSION, Event, EventStored, _metadata, event_class, made_of
 
 __all__ = ["SCHEMA_VERSION", "EventTypes", "Upcaster", "class_of_events"]
 
@@ -105,7 +105,7 @@ class EventTypes:
 
     # -- registering
 
-    def event(self, name: str, *, version: int = 1, formerly: Collection[str] = ()) -> Callable[[type[T]], type[T]]:
+    def event(self, name: str, *, version: int = 1, formerly: Iterable[str] = ()) -> Callable[[type[T]], type[T]]:
         """Return a decorator that registers a class as a type of events, and returns it unchanged.
 
         Args:
@@ -355,9 +355,7 @@ class EventTypes:
         if known is None:
             raise InvalidEventError(_unregistered(value, kind, plan))
         data = _written(value, known)
-        given = {} if metadata is None else metadata
-        if not is_mapping(given):
-            raise InvalidEventError(f"metadata must be a dict of str to str, not {type(given).__name__}")
+        given = {} if metadata is None else _metadata(metadata)
         noted = {key: text for key, text in given.items() if key != SCHEMA_VERSION} | _noted(known)
         if caused_by is None:
             make: Callable[..., Event] = Event
@@ -405,10 +403,11 @@ def _checked_name(name: object) -> str:
     return text
 
 
-def _checked_names(formerly: Collection[str]) -> tuple[str, ...]:
-    if is_of(formerly, str) or not isinstance(formerly, Collection):
+def _checked_names(formerly: Iterable[str]) -> tuple[str, ...]:
+    iterator = None if is_of(formerly, str) else as_iterator(formerly)
+    if iterator is None:
         raise InvalidOptionError(f"formerly is a collection of names, such as {{'OrderMade'}}, not {short(formerly)}")
-    return tuple(map(_checked_name, formerly))
+    return tuple(map(_checked_name, iterator))
 
 
 def _too_new(one: _Type, version: int) -> InvalidOptionError:
@@ -424,7 +423,7 @@ def _shape_of(cls: Any) -> _Shape | None:
     Raises:
         InvalidOptionError: It is no class that can be made of a dict.
     """
-    if not isinstance(cls, type):
+    if not is_of(cls, type):
         raise InvalidOptionError(f"an event type is {_WHAT}, not {short(cls)}")
     try:
         found = inspect.type_info(cls)
@@ -562,10 +561,7 @@ def _copied(value: Any) -> Any:
 
 
 def _found(plan: _Plan, cls: Any) -> _Type | None:
-    try:
-        return plan.by_class.get(cls)
-    except TypeError:  # it has no hash
-        return None
+    return plan.by_class.get(cls) if is_of(cls, type) else None
 
 
 def _unregistered(value: object, kind: object, plan: _Plan) -> str:
@@ -597,7 +593,7 @@ def _noted(known: _Type) -> dict[str, str]:
 
 
 def _shown(cls: Any) -> str:
-    return cls.__name__ if isinstance(cls, type) else short(cls)
+    return cls.__name__ if is_of(cls, type) else short(cls)
 
 
 def _registered(plan: _Plan) -> str:

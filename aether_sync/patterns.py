@@ -395,10 +395,10 @@ def _event_types(event_types: Iterable[str | type], known: Types | None) -> froz
     for one in types:
         if is_of(one, str) and str.__str__(one):
             names.add(str.__str__(one))
-        elif known is not None and isinstance(one, type):
+        elif known is not None and is_of(one, type):
             names |= known.names(one)
         else:
-            hint = ", unless there are types= that know a class" if isinstance(one, type) else ""
+            hint = ", unless there are types= that know a class" if is_of(one, type) else ""
             raise InvalidOptionError(f"event_types must hold non-empty str, not {short(one)}{hint}")
     return frozenset(names)
 

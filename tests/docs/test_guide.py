@@ -46,6 +46,7 @@ KINDS = {
     "server": "NATSServer",
     "store": "JetStreamEventStore",
     "subscription": "Subscription",
+    "types": "EventTypes",
 }
 
 

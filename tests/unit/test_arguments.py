@@ -52,6 +52,7 @@ from aether_sync.stores._memory_log import LogFollower
 
 from ..support.common import UNIT
 from ..support.inside import open_consumptions
+from ..support.typed import Cancelled, typed
 
 # -- what is given
 
@@ -180,7 +181,7 @@ class World:
 
     def __init__(self, server: NATSServer, prefix: str) -> None:
         self.local = EventBus()
-        self.memory = InMemoryEventStore()
+        self.memory = InMemoryEventStore(types=typed())
         self.bus = NATSEventBus(server.url, prefix=prefix)
         self.store = JetStreamEventStore(server.url, prefix)
         self._url = server.url
@@ -259,6 +260,7 @@ OWNERS: dict[str, Callable[[World], Any]] = {
     "InMemoryEventStore.close": lambda _: InMemoryEventStore(),
     "JetStreamEventStore.close": lambda _: JetStreamEventStore(),
     "EventStored": lambda _: EventStored,
+    "EventTypes": lambda _: typed(),
     "InMemoryEventStore": lambda world: world.memory,
     "JetStreamEventStore": lambda world: world.store,
     "JetStreamFollower": World.follower,
@@ -311,6 +313,9 @@ GOOD: dict[str, Any] = {
     "set_broadcaster.bus": None,
     "wait_for.sequence": 0,
     "following.version": 0,
+    "event.name": "New",
+    "upcast.name": "New",
+    "value": Fresh(Cancelled),
     "following.timeout": None,
     "EventStored.version": 1,
     "close.timeout": 1.0,
@@ -404,9 +409,7 @@ def call(owner: Any, argument: Argument, value: Any) -> Any:
             one.kind is _KINDS.POSITIONAL_OR_KEYWORD and one.default is _KINDS.empty
         ):
             positional.append(given)
-        elif one.name == argument.name or (
-            one.name in ("timeout", "expected_version", "event_type", "actor_id", "initial", "evolve")
-        ):
+        elif one.name == argument.name or one.name == "timeout" or one.default is _KINDS.empty:
             named[one.name] = given
     if argument.name not in inspect.signature(function).parameters:
         named[argument.name] = value

@@ -54,6 +54,12 @@ PAGES = (
         ("events.Event", "events"),
     ),
     Page(
+        "event-types",
+        "Event types",
+        "These are the classes of a program's events, their versions, and how older data becomes newer data.",
+        ("event_types",),
+    ),
+    Page(
         "patterns",
         "Patterns and filters",
         "A filter says which events of its namespaces a subscription takes.",
