@@ -397,3 +397,11 @@ def test_events_of_two_registries_are_equal() -> None:
     assert msgspec.structs.asdict(event) == msgspec.structs.asdict(there)
     assert (repr(event), type(event).__name__, type(event).__module__) == (repr(there), "Event", "aether_sync.events")
     assert not gc.is_tracked(event)
+
+
+def test_a_value_shares_nothing_with_its_event() -> None:
+    event = Event(event_type="Refunded", actor_id="a", data={"amount": 1, "notes": {"deep": [1]}})
+    types = typed()
+    value = types.value_of(event)
+    value["notes"]["deep"].append(2)
+    assert types.value_of(event) == event.data == {"amount": 1, "notes": {"deep": [1]}}
