@@ -20,6 +20,8 @@ __all__ = ["Evolution", "is_changed", "name_of", "picture"]
 
 State = TypeVar("State")
 
+_LARGEST = 1_000  # objects of the user's own classes in a state, beyond which it is not compared
+
 
 class Evolution(Generic[State]):
     """Makes states of events. Any thread may use it.
@@ -115,8 +117,18 @@ def _itself(event: Event) -> Event:
 
 def picture(state: object) -> bytes | None:
     """Return what can be compared with a later picture of the same object; None if msgspec cannot look into it."""
+    seen: set[int] = set()  # ids of objects that msgspec does not know, each of which is looked into once
+
+    def parts_of(one: object) -> dict[str, Any] | None:
+        if id(one) in seen:
+            return None
+        seen.add(id(one))
+        if len(seen) > _LARGEST:
+            raise OverflowError
+        return vars(one)
+
     try:
-        return msgspec.json.encode(state, enc_hook=vars)
+        return msgspec.json.encode(state, enc_hook=parts_of)
     except Exception:  # such as objects with slots, a cycle, or what a property of the user's raises
         return None
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar, TypeVarTuple
 
 from .._arguments import is_of
-from .._values.shown import explained
+from .._values.shown import explained, short
 from ..errors import InvalidOptionError
 from ..event_types import EventTypes, class_of_events
 from ..events import Event
@@ -164,11 +164,13 @@ class When(Generic[State]):
             InvalidOptionError: ``kind`` is no class of errors, or ``match`` no regular expression.
         """
         __tracebackhide__ = True
-        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            raise InvalidOptionError(f"then_raises() takes a class of errors such as ValueError, not {kind!r:.80}")
+        if not (is_of(kind, type) and issubclass(kind, BaseException)):
+            raise InvalidOptionError(f"then_raises() takes a class of errors such as ValueError, not {short(kind)}")
+        if match is not None and not is_of(match, str):
+            raise InvalidOptionError(f"match must be a regular expression, a str, not {short(match)}")
         try:
-            pattern = None if match is None else re.compile(match)
-        except (re.error, TypeError) as wrong:
+            pattern = None if match is None else re.compile(str.__str__(match))
+        except re.error as wrong:
             raise InvalidOptionError(f"match must be a regular expression: {explained(wrong)}") from None
         error = self._error
         if error is None:

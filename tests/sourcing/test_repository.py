@@ -32,6 +32,8 @@ from aether_sync import (
     VersionConflictError,
     flush_logs,
 )
+from aether_sync._runtime.threads import NoThreadError
+from aether_sync.sourcing import _saver
 from aether_sync.sourcing._commands import COMMANDS_KEPT
 from aether_sync.sourcing._saver import SnapshotSaver
 
@@ -424,14 +426,20 @@ class TestSnapshots:
     def test_a_failure_is_logged_and_harms_nothing(
         self, memory: InMemoryEventStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        def fail(*_: object, **__: object) -> bool:
+        tried = []
+
+        def fail(snapshot: Snapshot, **_: object) -> bool:
+            tried.append(snapshot)
             raise DeadlineExceededError("no answer")
 
         monkeypatch.setattr(memory, "save_snapshot", fail)
         accounts = accounts_in(memory, snapshot_every=1)
         for n in range(1, 21):
             assert accounts.decide("account-1", shop.deposit, 1).state == Account(n)
+            if accounts._saver._thread is not None:
+                accounts._saver._thread.join(PATIENCE)
         assert accounts.close()
+        assert len(tried) < 5  # after a failure it waits a while
         assert flush_logs()
         (record,) = caplog.records
         assert (record.kind, record.levelname) == ("snapshot_failed", "WARNING")  # type: ignore[attr-defined]
@@ -762,10 +770,9 @@ def test_a_server_that_goes_and_comes(own_server: NATSServer, prefix: str) -> No
 
 @is_posix
 @pytest.mark.concurrent
-@pytest.mark.filterwarnings("ignore:Exception ignored in thread started by")  # threading, interrupted in start()
 def test_an_interrupted_command_takes_effect_once() -> None:
     store = InMemoryEventStore()  # without types: what interrupts them is a wrong event for them
-    balances = Repository(store, initial=int, evolve=shop.evolve_plainly, snapshot_every=20)
+    balances = Repository(store, initial=int, evolve=shop.evolve_plainly)  # threads would be left in threading's limbo
     n = 0
 
     def work() -> None:
@@ -779,9 +786,30 @@ def test_an_interrupted_command_takes_effect_once() -> None:
     commands = [event.command_id for event in store.get_events("account-1")]
     assert commands == [f"c-{number}" for number in range(len(commands))]
     assert balances.get("account-1").state == len(commands)
-    eventually(lambda: store.get_latest_snapshot("account-1"))
-    assert balances.close()
     store.close()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), NoThreadError("no room", is_passing=True)])
+def test_a_thread_that_cannot_be_started_is_started_later(
+    memory: InMemoryEventStore, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def fail(_: threading.Thread) -> None:
+        monkeypatch.setattr(_saver, "start", start)
+        raise error
+
+    start = _saver.start
+    monkeypatch.setattr(_saver, "start", fail)
+    accounts = accounts_in(memory, snapshot_every=1)
+    with suppress(KeyboardInterrupt):
+        accounts.decide("account-1", shop.deposit, 1)
+        accounts.decide("account-1", shop.deposit, 1)
+    assert memory.get_latest_snapshot("account-1") is None
+    accounts.decide("account-1", shop.deposit, 1)
+    assert accounts.close()
+    snapshot = memory.get_latest_snapshot("account-1")
+    assert snapshot is not None
+    assert snapshot.version == 2
+    assert accounts.get("account-1").version == 3
 
 
 @is_posix

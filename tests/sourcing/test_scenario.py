@@ -163,7 +163,7 @@ def test_wrong_arguments() -> None:
     with pytest.raises(InvalidEventError, match="an event is an object"):
         accounts.given().when(lambda _: "Deposited").then_nothing()
     decided = accounts.given().when(shop.withdraw, 3)
-    for kind, match in ((5, None), (str, None), (ValueError, "("), (ValueError, 5)):
+    for kind, match in ((5, None), (str, None), (ValueError, "("), (ValueError, 5), ("x", None)):
         with pytest.raises(InvalidOptionError):
             decided.then_raises(kind, match)  # type: ignore[arg-type]
 
