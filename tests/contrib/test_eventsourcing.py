@@ -705,7 +705,7 @@ def test_a_subscription_skips_what_it_does_not_want(factory: Factory) -> None:
 def test_a_store_that_has_lost_what_was_processed_says_so(factory: Factory) -> None:
     recorder = factory.application_recorder()
     recorder.insert_events([stored()])
-    with pytest.raises(OperationalError, match="ends at .* 7"):
+    with pytest.raises(OperationalError, match=r"ends at .* 7"):
         recorder.subscribe(gt=7)
 
 
