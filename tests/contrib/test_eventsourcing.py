@@ -310,7 +310,7 @@ try:
         EventCountersViewTestCase,
         EventSourcedProjectionTestCase,
     )
-except ModuleNotFoundError:  # in versions before 9.5.3 these tests were not a part of the package
+except ModuleNotFoundError:  # the oldest versions do not have these tests
     ...
 else:
 
