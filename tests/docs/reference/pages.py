@@ -16,7 +16,7 @@ __all__ = ["BRIDGES", "PAGES", "Page", "Reference"]
 _PACKAGE = Path(__file__).parents[3] / "aether_sync"
 _LAST_LINE = "<!-- Made from the docstrings by `python -m tests.docs.reference`: edit those. -->"
 #: Modules with public names of their own, which `aether_sync` itself does not have: each needs an extra.
-BRIDGES = ("contrib.opentelemetry", "contrib.prometheus")
+BRIDGES = ("contrib.eventsourcing", "contrib.opentelemetry", "contrib.prometheus")
 _BUILTINS = {"AttributeError", "Exception", "TimeoutError", "ValueError"}
 _KINDS = {"__enter__": "a context manager", "__next__": "an iterator", "__anext__": "an asynchronous iterator"}
 
@@ -140,6 +140,12 @@ PAGES = (
         "The whole process",
         "These names are about the whole process: the end of iterations, the log, and the version.",
         ("_runtime", "_version"),
+    ),
+    Page(
+        "eventsourcing",
+        "The package eventsourcing",
+        "`aether_sync.contrib.eventsourcing` has these names; it needs the extra `eventsourcing`.",
+        ("contrib.eventsourcing._factory", "contrib.eventsourcing._datastore", "contrib.eventsourcing"),
     ),
     Page(
         "prometheus",
