@@ -153,13 +153,15 @@ def main() -> None:
     """Measure what is installed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=200_000)
+    parser.add_argument("--only", choices=("aether", "eventsourcing"), help="measure one of the two")
     given = parser.parse_args()
+    measures = [one for name, one in (("aether", _ours), ("eventsourcing", _theirs)) if given.only in (None, name)]
     print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.0f}")
     for kind in ("sqlite", "postgres"):
         missing = lacking(("eventsourcing", "psycopg", "postgres"))
         if missing:
             raise SystemExit(missing)
-        for measure in (_ours, _theirs):
+        for measure in measures:
             with tempfile.TemporaryDirectory() as folder, postgres.running() as port:
                 _await(port)
                 measure(kind, port, Path(folder), given.events)
