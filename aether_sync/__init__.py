@@ -20,6 +20,7 @@ from .errors import (
     DuplicateIdError,
     EncodingError,
     EventTooLargeError,
+    EventTypeError,
     InvalidEventError,
     InvalidNamespaceError,
     InvalidOptionError,
@@ -39,11 +40,13 @@ from .errors import (
     StreamRegressionError,
     SubscriptionClosedError,
     SubscriptionOverflowError,
+    UnknownEventTypeError,
     UnknownOutcomeError,
     UnsupportedError,
     VersionConflictError,
     WrongThreadError,
 )
+from .event_types import EventTypes
 from .events import EVENT_STORED, Event, EventStored
 from .handling_context import (
     Handleable,
@@ -71,6 +74,8 @@ from .patterns import SubscriptionFilter, actor_type
 from .server.cluster import NATSCluster
 from .server.server import NATSServer
 from .sourcing.read_your_writes import ReadYourWrites, ReadYourWritesStats
+from .sourcing.repository import ActorState, Decided, DecidedTogether, Repository
+from .sourcing.scenario import Given, Scenarios, When
 from .stores.base import (
     ANY_VERSION,
     NO_EVENTS,
@@ -106,6 +111,7 @@ __all__ = [
     "ANY_VERSION",
     "EVENT_STORED",
     "NO_EVENTS",
+    "ActorState",
     "AetherError",
     "AnyVersion",
     "AtomicAppendUnsupportedError",
@@ -124,6 +130,8 @@ __all__ = [
     "Database",
     "DeadLetter",
     "DeadlineExceededError",
+    "Decided",
+    "DecidedTogether",
     "DecodingError",
     "Delivery",
     "DeliveryUncertainError",
@@ -135,9 +143,12 @@ __all__ = [
     "EventStore",
     "EventStored",
     "EventTooLargeError",
+    "EventTypeError",
+    "EventTypes",
     "Finding",
     "Follower",
     "FollowerStats",
+    "Given",
     "Handleable",
     "Handler",
     "HandlingContext",
@@ -172,8 +183,10 @@ __all__ = [
     "ReadYourWrites",
     "ReadYourWritesStats",
     "Reading",
+    "Repository",
     "Runner",
     "RunnerMetrics",
+    "Scenarios",
     "SQLite",
     "ServerError",
     "ServerNotFoundError",
@@ -192,10 +205,12 @@ __all__ = [
     "SubscriptionFilter",
     "SubscriptionOverflowError",
     "SubscriptionStats",
+    "UnknownEventTypeError",
     "UnknownOutcomeError",
     "UnsupportedError",
     "VersionConflictError",
     "VersionListener",
+    "When",
     "WrongThreadError",
     "__version__",
     "actor_type",

@@ -211,16 +211,17 @@ _NOT_RUN: Mapping[Callable[[Any], bool], str] = {
 
 
 def check_callback(name: str, value: object, *arguments: str) -> None:
-    """Refuse what cannot be called with some arguments, and what would return something that nobody runs.
+    """Refuse what cannot be called with these arguments, and what would return something that nobody runs.
 
     Args:
         name: What it is called.
         value: The user's function.
         *arguments: What it is called with, such as ``"a Notice"``.
     """
-    given = " and ".join(arguments) or "no argument"
+    said = " and ".join(arguments)
     if not callable(value):
-        raise InvalidOptionError(f"{name} must be a function that is called with {given}, not {short(value)}")
+        given = f"with {said}" if arguments else "without arguments"
+        raise InvalidOptionError(f"{name} must be a function that is called {given}, not {short(value)}")
     for is_kind, kind in _NOT_RUN.items():
         if is_kind(value) or is_kind(type(value).__call__):
             raise InvalidOptionError(f"{name} must not be {kind}, as {short(value)} is: pass a plain function")
@@ -231,9 +232,9 @@ def check_callback(name: str, value: object, *arguments: str) -> None:
     try:
         parameters.bind(*arguments)
     except TypeError as error:
-        number = "one argument, " if len(arguments) == 1 else ""
+        number = ("without arguments", "with one argument, ", "with two arguments, ")[len(arguments)]
         raise InvalidOptionError(
-            f"{name} is called with {number}{given}, and {short(value)} takes {parameters}: {error}"
+            f"{name} is called {number}{said}, and {short(value)} takes {parameters}: {error}"
         ) from None
 
 

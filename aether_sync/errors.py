@@ -9,6 +9,8 @@ A deadline that ran out is also the builtin ``TimeoutError``; a bad argument is 
     ├── EncodingError (ValueError)              data that cannot be written as JSON
     │   └── EventTooLargeError                  larger than the server's max_payload
     ├── DecodingError (ValueError)              bytes that are not an event; a payload of another shape
+    │   └── EventTypeError                      an event is not what its registered type says
+    │       └── UnknownEventTypeError           no such type is registered, or an older version of it only
     ├── DeadlineExceededError (TimeoutError)    a timeout ran out
     │   └── PublishTimeoutError                 the outbox stayed full for publish_timeout
     ├── ConnectionFailedError                   the connection, or a right on the server, is missing
@@ -58,6 +60,7 @@ __all__ = [
     "DuplicateIdError",
     "EncodingError",
     "EventTooLargeError",
+    "EventTypeError",
     "InvalidEventError",
     "InvalidNamespaceError",
     "InvalidOptionError",
@@ -77,6 +80,7 @@ __all__ = [
     "StreamRegressionError",
     "SubscriptionClosedError",
     "SubscriptionOverflowError",
+    "UnknownEventTypeError",
     "UnknownOutcomeError",
     "UnsupportedError",
     "VersionConflictError",
@@ -110,6 +114,27 @@ class EventTooLargeError(EncodingError):
 
 class DecodingError(AetherError, ValueError):
     """The bytes are not an event of this wire format, or the payload does not have the shape asked for."""
+
+
+class EventTypeError(DecodingError):
+    """The value of an event cannot be made: its data has another shape than its class, or an upcaster has failed.
+
+    If the handler of a consumer lets this error of its own event through, the event becomes a dead letter at once.
+
+    Attributes:
+        event_id: The id of the event.
+    """
+
+    def __init__(self, message: str, event_id: str) -> None:
+        super().__init__(message, event_id)
+        self.event_id = event_id
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # the other argument is an attribute
+
+
+class UnknownEventTypeError(EventTypeError):
+    """The type of an event is not registered, or the event is of a newer version than the registered one."""
 
 
 class DeadlineExceededError(AetherError, TimeoutError):

@@ -74,7 +74,8 @@ class Kind(StrEnum):
     SET_ASIDE = "set_aside"  #: a projection goes on without an event that it could not apply
     SLOW_PATH = "slow_path"  #: this version of nats-py is not known well enough to read it the fast way
     SNAPSHOT_DISCARDED = "snapshot_discarded"  #: a snapshot is ahead of its actor's events
-    SNAPSHOT_IGNORED = "snapshot_ignored"  #: a snapshot has another schema version than ``load()`` asks for
+    SNAPSHOT_FAILED = "snapshot_failed"  #: a repository could not save a snapshot
+    SNAPSHOT_IGNORED = "snapshot_ignored"  #: a snapshot has another schema version than ``load()`` asks for, or shape
     SUBSCRIPTION_DENIED = "subscription_denied"  #: the server refused or ended a subscription
     UNCERTAIN = "uncertain"  #: events were not confirmed when a connection broke
     UNFINISHED_ITERATIONS = "unfinished_iterations"  #: the main thread ended before the threads that iterate

@@ -17,10 +17,11 @@ from ..errors import (
     StoreClosedError,
     VersionConflictError,
 )
+from ..event_types import EventTypes, class_of_events
 from ..events import Event, EventStored
 from ..health import Health
 from ..instrumentation import Operation, observers, sending
-from ..metrics import CloseReport
+from ..metrics import CloseReport, StoreMetrics
 from ..patterns import SubscriptionFilter, check_namespace
 from ._checks import check_actor_id, check_events, check_order, check_version, check_wanted, latest_of
 from ._measuring import StoreCounts, measured
@@ -31,7 +32,7 @@ from .projections.applying import OnError
 from .projections.base import Apply, Database
 from .projections.projection import Projection, make_projection
 
-__all__ = ["StoreBase"]
+__all__ = ["StoreBase", "lasting_store_metrics"]
 
 _BURSTS_KEPT = 1_000  # actors of whose snapshots it is known when it was logged last that they are ignored
 
@@ -48,14 +49,16 @@ class StoreBase(Closeable, EventStore):
 
     Args:
         reporter: Logs for the store.
+        types: The classes of its events, if it knows them.
         **logged: Attributes of its log records.
     """
 
     def __reduce__(self) -> Never:
         raise TypeError("a store cannot be pickled, as it has a connection or events of its own: make one over there")
 
-    def __init__(self, reporter: Reporter, **logged: Unpack[Details]) -> None:
+    def __init__(self, reporter: Reporter, types: EventTypes | None, **logged: Unpack[Details]) -> None:
         self._reporter = reporter
+        self._types, self._kind = types, class_of_events(types)
         self._logged = logged
         self._closed = False
         self._counts = StoreCounts()
@@ -64,6 +67,11 @@ class StoreBase(Closeable, EventStore):
         self._broadcaster: _Broadcaster | None = None  # replaced whole; read by any thread
         self._projections: WeakRegistry[Projection] = WeakRegistry()  # which end with the store
         self._ignored: dict[str, Burst] = {}  # by actor: snapshots that load() did not use; single operations only
+
+    @property
+    def types(self) -> EventTypes | None:
+        """The classes of its events, as it was given them; None if it knows none."""
+        return self._types
 
     # -- saving
 
@@ -85,7 +93,7 @@ class StoreBase(Closeable, EventStore):
 
     @measured
     def append(
-        self, actor_id: str, *events: Event, expected_version: int | AnyVersion, timeout: float | None = 5.0
+        self, actor_id: str, *events: object, expected_version: int | AnyVersion, timeout: float | None = 5.0
     ) -> list[StoredEvent]:
         deadline = Deadline(timeout)
         self._refuse_if_closed()
@@ -95,7 +103,7 @@ class StoreBase(Closeable, EventStore):
                 expected_version = check_version("expected_version", expected_version)
             except InvalidOptionError as error:
                 raise InvalidOptionError(f"{error}; or NO_EVENTS, or ANY_VERSION for whatever is there") from None
-        checked = check_events(events)
+        checked = check_events(events if self._types is None else self._as_events(actor_id, events, self._types))
         for event in checked:
             if event.actor_id != actor_id:
                 raise InvalidEventError(
@@ -114,6 +122,14 @@ class StoreBase(Closeable, EventStore):
         except VersionConflictError as conflict:
             conflict.expected_version = None if expected is ANY_VERSION else expected
             raise
+
+    @staticmethod
+    def _as_events(actor_id: str, given: tuple[object, ...], types: EventTypes) -> list[object]:
+        """Make events of typed values; what is none of both is left to be refused."""
+        return [
+            one if issubclass(type(one), (Event, list, tuple)) else types.to_event(one, actor_id=actor_id)
+            for one in given
+        ]
 
     def _observed(
         self, name: str, events: tuple[Event, ...], save: Callable[[tuple[Event, ...]], list[StoredEvent]]
@@ -178,11 +194,11 @@ class StoreBase(Closeable, EventStore):
         limit: int = 100,
         until: int | None = None,
         actors: str | None = None,
-        event_types: Iterable[str] = (),
+        event_types: Iterable[str | type] = (),
         timeout: float | None = 5.0,
     ) -> list[StoredEvent]:
         page = Wanted.checked(after=after, until=until, limit=check_count("limit", limit))
-        wanted = check_wanted("actors", actors, event_types)
+        wanted = check_wanted("actors", actors, event_types, self._types)
         found = self._read_all(page, wanted, self._deadline(timeout))
         self._counts.read(len(found))
         return found
@@ -357,3 +373,8 @@ class StoreBase(Closeable, EventStore):
     def __enter__(self) -> Self:
         self._refuse_if_closed()
         return self
+
+
+def lasting_store_metrics(store: StoreBase) -> Callable[[], StoreMetrics]:
+    """Return a function that says what a store has counted, also when it is collected, which it does not prevent."""
+    return store._counts.snapshot

@@ -15,6 +15,7 @@ import msgspec
 from .._values.clock import Datetime, now
 from ..bus import EventBus
 from ..errors import MalformedRecordError
+from ..event_types import EventTypes
 from ..events import Event
 from ..health import Health
 from ..metrics import CloseReport, StoreMetrics
@@ -226,6 +227,10 @@ class EventStore(Protocol):
     also raises ``StoreUnavailableError``, ``PermissionDeniedError`` and ``ConnectError``.
     """
 
+    @property
+    def types(self) -> EventTypes | None:
+        """The classes of its events, as it was given them; None if it knows none."""
+
     # -- saving
 
     def save_event(self, event: Event, *, timeout: float | None = 5.0) -> StoredEvent:
@@ -264,7 +269,7 @@ class EventStore(Protocol):
         """
 
     def append(
-        self, actor_id: str, *events: Event, expected_version: int | AnyVersion, timeout: float | None = 5.0
+        self, actor_id: str, *events: object, expected_version: int | AnyVersion, timeout: float | None = 5.0
     ) -> list[StoredEvent]:
         """Store an actor's next events, if the actor is still at the version that they were decided on.
 
@@ -274,14 +279,18 @@ class EventStore(Protocol):
 
         Args:
             actor_id: The actor.
-            *events: The actor's events, without versions: they are numbered from ``expected_version + 1`` on. Without
-                any, nothing is stored, and nothing is asked: ``[]`` is returned, whatever version the actor is at.
+            *events: The actor's events, without versions: they are numbered from ``expected_version + 1`` on. A store
+                with :attr:`types` also takes objects of registered classes, of which it makes events as
+                :meth:`EventTypes.to_event` does. Without any, nothing is stored, and nothing is asked: ``[]`` is
+                returned, whatever version the actor is at.
             expected_version: The version of the actor that was loaded; ``NO_EVENTS`` (0) if it must have no events;
                 ``ANY_VERSION`` to append at whatever version the actor is.
             timeout: Seconds.
 
         Raises:
             VersionConflictError: The actor is at another version.
+            InvalidEventError: An event has a version or another actor; or an object is of no registered class, or does
+                not fit its own.
             UnknownOutcomeError: The events may be stored, or not. ``save_events(error.events)`` is safe. Appending them
                 again is safe, too, except with ``ANY_VERSION``: they might be stored twice.
         """
@@ -370,7 +379,7 @@ class EventStore(Protocol):
         limit: int = 100,
         until: int | None = None,
         actors: str | None = None,
-        event_types: Iterable[str] = (),
+        event_types: Iterable[str | type] = (),
         timeout: float | None = 5.0,
     ) -> list[StoredEvent]:
         """Return events of all actors, in the order in which they were stored: a page of the store.
@@ -394,9 +403,9 @@ class EventStore(Protocol):
             until: The last sequence wanted; None for the end of the store. It may cut a ``save_events()`` in two, as
                 ``limit`` may; :meth:`last_sequence` is never in the middle of one.
             actors: A pattern of actor ids: only events of these; None for all.
-            event_types: Only events of these types; none means all types. The server does not choose by type, so all
-                events of these actors travel here. If events of a type are so rare that one call does not find
-                ``limit`` of them within ``timeout``, read the store in sections, by ``until``.
+            event_types: Only events of these types, names or classes of :attr:`types`; none means all types. The server
+                does not choose by type, so all events of these actors travel here. If events of a type are so rare that
+                one call does not find ``limit`` of them within ``timeout``, read the store in sections, by ``until``.
             timeout: Seconds.
 
         Raises:
@@ -484,7 +493,7 @@ class EventStore(Protocol):
         *,
         after: int = 0,
         actors: str | None = None,
-        event_types: Iterable[str] = (),
+        event_types: Iterable[str | type] = (),
         allow_ahead: bool = False,
         timeout: float | None = 5.0,
     ) -> Follower:
@@ -493,7 +502,7 @@ class EventStore(Protocol):
         Args:
             after: The sequence of the event that was read last; 0 to begin with the first event.
             actors: A pattern of actor ids: only events of these; None for all.
-            event_types: Only events of these types; none means all types.
+            event_types: Only events of these types, names or classes of :attr:`types`; none means all types.
             allow_ahead: Whether the store may end before ``after``. Then the events after that sequence come when they
                 are stored, and until then nobody is told if the store has lost events, or is another one: use it if
                 ``after`` need not be a sequence that was read.

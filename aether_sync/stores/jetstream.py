@@ -20,6 +20,7 @@ from .._values.shown import short
 from ..bus import EventBus
 from ..connection import OPTIONS, Connection, ConnectionOptions, adopt
 from ..errors import InvalidOptionError, VersionConflictError
+from ..event_types import EventTypes
 from ..events import MAX_VERSION, Event
 from ..health import Health
 from ..metrics import CloseReport, StoreMetrics
@@ -82,6 +83,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
         cached_actors: Of how many actors the store remembers the version, those that were used last; each takes up to
             1 KB. A save first asks the server for the versions of actors that are not among them, for all of them at
             once.
+        types: The classes of the events: ``append()`` takes their objects, and ``event.value`` returns them.
         **options: Those of :class:`Connection`, if the store makes its own.
 
     Raises:
@@ -100,6 +102,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
         cache_bytes: int = 64 * 2**20,
         snapshots_kept: int = 1,
         cached_actors: int = 16_384,
+        types: EventTypes | None = None,
         **options: Unpack[ConnectionOptions],
     ) -> None:
         check_options(JetStreamEventStore, options, OPTIONS)
@@ -113,7 +116,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
         self._connection, self._channel, self._owns_connection = adopt(
             connection, options, _perhaps_a_stream(connection), for_store=True
         )
-        super().__init__(self._channel.reporter, stream=self._names.stream)
+        super().__init__(self._channel.reporter, types, stream=self._names.stream)
         self._destination = self.stream
         self._namespace = namespace
         self._jetstream = JetStream(self._channel)
@@ -125,7 +128,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
     def _make_parts(self) -> None:
         self._cache = VersionCache(self._cached_actors)
         self._saves = Saves(self._jetstream, self._names)
-        self._reader = Reader(self._jetstream, self._names, self._cache, self._saves)
+        self._reader = Reader(self._jetstream, self._names, self._cache, self._saves, self._kind)
         self._kept = KeptEvents(self._cache_bytes)
         self._loader = Loader(self._jetstream, self._names, self._reader, self._kept, self._counts)
         self._writer = Writer(self._jetstream, self._names, self._cache, self._reader, self._loader, self._counts)
@@ -348,12 +351,12 @@ class JetStreamEventStore(StoreBase, ForkAware):
         *,
         after: int = 0,
         actors: str | None = None,
-        event_types: Iterable[str] = (),
+        event_types: Iterable[str | type] = (),
         allow_ahead: bool = False,
         timeout: float | None = 5.0,
     ) -> JetStreamFollower:
         after = check_version("after", after)
-        wanted = check_wanted("actors", actors, event_types)
+        wanted = check_wanted("actors", actors, event_types, self._types)
         allow_ahead = check_flag("allow_ahead", allow_ahead)
         deadline = self._deadline(timeout)
         follower = JetStreamFollower(self._parts, after, wanted, allow_ahead=allow_ahead)
@@ -373,7 +376,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
         name: str,
         *,
         actors: str | None = None,
-        event_types: Iterable[str] = (),
+        event_types: Iterable[str | type] = (),
         start: Literal["first", "new"] | int = "first",
         ack_wait: float = 30.0,
         max_deliver: int = 5,
@@ -388,7 +391,8 @@ class JetStreamEventStore(StoreBase, ForkAware):
         Args:
             name: The consumer's name.
             actors: A pattern of actor ids, such as ``"order-*"``: only events of these; None for all.
-            event_types: Only events of these types; none means all types.
+            event_types: Only events of these types, names or classes of ``types``; none means all types. A class also
+                stands for the names that it had before, and adding one is a change of this argument.
             start: Where a new consumer begins: ``"first"``, with the first event of the store, so that nothing is
                 missed; ``"new"``, with what is stored from then on; or the sequence to begin after. A consumer that is
                 there goes on where it was, whatever this says: so processes may give different ones.
@@ -410,7 +414,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
         self._refuse_if_closed()
         settings = ConsumerSettings(
             name=self._names.consumer(name),
-            wanted=check_wanted("actors", actors, event_types),
+            wanted=check_wanted("actors", actors, event_types, self._types),
             start=_checked_start(start),
             ack_wait=check_seconds("ack_wait", ack_wait, _SHORTEST_ACK_WAIT),
             max_deliver=check_count("max_deliver", max_deliver),

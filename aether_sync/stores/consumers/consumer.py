@@ -116,7 +116,8 @@ class Consumer:
         Args:
             handler: Called with a :class:`Delivery`; several calls run at the same time. When it returns, the event is
                 acknowledged; when it raises, it is called again after a pause. After ``max_deliver`` attempts the event
-                becomes a dead letter. To return an awaitable or a generator, which nobody would run, is a failure, too.
+                becomes a dead letter; at once if the handler lets the ``EventTypeError`` of its own event through. To
+                return an awaitable or a generator, which nobody would run, is a failure, too.
             threads: How many handlers run at a time. 4 hide the waiting of handlers that use a network or a database.
             retry_delay: Seconds before an event whose handler failed is tried again, doubled each time, up to 60.
             prefetch: How many events are sorted by actor in this process at most, and how many more wait to be. 256 are

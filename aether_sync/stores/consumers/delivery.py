@@ -20,9 +20,9 @@ from ..._values.shown import short
 from ...errors import DeadlineExceededError, DisconnectedError, InvalidOptionError, StoreError
 from ...events import Event
 from ...instrumentation import Operation, observed, observers
-from .._jetstream.api import Pause
 from .._jetstream.messages import command
 from .._jetstream.pull import moment_of
+from .._jetstream.tries import Pause
 from .ack_extender import _IN_PROGRESS, ACK, AckExtender, nak
 
 __all__ = [

@@ -13,6 +13,7 @@ from .saving_again import SavingAgain
 from .saving_together import SavingTogether
 from .snapshots import SnapshotHistory, Snapshots
 from .telling import Telling
+from .types import WAYS, Typed, Untyped
 from .versions import CachedVersions
 
 __all__ = [
@@ -31,4 +32,7 @@ __all__ = [
     "SnapshotHistory",
     "Snapshots",
     "Telling",
+    "Typed",
+    "Untyped",
+    "WAYS",
 ]

@@ -16,7 +16,7 @@ __all__ = ["BRIDGES", "PAGES", "Page", "Reference"]
 _PACKAGE = Path(__file__).parents[3] / "aether_sync"
 _LAST_LINE = "<!-- Made from the docstrings by `python -m tests.docs.reference`: edit those. -->"
 #: Modules with public names of their own, which `aether_sync` itself does not have: each needs an extra.
-BRIDGES = ("contrib.prometheus", "contrib.sqlalchemy")
+BRIDGES = ("contrib.eventsourcing", "contrib.opentelemetry", "contrib.prometheus", "contrib.sqlalchemy")
 _BUILTINS = {"AttributeError", "Exception", "TimeoutError", "ValueError"}
 _KINDS = {"__enter__": "a context manager", "__next__": "an iterator", "__anext__": "an asynchronous iterator"}
 
@@ -54,6 +54,12 @@ PAGES = (
         ("events.Event", "events"),
     ),
     Page(
+        "event-types",
+        "Event types",
+        "These are the classes of a program's events, their versions, and how older data becomes newer data.",
+        ("event_types",),
+    ),
+    Page(
         "patterns",
         "Patterns and filters",
         "A filter says which events of its namespaces a subscription takes.",
@@ -82,6 +88,12 @@ PAGES = (
         "Event stores",
         "An event store keeps the events of actors, in memory for one process or in JetStream for all nodes.",
         ("stores.base.EventStore", "stores.jetstream", "stores.memory", "stores.base.Follower", "stores"),
+    ),
+    Page(
+        "repository",
+        "Repositories",
+        "A repository makes the states of actors of their events, and lets functions decide on them.",
+        ("sourcing.repository.Repository", "sourcing.repository", "sourcing.scenario"),
     ),
     Page(
         "doctor",
@@ -130,10 +142,10 @@ PAGES = (
         ("_runtime", "_version"),
     ),
     Page(
-        "sourcing",
-        "Event sourcing",
-        "These stand on the stores, and do what programs with event sourcing would else write themselves.",
-        ("sourcing.read_your_writes", "sourcing"),
+        "read-your-writes",
+        "Read your writes",
+        "WSGI middleware by which a client reads what it has just written.",
+        ("sourcing.read_your_writes",),
     ),
     Page(
         "sqlalchemy",
@@ -142,10 +154,22 @@ PAGES = (
         ("contrib.sqlalchemy",),
     ),
     Page(
+        "eventsourcing",
+        "The package eventsourcing",
+        "`aether_sync.contrib.eventsourcing` has these names; it needs the extra `eventsourcing`.",
+        ("contrib.eventsourcing._factory", "contrib.eventsourcing._datastore", "contrib.eventsourcing"),
+    ),
+    Page(
         "prometheus",
         "Prometheus",
         "`aether_sync.contrib.prometheus` has these names; it needs the extra `prometheus`.",
         ("contrib.prometheus._registration.register", "contrib.prometheus._http", "contrib.prometheus"),
+    ),
+    Page(
+        "opentelemetry",
+        "OpenTelemetry",
+        "`aether_sync.contrib.opentelemetry` has this name; it needs the extra `opentelemetry`.",
+        ("contrib.opentelemetry",),
     ),
 )
 
