@@ -112,7 +112,7 @@ def check(data: bytes) -> None:
     results = []
     for stream in (pieces, [b"".join(pieces)]):
         client, target, counters = feed(stream)
-        seen = counters.snapshot()
+        seen, _ = counters.snapshot()
         results.append((client.stats["in_msgs"], len(client.unread), seen["received"], seen["decode_errors"]))
         target.queue.close(discard=True)
         if not isinstance(client.lost.result(), UnexpectedEOF):

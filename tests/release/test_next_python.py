@@ -137,7 +137,7 @@ def names_read(path: Path) -> set[str]:
 #: What 3.12 to 3.14 deprecate or remove, as far as a library like this one could use it.
 GOING = {
     *("get_event_loop", "get_event_loop_policy", "set_event_loop_policy", "get_child_watcher", "set_child_watcher"),
-    *("__annotations__", "get_type_hints", "__future__", "annotationlib"),  # evaluated later since 3.14
+    *("__annotations__", "__future__", "annotationlib"),  # evaluated later since 3.14; get_type_hints() works in all
     *("find_loader", "get_loader", "ByteString", "utcnow", "utcfromtimestamp", "__version_info__", "imp", "distutils"),
     *("UnionType", "Num", "Str", "NameConstant"),
 }

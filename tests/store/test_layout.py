@@ -612,9 +612,9 @@ def test_a_snapshot_of_an_older_version_has_little_read(make_store: MakeStore, m
     writer.save_events([event(version) for version in range(2_001, 2_006)])
     read = [0]
 
-    def counting(payloads: list[bytes]) -> Any:
+    def counting(payloads: list[bytes], *rest: Any) -> Any:
         read[0] += len(payloads)
-        return decode(payloads)
+        return decode(payloads, *rest)
 
     decode = walk.decode_stored_run
     monkeypatch.setattr(walk, "decode_stored_run", counting)
