@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import accumulate, islice, repeat
+from itertools import accumulate, chain, islice, repeat
 from operator import call
 from typing import NamedTuple, cast
 
@@ -395,12 +395,9 @@ def _stored(
 
 def _beginning(arrived: deque[Message], most: int) -> list[Message]:
     """Return the first messages, up to a number, and up to the one with which they have enough bytes."""
-    while True:
-        try:
-            messages = list(islice(arrived, most))
-        except RuntimeError:  # the collector ran here, a finalizer let the loop thread go on, and more has arrived
-            continue
-        break
+    # Until Python 3.12, each allocation may run the collector, and with it a finalizer during which the loop thread
+    # appends: then an iterator that is made already fails. chain() makes it when all else is allocated.
+    messages = list(islice(chain(arrived), most))
     sizes = [len(data) for _, _, _, data in messages]
     if sum(sizes) > _BYTES_AT_ONCE:
         del messages[bisect_right(list(accumulate(sizes)), _BYTES_AT_ONCE) + 1 :]
