@@ -78,11 +78,10 @@ from .stores.base import (
     Snapshot,
     StoredEvent,
 )
+from .stores.consumers.base import ConsumerState, DeadLetter
 from .stores.consumers.consumer import Consumer
 from .stores.consumers.consumption import Consumption
-from .stores.consumers.dead_letters import DeadLetter
 from .stores.consumers.delivery import Delivery
-from .stores.consumers.durable import ConsumerState
 from .stores.consumers.handlers import Handler
 from .stores.consumers.runner import Runner
 from .stores.doctor.diagnosis import diagnose

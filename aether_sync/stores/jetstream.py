@@ -44,9 +44,10 @@ from ._measuring import measured
 from ._store_base import StoreBase
 from ._wanted import Wanted
 from .base import AnyVersion, LoadedActor, Reading, Snapshot, StoredEvent
+from .consumers.base import ConsumerSettings, ConsumerState
 from .consumers.consumer import Consumer
 from .consumers.context import ConsumerContext
-from .consumers.durable import ConsumerSettings, ConsumerState, list_states
+from .consumers.server_backend import ServerBackend
 
 __all__ = ["JetStreamEventStore"]
 
@@ -145,7 +146,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
             self._reader,
             self._counts,
         )
-        self._consumers = ConsumerContext(self._parts)
+        self._consumers = ConsumerContext(ServerBackend(self._parts))
 
     def _forget(self, is_another: bool) -> None:
         """Forget what was read, as the stream may be another one now."""
@@ -429,10 +430,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
         Args:
             timeout: Seconds; None waits for ever.
         """
-        deadline = self._deadline(timeout)
-        if not self._has_stream(deadline):
-            return []
-        return list_states(self._jetstream, self._names.stream, deadline)
+        return self._consumers.backend.states(self._deadline(timeout))
 
     # -- what other nodes store
 

@@ -27,6 +27,7 @@ from aether_sync.stores._jetstream.pull import PullRequester
 from aether_sync.stores.consumers.arrivals import Arrivals
 from aether_sync.stores.consumers.consumption import Consumption
 from aether_sync.stores.consumers.delivery import Delivery
+from aether_sync.stores.consumers.pulled import PulledConsumption
 
 from ..programs import consumers as programs
 from ..programs.run import finish, run, start
@@ -58,10 +59,10 @@ def spoil(store: JetStreamEventStore, data: bytes = b"no event") -> int:
 @pytest.mark.parametrize(
     ("function", "line"),
     [
-        (Consumption._close_by, "self._buffer.changed.wake_all"),
-        (Consumption._close_by, "self._requester.close"),
+        (PulledConsumption._close_by, "self._buffer.changed.wake_all"),
+        (PulledConsumption._close_by, "self._requester.close"),
         (PullRequester.close, "unsubscribe"),
-        (Consumption._close_by, "self._requester.await_last"),
+        (PulledConsumption._close_by, "self._requester.await_last"),
     ],
 )
 def test_an_interrupted_close_gives_back_what_was_not_taken(

@@ -980,6 +980,6 @@ def test_a_refusal_that_nobody_waits_for_is_logged(
         pass
     time.sleep(ACK_WAIT)  # the words of both have ended
     caplog.clear()
-    delivery._settler.send(delivery._reply, b"+ACK")
+    delivery._settler.acknowledge(delivery._receipt)
     eventually(lambda: flush_logs() and any(one.kind == "server_error" for one in caplog.records))
     assert "$JS.ACK" in caplog.text.upper()

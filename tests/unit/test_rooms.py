@@ -44,8 +44,8 @@ ROOMS: dict[str, list[str]] = {
         "parts", "pull", "flow", "record_flow", "follower",
     ],
     "stores/consumers": [
-        "arrivals", "dead_letters", "durable", "ack_extender", "delivery", "handlers", "sources", "consumption",
-        "lanes", "runner", "context", "consumer",
+        "base", "delivery", "handlers", "consumption", "lanes", "runner", "context", "consumer", "arrivals",
+        "dead_letters", "durable", "ack_extender", "settling", "sources", "pulled", "server_backend",
     ],
     "stores/doctor": [
         "faults", "rights", "findings", "monitoring", "shapes", "questions", "server_checks", "checks", "diagnosis",

@@ -8,22 +8,17 @@ from ..._values.shown import short
 from ...errors import StoreClosedError
 from .._checks import check_version
 from ..base import EventStore
-from . import durable
-from .consumption import Consumption, begin_consuming
+from .base import ConsumerSettings, ConsumerState, DeadLetter
+from .consumption import Consumption
 from .context import ConsumerContext
-from .dead_letters import DeadLetter
-from .delivery import Origin
-from .durable import ConsumerSettings, ConsumerState
 from .handlers import Handler
 from .lanes import Handling
 from .runner import Runner, start_runner
-from .sources import Events, Pointers, Source
 
 __all__ = ["Consumer"]
 
 _MOST_THREADS = 10_000  # of one runner: more is a slip
 _HUNG_AFTER = 10  # ack waits: five minutes by default, longer than nearly all handlers take
-_SAME = "Use the same in every process"
 
 
 class Consumer:
@@ -146,7 +141,7 @@ class Consumer:
         attempts = self._settings.max_deliver
         first = min(prefetch, 2 * threads)  # for each thread one to be handled, and one that waits
         handling = Handling(
-            context.parts.names.stream,
+            context.backend.stream,
             self._name,
             handler,
             retry_delay,
@@ -158,7 +153,7 @@ class Consumer:
         )
         consumption = self._begin_iteration(context, first, dead_letters, deadline)
         try:
-            runner = start_runner(consumption, handling, threads, context.parts.reporter)
+            runner = start_runner(consumption, handling, threads, context.backend.reporter)
             context.runners.add(runner)
             self._refuse_if_closed(runner)
         except BaseException:  # of a signal handler, perhaps: nobody else would give back what comes
@@ -175,27 +170,19 @@ class Consumer:
             raise
 
     def _begin_iteration(
-        self, context: ConsumerContext, prefetch: int, dead_letters: bool, deadline: Deadline
+        self,
+        context: ConsumerContext,
+        prefetch: int,
+        dead_letters: bool,
+        deadline: Deadline,
+        *,
+        takes_ahead: bool = True,
     ) -> Consumption:
-        context.open_streams(deadline)
-        names, settings = context.parts.names, self._settings
-        source: Source
-        max_deliver: int | None
-        if dead_letters:
-            stream, advice, max_deliver = names.dead_letters, _SAME, None
-            config = durable.dead_letter_configuration(names, settings)
-            source = Pointers(context.parts, context.dead_letters, settings.wanted)
-        else:
-            stream, advice, max_deliver = names.stream, durable.ADVICE, settings.max_deliver
-            config = durable.configuration(names, settings)
-            source = Events(context.parts, context.dead_letters, settings.name, settings.wanted)
-        info = durable.join(context.parts.jetstream, stream, config, advice, deadline)
-        origin = Origin(self._name, names.stream, names.namespace)
-        consumption = Consumption(
-            context.parts.channel, stream, settings.name, prefetch, settings.ack_wait, max_deliver, source, origin
+        begin = context.backend.begin
+        consumption = begin(
+            self._name, self._settings, prefetch, deadline, dead_letters=dead_letters, takes_ahead=takes_ahead
         )
         try:
-            begin_consuming(consumption, info, deadline)
             context.consumptions.add(consumption)
             self._context()  # a store that was closed meanwhile does not know of it
         except BaseException:
@@ -219,9 +206,8 @@ class Consumer:
             DeadlineExceededError: It had not in time; the error says how far it is.
             StoreError: There is no such consumer.
         """
-        parts, deadline = self._context().parts, Deadline(timeout)
-        sequence = check_version("sequence", sequence)
-        durable.wait_for(parts.jetstream, parts.names, self._settings.name, sequence, deadline)
+        context, deadline = self._context(), Deadline(timeout)
+        context.backend.wait_for(self._settings, check_version("sequence", sequence), deadline)
 
     def state(self, *, timeout: float | None = 5.0) -> ConsumerState | None:
         """Return how far the consumer is; None if it is not there.
@@ -231,8 +217,8 @@ class Consumer:
         Args:
             timeout: Seconds; None waits for ever.
         """
-        parts, deadline = self._context().parts, Deadline(timeout)
-        return durable.fetch_state(parts.jetstream, parts.names.stream, self._settings.name, deadline)
+        context, deadline = self._context(), Deadline(timeout)
+        return context.backend.state(self._settings.name, deadline)
 
     def delete(self, *, timeout: float | None = 5.0) -> bool:
         """Delete the consumer and how far it is; returns whether it was there. Its dead letters stay.
@@ -240,10 +226,8 @@ class Consumer:
         Args:
             timeout: Seconds; None waits for ever.
         """
-        parts, deadline = self._context().parts, Deadline(timeout)
-        name = self._settings.name
-        durable.delete(parts.jetstream, parts.names.dead_letters, name, deadline)
-        return durable.delete(parts.jetstream, parts.names.stream, name, deadline)
+        context, deadline = self._context(), Deadline(timeout)
+        return context.backend.delete(self._settings.name, deadline)
 
     # -- dead letters
 
@@ -263,7 +247,7 @@ class Consumer:
             that watches a consumer also asks for its :meth:`state`, which is None then.
         """
         context, deadline = self._context(), Deadline(timeout)
-        return context.dead_letters.read_all(self._settings.name, check_count("limit", limit), deadline)
+        return context.backend.dead_letters(self._settings.name, check_count("limit", limit), deadline)
 
     def discard_dead_letter(self, sequence: int, *, timeout: float | None = 5.0) -> bool:
         """Remove an event from the dead letters without working on it; returns whether it was there.
@@ -274,7 +258,7 @@ class Consumer:
         """
         context, deadline = self._context(), Deadline(timeout)
         sequence = check_version("sequence", sequence, least=1)
-        return context.dead_letters.discard(self._settings.name, sequence, deadline)
+        return context.backend.discard(self._settings.name, sequence, deadline)
 
     def __repr__(self) -> str:
         return f"<Consumer {short(self._name)}>"
