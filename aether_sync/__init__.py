@@ -70,7 +70,6 @@ from .stores.base import (
     ANY_VERSION,
     NO_EVENTS,
     AnyVersion,
-    EventStore,
     Follower,
     LoadedActor,
     MalformedRecord,
@@ -79,13 +78,13 @@ from .stores.base import (
     StoredEvent,
 )
 from .stores.consumers.base import ConsumerState, DeadLetter
-from .stores.consumers.consumer import Consumer
 from .stores.consumers.consumption import Consumption
 from .stores.consumers.delivery import Delivery
 from .stores.consumers.handlers import Handler
 from .stores.consumers.runner import Runner
 from .stores.doctor.diagnosis import diagnose
 from .stores.doctor.findings import Finding
+from .stores.event_store import Consumer, EventStore
 from .stores.jetstream import JetStreamEventStore
 from .stores.memory import InMemoryEventStore
 from .stores.retrying import retry_on_conflict

@@ -97,6 +97,39 @@ class TestSnapshotHistory(OnAServer, contract.SnapshotHistory):
         return make_store(snapshots_kept=3)
 
 
+class TestConsumerObjects(OnAServer, contract.ConsumerObjects): ...
+
+
+class TestDeadLetters(OnAServer, contract.DeadLetters): ...
+
+
+class TestDraining(OnAServer, contract.Draining): ...
+
+
+class TestEndingConsumptions(OnAServer, contract.EndingConsumptions): ...
+
+
+class TestEndingRunners(OnAServer, contract.EndingRunners): ...
+
+
+class TestFailingHandlers(OnAServer, contract.FailingHandlers): ...
+
+
+class TestHandlingInOrder(OnAServer, contract.HandlingInOrder): ...
+
+
+class TestMakingConsumers(OnAServer, contract.MakingConsumers): ...
+
+
+class TestSettling(OnAServer, contract.Settling): ...
+
+
+class TestSharingConsumers(OnAServer, contract.SharingConsumers): ...
+
+
+class TestWaitingForConsumers(OnAServer, contract.WaitingForConsumers): ...
+
+
 class TestSnapshots(OnAServer, contract.Snapshots): ...
 
 

@@ -79,6 +79,39 @@ class TestSnapshotHistory(InOneProcess, contract.SnapshotHistory):
             yield store
 
 
+class TestConsumerObjects(InOneProcess, contract.ConsumerObjects): ...
+
+
+class TestDeadLetters(InOneProcess, contract.DeadLetters): ...
+
+
+class TestDraining(InOneProcess, contract.Draining): ...
+
+
+class TestEndingConsumptions(InOneProcess, contract.EndingConsumptions): ...
+
+
+class TestEndingRunners(InOneProcess, contract.EndingRunners): ...
+
+
+class TestFailingHandlers(InOneProcess, contract.FailingHandlers): ...
+
+
+class TestHandlingInOrder(InOneProcess, contract.HandlingInOrder): ...
+
+
+class TestMakingConsumers(InOneProcess, contract.MakingConsumers): ...
+
+
+class TestSettling(InOneProcess, contract.Settling): ...
+
+
+class TestSharingConsumers(InOneProcess, contract.SharingConsumers): ...
+
+
+class TestWaitingForConsumers(InOneProcess, contract.WaitingForConsumers): ...
+
+
 class TestSnapshots(InOneProcess, contract.Snapshots): ...
 
 

@@ -35,8 +35,8 @@ ROOMS: dict[str, list[str]] = {
         "counting", "index", "bounded", "readers", "queue", "routing", "recent_payloads", "incoming", "store_watch",
     ],
     "stores": [
-        "base", "retrying", "_checks", "_wanted", "_measuring", "_store_base", "_memory_log", "memory", "_jetstream",
-        "consumers", "jetstream", "admin", "doctor",
+        "base", "retrying", "_checks", "_wanted", "_measuring", "_memory_log", "_jetstream", "consumers", "event_store",
+        "_memory_queue", "_memory_consumers", "_store_base", "memory", "jetstream", "admin", "doctor",
     ],
     "stores/_jetstream": [
         "names", "error_codes", "answers", "earlier", "messages", "api", "stream", "vitals", "saves", "cache",
@@ -44,7 +44,8 @@ ROOMS: dict[str, list[str]] = {
         "parts", "pull", "flow", "record_flow", "follower",
     ],
     "stores/consumers": [
-        "base", "delivery", "handlers", "consumption", "lanes", "runner", "context", "consumer", "arrivals",
+        "base", "delivery", "handlers", "consumption", "lanes", "runner", "context", "draining",
+        "arrivals",
         "dead_letters", "durable", "ack_extender", "settling", "sources", "pulled", "server_backend",
     ],
     "stores/doctor": [

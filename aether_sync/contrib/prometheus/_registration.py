@@ -17,8 +17,8 @@ from ...bus import EventBus
 from ...connection import Connection
 from ...errors import InvalidOptionError
 from ...nats_bus import NATSEventBus
-from ...stores.consumers.consumer import Consumer
 from ...stores.consumers.runner import Runner
+from ...stores.event_store import Consumer
 from ...stores.jetstream import JetStreamEventStore
 from ...stores.memory import InMemoryEventStore
 from ._collector import Collector

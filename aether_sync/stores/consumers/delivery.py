@@ -1,4 +1,4 @@
-"""``Delivery``: an event that was delivered to a consumer, and is to be settled; ``Settler``: what a store does then."""
+"""``Delivery``: an event that was delivered to a consumer, and is to be settled; ``Settler``: what a store does."""
 
 from collections.abc import Callable
 from functools import partial
