@@ -225,8 +225,7 @@ def _sources_of(thing: Any, name: str) -> list[Source]:
 
 def _consumer_source(consumer: Consumer, name: str) -> Source:
     store = consumer.store
-    assert isinstance(store, JetStreamEventStore)
-    answer, stream = Answer(consumer.name), store.stream
+    answer, stream = Answer(consumer.name), store.stream if isinstance(store, JetStreamEventStore) else ""
     return Source(
         (id(store), consumer.name),
         store,
