@@ -99,7 +99,12 @@ class InMemoryEventStore(StoreBase):
                 raise VersionConflictError(actor_id, expected + 1, current)
             return numbered(copies, expected)
 
-        return self._store(number)
+        while True:
+            try:
+                return self._store(number)
+            except VersionConflictError:  # with ANY_VERSION: a signal handler has stored one since they were numbered
+                if expected is not ANY_VERSION:
+                    raise
 
     def _store(self, number: Callable[[], Sequence[Event]]) -> list[StoredEvent]:
         """Store events, all or none, with the versions that ``number`` gives them under the lock."""

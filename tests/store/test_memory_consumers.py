@@ -35,8 +35,8 @@ def store() -> Iterator[InMemoryEventStore]:
         yield store
 
 
-def append(store: InMemoryEventStore, actor_id: str = "late") -> None:
-    store.append(actor_id, Event(event_type="Late", actor_id=actor_id), expected_version=ANY_VERSION)
+def append(store: InMemoryEventStore) -> None:
+    store.append("late", Event(event_type="Late", actor_id="late"), expected_version=ANY_VERSION)
 
 
 PLACES = [
@@ -99,7 +99,7 @@ def test_a_signal_handler_that_saves_while_others_consume_ends(store: InMemoryEv
     def handle(delivery: Delivery) -> None:
         had[delivery.sequence] += 1
 
-    previous = signal.signal(signal.SIGALRM, lambda *_: append(store, "of-the-signal"))
+    previous = signal.signal(signal.SIGALRM, lambda *_: append(store))
     try:
         with store.consumer("c").run(handle, threads=2), store.consumer("other").iterate() as events:
             signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
