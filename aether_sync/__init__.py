@@ -20,11 +20,16 @@ from .errors import (
     DuplicateIdError,
     EncodingError,
     EventTooLargeError,
+    EventTypeError,
     InvalidEventError,
     InvalidNamespaceError,
     InvalidOptionError,
     MalformedRecordError,
     PermissionDeniedError,
+    ProjectionError,
+    ProjectionMismatchError,
+    ProjectionStoppedError,
+    ProjectionUnavailableError,
     PublishTimeoutError,
     ServerError,
     ServerNotFoundError,
@@ -35,11 +40,13 @@ from .errors import (
     StreamRegressionError,
     SubscriptionClosedError,
     SubscriptionOverflowError,
+    UnknownEventTypeError,
     UnknownOutcomeError,
     UnsupportedError,
     VersionConflictError,
     WrongThreadError,
 )
+from .event_types import EventTypes
 from .events import EVENT_STORED, Event, EventStored
 from .handling_context import (
     Handleable,
@@ -66,6 +73,8 @@ from .notices import Notice, NoticeCallback
 from .patterns import SubscriptionFilter, actor_type
 from .server.cluster import NATSCluster
 from .server.server import NATSServer
+from .sourcing.repository import ActorState, Decided, DecidedTogether, Repository
+from .sourcing.scenario import Given, Scenarios, When
 from .stores.base import (
     ANY_VERSION,
     NO_EVENTS,
@@ -87,6 +96,11 @@ from .stores.doctor.findings import Finding
 from .stores.event_store import Consumer, EventStore
 from .stores.jetstream import JetStreamEventStore
 from .stores.memory import InMemoryEventStore
+from .stores.projections.base import Database, Link
+from .stores.projections.checkpoints import SetAside
+from .stores.projections.dbapi import DBAPI
+from .stores.projections.projection import Projection
+from .stores.projections.sqlite import SQLite
 from .stores.retrying import retry_on_conflict
 from .subscription import Subscription
 
@@ -94,6 +108,7 @@ __all__ = [
     "ANY_VERSION",
     "EVENT_STORED",
     "NO_EVENTS",
+    "ActorState",
     "AetherError",
     "AnyVersion",
     "AtomicAppendUnsupportedError",
@@ -108,8 +123,12 @@ __all__ = [
     "Consumer",
     "ConsumerState",
     "Consumption",
+    "DBAPI",
+    "Database",
     "DeadLetter",
     "DeadlineExceededError",
+    "Decided",
+    "DecidedTogether",
     "DecodingError",
     "Delivery",
     "DeliveryUncertainError",
@@ -121,9 +140,12 @@ __all__ = [
     "EventStore",
     "EventStored",
     "EventTooLargeError",
+    "EventTypeError",
+    "EventTypes",
     "Finding",
     "Follower",
     "FollowerStats",
+    "Given",
     "Handleable",
     "Handler",
     "HandlingContext",
@@ -136,6 +158,7 @@ __all__ = [
     "InvalidNamespaceError",
     "InvalidOptionError",
     "JetStreamEventStore",
+    "Link",
     "LoadedActor",
     "MalformedRecord",
     "MalformedRecordError",
@@ -148,12 +171,21 @@ __all__ = [
     "Observer",
     "Operation",
     "PermissionDeniedError",
+    "Projection",
+    "ProjectionError",
+    "ProjectionMismatchError",
+    "ProjectionStoppedError",
+    "ProjectionUnavailableError",
     "PublishTimeoutError",
     "Reading",
+    "Repository",
     "Runner",
     "RunnerMetrics",
+    "Scenarios",
+    "SQLite",
     "ServerError",
     "ServerNotFoundError",
+    "SetAside",
     "Snapshot",
     "Stamp",
     "StoreClosedError",
@@ -168,10 +200,12 @@ __all__ = [
     "SubscriptionFilter",
     "SubscriptionOverflowError",
     "SubscriptionStats",
+    "UnknownEventTypeError",
     "UnknownOutcomeError",
     "UnsupportedError",
     "VersionConflictError",
     "VersionListener",
+    "When",
     "WrongThreadError",
     "__version__",
     "actor_type",

@@ -210,16 +210,18 @@ _NOT_RUN: Mapping[Callable[[Any], bool], str] = {
 }
 
 
-def check_callback(name: str, value: object, argument: str) -> None:
-    """Refuse what cannot be called with one argument, and what would return something that nobody runs.
+def check_callback(name: str, value: object, *arguments: str) -> None:
+    """Refuse what cannot be called with these arguments, and what would return something that nobody runs.
 
     Args:
         name: What it is called.
         value: The user's function.
-        argument: What it is called with, such as ``"a Notice"``.
+        *arguments: What it is called with, such as ``"a Notice"``.
     """
+    said = " and ".join(arguments)
     if not callable(value):
-        raise InvalidOptionError(f"{name} must be a function that is called with {argument}, not {short(value)}")
+        given = f"with {said}" if arguments else "without arguments"
+        raise InvalidOptionError(f"{name} must be a function that is called {given}, not {short(value)}")
     for is_kind, kind in _NOT_RUN.items():
         if is_kind(value) or is_kind(type(value).__call__):
             raise InvalidOptionError(f"{name} must not be {kind}, as {short(value)} is: pass a plain function")
@@ -228,10 +230,11 @@ def check_callback(name: str, value: object, argument: str) -> None:
     except Exception:  # a builtin function may have none, and an object of the user's may raise anything
         return
     try:
-        parameters.bind(None)
+        parameters.bind(*arguments)
     except TypeError as error:
+        number = ("without arguments", "with one argument, ", "with two arguments, ")[len(arguments)]
         raise InvalidOptionError(
-            f"{name} is called with one argument, {argument}, and {short(value)} takes {parameters}: {error}"
+            f"{name} is called {number}{said}, and {short(value)} takes {parameters}: {error}"
         ) from None
 
 

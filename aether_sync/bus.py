@@ -9,8 +9,7 @@ from threading import main_thread
 from typing import Any, Literal, Never
 
 from ._arguments import as_iterator, is_of
-from ._bus.counting import Counters, Totals
-from ._bus.queue import EventQueue
+from ._bus.counting import Counters
 from ._bus.routing import Frame, Route, Target, Targets, failed, log_drops, make_target
 from ._codec.encoding import encode_and_copy, encode_event
 from ._runtime.closing import Startable
@@ -26,15 +25,16 @@ from ._runtime.waits import SingleFlight
 from ._values.counting import Count
 from ._values.shown import short
 from .errors import AetherError, BusClosedError, InvalidEventError, InvalidOptionError
+from .event_types import EventTypes, class_of_events
 from .events import EVENT_STORED, Event
 from .health import Health
 from .instrumentation import Operation, observers, sending
-from .metrics import CloseReport, Metrics, QueueStats
+from .metrics import CloseReport, Metrics
 from .notices import NoticeCallback
 from .patterns import SubscriptionFilter
 from .subscription import Subscription
 
-__all__ = ["EventBus"]
+__all__ = ["EventBus", "lasting_metrics"]
 
 _LAST_EVENTS = 1.0  # seconds: a round trip takes a thousandth of that, and close() must not hang where one is lost
 
@@ -47,15 +47,21 @@ class EventBus(Startable, ForkAware):
 
     In a forked child the bus is a new node without subscriptions: those made before the fork belong to the parent.
 
+    Args:
+        types: The classes of the events, for ``event.value`` of those that subscriptions get. To publish an object,
+            make an event of it: ``bus.publish("orders.eu", types.to_event(placed, actor_id="order-1"))``.
+
     Attributes:
         node_id: Tells this bus from all other nodes of a cluster. A forked child has another one.
     """
 
     node_id: str
 
-    def __init__(self) -> None:
+    def __init__(self, *, types: EventTypes | None = None) -> None:
+        self._types, self._kind = types, class_of_events(types)
         self._closed = False
         self._reporter, self._listeners = self._begin_to_report()
+        self._counters = Counters()
         self._become_a_node()
         fork_aware.add(self)
         _buses.add(self)
@@ -69,22 +75,23 @@ class EventBus(Startable, ForkAware):
     def _become_a_node(self) -> None:
         """Begin with nothing, as a new node."""
         self.node_id = uuid.uuid4().hex
-        self._counters = Counters()
         self._targets = Targets(self._frame_of)
         self._lock = signal_safe_lock()  # guards the fields below
         self._members: set[Target] = set()  # the open subscriptions
-        self._queues: WeakRegistry[EventQueue] = WeakRegistry()  # theirs, and those of closed ones still being read
-        self._ended_totals = Totals()  # what went through queues that are collected
         self._closing: SingleFlight[CloseReport] = SingleFlight()
-        # Both are appended to by finalizers, which take no lock.
-        self._abandoned: deque[Target] = deque()
-        self._ended: deque[QueueStats] = deque()
+        self._abandoned: deque[Target] = deque()  # appended to by finalizers, which take no lock
 
     def _after_fork(self) -> None:
-        for queue in self._queues:
+        for queue in self._counters.queues:
             queue.disown()
+        self._counters.begin()
         self._closing.disown(CloseReport(timed_out=True))
         self._become_a_node()
+
+    @property
+    def types(self) -> EventTypes | None:
+        """The classes of its events, as it was given them; None if it knows none."""
+        return self._types
 
     # -- subscribing
 
@@ -125,7 +132,7 @@ class EventBus(Startable, ForkAware):
         self._reap()
         try:
             deadline = Deadline(timeout)
-            target = make_target(patterns, filter, maxsize, max_bytes, overflow, queue_group, self._ended.append)
+            target = make_target(patterns, filter, maxsize, max_bytes, overflow, queue_group, self._counters.ended)
             subscription = Subscription(target, self._end, self._abandon)
             try:
                 self._admit(target)
@@ -213,7 +220,7 @@ class EventBus(Startable, ForkAware):
             if type(event) is not Event and not is_of(event, Event):
                 raise _no_event(event)
             if route.is_wanted:
-                encoded, copy = encode_and_copy(event, route.namespace)
+                encoded, copy = encode_and_copy(event, route.namespace, self._kind)
                 self._accept(route, encoded, wait)
                 self._deliver(route, (copy,), (len(encoded),))
             else:
@@ -270,7 +277,7 @@ class EventBus(Startable, ForkAware):
             if route.is_wanted:
                 encoded = []
                 for event in events:
-                    one, copy = encode_and_copy(event, route.namespace)
+                    one, copy = encode_and_copy(event, route.namespace, self._kind)
                     encoded.append(one)
                     copies.append(copy)
             else:
@@ -458,25 +465,13 @@ class EventBus(Startable, ForkAware):
     def _measure(self) -> dict[str, Any]:
         """Return the fields of :class:`Metrics`."""
         with self._lock:
-            self._fold_ended()
-            totals = self._ended_totals.copy()
-            stats = {queue: queue.stats() for queue in self._queues}
-            for one in stats.values():
-                totals.add(one)
+            fields, stats = self._counters.snapshot()
             open_ones = [target.stats(stats.get(target.queue)) for target in list(self._members)]
         return {
-            **self._counters.snapshot(),
-            "delivered": totals.delivered,
-            "dropped": totals.dropped.total(),
-            "dropped_by_reason": dict(totals.dropped),
-            "pending": totals.pending,
+            **fields,
             "active_subscriptions": len(open_ones),
             "subscriptions": tuple(open_ones),
         }
-
-    def _fold_ended(self) -> None:
-        while self._ended:
-            self._ended_totals.add(self._ended.popleft())
 
     # -- leaving and closing
 
@@ -502,9 +497,9 @@ class EventBus(Startable, ForkAware):
             self._refuse_if_closed()
             if is_ending():
                 raise BusClosedError("no subscription any more: this process is about to end")
-            self._queues.add(target.queue)  # first, so that a metrics() that interrupts this finds it
+            self._counters.queues.add(target.queue)  # first, so that a metrics() that interrupts this finds it
             self._members.add(target)
-            self._fold_ended()
+            self._counters.fold_ended()
 
     def _leave(self, targets: Sequence[Target], timeout: float = _LAST_EVENTS) -> None:
         leaving = [target for target in targets if not target.left]
@@ -576,6 +571,15 @@ class EventBus(Startable, ForkAware):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.node_id[:8]}{' closed' if self._closed else ''}>"
+
+
+def lasting_metrics(bus: EventBus) -> Callable[[], Metrics]:
+    """Return a function that says what a bus has counted, also when the bus is collected, which it does not prevent.
+
+    What the bus would ask its connection for is zero there. In a forked child it begins with zeros, as the bus does.
+    """
+    node_id, counters = bus.node_id, bus._counters
+    return lambda: Metrics(node_id=node_id, **counters.snapshot()[0])
 
 
 _buses: WeakRegistry[EventBus] = WeakRegistry()

@@ -9,6 +9,8 @@ A deadline that ran out is also the builtin ``TimeoutError``; a bad argument is 
     ├── EncodingError (ValueError)              data that cannot be written as JSON
     │   └── EventTooLargeError                  larger than the server's max_payload
     ├── DecodingError (ValueError)              bytes that are not an event; a payload of another shape
+    │   └── EventTypeError                      an event is not what its registered type says
+    │       └── UnknownEventTypeError           no such type is registered, or an older version of it only
     ├── DeadlineExceededError (TimeoutError)    a timeout ran out
     │   └── PublishTimeoutError                 the outbox stayed full for publish_timeout
     ├── ConnectionFailedError                   the connection, or a right on the server, is missing
@@ -26,6 +28,10 @@ A deadline that ran out is also the builtin ``TimeoutError``; a bad argument is 
     │   ├── StreamMismatchError                 the stream exists, with other settings
     │   ├── StreamRegressionError               the stream ends before the last event read: it was restored or lost
     │   └── StoreUnavailableError               no JetStream, no leader, no room
+    ├── ProjectionError                         a projection could not do it
+    │   ├── ProjectionMismatchError             what its database says of it is of another stream, or other filters
+    │   ├── ProjectionStoppedError              it does not go on, until somebody acts
+    │   └── ProjectionUnavailableError          its database cannot be reached
     ├── ClosedError                             it was closed
     │   ├── BusClosedError
     │   ├── StoreClosedError
@@ -54,11 +60,16 @@ __all__ = [
     "DuplicateIdError",
     "EncodingError",
     "EventTooLargeError",
+    "EventTypeError",
     "InvalidEventError",
     "InvalidNamespaceError",
     "InvalidOptionError",
     "MalformedRecordError",
     "PermissionDeniedError",
+    "ProjectionError",
+    "ProjectionMismatchError",
+    "ProjectionStoppedError",
+    "ProjectionUnavailableError",
     "PublishTimeoutError",
     "ServerError",
     "ServerNotFoundError",
@@ -69,6 +80,7 @@ __all__ = [
     "StreamRegressionError",
     "SubscriptionClosedError",
     "SubscriptionOverflowError",
+    "UnknownEventTypeError",
     "UnknownOutcomeError",
     "UnsupportedError",
     "VersionConflictError",
@@ -102,6 +114,27 @@ class EventTooLargeError(EncodingError):
 
 class DecodingError(AetherError, ValueError):
     """The bytes are not an event of this wire format, or the payload does not have the shape asked for."""
+
+
+class EventTypeError(DecodingError):
+    """The value of an event cannot be made: its data has another shape than its class, or an upcaster has failed.
+
+    If the handler of a consumer lets this error of its own event through, the event becomes a dead letter at once.
+
+    Attributes:
+        event_id: The id of the event.
+    """
+
+    def __init__(self, message: str, event_id: str) -> None:
+        super().__init__(message, event_id)
+        self.event_id = event_id
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # the other argument is an attribute
+
+
+class UnknownEventTypeError(EventTypeError):
+    """The type of an event is not registered, or the event is of a newer version than the registered one."""
 
 
 class DeadlineExceededError(AetherError, TimeoutError):
@@ -244,6 +277,35 @@ class StreamRegressionError(StoreError):
 
 class StoreUnavailableError(StoreError):
     """The server cannot serve the store: no JetStream, no leader or no room. Nothing of this call is stored."""
+
+
+class ProjectionError(AetherError):
+    """A projection could not do what it was asked for."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""  # the other arguments are attributes
+
+
+class ProjectionMismatchError(ProjectionError):
+    """The database has a checkpoint for a projection of this name, which is of another stream or has other filters."""
+
+
+class ProjectionStoppedError(ProjectionError):
+    """A projection has stopped, in this process or in another one, and does not go on until somebody acts.
+
+    Attributes:
+        sequence: The sequence of the event that it has stopped at; 0 if it is not at an event.
+        event_id: The id of that event; "" if there is none.
+    """
+
+    def __init__(self, message: str, sequence: int = 0, event_id: str = "") -> None:
+        super().__init__(message, sequence, event_id)
+        self.sequence = sequence
+        self.event_id = event_id
+
+
+class ProjectionUnavailableError(ProjectionError):
+    """The database of a projection could not be reached, or did not do it; trying again may help."""
 
 
 class ClosedError(AetherError):

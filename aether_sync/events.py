@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, timedelta, timezone
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
 import msgspec
 
@@ -17,7 +17,7 @@ from ._values.shown import explained, short
 from ._values.trace_context import baggage_in, trace_parent_in, trace_state_in
 from .errors import DecodingError, InvalidEventError, InvalidOptionError
 
-__all__ = ["EVENT_STORED", "MAX_VERSION", "CarriedMetadata", "Event", "EventStored"]
+__all__ = ["EVENT_STORED", "MAX_VERSION", "CarriedMetadata", "Event", "EventStored", "Types", "event_class", "made_of"]
 
 EVENT_STORED = "EventStored"
 """The type of the event that a store publishes for each event that it has stored."""
@@ -53,6 +53,16 @@ def _new_id() -> str:
         first, *rest = [block[at : at + 32] for at in range(0, len(block), 32)]
         _ids.extend(rest)
         return first
+
+
+class Types(Protocol):
+    """What an event and a filter need of ``EventTypes``, which is in a later room."""
+
+    def value_of(self, event: "Event") -> Any:
+        """Return the typed value of an event."""
+
+    def names(self, *event_types: str | type) -> frozenset[str]:
+        """Return the names under which events of these types are stored."""
 
 
 class CarriedMetadata(dict[str, str]):
@@ -114,6 +124,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
     namespace: str = ""
 
+    # Of events that a store or bus with types hands out: event_class() makes a subclass for these. So there is no field
+    # for it, which would cost each event memory, and be shown, compared, copied and written with the others.
+    _types: ClassVar[Types | None] = None
+
+    if TYPE_CHECKING:  # every Struct has it
+
+        def __copy__(self) -> Self: ...
+
     def __post_init__(self) -> None:
         if self.namespace is _CHECKED:
             return
@@ -170,6 +188,27 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
             raise DecodingError(f"{what}: {error}") from error
         except (TypeError, NameError, ValueError) as error:
             raise InvalidOptionError(f"data_as() cannot convert to {short(type)}: {error!s:.200}") from error
+
+    @property
+    def value(self) -> Any:
+        """The event as an object of the class that the ``EventTypes`` of its store or bus have for its type.
+
+        Data of an older version is brought to the newest one first. Each access makes a new object, which is yours to
+        change. If the registry has ``unknown="pass"``, the value of an event that it does not know is the event itself.
+
+        Raises:
+            UnknownEventTypeError: The registry does not know the event's type, or has an older version of it only.
+            EventTypeError: The data does not have the shape of the class, or an upcaster has failed.
+            InvalidOptionError: The event was made by hand, or comes from a store or bus without ``types``; or a type of
+                the registry lacks an upcaster.
+        """
+        if self._types is None:
+            raise InvalidOptionError(
+                f"event {short(self.event_type)} ({short(self.id)}) has no value, as it does not come from a store or "
+                "bus with types: give that types=EventTypes(), or read the event with the value_of() of those, or with "
+                "data_as()"
+            )
+        return self._types.value_of(self)
 
     @property
     def correlation_id(self) -> str:
@@ -313,6 +352,31 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
         yield "timestamp", self.timestamp.isoformat()
         if self.namespace:
             yield "namespace", short(self.namespace)
+
+
+def event_class(types: Types) -> type[Event]:
+    """Return a subclass of ``Event`` whose events have values. It has the same fields, and is shown under that name.
+
+    Args:
+        types: Makes the values.
+    """
+    namespace = {"_types": types, "__reduce__": _reduce, "__doc__": Event.__doc__}
+    made: Any = msgspec.defstruct("Event", (), bases=(Event,), namespace=namespace, module=__name__)
+    return made  # type: ignore[no-any-return]
+
+
+def _reduce(self: Event) -> str | tuple[Any, ...]:
+    """Pickle an event without its types: these have functions of the program, and another process has its own."""
+    return made_of(self, Event).__reduce__()
+
+
+def made_of(event: Event, kind: type[Event]) -> Event:
+    """Return an event as one of the class of a store or bus; itself if it is one, or of a subclass of the user's."""
+    if type(event) is kind or (type(event) is not Event and event._types is None):
+        return event
+    copy = event.__copy__()
+    _set(copy, "__class__", kind)
+    return copy
 
 
 class EventStored(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

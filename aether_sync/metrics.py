@@ -307,6 +307,7 @@ class RunnerMetrics:
     ``handled + failed == seconds.count`` holds in every snapshot.
 
     Attributes:
+        stream: The name of the stream whose events it handles: another stream may have a consumer of the same name.
         consumer: The consumer's name.
         of_dead_letters: Whether the runner handles the consumer's dead letters instead of its new events.
         threads: How many handlers may run at a time.
@@ -327,6 +328,7 @@ class RunnerMetrics:
         seconds: How long the handler took, each time.
     """
 
+    stream: str = ""
     consumer: str = ""
     of_dead_letters: bool = False
     threads: int = 0

@@ -24,6 +24,7 @@ from .errors import (
     SubscriptionClosedError,
     SubscriptionOverflowError,
 )
+from .event_types import EventTypes
 from .events import Event
 from .health import Health
 from .metrics import CloseReport
@@ -52,6 +53,7 @@ class NATSEventBus(EventBus):
         store: An event store whose version cache follows every ``EventStored`` that other nodes publish under
             ``namespace``, from :meth:`start` or the first use on. Nobody has to iterate anything for that.
         namespace: Where the nodes publish them; needs ``store``.
+        types: The classes of the events, for ``event.value``, as of an :class:`EventBus`.
         **options: Those of :class:`Connection`, for a connection of the bus's own.
 
     Raises:
@@ -68,6 +70,7 @@ class NATSEventBus(EventBus):
         on_disconnect: Literal["buffer", "raise"] = "buffer",
         store: VersionListener | None = None,
         namespace: str | None = None,
+        types: EventTypes | None = None,
         **options: Unpack[ConnectionOptions],
     ) -> None:
         check_options(NATSEventBus, options, OPTIONS)
@@ -76,7 +79,7 @@ class NATSEventBus(EventBus):
         self._buffer = check_choice("on_disconnect", on_disconnect, {"buffer": True, "raise": False})
         self._watch = None if store is None and namespace is None else StoreWatch(store, namespace, self._prefix)
         self._connection, self._channel, self._owns_connection = adopt(connection, options)
-        super().__init__()
+        super().__init__(types=types)
         if not self._owns_connection:
             self._channel.slot.is_shared = True
 
@@ -88,7 +91,7 @@ class NATSEventBus(EventBus):
         super()._become_a_node()
         self._writer = EnvelopeWriter(self.node_id)
         seen = None if self._watch is None else self._seen
-        self._inbox = Incoming(self.node_id, self._counters, _caller(self._abandon), self._listeners, seen)
+        self._inbox = Incoming(self.node_id, self._counters, _caller(self._abandon), self._listeners, seen, self._kind)
         self._to_watch = [] if self._watch is None else [self._watch.namespace]  # empty once it is subscribed
         # Guards _interests, and that the link hears of their changes in order.
         self._interests_lock = signal_safe_lock()

@@ -20,7 +20,7 @@ from typing import Self, final
 from ._arguments import as_iterator, is_of
 from ._values.shown import short
 from .errors import InvalidEventError, InvalidNamespaceError, InvalidOptionError
-from .events import Event
+from .events import Event, Types
 
 __all__ = [
     "Pattern",
@@ -322,13 +322,15 @@ class SubscriptionFilter:
     subscriptions of a connection. So ``subscribe()`` takes no subclass. Test any other condition in your own loop.
 
     Args:
-        event_types: The types to take; an empty collection means all.
+        event_types: The types to take; an empty collection means all. With ``types``, classes as well as names.
         actor_pattern: A pattern that the whole actor id must match, by the rules of namespace patterns; its literal
             characters may be any. ``order-*`` matches ``order-1``, but not ``order-1.2``, as ``*`` never stands for a
             dot: ``order-*.*`` matches that, and ``order-*.>`` any depth. An empty pattern or None means all actors.
+        types: The ``EventTypes`` that know the classes. A class stands for its name, and for those that it had before.
 
     Raises:
-        InvalidOptionError: The types are not a collection of non-empty str, or the pattern is not a str.
+        InvalidOptionError: The types are not a collection of non-empty str and registered classes, or the pattern is
+            not a str.
         InvalidNamespaceError: The pattern is not valid.
     """
 
@@ -336,9 +338,15 @@ class SubscriptionFilter:
     actor_pattern: str  #: "" for all actors
     _regex: re.Pattern[str] | None = field(compare=False)  # None if the pattern is literal or empty
 
-    def __init__(self, *, event_types: Iterable[str] = (), actor_pattern: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        event_types: Iterable[str | type] = (),
+        actor_pattern: str | None = None,
+        types: Types | None = None,
+    ) -> None:
         pattern = check_actor_pattern("actor_pattern", actor_pattern)
-        object.__setattr__(self, "event_types", _event_types(event_types))
+        object.__setattr__(self, "event_types", _event_types(event_types, types))
         object.__setattr__(self, "actor_pattern", pattern)
         object.__setattr__(self, "_regex", _compiled(pattern))
 
@@ -376,17 +384,23 @@ class SubscriptionFilter:
         return f"SubscriptionFilter(event_types={types}, actor_pattern={self.actor_pattern!r})"
 
 
-def _event_types(event_types: Iterable[str]) -> frozenset[str]:
+def _event_types(event_types: Iterable[str | type], known: Types | None) -> frozenset[str]:
     if is_of(event_types, str):
         raise InvalidOptionError(f"event_types is the str {short(event_types)}; pass a set: {{{short(event_types)}}}")
     iterator = as_iterator(event_types)
     if iterator is None:
         raise InvalidOptionError(f"event_types must be a set of str, not {type(event_types).__name__}")
     types = tuple(iterator)
+    names: set[str] = set()
     for one in types:
-        if not is_of(one, str) or not str.__str__(one):
-            raise InvalidOptionError(f"event_types must hold non-empty str, not {short(one)}")
-    return frozenset(map(str.__str__, types))
+        if is_of(one, str) and str.__str__(one):
+            names.add(str.__str__(one))
+        elif known is not None and is_of(one, type):
+            names |= known.names(one)
+        else:
+            hint = ", unless there are types= that know a class" if is_of(one, type) else ""
+            raise InvalidOptionError(f"event_types must hold non-empty str, not {short(one)}{hint}")
+    return frozenset(names)
 
 
 def check_actor_pattern(name: str, pattern: str | None) -> str:

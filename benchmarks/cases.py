@@ -146,6 +146,7 @@ QUESTIONS = {
         Question("batch", "Append: 100 events at a time, all or none", ("rate", "cpu"), "store"),
         Question("load", "Load an actor's events, out of {stock}", ("loads", "p50"), "store"),
         Question("latest", "Load the latest events, or what was read before, out of {stock}", ("p50",), "store"),
+        Question("decide", "Decide on an actor of 1,000 events", ("p50",), "store"),
         Question("follow", "Follow: 200,000 events from the first on", ("rate", "cpu"), "store"),
         Question("size", "Growth: a store of {stock} events, and one of 200,000", ("p50",), "store"),
     )

@@ -14,6 +14,7 @@ from .workload import WireEvent, make_envelope
 
 __all__ = [
     "BARE",
+    "DECIDED",
     "FEW",
     "FEW_SMALL",
     "MANY",
@@ -104,6 +105,7 @@ MANY_SMALL = replace(MANY, name="many-small", is_small=True)
 BARE = Stock("bare", 10, is_bare=True, is_small=True)  #: the same without headers
 FEW = Stock("few", 1_000)  #: 200 actors with 1,000 events each, or ten times as many
 FEW_SMALL = replace(FEW, name="few-small", is_small=True)
+DECIDED = replace(FEW, name="decided", is_small=True)  #: the same, to which a few are added
 ROWS = Stock("rows", 1_000, is_spread=False, is_small=True)  #: the same, actor by actor
 
 

@@ -116,6 +116,7 @@ class Incoming:
         failed: Called with a subscription that ended by a failure; on any thread.
         listeners: The bus's, which are told of drops.
         seen: Called with the events of a namespace before they are delivered.
+        kind: The class of the events: it knows the bus's types.
     """
 
     def __init__(
@@ -125,12 +126,14 @@ class Incoming:
         failed: Callable[[Target], None],
         listeners: Listeners,
         seen: Callable[[str, list[Event]], None] | None = None,
+        kind: type[Event] = Event,
     ) -> None:
         self._node_id = node_id
         self._counters = counters
         self.failed = failed
         self._listeners = listeners
         self._seen = seen
+        self._kind = kind
         self.arrived: list[Run] = []  #: what has arrived in this turn, in order
         # Not asked for queue groups: there each event is sent to one member, once.
         self._recent = RecentPayloads(EnvelopeWriter(node_id).own_mark)
@@ -185,6 +188,7 @@ class Incoming:
                 route.namespace,
                 self._node_id if interest.group is None else None,
                 lambda error, subject=subject: self.refuse(subject, str(error), reporter),  # type: ignore[misc]
+                self._kind,
             )
             if events:
                 if self._seen is not None:

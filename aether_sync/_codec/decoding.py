@@ -76,23 +76,24 @@ _read_ready = msgspec.json.Decoder(_ReadyEnvelope).decode
 # -- reading
 
 
-def decode_event(encoded: bytes, namespace: str) -> Event:
+def decode_event(encoded: bytes, namespace: str, kind: type[Event] = Event) -> Event:
     """Read what ``encode_event()`` wrote.
 
     Args:
         encoded: The JSON.
         namespace: Where the event was received.
+        kind: The class of the event: ``Event``, or one that ``event_class()`` has made.
 
     Raises:
         DecodingError: The bytes are not an event.
     """
     try:
-        return _event(_read_event(encoded), namespace)
+        return _event(_read_event(encoded), namespace, kind)
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         _refuse(error)
 
 
-def decode_stored(encoded: bytes) -> Event:
+def decode_stored(encoded: bytes, kind: type[Event] = Event) -> Event:
     """Read what ``encode_event()`` or a node in Go wrote, in half the time of :func:`decode_event`.
 
     Raises:
@@ -106,12 +107,12 @@ def decode_stored(encoded: bytes) -> Event:
             pass
         else:
             if event.metadata is not None:
-                _set(event, "__class__", Event)
+                _set(event, "__class__", kind)
                 return event  # type: ignore[no-any-return]
-    return decode_event(encoded, "")
+    return decode_event(encoded, "", kind)
 
 
-def decode_stored_run(payloads: Iterable[bytes]) -> list[Event | DecodingError]:
+def decode_stored_run(payloads: Iterable[bytes], kind: type[Event] = Event) -> list[Event | DecodingError]:
     """Read several as :func:`decode_stored` does; in place of each that is not an event is the error."""
     found: list[Event | DecodingError] = []
     read, put, append = _read_ready_event, _set, found.append
@@ -123,17 +124,17 @@ def decode_stored_run(payloads: Iterable[bytes]) -> list[Event | DecodingError]:
                 pass
             else:
                 if event.metadata is not None:
-                    put(event, "__class__", Event)
+                    put(event, "__class__", kind)
                     append(event)
                     continue
         try:
-            append(decode_event(payload, ""))
+            append(decode_event(payload, "", kind))
         except DecodingError as error:
             append(error.with_traceback(None))  # which has this frame, and with it all events
     return found
 
 
-def decode_envelope(payload: bytes, namespace: str) -> tuple[str, Event]:
+def decode_envelope(payload: bytes, namespace: str, kind: type[Event] = Event) -> tuple[str, Event]:
     """Read what a node sent.
 
     A missing version becomes 0, missing or null data None, and missing or null metadata an empty dict. Unknown keys are
@@ -142,6 +143,7 @@ def decode_envelope(payload: bytes, namespace: str) -> tuple[str, Event]:
     Args:
         payload: The whole message.
         namespace: The namespace in the subject; the envelope must have the same.
+        kind: The class of the event.
 
     Returns:
         The id of the node, and the event, which knows its namespace.
@@ -153,14 +155,18 @@ def decode_envelope(payload: bytes, namespace: str) -> tuple[str, Event]:
     try:
         envelope = _read_envelope(payload)
         if envelope.namespace_id == namespace:
-            return envelope.node_id, _event(envelope.event, namespace)
+            return envelope.node_id, _event(envelope.event, namespace, kind)
     except (ValueError, RecursionError) as error:
         _refuse(error)
     raise DecodingError("the envelope claims another namespace than its subject says")
 
 
 def decode_run(
-    payloads: Sequence[bytes], namespace: str, but_of: str | None, refuse: Callable[[DecodingError], object]
+    payloads: Sequence[bytes],
+    namespace: str,
+    but_of: str | None,
+    refuse: Callable[[DecodingError], object],
+    kind: type[Event] = Event,
 ) -> tuple[list[Event], list[bytes]]:
     """Read messages in a row that have one subject, as :func:`decode_envelope` does, in two thirds of its time.
 
@@ -169,6 +175,7 @@ def decode_run(
         namespace: The namespace in their subject.
         but_of: A node whose events are left out.
         refuse: Called with the error for each message that is not an event, and is left out.
+        kind: The class of the events.
 
     Returns:
         The events, and the payloads that they came from.
@@ -190,12 +197,12 @@ def decode_run(
                 if envelope.namespace_id == namespace and event.metadata is not None:
                     if envelope.node_id != but_of:
                         put(event, "namespace", namespace)
-                        put(event, "__class__", Event)
+                        put(event, "__class__", kind)
                         events.append(event)
                         kept.append(payload)
                     continue
         try:
-            node_id, event = decode_envelope(payload, namespace)
+            node_id, event = decode_envelope(payload, namespace, kind)
         except DecodingError as error:
             refuse(error)
             continue
@@ -205,8 +212,8 @@ def decode_run(
     return events, kept
 
 
-def _event(read: _Read, namespace: str) -> Event:
-    event = Event(
+def _event(read: _Read, namespace: str, kind: type[Event]) -> Event:
+    event = kind(
         id=read.id,
         event_type=read.event_type,
         actor_id=read.actor_id,

@@ -91,15 +91,15 @@ def encode_event(event: Event) -> bytes:
     return _encode_carefully(event)
 
 
-def encode_and_copy(event: Event, namespace: str) -> tuple[bytes, Event]:
-    """Write an event as JSON, and also return the event that a reader of it gets under this namespace.
+def encode_and_copy(event: Event, namespace: str, cls: type[Event] = Event) -> tuple[bytes, Event]:
+    """Write an event as JSON, and also return the event that a reader of it gets under this namespace, of this class.
 
     What another thread could change is copied first, and the copy is written. So both are the same, whatever others do.
 
     Raises:
         EncodingError: As for :func:`encode_event`.
     """
-    if type(event) is Event and (event.data is None or type(event.data) is dict):
+    if (type(event) is Event or event._types is not None) and (event.data is None or type(event.data) is dict):
         data = None if event.data is None else event.data.copy()
         metadata = {**event.metadata}
         try:
@@ -109,7 +109,9 @@ def encode_and_copy(event: Event, namespace: str) -> tuple[bytes, Event]:
                     break  # it may be something else after writing and reading
             else:
                 encoded = _write(event, data, metadata)
-                copy: Event = event.__copy__()  # type: ignore[attr-defined]  # every Struct has it
+                copy = event.__copy__()
+                if type(copy) is not cls:
+                    _set(copy, "__class__", cls)
                 _set(copy, "data", data)
                 _set(copy, "metadata", metadata)
                 _set(copy, "namespace", namespace)
@@ -117,7 +119,7 @@ def encode_and_copy(event: Event, namespace: str) -> tuple[bytes, Event]:
         except (TypeError, ValueError):  # the careful way finds out what it is
             pass
     encoded = encode_event(event)
-    return encoded, decode_event(encoded, namespace)
+    return encoded, decode_event(encoded, namespace, cls)
 
 
 def encode_read(event: Event) -> bytes:

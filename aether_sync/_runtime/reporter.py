@@ -64,13 +64,18 @@ class Kind(StrEnum):
     INTERNAL_ERROR = "internal_error"  #: an error in this library
     MALFORMED_RECORD = "malformed_record"  #: a stored record is not an event or snapshot, or points to no event
     OBSERVER_FAILED = "observer_failed"  #: an observer of ``instrument()`` has raised, or is lost by a fork
+    PROJECTION_ACTIVE = "projection_active"  #: a projection has become the active one of its name
+    PROJECTION_RETRIED = "projection_retried"  #: a projection's database or store failed, and it tries again
+    PROJECTION_STOPPED = "projection_stopped"  #: a projection has stopped, until somebody acts
     RECONNECTED = "reconnected"  #: there is a connection again, or for the first time after failed attempts
     REJECTED = "rejected"  #: the server refused events that were published
     RUNNER_ENDED = "runner_ended"  #: a runner ended by an error
     SERVER_ERROR = "server_error"  #: the server reports another error
+    SET_ASIDE = "set_aside"  #: a projection goes on without an event that it could not apply
     SLOW_PATH = "slow_path"  #: this version of nats-py is not known well enough to read it the fast way
     SNAPSHOT_DISCARDED = "snapshot_discarded"  #: a snapshot is ahead of its actor's events
-    SNAPSHOT_IGNORED = "snapshot_ignored"  #: a snapshot has another schema version than ``load()`` asks for
+    SNAPSHOT_FAILED = "snapshot_failed"  #: a repository could not save a snapshot
+    SNAPSHOT_IGNORED = "snapshot_ignored"  #: a snapshot has another schema version than ``load()`` asks for, or shape
     SUBSCRIPTION_DENIED = "subscription_denied"  #: the server refused or ended a subscription
     UNCERTAIN = "uncertain"  #: events were not confirmed when a connection broke
     UNFINISHED_ITERATIONS = "unfinished_iterations"  #: the main thread ended before the threads that iterate
@@ -85,6 +90,7 @@ class Details(TypedDict, total=False):
     subject: str  # of a message
     subscription: str  # by its patterns, as its repr shows them
     consumer: str  # its name
+    projection: str  # its name
     sequence: int  # of an event
     actor: str  # its id
     event_id: str

@@ -36,6 +36,8 @@ def start(thread: threading.Thread) -> None:
     """
     try:
         thread.start()
+    except KeyError as error:  # of threading: a signal handler raised while it started the thread, which runs
+        raise (error.__context__ or error) from None
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and "new thread" not in str(error):
             # A signal handler raised during the wait inside threading, whose lock then raises this error instead.

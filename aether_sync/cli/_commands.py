@@ -12,6 +12,7 @@ from ._export import export
 from ._guide import guide
 from ._health import health
 from ._import import import_
+from ._rebuild import rebuild
 from ._shell import Commands, Signals
 from ._store import actors, events, follow
 
@@ -62,5 +63,20 @@ def commands(ctx: click.Context, /) -> None:
     logging.getLogger("aether_sync").addHandler(logging.NullHandler())
 
 
-for command in (demo, sub, pub, server, append, events, follow, actors, export, import_, doctor, health, guide):
+for command in (
+    demo,
+    sub,
+    pub,
+    server,
+    append,
+    events,
+    follow,
+    actors,
+    export,
+    import_,
+    rebuild,
+    doctor,
+    health,
+    guide,
+):
     commands.add_command(command)

@@ -6,10 +6,12 @@ from typing import Any
 import click
 import msgspec
 
+from ..event_types import EventTypes
 from ..stores.doctor.diagnosis import diagnose
 from ..stores.doctor.findings import Finding, Level, first_line, is_well
 from ._access import Access
 from ._options import prefix_option, store_options
+from ._types import types_from
 
 __all__ = ["doctor"]
 
@@ -34,6 +36,12 @@ _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.BAD: "red"}
     metavar="PATTERN",
     help="What the program publishes and subscribes to on the bus; may be given several times.",
 )
+@click.option(
+    "--types",
+    metavar="MODULE:NAME",
+    callback=types_from,
+    help="The EventTypes of the program: name the events that they do not know.",
+)
 @prefix_option
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line, for programs.")
 @store_options
@@ -48,6 +56,7 @@ def doctor(
     monitor: str | None,
     only_bus: bool,
     patterns: tuple[str, ...],
+    types: EventTypes | None,
     prefix: str,
     timeout: float,
     as_json: bool,
@@ -56,6 +65,7 @@ def doctor(
 
     \b
       aether-sync doctor --monitor http://127.0.0.1:8222
+      aether-sync doctor --types shop.events:types
       aether-sync doctor --bus --pattern 'orders.>'
 
     It changes nothing. Where the user has limited rights, it tries them, and the server notes that in its log as errors
@@ -72,6 +82,7 @@ def doctor(
             prefix=prefix,
             patterns=patterns or None,
             monitor=monitor,
+            types=types,
             timeout=timeout,
         )
     finally:

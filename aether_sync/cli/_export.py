@@ -6,9 +6,11 @@ from typing import Any, BinaryIO
 
 import click
 
+from .._codec.encoding import encode_event
 from .._values.clock import monotonic
 from .._values.shown import short
-from ..errors import MalformedRecordError, StoreUnavailableError
+from ..errors import EncodingError, EventTypeError, MalformedRecordError, StoreUnavailableError
+from ..event_types import EventTypes
 from ..patterns import SubscriptionFilter
 from ..stores.admin import Extent, StoreAdmin
 from ..stores.base import Follower, StoredEvent
@@ -19,6 +21,7 @@ from ._options import open_store, report_troubles, store_options
 from ._progress import progress
 from ._shell import Failure, Signals, say
 from ._store import report_malformed
+from ._types import types_from
 
 __all__ = ["Exporter", "export"]
 
@@ -32,17 +35,38 @@ _LOOK_EVERY = 0.5  # seconds until it notices that no more events come
     "--after", type=click.IntRange(min=0), default=0, metavar="SEQUENCE", help="Only events after this sequence."
 )
 @click.option("--actors", "pattern", metavar="PATTERN", help="Only events of matching actors, as 'order-*'.")
+@click.option(
+    "--upcast",
+    "types",
+    metavar="MODULE:NAME",
+    callback=types_from,
+    help="Write events in the newest version and name that these EventTypes know.",
+)
 @store_options
 @click.pass_context
-def export(ctx: click.Context, /, file: str, after: int, pattern: str | None, timeout: float, **server: Any) -> None:
+def export(
+    ctx: click.Context,
+    /,
+    file: str,
+    after: int,
+    pattern: str | None,
+    types: EventTypes | None,
+    timeout: float,
+    **server: Any,
+) -> None:
     """Write all events of a store to FILE as JSON lines, in order, each with its sequence.
 
     '-', the default, is the standard output. It ends with the last event that was stored when it began. If FILE exists,
     it continues after its last whole line: after an interruption, or to add what was stored since, with the same
     --actors. `import` reads it.
 
+    With --upcast the file is for other programs, which then need not know of older versions: data is written in the
+    newest version. Events of types that are not known are written as they are. It ends before the first event that
+    cannot be read. Continue such a file with the same --upcast. Without it, every event is written as it is stored.
+
     \b
       aether-sync export backup.jsonl
+      aether-sync export --upcast shop.events:types orders.jsonl
       aether-sync export --actors 'order-*' | gzip > orders.gz
 
     At the end the events are counted against what the server counts. (It has no such count for --actors together with
@@ -60,7 +84,9 @@ def export(ctx: click.Context, /, file: str, after: int, pattern: str | None, ti
             if pattern is None and after > extent.last:
                 raise Failure(f"the store ends at sequence {extent.last:,}, and --after is {after:,}")
             report_troubles()
-            exporter = Exporter(store, admin, out, pattern, max(after, place.sequence), extent, place.lines, timeout)
+            exporter = Exporter(
+                store, admin, out, pattern, max(after, place.sequence), extent, place.lines, timeout, types
+            )
             complete = exporter.run(ctx.obj)
     if not complete:
         ctx.exit(1)
@@ -88,8 +114,10 @@ class Exporter:
     extent: Extent
     counted: int  # records up to the extent's last, written or malformed, the file's included
     timeout: float
+    types: EventTypes | None = None  # by which events are upcast
     written: int = 0
     malformed: int = 0
+    unknown: int = 0  # events that were not upcast, as their types are not known
     torn: int = 0  # records of saves that are not whole
     _at: int = field(init=False)  # the sequence up to which all is written
     _done: bool = False
@@ -125,15 +153,28 @@ class Exporter:
             self._count_malformed(error)
             return
         with signals.whole() if self.out.seekable() else nullcontext():  # a pipe may not be read for a long time
-            lines = []
-            for one in batch:
-                if self._done:
-                    break
-                lines.append(to_line(one.event, sequence=one.sequence))
-                self._count(one.sequence, one.ends_batch)
-            self.out.write(b"".join(lines))
-            self.out.flush()
-            self.written += len(lines)
+            lines: list[bytes] = []
+            try:
+                for one in batch:
+                    if self._done:
+                        break
+                    lines.append(self._line(one))
+                    self._count(one.sequence, one.ends_batch)
+            finally:  # also if one cannot be upcast
+                self.out.write(b"".join(lines))
+                self.out.flush()
+                self.written += len(lines)
+
+    def _line(self, one: StoredEvent) -> bytes:
+        if self.types is None:
+            return to_line(one.event, sequence=one.sequence)
+        try:
+            event = self.types.upcasted(one.event)
+            encode_event(event)  # an upcaster may have returned anything
+        except (EventTypeError, EncodingError) as error:
+            raise Failure(f"the event at sequence {one.sequence:,} cannot be upcast: {error}") from error
+        self.unknown += not self.types.knows(event)
+        return to_line(event, sequence=one.sequence)
 
     def _take(self, follower: Follower) -> list[StoredEvent]:
         """Wait for events; ``[]`` if there are no more."""
@@ -190,6 +231,8 @@ class Exporter:
             parts.append(f"{counted(self.counted - self.malformed)} with those that were there")
         if not stopped_by:
             parts.append("nothing to count them against" if self.extent.most is None else "the server counts as many")
+        if self.unknown:
+            parts.append(f"{counted(self.unknown)} of unknown types or versions left as they are")
         if self.torn:
             parts.append(f"{self.torn:,} record{'s' * (self.torn != 1)} of saves that are not whole left out")
         if self.malformed:

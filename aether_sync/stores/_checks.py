@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from operator import attrgetter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .._arguments import as_iterator, check_int, is_mapping, is_of
 from .._codec.decoding import decode_event
@@ -18,6 +18,7 @@ from ..errors import (
     InvalidOptionError,
     VersionConflictError,
 )
+from ..event_types import EventTypes
 from ..events import MAX_VERSION, Event
 from ..patterns import SubscriptionFilter, check_actor_pattern
 from .base import Snapshot
@@ -53,9 +54,12 @@ def check_actor_id(actor_id: str) -> str:
     return str.__str__(actor_id)
 
 
-def check_wanted(name: str, actors: str | None, event_types: Iterable[str] = ()) -> SubscriptionFilter:
+def check_wanted(
+    name: str, actors: str | None, event_types: Iterable[str | type] = (), types: EventTypes | None = None
+) -> SubscriptionFilter:
     """Return a filter for a pattern of actors and for event types; an error names the pattern as the caller does."""
-    return SubscriptionFilter(event_types=event_types, actor_pattern=check_actor_pattern(name, actors) or None)
+    pattern = check_actor_pattern(name, actors) or None
+    return SubscriptionFilter(event_types=event_types, actor_pattern=pattern, types=types)
 
 
 def check_version(name: str, version: object, least: int = 0) -> int:
@@ -63,17 +67,20 @@ def check_version(name: str, version: object, least: int = 0) -> int:
     return check_int(name, version, least, MAX_VERSION)
 
 
-def check_events(events: Iterable[Event]) -> tuple[Event, ...]:
+def check_events(events: Iterable[object]) -> tuple[Event, ...]:
     """Refuse what cannot be stored in one save, and return the events as a tuple."""
     iterator = as_iterator(events)
     if iterator is None:
         raise InvalidEventError(f"save_events() takes events, not one {type(events).__name__}")
-    checked = tuple(islice(iterator, BATCH_LIMIT + 1))
+    checked: tuple[Any, ...] = tuple(islice(iterator, BATCH_LIMIT + 1))
     for event in checked:
         if type(event) is not Event and not is_of(event, Event):
             if is_of(event, list) or is_of(event, tuple):
                 raise InvalidEventError("append() takes events one by one: append(actor_id, *events, ...)")
-            raise InvalidEventError(f"a store takes Event(event_type=..., actor_id=...), not {type(event).__name__}")
+            raise InvalidEventError(
+                f"a store takes Event(event_type=..., actor_id=...), not {type(event).__name__}; only append() of a "
+                "store with types= takes objects of registered classes"
+            )
     if len(checked) > BATCH_LIMIT:
         raise InvalidOptionError(
             f"more than {BATCH_LIMIT:,} events in one save, which is stored whole or not at all: store them in several "

@@ -29,12 +29,14 @@ class _CallCount:
         returned: How long those took that have returned something.
         raised: How long those took that have raised an error.
         later: Errors of iterations that had returned something before.
+        returning: The two steps by which ``returned`` counts a time.
     """
 
-    __slots__ = ("later", "raised", "returned")
+    __slots__ = ("later", "raised", "returned", "returning")
 
     def __init__(self) -> None:
         self.returned, self.raised, self.later = Times(BOUNDS), Times(BOUNDS), Count()
+        self.returning = self.returned.put, self.returned.step
 
     def snapshot(self) -> CallMetrics:
         """Return what was counted."""
@@ -202,10 +204,10 @@ def measured(method: F) -> F:
         except BaseException as error:
             self._counts.failed(name, error, monotonic() - begun)
             raise
-        times = self._counts.calls[name].returned
-        times.put(monotonic() - begun)
+        put, step = self._counts.calls[name].returning
+        put(monotonic() - begun)
         try:  # as in Times.add(), without another call: this is in the way of every call of a store
-            times.step()
+            step()
         except IndexError:
             pass
         return result

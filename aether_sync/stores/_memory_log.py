@@ -147,12 +147,14 @@ class _Position(NamedTuple):
 
 def fresh(stored: StoredEvent) -> StoredEvent:
     """Return a stored event as a copy of its reader's own, who may change its data, as with a server."""
-    return StoredEvent(off_the_wire(stored.event), stored.sequence, False, stored.ends_batch, stored.batch)
+    return StoredEvent(
+        off_the_wire(stored.event, type(stored.event)), stored.sequence, False, stored.ends_batch, stored.batch
+    )
 
 
-def off_the_wire(event: Event) -> Event:
-    """Return an event as a reader gets it."""
-    _, copy = encode_and_copy(event, "")
+def off_the_wire(event: Event, kind: type[Event]) -> Event:
+    """Return an event as a reader gets it, of the class of the store's events."""
+    _, copy = encode_and_copy(event, "", kind)
     return copy
 
 

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, Never, Self, Unpack
 from .._arguments import as_whole, check_count, check_seconds, is_of
 from .._runtime.closing import Closeable
 from .._runtime.deadline import Deadline
+from .._runtime.registry import WeakRegistry
 from .._runtime.reporter import Burst, Details, Kind, Reporter
 from .._values.shown import short
 from ..bus import EventBus
@@ -16,10 +17,11 @@ from ..errors import (
     StoreClosedError,
     VersionConflictError,
 )
+from ..event_types import EventTypes, class_of_events
 from ..events import Event, EventStored
 from ..health import Health
 from ..instrumentation import Operation, observers, sending
-from ..metrics import CloseReport
+from ..metrics import CloseReport, StoreMetrics
 from ..patterns import SubscriptionFilter, check_namespace
 from ._checks import check_actor_id, check_events, check_order, check_version, check_wanted, latest_of
 from ._jetstream.names import escaped_consumer
@@ -29,8 +31,11 @@ from .base import ANY_VERSION, AnyVersion, LoadedActor, Snapshot, StoredEvent
 from .consumers.base import ConsumerSettings, ConsumerState
 from .consumers.context import ConsumerContext
 from .event_store import Consumer, EventStore
+from .projections.applying import OnError
+from .projections.base import Apply, Database
+from .projections.projection import Projection, make_projection
 
-__all__ = ["StoreBase"]
+__all__ = ["StoreBase", "lasting_store_metrics"]
 
 _SHORTEST_ACK_WAIT = 0.001  # seconds: four times within it a server is told that work goes on
 _BURSTS_KEPT = 1_000  # actors of whose snapshots it is known when it was logged last that they are ignored
@@ -48,21 +53,29 @@ class StoreBase(Closeable, EventStore):
 
     Args:
         reporter: Logs for the store.
+        types: The classes of its events, if it knows them.
         **logged: Attributes of its log records.
     """
 
     def __reduce__(self) -> Never:
         raise TypeError("a store cannot be pickled, as it has a connection or events of its own: make one over there")
 
-    def __init__(self, reporter: Reporter, **logged: Unpack[Details]) -> None:
+    def __init__(self, reporter: Reporter, types: EventTypes | None, **logged: Unpack[Details]) -> None:
         self._reporter = reporter
+        self._types, self._kind = types, class_of_events(types)
         self._logged = logged
         self._closed = False
         self._counts = StoreCounts()
         self._destination = ""  # how observers call it
         self._namespace: str | None = None  # where EventStored is published unless set_broadcaster() names another
         self._broadcaster: _Broadcaster | None = None  # replaced whole; read by any thread
+        self._projections: WeakRegistry[Projection] = WeakRegistry()  # which end with the store
         self._ignored: dict[str, Burst] = {}  # by actor: snapshots that load() did not use; single operations only
+
+    @property
+    def types(self) -> EventTypes | None:
+        """The classes of its events, as it was given them; None if it knows none."""
+        return self._types
 
     # -- saving
 
@@ -84,7 +97,7 @@ class StoreBase(Closeable, EventStore):
 
     @measured
     def append(
-        self, actor_id: str, *events: Event, expected_version: int | AnyVersion, timeout: float | None = 5.0
+        self, actor_id: str, *events: object, expected_version: int | AnyVersion, timeout: float | None = 5.0
     ) -> list[StoredEvent]:
         deadline = Deadline(timeout)
         self._refuse_if_closed()
@@ -94,7 +107,7 @@ class StoreBase(Closeable, EventStore):
                 expected_version = check_version("expected_version", expected_version)
             except InvalidOptionError as error:
                 raise InvalidOptionError(f"{error}; or NO_EVENTS, or ANY_VERSION for whatever is there") from None
-        checked = check_events(events)
+        checked = check_events(events if self._types is None else self._as_events(actor_id, events, self._types))
         for event in checked:
             if event.actor_id != actor_id:
                 raise InvalidEventError(
@@ -113,6 +126,14 @@ class StoreBase(Closeable, EventStore):
         except VersionConflictError as conflict:
             conflict.expected_version = None if expected is ANY_VERSION else expected
             raise
+
+    @staticmethod
+    def _as_events(actor_id: str, given: tuple[object, ...], types: EventTypes) -> list[object]:
+        """Make events of typed values; what is none of both is left to be refused."""
+        return [
+            one if issubclass(type(one), (Event, list, tuple)) else types.to_event(one, actor_id=actor_id)
+            for one in given
+        ]
 
     def _observed(
         self, name: str, events: tuple[Event, ...], save: Callable[[tuple[Event, ...]], list[StoredEvent]]
@@ -177,11 +198,11 @@ class StoreBase(Closeable, EventStore):
         limit: int = 100,
         until: int | None = None,
         actors: str | None = None,
-        event_types: Iterable[str] = (),
+        event_types: Iterable[str | type] = (),
         timeout: float | None = 5.0,
     ) -> list[StoredEvent]:
         page = Wanted.checked(after=after, until=until, limit=check_count("limit", limit))
-        wanted = check_wanted("actors", actors, event_types)
+        wanted = check_wanted("actors", actors, event_types, self._types)
         found = self._read_all(page, wanted, self._deadline(timeout))
         self._counts.read(len(found))
         return found
@@ -244,7 +265,7 @@ class StoreBase(Closeable, EventStore):
         name: str,
         *,
         actors: str | None = None,
-        event_types: Iterable[str] = (),
+        event_types: Iterable[str | type] = (),
         start: Literal["first", "new"] | int = "first",
         ack_wait: float = 30.0,
         max_deliver: int = 5,
@@ -253,7 +274,7 @@ class StoreBase(Closeable, EventStore):
         self._refuse_if_closed()
         settings = ConsumerSettings(
             name=escaped_consumer(name),
-            wanted=check_wanted("actors", actors, event_types),
+            wanted=check_wanted("actors", actors, event_types, self._types),
             start=_checked_start(start),
             ack_wait=check_seconds("ack_wait", ack_wait, _SHORTEST_ACK_WAIT),
             max_deliver=check_count("max_deliver", max_deliver),
@@ -269,6 +290,58 @@ class StoreBase(Closeable, EventStore):
     def consumers(self, *, timeout: float | None = 5.0) -> list[ConsumerState]:
         deadline = self._deadline(timeout)
         return self._open_consumers().backend.states(deadline)
+
+    # -- projecting
+
+    def project(
+        self,
+        name: str,
+        apply: Apply,
+        *,
+        into: Database,
+        actors: str | None = None,
+        event_types: Iterable[str] = (),
+        batch: int = 500,
+        on_error: OnError = "stop",
+    ) -> Projection:
+        """Return a projection: rows in a database of yours, made of the store's events. Start it, where it shall run.
+
+        Nothing is asked or written yet. All instances of one name and database must have the same filters, and all
+        should have the same ``apply``.
+
+        Args:
+            name: Its name, by which its checkpoint is found again: 1 to 200 printable characters.
+            apply: Called with the database and a :class:`StoredEvent`, for each event in the order of the store. It
+                writes rows, and must not commit or roll back. What the database is depends on ``into``: an
+                ``sqlite3.Cursor`` for :class:`SQLite`, a cursor of the driver for :class:`DBAPI`. It should do nothing
+                else that others can see: a batch that fails is applied again from its begin.
+            into: The database: :class:`SQLite`, :class:`DBAPI`, or what has the methods of :class:`Database`.
+            actors: A pattern of actor ids, such as ``"order-*"``: only events of these; None for all.
+            event_types: Only events of these types; none means all types.
+            batch: How many events are applied in one transaction, at most; more, if a ``save_events()`` had more, as
+                its events are applied together. Larger batches are quicker, and hold locks of the database longer.
+            on_error: What becomes of an event that ``apply`` cannot take, as it raises an error: with ``"stop"``, the
+                projection applies what was stored before it, and stops; with ``"set_aside"``, it writes the event and
+                the error into the table ``aether_set_aside``, and goes on.
+
+        Raises:
+            InvalidOptionError: An argument is wrong.
+            StoreClosedError: The store is closed.
+        """
+        self._refuse_if_closed()
+        projection = make_projection(
+            self,
+            self._reporter,
+            self._destination,
+            name=name,
+            apply=apply,
+            into=into,
+            wanted=check_wanted("actors", actors, event_types),
+            batch=batch,
+            on_error=on_error,
+        )
+        self._projections.add(projection)
+        return projection
 
     # -- other nodes
 
@@ -347,3 +420,8 @@ def _checked_start(start: object) -> int | None:
     if as_whole(start) is None:
         raise InvalidOptionError(f'start must be "first", "new", or the sequence to begin after, not {short(start)}')
     return check_version("start", start)
+
+
+def lasting_store_metrics(store: StoreBase) -> Callable[[], StoreMetrics]:
+    """Return a function that says what a store has counted, also when it is collected, which it does not prevent."""
+    return store._counts.snapshot

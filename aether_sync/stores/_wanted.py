@@ -66,10 +66,16 @@ class Wanted(NamedTuple):
 
     def pick(self, history: Sequence[StoredEvent]) -> list[StoredEvent]:
         """Return what is wanted of an actor's events, which are given in order, from any place on."""
-        start = max(
-            bisect_left(history, self.first, key=version_of), bisect_right(history, self.after, key=_sequence_of)
-        )
-        end = min(bisect_right(history, self.last, key=version_of), bisect_right(history, self.until, key=_sequence_of))
+        first, last, after, until, _, _ = self
+        start, end = 0, len(history)
+        if first > 0:  # most readers want all: they need no search
+            start = bisect_left(history, first, key=version_of)
+        if after > 0:
+            start = max(start, bisect_right(history, after, key=_sequence_of))
+        if last < MAX_VERSION:
+            end = bisect_right(history, last, key=version_of)
+        if until < MAX_INT:
+            end = min(end, bisect_right(history, until, key=_sequence_of))
         if self.limit is not None:
             start, end = (max(start, end - self.limit), end) if self.reverse else (start, min(end, start + self.limit))
         picked = list(history[start:end]) if start < end else []

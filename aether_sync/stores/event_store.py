@@ -12,6 +12,7 @@ from .._runtime.deadline import Deadline
 from .._values.shown import short
 from ..bus import EventBus
 from ..errors import StoreClosedError
+from ..event_types import EventTypes
 from ..events import Event
 from ..health import Health
 from ..metrics import CloseReport, StoreMetrics
@@ -39,6 +40,10 @@ class EventStore(Protocol):
     the store is closed, and ``DeadlineExceededError`` when the time is over and nothing was stored. A store on a server
     also raises ``StoreUnavailableError``, ``PermissionDeniedError`` and ``ConnectError``.
     """
+
+    @property
+    def types(self) -> EventTypes | None:
+        """The classes of its events, as it was given them; None if it knows none."""
 
     # -- saving
 
@@ -78,7 +83,7 @@ class EventStore(Protocol):
         """
 
     def append(
-        self, actor_id: str, *events: Event, expected_version: int | AnyVersion, timeout: float | None = 5.0
+        self, actor_id: str, *events: object, expected_version: int | AnyVersion, timeout: float | None = 5.0
     ) -> list[StoredEvent]:
         """Store an actor's next events, if the actor is still at the version that they were decided on.
 
@@ -88,14 +93,18 @@ class EventStore(Protocol):
 
         Args:
             actor_id: The actor.
-            *events: The actor's events, without versions: they are numbered from ``expected_version + 1`` on. Without
-                any, nothing is stored, and nothing is asked: ``[]`` is returned, whatever version the actor is at.
+            *events: The actor's events, without versions: they are numbered from ``expected_version + 1`` on. A store
+                with :attr:`types` also takes objects of registered classes, of which it makes events as
+                :meth:`EventTypes.to_event` does. Without any, nothing is stored, and nothing is asked: ``[]`` is
+                returned, whatever version the actor is at.
             expected_version: The version of the actor that was loaded; ``NO_EVENTS`` (0) if it must have no events;
                 ``ANY_VERSION`` to append at whatever version the actor is.
             timeout: Seconds.
 
         Raises:
             VersionConflictError: The actor is at another version.
+            InvalidEventError: An event has a version or another actor; or an object is of no registered class, or does
+                not fit its own.
             UnknownOutcomeError: The events may be stored, or not. ``save_events(error.events)`` is safe. Appending them
                 again is safe, too, except with ``ANY_VERSION``: they might be stored twice.
         """
@@ -184,7 +193,7 @@ class EventStore(Protocol):
         limit: int = 100,
         until: int | None = None,
         actors: str | None = None,
-        event_types: Iterable[str] = (),
+        event_types: Iterable[str | type] = (),
         timeout: float | None = 5.0,
     ) -> list[StoredEvent]:
         """Return events of all actors, in the order in which they were stored: a page of the store.
@@ -208,9 +217,9 @@ class EventStore(Protocol):
             until: The last sequence wanted; None for the end of the store. It may cut a ``save_events()`` in two, as
                 ``limit`` may; :meth:`last_sequence` is never in the middle of one.
             actors: A pattern of actor ids: only events of these; None for all.
-            event_types: Only events of these types; none means all types. The server does not choose by type, so all
-                events of these actors travel here. If events of a type are so rare that one call does not find
-                ``limit`` of them within ``timeout``, read the store in sections, by ``until``.
+            event_types: Only events of these types, names or classes of :attr:`types`; none means all types. The server
+                does not choose by type, so all events of these actors travel here. If events of a type are so rare that
+                one call does not find ``limit`` of them within ``timeout``, read the store in sections, by ``until``.
             timeout: Seconds.
 
         Raises:
@@ -298,7 +307,7 @@ class EventStore(Protocol):
         *,
         after: int = 0,
         actors: str | None = None,
-        event_types: Iterable[str] = (),
+        event_types: Iterable[str | type] = (),
         allow_ahead: bool = False,
         timeout: float | None = 5.0,
     ) -> Follower:
@@ -307,7 +316,7 @@ class EventStore(Protocol):
         Args:
             after: The sequence of the event that was read last; 0 to begin with the first event.
             actors: A pattern of actor ids: only events of these; None for all.
-            event_types: Only events of these types; none means all types.
+            event_types: Only events of these types, names or classes of :attr:`types`; none means all types.
             allow_ahead: Whether the store may end before ``after``. Then the events after that sequence come when they
                 are stored, and until then nobody is told if the store has lost events, or is another one: use it if
                 ``after`` need not be a sequence that was read.
@@ -325,7 +334,7 @@ class EventStore(Protocol):
         name: str,
         *,
         actors: str | None = None,
-        event_types: Iterable[str] = (),
+        event_types: Iterable[str | type] = (),
         start: Literal["first", "new"] | int = "first",
         ack_wait: float = 30.0,
         max_deliver: int = 5,
@@ -343,7 +352,8 @@ class EventStore(Protocol):
         Args:
             name: The consumer's name.
             actors: A pattern of actor ids, such as ``"order-*"``: only events of these; None for all.
-            event_types: Only events of these types; none means all types.
+            event_types: Only events of these types, names or classes of :attr:`types`; none means all types. A class
+                also stands for the names that it had before, and adding one is a change of this argument.
             start: Where a new consumer begins: ``"first"``, with the first event of the store, so that nothing is
                 missed; ``"new"``, with what is stored from then on; or the sequence to begin after. A consumer that is
                 there goes on where it was, whatever this says: so processes may give different ones.
@@ -544,7 +554,8 @@ class Consumer:
         Args:
             handler: Called with a :class:`Delivery`; several calls run at the same time. When it returns, the event is
                 acknowledged; when it raises, it is called again after a pause. After ``max_deliver`` attempts the event
-                becomes a dead letter. To return an awaitable or a generator, which nobody would run, is a failure, too.
+                becomes a dead letter; at once if the handler lets the ``EventTypeError`` of its own event through. To
+                return an awaitable or a generator, which nobody would run, is a failure, too.
             threads: How many handlers run at a time. 4 hide the waiting of handlers that use a network or a database.
             retry_delay: Seconds before an event whose handler failed is tried again, doubled each time, up to 60.
             prefetch: How many events are sorted by actor in this process at most, and how many more wait to be. 256 are
@@ -603,10 +614,11 @@ class Consumer:
 
         When the handler returns, the event is acknowledged, and the acknowledgement is confirmed. **When it raises, so
         does this call, with the handler's own error**: the event is given back first, and counts one attempt; it comes
-        again in the next call, before the events that were never delivered. After ``max_deliver`` attempts it
-        becomes a dead letter; the error is raised that time, too, and the next call goes on behind it. To have failures
-        tried again and logged, use :meth:`run`. The handler may settle the delivery itself, as in :meth:`run`; what it
-        gives back by :meth:`Delivery.nak` without a delay comes again, as a rule during the same call.
+        again in the next call, before the events that were never delivered. After ``max_deliver`` attempts, or at once
+        if the error is the ``EventTypeError`` of its own event, it becomes a dead letter; the error is raised that
+        time, too, and the next call goes on behind it. To have failures tried again and logged, use :meth:`run`. The
+        handler may settle the delivery itself, as in :meth:`run`; what it gives back by :meth:`Delivery.nak` without a
+        delay comes again, as a rule during the same call.
 
         Args:
             handler: Called with a :class:`Delivery`. To return an awaitable or a generator, which nobody would run, is

@@ -19,6 +19,7 @@ from .._runtime.reporter import last_words
 from ..bus import EventBus
 from ..connection import OPTIONS, Connection, ConnectionOptions, adopt
 from ..errors import VersionConflictError
+from ..event_types import EventTypes
 from ..events import MAX_VERSION, Event
 from ..health import Health
 from ..metrics import CloseReport, StoreMetrics
@@ -45,6 +46,7 @@ from ._wanted import Wanted
 from .base import AnyVersion, LoadedActor, Reading, Snapshot, StoredEvent
 from .consumers.context import ConsumerContext
 from .consumers.server_backend import ServerBackend
+from .projections.projection import close_projections
 
 __all__ = ["JetStreamEventStore"]
 
@@ -78,6 +80,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
         cached_actors: Of how many actors the store remembers the version, those that were used last; each takes up to
             1 KB. A save first asks the server for the versions of actors that are not among them, for all of them at
             once.
+        types: The classes of the events: ``append()`` takes their objects, and ``event.value`` returns them.
         **options: Those of :class:`Connection`, if the store makes its own.
 
     Raises:
@@ -96,6 +99,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
         cache_bytes: int = 64 * 2**20,
         snapshots_kept: int = 1,
         cached_actors: int = 16_384,
+        types: EventTypes | None = None,
         **options: Unpack[ConnectionOptions],
     ) -> None:
         check_options(JetStreamEventStore, options, OPTIONS)
@@ -109,7 +113,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
         self._connection, self._channel, self._owns_connection = adopt(
             connection, options, _perhaps_a_stream(connection), for_store=True
         )
-        super().__init__(self._channel.reporter, stream=self._names.stream)
+        super().__init__(self._channel.reporter, types, stream=self._names.stream)
         self._destination = self.stream
         self._namespace = namespace
         self._jetstream = JetStream(self._channel)
@@ -121,7 +125,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
     def _make_parts(self) -> None:
         self._cache = VersionCache(self._cached_actors)
         self._saves = Saves(self._jetstream, self._names)
-        self._reader = Reader(self._jetstream, self._names, self._cache, self._saves)
+        self._reader = Reader(self._jetstream, self._names, self._cache, self._saves, self._kind)
         self._kept = KeptEvents(self._cache_bytes)
         self._loader = Loader(self._jetstream, self._names, self._reader, self._kept, self._counts)
         self._writer = Writer(self._jetstream, self._names, self._cache, self._reader, self._loader, self._counts)
@@ -344,12 +348,12 @@ class JetStreamEventStore(StoreBase, ForkAware):
         *,
         after: int = 0,
         actors: str | None = None,
-        event_types: Iterable[str] = (),
+        event_types: Iterable[str | type] = (),
         allow_ahead: bool = False,
         timeout: float | None = 5.0,
     ) -> JetStreamFollower:
         after = check_version("after", after)
-        wanted = check_wanted("actors", actors, event_types)
+        wanted = check_wanted("actors", actors, event_types, self._types)
         allow_ahead = check_flag("allow_ahead", allow_ahead)
         deadline = self._deadline(timeout)
         follower = JetStreamFollower(self._parts, after, wanted, allow_ahead=allow_ahead)
@@ -405,9 +409,10 @@ class JetStreamEventStore(StoreBase, ForkAware):
     def close(self, timeout: float | None = 5.0) -> CloseReport:  # noqa: D102
         deadline = Deadline(timeout)
         self._closed = True
+        left = close_projections(self._projections, _all_but_the_last_of(deadline))
         for follower in self._followers:
             follower.close()
-        left = self._consumers.close(_all_but_the_last_of(deadline))
+        left += self._consumers.close(_all_but_the_last_of(deadline))
         self._jetstream.close(self._closed_error())
         report = CloseReport()
         if self._owns_connection:

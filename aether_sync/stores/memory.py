@@ -12,6 +12,7 @@ from .._runtime.reporter import Reporter, last_words
 from .._values.shown import short
 from ..bus import EventBus
 from ..errors import DuplicateIdError, InvalidOptionError, StreamRegressionError, UnsupportedError, VersionConflictError
+from ..event_types import EventTypes
 from ..events import Event
 from ..health import Health
 from ..metrics import CloseReport, StoreMetrics
@@ -34,6 +35,7 @@ from ._store_base import StoreBase
 from ._wanted import Wanted
 from .base import ANY_VERSION, AnyVersion, Follower, LoadedActor, Reading, Snapshot, StoredEvent
 from .consumers.context import ConsumerContext
+from .projections.projection import close_projections
 
 __all__ = ["InMemoryEventStore"]
 
@@ -61,16 +63,24 @@ class InMemoryEventStore(StoreBase):
         bus: The bus on which an ``EventStored`` is published for each event; see :meth:`set_broadcaster`.
         namespace: The namespace to publish under.
         snapshots_kept: How many snapshots of each actor are kept, the latest ones.
+        types: The classes of the events: ``append()`` takes their objects, and ``event.value`` returns them.
 
     Raises:
         InvalidOptionError: A bus was given and no namespace, or ``snapshots_kept`` is less than 1.
         InvalidNamespaceError: ``namespace`` is not valid.
     """
 
-    def __init__(self, *, bus: EventBus | None = None, namespace: str | None = None, snapshots_kept: int = 1) -> None:
+    def __init__(
+        self,
+        *,
+        bus: EventBus | None = None,
+        namespace: str | None = None,
+        snapshots_kept: int = 1,
+        types: EventTypes | None = None,
+    ) -> None:
         self._snapshots_kept = check_count("snapshots_kept", snapshots_kept)
         namespace = None if namespace is None else check_namespace(namespace)
-        super().__init__(Reporter())
+        super().__init__(Reporter(), types)
         weakref.finalize(self, self._reporter.end).atexit = False
         self._namespace, self._destination = namespace, namespace or ""
         self._log = Log()
@@ -83,13 +93,13 @@ class InMemoryEventStore(StoreBase):
     # -- saving
 
     def _save(self, events: tuple[Event, ...], deadline: Deadline) -> list[StoredEvent]:
-        copies = list(map(off_the_wire, events))
+        copies = [off_the_wire(event, self._kind) for event in events]
         return self._store(lambda: copies)
 
     def _append(
         self, actor_id: str, events: tuple[Event, ...], expected: int | AnyVersion, deadline: Deadline
     ) -> list[StoredEvent]:
-        copies = list(map(off_the_wire, events))
+        copies = [off_the_wire(event, self._kind) for event in events]
 
         def number() -> Sequence[Event]:
             current = self._log.version(actor_id)
@@ -140,7 +150,7 @@ class InMemoryEventStore(StoreBase):
     # -- reading
 
     def _get_events(self, actor_id: str, wanted: Wanted, deadline: Deadline) -> list[Event]:
-        return [off_the_wire(one.event) for one in self._pick(actor_id, wanted)]
+        return [off_the_wire(one.event, self._kind) for one in self._pick(actor_id, wanted)]
 
     def iter_events(  # noqa: D102
         self, actor_id: str, from_version: int = 0, to_version: int | None = None, *, timeout: float | None = 5.0
@@ -153,7 +163,7 @@ class InMemoryEventStore(StoreBase):
     def _pages(self, actor_id: str, wanted: Wanted) -> Iterator[Event]:
         while page := self._pick(actor_id, wanted):
             for one in page:
-                yield off_the_wire(one.event)
+                yield off_the_wire(one.event, self._kind)
             wanted = wanted._replace(after=page[-1].sequence)
 
     @measured
@@ -269,12 +279,12 @@ class InMemoryEventStore(StoreBase):
         *,
         after: int = 0,
         actors: str | None = None,
-        event_types: Iterable[str] = (),
+        event_types: Iterable[str | type] = (),
         allow_ahead: bool = False,
         timeout: float | None = 5.0,
     ) -> Follower:
         after = check_version("after", after)
-        wanted = check_wanted("actors", actors, event_types)
+        wanted = check_wanted("actors", actors, event_types, self._types)
         allow_ahead = check_flag("allow_ahead", allow_ahead)
         self._deadline(timeout)
         last = self._end()
@@ -334,17 +344,18 @@ class InMemoryEventStore(StoreBase):
         Any thread may call it, repeatedly.
 
         Args:
-            timeout: Seconds for the handlers of runners, and for log handlers that are still at work; nothing else
-                takes time.
+            timeout: Seconds for the batches of projections that are being applied, for the handlers of runners, and for
+                log handlers that are still at work; nothing else takes time.
 
         Returns:
-            What was left undone: handlers that still run.
+            What was left undone: batches and handlers that still run.
         """
         deadline = Deadline(timeout)
         self._closed = True
+        left = close_projections(self._projections, deadline)
         self._log.close()
         self._backend.close()
-        left = self._consumers.close(deadline)
+        left += self._consumers.close(deadline)
         self._reporter.close(last_words(deadline))
         return CloseReport(handlers_left=left, timed_out=left > 0)
 

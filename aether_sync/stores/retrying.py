@@ -13,7 +13,7 @@ from .._runtime.deadline import Deadline
 from .._values.shown import short
 from ..errors import InvalidOptionError, VersionConflictError
 
-__all__ = ["retry_on_conflict"]
+__all__ = ["ConflictPauses", "retry_on_conflict"]
 
 _FIRST_PAUSE = 0.001  # seconds before the second try, twice that before the third, and so on
 _LONGEST_PAUSE = 0.1
@@ -21,6 +21,23 @@ _NOT_RUN = (iscoroutinefunction, isasyncgenfunction, isgeneratorfunction)  # a c
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class ConflictPauses:
+    """Random pauses after conflicts, longer and longer, until a deadline: those who met do not meet again."""
+
+    def __init__(self, deadline: Deadline) -> None:
+        self._deadline = deadline
+        self._longest = _FIRST_PAUSE
+
+    def take(self) -> bool:
+        """Pause, and return True; return False at once if no time is left for another try."""
+        left = self._deadline.remaining()
+        if not left:
+            return False
+        time.sleep(random.uniform(0, min(self._longest, left)))
+        self._longest = min(self._longest * 2, _LONGEST_PAUSE)
+        return True
 
 
 @overload
@@ -66,17 +83,15 @@ def retry_on_conflict(
             )
 
         def retrying(*args: P.args, **kwargs: P.kwargs) -> T:
-            deadline = Deadline(timeout)
-            tried, pause = 0, _FIRST_PAUSE
+            pauses = ConflictPauses(Deadline(timeout))
+            tried = 0
             while True:
                 try:
                     return function(*args, **kwargs)
                 except VersionConflictError:
                     tried += 1
-                    if tried == attempts or not deadline.remaining():
+                    if tried == attempts or not pauses.take():
                         raise
-                time.sleep(random.uniform(0, min(pause, deadline.remaining())))
-                pause = min(pause * 2, _LONGEST_PAUSE)
 
         with suppress(TypeError):  # of an object whose attributes are not those of a function, such as a mock
             update_wrapper(retrying, function)

@@ -13,7 +13,7 @@ from ..workload import WireEvent, decode_event, encode
 if TYPE_CHECKING:
     from eventsourcing.persistence import ApplicationRecorder
 
-__all__ = ["Recorder", "opened"]
+__all__ = ["Recorder", "opened", "settings_of"]
 
 _CHUNK = 1_000  # events that are read at once
 _BATCH = 10_000  # events that SQLite is filled with at once
@@ -28,7 +28,7 @@ class Recorder:
 
         self._stored = StoredEvent
         table = table.replace("-", "_")
-        settings = _SETTINGS[place](job, table) | {"PERSISTENCE_MODULE": f"eventsourcing.{place}"}
+        settings = settings_of(job, place, table) | {"PERSISTENCE_MODULE": f"eventsourcing.{place}"}
         environment = Environment(table, settings | {"ORIGINATOR_ID_TYPE": "text"})
         self._factory: Any = InfrastructureFactory.construct(environment)
         self._recorder: ApplicationRecorder = self._factory.application_recorder()
@@ -80,6 +80,11 @@ def opened(job: Job, place: str, stock: Stock | None) -> Recorder:
         events = (make_stored(*one) for numbers in stock.rounds(job) for one in numbers)
         stocked(job, place, stock, lambda: recorder.fill(events))
     return recorder
+
+
+def settings_of(job: Job, place: str, name: str) -> dict[str, str]:
+    """Return where a database is: what the package reads in its environment."""
+    return _SETTINGS[place](job, name)
 
 
 def _sqlite(job: Job, table: str) -> dict[str, str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from aether_sync import EncodingError, Event, EventBus, InvalidOptionError
+from aether_sync import EncodingError, Event, EventBus, EventTypes, InvalidOptionError
 
 from ..contracts import bus as contract
 from ..support.common import PATIENCE, make_event
@@ -39,6 +39,13 @@ class TestReading(InOneProcess, contract.Reading): ...
 
 
 class TestThreads(InOneProcess, contract.Threads): ...
+
+
+class TestTyped(contract.Typed):
+    @pytest.fixture
+    def nodes(self, types: EventTypes) -> Iterator[contract.Nodes]:
+        with EventBus(types=types) as bus:
+            yield bus, bus
 
 
 def test_nothing_to_wait_for(local_bus: EventBus) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from aether_sync import Connection, NATSEventBus, NATSServer
+from aether_sync import Connection, EventTypes, NATSEventBus, NATSServer
 
 from ..contracts import bus as contract
 from ..support.inside import is_read_by_nats_py
@@ -66,3 +66,9 @@ class TestReading(AcrossNodes, contract.Reading): ...
 
 
 class TestThreads(AcrossNodes, contract.Threads): ...
+
+
+class TestTyped(contract.Typed):
+    @pytest.fixture
+    def nodes(self, make_bus: MakeBus, types: EventTypes) -> contract.Nodes:
+        return make_bus(types=types), make_bus()

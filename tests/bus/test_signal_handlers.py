@@ -12,6 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from aether_sync import EventBus, NATSEventBus, NATSServer, Subscription
+from aether_sync._bus.counting import Counters
 from aether_sync._bus.index import Index
 from aether_sync._bus.queue import EventQueue
 from aether_sync._bus.routing import Targets
@@ -252,7 +253,14 @@ def test_who_publishes_waits_for_nobody_who_comes_or_goes(
     assert numbers([events.get(timeout=PATIENCE), events.get(timeout=PATIENCE)]) == [1, 2]
 
 
-def test_who_publishes_waits_for_nobody_who_measures(local_bus: EventBus, keep: Keep) -> None:
+@pytest.mark.parametrize(
+    ("function", "line"),
+    [(EventBus._measure, "open_ones = "), (Counters.fold_ended, "return ")],
+    ids=["bus", "counters"],
+)
+def test_who_publishes_waits_for_nobody_who_measures(
+    local_bus: EventBus, keep: Keep, function: Callable[..., object], line: str
+) -> None:
     """Neither under a namespace for the first time, nor with a subscription that fails, or was dropped."""
     failing = keep(local_bus.subscribe("f", maxsize=1, overflow="fail"))
 
@@ -262,7 +270,7 @@ def test_who_publishes_waits_for_nobody_who_measures(local_bus: EventBus, keep: 
             local_bus.publish("f", make_event(n))
         assert not local_bus.try_publish("no namespace", make_event(1))
 
-    with before(EventBus._measure, "totals = ", lambda: run_threads(publish)):
+    with before(function, line, lambda: run_threads(publish)):
         local_bus.metrics()
     assert failing.closed
     local_bus.publish("f", make_event(3))
@@ -273,7 +281,7 @@ def test_who_publishes_waits_for_nobody_who_measures(local_bus: EventBus, keep: 
 def test_who_measures_over_a_subscribe_is_told_something(local_bus: EventBus, keep: Keep) -> None:
     with before(EventBus._admit, "self._members.add", lambda: local_bus.metrics()):
         keep(local_bus.subscribe("a"))
-    with before(EventBus._admit, "self._fold_ended", lambda: local_bus.metrics()):
+    with before(EventBus._admit, "self._counters.fold_ended", lambda: local_bus.metrics()):
         keep(local_bus.subscribe("b"))
     assert local_bus.metrics().active_subscriptions == 2
 

@@ -31,6 +31,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         exports.forked,
         exports.killed,
         exports.pool,
+        exports.collected,
+        exports.fork_while_a_file_grows,
         pytest.param(exports.unregistered, marks=pytest.mark.slow),
         pytest.param(exports.idle, marks=pytest.mark.slow),
         pytest.param(exports.served, marks=pytest.mark.slow),
@@ -82,6 +84,11 @@ def test_a_directory_that_is_removed_at_the_end(own_folder: str) -> None:
 @pytest.mark.parametrize("what", ["*", "*.db"])
 def test_the_directory_is_emptied_while_processes_live(what: str) -> None:
     run(exports.emptied, what, within=PATIENCE * 3)
+
+
+@pytest.mark.parametrize("what", ["counter_*.db", "histogram_*.db", "gauge_livesum_*.db"])
+def test_some_files_of_a_living_process_are_removed(what: str) -> None:
+    run(exports.partly_removed, what, within=PATIENCE * 3)
 
 
 @pytest.mark.slow

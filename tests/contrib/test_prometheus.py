@@ -7,6 +7,7 @@ import time
 import urllib.request
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -114,7 +115,10 @@ def test_all_of_them_by_one_call(
         assert scrape.value("aether_sync_connection_connected") == 2
         assert scrape.value("aether_sync_bus_published_total", prefix=bus.prefix) == 1
         assert scrape.value("aether_sync_store_events_written_total", stream=store.stream) == 1
-        assert scrape.value("aether_sync_runner_handled_total", consumer="mailer", source="events") == 1
+        assert (
+            scrape.value("aether_sync_runner_handled_total", stream=store.stream, consumer="mailer", source="events")
+            == 1
+        )
         assert scrape.value("aether_sync_runner_handler_seconds_count", consumer="mailer") == 1
         assert scrape.value("aether_sync_runner_threads") == 4
         assert scrape.value("aether_sync_consumer_unacknowledged_events", stream=store.stream) is not None
@@ -126,6 +130,21 @@ def test_all_of_them_by_one_call(
     assert Scrape(registry).value("aether_sync_store_events_written_total") == 1
     registration.unregister()
     assert Scrape(registry).text == ""
+
+
+def test_consumers_of_two_streams_may_have_the_same_name(
+    make_store: MakeStore, prefix: str, registry: CollectorRegistry
+) -> None:
+    stores = [make_store(stream=f"{prefix}-{name}") for name in ("orders", "invoices")]
+    runners = [store.consumer("mailer").run(lambda delivery: None) for store in stores]
+    with register(*runners, registry=registry):
+        for store, number in zip(stores, (1, 2), strict=True):
+            for version in range(1, number + 1):
+                store.save_event(make_event(version=version))
+            store.consumer("mailer").wait_for(number, timeout=PATIENCE)
+        for store, number in zip(stores, (1, 2), strict=True):
+            handled = partial(Scrape(registry).value, "aether_sync_runner_handled_total")
+            assert handled(stream=store.stream, consumer="mailer") == number
 
 
 def test_names_units_and_help_texts() -> None:
@@ -252,8 +271,53 @@ def test_a_counter_does_not_go_down_when_an_object_leaves(registry: CollectorReg
         assert Scrape(registry).value("aether_sync_bus_published_total") == 3, "it is not shown any more"
         with register(leaves, registry=registry):
             assert Scrape(registry).value("aether_sync_bus_published_total") == 6, "nothing is counted twice"
-        with register(leaves, name="other", registry=registry):
-            assert Scrape(registry).value("aether_sync_bus_published_total", name="other") == 5
+
+
+def test_what_is_registered_under_another_name_goes_on_there(registry: CollectorRegistry) -> None:
+    """Each event counts once, under the name that its bus had then, or got next."""
+
+    def published(name: str) -> float | None:
+        return Scrape(registry).value("aether_sync_bus_published_total", name=name)
+
+    with EventBus() as stays, EventBus() as bus, InMemoryEventStore() as store:
+        register(stays, registry=registry)
+        for name, before in ("a", 0), ("b", 1), ("a", 2), ("c", 1):
+            with register(bus, store, name=name, registry=registry):
+                publish(bus, 1)
+                store.save_event(make_event(version=store.get_latest_version("thing-0") + 1))
+                assert published(name) == before + 1, name
+            publish(bus, 1)
+        seconds = dict.fromkeys("abc", 0.0)
+        scrape = Scrape(registry)
+        for name in seconds:
+            seconds[name] = scrape.value("aether_sync_store_call_seconds_sum", name=name, method="save_event") or 0.0
+        calls = store.metrics().calls["save_event"].seconds
+        assert sum(seconds.values()) == pytest.approx(calls.sum)
+        counts = [
+            scrape.value("aether_sync_store_call_seconds_count", name=name, method="save_event") for name in "abc"
+        ]
+        assert counts == [2, 1, 1]
+
+
+def test_the_last_counts_of_a_collected_object(registry: CollectorRegistry) -> None:
+    with EventBus() as stays, register(stays, registry=registry):
+        bus, store = EventBus(), InMemoryEventStore()
+        register(bus, registry=registry)
+        of_store = register(store, registry=registry)
+        Scrape(registry)
+        with bus.subscribe("orders.*", maxsize=1) as events:
+            publish(bus, 3)
+            events.get(timeout=0)
+        store.save_event(make_event(version=1))
+        del bus, store, events
+        gc.collect()
+        of_store.unregister()
+        scrape = Scrape(registry)
+        assert scrape.value("aether_sync_bus_published_total") == 3
+        assert scrape.value("aether_sync_bus_delivered_total") == 1
+        assert scrape.value("aether_sync_bus_dropped_total", reason="maxsize") == 2
+        assert scrape.value("aether_sync_store_events_written_total") == 1
+        assert scrape.value("aether_sync_bus_subscriptions") == 0
 
 
 def test_nothing_is_kept_alive(registry: CollectorRegistry) -> None:

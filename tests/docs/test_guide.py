@@ -21,6 +21,7 @@ import aether_sync
 from aether_sync import NATSServer
 
 from ..support.common import PATIENCE, FreePort, eventually
+from ..support.shell import interruptible
 
 TESTS = Path(__file__).parents[1]
 ROOT = TESTS.parent
@@ -30,7 +31,7 @@ PAGES = [README, *sorted(GUIDE.glob("*.md"))]
 EVERY_PAGE = [*PAGES, *sorted(GUIDE.glob("api/*.md")), ROOT / "benchmarks" / "README.md"]
 
 #: Pages that name what is not public: the package's own rooms, its tests, or another language's names.
-ABOUT_OTHER_NAMES = {"internals", "contributing", "performance", "changelog", "from-go"}
+ABOUT_OTHER_NAMES = {"internals", "contributing", "performance", "changelog", "from-go", "eventsourcing"}
 PUBLIC_PAGES = [page for page in PAGES if page.stem not in ABOUT_OTHER_NAMES]
 
 #: What a variable is in every program and sentence of the guide.
@@ -46,6 +47,7 @@ KINDS = {
     "server": "NATSServer",
     "store": "JetStreamEventStore",
     "subscription": "Subscription",
+    "types": "EventTypes",
 }
 
 
@@ -154,7 +156,8 @@ def running(page: str, file_name: str, call: str, url: str, folder: Path) -> Ite
     write_files(program, folder)
     command = [sys.executable, "-c", f"import {program.file_name.removesuffix('.py')} as program; program.{call}"]
     env = {**os.environ, "NATS_URL": url, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=env, cwd=folder)
+    with interruptible():
+        process = subprocess.Popen(command, env=env, cwd=folder)
     try:
         yield process
     finally:
@@ -268,3 +271,11 @@ def test_each_fault_names_tests_that_exist() -> None:
         for module, function in named:
             (where,) = TESTS.rglob(f"{module}.py")
             assert f"def {function}(" in where.read_text(), f"{module} has no {function}"
+
+
+def test_internals_name_every_module_of_the_client() -> None:
+    text = (GUIDE / "internals.md").read_text(encoding="utf-8")
+    table = text.partition("What each of `_nats/` does:")[2].split("\n\n")[1]
+    named = [name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    modules = [path.stem for path in (ROOT / "aether_sync" / "_nats").glob("*.py") if path.stem != "__init__"]
+    assert sorted(named) == sorted(modules)

@@ -1,28 +1,32 @@
 """Typical uses, for the type checker: this file is checked in strict mode, never run."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TypedDict, assert_type
+from typing import Any, TypedDict, assert_type
 
 import msgspec
 
 from aether_sync import (
     ANY_VERSION,
     NO_EVENTS,
+    ActorState,
     AetherError,
     CloseReport,
     Connection,
     Consumer,
     ConsumerState,
     DeadLetter,
+    Decided,
+    DecidedTogether,
     Delivery,
     Event,
     EventBus,
     EventStore,
     EventStored,
+    EventTypes,
     Follower,
     Handler,
     HandlingContext,
@@ -37,7 +41,9 @@ from aether_sync import (
     Notice,
     Operation,
     Reading,
+    Repository,
     Runner,
+    Scenarios,
     Snapshot,
     Stamp,
     StoredEvent,
@@ -65,6 +71,63 @@ class Refund(TypedDict):
 
 class Shipment(msgspec.Struct):
     weight: float
+
+
+types = EventTypes(unknown="pass")
+
+
+@types.event("OrderPlaced", version=2, formerly={"OrderMade"})
+@dataclass(frozen=True)
+class OrderPlaced:
+    qty: int
+    currency: str
+
+
+@types.event("Refunded")
+class Refunded(TypedDict):
+    amount: int
+
+
+@types.event("Shipped")
+class Shipped(msgspec.Struct):
+    weight: float
+
+
+@types.upcast("OrderPlaced", version=1)
+def add_currency(data: dict[str, Any]) -> dict[str, Any]:
+    return {**data, "currency": "EUR"}
+
+
+assert_type(OrderPlaced, type[OrderPlaced])
+assert_type(Shipped(weight=1.5), Shipped)
+assert_type(add_currency({}), dict[str, Any])
+
+
+def typed_events(store: EventStore, bus: EventBus) -> None:
+    assert_type(store.types, EventTypes | None)
+    bus.publish("orders.eu", types.to_event(OrderPlaced(3, "EUR"), actor_id="order-1", command_id="c-1"))
+    refund: Refunded = {"amount": 3}
+    event = types.to_event(refund, kind=Refunded, actor_id="order-1")
+    assert_type(event, Event)
+    store.append("order-1", OrderPlaced(3, currency="EUR"), Shipped(1.5), event, expected_version=NO_EVENTS)
+    OrderPlaced("three", "EUR")  # type: ignore[arg-type]
+    for event in store.get_events("order-1"):
+        match event.value:
+            case OrderPlaced(qty=qty, currency=currency):
+                assert_type(qty, int)
+                assert_type(currency, str)
+            case Shipped() as shipped:
+                assert_type(shipped.weight, float)
+            case Event() as other:
+                assert_type(other.event_type, str)
+    store.read_all(event_types={OrderPlaced, "Other"})
+    with store.follow(event_types={OrderPlaced}), bus.subscribe("orders.*", filter=only_placed()):
+        pass
+    assert_type(types.names(OrderPlaced), frozenset[str])
+
+
+def only_placed() -> SubscriptionFilter:
+    return SubscriptionFilter(event_types=[OrderPlaced], types=types)
 
 
 def handle(bus: EventBus) -> None:
@@ -176,6 +239,39 @@ def stores(url: str) -> None:
             with store.follow(after=3, event_types={"Withdrawn"}, allow_ahead=True) as follower:
                 assert_type(follower.get(timeout=1.0), StoredEvent)
                 follow(follower)
+
+
+def evolve(order: Order, event: Event) -> Order:
+    return event.data_as(Order)
+
+
+def place(order: Order, qty: int, note: str) -> Event | None:
+    return None if order.qty else Event(event_type="Placed", actor_id="order-1", data={"qty": qty, "note": note})
+
+
+def place_all(orders: Mapping[str, Order], qty: int) -> dict[str, list[Event]]:
+    return {one: [Event(event_type="Placed", actor_id=one, data={"qty": qty})] for one in orders}
+
+
+def decisions(store: EventStore) -> None:
+    with Repository(store, initial=lambda: Order(0), evolve=evolve, snapshot_every=100, schema_version=2) as orders:
+        assert_type(orders, Repository[Order])
+        assert_type(orders.get("order-1"), ActorState[Order])
+        assert_type(orders.get("order-1").state.qty, int)
+        decided = orders.decide("order-1", place, 3, "new", command_id="c", timeout=1.0)
+        assert_type(decided, Decided[Order])
+        assert_type(decided.stored, tuple[StoredEvent, ...])
+        both = orders.decide_together(("order-1", "order-2"), place_all, 3)
+        assert_type(both, DecidedTogether[Order])
+        assert_type(both.actors["order-1"].state, Order)
+        orders.decide("order-1", place, "3", "new")  # type: ignore[arg-type]  # a str is no int
+        orders.decide("order-1", place, 3)  # type: ignore[arg-type]  # an argument is missing
+        orders.decide_together(("order-1",), place, 3, "new")  # type: ignore[arg-type]  # one state, and not a dict
+        assert_type(orders.given().when(place, 3, "new").then_nothing(), Order)
+        orders.given().when(place, 3)  # type: ignore[arg-type]  # an argument is missing
+        assert_type(orders.close(timeout=1.0), CloseReport)
+    scenarios = Scenarios(initial=lambda: Order(0), evolve=evolve)
+    assert_type(scenarios.given().when(place, 3, "new").then_raises(ValueError, match="x"), ValueError)
 
 
 def pages(store: EventStore) -> int:

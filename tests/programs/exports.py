@@ -1,10 +1,13 @@
 """Programs of several processes that share ``PROMETHEUS_MULTIPROC_DIR``."""
 
+import gc
+import io
 import multiprocessing
 import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -19,9 +22,9 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
 from aether_sync import EventBus, InMemoryEventStore, InvalidOptionError, NATSEventBus, flush_logs
-from aether_sync.contrib.prometheus import _writer, metrics_app, register, start_http_server
+from aether_sync.contrib.prometheus import _slots, _writer, metrics_app, register, start_http_server
 
-from ..support.common import eventually, make_event
+from ..support.common import becomes, eventually, make_event
 
 _NOBODY = 65534
 
@@ -79,7 +82,7 @@ def forked() -> None:
     """Each child counts from zero, loses nothing at its end, and takes its gauges along."""
     bus = begin()
     publish(bus, 3)
-    eventually(lambda: published() == 3)
+    becomes(published, 3)
 
     def work() -> None:
         with bus.subscribe("orders.*"):
@@ -101,7 +104,7 @@ def idle() -> None:
     """A child in which nothing happens writes nothing."""
     bus = begin()
     publish(bus, 3)
-    eventually(lambda: published() == 3)
+    becomes(published, 3)
     os.waitpid(in_child(lambda: time.sleep(_writer._INTERVAL * 2)), 0)
     assert files() == 1
     assert published() == 3
@@ -118,11 +121,11 @@ def killed() -> None:
 
     for round_ in range(1, 4):
         pid = in_child(work)
-        eventually(lambda: subscriptions() == 1)
+        becomes(subscriptions, 1)
         assert published() == 2 * round_
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        eventually(lambda: subscriptions() == 0)
+        becomes(subscriptions, 0)
         assert published() == 2 * round_
         assert files() == 2
 
@@ -134,7 +137,7 @@ def unregistered() -> None:
     registration = register(bus, store)
     publish(bus, 1)
     store.save_event(make_event(version=1))
-    eventually(lambda: published() == 1)
+    becomes(published, 1)
     for _ in range(3):
         pid = os.fork()
         if not pid:
@@ -150,9 +153,9 @@ def unregistered() -> None:
     registration.unregister()
     with register(bus, store):
         publish(bus, 3)
-        eventually(lambda: published() == 10)
+        becomes(published, 10)
     with register(bus, store):
-        eventually(lambda: subscriptions() == 0)
+        becomes(subscriptions, 0)
     assert published() == 10
 
 
@@ -177,6 +180,60 @@ def unclosed(url: str, prefix: str) -> None:
     bus.publish_many("orders.eu", [make_event(n) for n in range(30_000)])
 
 
+def collected() -> None:
+    """What an object counted before it was collected is counted, also if nobody has looked at it since."""
+    _writer._INTERVAL = 3_600.0
+    MultiProcessCollector(registry)
+    bus, store = EventBus(), InMemoryEventStore()
+    register(bus, store)
+    publish(bus, 1)
+
+    def work() -> None:
+        nonlocal bus, store
+        with bus.subscribe("orders.*") as events:
+            publish(bus, 2)
+            events.get(timeout=0)
+        store.save_event(make_event(version=1))
+        del events, bus, store
+        gc.collect()
+
+    for _ in range(2):
+        assert os.waitpid(in_child(work), 0)[1] == 0
+    assert published() == 4
+    assert value("aether_sync_bus_delivered_total") == 2
+    assert value("aether_sync_store_events_written_total") == 2
+    assert value("aether_sync_store_call_seconds_count", method="save_event") == 2
+
+
+def fork_while_a_file_grows() -> None:
+    """A child does not wait for the lock of a file that a thread of its parent holds."""
+    slot = _slots.take_slot(FOLDER)
+    slot.add_to("counter", "one", 1.0)
+    grows, goes_on = threading.Event(), threading.Event()
+
+    class Slow(io.FileIO):
+        def truncate(self, size: int | None = None) -> int:
+            grows.set()
+            goes_on.wait()
+            return super().truncate(size)
+
+    file = slot._files["counter"]
+    file._f.close()
+    file._f = io.BufferedRandom(Slow(slot._path("counter"), "r+b"))
+    thread = threading.Thread(target=file._f.truncate, args=[2 * file._capacity])
+    thread.start()
+    grows.wait()
+    pid = os.fork()
+    if not pid:
+        signal.alarm(10)
+        slot.forget()
+        os._exit(0)
+    goes_on.set()
+    thread.join()
+    assert os.waitpid(pid, 0)[1] == 0
+    slot.free()
+
+
 def many_forks() -> None:
     """Forks while the parent writes all the time."""
     _writer._INTERVAL = 0.0
@@ -187,7 +244,7 @@ def many_forks() -> None:
         pids.append(in_child(lambda: publish(bus, 1)))
     for pid in pids:
         assert os.waitpid(pid, 0)[1] == 0
-    eventually(lambda: published() == 120)
+    becomes(published, 120)
 
 
 def lost_folder() -> None:
@@ -195,7 +252,7 @@ def lost_folder() -> None:
     _writer._INTERVAL = 0.1
     bus = begin()
     publish(bus, 1)
-    eventually(lambda: published() == 1)
+    becomes(published, 1)
     shutil.rmtree(FOLDER)
     pid = in_child(lambda: (publish(bus, 1), time.sleep(1.5), flush_logs()))
     assert os.waitpid(pid, 0)[1] == 0
@@ -267,7 +324,7 @@ def removed_at_the_end() -> None:
     bus = begin()
     with bus.subscribe("orders.*"):
         publish(bus, 1)
-        eventually(lambda: published() == 1 and subscriptions() == 1)
+        becomes(lambda: (published(), subscriptions()), (1, 1))
     shutil.rmtree(FOLDER)
 
 
@@ -286,14 +343,14 @@ def emptied(what: str) -> None:
             os.read(going_on, 1)
 
     old = in_child(lambda: live(1))
-    eventually(lambda: (published(), subscriptions()) == (1, 1))
+    becomes(lambda: (published(), subscriptions()), (1, 1))
     for path in FOLDER.glob(what):
         path.unlink()
     publish(bus, 10)
     with bus.subscribe("orders.*"):
         # It takes the first slot, before others look:
         new = in_child(lambda: (os.close(stop), publish(bus, 100), signal.pause()))
-        eventually(lambda: (published(), subscriptions()) == (111, 2))
+        becomes(lambda: (published(), subscriptions()), (111, 2))
         os.close(stop)
         assert os.waitpid(old, 0)[1] == 0
         until = time.monotonic() + _writer._INTERVAL * 1.5
@@ -306,12 +363,33 @@ def emptied(what: str) -> None:
     assert len(locks) == 3, locks
 
 
+def partly_removed(what: str) -> None:
+    """Some files of a living process are removed: it writes these anew, and counts nothing twice."""
+    _writer._INTERVAL = 0.05
+    bus, store = begin(), InMemoryEventStore()
+    register(store)
+    store.save_event(make_event(version=1))
+
+    def shown() -> tuple[float, ...]:
+        return published(), value("aether_sync_store_call_seconds_count"), subscriptions()
+
+    with bus.subscribe("orders.*"):
+        publish(bus, 1)
+        becomes(shown, (1, 1, 1))
+        for path in FOLDER.glob(what):
+            path.unlink()
+        becomes(lambda: len(list(FOLDER.glob(what))), 1)
+        publish(bus, 1)
+        becomes(shown, (2, 1, 1))
+    becomes(shown, (2, 1, 0))
+
+
 def served() -> None:
     """A server of its own shows all processes, and does not keep its port in children."""
     bus = begin()
     with start_http_server(0, address="127.0.0.1") as server:
         pid = in_child(lambda: (publish(bus, 2), signal.pause()))
-        eventually(lambda: published() == 2)
+        becomes(published, 2)
     with start_http_server(server.port, address="127.0.0.1"):
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

@@ -23,7 +23,7 @@ from ..support.installs import ROOT, Environment, extras, oldest, python, requir
 pytestmark = [pytest.mark.slow, pytest.mark.index]
 
 #: Extras that bring packages which the library imports.
-EXTRAS = ("cli", "fast", "nkeys")
+EXTRAS = ("cli", "eventsourcing", "fast", "nkeys")
 
 #: Choices of ``AETHER_SYNC_UVLOOP``, marks, and what is run with the oldest packages. All of what touches nats-py's
 #: insides is run, over both paths.
@@ -40,6 +40,7 @@ TESTS = {
             "bus/test_permissions.py",
             "bus/test_security.py",
             "store/test_jetstream_store.py",
+            "contrib/test_eventsourcing.py",
             "cli",
         ],
     ),
@@ -85,7 +86,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_each_package_that_is_required_has_an_oldest_version() -> None:
     named = {one.partition("==")[0] for one in pinned()}
-    assert named >= {"nats-py", "janus", "msgspec", "uvloop", "click", "rich", "nkeys"}
+    assert named >= {"nats-py", "janus", "msgspec", "uvloop", "click", "rich", "nkeys", "eventsourcing"}
 
 
 @pytest.mark.timeout(600 * UNIT)

@@ -16,7 +16,9 @@ def row(name: str) -> tuple[str, str]:
 
 
 def test_the_oldest_packages_are_those_of_the_requirements() -> None:
-    for one in oldest([*required(), *extras()["cli"], *extras()["fast"], *extras()["nkeys"]]):
+    for one in oldest(
+        [*required(), *extras()["cli"], *extras()["eventsourcing"], *extras()["fast"], *extras()["nkeys"]]
+    ):
         name, version = one.split("==")
         assert row(name)[0] == version
 

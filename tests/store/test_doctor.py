@@ -107,6 +107,14 @@ def test_versions(version: str, level: Level | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("version", "stops"), [("2.11.11", False), ("2.12.0", True), ("2.12.1", True), ("2.12.2", False), ("2.14.0", False)]
+)
+def test_a_server_that_stops_answering_is_named(version: str, stops: bool) -> None:
+    said = [str(one) for one in troubles(server=WELL.server | {"version": version})]
+    assert any("may stop answering" in one for one in said) == stops
+
+
+@pytest.mark.parametrize(
     ("changes", "level", "words"),
     [
         (

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from aether_sync import ConnectError, JetStreamEventStore
+from aether_sync import ConnectError, Event, EventTypes, JetStreamEventStore
 
 from ..contracts import store as contract
 from ..support.common import UNIT
+from ..support.typed import Cancelled, Placed, typed
 
 MakeStore = Callable[..., JetStreamEventStore]
 
@@ -134,3 +135,18 @@ class TestSnapshots(OnAServer, contract.Snapshots): ...
 
 
 class TestTelling(OnAServer, contract.Telling): ...
+
+
+class TestTyped(OnAServer, contract.Typed):
+    @pytest.fixture
+    def store(self, make_store: MakeStore, types: EventTypes) -> JetStreamEventStore:
+        return make_store(types=types)
+
+    def test_another_node_reads_them(self, store: JetStreamEventStore, make_store: MakeStore) -> None:
+        self.fill(store)
+        for way in contract.WAYS.values():
+            assert [one.value for one in way(make_store(types=typed()))][2:] == [Placed(3, "CHF"), Cancelled()]
+            assert type(way(make_store())[0]) is Event
+
+
+class TestUntyped(OnAServer, contract.Untyped): ...

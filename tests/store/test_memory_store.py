@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from aether_sync import EventBus, EventStored, InvalidOptionError
+from aether_sync import EventBus, EventStored, EventTypes, InvalidOptionError
 from aether_sync.errors import DeadlineExceededError, StoreClosedError, VersionConflictError
 from aether_sync.stores._memory_log import Log, LogFollower
 from aether_sync.stores.base import ANY_VERSION, Snapshot, StoredEvent
@@ -116,6 +116,16 @@ class TestSnapshots(InOneProcess, contract.Snapshots): ...
 
 
 class TestTelling(InOneProcess, contract.Telling): ...
+
+
+class TestTyped(contract.Typed):
+    @pytest.fixture
+    def store(self, types: EventTypes) -> Iterator[InMemoryEventStore]:
+        with InMemoryEventStore(types=types) as store:
+            yield store
+
+
+class TestUntyped(InOneProcess, contract.Untyped): ...
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from aether_sync._nats.call import single
 from aether_sync._nats.lines import Lines
 from aether_sync._nats.requests import Requests
 from aether_sync._runtime.deadline import Deadline
-from aether_sync.stores._jetstream import api
+from aether_sync.stores._jetstream import tries
 from aether_sync.stores._jetstream.answers import BusyError
 from aether_sync.stores._jetstream.cache import Known
 from aether_sync.stores._jetstream.messages import Record
@@ -346,7 +346,7 @@ def test_interrupted_calls_leave_nothing(make_store: MakeStore) -> None:
 @pytest.mark.concurrent
 def test_interrupted_saves_hold_up_no_other_thread(make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that was woken to wake the next one, or that asks while others are woken, may be interrupted there."""
-    monkeypatch.setattr(api, "_TRY", 10 * PATIENCE)  # so that who is not woken waits for most of its own time-out
+    monkeypatch.setattr(tries, "_TRY", 10 * PATIENCE)  # so that who is not woken waits for most of its own time-out
     store = make_store()
     store.start(PATIENCE)  # a file of a first use that is interrupted is closed by the collector, with a warning
     stop = threading.Event()
@@ -531,4 +531,4 @@ def test_a_question_is_not_awaited_longer_because_links_broke_or_there_was_no_le
 
     monkeypatch.setattr(jetstream, "_wait", wait)
     assert jetstream.request("STREAM.INFO.none", {}, Deadline(1_000)) == {}
-    assert waited == [api._TRY] * 9 + [2 * api._TRY, 4 * api._TRY]
+    assert waited == [tries._TRY] * 9 + [2 * tries._TRY, 4 * tries._TRY]

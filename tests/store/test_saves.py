@@ -146,7 +146,7 @@ class Tight:
 
 @pytest.fixture
 def tight(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tight]:
-    monkeypatch.setattr("aether_sync.stores._jetstream.api._TRY", 0.4 * UNIT)  # of a part, the server says nothing
+    monkeypatch.setattr("aether_sync.stores._jetstream.tries._TRY", 0.4 * UNIT)  # of a part, the server says nothing
     tight = Tight()
     try:
         tight.start()

@@ -48,6 +48,14 @@ def eventually(condition: Callable[[], object], what: str = "the condition") -> 
         time.sleep(0.002)
 
 
+def becomes(value: Callable[[], object], wanted: object) -> None:
+    """Wait until something has a value; if it does not get it, say which it has."""
+    end = time.monotonic() + PATIENCE
+    while (found := value()) != wanted:
+        assert time.monotonic() < end, f"still {found!r} after {PATIENCE:g} s, and not {wanted!r}"
+        time.sleep(0.002)
+
+
 def make_event(n: int = 0, **changes: object) -> Event:
     """An event that is told from others by its ``n``."""
     fields: dict[str, object] = {"event_type": "Happened", "actor_id": f"thing-{n}", "data": {"n": n}} | changes

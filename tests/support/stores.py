@@ -6,7 +6,7 @@ from typing import Any
 
 from aether_sync import Consumption, Delivery, Event, JetStreamEventStore
 from aether_sync._runtime.deadline import Deadline
-from aether_sync.stores._jetstream.api import Outgoing
+from aether_sync.stores._jetstream.messages import Outgoing
 from aether_sync.stores.base import Follower, StoredEvent
 from aether_sync.stores.event_store import EventStore
 

@@ -15,6 +15,8 @@ from ..support.common import PATIENCE, make_event, run_threads
 ARGUMENTS: dict[str, tuple[tuple[object, ...], dict[str, object]]] = {
     "DeliveryUncertainError": (("lost",), {"uncertain": 3, "rejected": 2, "reasons": ("no right", "too large")}),
     "VersionConflictError": (("order-1", 4, 7), {}),
+    "EventTypeError": (("no value", "an id"), {}),
+    "UnknownEventTypeError": (("no such type", "an id"), {}),
     "UnknownOutcomeError": (("no answer", (make_event(1),)), {}),
     "MalformedRecordError": (("no event", 12, b"{"), {}),
     "StreamMismatchError": (("another", ("one", "two")), {}),

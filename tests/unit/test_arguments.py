@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import MagicMock, Mock, NonCallableMock
 
@@ -25,6 +26,7 @@ import pytest
 import aether_sync
 from aether_sync import (
     ANY_VERSION,
+    DBAPI,
     AetherError,
     Connection,
     Delivery,
@@ -40,6 +42,7 @@ from aether_sync import (
     NATSEventBus,
     NATSServer,
     Snapshot,
+    SQLite,
     Subscription,
     SubscriptionFilter,
     UnsupportedError,
@@ -52,6 +55,7 @@ from aether_sync.stores._memory_log import LogFollower
 
 from ..support.common import UNIT
 from ..support.inside import open_consumptions
+from ..support.typed import Cancelled, typed
 
 # -- what is given
 
@@ -167,17 +171,28 @@ def event() -> Event:
     return Event(event_type="T", actor_id="a", data={"n": 1})
 
 
+def counted(number: int, _: object) -> int:
+    return number + 1
+
+
+def scenarios() -> aether_sync.Scenarios[int]:
+    return aether_sync.Scenarios(initial=int, evolve=counted)
+
+
 class World:
     """What the methods belong to, made when it is needed."""
 
     def __init__(self, server: NATSServer, prefix: str) -> None:
         self.local = EventBus()
-        self.memory = InMemoryEventStore()
+        self.memory = InMemoryEventStore(types=typed())
         self.bus = NATSEventBus(server.url, prefix=prefix)
         self.store = JetStreamEventStore(server.url, prefix)
         self._url = server.url
+        self._folder = TemporaryDirectory()
+        self.path = f"{self._folder.name}/read.db"
 
     def close(self) -> None:
+        self._folder.cleanup()
         for one in (self.local, self.memory, self.bus, self.store):
             one.close()
 
@@ -207,6 +222,9 @@ class World:
         self.store.append("a", event(), expected_version=ANY_VERSION)
         with self.store.consumer("d", max_deliver=1_000_000).iterate() as deliveries:
             return deliveries.get(timeout=20 * UNIT)
+
+    def repository(self) -> aether_sync.Repository[int]:
+        return aether_sync.Repository(self.memory, initial=int, evolve=counted, snapshot_every=1)
 
     def runner(self) -> aether_sync.Runner:
         runner = self.store.consumer("r", max_deliver=1).run(fails)
@@ -248,6 +266,7 @@ OWNERS: dict[str, Callable[[World], Any]] = {
     "InMemoryEventStore.close": lambda _: InMemoryEventStore(),
     "JetStreamEventStore.close": lambda _: JetStreamEventStore(),
     "EventStored": lambda _: EventStored,
+    "EventTypes": lambda _: typed(),
     "InMemoryEventStore": lambda world: world.memory,
     "JetStreamEventStore": lambda world: world.store,
     "JetStreamFollower": World.follower,
@@ -256,13 +275,25 @@ OWNERS: dict[str, Callable[[World], Any]] = {
     "NATSEventBus.close": lambda _: NATSEventBus(),
     "NATSCluster": lambda _: NATSCluster(binary="/nowhere/nats-server"),
     "NATSServer": lambda _: NATSServer(binary="/nowhere/nats-server"),
+    "DBAPI": lambda _: DBAPI(lambda: None),
+    "Projection": lambda world: world.memory.project("p", lambda db, stored: None, into=SQLite(world.path)),
     "Runner": World.runner,
+    "SQLite": lambda world: SQLite(world.path),
+    "Given": lambda _: scenarios().given(),
+    "Repository": World.repository,
+    "Scenarios": lambda _: scenarios(),
     "Subscription": World.subscription,
     "SubscriptionFilter": lambda _: SubscriptionFilter(event_types={"T"}, actor_pattern="a*"),
 }
 
 #: Good arguments, where there is no default or it would take long.
 GOOD: dict[str, Any] = {
+    "apply": Fresh(lambda: lambda db, stored: None),
+    "connect": Fresh(lambda: lambda: None),
+    "error": ValueError("of the database"),
+    "into": SQLite("/tmp/never-made.db"),
+    "project.name": "p",
+    "tables": ["t"],
     "actor_id": "a",
     "actor_ids": "a",
     "consumer.name": "c",
@@ -271,7 +302,13 @@ GOOD: dict[str, Any] = {
     "events": Fresh(event),
     "expected_version": ANY_VERSION,
     "function": Fresh(lambda: lambda: None),
+    "decide_together.actor_ids": ("a", "b"),
+    "decision": Fresh(lambda: lambda _: None),
+    "evolve": Fresh(lambda: counted),
     "handler": Fresh(lambda: lambda _: None),
+    "initial": int,
+    "kind": ValueError,
+    "store": Fresh(InMemoryEventStore),
     "max_events": 1,
     "name": None,
     "namespace": "n",
@@ -291,6 +328,9 @@ GOOD: dict[str, Any] = {
     "set_broadcaster.bus": None,
     "wait_for.sequence": 0,
     "following.version": 0,
+    "event.name": "New",
+    "upcast.name": "New",
+    "value": Fresh(Cancelled),
     "following.timeout": None,
     "EventStored.version": 1,
     "close.timeout": 1.0,
@@ -302,14 +342,19 @@ GOOD: dict[str, Any] = {
 NOT_CALLED = {
     "CloseReport", "ConsumerState", "LoadedActor", "MalformedRecord", "Metrics", "DeadLetter", "Reading", "Snapshot",
     "StoredEvent", "SubscriptionStats",  # values; a snapshot is checked where it is saved
+    "ActorState", "Decided", "DecidedTogether",  # values
+    "When",  # its methods raise AssertionError; tests of scenarios give them what they cannot be
     "CallMetrics", "Finding", "FollowerStats", "HandlingContext", "Health", "Histogram", "Notice", "Operation",
     "RunnerMetrics", "StoreMetrics",  # values, too
+    "SetAside",  # another value
     "AnyVersion", "EventStore", "Follower", "VersionListener", "Handleable", "HasHealth",  # an enum and protocols
+    "Database", "Link",  # protocols, too
     "HandlingFilter",  # as every logging.Filter
     "EventStored",  # as every Struct: the decoder makes them, and checks
     "ConnectionOptions",  # the arguments of Connection, which checks them
     # made by others:
-    "Consumer", "Consumption", "Delivery", "Runner", "Subscription", "JetStreamFollower", "LogFollower",
+    "Consumer", "Consumption", "Delivery", "Given", "Projection", "Runner", "Subscription", "JetStreamFollower",
+    "LogFollower",
 }  # fmt: skip
 
 OPTIONS: dict[str, Any] = {
@@ -382,7 +427,11 @@ def call(owner: Any, argument: Argument, value: Any) -> Any:
             one.kind is _KINDS.POSITIONAL_OR_KEYWORD and one.default is _KINDS.empty
         ):
             positional.append(given)
-        elif one.name == argument.name or (one.name in ("timeout", "expected_version", "event_type", "actor_id")):
+        elif (
+            one.name == argument.name
+            or one.default is _KINDS.empty
+            or (one.name in ("timeout", "expected_version", "event_type", "actor_id"))
+        ):
             named[one.name] = given
     if argument.name not in inspect.signature(function).parameters:
         named[argument.name] = value
@@ -412,6 +461,8 @@ def test_whatever_is_given(argument: Argument, world: World, monkeypatch: pytest
     monkeypatch.setenv("NATS_URL", world._url)
     found = []
     for what, value in values().items():
+        if argument.name == "decision" and what in ("function", "class"):
+            continue  # what a function of the user's raises is raised
         make = OWNERS.get(f"{argument.owner}.{argument.method}") or OWNERS.get(argument.owner)
         owner = make(world) if argument.method and make else getattr(aether_sync, argument.owner, aether_sync)
         before = world.state(argument.owner)

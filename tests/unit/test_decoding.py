@@ -459,7 +459,16 @@ def test_the_quick_way_reads_the_fields_of_an_event_in_their_order():
 
 
 def test_names():
-    assert events.__all__ == ["EVENT_STORED", "MAX_VERSION", "CarriedMetadata", "Event", "EventStored"]
+    assert events.__all__ == [
+        "EVENT_STORED",
+        "MAX_VERSION",
+        "CarriedMetadata",
+        "Event",
+        "EventStored",
+        "Types",
+        "event_class",
+        "made_of",
+    ]
     assert decoding.__all__ == ["decode_envelope", "decode_event", "decode_run", "decode_stored", "decode_stored_run"]
     assert encoding.__all__ == ["encode_and_copy", "encode_event", "encode_read"]
     assert envelopes.__all__ == ["FIRST_POSITION", "POSITION_ENDS", "POSITION_MARK", "EnvelopeWriter"]

@@ -49,7 +49,7 @@ class Node:
         return versions(target)
 
     def counts(self) -> tuple[int, int]:
-        counts = self.counters.snapshot()
+        counts, _ = self.counters.snapshot()
         return counts["received"], counts["decode_errors"]
 
 

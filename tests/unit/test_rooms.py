@@ -15,10 +15,11 @@ PACKAGE = Path(aether_sync.__file__).parent
 ROOMS: dict[str, list[str]] = {
     "": [
         "_version", "_values", "errors", "_arguments", "events", "patterns", "metrics", "notices", "_codec", "_runtime",
-        "instrumentation", "handling_context", "health", "_nats", "connection", "_bus", "subscription", "bus",
-        "nats_bus", "stores", "server", "__init__", "contrib", "cli", "__main__",
+        "event_types", "instrumentation", "handling_context", "health", "_nats", "connection", "_bus", "subscription",
+        "bus", "nats_bus", "stores", "sourcing", "server", "__init__", "contrib", "cli", "__main__",
     ],
-    "contrib": ["opentelemetry", "prometheus"],
+    "contrib": ["eventsourcing", "opentelemetry", "prometheus"],
+    "contrib/eventsourcing": ["_errors", "_records", "_datastore", "_recorders", "_factory", "__init__"],
     "contrib/opentelemetry": ["conventions", "propagation", "tracing", "__init__"],
     "_values": ["clock", "counting", "shown", "trace_context"],
     "_codec": ["decoding", "encoding", "envelope"],
@@ -36,29 +37,35 @@ ROOMS: dict[str, list[str]] = {
     ],
     "stores": [
         "base", "retrying", "_checks", "_wanted", "_measuring", "_memory_log", "_jetstream", "consumers", "event_store",
-        "_memory_queue", "_memory_consumers", "_store_base", "memory", "jetstream", "admin", "doctor",
+        "projections", "_memory_queue", "_memory_consumers", "_store_base", "memory", "jetstream", "admin", "doctor",
     ],
     "stores/_jetstream": [
-        "names", "error_codes", "answers", "earlier", "messages", "api", "stream", "vitals", "saves", "cache",
-        "capacity", "group_commit", "reader", "history", "kept", "walk", "loader", "draft", "writer", "snapshots",
-        "parts", "pull", "flow", "record_flow", "follower",
+        "names", "error_codes", "answers", "earlier", "messages", "tries", "listing", "api", "stream", "vitals",
+        "saves", "cache", "capacity", "group_commit", "reader", "history", "kept", "walk", "loader", "draft", "writer",
+        "snapshots", "parts", "pull", "flow", "record_flow", "follower",
     ],
     "stores/consumers": [
         "base", "delivery", "handlers", "consumption", "lanes", "runner", "context", "draining",
         "arrivals",
         "dead_letters", "durable", "ack_extender", "settling", "sources", "pulled", "server_backend",
     ],
+    "stores/projections": [
+        "base", "checkpoints", "chunks", "applying", "progress", "projector", "shadows", "rebuilding", "projection",
+        "_cursor_link", "dbapi", "sqlite",
+    ],
     "stores/doctor": [
         "faults", "rights", "findings", "monitoring", "shapes", "questions", "server_checks", "checks", "diagnosis",
     ],
+    "sourcing": ["_evolution", "_decisions", "_commands", "_states", "_saver", "scenario", "repository"],
     "contrib/prometheus": [
         "_families", "_reading", "_exporter", "_ticker", "_asking", "_collector", "_slots", "_writer", "_registration",
         "_http", "__init__", "__main__",
     ],
     "server": ["watcher", "process", "configuration", "server", "cluster"],
     "cli": [
-        "_access", "demo", "_shell", "_progress", "_options", "_lines", "_bus", "_store", "_append", "_export_file",
-        "_export", "_import_there", "_import", "_doctor", "_health", "_guide", "_commands", "__init__",
+        "_access", "demo", "_shell", "_progress", "_options", "_lines", "_types", "_bus", "_store", "_append",
+        "_export_file", "_export", "_import_there", "_import", "_rebuild", "_doctor", "_health", "_guide", "_commands",
+        "__init__",
     ],
     "cli/demo": ["plan", "audit", "node", "show", "run", "__init__"],
 }  # fmt: skip
@@ -175,22 +182,25 @@ class TestEveryFile:
 
 def test_public_names_are_pinned() -> None:
     assert aether_sync.__all__ == [
-        "ANY_VERSION", "EVENT_STORED", "NO_EVENTS", "AetherError", "AnyVersion", "AtomicAppendUnsupportedError",
-        "BusClosedError", "CallMetrics", "CloseReport", "ClosedError", "ConnectError", "Connection",
-        "ConnectionFailedError", "ConnectionOptions", "Consumer", "ConsumerState", "Consumption", "DeadLetter",
-        "DeadlineExceededError", "DecodingError", "Delivery", "DeliveryUncertainError", "DisconnectedError",
-        "DuplicateIdError", "EncodingError", "Event", "EventBus", "EventStore", "EventStored", "EventTooLargeError",
-        "Finding", "Follower", "FollowerStats", "Handleable", "Handler", "HandlingContext", "HandlingFilter",
-        "HasHealth", "Health", "Histogram", "InMemoryEventStore", "InvalidEventError", "InvalidNamespaceError",
-        "InvalidOptionError", "JetStreamEventStore", "LoadedActor", "MalformedRecord", "MalformedRecordError",
-        "Metrics", "NATSCluster", "NATSEventBus", "NATSServer", "Notice", "NoticeCallback", "Observer", "Operation",
-        "PermissionDeniedError", "PublishTimeoutError", "Reading", "Runner", "RunnerMetrics", "ServerError",
-        "ServerNotFoundError", "Snapshot", "Stamp", "StoreClosedError", "StoreError", "StoreMetrics",
-        "StoreUnavailableError", "StoredEvent", "StreamMismatchError", "StreamRegressionError", "Subscription",
-        "SubscriptionClosedError", "SubscriptionFilter", "SubscriptionOverflowError", "SubscriptionStats",
-        "UnknownOutcomeError", "UnsupportedError", "VersionConflictError", "VersionListener", "WrongThreadError",
-        "__version__", "actor_type", "add_handling", "current_handling", "diagnose", "end_iterations", "flush_logs",
-        "handling", "health_app", "instrument", "retry_on_conflict",
+        "ANY_VERSION", "EVENT_STORED", "NO_EVENTS", "ActorState", "AetherError", "AnyVersion",
+        "AtomicAppendUnsupportedError", "BusClosedError", "CallMetrics", "CloseReport", "ClosedError", "ConnectError",
+        "Connection", "ConnectionFailedError", "ConnectionOptions", "Consumer", "ConsumerState", "Consumption", "DBAPI",
+        "Database", "DeadLetter", "DeadlineExceededError", "Decided", "DecidedTogether", "DecodingError", "Delivery",
+        "DeliveryUncertainError", "DisconnectedError", "DuplicateIdError", "EncodingError", "Event", "EventBus",
+        "EventStore", "EventStored", "EventTooLargeError", "EventTypeError", "EventTypes", "Finding", "Follower",
+        "FollowerStats", "Given", "Handleable", "Handler", "HandlingContext", "HandlingFilter", "HasHealth", "Health",
+        "Histogram", "InMemoryEventStore", "InvalidEventError", "InvalidNamespaceError", "InvalidOptionError",
+        "JetStreamEventStore", "Link", "LoadedActor", "MalformedRecord", "MalformedRecordError", "Metrics",
+        "NATSCluster", "NATSEventBus", "NATSServer", "Notice", "NoticeCallback", "Observer", "Operation",
+        "PermissionDeniedError", "Projection", "ProjectionError", "ProjectionMismatchError", "ProjectionStoppedError",
+        "ProjectionUnavailableError", "PublishTimeoutError", "Reading", "Repository", "Runner", "RunnerMetrics",
+        "Scenarios", "SQLite", "ServerError", "ServerNotFoundError", "SetAside", "Snapshot", "Stamp",
+        "StoreClosedError", "StoreError", "StoreMetrics", "StoreUnavailableError", "StoredEvent", "StreamMismatchError",
+        "StreamRegressionError", "Subscription", "SubscriptionClosedError", "SubscriptionFilter",
+        "SubscriptionOverflowError", "SubscriptionStats", "UnknownEventTypeError", "UnknownOutcomeError",
+        "UnsupportedError", "VersionConflictError", "VersionListener", "When", "WrongThreadError", "__version__",
+        "actor_type", "add_handling", "current_handling", "diagnose", "end_iterations", "flush_logs", "handling",
+        "health_app", "instrument", "retry_on_conflict",
     ]  # fmt: skip
     assert all(hasattr(aether_sync, name) for name in aether_sync.__all__)
 

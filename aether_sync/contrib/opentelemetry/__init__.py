@@ -25,7 +25,7 @@ class AetherSyncInstrumentor(BaseInstrumentor):
     ``opentelemetry-instrument`` finds it by itself. A program calls ``AetherSyncInstrumentor().instrument()``, before
     or after it has made its buses and stores. The context of a trace travels in the metadata of the events.
 
-    ``instrument()`` takes:
+    ``AetherSyncInstrumentor().instrument()`` takes:
 
     - ``tracer_provider``, ``meter_provider``: where spans and metrics go; the global ones by default.
     - ``destination_templates``: patterns of namespaces and of names of streams, such as ``"tenant-*.orders"``. What

@@ -1,14 +1,16 @@
 """``Exporter``: the registered objects, and the sums of what they say.
 
 Objects are known by weak references: being registered keeps nothing alive. What a closed or collected object has
-counted stays in the sums, so that no counter goes down while the program lives; of one that is collected, this is what
+counted stays in the sums, so that no counter goes down while the program lives. Python collects an object whenever it
+likes, also between its last event and the exit handlers; so its counters are kept for as long as it is registered, and
+are read once more when it is collected. A connection has no such counters: of one that is collected, the sums have what
 it said when it was looked at last.
 """
 
 import weakref
-from collections import deque
 from collections.abc import Callable, Hashable
-from operator import add
+from itertools import repeat
+from operator import add, sub
 from typing import Any
 
 from ..._runtime.locks import signal_safe_lock
@@ -19,7 +21,7 @@ from ...metrics import OTHER_NAMESPACES
 from ...stores.consumers.base import ConsumerState
 from . import _families as families
 from ._families import Series
-from ._reading import Numbers, Reading
+from ._reading import Numbers, Reading, named
 
 __all__ = ["Answer", "Exporter", "Source"]
 
@@ -47,13 +49,14 @@ class Source:
         kind: A word for the label of errors.
         name: What it is registered as.
         read: Returns what it says.
+        last: Returns what it has counted, also when it is collected; None if it has no such counters.
         answer: Where the server's answers are kept, if the object is asked for by a thread of its own.
         survives_fork: Whether a forked child may use it.
     """
 
     __slots__ = (
-        "above", "answer", "borrowed", "counts", "gauges", "key", "kind", "name", "read", "ref", "survives_fork",
-        "users",
+        "above", "answer", "base", "borrowed", "counts", "gauges", "key", "kind", "last", "name", "read", "ref",
+        "survives_fork", "users",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +66,7 @@ class Source:
         kind: str,
         name: str,
         read: Callable[[Any, str], Reading],
+        last: Callable[[str], Reading] | None = None,
         answer: "Answer | None" = None,
         survives_fork: bool = True,
     ) -> None:
@@ -70,27 +74,22 @@ class Source:
         self.kind = kind
         self.name = name
         self.read = read
+        self.last = last
         self.above: Hashable = None
         self.answer = answer
         self.survives_fork = survives_fork
         self.users = 0  # registrations
-        self.counts: dict[Series, Numbers] = {}
+        self.base: dict[Series, Numbers] = {}  # what is shown under the names that it was registered as before
+        self.counts: dict[Series, Numbers] = {}  # with that
         self.gauges: dict[Series, float] = {}
         self.borrowed: dict[Series, float] = {}  # gauges of a connection that its buses know
-        self.ref: Callable[[], Any] = weakref.ref(thing)
+        self.ref = weakref.ref(thing)
 
     def forget(self) -> None:
         """Know nothing, as in a forked child, where the object has done nothing yet."""
-        self.counts, self.gauges, self.borrowed = {}, {}, {}
+        self.base, self.counts, self.gauges, self.borrowed = {}, {}, {}, {}
         if self.answer is not None:
             self.answer.state = None
-
-
-class _Ref(weakref.ref[Any]):
-    """A weak reference that knows its source; its callback is a single step in C, which no signal interrupts."""
-
-    __slots__ = ("source",)
-    source: Source
 
 
 class Exporter:
@@ -102,7 +101,6 @@ class Exporter:
     def __init__(self) -> None:
         self.reporter = Reporter()
         weakref.finalize(self, self.reporter.end).atexit = False
-        self._dead: deque[_Ref] = deque()  # appended to by the callbacks of weak references, which take no lock
         self._lock = signal_safe_lock()  # guards the fields below, and those of the sources
         self._sources: dict[Hashable, Source] = {}
         self._gone: dict[Series, Numbers] = {}  # what objects have counted that are not registered any more
@@ -116,7 +114,6 @@ class Exporter:
             one.forget()
         self._sources = {one.key: one for one in sources}
         self._gone, self._errors, self.has_work = {}, {}, False
-        self._dead.clear()
 
     # -- what is registered
 
@@ -145,12 +142,12 @@ class Exporter:
     def _add(self, source: Source) -> Source:
         known = self._sources.get(source.key)
         if known is not None and not known.users and known.name != source.name:
+            source.base = named(known.counts, source.name)
+            source.counts = source.base.copy()
             self._fold(known)
             known = None
         if known is None:
             known = self._sources[source.key] = source
-            source.ref = ref = _Ref(source.ref(), self._dead.append)
-            ref.source = source
         known.users += 1
         return known
 
@@ -158,6 +155,7 @@ class Exporter:
         """End a registration. What its objects have counted by now stays in the sums."""
         self._look_at([one for one in sources if one.users == 1])
         with self._lock:
+            self._bury()
             for one in sources:
                 one.users -= 1
                 if not one.users:  # its counts are kept with it, in case that it is registered again
@@ -173,23 +171,29 @@ class Exporter:
         return [one for one in list(self._sources.values()) if one.kind == kind and one.users]
 
     def _bury(self) -> None:
-        """Let go of what was collected."""
-        while self._dead:
-            one = self._dead.popleft().source
-            if self._sources.get(one.key) is one:
-                self._fold(one)
+        """Let go of what was collected.
+
+        Accepted race: a queue that is collected together with its bus says its counts a moment later, and they are lost
+        if another thread comes here in between.
+        """
+        dead = [one for one in self._sources.values() if one.ref() is None]
+        for one in dead:
+            if one.last is not None:
+                self._merge(one, one.last(one.name))
+        for one in dead:
+            self._fold(one)
 
     def _fold(self, source: Source) -> None:
         """Keep what an object has counted, and forget the object."""
         self._sources.pop(source.key, None)
-        for series, numbers in source.counts.items():
+        for series, numbers in _shown(source).items():
             kept = series
             if series not in self._gone and len(self._gone) >= _SERIES_KEPT:
                 if series.family is not families.BUS_PUBLISHED:
                     continue  # the series ends
                 kept = Series(series.family, (*series.labels[:-1], OTHER_NAMESPACES))
             self._gone[kept] = _sum(self._gone.get(kept), numbers)
-        source.counts = {}
+        source.base, source.counts = {}, {}
         self._drop_gauges(source)
 
     def _drop_gauges(self, source: Source) -> None:
@@ -248,7 +252,7 @@ class Exporter:
         with self._lock:
             found = dict(self._gone)
             for one in self._sources.values():
-                for series, numbers in one.counts.items():
+                for series, numbers in _shown(one).items():
                     found[series] = _sum(found.get(series), numbers)
             for kind, errors in self._errors.items():
                 found[Series(families.EXPORT_ERRORS, (kind,))] = (errors,)
@@ -271,6 +275,14 @@ class Exporter:
 
 def _sum(some: Numbers | None, others: Numbers) -> Numbers:
     return others if some is None else tuple(map(add, some, others))
+
+
+def _shown(source: Source) -> dict[Series, Numbers]:
+    """Return what an object has counted that is not shown under another name."""
+    if not source.base:
+        return source.counts
+    zeros = repeat(0.0)
+    return {one: tuple(map(sub, numbers, source.base.get(one, zeros))) for one, numbers in source.counts.items()}
 
 
 def _merge_counts(known: dict[Series, Numbers], read: dict[Series, Numbers]) -> None:

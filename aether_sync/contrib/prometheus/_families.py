@@ -40,7 +40,7 @@ class Series(NamedTuple):
 _BUS = ("name", "prefix")
 _CONNECTION = ("name",)
 _STORE = ("name", "stream")
-_RUNNER = ("name", "consumer", "source")
+_RUNNER = ("name", "stream", "consumer", "source")
 _CONSUMER = ("name", "stream", "consumer")
 
 BUS_PUBLISHED = Family(

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from ...bus import EventBus
 from ...connection import Connection
-from ...metrics import Histogram
+from ...metrics import Histogram, Metrics, RunnerMetrics, StoreMetrics
 from ...nats_bus import NATSEventBus
 from ...stores._store_base import StoreBase
 from ...stores.consumers.base import ConsumerState
@@ -16,7 +16,19 @@ from ...stores.consumers.runner import Runner
 from . import _families as families
 from ._families import Family, Series
 
-__all__ = ["Reading", "named", "read_bus", "read_connection", "read_consumer", "read_runner", "read_store"]
+__all__ = [
+    "Reading",
+    "counts_of_bus",
+    "counts_of_runner",
+    "counts_of_store",
+    "labels_of_runner",
+    "named",
+    "read_bus",
+    "read_connection",
+    "read_consumer",
+    "read_runner",
+    "read_store",
+]
 
 Numbers = tuple[float, ...]
 
@@ -66,10 +78,9 @@ def named(values: dict[Series, V], name: str) -> dict[Series, V]:
     return {Series(one.family, (name, *one.labels[1:])): value for one, value in values.items()}
 
 
-def read_bus(bus: EventBus, name: str) -> Reading:
-    """Read a bus, and what it knows of its connection."""
-    metrics = bus.metrics()
-    found = Reading(name, bus.prefix if isinstance(bus, NATSEventBus) else "")
+def counts_of_bus(metrics: Metrics, name: str, prefix: str) -> Reading:
+    """Return what a bus has counted."""
+    found = Reading(name, prefix)
     for namespace, events in metrics.published_by_namespace.items():
         found.count(families.BUS_PUBLISHED, events, namespace)
     found.count(families.BUS_RECEIVED, metrics.received)
@@ -79,6 +90,13 @@ def read_bus(bus: EventBus, name: str) -> Reading:
     found.count(families.BUS_PUBLISH_ERRORS, metrics.publish_errors)
     found.count(families.BUS_SUBSCRIBE_ERRORS, metrics.subscribe_errors)
     found.count(families.BUS_DECODE_ERRORS, metrics.decode_errors)
+    return found
+
+
+def read_bus(bus: EventBus, name: str) -> Reading:
+    """Read a bus, and what it knows of its connection."""
+    metrics = bus.metrics()
+    found = counts_of_bus(metrics, name, bus.prefix if isinstance(bus, NATSEventBus) else "")
     found.gauge(families.BUS_PENDING_EVENTS, metrics.pending)
     found.gauge(families.BUS_PENDING_BYTES, sum(one.pending_bytes for one in metrics.subscriptions))
     found.gauge(families.BUS_SUBSCRIPTIONS, metrics.active_subscriptions)
@@ -103,10 +121,9 @@ def read_connection(connection: Connection, name: str) -> Reading:
     return found
 
 
-def read_store(store: StoreBase, name: str) -> Reading:
-    """Read a store."""
-    metrics = store.metrics()
-    found = Reading(name, metrics.stream)
+def counts_of_store(metrics: StoreMetrics, name: str, stream: str) -> Reading:
+    """Return what a store has counted."""
+    found = Reading(name, stream)
     for method, calls in metrics.calls.items():
         found.histogram(families.STORE_CALL_SECONDS, calls.seconds, method)
         found.count(families.STORE_CALL_ERRORS, calls.errors, method)
@@ -119,6 +136,13 @@ def read_store(store: StoreBase, name: str) -> Reading:
     found.count(families.STORE_VERSION_MISSES, metrics.version_misses)
     found.count(families.STORE_KEPT_HITS, metrics.kept_hits)
     found.count(families.STORE_KEPT_MISSES, metrics.kept_misses)
+    return found
+
+
+def read_store(store: StoreBase, name: str) -> Reading:
+    """Read a store."""
+    metrics = store.metrics()
+    found = counts_of_store(metrics, name, metrics.stream)
     found.gauge(families.STORE_KEPT_BYTES, metrics.kept_bytes)
     found.gauge(families.STORE_FOLLOWERS, len(metrics.followers))
     found.gauge(families.STORE_FOLLOWERS_CONNECTED, sum(one.is_connected for one in metrics.followers))
@@ -128,15 +152,26 @@ def read_store(store: StoreBase, name: str) -> Reading:
     return found
 
 
-def read_runner(runner: Runner, name: str) -> Reading:
-    """Read a runner. What a closed one had in hand is no longer its own."""
-    metrics = runner.metrics()
-    found = Reading(name, metrics.consumer, "dead_letters" if metrics.of_dead_letters else "events")
+def labels_of_runner(metrics: RunnerMetrics) -> tuple[str, str, str]:
+    """Return the stream and the consumer of a runner, and which events it handles."""
+    return metrics.stream, metrics.consumer, "dead_letters" if metrics.of_dead_letters else "events"
+
+
+def counts_of_runner(metrics: RunnerMetrics, name: str, stream: str, consumer: str, source: str) -> Reading:
+    """Return what a runner has counted."""
+    found = Reading(name, stream, consumer, source)
     found.histogram(families.RUNNER_HANDLER_SECONDS, metrics.seconds)
     found.count(families.RUNNER_HANDLED, metrics.handled)
     found.count(families.RUNNER_FAILED, metrics.failed)
     found.count(families.RUNNER_REDELIVERED, metrics.redelivered)
     found.count(families.RUNNER_DEAD_LETTERS, metrics.dead_letters)
+    return found
+
+
+def read_runner(runner: Runner, name: str) -> Reading:
+    """Read a runner. What a closed one had in hand is no longer its own."""
+    metrics = runner.metrics()
+    found = counts_of_runner(metrics, name, *labels_of_runner(metrics))
     if not runner.closed:
         found.gauge(families.RUNNER_THREADS, metrics.threads)
         found.gauge(families.RUNNER_BUSY, metrics.busy)

@@ -13,17 +13,28 @@ from ..._arguments import check_text, is_of
 from ..._runtime.exit import after_exit
 from ..._runtime.locks import signal_safe_lock
 from ..._values.shown import short
-from ...bus import EventBus
+from ...bus import EventBus, lasting_metrics
 from ...connection import Connection
 from ...errors import InvalidOptionError
 from ...nats_bus import NATSEventBus
-from ...stores.consumers.runner import Runner
+from ...stores._store_base import lasting_store_metrics
+from ...stores.consumers.runner import Runner, lasting_runner_metrics
 from ...stores.event_store import Consumer
 from ...stores.jetstream import JetStreamEventStore
 from ...stores.memory import InMemoryEventStore
 from ._collector import Collector
 from ._exporter import Answer, Exporter, Source
-from ._reading import read_bus, read_connection, read_consumer, read_runner, read_store
+from ._reading import (
+    counts_of_bus,
+    counts_of_runner,
+    counts_of_store,
+    labels_of_runner,
+    read_bus,
+    read_connection,
+    read_consumer,
+    read_runner,
+    read_store,
+)
 from ._writer import Writer
 
 __all__ = ["Registration", "fault_of", "multiprocess_directory", "register"]
@@ -86,7 +97,8 @@ def register(
         *objects: Of a bus or store, its connection is shown as well. A consumer (``store.consumer(name)``) is asked for
             how far it is, by a thread of its own every five seconds; a :class:`~aether_sync.Runner` knows that without.
         name: The label ``name`` of all series of these objects, to tell two clusters apart; "" for none. The connection
-            that several buses and stores share has the name of the first.
+            that several buses and stores share has the name of the first. An object that is unregistered, and then
+            registered under another name, begins there with what is not shown under the name before.
         registry: Who shows them. It is not used where several processes answer: their files belong to no registry.
 
     Returns:
@@ -207,13 +219,13 @@ def _sources_of(thing: Any, name: str) -> list[Source]:
     if is_of(thing, Connection):
         return [Source(id(thing), thing, "connection", name, read_connection)]
     if is_of(thing, Runner):
-        return [Source(id(thing), thing, "runner", name, read_runner, survives_fork=False)]
+        return [_runner_source(thing, name)]
     if is_of(thing, Consumer):
         return [_consumer_source(thing, name)]
     if is_of(thing, EventBus):
-        own = Source(id(thing), thing, "bus", name, read_bus)
+        own = _bus_source(thing, name)
     elif is_of(thing, InMemoryEventStore) or is_of(thing, JetStreamEventStore):
-        own = Source(id(thing), thing, "store", name, read_store)
+        own = _store_source(thing, name)
     else:
         raise InvalidOptionError(f"register() takes {_KINDS}, not {short(thing)}")
     if is_of(thing, NATSEventBus) or is_of(thing, JetStreamEventStore):
@@ -221,6 +233,29 @@ def _sources_of(thing: Any, name: str) -> list[Source]:
         own.above = below.key
         return [own, below]
     return [own]
+
+
+def _bus_source(bus: EventBus, name: str) -> Source:
+    metrics, prefix = lasting_metrics(bus), bus.prefix if isinstance(bus, NATSEventBus) else ""
+    return Source(id(bus), bus, "bus", name, read_bus, lambda name: counts_of_bus(metrics(), name, prefix))
+
+
+def _store_source(store: InMemoryEventStore | JetStreamEventStore, name: str) -> Source:
+    metrics, stream = lasting_store_metrics(store), store.stream if isinstance(store, JetStreamEventStore) else ""
+    return Source(id(store), store, "store", name, read_store, lambda name: counts_of_store(metrics(), name, stream))
+
+
+def _runner_source(runner: Runner, name: str) -> Source:
+    metrics, labels = lasting_runner_metrics(runner), labels_of_runner(runner.metrics())
+    return Source(
+        id(runner),
+        runner,
+        "runner",
+        name,
+        read_runner,
+        lambda name: counts_of_runner(metrics(), name, *labels),
+        survives_fork=False,
+    )
 
 
 def _consumer_source(consumer: Consumer, name: str) -> Source:

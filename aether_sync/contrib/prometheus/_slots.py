@@ -24,9 +24,11 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedRandom
 from itertools import count
 from pathlib import Path
 from time import sleep
+from typing import cast
 
 from prometheus_client.mmap_dict import MmapedDict
 
@@ -55,12 +57,16 @@ class Slot:
 
     @property
     def is_there(self) -> bool:
-        """Whether this process still has it: nobody has removed its files, nor put others in their place."""
-        return (
-            self._lock is not None
-            and _is_at(self._lock, _lock_path(self._directory, self.name))
-            and all(_is_at(file._f.fileno(), self._path(kind)) for kind, file in self._files.items())
-        )
+        """Whether this process still has it: nobody has removed the lock file, nor put another in its place."""
+        return self._lock is not None and _is_at(self._lock, _lock_path(self._directory, self.name))
+
+    def forget_removed(self) -> list[str]:
+        """Forget the files that somebody has removed; return their kinds. They are made again, and begin with zeros."""
+        removed = [kind for kind, file in self._files.items() if not _is_at(file._f.fileno(), self._path(kind))]
+        for kind in removed:
+            _close(self._files.pop(kind))
+        self._bases = {(kind, key): base for (kind, key), base in self._bases.items() if kind not in removed}
+        return removed
 
     def add_to(self, kind: str, key: str, value: float) -> None:
         """Set what this process has counted; the file then holds that and what owners before have counted."""
@@ -85,7 +91,7 @@ class Slot:
             return
         self._file(kind)
         old, self._files[kind] = self._files[kind], self._make(kind, values)
-        old.close()
+        _close(old)
 
     def _file(self, kind: str) -> MmapedDict:
         file = self._files.get(kind)
@@ -118,7 +124,7 @@ class Slot:
         """Close the files without a change: those of the parent, in a forked child."""
         for file in self._files.values():
             with suppress(Exception):  # another thread of the parent may just have been opening it
-                file.close()
+                _close(file)
         self._files.clear()
         if removing_gauges:
             _remove_gauges(self._directory, self.name)
@@ -153,6 +159,12 @@ def remove_gauges_of_the_dead(own: Slot) -> None:
         with _held(_lock_path(directory, name)) as is_free:
             if is_free:
                 _remove_gauges(directory, name)
+
+
+def _close(file: MmapedDict) -> None:
+    """Close a file without the lock of its buffer, which a thread of the parent may have held when this one forked."""
+    file._m.close()
+    cast("BufferedRandom", file._f).raw.close()
 
 
 def _lock_path(directory: Path, name: str) -> Path:

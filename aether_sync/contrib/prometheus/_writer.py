@@ -120,12 +120,14 @@ class Writer:
             slot = None
         if slot is None:
             slot = self._slot = take_slot(self._directory)
+        elif removed := slot.forget_removed():
+            self._written = {one: numbers for one, numbers in self._written.items() if _kind(one) not in removed}
         for series, numbers in self.exporter.counts().items():
             before = self._written.get(series)
             if before != numbers:
                 for at, key in enumerate(self._keys_of(series)):
                     if before is None or before[at] != numbers[at]:
-                        slot.add_to(series.family.kind, key, numbers[at])
+                        slot.add_to(_kind(series), key, numbers[at])
                 self._written[series] = numbers
         gauges = self.exporter.gauges()
         for combine in "sum", "max":
@@ -135,12 +137,13 @@ class Writer:
         remove_gauges_of_the_dead(slot)
 
     def _write_gauges(self, slot: Slot, combine: str, gauges: dict[Series, float]) -> None:
-        known = {one for one in self._written if one.family.kind == "gauge" and one.family.combine == combine}
+        kind = f"gauge_live{combine}"
+        known = {one for one in self._written if _kind(one) == kind}
         gone = known - gauges.keys()
         changed = {one: value for one, value in gauges.items() if gone or self._written.get(one) != (value,)}
         if gone or changed:
             values = {self._keys_of(one)[0]: value for one, value in changed.items()}
-            slot.set_gauges(f"gauge_live{combine}", values, anew=bool(gone))
+            slot.set_gauges(kind, values, anew=bool(gone))
         for one in gone:
             del self._written[one]
         self._written.update({one: (value,) for one, value in changed.items()})
@@ -156,6 +159,12 @@ class Writer:
 def _mind_the_exit(writer: Writer) -> None:
     """In a child of multiprocessing, write for the last time when it ends."""
     mind_the_exit()
+
+
+def _kind(series: Series) -> str:
+    """Return the kind of file that a series is in: the first part of its name."""
+    family = series.family
+    return f"gauge_live{family.combine}" if family.kind == "gauge" else family.kind
 
 
 def _keys(series: Series) -> list[str]:

@@ -1,19 +1,18 @@
 """``JetStream``: the requests that a store puts to JetStream.
 
 A request that only reads, or may be done twice, is repeated until it is answered. A publish is sent once. Methods named
-``ask_...`` send a request and return an :class:`Asked`, which waits for the answer: so several requests can be on their
-way at the same time.
+``ask_...`` send a request and return an :class:`~.tries.Asked`, which waits for the answer: so several requests can be
+on their way at the same time.
 
 Subjects and bodies are those of the JetStream API (https://docs.nats.io/reference/reference-protocols/
 nats_api_reference), of direct get (ADR-31) and of atomic batches (ADR-50).
 """
 
 import json
-import time
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from itertools import count
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -54,6 +53,7 @@ from .answers import (
     why_again,
 )
 from .error_codes import ErrorCode
+from .listing import Listed, all_of
 from .messages import (
     AROUND,
     LARGEST,
@@ -68,13 +68,12 @@ from .messages import (
     read_record,
     read_those_of,
 )
+from .tries import TOO_LATE, Asked, Pause, one_try, patience
 
-__all__ = ["Asked", "JetStream", "Listed", "Pause", "all_of"]
+__all__ = ["JetStream"]
 
 T = TypeVar("T")
-_TRY = 1.5  # seconds to wait for one answer: a server that dies meanwhile never sends it
 _LONG = 2  # attempts to skip: the next one waits long enough for a server that looks through a million subjects
-_TOO_LATE = 0.01  # seconds: with less time left, nothing more is tried
 _STARTING = 1.0  # seconds for JetStream to start; if nobody answers for longer, the server has none
 _SLOWEST = 2**20  # bytes a second of the slowest connection for which the time to wait is enough
 _SHARE = 0.7  # of the time left, to wait for the answer to a publish; the rest is to find out what became of it
@@ -158,8 +157,7 @@ class JetStream:
         self._refuse_too_large(stream, messages, largest)
         self._refuse_if_closed()
         call = self._open_call(subjects, partial(_commands, messages, headers), deadline, last, largest)
-        patience = _TRY * 2 ** min(number, 10) + size / _SLOWEST
-        ack = self._await_ack(call, stream, patience, deadline)
+        ack = self._await_ack(call, stream, patience(number) + size / _SLOWEST, deadline)
         if ack.error is not None:
             if batch and ack.error.err_code in FULL:
                 raise NoRoomError(str(ack.error))
@@ -186,7 +184,7 @@ class JetStream:
         except DeadlineExceededError as error:
             if not call.claim():
                 raise UnknownError("the server did not answer") from error
-            if deadline.remaining() > _TOO_LATE:
+            if deadline.remaining() > TOO_LATE:
                 raise NotSentError(f"nothing could be sent{self._channel.why_disconnected()}") from error
             raise self.too_late(deadline) from error
         except (DisconnectedError, ClosedError) as error:
@@ -262,7 +260,7 @@ class JetStream:
             self._refuse_if_closed()
             call = self._channel.request({subject}, lambda inbox: command(subject, inbox, headers, b""), deadline, 1)
             try:
-                (answer,) = self._wait(call, _one_try(deadline, 0), deadline)
+                (answer,) = self._wait(call, one_try(deadline, 0), deadline)
             except (DeadlineExceededError, DisconnectedError) as failed:
                 if not deadline.remaining():
                     raise self.too_late(deadline) from failed
@@ -306,13 +304,13 @@ class JetStream:
             last = self.last(stream, subject, deadline)
         return last
 
-    def ask_last(self, stream: str, subject: str, deadline: Deadline) -> "Asked[Record | None]":
+    def ask_last(self, stream: str, subject: str, deadline: Deadline) -> Asked[Record | None]:
         """As :meth:`last`, but send the request and return."""
         return self._ask_now(
             f"$JS.API.STREAM.MSG.GET.{stream}", {"last_by_subj": subject}, deadline, single, read_record
         )
 
-    def ask_at(self, stream: str, sequence: int, deadline: Deadline) -> "Asked[Record | None]":
+    def ask_at(self, stream: str, sequence: int, deadline: Deadline) -> Asked[Record | None]:
         """Send a request for the record at a sequence, to the leader."""
         return self._ask_now(f"$JS.API.STREAM.MSG.GET.{stream}", {"seq": sequence}, deadline, single, read_record)
 
@@ -320,12 +318,12 @@ class JetStream:
         """Return the first record with a subject from a sequence on, from the leader; None if there is none."""
         return self.ask_next(stream, subject, sequence, deadline)(deadline)
 
-    def ask_next(self, stream: str, subject: str, sequence: int, deadline: Deadline) -> "Asked[Record | None]":
+    def ask_next(self, stream: str, subject: str, sequence: int, deadline: Deadline) -> Asked[Record | None]:
         """As :meth:`next`, but send the request and return."""
         body = {"seq": sequence, "next_by_subj": subject}
         return self._ask_now(f"$JS.API.STREAM.MSG.GET.{stream}", body, deadline, single, read_record)
 
-    def ask_page(self, stream: str, subject: str, sequence: int, count: int, deadline: Deadline) -> "Asked[Page]":
+    def ask_page(self, stream: str, subject: str, sequence: int, count: int, deadline: Deadline) -> Asked[Page]:
         """Request records with a subject from a sequence on, to any server of the stream, which may lack some."""
         body = {"seq": sequence, "next_by_subj": subject, "batch": count, "max_bytes": _PAGE_BYTES}
         read = partial(read_page, stream, subject)
@@ -333,7 +331,7 @@ class JetStream:
 
     def ask_records(
         self, stream: str, subject: str, sequence: int, count: int, deadline: Deadline
-    ) -> "Asked[list[Record]]":
+    ) -> Asked[list[Record]]:
         """As :meth:`ask_page`, for the records alone."""
         body = {"seq": sequence, "next_by_subj": subject, "batch": count, "max_bytes": _PAGE_BYTES}
         read = partial(read_page, stream, subject)
@@ -341,13 +339,13 @@ class JetStream:
             f"$JS.API.DIRECT.GET.{stream}", body, deadline, is_status, lambda messages: read(messages).records
         )
 
-    def ask_one(self, stream: str, sequence: int, deadline: Deadline) -> "Asked[list[Record]]":
+    def ask_one(self, stream: str, sequence: int, deadline: Deadline) -> Asked[list[Record]]:
         """Send a request for the record at a sequence, to any server of the stream; ``[]`` if that one lacks it."""
         return self._ask_now(f"$JS.API.DIRECT.GET.{stream}", {"seq": sequence}, deadline, single, read_at)
 
     def ask_many(
         self, stream: str, subject: str, sequences: Sequence[int], deadline: Deadline
-    ) -> "Asked[dict[int, Record]]":
+    ) -> Asked[dict[int, Record]]:
         """Send requests for the records at several sequences, to any server of the stream, in one write.
 
         The answer has those with a subject, by sequence. It lacks what that server lacks, or all of them if not every
@@ -375,7 +373,7 @@ class JetStream:
         deadline: Deadline,
         last: Last,
         read: Callable[[list[Message]], T],
-    ) -> "Asked[T]":
+    ) -> Asked[T]:
         call = self._send(subject, body, deadline, last)
         return Asked(call, self._wait, read, partial(self._persist, subject, body, last=last, tries=1))
 
@@ -440,7 +438,7 @@ class JetStream:
         while True:
             self._refuse_if_closed()
             try:
-                messages = self._wait(self._send(subject, body, deadline, last), _one_try(deadline, number), deadline)
+                messages = self._wait(self._send(subject, body, deadline, last), one_try(deadline, number), deadline)
             except (DeadlineExceededError, DisconnectedError) as error:
                 if not deadline.remaining():
                     raise self.too_late(deadline) from error
@@ -541,96 +539,3 @@ def _commands(messages: Sequence[Outgoing], headers: Sequence[bytes], inbox: byt
         command(one.subject, inbox if place in (0, last) else b"", head, one.data)
         for place, (one, head) in enumerate(zip(messages, headers, strict=True))
     )
-
-
-class Listed(NamedTuple, Generic[T]):
-    """A page of a list of the server, which is sorted by name.
-
-    Attributes:
-        page: The items by name.
-        limit: How many places of the list a page has, unless it is the last.
-        total: How many places the whole list has.
-    """
-
-    page: dict[str, T]
-    limit: int
-    total: int
-
-
-def all_of(ask: Callable[[int], Listed[T]]) -> dict[str, T]:
-    """Return everything that the server lists, by name.
-
-    The server counts the places of a page from the start of the list, and between two pages names may be added and
-    removed. Therefore each page is requested from the last place of the one before, and is used only if it has a name
-    that is known already: then no name between the two pages is missed. It ends with the page that says that it is the
-    last one.
-
-    Args:
-        ask: Requests a page by its first place.
-
-    Raises:
-        DeadlineExceededError: A page did not come in time.
-    """
-    found: dict[str, T] = {}
-    first = total = 0
-    while True:
-        try:
-            page, limit, total = ask(first)
-        except DeadlineExceededError as error:
-            so_far = f": {len(found):,} of {total:,} were listed" if found else ""
-            raise DeadlineExceededError(f"{error}{so_far}") from error
-        if first and found.keys().isdisjoint(page):  # names before it were removed
-            first = max(0, first - (limit or first))
-            continue
-        found |= page
-        if first + limit >= total:
-            return found
-        first += limit - 1
-
-
-class Asked(Generic[T]):
-    """A request that was sent. Calling it waits for the answer, and repeats the request if there is none."""
-
-    def __init__(
-        self,
-        call: Call,
-        wait: Callable[[Call, Deadline, Deadline], list[Message]],
-        read: Callable[[list[Message]], T],
-        again: Callable[[Deadline], list[Message]],
-    ) -> None:
-        self._call = call
-        self._wait = wait
-        self._read = read
-        self._again = again
-        self.forget = call.forget
-
-    def __call__(self, deadline: Deadline) -> T:
-        try:
-            messages = self._wait(self._call, _one_try(deadline, 0), deadline)
-            if not why_again(messages[0]):
-                return self._read(messages)
-        except (DeadlineExceededError, DisconnectedError):
-            pass
-        return self._read(self._again(deadline))
-
-
-class Pause:
-    """Pauses between tries, longer and longer, until a deadline."""
-
-    def __init__(self, deadline: Deadline, longest: float = 0.1) -> None:
-        self._deadline = deadline
-        self._longest = longest
-        self._next = 0.002
-
-    def take(self) -> bool:
-        """Pause, and return True; return False at once if no time is left for a pause and another try."""
-        if self._deadline.remaining() <= self._next + _TOO_LATE:
-            return False
-        time.sleep(self._next)
-        self._next = min(self._next * 2, self._longest)
-        return True
-
-
-def _one_try(deadline: Deadline, number: int) -> Deadline:
-    """Return how long to wait for the answer to an attempt: twice as long each time, as it may only be slow."""
-    return Deadline(min(_TRY * 2 ** min(number, 10), deadline.remaining()))

@@ -25,8 +25,8 @@ from ...errors import (
     StoreError,
     StoreUnavailableError,
 )
-from .api import Pause
 from .pull import PullRequester
+from .tries import Pause
 
 __all__ = ["Flow", "close_by"]
 

@@ -33,12 +33,12 @@ from ...metrics import FollowerStats
 from ...patterns import SubscriptionFilter
 from ..base import Follower, StoredEvent
 from .answers import said
-from .api import Asked, Pause
 from .messages import Record
 from .parts import StoreParts
 from .pull import PullRequester
 from .record_flow import LastRead, RecordFlow
 from .stream import stream_state
+from .tries import Asked, Pause
 
 __all__ = ["JetStreamFollower", "begin_following", "stats_of"]
 

@@ -16,12 +16,13 @@ from ...patterns import SubscriptionFilter
 from .._checks import in_time
 from .._wanted import Wanted
 from ..base import StoredEvent
-from .api import Asked, JetStream
+from .api import JetStream
 from .cache import VersionCache
 from .messages import Record, stored_at
 from .names import Names
 from .reader import Reader
 from .saves import Judged, Verdict
+from .tries import Asked
 
 __all__ = ["History"]
 

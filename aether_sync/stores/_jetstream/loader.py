@@ -81,7 +81,7 @@ class Loader:
     # -- by what records name
 
     def _by_names(self, actor_id: str, tail: Tail, wanted: Wanted, deadline: Deadline) -> list[StoredEvent] | None:
-        run = Walk(self._jetstream, self._names.stream, tail, deadline).run(wanted)
+        run = Walk(self._jetstream, self._names.stream, tail, deadline, self._reader.kind).run(wanted)
         events = None if run is None else self._events(actor_id, run, deadline)
         if run is None or events is None:
             return None
@@ -103,7 +103,9 @@ class Loader:
         end = known[-1]  # of these: another thread may add more at any time
         witness = self._jetstream.ask_many(self._names.stream, tail.record.subject, [end.sequence], deadline)
         try:
-            run = Walk(self._jetstream, self._names.stream, tail, deadline).run(Wanted(after=end.sequence))
+            run = Walk(self._jetstream, self._names.stream, tail, deadline, self._reader.kind).run(
+                Wanted(after=end.sequence)
+            )
             if run is None or before(run.records[0]) != end.sequence:
                 return None
             there = witness(deadline).get(end.sequence)

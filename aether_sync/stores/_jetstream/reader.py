@@ -10,12 +10,13 @@ from ..._runtime.deadline import Deadline
 from ...errors import DecodingError, MalformedRecordError
 from ...events import MAX_VERSION, Event
 from ..base import MalformedRecord, StoredEvent
-from .api import Asked, JetStream
+from .api import JetStream
 from .cache import Known, Torn, VersionCache
 from .earlier import Earlier
 from .messages import Record
 from .names import Names
 from .saves import Saves, Verdict, save_of
+from .tries import Asked
 
 __all__ = ["AskedTail", "Reader", "Tail", "valid"]
 
@@ -60,13 +61,17 @@ class Reader:
 
     Attributes:
         saves: Knows which saves are whole.
+        kind: The class of the events: it knows the store's types.
     """
 
-    def __init__(self, jetstream: JetStream, names: Names, cache: VersionCache, saves: Saves) -> None:
+    def __init__(
+        self, jetstream: JetStream, names: Names, cache: VersionCache, saves: Saves, kind: type[Event] = Event
+    ) -> None:
         self._jetstream = jetstream
         self._names = names
         self._cache = cache
         self.saves = saves
+        self.kind = kind
 
     def read(
         self,
@@ -217,7 +222,7 @@ class Reader:
 
     def events(self, sequences: Sequence[int], messages: Sequence[Message]) -> list[Event | MalformedRecordError]:
         """As :meth:`event`, of several records in half of the time; in place of each that is no event is the error."""
-        found = decode_stored_run([data for _, _, _, data in messages])
+        found = decode_stored_run([data for _, _, _, data in messages], self.kind)
         if len(found) >= _SEVERAL:
             actor_ids = [one.actor_id for one in found if isinstance(one, Event) and one.version]
             if self._names.are_subjects([subject for subject, _, _, _ in messages], actor_ids):
@@ -231,7 +236,7 @@ class Reader:
 
     def _event(self, sequence: int, subject: str, data: bytes) -> Event:
         try:
-            found: Event | DecodingError = decode_stored(data)
+            found: Event | DecodingError = decode_stored(data, self.kind)
         except DecodingError as error:
             found = error
         if self._is_event(found, subject):

@@ -395,7 +395,12 @@ def _stored(
 
 def _beginning(arrived: deque[Message], most: int) -> list[Message]:
     """Return the first messages, up to a number, and up to the one with which they have enough bytes."""
-    messages = list(islice(arrived, most))
+    while True:
+        try:
+            messages = list(islice(arrived, most))
+        except RuntimeError:  # the collector ran here, a finalizer let the loop thread go on, and more has arrived
+            continue
+        break
     sizes = [len(data) for _, _, _, data in messages]
     if sum(sizes) > _BYTES_AT_ONCE:
         del messages[bisect_right(list(accumulate(sizes)), _BYTES_AT_ONCE) + 1 :]

@@ -20,9 +20,10 @@ from typing import NamedTuple
 
 from ..._runtime.deadline import Deadline
 from ..._runtime.locks import signal_safe_lock
-from .api import Asked, JetStream
+from .api import JetStream
 from .messages import IN_BATCH, Member, Record, member_of
 from .names import Names
+from .tries import Asked
 
 __all__ = ["Judged", "Place", "Saves", "TornSave", "Verdict", "save_of", "torn_saves"]
 

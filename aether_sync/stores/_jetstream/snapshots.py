@@ -16,13 +16,14 @@ from .._checks import copied_snapshot, latest_of, refuse_ahead, replaces
 from .._wanted import Wanted
 from ..base import Snapshot
 from .answers import BusyError, RefusedError, UnknownError
-from .api import JetStream, Pause
+from .api import JetStream
 from .cache import Known
 from .loader import Loader
 from .messages import Outgoing, Record
 from .names import Names
 from .reader import Reader
 from .stream import Stream
+from .tries import Pause
 
 __all__ = ["Snapshots"]
 

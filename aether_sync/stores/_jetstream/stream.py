@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 from ..._runtime.deadline import Deadline
 from ...errors import AetherError, StoreError, StoreUnavailableError, StreamMismatchError
 from .answers import code_of, gone, said
-from .api import JetStream, Pause
+from .api import JetStream
 from .error_codes import ErrorCode
 from .names import Names
+from .tries import Pause
 
 __all__ = ["Stream", "differences", "settings", "snapshot_settings", "stream_state"]
 

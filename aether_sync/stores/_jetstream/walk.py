@@ -49,15 +49,19 @@ class Walk:
         stream: The name of the stream.
         tail: The end of the actor, which has events.
         deadline: For all requests.
+        kind: The class of the events.
     """
 
-    def __init__(self, jetstream: JetStream, stream: str, tail: Tail, deadline: Deadline) -> None:
+    def __init__(
+        self, jetstream: JetStream, stream: str, tail: Tail, deadline: Deadline, kind: type[Event] = Event
+    ) -> None:
         assert tail.record is not None
         assert tail.event is not None
         self._jetstream = jetstream
         self._stream = stream
         self._last = tail.record
         self._deadline = deadline
+        self._kind = kind
         self._largest = len(tail.record.data)  # bytes of a body that was read
         self._events: dict[int, Event | DecodingError] = {tail.record.sequence: tail.event.event}
 
@@ -167,7 +171,7 @@ class Walk:
         if not self._deadline.remaining():
             raise DeadlineExceededError(f"not all of it was read within {self._deadline}")
         encoded = [record.data for record in records.values()]
-        self._events.update(zip(records, decode_stored_run(encoded), strict=True))
+        self._events.update(zip(records, decode_stored_run(encoded, self._kind), strict=True))
         self._largest = max([self._largest, *map(len, encoded)])
         found |= records
 

@@ -22,7 +22,7 @@ from .._measuring import StoreCounts
 from .._wanted import Wanted
 from ..base import StoredEvent
 from .answers import BusyError, IncompleteError, NoRoomError, NotSentError, RefusedError, UnknownError
-from .api import JetStream, Pause
+from .api import JetStream
 from .cache import Known, VersionCache
 from .capacity import Capacity
 from .draft import Draft, message_of
@@ -33,6 +33,7 @@ from .messages import Outgoing
 from .names import Names
 from .reader import Reader
 from .saves import Place, Verdict
+from .tries import Pause
 
 __all__ = ["Writer"]
 
@@ -114,7 +115,7 @@ class Writer:
             deadline: For all attempts.
             is_asked: Whether the leader was asked for the version just now, which is counted.
         """
-        encoded = [encode_and_copy(event, "") for event in events]
+        encoded = [encode_and_copy(event, "", self._reader.kind) for event in events]
         parts = self._parts(encoded, exactly)
         if len(events) > 1 and not config.get("allow_atomic"):
             raise AtomicAppendUnsupportedError(

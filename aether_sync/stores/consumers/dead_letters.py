@@ -20,11 +20,11 @@ from ..._values.clock import Datetime, now
 from ...errors import DeadlineExceededError, MalformedRecordError
 from ...events import MAX_VERSION, Event
 from .._jetstream.answers import BusyError, UnknownError
-from .._jetstream.api import Asked, Pause
 from .._jetstream.messages import Outgoing, Record
 from .._jetstream.names import Names
 from .._jetstream.parts import StoreParts
 from .._jetstream.stream import Stream
+from .._jetstream.tries import Asked, Pause
 from .base import IN_VAIN, DeadLetter, storable
 
 __all__ = ["Advisory", "DeadLetterStream"]

@@ -6,7 +6,7 @@ from ..._values.shown import explained
 from ...errors import AetherError
 from ...handling_context import handle_pushed
 from .delivery import Delivery, extend, hold, let_go
-from .handlers import Handler, refuse_unrun
+from .handlers import Handler, is_never_read, refuse_unrun
 
 __all__ = ["handle_now"]
 
@@ -19,7 +19,8 @@ def handle_now(handler: Handler, delivery: Delivery, attempts: int | None, timeo
     Args:
         handler: The user's function. What it raises is raised here.
         delivery: The delivery.
-        attempts: After how many the event becomes a dead letter if the handler fails; None for never.
+        attempts: After how many the event becomes a dead letter if the handler fails; after the first one if it fails
+            as the event has no value. None for never.
         timeout: Seconds for each word to the server that is confirmed.
 
     Raises:
@@ -34,7 +35,8 @@ def handle_now(handler: Handler, delivery: Delivery, attempts: int | None, timeo
         except BaseException as error:
             if not delivery.settled:
                 with suppress(AetherError):  # what the handler has raised is worth more to know
-                    if attempts is not None and delivery.attempt >= attempts and isinstance(error, Exception):
+                    is_last = attempts is not None and (delivery.attempt >= attempts or is_never_read(delivery, error))
+                    if is_last and isinstance(error, Exception):
                         delivery.reject(explained(error, _LONGEST_REASON), timeout=timeout)
                     else:
                         delivery.nak()

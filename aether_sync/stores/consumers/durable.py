@@ -7,9 +7,10 @@ from typing import Any
 from ..._runtime.deadline import Deadline
 from ...errors import DeadlineExceededError, StoreError, StoreUnavailableError, StreamMismatchError
 from .._jetstream.answers import code_of, said
-from .._jetstream.api import JetStream, Pause
+from .._jetstream.api import JetStream
 from .._jetstream.error_codes import ErrorCode
 from .._jetstream.names import Names
+from .._jetstream.tries import Pause
 from .base import ConsumerSettings, ConsumerState
 
 __all__ = [

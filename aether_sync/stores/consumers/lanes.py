@@ -47,7 +47,7 @@ from .delivery import (
     moment_of_delivery,
     reload_event,
 )
-from .handlers import Handler, refuse_unrun
+from .handlers import Handler, is_never_read, refuse_unrun
 
 __all__ = ["Busy", "Handling", "LaneScheduler"]
 
@@ -377,7 +377,11 @@ class LaneScheduler:
             self._reporter.error(Kind.HANDLER_FAILED, text, *about, error=error, context=context, **details)
         if delivery.settled:
             self._done(lane, delivery)
-        elif (rejected := failed_reason(delivery)) is not None or tried >= self._attempts:
+        elif (
+            (rejected := failed_reason(delivery)) is not None
+            or tried >= self._attempts
+            or is_never_read(delivery, error)
+        ):
             reason = explained(error, _LONGEST_REASON) if rejected is None else rejected
             text = "consumer %r gives up event %d (of %s) after %d attempts: %s"
             what = self._consumer, delivery.sequence, lane.actor_id, tried, reason[:_LONGEST_REASON]

@@ -14,9 +14,9 @@ from ..._runtime.deadline import Deadline
 from ..._runtime.locks import signal_safe_lock
 from ...errors import DeadlineExceededError, DisconnectedError
 from ...events import Event
-from .._jetstream.api import Pause
 from .._jetstream.messages import command
 from .._jetstream.pull import moment_of
+from .._jetstream.tries import Pause
 from .ack_extender import ACK, IN_PROGRESS, AckExtender, nak
 from .delivery import Delivery, Origin, Settler
 

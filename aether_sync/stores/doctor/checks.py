@@ -8,6 +8,7 @@ JetStream API, of ``/varz`` and of ``/healthz``.
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..._values.shown import short
 from .._jetstream.error_codes import ErrorCode
 from .._jetstream.stream import differences
 from .findings import NO_RIGHT, Answers, Finding, bad, filled, ok, size_of, warn
@@ -24,6 +25,7 @@ _SILENCE = 5.0  # seconds since the leader has heard from a replica
 _REDELIVERED = 100  # events
 _LONG_WINDOW = 3_600.0  # seconds of a duplicate window
 _SHOWN = 5  # torn saves that are listed
+_TYPES_SHOWN = 20  # unknown types that are listed
 _NOT_STORED = "nothing can be stored"
 
 
@@ -299,6 +301,29 @@ def _saves(answers: Answers) -> Iterator[Finding]:
     )
 
 
+def _event_types(answers: Answers) -> Iterator[Finding]:
+    if not answers.has_types:
+        return
+    among = f"the latest {answers.looked_through:,} records"
+    if not answers.looked_through and answers.stream["state"]["messages"]:
+        yield ok("event types", "not looked at: the latest records could not be read, or not in time")
+    elif not answers.unknown:
+        yield ok("event types", f"all known, among {among}")
+    else:
+        most = sorted(answers.unknown.items(), key=lambda one: one[1], reverse=True)
+        shown = [
+            f"{short(name)} of version {version if version.isdecimal() else short(version)} "
+            f"({count:,} event{'s' * (count != 1)}, the last at sequence {last:,})"
+            for (name, version), (count, last) in most[:_TYPES_SHOWN]
+        ]
+        more = [f"{len(most) - _TYPES_SHOWN:,} others"] * (len(most) > _TYPES_SHOWN)
+        yield warn(
+            "event types",
+            f"not known, among {among}: {', '.join(shown + more)}",
+            "register them, or raise the version of the type; a program of a newer version may have stored them",
+        )
+
+
 def _consumers(answers: Answers) -> Iterator[Finding]:
     well = 0
     for one in answers.consumers:
@@ -346,5 +371,5 @@ def _dead_letters(answers: Answers) -> Iterator[Finding]:
 Check = Callable[[Answers], Iterator[Finding]]
 _OF_STORE: tuple[Check, ...] = (_jetstream, _account, _sync, _disk, _stream)
 _OF_STREAM: tuple[Check, ...] = (
-    _settings, _limits, _window, _replicas, _subjects, _saves, _consumers, _dead_letters,
+    _settings, _limits, _window, _replicas, _subjects, _saves, _event_types, _consumers, _dead_letters,
 )  # fmt: skip

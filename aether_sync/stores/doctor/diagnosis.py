@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from ..._arguments import check_count, check_flag, check_seconds, check_text, is_of
 from ...connection import Connection, secrets_in
 from ...errors import ConnectError, InvalidOptionError
+from ...event_types import EventTypes, class_of_events
 from ...patterns import Pattern, check_prefix
 from .._jetstream.names import Names
 from .checks import examine
@@ -25,6 +26,7 @@ def diagnose(
     prefix: str = "aether",
     patterns: Sequence[str] | None = None,
     monitor: str | None = None,
+    types: EventTypes | None = None,
     timeout: float = 5.0,
 ) -> list[Finding]:
     """Look at a server, and at what a bus and a store need of it, and return what is well and what is not.
@@ -46,19 +48,26 @@ def diagnose(
         monitor: The URL of the server's monitoring port, such as ``http://host:8222``, which shows more. It may also be
             that of another server of the cluster, but what it tells is of that server then. By default none is asked. A
             user and a password in it are for a proxy before the port, by "Basic" authentication.
+        types: The event types of the program, as of ``store.types``. Then one finding names the types and versions of
+            events that they do not know. It looks at the latest events, as many as the check of saves does: 100,000 or
+            32 MiB at most, and says how many these were.
         timeout: Seconds for each question, and for reading the latest events.
 
     Returns:
         The findings, in the order in which they should be read. If no connection can be made, one that says why.
 
     Raises:
-        InvalidOptionError: An option is of the wrong type, or out of its range; or a store cannot use the connection.
+        InvalidOptionError: An option is of the wrong type, or out of its range; a store cannot use the connection; or
+            the types lack an upcaster.
         InvalidNamespaceError: A pattern is not valid.
         BusClosedError: The connection is closed.
         DeadlineExceededError: The connection was lost meanwhile, and did not come back in time.
     """
     if not is_of(connection, Connection):
         raise InvalidOptionError(f"connection must be a Connection, not {type(connection).__name__}")
+    class_of_events(types)
+    if types is not None:
+        types.check()
     monitor = check_text("monitor", monitor)
     port = None if monitor is None else MonitoringPort(monitor)
     if isinstance(patterns, str):
@@ -69,6 +78,7 @@ def diagnose(
         prefix=check_prefix(prefix),
         patterns=None if patterns is None else tuple(Pattern.parse(one).text for one in patterns),
         monitor=port,
+        types=types,
     )
     timeout = check_seconds("timeout", timeout)
     try:

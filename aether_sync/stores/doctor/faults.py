@@ -75,6 +75,12 @@ FAULTS = (
         "https://github.com/advisories/GHSA-9983-vrx2-fg9c",
     ),
     Fault(
+        "the server may stop answering for good when a page of events is read while others write or end consumers",
+        ((2, 12, 2),),
+        f"{_PULL}7458",
+        since=(2, 12, 0),
+    ),
+    Fault(
         "any user with rights on JetStream can purge other accounts",
         ((2, 10, 27), (2, 11, 1)),
         "https://github.com/advisories/GHSA-fhg8-qxh5-7q3w",

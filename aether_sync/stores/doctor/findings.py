@@ -122,6 +122,9 @@ class Answers:
         routes: ``/routez`` of the monitoring port; empty if that was not asked.
         torn: Saves of which only a part is stored, among the latest records.
         looked_through: The number of these records.
+        has_types: Whether it is known which types of events the program knows.
+        unknown: Types of events and their versions that it does not know, among these records: how many there are, and
+            the sequence of the last.
         moment: When the questions were put, in seconds since 1970.
     """
 
@@ -146,6 +149,8 @@ class Answers:
     routes: dict[str, Any] = field(default_factory=dict)
     torn: list[TornSave] = field(default_factory=list)
     looked_through: int = 0
+    has_types: bool = False
+    unknown: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     moment: float = 0.0
 
     @property

@@ -10,12 +10,22 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from ..._codec.decoding import decode_stored_run
 from ..._nats.channel import Channel
 from ..._nats.client import TLSState
 from ..._runtime.deadline import Deadline
 from ..._values.clock import Datetime, monotonic, now
 from ...connection import Connection, channel_of, secrets_in
-from ...errors import AetherError, DeadlineExceededError, PermissionDeniedError, StoreUnavailableError
+from ...errors import (
+    AetherError,
+    DeadlineExceededError,
+    DecodingError,
+    EventTypeError,
+    PermissionDeniedError,
+    StoreUnavailableError,
+)
+from ...event_types import SCHEMA_VERSION, EventTypes
+from ...events import Event
 from .._jetstream.api import JetStream
 from .._jetstream.error_codes import ErrorCode
 from .._jetstream.messages import Record, command
@@ -50,6 +60,7 @@ class Wanted(NamedTuple):
     prefix: str  # of the bus
     patterns: tuple[str, ...] | None  # of the bus; None if they are not known
     monitor: MonitoringPort | None  # of the server; None not to ask it
+    types: EventTypes | None = None  # that the program knows; None not to look at types
 
 
 def ask_for_all(connection: Connection, wanted: Wanted, timeout: float) -> Answers:
@@ -89,17 +100,19 @@ def ask_for_all(connection: Connection, wanted: Wanted, timeout: float) -> Answe
     if answers.skew is None:
         answers = replace(answers, skew=_skew(monitored.answer.get("now"), monitored.middle))
     if wanted.names is not None:
-        answers = _of_store(asking, wanted.names, answers)
+        answers = _of_store(asking, wanted.names, wanted.types, answers)
     return _with_rights(asking, wanted, answers)
 
 
-def _of_store(asking: "_Asking", names: Names, answers: Answers) -> Answers:
+def _of_store(asking: "_Asking", names: Names, types: EventTypes | None, answers: Answers) -> Answers:
     account = asking.fastest(partial(asking.ask, "INFO", AccountInfo))
     answers = replace(answers, account=account.answer, round_trip=account.round_trip or answers.round_trip)
     if not answers.has_jetstream:
         return answers
     info = asking.fastest(partial(asking.ask, f"STREAM.INFO.{names.stream}", StreamInfo))
-    latest = asking.latest(names, info.answer.get("state", {}).get("last_seq", 0))
+    unknown: dict[tuple[str, str], tuple[int, int]] = {}
+    look = None if types is None else partial(_note_unknown, types, unknown)
+    latest = asking.latest(names, info.answer.get("state", {}).get("last_seq", 0), look)
     skew = _skew(info.answer.get("ts"), info.middle)
     return replace(
         answers,
@@ -110,6 +123,8 @@ def _of_store(asking: "_Asking", names: Names, answers: Answers) -> Answers:
         skew=answers.skew if skew is None else skew,
         torn=list(torn_saves(latest)),
         looked_through=len(latest),
+        has_types=types is not None,
+        unknown=unknown,
     )
 
 
@@ -202,7 +217,7 @@ class _Asking:
                 break
         return min(found, key=lambda one: one[0])[1]
 
-    def latest(self, names: Names, last: int) -> list[Record]:
+    def latest(self, names: Names, last: int, look: Callable[[list[Record]], object] | None = None) -> list[Record]:
         """Return the latest records without their bodies, as many as can be read within bounds.
 
         No request of nats-server 2.15 has it leave out the bodies: a direct get has the whole message, and a consumer
@@ -212,6 +227,7 @@ class _Asking:
         Args:
             names: The store's.
             last: The sequence of the last record.
+            look: Called with parts of these records, with their bodies.
         """
         deadline, left, count = Deadline(self._timeout), _LATEST_BYTES, _FEW
         parts: list[list[Record]] = []
@@ -221,7 +237,9 @@ class _Asking:
             part, size = self._between(names, begin, end, left, deadline)
             if part is None:
                 break
-            parts.append(part)
+            if look is not None:
+                look(part)
+            parts.append([one._replace(data=b"") for one in part])
             left, end = left - size, begin
             largest = max(1, size // count)  # on average: with as large ones, the next part is within what is left
             count = min(2 * count, _PAGE, max(1, left // largest))
@@ -245,7 +263,7 @@ class _Asking:
             size += sum(len(one.headers) + len(one.data) for one in records)
             if size > most:
                 return None, size
-            found += [one._replace(data=b"") for one in records if one.sequence <= end]
+            found += [one for one in records if one.sequence <= end]
             begin = records[-1].sequence if records else end
         return found, size
 
@@ -256,6 +274,23 @@ class _Asking:
         except (AetherError, ValueError):
             return []
         return [one for one in consumers if has_shape(one, ConsumerInfo)]
+
+
+def _note_unknown(types: EventTypes, unknown: dict[tuple[str, str], tuple[int, int]], records: list[Record]) -> None:
+    """Count the events of unknown types by name and version; records that are no events are not looked at here."""
+    for record, event in zip(records, decode_stored_run([one.data for one in records]), strict=True):
+        if isinstance(event, DecodingError) or _is_known(types, event):
+            continue
+        key = event.event_type, event.metadata.get(SCHEMA_VERSION, "1")
+        count, last = unknown.get(key, (0, 0))
+        unknown[key] = count + 1, max(last, record.sequence)
+
+
+def _is_known(types: EventTypes, event: Event) -> bool:
+    try:
+        return types.knows(event)
+    except EventTypeError:  # its version is none
+        return False
 
 
 def _error(description: str, code: int = 0, *, is_silent: bool = False) -> dict[str, Any]:

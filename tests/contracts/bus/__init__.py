@@ -9,5 +9,17 @@ from .overflow import Overflow
 from .queue_groups import QueueGroups
 from .reading import Reading
 from .threads import Threads
+from .types import Typed
 
-__all__ = ["Arrival", "BadInput", "Closing", "Metrics", "Nodes", "Overflow", "QueueGroups", "Reading", "Threads"]
+__all__ = [
+    "Arrival",
+    "BadInput",
+    "Closing",
+    "Metrics",
+    "Nodes",
+    "Overflow",
+    "QueueGroups",
+    "Reading",
+    "Threads",
+    "Typed",
+]

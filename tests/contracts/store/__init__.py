@@ -24,6 +24,7 @@ from .saving_again import SavingAgain
 from .saving_together import SavingTogether
 from .snapshots import SnapshotHistory, Snapshots
 from .telling import Telling
+from .types import WAYS, Typed, Untyped
 from .versions import CachedVersions
 
 __all__ = [
@@ -52,5 +53,8 @@ __all__ = [
     "SnapshotHistory",
     "Snapshots",
     "Telling",
+    "Typed",
+    "Untyped",
+    "WAYS",
     "WaitingForConsumers",
 ]

@@ -16,7 +16,7 @@ __all__ = ["BRIDGES", "PAGES", "Page", "Reference"]
 _PACKAGE = Path(__file__).parents[3] / "aether_sync"
 _LAST_LINE = "<!-- Made from the docstrings by `python -m tests.docs.reference`: edit those. -->"
 #: Modules with public names of their own, which `aether_sync` itself does not have: each needs an extra.
-BRIDGES = ("contrib.prometheus",)
+BRIDGES = ("contrib.eventsourcing", "contrib.opentelemetry", "contrib.prometheus")
 _BUILTINS = {"AttributeError", "Exception", "TimeoutError", "ValueError"}
 _KINDS = {"__enter__": "a context manager", "__next__": "an iterator", "__anext__": "an asynchronous iterator"}
 
@@ -54,6 +54,12 @@ PAGES = (
         ("events.Event", "events"),
     ),
     Page(
+        "event-types",
+        "Event types",
+        "These are the classes of a program's events, their versions, and how older data becomes newer data.",
+        ("event_types",),
+    ),
+    Page(
         "patterns",
         "Patterns and filters",
         "A filter says which events of its namespaces a subscription takes.",
@@ -84,6 +90,12 @@ PAGES = (
         ("stores.event_store.EventStore", "stores.jetstream", "stores.memory", "stores.base.Follower", "stores"),
     ),
     Page(
+        "repository",
+        "Repositories",
+        "A repository makes the states of actors of their events, and lets functions decide on them.",
+        ("sourcing.repository.Repository", "sourcing.repository", "sourcing.scenario"),
+    ),
+    Page(
         "doctor",
         "The doctor",
         "The doctor looks at a server and at what a bus and a store need of it.",
@@ -96,6 +108,15 @@ PAGES = (
         (
             "stores.event_store.Consumer",
             *(f"stores.consumers{name}" for name in (".delivery", ".consumption", ".runner", "")),
+        ),
+    ),
+    Page(
+        "projections",
+        "Projections",
+        "A projection makes rows in a database of yours of the events of a store, each of which takes effect once.",
+        (
+            *(f"stores.projections.{name}" for name in ("projection", "sqlite", "dbapi", "checkpoints", "base")),
+            "stores.projections",
         ),
     ),
     Page(
@@ -124,10 +145,22 @@ PAGES = (
         ("_runtime", "_version"),
     ),
     Page(
+        "eventsourcing",
+        "The package eventsourcing",
+        "`aether_sync.contrib.eventsourcing` has these names; it needs the extra `eventsourcing`.",
+        ("contrib.eventsourcing._factory", "contrib.eventsourcing._datastore", "contrib.eventsourcing"),
+    ),
+    Page(
         "prometheus",
         "Prometheus",
         "`aether_sync.contrib.prometheus` has these names; it needs the extra `prometheus`.",
         ("contrib.prometheus._registration.register", "contrib.prometheus._http", "contrib.prometheus"),
+    ),
+    Page(
+        "opentelemetry",
+        "OpenTelemetry",
+        "`aether_sync.contrib.opentelemetry` has this name; it needs the extra `opentelemetry`.",
+        ("contrib.opentelemetry",),
     ),
 )
 

@@ -1,0 +1,1 @@
+"""Projections: rows in the user's database, made of events, each of which takes effect there exactly once."""

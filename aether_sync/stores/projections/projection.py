@@ -1,0 +1,591 @@
+"""``Projection``: what ``store.project()`` returns."""
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
+from threading import current_thread
+from typing import TypeVar, cast
+
+from ..._arguments import check_callback, check_choice, check_count, is_of
+from ..._runtime.again import again
+from ..._runtime.closing import Startable
+from ..._runtime.deadline import Deadline
+from ..._runtime.exit import before_threads_end, is_ending, mind_the_exit
+from ..._runtime.fork import ForkAware, fork_aware
+from ..._runtime.locks import outside_locks
+from ..._runtime.registry import WeakRegistry
+from ..._runtime.reporter import Details, Kind, Reporter, last_words
+from ..._values.shown import explained, short
+from ...errors import (
+    AetherError,
+    DeadlineExceededError,
+    InvalidOptionError,
+    ProjectionError,
+    ProjectionStoppedError,
+    ProjectionUnavailableError,
+    StoreClosedError,
+    WrongThreadError,
+)
+from ...health import Health
+from ...metrics import CloseReport
+from ...patterns import SubscriptionFilter
+from .._checks import check_version
+from ..base import Follower
+from ..event_store import EventStore
+from .applying import OnError, RefusedError, Settings, apply_all, explain
+from .base import Apply, Database, Link
+from .checkpoints import Checkpoint, Identity, SetAside, list_set_aside, lock, read, remove_set_aside
+from .progress import Progress
+from .projector import Projector, State
+from .rebuilding import check_tables, rebuild
+
+__all__ = ["OnError", "Projection", "close_projections", "make_projection"]
+
+T = TypeVar("T")
+
+_AT_EXIT = 5.0  # seconds for the projections that nobody has closed
+_SOON = 0.05  # seconds within which most events are projected
+_FIRST_LOOK, _LONGEST_LOOK = 0.01, 0.25  # seconds between two questions to the database by who waits
+_PAGE = 1_000  # events that are asked for at once
+_LARGEST_BATCH = 100_000  # events: all of a batch are in memory
+_LONGEST_NAME = 200  # characters: every database has room for as many in a key
+
+#: What becomes of an event that cannot be applied, by its word.
+_ON_ERROR: dict[str, OnError] = {"stop": "stop", "set_aside": "set_aside"}
+
+
+class Projection(Startable, ForkAware):
+    """Rows in a database of yours, made of the events of a store. ``store.project()`` makes one; then start it.
+
+    Events are applied in the order of the store, in batches. The rows that your function writes and the checkpoint are
+    committed in one transaction, so each event takes effect exactly once, whatever is killed when. Of all instances of
+    one name, in any processes, one is active; the others stand by, and take over a few seconds after it has died, or at
+    once after it was closed.
+
+    Any thread may call any method. After a fork the projection is not started in the child, and can be started there.
+    """
+
+    def __init__(self, store: EventStore, settings: Settings, reporter: Reporter) -> None:
+        self._store = store
+        self._settings = settings
+        self._reporter = reporter
+        self._closed = False
+        self._begin_anew()
+        fork_aware.add(self)
+        _projections.add(self)
+
+    def _begin_anew(self) -> None:
+        self._progress = Progress()
+        self._projectors: list[Projector] = []  # at most one; its first one counts
+        self._links: list[Link] = []  # for questions: taken out while it is used; at most one stays
+        self._rebuilding: WeakRegistry[Follower] = WeakRegistry()  # those of rebuilds
+        self._may_look = [True]  # taken out by the one thread that asks the database for all that wait
+
+    # -- what it is
+
+    @property
+    def name(self) -> str:
+        """Its name, by which all its instances know each other."""
+        return self._settings.name
+
+    @property
+    def sequence(self) -> int:
+        """The sequence up to which every event has taken effect, or does not concern it.
+
+        If this instance is not the active one, the database is asked.
+
+        Raises:
+            ProjectionUnavailableError: The database cannot be asked.
+        """
+        if not self.is_active:
+            checkpoint = self._ask()
+            return 0 if checkpoint is None else checkpoint.place.sequence
+        return self._progress.sequence
+
+    @property
+    def lag(self) -> int:
+        """How far it is behind the store, in events of all actors and types; 0 if it is up to date.
+
+        The store is asked, and if this instance is not the active one, the database.
+
+        Raises:
+            ProjectionUnavailableError: The database cannot be asked. Also the errors of ``store.last_sequence()``.
+        """
+        return max(0, self._store.last_sequence() - self.sequence)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether this instance is the one that applies events."""
+        projector = self._projector
+        return projector is not None and projector.state is State.ACTIVE
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called, or the store was closed."""
+        return self._closed
+
+    @property
+    def _projector(self) -> Projector | None:
+        try:
+            return self._projectors[0]
+        except IndexError:
+            return None
+
+    # -- its life
+
+    def start(self, timeout: float | None = 5.0) -> None:
+        """Begin, on a thread of its own: stand by, or apply events. It does nothing if that thread runs already.
+
+        The tables of checkpoints are made if they are not there. A projection that has stopped is begun again.
+
+        Args:
+            timeout: Seconds to reach the database and the store; None waits for ever. Then the projection is checked,
+                and goes on by itself: it tries again whenever one of them is away.
+
+        Raises:
+            ProjectionMismatchError: The database has a projection of this name which is of another stream, or has other
+                filters.
+            StreamRegressionError: The stream was restored, made anew, or is another one.
+            ProjectionStoppedError: Its rows are doubtful; the error says why, and what to do.
+            ProjectionUnavailableError: The database or the store was not reached in time. Nothing has begun.
+            StoreClosedError: It or its store is closed, or the process is about to end.
+        """
+        deadline = Deadline(timeout)
+        self._refuse_if_closed()
+        mind_the_exit()
+        own = Projector(self._store, self._settings, self._progress, self._reporter, self)
+        while True:
+            there = self._projector
+            if there is None:
+                self._projectors.append(own)  # accepted race: two threads append, and both start the first of them
+            elif there.state in (State.STOPPED, State.CLOSED):
+                with suppress(ValueError):
+                    self._projectors.remove(there)
+            else:
+                break
+        projector = self._projectors[0]
+        try:
+            if projector is own:
+                projector.start()
+            if self._closed or is_ending():
+                projector.let_end()
+            projector.begun.wait(deadline)
+        except DeadlineExceededError:
+            if projector is own:
+                self._drop(projector)
+            trouble = f": {projector.trouble}" if projector.trouble else ""
+            raise ProjectionUnavailableError(f"{self!r} has not begun within {deadline}{trouble}") from None
+        except BaseException:
+            if projector is own:
+                self._drop(projector)
+            raise
+        self._refuse_if_closed()
+
+    def _drop(self, projector: Projector) -> None:
+        projector.let_end()
+        with suppress(ValueError):
+            self._projectors.remove(projector)
+
+    def close(self, timeout: float | None = 5.0) -> CloseReport:
+        """Apply no more events; the batch that is being applied is finished. Another instance may go on at once.
+
+        Closing the store does this, too. ``apply`` may call it: then its batch is not waited for.
+
+        Args:
+            timeout: Seconds for the batch; None waits for ever. One that takes longer is left behind: it is committed,
+                or rolled back, as a whole.
+
+        Returns:
+            What was left undone. It is true if nothing was.
+        """
+        deadline = Deadline(timeout)
+        is_left = self._end(deadline)
+        self._reporter.flush(last_words(deadline))
+        return CloseReport(handlers_left=int(is_left), timed_out=is_left)
+
+    def _end(self, deadline: Deadline) -> bool:
+        """As :meth:`close`; returns whether the batch is left behind."""
+        self._let_end()
+        while self._links:
+            with suppress(Exception):  # another thread has taken it; or it is lost
+                self._links.pop().close()
+        projector = self._projector
+        if projector is None or projector.thread is current_thread() or projector.thread.ident is None:
+            return False
+        with outside_locks():
+            projector.thread.join(deadline.for_lock())
+        is_left = projector.thread.is_alive()
+        if is_left:
+            text = "closing projection %r leaves apply() behind, on %s"
+            details = Details(projection=self.name)
+            self._reporter.warning(Kind.HANDLERS_LEFT, text, self.name, projector.thread.name, **details)
+        return is_left
+
+    def _let_end(self) -> None:
+        self._closed = True
+        for projector in list(self._projectors):
+            projector.let_end()
+        for follower in self._rebuilding:
+            follower.close()
+        self._progress.changed.wake_all()
+
+    def _after_fork(self) -> None:
+        links = [*self._links, *(projector.disown() for projector in self._projectors)]
+        _of_parents.extend(link for link in links if link is not None)
+        self._begin_anew()
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed or self._store.closed:
+            raise StoreClosedError(f"{self!r} is closed: make a new one, of an open store")
+
+    # -- waiting for it
+
+    def wait_for(self, sequence: int, timeout: float | None = 5.0) -> None:
+        """Wait until an event, and all before it, have taken effect: what you have written can then be read.
+
+        It returns at once if the event does not concern the projection and all before it have taken effect. Any
+        process may call it, whether or not the projection is started there. Where the active instance is, it is told.
+        Elsewhere it asks the database, first after 10 ms, and then less and less often, up to 4 times a second.
+
+        Args:
+            sequence: The event's ``StoredEvent.sequence``, which saving it has returned.
+            timeout: Seconds; None waits for ever.
+
+        Raises:
+            DeadlineExceededError: It is not so far yet.
+            ProjectionStoppedError: The projection has stopped before that event; the error says why. The same of
+                ``StreamRegressionError`` and ``ProjectionMismatchError``.
+            WrongThreadError: It is called by ``apply``, which would wait for itself.
+            StoreClosedError: It or its store is closed.
+        """
+        sequence = check_version("sequence", sequence)
+        deadline = Deadline(timeout)
+        self._refuse_if_closed()
+        if max(0, self._progress.sequence) >= sequence:
+            return
+        projector = self._projector
+        if projector is not None and projector.thread is current_thread():
+            raise WrongThreadError(f"apply() of projection {short(self.name)} must not wait for the projection itself")
+        if self._await(sequence, Deadline(min(_SOON, deadline.remaining()))):
+            return
+        if not self._settings.wanted.is_empty:
+            with suppress(AetherError):  # the store may be away; then the projection itself tells
+                sequence = self._last_wanted(sequence, deadline)
+        if not self._await(sequence, deadline):
+            here, trouble = self._progress.sequence, "" if projector is None else projector.trouble
+            raise DeadlineExceededError(
+                f"projection {short(self.name)} is at sequence {max(0, here)}, and not at {sequence} within {deadline}"
+                f"{f': {trouble}' if trouble else ''}"
+            )
+
+    def _last_wanted(self, sequence: int, deadline: Deadline) -> int:
+        """Return the sequence of the last event up to one that concerns the projection, and has not taken effect."""
+        here, wanted = max(0, self._progress.sequence), self._settings.wanted
+        page = self._store.read_all(
+            here,
+            until=sequence,
+            limit=_PAGE,
+            actors=wanted.actor_pattern or None,
+            event_types=wanted.event_types,
+            timeout=deadline.timeout_left(),
+        )
+        return sequence if len(page) == _PAGE else page[-1].sequence if page else here
+
+    def _await(self, sequence: int, deadline: Deadline) -> bool:
+        """Wait until the projection is so far; False if the deadline came first."""
+        progress = self._progress
+        pause = _FIRST_LOOK
+        while True:
+            self._refuse_if_closed()
+            if progress.sequence >= sequence:
+                return True
+            if self.is_active:
+                progress.changed.wait(lambda: not self.is_active or progress.sequence >= sequence, deadline)
+            elif self._looks(sequence):
+                return True
+            else:
+                progress.changed.wait(
+                    lambda: self._closed or self.is_active or progress.sequence >= sequence,
+                    Deadline(min(pause, deadline.remaining())),
+                )
+                pause = min(_LONGEST_LOOK, pause * 1.5)
+            if not deadline.remaining():
+                return progress.sequence >= sequence
+
+    def _looks(self, sequence: int) -> bool:
+        """Ask the database, unless another thread is asking; return whether the projection is so far."""
+        try:
+            self._may_look.pop()
+        except IndexError:
+            return False
+        try:
+            checkpoint = self._ask()
+        except ProjectionUnavailableError:
+            return False
+        finally:
+            self._may_look.append(True)
+        if checkpoint is None:
+            return False
+        self._progress.tell(checkpoint.place.sequence)
+        if checkpoint.place.sequence >= sequence:
+            return True
+        projector = self._projector
+        if projector is not None and projector.failure is not None and not checkpoint.owner:
+            raise again(projector.failure)
+        is_about_to_try = projector is not None and projector.failure is None
+        if checkpoint.stopped and not is_about_to_try:
+            raise ProjectionStoppedError(checkpoint.reason, checkpoint.stopped_at)
+        return False
+
+    # -- asking the database
+
+    def _ask(self) -> Checkpoint | None:
+        """Return the row of the projection; None if there is none yet."""
+        try:
+            return self._with_link(partial(read, name=self.name))
+        except ProjectionUnavailableError:
+            raise
+        except ProjectionError:
+            return None  # there is no table yet
+
+    def _with_link(self, work: Callable[[Link], T]) -> T:
+        """Do something with a connection for questions; errors of the database become those of this library."""
+        database = self._settings.database
+        link = None
+        try:
+            link = self._links.pop() if self._links else database.connect()
+            found = work(link)
+        except Exception as error:
+            if link is not None:
+                with suppress(Exception):
+                    link.close()
+            if isinstance(error, AetherError):
+                raise
+            kind = ProjectionUnavailableError if database.is_passing(error) else ProjectionError
+            raise kind(
+                f"{database} could not be asked for projection {short(self.name)}: {explained(error)}"
+            ) from error
+        self._links.append(link)
+        while len(self._links) > 1 or (self._closed and self._links):
+            with suppress(Exception):
+                self._links.pop().close()
+        return found
+
+    # -- events that were set aside
+
+    def set_aside(self) -> list[SetAside]:
+        """Return the events that were set aside, in the order of the store.
+
+        Raises:
+            ProjectionError: The database cannot be asked.
+        """
+        self._refuse_if_closed()
+        return self._with_link(partial(list_set_aside, name=self.name))
+
+    def apply_again(self, sequence: int | None = None) -> int:
+        """Apply events that were set aside, in the order of the store; each in a transaction, and no more set aside.
+
+        They are read from the store once more, and applied after events that came later, which ``apply`` has to bear.
+
+        Args:
+            sequence: That of the only one to apply; None for all.
+
+        Returns:
+            How many were applied.
+
+        Raises:
+            ProjectionStoppedError: One of them cannot be applied. It stays where it is, with those after it.
+            ProjectionError: The database cannot be asked.
+            MalformedRecordError: One of them is not an event.
+        """
+        if sequence is not None:
+            sequence = check_version("sequence", sequence, 1)
+        waiting = [one.sequence for one in self.set_aside() if sequence in (None, one.sequence)]
+        return sum(self._with_link(partial(self._apply_again, sequence=place)) for place in waiting)
+
+    def _apply_again(self, link: Link, sequence: int) -> bool:
+        (found,) = self._store.read_all(sequence - 1, until=sequence, limit=1) or (None,)
+        if found is None:
+            raise ProjectionStoppedError(f"the store has no event {sequence} any more, which was set aside", sequence)
+        link.begin()
+        try:
+            if lock(link, self.name) is None or not remove_set_aside(link, self.name, sequence):
+                link.rollback()
+                return False
+            apply_all(link, self._settings, [found])
+            link.commit()
+        except RefusedError as refused:
+            with suppress(Exception):
+                link.rollback()
+            if not isinstance(refused.error, Exception):
+                raise refused.error from None
+            what = f"event {sequence}, which was set aside, cannot be applied: {explain(refused.error)}"
+            raise ProjectionStoppedError(what, sequence, found.event.id) from refused.error
+        except BaseException:
+            with suppress(Exception):
+                link.rollback()
+            raise
+        return True
+
+    # -- building it anew
+
+    def rebuild(self, tables: Iterable[str], *, progress: Callable[[int, int], object] | None = None) -> None:
+        """Build the rows anew from all events, beside those that are there, and exchange them at the end.
+
+        Do this after a change of ``apply`` or of the filters, or when the stream was restored. It runs on the calling
+        thread, and may take long. Meanwhile the projection, if it is started anywhere, goes on with the old rows, and
+        everybody sees those. At the end they are exchanged, and the checkpoint is set, in one transaction; while that
+        runs, the projection waits. If this is interrupted or fails, all is as it was, and it can be begun again.
+
+        The new rows are made in temporary tables of the same names, on a connection of its own. So ``apply`` must name
+        its tables without a schema, and may read other tables, but not write them: both are refused. Triggers are
+        called at the exchange only. Events that were set aside are tried again. Other instances that have other filters
+        stop with ``ProjectionMismatchError``.
+
+        Args:
+            tables: The tables that ``apply`` writes. One that refers to another one comes after that.
+            progress: Called now and then with the sequence up to which events are applied, and the last one that there
+                was at the begin.
+
+        Raises:
+            UnsupportedError: The database is neither SQLite nor PostgreSQL; the error says what to do instead.
+            InvalidOptionError: One of the tables is not there, or cannot be rebuilt.
+            ProjectionStoppedError: An event cannot be applied.
+            ProjectionError: The database has failed.
+            StoreClosedError: The projection or its store is closed, perhaps meanwhile.
+        """
+        names = check_tables(tables)
+        report = progress if progress is not None else _report_nothing
+        check_callback("progress", report, "how far it is", "the end")
+        self._refuse_if_closed()
+        place = rebuild(self._store, self._settings, names, report, self._note_rebuild)
+        self._progress.tell(place.sequence)
+
+    def _note_rebuild(self, follower: Follower) -> None:
+        self._rebuilding.add(follower)
+        if self._closed:  # just now
+            follower.close()
+
+    # -- how it is
+
+    def health(self, *, timeout: float | None = 0.5) -> Health:
+        """Return whether the projection can do its work now, and if not, why. It raises nothing.
+
+        It is ok while it is active or stands by, and neither its database nor its store makes trouble. It is alive
+        until it stops at an event or for another reason that does not pass, or is closed.
+
+        Args:
+            timeout: Seconds for the question to the store how far it is; 0 asks nothing. None waits for ever. The
+                database is not asked.
+
+        Returns:
+            With ``numbers``: ``is_active`` (1 or 0), ``sequence`` (as far as it is known here), and ``lag``, if the
+            store was asked.
+        """
+        deadline = Deadline(timeout)
+        about, projector = f"projection {short(self.name)}", self._projector
+        if self._closed:
+            return Health(about=about, reasons=(f"{about} is closed",), alive=False)
+        if projector is None:
+            return Health(about=about, reasons=(f"{about} is not started",))
+        if projector.failure is not None:
+            return Health(about=about, reasons=(f"{about} has stopped: {projector.failure}",), alive=False)
+        reasons = [f"{about} tries again: {projector.trouble}"] if projector.trouble else []
+        if projector.state is State.STARTING:
+            reasons.append(f"{about} has not begun yet")
+        here = max(0, self._progress.sequence)
+        numbers: dict[str, float] = {"is_active": int(self.is_active), "sequence": here}
+        store = self._store.health(timeout=deadline.timeout_left())
+        if "last_sequence" in store.numbers:
+            numbers["lag"] = max(0.0, store.numbers["last_sequence"] - here)
+        return Health.of(about, reasons, numbers=numbers, parts=(store,))
+
+    def __repr__(self) -> str:
+        projector = self._projector
+        state = "closed" if self._closed else "not started" if projector is None else projector.state.value
+        return f"<Projection {short(self.name)} {state}>"
+
+
+_projections: WeakRegistry[Projection] = WeakRegistry()
+
+#: Connections of parent processes: closing one in the child would end it for the parent, so they are kept.
+_of_parents: list[Link] = []
+
+
+def _report_nothing(done: int, total: int) -> None:
+    """Take the progress of a rebuild that nobody wants to see."""
+
+
+def make_projection(
+    store: EventStore,
+    reporter: Reporter,
+    stream: str,
+    *,
+    name: object,
+    apply: Apply,
+    into: object,
+    wanted: SubscriptionFilter,
+    batch: object,
+    on_error: object,
+) -> Projection:
+    """Check what ``store.project()`` was given, and return the projection; nothing is asked or written.
+
+    Args:
+        store: Where events come from.
+        reporter: Logs for the store.
+        stream: What the store calls the stream of its events.
+        name: The name.
+        apply: The user's function.
+        into: The database.
+        wanted: Which events it wants.
+        batch: How many events are applied in one transaction.
+        on_error: What becomes of an event that cannot be applied.
+
+    Raises:
+        InvalidOptionError: One of them is wrong.
+    """
+    check_callback("apply", apply, "the database", "the StoredEvent")
+    settings = Settings(
+        name=_checked_name(name),
+        apply=apply,
+        database=_checked_database(into),
+        wanted=wanted,
+        identity=Identity.of(stream, wanted),
+        batch=check_count("batch", batch, _LARGEST_BATCH),
+        on_error=check_choice("on_error", on_error, _ON_ERROR),
+    )
+    return Projection(store, settings, reporter)
+
+
+def _checked_name(name: object) -> str:
+    """Return the name of a projection as a plain str, or raise."""
+    text = str.__str__(name) if is_of(name, str) else ""
+    if not 0 < len(text) <= _LONGEST_NAME or not text.isprintable():
+        raise InvalidOptionError(
+            f"the name of a projection is a str of 1 to {_LONGEST_NAME} printable characters, not {short(name)}"
+        )
+    return text
+
+
+def _checked_database(into: object) -> Database:
+    """Return where a projection goes, or raise if that is no database."""
+    kind = type(into)
+    if not (callable(getattr(kind, "connect", None)) and callable(getattr(kind, "is_passing", None))):
+        raise InvalidOptionError(
+            f"into must be a database, such as SQLite('read.db') or DBAPI(connect), not {short(into)}"
+        )
+    return cast(Database, into)
+
+
+def close_projections(projections: Iterable[Projection], deadline: Deadline) -> int:
+    """Close all of them within one deadline; return how many batches are left behind."""
+    closing = list(projections)
+    for one in closing:
+        one._let_end()
+    return sum(one._end(deadline) for one in closing)
+
+
+@before_threads_end
+def _end_projecting() -> None:
+    """Close all projections when the main thread has ended, so that their batches can be finished."""
+    close_projections(_projections, Deadline(_AT_EXIT))

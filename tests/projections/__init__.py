@@ -1,0 +1,1 @@
+"""Projections: promises on both stores and both databases; standbys, faults, forks, the end of a process."""
