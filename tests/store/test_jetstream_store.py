@@ -149,4 +149,10 @@ class TestTyped(OnAServer, contract.Typed):
             assert type(way(make_store())[0]) is Event
 
 
+class TestTypedConsumers(contract.TypedConsumers):
+    @pytest.fixture
+    def store(self, make_store: MakeStore) -> JetStreamEventStore:
+        return make_store(types=typed())
+
+
 class TestUntyped(OnAServer, contract.Untyped): ...

@@ -24,6 +24,7 @@ from .saving_again import SavingAgain
 from .saving_together import SavingTogether
 from .snapshots import SnapshotHistory, Snapshots
 from .telling import Telling
+from .typed_consumers import TypedConsumers
 from .types import WAYS, Typed, Untyped
 from .versions import CachedVersions
 
@@ -54,6 +55,7 @@ __all__ = [
     "Snapshots",
     "Telling",
     "Typed",
+    "TypedConsumers",
     "Untyped",
     "WAYS",
     "WaitingForConsumers",
