@@ -390,4 +390,4 @@ class TestWaitingForIt:
     def test_nobody_is_waited_for(self, store: JetStreamEventStore) -> None:
         store.start()
         with pytest.raises(StoreError, match="there is no consumer 'c'"):
-            store.consumer("c").wait_for(1, timeout=0.2 * UNIT)
+            store.consumer("c").wait_for(1, timeout=PATIENCE)
