@@ -80,7 +80,6 @@ from .stores.base import (
     ANY_VERSION,
     NO_EVENTS,
     AnyVersion,
-    EventStore,
     Follower,
     LoadedActor,
     MalformedRecord,
@@ -88,15 +87,14 @@ from .stores.base import (
     Snapshot,
     StoredEvent,
 )
-from .stores.consumers.consumer import Consumer
+from .stores.consumers.base import ConsumerState, DeadLetter
 from .stores.consumers.consumption import Consumption
-from .stores.consumers.dead_letters import DeadLetter
 from .stores.consumers.delivery import Delivery
-from .stores.consumers.durable import ConsumerState
 from .stores.consumers.handlers import Handler
 from .stores.consumers.runner import Runner
 from .stores.doctor.diagnosis import diagnose
 from .stores.doctor.findings import Finding
+from .stores.event_store import Consumer, EventStore
 from .stores.jetstream import JetStreamEventStore
 from .stores.memory import InMemoryEventStore
 from .stores.projections.base import Database, Link

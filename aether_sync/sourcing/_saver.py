@@ -19,7 +19,8 @@ from .._runtime.threads import NoThreadError, make_thread, start
 from .._values.clock import monotonic
 from .._values.shown import explained
 from ..errors import AetherError, StoreClosedError
-from ..stores.base import EventStore, Snapshot
+from ..stores.base import Snapshot
+from ..stores.event_store import EventStore
 
 __all__ = ["SnapshotSaver"]
 

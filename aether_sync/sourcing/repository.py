@@ -20,7 +20,8 @@ from ..errors import AetherError, InvalidOptionError, UnknownOutcomeError, Versi
 from ..events import Event
 from ..metrics import CloseReport
 from ..stores._checks import check_actor_id, check_version
-from ..stores.base import EventStore, Snapshot, StoredEvent
+from ..stores.base import Snapshot, StoredEvent
+from ..stores.event_store import EventStore
 from ..stores.retrying import ConflictPauses
 from ._commands import Command, find_command
 from ._decisions import as_events, as_read, by_actor, check_command_id, check_decision, values_of

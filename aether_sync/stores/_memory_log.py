@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from time import time_ns
 from typing import NamedTuple, Self
 
 from .._arguments import check_count, check_flag
@@ -32,6 +33,7 @@ __all__ = ["Log", "LogFollower", "fresh", "off_the_wire", "stats_of_followers"]
 class _Record(NamedTuple):
     stored: StoredEvent
     place: int  # among the events of its actor
+    moment: int  # when it was stored, in nanoseconds since 1970
 
 
 class Log:
@@ -66,19 +68,19 @@ class Log:
         last = first + len(events) - 1
         batch = first if len(events) > 1 else 0
         places: dict[str, int] = {}
-        records = []
+        records, moment = [], time_ns()
         for sequence, event in enumerate(events, first):
             place = places.get(event.actor_id)
             if place is None:
                 place = len(self.history(event.actor_id))
             places[event.actor_id] = place + 1
-            records.append(_Record(StoredEvent(event, sequence, False, sequence == last, batch), place))
+            records.append(_Record(StoredEvent(event, sequence, False, sequence == last, batch), place, moment))
         return records
 
     def end(self) -> int:
         """Complete the lists, and return the last sequence."""
         while (save := self._saves.get(len(self._events) + 1)) is not None:
-            for stored, place in save:
+            for stored, place, _ in save:
                 self._by_actor.setdefault(stored.event.actor_id, [])[place : place + 1] = (stored,)
             start = save[0].stored.sequence - 1
             self._events[start : start + len(save)] = [record.stored for record in save]
@@ -114,6 +116,10 @@ class Log:
         return [history[-1] for history in self._by_actor.values()]
 
     # -- without the lock
+
+    def moment_of(self, sequence: int) -> int:
+        """Return when one of the first :attr:`size` events was stored, in nanoseconds since 1970."""
+        return self._saves[self[sequence].batch or sequence][0].moment
 
     @property
     def size(self) -> int:

@@ -2,9 +2,9 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Never, Self, Unpack
+from typing import Literal, NamedTuple, Never, Self, Unpack
 
-from .._arguments import check_count, is_of
+from .._arguments import as_whole, check_count, check_seconds, is_of
 from .._runtime.closing import Closeable
 from .._runtime.deadline import Deadline
 from .._runtime.registry import WeakRegistry
@@ -24,16 +24,21 @@ from ..instrumentation import Operation, observers, sending
 from ..metrics import CloseReport, StoreMetrics
 from ..patterns import SubscriptionFilter, check_namespace
 from ._checks import check_actor_id, check_events, check_order, check_version, check_wanted, latest_of
+from ._jetstream.names import escaped_consumer
 from ._measuring import StoreCounts, measured
 from ._noticing import written
 from ._wanted import Wanted
-from .base import ANY_VERSION, AnyVersion, EventStore, LoadedActor, Snapshot, StoredEvent
+from .base import ANY_VERSION, AnyVersion, LoadedActor, Snapshot, StoredEvent
+from .consumers.base import ConsumerSettings, ConsumerState
+from .consumers.context import ConsumerContext
+from .event_store import Consumer, EventStore
 from .projections.applying import OnError
 from .projections.base import Apply, Database
 from .projections.projection import Projection, make_projection
 
 __all__ = ["StoreBase", "lasting_store_metrics"]
 
+_SHORTEST_ACK_WAIT = 0.001  # seconds: four times within it a server is told that work goes on
 _BURSTS_KEPT = 1_000  # actors of whose snapshots it is known when it was logged last that they are ignored
 
 
@@ -254,6 +259,39 @@ class StoreBase(Closeable, EventStore):
             details: Details = {**self._logged, "actor": snapshot.actor_id}
             self._reporter.info(Kind.SNAPSHOT_IGNORED, text, *about, **details)
 
+    # -- consuming
+
+    def consumer(
+        self,
+        name: str,
+        *,
+        actors: str | None = None,
+        event_types: Iterable[str | type] = (),
+        start: Literal["first", "new"] | int = "first",
+        ack_wait: float = 30.0,
+        max_deliver: int = 5,
+        max_ack_pending: int = 10_000,
+    ) -> Consumer:
+        self._refuse_if_closed()
+        settings = ConsumerSettings(
+            name=escaped_consumer(name),
+            wanted=check_wanted("actors", actors, event_types, self._types),
+            start=_checked_start(start),
+            ack_wait=check_seconds("ack_wait", ack_wait, _SHORTEST_ACK_WAIT),
+            max_deliver=check_count("max_deliver", max_deliver),
+            max_ack_pending=check_count("max_ack_pending", max_ack_pending),
+        )
+        return Consumer(str.__str__(name), settings, self, self._open_consumers)
+
+    @abstractmethod
+    def _open_consumers(self) -> ConsumerContext:
+        """Refuse if the store is closed, and return what its consumers share."""
+
+    @measured
+    def consumers(self, *, timeout: float | None = 5.0) -> list[ConsumerState]:
+        deadline = self._deadline(timeout)
+        return self._open_consumers().backend.states(deadline)
+
     # -- projecting
 
     def project(
@@ -373,6 +411,18 @@ class StoreBase(Closeable, EventStore):
     def __enter__(self) -> Self:
         self._refuse_if_closed()
         return self
+
+
+def _checked_start(start: object) -> int | None:
+    """Return the sequence after which a consumer begins; None for the end of the store."""
+    word = str.__str__(start) if is_of(start, str) else None
+    if word == "first":
+        return 0
+    if word == "new":
+        return None
+    if as_whole(start) is None:
+        raise InvalidOptionError(f'start must be "first", "new", or the sequence to begin after, not {short(start)}')
+    return check_version("start", start)
 
 
 def lasting_store_metrics(store: StoreBase) -> Callable[[], StoreMetrics]:

@@ -8,18 +8,17 @@ comes, the outcome is not guessed: the actor's last event is read from the leade
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Literal, Unpack
+from typing import Unpack
 
-from .._arguments import as_whole, check_count, check_flag, check_int, check_options, check_seconds, is_of
+from .._arguments import check_count, check_flag, check_int, check_options, is_of
 from .._bus.store_watch import check_apart
 from .._runtime.deadline import Deadline
 from .._runtime.fork import ForkAware, fork_aware
 from .._runtime.registry import WeakRegistry
 from .._runtime.reporter import last_words
-from .._values.shown import short
 from ..bus import EventBus
 from ..connection import OPTIONS, Connection, ConnectionOptions, adopt
-from ..errors import InvalidOptionError, VersionConflictError
+from ..errors import VersionConflictError
 from ..event_types import EventTypes
 from ..events import MAX_VERSION, Event
 from ..health import Health
@@ -45,14 +44,12 @@ from ._measuring import measured
 from ._store_base import StoreBase
 from ._wanted import Wanted
 from .base import AnyVersion, LoadedActor, Reading, Snapshot, StoredEvent
-from .consumers.consumer import Consumer
 from .consumers.context import ConsumerContext
-from .consumers.durable import ConsumerSettings, ConsumerState, list_states
+from .consumers.server_backend import ServerBackend
 from .projections.projection import close_projections
 
 __all__ = ["JetStreamEventStore"]
 
-_SHORTEST_ACK_WAIT = 0.001  # seconds: four times within it the server is told that work goes on
 _LAST = 0.1  # of the time to close, for the connection to send the last acknowledgements of handlers
 
 
@@ -149,7 +146,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
             self._reader,
             self._counts,
         )
-        self._consumers = ConsumerContext(self._parts)
+        self._consumers = ConsumerContext(ServerBackend(self._parts))
 
     def _forget(self, is_another: bool) -> None:
         """Forget what was read, as the stream may be another one now."""
@@ -371,73 +368,9 @@ class JetStreamEventStore(StoreBase, ForkAware):
 
     # -- consuming
 
-    def consumer(
-        self,
-        name: str,
-        *,
-        actors: str | None = None,
-        event_types: Iterable[str | type] = (),
-        start: Literal["first", "new"] | int = "first",
-        ack_wait: float = 30.0,
-        max_deliver: int = 5,
-        max_ack_pending: int = 10_000,
-    ) -> Consumer:
-        """Return a durable consumer, which shares the store's events out among all processes that use its name.
-
-        The server is not asked: the consumer is made, or joined, by :meth:`Consumer.iterate` and :meth:`Consumer.run`.
-        All processes must give the same arguments, but for ``start``; one that gives others is refused there. To look
-        at a consumer (``state``, ``wait_for``, ``dead_letters``, ``delete``), its name is enough.
-
-        Args:
-            name: The consumer's name.
-            actors: A pattern of actor ids, such as ``"order-*"``: only events of these; None for all.
-            event_types: Only events of these types, names or classes of ``types``; none means all types. A class also
-                stands for the names that it had before, and adding one is a change of this argument.
-            start: Where a new consumer begins: ``"first"``, with the first event of the store, so that nothing is
-                missed; ``"new"``, with what is stored from then on; or the sequence to begin after. A consumer that is
-                there goes on where it was, whatever this says: so processes may give different ones.
-            ack_wait: Seconds after which an event that is not acknowledged is delivered again. The default is the
-                server's, 30: it is how long the events of a process that was killed wait. Handlers may take longer:
-                a runner tells the server that work goes on. What waits in a process to be taken does not use it up,
-                and has three quarters of it left when it is taken.
-            max_deliver: How often an event is delivered before it becomes a dead letter, and how often a handler is
-                tried. 5 outlast a short failure of what a handler needs. The server notices that the last delivery
-                was in vain only when a process asks it for more.
-            max_ack_pending: How many events may be delivered and not acknowledged, in all processes together. Events
-                that wait for an earlier one of their actor count: 10,000, so that those of one actor whose handler
-                fails are seldom all of them.
-
-        Raises:
-            InvalidOptionError: An argument is wrong.
-            StoreClosedError: The store is closed.
-        """
-        self._refuse_if_closed()
-        settings = ConsumerSettings(
-            name=self._names.consumer(name),
-            wanted=check_wanted("actors", actors, event_types, self._types),
-            start=_checked_start(start),
-            ack_wait=check_seconds("ack_wait", ack_wait, _SHORTEST_ACK_WAIT),
-            max_deliver=check_count("max_deliver", max_deliver),
-            max_ack_pending=check_count("max_ack_pending", max_ack_pending),
-        )
-        return Consumer(str.__str__(name), settings, self, self._open_consumers)
-
     def _open_consumers(self) -> ConsumerContext:
-        """Refuse if the store is closed, and return what its consumers share."""
         self._refuse_if_closed()
         return self._consumers
-
-    @measured
-    def consumers(self, *, timeout: float | None = 5.0) -> list[ConsumerState]:
-        """Return how far each durable consumer is, sorted by name.
-
-        Args:
-            timeout: Seconds; None waits for ever.
-        """
-        deadline = self._deadline(timeout)
-        if not self._has_stream(deadline):
-            return []
-        return list_states(self._jetstream, self._names.stream, deadline)
 
     # -- what other nodes store
 
@@ -514,15 +447,3 @@ def _checked_range(actor_id: str, from_version: int, to_version: int | None) -> 
     first = check_version("from_version", from_version)
     last = None if to_version is None else check_version("to_version", to_version)
     return check_actor_id(actor_id), first, last
-
-
-def _checked_start(start: object) -> int | None:
-    """Return the sequence after which a consumer begins; None for the end of the store."""
-    word = str.__str__(start) if is_of(start, str) else None
-    if word == "first":
-        return 0
-    if word == "new":
-        return None
-    if as_whole(start) is None:
-        raise InvalidOptionError(f'start must be "first", "new", or the sequence to begin after, not {short(start)}')
-    return check_version("start", start)

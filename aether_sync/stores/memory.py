@@ -29,20 +29,19 @@ from ._checks import (
     replaces,
 )
 from ._measuring import measured
+from ._memory_consumers import MemoryBackend
 from ._memory_log import Log, LogFollower, fresh, off_the_wire, stats_of_followers
 from ._store_base import StoreBase
 from ._wanted import Wanted
 from .base import ANY_VERSION, AnyVersion, Follower, LoadedActor, Reading, Snapshot, StoredEvent
+from .consumers.context import ConsumerContext
 from .projections.projection import close_projections
 
 __all__ = ["InMemoryEventStore"]
 
-_CONSUMERS = "an in-memory store has no durable consumers; follow() it, or use a JetStreamEventStore"
 _SERVER = "an in-memory store has no server to connect to, and is ready at once"
 _NOT_HERE = {  # what a JetStreamEventStore has besides
     "connection": _SERVER,
-    "consumer": _CONSUMERS,
-    "consumers": _CONSUMERS,
     "start": _SERVER,
     "stream": _SERVER,
 }
@@ -52,11 +51,13 @@ _PAGE = 256  # events that iter_events() reads at once
 class InMemoryEventStore(StoreBase):
     """An event store in this process, for tests and demos: it ends with the process.
 
-    It gives the guarantees of ``JetStreamEventStore`` within one process, except that it has no durable consumers.
-    Readers get events as they come off the wire: an event is encoded and decoded once, tuples become lists, and nobody
-    is given the dict of the program that saved it. No call has to wait, so ``timeout`` only matters to followers.
+    It gives the guarantees of ``JetStreamEventStore`` within one process. Its consumers are durable as long as the
+    store: they end with it, and with the process. Readers get events as they come off the wire: an event is encoded and
+    decoded once, tuples become lists, and nobody is given the dict of the program that saved it. No call has to wait,
+    so ``timeout`` only matters to followers, and to those who wait for a consumer.
 
-    After a fork, the child has a store of its own, with the events that were stored before.
+    After a fork, the child has a store of its own, with the events that were stored before, and with its consumers,
+    each as far as it was: what is worked on in the parent is delivered there again when its ack wait is over.
 
     Args:
         bus: The bus on which an ``EventStored`` is published for each event; see :meth:`set_broadcaster`.
@@ -83,6 +84,8 @@ class InMemoryEventStore(StoreBase):
         weakref.finalize(self, self._reporter.end).atexit = False
         self._namespace, self._destination = namespace, namespace or ""
         self._log = Log()
+        self._backend = MemoryBackend(self._log, self._destination, self._reporter)
+        self._consumers = ConsumerContext(self._backend)
         self._snapshots: dict[str, tuple[Snapshot, ...]] = {}  # by actor, the latest last; guarded by the log's lock
         if bus is not None:
             self.set_broadcaster(bus, namespace)
@@ -106,7 +109,12 @@ class InMemoryEventStore(StoreBase):
                 raise VersionConflictError(actor_id, expected + 1, current)
             return numbered(copies, expected)
 
-        return self._store(number)
+        while True:
+            try:
+                return self._store(number)
+            except VersionConflictError:  # with ANY_VERSION: a signal handler has stored one since they were numbered
+                if expected is not ANY_VERSION:
+                    raise
 
     def _store(self, number: Callable[[], Sequence[Event]]) -> list[StoredEvent]:
         """Store events, all or none, with the versions that ``number`` gives them under the lock."""
@@ -287,6 +295,12 @@ class InMemoryEventStore(StoreBase):
             )
         return LogFollower(self._log, after, wanted, self._counts)
 
+    # -- consuming
+
+    def _open_consumers(self) -> ConsumerContext:
+        self._refuse_if_closed()
+        return self._consumers
+
     # -- other nodes
 
     def cached_version(self, actor_id: str) -> int | None:  # noqa: D102
@@ -325,19 +339,23 @@ class InMemoryEventStore(StoreBase):
     # -- its end
 
     def close(self, timeout: float | None = 5.0) -> CloseReport:
-        """End every iteration. Events that are being stored are stored first. Any thread may call it, repeatedly.
+        """End every iteration and every runner. Events that are being stored are stored first.
+
+        Any thread may call it, repeatedly.
 
         Args:
-            timeout: Seconds, for the batches of projections that are being applied, and for log handlers that are
-                still at work; nothing else takes time.
+            timeout: Seconds for the batches of projections that are being applied, for the handlers of runners, and for
+                log handlers that are still at work; nothing else takes time.
 
         Returns:
-            What was left undone. It is true if nothing was.
+            What was left undone: batches and handlers that still run.
         """
         deadline = Deadline(timeout)
         self._closed = True
         left = close_projections(self._projections, deadline)
         self._log.close()
+        self._backend.close()
+        left += self._consumers.close(deadline)
         self._reporter.close(last_words(deadline))
         return CloseReport(handlers_left=left, timed_out=left > 0)
 

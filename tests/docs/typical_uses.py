@@ -16,6 +16,7 @@ from aether_sync import (
     AetherError,
     CloseReport,
     Connection,
+    Consumer,
     ConsumerState,
     DeadLetter,
     Decided,
@@ -335,5 +336,15 @@ def bus_with_store(connection: Connection, store: JetStreamEventStore) -> None:
     assert_type(bus.try_publish("n", Event(event_type="X", actor_id="x")), bool)
 
 
-def without_consumers(store: InMemoryEventStore) -> None:
-    store.consumer("projector").run(print)  # type: ignore[attr-defined]  # told before it is run: it has no durable consumers
+def any_store(store: EventStore) -> None:
+    consumer = store.consumer("projector", event_types={"OrderPlaced"})
+    assert_type(consumer, Consumer)
+    assert_type(consumer.store, EventStore)
+    assert_type(consumer.drain(lambda one: one.ack()), int)
+    assert_type(store.consumers(), list[ConsumerState])
+
+
+def in_memory(store: InMemoryEventStore) -> None:
+    any_store(store)
+    assert_type(store.consumer("projector").run(print), Runner)
+    store.start()  # type: ignore[attr-defined]  # told before it is run: it has no server

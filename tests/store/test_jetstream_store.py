@@ -98,6 +98,39 @@ class TestSnapshotHistory(OnAServer, contract.SnapshotHistory):
         return make_store(snapshots_kept=3)
 
 
+class TestConsumerObjects(OnAServer, contract.ConsumerObjects): ...
+
+
+class TestDeadLetters(OnAServer, contract.DeadLetters): ...
+
+
+class TestDraining(OnAServer, contract.Draining): ...
+
+
+class TestEndingConsumptions(OnAServer, contract.EndingConsumptions): ...
+
+
+class TestEndingRunners(OnAServer, contract.EndingRunners): ...
+
+
+class TestFailingHandlers(OnAServer, contract.FailingHandlers): ...
+
+
+class TestHandlingInOrder(OnAServer, contract.HandlingInOrder): ...
+
+
+class TestMakingConsumers(OnAServer, contract.MakingConsumers): ...
+
+
+class TestSettling(OnAServer, contract.Settling): ...
+
+
+class TestSharingConsumers(OnAServer, contract.SharingConsumers): ...
+
+
+class TestWaitingForConsumers(OnAServer, contract.WaitingForConsumers): ...
+
+
 class TestSnapshots(OnAServer, contract.Snapshots): ...
 
 
@@ -114,6 +147,12 @@ class TestTyped(OnAServer, contract.Typed):
         for way in contract.WAYS.values():
             assert [one.value for one in way(make_store(types=typed()))][2:] == [Placed(3, "CHF"), Cancelled()]
             assert type(way(make_store())[0]) is Event
+
+
+class TestTypedConsumers(contract.TypedConsumers):
+    @pytest.fixture
+    def store(self, make_store: MakeStore) -> JetStreamEventStore:
+        return make_store(types=typed())
 
 
 class TestUntyped(OnAServer, contract.Untyped): ...

@@ -21,6 +21,7 @@ from ..programs.run import run
 from ..support.common import PATIENCE, eventually, first_of, run_threads
 from ..support.signals import INTERRUPTS, before, closing_another, hammer
 from ..support.stores import event, fill, take, versions
+from ..support.typed import typed
 
 is_posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="no signals and forks as of POSIX here")
 
@@ -79,6 +80,39 @@ class TestSnapshotHistory(InOneProcess, contract.SnapshotHistory):
             yield store
 
 
+class TestConsumerObjects(InOneProcess, contract.ConsumerObjects): ...
+
+
+class TestDeadLetters(InOneProcess, contract.DeadLetters): ...
+
+
+class TestDraining(InOneProcess, contract.Draining): ...
+
+
+class TestEndingConsumptions(InOneProcess, contract.EndingConsumptions): ...
+
+
+class TestEndingRunners(InOneProcess, contract.EndingRunners): ...
+
+
+class TestFailingHandlers(InOneProcess, contract.FailingHandlers): ...
+
+
+class TestHandlingInOrder(InOneProcess, contract.HandlingInOrder): ...
+
+
+class TestMakingConsumers(InOneProcess, contract.MakingConsumers): ...
+
+
+class TestSettling(InOneProcess, contract.Settling): ...
+
+
+class TestSharingConsumers(InOneProcess, contract.SharingConsumers): ...
+
+
+class TestWaitingForConsumers(InOneProcess, contract.WaitingForConsumers): ...
+
+
 class TestSnapshots(InOneProcess, contract.Snapshots): ...
 
 
@@ -89,6 +123,13 @@ class TestTyped(contract.Typed):
     @pytest.fixture
     def store(self, types: EventTypes) -> Iterator[InMemoryEventStore]:
         with InMemoryEventStore(types=types) as store:
+            yield store
+
+
+class TestTypedConsumers(contract.TypedConsumers):
+    @pytest.fixture
+    def store(self) -> Iterator[InMemoryEventStore]:
+        with InMemoryEventStore(types=typed()) as store:
             yield store
 
 

@@ -4,10 +4,11 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from aether_sync import Event, JetStreamEventStore
+from aether_sync import Consumption, Delivery, Event, JetStreamEventStore
 from aether_sync._runtime.deadline import Deadline
 from aether_sync.stores._jetstream.messages import Outgoing
-from aether_sync.stores.base import EventStore, Follower, StoredEvent
+from aether_sync.stores.base import Follower, StoredEvent
+from aether_sync.stores.event_store import EventStore
 
 from .common import PATIENCE, UNIT
 from .inside import jetstream_of, names_of
@@ -34,7 +35,7 @@ def versions(events: Iterable[Event]) -> list[int]:
     return [one.version for one in events]
 
 
-def save(store: JetStreamEventStore, count: int, actors: int = 10, **changes: Any) -> None:
+def save(store: EventStore, count: int, actors: int = 10, **changes: Any) -> None:
     """Store events 1 to count, of some actors in turn."""
     events = [
         Event(**{"event_type": "Done", "actor_id": f"a-{n % actors}", "version": n // actors + 1} | changes)
@@ -42,6 +43,15 @@ def save(store: JetStreamEventStore, count: int, actors: int = 10, **changes: An
     ]
     for begin in range(0, count, 1_000):
         store.save_events(events[begin : begin + 1_000], timeout=PATIENCE)
+
+
+def take_all(events: Consumption, count: int) -> list[Delivery]:
+    """Take and acknowledge so many."""
+    taken = []
+    for _ in range(count):
+        taken.append(events.get(timeout=PATIENCE))
+        taken[-1].ack()
+    return taken
 
 
 def put(store: JetStreamEventStore, data: bytes, *, actor_id: str = "a-bad", subject: str = "") -> int:

@@ -634,8 +634,8 @@ class TestWhatAnInMemoryStoreHasNot:
             getattr(store, name)
         assert not hasattr(store, name)
 
-    def test_consumers_are_among_it(self) -> None:
-        assert {"consumer", "consumers", "connection", "start", "stream"} == set(self.NOT_HERE)
+    def test_it_is_what_a_server_is_for(self) -> None:
+        assert {"connection", "start", "stream"} == set(self.NOT_HERE)
 
     def test_a_slip_of_the_pen_is_an_attribute_error(self) -> None:
         with pytest.raises(AttributeError, match="has no attribute 'sove_event'") as caught:

@@ -36,8 +36,9 @@ ROOMS: dict[str, list[str]] = {
         "counting", "index", "bounded", "readers", "queue", "routing", "recent_payloads", "incoming", "store_watch",
     ],
     "stores": [
-        "base", "retrying", "_checks", "_wanted", "_measuring", "_noticing", "projections", "_store_base",
-        "_memory_log", "memory", "_jetstream", "consumers", "jetstream", "admin", "doctor",
+        "base", "retrying", "_checks", "_wanted", "_measuring", "_noticing", "_memory_log", "_jetstream", "consumers",
+        "event_store", "projections", "_memory_queue", "_memory_consumers", "_store_base", "memory", "jetstream",
+        "admin", "doctor",
     ],
     "stores/_jetstream": [
         "names", "error_codes", "answers", "earlier", "messages", "tries", "listing", "api", "stream", "vitals",
@@ -45,8 +46,9 @@ ROOMS: dict[str, list[str]] = {
         "snapshots", "parts", "pull", "flow", "record_flow", "follower",
     ],
     "stores/consumers": [
-        "arrivals", "dead_letters", "durable", "ack_extender", "delivery", "handlers", "sources", "consumption",
-        "lanes", "runner", "context", "consumer",
+        "base", "delivery", "handlers", "consumption", "lanes", "runner", "context", "draining",
+        "arrivals",
+        "dead_letters", "durable", "ack_extender", "settling", "sources", "pulled", "server_backend",
     ],
     "stores/projections": [
         "base", "checkpoints", "chunks", "applying", "progress", "projector", "shadows", "rebuilding", "projection",

@@ -1,6 +1,7 @@
 """``Asking``: a thread that asks the server how far the registered consumers are, so that no scrape waits for it."""
 
 from ...errors import StoreClosedError
+from ...stores.event_store import EventStore
 from ...stores.jetstream import JetStreamEventStore
 from ._exporter import Exporter
 from ._ticker import Ticker
@@ -43,8 +44,9 @@ class Asking:
             store, answer = source.ref(), source.answer
             if store is None or answer is None:
                 continue
-            assert isinstance(store, JetStreamEventStore)
-            if self._only_connected and not store.connection.is_connected:
+            assert isinstance(store, EventStore)
+            is_away = isinstance(store, JetStreamEventStore) and not store.connection.is_connected
+            if self._only_connected and is_away:
                 answer.state = None
                 continue
             try:

@@ -18,7 +18,7 @@ from ..._runtime.reporter import Kind, Reporter
 from ..._values.shown import explained, short
 from ...errors import InvalidOptionError
 from ...metrics import OTHER_NAMESPACES
-from ...stores.consumers.durable import ConsumerState
+from ...stores.consumers.base import ConsumerState
 from . import _families as families
 from ._families import Series
 from ._reading import Numbers, Reading, named

@@ -11,7 +11,7 @@ from ...connection import Connection
 from ...metrics import Histogram, Metrics, RunnerMetrics, StoreMetrics
 from ...nats_bus import NATSEventBus
 from ...stores._store_base import StoreBase
-from ...stores.consumers.durable import ConsumerState
+from ...stores.consumers.base import ConsumerState
 from ...stores.consumers.runner import Runner
 from . import _families as families
 from ._families import Family, Series

@@ -18,8 +18,8 @@ from ...connection import Connection
 from ...errors import InvalidOptionError
 from ...nats_bus import NATSEventBus
 from ...stores._store_base import lasting_store_metrics
-from ...stores.consumers.consumer import Consumer
 from ...stores.consumers.runner import Runner, lasting_runner_metrics
+from ...stores.event_store import Consumer
 from ...stores.jetstream import JetStreamEventStore
 from ...stores.memory import InMemoryEventStore
 from ._collector import Collector
@@ -260,8 +260,7 @@ def _runner_source(runner: Runner, name: str) -> Source:
 
 def _consumer_source(consumer: Consumer, name: str) -> Source:
     store = consumer.store
-    assert isinstance(store, JetStreamEventStore)
-    answer, stream = Answer(consumer.name), store.stream
+    answer, stream = Answer(consumer.name), store.stream if isinstance(store, JetStreamEventStore) else ""
     return Source(
         (id(store), consumer.name),
         store,

@@ -13,7 +13,7 @@ from ..._values.shown import short
 from ...errors import InvalidNamespaceError, InvalidOptionError
 from ...patterns import actor_type, escape_token, unescape_token
 
-__all__ = ["Names"]
+__all__ = ["Names", "escaped_consumer"]
 
 _LONGEST_NAME = 200  # bytes of a stream's name: the server takes 255, and some streams have a suffix
 _LONGEST_SUBJECT = 2_048  # bytes: half of the longest line of the protocol
@@ -22,6 +22,18 @@ _PLAIN = re.compile(r"[!-$&-)+,\-/-=?-~]{1,500}")  # an id that is not escaped; 
 _PLAIN_CHARACTERS = bytes(code for code in range(128) if _PLAIN.fullmatch(chr(code)))
 _PLAIN_LENGTH = 500  # of an id, at most
 _MORE = re.compile(r"[/\\=~]")  # escaped in names: path separators, which a stream may not have, and our own separators
+
+
+def escaped_consumer(name: str) -> str:
+    """Return a consumer's name on the server.
+
+    Raises:
+        InvalidOptionError: It is not a name, or it is too long.
+    """
+    escaped = _escaped("the consumer's name", name, "mailer")
+    if len(escaped) > _LONGEST_NAME:
+        raise InvalidOptionError(f"the consumer's name is {len(escaped)} bytes long: at most {_LONGEST_NAME}")
+    return escaped
 
 
 def _escaped(what: str, name: object, such_as: str) -> str:
@@ -63,17 +75,6 @@ class Names:
         self._subjects: dict[str, str] = {}  # by actor id; two threads may both build one, of equal value
         self.snapshots = f"{self.stream}~snapshots"
         self.dead_letters = f"{self.stream}~dead-letters"
-
-    def consumer(self, name: str) -> str:
-        """Return a consumer's name on the server.
-
-        Raises:
-            InvalidOptionError: It is not a name, or it is too long.
-        """
-        escaped = _escaped("the consumer's name", name, "mailer")
-        if len(escaped) > _LONGEST_NAME:
-            raise InvalidOptionError(f"the consumer's name is {len(escaped)} bytes long: at most {_LONGEST_NAME}")
-        return escaped
 
     def dead_letter_subjects(self, consumer: str) -> list[str]:
         """Return the subjects of a consumer's dead letters: of the server's advisories, and our own.

@@ -10,12 +10,13 @@ from ...errors import AetherError, PermissionDeniedError
 from .._jetstream.messages import command
 from .._jetstream.pull import PullRequester, acknowledgements_of, place_of
 from .arrivals import Arrivals
+from .base import UNHANDLED
 
-__all__ = ["ACK", "AckExtender", "nak"]
+__all__ = ["ACK", "AckExtender", "IN_PROGRESS", "nak"]
 
 ACK = b"+ACK"
-_IN_PROGRESS = b"+WPI"
-_LOST = b"+TERM its last delivery (max_deliver is %d) was given back by a close, before its turn"
+IN_PROGRESS = b"+WPI"
+_LOST = b"+TERM %s"
 _TIMES = 4  # extensions within an ack wait
 _JUST_NOW = 0.05  # of an ack wait
 
@@ -101,7 +102,7 @@ class AckExtender:
         for reply in replies:
             word = nak(0)
             if self.max_deliver is not None and place_of(reply).attempt >= self.max_deliver:
-                word = _LOST % self.max_deliver
+                word = _LOST % (UNHANDLED % self.max_deliver).encode()
                 if self._is_first(reply):
                     self.lost.append(reply)
             words.setdefault(word, []).append(reply)
@@ -139,7 +140,7 @@ class AckExtender:
             if not self._requester.is_over:  # an exception has ended its close() early
                 self._requester.close()
             self.give_back()
-        self.send([*self.held, *self._arrivals.replies()], _IN_PROGRESS)
+        self.send([*self.held, *self._arrivals.replies()], IN_PROGRESS)
         if self._channel.is_connected:
             self._extended_at = monotonic()
         goes_on = bool(self.held) or not self.ends

@@ -1,54 +1,48 @@
 """``Consumption``: a blocking iterator over the deliveries of a durable consumer.
 
-It takes messages that the server has delivered, passes by those that are not wanted, and makes deliveries of the rest.
-Who asks the server for messages is ``_jetstream/pull.py``; in which order they are taken, ``arrivals.py``.
+Here is what is the same for every store. Where deliveries come from is the matter of its subclasses: of a server, in
+``pulled.py``; of a store in memory, in ``stores/_memory_consumers.py``.
 """
 
-import weakref
+from abc import abstractmethod
+from collections import deque
 from contextlib import suppress
 from functools import partial
-from math import inf
 from typing import Any, Self
 
 from ..._arguments import check_count
-from ..._nats.channel import Channel, EngineSlot
-from ..._nats.interest import Message
 from ..._runtime.batches import take_batch
-from ..._runtime.closing import warn_unclosed
+from ..._runtime.closing import Closeable
 from ..._runtime.deadline import Deadline
-from ..._runtime.locks import outside_locks
-from ..._runtime.reporter import Details, Kind
+from ..._runtime.fork import ForkAware
+from ..._runtime.reporter import Details, Kind, Reporter
 from ..._values.clock import monotonic
 from ..._values.counting import Count
-from ...errors import StoreClosedError, StoreError, StoreUnavailableError
+from ...errors import AetherError, StoreClosedError
+from ...health import Health
 from ...instrumentation import observers, received
-from .._jetstream.flow import Flow
-from .._jetstream.pull import PullRequester
-from .._jetstream.saves import Verdict
-from .ack_extender import ACK, AckExtender
-from .arrivals import Arrivals
-from .delivery import Delivery, Origin, Settler
-from .durable import ConsumerState, state_of
-from .sources import Source
+from .base import ConsumerState
+from .delivery import Delivery, Origin
 
 __all__ = [
     "DRAIN",
     "Consumption",
-    "begin_consuming",
-    "connection_of",
+    "can_ask",
+    "close_by",
     "fetch_state_of",
+    "health_of_link",
     "left_of",
     "lost_of",
     "report_lost",
     "set_prefetch",
     "take_for_handlers",
+    "take_left",
 ]
 
-_OPEN = 0.25  # seconds until the server is asked again whether a save is whole
 DRAIN = 1.0  #: seconds that closing waits for messages that are on their way
 
 
-class Consumption(Flow):
+class Consumption(Closeable, ForkAware):
     """The deliveries of a durable consumer, as a blocking iterator. Several threads may iterate it.
 
     No event is dropped: events that nobody takes wait in the store. After a reconnect, a restart of the server or a
@@ -61,29 +55,29 @@ class Consumption(Flow):
     event that was being taken at that moment is delivered again when its ack wait is over.
     """
 
-    def __init__(
-        self,
-        channel: Channel,
-        stream: str,
-        consumer: str,
-        prefetch: int,
-        ack_wait: float,
-        max_deliver: int | None,
-        source: Source,
-        origin: Origin,
+    _closed: bool
+    _failure: AetherError | None  # why nothing more comes
+
+    def _prepare(
+        self, label: str, consumer: str, max_deliver: int | None, origin: Origin, reporter: Reporter, lost: deque[bytes]
     ) -> None:
-        self._arrivals = arrivals = Arrivals(ack_wait)
-        super().__init__(channel, PullRequester(channel, stream, prefetch, arrivals, drains=True), arrivals.lock)
-        self._name = f"{consumer!r} of {stream!r}"
-        self._consumer, self._stream = consumer, stream
-        self._source = source
+        """Begin with what is the same for every store.
+
+        Args:
+            label: What it is called in texts.
+            consumer: The consumer's name, escaped.
+            max_deliver: How often an event is delivered at most; None if there is no bound.
+            origin: Where its deliveries come from.
+            reporter: Logs for the store.
+            lost: The receipts of what was given back after its last delivery. Single operations only; any thread.
+        """
+        self._label = label
+        self._consumer = consumer
+        self._max_deliver = max_deliver
+        self._origin = origin
+        self._reporter = reporter
+        self._given_up = lost
         self._lost = Count()  # events that were given back after their last delivery
-        self._pauses_until = 0.0  # written by any thread
-        words = f"$JS.ACK.{stream}.{consumer}"
-        self._extender = AckExtender(channel, self._requester, arrivals, words, ack_wait, max_deliver)
-        self._settler = Settler(channel, self._extender, source.bury, source.event, origin)
-        self._finalizer = weakref.finalize(self, _abandon, channel, self._requester, self._extender, repr(self))
-        self._finalizer.atexit = False
 
     # -- taking
 
@@ -118,17 +112,17 @@ class Consumption(Flow):
 
     def _show_received(self, began: float, deliveries: list[Delivery], is_batch: bool = False) -> None:
         """Let observers see that a call has taken deliveries."""
-        origin, events = self._settler.origin, [one.event for one in deliveries]
+        origin, events = self._origin, [one.event for one in deliveries]
         received(began, events, destination=origin.stream, consumer=origin.consumer, is_batch=is_batch)
 
-    def _get(self, deadline: Deadline, messages: list[Message]) -> Delivery:
+    def _get(self, deadline: Deadline, taken: list[Any]) -> Delivery:
         while True:
-            found = self._take(messages)
+            found = self._take(taken)
             if found is not None:
                 return found
             if self._closed:
                 raise self._end()
-            self._await(deadline, self._pause_left() or inf)
+            self._await_more(deadline)
 
     def get_batch(self, max_events: int, timeout: float | None = None) -> list[Delivery]:
         """Take the deliveries that are there, up to a number; wait only for the first.
@@ -151,97 +145,75 @@ class Consumption(Flow):
         return batch
 
     def _get_batch(self, max_events: int, deadline: Deadline) -> list[Delivery]:
-        messages: list[Message] = []
+        taken: list[Any] = []
 
         def take() -> Delivery:
-            found = self._take(messages)
+            found = self._take(taken)
             if found is None:
                 raise IndexError
             return found
 
-        return take_batch(max_events, partial(self._get, deadline, messages), take, lambda _: self._give_back(messages))
+        return take_batch(max_events, partial(self._get, deadline, taken), take, lambda _: self._give_back(taken))
 
-    def _give_back(self, messages: list[Message]) -> None:
-        """Put back the messages that were taken last, to be taken next."""
-        with self._lock:
-            if not self._closed:
-                self._arrivals.put_back(messages)
-                messages = []
-        self._extender.return_all([reply for _, reply, *_ in messages])
-        self._buffer.changed.wake_all()
-
-    def _take(self, messages: list[Message]) -> Delivery | None:
-        """Take the first message that is wanted, and make a delivery of it; None if there is none yet.
+    @abstractmethod
+    def _take(self, taken: list[Any]) -> Delivery | None:
+        """Take the first delivery that is wanted; None if there is none yet.
 
         Args:
-            messages: The message is appended to these.
+            taken: What was taken is appended to these, so that it can be given back.
         """
-        passed: list[bytes] = []
-        try:
-            while (message := self._pop()) is not None:
-                verdict = self._source.verdict(message, self._arrivals.ahead)
-                if verdict is Verdict.OPEN:
-                    self._put_off(message)
-                    return None
-                if verdict is Verdict.TORN:
-                    passed.append(message[1])
-                    continue
-                found = self._source.read(message, self._settler, passed)
-                if found is not None:
-                    messages.append(message)
-                    return found
-            return None
-        finally:
-            self._extender.send(passed, ACK)
 
-    def _put_off(self, message: Message) -> None:
-        """Put a message back for a moment: the server may still store the rest of its save."""
-        self._pauses_until = monotonic() + _OPEN
-        self._give_back([message])
+    @abstractmethod
+    def _give_back(self, taken: list[Any]) -> None:
+        """Put back what was taken last, to be taken next."""
 
-    def _pause_left(self) -> float:
-        """Seconds until messages that were put off are looked at again."""
-        return max(0.0, self._pauses_until - monotonic())
+    @abstractmethod
+    def _await_more(self, deadline: Deadline) -> None:
+        """Wait until something may be there to be taken.
 
-    def _pop(self) -> Message | None:
-        with self._lock:
-            stands = self._closed or self._extender.refusal is not None or self._pause_left()
-            message = None if stands else self._arrivals.pop()
-        if not self._closed:
-            self._requester.request_more()
-        return message
+        Raises:
+            DeadlineExceededError: Nothing came in time.
+        """
 
-    def _has_some(self) -> bool:
-        return self._arrivals.has_some and self._extender.refusal is None and not self._pause_left()
+    @abstractmethod
+    def _take_left(self, timeout: float | None) -> Delivery | None:
+        """Take the next delivery of those that are there; None if nothing is left. No program has received it yet."""
 
-    # -- beginning
+    # -- how it is
 
-    def _begin(self, info: dict[str, Any], deadline: Deadline) -> None:
-        """Begin to pull from the consumer, on which this is the server's information."""
-        self._admit()
-        self._requester.subscribe(deadline)
-        self._extender.start()
-        self._flow(info)
+    @property
+    @abstractmethod
+    def closed(self) -> bool:
+        """Whether it has ended: it or its store was closed, or it failed for good."""
 
-    def _flow(self, info: dict[str, Any]) -> None:
-        """Pull from now on. Messages that have come are kept, unless the server may have given them to others."""
-        with self._lock:
-            if not self._closed:
-                if self._source.is_ordered:
-                    self._arrivals.learn(info)
-                self._arrivals.note_left(info["num_pending"])
-                self._requester.begin(self._consumer, keep=not self._extender.is_late())
+    @property
+    @abstractmethod
+    def is_connected(self) -> bool:
+        """Whether events are delivered now."""
 
-    def _renew(self, deadline: Deadline) -> None:
-        try:
-            info = self._source.fetch_info(self._consumer, deadline)
-        except StoreUnavailableError:
-            raise
-        except StoreError as error:
-            self._failure = error
-            self.close()
-            raise
-        self._flow(info)
+    @abstractmethod
+    def _set_prefetch(self, count: int) -> None:
+        """Let another number of events wait to be taken. Those that are here stay."""
+
+    @abstractmethod
+    def _count_left(self) -> int:
+        """Return how many events wait to be taken, as far as that is known here."""
+
+    def _count_lost(self) -> int:
+        """Return how many events became dead letters here after their last delivery, without a word of a handler."""
+        return self._lost.count
+
+    @abstractmethod
+    def _fetch_state(self, deadline: Deadline) -> ConsumerState:
+        """Return how far its consumer is."""
+
+    def _can_ask(self) -> bool:
+        """Whether it can be asked at once how far its consumer is."""
+        return True
+
+    def _health_of_link(self) -> tuple[Health, ...]:
+        """Return the health of what it needs to reach the consumer."""
+        return ()
 
     # -- ending
 
@@ -254,61 +226,40 @@ class Consumption(Flow):
         """
         self._close_by(Deadline(DRAIN))
 
+    @abstractmethod
     def _close_by(self, deadline: Deadline) -> None:
         """As :meth:`close`, within a deadline."""
-        deadline = Deadline(min(DRAIN, deadline.remaining()))
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-        try:  # wherever an exception ends this, what was not taken is given back, and the extender does the rest
-            self._buffer.changed.wake_all()
-            self._requester.close()
-            self._finalizer.detach()
-            with outside_locks():
-                self._requester.await_last(deadline)
-        finally:
-            self._extender.give_back()
-        self._report_lost()
+
+    @abstractmethod
+    def _end(self) -> AetherError:
+        """Return the error that a caller gets when it has ended."""
 
     def _report_lost(self) -> None:
         """Log how many events were given back after their last delivery, and are dead letters now."""
         count = 0
         with suppress(IndexError):  # until there is none; another thread may do the same
-            while self._extender.lost.pop():
+            while self._given_up.pop():
                 count += 1
         if count:
             self._lost.many(count)
             text = "closing consumer %r gives back %d events after their last delivery: they become dead letters"
             details: Details = {
-                "stream": self._stream,
+                "stream": self._origin.stream,
                 "consumer": self._consumer,
-                "counts": {"attempts": self._extender.max_deliver or 0, "events": count},
+                "counts": {"attempts": self._max_deliver or 0, "events": count},
             }
-            self._channel.reporter.warning(Kind.GAVE_UP, text, self._consumer, count, **details)
-
-    def _after_fork(self) -> None:
-        self._finalizer.detach()
-        super()._after_fork()
+            self._reporter.warning(Kind.GAVE_UP, text, self._consumer, count, **details)
 
     def __repr__(self) -> str:
-        return f"<Consumption {self._name}{' closed' if self._closed else ''}>"
+        return f"<Consumption {self._label}{' closed' if self._closed else ''}>"
 
 
-def begin_consuming(consumption: Consumption, info: dict[str, Any], deadline: Deadline) -> None:
-    """Begin to pull from a consumer.
-
-    Args:
-        consumption: One that has not begun.
-        info: What the server says of the consumer.
-        deadline: For the subscription.
-    """
-    consumption._begin(info, deadline)
+# -- what a runner and a store do with it, and a user does not
 
 
 def set_prefetch(consumption: Consumption, count: int) -> None:
-    """Let another number of messages wait to be taken. Those that are here stay."""
-    consumption._requester.window = count
+    """Let another number of events wait to be taken. Those that are here stay."""
+    consumption._set_prefetch(count)
 
 
 def fetch_state_of(consumption: Consumption, deadline: Deadline) -> ConsumerState:
@@ -317,17 +268,32 @@ def fetch_state_of(consumption: Consumption, deadline: Deadline) -> ConsumerStat
     Raises:
         StoreError: There is no such consumer, or the server cannot say.
     """
-    return state_of(consumption._source.fetch_info(consumption._consumer, deadline))
+    return consumption._fetch_state(deadline)
 
 
-def connection_of(consumption: Consumption) -> EngineSlot:
-    """Return the state of its connection."""
-    return consumption._channel.slot
+def can_ask(consumption: Consumption) -> bool:
+    """Whether it can be asked at once how far the consumer is: a server that is away does not answer."""
+    return consumption._can_ask()
+
+
+def health_of_link(consumption: Consumption) -> tuple[Health, ...]:
+    """Return the health of its connection, if it has one."""
+    return consumption._health_of_link()
 
 
 def take_for_handlers(consumption: Consumption, max_events: int) -> list[Delivery]:
     """As ``get_batch()``, where a runner takes in advance what handlers get later: no program has received it yet."""
     return consumption._get_batch(max_events, Deadline(None))
+
+
+def take_left(consumption: Consumption, timeout: float | None) -> Delivery | None:
+    """Take the next delivery of those that are there; None if nothing is left.
+
+    Args:
+        consumption: One that takes nothing in advance.
+        timeout: Seconds that a server has for each answer.
+    """
+    return consumption._take_left(timeout)
 
 
 def report_lost(consumption: Consumption) -> None:
@@ -337,16 +303,14 @@ def report_lost(consumption: Consumption) -> None:
 
 def left_of(consumption: Consumption) -> int:
     """Return how many events wait to be taken, in this process and on the server, as far as that is known here."""
-    return consumption._arrivals.left + len(consumption._arrivals.replies())
+    return consumption._count_left()
 
 
 def lost_of(consumption: Consumption) -> int:
     """Return how many events became dead letters here after their last delivery, without a word of their handler."""
-    return consumption._lost.count + consumption._extender.denied
+    return consumption._count_lost()
 
 
-def _abandon(channel: Channel, requester: PullRequester, extender: AckExtender, name: str) -> None:
-    """End a consumption that was dropped without ``close()``. Called by its finalizer: it takes no lock."""
-    extender.ends = True
-    channel.call_soon(requester.close)
-    warn_unclosed(name, None)
+def close_by(consumption: Consumption, deadline: Deadline) -> None:
+    """Close one of several consumptions for which there is one deadline."""
+    consumption._close_by(deadline)

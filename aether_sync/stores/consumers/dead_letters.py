@@ -10,7 +10,6 @@ store in any case: here is only its sequence.
 
 import json
 import os
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
@@ -26,32 +25,12 @@ from .._jetstream.names import Names
 from .._jetstream.parts import StoreParts
 from .._jetstream.stream import Stream
 from .._jetstream.tries import Asked, Pause
+from .base import IN_VAIN, DeadLetter, storable
 
-__all__ = ["Advisory", "DeadLetterStream", "DeadLetter"]
+__all__ = ["Advisory", "DeadLetterStream"]
 
 _PAGE = 1_000  # pointers
 _AT_ONCE = 256  # events that are requested before the first answer is awaited
-_LONGEST_REASON = 4_000  # characters that are kept
-_NO_REASON = "it was delivered as often as may be, and never acknowledged"
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """An event that a consumer gave up.
-
-    Attributes:
-        sequence: The event's place in the store.
-        event: The event; None if the record at that place is not an event.
-        attempts: How often it was delivered.
-        reason: Why it was given up.
-        timestamp: When it was given up, an aware ``datetime``.
-    """
-
-    sequence: int
-    event: Event | None
-    attempts: int
-    reason: str
-    timestamp: Datetime
 
 
 class Advisory(msgspec.Struct, frozen=True):
@@ -63,7 +42,7 @@ class Advisory(msgspec.Struct, frozen=True):
     stream_seq: Annotated[int, msgspec.Meta(ge=1, le=MAX_VERSION)]
     timestamp: Annotated[Datetime, msgspec.Meta(tz=True)]
     deliveries: int = 0
-    reason: str = _NO_REASON
+    reason: str = IN_VAIN
 
     @classmethod
     def of(cls, sequence: int, data: bytes) -> "Advisory":
@@ -126,7 +105,7 @@ class DeadLetterStream:
             "consumer": consumer,
             "stream_seq": sequence,
             "deliveries": attempts,
-            "reason": _storable(reason),
+            "reason": storable(reason),
         }
         data = json.dumps(body, ensure_ascii=False).encode()
         message = Outgoing(f"{self._names.dead_letters}.{consumer}", os.urandom(16).hex(), None, data)
@@ -223,12 +202,6 @@ class DeadLetterStream:
                 found.append(record)
                 after = record.sequence
         return sorted(found)
-
-
-def _storable(reason: str) -> str:
-    """Return a reason as it can be stored: cut if it is long, and without lone surrogates, which no reader accepts."""
-    text = reason[:_LONGEST_REASON].encode(errors="replace").decode()
-    return text if len(reason) <= _LONGEST_REASON else f"{text}... (cut: it has {len(reason):,} characters)"
 
 
 def _settings(names: Names) -> dict[str, Any]:

@@ -1,29 +1,17 @@
-"""``Delivery``: an event that was delivered to a consumer, and is to be settled.
-
-To settle it, a word is sent to the subject that the server named with the message (https://docs.nats.io/reference/
-reference-protocols/nats_api_reference): ``+ACK`` or ``-NAK``; ``+WPI`` says that work is in progress. The word may be
-lost with a connection: then the server delivers the event again when the ack wait is over.
-"""
+"""``Delivery``: an event that was delivered to a consumer, and is to be settled; ``Settler``: what a store does."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
-from typing import NamedTuple
+from threading import RLock
+from typing import NamedTuple, Protocol
 
 from ..._arguments import as_seconds, check_flag, check_seconds, is_of
-from ..._nats.call import is_status
-from ..._nats.channel import Channel
 from ..._runtime.deadline import Deadline
-from ..._runtime.locks import signal_safe_lock
 from ..._values.clock import monotonic
 from ..._values.shown import short
-from ...errors import DeadlineExceededError, DisconnectedError, InvalidOptionError, StoreError
+from ...errors import InvalidOptionError, StoreError
 from ...events import Event
 from ...instrumentation import Operation, observed, observers
-from .._jetstream.messages import command
-from .._jetstream.pull import moment_of
-from .._jetstream.tries import Pause
-from .ack_extender import _IN_PROGRESS, ACK, AckExtender, nak
 
 __all__ = [
     "Delivery",
@@ -36,11 +24,9 @@ __all__ = [
     "hold",
     "let_go",
     "moment_of_delivery",
+    "receipt_of",
     "reload_event",
-    "send_word",
 ]
-
-_TRY = 1.5  # seconds for one answer
 
 
 class Origin(NamedTuple):
@@ -51,55 +37,55 @@ class Origin(NamedTuple):
     namespace: str
 
 
-class Settler:
-    """Settles the deliveries of one consumption. Any thread may call it.
+class Settler(Protocol):
+    """What a store does to settle the deliveries of one consumption. Any thread may call it.
 
-    Args:
-        channel: Sends the words.
-        extender: Extends the ack wait of deliveries that are held.
-        bury: Puts a delivery into the dead-letter stream, with a reason, within a deadline.
-        read: Reads the event of a sequence again, within a deadline.
+    A *receipt* is what the store knows a delivery by, and has no meaning here.
+
+    Attributes:
         origin: Where its deliveries come from.
+        lock: Guards how its deliveries are settled.
     """
 
-    def __init__(
-        self,
-        channel: Channel,
-        extender: AckExtender,
-        bury: Callable[["Delivery", str, Deadline], object],
-        read: Callable[[int, Deadline], Event],
-        origin: Origin,
-    ) -> None:
-        self._channel = channel
-        self.extender = extender
-        self.bury = bury
-        self.read = read
-        self.origin = origin
-        self.lock = signal_safe_lock()  # guards how its deliveries are settled
+    origin: Origin
+    lock: RLock
 
-    def send(self, reply: bytes, word: bytes) -> None:
-        """Send a word for a delivery; nobody waits for an answer."""
-        self._channel.write(command(reply.decode(), b"", b"", word))
+    def acknowledge(self, receipt: bytes) -> None:
+        """Acknowledge a delivery; nobody waits for an answer."""
 
-    def confirm(self, reply: bytes, deadline: Deadline) -> None:
-        """Acknowledge a delivery, again and again until the server confirms it.
+    def confirm(self, receipt: bytes, deadline: Deadline) -> None:
+        """Acknowledge a delivery, and return when that is certain.
 
         Raises:
-            DeadlineExceededError: The server did not confirm it in time.
+            DeadlineExceededError: It was not in time.
         """
-        subject = reply.decode()
-        pause = Pause(deadline)
-        while True:
-            with suppress(DeadlineExceededError, DisconnectedError):
-                call = self._channel.request({subject}, lambda inbox: command(subject, inbox, b"", ACK), deadline)
-                (answer,) = call.wait(Deadline(min(_TRY, deadline.remaining())))
-                if not is_status(answer):  # a status: nobody was there to note it
-                    return
-            if not pause.take():
-                raise DeadlineExceededError(
-                    f"the server has not confirmed the acknowledgement within {deadline}"
-                    f"{self._channel.why_disconnected()}: the event may come again. To acknowledge it once more is safe"
-                )
+
+    def give_back(self, receipt: bytes, delay: float) -> None:
+        """Have a delivery delivered again after some seconds."""
+
+    def return_unhandled(self, receipt: bytes) -> None:
+        """Give back a delivery whose turn has not come; after its last one, the event becomes a dead letter."""
+
+    def in_progress(self, receipt: bytes) -> None:
+        """Let the ack wait of a delivery begin anew."""
+
+    def bury(self, delivery: "Delivery", reason: str, deadline: Deadline) -> None:
+        """Make the event of a delivery a dead letter, and only then acknowledge it."""
+
+    def hold(self, receipt: bytes) -> None:
+        """Extend the ack wait of a delivery until it is let go."""
+
+    def let_go(self, receipt: bytes) -> None:
+        """Extend the ack wait of a delivery no more."""
+
+    def has_just_extended(self, moment: float) -> bool:
+        """Whether the ack wait of what is held since a moment has begun just now."""
+
+    def read(self, sequence: int, deadline: Deadline) -> Event:
+        """Read the event of a sequence again."""
+
+    def stored_at(self, receipt: bytes) -> int:
+        """Return when the event of a delivery was stored, in nanoseconds since 1970."""
 
 
 class Delivery:
@@ -121,7 +107,7 @@ class Delivery:
         "_failed_reason",
         "_has_event",
         "_held_since",
-        "_reply",
+        "_receipt",
         "_settler",
         "attempt",
         "event",
@@ -129,12 +115,12 @@ class Delivery:
         "settled",
     )
 
-    def __init__(self, event: Event, sequence: int, attempt: int, reply: bytes, settler: Settler) -> None:
+    def __init__(self, event: Event, sequence: int, attempt: int, receipt: bytes, settler: Settler) -> None:
         self.event = event
         self.sequence = sequence
         self.attempt = attempt
         self.settled = ""
-        self._reply = reply
+        self._receipt = receipt
         self._settler = settler
         self._has_event = True
         self._held_since = 0.0
@@ -192,9 +178,9 @@ class Delivery:
     def _ack(self, confirm: bool, deadline: Deadline) -> None:
         first = self._settle("acknowledged")
         if confirm:
-            self._settler.confirm(self._reply, deadline)
+            self._settler.confirm(self._receipt, deadline)
         elif first:
-            self._settler.send(self._reply, ACK)
+            self._settler.acknowledge(self._receipt)
 
     def nak(self, delay: float = 0.0) -> None:
         """Give the event back: it is delivered again, to any process.
@@ -217,12 +203,12 @@ class Delivery:
 
     def _nak(self, delay: float) -> None:
         if self._settle("given back"):
-            self._settler.send(self._reply, nak(delay))
+            self._settler.give_back(self._receipt, delay)
 
     def in_progress(self) -> None:
         """Tell the server that work goes on: the ack wait begins anew. It does nothing when the delivery is settled."""
         if not self.settled:
-            self._settler.send(self._reply, _IN_PROGRESS)
+            self._settler.in_progress(self._receipt)
 
     def reject(self, reason: str, *, timeout: float | None = 5.0) -> None:
         """Give the event up: it is not delivered again. When this returns, it is among the dead letters.
@@ -278,12 +264,12 @@ class Delivery:
 def hold(delivery: Delivery) -> None:
     """Extend the ack wait of a delivery until it is settled or let go."""
     delivery._held_since = monotonic()
-    delivery._settler.extender.held[delivery._reply] = None
+    delivery._settler.hold(delivery._receipt)
 
 
 def let_go(delivery: Delivery) -> None:
     """Extend the ack wait of a delivery no more."""
-    delivery._settler.extender.held.pop(delivery._reply, None)
+    delivery._settler.let_go(delivery._receipt)
 
 
 def extend(delivery: Delivery) -> None:
@@ -291,7 +277,7 @@ def extend(delivery: Delivery) -> None:
 
     A handler may keep all other threads from running: then nothing else extends the ack wait.
     """
-    if not delivery._settler.extender.has_just_extended(delivery._held_since):
+    if not delivery._settler.has_just_extended(delivery._held_since):
         delivery.in_progress()
 
 
@@ -302,7 +288,7 @@ def give_back(delivery: Delivery) -> None:
         StoreError: It was acknowledged or rejected before.
     """
     if delivery._settle("given back"):
-        delivery._settler.extender.return_all([delivery._reply])
+        delivery._settler.return_unhandled(delivery._receipt)
 
 
 def drop_event(delivery: Delivery) -> None:
@@ -328,10 +314,10 @@ def failed_reason(delivery: Delivery) -> str | None:
 
 
 def moment_of_delivery(delivery: Delivery) -> int:
-    """Return when the message was stored, in nanoseconds since 1970."""
-    return moment_of(delivery._reply)
+    """Return when the event was stored, in nanoseconds since 1970."""
+    return delivery._settler.stored_at(delivery._receipt)
 
 
-def send_word(delivery: Delivery, word: bytes) -> None:
-    """Send a word to the server without settling it."""
-    delivery._settler.send(delivery._reply, word)
+def receipt_of(delivery: Delivery) -> bytes:
+    """Return what the store knows a delivery by."""
+    return delivery._receipt

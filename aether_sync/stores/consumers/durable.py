@@ -2,22 +2,18 @@
 
 import json
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from ..._runtime.deadline import Deadline
 from ...errors import DeadlineExceededError, StoreError, StoreUnavailableError, StreamMismatchError
-from ...patterns import SubscriptionFilter
 from .._jetstream.answers import code_of, said
 from .._jetstream.api import JetStream
 from .._jetstream.error_codes import ErrorCode
 from .._jetstream.names import Names
 from .._jetstream.tries import Pause
+from .base import ConsumerSettings, ConsumerState
 
 __all__ = [
-    "ADVICE",
-    "ConsumerSettings",
-    "ConsumerState",
     "dead_letter_configuration",
     "configuration",
     "delete",
@@ -32,11 +28,6 @@ __all__ = [
 _GONE = {ErrorCode.JSConsumerNotFoundErr, ErrorCode.JSStreamNotFoundErr}
 _RECOVERY = 2.0  # seconds in which a server that has just started may not know a consumer yet
 _ACTORS, _EVENT_TYPES = "aether.actors", "aether.event_types"  # in the metadata: what the server cannot filter
-#: What to do about a consumer with other settings.
-ADVICE = (
-    "Use the same in every process, or another name. To change them and keep the position: end all processes, note "
-    "state().acknowledged, call delete(), and begin with the new settings and start= that number"
-)
 _COMPARED = {  # by name: what a setting is if the server leaves it out
     "ack_policy": "none",
     "ack_wait": 0,
@@ -48,51 +39,6 @@ _COMPARED = {  # by name: what a setting is if the server leaves it out
     "deliver_subject": "",
     "headers_only": False,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class ConsumerSettings:
-    """What the processes that share a consumer agree on.
-
-    Attributes:
-        name: The consumer's name on the server.
-        wanted: Which events it gets.
-        start: The sequence after which a new one begins; None for the end of the store at that moment.
-        ack_wait: Seconds until an event that is not acknowledged is delivered again.
-        max_deliver: How often an event is delivered at most.
-        max_ack_pending: How many events may be delivered and not acknowledged, in all processes together.
-    """
-
-    name: str
-    wanted: SubscriptionFilter
-    start: int | None
-    ack_wait: float
-    max_deliver: int
-    max_ack_pending: int
-
-
-@dataclass(frozen=True, slots=True)
-class ConsumerState:
-    """How far a durable consumer is.
-
-    Attributes:
-        name: The consumer's name on the server: the one given to ``store.consumer()``, escaped.
-        delivered: The sequence of the last event that was delivered for the first time.
-        acknowledged: The sequence up to which every event is acknowledged.
-        waiting: The number of events that were not delivered yet.
-        unacknowledged: The number of events that were delivered, and are being worked on.
-        redelivered: The number of events that were delivered more than once and are not acknowledged, as the server
-            counts them: some of those in ``unacknowledged``, and those that were given up after ``max_deliver``
-            deliveries without an answer, which the server goes on to count. Those that a handler rejects are not
-            counted.
-    """
-
-    name: str
-    delivered: int
-    acknowledged: int
-    waiting: int
-    unacknowledged: int
-    redelivered: int
 
 
 def state_of(info: dict[str, Any]) -> ConsumerState:

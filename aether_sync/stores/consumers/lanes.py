@@ -31,7 +31,7 @@ from ..._runtime.reporter import Burst, Details, Kind, Reporter
 from ..._runtime.waits import ParkingLot
 from ..._values.clock import monotonic, now
 from ..._values.shown import explained
-from ...errors import AetherError, EventTypeError, MalformedRecordError, StoreClosedError, StoreError
+from ...errors import AetherError, MalformedRecordError, StoreClosedError, StoreError
 from ...events import Event
 from ...handling_context import context_of, handle_pushed
 from .._measuring import RunnerCounts
@@ -47,7 +47,7 @@ from .delivery import (
     moment_of_delivery,
     reload_event,
 )
-from .handlers import Handler, refuse_unrun
+from .handlers import Handler, is_never_read, refuse_unrun
 
 __all__ = ["Busy", "Handling", "LaneScheduler"]
 
@@ -380,7 +380,7 @@ class LaneScheduler:
         elif (
             (rejected := failed_reason(delivery)) is not None
             or tried >= self._attempts
-            or _is_never_read(delivery, error)
+            or is_never_read(delivery, error)
         ):
             reason = explained(error, _LONGEST_REASON) if rejected is None else rejected
             text = "consumer %r gives up event %d (of %s) after %d attempts: %s"
@@ -532,8 +532,3 @@ class LaneScheduler:
         with self.lock:
             for one in self._held.values():
                 let_go(one)
-
-
-def _is_never_read(delivery: Delivery, error: BaseException) -> bool:
-    """Whether a handler has failed as its own event has no value, which another attempt would not change."""
-    return isinstance(error, EventTypeError) and error.event_id == delivery.event.id

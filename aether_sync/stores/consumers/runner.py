@@ -9,7 +9,6 @@ from functools import partial
 from itertools import count
 
 from ..._arguments import check_seconds
-from ..._nats.vitals import health_of
 from ..._runtime.again import again
 from ..._runtime.closing import Closeable
 from ..._runtime.deadline import Deadline
@@ -23,9 +22,8 @@ from ..._values.shown import short
 from ...errors import AetherError, StoreClosedError, StoreError
 from ...health import Health
 from ...metrics import CloseReport, RunnerMetrics
-from .._jetstream.flow import close_by
-from .consumption import Consumption, connection_of, fetch_state_of, left_of, lost_of
-from .durable import ConsumerState
+from .base import ConsumerState
+from .consumption import Consumption, can_ask, close_by, fetch_state_of, health_of_link, left_of, lost_of
 from .lanes import Handling, LaneScheduler
 
 __all__ = ["Runner", "close_all", "lasting_runner_metrics", "let_all_end", "start_runner"]
@@ -163,7 +161,7 @@ class Runner(Closeable, ForkAware):
             return Health(about=about, reasons=(f"{about} has ended: {scheduler.failure}",), alive=False)
         if self.closed:
             return Health(about=about, reasons=(f"{about} is closed",), alive=False)
-        busy, slot, reasons = scheduler.busy(), connection_of(scheduler.consumption), []
+        busy, links, reasons = scheduler.busy(), health_of_link(scheduler.consumption), []
         numbers: dict[str, float] = {
             "threads": len(self._threads) - 1,
             "handlers": busy.handlers,
@@ -174,13 +172,13 @@ class Runner(Closeable, ForkAware):
         if hangs:
             what = f"event {busy.sequence} (of {short(busy.actor_id)})"
             reasons.append(f"{about}: the handler has run for {busy.longest:.0f} s with {what}")
-        if slot.is_connected and deadline.timeout != 0:
+        if can_ask(scheduler.consumption) and deadline.timeout != 0:
             try:
                 numbers |= _numbers_of(fetch_state_of(scheduler.consumption, deadline))
             except AetherError as error:
                 reasons.append(f"{about}: {error}")
         alive = not (hangs and hung_after is not None)
-        return Health.of(about, reasons, alive=alive, numbers=numbers, parts=(health_of(slot),))
+        return Health.of(about, reasons, alive=alive, numbers=numbers, parts=links)
 
     def close(self, timeout: float | None = 5.0) -> CloseReport:
         """Take no more events, wait for the handlers that run, and give back the rest.

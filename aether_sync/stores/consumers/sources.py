@@ -15,9 +15,10 @@ from .._jetstream.parts import StoreParts
 from .._jetstream.pull import place_of
 from .._jetstream.saves import Verdict, save_of
 from . import durable
-from .ack_extender import ACK, nak
+from .base import AGAIN
 from .dead_letters import Advisory, DeadLetterStream
-from .delivery import Delivery, Settler, send_word
+from .delivery import Delivery, receipt_of
+from .settling import ServerSettler
 
 __all__ = ["Events", "Pointers", "Source"]
 
@@ -25,7 +26,6 @@ _FETCH = 5.0  # seconds to read the event that a pointer points to
 _BURY = 5.0  # seconds to put a record that is not an event into the dead-letter stream
 _ASK = 1.0  # seconds to find out whether saves are whole
 _AT_ONCE = 256  # messages for which that is found out together
-_AGAIN = 60.0  # seconds after which a dead letter that stays is delivered again
 
 
 class Source(Protocol):
@@ -48,7 +48,7 @@ class Source(Protocol):
             ahead: Returns the messages that are taken next, up to a number: they are found out together.
         """
 
-    def read(self, message: Message, settler: Settler, passed: list[bytes]) -> Delivery | None:
+    def read(self, message: Message, settler: ServerSettler, passed: list[bytes]) -> Delivery | None:
         """Make a delivery of a message; None if it is not wanted.
 
         Args:
@@ -60,7 +60,7 @@ class Source(Protocol):
     def event(self, sequence: int, deadline: Deadline) -> Event:
         """Read the event of a delivery again."""
 
-    def bury(self, delivery: Delivery, reason: str, deadline: Deadline) -> None:
+    def bury(self, settler: ServerSettler, delivery: Delivery, reason: str, deadline: Deadline) -> None:
         """Put a delivery into the dead-letter stream."""
 
 
@@ -102,7 +102,7 @@ class Events:
             saves.judge([record, *map(_record, ahead(_AT_ONCE))], Deadline(_ASK))
         return saves.known(save) or Verdict.OPEN
 
-    def read(self, message: Message, settler: Settler, passed: list[bytes]) -> Delivery | None:
+    def read(self, message: Message, settler: ServerSettler, passed: list[bytes]) -> Delivery | None:
         """Make a delivery of a message; None if it is not an event that is wanted."""
         subject, reply, _, data = message
         attempt, sequence, _ = place_of(reply)
@@ -116,7 +116,7 @@ class Events:
         passed.append(reply)
         return None
 
-    def _bury_malformed(self, attempt: int, reply: bytes, settler: Settler, error: MalformedRecordError) -> None:
+    def _bury_malformed(self, attempt: int, reply: bytes, settler: ServerSettler, error: MalformedRecordError) -> None:
         if self._burst.opens():
             text = "%r skips a record that is not an event: %s"
             stream = self._names.stream
@@ -126,16 +126,16 @@ class Events:
             self._dead_letters.bury(self._consumer, error.sequence, attempt, str(error), Deadline(_BURY))
         except AetherError:  # the message is delivered again
             return
-        settler.send(reply, ACK)
+        settler.acknowledge(reply)
 
     def event(self, sequence: int, deadline: Deadline) -> Event:
         """Read the event of a delivery again."""
         return self._dead_letters.event(sequence, deadline)
 
-    def bury(self, delivery: Delivery, reason: str, deadline: Deadline) -> None:
+    def bury(self, settler: ServerSettler, delivery: Delivery, reason: str, deadline: Deadline) -> None:
         """Put a delivery into the dead-letter stream, and only then acknowledge it."""
         self._dead_letters.bury(self._consumer, delivery.sequence, delivery.attempt, reason, deadline)
-        send_word(delivery, ACK)
+        settler.acknowledge(receipt_of(delivery))
 
 
 class Pointers:
@@ -164,7 +164,7 @@ class Pointers:
         """Return that it is whole: each pointer is stored alone."""
         return Verdict.WHOLE
 
-    def read(self, message: Message, settler: Settler, passed: list[bytes]) -> Delivery | None:
+    def read(self, message: Message, settler: ServerSettler, passed: list[bytes]) -> Delivery | None:
         """Make a delivery of a message; None if it does not point to an event that is wanted. Then it stays."""
         _, reply, _, data = message
         attempt, sequence, _ = place_of(reply)
@@ -175,13 +175,13 @@ class Pointers:
             if self._burst.opens():
                 text = "a dead letter without an event stays where it is: %s"
                 self._reporter.warning(Kind.MALFORMED_RECORD, text, error, stream=self._names.stream)
-            settler.send(reply, nak(_AGAIN))
+            settler.give_back(reply, AGAIN)
             return None
         except (DeadlineExceededError, DisconnectedError, StoreUnavailableError):  # the message is delivered again
-            settler.send(reply, nak(1.0))
+            settler.give_back(reply, 1.0)
             return None
         if not self._filter.matches(event):
-            settler.send(reply, nak(_AGAIN))
+            settler.give_back(reply, AGAIN)
             return None
         return Delivery(event, pointer.stream_seq, attempt, reply, settler)
 
@@ -189,9 +189,9 @@ class Pointers:
         """Read the event of a delivery again."""
         return self._dead_letters.event(sequence, deadline)
 
-    def bury(self, delivery: Delivery, reason: str, deadline: Deadline) -> None:
+    def bury(self, settler: ServerSettler, delivery: Delivery, reason: str, deadline: Deadline) -> None:
         """Leave it where it is: it is a dead letter already."""
-        send_word(delivery, nak(_AGAIN))
+        settler.give_back(receipt_of(delivery), AGAIN)
 
 
 def _record(message: Message) -> Record:

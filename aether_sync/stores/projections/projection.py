@@ -30,7 +30,8 @@ from ...health import Health
 from ...metrics import CloseReport
 from ...patterns import SubscriptionFilter
 from .._checks import check_version
-from ..base import EventStore, Follower
+from ..base import Follower
+from ..event_store import EventStore
 from .applying import OnError, RefusedError, Settings, apply_all, explain
 from .base import Apply, Database, Link
 from .checkpoints import Checkpoint, Identity, SetAside, list_set_aside, lock, read, remove_set_aside

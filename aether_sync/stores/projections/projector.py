@@ -32,7 +32,8 @@ from ...errors import (
     StreamRegressionError,
     UnsupportedError,
 )
-from ..base import EventStore, Follower, StoredEvent
+from ..base import Follower, StoredEvent
+from ..event_store import EventStore
 from .applying import LostError, Settings, StoppedError, apply_chunk
 from .base import Link
 from .checkpoints import DOUBTFUL, Checkpoint, Place, beat, claim, give_up, prepare, read, stop

@@ -7,7 +7,8 @@ from ..._arguments import as_iterator, is_of
 from ..._runtime.deadline import Deadline
 from ..._values.shown import explained, short
 from ...errors import AetherError, InvalidOptionError, ProjectionError, ProjectionStoppedError
-from ..base import EventStore, Follower, StoredEvent
+from ..base import Follower, StoredEvent
+from ..event_store import EventStore
 from .applying import RefusedError, Settings, apply_all, apply_carefully, explain
 from .base import Link
 from .checkpoints import Place, lock, prepare, replace, set_aside

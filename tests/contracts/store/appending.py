@@ -9,9 +9,9 @@ from aether_sync.errors import VersionConflictError
 from aether_sync.stores.base import (
     ANY_VERSION,
     NO_EVENTS,
-    EventStore,
     StoredEvent,
 )
+from aether_sync.stores.event_store import EventStore
 from aether_sync.stores.retrying import retry_on_conflict
 
 from ...support.common import PATIENCE, eventually, run_threads

@@ -15,10 +15,10 @@ from aether_sync import (
 from aether_sync.stores.base import (
     ANY_VERSION,
     NO_EVENTS,
-    EventStore,
     Snapshot,
     StoredEvent,
 )
+from aether_sync.stores.event_store import EventStore
 
 from ...support.stores import event, take
 from .base import TwoNodes, is_empty

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 import pytest
 
 from aether_sync import Event
-from aether_sync.stores.base import EventStore, StoredEvent
+from aether_sync.stores.base import StoredEvent
+from aether_sync.stores.event_store import EventStore
 
 MAX_VERSION = 2**63 - 1
 

@@ -9,9 +9,9 @@ from aether_sync import ClosedError, EventBus
 from aether_sync.errors import StoreClosedError, UnknownOutcomeError
 from aether_sync.stores.base import (
     ANY_VERSION,
-    EventStore,
     Snapshot,
 )
+from aether_sync.stores.event_store import EventStore
 
 from ...support.common import PATIENCE, run_threads
 from ...support.stores import event, fill

@@ -15,10 +15,10 @@ from aether_sync import (
 from aether_sync.errors import StoreClosedError, StreamRegressionError
 from aether_sync.stores.base import (
     NO_EVENTS,
-    EventStore,
     Follower,
     StoredEvent,
 )
+from aether_sync.stores.event_store import EventStore
 
 from ...support.common import PATIENCE, eventually, run_threads
 from ...support.stores import event, fill, take, versions

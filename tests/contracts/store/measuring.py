@@ -10,7 +10,7 @@ import pytest
 from aether_sync import ANY_VERSION, CallMetrics, InvalidOptionError, Snapshot, StoreClosedError, StoreMetrics
 from aether_sync.errors import VersionConflictError
 from aether_sync.metrics import BOUNDS
-from aether_sync.stores.base import EventStore
+from aether_sync.stores.event_store import EventStore
 
 from ...support.common import PATIENCE, eventually, run_threads
 from ...support.stores import event, fill, take

@@ -13,10 +13,10 @@ from aether_sync import (
     InvalidOptionError,
 )
 from aether_sync.stores.base import (
-    EventStore,
     MalformedRecord,
     Reading,
 )
+from aether_sync.stores.event_store import EventStore
 
 from ...support.common import PATIENCE, run_threads
 from ...support.stores import event, fill, versions

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from aether_sync import Event, InvalidNamespaceError, InvalidOptionError
-from aether_sync.stores.base import EventStore, StoredEvent
+from aether_sync.stores.base import StoredEvent
+from aether_sync.stores.event_store import EventStore
 
 from ...support.common import PATIENCE, run_threads
 from ...support.stores import event, fill, take

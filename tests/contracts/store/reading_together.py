@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from aether_sync.stores.base import EventStore
+from aether_sync.stores.event_store import EventStore
 from aether_sync.stores.retrying import retry_on_conflict
 
 from ...support.common import PATIENCE, eventually, run_threads

@@ -9,7 +9,7 @@ import pytest
 
 from aether_sync import Event
 from aether_sync.errors import VersionConflictError
-from aether_sync.stores.base import EventStore
+from aether_sync.stores.event_store import EventStore
 
 from ...support.common import eventually
 from ...support.stores import event, fill, versions

@@ -9,9 +9,9 @@ import pytest
 from aether_sync.errors import DuplicateIdError, VersionConflictError
 from aether_sync.stores.base import (
     NO_EVENTS,
-    EventStore,
     StoredEvent,
 )
+from aether_sync.stores.event_store import EventStore
 
 from ...support.common import run_threads
 from ...support.stores import event, fill, versions

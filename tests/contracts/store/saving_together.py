@@ -6,7 +6,8 @@ import pytest
 
 from aether_sync import EncodingError, Event
 from aether_sync.errors import VersionConflictError
-from aether_sync.stores.base import ANY_VERSION, EventStore
+from aether_sync.stores.base import ANY_VERSION
+from aether_sync.stores.event_store import EventStore
 
 from ...support.common import PATIENCE, run_threads
 from ...support.stores import event, fill, versions

@@ -8,7 +8,8 @@ import pytest
 
 from aether_sync import EncodingError, InvalidOptionError, flush_logs
 from aether_sync.errors import VersionConflictError
-from aether_sync.stores.base import EventStore, Snapshot
+from aether_sync.stores.base import Snapshot
+from aether_sync.stores.event_store import EventStore
 
 from ...support.common import PATIENCE, eventually, run_threads
 from ...support.stores import event, fill, versions

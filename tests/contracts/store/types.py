@@ -16,7 +16,7 @@ from aether_sync import (
     InvalidOptionError,
     UnknownEventTypeError,
 )
-from aether_sync.stores.base import EventStore
+from aether_sync.stores.event_store import EventStore
 
 from ...support.common import PATIENCE
 from ...support.typed import Cancelled, Placed, Refunded, old, typed

@@ -4,7 +4,7 @@ import pytest
 
 from aether_sync import InvalidOptionError
 from aether_sync.errors import VersionConflictError
-from aether_sync.stores.base import EventStore
+from aether_sync.stores.event_store import EventStore
 
 from ...support.stores import event, fill, versions
 from .base import TwoNodes

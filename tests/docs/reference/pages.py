@@ -87,7 +87,7 @@ PAGES = (
         "stores",
         "Event stores",
         "An event store keeps the events of actors, in memory for one process or in JetStream for all nodes.",
-        ("stores.base.EventStore", "stores.jetstream", "stores.memory", "stores.base.Follower", "stores"),
+        ("stores.event_store.EventStore", "stores.jetstream", "stores.memory", "stores.base.Follower", "stores"),
     ),
     Page(
         "repository",
@@ -105,7 +105,10 @@ PAGES = (
         "consumers",
         "Durable consumers",
         "A durable consumer delivers each event of a store to one of the processes that share its name.",
-        tuple(f"stores.consumers{name}" for name in (".consumer", ".delivery", ".consumption", ".runner", "")),
+        (
+            "stores.event_store.Consumer",
+            *(f"stores.consumers{name}" for name in (".delivery", ".consumption", ".runner", "")),
+        ),
     ),
     Page(
         "projections",
