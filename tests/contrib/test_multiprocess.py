@@ -13,7 +13,7 @@ from aether_sync import NATSServer
 
 from ..programs import exports
 from ..programs.run import run
-from ..support.common import PATIENCE
+from ..support.common import PATIENCE, first_of
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +81,7 @@ def test_a_directory_that_is_removed_at_the_end(own_folder: str) -> None:
     run(exports.removed_at_the_end, within=PATIENCE * 3)
 
 
-@pytest.mark.parametrize("what", ["*", "*.db"])
+@pytest.mark.parametrize("what", first_of(["*", "*.db"]))
 def test_the_directory_is_emptied_while_processes_live(what: str) -> None:
     run(exports.emptied, what, within=PATIENCE * 3)
 

@@ -320,6 +320,7 @@ def test_the_last_counts_of_a_collected_object(registry: CollectorRegistry) -> N
         assert scrape.value("aether_sync_bus_subscriptions") == 0
 
 
+@pytest.mark.slow
 def test_nothing_is_kept_alive(registry: CollectorRegistry) -> None:
     with EventBus() as stays, register(stays, registry=registry):
         before = None

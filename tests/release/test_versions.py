@@ -36,4 +36,4 @@ def test_the_newest_versions_are_those_of_the_readme() -> None:
 
 def test_every_header_of_ours_is_named() -> None:
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "aether_sync").rglob("*.py"))
-    assert set(re.findall(r"`(Aether-\w+)`", PAGE)) == set(re.findall(r"\bAether-[A-Z]\w+", sources))
+    assert set(re.findall(r"`(Aether-[\w-]+)`", PAGE)) == set(re.findall(r"\bAether-[A-Z][\w-]+", sources))

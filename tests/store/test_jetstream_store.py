@@ -9,13 +9,13 @@ import pytest
 from aether_sync import ConnectError, Event, EventTypes, JetStreamEventStore
 
 from ..contracts import store as contract
-from ..support.common import UNIT
+from ..support.common import UNIT, first_of
 from ..support.typed import Cancelled, Placed, typed
 
 MakeStore = Callable[..., JetStreamEventStore]
 
 
-@pytest.mark.parametrize("connect", ["wait", "background"])
+@pytest.mark.parametrize("connect", first_of(["wait", "background"]))
 def test_a_stream_in_place_of_the_url_is_asked_about(connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def getaddrinfo(*_: object) -> list[Any]:
         raise socket.gaierror("nobody knows")
