@@ -301,7 +301,7 @@ class StoreBase(Closeable, EventStore):
         *,
         into: Database,
         actors: str | None = None,
-        event_types: Iterable[str] = (),
+        event_types: Iterable[str | type] = (),
         batch: int = 500,
         on_error: OnError = "stop",
     ) -> Projection:
@@ -318,7 +318,8 @@ class StoreBase(Closeable, EventStore):
                 else that others can see: a batch that fails is applied again from its begin.
             into: The database: :class:`SQLite`, :class:`DBAPI`, or what has the methods of :class:`Database`.
             actors: A pattern of actor ids, such as ``"order-*"``: only events of these; None for all.
-            event_types: Only events of these types; none means all types.
+            event_types: Only events of these types, names or classes of :attr:`types`; none means all types. A class
+                also stands for the names that it had before, and adding one is a change of this argument.
             batch: How many events are applied in one transaction, at most; more, if a ``save_events()`` had more, as
                 its events are applied together. Larger batches are quicker, and hold locks of the database longer.
             on_error: What becomes of an event that ``apply`` cannot take, as it raises an error: with ``"stop"``, the
@@ -337,7 +338,7 @@ class StoreBase(Closeable, EventStore):
             name=name,
             apply=apply,
             into=into,
-            wanted=check_wanted("actors", actors, event_types),
+            wanted=check_wanted("actors", actors, event_types, self._types),
             batch=batch,
             on_error=on_error,
         )
