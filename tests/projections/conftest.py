@@ -28,7 +28,7 @@ def postgres_port() -> Iterator[str]:
     params=[
         ("memory", "sqlite"),
         ("jetstream", "postgres"),
-        ("memory", "sqlalchemy-postgres"),
+        pytest.param(("memory", "sqlalchemy-postgres"), marks=pytest.mark.slow),
         pytest.param(("jetstream", "sqlalchemy-sqlite"), marks=pytest.mark.slow),
         pytest.param(("memory", "postgres"), marks=pytest.mark.slow),
         pytest.param(("jetstream", "sqlite"), marks=pytest.mark.slow),
@@ -36,7 +36,7 @@ def postgres_port() -> Iterator[str]:
     ids="-".join,
 )
 def pair(request: pytest.FixtureRequest) -> tuple[str, str]:
-    """A store and a database: each of them once, and the other pairs when the slow tests run."""
+    """A store and a database; the other pairs come when the slow tests run. `test_sqlalchemy` has what is its own."""
     kinds: tuple[str, str] = request.param
     return kinds
 
