@@ -1,13 +1,9 @@
 """The command ``rebuild``: builds the rows of a projection of the user's program anew."""
 
-import os
-import sys
-from importlib import import_module
-from typing import Any
-
 import click
 
 from ..stores.projections.projection import Projection
+from ._program import imported
 from ._progress import progress
 from ._shell import WrongUsageError
 
@@ -49,11 +45,8 @@ def _projection_at(where: str) -> Projection:
     module, _, name = where.partition(":")
     if not module or not name:
         raise WrongUsageError(f"{where!r} is no MODULE:NAME, such as shop.read:orders")
-    sys.path.insert(0, os.getcwd())
     try:
-        found: Any = import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
+        found = imported(module, name)
     except ModuleNotFoundError as error:
         raise WrongUsageError(f"{where!r} cannot be imported: {error}") from error
     except AttributeError as error:

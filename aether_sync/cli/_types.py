@@ -1,14 +1,12 @@
 """The event types of a program, which some commands are told by ``module:name``."""
 
-import importlib
-import sys
-
 import click
 
 from .._arguments import is_of
 from .._values.shown import explained
 from ..errors import AetherError
 from ..event_types import EventTypes
+from ._program import imported
 
 __all__ = ["types_from"]
 
@@ -24,12 +22,8 @@ def types_from(ctx: click.Context, param: click.Parameter, value: str | None) ->
     module, _, name = value.partition(":")
     if not module or not name:
         raise click.BadParameter(f"{value!r} is not MODULE:NAME, such as shop.events:types.")
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # as `python -m` does
     try:
-        found = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
+        found = imported(module, name)
     except Exception as error:  # of any code of the user's
         raise click.BadParameter(f"{value!r} cannot be imported: {explained(error)}.") from error
     if not is_of(found, EventTypes):

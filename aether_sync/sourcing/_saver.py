@@ -6,7 +6,6 @@ dropped: a snapshot only saves time, and the next decision on its actor makes an
 """
 
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
 
@@ -85,22 +84,17 @@ class SnapshotSaver(ForkAware):
 
     def _run(self) -> None:
         to_start = self._to_start  # of this process
-        while True:
-            for snapshot in self._taken():
-                self._save(snapshot)
-            with self._lock:
-                if not self._waiting:
-                    to_start.append(True)  # under the lock: what is offered later starts a thread
-                    return
+        while (snapshot := self._taken(to_start)) is not None:
+            self._save(snapshot)
 
-    def _taken(self) -> Iterator[Snapshot]:
-        while True:
-            with self._lock:
-                actor_id = next(iter(self._waiting), None)
-                if actor_id is None:
-                    return
-                snapshot = self._waiting.pop(actor_id)
-            yield snapshot
+    def _taken(self, to_start: list[bool]) -> Snapshot | None:
+        """Return the snapshot that came first; if there is none, let what is offered later start a thread."""
+        with self._lock:
+            actor_id = next(iter(self._waiting), None)
+            if actor_id is None:
+                to_start.append(True)
+                return None
+            return self._waiting.pop(actor_id)
 
     def _save(self, snapshot: Snapshot) -> None:
         try:

@@ -127,19 +127,15 @@ def apply_chunk(link: Link, settings: Settings, owner: str, here: Place, chunk: 
         StoppedError: An event cannot be applied.
         Exception: An error of the database that passes. It is not known whether the chunk is applied.
     """
-    try:
-        return _attempt(link, settings, owner, here, chunk, is_careful=False)
-    except RefusedError as refused:
-        first = refused
-    if first.is_unsafe:
-        raise _unsafe(link, settings, chunk, here, first.error) from first.error
-    if settings.on_error == "set_aside" and not first.is_mistake:
+    for is_careful in (False, True):
         try:
-            return _attempt(link, settings, owner, here, chunk, is_careful=True)
+            return _attempt(link, settings, owner, here, chunk, is_careful=is_careful)
         except RefusedError as refused:
             first = refused
         if first.is_unsafe:
             raise _unsafe(link, settings, chunk, here, first.error) from first.error
+        if settings.on_error == "stop" or first.is_mistake:
+            break
     if first.at is None and not first.is_mistake:
         saves = _saves_of(chunk)
         if len(saves) > 1:  # one of them cannot be committed, or has spoiled the transaction for those after it

@@ -1,6 +1,5 @@
 """``Progress``: how far a projection is, as far as this process knows, and who waits for it."""
 
-from ..._runtime.deadline import Deadline
 from ..._runtime.waits import ParkingLot
 
 __all__ = ["Progress"]
@@ -30,7 +29,3 @@ class Progress:
         if sequence != self.sequence:
             self.sequence = sequence
             self.changed.wake_all()
-
-    def wait(self, sequence: int, deadline: Deadline) -> bool:
-        """Wait until the projection is as far as a sequence; False if the deadline came first."""
-        return self.changed.wait(lambda: self.sequence >= sequence, deadline)
