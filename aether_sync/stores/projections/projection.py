@@ -46,6 +46,7 @@ T = TypeVar("T")
 _AT_EXIT = 5.0  # seconds for the projections that nobody has closed
 _SOON = 0.05  # seconds within which most events are projected
 _FIRST_LOOK, _LONGEST_LOOK = 0.01, 0.25  # seconds between two questions to the database by who waits
+_HANGS = 1.0  # seconds without news of an active instance, which may hang while another one has taken over
 _PAGE = 1_000  # events that are asked for at once
 _LARGEST_BATCH = 100_000  # events: all of a batch are in memory
 _LONGEST_NAME = 200  # characters: every database has room for as many in a key
@@ -309,18 +310,21 @@ class Projection(Startable, ForkAware):
             self._refuse_if_closed()
             if progress.sequence >= sequence:
                 return True
-            if self.is_active:
-                progress.changed.wait(lambda: not self.is_active or progress.sequence >= sequence, deadline)
-            elif self._looks(sequence):
+            is_active = self.is_active
+            if not is_active and self._looks(sequence):
                 return True
-            else:
-                progress.changed.wait(
-                    lambda: self._closed or self.is_active or progress.sequence >= sequence,
-                    Deadline(min(pause, deadline.remaining())),
-                )
-                pause = min(_LONGEST_LOOK, pause * 1.5)
+            is_told = progress.changed.wait(
+                partial(self._is_news, is_active, sequence),
+                Deadline(min(_HANGS if is_active else pause, deadline.remaining())),
+            )
+            if is_active and not is_told and self._looks(sequence):
+                return True
+            pause = min(_LONGEST_LOOK, pause * 1.5)
             if not deadline.remaining():
                 return progress.sequence >= sequence
+
+    def _is_news(self, was_active: bool, sequence: int) -> bool:
+        return self._closed or self.is_active != was_active or self._progress.sequence >= sequence
 
     def _looks(self, sequence: int) -> bool:
         """Ask the database, unless another thread is asking; return whether the projection is so far."""
@@ -336,7 +340,8 @@ class Projection(Startable, ForkAware):
             self._may_look.append(True)
         if checkpoint is None:
             return False
-        self._progress.tell(checkpoint.place.sequence)
+        if not self.is_active or checkpoint.place.sequence > self._progress.sequence:
+            self._progress.tell(checkpoint.place.sequence)
         if checkpoint.place.sequence >= sequence:
             return True
         projector = self._projector
