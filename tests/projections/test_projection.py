@@ -117,14 +117,16 @@ class TestStandingBy:
         self, any_store: Any, place: Place, project: Project
     ) -> None:
         first, second = project(), project()
-        with first, second:
-            first.wait_for(put(any_store), PATIENCE)
-            assert (first.is_active, second.is_active) == (True, False)
-            assert second.health()
-            second.wait_for(1, PATIENCE)
-            first.close()
-            eventually(lambda: second.is_active)
-            second.wait_for(put(any_store), PATIENCE)
+        with first:
+            eventually(lambda: first.is_active)
+            with second:
+                first.wait_for(put(any_store), PATIENCE)
+                assert (first.is_active, second.is_active) == (True, False)
+                assert second.health()
+                second.wait_for(1, PATIENCE)
+                first.close()
+                eventually(lambda: second.is_active)
+                second.wait_for(put(any_store), PATIENCE)
         assert place.applied == [1, 2]
 
 
