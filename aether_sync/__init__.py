@@ -47,7 +47,7 @@ from .errors import (
     WrongThreadError,
 )
 from .event_types import EventTypes
-from .events import EVENT_STORED, Event, EventStored
+from .events import EVENT_STORED, PROJECTION_ADVANCED, Event, EventStored, ProjectionAdvanced
 from .handling_context import (
     Handleable,
     HandlingContext,
@@ -109,6 +109,7 @@ __all__ = [
     "ANY_VERSION",
     "EVENT_STORED",
     "NO_EVENTS",
+    "PROJECTION_ADVANCED",
     "ActorState",
     "AetherError",
     "AnyVersion",
@@ -173,6 +174,7 @@ __all__ = [
     "Operation",
     "PermissionDeniedError",
     "Projection",
+    "ProjectionAdvanced",
     "ProjectionError",
     "ProjectionMismatchError",
     "ProjectionStoppedError",

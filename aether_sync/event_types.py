@@ -14,7 +14,7 @@ from ._arguments import as_iterator, check_callback, check_choice, check_int, is
 from ._runtime.locks import signal_safe_lock
 from ._values.shown import explained, short
 from .errors import EncodingError, EventTypeError, InvalidEventError, InvalidOptionError, UnknownEventTypeError
-from .events import EVENT_STORED, MAX_VERSION, Event, EventStored, _metadata, event_class, made_of
+from .events import ANNOUNCEMENTS, MAX_VERSION, Event, _metadata, event_class, made_of
 
 __all__ = ["SCHEMA_VERSION", "EventTypes", "Upcaster", "class_of_events"]
 
@@ -254,7 +254,7 @@ class EventTypes:
             EventTypeError: The event's ``schemaVersion`` is not a version.
         """
         known = self._complete().types.get(_checked_event(event).event_type)
-        return event.event_type == EVENT_STORED or (known is not None and _version_of(event) <= known.version)
+        return event.event_type in ANNOUNCEMENTS or (known is not None and _version_of(event) <= known.version)
 
     # -- reading
 
@@ -269,7 +269,7 @@ class EventTypes:
         """
         plan = self._complete()
         known = plan.types.get(_checked_event(event).event_type)
-        if event.event_type == EVENT_STORED:
+        if event.event_type in ANNOUNCEMENTS:
             return _announcement(event)
         version = 0 if known is None else _version_of(event)
         if known is None or version > known.version:
@@ -398,8 +398,10 @@ def _checked_name(name: object) -> str:
             f"the name of an event type is a non-empty str such as 'OrderPlaced', not {short(name)}"
         )
     text = str.__str__(name)
-    if text == EVENT_STORED:
-        raise InvalidOptionError(f"{EVENT_STORED!r} is the type of what stores announce, whose value is an EventStored")
+    if text in ANNOUNCEMENTS:
+        raise InvalidOptionError(
+            f"{text!r} is the type of what this library announces, whose value is of its own class"
+        )
     return text
 
 
@@ -537,9 +539,9 @@ def _reason(error: Exception) -> str:
     return str(error)[:_LONGEST] if type(error) is msgspec.ValidationError else explained(error, _LONGEST)
 
 
-def _announcement(event: Event) -> EventStored:
+def _announcement(event: Event) -> Any:
     try:
-        return event.data_as(EventStored)
+        return event.data_as(ANNOUNCEMENTS[event.event_type])
     except ValueError as error:
         raise EventTypeError(str(error), event.id) from error
 

@@ -17,10 +17,25 @@ from ._values.shown import explained, short
 from ._values.trace_context import baggage_in, trace_parent_in, trace_state_in
 from .errors import DecodingError, InvalidEventError, InvalidOptionError
 
-__all__ = ["EVENT_STORED", "MAX_VERSION", "CarriedMetadata", "Event", "EventStored", "Types", "event_class", "made_of"]
+__all__ = [
+    "ANNOUNCEMENTS",
+    "EVENT_STORED",
+    "MAX_VERSION",
+    "PROJECTION_ADVANCED",
+    "CarriedMetadata",
+    "Event",
+    "EventStored",
+    "ProjectionAdvanced",
+    "Types",
+    "event_class",
+    "made_of",
+]
 
 EVENT_STORED = "EventStored"
 """The type of the event that a store publishes for each event that it has stored."""
+
+PROJECTION_ADVANCED = "ProjectionAdvanced"
+"""The type of the event that a projection publishes when it has committed what it has made of events."""
 
 MAX_VERSION = MAX_INT  #: the largest int64, which a version is in Go
 
@@ -419,6 +434,33 @@ class EventStored(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         if sequence is not None:
             data["sequence"] = check_int("sequence", sequence, 0)
         return Event(event_type=EVENT_STORED, actor_id=event.actor_id, version=event.version, data=data)
+
+
+class ProjectionAdvanced(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """The data of an event of type ``ProjectionAdvanced``: a projection has committed what it has made of events.
+
+    The active instance of a projection whose store has a bus publishes it there, at most a hundred times a second; the
+    last one always comes. Like all events of a bus it may be lost.
+
+    Attributes:
+        projection: The name of the projection.
+        stream: What its store calls the stream of its events.
+        sequence: All events up to this one have taken effect, or do not concern it.
+        owner: A random word that tells this instance from others. Projections of one name into two databases have two
+            of them.
+    """
+
+    projection: str
+    stream: str
+    sequence: int
+    owner: str
+
+
+#: What this library publishes itself, by the type of the event.
+ANNOUNCEMENTS: Mapping[str, type[msgspec.Struct]] = {
+    EVENT_STORED: EventStored,
+    PROJECTION_ADVANCED: ProjectionAdvanced,
+}
 
 
 def _check_type(kind: object) -> None:

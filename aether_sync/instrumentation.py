@@ -20,7 +20,7 @@ from ._runtime.reporter import Burst, Kind, Reporter
 from ._values.clock import monotonic
 from .events import Event
 
-__all__ = ["Observer", "Operation", "Stamp", "instrument", "observed", "observers", "received", "sending"]
+__all__ = ["Observer", "Operation", "Stamp", "instrument", "observed", "observers", "received", "sending", "unobserved"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +143,20 @@ def observed(operation: Operation) -> Iterator[Sequence[Stamp]]:
 
 # Signal handlers raise in the middle of a call, or when it returns. Each ``try`` below begins before its thread is
 # noted, and its ``finally`` calls nothing before the thread is let go, so none stays noted.
+
+
+@contextmanager
+def unobserved() -> Iterator[None]:
+    """Do what the library does for itself, on this thread, which no observer is to see."""
+    me = get_ident()
+    if me in _inside:
+        yield
+        return
+    try:
+        _inside.add(me)
+        yield
+    finally:
+        _inside.discard(me)
 
 
 def _enter(operation: Operation, contexts: list[AbstractContextManager[Stamp | None]]) -> list[Stamp]:

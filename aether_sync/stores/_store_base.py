@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, NamedTuple, Never, Self, Unpack
+from typing import Literal, Never, Self, Unpack
 
 from .._arguments import as_whole, check_count, check_seconds, is_of
 from .._runtime.closing import Closeable
@@ -32,19 +32,15 @@ from .base import ANY_VERSION, AnyVersion, LoadedActor, Snapshot, StoredEvent
 from .consumers.base import ConsumerSettings, ConsumerState
 from .consumers.context import ConsumerContext
 from .event_store import Consumer, EventStore
+from .projections.announcing import Announcements, Broadcaster
 from .projections.applying import OnError
 from .projections.base import Apply, Database
-from .projections.projection import Projection, make_projection
+from .projections.projection import Projection, close_projections, make_projection
 
 __all__ = ["StoreBase", "lasting_store_metrics"]
 
 _SHORTEST_ACK_WAIT = 0.001  # seconds: four times within it a server is told that work goes on
 _BURSTS_KEPT = 1_000  # actors of whose snapshots it is known when it was logged last that they are ignored
-
-
-class _Broadcaster(NamedTuple):
-    bus: EventBus
-    namespace: str
 
 
 class StoreBase(Closeable, EventStore):
@@ -69,7 +65,8 @@ class StoreBase(Closeable, EventStore):
         self._counts = StoreCounts()
         self._destination = ""  # how observers call it
         self._namespace: str | None = None  # where EventStored is published unless set_broadcaster() names another
-        self._broadcaster: _Broadcaster | None = None  # replaced whole; read by any thread
+        self._broadcaster: Broadcaster | None = None  # replaced whole; read by any thread
+        self._announcements = Announcements()  # of its projections
         self._projections: WeakRegistry[Projection] = WeakRegistry()  # which end with the store
         self._ignored: dict[str, Burst] = {}  # by actor: snapshots that load() did not use; single operations only
 
@@ -334,6 +331,7 @@ class StoreBase(Closeable, EventStore):
         projection = make_projection(
             self,
             self._reporter,
+            self._announcements,
             self._destination,
             name=name,
             apply=apply,
@@ -351,6 +349,7 @@ class StoreBase(Closeable, EventStore):
         self._refuse_if_closed()
         if bus is None:
             self._broadcaster = None
+            self._announcements.use(None)
             return
         if not is_of(bus, EventBus):
             raise InvalidOptionError(f"a broadcaster is an EventBus or NATSEventBus, not {type(bus).__name__}")
@@ -358,7 +357,8 @@ class StoreBase(Closeable, EventStore):
         if namespace is None:
             raise InvalidOptionError("a broadcaster wants a namespace to publish EventStored under: 'tenant-abc'")
         self._check_bus(bus)
-        self._broadcaster = _Broadcaster(bus, check_namespace(namespace))
+        self._broadcaster = Broadcaster(bus, check_namespace(namespace))
+        self._announcements.use(self._broadcaster)
 
     def _check_bus(self, bus: EventBus) -> None:
         """Refuse a bus that cannot be one for this store."""
@@ -387,6 +387,12 @@ class StoreBase(Closeable, EventStore):
     def health(self, *, timeout: float | None = 0.5) -> Health: ...
 
     # -- its end
+
+    def _end_projections(self, deadline: Deadline) -> int:
+        """Close all projections; return how many batches are left behind."""
+        left = close_projections(self._projections, deadline)
+        self._announcements.end(deadline)
+        return left
 
     @property
     def closed(self) -> bool:

@@ -398,9 +398,10 @@ class EventStore(Protocol):
         """
 
     def set_broadcaster(self, bus: EventBus | None, namespace: str | None = None) -> None:
-        """Publish an ``EventStored`` for every event, after it is stored.
+        """Publish an ``EventStored`` for every event, after it is stored, and a ``ProjectionAdvanced`` by projections.
 
-        A bus that is full or disconnected neither delays the saving nor makes it fail: the ``EventStored`` is lost, and
+        Whoever waits for a projection of this store listens on this bus, too; see :meth:`Projection.wait_for`. A bus
+        that is full or disconnected neither delays the saving nor makes it fail: what is not published is lost, and
         counted in the bus's ``publish_errors``.
 
         Args:

@@ -46,7 +46,6 @@ from ._wanted import Wanted
 from .base import AnyVersion, LoadedActor, Reading, Snapshot, StoredEvent
 from .consumers.context import ConsumerContext
 from .consumers.server_backend import ServerBackend
-from .projections.projection import close_projections
 
 __all__ = ["JetStreamEventStore"]
 
@@ -409,7 +408,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
     def close(self, timeout: float | None = 5.0) -> CloseReport:  # noqa: D102
         deadline = Deadline(timeout)
         self._closed = True
-        left = close_projections(self._projections, _all_but_the_last_of(deadline))
+        left = self._end_projections(_all_but_the_last_of(deadline))
         for follower in self._followers:
             follower.close()
         left += self._consumers.close(_all_but_the_last_of(deadline))

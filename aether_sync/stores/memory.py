@@ -35,7 +35,6 @@ from ._store_base import StoreBase
 from ._wanted import Wanted
 from .base import ANY_VERSION, AnyVersion, Follower, LoadedActor, Reading, Snapshot, StoredEvent
 from .consumers.context import ConsumerContext
-from .projections.projection import close_projections
 
 __all__ = ["InMemoryEventStore"]
 
@@ -352,7 +351,7 @@ class InMemoryEventStore(StoreBase):
         """
         deadline = Deadline(timeout)
         self._closed = True
-        left = close_projections(self._projections, deadline)
+        left = self._end_projections(deadline)
         self._log.close()
         self._backend.close()
         left += self._consumers.close(deadline)

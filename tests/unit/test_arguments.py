@@ -364,7 +364,7 @@ NOT_CALLED = {
     "AnyVersion", "EventStore", "Follower", "VersionListener", "Handleable", "HasHealth",  # an enum and protocols
     "Database", "Link",  # protocols, too
     "HandlingFilter",  # as every logging.Filter
-    "EventStored",  # as every Struct: the decoder makes them, and checks
+    "EventStored", "ProjectionAdvanced",  # as every Struct: the decoder makes them, and checks
     "ConnectionOptions",  # the arguments of Connection, which checks them
     # made by others:
     "Consumer", "Consumption", "Delivery", "Given", "Projection", "Runner", "Subscription", "JetStreamFollower",

@@ -460,11 +460,14 @@ def test_the_quick_way_reads_the_fields_of_an_event_in_their_order():
 
 def test_names():
     assert events.__all__ == [
+        "ANNOUNCEMENTS",
         "EVENT_STORED",
         "MAX_VERSION",
+        "PROJECTION_ADVANCED",
         "CarriedMetadata",
         "Event",
         "EventStored",
+        "ProjectionAdvanced",
         "Types",
         "event_class",
         "made_of",

@@ -94,7 +94,7 @@ def test_nothing_is_registered_twice() -> None:
     assert types.names() == {"Placed", "Refunded", "Cancelled", "Aborted"}
 
 
-@pytest.mark.parametrize("name", ["", 3, None, b"x", "EventStored", Placed])
+@pytest.mark.parametrize("name", ["", 3, None, b"x", "EventStored", "ProjectionAdvanced", Placed])
 def test_what_is_no_name(name: Any) -> None:
     types = EventTypes()
     refused(lambda: types.event(name))

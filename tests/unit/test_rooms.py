@@ -51,8 +51,8 @@ ROOMS: dict[str, list[str]] = {
         "dead_letters", "durable", "ack_extender", "settling", "sources", "pulled", "server_backend",
     ],
     "stores/projections": [
-        "base", "checkpoints", "chunks", "applying", "progress", "projector", "shadows", "rebuilding", "projection",
-        "_cursor_link", "_sqlite_link", "dbapi", "sqlite",
+        "base", "checkpoints", "chunks", "applying", "progress", "announcing", "projector", "shadows", "rebuilding",
+        "projection", "_cursor_link", "_sqlite_link", "dbapi", "sqlite",
     ],
     "stores/doctor": [
         "faults", "rights", "findings", "monitoring", "shapes", "questions", "server_checks", "checks", "diagnosis",
@@ -185,7 +185,7 @@ class TestEveryFile:
 
 def test_public_names_are_pinned() -> None:
     assert aether_sync.__all__ == [
-        "ANY_VERSION", "EVENT_STORED", "NO_EVENTS", "ActorState", "AetherError", "AnyVersion",
+        "ANY_VERSION", "EVENT_STORED", "NO_EVENTS", "PROJECTION_ADVANCED", "ActorState", "AetherError", "AnyVersion",
         "AtomicAppendUnsupportedError", "BusClosedError", "CallMetrics", "CloseReport", "ClosedError", "ConnectError",
         "Connection", "ConnectionFailedError", "ConnectionOptions", "Consumer", "ConsumerState", "Consumption", "DBAPI",
         "Database", "DeadLetter", "DeadlineExceededError", "Decided", "DecidedTogether", "DecodingError", "Delivery",
@@ -195,14 +195,14 @@ def test_public_names_are_pinned() -> None:
         "Histogram", "InMemoryEventStore", "InvalidEventError", "InvalidNamespaceError", "InvalidOptionError",
         "JetStreamEventStore", "Link", "LoadedActor", "MalformedRecord", "MalformedRecordError", "Metrics",
         "NATSCluster", "NATSEventBus", "NATSServer", "Notice", "NoticeCallback", "Observer", "Operation",
-        "PermissionDeniedError", "Projection", "ProjectionError", "ProjectionMismatchError", "ProjectionStoppedError",
-        "ProjectionUnavailableError", "PublishTimeoutError", "ReadYourWrites", "ReadYourWritesStats", "Reading",
-        "Repository", "Runner", "RunnerMetrics", "Scenarios", "SQLite", "ServerError", "ServerNotFoundError",
-        "SetAside", "Snapshot", "Stamp", "StoreClosedError", "StoreError", "StoreMetrics", "StoreUnavailableError",
-        "StoredEvent", "StreamMismatchError", "StreamRegressionError", "Subscription", "SubscriptionClosedError",
-        "SubscriptionFilter", "SubscriptionOverflowError", "SubscriptionStats", "UnknownEventTypeError",
-        "UnknownOutcomeError", "UnsupportedError", "VersionConflictError", "VersionListener", "When",
-        "WrongThreadError", "__version__", "actor_type", "add_handling", "current_handling", "diagnose",
+        "PermissionDeniedError", "Projection", "ProjectionAdvanced", "ProjectionError", "ProjectionMismatchError",
+        "ProjectionStoppedError", "ProjectionUnavailableError", "PublishTimeoutError", "ReadYourWrites",
+        "ReadYourWritesStats", "Reading", "Repository", "Runner", "RunnerMetrics", "Scenarios", "SQLite", "ServerError",
+        "ServerNotFoundError", "SetAside", "Snapshot", "Stamp", "StoreClosedError", "StoreError", "StoreMetrics",
+        "StoreUnavailableError", "StoredEvent", "StreamMismatchError", "StreamRegressionError", "Subscription",
+        "SubscriptionClosedError", "SubscriptionFilter", "SubscriptionOverflowError", "SubscriptionStats",
+        "UnknownEventTypeError", "UnknownOutcomeError", "UnsupportedError", "VersionConflictError", "VersionListener",
+        "When", "WrongThreadError", "__version__", "actor_type", "add_handling", "current_handling", "diagnose",
         "end_iterations", "flush_logs", "handling", "health_app", "instrument", "retry_on_conflict",
     ]  # fmt: skip
     assert all(hasattr(aether_sync, name) for name in aether_sync.__all__)

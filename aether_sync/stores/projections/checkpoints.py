@@ -277,10 +277,14 @@ def lock(link: Link, name: str) -> Checkpoint | None:
 
 
 def replace(link: Link, name: str, identity: Identity, place: Place) -> None:
-    """In a transaction that has locked the row, set what the projection is of and how far it is."""
+    """In a transaction that has locked the row, set what the projection is of and how far it is.
+
+    Nobody owns it then: the active instance begins anew, under another word. What it has announced before is not about
+    these rows.
+    """
     link.execute(
         "UPDATE aether_projections SET stream = ?, actors = ?, event_types = ?, sequence = ?, event_sequence = ?, "
-        "event_id = ?, stopped = '', stopped_at = 0, reason = '' WHERE name = ?",
+        "event_id = ?, owner = '', stopped = '', stopped_at = 0, reason = '' WHERE name = ?",
         *(*identity, *place, name),
     )
     link.execute("DELETE FROM aether_set_aside WHERE projection = ?", name)

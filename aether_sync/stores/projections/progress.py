@@ -4,6 +4,8 @@ from ..._runtime.waits import ParkingLot
 
 __all__ = ["Progress"]
 
+_OWNERS = 100  # of databases elsewhere, too
+
 
 class Progress:
     """How far a projection is, as far as this process knows. Any thread may tell it, and wait.
@@ -12,13 +14,18 @@ class Progress:
     hears it from another process. It is a plain number, which is only ever replaced, so it needs no lock.
 
     Attributes:
+        projection: The name of the projection.
+        stream: What its store calls the stream of its events.
         sequence: How far it is; -1 if nobody has told yet.
         changed: Woken when something changes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, projection: str, stream: str) -> None:
+        self.projection, self.stream = projection, stream
         self.sequence = -1
         self.changed = ParkingLot()
+        self._owner = ""  # in the row of the database
+        self._heard: dict[str, int] = {}  # by owner, what was announced last; single operations only
 
     def tell(self, sequence: int) -> None:
         """Note how far the projection is, and wake those who wait for it. After a rebuild it may be less than before.
@@ -29,3 +36,25 @@ class Progress:
         if sequence != self.sequence:
             self.sequence = sequence
             self.changed.wake_all()
+
+    def tell_of_row(self, owner: str, sequence: int) -> None:
+        """As :meth:`tell`, with the owner that the row has: from now on, what that one announces is believed."""
+        self._owner = owner  # before the look at what was heard, as hear() does the opposite
+        self.tell(max(sequence, self._heard.get(owner, -1)))
+
+    def hear(self, owner: str, sequence: int) -> None:
+        """Note what an active instance has announced, which may be one of another database. One thread."""
+        if owner not in self._heard and len(self._heard) >= _OWNERS:
+            self._heard.clear()
+        self._heard[owner] = sequence
+        if owner == self._owner and sequence > self.sequence:
+            self.tell(sequence)
+
+    @property
+    def is_announced(self) -> bool:
+        """Whether the owner that the row had, when it was last asked for, has announced what it does."""
+        return self._owner in self._heard
+
+    def distrust(self) -> None:
+        """Note that an announcement was missed: the row is asked for until the next one is heard."""
+        self._heard.pop(self._owner, None)

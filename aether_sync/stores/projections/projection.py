@@ -32,6 +32,7 @@ from ...patterns import SubscriptionFilter
 from .._checks import check_version
 from ..base import Follower
 from ..event_store import EventStore
+from .announcing import Announcements
 from .applying import OnError, RefusedError, Settings, apply_all, explain
 from .base import Apply, Database, Link
 from .checkpoints import Checkpoint, Identity, SetAside, list_set_aside, lock, read, remove_set_aside
@@ -46,7 +47,7 @@ T = TypeVar("T")
 _AT_EXIT = 5.0  # seconds for the projections that nobody has closed
 _SOON = 0.05  # seconds within which most events are projected
 _FIRST_LOOK, _LONGEST_LOOK = 0.01, 0.25  # seconds between two questions to the database by who waits
-_HANGS = 1.0  # seconds without news of an active instance, which may hang while another one has taken over
+_SILENCE = 1.0  # seconds without news, after which it is asked: who tells may hang, and another one have taken over
 _PAGE = 1_000  # events that are asked for at once
 _LARGEST_BATCH = 100_000  # events: all of a batch are in memory
 _LONGEST_NAME = 200  # characters: every database has room for as many in a key
@@ -66,8 +67,9 @@ class Projection(Startable, ForkAware):
     Any thread may call any method. After a fork the projection is not started in the child, and can be started there.
     """
 
-    def __init__(self, store: EventStore, settings: Settings, reporter: Reporter) -> None:
+    def __init__(self, store: EventStore, settings: Settings, announcements: Announcements, reporter: Reporter) -> None:
         self._store = store
+        self._announcements = announcements
         self._settings = settings
         self._reporter = reporter
         self._closed = False
@@ -76,7 +78,7 @@ class Projection(Startable, ForkAware):
         _projections.add(self)
 
     def _begin_anew(self) -> None:
-        self._progress = Progress()
+        self._progress = Progress(self._settings.name, self._settings.identity.stream)
         self._projectors: list[Projector] = []  # at most one; its first one counts
         self._links: list[Link] = []  # for questions: taken out while it is used; at most one stays
         self._rebuilding: WeakRegistry[Follower] = WeakRegistry()  # those of rebuilds
@@ -164,7 +166,7 @@ class Projection(Startable, ForkAware):
         deadline = Deadline(timeout)
         self._refuse_if_closed()
         mind_the_exit()
-        own = Projector(self._store, self._settings, self._progress, self._reporter, self)
+        own = Projector(self._store, self._settings, self._progress, self._announcements, self._reporter, self)
         while True:
             there = self._projector
             if there is None:
@@ -256,7 +258,9 @@ class Projection(Startable, ForkAware):
 
         It returns at once if the event does not concern the projection and all before it have taken effect. Any
         process may call it, whether or not the projection is started there. Where the active instance is, it is told.
-        Elsewhere it asks the database, first after 10 ms, and then less and less often, up to 4 times a second.
+        Elsewhere, too, if the stores of both have a bus (see ``set_broadcaster()``): the active instance publishes
+        :class:`ProjectionAdvanced` on it. Without a bus, and if a second passes without news, it asks the database,
+        first every 10 ms, and then less and less often, up to 4 times a second.
 
         Args:
             sequence: The event's ``StoredEvent.sequence``, which saving it has returned.
@@ -277,6 +281,8 @@ class Projection(Startable, ForkAware):
         projector = self._projector
         if projector is not None and projector.thread is current_thread():
             raise WrongThreadError(f"apply() of projection {short(self.name)} must not wait for the projection itself")
+        if not self.is_active:
+            self._announcements.listen(self._progress)
         if self._await(sequence, Deadline(min(_SOON, deadline.remaining()))):
             return
         if not self._settings.wanted.is_empty:
@@ -310,21 +316,26 @@ class Projection(Startable, ForkAware):
             self._refuse_if_closed()
             if progress.sequence >= sequence:
                 return True
-            is_active = self.is_active
-            if not is_active and self._looks(sequence):
+            is_told = self._is_told()
+            if not is_told and self._looks(sequence):
                 return True
-            is_told = progress.changed.wait(
-                partial(self._is_news, is_active, sequence),
-                Deadline(min(_HANGS if is_active else pause, deadline.remaining())),
+            is_news = progress.changed.wait(
+                partial(self._is_news, is_told, sequence),
+                Deadline(min(_SILENCE if is_told else pause, deadline.remaining())),
             )
-            if is_active and not is_told and self._looks(sequence):
+            if is_told and not is_news and self._looks(sequence):
+                progress.distrust()
                 return True
             pause = min(_LONGEST_LOOK, pause * 1.5)
             if not deadline.remaining():
                 return progress.sequence >= sequence
 
-    def _is_news(self, was_active: bool, sequence: int) -> bool:
-        return self._closed or self.is_active != was_active or self._progress.sequence >= sequence
+    def _is_told(self) -> bool:
+        """Whether this process is told of each batch: it applies them, or hears of them from who does."""
+        return self.is_active or self._announcements.hears(self._progress)
+
+    def _is_news(self, was_told: bool, sequence: int) -> bool:
+        return self._closed or self._is_told() != was_told or self._progress.sequence >= sequence
 
     def _looks(self, sequence: int) -> bool:
         """Ask the database, unless another thread is asking; return whether the projection is so far."""
@@ -341,7 +352,7 @@ class Projection(Startable, ForkAware):
         if checkpoint is None:
             return False
         if not self.is_active or checkpoint.place.sequence > self._progress.sequence:
-            self._progress.tell(checkpoint.place.sequence)
+            self._progress.tell_of_row(checkpoint.owner, checkpoint.place.sequence)
         if checkpoint.place.sequence >= sequence:
             return True
         projector = self._projector
@@ -534,6 +545,7 @@ def _report_nothing(done: int, total: int) -> None:
 def make_projection(
     store: EventStore,
     reporter: Reporter,
+    announcements: Announcements,
     stream: str,
     *,
     name: object,
@@ -548,6 +560,7 @@ def make_projection(
     Args:
         store: Where events come from.
         reporter: Logs for the store.
+        announcements: Those of the store.
         stream: What the store calls the stream of its events.
         name: The name.
         apply: The user's function.
@@ -569,7 +582,7 @@ def make_projection(
         batch=check_count("batch", batch, _LARGEST_BATCH),
         on_error=check_choice("on_error", on_error, _ON_ERROR),
     )
-    return Projection(store, settings, reporter)
+    return Projection(store, settings, announcements, reporter)
 
 
 def _checked_name(name: object) -> str:

@@ -34,6 +34,7 @@ from ...errors import (
 )
 from ..base import Follower, StoredEvent
 from ..event_store import EventStore
+from .announcing import Announcements, Announcer
 from .applying import LostError, Settings, StoppedError, apply_chunk
 from .base import Link
 from .checkpoints import DOUBTFUL, Checkpoint, Place, beat, claim, give_up, prepare, read, stop
@@ -80,20 +81,28 @@ class Projector:
         store: Where events come from.
         settings: Those of the projection.
         progress: Is told how far it is.
+        announcements: Tell other processes.
         reporter: Logs for the store.
         projection: What it is the thread of, which lives as long as the thread.
     """
 
     def __init__(
-        self, store: EventStore, settings: Settings, progress: Progress, reporter: Reporter, projection: object
+        self,
+        store: EventStore,
+        settings: Settings,
+        progress: Progress,
+        announcements: Announcements,
+        reporter: Reporter,
+        projection: object,
     ) -> None:
         self._store = store
         self._projection = projection  # it goes on when nobody else refers to it, until it or its store is closed
         self._settings = settings
         self._progress = progress
+        self._announcements = announcements
         self._reporter = reporter
         self._details = Details(stream=settings.identity.stream, projection=settings.name)
-        self._owner = urandom(16).hex()
+        self._owner = _new_owner()
         self._closing = False
         self._follower: Follower | None = None
         self._link: Link | None = None
@@ -248,7 +257,7 @@ class Projector:
             self._check_stream(checkpoint.place)
             self.begun.set(None)
             self.state = State.STANDBY
-        self._progress.tell(checkpoint.place.sequence)
+        self._progress.tell_of_row(checkpoint.owner, checkpoint.place.sequence)
         self._is_well()
         return checkpoint
 
@@ -282,22 +291,25 @@ class Projector:
             text = "projection %r is the active one, from sequence %d on"
             self._reporter.info(Kind.PROJECTION_ACTIVE, text, settings.name, here.sequence, **self._details)
             self._progress.tell(here.sequence)
+            announcer = Announcer(self._announcements, settings.name, settings.identity.stream, self._owner)
             try:
-                self._apply(link, ChunkReader(follower, here, settings.batch), here)
+                self._apply(link, ChunkReader(follower, here, settings.batch), here, announcer)
             except LostError:
                 self.state = State.STANDBY
+                self._owner = _new_owner()
             except ClosedError:
                 if not self._closing:
                     raise
             finally:
+                announcer.announce(is_end=True)
                 self._follower = None
         self._progress.changed.wake_all()
 
-    def _apply(self, link: Link, reader: ChunkReader, here: Place) -> None:
+    def _apply(self, link: Link, reader: ChunkReader, here: Place, announcer: Announcer) -> None:
         name = self._settings.name
         beaten = monotonic()
         while not self._closing:
-            chunk = reader.next(_BEAT)
+            chunk = reader.next(min(_BEAT, announcer.announce()))
             if chunk.found:
                 here = self._apply_chunk(link, here, chunk)
             elif chunk.there != here or (monotonic() - beaten >= _BEAT and self._is_connected()):
@@ -310,6 +322,7 @@ class Projector:
             beaten = monotonic()
             self._is_well()
             self._progress.tell(here.sequence)
+            announcer.tell(here.sequence)
 
     def _apply_chunk(self, link: Link, here: Place, chunk: Chunk) -> Place:
         settings = self._settings
@@ -333,6 +346,10 @@ class Projector:
         """In a forked child, where the thread is not: forget all, and return the connection, which is the parent's."""
         self.state = State.CLOSED
         return self._link
+
+
+def _new_owner() -> str:
+    return urandom(16).hex()
 
 
 def check_identity(settings: Settings, checkpoint: Checkpoint | None) -> None:
