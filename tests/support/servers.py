@@ -7,13 +7,14 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import nats
 from nats.js.api import StreamConfig
-from nats.js.errors import NotFoundError, ServiceUnavailableError
+from nats.js.errors import NoStreamResponseError, NotFoundError, ServiceUnavailableError
 
 from aether_sync import NATSServer
 
@@ -47,14 +48,25 @@ def greeting(server: NATSServer, timeout: float = PATIENCE) -> dict[str, object]
         return dict(json.loads(lines.readline().removeprefix(b"INFO ")))
 
 
-def store_one(server: NATSServer) -> None:
-    """Put a message into a stream of the server."""
+def store_one(server: NATSServer, replicas: int = 1) -> None:
+    """Put a message into a stream of the server, or of its cluster."""
 
     async def store() -> None:
         client = await nats.connect(server.url)
-        await client.jetstream().add_stream(StreamConfig(name="S", subjects=["s"]))
-        await client.jetstream().publish("s", b"kept")
-        await client.close()
+        try:
+            jetstream = client.jetstream()
+            await jetstream.add_stream(StreamConfig(name="S", subjects=["s"], num_replicas=replicas))
+            end = time.monotonic() + PATIENCE
+            while True:
+                try:
+                    await jetstream.publish("s", b"kept")
+                except NoStreamResponseError:  # other servers of a cluster learn a moment later that there is a stream
+                    assert time.monotonic() < end
+                    await asyncio.sleep(0.05)
+                else:
+                    break
+        finally:
+            await client.close()
 
     asyncio.run(store())
 

@@ -1,13 +1,10 @@
 """``NATSCluster``: several local servers that know each other."""
 
-import asyncio
 import os
 from contextlib import suppress
 from pathlib import Path
 
-import nats
 import pytest
-from nats.js.api import StreamConfig
 
 from aether_sync.errors import InvalidOptionError, ServerError
 from aether_sync.server.cluster import NATSCluster
@@ -25,14 +22,7 @@ def test_cluster(temporary: Path) -> None:
         assert isinstance(cluster, NATSCluster)
         assert len(cluster.servers) == len(set(cluster.urls)) == 3
         assert cluster.url.split(",") == cluster.urls
-
-        async def use() -> None:
-            client = await nats.connect(cluster.urls)
-            await client.jetstream().add_stream(StreamConfig(name="S", subjects=["s"], num_replicas=3))
-            await client.jetstream().publish("s", b"")
-            await client.close()
-
-        asyncio.run(use())
+        store_one(cluster.servers[1], replicas=3)
         cluster.servers[0].kill()
         with pytest.raises(ServerError, match="not running"):
             cluster.wait_ready()
