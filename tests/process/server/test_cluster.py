@@ -1,9 +1,11 @@
 """``NATSCluster``: several local servers that know each other."""
 
+import asyncio
 import os
 from contextlib import suppress
 from pathlib import Path
 
+import nats
 import pytest
 
 from aether_sync.errors import InvalidOptionError, ServerError
