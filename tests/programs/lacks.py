@@ -41,7 +41,7 @@ def no_files(url: str, prefix: str) -> None:
     for leave in range(8):
         bus = NATSEventBus(url, prefix=prefix, connect_timeout=PATIENCE)
         taken = take_all_files(leave)
-        for use in (bus.start, lambda: bus.publish("n", event()), lambda: bus.subscribe("n"), bus.wait_connected):  # noqa: B023
+        for use in (bus.start, lambda: bus.publish("n", event()), lambda: bus.subscribe("n"), bus.wait_connected):  # noqa: B023, F821
             if leave < 6:
                 with pytest.raises(ConnectError, match=r"Too many open files.*ulimit -n"):
                     use()
@@ -82,7 +82,7 @@ def interrupted_first_uses(url: str, prefix: str, count: str) -> None:
         gc.collect()
         with contextlib.suppress(Interrupted):
             signal.setitimer(signal.ITIMER_REAL, random.uniform(2e-5, 1.5e-3))
-            (bus.start, lambda: bus.publish("n", event()))[n % 2]()  # noqa: B023
+            (bus.start, lambda: bus.publish("n", event()))[n % 2]()  # noqa: B023, F821
             signal.setitimer(signal.ITIMER_REAL, 0)
         with contextlib.suppress(Interrupted):
             signal.setitimer(signal.ITIMER_REAL, 0)

@@ -66,7 +66,7 @@ class Listed(msgspec.Struct, array_like=True):
 
 @dataclass
 class Unfinished:
-    other: "NotThereYet"  # type: ignore[name-defined]
+    other: "NotThereYet"  # type: ignore[name-defined]  # noqa: F821
 
 
 @dataclass

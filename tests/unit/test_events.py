@@ -291,7 +291,7 @@ def test_the_error_says_where_data_differs():
         event(data={"lines": [{"qty": 1}, {"qty": "x"}]}).data_as(Order)
 
 
-@pytest.mark.parametrize("kind", [3, "Line", object(), list["Nope"]])
+@pytest.mark.parametrize("kind", [3, "Line", object(), list["Nope"]])  # noqa: F821
 def test_types_that_cannot_be(kind):
     with pytest.raises(InvalidOptionError, match="data_as"):
         event(data={}).data_as(kind)

@@ -16,7 +16,7 @@ class Metrics(TwoNodes):
         large = keep(here.subscribe("a.*", "b"))
         there.publish_many("a.x", [make_event(n) for n in range(10)])
         there.publish("b", make_event())
-        eventually(lambda: large.stats().pending == 11, "11 queued events")
+        eventually(lambda: large.stats().pending == 11, "11 queued events")  # noqa: F821
         large.get_batch(4)
         metrics, published = here.metrics(), there.metrics()
         assert published.published == 11

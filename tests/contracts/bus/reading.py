@@ -146,7 +146,7 @@ class Reading(TwoNodes):
     def test_a_forgotten_subscription_is_collected(self, here: EventBus, there: EventBus) -> None:
         forgotten = here.subscribe("n")
         there.publish("n", make_event())
-        eventually(lambda: forgotten.stats().pending == 1, "1 queued event")
+        eventually(lambda: forgotten.stats().pending == 1, "1 queued event")  # noqa: F821
         with pytest.warns(ResourceWarning, match="'n'"):
             del forgotten
             gc.collect()
