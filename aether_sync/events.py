@@ -439,8 +439,8 @@ class EventStored(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 class ProjectionAdvanced(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """The data of an event of type ``ProjectionAdvanced``: a projection has committed what it has made of events.
 
-    The active instance of a projection whose store has a bus publishes it there, at most a hundred times a second; the
-    last one always comes. Like all events of a bus it may be lost.
+    The active instance of a projection whose store has a bus publishes it there, at most five hundred times a second;
+    the last one always comes. Like all events of a bus it may be lost.
 
     Attributes:
         projection: The name of the projection.

@@ -27,7 +27,8 @@ from .progress import Progress
 
 __all__ = ["Announcements", "Announcer", "Broadcaster"]
 
-_PAUSE = 0.01  # seconds from one announcement of a projection to the next
+_PAUSE = 0.002  # seconds from one announcement of a projection to the next, where many follow one another
+_BURST = 0.02  # seconds of such pauses that it may be ahead
 _QUEUED = 1_000  # announcements that wait for the listener
 _SUBSCRIBE = 5.0  # seconds for the server's confirmation
 _LOOK = 5.0  # seconds after which the listener sees that nobody needs it any more
@@ -186,7 +187,7 @@ class Announcer:
         self._announcements = announcements
         self._projection, self._stream, self._owner = projection, stream, owner
         self._told = self._last = -1
-        self._due = -inf  # monotonic
+        self._due = -inf  # monotonic: when it has made all the pauses that it has to make
 
     def tell(self, sequence: int) -> None:
         """Announce that the projection is so far, now or soon."""
@@ -204,9 +205,10 @@ class Announcer:
         """
         if self._last == self._told:
             return inf
-        left = self._due - monotonic()
+        now = monotonic()
+        left = self._due - _BURST - now
         if left > 0 and not is_end:
             return left
-        self._told, self._due = self._last, monotonic() + _PAUSE
+        self._told, self._due = self._last, max(self._due, now) + _PAUSE
         self._announcements.publish(self._projection, self._stream, self._told, self._owner)
         return inf
