@@ -7,8 +7,10 @@ from contextlib import closing
 from typing import Any
 
 import psycopg
+import sqlalchemy
 
-from aether_sync import DBAPI, Database, InMemoryEventStore, JetStreamEventStore, SQLite, StoredEvent
+from aether_sync import DBAPI, Database, InMemoryEventStore, JetStreamEventStore, NATSEventBus, SQLite, StoredEvent
+from aether_sync.contrib.sqlalchemy import SQLAlchemy
 from aether_sync.stores.projections import projector
 
 from ..support.common import PATIENCE
@@ -23,19 +25,23 @@ ADD = (
 
 
 def database(kind: str, where: str) -> Database:
+    if kind == "sqlalchemy":
+        return SQLAlchemy(sqlalchemy.create_engine(where))
     return SQLite(where) if kind == "sqlite" else DBAPI(lambda: psycopg.connect(where))
 
 
 def projects(url: str, stream: str, kind: str, where: str) -> None:
     """Project, and take over quickly, until it is killed or its standard input ends."""
     projector._BEAT, projector._TAKE_OVER, projector._LOOK = 0.1, 0.6, 0.05
-    log, add = (sql.replace("?", "?" if kind == "sqlite" else "%s") for sql in (LOG, ADD))
+    log, add = (sql.replace("?", "%s" if "postgres" in where or kind == "postgres" else "?") for sql in (LOG, ADD))
 
     def apply(db: Any, stored: StoredEvent) -> None:
-        db.execute(log, (stored.sequence,))
-        db.execute(add, (stored.event.actor_id, (stored.event.data or {})["amount"]))
+        execute = db.exec_driver_sql if kind == "sqlalchemy" else db.execute
+        execute(log, (stored.sequence,))
+        execute(add, (stored.event.actor_id, (stored.event.data or {})["amount"]))
 
-    with JetStreamEventStore(url, stream) as store:
+    with NATSEventBus(url) as bus, JetStreamEventStore(url, stream) as store:
+        store.set_broadcaster(bus, stream)
         projection = store.project("crash", apply, into=database(kind, where), batch=50)
         projection.start(timeout=None)
         print("ready", flush=True)

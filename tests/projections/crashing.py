@@ -1,6 +1,6 @@
 """Kills processes that project, again and again, while events are written and the servers are restarted.
 
-``python -m tests.projections.crashing --rounds 200 sqlite`` runs it by hand; ``postgres`` is the other database.
+``python -m tests.projections.crashing --rounds 200 sqlite`` runs it by hand; there are other databases.
 """
 
 import argparse
@@ -15,13 +15,27 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from aether_sync import ANY_VERSION, AetherError, Event, JetStreamEventStore, NATSServer
+from aether_sync import ANY_VERSION, AetherError, Event, JetStreamEventStore, NATSEventBus, NATSServer
 
 from ..programs import projecting
 from ..programs.run import start
 from ..support.common import PATIENCE
-from ..support.places import Place, PostgresPlace, SQLitePlace, running_postgres
+from ..support.places import (
+    Place,
+    PostgresPlace,
+    SQLAlchemyPlace,
+    SQLAlchemyPostgresPlace,
+    SQLAlchemySQLitePlace,
+    SQLitePlace,
+    running_postgres,
+)
 
+PLACES: dict[str, type[SQLitePlace] | type[PostgresPlace]] = {
+    "sqlite": SQLitePlace,
+    "postgres": PostgresPlace,
+    "sqlalchemy-sqlite": SQLAlchemySQLitePlace,
+    "sqlalchemy-postgres": SQLAlchemyPostgresPlace,
+}
 _STREAM = "crashes"
 _ACTORS = 5
 
@@ -65,15 +79,15 @@ class Crashes:
         self._processes: list[subprocess.Popen[str]] = []
 
     def _begin(self) -> subprocess.Popen[str]:
-        place = self._place
-        kind, where = ("sqlite", place.path) if isinstance(place, SQLitePlace) else ("postgres", place.conninfo)  # type: ignore[attr-defined]
-        return start(projecting.projects, self._server.url, _STREAM, kind, where, flags=())
+        return start(projecting.projects, self._server.url, _STREAM, *_described(self._place), flags=())
 
     def run(self, rounds: int) -> int:
         """Run; return how many events were projected."""
-        with JetStreamEventStore(self._server.url, _STREAM) as store:
+        url = self._server.url
+        with NATSEventBus(url) as bus, JetStreamEventStore(url, _STREAM) as store:
+            store.set_broadcaster(bus, _STREAM)
             store.start()
-            reader = store.project("crash", self._place.apply, into=self._place.make())
+            reader = store.project("crash", self._place.adapting(self._place.apply), into=self._place.make())
             self._processes = [self._begin(), self._begin()]
             try:
                 for number in range(1, rounds + 1):
@@ -116,6 +130,18 @@ class Crashes:
         assert self._place.balances == {actor: (count[actor], total[actor]) for actor in count}
 
 
+def _described(place: Place) -> tuple[str, object]:
+    """Return how a process is told of a database."""
+    match place:
+        case SQLAlchemyPlace():
+            return "sqlalchemy", place.url
+        case SQLitePlace():
+            return "sqlite", place.path
+        case PostgresPlace():
+            return "postgres", place.conninfo
+    raise AssertionError(place)
+
+
 def _last_of(store: JetStreamEventStore) -> int:
     end = time.monotonic() + PATIENCE
     while True:
@@ -135,16 +161,14 @@ def _kill(process: subprocess.Popen[str]) -> None:
 def prepared(kind: str, folder: Path, port: str = "") -> Iterator[tuple[Place, NATSServer]]:
     """Yield an empty database, and a server of its own for the events."""
     with ExitStack() as stack:
-        if kind == "sqlite":
-            place: Place = SQLitePlace(folder)
-        else:
-            place = PostgresPlace(port or stack.enter_context(running_postgres()))
+        make = PLACES[kind]
+        place = make(folder if issubclass(make, SQLitePlace) else port or stack.enter_context(running_postgres()))
         yield place, stack.enter_context(NATSServer(log_file=folder / "nats.log"))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("into", choices=("sqlite", "postgres"))
+    parser.add_argument("into", choices=PLACES)
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seed", type=int, default=random.randrange(10**9))
     given = parser.parse_args()

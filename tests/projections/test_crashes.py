@@ -9,13 +9,13 @@ from ..programs import projecting
 from ..programs.run import run
 from ..support.common import PATIENCE
 from ..support.places import SQLitePlace
-from .crashing import Crashes, prepared
+from .crashing import PLACES, Crashes, prepared
 
 
 @pytest.mark.slow
 @pytest.mark.fault
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+@pytest.mark.parametrize("kind", PLACES)
 def test_the_rows_are_the_fold_over_the_stream_whatever_is_killed(
     kind: str, tmp_path: Path, postgres_port: str
 ) -> None:
