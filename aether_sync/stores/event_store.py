@@ -25,6 +25,9 @@ from .consumers.draining import handle_now
 from .consumers.handlers import Handler
 from .consumers.lanes import Handling
 from .consumers.runner import Runner, start_runner
+from .projections.applying import OnError
+from .projections.base import Apply, Database
+from .projections.projection import Projection
 
 __all__ = ["Consumer", "EventStore"]
 
@@ -325,6 +328,45 @@ class EventStore(Protocol):
         Raises:
             StreamRegressionError: The store ends before ``after``: events were lost, or it is another store. Not with
                 ``allow_ahead``.
+        """
+
+    # -- projections
+
+    def project(
+        self,
+        name: str,
+        apply: Apply,
+        *,
+        into: Database,
+        actors: str | None = None,
+        event_types: Iterable[str | type] = (),
+        batch: int = 500,
+        on_error: OnError = "stop",
+    ) -> Projection:
+        """Return a projection: rows in a database of yours, made of the store's events. Start it, where it shall run.
+
+        Nothing is asked or written yet. All instances of one name and database must have the same filters, and all
+        should have the same ``apply``.
+
+        Args:
+            name: Its name, by which its checkpoint is found again: 1 to 200 printable characters.
+            apply: Called with the database and a :class:`StoredEvent`, for each event in the order of the store. It
+                writes rows, and must not commit or roll back. What the database is depends on ``into``: an
+                ``sqlite3.Cursor`` for :class:`SQLite`, a cursor of the driver for :class:`DBAPI`. It should do nothing
+                else that others can see: a batch that fails is applied again from its begin.
+            into: The database: :class:`SQLite`, :class:`DBAPI`, or what has the methods of :class:`Database`.
+            actors: A pattern of actor ids, such as ``"order-*"``: only events of these; None for all.
+            event_types: Only events of these types, names or classes of :attr:`types`; none means all types. A class
+                also stands for the names that it had before, and adding one is a change of this argument.
+            batch: How many events are applied in one transaction, at most; more, if a ``save_events()`` had more, as
+                its events are applied together. Larger batches are quicker, and hold locks of the database longer.
+            on_error: What becomes of an event that ``apply`` cannot take, as it raises an error: with ``"stop"``, the
+                projection applies what was stored before it, and stops; with ``"set_aside"``, it writes the event and
+                the error into the table ``aether_set_aside``, and goes on.
+
+        Raises:
+            InvalidOptionError: An argument is wrong.
+            StoreClosedError: The store is closed.
         """
 
     # -- consuming

@@ -1,6 +1,7 @@
 """Typical uses, for the type checker: this file is checked in strict mode, never run."""
 
 import logging
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,10 +9,13 @@ from functools import partial
 from typing import Any, TypedDict, assert_type
 
 import msgspec
+import psycopg
 
 from aether_sync import (
     ANY_VERSION,
+    DBAPI,
     NO_EVENTS,
+    PROJECTION_ADVANCED,
     ActorState,
     AetherError,
     CloseReport,
@@ -40,11 +44,15 @@ from aether_sync import (
     NATSServer,
     Notice,
     Operation,
+    Projection,
+    ProjectionAdvanced,
     Reading,
     Repository,
     Runner,
     Scenarios,
+    SetAside,
     Snapshot,
+    SQLite,
     Stamp,
     StoredEvent,
     Subscription,
@@ -208,6 +216,27 @@ def withdraw(store: EventStore, account: str, amount: int) -> int:
 @retry_on_conflict(attempts=None, timeout=10.0)
 def open_account(store: EventStore, account: str) -> None:
     store.append(account, Event(event_type="Opened", actor_id=account), expected_version=NO_EVENTS)
+
+
+def write_balance(db: sqlite3.Cursor, stored: StoredEvent) -> None:
+    db.execute("UPDATE accounts SET last_event = ? WHERE id = ?", (stored.sequence, stored.event.actor_id))
+
+
+def projections(store: EventStore, connect: Callable[[], psycopg.Connection]) -> None:
+    with store.project("balances", write_balance, into=SQLite("read.db"), actors="account-*") as balances:
+        assert_type(balances, Projection)
+        (stored,) = store.append("account-1", Event(event_type="X", actor_id="account-1"), expected_version=ANY_VERSION)
+        balances.wait_for(stored.sequence, timeout=2.0)
+        assert_type(balances.lag, int)
+        assert_type(balances.health(), Health)
+        assert_type(balances.set_aside(), list[SetAside])
+        balances.rebuild(["accounts"], progress=print)
+    store.project("elsewhere", write_balance, into=DBAPI(connect, driver=psycopg), on_error="set_aside", batch=100)
+
+
+def watch_projections(bus: EventBus) -> None:
+    with bus.subscribe("n", filter=SubscriptionFilter(event_types={PROJECTION_ADVANCED})) as advances:
+        assert_type(advances.get(timeout=1.0).data_as(ProjectionAdvanced).sequence, int)
 
 
 def stores(url: str) -> None:

@@ -37,7 +37,7 @@ ROOMS: dict[str, list[str]] = {
     ],
     "stores": [
         "base", "retrying", "_checks", "_wanted", "_measuring", "_noticing", "_memory_log", "_jetstream", "consumers",
-        "event_store", "projections", "_memory_queue", "_memory_consumers", "_store_base", "memory", "jetstream",
+        "projections", "event_store", "_memory_queue", "_memory_consumers", "_store_base", "memory", "jetstream",
         "admin", "doctor",
     ],
     "stores/_jetstream": [
@@ -51,8 +51,8 @@ ROOMS: dict[str, list[str]] = {
         "dead_letters", "durable", "ack_extender", "settling", "sources", "pulled", "server_backend",
     ],
     "stores/projections": [
-        "base", "checkpoints", "chunks", "applying", "progress", "announcing", "projector", "shadows", "rebuilding",
-        "projection", "_cursor_link", "_sqlite_link", "dbapi", "sqlite",
+        "base", "source", "checkpoints", "chunks", "applying", "progress", "announcing", "projector", "shadows",
+        "rebuilding", "projection", "_cursor_link", "_sqlite_link", "dbapi", "sqlite",
     ],
     "stores/doctor": [
         "faults", "rights", "findings", "monitoring", "shapes", "questions", "server_checks", "checks", "diagnosis",

@@ -31,7 +31,6 @@ from ...metrics import CloseReport
 from ...patterns import SubscriptionFilter
 from .._checks import check_version
 from ..base import Follower
-from ..event_store import EventStore
 from .announcing import Announcements
 from .applying import OnError, RefusedError, Settings, apply_all, explain
 from .base import Apply, Database, Link
@@ -39,6 +38,7 @@ from .checkpoints import Checkpoint, Identity, SetAside, list_set_aside, lock, r
 from .progress import Progress
 from .projector import Projector, State
 from .rebuilding import check_tables, rebuild
+from .source import Source
 
 __all__ = ["OnError", "Projection", "close_projections", "make_projection"]
 
@@ -67,7 +67,7 @@ class Projection(Startable, ForkAware):
     Any thread may call any method. After a fork the projection is not started in the child, and can be started there.
     """
 
-    def __init__(self, store: EventStore, settings: Settings, announcements: Announcements, reporter: Reporter) -> None:
+    def __init__(self, store: Source, settings: Settings, announcements: Announcements, reporter: Reporter) -> None:
         self._store = store
         self._announcements = announcements
         self._settings = settings
@@ -92,7 +92,7 @@ class Projection(Startable, ForkAware):
         return self._settings.name
 
     @property
-    def store(self) -> EventStore:
+    def store(self) -> Source:
         """The store whose events it projects."""
         return self._store
 
@@ -543,7 +543,7 @@ def _report_nothing(done: int, total: int) -> None:
 
 
 def make_projection(
-    store: EventStore,
+    store: Source,
     reporter: Reporter,
     announcements: Announcements,
     stream: str,

@@ -33,13 +33,13 @@ from ...errors import (
     UnsupportedError,
 )
 from ..base import Follower, StoredEvent
-from ..event_store import EventStore
 from .announcing import Announcements, Announcer
 from .applying import LostError, Settings, StoppedError, apply_chunk
 from .base import Link
 from .checkpoints import DOUBTFUL, Checkpoint, Place, beat, claim, give_up, prepare, read, stop
 from .chunks import Chunk, ChunkReader
 from .progress import Progress
+from .source import Source
 
 __all__ = ["Projector", "State", "check_identity", "differs", "marked"]
 
@@ -88,7 +88,7 @@ class Projector:
 
     def __init__(
         self,
-        store: EventStore,
+        store: Source,
         settings: Settings,
         progress: Progress,
         announcements: Announcements,
@@ -374,7 +374,7 @@ def check_identity(settings: Settings, checkpoint: Checkpoint | None) -> None:
         raise ProjectionStoppedError(checkpoint.reason, checkpoint.stopped_at)
 
 
-def differs(store: EventStore, settings: Settings, place: Place) -> str:
+def differs(store: Source, settings: Settings, place: Place) -> str:
     """Return how the stream differs from the one that the projection has read; "" if it does not."""
     stream = settings.identity.stream
     about = f"projection {short(settings.name)} in {settings.database}"
@@ -392,7 +392,7 @@ def differs(store: EventStore, settings: Settings, place: Place) -> str:
     return ""
 
 
-def marked(store: EventStore, settings: Settings, here: Place, there: Place) -> Place:
+def marked(store: Source, settings: Settings, here: Place, there: Place) -> Place:
     """Return a place without wanted events, with the event there by which the stream is recognised, if there is one."""
     if there.sequence == here.sequence or settings.wanted.is_empty:
         return there
@@ -400,6 +400,6 @@ def marked(store: EventStore, settings: Settings, here: Place, there: Place) -> 
     return there if found is None else Place(there.sequence, found.sequence, found.event.id)
 
 
-def _event_at(store: EventStore, sequence: int) -> StoredEvent | None:
+def _event_at(store: Source, sequence: int) -> StoredEvent | None:
     found = store.read_all(sequence - 1, until=sequence, limit=1, timeout=_ASK)
     return found[0] if found else None

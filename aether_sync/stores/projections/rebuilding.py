@@ -8,13 +8,13 @@ from ..._runtime.deadline import Deadline
 from ..._values.shown import explained, short
 from ...errors import AetherError, InvalidOptionError, ProjectionError, ProjectionStoppedError
 from ..base import Follower, StoredEvent
-from ..event_store import EventStore
 from .applying import RefusedError, Settings, apply_all, apply_carefully, explain
 from .base import Link
 from .checkpoints import Place, lock, prepare, replace, set_aside
 from .chunks import Chunk, ChunkReader, Found
 from .projector import marked
 from .shadows import Shadows, shadows_of
+from .source import Source
 
 __all__ = ["ReportProgress", "check_tables", "rebuild"]
 
@@ -45,7 +45,7 @@ def check_tables(tables: Iterable[str]) -> tuple[str, ...]:
 
 
 def rebuild(
-    store: EventStore,
+    store: Source,
     settings: Settings,
     tables: tuple[str, ...],
     report: ReportProgress,
@@ -81,7 +81,7 @@ def rebuild(
 
 
 def _rebuild(
-    store: EventStore,
+    store: Source,
     settings: Settings,
     link: Link,
     shadows: Shadows,
