@@ -131,12 +131,12 @@ class _SQLAlchemyLink(Link):
     def dialect(self) -> str:
         return self._connection.dialect.name
 
-    def begin(self) -> None:
+    def begin(self, *, rebuilding: bool = False) -> None:
         self._connection.begin()
         driven = self._connection.connection.dbapi_connection
         if is_of(driven, sqlite3.Connection) and driven.in_transaction:
             return  # a listener of the engine's has begun it
-        self._own.begin()
+        self._own.begin(rebuilding=rebuilding)
 
     def execute(self, sql: str, *values: Value) -> int:
         return self._own.execute(sql, *values)

@@ -57,6 +57,20 @@ def test_core_and_orm(place: SQLAlchemyPlace, apply: Any) -> None:
     assert project(place, apply) == [1, 2]
 
 
+@pytest.mark.parametrize("apply", [by_core, by_orm])
+def test_a_rebuild_by_core_and_orm(place: SQLAlchemyPlace, apply: Any) -> None:
+    with InMemoryEventStore() as store:
+        for _ in range(3):
+            store.append("a", Event(event_type="Paid", actor_id="a"), expected_version=ANY_VERSION)
+        with store.project("p", apply, into=place.make(), batch=2) as projection:
+            projection.wait_for(3, PATIENCE)
+            store.project("p", apply, into=place.make(), batch=2).rebuild(["applied"])
+            assert place.applied == [1, 2, 3]
+            (stored,) = store.append("a", Event(event_type="Paid", actor_id="a"), expected_version=ANY_VERSION)
+            projection.wait_for(stored.sequence, PATIENCE)
+    assert place.applied == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("how", ["commit", "rollback"])
 def test_a_transaction_that_apply_ends_is_noticed(place: SQLAlchemyPlace, how: str) -> None:
     def apply(db: sqlalchemy.Connection, stored: StoredEvent) -> None:

@@ -45,7 +45,7 @@ class CursorLink(Link):
                 self.rollback()
         return version.partition(" ")[0].lower()
 
-    def begin(self) -> None:
+    def begin(self, *, rebuilding: bool = False) -> None:
         """Do nothing: the first statement begins a transaction (PEP 249)."""
 
     def execute(self, sql: str, *values: Value) -> int:

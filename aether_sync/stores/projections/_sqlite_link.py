@@ -43,9 +43,9 @@ class SQLiteLink(CursorLink):
     def dialect(self) -> str:
         return "sqlite"
 
-    def begin(self) -> None:
+    def begin(self, *, rebuilding: bool = False) -> None:
         # At once for writing: a transaction that begins by reading cannot write if another one has written since.
-        self.execute("BEGIN IMMEDIATE")
+        self.execute("BEGIN" if rebuilding else "BEGIN IMMEDIATE")
 
     @contextmanager
     def hold(self, *, rebuilding: bool = False) -> Iterator[None]:

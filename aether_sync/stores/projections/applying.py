@@ -58,11 +58,25 @@ class Applied(NamedTuple):
 
     Attributes:
         there: How far the projection is.
-        set_aside: The events that were set aside, with the reasons.
+        set_aside: The events that were set aside.
     """
 
     there: Place
-    set_aside: Sequence[tuple[Found, str]] = ()
+    set_aside: Sequence["Aside"] = ()
+
+
+class Aside(NamedTuple):
+    """An event that was set aside.
+
+    Attributes:
+        found: The event.
+        error: Why it cannot be applied.
+        reason: The same, in words.
+    """
+
+    found: Found
+    error: BaseException
+    reason: str
 
 
 class LostError(Exception):
@@ -150,7 +164,7 @@ def apply_chunk(link: Link, settings: Settings, owner: str, here: Place, chunk: 
 
 
 def _one_by_one(link: Link, settings: Settings, owner: str, here: Place, saves: Sequence[Chunk]) -> Applied:
-    aside: list[tuple[Found, str]] = []
+    aside: list[Aside] = []
     for save in saves:
         applied = apply_chunk(link, settings, owner, here, save)
         here = applied.there
@@ -180,7 +194,7 @@ def _attempt(link: Link, settings: Settings, owner: str, here: Place, chunk: Chu
     Raises:
         RefusedError: An event cannot be applied. Nothing was.
     """
-    aside: list[tuple[Found, str]] = []
+    aside: list[Aside] = []
     link.begin()
     try:
         doubtful = _doubtful(settings, chunk)
@@ -188,8 +202,8 @@ def _attempt(link: Link, settings: Settings, owner: str, here: Place, chunk: Chu
             raise LostError  # noqa: TRY301
         if is_careful:
             aside = apply_carefully(link, settings, chunk.found)
-            for found, reason in aside:
-                set_aside(link, settings.name, found, reason)
+            for one in aside:
+                set_aside(link, settings.name, one.found, one.reason)
         else:
             apply_all(link, settings, chunk.found)
         advance(link, settings.name, owner, here, chunk.there)
@@ -230,16 +244,14 @@ def apply_all(link: Link, settings: Settings, found: Sequence[Found], *, rebuild
         raise RefusedError(None if is_given_up(error) and len(found) > 1 else at, error) from error
 
 
-def apply_carefully(
-    link: Link, settings: Settings, found: Sequence[Found], *, rebuilding: bool = False
-) -> list[tuple[Found, str]]:
+def apply_carefully(link: Link, settings: Settings, found: Sequence[Found], *, rebuilding: bool = False) -> list[Aside]:
     """In a transaction, apply events; return those that could not be, which leave no trace.
 
     Raises:
         RefusedError: One of them cannot be applied because of a mistake that would come again.
         Exception: An error of the database that passes.
     """
-    aside: list[tuple[Found, str]] = []
+    aside: list[Aside] = []
     for at, one in enumerate(found):
         try:
             apply_all(link, settings, [one], rebuilding=rebuilding)
@@ -247,7 +259,7 @@ def apply_carefully(
             if refused.is_mistake or refused.is_unsafe:
                 refused.at = at
                 raise
-            aside.append((one, explain(refused.error)))
+            aside.append(Aside(one, refused.error, explain(refused.error)))
     return aside
 
 

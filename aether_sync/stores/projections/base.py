@@ -38,8 +38,12 @@ class Link(Protocol):
         Any other word otherwise. The database may be asked for it.
         """
 
-    def begin(self) -> None:
-        """Begin a transaction that will write. It may wait for another writer, within bounds."""
+    def begin(self, *, rebuilding: bool = False) -> None:
+        """Begin a transaction that will write. It may wait for another writer, within bounds.
+
+        Args:
+            rebuilding: Whether it will write only temporary tables, and so need not hold up another writer.
+        """
 
     def execute(self, sql: str, *values: Value) -> int:
         """Run a statement; return how many rows it has changed."""

@@ -167,7 +167,11 @@ class Projector:
         self.state = State.STOPPED
         self.begun.fail(self.failure)
         self._reporter.error(
-            Kind.PROJECTION_STOPPED, "projection %r has stopped: %s", name, self.failure, **self._details
+            Kind.PROJECTION_STOPPED,
+            "projection %r has stopped: %s",
+            *(name, self.failure),
+            error=self.failure.__cause__,
+            **self._details,
         )
         if not isinstance(error, ProjectionMismatchError):
             self._leave_reason(error)
@@ -245,6 +249,7 @@ class Projector:
                 if claim(link, self._settings.name, checkpoint, self._owner):
                     return checkpoint
                 continue
+            self._is_well()  # as a standby; that it can apply events shows only when it has
             self._sleep(_LOOK)
         return None
 
@@ -258,7 +263,6 @@ class Projector:
             self.begun.set(None)
             self.state = State.STANDBY
         self._progress.tell_of_row(checkpoint.owner, checkpoint.place.sequence)
-        self._is_well()
         return checkpoint
 
     def _check_stream(self, place: Place) -> None:
@@ -327,13 +331,13 @@ class Projector:
     def _apply_chunk(self, link: Link, here: Place, chunk: Chunk) -> Place:
         settings = self._settings
         applied = apply_chunk(link, settings, self._owner, here, chunk)
-        for found, reason in applied.set_aside:
+        for found, error, reason in applied.set_aside:
             text = "projection %r has set event %d aside, which cannot be applied: %s"
             details: Details = {"sequence": found.sequence, **self._details}
             if isinstance(found, StoredEvent):
                 event = found.event
                 details |= {"event_id": event.id, "event_type": event.event_type, "actor": event.actor_id}
-            self._reporter.error(Kind.SET_ASIDE, text, settings.name, found.sequence, reason, **details)
+            self._reporter.error(Kind.SET_ASIDE, text, settings.name, found.sequence, reason, error=error, **details)
         return applied.there
 
     def _is_connected(self) -> bool:

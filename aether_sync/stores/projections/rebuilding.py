@@ -102,7 +102,7 @@ def _rebuild(
             chunk = reader.next(_WAIT, until_caught_up=True)
             if not chunk.found and follower.is_caught_up:
                 break
-            shadows.begin()
+            link.begin(rebuilding=True)
             aside += _apply(link, settings, chunk)
             link.commit()
             here = chunk.there
@@ -151,9 +151,10 @@ def _apply(link: Link, settings: Settings, chunk: Chunk) -> list[tuple[Found, st
     if first.is_unsafe or settings.on_error == "stop" or first.is_mistake:
         raise _stopped(settings, chunk, first) from first.error
     try:
-        return apply_carefully(link, settings, chunk.found, rebuilding=True)
+        aside = apply_carefully(link, settings, chunk.found, rebuilding=True)
     except RefusedError as refused:
         raise _stopped(settings, chunk, refused) from refused.error
+    return [(one.found, one.reason) for one in aside]
 
 
 def _stopped(settings: Settings, chunk: Chunk, refused: RefusedError) -> BaseException:

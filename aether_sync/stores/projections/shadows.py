@@ -25,9 +25,6 @@ class Shadows(Protocol):
             InvalidOptionError: One of the tables is not there, or cannot have a shadow.
         """
 
-    def begin(self) -> None:
-        """Begin a transaction in which the shadows are written, and nothing else. It holds up nobody."""
-
     def exchange(self) -> None:
         """In a transaction, give the live tables the rows of the shadows, in place of their own."""
 
@@ -57,7 +54,7 @@ class _SQLiteShadows(Shadows):
         self._tables = tables
 
     def make(self) -> None:
-        self._link.execute("BEGIN")
+        self._link.begin(rebuilding=True)
         for table in self._tables:
             found = self._link.query(
                 "SELECT type, sql FROM main.sqlite_master WHERE tbl_name = ? COLLATE NOCASE AND sql IS NOT NULL AND "
@@ -72,9 +69,6 @@ class _SQLiteShadows(Shadows):
                     raise InvalidOptionError(f"the table {short(table)} is a virtual one, which cannot be rebuilt")
                 self._link.execute(f"CREATE TEMP TABLE {rest}" if kind == "table" else f"{head} INDEX temp.{rest}")
         self._link.commit()
-
-    def begin(self) -> None:
-        self._link.execute("BEGIN")
 
     def exchange(self) -> None:
         for table in reversed(self._tables):
@@ -100,7 +94,7 @@ class _PostgresShadows(Shadows):
         self._sequences: list[tuple[str, str, str]] = []  # a table with its schema, its column, what numbers that
 
     def make(self) -> None:
-        self._link.begin()
+        self._link.begin(rebuilding=True)
         ids = []
         for table in self._tables:
             found = self._link.query(
@@ -145,9 +139,6 @@ class _PostgresShadows(Shadows):
             raise InvalidOptionError(
                 f"the table {short(table)} cannot be rebuilt without {short(referring)}, which refers to it: name both"
             )
-
-    def begin(self) -> None:
-        self._link.begin()
 
     def exchange(self) -> None:
         for live, _ in reversed(self._live):  # not TRUNCATE, which readers would see before the end
