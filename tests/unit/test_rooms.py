@@ -51,8 +51,8 @@ ROOMS: dict[str, list[str]] = {
         "dead_letters", "durable", "ack_extender", "settling", "sources", "pulled", "server_backend",
     ],
     "stores/projections": [
-        "base", "source", "checkpoints", "chunks", "applying", "progress", "announcing", "projector", "shadows",
-        "rebuilding", "projection", "_cursor_link", "_sqlite_link", "dbapi", "sqlite",
+        "base", "source", "checkpoints", "chunks", "applying", "again", "progress", "announcing", "projector",
+        "shadows", "rebuilding", "projection", "_cursor_link", "_sqlite_link", "dbapi", "sqlite",
     ],
     "stores/doctor": [
         "faults", "rights", "findings", "monitoring", "shapes", "questions", "server_checks", "checks", "diagnosis",

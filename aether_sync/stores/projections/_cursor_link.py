@@ -32,6 +32,9 @@ class CursorLink(Link):
 
     @property
     def db(self) -> Any:
+        with suppress(Exception):
+            self._cursor.close()
+        self._cursor = self._connection.cursor()  # a new one, as the user's function may have closed the last
         return self._cursor
 
     @property
@@ -77,4 +80,7 @@ class CursorLink(Link):
         self._connection.rollback()
 
     def close(self) -> None:
+        for cursor in self._own, self._cursor:
+            with suppress(Exception):
+                cursor.close()  # a file of SQLite is open as long as somebody refers to a cursor, as a traceback does
         self._connection.close()

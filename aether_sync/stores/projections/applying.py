@@ -9,12 +9,13 @@ from ..._values.shown import explained, short
 from ...errors import MalformedRecordError
 from ...patterns import SubscriptionFilter
 from ..base import StoredEvent
-from .base import Apply, BrokenTransactionError, Database, Link, is_given_up
+from .base import Apply, BrokenTransactionError, Database, Link, is_given_up, is_read_only
 from .checkpoints import DOUBTFUL, Identity, Place, advance, hold_place, read, set_aside
 from .chunks import Chunk, Found, begin_of_save, mark_of
 
 __all__ = [
     "Applied",
+    "Aside",
     "LostError",
     "OnError",
     "RefusedError",
@@ -154,6 +155,8 @@ def apply_chunk(link: Link, settings: Settings, owner: str, here: Place, chunk: 
         saves = _saves_of(chunk)
         if len(saves) > 1:  # one of them cannot be committed, or has spoiled the transaction for those after it
             return _one_by_one(link, settings, owner, here, saves)
+        if settings.on_error == "set_aside":
+            return _all_aside(link, settings, owner, here, chunk, first.error)
     at = begin_of_save(chunk.found, first.at or 0)
     there = here
     if at:
@@ -170,6 +173,28 @@ def _one_by_one(link: Link, settings: Settings, owner: str, here: Place, saves: 
         here = applied.there
         aside += applied.set_aside
     return Applied(here, aside)
+
+
+def _all_aside(link: Link, settings: Settings, owner: str, here: Place, chunk: Chunk, error: BaseException) -> Applied:
+    """Set aside all events of a save that cannot be committed, as nobody knows by which of them."""
+    aside = [Aside(found, error, explain(error)) for found in chunk.found]
+    link.begin()
+    try:
+        if not hold_place(link, settings.name, owner, here, _doubtful(settings, chunk)):
+            raise LostError  # noqa: TRY301
+        _set_aside(link, settings, aside)
+        advance(link, settings.name, owner, here, chunk.there)
+        link.commit()
+    except BaseException:
+        with suppress(Exception):
+            link.rollback()
+        raise
+    return Applied(chunk.there, aside)
+
+
+def _set_aside(link: Link, settings: Settings, aside: Sequence[Aside]) -> None:
+    for one in aside:
+        set_aside(link, settings.name, one.found, one.reason)
 
 
 def _saves_of(chunk: Chunk) -> list[Chunk]:
@@ -202,8 +227,7 @@ def _attempt(link: Link, settings: Settings, owner: str, here: Place, chunk: Chu
             raise LostError  # noqa: TRY301
         if is_careful:
             aside = apply_carefully(link, settings, chunk.found)
-            for one in aside:
-                set_aside(link, settings.name, one.found, one.reason)
+            _set_aside(link, settings, aside)
         else:
             apply_all(link, settings, chunk.found)
         advance(link, settings.name, owner, here, chunk.there)
@@ -239,7 +263,8 @@ def apply_all(link: Link, settings: Settings, found: Sequence[Found], *, rebuild
                 apply(db, one)
             at = None
     except BaseException as error:
-        if isinstance(error, Exception) and settings.database.is_passing(error):
+        is_refused = rebuilding and is_read_only(error)
+        if isinstance(error, Exception) and settings.database.is_passing(error) and not is_refused:
             raise
         raise RefusedError(None if is_given_up(error) and len(found) > 1 else at, error) from error
 
@@ -291,9 +316,10 @@ def _unsafe(link: Link, settings: Settings, chunk: Chunk, here: Place, error: Ba
     if checkpoint is not None and checkpoint.stopped == DOUBTFUL:
         return StoppedError(checkpoint.reason, DOUBTFUL)
     return StoppedError(
-        f"apply() has rolled back the transaction that it was called in, with one of the events "
-        f"{chunk.found[0].sequence} to {chunk.found[-1].sequence} ({error}). Nothing of them was kept. Let it raise an "
-        "error instead",
-        "event",
+        f"apply() of projection {short(settings.name)} has rolled back the transaction that it was called in, with one "
+        f"of the events {chunk.found[0].sequence} to {chunk.found[-1].sequence} ({error}). What it may have written "
+        "and committed after that was kept without the checkpoint. Let it raise an error instead, and build the rows "
+        "anew with rebuild()",
+        DOUBTFUL,
         here,
     )

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeAlias
 
 from ..base import StoredEvent
 
-__all__ = ["Apply", "BrokenTransactionError", "Database", "Link", "Value", "is_given_up", "savepoint"]
+__all__ = ["Apply", "BrokenTransactionError", "Database", "Link", "Value", "is_given_up", "is_read_only", "savepoint"]
 
 #: The user's function: what the link's ``db`` is, and the event.
 Apply: TypeAlias = Callable[[Any, StoredEvent], object]
@@ -102,6 +102,7 @@ class BrokenTransactionError(Exception):
 _WENT_ON = "it has caught the error of a statement and gone on, in a transaction that PostgreSQL has given up"
 _SAVEPOINT = "aether_events"
 _ABORTED = "25P02"  # SQLSTATE in_failed_sql_transaction, of PostgreSQL
+_READ_ONLY = "25006"  # read_only_sql_transaction
 
 
 @contextmanager
@@ -124,7 +125,12 @@ def savepoint(link: Link, is_passing: Callable[[Exception], bool], *, rebuilding
         _end(link, is_passing, f"RELEASE SAVEPOINT {_SAVEPOINT}")
     except BaseException as error:
         if not isinstance(error, BrokenTransactionError) or error.is_lost:
-            _end(link, is_passing, f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
+            try:
+                _end(link, is_passing, f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
+            except BrokenTransactionError:
+                if isinstance(error, Exception) and is_passing(error):  # SQLite rolls back by itself if a disk is full
+                    raise error from None
+                raise
             with suppress(Exception):  # or the next one that is there fails
                 link.execute(f"RELEASE SAVEPOINT {_SAVEPOINT}")
         raise
@@ -143,5 +149,14 @@ def _end(link: Link, is_passing: Callable[[Exception], bool], sql: str) -> None:
 
 def is_given_up(error: BaseException) -> bool:
     """Whether an error says that an earlier statement had failed, after which PostgreSQL takes no more of them."""
+    return _has_state(error, _ABORTED)
+
+
+def is_read_only(error: BaseException) -> bool:
+    """Whether an error says that a table may not be written in this transaction, as PostgreSQL says in a rebuild."""
+    return _has_state(error, _READ_ONLY)
+
+
+def _has_state(error: BaseException, state: str) -> bool:
     of_driver = error, error.__cause__  # SQLAlchemy has an error of its own, made of the driver's
-    return any(_ABORTED in (getattr(one, "sqlstate", None), getattr(one, "pgcode", None)) for one in of_driver)
+    return any(state in (getattr(one, "sqlstate", None), getattr(one, "pgcode", None)) for one in of_driver)

@@ -25,7 +25,9 @@ __all__ = [
     "advance",
     "beat",
     "claim",
+    "doubt",
     "give_up",
+    "has_set_aside",
     "hold_place",
     "list_set_aside",
     "lock",
@@ -36,6 +38,7 @@ __all__ = [
     "set_aside",
     "stop",
     "storable",
+    "trust",
 ]
 
 _LAYOUT = 1  # of the two tables
@@ -53,6 +56,8 @@ _SET_ASIDE = (
 )
 _COLUMNS = "stream, actors, event_types, sequence, event_sequence, event_id, owner, beat, stopped, stopped_at, reason"
 DOUBTFUL = "transaction"  #: as :attr:`Checkpoint.stopped`
+#: How a transaction is told to wait a moment for a lock, by the dialect; SQLite always does.
+_PATIENT = {"postgresql": "SET LOCAL lock_timeout = '2s'"}
 _MINE = "WHERE name = ? AND owner = ? AND sequence = ?"
 
 
@@ -209,12 +214,18 @@ def _read(link: Link, name: str) -> Checkpoint | None:
 
 
 def claim(link: Link, name: str, seen: Checkpoint, owner: str) -> bool:
-    """Become the active instance, unless the row has changed since it was seen."""
+    """Become the active instance, unless the row has changed since it was seen.
+
+    The active instance may hang in a transaction, with the row locked. So where that is known how, it is waited for no
+    longer than a moment, which an error that passes ends.
+    """
+    dialect = link.dialect
     return _commit(
         link,
         "UPDATE aether_projections SET owner = ?, beat = beat + 1, stopped = '', stopped_at = 0, reason = '' "
         "WHERE name = ? AND owner = ? AND beat = ?",
         *(owner, name, seen.owner, seen.beat),
+        before=_PATIENT.get(dialect, ""),
     )
 
 
@@ -276,6 +287,25 @@ def lock(link: Link, name: str) -> Checkpoint | None:
     return _read(link, name)
 
 
+def doubt(link: Link, name: str, reason: str) -> None:
+    """In a transaction that has locked the row, write that the projection must not go on; :func:`trust` takes it back.
+
+    If the user's function commits the transaction in between, the active instance, too, finds that written.
+    """
+    link.execute(
+        f"UPDATE aether_projections SET owner = '', stopped = '{DOUBTFUL}', reason = ? WHERE name = ?",
+        *(storable(reason), name),
+    )
+
+
+def trust(link: Link, name: str, before: Checkpoint) -> None:
+    """In the same transaction, take back what :func:`doubt` has written."""
+    link.execute(
+        "UPDATE aether_projections SET owner = ?, stopped = ?, reason = ? WHERE name = ?",
+        *(before.owner, before.stopped, before.reason, name),
+    )
+
+
 def replace(link: Link, name: str, identity: Identity, place: Place) -> None:
     """In a transaction that has locked the row, set what the projection is of and how far it is.
 
@@ -290,10 +320,12 @@ def replace(link: Link, name: str, identity: Identity, place: Place) -> None:
     link.execute("DELETE FROM aether_set_aside WHERE projection = ?", name)
 
 
-def _commit(link: Link, sql: str, *values: str | int) -> bool:
-    """Run a statement in a transaction of its own; return whether it has changed a row."""
+def _commit(link: Link, sql: str, *values: str | int, before: str = "") -> bool:
+    """Run a statement in a transaction of its own, after another one; return whether it has changed a row."""
     link.begin()
     try:
+        if before:
+            link.execute(before)
         changed = link.execute(sql, *values)
         link.commit()
     except BaseException:
@@ -339,7 +371,13 @@ def list_set_aside(link: Link, name: str) -> list[SetAside]:
         link.rollback()
 
 
+def has_set_aside(link: Link, name: str, sequence: int) -> bool:
+    """In a transaction, return whether an event is set aside."""
+    sql = "SELECT sequence FROM aether_set_aside WHERE projection = ? AND sequence = ?"
+    return bool(link.query(sql, name, sequence))
+
+
 def remove_set_aside(link: Link, name: str, sequence: int) -> bool:
-    """In a transaction, forget an event that was set aside, as it has been applied; False if it was not there."""
+    """In a transaction, forget an event that was set aside; False if it was not there."""
     sql = "DELETE FROM aether_set_aside WHERE projection = ? AND sequence = ?"
     return link.execute(sql, name, sequence) == 1

@@ -14,9 +14,10 @@ from .base import Link
 
 __all__ = ["DBAPI"]
 
-#: Classes of SQLSTATE that pass: 08 connection, 40 rollback (deadlock, serialization), 53 resources, 55P03 lock, 57 and
-#: 58 the server is told to stop, or its system fails (https://www.postgresql.org/docs/current/errcodes-appendix.html).
-_PASSING: Final = ("08", "40", "53", "55P03", "57", "58")
+#: Classes of SQLSTATE that pass: 08 connection, 25006 read-only as a standby server is, 40 rollback (deadlock,
+#: serialization), 53 resources, 55P03 lock, 57 and 58 the server is told to stop, or its system fails
+#: (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+_PASSING: Final = ("08", "25006", "40", "53", "55P03", "57", "58")
 
 
 class DBAPI:
@@ -73,7 +74,9 @@ class DBAPI:
         state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
         if isinstance(state, str):
             return state.startswith(_PASSING)
-        return is_of(error, driver.OperationalError) or is_of(error, driver.InterfaceError)
+        if is_of(error, driver.InterfaceError):
+            return "cursor" not in str(error)  # one that the user's function has closed
+        return is_of(error, driver.OperationalError)
 
     def __repr__(self) -> str:
         return f"<DBAPI {self._driver.__name__ if self._driver else 'not connected yet'}>"

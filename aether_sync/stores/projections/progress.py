@@ -1,10 +1,14 @@
 """``Progress``: how far a projection is, as far as this process knows, and who waits for it."""
 
+from math import inf
+
 from ..._runtime.waits import ParkingLot
+from ..._values.clock import monotonic
 
 __all__ = ["Progress"]
 
 _OWNERS = 100  # of databases elsewhere, too
+_FRESH = 1.0  # seconds
 
 
 class Progress:
@@ -24,6 +28,7 @@ class Progress:
         self.projection, self.stream = projection, stream
         self.sequence = -1
         self.changed = ParkingLot()
+        self._told_at = -inf  # monotonic
         self._owner = ""  # in the row of the database
         self._heard: dict[str, int] = {}  # by owner, what was announced last; single operations only
 
@@ -33,9 +38,15 @@ class Progress:
         Accepted race: what another process says may be older than what is known. Then somebody waits until it is told
         again, which is a moment; nobody is told too early.
         """
+        self._told_at = monotonic()
         if sequence != self.sequence:
             self.sequence = sequence
             self.changed.wake_all()
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether somebody has told lately. Older news may be about rows that were built anew from another stream."""
+        return monotonic() - self._told_at < _FRESH
 
     def tell_of_row(self, owner: str, sequence: int) -> None:
         """As :meth:`tell`, with the owner that the row has: from now on, what that one announces is believed."""
@@ -47,8 +58,13 @@ class Progress:
         if owner not in self._heard and len(self._heard) >= _OWNERS:
             self._heard.clear()
         self._heard[owner] = sequence
-        if owner == self._owner and sequence > self.sequence:
-            self.tell(sequence)
+        if owner == self._owner:
+            self.tell(max(sequence, self.sequence))
+
+    @property
+    def has_owner(self) -> bool:
+        """Whether there was an active instance when the row was last asked for."""
+        return bool(self._owner)
 
     @property
     def is_announced(self) -> bool:

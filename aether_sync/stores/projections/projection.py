@@ -31,12 +31,13 @@ from ...metrics import CloseReport
 from ...patterns import SubscriptionFilter
 from .._checks import check_version
 from ..base import Follower
+from .again import apply_again, discard
 from .announcing import Announcements
-from .applying import OnError, RefusedError, Settings, apply_all, explain
+from .applying import OnError, Settings
 from .base import Apply, Database, Link
-from .checkpoints import Checkpoint, Identity, SetAside, list_set_aside, lock, read, remove_set_aside
+from .checkpoints import Checkpoint, Identity, SetAside, list_set_aside, read
 from .progress import Progress
-from .projector import Projector, State
+from .projector import Projector, State, check_identity
 from .rebuilding import check_tables, rebuild
 from .source import Source
 
@@ -45,7 +46,7 @@ __all__ = ["OnError", "Projection", "close_projections", "make_projection"]
 T = TypeVar("T")
 
 _AT_EXIT = 5.0  # seconds for the projections that nobody has closed
-_SOON = 0.05  # seconds within which most events are projected
+_SOON = 0.01  # seconds within which most events are projected, before the store is asked whether one is wanted
 _FIRST_LOOK, _LONGEST_LOOK = 0.01, 0.25  # seconds between two questions to the database by who waits
 _SILENCE = 1.0  # seconds without news, after which it is asked: who tells may hang, and another one have taken over
 _PAGE = 1_000  # events that are asked for at once
@@ -186,7 +187,8 @@ class Projection(Startable, ForkAware):
         except DeadlineExceededError:
             if projector is own:
                 self._drop(projector)
-            trouble = f": {projector.trouble}" if projector.trouble else ""
+            reason = projector.trouble or "; ".join(self._store.health(timeout=0).reasons)
+            trouble = f": {reason}" if reason else ""
             raise ProjectionUnavailableError(f"{self!r} has not begun within {deadline}{trouble}") from None
         except BaseException:
             if projector is own:
@@ -251,12 +253,39 @@ class Projection(Startable, ForkAware):
         if self._closed or self._store.closed:
             raise StoreClosedError(f"{self!r} is closed: make a new one, of an open store")
 
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the projection has ended here, because another thread has closed it or its store: a service's end.
+
+        Args:
+            timeout: Seconds; None waits for ever.
+
+        Returns:
+            Whether it has ended.
+
+        Raises:
+            ProjectionStoppedError: It has stopped at an event. The same of ``StreamRegressionError`` and
+                ``ProjectionMismatchError``.
+            ProjectionError: It is not started here.
+        """
+        deadline = Deadline(timeout)
+        if self._projector is None and not self._closed:
+            raise ProjectionError(f"{self!r} does not run here: call start() before wait()")
+        ended = self._progress.changed.wait(self._has_ended, deadline)
+        projector = self._projector
+        if projector is not None and projector.failure is not None:
+            raise again(projector.failure)
+        return ended
+
+    def _has_ended(self) -> bool:
+        projector = self._projector
+        return self._closed or (projector is not None and projector.state in (State.STOPPED, State.CLOSED))
+
     # -- waiting for it
 
     def wait_for(self, sequence: int, timeout: float | None = 5.0) -> None:
         """Wait until an event, and all before it, have taken effect: what you have written can then be read.
 
-        It returns at once if the event does not concern the projection and all before it have taken effect. Any
+        It is soon over if the event does not concern the projection and all before it have taken effect. Any
         process may call it, whether or not the projection is started there. Where the active instance is, it is told.
         Elsewhere, too, if the stores of both have a bus (see ``set_broadcaster()``): the active instance publishes
         :class:`ProjectionAdvanced` on it. Without a bus, and if a second passes without news, it asks the database,
@@ -276,28 +305,38 @@ class Projection(Startable, ForkAware):
         sequence = check_version("sequence", sequence)
         deadline = Deadline(timeout)
         self._refuse_if_closed()
-        if max(0, self._progress.sequence) >= sequence:
+        if self._is_known_to_have(sequence):
             return
         projector = self._projector
         if projector is not None and projector.thread is current_thread():
             raise WrongThreadError(f"apply() of projection {short(self.name)} must not wait for the projection itself")
         if not self.is_active:
             self._announcements.listen(self._progress)
-        if self._await(sequence, Deadline(min(_SOON, deadline.remaining()))):
+        is_filtered = not self._settings.wanted.is_empty
+        if is_filtered and self._await(sequence, Deadline(min(_SOON, deadline.remaining()))):
             return
-        if not self._settings.wanted.is_empty:
+        if is_filtered:
             with suppress(AetherError):  # the store may be away; then the projection itself tells
                 sequence = self._last_wanted(sequence, deadline)
         if not self._await(sequence, deadline):
-            here, trouble = self._progress.sequence, "" if projector is None else projector.trouble
+            here, reason = max(0, self._progress.sequence), self._reason_to_wait()
             raise DeadlineExceededError(
-                f"projection {short(self.name)} is at sequence {max(0, here)}, and not at {sequence} within {deadline}"
-                f"{f': {trouble}' if trouble else ''}"
+                f"projection {short(self.name)} is at sequence {here}, and not at {sequence} within {deadline}"
+                f"{f': {reason}' if reason else ''}"
             )
+
+    def _reason_to_wait(self) -> str:
+        """Return why the projection does not get on, as far as that is known here."""
+        projector = self._projector
+        if projector is not None and projector.trouble:
+            return projector.trouble
+        return "" if self.is_active or self._progress.has_owner else "no instance of it is active, so start one"
 
     def _last_wanted(self, sequence: int, deadline: Deadline) -> int:
         """Return the sequence of the last event up to one that concerns the projection, and has not taken effect."""
         here, wanted = max(0, self._progress.sequence), self._settings.wanted
+        if self._store.last_sequence(timeout=deadline.timeout_left()) < sequence:
+            return sequence  # an event that the store does not have yet may be any
         page = self._store.read_all(
             here,
             until=sequence,
@@ -314,10 +353,10 @@ class Projection(Startable, ForkAware):
         pause = _FIRST_LOOK
         while True:
             self._refuse_if_closed()
-            if progress.sequence >= sequence:
+            if self._is_known_to_have(sequence):
                 return True
             is_told = self._is_told()
-            if not is_told and self._looks(sequence):
+            if (not is_told or progress.sequence >= sequence) and self._looks(sequence):
                 return True
             is_news = progress.changed.wait(
                 partial(self._is_news, is_told, sequence),
@@ -328,14 +367,19 @@ class Projection(Startable, ForkAware):
                 return True
             pause = min(_LONGEST_LOOK, pause * 1.5)
             if not deadline.remaining():
-                return progress.sequence >= sequence
+                return self._is_known_to_have(sequence)
 
     def _is_told(self) -> bool:
         """Whether this process is told of each batch: it applies them, or hears of them from who does."""
         return self.is_active or self._announcements.hears(self._progress)
 
     def _is_news(self, was_told: bool, sequence: int) -> bool:
-        return self._closed or self._is_told() != was_told or self._progress.sequence >= sequence
+        return self._closed or self._is_told() != was_told or self._is_known_to_have(sequence)
+
+    def _is_known_to_have(self, sequence: int) -> bool:
+        """Whether the projection is so far, as far as is known here; what was heard long ago is not known any more."""
+        progress = self._progress
+        return not sequence or (progress.sequence >= sequence and (progress.is_fresh or self.is_active))
 
     def _looks(self, sequence: int) -> bool:
         """Ask the database, unless another thread is asking; return whether the projection is so far."""
@@ -351,6 +395,7 @@ class Projection(Startable, ForkAware):
             self._may_look.append(True)
         if checkpoint is None:
             return False
+        check_identity(self._settings, checkpoint)
         if not self.is_active or checkpoint.place.sequence > self._progress.sequence:
             self._progress.tell_of_row(checkpoint.owner, checkpoint.place.sequence)
         if checkpoint.place.sequence >= sequence:
@@ -420,38 +465,32 @@ class Projection(Startable, ForkAware):
             How many were applied.
 
         Raises:
-            ProjectionStoppedError: One of them cannot be applied. It stays where it is, with those after it.
+            ProjectionStoppedError: One of them cannot be applied. It stays where it is, with those after it: give the
+                sequence of another one, or :meth:`discard` it.
             ProjectionError: The database cannot be asked.
             MalformedRecordError: One of them is not an event.
         """
         if sequence is not None:
             sequence = check_version("sequence", sequence, 1)
         waiting = [one.sequence for one in self.set_aside() if sequence in (None, one.sequence)]
-        return sum(self._with_link(partial(self._apply_again, sequence=place)) for place in waiting)
+        one_again = partial(apply_again, store=self._store, settings=self._settings)
+        return sum(self._with_link(partial(one_again, sequence=place)) for place in waiting)
 
-    def _apply_again(self, link: Link, sequence: int) -> bool:
-        (found,) = self._store.read_all(sequence - 1, until=sequence, limit=1) or (None,)
-        if found is None:
-            raise ProjectionStoppedError(f"the store has no event {sequence} any more, which was set aside", sequence)
-        link.begin()
-        try:
-            if lock(link, self.name) is None or not remove_set_aside(link, self.name, sequence):
-                link.rollback()
-                return False
-            apply_all(link, self._settings, [found])
-            link.commit()
-        except RefusedError as refused:
-            with suppress(Exception):
-                link.rollback()
-            if not isinstance(refused.error, Exception):
-                raise refused.error from None
-            what = f"event {sequence}, which was set aside, cannot be applied: {explain(refused.error)}"
-            raise ProjectionStoppedError(what, sequence, found.event.id) from refused.error
-        except BaseException:
-            with suppress(Exception):
-                link.rollback()
-            raise
-        return True
+    def discard(self, sequence: int) -> bool:
+        """Forget an event that was set aside; it never takes effect.
+
+        Args:
+            sequence: Its sequence.
+
+        Returns:
+            Whether it was set aside.
+
+        Raises:
+            ProjectionError: The database cannot be asked.
+        """
+        sequence = check_version("sequence", sequence, 1)
+        self._refuse_if_closed()
+        return self._with_link(partial(discard, settings=self._settings, sequence=sequence))
 
     # -- building it anew
 
