@@ -6,6 +6,7 @@ first event of each type, and in tests (``scenario``) for every event.
 """
 
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -125,12 +126,21 @@ def picture(state: object) -> bytes | None:
         seen.add(id(one))
         if len(seen) > _LARGEST:
             raise OverflowError
-        return vars(one)
+        kind = type(one)
+        return {name: part for name, part in vars(one).items() if not _is_computed(kind, name)}
 
     try:
         return msgspec.json.encode(state, enc_hook=parts_of)
     except Exception:  # such as objects with slots, a cycle, or what a property of the user's raises
         return None
+
+
+def _is_computed(kind: type, name: str) -> bool:
+    """Whether an attribute of objects of a class is what a ``cached_property`` has computed of the others, and kept."""
+    for each in kind.__mro__:
+        if name in vars(each):
+            return isinstance(vars(each)[name], cached_property)
+    return False
 
 
 def is_changed(state: object, before: bytes | None) -> bool:

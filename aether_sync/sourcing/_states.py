@@ -1,8 +1,8 @@
 """``StateSnapshots``: writes the states of one repository as snapshots, and reads them again.
 
-A snapshot must never change a state, so what is written is read again and compared before it is saved. It is only used
-by a program whose class of states has the same shape: one with another field would find a default in it that the events
-may not say.
+A snapshot must never change a state, so what is written is read again and compared before it is saved: values, and the
+classes of all that is in them. It is only used by a program whose class of states has the same shape: one with another
+field would find a default in it that the events may not say.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from .._values.shown import explained, short
 from ..errors import InvalidOptionError
 from ..events import Event
 from ..stores.base import Snapshot
+from ._classes import unlike
 from ._commands import Command, latest_commands
 from ._evolution import name_of
 
@@ -100,14 +101,21 @@ class StateSnapshots(Generic[State]):
         try:
             written = msgspec.to_builtins(state, str_keys=True)
             again = msgspec.convert(msgspec.json.decode(msgspec.json.encode(written)), self._type, str_keys=True)
-        except Exception as error:  # of msgspec, or of the user's own __post_init__
+            if type(state).__eq__ is not object.__eq__:
+                is_same = again == state
+            else:
+                is_same = msgspec.json.encode(again) == msgspec.json.encode(state)
+            different = unlike(state, again)
+        except Exception as error:  # of msgspec, or of the user's own __post_init__ or __eq__
             raise UnkeptStateError(explained(error)) from error
-        if type(state).__eq__ is not object.__eq__:
-            is_same = again == state
-        else:
-            is_same = msgspec.json.encode(again) == msgspec.json.encode(state)
         if not is_same:
             raise UnkeptStateError(f"it is read from JSON as {short(again)}")
+        if different is not None:
+            one, other = different
+            raise UnkeptStateError(
+                f"{short(one)}, of the class {type(one).__qualname__}, is read from JSON as {short(other)}, of "
+                f"{type(other).__qualname__}"
+            )
         return written
 
     def read(self, snapshot: Snapshot) -> Read[State] | str:

@@ -4,10 +4,14 @@ What a request stores is noticed where the store stores it (``stores/_noticing.p
 the sequence of the last event, and a code by which it cannot be forged (HMAC-SHA-256, RFC 2104). The next requests of
 that client bring the token back, and reads wait until the projections have reached that sequence.
 
+An application may be wrapped several times, for several streams. Therefore the name of the cookie, and each token,
+has a mark of the stream: each finds what is its own, and leaves the others alone.
+
 The headers of a response are held back until the application gives the first part of its body, or has given all of it:
 until then what it stores is carried by this response (PEP 3333 lets it store at any time before).
 """
 
+import hashlib
 import hmac
 import re
 from base64 import urlsafe_b64encode
@@ -35,8 +39,9 @@ _KEPT = 300  # seconds that a browser keeps the cookie: no projection that works
 _LEAST_SECRET = 16  # bytes
 _SOON = 0.05  # seconds, after which it is asked whether the store has the event at all
 _TOKENS = 4  # that are looked at, of one request: a browser sends several cookies of one name for several paths
+_TEXTS = 16  # of one header that are looked at: one of each stream
 
-_TOKEN = re.compile(r"([1-9][0-9]{0,18})\.([A-Za-z0-9_-]{43})", re.ASCII)
+_TOKEN = re.compile(r"([1-9][0-9]{0,18})\.([0-9a-f]{8})\.([A-Za-z0-9_-]{43})", re.ASCII)
 _METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)  # a token of RFC 9110, section 5.6.2
 
 _Environ: TypeAlias = dict[str, Any]
@@ -53,7 +58,7 @@ class ReadYourWritesStats:
         too_late: Requests that have stored something when their headers were sent already: the client is not told.
         fresh: Reads that had something to wait for, and were answered with it.
         stale: Reads that were answered without it, as a projection was too slow, had stopped, or was not there.
-        refused: Tokens that were forged or damaged, or belong to another stream.
+        refused: Tokens that were forged or damaged. Those of other streams are not looked at.
     """
 
     written: int
@@ -69,6 +74,9 @@ class ReadYourWrites:
     A write is whatever the request stores in the store of the projections, on the thread of the request or in a copy of
     its context. Its response sets a cookie, and has the same text in the header ``Aether-Sync-Written``: a client
     without cookies sends that header with its next requests.
+
+    An application that reads projections of several stores is wrapped once for each. The cookies of streams of
+    different names have different names.
 
     A read that is answered without what the client has written has the header ``Aether-Sync-Stale``, with the reason:
     ``timeout``, ``stopped`` (the projection has stopped, or cannot be asked), or ``unknown`` (the store has no such
@@ -102,6 +110,8 @@ class ReadYourWrites:
         self._app = app
         self._projections = _checked_projections(projections)
         self._stream = self._projections[0].stream
+        self._mark = hashlib.sha256(self._stream.encode()).hexdigest()[:8]
+        self._cookie = f"{_COOKIE}_{self._mark}"
         self._keys = _checked_secrets(secret)
         seconds = check_timeout("timeout", timeout)
         if seconds is None:
@@ -159,14 +169,17 @@ class ReadYourWrites:
 
     def _brought(self, environ: _Environ) -> int:
         """Return the highest sequence that a request brings, in a cookie or a header; 0 if it brings none."""
-        found = [environ.get("HTTP_AETHER_SYNC_WRITTEN", ""), *_cookies(environ.get("HTTP_COOKIE", ""))]
+        texts = environ.get("HTTP_AETHER_SYNC_WRITTEN", "").split(",", _TEXTS)[:_TEXTS]
+        found = [*map(str.strip, texts), *_cookies(environ.get("HTTP_COOKIE", ""), self._cookie)]
         return max((self._opened(token) for token in found if token), default=0)
 
     def _opened(self, token: str) -> int:
         """Return the sequence of a token; 0 if it is none of ours."""
         match = _TOKEN.fullmatch(token)
+        if match is not None and match[2] != self._mark:
+            return 0
         if match is not None and int(match[1]) <= MAX_VERSION:
-            sequence, given = int(match[1]), match[2].encode("ascii")
+            sequence, given = int(match[1]), match[3].encode("ascii")
             if any(hmac.compare_digest(given, self._code(key, sequence)) for key in self._keys):
                 return sequence
         self._refused.one()
@@ -174,7 +187,7 @@ class ReadYourWrites:
 
     def _token(self, sequence: int) -> str:
         """Return the token of a sequence."""
-        return f"{sequence}.{self._code(self._keys[0], sequence).decode('ascii')}"
+        return f"{sequence}.{self._mark}.{self._code(self._keys[0], sequence).decode('ascii')}"
 
     def _code(self, key: bytes, sequence: int) -> bytes:
         text = f"aether-sync written {sequence} {self._stream}".encode()
@@ -263,7 +276,7 @@ class _Response:
 
     def _cookie(self, token: str, age: int) -> str:
         secure = "; Secure" if self._environ.get("wsgi.url_scheme") == "https" else ""
-        return f"{_COOKIE}={token}; Path=/; Max-Age={age}; HttpOnly; SameSite=Lax{secure}"
+        return f"{self._owner._cookie}={token}; Path=/; Max-Age={age}; HttpOnly; SameSite=Lax{secure}"
 
     def _ended(self) -> None:
         if self._noticed.sequence > self._told:
@@ -305,12 +318,12 @@ class _Body:
             self._response._ended()
 
 
-def _cookies(header: object) -> list[str]:
-    """Return the values of our cookie, which a request has (RFC 6265, section 4.2.1); not all, if they are many."""
-    if not isinstance(header, str) or _COOKIE not in header:
+def _cookies(header: object, wanted: str) -> list[str]:
+    """Return the values of a cookie, which a request has (RFC 6265, section 4.2.1); not all, if they are many."""
+    if not isinstance(header, str) or wanted not in header:
         return []
     pairs = (part.partition("=") for part in header.split(";"))
-    return [value.strip().strip('"') for name, _, value in pairs if name.strip() == _COOKIE][:_TOKENS]
+    return [value.strip().strip('"') for name, _, value in pairs if name.strip() == wanted][:_TOKENS]
 
 
 def _checked_projections(given: Any) -> tuple[Projection, ...]:

@@ -4,6 +4,8 @@ import io
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
 from wsgiref.util import FileWrapper, setup_testing_defaults
@@ -28,7 +30,7 @@ from aether_sync.sourcing.read_your_writes import _cookies
 from ..support.common import PATIENCE
 
 SECRET = "a secret of the tests"
-COOKIE = "aether_sync_written"
+COOKIE = f"aether_sync_written_{sha256(b'shop').hexdigest()[:8]}"
 
 
 class Answer:
@@ -320,10 +322,43 @@ class TestTokens:
         assert new._opened(old._token(5)) == 5
         assert old._opened(new._token(5)) == 0
 
-    def test_one_of_another_stream_is_refused(self, projection: Projection, tmp_path: Path) -> None:
+    def test_one_of_another_stream_is_left_alone(self, projection: Projection, tmp_path: Path) -> None:
         with InMemoryEventStore(namespace="other") as store:
             other = wrapped(reading, store.project("p", print, into=SQLite(tmp_path / "o.db")))
-            assert wrapped(reading, projection)._opened(other._token(5)) == 0
+            served, token = wrapped(reading, projection), other._token(5)
+            assert served._opened(token) == 0
+            assert served.stats().refused == 0
+            assert served._opened(token.replace(other._mark, served._mark)) == 0
+            assert served.stats().refused == 1
+
+    @pytest.mark.parametrize("by", ["cookies", "header"])
+    def test_an_application_of_two_streams(
+        self, by: str, store: InMemoryEventStore, put: Put, projection: Projection, tmp_path: Path
+    ) -> None:
+        with InMemoryEventStore(namespace="billing") as other:
+            bills = other.project("b", lambda db, stored: None, into=SQLite(tmp_path / "bills.db"))
+
+            def app(environ: Any, start_response: Any) -> Iterable[bytes]:
+                if environ["REQUEST_METHOD"] == "POST":
+                    put()
+                    other.append("b", Event(event_type="Paid", actor_id="b"), expected_version=ANY_VERSION)
+                start_response("200 OK", list(PLAIN))
+                return [b""]
+
+            inner = wrapped(app, projection, timeout=PATIENCE)
+            outer = wrapped(inner, bills, timeout=PATIENCE)
+            with projection, bills:
+                written = ask(outer, "POST")
+                jar = SimpleCookie[str]()
+                for text in written.header("Set-Cookie"):
+                    jar.load(text)
+                cookies = "; ".join(f"{name}={one.value}" for name, one in jar.items())
+                tokens = ", ".join(written.header("Aether-Sync-Written"))
+                brought = {"HTTP_COOKIE": cookies} if by == "cookies" else {"HTTP_AETHER_SYNC_WRITTEN": tokens}
+                assert ask(outer, **brought).headers == PLAIN
+                assert projection.sequence == bills.sequence == 1
+            for one in (inner, outer):
+                assert (one.stats().written, one.stats().fresh, one.stats().refused) == (1, 1, 0)
 
     @given(data=st.data())
     def test_one_that_is_changed_is_refused(self, data: st.DataObject) -> None:
@@ -349,7 +384,7 @@ class TestTokens:
         token = SERVED._token(sequence)
         parts = [one for one in others if COOKIE not in one]
         parts.insert(at, f"{COOKIE}={token}")
-        assert _cookies("; ".join(parts)) == [token]
+        assert _cookies("; ".join(parts), COOKIE) == [token]
         assert SERVED._brought({"HTTP_COOKIE": ";".join(parts)}) == sequence
 
     def test_the_highest_of_several_counts(self) -> None:

@@ -1,12 +1,19 @@
 """``Repository`` on both stores: decisions, conflicts, commands, snapshots, and what goes wrong in between."""
 
 import os
+import re
 import signal
 import threading
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import IntEnum, StrEnum
+from functools import cached_property
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
@@ -36,6 +43,7 @@ from aether_sync._runtime.threads import NoThreadError
 from aether_sync.sourcing import _saver
 from aether_sync.sourcing._commands import COMMANDS_KEPT
 from aether_sync.sourcing._saver import SnapshotSaver
+from aether_sync.sourcing._states import StateSnapshots, UnkeptStateError
 
 from ..support.common import PATIENCE, UNIT, eventually, run_threads
 from ..support.signals import INTERRUPTS, hammer
@@ -362,6 +370,52 @@ class TestCommands:
             accounts_in(memory).decide("account-1", shop.deposit, 1, command_id=command_id)
 
 
+class Grade(IntEnum):
+    LOW = 1
+
+
+class Word(StrEnum):
+    YES = "yes"
+
+
+@dataclass(frozen=True)
+class Sets:
+    held: frozenset[Any] = frozenset()
+    pairs: frozenset[tuple[str, Any]] = frozenset()
+
+
+@dataclass(frozen=True)
+class Times:
+    at: datetime | None = None
+    amount: float = 0.0
+    prices: dict[Grade, Decimal] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Open:
+    n: int = 0
+
+
+class Shut(Open):
+    pass
+
+
+@dataclass(frozen=True, eq=False)
+class Door:
+    front: Open = field(default_factory=Open)
+    others: tuple[Open, ...] = ()
+
+
+class Room(msgspec.Struct, frozen=True):
+    things: dict[str, Any] = {}
+
+
+PARTS = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.sampled_from(Grade)
+    | st.decimals() | st.builds(Counter, st.text()) | st.frozensets(st.sampled_from(Grade) | st.integers())
+)  # fmt: skip
+
+
 class TestSnapshots:
     def test_they_are_made_in_the_background_of_a_save(self, store: EventStore) -> None:
         with accounts_in(store, snapshot_every=3) as accounts:
@@ -498,6 +552,87 @@ class TestSnapshots:
         assert "it is read from JSON as {'seen': [1, 2]}" in caplog.records[0].message
         assert states.get("a").state == {"seen": (1, 2)}
 
+    def test_a_state_with_other_classes_is_not_kept(
+        self, memory: InMemoryEventStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def evolve(room: Room, event: object) -> Room:
+            return Room(Counter(room.things) + Counter("a"))
+
+        states = Repository(memory, initial=Room, evolve=evolve, snapshot_every=1)
+        for _ in range(4):
+            states.decide("a", lambda state: Noted("x"))
+        assert states.close()
+        assert memory.get_latest_snapshot("a") is None
+        assert states.get("a").state.things == Counter(a=4)
+        assert type(states.get("a").state.things) is Counter
+        assert flush_logs()
+        assert [one.kind for one in caplog.records] == ["snapshot_failed"]  # type: ignore[attr-defined]
+        assert "of the class Counter, is read from JSON as {'a': 1}, of dict" in caplog.records[0].message
+
+    @pytest.mark.parametrize(
+        ("first", "state", "classes"),
+        [
+            (Room(), Room(defaultdict(int, a=1)), ("defaultdict", "dict")),
+            (Room(), Room({"a": {"b": [1, Grade.LOW]}}), ("Grade", "int")),
+            (Room(), Room({"a": [{"b": 1}, OrderedDict()]}), ("OrderedDict", "dict")),
+            (Room(), Room({"a": 1, "b": True, "c": bytearray()}), None),
+            ({}, {Word.YES: 1}, ("Word", "str")),
+            (Sets(), Sets({1, 2}), ("set", "frozenset")),
+            (Sets(), Sets(frozenset({5, Grade.LOW})), ("Grade", "int")),
+            (Sets(), Sets(pairs=frozenset({("b", 1), ("a", Grade.LOW)})), ("Grade", "int")),
+            (Times(), Times(datetime(2026, 7, 1, tzinfo=ZoneInfo("Europe/Berlin"))), ("ZoneInfo", "timezone")),
+            (Open(), Shut(1), ("Shut", "Open")),
+            (Door(), Door(Shut(1)), ("Shut", "Open")),
+        ],
+    )
+    def test_what_has_other_classes(self, first: Any, state: Any, classes: tuple[str, str] | None) -> None:
+        snapshots = StateSnapshots(lambda: first, first, 1, 1)
+        with pytest.raises(UnkeptStateError, match="is read from JSON as") as raised:
+            snapshots.make("a", 1, state, (), ())
+        if classes is not None:
+            assert re.search("of the class {}, is read from JSON as .*, of {}$".format(*classes), str(raised.value))
+
+    @pytest.mark.parametrize(
+        ("first", "state"),
+        [
+            (Sets(), Sets(frozenset({1, 5, 700}), frozenset({("b", 1), ("a", 2)}))),
+            (Times(), Times(datetime(2026, 7, 1, tzinfo=UTC), 5, {Grade.LOW: Decimal("1.0")})),
+            (Room(), Room({"a": {"b": [1, None, "x", 2.5, True]}, "c": [[], {}]})),
+            (Door(), Door(Open(5), (Open(6), Open(7)))),
+        ],
+    )
+    def test_what_has_the_same_classes(self, first: Any, state: Any) -> None:
+        snapshots = StateSnapshots(lambda: first, first, 1, 1)
+        read = snapshots.read(snapshots.make("a", 1, state, (), ()))
+        assert not isinstance(read, str)
+        assert read.state == state or msgspec.json.encode(read.state) == msgspec.json.encode(state)
+
+    @given(things=st.dictionaries(st.text(), st.recursive(PARTS, lambda parts: st.lists(parts) | st.tuples(parts))))
+    def test_a_snapshot_never_changes_a_state(self, things: dict[str, Any]) -> None:
+        snapshots = StateSnapshots(Room, Room(), 1, 1)
+        with suppress(UnkeptStateError):
+            read = snapshots.read(snapshots.make("a", 1, Room(things), (), ()))
+            assert repr(read.state) == repr(Room(things))  # type: ignore[union-attr]
+
+    def test_what_compares_a_state_may_raise(
+        self, memory: InMemoryEventStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        @dataclass
+        class Moody:
+            n: int = 0
+
+            def __eq__(self, other: object) -> bool:
+                if self.n:
+                    raise LookupError("not today")
+                return True
+
+        states = Repository(memory, initial=Moody, evolve=lambda *_: Moody(1), snapshot_every=1)
+        for _ in range(3):
+            states.decide("a", lambda state: Noted("x"))
+        assert states.close()
+        assert flush_logs()
+        assert "not today" in caplog.records[0].message
+
     def test_states_may_be_of_a_union(self, memory: InMemoryEventStore) -> None:
         class Empty(msgspec.Struct, tag=True, frozen=True):
             pass
@@ -543,10 +678,30 @@ class TestSnapshots:
             Repository(memory, initial=initial, evolve=lambda state, event: state, snapshot_every=1)
         Repository(memory, initial=initial, evolve=lambda state, event: state)
 
+    def test_a_first_state_with_other_classes_is_refused(self, memory: InMemoryEventStore) -> None:
+        with pytest.raises(InvalidOptionError, match=r"of the class Counter, is read from JSON as {}, of dict"):
+            Repository(memory, initial=lambda: Room(Counter()), evolve=lambda state, event: state, snapshot_every=1)
+
 
 @dataclass
 class Basket:
     things: list[str] = field(default_factory=list)
+
+
+class Plain:
+    """Neither a dataclass nor of msgspec."""
+
+    def __init__(self, things: tuple[str, ...] = ()) -> None:
+        self.things = things
+
+    @cached_property
+    def count(self) -> int:
+        return len(self.things)
+
+
+def evolve_plain(state: Plain, event: Any) -> Plain:
+    assert state.count < 10
+    return Plain((*state.things, event.text))
 
 
 class TestEvolve:
@@ -567,6 +722,22 @@ class TestEvolve:
 
         def evolve(state: Plain, event: Any) -> Plain:
             state.things.append(event.text)
+            return state
+
+        with pytest.raises(InvalidOptionError, match="changed the state"):
+            Repository(memory, initial=Plain, evolve=evolve).decide("a", lambda state: Noted("x"))
+
+    def test_what_a_cached_property_keeps_is_no_change(self, memory: InMemoryEventStore) -> None:
+        repository = Repository(memory, initial=Plain, evolve=evolve_plain)
+        for n in range(3):
+            assert repository.decide("a", lambda state: Noted("x")).state.count == n + 1
+        given = repository.given(Noted("x"))
+        assert given.when(lambda state: Noted("y") if state.count else None).then(Noted("y")).count == 2
+
+    def test_a_change_beside_a_cached_property_is_one(self, memory: InMemoryEventStore) -> None:
+        def evolve(state: Plain, event: Any) -> Plain:
+            assert state.count == 0
+            state.things = ("x",)
             return state
 
         with pytest.raises(InvalidOptionError, match="changed the state"):

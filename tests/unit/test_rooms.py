@@ -58,7 +58,8 @@ ROOMS: dict[str, list[str]] = {
         "faults", "rights", "findings", "monitoring", "shapes", "questions", "server_checks", "checks", "diagnosis",
     ],
     "sourcing": [
-        "_evolution", "_decisions", "_commands", "_states", "_saver", "scenario", "repository", "read_your_writes",
+        "_evolution", "_decisions", "_commands", "_classes", "_states", "_saver", "scenario", "repository",
+        "read_your_writes",
     ],
     "contrib/prometheus": [
         "_families", "_reading", "_exporter", "_ticker", "_asking", "_collector", "_slots", "_writer", "_registration",
