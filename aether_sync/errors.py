@@ -21,7 +21,7 @@ A deadline that ran out is also the builtin ``TimeoutError``; a bad argument is 
     ├── StoreError                              the event store could not do it
     │   ├── VersionConflictError                another writer was first: load the actor again
     │   ├── UnknownOutcomeError (TimeoutError)  the events may be stored, or not; saving them again is safe
-    │   ├── DuplicateIdError                    another event has the same id
+    │   ├── DuplicateIdError                    another event has the same id, or a command of other actors
     │   ├── AtomicAppendUnsupportedError        this server or stream has no atomic batches
     │   ├── UnsupportedError (AttributeError)   only another kind of store has this method
     │   ├── MalformedRecordError (ValueError)   a record of the store is not an event
@@ -231,7 +231,10 @@ class UnknownOutcomeError(StoreError, TimeoutError):
 
 
 class DuplicateIdError(StoreError):
-    """Another event is stored under the same id, or two events of one call have the same id."""
+    """Another event is stored under the same id, or two events of one call have the same id.
+
+    Or a command of the same id was decided before, for actors that the call does not name.
+    """
 
 
 class AtomicAppendUnsupportedError(StoreError):

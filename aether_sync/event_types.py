@@ -5,6 +5,7 @@ other languages, and those that know nothing of types, write events of version 1
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from inspect import get_annotations
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -166,7 +167,7 @@ class EventTypes:
 
         Args:
             name: The name of the type. It may be registered later.
-            version: The version that the function is given.
+            version: The version that the function is given: the one that it comes from, and not the one it leads to.
 
         Raises:
             InvalidOptionError: There is such an upcaster, an argument is wrong, or the type has no later version.
@@ -413,9 +414,10 @@ def _checked_names(formerly: Iterable[str]) -> tuple[str, ...]:
 
 
 def _too_new(one: _Type, version: int) -> InvalidOptionError:
+    meant = f"; or say version={version - 1} if it leads to version {version}" if version > 1 else ""
     return InvalidOptionError(
         f"an upcaster of {short(one.name)} is from version {version}, and the type is of version {one.version}: raise "
-        f"that to {version + 1}"
+        f"that to {version + 1}{meant}"
     )
 
 
@@ -430,7 +432,9 @@ def _shape_of(cls: Any) -> _Shape | None:
     try:
         found = inspect.type_info(cls)
         if not isinstance(found, _KINDS) or getattr(found, "array_like", False):
-            raise InvalidOptionError(f"an event type is {_WHAT}, and made of a dict; {_shown(cls)} is not")
+            raise InvalidOptionError(
+                f"an event type is {_WHAT}, and made of a dict; {_shown(cls)} is not{_swapped(cls)}"
+            )
         parts = list(_parts_of(found, set()))
         msgspec.convert(None, cls)
     except NameError:
@@ -448,6 +452,15 @@ def _shape_of(cls: Any) -> _Shape | None:
                 f"{_shown(cls)} cannot be an event type: it has {what} in it, which nobody can make of JSON"
             )
     return _Shape(any(isinstance(part, inspect.AnyType) for part in parts))
+
+
+def _swapped(cls: type) -> str:
+    """Return what to do if a class was perhaps registered before it is made a dataclass."""
+    try:
+        has_fields = bool(get_annotations(cls)) and not issubclass(cls, tuple)
+    except Exception:  # a name that is not there at run time
+        has_fields = False
+    return ": write @dataclass below @types.event(...), and not above it" if has_fields else ""
 
 
 def _parts_of(info: object, seen: set[int]) -> Iterator[inspect.Type]:

@@ -389,6 +389,9 @@ def _event_types(event_types: Iterable[str | type], known: Types | None) -> froz
         raise InvalidOptionError(f"event_types is the str {short(event_types)}; pass a set: {{{short(event_types)}}}")
     iterator = as_iterator(event_types)
     if iterator is None:
+        if is_of(event_types, type):
+            name = event_types.__name__
+            raise InvalidOptionError(f"event_types is the class {name}; pass a set: {{{name}}}")
         raise InvalidOptionError(f"event_types must be a set of str, not {type(event_types).__name__}")
     types = tuple(iterator)
     names: set[str] = set()

@@ -2,6 +2,7 @@
 
 import click
 
+from .._arguments import check_callback
 from ..stores.projections.projection import Projection
 from ._program import imported
 from ._progress import progress
@@ -52,6 +53,7 @@ def _projection_at(where: str) -> Projection:
     except AttributeError as error:
         raise WrongUsageError(f"{where!r} is not there: {error}") from error
     if not isinstance(found, Projection) and callable(found):
+        check_callback(repr(where), found)
         found = found()
     if not isinstance(found, Projection):
         raise WrongUsageError(f"{where!r} is a {type(found).__name__}, and no projection")

@@ -12,9 +12,9 @@ from ..errors import InvalidEventError, InvalidOptionError
 from ..event_types import EventTypes
 from ..events import Event
 from ..stores._checks import BATCH_LIMIT, check_actor_id, numbered
-from ._evolution import name_of
+from ._evolution import is_changed, name_of
 
-__all__ = ["as_events", "as_read", "by_actor", "check_command_id", "check_decision", "values_of"]
+__all__ = ["as_events", "as_read", "by_actor", "check_command_id", "check_decision", "refuse_change", "values_of"]
 
 _TEXTS = (str, bytes, bytearray, memoryview)
 _UNORDERED = (set, frozenset)
@@ -45,7 +45,13 @@ def values_of(decided: object, decision: object) -> list[object]:
         return []
     kind = type(decided)
     if kind in (list, tuple) or (issubclass(kind, list) and not issubclass(kind, _TEXTS)) or hasattr(kind, "__next__"):
-        return list(islice(decided, BATCH_LIMIT + 1))  # type: ignore[call-overload]
+        values = list(islice(decided, BATCH_LIMIT + 1))  # type: ignore[call-overload]
+        for one in values:
+            if is_of(one, type):
+                raise _of_a_class(one, decision)
+        return values
+    if is_of(decided, type):
+        raise _of_a_class(decided, decision)
     wrong = ""
     if hasattr(kind, "__await__") or hasattr(kind, "__aiter__"):
         wrong = "it must be a plain function, and no `async def`"
@@ -60,6 +66,31 @@ def values_of(decided: object, decision: object) -> list[object]:
     if wrong:
         raise InvalidEventError(f"the decision {name_of(decision)} returned {short(decided)}: {wrong}")
     return [decided]
+
+
+def refuse_change(state: object, before: bytes | None, decision: object) -> None:
+    """Refuse a decision that is known to have changed the state that it was given.
+
+    Args:
+        state: The state.
+        before: A picture of it, of before.
+        decision: The function.
+
+    Raises:
+        InvalidOptionError: It has.
+    """
+    if is_changed(state, before):
+        raise InvalidOptionError(
+            f"the decision {name_of(decision)} changed the state that it was given: let it return events, of which "
+            "evolve makes the new state"
+        )
+
+
+def _of_a_class(decided: type, decision: object) -> InvalidEventError:
+    name = decided.__name__
+    return InvalidEventError(
+        f"the decision {name_of(decision)} returned the class {name}: let it return an object of it, {name}(...)"
+    )
 
 
 def by_actor(decided: object, decision: object, actor_ids: tuple[str, ...]) -> dict[str, list[object]]:

@@ -8,7 +8,8 @@ field would find a default in it that the events may not say.
 import hashlib
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar, get_type_hints
+from types import UnionType
+from typing import Any, Generic, NamedTuple, TypeVar, Union, get_origin, get_type_hints
 
 import msgspec
 
@@ -71,7 +72,7 @@ class StateSnapshots(Generic[State]):
         except (TypeError, ValueError, NameError, UnkeptStateError) as error:
             raise InvalidOptionError(
                 f"snapshot_every needs states that JSON can hold, and {short(first)}, of {name_of(initial)}, is none: "
-                f"{error!s:.200}; use a dataclass or a msgspec.Struct, or leave snapshot_every out"
+                f"{error!s:.200}; {_advice(self._type)}, or leave snapshot_every out"
             ) from error
         self._shape = hashlib.sha256(schema).hexdigest()[:16]
 
@@ -128,6 +129,13 @@ class StateSnapshots(Generic[State]):
             return Read(msgspec.convert(kept.get("state"), self._type, str_keys=True), commands)
         except Exception as error:  # of msgspec, or of the user's own __post_init__
             return explained(error)
+
+
+def _advice(kind: Any) -> str:
+    """Return what to make states of that JSON can hold."""
+    if isinstance(kind, UnionType) or get_origin(kind) is Union:
+        return "make each class of the union a msgspec.Struct with tag=True, so that JSON says of which one a state is"
+    return "use a dataclass or a msgspec.Struct"
 
 
 def _type_of(initial: Callable[[], State], first: State) -> Any:

@@ -28,6 +28,7 @@ from .._values.shown import short
 from ..errors import AetherError, DeadlineExceededError, InvalidOptionError
 from ..events import MAX_VERSION
 from ..stores._noticing import Written, noticing
+from ..stores._store_base import place_of
 from ..stores.projections.projection import Projection
 
 __all__ = ["ReadYourWrites", "ReadYourWritesStats"]
@@ -54,7 +55,7 @@ class ReadYourWritesStats:
     """What a :class:`ReadYourWrites` has done so far, in this process.
 
     Attributes:
-        written: Requests whose response carries what they have stored.
+        written: Requests whose response carries what they have stored, or had stored before, by the same command.
         too_late: Requests that have stored something when their headers were sent already: the client is not told.
         fresh: Reads that had something to wait for, and were answered with it.
         stale: Reads that were answered without it, as a projection was too slow, had stopped, or was not there.
@@ -72,7 +73,8 @@ class ReadYourWrites:
     """WSGI middleware: a client's reads wait, within bounds, until projections have what the client has written.
 
     A write is whatever the request stores in the store of the projections, on the thread of the request or in a copy of
-    its context. Its response sets a cookie, and has the same text in the header ``Aether-Sync-Written``: a client
+    its context. A command that a :class:`Repository` finds to be repeated counts as well, with the events of the first
+    time. The response to a write sets a cookie, and has the same text in the header ``Aether-Sync-Written``: a client
     without cookies sends that header with its next requests.
 
     An application that reads projections of several stores is wrapped once for each. The cookies of streams of
@@ -112,6 +114,7 @@ class ReadYourWrites:
         self._stream = self._projections[0].stream
         self._mark = hashlib.sha256(self._stream.encode()).hexdigest()[:8]
         self._cookie = f"{_COOKIE}_{self._mark}"
+        self._place = place_of(self._projections[0].store)
         self._keys = _checked_secrets(secret)
         seconds = check_timeout("timeout", timeout)
         if seconds is None:
@@ -213,7 +216,7 @@ class _Response:
         self._start = start_response
         self._brought = brought
         self._reason = reason
-        self._noticed = Written(owner._stream)
+        self._noticed = Written(owner._place)
         self._told = 0  # the sequence that the headers carry
         self._held: tuple[str, _Headers] | None = None  # what the application has begun with
         self._is_begun = False  # whether the headers are handed to the server
@@ -335,8 +338,11 @@ def _checked_projections(given: Any) -> tuple[Projection, ...]:
         if not is_of(one, Projection):
             raise InvalidOptionError(f"projections must be what store.project() has returned, not {short(one)}")
     streams = {one.stream for one in projections}
-    if len(streams) != 1:
-        what = f"of one stream, not of {', '.join(sorted(map(short, streams)))}" if streams else "one or more"
+    if len({place_of(one.store) for one in projections}) != 1:
+        what = "one or more"
+        if streams:
+            several = ", ".join(sorted(map(short, streams))) if len(streams) > 1 else "several stores in memory"
+            what = f"of one stream, not of {several}"
         raise InvalidOptionError(f"the projections that reads wait for must be {what}: sequences belong to a stream")
     return projections
 

@@ -6,26 +6,27 @@ user's functions run on the caller's thread.
 """
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, NamedTuple, TypeVar, TypeVarTuple
+from typing import Any, Generic, NamedTuple, TypeVar, TypeVarTuple, overload
 
-from .._arguments import as_iterator, check_count, is_of
+from .._arguments import as_iterator, check_count, is_mapping, is_of
 from .._runtime.closing import Closeable
 from .._runtime.deadline import Deadline
 from .._runtime.reporter import Kind, Reporter, last_words
 from .._values.shown import short
-from ..errors import AetherError, InvalidOptionError, UnknownOutcomeError, VersionConflictError
+from ..errors import AetherError, DuplicateIdError, InvalidOptionError, UnknownOutcomeError, VersionConflictError
 from ..events import Event
 from ..metrics import CloseReport
 from ..stores._checks import check_actor_id, check_version
+from ..stores._store_base import note_written
 from ..stores.base import Snapshot, StoredEvent
 from ..stores.event_store import EventStore
 from ..stores.retrying import ConflictPauses
 from ._commands import Command, find_command
-from ._decisions import as_events, as_read, by_actor, check_command_id, check_decision, values_of
-from ._evolution import Evolution, name_of
+from ._decisions import as_events, as_read, by_actor, check_command_id, check_decision, refuse_change, values_of
+from ._evolution import Evolution, name_of, picture
 from ._saver import SnapshotSaver
 from ._states import StateSnapshots, UnkeptStateError
 from .scenario import Given
@@ -127,8 +128,9 @@ class Repository(Closeable, Generic[State]):
             for one that means nothing to it, it returns the state as it is.
         snapshot_every: After how many events of an actor a snapshot of its state is saved. It is saved in the
             background, after a decision. States must be what msgspec can write as JSON and read again: dataclasses,
-            ``msgspec.Struct``s, attrs classes, dicts. If the classes of states differ, annotate what ``initial``
-            returns with their union. None neither saves snapshots nor reads them: all events of an actor are read.
+            ``msgspec.Struct``s, attrs classes, dicts. If the classes of states differ, they must be
+            ``msgspec.Struct``s with ``tag=True``, and ``initial`` annotated to return their union. None neither saves
+            snapshots nor reads them: all events of an actor are read.
         schema_version: The version of the states, which you count up when ``evolve`` makes another state of the same
             events. A snapshot of another version is ignored, and so is one of a class with other fields.
 
@@ -226,8 +228,9 @@ class Repository(Closeable, Generic[State]):
             *args: Its arguments after the state.
             command_id: An id of what is to be done, such as that of a request, which is put into each event. If an
                 event of this actor has it already, the decision is not called, and what was decided then is returned:
-                so the same command takes effect once, in all processes. Of the commands before a snapshot, the last 100
-                are known. A command that decided nothing leaves no trace. "" for none.
+                so the same command takes effect once, in all processes. Another decision on this actor needs another
+                id. Of the commands before a snapshot, the last 100 are known. A command that decided nothing leaves no
+                trace. "" for none.
             timeout: Seconds for all of it; None for no limit. The decision itself is not interrupted.
 
         Returns:
@@ -238,9 +241,11 @@ class Repository(Closeable, Generic[State]):
             UnknownOutcomeError: The events may be stored, or not. ``store.save_events(error.events)`` is safe; and so
                 is the same ``decide()`` if it has a ``command_id``. Without one it may take effect twice.
             DeadlineExceededError: The actor was not read in time, or the server did not answer; nothing is stored.
+            DuplicateIdError: A command of this id was decided before, for other actors as well.
             InvalidEventError: The decision has returned something that cannot be events of this actor.
-            InvalidOptionError: An argument is wrong; or ``evolve`` has changed the state that it was given, or has
-                returned None. Also other errors of :meth:`EventStore.load` and :meth:`EventStore.append`.
+            InvalidOptionError: An argument is wrong; or ``evolve`` or the decision has changed the state that it was
+                given, or ``evolve`` has returned None. Also other errors of :meth:`EventStore.load` and
+                :meth:`EventStore.append`.
         """
         deadline = Deadline(timeout)
         actor_id, command_id = check_actor_id(actor_id), check_command_id(command_id)
@@ -251,9 +256,12 @@ class Repository(Closeable, Generic[State]):
             now = loaded.now
             repeated = self._stored_before([loaded], command_id, deadline)
             if repeated:
+                note_written(self._store, _last_of(repeated))
                 return Decided(actor_id, now.state, now.version, repeated, True)
             snapshot = self._due(loaded)
+            before = picture(now.state)
             values = values_of(decision(now.state, *args), decision)
+            refuse_change(now.state, before, decision)
             if not values:
                 return Decided(actor_id, now.state, now.version, (), False)
             events = as_events(values, actor_id, command_id, self._store.types, decision)
@@ -268,6 +276,26 @@ class Repository(Closeable, Generic[State]):
             if snapshot is not None:
                 self._saver.offer(snapshot)
             return Decided(actor_id, after.state, after.version, tuple(stored), False)
+
+    @overload
+    def decide_together(
+        self,
+        actor_ids: "Mapping[str, Repository[Any]]",
+        decision: Callable[[dict[str, Any], *Ts], Mapping[str, object] | None],
+        *args: *Ts,
+        command_id: str = "",
+        timeout: float | None = 5.0,
+    ) -> DecidedTogether[Any]: ...
+
+    @overload
+    def decide_together(
+        self,
+        actor_ids: Iterable[str],
+        decision: Callable[[dict[str, State], *Ts], Mapping[str, object] | None],
+        *args: *Ts,
+        command_id: str = "",
+        timeout: float | None = 5.0,
+    ) -> DecidedTogether[State]: ...
 
     def decide_together(
         self,
@@ -284,11 +312,13 @@ class Repository(Closeable, Generic[State]):
         on it, give it an event, too.
 
         Args:
-            actor_ids: The actors.
+            actor_ids: The actors. If they are of several kinds, a dict from the id of each to the repository of its
+                kind, all of the same store.
             decision: Is called with a dict of the states by actor id, and ``args``. It returns a dict, from the id of
                 each actor that gets events to these, each as for :meth:`decide`; or None.
             *args: Its arguments after the states.
-            command_id: As for :meth:`decide`. It is known if one of the actors has an event with it.
+            command_id: As for :meth:`decide`. It is known if one of the actors has an event with it. Give each decision
+                an id of its own: an order of several lines, say, one for each line.
             timeout: Seconds for all of it; None for no limit.
 
         Returns:
@@ -296,28 +326,34 @@ class Repository(Closeable, Generic[State]):
 
         Raises:
             AtomicAppendUnsupportedError: The server or the stream cannot store several events at once.
-            InvalidOptionError: An actor is named twice, or none is. Also the errors of :meth:`decide`.
+            DuplicateIdError: A command of this id was decided before, for an actor that is not named here as well.
+            InvalidOptionError: An actor is named twice, or none is, or its repository is of another store. Also the
+                errors of :meth:`decide`.
         """
         deadline = Deadline(timeout)
         ids, command_id = _checked_ids(actor_ids), check_command_id(command_id)
+        repositories = self._of_each(ids, actor_ids)
         check_decision(decision)
         pauses = ConflictPauses(deadline)
         while True:
-            loaded = {actor_id: self._load(actor_id, deadline) for actor_id in ids}
+            loaded = {actor_id: one._load(actor_id, deadline) for actor_id, one in repositories.items()}
             actors = {actor_id: one.now for actor_id, one in loaded.items()}
             repeated = self._stored_before(loaded.values(), command_id, deadline)
             if repeated:
+                note_written(self._store, _last_of(repeated))
                 return DecidedTogether(actors, repeated, True)
-            snapshots = {actor_id: self._due(one) for actor_id, one in loaded.items()}
+            snapshots = {actor_id: repositories[actor_id]._due(one) for actor_id, one in loaded.items()}
             states = {actor_id: one.state for actor_id, one in actors.items()}
+            shown = picture(list(states.values()))
             values = by_actor(decision(states, *args), decision, ids)
+            refuse_change([one.state for one in actors.values()], shown, decision)
             if not values:
                 return DecidedTogether(actors, (), False)
             events: list[Event] = []
             for actor_id, its in values.items():
                 before = actors[actor_id]
                 new = as_events(its, actor_id, command_id, self._store.types, decision)
-                actors[actor_id] = self._after(before, new)
+                actors[actor_id] = repositories[actor_id]._after(before, new)
                 events += [event.replace(version=before.version + place) for place, event in enumerate(new, 1)]
             try:
                 stored = self._settled(partial(self._store.save_events, events), deadline)
@@ -328,13 +364,35 @@ class Repository(Closeable, Generic[State]):
             for actor_id in values:
                 snapshot = snapshots[actor_id]
                 if snapshot is not None:
-                    self._saver.offer(snapshot)
+                    repositories[actor_id]._saver.offer(snapshot)
             return DecidedTogether(actors, tuple(stored), False)
 
+    def _of_each(self, ids: tuple[str, ...], given: object) -> "dict[str, Repository[Any]]":
+        """Return the repository of each actor: this one, or what a dict says."""
+        if not is_mapping(given):
+            return dict.fromkeys(ids, self)
+        repositories = {actor_id: given[actor_id] for actor_id in ids}
+        for actor_id, one in repositories.items():
+            if not is_of(one, Repository):
+                raise InvalidOptionError(
+                    f"decide_together() takes a dict from actor ids to their repositories, and that of "
+                    f"{short(actor_id)} is {short(one)}"
+                )
+            if one._store is not self._store:
+                raise InvalidOptionError(
+                    f"the repository of actor {short(actor_id)} is of another store, {one._store!r}: what is decided "
+                    "together is stored at once, so all are made with the same store"
+                )
+        return repositories
+
     def _stored_before(
-        self, loaded: Iterable[_Loaded[State]], command_id: str, deadline: Deadline
+        self, loaded: Collection[_Loaded[State]], command_id: str, deadline: Deadline
     ) -> tuple[StoredEvent, ...]:
-        """Return the events of a command, if it was decided before."""
+        """Return the events of a command, if it was decided before.
+
+        Raises:
+            DuplicateIdError: It was decided for other actors as well.
+        """
         found: list[StoredEvent] = []
         for one in loaded if command_id else ():
             command = find_command(command_id, one.commands, one.events)
@@ -344,7 +402,29 @@ class Repository(Closeable, Generic[State]):
                     one.now.actor_id, command.first, command.last, timeout=left
                 )
                 found += [stored for stored in reading.events if stored.event.command_id == command_id]
+        actor_ids = {one.now.actor_id for one in loaded}
+        for batch in {stored.batch for stored in found if stored.batch}:
+            for stored in self._saved_together(batch, deadline):
+                if stored.event.command_id == command_id and stored.event.actor_id not in actor_ids:
+                    another = short(stored.event.actor_id)
+                    raise DuplicateIdError(
+                        f"the command {short(command_id)} was decided before, for actor {another} as well, which this "
+                        "call does not name: give each decision a command_id of its own, such as the id of the request "
+                        "and the number of the line"
+                    )
         return tuple(sorted(found, key=lambda stored: stored.sequence))
+
+    def _saved_together(self, batch: int, deadline: Deadline) -> Iterator[StoredEvent]:
+        """Yield the events that were saved together, the first of which has a sequence."""
+        after = batch - 1
+        while page := self._store.read_all(after, timeout=deadline.timeout_left()):
+            for stored in page:
+                if stored.batch != batch:
+                    return
+                yield stored
+                if stored.ends_batch:
+                    return
+            after = page[-1].sequence
 
     def _after(self, before: ActorState[State], events: list[Event]) -> ActorState[State]:
         """Return the state after new events, before they are stored: one that ``evolve`` cannot take is never stored.
@@ -383,7 +463,7 @@ class Repository(Closeable, Generic[State]):
         """Return a snapshot of what was loaded, if it is time for one.
 
         It is made before the decision sees the state, and of stored events alone: whatever the user's functions do with
-        the state afterwards, the snapshot is right.
+        the state afterwards, also unseen, the snapshot is right.
         """
         if self._snapshots is None or len(loaded.events) < self._snapshots.every:
             return None

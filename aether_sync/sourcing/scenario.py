@@ -7,11 +7,11 @@ from typing import Any, Generic, TypeVar, TypeVarTuple
 
 from .._arguments import is_of
 from .._values.shown import explained, short
-from ..errors import InvalidOptionError
+from ..errors import InvalidEventError, InvalidOptionError
 from ..event_types import EventTypes, class_of_events
 from ..events import Event
-from ._decisions import as_events, as_read, check_decision, values_of
-from ._evolution import Evolution, is_changed, name_of, picture
+from ._decisions import as_events, as_read, check_decision, refuse_change, values_of
+from ._evolution import Evolution, name_of, picture
 
 __all__ = ["Given", "Scenarios", "When"]
 
@@ -68,10 +68,10 @@ class Given(Generic[State]):
         state: The state after that.
     """
 
-    def __init__(self, evolution: Evolution[State], values: Iterable[object]) -> None:
+    def __init__(self, evolution: Evolution[State], values: tuple[object, ...]) -> None:
         __tracebackhide__ = True
         self._evolution = evolution
-        self._seen = _seen(evolution, values, 0)
+        self._seen = _seen(evolution, _one_by_one("given", values), 0)
         self.state = _folded(evolution, evolution.begin(), self._seen)
 
     def when(self, decision: Callable[[State, *Ts], object], *args: *Ts) -> "When[State]":
@@ -110,11 +110,10 @@ class When(Generic[State]):
             self._values = values_of(decision(state, *args), decision)
         except Exception as error:  # then_raises() compares it; all others raise it
             self._error = error
-        if is_changed(state, before):
-            self._error = InvalidOptionError(
-                f"the decision {self._name} changed the state that it was given: let it return events, of which evolve "
-                "makes the new state"
-            )
+        try:
+            refuse_change(state, before, decision)
+        except InvalidOptionError as error:
+            self._error = error
 
     def then(self, *values: object) -> State:
         """See that these events were decided, and no others, in this order.
@@ -135,7 +134,7 @@ class When(Generic[State]):
         if self._error is not None:
             raise self._error
         seen = _seen(self._evolution, self._values, self._version)
-        wanted = _seen(self._evolution, values, self._version)
+        wanted = _seen(self._evolution, _one_by_one("then", values), self._version)
         if [_compared(one) for one in seen] != [_compared(one) for one in wanted]:
             raise AssertionError(f"the decision {self._name} returned other events:\n{_difference(wanted, seen)}")
         return _folded(self._evolution, self._state, seen)
@@ -189,6 +188,14 @@ class When(Generic[State]):
 
 
 # -- what evolve is given
+
+
+def _one_by_one(name: str, values: tuple[object, ...]) -> tuple[object, ...]:
+    """Refuse a list of events in place of events."""
+    for one in values:
+        if type(one) in (list, tuple):  # a NamedTuple may be an event
+            raise InvalidEventError(f"{name}() takes events one by one, and was given {short(one)}: {name}(*events)")
+    return values
 
 
 def _seen(evolution: Evolution[Any], values: Iterable[object], version: int) -> list[Any]:

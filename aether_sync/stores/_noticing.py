@@ -13,16 +13,16 @@ __all__ = ["Written", "noticing", "written"]
 
 
 class Written:
-    """The highest sequence that was stored in one stream. Threads that share a context may note at once.
+    """The highest sequence that was stored in one place. Threads that share a context may note at once.
 
     Args:
-        stream: What the store calls the stream of its events.
+        place: Where: what all stores with the same events have in common, and no others.
     """
 
-    __slots__ = ("_by_thread", "_stream")
+    __slots__ = ("_by_thread", "_place")
 
-    def __init__(self, stream: str) -> None:
-        self._stream = stream
+    def __init__(self, place: object) -> None:
+        self._place = place
         self._by_thread: dict[int, int] = {}  # each thread has a place of its own, so this needs no lock
 
     @property
@@ -30,9 +30,9 @@ class Written:
         """The highest sequence; 0 if nothing was stored."""
         return max(self._by_thread.copy().values(), default=0)
 
-    def note(self, stream: str, sequence: int) -> None:
-        """Note that something was stored, in any stream."""
-        if stream == self._stream:
+    def note(self, place: object, sequence: int) -> None:
+        """Note that something was stored, in any place."""
+        if place == self._place:
             me = get_ident()
             self._by_thread[me] = max(sequence, self._by_thread.get(me, 0))
 

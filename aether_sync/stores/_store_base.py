@@ -37,7 +37,7 @@ from .projections.applying import OnError
 from .projections.base import Apply, Database
 from .projections.projection import Projection, close_projections, make_projection
 
-__all__ = ["StoreBase", "lasting_store_metrics"]
+__all__ = ["StoreBase", "lasting_store_metrics", "note_written", "place_of"]
 
 _SHORTEST_ACK_WAIT = 0.001  # seconds: four times within it a server is told that work goes on
 _BURSTS_KEPT = 1_000  # actors of whose snapshots it is known when it was logged last that they are ignored
@@ -64,6 +64,7 @@ class StoreBase(Closeable, EventStore):
         self._closed = False
         self._counts = StoreCounts()
         self._destination = ""  # how observers call it
+        self._place: object = object()  # equal for all stores with the same events: replaced where these are shared
         self._namespace: str | None = None  # where EventStored is published unless set_broadcaster() names another
         self._broadcaster: Broadcaster | None = None  # replaced whole; read by any thread
         self._announcements = Announcements()  # of its projections
@@ -348,8 +349,7 @@ class StoreBase(Closeable, EventStore):
             self._counts.wrote_one()
         else:
             self._counts.wrote(number)
-        for one in written.get():
-            one.note(self._destination, stored[-1].sequence)
+        note_written(self, stored[-1].sequence)
         broadcaster = self._broadcaster
         if broadcaster is not None:
             for each in stored:
@@ -405,6 +405,25 @@ def _checked_start(start: object) -> int | None:
     if as_whole(start) is None:
         raise InvalidOptionError(f'start must be "first", "new", or the sequence to begin after, not {short(start)}')
     return check_version("start", start)
+
+
+def place_of(store: object) -> object:
+    """Return what all stores with the same events have in common, and no others."""
+    return store._place if isinstance(store, StoreBase) else store
+
+
+def note_written(store: object, sequence: int) -> None:
+    """Tell those who notice it that this thread or task has stored events, which may have been done before.
+
+    Args:
+        store: Where.
+        sequence: That of the last one.
+    """
+    noticed = written.get()
+    if noticed:
+        place = place_of(store)
+        for one in noticed:
+            one.note(place, sequence)
 
 
 def lasting_store_metrics(store: StoreBase) -> Callable[[], StoreMetrics]:

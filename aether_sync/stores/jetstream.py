@@ -113,7 +113,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
             connection, options, _perhaps_a_stream(connection), for_store=True
         )
         super().__init__(self._channel.reporter, types, stream=self._names.stream)
-        self._destination = self.stream
+        self._destination = self._place = self.stream
         self._namespace = namespace
         self._jetstream = JetStream(self._channel)
         self._make_parts()

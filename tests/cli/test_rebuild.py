@@ -41,6 +41,7 @@ def test_it_builds_the_rows_anew(name: str, tmp_path: Path, monkeypatch: pytest.
         ("shop", "is no MODULE:NAME"),
         ("shop:nothing", "has no attribute 'nothing'"),
         ("nowhere:p", "No module named 'nowhere'"),
+        ("shop:apply", "'shop:apply' is called without arguments, and "),
         ("shop:store", "is a InMemoryEventStore, and no projection"),
     ],
 )
@@ -50,3 +51,4 @@ def test_wrong_usage(where: str, said: str, tmp_path: Path, monkeypatch: pytest.
     found = run("rebuild", where, "--table", "applied")
     assert found.returncode == 2
     assert said in found.stderr
+    assert found.stderr.count("\n") == 1

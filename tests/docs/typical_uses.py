@@ -293,9 +293,11 @@ def decisions(store: EventStore) -> None:
         both = orders.decide_together(("order-1", "order-2"), place_all, 3)
         assert_type(both, DecidedTogether[Order])
         assert_type(both.actors["order-1"].state, Order)
+        of_kinds = orders.decide_together({"order-1": orders, "order-2": orders}, place_all, 3)
+        assert_type(of_kinds, DecidedTogether[Any])
         orders.decide("order-1", place, "3", "new")  # type: ignore[arg-type]  # a str is no int
         orders.decide("order-1", place, 3)  # type: ignore[arg-type]  # an argument is missing
-        orders.decide_together(("order-1",), place, 3, "new")  # type: ignore[arg-type]  # one state, and not a dict
+        orders.decide_together(("order-1",), place, 3, "new")  # type: ignore[arg-type, call-arg]  # one state, no dict
         assert_type(orders.given().when(place, 3, "new").then_nothing(), Order)
         orders.given().when(place, 3)  # type: ignore[arg-type]  # an argument is missing
         assert_type(orders.close(timeout=1.0), CloseReport)

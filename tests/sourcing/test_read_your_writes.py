@@ -20,8 +20,10 @@ from aether_sync import (
     Event,
     InMemoryEventStore,
     InvalidOptionError,
+    JetStreamEventStore,
     Projection,
     ReadYourWrites,
+    Repository,
     SQLite,
     StoredEvent,
 )
@@ -259,6 +261,59 @@ class TestWrites:
         assert started == [("200 OK", PLAIN)]
         body.close()  # type: ignore[attr-defined]
 
+    def test_a_repeated_command_is_a_write_too(
+        self, store: InMemoryEventStore, put: Put, projection: Projection
+    ) -> None:
+        numbers = Repository(store, initial=int, evolve=lambda state, event: state + 1)
+
+        def paid(state: object) -> Event:
+            return Event(event_type="Paid", actor_id="b")
+
+        def together(states: object) -> dict[str, Event]:
+            return {"b": paid(states)}
+
+        def app(environ: Any, start_response: Any) -> Iterable[bytes]:
+            decided: Any
+            if environ["PATH_INFO"] == "/one":
+                decided = numbers.decide("b", paid, command_id="one")
+            else:
+                decided = numbers.decide_together(["a", "b"], together, command_id="two")
+            start_response("200 OK", list(PLAIN))
+            return [str(decided.is_repetition).encode()]
+
+        served = wrapped(app, projection)
+        for path, sequence in (("/one", 1), ("/two", 3)):
+            for is_repetition in (b"False", b"True"):
+                answer = ask(served, "POST", PATH_INFO=path)
+                assert answer.token.startswith(f"{sequence}.")
+                assert answer.body == is_repetition
+            put()
+
+    def test_another_store_in_memory_is_another_one(self, tmp_path: Path) -> None:
+        def app(environ: Any, start_response: Any) -> Iterable[bytes]:
+            start_response("200 OK", list(PLAIN))
+            other.append("a", Event(event_type="Paid", actor_id="a"), expected_version=ANY_VERSION)
+            return [b"done"]
+
+        with InMemoryEventStore() as store, InMemoryEventStore() as other:
+            one = store.project("p", print, into=SQLite(tmp_path / "r.db"))
+            assert ask(wrapped(app, one), "POST").headers == PLAIN
+            assert ask(wrapped(app, other.project("p", print, into=SQLite(tmp_path / "o.db"))), "POST").token
+
+    def test_another_store_of_the_same_stream_is_the_same(self, make_store: Any, tmp_path: Path) -> None:
+        store = make_store()
+        other = JetStreamEventStore(store.connection, store.stream)
+
+        def app(environ: Any, start_response: Any) -> Iterable[bytes]:
+            other.append("a", Event(event_type="Paid", actor_id="a"), expected_version=ANY_VERSION)
+            start_response("200 OK", list(PLAIN))
+            return [b"done"]
+
+        with other:
+            one = store.project("p", print, into=SQLite(tmp_path / "r.db"))
+            two = other.project("q", print, into=SQLite(tmp_path / "r.db"))
+            assert ask(wrapped(app, one, projections=[one, two]), "POST").token.startswith("1.")
+
 
 class TestReads:
     def test_they_wait(self, put: Put, projection: Projection) -> None:
@@ -438,7 +493,11 @@ class TestBadInput:
     def test_projections_of_several_streams(self, projection: Projection, tmp_path: Path) -> None:
         with InMemoryEventStore(namespace="other") as store:
             other = store.project("p", print, into=SQLite(tmp_path / "o.db"))
-            with pytest.raises(InvalidOptionError, match="of one stream"):
+            with pytest.raises(InvalidOptionError, match="of one stream, not of 'other', 'shop'"):
+                wrapped(reading, projection, projections=[projection, other])
+        with InMemoryEventStore(namespace="shop") as store:
+            other = store.project("p", print, into=SQLite(tmp_path / "o.db"))
+            with pytest.raises(InvalidOptionError, match="of one stream, not of several stores in memory"):
                 wrapped(reading, projection, projections=[projection, other])
 
 

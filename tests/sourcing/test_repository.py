@@ -24,6 +24,7 @@ from aether_sync import (
     ANY_VERSION,
     ActorState,
     DeadlineExceededError,
+    DuplicateIdError,
     Event,
     EventStore,
     EventTypeError,
@@ -174,6 +175,8 @@ class TestWhatADecisionReturns:
             ({"amount": 1}, "an event is an object"),
             ({Deposited(1), Deposited(2)}, "a set has no order"),
             (7, "int"),
+            (Deposited, r"returned the class Deposited: let it return an object of it, Deposited\(\.\.\.\)"),
+            ([Noted("x"), Deposited], "returned the class Deposited"),
             ([None], "NoneType"),
             ([[Deposited(1)]], "list"),
             (Event(event_type="X", actor_id="account-2"), "an event of actor 'account-2'"),
@@ -187,6 +190,31 @@ class TestWhatADecisionReturns:
         with pytest.raises(InvalidEventError, match=said):
             accounts_in(memory).decide("account-1", lambda _: decided, command_id="c")
         assert memory.last_sequence() == 0
+
+    @pytest.mark.parametrize("snapshot_every", [None, 1])
+    def test_is_nothing_after_a_change(self, memory: InMemoryEventStore, snapshot_every: int | None) -> None:
+        def evolve(state: Basket, event: Any) -> Basket:
+            return Basket([*state.things, event.text])
+
+        def decide(state: Basket) -> Iterator[Noted]:
+            yield Noted("x")
+            state.things.append("y")  # when the generator goes on
+
+        def decide_together(states: dict[str, Basket]) -> dict[str, Noted]:
+            states["b"].things.append("y")
+            return {"a": Noted("x")}
+
+        def spoil(states: dict[str, Basket]) -> dict[str, Noted]:
+            states["b"] = Basket(["the dict is the decision's own"])
+            return {"a": Noted("x")}
+
+        with Repository(memory, initial=Basket, evolve=evolve, snapshot_every=snapshot_every) as baskets:
+            with pytest.raises(InvalidOptionError, match=r"the decision .*decide\(\) changed the state "):
+                baskets.decide("a", decide)
+            with pytest.raises(InvalidOptionError, match=r"decide_together\(\) changed the state that it was given"):
+                baskets.decide_together(("a", "b"), decide_together)
+            assert memory.last_sequence() == 0
+            assert baskets.decide_together(("a", "b"), spoil).actors["b"].state == Basket()
 
     def test_is_no_coroutine(self, memory: InMemoryEventStore) -> None:
         async def decide(state: Account) -> Deposited:
@@ -273,6 +301,34 @@ class TestDecidingTogether:
         assert again.actors["account-1"].state == Account(7)
         assert accounts.close()
 
+    def test_an_id_that_is_used_for_other_actors_is_refused(self, store: EventStore) -> None:
+        """The store is asked for all that was saved with what is found, whether or not it is a large save."""
+        accounts = accounts_in(store, snapshot_every=1)
+
+        def note(states: dict[str, Account], *ids: str) -> dict[str, object]:
+            return {one: [Noted("x")] * 60 for one in ids or states}
+
+        first = accounts.decide_together(("order-1", "stock"), note, command_id="c")
+        accounts.decide("stock", shop.deposit, 1)
+        for ids in (("order-2", "stock"), ("stock",), ("stock", "order-2", "order-3")):
+            said = "the command 'c' was decided before, for actor 'order-1' as well"
+            with pytest.raises(DuplicateIdError, match=said):
+                accounts.decide_together(ids, note, command_id="c")
+        with pytest.raises(DuplicateIdError, match="for actor 'order-1' as well"):
+            accounts.decide("stock", shop.deposit, 1, command_id="c")
+        again = accounts.decide_together(("stock", "order-2", "order-1"), note, command_id="c")
+        assert again.is_repetition
+        assert [one.event for one in again.stored] == [one.event for one in first.stored]
+        assert store.get_latest_version("order-2") == 0
+        for _ in range(2):  # some of the actors get no events
+            accounts.decide_together(("order-4", "stock", "stock-2"), note, "order-4", "stock", command_id="d")
+        assert accounts.decide_together(("order-4", "stock"), note, command_id="d").is_repetition
+        assert accounts.get("order-4").version == 60
+        for _ in range(2):
+            accounts.decide_together(("stock",), note, command_id="e")
+        assert accounts.decide("stock", shop.deposit, 1, command_id="e").is_repetition
+        assert accounts.close()
+
     @pytest.mark.parametrize(
         ("ids", "decided", "error", "said"),
         [
@@ -281,6 +337,14 @@ class TestDecidingTogether:
             ((), {}, InvalidOptionError, "one actor id or more"),
             (("a", "a"), {}, InvalidOptionError, "an actor twice"),
             (("a", 5), {}, InvalidOptionError, "an actor id is"),
+            ({}, {}, InvalidOptionError, "one actor id or more"),
+            (
+                {"a": None},
+                {},
+                InvalidOptionError,
+                "a dict from actor ids to their repositories, and that of 'a' is None",
+            ),
+            ({"a": Account}, {}, InvalidOptionError, "that of 'a' is"),
             (("a",), [Deposited(1)], InvalidEventError, "let it return a dict"),
             (("a",), {"b": Deposited(1)}, InvalidEventError, "actor 'b', which it was not given"),
             (("a",), {"a": "x"}, InvalidEventError, "an event is an object"),
@@ -292,6 +356,37 @@ class TestDecidingTogether:
         with pytest.raises(error, match=said):
             accounts_in(memory).decide_together(ids, lambda states: decided)
         assert memory.last_sequence() == 0
+
+    def test_actors_may_be_of_several_kinds(self, store: EventStore) -> None:
+        accounts = accounts_in(store, snapshot_every=1)
+        amounts = Repository(store, initial=lambda: [0], evolve=lambda state, event: [*state, 1], snapshot_every=1)
+        seen = []
+
+        def decide(states: dict[str, Any], text: str) -> dict[str, object]:
+            seen.append(dict(states))
+            if len(seen) == 1:
+                store.append("list-1", Deposited(10), expected_version=ANY_VERSION)
+            return {"account-1": Deposited(2), "list-1": [Noted(text), Noted(text)]}
+
+        kinds = {"account-1": accounts, "list-1": amounts}
+        decided = amounts.decide_together(kinds, decide, "x", command_id="c")
+        assert seen == [{"account-1": Account(), "list-1": [0]}, {"account-1": Account(), "list-1": [0, 1]}]
+        assert decided.actors == {
+            "account-1": ActorState("account-1", Account(2), 1),
+            "list-1": ActorState("list-1", [0, 1, 1, 1], 3),
+        }
+        assert accounts.decide_together(kinds, decide, "x", command_id="c").is_repetition
+        accounts.decide_together(kinds, decide, "x")
+        for one in (accounts, amounts):  # each saves the snapshots of its own kind
+            assert one.close()
+        states = {actor_id: store.get_latest_snapshot(actor_id) for actor_id in kinds}
+        assert states["account-1"].state["state"] == {"balance": 2, "notes": []}  # type: ignore[union-attr]
+        assert states["list-1"].state["state"] == [0, 1, 1, 1]  # type: ignore[union-attr]
+        assert amounts.get("list-1").state == [0, 1, 1, 1, 1, 1]
+
+    def test_all_kinds_are_of_one_store(self, memory: InMemoryEventStore) -> None:
+        with InMemoryEventStore(types=shop.types) as other, pytest.raises(InvalidOptionError, match="of another store"):
+            accounts_in(memory).decide_together({"a": accounts_in(memory), "b": accounts_in(other)}, shop.transfer, 1)
 
     @pytest.mark.concurrent
     def test_money_is_neither_made_nor_lost(self, store: EventStore) -> None:
@@ -652,23 +747,12 @@ class TestSnapshots:
         assert memory.get_latest_snapshot("box-1") is not None
         assert boxes.get("box-1").state == Full(3)
 
-    def test_a_wrong_state_of_a_decision_gets_into_none(self, memory: InMemoryEventStore) -> None:
-        @dataclass
-        class Loose:
-            balance: int = 0
+    def test_a_union_that_json_does_not_tell_apart_is_refused(self, memory: InMemoryEventStore) -> None:
+        def initial() -> Account | Basket:
+            return Account()
 
-        def evolve(state: Loose, event: Any) -> Loose:
-            return Loose(state.balance + event.amount)
-
-        def decide(state: Loose) -> Deposited:
-            state.balance += 1_000
-            return Deposited(1)
-
-        with Repository(memory, initial=Loose, evolve=evolve, snapshot_every=1) as loose:
-            for _ in range(4):
-                loose.decide("a", decide)
-        assert memory.get_latest_snapshot("a") is not None
-        assert loose.get("a").state == Loose(4)
+        with pytest.raises(InvalidOptionError, match=r"make each class of the union a msgspec\.Struct with tag=True"):
+            Repository(memory, initial=initial, evolve=lambda state, event: state, snapshot_every=1)
 
     @pytest.mark.parametrize("initial", [object, lambda: [object()], lambda: {1: 2}, lambda: float("nan")])
     def test_states_that_json_cannot_hold_are_refused(

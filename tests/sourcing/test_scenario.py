@@ -168,6 +168,19 @@ def test_wrong_arguments() -> None:
             decided.then_raises(kind, match)  # type: ignore[arg-type]
 
 
+def test_a_list_of_events_is_told_to_be_events(given: Callable[..., Any]) -> None:
+    for wrong in ([Deposited(1)], (Deposited(1), Deposited(2)), []):
+        with pytest.raises(InvalidEventError, match=r"given\(\) takes events one by one, .*given\(\*events\)"):
+            given(wrong)
+        with pytest.raises(InvalidEventError, match=r"then\(\) takes events one by one, .*then\(\*events\)"):
+            given().when(shop.deposit, 1).then(wrong)
+
+
+def test_a_class_is_no_event(given: Callable[..., Any]) -> None:
+    with pytest.raises(InvalidEventError, match="returned the class Deposited: let it return an object"):
+        given().when(lambda _: Deposited).then(Deposited(1))
+
+
 def test_pytest_shows_the_line_of_the_test_and_none_of_ours() -> None:
     works: list[Callable[[], object]] = [
         lambda: accounts.given(Deposited(5)).when(shop.deposit, 3).then(Deposited(4)),

@@ -84,6 +84,20 @@ def test_a_class_that_cannot_be_one(cls: Any) -> None:
     assert types.names() == frozenset()
 
 
+def test_decorators_that_are_swapped_are_said() -> None:
+    types = EventTypes()
+
+    def swapped() -> None:
+        @dataclass
+        @types.event("X")
+        class X:
+            a: int
+
+    assert refused(swapped).endswith("X is not: write @dataclass below @types.event(...), and not above it")
+    assert "@dataclass" not in refused(lambda: types.event("X")(Row))
+    assert "@dataclass" not in refused(lambda: types.event("X")(Money))
+
+
 def test_nothing_is_registered_twice() -> None:
     types = typed()
     assert "registered already, as Placed" in refused(lambda: types.event("Placed")(Nothing))
@@ -123,7 +137,9 @@ def test_upcasters_fit_the_version() -> None:
     types.upcast("Placed", version=3)(dict)  # before the type: the order in which modules are imported is free
     assert "raise that to 4" in refused(lambda: types.event("Placed", version=3)(Placed))
     types.event("Placed", version=4, formerly={"Made"})(Placed)
-    assert "raise that to 5" in refused(lambda: types.upcast("Placed", version=4)(dict))
+    assert "raise that to 5; or say version=3 if it leads to version 4" in refused(
+        lambda: types.upcast("Placed", version=4)(dict)
+    )
     assert "former name: register the upcaster for 'Placed'" in refused(lambda: types.upcast("Made", version=1)(dict))
     early = EventTypes()
     early.upcast("Made", version=1)(dict)

@@ -503,6 +503,11 @@ def test_a_bare_str_is_told_to_be_a_set():
         SubscriptionFilter(event_types="OrderPlaced")
 
 
+def test_so_is_a_bare_class():
+    with pytest.raises(InvalidOptionError, match=r"event_types is the class EventBus; pass a set: \{EventBus\}"):
+        SubscriptionFilter(event_types=EventBus)
+
+
 @pytest.mark.parametrize(
     ("pattern", "error"),
     [

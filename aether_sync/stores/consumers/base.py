@@ -26,8 +26,10 @@ IN_VAIN = "it was delivered as often as may be, and never acknowledged"
 UNHANDLED = "its last delivery (max_deliver is %d) was given back by a close, before its turn"
 #: What to do about a consumer with other settings.
 ADVICE = (
-    "Use the same in every process, or another name. To change them and keep the position: end all processes, note "
-    "state().acknowledged, call delete(), and begin with the new settings and start= that number"
+    "Use the same in every process. To change them and keep the position: end all processes, note "
+    "state().acknowledged, call delete(), and begin with the new settings and start= that number; the guide's page on "
+    "consumers has a program for it. A consumer of another name is a new one, which begins with the first event "
+    "unless start= is given"
 )
 #: What to do about a consumer of dead letters with other settings.
 SAME = "Use the same in every process"
