@@ -21,6 +21,7 @@ __all__ = [
     "DOUBTFUL",
     "Identity",
     "Place",
+    "REBUILT",
     "SetAside",
     "advance",
     "beat",
@@ -53,6 +54,9 @@ _SET_ASIDE = (
 )
 _COLUMNS = "stream, actors, event_types, sequence, event_sequence, event_id, owner, beat, stopped, stopped_at, reason"
 DOUBTFUL = "transaction"  #: as :attr:`Checkpoint.stopped`
+REBUILT = (
+    1_000_000  #: what a rebuild adds to the beat: more than anybody else does while somebody asks what became of it
+)
 _MINE = "WHERE name = ? AND owner = ? AND sequence = ?"
 
 
@@ -284,7 +288,7 @@ def replace(link: Link, name: str, identity: Identity, place: Place) -> None:
     """
     link.execute(
         "UPDATE aether_projections SET stream = ?, actors = ?, event_types = ?, sequence = ?, event_sequence = ?, "
-        "event_id = ?, owner = '', stopped = '', stopped_at = 0, reason = '' WHERE name = ?",
+        f"event_id = ?, owner = '', beat = beat + {REBUILT}, stopped = '', stopped_at = 0, reason = '' WHERE name = ?",
         *(*identity, *place, name),
     )
     link.execute("DELETE FROM aether_set_aside WHERE projection = ?", name)
