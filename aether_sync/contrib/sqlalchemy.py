@@ -1,11 +1,12 @@
 """``SQLAlchemy``: projections that write their rows through SQLAlchemy. Needs the extra ``sqlalchemy``."""
 
 import sqlite3
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 try:
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection, Engine, NestedTransaction
     from sqlalchemy.exc import DBAPIError
 except ModuleNotFoundError as missing:
     if missing.name != "sqlalchemy":
@@ -20,12 +21,13 @@ from .._values.shown import short
 from ..errors import InvalidOptionError
 from ..stores.projections._cursor_link import MARKS, CursorLink
 from ..stores.projections._sqlite_link import SQLiteLink, is_passing_error
-from ..stores.projections.base import Link, Value
+from ..stores.projections.base import BrokenTransactionError, Link, Value
 from ..stores.projections.dbapi import DBAPI
 
 __all__ = ["SQLAlchemy"]
 
 _AUTOCOMMIT = "AUTOCOMMIT"
+_LEGACY = getattr(sqlite3, "LEGACY_TRANSACTION_CONTROL", -1)  # before Python 3.12 there is no other control
 
 
 class SQLAlchemy:
@@ -33,7 +35,8 @@ class SQLAlchemy:
 
     The connection is inside the transaction of the batch. ``apply`` executes statements there, or uses the ORM by
     ``with Session(db) as session: ...; session.flush()``. It must neither commit nor roll back the connection; a
-    ``commit()`` of such a session flushes, and leaves the transaction open.
+    ``commit()`` of such a session flushes, and leaves the transaction open. A ``flush()`` that fails undoes all that
+    the call has written, so the call must end with its error. To go on after one, use ``with session.begin_nested()``.
 
     A projection takes no connection of the engine's pool. It opens its own, as the pool opens them: with the engine's
     arguments, its options and its event listeners. So it does not wait for a pool that is used up, and a forked child
@@ -78,7 +81,7 @@ class SQLAlchemy:
         engine = self._engine
         # A pool like the engine's, in which there is no connection yet. Detached, the connection is closed for good
         # when it is closed, and that pool is left empty.
-        connection = Connection(engine, connection=engine.pool.recreate().connect())
+        connection = _Connection(engine, connection=engine.pool.recreate().connect())
         try:
             connection.detach()
             driven: Any = connection.connection.dbapi_connection
@@ -87,7 +90,7 @@ class SQLAlchemy:
             own: CursorLink
             if is_of(driven, sqlite3.Connection):
                 _refuse_memory(driven, engine)
-                driven.isolation_level = None  # no statement begins a transaction by itself, as that link wants it
+                _begin_by_statement(driven)
                 own = SQLiteLink(driven)
             else:
                 own = CursorLink(connection.connection, engine.dialect.paramstyle, self.is_passing)
@@ -113,13 +116,33 @@ class SQLAlchemy:
         return f"<SQLAlchemy {self._engine.url.render_as_string(hide_password=True)}>"
 
 
+class _Connection(Connection):
+    """What the user's function gets: a session of the ORM that is made of it takes a savepoint for the transaction.
+
+    A session rolls back the transaction that it has joined if a flush fails. With this, that is the savepoint around
+    the call, and not what other events have written.
+
+    Attributes:
+        held: That savepoint.
+    """
+
+    held: NestedTransaction | None = None
+
+    def in_nested_transaction(self) -> bool:
+        return super().in_nested_transaction() and self.get_nested_transaction() is not self.held
+
+    def _get_required_transaction(self) -> Any:  # a session asks for it, if it is in no other savepoint
+        held = self.held
+        return super()._get_required_transaction() if held is None or not held.is_active else held
+
+
 class _SQLAlchemyLink(Link):
     """A connection of SQLAlchemy. The projection's own statements go to that of the driver below it.
 
     Both are in the same transaction, which the connection of SQLAlchemy begins and ends.
     """
 
-    def __init__(self, connection: Connection, own: CursorLink) -> None:
+    def __init__(self, connection: _Connection, own: CursorLink) -> None:
         self._connection = connection
         self._own = own
 
@@ -144,8 +167,23 @@ class _SQLAlchemyLink(Link):
     def query(self, sql: str, *values: Value) -> list[tuple[Any, ...]]:
         return self._own.query(sql, *values)
 
-    def hold(self, *, rebuilding: bool = False) -> AbstractContextManager[None]:
-        return self._own.hold(rebuilding=rebuilding)
+    @contextmanager
+    def hold(self, *, rebuilding: bool = False) -> Iterator[None]:
+        connection = self._connection
+        with self._own.hold(rebuilding=rebuilding):
+            transaction = connection.get_transaction()
+            held = connection.held = connection.begin_nested()
+            try:
+                yield
+                if connection.get_transaction() is transaction:
+                    _end(connection, held)
+            except BaseException:
+                with suppress(Exception):  # the savepoint of the link's own, which is outside of this one, ends it, too
+                    if held.is_active:
+                        held.rollback()
+                raise
+            finally:
+                connection.held = None
 
     def commit(self) -> None:
         if self._connection.in_transaction():
@@ -163,11 +201,33 @@ class _SQLAlchemyLink(Link):
         self._connection.close()
 
 
+def _end(connection: Connection, held: NestedTransaction) -> None:
+    """Keep what was written in a savepoint."""
+    if not held.is_active:
+        raise BrokenTransactionError(
+            "a session was rolled back in it, perhaps as a flush has failed, and it has gone on. What it had written "
+            "before is lost then. Have it raise the error, or put what may fail into session.begin_nested()",
+            is_mistake=False,
+            is_lost=True,
+        )
+    while (inner := connection.get_nested_transaction()) is not None and inner is not held:
+        inner.commit()  # one that the user's function has left open
+    held.commit()
+
+
 def _autocommits(engine: Engine) -> InvalidOptionError:
     return InvalidOptionError(
         f"the engine {short(engine)} commits by itself after each statement (AUTOCOMMIT): events would take effect "
         "without the checkpoint. Give one without: engine.execution_options(isolation_level='READ COMMITTED')"
     )
+
+
+def _begin_by_statement(driven: Any) -> None:
+    """Have a connection of SQLite begin no transaction by itself, as its link wants it."""
+    if getattr(driven, "autocommit", None) is False:  # from Python 3.12 on: one is open all the time
+        driven.rollback()
+        driven.autocommit = _LEGACY
+    driven.isolation_level = None
 
 
 def _refuse_memory(driven: sqlite3.Connection, engine: Engine) -> None:

@@ -1,7 +1,9 @@
 """``SQLAlchemy``: what is not in the promises that all databases keep."""
 
 import os
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -81,9 +83,56 @@ def test_a_transaction_that_apply_ends_is_noticed(place: SQLAlchemyPlace, how: s
         project(place, apply)
 
 
-def test_a_listener_that_begins_the_transactions_of_sqlite(tmp_path: Any) -> None:
-    place = SQLAlchemySQLitePlace(tmp_path)
-    engine = place.engine()
+def by_a_flush(db: sqlalchemy.Connection, stored: StoredEvent) -> None:
+    with Session(db) as session:
+        session.add(Applied(sequence=stored.sequence))
+        session.flush()
+        if stored.event.event_type == "Twice":
+            db.execute(sqlalchemy.delete(Applied))
+            session.execute(sqlalchemy.insert(Applied).values(sequence=stored.sequence))
+            session.add(Applied(sequence=None))
+            session.flush()
+
+
+def failing(place: SQLAlchemyPlace, apply: Any) -> tuple[list[int], list[int]]:
+    """Project events of which the third fails, all in one batch; return what took effect, and what was set aside."""
+    with InMemoryEventStore() as store:
+        for kind in ("Paid", "Paid", "Twice", "Paid"):
+            store.append("a", Event(event_type=kind, actor_id="a"), expected_version=ANY_VERSION)
+        with store.project("p", apply, into=place.make(), on_error="set_aside") as projection:
+            projection.wait_for(4, PATIENCE)
+            aside = [one.sequence for one in projection.set_aside()]
+        with pytest.raises(ProjectionStoppedError) as caught:
+            store.project("q", apply, into=place.make()).rebuild(["applied"])
+        assert caught.value.sequence == 3
+        store.project("p", apply, into=place.make(), on_error="set_aside").rebuild(["applied"])
+    return place.applied, aside
+
+
+def test_a_flush_that_fails_concerns_its_event_alone(place: SQLAlchemyPlace) -> None:
+    assert failing(place, by_a_flush) == ([1, 2, 4], [3])
+
+
+def test_a_flush_that_fails_and_is_passed_over(place: SQLAlchemyPlace) -> None:
+    def apply(db: sqlalchemy.Connection, stored: StoredEvent) -> None:
+        with suppress(sqlalchemy.exc.IntegrityError):
+            by_a_flush(db, stored)
+
+    assert failing(place, apply) == ([1, 2, 4], [3])
+
+
+def test_a_savepoint_of_its_own_is_undone_alone(place: SQLAlchemyPlace) -> None:
+    def apply(db: sqlalchemy.Connection, stored: StoredEvent) -> None:
+        by_core(db, stored)
+        with suppress(sqlalchemy.exc.IntegrityError), Session(db) as session, session.begin_nested():
+            session.add(Applied(sequence=None))
+        db.begin_nested()  # and left open
+
+    assert project(place, apply) == [1, 2]
+
+
+def beginning(engine: sqlalchemy.Engine, statement: str) -> sqlalchemy.Engine:
+    """Have listeners begin the transactions of SQLite, as SQLAlchemy's manual shows it."""
 
     @sqlalchemy.event.listens_for(engine, "connect")
     def connect(connection: Any, record: object) -> None:
@@ -91,10 +140,25 @@ def test_a_listener_that_begins_the_transactions_of_sqlite(tmp_path: Any) -> Non
 
     @sqlalchemy.event.listens_for(engine, "begin")
     def begin(connection: sqlalchemy.Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        connection.exec_driver_sql(statement)
 
+    return engine
+
+
+@pytest.mark.parametrize("statement", ["BEGIN", "BEGIN IMMEDIATE"])
+def test_a_listener_that_begins_the_transactions_of_sqlite(tmp_path: Any, statement: str) -> None:
+    place = SQLAlchemySQLitePlace(tmp_path)
+    engine = beginning(place.engine(), statement)
     place.engine = lambda: engine  # type: ignore[method-assign]
-    assert project(place, by_core) == [1, 2]
+    test_a_rebuild_by_core_and_orm(place, by_core)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="sqlite3.connect() has had autocommit= since Python 3.12")
+def test_a_connection_of_sqlite_with_a_transaction_all_the_time(tmp_path: Any) -> None:
+    place = SQLAlchemySQLitePlace(tmp_path)
+    engine = place.engine(connect_args={"autocommit": False})
+    place.engine = lambda: engine  # type: ignore[method-assign]
+    test_a_rebuild_by_core_and_orm(place, by_core)
 
 
 def test_no_connection_is_taken_of_the_pool(place: SQLAlchemyPlace) -> None:

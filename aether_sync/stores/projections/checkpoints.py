@@ -21,6 +21,7 @@ __all__ = [
     "DOUBTFUL",
     "Identity",
     "Place",
+    "REBUILT",
     "SetAside",
     "advance",
     "beat",
@@ -58,6 +59,8 @@ _COLUMNS = "stream, actors, event_types, sequence, event_sequence, event_id, own
 DOUBTFUL = "transaction"  #: as :attr:`Checkpoint.stopped`
 #: How a transaction is told to wait a moment for a lock, by the dialect; SQLite always does.
 _PATIENT = {"postgresql": "SET LOCAL lock_timeout = '2s'"}
+#: What a rebuild adds to the beat: more than anybody else does while somebody asks what became of it.
+REBUILT = 1_000_000
 _MINE = "WHERE name = ? AND owner = ? AND sequence = ?"
 
 
@@ -314,7 +317,7 @@ def replace(link: Link, name: str, identity: Identity, place: Place) -> None:
     """
     link.execute(
         "UPDATE aether_projections SET stream = ?, actors = ?, event_types = ?, sequence = ?, event_sequence = ?, "
-        "event_id = ?, owner = '', stopped = '', stopped_at = 0, reason = '' WHERE name = ?",
+        f"event_id = ?, owner = '', beat = beat + {REBUILT}, stopped = '', stopped_at = 0, reason = '' WHERE name = ?",
         *(*identity, *place, name),
     )
     link.execute("DELETE FROM aether_set_aside WHERE projection = ?", name)

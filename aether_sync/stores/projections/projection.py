@@ -35,7 +35,7 @@ from .again import apply_again, discard
 from .announcing import Announcements
 from .applying import OnError, Settings
 from .base import Apply, Database, Link
-from .checkpoints import Checkpoint, Identity, SetAside, list_set_aside, read
+from .checkpoints import Checkpoint, Identity, Place, SetAside, list_set_aside, read
 from .progress import Progress
 from .projector import Projector, State, check_identity
 from .rebuilding import check_tables, rebuild
@@ -505,7 +505,10 @@ class Projection(Startable, ForkAware):
         The new rows are made in temporary tables of the same names, on a connection of its own. So ``apply`` must name
         its tables without a schema, and may read other tables, but not write them: both are refused. Triggers are
         called at the exchange only. Events that were set aside are tried again. Other instances that have other filters
-        stop with ``ProjectionMismatchError``.
+        stop with ``ProjectionMismatchError``. One that runs goes on with the ``apply`` that it has, on the new rows: if
+        ``apply`` has changed, end those first. The guide has the limits of foreign keys, views and PostgreSQL.
+
+        If the answer to the last commit is lost, the database is asked what became of it.
 
         Args:
             tables: The tables that ``apply`` writes. One that refers to another one comes after that.
@@ -516,20 +519,23 @@ class Projection(Startable, ForkAware):
             UnsupportedError: The database is neither SQLite nor PostgreSQL; the error says what to do instead.
             InvalidOptionError: One of the tables is not there, or cannot be rebuilt.
             ProjectionStoppedError: An event cannot be applied.
-            ProjectionError: The database has failed.
+            ProjectionError: The database or ``progress`` has failed; the error says whether the rows were built anew,
+                or that this is not known.
             StoreClosedError: The projection or its store is closed, perhaps meanwhile.
         """
         names = check_tables(tables)
         report = progress if progress is not None else _report_nothing
         check_callback("progress", report, "how far it is", "the end")
         self._refuse_if_closed()
-        place = rebuild(self._store, self._settings, names, report, self._note_rebuild)
-        self._progress.tell(place.sequence)
+        rebuild(self._store, self._settings, names, report, self._note_rebuild, self._note_rebuilt)
 
     def _note_rebuild(self, follower: Follower) -> None:
         self._rebuilding.add(follower)
         if self._closed:  # just now
             follower.close()
+
+    def _note_rebuilt(self, place: Place) -> None:
+        self._progress.tell(place.sequence)
 
     # -- how it is
 
