@@ -67,8 +67,11 @@ ROOMS: dict[str, list[str]] = {
     "server": ["watcher", "process", "configuration", "server", "cluster"],
     "cli": [
         "_access", "demo", "_shell", "_progress", "_options", "_lines", "_program", "_types", "_bus", "_store",
-        "_append", "_export_file", "_export", "_import_there", "_import", "_rebuild", "_doctor", "_health", "_guide",
-        "_commands", "__init__",
+        "_append", "_export_file", "_export", "_import_there", "_import", "_rebuild", "supervisor", "_run", "_doctor",
+        "_health", "_guide", "_commands", "__init__",
+    ],
+    "cli/supervisor": [
+        "messages", "program", "child", "wakeup", "process", "supervisor", "ports", "metrics", "watching", "__init__",
     ],
     "cli/demo": ["plan", "audit", "node", "show", "run", "__init__"],
 }  # fmt: skip

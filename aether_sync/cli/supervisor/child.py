@@ -1,0 +1,204 @@
+"""The process that runs a worker: ``python -m aether_sync.cli.supervisor.child FILE PROGRAM``.
+
+``FILE`` is the number of the inherited socket by which the supervisor speaks to it, ``PROGRAM`` a ``Program`` as JSON.
+The main thread imports the module,
+starts the worker, waits, and lets the worker come to its end. Another thread reads what the supervisor says, and
+interrupts the main thread by a SIGTERM when it says *stop*, or is gone. So there is one way to the end, which a SIGTERM
+of somebody else also takes: of ``kill``, or of systemd, which sends one to every process of a service. All further
+ones are ignored, or both would count as the second signal, which ends at once; only the supervisor says that.
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from contextlib import suppress
+from types import FrameType
+from typing import Any, NoReturn
+
+import msgspec
+
+from ..._runtime.deadline import Deadline
+from ..._runtime.reporter import flush_logs
+from ..._runtime.threads import make_thread, start
+from ..._values.shown import explained
+from ...errors import InvalidNamespaceError, InvalidOptionError
+from ...health import Health
+from ...metrics import CloseReport
+from .messages import MARGIN, Answer, Ask, Channel, Failed, Left, Program, Ready
+from .program import UnusableProgramError, trace_of, worker_at
+
+__all__ = ["main"]
+
+_AGAIN = 0.5  # seconds after which an interrupt that had no effect is repeated: a finalizer may have swallowed it
+_LAST = 1.5  # seconds for the bus and the store, behind the grace, of the margin
+_AT_ONCE = 1.0  # seconds for what is given back when nothing may be waited for
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class _Stopped(BaseException):
+    """Interrupts the import of the module, the start of the worker, or the wait."""
+
+
+class _Child:
+    """What the process does.
+
+    Args:
+        channel: Leads to the supervisor.
+        program: What is run.
+    """
+
+    def __init__(self, channel: Channel, program: Program) -> None:
+        self._channel = channel
+        self._program = program
+        self._worker: Any = None
+        self._interrupted = 0.0  # when the main thread was interrupted last; 0 if it never was
+        self._is_ending = False  # whether the main thread is not to be interrupted any more
+
+    # -- the main thread
+
+    def run(self) -> int:
+        """Do everything; return the exit status."""
+        failure = None
+        try:
+            self._take_signals()
+            failure = self._work()
+            self._is_ending = True
+        except _Stopped:
+            self._is_ending = True
+        self._see_to_the_end()
+        if failure is not None:
+            self._channel.send(failure)
+        is_well = self._worker is None or self._drain()
+        return 0 if is_well and failure is None else 1
+
+    def _take_signals(self) -> None:
+        for number in _SIGNALS:
+            signal.signal(number, self._interrupt)
+        os.register_at_fork(after_in_child=_forget_signals)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)  # the supervisor has blocked them until now
+        start(make_thread(self._listen, name="aether-supervisor"))
+
+    def _work(self) -> Failed:
+        """Work until the process is to end, which interrupts this; return why the work has ended by itself."""
+        where = self._program.where
+        try:
+            worker = worker_at(where)
+            for number in _SIGNALS:  # the module may have handlers of its own
+                signal.signal(number, self._interrupt)
+            logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")  # unless it did
+            self._worker = worker
+            if self._program.threads:
+                worker.start(threads=self._program.threads)
+            else:
+                worker.start()
+            self._channel.send(Ready())
+            worker.wait()
+        except UnusableProgramError as error:
+            return Failed(str(error), error.trace, is_usage=True)
+        except (InvalidOptionError, InvalidNamespaceError) as error:
+            return Failed(f"{where!r} cannot start: {error}", is_usage=True)
+        except Exception as error:
+            return Failed(f"{where!r} has failed: {explained(error)}", trace_of(error))
+        return Failed(f"{where!r} has ended by itself")
+
+    def _drain(self) -> bool:
+        """Let the worker come to its end; return whether nothing is left undone."""
+        grace = self._program.grace
+        deadline = Deadline(grace + _LAST)
+        reports = [self._worker.drain(grace)]
+        others = self._worker.store, self._worker.bus  # the store first, which may publish on the bus
+        reports += [one.close(deadline.timeout_left()) for one in others if one is not None]
+        if not all(reports):
+            self._channel.send(Left(_in_words(reports)))
+        return all(reports)
+
+    def _see_to_the_end(self) -> None:
+        """End the process when its time is over, whatever still runs then."""
+
+        def end() -> None:
+            time.sleep(self._program.grace + MARGIN)
+            _exit(1)
+
+        start(make_thread(end, name="aether-end"))
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if not self._is_ending and now - self._interrupted > _AGAIN / 2:
+            self._interrupted = now
+            raise _Stopped
+
+    # -- the thread that listens
+
+    def _listen(self) -> None:
+        for message in self._channel.received_by_process():
+            if isinstance(message, Ask):
+                with suppress(Exception):  # no thread to be had: then the supervisor says that nothing was answered
+                    start(make_thread(self._answer, message, name="aether-health"))
+            elif message.at_once:
+                self._end_at_once()
+            else:
+                self._stop()
+        self._stop()
+
+    def _answer(self, question: Ask) -> None:
+        try:
+            health = self._worker.health(timeout=question.timeout)
+        except Exception as error:
+            health = Health.of(
+                f"the worker {self._program.where}", [f"health() of the worker has failed: {explained(error)}"]
+            )
+        self._channel.send(Answer(question.number, health))
+
+    def _stop(self) -> None:
+        start(make_thread(self._interrupt_main_thread, name="aether-stop"))
+
+    def _interrupt_main_thread(self) -> None:
+        main_thread = threading.main_thread().ident
+        while not self._is_ending and main_thread is not None:
+            signal.pthread_kill(main_thread, signal.SIGTERM)
+            time.sleep(_AGAIN)
+
+    def _end_at_once(self) -> NoReturn:
+        """Give back what can be given back without a wait, and end."""
+        if self._worker is not None:
+            closing = make_thread(self._worker.close, 0, name="aether-close")
+            start(closing)
+            closing.join(_AT_ONCE)
+        _exit(1)
+
+
+def _forget_signals() -> None:
+    """In a process that a handler forks, do what a Python program does."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _in_words(reports: list[CloseReport]) -> str:
+    names = "handlers_left", "unsent", "uncertain", "rejected"
+    sums = {name: sum(getattr(one, name) for one in reports) for name in names}
+    words = ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in sums.items() if count)
+    return words or "its time was over"
+
+
+def _exit(status: int) -> NoReturn:
+    """End the process, though threads run; what is logged and printed is not lost."""
+    flush_logs(_AT_ONCE)
+    for stream in sys.stdout, sys.stderr:
+        with suppress(Exception):
+            stream.flush()
+    os._exit(status)
+
+
+def main(file: str, program: str) -> int:
+    """Run a worker until it is to end; return the exit status."""
+    sock = socket.socket(fileno=int(file))
+    sock.set_inheritable(False)  # a program that a handler starts does not get it
+    return _Child(Channel(sock), msgspec.json.decode(program, type=Program)).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
