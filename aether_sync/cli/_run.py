@@ -15,6 +15,7 @@ __all__ = ["run"]
 
 _EVERYWHERE = "0.0.0.0"
 _LARGEST_PORT = 65_535
+_LONGEST_GRACE = 86_400  # seconds: more is a slip
 
 
 def _address(ctx: click.Context, param: click.Parameter, value: str | None) -> Address | None:
@@ -25,6 +26,12 @@ def _address(ctx: click.Context, param: click.Parameter, value: str | None) -> A
     if not (port.isascii() and port.isdigit() and int(port) <= _LARGEST_PORT):
         raise click.BadParameter(f"{value!r} is no port, such as 8080 or 127.0.0.1:8080.")
     return Address(host or _EVERYWHERE, int(port))
+
+
+def _seconds(ctx: click.Context, param: click.Parameter, value: float) -> float:
+    if not 0 <= value <= _LONGEST_GRACE:  # so NaN is refused, too
+        raise click.BadParameter(f"{value} is not in the range 0<=x<={_LONGEST_GRACE}.")
+    return value
 
 
 @click.command()
@@ -40,7 +47,8 @@ def _address(ctx: click.Context, param: click.Parameter, value: str | None) -> A
 )
 @click.option(
     "--grace",
-    type=click.FloatRange(min=0, max=86_400),
+    type=float,
+    callback=_seconds,
     default=25.0,
     show_default=True,
     metavar="SECONDS",

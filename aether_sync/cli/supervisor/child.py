@@ -1,11 +1,11 @@
 """The process that runs a worker: ``python -m aether_sync.cli.supervisor.child FILE PROGRAM``.
 
 ``FILE`` is the number of the inherited socket by which the supervisor speaks to it, ``PROGRAM`` a ``Program`` as JSON.
-The main thread imports the module,
-starts the worker, waits, and lets the worker come to its end. Another thread reads what the supervisor says, and
-interrupts the main thread by a SIGTERM when it says *stop*, or is gone. So there is one way to the end, which a SIGTERM
-of somebody else also takes: of ``kill``, or of systemd, which sends one to every process of a service. All further
-ones are ignored, or both would count as the second signal, which ends at once; only the supervisor says that.
+
+The main thread imports the module, starts the worker, waits, and lets the worker come to its end. Another thread reads
+what the supervisor says, and interrupts the main thread by a SIGTERM when that says *stop*, or is gone. So there is one
+way to the end, and a SIGTERM of somebody else takes it, too: of ``kill``, or of systemd, which sends one to every
+process of a service. Further ones are ignored, as they may be the same one; only the supervisor says *at once*.
 """
 
 import logging

@@ -114,13 +114,11 @@ class Channel:
         """Return the number of the socket, which can be read when a message or the end has come; -1 once closed."""
         return self._sock.fileno()
 
-    def send(self, message: ToProcess | FromProcess) -> bool:
-        """Send a message; return whether it has left. To an end that is gone, nothing leaves."""
+    def send(self, message: ToProcess | FromProcess) -> None:
+        """Send a message, if the other end is there."""
         line = msgspec.json.encode(message) + b"\n"
         with self._lock, suppress(OSError):
             self._sock.sendall(line)
-            return True
-        return False
 
     def received_by_process(self) -> Iterator[ToProcess]:
         """Wait for messages, and yield each, until the supervisor is gone."""
@@ -139,7 +137,9 @@ class Channel:
         """Return the whole lines that have come; None at the end of the stream."""
         try:
             chunk = self._sock.recv(_AT_ONCE, flags)
-        except ConnectionError:
+        except BlockingIOError:
+            raise
+        except OSError:  # the other end was killed, or code of the user's has closed files that are not its own
             chunk = b""
         if not chunk:
             self.has_ended = True

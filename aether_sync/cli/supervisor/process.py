@@ -170,8 +170,7 @@ class Process:
         if self._process is not None and self._state is not State.ENDING:
             self._set(State.ENDING)
             self.kill_at = time.monotonic() + self._program.grace + 2 * MARGIN
-            if not self.channel.send(Stop()):  # it has closed files that are not its own
-                os.kill(self._process.pid, signal.SIGTERM)
+            self.channel.send(Stop())
 
     def stop_at_once(self) -> None:
         """Have the process end without its grace."""

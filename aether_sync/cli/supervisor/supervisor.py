@@ -18,6 +18,7 @@ from .wakeup import Wakeup
 
 __all__ = ["Supervisor"]
 
+_LEFT, _UNUSABLE = 1, 2  # exit statuses
 _OF_A_SIGNAL = 128  # an exit status is this and the signal's number, as in a shell
 _SAME = 0.5  # seconds in which another signal counts as the same: Ctrl-C reaches this process and who passes it on
 _TRY_AGAIN = 1.0  # seconds, when the system has no room for another process
@@ -151,16 +152,16 @@ class Supervisor:
         self._forget(one)
         why = one.end(status)
         if was_told:
-            if status and not self._status:
+            if status and self._status in (None, 0, _LEFT):
                 self._report(f"{one.about} did not come to its end: {why}")
             if status and self._status == 0:
-                self._status = 1
+                self._status = _LEFT
         elif one.is_unusable and self._waits_for_changes:
             one.due = inf
             self._say(one, f"{why}; waiting for a change")
         elif one.is_unusable and not self._was_ready:
             self._say(one, why)
-            self._stop(2)
+            self._stop(_UNUSABLE)
         elif self._status is None:
             pause = one.due - time.monotonic()
             then = f"in {pause:.1f} s" if pause > 0 else "now"
