@@ -92,7 +92,7 @@ def run(
     seconds if it ends again and again.
 
     SIGTERM and Ctrl-C end it: nothing new is taken, handlers that run have the time of --grace, and what is left then
-    is given back. A second signal ends it at once. The exit status is 0 if all handlers came to their ends, 1 if not, 2
+    is given back. A second signal ends it at once. The exit status is 0 if all handlers came to their ends, 3 if not, 2
     if there is no such worker, and 128 + the signal's number after a second signal.
     """  # noqa: D301  # click's mark of lines to keep
     try:

@@ -1,7 +1,7 @@
 """``ConsumerHandler``: a handler of a worker that is called with the deliveries of a durable consumer."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .._runtime.deadline import Deadline
 from .._runtime.handler_threads import ThreadHooks
@@ -59,6 +59,15 @@ class ConsumerHandler:
             timeout=deadline.timeout_left(),
         )
         when_ended(runner, changed)
+
+    def use_threads(self, threads: int) -> None:
+        """Let so many calls run at a time; before it begins."""
+        self._running = replace(self._running, threads=threads)
+
+    @property
+    def runner(self) -> Runner | None:
+        """The runner, once it has begun."""
+        return self._runner
 
     @property
     def has_ended(self) -> bool:

@@ -26,6 +26,7 @@ from ..patterns import SubscriptionFilter
 from ..stores._checks import check_wanted
 from ..stores._store_base import StoreBase
 from ..stores.consumers.retry_policy import RetryPolicy, check_retry
+from ..stores.consumers.runner import Runner
 from ..stores.event_store import EventStore
 from ..stores.projections.projection import Projection
 from .calls import Around, ExtraCounts, OnError, check_arounds, reporting, surrounded
@@ -35,7 +36,7 @@ from .on_projection import ProjectionPart
 from .parameters import OF_A_BUS, OF_A_CONSUMER, Source, as_called
 from .stop_signals import InterruptedStart, StopSignals
 
-__all__ = ["Worker"]
+__all__ = ["Worker", "runners_of"]
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -342,7 +343,7 @@ class Worker(Startable, ForkAware):
 
     # -- its life
 
-    def start(self, timeout: float | None = None) -> None:
+    def start(self, timeout: float | None = None, *, threads: int | None = None) -> None:
         """Begin everything, and return; handlers are called from now on.
 
         Projections are begun first, as most mistakes of settings show there before anything is handled.
@@ -350,15 +351,23 @@ class Worker(Startable, ForkAware):
         Args:
             timeout: Seconds; None waits as long as it takes for a server that is away, if the bus and the store have
                 ``connect="background"``; otherwise their ``connect_timeout`` ends the first attempt.
+            threads: How many handlers of each consumer run at a time, in place of what :meth:`consume` has said; None
+                for that. Handlers of the bus keep their number: one thread keeps the order of their events.
 
         Raises:
+            InvalidOptionError: An argument is wrong.
             WorkerError: It has begun already, or was closed; it has nothing to do; or a thread cannot be started. Also
                 the errors of :meth:`EventBus.subscribe`, :meth:`Consumer.run` and :meth:`Projection.start`: then what
                 has begun is ended, and the worker is closed.
         """
         deadline = Deadline(timeout)
+        if threads is not None:
+            threads = check_count("threads", threads, _MOST_THREADS)
         self._claim()
         try:
+            for part in self._parts:
+                if threads is not None and isinstance(part, ConsumerHandler):
+                    part.use_threads(threads)
             self._begin_all(deadline)
         except BaseException:
             self._end(Deadline(_ABORT), discard=True)
@@ -547,3 +556,9 @@ class Worker(Startable, ForkAware):
         labels = ", ".join(part.label for part in self._parts[:3])
         more = f" and {len(self._parts) - 3} more" if len(self._parts) > 3 else ""
         return f"<Worker with {labels or 'nothing'}{more}, {self._state.value}>"
+
+
+def runners_of(worker: Worker) -> list[Runner]:
+    """Return the runners of a worker's consumers, from its start on."""
+    parts = [part for part in worker._begun if isinstance(part, ConsumerHandler)]
+    return [part.runner for part in parts if part.runner is not None]

@@ -15,9 +15,13 @@ from urllib.error import HTTPError
 import pytest
 from click.testing import CliRunner
 
+from aether_sync import ANY_VERSION, JetStreamEventStore, NATSServer
 from aether_sync.cli._commands import commands
+from aether_sync.cli.supervisor import process as process_module
+from aether_sync.cli.supervisor.messages import Program
+from aether_sync.cli.supervisor.process import Process, State
 
-from ..support.common import PATIENCE, eventually, first_of
+from ..support.common import PATIENCE, eventually, first_of, make_event
 from ..support.shell import Running, environment
 
 #: A worker without a server. What it does is steered by files in the current folder, and noted there.
@@ -28,6 +32,7 @@ import threading
 import time
 from pathlib import Path
 
+import aether_sync
 from aether_sync import CloseReport, Health
 
 
@@ -41,10 +46,9 @@ def wait_for(name):
         time.sleep(0.01)
 
 
-class Worker:
-    bus = store = None
-
+class Worker(aether_sync.Worker):
     def __init__(self):
+        super().__init__()
         self.ended = threading.Event()
 
     def start(self, timeout=None, *, threads=None):
@@ -278,7 +282,7 @@ def test_a_stop_while_the_worker_starts(begin: Callable[..., Command]) -> None:
 def test_a_start_that_swallows_the_interrupt(begin: Callable[..., Command]) -> None:
     add_to_program(
         """
-def start(self, timeout=None):
+def start(self, timeout=None, *, threads=None):
     try:
         note("starting")
         time.sleep(600)
@@ -297,7 +301,7 @@ def test_handlers_that_do_not_end_within_the_grace(begin: Callable[..., Command]
     command = begin("--grace", "0.2", "--processes", "2")
     command.wait_until(2)
     Path("busy").touch()
-    assert command.end(signal.SIGTERM) == 1
+    assert command.end(signal.SIGTERM) == 3
     assert command.err.count("did not come to its end: handlers left: 1") == 2
 
 
@@ -307,7 +311,7 @@ def test_a_drain_that_never_ends(begin: Callable[..., Command]) -> None:
     command = begin("--grace", "0.2")
     command.wait_until(1)
     began = time.monotonic()
-    assert command.end(signal.SIGTERM) == 1
+    assert command.end(signal.SIGTERM) == 3
     assert time.monotonic() - began < 0.2 + 4 + PATIENCE / 4
 
 
@@ -319,7 +323,7 @@ def test_a_process_that_does_nothing_more_is_killed(begin: Callable[..., Command
     status, body = command.probe("/healthz")
     assert (status, f"(pid {pid}) does not answer" in body) == (503, True)
     assert command.probe("/livez")[0] == 200, "for a minute"
-    assert command.end(signal.SIGTERM) == 1
+    assert command.end(signal.SIGTERM) == 3
     assert "did not come to its end: killed by SIGKILL" in command.err
 
 
@@ -365,7 +369,7 @@ def test_a_process_that_is_told_to_end_is_replaced(begin: Callable[..., Command]
 
 @pytest.mark.slow
 def test_a_worker_that_ends_again_and_again(begin: Callable[..., Command]) -> None:
-    add_to_program("Worker.start = lambda self, timeout=None: 1 / 0")
+    add_to_program("Worker.start = lambda *_, **__: 1 / 0")
     command = begin(*HEALTH)
     command.wait_for("starting it again in 2.0 s")
     pauses = [line.rpartition("again in ")[2] for line in command.err.splitlines() if "starting it again" in line]
@@ -497,3 +501,162 @@ def test_a_worker_that_is_not_there_yet(begin: Callable[..., Command]) -> None:
 
 def add_to_program(text: str) -> None:
     Path("shop.py").write_text(f"{PROGRAM}\n{text}\n")
+
+
+# -- a worker of the store
+
+
+@pytest.fixture
+def shop(server: NATSServer, folder: Path, prefix: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The stream of a program whose handler waits for a file; in this folder, and for this server."""
+    monkeypatch.setenv("NATS_URL", server.url)
+    Path("shop.py").write_text(
+        f"""
+import time
+from pathlib import Path
+from aether_sync import JetStreamEventStore, Worker
+
+store = JetStreamEventStore(stream={prefix!r}, connect="background")
+worker = Worker(store=store)
+
+@worker.consume("mailer", ack_wait=600)
+def send_mail(delivery):
+    with open("notes", "a") as file:
+        file.write(f"begun {{delivery.event.actor_id}}\\n")
+    while not Path("done").exists():
+        time.sleep(0.01)
+    with open("notes", "a") as file:
+        file.write(f"sent {{delivery.event.actor_id}}\\n")
+"""
+    )
+    return prefix
+
+
+def place(store: JetStreamEventStore, *names: str) -> None:
+    for name in names:
+        store.append(name, make_event(), expected_version=ANY_VERSION)
+
+
+def metric(command: Command, name: str) -> float:
+    """What a scrape says, summed over all series of a name."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{command.port_of('metrics')}/metrics", timeout=PATIENCE) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+
+def test_what_runs_ends_and_the_rest_is_given_back_at_once(
+    shop: str, begin: Callable[..., Command], make_store: Callable[..., JetStreamEventStore]
+) -> None:
+    store = make_store()
+    command = begin("--threads", "1", "--health-port", "127.0.0.1:0", "--metrics-port", "127.0.0.1:0")
+    place(store, "order-1", "order-2")
+    command.wait_for_note("begun order-1")
+    eventually(lambda: command.probe("/healthz")[0] == 200, "its health")
+    command.process.send_signal(signal.SIGTERM)
+    command.wait_for("SIGTERM: ending")
+    with store.consumer("mailer", ack_wait=600).iterate() as others:
+        assert next(others).event.actor_id == "order-2", "long before its ack_wait is over"
+    Path("done").touch()
+    assert command.end() == 0
+    assert command.notes == ["begun order-1", "sent order-1"]
+    state = store.consumer("mailer").state()
+    assert state is not None
+    assert state.acknowledged == 1
+
+
+@pytest.mark.slow
+def test_a_handler_that_takes_longer_than_the_grace(
+    shop: str, begin: Callable[..., Command], make_store: Callable[..., JetStreamEventStore]
+) -> None:
+    command = begin("--grace", "0.2")
+    place(make_store(), "order-1")
+    command.wait_for_note("begun order-1")
+    assert command.end(signal.SIGTERM) == 3
+    assert "did not come to its end: handlers left: 1" in command.err
+
+
+@pytest.mark.slow
+def test_metrics_of_several_processes_never_go_down(
+    shop: str,
+    begin: Callable[..., Command],
+    make_store: Callable[..., JetStreamEventStore],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    temporary = Path("temporary").absolute()
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    handled = f'aether_sync_runner_handled_total{{consumer="mailer",name="",source="events",stream="{shop}"}}'
+    store = make_store()
+    Path("done").touch()
+    command = begin("--processes", "2", "--metrics-port", "127.0.0.1:0")
+    command.wait_until(2)
+    place(store, *(f"order-{n}" for n in range(20)))
+    eventually(lambda: metric(command, handled) == 20, "that all are counted")
+    assert metric(command, "aether_sync_runner_threads") == 8
+    assert len(list(temporary.iterdir())) == 1, "the directory that they share"
+    os.kill(children_of(command.process.pid)[0], signal.SIGKILL)
+    command.wait_until(3)
+    place(store, *(f"order-{n}" for n in range(20, 30)))
+    eventually(lambda: metric(command, handled) == 30, "that no count is lost")
+    assert command.end(signal.SIGTERM) == 0
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_health_while_the_server_is_away(
+    own_server: NATSServer, shop: str, begin: Callable[..., Command], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NATS_URL", own_server.url)
+    command = begin(*HEALTH)
+    command.wait_until(1)
+    eventually(lambda: command.probe("/healthz")[0] == 200, "that it is green")
+    own_server.stop()
+    eventually(lambda: command.probe("/healthz")[0] == 503, "that it is red")
+    assert command.probe("/livez")[0] == 200
+    own_server.start()
+    eventually(lambda: command.probe("/healthz")[0] == 200, "that it is green again")
+    assert command.end(signal.SIGTERM) == 0
+
+
+@pytest.mark.slow
+def test_a_consumer_that_is_deleted_ends_its_process(
+    shop: str, begin: Callable[..., Command], make_store: Callable[..., JetStreamEventStore]
+) -> None:
+    command = begin()
+    command.wait_until(1)
+    make_store().consumer("mailer").delete()
+    command.wait_for("starting it again")
+    command.wait_until(2)
+    assert command.end(signal.SIGTERM) == 0
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+# -- a process alone
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_not_alive(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = Process(1, Program("shop:worker", 0, 1.0, False))
+    assert "it has not been started" in process.health(0).reasons[0]
+    process.start()
+    assert process.pid is not None
+    try:
+        eventually(lambda: process.take_messages() or process.state is State.READY, "the start")
+        os.kill(process.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        found = [process.health(0) for _ in range(100)]
+        assert time.monotonic() - began < PATIENCE / 4, "they wait for a moment, once"
+        assert not any(found)
+        assert all(one.alive for one in found), "for a minute"
+        monkeypatch.setattr(process_module, "_HUNG", time.monotonic() - began)
+        assert not process.health(0).alive
+        os.kill(process.pid, signal.SIGCONT)
+        eventually(lambda: (process.take_messages(), process.health(0))[1].ok, "its health")
+    finally:
+        process.kill()
+        _, status = os.waitpid(process.pid, 0)
+        assert process.end(os.waitstatus_to_exitcode(status)) == "killed by SIGKILL"
+    assert process.health(0).reasons == (f"{process.about} is not there: killed by SIGKILL",)

@@ -25,10 +25,11 @@ from ..._runtime.deadline import Deadline
 from ..._runtime.reporter import flush_logs
 from ..._runtime.threads import make_thread, start
 from ..._values.shown import explained
-from ...errors import InvalidNamespaceError, InvalidOptionError
+from ...errors import InvalidNamespaceError, InvalidOptionError, WorkerError
 from ...health import Health
 from ...metrics import CloseReport
-from .messages import MARGIN, Answer, Ask, Channel, Failed, Left, Program, Ready
+from ...worker.worker import Worker, runners_of
+from .messages import FAILED, LEFT, MARGIN, Answer, Ask, Channel, Failed, Left, Program, Ready
 from .program import UnusableProgramError, trace_of, worker_at
 
 __all__ = ["main"]
@@ -54,7 +55,7 @@ class _Child:
     def __init__(self, channel: Channel, program: Program) -> None:
         self._channel = channel
         self._program = program
-        self._worker: Any = None
+        self._worker: Worker | None = None
         self._interrupted = 0.0  # when the main thread was interrupted last; 0 if it never was
         self._is_ending = False  # whether the main thread is not to be interrupted any more
 
@@ -72,8 +73,8 @@ class _Child:
         self._see_to_the_end()
         if failure is not None:
             self._channel.send(failure)
-        is_well = self._worker is None or self._drain()
-        return 0 if is_well and failure is None else 1
+        is_well = self._worker is None or self._drain(self._worker)
+        return FAILED if failure is not None else 0 if is_well else LEFT
 
     def _take_signals(self) -> None:
         for number in _SIGNALS:
@@ -91,26 +92,25 @@ class _Child:
                 signal.signal(number, self._interrupt)
             logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")  # unless it did
             self._worker = worker
-            if self._program.threads:
-                worker.start(threads=self._program.threads)
-            else:
-                worker.start()
+            worker.start(threads=self._program.threads or None)
+            if self._program.shows_metrics:
+                _show_metrics(worker)
             self._channel.send(Ready())
             worker.wait()
         except UnusableProgramError as error:
             return Failed(str(error), error.trace, is_usage=True)
-        except (InvalidOptionError, InvalidNamespaceError) as error:
+        except (InvalidOptionError, InvalidNamespaceError, WorkerError) as error:
             return Failed(f"{where!r} cannot start: {error}", is_usage=True)
         except Exception as error:
             return Failed(f"{where!r} has failed: {explained(error)}", trace_of(error))
         return Failed(f"{where!r} has ended by itself")
 
-    def _drain(self) -> bool:
+    def _drain(self, worker: Worker) -> bool:
         """Let the worker come to its end; return whether nothing is left undone."""
         grace = self._program.grace
         deadline = Deadline(grace + _LAST)
-        reports = [self._worker.drain(grace)]
-        others = self._worker.store, self._worker.bus  # the store first, which may publish on the bus
+        reports = [worker.drain(grace)]
+        others = worker.store, worker.bus  # the store first, which may publish on the bus
         reports += [one.close(deadline.timeout_left()) for one in others if one is not None]
         if not all(reports):
             self._channel.send(Left(_in_words(reports)))
@@ -121,7 +121,7 @@ class _Child:
 
         def end() -> None:
             time.sleep(self._program.grace + MARGIN)
-            _exit(1)
+            _exit(LEFT)
 
         start(make_thread(end, name="aether-end"))
 
@@ -145,12 +145,11 @@ class _Child:
         self._stop()
 
     def _answer(self, question: Ask) -> None:
+        assert self._worker is not None  # nobody asks before it has started
         try:
             health = self._worker.health(timeout=question.timeout)
-        except Exception as error:
-            health = Health.of(
-                f"the worker {self._program.where}", [f"health() of the worker has failed: {explained(error)}"]
-            )
+        except Exception as error:  # of a worker of the user's own class
+            health = Health.of("the worker", [f"its health() has failed: {explained(error)}"])
         self._channel.send(Answer(question.number, health))
 
     def _stop(self) -> None:
@@ -168,7 +167,17 @@ class _Child:
             closing = make_thread(self._worker.close, 0, name="aether-close")
             start(closing)
             closing.join(_AT_ONCE)
-        _exit(1)
+        _exit(LEFT)
+
+
+def _show_metrics(worker: Worker) -> None:
+    from ...contrib.prometheus import register  # with an extra
+
+    things: list[Any] = [worker.bus, worker.store, *runners_of(worker)]
+    for one in things:
+        if one is not None:
+            with suppress(InvalidOptionError):  # the program has registered it itself, under another name
+                register(one)
 
 
 def _forget_signals() -> None:

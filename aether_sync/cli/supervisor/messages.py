@@ -27,6 +27,9 @@ __all__ = [
     "ToProcess",
 ]
 
+#: Exit statuses: the worker failed; and as of ``worker.run()``, something was left undone.
+FAILED, LEFT = 1, 3
+
 #: Seconds that a process has after the grace, to close what is left and to end. It ends by force then; if it cannot, it
 #: is killed as many seconds later.
 MARGIN = 2.0

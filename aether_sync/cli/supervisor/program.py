@@ -3,9 +3,10 @@
 import traceback
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
+from ..._arguments import is_of
 from ..._values.shown import explained, short
+from ...worker.worker import Worker
 from .._program import imported
 
 __all__ = ["UnusableProgramError", "check_where", "trace_of", "worker_at"]
@@ -36,7 +37,7 @@ def check_where(where: str) -> None:
         raise UnusableProgramError(f"{where!r} is no MODULE:NAME, such as shop.events:worker")
 
 
-def worker_at(where: str) -> Any:
+def worker_at(where: str) -> Worker:
     """Import a module and return the worker in it, which a function there may make.
 
     Raises:
@@ -48,18 +49,14 @@ def worker_at(where: str) -> Any:
         found = imported(module, name)
     except (Exception, SystemExit) as error:  # of any code of the user's
         raise UnusableProgramError(f"{where!r} cannot be imported: {explained(error)}", trace_of(error)) from error
-    if not _is_worker(found) and callable(found):
+    if not is_of(found, Worker) and callable(found):
         try:
             found = found()
         except Exception as error:
             raise UnusableProgramError(f"{where!r} has failed: {explained(error)}", trace_of(error)) from error
-    if not _is_worker(found):
+    if not is_of(found, Worker):
         raise UnusableProgramError(f"{where!r} is {short(found)}, and no worker")
     return found
-
-
-def _is_worker(found: object) -> bool:
-    return all(callable(getattr(found, name, None)) for name in ("start", "drain", "close", "health"))
 
 
 def trace_of(error: BaseException) -> str:

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from math import inf
 
-from .messages import Program, Ready
+from .messages import LEFT, Program, Ready
 from .process import Process, State
 from .wakeup import Wakeup
 
 __all__ = ["Supervisor"]
 
-_LEFT, _UNUSABLE = 1, 2  # exit statuses
+_UNUSABLE = 2  # an exit status, as for any wrong usage
 _OF_A_SIGNAL = 128  # an exit status is this and the signal's number, as in a shell
 _SAME = 0.5  # seconds in which another signal counts as the same: Ctrl-C reaches this process and who passes it on
 _TRY_AGAIN = 1.0  # seconds, when the system has no room for another process
@@ -68,7 +68,7 @@ class Supervisor:
     def run(self) -> int:
         """Keep the processes running until a signal ends them; return the exit status.
 
-        It is 0 if all came to their ends within their grace, 1 if not, 2 if there is nothing that can be run, and 128
+        It is 0 if all came to their ends within their grace, 3 if not, 2 if there is nothing that can be run, and 128
         and more after a second signal.
         """
         try:
@@ -152,10 +152,10 @@ class Supervisor:
         self._forget(one)
         why = one.end(status)
         if was_told:
-            if status and self._status in (None, 0, _LEFT):
+            if status and self._status in (None, 0, LEFT):
                 self._report(f"{one.about} did not come to its end: {why}")
             if status and self._status == 0:
-                self._status = _LEFT
+                self._status = LEFT
         elif one.is_unusable and self._waits_for_changes:
             one.due = inf
             self._say(one, f"{why}; waiting for a change")
