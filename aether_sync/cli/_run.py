@@ -43,7 +43,7 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: float) -> float:
     "--threads",
     type=click.IntRange(min=1),
     metavar="N",
-    help="How many threads of each process run handlers; by default as many as the worker says.",
+    help="How many threads the handler of each consumer has in each process; by default as many as the program says.",
 )
 @click.option(
     "--grace",

@@ -29,7 +29,7 @@ from ...errors import InvalidNamespaceError, InvalidOptionError, WorkerError
 from ...health import Health
 from ...metrics import CloseReport
 from ...worker.worker import Worker, runners_of
-from .messages import FAILED, LEFT, MARGIN, Answer, Ask, Channel, Failed, Left, Program, Ready
+from .messages import FAILED, LEFT, MARGIN, SIGNALS, Answer, Ask, Channel, Failed, Left, Program, Ready
 from .program import UnusableProgramError, trace_of, worker_at
 
 __all__ = ["main"]
@@ -37,7 +37,6 @@ __all__ = ["main"]
 _AGAIN = 0.5  # seconds after which an interrupt that had no effect is repeated: a finalizer may have swallowed it
 _LAST = 1.5  # seconds for the bus and the store, behind the grace, of the margin
 _AT_ONCE = 1.0  # seconds for what is given back when nothing may be waited for
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class _Stopped(BaseException):
@@ -77,19 +76,22 @@ class _Child:
         return FAILED if failure is not None else 0 if is_well else LEFT
 
     def _take_signals(self) -> None:
-        for number in _SIGNALS:
-            signal.signal(number, self._interrupt)
+        self._handle_signals()
         os.register_at_fork(after_in_child=_forget_signals)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)  # the supervisor has blocked them until now
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the supervisor has blocked them until now
         start(make_thread(self._listen, name="aether-supervisor"))
+
+    def _handle_signals(self) -> None:
+        for number in SIGNALS:
+            if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:  # as SIGHUP under nohup
+                signal.signal(number, self._interrupt)
 
     def _work(self) -> Failed:
         """Work until the process is to end, which interrupts this; return why the work has ended by itself."""
         where = self._program.where
         try:
             worker = worker_at(where)
-            for number in _SIGNALS:  # the module may have handlers of its own
-                signal.signal(number, self._interrupt)
+            self._handle_signals()  # the module may have handlers of its own
             logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")  # unless it did
             self._worker = worker
             worker.start(threads=self._program.threads or None)
@@ -182,8 +184,9 @@ def _show_metrics(worker: Worker) -> None:
 
 def _forget_signals() -> None:
     """In a process that a handler forks, do what a Python program does."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def _in_words(reports: list[CloseReport]) -> str:

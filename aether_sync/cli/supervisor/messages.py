@@ -4,6 +4,7 @@ The pair is also how each knows that the other one lives: a process whose superv
 the end of the stream.
 """
 
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -26,6 +27,9 @@ __all__ = [
     "Stop",
     "ToProcess",
 ]
+
+#: The signals that end the supervisor, and each process. A terminal sends two of them to all.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 #: Exit statuses: the worker failed; and as of ``worker.run()``, something was left undone.
 FAILED, LEFT = 1, 3

@@ -29,7 +29,7 @@ from typing import NamedTuple
 import msgspec
 
 from ...health import Health
-from .messages import MARGIN, Answer, Ask, Channel, Failed, FromProcess, Left, Program, Ready, Stop
+from .messages import MARGIN, SIGNALS, Answer, Ask, Channel, Failed, FromProcess, Left, Program, Ready, Stop
 
 __all__ = ["Process", "State"]
 
@@ -127,7 +127,7 @@ class Process:
         arguments = [str(its.fileno()), msgspec.json.encode(self._program).decode()]
         # Blocked signals are inherited, and a process unblocks them when it can handle them. Those that come earlier
         # wait, where they would end Python in the middle of its start.
-        signals = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        signals = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", f"{__package__}.child", *arguments], pass_fds=[its.fileno()]
@@ -139,9 +139,9 @@ class Process:
             signal.pthread_sigmask(signal.SIG_SETMASK, signals)
             its.close()
         self._started = time.monotonic()
-        self.about = f"process {self._number} (pid {self._process.pid})"
         self.failed, self._left = None, ""
         with self._lock:
+            self.about = f"process {self._number} (pid {self._process.pid})"
             self._channel = Channel(ours)
             self._state = State.STARTING
 

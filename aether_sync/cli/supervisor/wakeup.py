@@ -4,9 +4,9 @@ import os
 import signal
 from types import FrameType
 
-__all__ = ["Wakeup"]
+from .messages import SIGNALS
 
-_ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+__all__ = ["Wakeup"]
 
 
 class Wakeup:
@@ -23,7 +23,7 @@ class Wakeup:
         self._signals: list[int] = []
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # without a handler, nothing would be written
-        for number in _ENDINGS:
+        for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGHUP is under nohup
                 signal.signal(number, self._note)
 

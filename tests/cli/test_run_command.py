@@ -344,14 +344,15 @@ def test_a_second_signal(begin: Callable[..., Command], first: int, second: int)
 
 
 @pytest.mark.slow
-def test_a_signal_to_all_processes(begin: Callable[..., Command]) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_all_processes(begin: Callable[..., Command], sent: int) -> None:
     """As a terminal does at Ctrl-C, and systemd by default: no process takes it for the second one."""
     command = begin("--processes", "2")
     command.wait_until(2)
     Path("busy").touch()
-    os.killpg(command.process.pid, signal.SIGINT)
+    os.killpg(command.process.pid, sent)
     command.wait_for_note("draining", 2)
-    os.killpg(command.process.pid, signal.SIGINT)
+    os.killpg(command.process.pid, sent)
     Path("busy").unlink()
     assert command.end() == 0
     assert sum(line.startswith("drained") for line in command.notes) == 2
