@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from aether_sync.cli.supervisor import process as process_module
 from aether_sync.cli.supervisor.messages import Program
 from aether_sync.cli.supervisor.process import Process, State
 
+from ..docs.test_guide import GUIDE, blocks_of, write_files
 from ..support.common import PATIENCE, eventually, first_of, make_event
 from ..support.shell import Running, environment
 
@@ -535,7 +537,7 @@ def send_mail(delivery):
 
 def place(store: JetStreamEventStore, *names: str) -> None:
     for name in names:
-        store.append(name, make_event(), expected_version=ANY_VERSION)
+        store.append(name, make_event(actor_id=name), expected_version=ANY_VERSION)
 
 
 def metric(command: Command, name: str) -> float:
@@ -631,6 +633,23 @@ def test_a_consumer_that_is_deleted_ends_its_process(
     assert command.end(signal.SIGTERM) == 0
 
 
+@pytest.mark.slow
+def test_the_program_of_the_guide(
+    server: NATSServer,
+    begin: Callable[..., Command],
+    make_store: Callable[..., JetStreamEventStore],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (program,) = [one for one in blocks_of(GUIDE / "running.md") if one.language == "python"]
+    write_files(program, Path())
+    monkeypatch.setenv("NATS_URL", server.url)
+    command = begin("--processes", "2")
+    place(make_store(stream="running-shop"), f"order-{os.getpid()}")
+    command.wait_for(f"mail about order-{os.getpid()}")
+    command.wait_until(2)
+    assert command.end(signal.SIGTERM) == 0
+
+
 def children_of(pid: int) -> list[int]:
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -642,21 +661,31 @@ def children_of(pid: int) -> list[int]:
 def test_a_process_that_hangs_is_not_alive(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     process = Process(1, Program("shop:worker", 0, 1.0, False))
     assert "it has not been started" in process.health(0).reasons[0]
+    done = threading.Event()
+
+    def take_messages() -> None:
+        while not done.wait(0.001):
+            process.take_messages()
+
     process.start()
+    taking = threading.Thread(target=take_messages)  # as the supervisor does
+    taking.start()
     assert process.pid is not None
     try:
-        eventually(lambda: process.take_messages() or process.state is State.READY, "the start")
+        eventually(lambda: process.state is State.READY, "the start")
         os.kill(process.pid, signal.SIGSTOP)
         began = time.monotonic()
         found = [process.health(0) for _ in range(100)]
         assert time.monotonic() - began < PATIENCE / 4, "they wait for a moment, once"
         assert not any(found)
         assert all(one.alive for one in found), "for a minute"
-        monkeypatch.setattr(process_module, "_HUNG", time.monotonic() - began)
+        monkeypatch.setattr(process_module, "_HUNG", 0.0)
         assert not process.health(0).alive
         os.kill(process.pid, signal.SIGCONT)
-        eventually(lambda: (process.take_messages(), process.health(0))[1].ok, "its health")
+        eventually(lambda: process.health(0).ok, "its health")
     finally:
+        done.set()
+        taking.join()
         process.kill()
         _, status = os.waitpid(process.pid, 0)
         assert process.end(os.waitstatus_to_exitcode(status)) == "killed by SIGKILL"
