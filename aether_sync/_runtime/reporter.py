@@ -77,6 +77,7 @@ class Kind(StrEnum):
     SNAPSHOT_FAILED = "snapshot_failed"  #: a repository could not save a snapshot
     SNAPSHOT_IGNORED = "snapshot_ignored"  #: a snapshot has another schema version than ``load()`` asks for, or shape
     SUBSCRIPTION_DENIED = "subscription_denied"  #: the server refused or ended a subscription
+    TURN_UNKNOWN = "turn_unknown"  #: it is not known which process does periodic work now
     UNCERTAIN = "uncertain"  #: events were not confirmed when a connection broke
     UNFINISHED_ITERATIONS = "unfinished_iterations"  #: the main thread ended before the threads that iterate
     VERSION_NOT_TAKEN = "version_not_taken"  #: the store of a bus refused an ``EventStored``

@@ -1,12 +1,14 @@
 """``Worker``: the handlers, projections and periodic work of a program, which begin and end together."""
 
 import sys
+import uuid
 import weakref
 from collections.abc import Callable, Iterable
 from enum import Enum
+from functools import partial
 from typing import Any, Literal, Protocol, TypeVar
 
-from .._arguments import check_callback, check_count, check_timeout, is_of
+from .._arguments import check_callback, check_count, check_flag, check_seconds, check_text, check_timeout, is_of
 from .._runtime.again import again
 from .._runtime.closing import Startable
 from .._runtime.deadline import Deadline
@@ -24,16 +26,20 @@ from ..health import Health
 from ..metrics import CloseReport, HandlerMetrics, WorkerMetrics
 from ..patterns import SubscriptionFilter
 from ..stores._checks import check_wanted
+from ..stores._jetstream.names import escaped_consumer
 from ..stores._store_base import StoreBase
 from ..stores.consumers.retry_policy import RetryPolicy, check_retry
 from ..stores.event_store import EventStore
+from ..stores.jetstream import JetStreamEventStore, turns_of
 from ..stores.projections.projection import Projection
 from .calls import Around, ExtraCounts, OnError, check_arounds, reporting, surrounded
 from .on_bus import BusHandler, Listening, check_listening, passing
 from .on_consumer import ConsumerHandler, Running
 from .on_projection import ProjectionPart
-from .parameters import OF_A_BUS, OF_A_CONSUMER, Source, as_called
+from .parameters import OF_A_BUS, OF_A_CONSUMER, OF_NOTHING, Source, as_called
+from .periodic import Periodic
 from .stop_signals import InterruptedStart, StopSignals
+from .turns import Turns
 
 __all__ = ["Worker"]
 
@@ -75,6 +81,10 @@ class _Part(Protocol):
     def forget(self) -> None: ...
     def health(self, deadline: Deadline) -> Health: ...
     def metrics(self) -> HandlerMetrics | None: ...
+
+
+def _turns(store: JetStreamEventStore, work: str, seconds: float, counts: ExtraCounts) -> Turns:
+    return Turns(turns_of(store), work, seconds, uuid.uuid4().hex, counts.passed_by.one)
 
 
 class Worker(Startable, ForkAware):
@@ -295,6 +305,64 @@ class Worker(Startable, ForkAware):
 
         return register
 
+    def every(
+        self,
+        seconds: float,
+        *,
+        name: str | None = None,
+        once_per_cluster: bool = False,
+        around: Iterable[Around] = (),
+    ) -> Callable[[F], F]:
+        """Return a decorator for periodic work: a function that is called every so many seconds, without an event.
+
+        The first turn is at the start, and a turn begins so many seconds after the last one has begun. One that takes
+        longer holds up the next one: no two run at a time, and what was missed is not made up for. An error is logged
+        and counted, and the next turn comes when it is due.
+
+        With ``once_per_cluster``, of all processes with the same store and name one has the turn, whichever asks first
+        when it is due; the first one at a start only if none was within this time. This is kept in the stream
+        ``<stream>~turns`` beside that of the store. What it promises, and what not:
+
+        - Two processes never begin the same turn. If their clocks differ, a turn may begin earlier by so much.
+        - Two turns do not run at the same time, as long as the process that has the turn reaches the server. If it does
+          not for 20 seconds, or lets no other thread run, another one may begin the next turn, when that is due.
+        - A turn whose process dies is not made up for: the next one comes when it is due, and 20 seconds have passed.
+        - While the server is away, no turn begins.
+
+        So work that must not be done twice at a time has to see to that itself, by a lock of the database, say.
+
+        Args:
+            seconds: From the begin of a turn to that of the next one.
+            name: Of the work, by which all processes know it; None for the name of the function with its module.
+            once_per_cluster: Whether one process of the cluster has each turn. This needs a ``JetStreamEventStore``; an
+                ``InMemoryEventStore`` has one process alone.
+            around: Further context managers, within those of the worker.
+
+        Raises:
+            InvalidOptionError: An argument is wrong, the function takes arguments, or there is work of that name; the
+                error names the function.
+            WorkerError: The worker has begun already.
+        """
+        pause, given = check_seconds("seconds", seconds), check_text("name", name)
+        arounds = check_arounds(around)
+        store = self._store
+        if check_flag("once_per_cluster", once_per_cluster) and store is None:
+            raise InvalidOptionError("once_per_cluster needs a store, which keeps whose turn it is: Worker(store=...)")
+
+        def register(handler: F) -> F:
+            called, counts = name_of(handler), ExtraCounts()
+            work = called if given is None else given
+            about = f"the handler {called} every {pause:g} s"
+            call = self._call(handler, called, about, OF_NOTHING, None, SubscriptionFilter(), arounds)
+            turns: Callable[[], Turns] | None = None
+            if once_per_cluster and is_of(store, JetStreamEventStore):
+                escaped_consumer(work)  # or it cannot be written under that name
+                turns = partial(_turns, store, work, pause, counts)
+            self._add(Periodic(work, called, pause, call, turns, counts, self._reporter))
+            return handler
+
+        return register
+
     def project(self, projection: Projection) -> Projection:
         """Let a projection run with the worker; returns it.
 
@@ -382,7 +450,6 @@ class Worker(Startable, ForkAware):
             part.begin(self._hooks, self._changed.wake_all, deadline)
             if self.closed:  # just now: whoever has closed it may not have seen that this part has begun
                 part.let_end(discard=True)
-        self._refuse_if_closed()
 
     def _refuse_if_closed(self) -> None:
         if self.closed or is_ending():
@@ -399,9 +466,13 @@ class Worker(Startable, ForkAware):
 
         Raises:
             AetherError: The error by which a handler cannot go on: its consumer was deleted, the connection was closed
-                for good, or a right was revoked. The others go on, until the worker is closed.
+                for good, or a right was revoked. The others go on, until the worker is closed. A ``WorkerError`` if it
+                is not started.
         """
-        has_ended = self._changed.wait(self._is_over, Deadline(timeout))
+        deadline = Deadline(timeout)
+        if self._state is _State.NEW:
+            raise WorkerError("the worker is not started, so there is nothing to wait for")
+        has_ended = self._changed.wait(self._is_over, deadline)
         failure = self._failure()
         if failure is not None:
             raise again(failure)

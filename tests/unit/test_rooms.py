@@ -45,6 +45,7 @@ ROOMS: dict[str, list[str]] = {
         "names", "error_codes", "answers", "earlier", "messages", "tries", "listing", "api", "stream", "vitals",
         "saves", "cache", "capacity", "group_commit", "reader", "history", "kept", "walk", "loader", "draft", "writer",
         "snapshots", "parts", "pull", "flow", "record_flow", "follower",
+        "turns",
     ],
     "stores/consumers": [
         "base", "delivery", "handlers", "retry_policy", "consumption", "lanes", "runner", "context", "draining",
@@ -61,7 +62,10 @@ ROOMS: dict[str, list[str]] = {
     "sourcing": [
         "_evolution", "_decisions", "_commands", "_states", "_saver", "scenario", "repository", "read_your_writes",
     ],
-    "worker": ["parameters", "calls", "on_bus", "on_consumer", "on_projection", "stop_signals", "worker"],
+    "worker": [
+        "parameters", "calls", "on_bus", "on_consumer", "on_projection", "turns", "periodic",
+        "stop_signals", "worker",
+    ],
     "contrib/prometheus": [
         "_families", "_reading", "_exporter", "_ticker", "_asking", "_collector", "_slots", "_writer", "_registration",
         "_http", "__init__", "__main__",
