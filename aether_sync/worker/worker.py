@@ -31,14 +31,17 @@ from ..stores._store_base import StoreBase
 from ..stores.consumers.retry_policy import RetryPolicy, check_retry
 from ..stores.event_store import EventStore
 from ..stores.jetstream import JetStreamEventStore, turns_of
-from ..stores.projections.projection import Projection
+from ..stores.projections.base import Database
+from ..stores.projections.projection import Projection, check_database
 from .calls import Around, ExtraCounts, OnError, check_arounds, reporting, surrounded
+from .idempotence import HandledOnce
 from .on_bus import BusHandler, Listening, check_listening, passing
 from .on_consumer import ConsumerHandler, Running
 from .on_projection import ProjectionPart
 from .parameters import OF_A_BUS, OF_A_CONSUMER, OF_NOTHING, Source, as_called
 from .periodic import Periodic
 from .stop_signals import InterruptedStart, StopSignals
+from .time_limits import TimeLimits, check_limit
 from .turns import Turns
 
 __all__ = ["Worker"]
@@ -144,6 +147,7 @@ class Worker(Startable, ForkAware):
         self._on_error = on_error
         self._reporter = Reporter()
         weakref.finalize(self, self._reporter.end).atexit = False
+        self._limits = TimeLimits(self._reporter)
         self._parts: list[_Part] = []
         self._begin_anew()
         fork_aware.add(self)
@@ -157,6 +161,7 @@ class Worker(Startable, ForkAware):
     def _after_fork(self) -> None:
         for part in self._parts:
             part.forget()
+        self._limits.forget()
         self._begin_anew()
 
     @property
@@ -188,6 +193,7 @@ class Worker(Startable, ForkAware):
         max_bytes: int = 64 * 2**20,
         overflow: Literal["drop_newest", "drop_oldest", "fail"] = "drop_newest",
         around: Iterable[Around] = (),
+        time_limit: float | None = None,
     ) -> Callable[[F], F]:
         """Return a decorator for a handler of events of the bus: each at most once, as they are published.
 
@@ -205,6 +211,9 @@ class Worker(Startable, ForkAware):
             max_bytes: How many encoded bytes may be queued.
             overflow: What happens when the queue is full; as for :meth:`EventBus.subscribe`.
             around: Further context managers, within those of the worker.
+            time_limit: Seconds that a call may take; None for no limit. A call that takes longer is logged with the
+                stack of its thread, counted, and named by :meth:`health`. It is interrupted only in the blocks in which
+                the handler allows that: see :func:`interruptible`.
 
         Raises:
             InvalidOptionError: An argument is wrong, or the handler cannot be called; the error names the handler.
@@ -224,12 +233,12 @@ class Worker(Startable, ForkAware):
             overflow=overflow,
         )
         check_listening(listening)
-        arounds = check_arounds(around)
+        arounds, limit = check_arounds(around), check_limit(time_limit)
 
         def register(handler: F) -> F:
             name, counts = name_of(handler), ExtraCounts()
             about = f"the handler {name} of {pattern!r}"
-            call = self._call(handler, name, about, OF_A_BUS, bus.types, listening.wanted, arounds)
+            call, _ = self._call(handler, name, about, OF_A_BUS, bus.types, listening.wanted, arounds, limit, counts)
             call = passing(call, listening, counts.passed_by.one)
             self._add(BusHandler(name, bus, listening, call, counts, self._reporter))
             return handler
@@ -250,6 +259,8 @@ class Worker(Startable, ForkAware):
         retry_delay: float | RetryPolicy = 1.0,
         prefetch: int = 256,
         around: Iterable[Around] = (),
+        time_limit: float | None = None,
+        idempotent: Database | None = None,
     ) -> Callable[[F], F]:
         """Return a decorator for a handler of a durable consumer of the store: each event at least once.
 
@@ -268,6 +279,14 @@ class Worker(Startable, ForkAware):
             retry_delay: As for :meth:`Consumer.run`: seconds, or a :class:`RetryPolicy`.
             prefetch: As for :meth:`Consumer.run`.
             around: Further context managers, within those of the worker.
+            time_limit: Seconds that a call may take; None for no limit. A call that takes longer is logged with the
+                stack of its thread, counted, and named by :meth:`health`. It is interrupted only in the blocks in which
+                the handler allows that: see :func:`interruptible`.
+            idempotent: A database of yours, :class:`SQLite` or :class:`DBAPI` say, in which each event takes effect
+                once. The handler gets it as its first argument, as ``apply`` of a projection does, in a transaction
+                that also notes the event in the table ``aether_handled``; an event that has a note is acknowledged
+                without a call. The handler must neither commit nor roll back: then the event becomes a dead letter.
+                Each thread has a connection of its own.
 
         Raises:
             InvalidOptionError: An argument is wrong, the handler cannot be called, or there is one for this consumer;
@@ -294,13 +313,18 @@ class Worker(Startable, ForkAware):
             retry=check_retry(retry_delay),
             prefetch=check_count("prefetch", prefetch),
         )
-        arounds = check_arounds(around)
+        arounds, limit = check_arounds(around), check_limit(time_limit)
+        database = None if idempotent is None else check_database("idempotent", idempotent)
 
         def register(handler: F) -> F:
             called, counts = name_of(handler), ExtraCounts()
             about = f"the handler {called} of consumer {name!r}"
-            call = self._call(handler, called, about, OF_A_CONSUMER, store.types, wanted, arounds)
-            self._add(ConsumerHandler(called, consumer, running, call, counts))
+            within = None if database is None else partial(HandledOnce, database, repeated=counts.passed_by.one)
+            call, once = self._call(
+                handler, called, about, OF_A_CONSUMER, store.types, wanted, arounds, limit, counts, within
+            )
+            release = None if once is None else once.disconnect
+            self._add(ConsumerHandler(called, consumer, running, call, counts, release))
             return handler
 
         return register
@@ -312,6 +336,7 @@ class Worker(Startable, ForkAware):
         name: str | None = None,
         once_per_cluster: bool = False,
         around: Iterable[Around] = (),
+        time_limit: float | None = None,
     ) -> Callable[[F], F]:
         """Return a decorator for periodic work: a function that is called every so many seconds, without an event.
 
@@ -337,6 +362,9 @@ class Worker(Startable, ForkAware):
             once_per_cluster: Whether one process of the cluster has each turn. This needs a ``JetStreamEventStore``; an
                 ``InMemoryEventStore`` has one process alone.
             around: Further context managers, within those of the worker.
+            time_limit: Seconds that a call may take; None for no limit. A call that takes longer is logged with the
+                stack of its thread, counted, and named by :meth:`health`. It is interrupted only in the blocks in which
+                the handler allows that: see :func:`interruptible`.
 
         Raises:
             InvalidOptionError: An argument is wrong, the function takes arguments, or there is work of that name; the
@@ -344,7 +372,7 @@ class Worker(Startable, ForkAware):
             WorkerError: The worker has begun already.
         """
         pause, given = check_seconds("seconds", seconds), check_text("name", name)
-        arounds = check_arounds(around)
+        arounds, limit = check_arounds(around), check_limit(time_limit)
         store = self._store
         if check_flag("once_per_cluster", once_per_cluster) and store is None:
             raise InvalidOptionError("once_per_cluster needs a store, which keeps whose turn it is: Worker(store=...)")
@@ -353,7 +381,7 @@ class Worker(Startable, ForkAware):
             called, counts = name_of(handler), ExtraCounts()
             work = called if given is None else given
             about = f"the handler {called} every {pause:g} s"
-            call = self._call(handler, called, about, OF_NOTHING, None, SubscriptionFilter(), arounds)
+            call, _ = self._call(handler, called, about, OF_NOTHING, None, SubscriptionFilter(), arounds, limit, counts)
             turns: Callable[[], Turns] | None = None
             if once_per_cluster and is_of(store, JetStreamEventStore):
                 escaped_consumer(work)  # or it cannot be written under that name
@@ -390,12 +418,19 @@ class Worker(Startable, ForkAware):
         types: EventTypes | None,
         wanted: SubscriptionFilter,
         arounds: Iterable[Around],
-    ) -> Callable[[Any], object]:
-        """Return how a handler is called, within all that is around it."""
-        call = as_called(handler, about, source, types, wanted.event_types)
+        limit: float | None,
+        counts: ExtraCounts,
+        within: Callable[..., HandledOnce] | None = None,
+    ) -> tuple[Callable[[Any], object], HandledOnce | None]:
+        """Return how a handler is called, within all that is around it, and what opens a transaction for it."""
+        before = "the database" if within is not None else ""
+        call = as_called(handler, about, source, types, wanted.event_types, before=before)
+        once = None if within is None else within(call=call)
         all_arounds = (*self._arounds, *arounds)
-        call = surrounded(call, all_arounds, about, source, types, wanted.event_types)
-        return reporting(call, name, self._on_error, self._reporter)
+        call = surrounded(once or call, all_arounds, about, source, types, wanted.event_types)
+        if limit is not None:
+            call = self._limits.limited(call, name, limit, counts.overdue.one)
+        return reporting(call, name, self._on_error, self._reporter), once
 
     def _add(self, part: _Part) -> None:
         with self._lock:
@@ -443,6 +478,7 @@ class Worker(Startable, ForkAware):
 
     def _begin_all(self, deadline: Deadline) -> None:
         mind_the_exit()
+        self._limits.begin()
         for part in sorted(self._parts, key=lambda one: not isinstance(one, ProjectionPart)):
             self._refuse_if_closed()
             with self._lock:
@@ -530,7 +566,9 @@ class Worker(Startable, ForkAware):
         with outside_locks():
             for part in begun:
                 part.let_end(discard=discard)
-            return sum(part.end(deadline, discard=discard) for part in begun)
+            left = sum(part.end(deadline, discard=discard) for part in begun)
+            self._limits.end(deadline)
+        return left
 
     def run(self, grace: float | None = 25.0) -> None:
         """Work until SIGTERM or SIGINT, then end in order: the last line of a program.
@@ -585,7 +623,8 @@ class Worker(Startable, ForkAware):
     def health(self, *, timeout: float | None = 0.5) -> Health:
         """Return whether the worker can do its work now, and if not, why. It raises nothing for a server that is away.
 
-        It is ok while it runs, and so are its bus, its store, all handlers and projections: each is one of ``parts``.
+        It is ok while it runs, no handler runs for longer than its time limit, and its bus, its store, all handlers and
+        projections are ok: each is one of ``parts``.
 
         Args:
             timeout: Seconds for the questions to the server, all together; 0 asks nothing, and says what is known here.
@@ -606,7 +645,7 @@ class Worker(Startable, ForkAware):
             parts.append(self._store.health(timeout=deadline.timeout_left()))
         parts += [part.health(deadline) for part in self._parts]
         busy = sum(one.busy for one in self.metrics().handlers)
-        return Health.of("the worker", numbers={"handlers": busy}, parts=parts)
+        return Health.of("the worker", self._limits.reasons(), numbers={"handlers": busy}, parts=parts)
 
     def metrics(self) -> WorkerMetrics:
         """Return what the handlers have done since the start; any thread may ask, also after the end."""
