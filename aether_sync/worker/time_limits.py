@@ -150,8 +150,8 @@ class TimeLimits:
             frame = sys._current_frames().get(call.thread)
             if frame is None or self._calls.get(call.thread) is not call:  # it has just ended
                 return
-            stack = "".join(traceback.format_stack(frame))[-_LONGEST_STACK:]
-            text = "the handler %s has run for longer than its time limit of %s s; it is at:\n%s"
+            stack = "\n" + "".join(traceback.format_stack(frame))[-_LONGEST_STACK:]
+            text = "the handler %s has run for longer than its time limit of %s s; it is at: %s"
             details = _details(call.given)
             self._reporter.warning(Kind.OVERDUE, text, call.handler, f"{call.limit:g}", stack, **details)
         with _lock:
