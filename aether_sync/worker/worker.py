@@ -12,10 +12,11 @@ from .._arguments import check_callback, check_count, check_flag, check_seconds,
 from .._runtime.again import again
 from .._runtime.closing import Startable
 from .._runtime.deadline import Deadline
-from .._runtime.exit import is_ending, mind_the_exit
+from .._runtime.exit import before_threads_end, is_ending, mind_the_exit
 from .._runtime.fork import ForkAware, fork_aware
 from .._runtime.handler_threads import Hook, ThreadHooks
 from .._runtime.locks import outside_locks, signal_safe_lock
+from .._runtime.registry import WeakRegistry
 from .._runtime.reporter import Reporter, last_words
 from .._runtime.waits import ParkingLot
 from .._values.shown import name_of, short
@@ -51,6 +52,7 @@ F = TypeVar("F", bound=Callable[..., object])
 _MOST_THREADS = 10_000  # of one handler: more is a slip
 _ABORT = 5.0  # seconds for the handlers that run when a start has failed
 _LAST = 5.0  # seconds for what handlers have published, behind the grace of run()
+_AT_EXIT = 5.0  # seconds for the handlers of workers that nobody has closed
 _LEFT = 3  # the exit status of run() if something was left undone
 
 
@@ -99,8 +101,8 @@ class Worker(Startable, ForkAware):
     without an annotation gets the event of a bus, or the delivery of a consumer. All of this is checked when the
     handler is given to the worker, and nothing is asked of a server before :meth:`start`.
 
-    :meth:`run` is all that a program needs: it works until SIGTERM or SIGINT, and ends in order. ``start()`` and
-    ``drain()``, or a ``with`` statement, do the same beside other things.
+    :meth:`run` is all that a program needs: it works until SIGTERM or SIGINT, and ends in order. :meth:`start` and
+    :meth:`drain` do the same beside other things; so does a ``with`` statement, which ends by :meth:`close`.
 
     An error of a handler ends nothing: it is counted, and logged with its event; of failures that come close together,
     the first. What then becomes of the event is said by :meth:`on` and :meth:`consume`. If a handler cannot go on, as
@@ -151,6 +153,7 @@ class Worker(Startable, ForkAware):
         self._parts: list[_Part] = []
         self._begin_anew()
         fork_aware.add(self)
+        _workers.add(self)
 
     def _begin_anew(self) -> None:
         self._lock = signal_safe_lock()  # guards the two fields below, and the list of parts
@@ -528,7 +531,8 @@ class Worker(Startable, ForkAware):
         of the bus cannot be given back: those that are queued are handled, as far as the time allows, and the rest is
         dropped and counted. The bus and the store stay open.
 
-        Any thread may call it, more than once. A handler may call it, too: that handler is not waited for.
+        Any thread may call it, more than once. A handler may call it, too: that handler is not waited for. Two
+        different handlers that do so at once wait for each other until the time is over.
 
         Args:
             timeout: Seconds for the handlers that run; None waits for ever. A handler that takes longer is left behind:
@@ -657,3 +661,15 @@ class Worker(Startable, ForkAware):
         labels = ", ".join(part.label for part in self._parts[:3])
         more = f" and {len(self._parts) - 3} more" if len(self._parts) > 3 else ""
         return f"<Worker with {labels or 'nothing'}{more}, {self._state.value}>"
+
+
+_workers: WeakRegistry[Worker] = WeakRegistry()
+
+
+@before_threads_end
+def _end_working() -> None:
+    """End all workers when the main thread has ended, so that their handlers can end."""
+    deadline = Deadline(_AT_EXIT)
+    for worker in _workers:
+        if worker._begun:
+            worker._end(deadline, discard=False)
