@@ -40,6 +40,7 @@ from .errors import (
     StreamRegressionError,
     SubscriptionClosedError,
     SubscriptionOverflowError,
+    TimeLimitExceededError,
     UnknownEventTypeError,
     UnknownOutcomeError,
     UnsupportedError,
@@ -110,6 +111,7 @@ from .stores.retrying import retry_on_conflict
 from .subscription import Subscription
 from .subscription_runner import SubscriptionRunner
 from .worker.calls import Failure
+from .worker.time_limits import interruptible
 from .worker.worker import Worker
 
 __all__ = [
@@ -214,6 +216,7 @@ __all__ = [
     "SubscriptionOverflowError",
     "SubscriptionRunner",
     "SubscriptionStats",
+    "TimeLimitExceededError",
     "UnknownEventTypeError",
     "UnknownOutcomeError",
     "UnsupportedError",
@@ -234,5 +237,6 @@ __all__ = [
     "handling",
     "health_app",
     "instrument",
+    "interruptible",
     "retry_on_conflict",
 ]

@@ -6,7 +6,7 @@ from math import inf
 from threading import get_ident
 from typing import TypeAlias
 
-from ._arguments import check_callback, check_count, check_seconds, refuse_unrun
+from ._arguments import check_callback, check_count, check_flag, check_seconds, refuse_unrun
 from ._runtime.again import again
 from ._runtime.closing import Closeable
 from ._runtime.deadline import Deadline
@@ -225,7 +225,7 @@ class SubscriptionRunner(Closeable, ForkAware):
             What was left undone. It is true if all handlers have ended, but for one that calls this itself.
         """
         deadline = Deadline(timeout)
-        left = self._end(deadline, discard=discard)
+        left = self._end(deadline, discard=check_flag("discard", discard))
         self._reporter.flush(last_words(deadline))
         return CloseReport(handlers_left=left, timed_out=bool(left))
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from .._runtime.deadline import Deadline
-from .._runtime.handler_threads import ThreadHooks
+from .._runtime.handler_threads import Hook, ThreadHooks
 from ..errors import AetherError
 from ..health import Health
 from ..metrics import HandlerMetrics, RunnerMetrics
@@ -36,7 +37,13 @@ class ConsumerHandler:
     """Calls a handler with the deliveries of a consumer, from the begin of the worker to its end."""
 
     def __init__(
-        self, name: str, consumer: Consumer, running: Running, call: Callable[[Delivery], object], counts: ExtraCounts
+        self,
+        name: str,
+        consumer: Consumer,
+        running: Running,
+        call: Callable[[Delivery], object],
+        counts: ExtraCounts,
+        release: Callable[[], object] | None,
     ) -> None:
         self.label = f"the handler {name} of consumer {consumer.name!r}"
         self.key = "consume", consumer.name
@@ -45,6 +52,7 @@ class ConsumerHandler:
         self._running = running
         self._call = call
         self._counts = counts
+        self._release = release  # what a thread of handlers has opened; None if it opens nothing
         self._runner: Runner | None = None
 
     def begin(self, hooks: ThreadHooks, changed: Callable[[], object], deadline: Deadline) -> None:
@@ -55,7 +63,7 @@ class ConsumerHandler:
             retry_delay=self._running.retry,
             prefetch=self._running.prefetch,
             thread_start=hooks.begin,
-            thread_exit=hooks.end,
+            thread_exit=hooks.end if self._release is None else partial(_end_thread, self._release, hooks.end),
             timeout=deadline.timeout_left(),
         )
         when_ended(runner, changed)
@@ -118,3 +126,11 @@ class ConsumerHandler:
     def runner_metrics(self) -> RunnerMetrics:
         """Return what its runner has counted."""
         return RunnerMetrics(consumer=self._consumer.name) if self._runner is None else self._runner.metrics()
+
+
+def _end_thread(release: Callable[[], object], hook: Hook | None) -> None:
+    try:
+        release()
+    finally:
+        if hook is not None:
+            hook()

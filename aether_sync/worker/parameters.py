@@ -78,7 +78,7 @@ def as_called(
     types: EventTypes | None,
     wanted: frozenset[str] = frozenset(),
     *,
-    before: int = 0,
+    before: str = "",
     may_ask_nothing: bool = False,
 ) -> Callable[..., Any]:
     """Return a function that calls the user's with what it asks for.
@@ -89,24 +89,27 @@ def as_called(
         source: What there is to give.
         types: The classes of the events, if they are known.
         wanted: The names of the event types that come; none if all do.
-        before: How many arguments come before what is asked for, and are handed on as they are.
+        before: What comes before all that is asked for, as the first argument, in words; "" for nothing.
         may_ask_nothing: Whether the function may ask for nothing.
 
     Returns:
-        A function of those arguments and of what the source says.
+        A function of that argument and of what the source says.
 
     Raises:
         InvalidOptionError: It cannot be called so. The error says what to do.
     """
     check_plain_function(about, function, f"with {source.what}")
-    parameters = _parameters_of(function, about)[before:]
-    asked = _Reader(about, source, types, wanted).read(parameters)
+    number = int(bool(before))
+    parameters = _parameters_of(function, about)
+    reader = _Reader(about, source, types, wanted)
+    if before:
+        reader.refuse_first(parameters[:1], before)
+    asked = reader.read(parameters[number:])
     if not asked and source.getters and not may_ask_nothing:
-        raise InvalidOptionError(
-            f"{about} must take {_choice(source, types)}, and {short(function)} takes nothing of it"
-        )
-    _refuse_unfit(function, about, before, asked)
-    return _compiled(function, source, asked, before)
+        choice = f"{before}, and then {_choice(source, types)}" if before else _choice(source, types)
+        raise InvalidOptionError(f"{about} must take {choice}, and {short(function)} does not")
+    _refuse_unfit(function, about, number, asked)
+    return _compiled(function, source, asked, number)
 
 
 def _parameters_of(function: Any, about: str) -> list[inspect.Parameter]:
@@ -151,6 +154,13 @@ class _Reader:
         if bare:
             found.append(self._natural(bare, found))
         return found
+
+    def refuse_first(self, parameters: list[inspect.Parameter], before: str) -> None:
+        """Refuse a first parameter that asks for something, where another thing is given first."""
+        for one in parameters:
+            kinds = _kinds_of(one.annotation)
+            if kinds == (Delivery,) or kinds == (Event,) or (self._types and all(map(self._is_registered, kinds))):
+                raise self._error(one, f"is a {_shown(one.annotation)}, and the first one gets {before}")
 
     def _natural(self, bare: list[inspect.Parameter], found: list[_Parameter]) -> _Parameter:
         one, natural = bare[0], self._source.natural

@@ -1,19 +1,22 @@
 """``Worker``: the handlers, projections and periodic work of a program, which begin and end together."""
 
 import sys
+import uuid
 import weakref
 from collections.abc import Callable, Iterable
 from enum import Enum
+from functools import partial
 from typing import Any, Literal, Protocol, TypeVar
 
-from .._arguments import check_callback, check_count, check_timeout, is_of
+from .._arguments import check_callback, check_count, check_flag, check_seconds, check_text, check_timeout, is_of
 from .._runtime.again import again
 from .._runtime.closing import Startable
 from .._runtime.deadline import Deadline
-from .._runtime.exit import is_ending, mind_the_exit
+from .._runtime.exit import before_threads_end, is_ending, mind_the_exit
 from .._runtime.fork import ForkAware, fork_aware
 from .._runtime.handler_threads import Hook, ThreadHooks
 from .._runtime.locks import outside_locks, signal_safe_lock
+from .._runtime.registry import WeakRegistry
 from .._runtime.reporter import Reporter, last_words
 from .._runtime.waits import ParkingLot
 from .._values.shown import name_of, short
@@ -24,17 +27,24 @@ from ..health import Health
 from ..metrics import CloseReport, HandlerMetrics, WorkerMetrics
 from ..patterns import SubscriptionFilter
 from ..stores._checks import check_wanted
+from ..stores._jetstream.names import escaped_consumer
 from ..stores._store_base import StoreBase
 from ..stores.consumers.retry_policy import RetryPolicy, check_retry
 from ..stores.consumers.runner import Runner
 from ..stores.event_store import EventStore
-from ..stores.projections.projection import Projection
+from ..stores.jetstream import JetStreamEventStore, turns_of
+from ..stores.projections.base import Database
+from ..stores.projections.projection import Projection, check_database
 from .calls import Around, ExtraCounts, OnError, check_arounds, reporting, surrounded
+from .idempotence import HandledOnce
 from .on_bus import BusHandler, Listening, check_listening, passing
 from .on_consumer import ConsumerHandler, Running
 from .on_projection import ProjectionPart
-from .parameters import OF_A_BUS, OF_A_CONSUMER, Source, as_called
+from .parameters import OF_A_BUS, OF_A_CONSUMER, OF_NOTHING, Source, as_called
+from .periodic import Periodic
 from .stop_signals import InterruptedStart, StopSignals
+from .time_limits import TimeLimits, check_limit
+from .turns import Turns
 
 __all__ = ["Worker", "runners_of"]
 
@@ -43,6 +53,7 @@ F = TypeVar("F", bound=Callable[..., object])
 _MOST_THREADS = 10_000  # of one handler: more is a slip
 _ABORT = 5.0  # seconds for the handlers that run when a start has failed
 _LAST = 5.0  # seconds for what handlers have published, behind the grace of run()
+_AT_EXIT = 5.0  # seconds for the handlers of workers that nobody has closed
 _LEFT = 3  # the exit status of run() if something was left undone
 
 
@@ -78,6 +89,10 @@ class _Part(Protocol):
     def metrics(self) -> HandlerMetrics | None: ...
 
 
+def _turns(store: JetStreamEventStore, work: str, seconds: float, counts: ExtraCounts) -> Turns:
+    return Turns(turns_of(store), work, seconds, uuid.uuid4().hex, counts.passed_by.one)
+
+
 class Worker(Startable, ForkAware):
     """Handlers of events of a bus and of a store, projections and periodic work, which begin and end together.
 
@@ -87,8 +102,8 @@ class Worker(Startable, ForkAware):
     without an annotation gets the event of a bus, or the delivery of a consumer. All of this is checked when the
     handler is given to the worker, and nothing is asked of a server before :meth:`start`.
 
-    :meth:`run` is all that a program needs: it works until SIGTERM or SIGINT, and ends in order. ``start()`` and
-    ``drain()``, or a ``with`` statement, do the same beside other things.
+    :meth:`run` is all that a program needs: it works until SIGTERM or SIGINT, and ends in order. :meth:`start` and
+    :meth:`drain` do the same beside other things; so does a ``with`` statement, which ends by :meth:`close`.
 
     An error of a handler ends nothing: it is counted, and logged with its event; of failures that come close together,
     the first. What then becomes of the event is said by :meth:`on` and :meth:`consume`. If a handler cannot go on, as
@@ -135,9 +150,11 @@ class Worker(Startable, ForkAware):
         self._on_error = on_error
         self._reporter = Reporter()
         weakref.finalize(self, self._reporter.end).atexit = False
+        self._limits = TimeLimits(self._reporter)
         self._parts: list[_Part] = []
         self._begin_anew()
         fork_aware.add(self)
+        _workers.add(self)
 
     def _begin_anew(self) -> None:
         self._lock = signal_safe_lock()  # guards the two fields below, and the list of parts
@@ -148,6 +165,7 @@ class Worker(Startable, ForkAware):
     def _after_fork(self) -> None:
         for part in self._parts:
             part.forget()
+        self._limits.forget()
         self._begin_anew()
 
     @property
@@ -179,6 +197,7 @@ class Worker(Startable, ForkAware):
         max_bytes: int = 64 * 2**20,
         overflow: Literal["drop_newest", "drop_oldest", "fail"] = "drop_newest",
         around: Iterable[Around] = (),
+        time_limit: float | None = None,
     ) -> Callable[[F], F]:
         """Return a decorator for a handler of events of the bus: each at most once, as they are published.
 
@@ -196,6 +215,9 @@ class Worker(Startable, ForkAware):
             max_bytes: How many encoded bytes may be queued.
             overflow: What happens when the queue is full; as for :meth:`EventBus.subscribe`.
             around: Further context managers, within those of the worker.
+            time_limit: Seconds that a call may take; None for no limit. A call that takes longer is logged with the
+                stack of its thread, counted, and named by :meth:`health`. It is interrupted only in the blocks in which
+                the handler allows that: see :func:`interruptible`.
 
         Raises:
             InvalidOptionError: An argument is wrong, or the handler cannot be called; the error names the handler.
@@ -215,12 +237,12 @@ class Worker(Startable, ForkAware):
             overflow=overflow,
         )
         check_listening(listening)
-        arounds = check_arounds(around)
+        arounds, limit = check_arounds(around), check_limit(time_limit)
 
         def register(handler: F) -> F:
             name, counts = name_of(handler), ExtraCounts()
             about = f"the handler {name} of {pattern!r}"
-            call = self._call(handler, name, about, OF_A_BUS, bus.types, listening.wanted, arounds)
+            call, _ = self._call(handler, name, about, OF_A_BUS, bus.types, listening.wanted, arounds, limit, counts)
             call = passing(call, listening, counts.passed_by.one)
             self._add(BusHandler(name, bus, listening, call, counts, self._reporter))
             return handler
@@ -241,6 +263,8 @@ class Worker(Startable, ForkAware):
         retry_delay: float | RetryPolicy = 1.0,
         prefetch: int = 256,
         around: Iterable[Around] = (),
+        time_limit: float | None = None,
+        idempotent: Database | None = None,
     ) -> Callable[[F], F]:
         """Return a decorator for a handler of a durable consumer of the store: each event at least once.
 
@@ -259,6 +283,14 @@ class Worker(Startable, ForkAware):
             retry_delay: As for :meth:`Consumer.run`: seconds, or a :class:`RetryPolicy`.
             prefetch: As for :meth:`Consumer.run`.
             around: Further context managers, within those of the worker.
+            time_limit: Seconds that a call may take; None for no limit. A call that takes longer is logged with the
+                stack of its thread, counted, and named by :meth:`health`. It is interrupted only in the blocks in which
+                the handler allows that: see :func:`interruptible`.
+            idempotent: A database of yours, :class:`SQLite` or :class:`DBAPI` say, in which each event takes effect
+                once. The handler gets it as its first argument, as ``apply`` of a projection does, in a transaction
+                that also notes the event in the table ``aether_handled``; an event that has a note is acknowledged
+                without a call. The handler must neither commit nor roll back: then the event becomes a dead letter.
+                Each thread has a connection of its own.
 
         Raises:
             InvalidOptionError: An argument is wrong, the handler cannot be called, or there is one for this consumer;
@@ -285,13 +317,80 @@ class Worker(Startable, ForkAware):
             retry=check_retry(retry_delay),
             prefetch=check_count("prefetch", prefetch),
         )
-        arounds = check_arounds(around)
+        arounds, limit = check_arounds(around), check_limit(time_limit)
+        database = None if idempotent is None else check_database("idempotent", idempotent)
 
         def register(handler: F) -> F:
             called, counts = name_of(handler), ExtraCounts()
             about = f"the handler {called} of consumer {name!r}"
-            call = self._call(handler, called, about, OF_A_CONSUMER, store.types, wanted, arounds)
-            self._add(ConsumerHandler(called, consumer, running, call, counts))
+            within = None if database is None else partial(HandledOnce, database, repeated=counts.passed_by.one)
+            call, once = self._call(
+                handler, called, about, OF_A_CONSUMER, store.types, wanted, arounds, limit, counts, within
+            )
+            release = None if once is None else once.disconnect
+            self._add(ConsumerHandler(called, consumer, running, call, counts, release))
+            return handler
+
+        return register
+
+    def every(
+        self,
+        seconds: float,
+        *,
+        name: str | None = None,
+        once_per_cluster: bool = False,
+        around: Iterable[Around] = (),
+        time_limit: float | None = None,
+    ) -> Callable[[F], F]:
+        """Return a decorator for periodic work: a function that is called every so many seconds, without an event.
+
+        The first turn is at the start, and a turn begins so many seconds after the last one has begun. One that takes
+        longer holds up the next one: no two run at a time, and what was missed is not made up for. An error is logged
+        and counted, and the next turn comes when it is due.
+
+        With ``once_per_cluster``, of all processes with the same store and name one has the turn, whichever asks first
+        when it is due; the first one at a start only if none was within this time. This is kept in the stream
+        ``<stream>~turns`` beside that of the store. What it promises, and what not:
+
+        - Two processes never begin the same turn. If their clocks differ, a turn may begin earlier by so much.
+        - Two turns do not run at the same time, as long as the process that has the turn reaches the server. If it does
+          not for 20 seconds, or lets no other thread run, another one may begin the next turn, when that is due.
+        - A turn whose process dies is not made up for: the next one comes when it is due, and 20 seconds have passed.
+        - While the server is away, no turn begins.
+
+        So work that must not be done twice at a time has to see to that itself, by a lock of the database, say.
+
+        Args:
+            seconds: From the begin of a turn to that of the next one.
+            name: Of the work, by which all processes know it; None for the name of the function with its module.
+            once_per_cluster: Whether one process of the cluster has each turn. This needs a ``JetStreamEventStore``; an
+                ``InMemoryEventStore`` has one process alone.
+            around: Further context managers, within those of the worker.
+            time_limit: Seconds that a call may take; None for no limit. A call that takes longer is logged with the
+                stack of its thread, counted, and named by :meth:`health`. It is interrupted only in the blocks in which
+                the handler allows that: see :func:`interruptible`.
+
+        Raises:
+            InvalidOptionError: An argument is wrong, the function takes arguments, or there is work of that name; the
+                error names the function.
+            WorkerError: The worker has begun already.
+        """
+        pause, given = check_seconds("seconds", seconds), check_text("name", name)
+        arounds, limit = check_arounds(around), check_limit(time_limit)
+        store = self._store
+        if check_flag("once_per_cluster", once_per_cluster) and store is None:
+            raise InvalidOptionError("once_per_cluster needs a store, which keeps whose turn it is: Worker(store=...)")
+
+        def register(handler: F) -> F:
+            called, counts = name_of(handler), ExtraCounts()
+            work = called if given is None else given
+            about = f"the handler {called} every {pause:g} s"
+            call, _ = self._call(handler, called, about, OF_NOTHING, None, SubscriptionFilter(), arounds, limit, counts)
+            turns: Callable[[], Turns] | None = None
+            if once_per_cluster and is_of(store, JetStreamEventStore):
+                escaped_consumer(work)  # or it cannot be written under that name
+                turns = partial(_turns, store, work, pause, counts)
+            self._add(Periodic(work, called, pause, call, turns, counts, self._reporter))
             return handler
 
         return register
@@ -323,12 +422,19 @@ class Worker(Startable, ForkAware):
         types: EventTypes | None,
         wanted: SubscriptionFilter,
         arounds: Iterable[Around],
-    ) -> Callable[[Any], object]:
-        """Return how a handler is called, within all that is around it."""
-        call = as_called(handler, about, source, types, wanted.event_types)
+        limit: float | None,
+        counts: ExtraCounts,
+        within: Callable[..., HandledOnce] | None = None,
+    ) -> tuple[Callable[[Any], object], HandledOnce | None]:
+        """Return how a handler is called, within all that is around it, and what opens a transaction for it."""
+        before = "the database" if within is not None else ""
+        call = as_called(handler, about, source, types, wanted.event_types, before=before)
+        once = None if within is None else within(call=call)
         all_arounds = (*self._arounds, *arounds)
-        call = surrounded(call, all_arounds, about, source, types, wanted.event_types)
-        return reporting(call, name, self._on_error, self._reporter)
+        call = surrounded(once or call, all_arounds, about, source, types, wanted.event_types)
+        if limit is not None:
+            call = self._limits.limited(call, name, limit, counts.overdue.one)
+        return reporting(call, name, self._on_error, self._reporter), once
 
     def _add(self, part: _Part) -> None:
         with self._lock:
@@ -384,6 +490,7 @@ class Worker(Startable, ForkAware):
 
     def _begin_all(self, deadline: Deadline) -> None:
         mind_the_exit()
+        self._limits.begin()
         for part in sorted(self._parts, key=lambda one: not isinstance(one, ProjectionPart)):
             self._refuse_if_closed()
             with self._lock:
@@ -391,7 +498,6 @@ class Worker(Startable, ForkAware):
             part.begin(self._hooks, self._changed.wake_all, deadline)
             if self.closed:  # just now: whoever has closed it may not have seen that this part has begun
                 part.let_end(discard=True)
-        self._refuse_if_closed()
 
     def _refuse_if_closed(self) -> None:
         if self.closed or is_ending():
@@ -408,9 +514,13 @@ class Worker(Startable, ForkAware):
 
         Raises:
             AetherError: The error by which a handler cannot go on: its consumer was deleted, the connection was closed
-                for good, or a right was revoked. The others go on, until the worker is closed.
+                for good, or a right was revoked. The others go on, until the worker is closed. A ``WorkerError`` if it
+                is not started.
         """
-        has_ended = self._changed.wait(self._is_over, Deadline(timeout))
+        deadline = Deadline(timeout)
+        if self._state is _State.NEW:
+            raise WorkerError("the worker is not started, so there is nothing to wait for")
+        has_ended = self._changed.wait(self._is_over, deadline)
         failure = self._failure()
         if failure is not None:
             raise again(failure)
@@ -430,7 +540,8 @@ class Worker(Startable, ForkAware):
         of the bus cannot be given back: those that are queued are handled, as far as the time allows, and the rest is
         dropped and counted. The bus and the store stay open.
 
-        Any thread may call it, more than once. A handler may call it, too: that handler is not waited for.
+        Any thread may call it, more than once. A handler may call it, too: that handler is not waited for. Two
+        different handlers that do so at once wait for each other until the time is over.
 
         Args:
             timeout: Seconds for the handlers that run; None waits for ever. A handler that takes longer is left behind:
@@ -468,7 +579,9 @@ class Worker(Startable, ForkAware):
         with outside_locks():
             for part in begun:
                 part.let_end(discard=discard)
-            return sum(part.end(deadline, discard=discard) for part in begun)
+            left = sum(part.end(deadline, discard=discard) for part in begun)
+            self._limits.end(deadline)
+        return left
 
     def run(self, grace: float | None = 25.0) -> None:
         """Work until SIGTERM or SIGINT, then end in order: the last line of a program.
@@ -523,7 +636,8 @@ class Worker(Startable, ForkAware):
     def health(self, *, timeout: float | None = 0.5) -> Health:
         """Return whether the worker can do its work now, and if not, why. It raises nothing for a server that is away.
 
-        It is ok while it runs, and so are its bus, its store, all handlers and projections: each is one of ``parts``.
+        It is ok while it runs, no handler runs for longer than its time limit, and its bus, its store, all handlers and
+        projections are ok: each is one of ``parts``.
 
         Args:
             timeout: Seconds for the questions to the server, all together; 0 asks nothing, and says what is known here.
@@ -544,7 +658,7 @@ class Worker(Startable, ForkAware):
             parts.append(self._store.health(timeout=deadline.timeout_left()))
         parts += [part.health(deadline) for part in self._parts]
         busy = sum(one.busy for one in self.metrics().handlers)
-        return Health.of("the worker", numbers={"handlers": busy}, parts=parts)
+        return Health.of("the worker", self._limits.reasons(), numbers={"handlers": busy}, parts=parts)
 
     def metrics(self) -> WorkerMetrics:
         """Return what the handlers have done since the start; any thread may ask, also after the end."""
@@ -562,3 +676,15 @@ def runners_of(worker: Worker) -> list[Runner]:
     """Return the runners of a worker's consumers, from its start on."""
     parts = [part for part in worker._begun if isinstance(part, ConsumerHandler)]
     return [part.runner for part in parts if part.runner is not None]
+
+
+_workers: WeakRegistry[Worker] = WeakRegistry()
+
+
+@before_threads_end
+def _end_working() -> None:
+    """End all workers when the main thread has ended, so that their handlers can end."""
+    deadline = Deadline(_AT_EXIT)
+    for worker in _workers:
+        if worker._begun:
+            worker._end(deadline, discard=False)

@@ -46,3 +46,17 @@ def waits_for_a_server(url: str) -> None:
     threading.Timer(0.2, print, ["waiting"], {"flush": True}).start()
     worker.run(grace=PATIENCE)
     print("ended", flush=True)
+
+
+def ends_without_a_word() -> None:
+    """Leave a worker whose periodic work takes a moment."""
+    worker, begun = Worker(), threading.Event()
+
+    @worker.every(60)
+    def work() -> None:
+        begun.set()
+        threading.Event().wait(0.3)
+        print("done", flush=True)
+
+    worker.start()
+    begun.wait(PATIENCE)

@@ -45,6 +45,7 @@ ROOMS: dict[str, list[str]] = {
         "names", "error_codes", "answers", "earlier", "messages", "tries", "listing", "api", "stream", "vitals",
         "saves", "cache", "capacity", "group_commit", "reader", "history", "kept", "walk", "loader", "draft", "writer",
         "snapshots", "parts", "pull", "flow", "record_flow", "follower",
+        "turns",
     ],
     "stores/consumers": [
         "base", "delivery", "handlers", "retry_policy", "consumption", "lanes", "runner", "context", "draining",
@@ -61,7 +62,10 @@ ROOMS: dict[str, list[str]] = {
     "sourcing": [
         "_evolution", "_decisions", "_commands", "_states", "_saver", "scenario", "repository", "read_your_writes",
     ],
-    "worker": ["parameters", "calls", "on_bus", "on_consumer", "on_projection", "stop_signals", "worker"],
+    "worker": [
+        "parameters", "calls", "idempotence", "on_bus", "on_consumer", "on_projection", "turns", "periodic",
+        "time_limits", "stop_signals", "worker",
+    ],
     "contrib/prometheus": [
         "_families", "_reading", "_exporter", "_ticker", "_asking", "_collector", "_slots", "_writer", "_registration",
         "_http", "__init__", "__main__",
@@ -207,10 +211,10 @@ def test_public_names_are_pinned() -> None:
         "StoreClosedError", "StoreError", "StoreMetrics", "StoreUnavailableError", "StoredEvent",
         "StreamMismatchError", "StreamRegressionError", "Subscription", "SubscriptionClosedError",
         "SubscriptionFilter", "SubscriptionOverflowError", "SubscriptionRunner", "SubscriptionStats",
-        "UnknownEventTypeError", "UnknownOutcomeError", "UnsupportedError", "VersionConflictError", "VersionListener",
-        "When", "Worker", "WorkerError", "WorkerMetrics", "WrongThreadError", "__version__", "actor_type",
-        "add_handling", "current_handling", "diagnose", "end_iterations", "flush_logs", "handling", "health_app",
-        "instrument", "retry_on_conflict",
+        "TimeLimitExceededError", "UnknownEventTypeError", "UnknownOutcomeError", "UnsupportedError",
+        "VersionConflictError", "VersionListener", "When", "Worker", "WorkerError", "WorkerMetrics",
+        "WrongThreadError", "__version__", "actor_type", "add_handling", "current_handling", "diagnose",
+        "end_iterations", "flush_logs", "handling", "health_app", "instrument", "interruptible", "retry_on_conflict",
     ]  # fmt: skip
     assert all(hasattr(aether_sync, name) for name in aether_sync.__all__)
 

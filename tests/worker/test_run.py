@@ -102,3 +102,8 @@ def test_the_signal_handlers_of_before_are_back(local_bus: object) -> None:
     threading.Thread(target=publish).start()
     worker.run(grace=PATIENCE)
     assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+@pytest.mark.slow
+def test_what_runs_at_the_end_of_a_program_that_says_nothing_is_waited_for() -> None:
+    assert finish(start(programs.ends_without_a_word)) == "done\n"
