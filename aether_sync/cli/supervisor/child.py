@@ -111,12 +111,13 @@ class _Child:
         """Let the worker come to its end; return whether nothing is left undone."""
         grace = self._program.grace
         deadline = Deadline(grace + _LAST)
-        reports = [worker.drain(grace)]
+        drained = worker.drain(grace)
         others = worker.store, worker.bus  # the store first, which may publish on the bus
-        reports += [one.close(deadline.timeout_left()) for one in others if one is not None]
-        if not all(reports):
-            self._channel.send(Left(_in_words(reports)))
-        return all(reports)
+        closed = [one.close(deadline.timeout_left()) for one in others if one is not None]
+        if drained and all(closed):
+            return True
+        self._channel.send(Left(_in_words(drained, closed)))
+        return False
 
     def _see_to_the_end(self) -> None:
         """End the process when its time is over, whatever still runs then."""
@@ -189,11 +190,11 @@ def _forget_signals() -> None:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
-def _in_words(reports: list[CloseReport]) -> str:
-    names = "handlers_left", "unsent", "uncertain", "rejected"
-    sums = {name: sum(getattr(one, name) for one in reports) for name in names}
-    words = ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in sums.items() if count)
-    return words or "its time was over"
+def _in_words(drained: CloseReport, closed: list[CloseReport]) -> str:
+    counts = {"handlers left": drained.handlers_left}  # which the store reports once more
+    for name in "unsent", "uncertain", "rejected":
+        counts[name] = sum(getattr(one, name) for one in closed)
+    return ", ".join(f"{name}: {count}" for name, count in counts.items() if count) or "its time was over"
 
 
 def _exit(status: int) -> NoReturn:
