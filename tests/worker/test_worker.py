@@ -462,23 +462,28 @@ class TestItsEnd:
         worker.close()
 
     def test_in_a_forked_child_it_may_be_started(self, bus: EventBus) -> None:
-        worker, got = Worker(bus=bus), list[Event]()
+        worker, got, turns = Worker(bus=bus), list[Event](), list[int]()
         worker.on("n")(got.append)
+        worker.every(1000)(lambda: turns.append(os.getpid()))
         worker.start()
+        bus.publish("n", make_event(1))
+        eventually(lambda: got and turns and worker.metrics().handlers[0].handled)
         read, write = os.pipe()
         child = os.fork()
         if not child:
             with suppress(BaseException):
                 assert not worker.health().ok
+                assert worker.metrics().handlers[0].handled == 0
                 with worker:
-                    bus.publish("n", make_event(1))
+                    bus.publish("n", make_event(2))
+                    eventually(lambda: os.getpid() in turns)
                     assert worker.drain(PATIENCE)
                 os.write(write, str(numbers(got)).encode())
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        assert os.read(read, 99) == b"[1]"
-        os.close(read)
         os.close(write)
+        assert os.read(read, 99) == b"[1, 2]"
+        os.close(read)
         assert worker.health().ok
         worker.close()
 
