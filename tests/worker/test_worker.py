@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -31,6 +32,8 @@ from aether_sync import (
     current_handling,
     flush_logs,
 )
+from aether_sync._runtime import handler_threads
+from aether_sync._runtime.threads import NoThreadError
 from aether_sync.stores.consumers.retry_policy import doubling, pause_after
 
 from ..support.common import PATIENCE, UNIT, eventually, make_event, numbers, run_threads
@@ -434,6 +437,50 @@ class TestItsEnd:
         worker.consume("c", max_deliver=5)(lambda delivery: None)
         with pytest.raises(StreamMismatchError, match=r"'c'.*max_deliver is 7, not 5"):
             worker.start(PATIENCE)
+        assert worker.closed
+        assert bus.metrics().active_subscriptions == 0
+
+    @pytest.mark.parametrize("at", [1, 2])
+    def test_a_thread_that_cannot_be_had_ends_what_has_begun(
+        self, bus: EventBus, monkeypatch: pytest.MonkeyPatch, at: int
+    ) -> None:
+        started: list[threading.Thread] = []
+
+        def start(thread: threading.Thread) -> None:
+            started.append(thread)
+            if len(started) > at:
+                raise NoThreadError("no memory", is_passing=True)
+            thread.start()
+
+        monkeypatch.setattr(handler_threads, "start", start)
+        worker = Worker(bus=bus)
+        worker.every(60)(lambda: None)
+        worker.on("n", threads=3)(lambda event: None)
+        with pytest.raises(WorkerError, match="no thread for a handler: no memory"):
+            worker.start()
+        assert worker.closed
+        assert bus.metrics().active_subscriptions == 0
+        for thread in started[:at]:
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+
+    def test_an_exception_of_a_signal_handler_in_the_middle_of_its_start(
+        self, make_store: Callable[..., JetStreamEventStore], bus: EventBus
+    ) -> None:
+        worker = Worker(bus=bus, store=make_store("nats://127.0.0.1:1", connect="background"))
+        worker.on("n")(lambda event: None)
+        worker.consume("c")(lambda delivery: None)
+
+        def interrupt(*_: object) -> None:
+            raise InterruptedError
+
+        before = signal.signal(signal.SIGALRM, interrupt)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            with pytest.raises(InterruptedError):
+                worker.start()
+        finally:
+            signal.signal(signal.SIGALRM, before)
         assert worker.closed
         assert bus.metrics().active_subscriptions == 0
 
