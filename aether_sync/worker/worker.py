@@ -495,9 +495,13 @@ class Worker(Startable, ForkAware):
             self._refuse_if_closed()
             with self._lock:
                 self._begun.append(part)
-            part.begin(self._hooks, self._changed.wake_all, deadline)
+            part.begin(self._hooks, self._wake, deadline)
             if self.closed:  # just now: whoever has closed it may not have seen that this part has begun
                 part.let_end(discard=True)
+
+    def _wake(self) -> None:
+        """Have who waits for the end look again. All threads of handlers refer to the worker by this."""
+        self._changed.wake_all()
 
     def _refuse_if_closed(self) -> None:
         if self.closed or is_ending():

@@ -1,8 +1,10 @@
 """Programs that are a worker, and get signals."""
 
+import os
+import random
 import threading
 
-from aether_sync import ANY_VERSION, Delivery, Event, JetStreamEventStore, NATSEventBus, Worker
+from aether_sync import ANY_VERSION, Delivery, Event, JetStreamEventStore, NATSEventBus, RetryPolicy, Worker
 
 from ..support.common import PATIENCE
 
@@ -60,3 +62,25 @@ def ends_without_a_word() -> None:
 
     worker.start()
     begun.wait(PATIENCE)
+
+
+def handles_what_it_can(url: str, stream: str, ack_wait: str, path: str) -> None:
+    """Handle events, of which some fail at random, and some always; each call is noted in a file."""
+    worker = Worker(store=JetStreamEventStore(url, stream))
+    notes = os.open(path, os.O_WRONLY | os.O_APPEND)
+    policy = RetryPolicy((0.01, 0.1), never=(ValueError,))
+
+    @worker.consume("c", threads=4, ack_wait=float(ack_wait), max_deliver=1_000, retry_delay=policy)
+    def handle(delivery: Delivery) -> None:
+        threading.Event().wait(0.02)
+        outcome = "done"
+        if delivery.event.data["n"] % 50 == 7:  # type: ignore[index]
+            outcome = "never"
+        elif random.random() < 0.1:
+            outcome = "failed"
+        about = os.getpid(), delivery.event.actor_id, delivery.sequence, delivery.attempt, outcome
+        os.write(notes, f"{' '.join(map(str, about))}\n".encode())
+        if outcome != "done":
+            raise ValueError(outcome) if outcome == "never" else ConnectionError(outcome)
+
+    worker.run()

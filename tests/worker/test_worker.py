@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -31,6 +32,8 @@ from aether_sync import (
     current_handling,
     flush_logs,
 )
+from aether_sync._runtime import handler_threads
+from aether_sync._runtime.threads import NoThreadError
 from aether_sync.stores.consumers.retry_policy import doubling, pause_after
 
 from ..support.common import PATIENCE, UNIT, eventually, make_event, numbers, run_threads
@@ -437,6 +440,50 @@ class TestItsEnd:
         assert worker.closed
         assert bus.metrics().active_subscriptions == 0
 
+    @pytest.mark.parametrize("at", [1, 2])
+    def test_a_thread_that_cannot_be_had_ends_what_has_begun(
+        self, bus: EventBus, monkeypatch: pytest.MonkeyPatch, at: int
+    ) -> None:
+        started: list[threading.Thread] = []
+
+        def start(thread: threading.Thread) -> None:
+            started.append(thread)
+            if len(started) > at:
+                raise NoThreadError("no memory", is_passing=True)
+            thread.start()
+
+        monkeypatch.setattr(handler_threads, "start", start)
+        worker = Worker(bus=bus)
+        worker.every(60)(lambda: None)
+        worker.on("n", threads=3)(lambda event: None)
+        with pytest.raises(WorkerError, match="no thread for a handler: no memory"):
+            worker.start()
+        assert worker.closed
+        assert bus.metrics().active_subscriptions == 0
+        for thread in started[:at]:
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+
+    def test_an_exception_of_a_signal_handler_in_the_middle_of_its_start(
+        self, make_store: Callable[..., JetStreamEventStore], bus: EventBus
+    ) -> None:
+        worker = Worker(bus=bus, store=make_store("nats://127.0.0.1:1", connect="background"))
+        worker.on("n")(lambda event: None)
+        worker.consume("c")(lambda delivery: None)
+
+        def interrupt(*_: object) -> None:
+            raise InterruptedError
+
+        before = signal.signal(signal.SIGALRM, interrupt)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            with pytest.raises(InterruptedError):
+                worker.start()
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        assert worker.closed
+        assert bus.metrics().active_subscriptions == 0
+
     def test_a_closed_store_ends_the_wait(self, bus: EventBus, memory: InMemoryEventStore) -> None:
         worker = Worker(store=memory)
         worker.consume("c")(lambda delivery: None)
@@ -462,23 +509,28 @@ class TestItsEnd:
         worker.close()
 
     def test_in_a_forked_child_it_may_be_started(self, bus: EventBus) -> None:
-        worker, got = Worker(bus=bus), list[Event]()
+        worker, got, turns = Worker(bus=bus), list[Event](), list[int]()
         worker.on("n")(got.append)
+        worker.every(1000)(lambda: turns.append(os.getpid()))
         worker.start()
+        bus.publish("n", make_event(1))
+        eventually(lambda: got and turns and worker.metrics().handlers[0].handled)
         read, write = os.pipe()
         child = os.fork()
         if not child:
             with suppress(BaseException):
                 assert not worker.health().ok
+                assert worker.metrics().handlers[0].handled == 0
                 with worker:
-                    bus.publish("n", make_event(1))
+                    bus.publish("n", make_event(2))
+                    eventually(lambda: os.getpid() in turns)
                     assert worker.drain(PATIENCE)
                 os.write(write, str(numbers(got)).encode())
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        assert os.read(read, 99) == b"[1]"
-        os.close(read)
         os.close(write)
+        assert os.read(read, 99) == b"[1, 2]"
+        os.close(read)
         assert worker.health().ok
         worker.close()
 
@@ -498,6 +550,6 @@ class TestAState:
     def test_a_server_that_is_away_is_the_error_of_the_start(self, make_bus: Callable[..., NATSEventBus]) -> None:
         worker = Worker(bus=make_bus("nats://127.0.0.1:1", connect_timeout=0.1))
         worker.on("n")(lambda event: None)
-        with pytest.raises(ConnectError, match="nothing listens there"):
+        with pytest.raises(ConnectError, match="not connected"):
             worker.start(PATIENCE)
         assert worker.closed
