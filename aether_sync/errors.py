@@ -12,7 +12,8 @@ A deadline that ran out is also the builtin ``TimeoutError``; a bad argument is 
     │   └── EventTypeError                      an event is not what its registered type says
     │       └── UnknownEventTypeError           no such type is registered, or an older version of it only
     ├── DeadlineExceededError (TimeoutError)    a timeout ran out
-    │   └── PublishTimeoutError                 the outbox stayed full for publish_timeout
+    │   ├── PublishTimeoutError                 the outbox stayed full for publish_timeout
+    │   └── TimeLimitExceededError              a handler has run for longer than its time limit
     ├── ConnectionFailedError                   the connection, or a right on the server, is missing
     │   ├── ConnectError                        no server could be reached, or none accepted the credentials
     │   ├── DisconnectedError                   publishing while disconnected, with on_disconnect="raise"
@@ -32,6 +33,7 @@ A deadline that ran out is also the builtin ``TimeoutError``; a bad argument is 
     │   ├── ProjectionMismatchError             what its database says of it is of another stream, or other filters
     │   ├── ProjectionStoppedError              it does not go on, until somebody acts
     │   └── ProjectionUnavailableError          its database cannot be reached
+    ├── WorkerError                             a worker cannot do it: no thread, begun already, a hook that raised
     ├── ClosedError                             it was closed
     │   ├── BusClosedError
     │   ├── StoreClosedError
@@ -80,10 +82,12 @@ __all__ = [
     "StreamRegressionError",
     "SubscriptionClosedError",
     "SubscriptionOverflowError",
+    "TimeLimitExceededError",
     "UnknownEventTypeError",
     "UnknownOutcomeError",
     "UnsupportedError",
     "VersionConflictError",
+    "WorkerError",
     "WrongThreadError",
 ]
 
@@ -143,6 +147,13 @@ class DeadlineExceededError(AetherError, TimeoutError):
 
 class PublishTimeoutError(DeadlineExceededError):
     """The outbox stayed full for ``publish_timeout`` seconds; nothing was delivered anywhere."""
+
+
+class TimeLimitExceededError(DeadlineExceededError):
+    """A handler has run for longer than its time limit, and is interrupted where it has said that this is safe."""
+
+    def __init__(self, message: str = "the handler has run for longer than its time limit") -> None:
+        super().__init__(message)
 
 
 class ConnectionFailedError(AetherError):
@@ -329,6 +340,10 @@ class SubscriptionClosedError(ClosedError):
 
 class SubscriptionOverflowError(SubscriptionClosedError):
     """The queue of a subscription was full, and it has ``overflow="fail"``."""
+
+
+class WorkerError(AetherError):
+    """A worker, or a bus that runs a handler, cannot do it: it has begun already, or has no thread for a handler."""
 
 
 class WrongThreadError(AetherError):

@@ -140,6 +140,7 @@ QUESTIONS = {
         Question("local", "One process: thread to thread", ("rate", "cpu")),
         Question("growth", "Growth: a publish, by number of subscriptions", ("time",)),
         Question("burn", "Receive beside a thread that burns CPU", ("rate", "cpu")),
+        Question("handle", "Handle a consumer's events: a worker, and a bare run()", ("cpu", "rate")),
         Question("memory", "Memory: idle subscription, queued event", ("traced", "rss")),
         Question("append", "Append: one after the other, from one thread", ("p50", "p99", "rate"), "store"),
         Question("threads", "Append: from 16 threads, each to actors of its own", ("rate", "cpu"), "store"),

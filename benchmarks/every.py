@@ -1,6 +1,21 @@
 """All cases, in the order in which they are shown."""
 
-from . import append, burn, decide, growth, latest, load, local, memory, nodes, publish, receive, roundtrip, size  # noqa: F401  # they register
+from . import (  # noqa: F401  # they register
+    append,
+    burn,
+    decide,
+    growth,
+    handle,
+    latest,
+    load,
+    local,
+    memory,
+    nodes,
+    publish,
+    receive,
+    roundtrip,
+    size,
+)
 from .cases import CASES, QUESTIONS, Case
 
 __all__ = ["CASES", "chosen"]

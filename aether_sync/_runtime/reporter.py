@@ -64,6 +64,7 @@ class Kind(StrEnum):
     INTERNAL_ERROR = "internal_error"  #: an error in this library
     MALFORMED_RECORD = "malformed_record"  #: a stored record is not an event or snapshot, or points to no event
     OBSERVER_FAILED = "observer_failed"  #: an observer of ``instrument()`` has raised, or is lost by a fork
+    OVERDUE = "overdue"  #: a handler has run for longer than its time limit
     PROJECTION_ACTIVE = "projection_active"  #: a projection has become the active one of its name
     PROJECTION_RETRIED = "projection_retried"  #: a projection's database or store failed, and it tries again
     PROJECTION_STOPPED = "projection_stopped"  #: a projection has stopped, until somebody acts
@@ -77,6 +78,7 @@ class Kind(StrEnum):
     SNAPSHOT_FAILED = "snapshot_failed"  #: a repository could not save a snapshot
     SNAPSHOT_IGNORED = "snapshot_ignored"  #: a snapshot has another schema version than ``load()`` asks for, or shape
     SUBSCRIPTION_DENIED = "subscription_denied"  #: the server refused or ended a subscription
+    TURN_UNKNOWN = "turn_unknown"  #: it is not known which process does periodic work now
     UNCERTAIN = "uncertain"  #: events were not confirmed when a connection broke
     UNFINISHED_ITERATIONS = "unfinished_iterations"  #: the main thread ended before the threads that iterate
     VERSION_NOT_TAKEN = "version_not_taken"  #: the store of a bus refused an ``EventStored``

@@ -1,8 +1,8 @@
 """The command ``aether-sync``: a demonstration, events from and to a shell, and the store. Needs the extra ``cli``.
 
 Exit status of every command: 0 when all that was asked was done; 1 when not, and a message says why; 2 for wrong usage;
-130 after Ctrl-C (128 + the signal's number); 141 when whoever reads the output has gone. ``server`` has nothing left to
-do when it is told to stop, and ends with 0.
+130 after Ctrl-C (128 + the signal's number); 141 when whoever reads the output has gone. ``server`` and
+``run`` are told to stop, and end with 0; ``run`` with 3 if it left something undone.
 """
 
 import sys

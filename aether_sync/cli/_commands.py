@@ -13,6 +13,7 @@ from ._guide import guide
 from ._health import health
 from ._import import import_
 from ._rebuild import rebuild
+from ._run import run
 from ._shell import Commands, Signals
 from ._store import actors, events, follow
 
@@ -75,6 +76,7 @@ for command in (
     export,
     import_,
     rebuild,
+    run,
     doctor,
     health,
     guide,

@@ -38,6 +38,7 @@ from ._jetstream.reader import Reader, valid
 from ._jetstream.saves import Saves
 from ._jetstream.snapshots import Snapshots
 from ._jetstream.stream import Stream, settings, snapshot_settings
+from ._jetstream.turns import TurnStream
 from ._jetstream.vitals import ask_for_vitals
 from ._jetstream.writer import Writer
 from ._measuring import measured
@@ -47,7 +48,7 @@ from .base import AnyVersion, LoadedActor, Reading, Snapshot, StoredEvent
 from .consumers.context import ConsumerContext
 from .consumers.server_backend import ServerBackend
 
-__all__ = ["JetStreamEventStore"]
+__all__ = ["JetStreamEventStore", "turns_of"]
 
 _LAST = 0.1  # of the time to close, for the connection to send the last acknowledgements of handlers
 
@@ -424,6 +425,11 @@ class JetStreamEventStore(StoreBase, ForkAware):
         return (
             f"<JetStreamEventStore {self._names.stream!r} {'closed' if self._closed else self._channel.slot.summary}>"
         )
+
+
+def turns_of(store: JetStreamEventStore) -> TurnStream:
+    """Return where it is written which process of a store does periodic work."""
+    return TurnStream(store._jetstream, store._names, store._stream)
 
 
 def _all_but_the_last_of(deadline: Deadline) -> Deadline:

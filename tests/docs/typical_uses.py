@@ -3,7 +3,7 @@
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypedDict, assert_type
@@ -31,8 +31,10 @@ from aether_sync import (
     EventStore,
     EventStored,
     EventTypes,
+    Failure,
     Follower,
     Handler,
+    HandlerMetrics,
     HandlingContext,
     HandlingFilter,
     Health,
@@ -48,6 +50,7 @@ from aether_sync import (
     ProjectionAdvanced,
     Reading,
     Repository,
+    RetryPolicy,
     Runner,
     Scenarios,
     SetAside,
@@ -57,13 +60,16 @@ from aether_sync import (
     StoredEvent,
     Subscription,
     SubscriptionFilter,
+    SubscriptionRunner,
     SubscriptionStats,
     UnknownOutcomeError,
     VersionConflictError,
+    Worker,
     current_handling,
     handling,
     health_app,
     instrument,
+    interruptible,
     retry_on_conflict,
 )
 
@@ -379,3 +385,31 @@ def in_memory(store: InMemoryEventStore) -> None:
     any_store(store)
     assert_type(store.consumer("projector").run(print), Runner)
     store.start()  # type: ignore[attr-defined]  # told before it is run: it has no server
+
+
+def worker(bus: EventBus, store: EventStore, projection: Projection, into: SQLite) -> None:
+    def report(failure: Failure) -> None:
+        print(failure.handler, failure.error, failure.event, failure.delivery)
+
+    worker = Worker(bus=bus, store=store, around=[nullcontext], thread_start=print, thread_exit=print, on_error=report)
+
+    @worker.on("orders.*", event_types={"OrderPlaced"}, queue_group="cache", threads=2)
+    def forget(event: Event) -> None: ...
+
+    @worker.consume("mailer", retry_delay=RetryPolicy((1, 10), never=(ValueError,)), time_limit=30.0, idempotent=into)
+    def mail(db: sqlite3.Cursor, event: Event, delivery: Delivery) -> int:
+        with interruptible():
+            return delivery.attempt
+
+    @worker.every(60, once_per_cluster=True)
+    def tidy() -> None: ...
+
+    assert_type(worker.project(projection), Projection)
+    tidy()
+    worker.start(timeout=5.0)
+    assert_type(worker.drain(timeout=20.0), CloseReport)
+    assert_type(worker.metrics().handlers, tuple[HandlerMetrics, ...])
+    assert_type(worker.health().ok, bool)
+    worker.run(grace=20.0)
+    with bus.run("orders.*", forget, threads=2) as runner:
+        assert_type(runner, SubscriptionRunner)

@@ -16,7 +16,8 @@ ROOMS: dict[str, list[str]] = {
     "": [
         "_version", "_values", "errors", "_arguments", "events", "patterns", "metrics", "notices", "_codec", "_runtime",
         "event_types", "instrumentation", "handling_context", "health", "_nats", "connection", "_bus", "subscription",
-        "bus", "nats_bus", "stores", "sourcing", "server", "__init__", "contrib", "cli", "__main__",
+        "subscription_runner", "bus", "nats_bus", "stores", "sourcing", "worker", "server",
+        "__init__", "contrib", "cli", "__main__",
     ],
     "contrib": ["eventsourcing", "opentelemetry", "prometheus", "sqlalchemy"],
     "contrib/eventsourcing": ["_errors", "_records", "_datastore", "_recorders", "_factory", "__init__"],
@@ -25,7 +26,7 @@ ROOMS: dict[str, list[str]] = {
     "_codec": ["decoding", "encoding", "envelope"],
     "_runtime": [
         "green", "threads", "batches", "registry", "again", "deadline", "locks", "waits", "fork", "exit", "closing",
-        "reporter", "listeners", "base_loop", "uvloop", "event_loop", "loop_thread",
+        "reporter", "handler_threads", "listeners", "base_loop", "uvloop", "event_loop", "loop_thread",
     ],
     "_nats": [
         "interest", "lines", "files", "login", "uplink", "shortcut", "outbox", "reasons", "checks", "contexts", "tls",
@@ -44,9 +45,10 @@ ROOMS: dict[str, list[str]] = {
         "names", "error_codes", "answers", "earlier", "messages", "tries", "listing", "api", "stream", "vitals",
         "saves", "cache", "capacity", "group_commit", "reader", "history", "kept", "walk", "loader", "draft", "writer",
         "snapshots", "parts", "pull", "flow", "record_flow", "follower",
+        "turns",
     ],
     "stores/consumers": [
-        "base", "delivery", "handlers", "consumption", "lanes", "runner", "context", "draining",
+        "base", "delivery", "handlers", "retry_policy", "consumption", "lanes", "runner", "context", "draining",
         "arrivals",
         "dead_letters", "durable", "ack_extender", "settling", "sources", "pulled", "server_backend",
     ],
@@ -61,6 +63,10 @@ ROOMS: dict[str, list[str]] = {
         "_evolution", "_decisions", "_commands", "_classes", "_states", "_saver", "scenario", "repository",
         "read_your_writes",
     ],
+    "worker": [
+        "parameters", "calls", "idempotence", "on_bus", "on_consumer", "on_projection", "turns", "periodic",
+        "time_limits", "stop_signals", "worker",
+    ],
     "contrib/prometheus": [
         "_families", "_reading", "_exporter", "_ticker", "_asking", "_collector", "_slots", "_writer", "_registration",
         "_http", "__init__", "__main__",
@@ -68,8 +74,11 @@ ROOMS: dict[str, list[str]] = {
     "server": ["watcher", "process", "configuration", "server", "cluster"],
     "cli": [
         "_access", "demo", "_shell", "_progress", "_options", "_lines", "_program", "_types", "_bus", "_store",
-        "_append", "_export_file", "_export", "_import_there", "_import", "_rebuild", "_doctor", "_health", "_guide",
-        "_commands", "__init__",
+        "_append", "_export_file", "_export", "_import_there", "_import", "_rebuild", "supervisor", "_run", "_doctor",
+        "_health", "_guide", "_commands", "__init__",
+    ],
+    "cli/supervisor": [
+        "messages", "program", "child", "wakeup", "process", "supervisor", "ports", "metrics", "watching", "__init__",
     ],
     "cli/demo": ["plan", "audit", "node", "show", "run", "__init__"],
 }  # fmt: skip
@@ -205,6 +214,25 @@ def test_public_names_are_pinned() -> None:
         "UnknownEventTypeError", "UnknownOutcomeError", "UnsupportedError", "VersionConflictError", "VersionListener",
         "When", "WrongThreadError", "__version__", "actor_type", "add_handling", "current_handling", "diagnose",
         "end_iterations", "flush_logs", "handling", "health_app", "instrument", "retry_on_conflict",
+        "Connection", "ConnectionFailedError", "ConnectionOptions", "Consumer", "ConsumerState", "Consumption",
+        "DBAPI", "Database", "DeadLetter", "DeadlineExceededError", "Decided", "DecidedTogether", "DecodingError",
+        "Delivery", "DeliveryUncertainError", "DisconnectedError", "DuplicateIdError", "EncodingError", "Event",
+        "EventBus", "EventStore", "EventStored", "EventTooLargeError", "EventTypeError", "EventTypes", "Failure",
+        "Finding", "Follower", "FollowerStats", "Given", "Handleable", "Handler", "HandlerMetrics", "HandlingContext",
+        "HandlingFilter", "HasHealth", "Health", "Histogram", "InMemoryEventStore", "InvalidEventError",
+        "InvalidNamespaceError", "InvalidOptionError", "JetStreamEventStore", "Link", "LoadedActor",
+        "MalformedRecord", "MalformedRecordError", "Metrics", "NATSCluster", "NATSEventBus", "NATSServer", "Notice",
+        "NoticeCallback", "Observer", "Operation", "PermissionDeniedError", "Projection", "ProjectionError",
+        "ProjectionMismatchError", "ProjectionStoppedError", "ProjectionUnavailableError", "PublishTimeoutError",
+        "ReadYourWrites", "ReadYourWritesStats", "Reading", "Repository", "RetryPolicy", "Runner", "RunnerMetrics",
+        "Scenarios", "SQLite", "ServerError", "ServerNotFoundError", "SetAside", "Snapshot", "Stamp",
+        "StoreClosedError", "StoreError", "StoreMetrics", "StoreUnavailableError", "StoredEvent",
+        "StreamMismatchError", "StreamRegressionError", "Subscription", "SubscriptionClosedError",
+        "SubscriptionFilter", "SubscriptionOverflowError", "SubscriptionRunner", "SubscriptionStats",
+        "TimeLimitExceededError", "UnknownEventTypeError", "UnknownOutcomeError", "UnsupportedError",
+        "VersionConflictError", "VersionListener", "When", "Worker", "WorkerError", "WorkerMetrics",
+        "WrongThreadError", "__version__", "actor_type", "add_handling", "current_handling", "diagnose",
+        "end_iterations", "flush_logs", "handling", "health_app", "instrument", "interruptible", "retry_on_conflict",
     ]  # fmt: skip
     assert all(hasattr(aether_sync, name) for name in aether_sync.__all__)
 

@@ -41,7 +41,7 @@ from .projector import Projector, State, check_identity
 from .rebuilding import check_tables, rebuild
 from .source import Source
 
-__all__ = ["OnError", "Projection", "close_projections", "make_projection"]
+__all__ = ["OnError", "Projection", "check_database", "close_projections", "let_projection_end", "make_projection"]
 
 T = TypeVar("T")
 
@@ -621,7 +621,7 @@ def make_projection(
     settings = Settings(
         name=_checked_name(name),
         apply=apply,
-        database=_checked_database(into),
+        database=check_database("into", into),
         wanted=wanted,
         identity=Identity.of(stream, wanted),
         batch=check_count("batch", batch, _LARGEST_BATCH),
@@ -640,14 +640,19 @@ def _checked_name(name: object) -> str:
     return text
 
 
-def _checked_database(into: object) -> Database:
-    """Return where a projection goes, or raise if that is no database."""
+def check_database(name: str, into: object) -> Database:
+    """Return a database, or raise if it is none; the error names the argument."""
     kind = type(into)
     if not (callable(getattr(kind, "connect", None)) and callable(getattr(kind, "is_passing", None))):
         raise InvalidOptionError(
-            f"into must be a database, such as SQLite('read.db') or DBAPI(connect), not {short(into)}"
+            f"{name} must be a database, such as SQLite('read.db') or DBAPI(connect), not {short(into)}"
         )
     return cast(Database, into)
+
+
+def let_projection_end(projection: Projection) -> None:
+    """Have a projection apply no more events; do not wait for the batch that is being applied."""
+    projection._let_end()
 
 
 def close_projections(projections: Iterable[Projection], deadline: Deadline) -> int:
