@@ -161,7 +161,7 @@ class Call:
                 return self.wait(deadline, until, ping)
         try:
             self.is_parked = True  # first, so that it is woken if the last answer comes after this look
-            if not self._is_over and not (self.done.acquire(timeout=deadline.for_lock()) and self._is_over):
+            if not self._is_over and not (deadline.acquire(self.done) and self._is_over):
                 self._await_end(deadline, until, ping)
             self._unpark()
             self._leave(False)
@@ -194,7 +194,7 @@ class Call:
 
     def _is_over_by(self, deadline: Deadline) -> bool:
         while not self._is_over:
-            if not self.done.acquire(timeout=deadline.for_lock()):
+            if not deadline.acquire(self.done):
                 return self._is_over
         return True
 
@@ -206,6 +206,6 @@ class Call:
         self._ponged = False
         ping(self)
         while not (self._ponged or self._is_over):
-            if not self.done.acquire(timeout=bound.for_lock()):
+            if not bound.acquire(self.done):
                 return self._is_over
         return self._is_over or monotonic() - begun > _PROMPT

@@ -58,7 +58,7 @@ class ParkingLot:
                 self.parked.append(ticket)
                 if ready():
                     return True
-                if not ticket.acquire(timeout=deadline.for_lock()):
+                if not deadline.acquire(ticket):
                     with suppress(ValueError):  # a wake-up has come just now, and the look below acts on it
                         self.parked.remove(ticket)
                     return bool(ready())

@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 import pytest
 
-from aether_sync import BusClosedError, EventBus, NATSEventBus
+from aether_sync import BusClosedError, EventBus, NATSEventBus, NATSServer
 
 from ..support.common import PATIENCE, eventually, make_event
-from ..support.signals import INTERRUPTS, hammer
+from ..support.signals import INTERRUPTS, Interrupt, hammer
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no setitimer() here")
 
@@ -135,3 +135,47 @@ def test_a_handler_closes_the_bus_over_what_it_interrupted(make_bus: Callable[..
         for n in range(published):
             event = events.get(timeout=PATIENCE)
             assert event.data == {"n": n}
+
+
+def _missed(wait: Callable[[], object]) -> float:
+    """Wait on the main thread, and have a signal come that does not end the wait; return how long it took."""
+
+    def interrupt(*_: object) -> None:
+        raise Interrupt
+
+    def ring() -> None:
+        time.sleep(0.1)
+        begun.append(time.monotonic())
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)  # as the kernel may give it to any thread
+
+    begun: list[float] = []
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    other = threading.Thread(target=ring)
+    other.start()
+    try:
+        with pytest.raises(Interrupt):
+            wait()
+        return time.monotonic() - begun[0]
+    finally:
+        other.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.fault
+def test_a_signal_that_does_not_end_a_wait_is_handled_soon(local_bus: EventBus, free_port: int) -> None:
+    """CPython looks for signals before it begins to wait; one that comes in between was seen at the next wake-up."""
+    with local_bus.subscribe("n") as events:
+        assert _missed(events.get) < PATIENCE
+        assert _missed(lambda: next(events)) < PATIENCE
+    with NATSEventBus(f"nats://127.0.0.1:{free_port}", connect="background") as bus:
+        assert _missed(lambda: bus.wait_connected(None)) < PATIENCE
+
+
+@pytest.mark.fault
+def test_such_a_signal_in_the_wait_for_an_answer(own_server: NATSServer) -> None:
+    with NATSEventBus(own_server.url) as bus:
+        bus.flush(PATIENCE)
+        own_server.pause()
+        bus.publish("n", make_event())
+        assert _missed(lambda: bus.flush(None)) < PATIENCE
+        own_server.resume()
