@@ -66,6 +66,7 @@ class Process:
 
     Attributes:
         about: It, and its process now, for messages.
+        pause: Seconds between its last end and ``due``.
         due: When it is to be started, if there is no process; infinite for not before a change.
         kill_at: When it is killed, if it is ending; else infinite.
         failed: What it said of its end, if it failed.
@@ -84,7 +85,7 @@ class Process:
         self._started = 0.0
         self._short_lives = 0  # processes in sequence that ended early
         self.about = f"process {number}"
-        self.due = 0.0
+        self.pause = self.due = 0.0
         self.kill_at = inf
         self.failed: Failed | None = None
         self._left = ""
@@ -197,11 +198,11 @@ class Process:
         lived = time.monotonic() - self._started
         was_told = self._state is State.ENDING
         why = self.failed.reason if self.failed else self._left or _how_it_ended(status)
-        pause = 0.0
+        self.pause = 0.0
         if not was_told:
             self._short_lives = 0 if self._state is State.READY and lived >= _STEADY else self._short_lives + 1
             if self._short_lives:
-                pause = min(_FIRST_PAUSE * 2 ** min(self._short_lives - 1, 16), _LONGEST_PAUSE)
+                self.pause = min(_FIRST_PAUSE * 2 ** min(self._short_lives - 1, 16), _LONGEST_PAUSE)
         channel = self.channel
         with self._lock:
             self._channel = self._process = None
@@ -210,7 +211,7 @@ class Process:
         channel.close()
         for question in questions.values():
             question.answer.set_result(None)
-        self.kill_at, self.due = inf, time.monotonic() + pause
+        self.kill_at, self.due = inf, time.monotonic() + self.pause
         return why
 
     # -- any thread

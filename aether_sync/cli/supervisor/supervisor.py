@@ -163,8 +163,7 @@ class Supervisor:
             self._say(one, why)
             self._stop(_UNUSABLE)
         elif self._status is None:
-            pause = one.due - time.monotonic()
-            then = f"in {pause:.1f} s" if pause > 0 else "now"
+            then = f"in {one.pause:g} s" if one.pause else "now"
             self._say(one, f"{one.about} has ended: {why}; starting it again {then}")
 
     def _say(self, one: Process, text: str) -> None:
