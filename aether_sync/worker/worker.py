@@ -622,7 +622,7 @@ class Worker(Startable, ForkAware):
             sys.exit(_LEFT)
 
     def _begin_for(self, started: "Reply[None]") -> None:
-        """Begin everything, on a thread of its own: the main thread waits for signals, also while there is no server."""
+        """Begin everything, on a thread of its own: the main thread waits for signals meanwhile."""
         try:
             self._begin_all(Deadline(None))
         except Exception as error:
