@@ -54,6 +54,7 @@ def test_a_signal_lets_what_runs_come_to_its_end(
         assert (state.acknowledged, state.unacknowledged) == (1, 0)
 
 
+@pytest.mark.slow
 def test_what_takes_longer_than_the_grace_is_told_by_the_status(server: NATSServer, prefix: str) -> None:
     process = start(programs.runs, server.url, prefix, "for ever", 0.1)
     said(process, "begun")
@@ -78,6 +79,7 @@ def test_what_ends_a_handler_ends_the_program(server: NATSServer, prefix: str) -
     finish(process, status=1, says="aether_sync.errors.StoreError")
 
 
+@pytest.mark.slow
 def test_a_signal_while_it_waits_for_a_server(free_port: int) -> None:
     process = start(programs.waits_for_a_server, f"nats://127.0.0.1:{free_port}")
     said(process, "waiting")
