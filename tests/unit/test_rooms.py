@@ -191,7 +191,7 @@ class TestEveryFile:
 
 def test_public_names_are_pinned() -> None:
     assert aether_sync.__all__ == [
-        "ANY_VERSION", "EVENT_STORED", "NO_EVENTS", "PROJECTION_ADVANCED", "ActorState", "AetherError", "AnyVersion",
+        "ANY_VERSION", "EVENT_STORED", "NO_EVENTS", "ActorState", "AetherError", "AnyVersion",
         "AtomicAppendUnsupportedError", "BusClosedError", "CallMetrics", "CloseReport", "ClosedError", "ConnectError",
         "Connection", "ConnectionFailedError", "ConnectionOptions", "Consumer", "ConsumerState", "Consumption",
         "DBAPI", "Database", "DeadLetter", "DeadlineExceededError", "Decided", "DecidedTogether", "DecodingError",
@@ -201,11 +201,11 @@ def test_public_names_are_pinned() -> None:
         "HandlingFilter", "HasHealth", "Health", "Histogram", "InMemoryEventStore", "InvalidEventError",
         "InvalidNamespaceError", "InvalidOptionError", "JetStreamEventStore", "Link", "LoadedActor",
         "MalformedRecord", "MalformedRecordError", "Metrics", "NATSCluster", "NATSEventBus", "NATSServer", "Notice",
-        "NoticeCallback", "Observer", "Operation", "PermissionDeniedError", "Projection", "ProjectionAdvanced",
-        "ProjectionError", "ProjectionMismatchError", "ProjectionStoppedError", "ProjectionUnavailableError",
-        "PublishTimeoutError", "ReadYourWrites", "ReadYourWritesStats", "Reading", "Repository", "RetryPolicy",
-        "Runner", "RunnerMetrics", "Scenarios", "SQLite", "ServerError", "ServerNotFoundError", "SetAside",
-        "Snapshot", "Stamp", "StoreClosedError", "StoreError", "StoreMetrics", "StoreUnavailableError", "StoredEvent",
+        "NoticeCallback", "Observer", "Operation", "PermissionDeniedError", "Projection", "ProjectionError",
+        "ProjectionMismatchError", "ProjectionStoppedError", "ProjectionUnavailableError", "PublishTimeoutError",
+        "ReadYourWrites", "ReadYourWritesStats", "Reading", "Repository", "RetryPolicy", "Runner", "RunnerMetrics",
+        "Scenarios", "SQLite", "ServerError", "ServerNotFoundError", "SetAside", "Snapshot", "Stamp",
+        "StoreClosedError", "StoreError", "StoreMetrics", "StoreUnavailableError", "StoredEvent",
         "StreamMismatchError", "StreamRegressionError", "Subscription", "SubscriptionClosedError",
         "SubscriptionFilter", "SubscriptionOverflowError", "SubscriptionRunner", "SubscriptionStats",
         "TimeLimitExceededError", "UnknownEventTypeError", "UnknownOutcomeError", "UnsupportedError",
