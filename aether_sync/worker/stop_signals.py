@@ -2,22 +2,17 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 from .._values.clock import monotonic
 from ..errors import WorkerError
 
-__all__ = ["InterruptedStart", "StopSignals"]
+__all__ = ["StopSignals"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SAME = 0.5  # seconds: Ctrl-C reaches all processes of a terminal, and who supervises them passes it on as well
-
-
-class InterruptedStart(BaseException):
-    """The first signal came while the worker was being started."""
 
 
 class StopSignals:
@@ -33,7 +28,6 @@ class StopSignals:
     def __init__(self, wake: Callable[[], object]) -> None:
         self.first: signal.Signals | None = None  #: the first that came
         self._at = 0.0
-        self._interrupts = False
         self._wake = wake
         self._before: list[tuple[signal.Signals, Any]] = []
 
@@ -58,20 +52,6 @@ class StopSignals:
         now = monotonic()
         if self.first is None:
             self.first, self._at = signal.Signals(number), now
-            if self._interrupts:
-                self._interrupts = False
-                raise InterruptedStart
             self._wake()
         elif now - self._at > _SAME:
             os._exit(128 + number)
-
-    @contextmanager
-    def interrupting(self) -> Iterator[None]:
-        """Let the first signal raise :class:`InterruptedStart` within the ``with`` statement."""
-        self._interrupts = True
-        try:
-            if self.first is not None:
-                raise InterruptedStart
-            yield
-        finally:
-            self._interrupts = False

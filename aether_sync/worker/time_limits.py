@@ -181,8 +181,10 @@ def interruptible() -> Iterator[None]:
     Then :class:`TimeLimitExceededError` is raised in the block, at any place of its Python code; if the limit is over
     already, at once. Use it around code that can be left anywhere: a computation, and not a ``with lock:`` that must
     not be cut, or a connection that others use after that. A call into C is not interrupted, such as ``time.sleep()``,
-    a query, a socket or a long operation of numpy: the error comes when it returns. Elsewhere than in a handler with a
-    time limit the block does nothing. Where Python is not CPython, nothing is interrupted.
+    a query, a socket or a long operation of numpy: the error comes when it returns. In some versions of CPython, such
+    as 3.13.0, no ``except``, ``finally`` or ``with`` of the same function sees an error that comes at the jump back of
+    a loop: then the handler fails with it. Elsewhere than in a handler with a time limit the block does nothing. Where
+    Python is not CPython, nothing is interrupted.
     """
     call = _running.get(get_ident())
     if call is None:

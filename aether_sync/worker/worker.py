@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from enum import Enum
 from functools import partial
+from threading import Thread
 from typing import Any, Literal, Protocol, TypeVar
 
 from .._arguments import check_callback, check_count, check_flag, check_seconds, check_text, check_timeout, is_of
@@ -18,7 +19,8 @@ from .._runtime.handler_threads import Hook, ThreadHooks
 from .._runtime.locks import outside_locks, signal_safe_lock
 from .._runtime.registry import WeakRegistry
 from .._runtime.reporter import Reporter, last_words
-from .._runtime.waits import ParkingLot
+from .._runtime.threads import NoThreadError, make_thread, start
+from .._runtime.waits import ParkingLot, Reply
 from .._values.shown import name_of, short
 from ..bus import EventBus
 from ..errors import AetherError, InvalidOptionError, WorkerError
@@ -42,7 +44,7 @@ from .on_consumer import ConsumerHandler, Running
 from .on_projection import ProjectionPart
 from .parameters import OF_A_BUS, OF_A_CONSUMER, OF_NOTHING, Source, as_called
 from .periodic import Periodic
-from .stop_signals import InterruptedStart, StopSignals
+from .stop_signals import StopSignals
 from .time_limits import TimeLimits, check_limit
 from .turns import Turns
 
@@ -54,6 +56,7 @@ _MOST_THREADS = 10_000  # of one handler: more is a slip
 _ABORT = 5.0  # seconds for the handlers that run when a start has failed
 _LAST = 5.0  # seconds for what handlers have published, behind the grace of run()
 _AT_EXIT = 5.0  # seconds for the handlers of workers that nobody has closed
+_SETTLES = 1.0  # seconds for what is just being begun when a signal comes
 _LEFT = 3  # the exit status of run() if something was left undone
 
 
@@ -606,27 +609,54 @@ class Worker(Startable, ForkAware):
                 :meth:`start` and :meth:`wait`.
         """
         check_timeout("grace", grace)
-        with StopSignals(self._changed.wake_all) as signals:
+        started: Reply[None] = Reply()
+        thread = make_thread(self._begin_for, started, name="aether-start")
+        with StopSignals(self._wake) as signals:
             self._claim()
             try:
-                with signals.interrupting():
-                    self._begin_all(Deadline(None))
-                self._changed.wait(lambda: signals.first is not None or self._is_over(), Deadline(None))
-            except InterruptedStart:
-                pass
+                start(thread)
+            except NoThreadError as error:
+                self.close(0)
+                raise WorkerError(f"no thread to start the worker: {error}") from error
+            try:
+                self._changed.wait(
+                    lambda: signals.first is not None or started.error is not None or self._is_over(), Deadline(None)
+                )
             finally:
-                failure = self._failure()
-                report = self._close_all(grace)
+                failure = started.error or self._failure()
+                report = self._close_all(grace, thread)
         if failure is not None:
             raise again(failure)
         if not report:
             sys.exit(_LEFT)
 
-    def _close_all(self, grace: float | None) -> CloseReport:
-        """Drain, and close the store and then the bus, on which the store may publish."""
-        drained, deadline = self.drain(grace), Deadline(_LAST)
+    def _begin_for(self, started: "Reply[None]") -> None:
+        """Begin everything, on a thread of its own: the main thread waits for signals meanwhile."""
+        try:
+            self._begin_all(Deadline(None))
+        except Exception as error:
+            started.fail(error)
+        else:
+            started.set(None)
+        finally:
+            self._wake()
+
+    def _close_all(self, grace: float | None, starting: Thread) -> CloseReport:
+        """Drain, and close the store and then the bus, on which the store may publish.
+
+        Args:
+            grace: Seconds for the handlers that run.
+            starting: The thread that begins everything. If it waits for a server, closing the store and the bus ends
+                that; otherwise what it is just beginning is drained as well.
+        """
+        graceful = Deadline(grace)
+        with self._lock:
+            self._state = _State.CLOSED
+        starting.join(min(_SETTLES, graceful.for_lock()))
+        drained, deadline = self.drain(graceful.timeout_left()), Deadline(_LAST)
         others = [one for one in (self._store, self._bus) if one is not None]
         reports = [drained, *(one.close(deadline.timeout_left()) for one in others)]
+        starting.join(deadline.for_lock())
         return CloseReport(
             unsent=sum(one.unsent for one in reports),
             uncertain=sum(one.uncertain for one in reports),

@@ -200,6 +200,7 @@ class TestOfTheCluster:
         assert again.sequence == last.sequence + 2
         assert book.write("work", turns.Turn(by="x", begun=1.5, has_ended=False), Deadline(PATIENCE)) is None
 
+    @pytest.mark.slow
     def test_while_the_server_is_away_it_waits_and_says_so(
         self, own_server: NATSServer, make_store: MakeStore, quick: None, caplog: pytest.LogCaptureFixture
     ) -> None:

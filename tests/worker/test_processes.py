@@ -65,7 +65,7 @@ def test_each_event_is_handled_or_a_dead_letter_and_each_actors_are_in_order(
         while handled() != wanted and time.monotonic() < end:
             time.sleep(0.1)
         assert handled() == wanted
-        eventually(lambda: {one.sequence for one in store.consumer("c").dead_letters()} == poisonous)
+        eventually(lambda: {one.sequence for one in store.consumer("c").dead_letters(limit=EVENTS)} == poisonous)
     finally:
         for process in processes:
             process.send_signal(signal.SIGTERM)

@@ -1,14 +1,28 @@
 """``worker.run()`` in a process: signals, the grace, and what the exit status tells."""
 
+import os
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from aether_sync import Event, JetStreamEventStore, NATSEventBus, NATSServer, Worker, WorkerError
+from aether_sync import (
+    ANY_VERSION,
+    Consumer,
+    Delivery,
+    Event,
+    InMemoryEventStore,
+    JetStreamEventStore,
+    NATSEventBus,
+    NATSServer,
+    Runner,
+    Worker,
+    WorkerError,
+)
 
 from ..programs import workers as programs
 from ..programs.run import finish, start
@@ -40,6 +54,7 @@ def test_a_signal_lets_what_runs_come_to_its_end(
         assert (state.acknowledged, state.unacknowledged) == (1, 0)
 
 
+@pytest.mark.slow
 def test_what_takes_longer_than_the_grace_is_told_by_the_status(server: NATSServer, prefix: str) -> None:
     process = start(programs.runs, server.url, prefix, "for ever", 0.1)
     said(process, "begun")
@@ -64,11 +79,36 @@ def test_what_ends_a_handler_ends_the_program(server: NATSServer, prefix: str) -
     finish(process, status=1, says="aether_sync.errors.StoreError")
 
 
+@pytest.mark.slow
 def test_a_signal_while_it_waits_for_a_server(free_port: int) -> None:
     process = start(programs.waits_for_a_server, f"nats://127.0.0.1:{free_port}")
     said(process, "waiting")
     process.send_signal(signal.SIGTERM)
     assert finish(process, says=None) == "ended\n"
+
+
+def test_a_signal_while_a_handler_is_just_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, done = Consumer.run, list[str]()
+
+    def run_slowly(*args: Any, **options: Any) -> Runner:
+        runner = run(*args, **options)
+        time.sleep(0.2)  # the worker does not know of the runner yet
+        return runner
+
+    monkeypatch.setattr(Consumer, "run", run_slowly)
+    store = InMemoryEventStore()
+    worker = Worker(store=store)
+
+    @worker.consume("c")
+    def handle(delivery: Delivery) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.4)
+        done.append("whole")
+
+    store.append("a", Event(event_type="T", actor_id="a"), expected_version=ANY_VERSION)
+    worker.run(grace=PATIENCE)
+    assert done == ["whole"]
+    assert store.closed
 
 
 def test_on_another_thread_it_is_refused(local_bus: object) -> None:
