@@ -9,6 +9,8 @@ import pytest_aether_sync
 from aether_sync import NATSServer
 from aether_sync.testing import _guard
 
+from ..support.common import PATIENCE
+
 CONFTEST = """
     import pytest
     from aether_sync import Event
@@ -39,11 +41,12 @@ class Run:
         self.pytester.makepyfile(text)
         return self.pytester.runpytest_inprocess("-p", "pytest_aether_sync", "-p", "no:cacheprovider", *options)
 
-    def with_all_plugins(self, text: str, *options: str, ini: str = "") -> pytest.RunResult:
-        """Run it in a process of its own, with every plugin that is installed."""
-        self.pytester.makeini(f"[pytest]\nfilterwarnings = error\nasyncio_default_fixture_loop_scope = function\n{ini}")
+    def apart(self, text: str, *options: str, ini: str = "") -> pytest.RunResult:
+        """Run it in a process of its own."""
+        self.pytester.makeini(f"[pytest]\nfilterwarnings = error\n{ini}")
         self.pytester.makepyfile(text)
-        return self.pytester.runpytest_subprocess("-p", "no:cacheprovider", *options, timeout=120)
+        named = ("-p", "pytest_aether_sync", "-p", "no:cacheprovider")
+        return self.pytester.runpytest_subprocess(*named, *options, timeout=PATIENCE * 10)
 
 
 def test_every_fixture_works(run: Run) -> None:
@@ -224,20 +227,23 @@ def test_servers_can_be_configured(run: Run) -> None:
 
 
 def test_a_configuration_that_is_wrong_is_named(run: Run) -> None:
-    result = run("def test_it(nats_url): pass", ini="aether_server_config = max_payload: nonsense")
+    result = run("def test_it(nats_url): pass", ini="aether_server_config = max_payloads: 65536")
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*ServerError*", "*nonsense*"])
+    result.stdout.fnmatch_lines(["*ServerError*", '*unknown field "max_payloads"*'])
 
 
 def test_a_server_that_runs_already_is_used_and_left_clean(run: Run, server: NATSServer) -> None:
     text = f"""
-        from aether_sync import InvalidOptionError, JetStreamEventStore
+        import time
+        from aether_sync import JetStreamEventStore
 
         def test_it(nats_url, aether_store, placed):
             assert nats_url == "{server.url}"
             aether_store.append("order-1", placed, expected_version=0)
-            with aether_store.consumer("c").run(lambda delivery: delivery.reject("no"), dead_letters=True) as runner:
-                aether_store.consumer("c").wait_for(1)
+            consumer = aether_store.consumer("c")
+            with consumer.run(lambda delivery: delivery.reject("no"), dead_letters=True):
+                while not consumer.dead_letters():
+                    time.sleep(0.01)
             global stream
             stream = aether_store.stream
 
@@ -283,7 +289,7 @@ def test_it_is_inert_and_found_by_its_entry_point(pytester: pytest.Pytester, mon
             assert not {"asyncio", "nats", "msgspec"} & set(sys.modules)
         """
     )
-    result = pytester.runpytest_subprocess("-p", "pytest_aether_sync", "-p", "no:cacheprovider", timeout=60)
+    result = pytester.runpytest_subprocess("-p", "pytest_aether_sync", "-p", "no:cacheprovider", timeout=PATIENCE * 5)
     result.assert_outcomes(passed=1)
 
 
@@ -391,43 +397,41 @@ EVERYTHING = """
 @pytest.mark.parametrize("options", [["-n", "2"], ["-n", "0"]], ids=" ".join)
 def test_beside_the_plugins_that_people_have(run: Run, monkeypatch: pytest.MonkeyPatch, options: list[str]) -> None:
     monkeypatch.delenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
-    result = run.with_all_plugins(
-        EVERYTHING, *options, "-p", "randomly", "--timeout", "60", "--timeout-method", "thread"
-    )
+    result = run.apart(EVERYTHING, *options, "--timeout", "60", ini="asyncio_default_fixture_loop_scope = function")
     result.assert_outcomes(passed=14)
     for name in ("randomly", "asyncio", "anyio", "timeout", "xdist", "time-machine", "aether-sync"):
         assert f"{name}-" in result.stdout.str(), f"{name} is installed"
 
 
-@pytest.mark.slow  # it starts pytest with every plugin
-def test_a_test_that_hangs_is_ended_by_its_timeout(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
-    text = """
+@pytest.mark.slow  # it starts another process
+@pytest.mark.parametrize("method", ["signal", "func_only"])
+def test_a_test_that_hangs_is_ended_by_its_timeout(run: Run, method: str) -> None:
+    how = 'method="signal"' if method == "signal" else 'method="signal", func_only=True'
+    text = f"""
         import pytest
 
-        @pytest.mark.timeout(1, method="signal")
+        @pytest.mark.timeout(1, {how})
         def test_hangs(aether_bus, published):
             published.expect("OrderPlaced", within=None)
 
+        @pytest.mark.timeout(60, method="thread")
         def test_goes_on(aether_bus, published):
             published.nothing(within=0)
     """
-    result = run.with_all_plugins(text, "-p", "no:randomly")
+    result = run.apart(text, "-p", "pytest_timeout")
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["*Timeout*1.0s*"])
 
 
-@pytest.mark.slow  # it starts pytest with every plugin
-def test_each_worker_of_xdist_has_a_server_of_its_own(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
+@pytest.mark.slow  # it starts other processes
+def test_each_worker_of_xdist_has_a_server_of_its_own(run: Run) -> None:
     text = """
-        import pathlib
         import pytest
 
         @pytest.mark.parametrize("number", range(4))
         def test_it(number, nats_url, worker_id, pytestconfig):
             (pytestconfig.rootpath / f"{worker_id}-{number}.url").write_text(nats_url)
     """
-    run.with_all_plugins(text, "-n", "2", "-p", "no:randomly").assert_outcomes(passed=4)
+    run.apart(text, "-p", "xdist.plugin", "-p", "xdist.looponfail", "-n", "2").assert_outcomes(passed=4)
     urls = {(one.name.split("-")[0], one.read_text()) for one in run.pytester.path.glob("*.url")}
     assert len(urls) == len({worker for worker, _ in urls}) == 2
