@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         NATSServer,
     )
     from aether_sync.testing import BrokenLink, LogRecorder, Published
+    from aether_sync.testing._means import Reach
 
 __all__ = ["pytest_addoption"]
 
@@ -119,46 +120,42 @@ def aether_namespace(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def _aether_link(request: pytest.FixtureRequest) -> "BrokenLink | None":
-    """The broken link of a test that asks for it."""
-    return request.getfixturevalue("broken_link") if "broken_link" in request.fixturenames else None
+def _aether_reach(request: pytest.FixtureRequest, nats_url: str) -> "Reach":
+    """How the test reaches its server: through the broken link, if it asks for that."""
+    from aether_sync.testing._means import Reach
+
+    link = request.getfixturevalue("broken_link") if "broken_link" in request.fixturenames else None
+    return Reach(nats_url, link, trust_env=bool(request.config.getini(_NATS_URL)))
 
 
 @pytest.fixture
-def aether_connection(aether_guard: None, nats_url: str, _aether_link: "BrokenLink | None") -> Iterator["Connection"]:
+def aether_connection(aether_guard: None, _aether_reach: "Reach") -> Iterator["Connection"]:
     """A connection, which ``aether_bus`` and ``aether_store`` share."""
     from aether_sync.testing._means import opened_connection
 
-    with opened_connection(nats_url, _aether_link) as connection:
+    with opened_connection(_aether_reach) as connection:
         yield connection
 
 
 @pytest.fixture
 def aether_bus(
-    aether_connection: "Connection",
-    aether_namespace: str,
-    aether_types: "EventTypes | None",
-    _aether_link: "BrokenLink | None",
+    aether_connection: "Connection", aether_namespace: str, aether_types: "EventTypes | None", _aether_reach: "Reach"
 ) -> Iterator["NATSEventBus"]:
     """A bus that no other test listens to."""
     from aether_sync.testing._means import opened_bus
 
-    with opened_bus(aether_connection, aether_namespace, aether_types, _aether_link) as bus:
+    with opened_bus(aether_connection, aether_namespace, aether_types, _aether_reach) as bus:
         yield bus
 
 
 @pytest.fixture
 def aether_store(
-    aether_connection: "Connection",
-    aether_namespace: str,
-    aether_types: "EventTypes | None",
-    _aether_link: "BrokenLink | None",
-    nats_url: str,
+    aether_connection: "Connection", aether_namespace: str, aether_types: "EventTypes | None", _aether_reach: "Reach"
 ) -> Iterator["JetStreamEventStore"]:
     """A store that has no events yet; what it stores is deleted after the test."""
     from aether_sync.testing._means import opened_store
 
-    with opened_store(aether_connection, aether_namespace, aether_types, _aether_link, nats_url) as store:
+    with opened_store(aether_connection, aether_namespace, aether_types, _aether_reach) as store:
         yield store
 
 

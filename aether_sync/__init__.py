@@ -44,6 +44,7 @@ from .errors import (
     UnknownOutcomeError,
     UnsupportedError,
     VersionConflictError,
+    WorkerError,
     WrongThreadError,
 )
 from .event_types import EventTypes
@@ -62,11 +63,13 @@ from .metrics import (
     CallMetrics,
     CloseReport,
     FollowerStats,
+    HandlerMetrics,
     Histogram,
     Metrics,
     RunnerMetrics,
     StoreMetrics,
     SubscriptionStats,
+    WorkerMetrics,
 )
 from .nats_bus import NATSEventBus
 from .notices import Notice, NoticeCallback
@@ -91,6 +94,7 @@ from .stores.consumers.base import ConsumerState, DeadLetter
 from .stores.consumers.consumption import Consumption
 from .stores.consumers.delivery import Delivery
 from .stores.consumers.handlers import Handler
+from .stores.consumers.retry_policy import RetryPolicy
 from .stores.consumers.runner import Runner
 from .stores.doctor.diagnosis import diagnose
 from .stores.doctor.findings import Finding
@@ -104,6 +108,9 @@ from .stores.projections.projection import Projection
 from .stores.projections.sqlite import SQLite
 from .stores.retrying import retry_on_conflict
 from .subscription import Subscription
+from .subscription_runner import SubscriptionRunner
+from .worker.calls import Failure
+from .worker.worker import Worker
 
 __all__ = [
     "ANY_VERSION",
@@ -143,12 +150,14 @@ __all__ = [
     "EventTooLargeError",
     "EventTypeError",
     "EventTypes",
+    "Failure",
     "Finding",
     "Follower",
     "FollowerStats",
     "Given",
     "Handleable",
     "Handler",
+    "HandlerMetrics",
     "HandlingContext",
     "HandlingFilter",
     "HasHealth",
@@ -182,6 +191,7 @@ __all__ = [
     "ReadYourWritesStats",
     "Reading",
     "Repository",
+    "RetryPolicy",
     "Runner",
     "RunnerMetrics",
     "Scenarios",
@@ -202,6 +212,7 @@ __all__ = [
     "SubscriptionClosedError",
     "SubscriptionFilter",
     "SubscriptionOverflowError",
+    "SubscriptionRunner",
     "SubscriptionStats",
     "UnknownEventTypeError",
     "UnknownOutcomeError",
@@ -209,6 +220,9 @@ __all__ = [
     "VersionConflictError",
     "VersionListener",
     "When",
+    "Worker",
+    "WorkerError",
+    "WorkerMetrics",
     "WrongThreadError",
     "__version__",
     "actor_type",

@@ -10,7 +10,18 @@ raised there comes from a signal handler, and not from a wrong argument.
 import inspect
 import math
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+)
+from contextlib import suppress
 from decimal import Decimal
 from numbers import Integral, Real
 from pathlib import PurePath
@@ -35,11 +46,13 @@ __all__ = [
     "check_known",
     "check_options",
     "check_path",
+    "check_plain_function",
     "check_seconds",
     "check_text",
     "check_timeout",
     "is_mapping",
     "is_of",
+    "refuse_unrun",
 ]
 
 T = TypeVar("T")
@@ -210,7 +223,22 @@ _NOT_RUN: Mapping[Callable[[Any], bool], str] = {
 }
 
 
-def check_callback(name: str, value: object, *arguments: str) -> None:
+def check_plain_function(name: str, value: Any, called: str) -> None:
+    """Refuse what cannot be called, and what would return something that nobody runs.
+
+    Args:
+        name: What it is called.
+        value: The user's function.
+        called: How it is called, such as ``"with a Notice"``.
+    """
+    if not callable(value):
+        raise InvalidOptionError(f"{name} must be a function that is called {called}, not {short(value)}")
+    for is_kind, kind in _NOT_RUN.items():
+        if is_kind(value) or is_kind(type(value).__call__):
+            raise InvalidOptionError(f"{name} must not be {kind}, as {short(value)} is: pass a plain function")
+
+
+def check_callback(name: str, value: Any, *arguments: str) -> None:
     """Refuse what cannot be called with these arguments, and what would return something that nobody runs.
 
     Args:
@@ -219,12 +247,7 @@ def check_callback(name: str, value: object, *arguments: str) -> None:
         *arguments: What it is called with, such as ``"a Notice"``.
     """
     said = " and ".join(arguments)
-    if not callable(value):
-        given = f"with {said}" if arguments else "without arguments"
-        raise InvalidOptionError(f"{name} must be a function that is called {given}, not {short(value)}")
-    for is_kind, kind in _NOT_RUN.items():
-        if is_kind(value) or is_kind(type(value).__call__):
-            raise InvalidOptionError(f"{name} must not be {kind}, as {short(value)} is: pass a plain function")
+    check_plain_function(name, value, f"with {said}" if arguments else "without arguments")
     try:
         parameters = inspect.signature(value, follow_wrapped=False)  # those of the wrapper, which is what is called
     except Exception:  # a builtin function may have none, and an object of the user's may raise anything
@@ -236,6 +259,23 @@ def check_callback(name: str, value: object, *arguments: str) -> None:
         raise InvalidOptionError(
             f"{name} is called {number}{said}, and {short(value)} takes {parameters}: {error}"
         ) from None
+
+
+def refuse_unrun(returned: object) -> None:
+    """Refuse what a handler has returned if its work is still to be done by whoever awaits or iterates it.
+
+    Raises:
+        InvalidOptionError: It is an awaitable, a generator or an asynchronous generator.
+    """
+    if not issubclass(type(returned), (Awaitable, Generator, AsyncGenerator)):
+        return
+    if isinstance(returned, (Coroutine, Generator)):
+        with suppress(Exception):  # of the user's code, in one that was begun
+            returned.close()  # or Python warns that it was never awaited
+    raise InvalidOptionError(
+        f"the handler has returned {short(returned)}, which nobody runs, instead of doing the work: pass a plain "
+        "function"
+    )
 
 
 def check_text(name: str, value: object) -> str | None:

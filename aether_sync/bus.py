@@ -17,6 +17,7 @@ from ._runtime.deadline import Deadline
 from ._runtime.exit import before_threads_end, is_ending, main_thread_is_done
 from ._runtime.fork import ForkAware, fork_aware
 from ._runtime.green import refuse_late_patching
+from ._runtime.handler_threads import Hook
 from ._runtime.listeners import Listeners
 from ._runtime.locks import signal_safe_lock, tries
 from ._runtime.registry import WeakRegistry
@@ -33,6 +34,7 @@ from .metrics import CloseReport, Metrics
 from .notices import NoticeCallback
 from .patterns import SubscriptionFilter
 from .subscription import Subscription
+from .subscription_runner import EventHandler, SubscriptionRunner, check_running, start_subscription_runner
 
 __all__ = ["EventBus", "lasting_metrics"]
 
@@ -157,6 +159,61 @@ class EventBus(Startable, ForkAware):
             **options: As for :meth:`subscribe`, except ``filter``.
         """
         return self.subscribe(*patterns, filter=SubscriptionFilter(event_types={EVENT_STORED}), **options)
+
+    def run(
+        self,
+        pattern: str,
+        handler: EventHandler,
+        *,
+        threads: int = 1,
+        filter: SubscriptionFilter | None = None,  # noqa: A002  # the word of the domain
+        maxsize: int = 65_536,
+        max_bytes: int = 64 * 2**20,
+        overflow: Literal["drop_newest", "drop_oldest", "fail"] = "drop_newest",
+        queue_group: str | None = None,
+        thread_start: Hook | None = None,
+        thread_exit: Hook | None = None,
+        timeout: float | None = 5.0,
+    ) -> SubscriptionRunner:
+        """Call a handler with each event of some namespaces, on threads of its own.
+
+        It is the small form of a :class:`Worker`, and a loop over :meth:`subscribe` with what such a loop needs: an
+        error of the handler is logged and counted, and ends nothing.
+
+        Args:
+            pattern: As for :meth:`subscribe`.
+            handler: Called with an :class:`Event`; with more than one thread, several calls run at the same time. To
+                return an awaitable or a generator, which nobody would run, is a failure.
+            threads: How many handlers run at a time. One keeps the order of the events.
+            filter: As for :meth:`subscribe`.
+            maxsize: As for :meth:`subscribe`.
+            max_bytes: As for :meth:`subscribe`.
+            overflow: As for :meth:`subscribe`.
+            queue_group: As for :meth:`subscribe`.
+            thread_start: Called on each thread before its first event; if it raises, the runner ends.
+            thread_exit: Called on each thread after its last event.
+            timeout: As for :meth:`subscribe`.
+
+        Returns:
+            A :class:`SubscriptionRunner` that has started; close it, or use it in a ``with`` statement. Closing the bus
+            ends it, too, and does not wait for its handlers.
+
+        Raises:
+            InvalidOptionError: An argument is wrong: the handler is an ``async def`` or a generator function, say, or
+                does not take one argument.
+            WorkerError: No thread can be started. Also the errors of :meth:`subscribe`.
+        """
+        number, hooks = check_running(handler, threads, thread_start, thread_exit)
+        subscription = self.subscribe(
+            pattern,
+            filter=filter,
+            maxsize=maxsize,
+            max_bytes=max_bytes,
+            overflow=overflow,
+            queue_group=queue_group,
+            timeout=timeout,
+        )
+        return start_subscription_runner(subscription, handler, number, hooks, self._reporter)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Close a subscription of this bus. The events that it has queued can still be taken.

@@ -32,6 +32,7 @@ A deadline that ran out is also the builtin ``TimeoutError``; a bad argument is 
     │   ├── ProjectionMismatchError             what its database says of it is of another stream, or other filters
     │   ├── ProjectionStoppedError              it does not go on, until somebody acts
     │   └── ProjectionUnavailableError          its database cannot be reached
+    ├── WorkerError                             a worker cannot do it: no thread, begun already, a hook that raised
     ├── ClosedError                             it was closed
     │   ├── BusClosedError
     │   ├── StoreClosedError
@@ -84,6 +85,7 @@ __all__ = [
     "UnknownOutcomeError",
     "UnsupportedError",
     "VersionConflictError",
+    "WorkerError",
     "WrongThreadError",
 ]
 
@@ -326,6 +328,10 @@ class SubscriptionClosedError(ClosedError):
 
 class SubscriptionOverflowError(SubscriptionClosedError):
     """The queue of a subscription was full, and it has ``overflow="fail"``."""
+
+
+class WorkerError(AetherError):
+    """A worker, or a bus that runs a handler, cannot do it: it has begun already, or has no thread for a handler."""
 
 
 class WrongThreadError(AetherError):

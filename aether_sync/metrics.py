@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import add
 
 from ._arguments import as_seconds
 from ._values.counting import Times
@@ -13,6 +14,7 @@ __all__ = [
     "CallMetrics",
     "CloseReport",
     "FollowerStats",
+    "HandlerMetrics",
     "Histogram",
     "Metrics",
     "OTHER_NAMESPACES",
@@ -20,7 +22,9 @@ __all__ = [
     "RunnerMetrics",
     "StoreMetrics",
     "SubscriptionStats",
+    "WorkerMetrics",
     "histogram_of",
+    "histogram_of_both",
 ]
 
 #: The key under which ``published_by_namespace`` counts all namespaces beyond its bound. It is no valid namespace.
@@ -162,6 +166,13 @@ def histogram_of(times: Times) -> Histogram:
     """Return the times that were counted. A time is counted before it is added, so the sum is read first."""
     total = times.total
     return Histogram(counts=times.counts, sum=float(total))
+
+
+def histogram_of_both(returned: Times, raised: Times) -> tuple[Histogram, int, int]:
+    """Return the times of calls that have returned and of those that have raised, and how many there are of each."""
+    first, second = histogram_of(returned), histogram_of(raised)
+    counts = tuple(map(add, first.counts, second.counts))
+    return Histogram(counts=counts, sum=first.sum + second.sum), first.count, second.count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -344,6 +355,58 @@ class RunnerMetrics:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HandlerMetrics:
+    """What a handler did since it was begun: a snapshot that does not change.
+
+    ``handled + failed == seconds.count`` holds in every snapshot.
+
+    Attributes:
+        name: The function, with its module: ``"shop.mails.send"``.
+        kind: ``"on"`` of events of a bus, ``"consume"`` of a durable consumer, ``"every"`` of periodic work.
+        of: The pattern, the name of the consumer, or the name of the periodic work.
+        threads: How many calls may run at a time.
+        busy: How many run now.
+        waiting: Events that wait in this process to be handled.
+        handled: Calls that returned.
+        failed: Calls that raised an error.
+        passed_by: Events or turns for which the handler was not called: those that it had handled already
+            (``idempotent``), those that the filter of a queue group left out, and the turns of periodic work that
+            another process took.
+        overdue: Calls that took longer than their time limit.
+        dropped: Events of a bus that were lost before they were handled, as the queue was full or was discarded.
+        dead_letters: Events of a consumer that became dead letters here.
+        seconds: How long the handler took, each time.
+    """
+
+    name: str = ""
+    kind: str = ""
+    of: str = ""
+    threads: int = 0
+    busy: int = 0
+    waiting: int = 0
+    handled: int = 0
+    failed: int = 0
+    passed_by: int = 0
+    overdue: int = 0
+    dropped: int = 0
+    dead_letters: int = 0
+    seconds: Histogram = field(default_factory=Histogram)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerMetrics:
+    """What the handlers of a worker did since it was started. Its projections are in ``health()``.
+
+    Attributes:
+        handlers: One for each handler, in the order in which they were given to the worker.
+        runners: What the runners of its durable consumers have counted besides.
+    """
+
+    handlers: tuple[HandlerMetrics, ...] = ()
+    runners: tuple[RunnerMetrics, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CloseReport:
     """What a ``close()`` left undone. It is true if nothing was: ``if not bus.close(): ...``.
 
@@ -351,7 +414,7 @@ class CloseReport:
         unsent: Events that were accepted and never sent.
         uncertain: Events that were sent and not confirmed, as far as no ``flush()`` has reported them.
         rejected: Events that the server refused, as far as no ``flush()`` has reported them.
-        handlers_left: Handlers of a store's runners that still ran when the time was over.
+        handlers_left: Handlers that still ran when the time was over.
         timed_out: Whether the timeout ran out before everything was done.
     """
 

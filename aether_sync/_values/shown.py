@@ -2,10 +2,11 @@
 
 import reprlib
 from collections.abc import Mapping
+from functools import partial
 from itertools import islice
 from typing import Any
 
-__all__ = ["explained", "short"]
+__all__ = ["explained", "name_of", "short"]
 
 
 class _Short(reprlib.Repr):
@@ -43,3 +44,19 @@ def explained(error: BaseException, longest: int = 200) -> str:
         return f"{type(error).__name__}: {error}"[:longest]
     except Exception:
         return type(error).__name__
+
+
+def name_of(function: object) -> str:
+    """Return how a function of the user's is called in messages and metrics, such as ``shop.mails.send``. Never raises.
+
+    It is the same in all processes that run the same program.
+    """
+    while type(function) is partial:
+        function = function.func
+    try:
+        named = function if isinstance(getattr(function, "__qualname__", None), str) else type(function)
+        module = getattr(named, "__module__", None)
+        name = getattr(named, "__qualname__", "a handler")
+        return f"{module}.{name}" if isinstance(module, str) else str(name)
+    except Exception:  # of an object of the user's
+        return type(function).__qualname__

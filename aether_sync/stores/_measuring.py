@@ -7,7 +7,6 @@ made of them, and what is at most another is counted after it and read before it
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import update_wrapper
-from operator import add
 from typing import Any, TypeVar, cast
 
 from .._runtime.fork import ForkAware, fork_aware
@@ -15,7 +14,7 @@ from .._values.clock import monotonic
 from .._values.counting import Count, Sum, Times
 from ..errors import UnknownOutcomeError, VersionConflictError
 from ..events import Event
-from ..metrics import BOUNDS, CallMetrics, Histogram, RunnerMetrics, StoreMetrics, histogram_of
+from ..metrics import BOUNDS, CallMetrics, RunnerMetrics, StoreMetrics, histogram_of_both
 
 __all__ = ["RunnerCounts", "StoreCounts", "measured"]
 
@@ -41,15 +40,8 @@ class _CallCount:
     def snapshot(self) -> CallMetrics:
         """Return what was counted."""
         later = self.later.count
-        seconds, _, raised = _both(self.returned, self.raised)
+        seconds, _, raised = histogram_of_both(self.returned, self.raised)
         return CallMetrics(calls=seconds.count, errors=raised + later, seconds=seconds)
-
-
-def _both(returned: Times, raised: Times) -> tuple[Histogram, int, int]:
-    """Return all times of two kinds, and how many there are of each."""
-    first, second = histogram_of(returned), histogram_of(raised)
-    counts = tuple(map(add, first.counts, second.counts))
-    return Histogram(counts=counts, sum=first.sum + second.sum), first.count, second.count
 
 
 class _Calls(dict[str, _CallCount]):
@@ -182,7 +174,7 @@ class RunnerCounts(ForkAware):
             dead_letters: Dead letters that are counted elsewhere.
             **fields: The other fields.
         """
-        seconds, handled, failed = _both(self._returned, self._raised)
+        seconds, handled, failed = histogram_of_both(self._returned, self._raised)
         return RunnerMetrics(
             handled=handled,
             failed=failed,

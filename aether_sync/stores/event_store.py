@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Literal, Protocol, Self, runtime_checkable
 
-from .._arguments import check_callback, check_count, check_flag, check_seconds
+from .._arguments import check_callback, check_count, check_flag
 from .._runtime.deadline import Deadline
+from .._runtime.handler_threads import Hook, ThreadHooks
 from .._values.shown import short
 from ..bus import EventBus
 from ..errors import StoreClosedError
@@ -24,6 +25,7 @@ from .consumers.context import ConsumerContext
 from .consumers.draining import handle_now
 from .consumers.handlers import Handler
 from .consumers.lanes import Handling
+from .consumers.retry_policy import RetryPolicy, check_retry
 from .consumers.runner import Runner, start_runner
 
 __all__ = ["Consumer", "EventStore"]
@@ -542,9 +544,11 @@ class Consumer:
         handler: Handler,
         *,
         threads: int = 4,
-        retry_delay: float = 1.0,
+        retry_delay: float | RetryPolicy = 1.0,
         prefetch: int = 256,
         dead_letters: bool = False,
+        thread_start: Hook | None = None,
+        thread_exit: Hook | None = None,
         timeout: float | None = 5.0,
     ) -> Runner:
         """Call a handler with each delivery, on threads of its own, the events of each actor one after the other.
@@ -557,7 +561,8 @@ class Consumer:
                 becomes a dead letter; at once if the handler lets the ``EventTypeError`` of its own event through. To
                 return an awaitable or a generator, which nobody would run, is a failure, too.
             threads: How many handlers run at a time. 4 hide the waiting of handlers that use a network or a database.
-            retry_delay: Seconds before an event whose handler failed is tried again, doubled each time, up to 60.
+            retry_delay: Seconds before an event whose handler failed is tried again, doubled each time, up to 60; or a
+                :class:`RetryPolicy`, which also says after which errors it is given up at once.
             prefetch: How many events are sorted by actor in this process at most, and how many more wait to be. 256 are
                 enough that they are usually of several actors, so that all threads have work; there are more for a
                 while when all are of a few actors and threads have nothing to do. A runner begins with two for each
@@ -567,6 +572,8 @@ class Consumer:
             dead_letters: Whether to handle the consumer's dead letters instead of its new events; see :meth:`iterate`.
                 A dead letter is tried ``max_deliver`` times in a row, then it stays, and is handed out again after a
                 minute.
+            thread_start: Called on each thread of handlers before its first event; if it raises, the runner ends.
+            thread_exit: Called on each of these threads after its last event.
             timeout: Seconds to begin. None waits for ever.
 
         Returns:
@@ -580,7 +587,7 @@ class Consumer:
         context, deadline = self._context(), Deadline(timeout)
         check_callback("a handler", handler, "the delivery")
         threads = check_count("threads", threads, _MOST_THREADS)
-        retry_delay = check_seconds("retry_delay", retry_delay)
+        retry, hooks = check_retry(retry_delay), ThreadHooks.checked(thread_start, thread_exit)
         prefetch, dead_letters = check_count("prefetch", prefetch), check_flag("dead_letters", dead_letters)
         attempts = self._settings.max_deliver
         first = min(prefetch, 2 * threads)  # for each thread one to be handled, and one that waits
@@ -588,12 +595,13 @@ class Consumer:
             context.backend.stream,
             self._name,
             handler,
-            retry_delay,
+            retry,
             attempts,
             counts_deliveries=not dead_letters,
             first=first,
             capacity=prefetch,
             hung_after=_HUNG_AFTER * self._settings.ack_wait,
+            hooks=hooks,
         )
         consumption = self._begin_iteration(context, first, dead_letters, deadline)
         try:

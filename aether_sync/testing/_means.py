@@ -4,6 +4,7 @@ import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import NamedTuple
 
 from ..connection import Connection
 from ..errors import AetherError
@@ -13,7 +14,7 @@ from ..stores.admin import StoreAdmin
 from ..stores.jetstream import JetStreamEventStore
 from ._link import BrokenLink
 
-__all__ = ["make_namespace", "opened_bus", "opened_connection", "opened_store"]
+__all__ = ["Reach", "make_namespace", "opened_bus", "opened_connection", "opened_store"]
 
 _LONGEST = 60  # characters of the name of a test
 _CLEANUP = 5.0  # seconds, where a server that answers takes milliseconds
@@ -29,54 +30,55 @@ def make_namespace(test: str) -> str:
     return f"{name or 'test'}-{uuid.uuid4().hex[:12]}"
 
 
-@contextmanager
-def opened_connection(url: str, link: BrokenLink | None) -> Iterator[Connection]:
-    """Give a connection to a server, and close it at the end.
+class Reach(NamedTuple):
+    """How a test reaches its server.
 
-    Args:
+    Attributes:
         url: The URL of the server.
-        link: What the connection goes through; None for nothing.
+        link: What connections go through; None for nothing.
+        trust_env: Whether the environment says how to log in: not at a server that was started for the tests.
     """
-    with Connection(url if link is None else link.url) as connection, _whole_at_the_end(link):
+
+    url: str
+    link: BrokenLink | None
+    trust_env: bool
+
+
+@contextmanager
+def opened_connection(reach: Reach) -> Iterator[Connection]:
+    """Give a connection to a server, and close it at the end."""
+    url = reach.url if reach.link is None else reach.link.url
+    with Connection(url, trust_env=reach.trust_env) as connection, _whole_at_the_end(reach.link):
         yield connection
 
 
 @contextmanager
-def opened_bus(
-    connection: Connection, prefix: str, types: EventTypes | None, link: BrokenLink | None
-) -> Iterator[NATSEventBus]:
-    """Give a bus, and close it at the end.
-
-    Args:
-        connection: Its connection.
-        prefix: Its prefix.
-        types: The classes of its events.
-        link: As for :func:`opened_connection`.
-    """
-    with NATSEventBus(connection, prefix=prefix, types=types) as bus, _whole_at_the_end(link):
+def opened_bus(connection: Connection, prefix: str, types: EventTypes | None, reach: Reach) -> Iterator[NATSEventBus]:
+    """Give a bus with a connection, and close it at the end."""
+    with NATSEventBus(connection, prefix=prefix, types=types) as bus, _whole_at_the_end(reach.link):
         yield bus
 
 
 @contextmanager
 def opened_store(
-    connection: Connection, stream: str, types: EventTypes | None, link: BrokenLink | None, url: str
+    connection: Connection, stream: str, types: EventTypes | None, reach: Reach
 ) -> Iterator[JetStreamEventStore]:
-    """Give a store; at the end close it, and delete what it has stored.
-
-    Args:
-        connection: Its connection.
-        stream: Its stream.
-        types: The classes of its events.
-        link: As for :func:`opened_connection`.
-        url: The URL of the server.
-    """
-    with JetStreamEventStore(connection, stream, types=types) as store, _whole_at_the_end(link):
+    """Give a store with a connection; at the end close it, and delete what it has stored."""
+    with JetStreamEventStore(connection, stream, types=types) as store, _whole_at_the_end(reach.link):
         yield store
     if connection.started:
-        is_usable = link is None and connection.is_connected
-        # The test is over and has its result, whether this can be done or not.
-        with suppress(AetherError), JetStreamEventStore(connection if is_usable else url, stream) as other:
-            StoreAdmin(other).delete(_CLEANUP)
+        with suppress(AetherError):  # the test is over and has its result, whether this can be done or not
+            _delete(stream, connection, reach)
+
+
+def _delete(stream: str, connection: Connection, reach: Reach) -> None:
+    """Delete a store, by a connection that is known to work."""
+    if reach.link is None and connection.is_connected:
+        with JetStreamEventStore(connection, stream) as store:
+            StoreAdmin(store).delete(_CLEANUP)
+    else:
+        with JetStreamEventStore(reach.url, stream, trust_env=reach.trust_env) as store:
+            StoreAdmin(store).delete(_CLEANUP)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from ..stores.memory import InMemoryEventStore
 from ._guard import guarded
 from ._link import BrokenLink
 from ._logs import LogRecorder
-from ._means import make_namespace, opened_bus, opened_connection, opened_store
+from ._means import Reach, make_namespace, opened_bus, opened_connection, opened_store
 from ._published import Published
 
 __all__ = ["AetherTestCase"]
@@ -96,8 +96,8 @@ class AetherTestCase(unittest.TestCase):
         return self.enterContext(BrokenLink(self.nats_url))
 
     @property
-    def _link(self) -> BrokenLink | None:
-        return self.__dict__.get("broken_link")
+    def _reach(self) -> Reach:
+        return Reach(self.nats_url, self.__dict__.get("broken_link"), trust_env=self.aether_nats_url is not None)
 
     # -- on a server
 
@@ -109,20 +109,20 @@ class AetherTestCase(unittest.TestCase):
     @cached_property
     def aether_connection(self) -> Connection:
         """A connection, which :attr:`aether_bus` and :attr:`aether_store` share."""
-        return self.enterContext(opened_connection(self.nats_url, self._link))
+        return self.enterContext(opened_connection(self._reach))
 
     @cached_property
     def aether_bus(self) -> NATSEventBus:
         """A bus that no other test listens to."""
         return self.enterContext(
-            opened_bus(self.aether_connection, self.aether_namespace, self.aether_types, self._link)
+            opened_bus(self.aether_connection, self.aether_namespace, self.aether_types, self._reach)
         )
 
     @cached_property
     def aether_store(self) -> JetStreamEventStore:
         """A store that has no events yet; what it stores is deleted after the test."""
         return self.enterContext(
-            opened_store(self.aether_connection, self.aether_namespace, self.aether_types, self._link, self.nats_url)
+            opened_store(self.aether_connection, self.aether_namespace, self.aether_types, self._reach)
         )
 
     # -- in memory

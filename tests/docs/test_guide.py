@@ -48,6 +48,7 @@ KINDS = {
     "store": "JetStreamEventStore",
     "subscription": "Subscription",
     "types": "EventTypes",
+    "worker": "Worker",
 }
 
 
@@ -253,7 +254,7 @@ def test_public_names_are_there(page: Path) -> None:
     named = set(re.findall(r"\b[A-Z]\w*(?:Error|Bus|Server|Cluster|Store|Filter|Stored|Connection|State)\b", text))
     own = set(re.findall(r"^class (\w+)", text, re.M))  # of the page's programs
     assert {one for one in named - own if not hasattr(aether_sync, one) and not hasattr(builtins, one)} == set()
-    for variable, attribute in set(re.findall(r"\b([a-z]+)\.(?!md\b)([a-z]\w*)", text)):
+    for variable, attribute in set(re.findall(r"\b([a-z]+)\.(?!(?:md|py)\b)([a-z]\w*)", text)):
         kind = getattr(aether_sync, KINDS.get(variable, ""), None)
         if kind is not None:
             known = hasattr(kind, attribute) or attribute in getattr(kind, "__slots__", ())

@@ -7,7 +7,16 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from aether_sync import Connection, Event, EventBus, InMemoryEventStore, JetStreamEventStore, NATSEventBus, NATSServer
+from aether_sync import (
+    Connection,
+    Event,
+    EventBus,
+    InMemoryEventStore,
+    JetStreamEventStore,
+    NATSEventBus,
+    NATSServer,
+    Worker,
+)
 from aether_sync.testing import LogRecorder, _guard
 from aether_sync.testing._guard import guarded
 
@@ -176,6 +185,37 @@ def test_a_failure_that_is_expected_is_none() -> None:
     with told() as logs, InMemoryEventStore() as store:
         work(store)
         logs.expect("handler_failed", consumer="till", within=PATIENCE)
+
+
+@pytest.mark.parametrize("of", ["the bus", "the store"])
+def test_a_handler_of_a_worker_that_fails_fails_the_test(of: str, local_bus: EventBus) -> None:
+    with (
+        told("while this test ran: the handler ", f'File "{__file__}"', "RuntimeError: the till is empty"),
+        InMemoryEventStore() as store,
+    ):
+        has_run = threading.Event()
+
+        def handler() -> None:
+            has_run.set()
+            fails()
+
+        worker = Worker(bus=local_bus, store=store)
+        worker.on("n")(lambda event: handler())
+        worker.consume("c", max_deliver=1)(lambda delivery: handler())
+        with worker:
+            if of == "the bus":
+                local_bus.publish("n", event())
+            else:
+                store.append("order-1", event(), expected_version=0)
+            assert has_run.wait(PATIENCE)
+
+
+def test_a_worker_that_is_not_drained_is_named_by_its_threads(local_bus: EventBus) -> None:
+    with told("thread 'aether-"):
+        worker = Worker(bus=local_bus)
+        worker.on("n")(lambda event: None)
+        worker.start()
+    worker.close()
 
 
 def test_a_callback_that_fails_fails_the_test() -> None:

@@ -226,6 +226,17 @@ def test_servers_can_be_configured(run: Run) -> None:
     run(text, ini="aether_server_config = max_payload: 65536").assert_outcomes(passed=1)
 
 
+def test_the_environment_says_nothing_of_a_server_of_the_tests(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NATS_CREDS", "/nowhere/of.creds")
+    result = run(
+        """
+        def test_it(aether_bus, aether_store, broken_link, placed):
+            aether_store.append("order-1", placed, expected_version=0)
+        """
+    )
+    result.assert_outcomes(passed=1)
+
+
 def test_a_configuration_that_is_wrong_is_named(run: Run) -> None:
     result = run("def test_it(nats_url): pass", ini="aether_server_config = max_payloads: 65536")
     result.assert_outcomes(errors=1)
@@ -234,16 +245,17 @@ def test_a_configuration_that_is_wrong_is_named(run: Run) -> None:
 
 def test_a_server_that_runs_already_is_used_and_left_clean(run: Run, server: NATSServer) -> None:
     text = f"""
-        import time
         from aether_sync import JetStreamEventStore
 
-        def test_it(nats_url, aether_store, placed):
+        def test_it(nats_url, aether_store, aether_logs, placed):
             assert nats_url == "{server.url}"
             aether_store.append("order-1", placed, expected_version=0)
-            consumer = aether_store.consumer("c")
-            with consumer.run(lambda delivery: delivery.reject("no"), dead_letters=True):
-                while not consumer.dead_letters():
-                    time.sleep(0.01)
+            consumer = aether_store.consumer("c", max_deliver=1)
+            with consumer.run(lambda delivery: 1 / 0):
+                consumer.wait_for(1)
+                aether_logs.expect("handler_failed")
+                aether_logs.expect("gave_up")
+            assert consumer.dead_letters()
             global stream
             stream = aether_store.stream
 

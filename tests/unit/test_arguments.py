@@ -232,6 +232,11 @@ class World:
         runner.close()
         return runner
 
+    def subscription_runner(self) -> aether_sync.SubscriptionRunner:
+        runner = self.local.run("n", fails)
+        runner.close()
+        return runner
+
     def connection(self) -> Connection:
         return Connection(self._url)
 
@@ -287,9 +292,12 @@ OWNERS: dict[str, Callable[[World], Any]] = {
     "SQLite": lambda world: SQLite(world.path),
     "Given": lambda _: scenarios().given(),
     "Repository": World.repository,
+    "RetryPolicy": lambda _: aether_sync.RetryPolicy(),
     "Scenarios": lambda _: scenarios(),
     "Subscription": World.subscription,
     "SubscriptionFilter": lambda _: SubscriptionFilter(event_types={"T"}, actor_pattern="a*"),
+    "SubscriptionRunner": World.subscription_runner,
+    "Worker": lambda world: aether_sync.Worker(bus=world.local, store=world.memory),
 }
 
 #: Good arguments, where there is no default or it would take long.
@@ -302,6 +310,7 @@ GOOD: dict[str, Any] = {
     "environ": Fresh(lambda: {"REQUEST_METHOD": "GET"}),
     "start_response": Fresh(lambda: lambda *given: None),
     "project.name": "p",
+    "projection": Fresh(lambda: InMemoryEventStore().project("p", lambda db, stored: None, into=SQLite("/tmp/n.db"))),
     "projections": Fresh(
         lambda: [InMemoryEventStore().project("p", lambda db, stored: None, into=SQLite("/tmp/n.db"))]
     ),
@@ -310,6 +319,7 @@ GOOD: dict[str, Any] = {
     "tables": ["t"],
     "actor_id": "a",
     "actor_ids": "a",
+    "consume.name": "c",
     "consumer.name": "c",
     "event": Fresh(event),
     "event_type": "T",
@@ -361,14 +371,15 @@ NOT_CALLED = {
     "CallMetrics", "Finding", "FollowerStats", "HandlingContext", "Health", "Histogram", "Notice", "Operation",
     "RunnerMetrics", "StoreMetrics",  # values, too
     "SetAside", "ReadYourWritesStats",  # further values
+    "Failure", "HandlerMetrics", "WorkerMetrics",  # values of a worker
     "AnyVersion", "EventStore", "Follower", "VersionListener", "Handleable", "HasHealth",  # an enum and protocols
     "Database", "Link",  # protocols, too
     "HandlingFilter",  # as every logging.Filter
     "EventStored",  # as every Struct: the decoder makes them, and checks
     "ConnectionOptions",  # the arguments of Connection, which checks them
     # made by others:
-    "Consumer", "Consumption", "Delivery", "Given", "Projection", "Runner", "Subscription", "JetStreamFollower",
-    "LogFollower",
+    "Consumer", "Consumption", "Delivery", "Given", "Projection", "Runner", "Subscription", "SubscriptionRunner",
+    "JetStreamFollower", "LogFollower",
 }  # fmt: skip
 
 OPTIONS: dict[str, Any] = {

@@ -16,7 +16,8 @@ ROOMS: dict[str, list[str]] = {
     "": [
         "_version", "_values", "errors", "_arguments", "events", "patterns", "metrics", "notices", "_codec", "_runtime",
         "event_types", "instrumentation", "handling_context", "health", "_nats", "connection", "_bus", "subscription",
-        "bus", "nats_bus", "stores", "sourcing", "server", "testing", "__init__", "contrib", "cli", "__main__",
+        "subscription_runner", "bus", "nats_bus", "stores", "sourcing", "worker", "server", "testing",
+        "__init__", "contrib", "cli", "__main__",
     ],
     "contrib": ["eventsourcing", "opentelemetry", "prometheus", "sqlalchemy"],
     "contrib/eventsourcing": ["_errors", "_records", "_datastore", "_recorders", "_factory", "__init__"],
@@ -25,7 +26,7 @@ ROOMS: dict[str, list[str]] = {
     "_codec": ["decoding", "encoding", "envelope"],
     "_runtime": [
         "green", "threads", "batches", "registry", "again", "deadline", "locks", "waits", "fork", "exit", "closing",
-        "reporter", "listeners", "base_loop", "uvloop", "event_loop", "loop_thread",
+        "reporter", "handler_threads", "listeners", "base_loop", "uvloop", "event_loop", "loop_thread",
     ],
     "_nats": [
         "interest", "lines", "files", "login", "uplink", "shortcut", "outbox", "reasons", "checks", "contexts", "tls",
@@ -46,7 +47,7 @@ ROOMS: dict[str, list[str]] = {
         "snapshots", "parts", "pull", "flow", "record_flow", "follower",
     ],
     "stores/consumers": [
-        "base", "delivery", "handlers", "consumption", "lanes", "runner", "context", "draining",
+        "base", "delivery", "handlers", "retry_policy", "consumption", "lanes", "runner", "context", "draining",
         "arrivals",
         "dead_letters", "durable", "ack_extender", "settling", "sources", "pulled", "server_backend",
     ],
@@ -60,6 +61,7 @@ ROOMS: dict[str, list[str]] = {
     "sourcing": [
         "_evolution", "_decisions", "_commands", "_states", "_saver", "scenario", "repository", "read_your_writes",
     ],
+    "worker": ["parameters", "calls", "on_bus", "on_consumer", "on_projection", "stop_signals", "worker"],
     "contrib/prometheus": [
         "_families", "_reading", "_exporter", "_ticker", "_asking", "_collector", "_slots", "_writer", "_registration",
         "_http", "__init__", "__main__",
@@ -188,23 +190,25 @@ def test_public_names_are_pinned() -> None:
     assert aether_sync.__all__ == [
         "ANY_VERSION", "EVENT_STORED", "NO_EVENTS", "ActorState", "AetherError", "AnyVersion",
         "AtomicAppendUnsupportedError", "BusClosedError", "CallMetrics", "CloseReport", "ClosedError", "ConnectError",
-        "Connection", "ConnectionFailedError", "ConnectionOptions", "Consumer", "ConsumerState", "Consumption", "DBAPI",
-        "Database", "DeadLetter", "DeadlineExceededError", "Decided", "DecidedTogether", "DecodingError", "Delivery",
-        "DeliveryUncertainError", "DisconnectedError", "DuplicateIdError", "EncodingError", "Event", "EventBus",
-        "EventStore", "EventStored", "EventTooLargeError", "EventTypeError", "EventTypes", "Finding", "Follower",
-        "FollowerStats", "Given", "Handleable", "Handler", "HandlingContext", "HandlingFilter", "HasHealth", "Health",
-        "Histogram", "InMemoryEventStore", "InvalidEventError", "InvalidNamespaceError", "InvalidOptionError",
-        "JetStreamEventStore", "Link", "LoadedActor", "MalformedRecord", "MalformedRecordError", "Metrics",
-        "NATSCluster", "NATSEventBus", "NATSServer", "Notice", "NoticeCallback", "Observer", "Operation",
-        "PermissionDeniedError", "Projection", "ProjectionError", "ProjectionMismatchError", "ProjectionStoppedError",
-        "ProjectionUnavailableError", "PublishTimeoutError", "ReadYourWrites", "ReadYourWritesStats", "Reading",
-        "Repository", "Runner", "RunnerMetrics", "Scenarios", "SQLite", "ServerError", "ServerNotFoundError",
-        "SetAside", "Snapshot", "Stamp", "StoreClosedError", "StoreError", "StoreMetrics", "StoreUnavailableError",
-        "StoredEvent", "StreamMismatchError", "StreamRegressionError", "Subscription", "SubscriptionClosedError",
-        "SubscriptionFilter", "SubscriptionOverflowError", "SubscriptionStats", "UnknownEventTypeError",
-        "UnknownOutcomeError", "UnsupportedError", "VersionConflictError", "VersionListener", "When",
-        "WrongThreadError", "__version__", "actor_type", "add_handling", "current_handling", "diagnose",
-        "end_iterations", "flush_logs", "handling", "health_app", "instrument", "retry_on_conflict",
+        "Connection", "ConnectionFailedError", "ConnectionOptions", "Consumer", "ConsumerState", "Consumption",
+        "DBAPI", "Database", "DeadLetter", "DeadlineExceededError", "Decided", "DecidedTogether", "DecodingError",
+        "Delivery", "DeliveryUncertainError", "DisconnectedError", "DuplicateIdError", "EncodingError", "Event",
+        "EventBus", "EventStore", "EventStored", "EventTooLargeError", "EventTypeError", "EventTypes", "Failure",
+        "Finding", "Follower", "FollowerStats", "Given", "Handleable", "Handler", "HandlerMetrics", "HandlingContext",
+        "HandlingFilter", "HasHealth", "Health", "Histogram", "InMemoryEventStore", "InvalidEventError",
+        "InvalidNamespaceError", "InvalidOptionError", "JetStreamEventStore", "Link", "LoadedActor",
+        "MalformedRecord", "MalformedRecordError", "Metrics", "NATSCluster", "NATSEventBus", "NATSServer", "Notice",
+        "NoticeCallback", "Observer", "Operation", "PermissionDeniedError", "Projection", "ProjectionError",
+        "ProjectionMismatchError", "ProjectionStoppedError", "ProjectionUnavailableError", "PublishTimeoutError",
+        "ReadYourWrites", "ReadYourWritesStats", "Reading", "Repository", "RetryPolicy", "Runner", "RunnerMetrics",
+        "Scenarios", "SQLite", "ServerError", "ServerNotFoundError", "SetAside", "Snapshot", "Stamp",
+        "StoreClosedError", "StoreError", "StoreMetrics", "StoreUnavailableError", "StoredEvent",
+        "StreamMismatchError", "StreamRegressionError", "Subscription", "SubscriptionClosedError",
+        "SubscriptionFilter", "SubscriptionOverflowError", "SubscriptionRunner", "SubscriptionStats",
+        "UnknownEventTypeError", "UnknownOutcomeError", "UnsupportedError", "VersionConflictError", "VersionListener",
+        "When", "Worker", "WorkerError", "WorkerMetrics", "WrongThreadError", "__version__", "actor_type",
+        "add_handling", "current_handling", "diagnose", "end_iterations", "flush_logs", "handling", "health_app",
+        "instrument", "retry_on_conflict",
     ]  # fmt: skip
     assert all(hasattr(aether_sync, name) for name in aether_sync.__all__)
 

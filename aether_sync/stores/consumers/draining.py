@@ -2,11 +2,12 @@
 
 from contextlib import suppress
 
+from ..._arguments import refuse_unrun
 from ..._values.shown import explained
 from ...errors import AetherError
 from ...handling_context import handle_pushed
 from .delivery import Delivery, extend, hold, let_go
-from .handlers import Handler, is_never_read, refuse_unrun
+from .handlers import Handler, is_never_read
 
 __all__ = ["handle_now"]
 

@@ -13,6 +13,7 @@ attempt, and it would count as unacknowledged all the same.
 
 from bisect import insort
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass
@@ -24,8 +25,9 @@ from operator import attrgetter
 from time import sleep
 from typing import NamedTuple
 
-from ..._arguments import is_of
+from ..._arguments import is_of, refuse_unrun
 from ..._runtime.deadline import Deadline
+from ..._runtime.handler_threads import ThreadHooks
 from ..._runtime.locks import signal_safe_lock
 from ..._runtime.reporter import Burst, Details, Kind, Reporter
 from ..._runtime.waits import ParkingLot
@@ -47,11 +49,11 @@ from .delivery import (
     moment_of_delivery,
     reload_event,
 )
-from .handlers import Handler, is_never_read, refuse_unrun
+from .handlers import Handler, is_never_read
+from .retry_policy import RetryPolicy, is_final, pause_after
 
 __all__ = ["Busy", "Handling", "LaneScheduler"]
 
-_LONGEST_PAUSE = 60.0  # seconds before a failed event is tried again
 _LONGEST_REASON = 1_000  # characters
 _NO_MEMORY = 0.1  # seconds until taking is tried again
 _READ = 5.0  # seconds to read an event again
@@ -86,23 +88,25 @@ class Handling:
         stream: The name of the store's stream, for log records.
         consumer: The consumer's name, for log records.
         handler: The user's function.
-        retry_delay: Seconds before a failed event is tried again, doubled each time.
+        retry: When a failed event is tried again, and after which errors.
         attempts: How often an event is tried before it is rejected.
         counts_deliveries: Whether earlier deliveries, to any process, count as attempts.
         first: How many deliveries are here at most at the beginning.
         capacity: How many are here at most later on, as long as all threads have something to do.
         hung_after: Seconds after which a handler that still runs is a reason for the runner not to be well.
+        hooks: What is called on each thread of handlers.
     """
 
     stream: str
     consumer: str
     handler: Handler
-    retry_delay: float
+    retry: RetryPolicy
     attempts: int
     counts_deliveries: bool
     first: int
     capacity: int
     hung_after: float
+    hooks: ThreadHooks
 
 
 class Busy(NamedTuple):
@@ -141,8 +145,9 @@ class LaneScheduler:
         self._reporter = reporter
         self._stream, self._consumer = handling.stream, handling.consumer
         self._handler = handling.handler
-        self._retry_delay = handling.retry_delay
+        self._retry = handling.retry
         self._attempts = handling.attempts
+        self._hooks = handling.hooks
         self._counts_deliveries = handling.counts_deliveries
         self._least, self._most = handling.first, handling.capacity
         self._capacity = handling.first  # changes between them: see _adapt()
@@ -165,6 +170,7 @@ class LaneScheduler:
         self.closers: set[int] = set()  # threads whose handlers close it, and wait for the other threads
         self.closing = False
         self.failure: AetherError | None = None
+        self.when_ended: Callable[[], object] | None = None  # called when the last thread has ended; it is quick
         self._burst = Burst()  # of failures
         self._burst_of_letters = Burst()  # of events that are given up
         self._burst_of_refusals = Burst()  # of the dead-letter stream
@@ -286,14 +292,17 @@ class LaneScheduler:
         """Handle the events in the lanes until the end. It runs on several threads."""
         self._join()
         try:
-            while (lane := self._next()) is not None:
-                self._handle(lane)
+            self._hooks.run(self._handle_all, self._reporter)
         except Exception as mistake:  # of this library, or there is no memory: wait() raises it
             self._fail(mistake)
             self.stop()
             self.consumption.close()  # or the thread that takes would wait in it
         finally:
             self._leave()
+
+    def _handle_all(self) -> None:
+        while (lane := self._next()) is not None:
+            self._handle(lane)
 
     def _next(self) -> _Lane | None:
         """Wait for a lane in which an event is to be handled; None at the end."""
@@ -381,6 +390,7 @@ class LaneScheduler:
             (rejected := failed_reason(delivery)) is not None
             or tried >= self._attempts
             or is_never_read(delivery, error)
+            or is_final(self._retry, error)
         ):
             reason = explained(error, _LONGEST_REASON) if rejected is None else rejected
             text = "consumer %r gives up event %d (of %s) after %d attempts: %s"
@@ -391,7 +401,7 @@ class LaneScheduler:
             self._give_up(lane, delivery, reason)
         else:
             delivery.attempt += 1
-            self._later_on(lane, min(self._retry_delay * 2 ** min(lane.failures - 1, 60), _LONGEST_PAUSE))
+            self._later_on(lane, pause_after(self._retry, lane.failures))
 
     def _details(self, lane: _Lane, delivery: Delivery, attempts: int) -> Details:
         """Return the attributes of a log record about an event."""
@@ -481,9 +491,13 @@ class LaneScheduler:
     # -- ending
 
     def _fail(self, error: Exception) -> None:
-        """Note and log the error that ends it."""
+        """Note and log the error that ends it, if it is the first."""
         what, name = explained(error), self._consumer
-        self.failure = error if isinstance(error, AetherError) else StoreError(f"a mistake ends the runner: {what}")
+        failure = error if isinstance(error, AetherError) else StoreError(f"a mistake ends the runner: {what}")
+        with self.lock:
+            if self.failure is not None:
+                return
+            self.failure = failure
         text, details = "the runner of consumer %r ends: %s", Details(stream=self._stream, consumer=name)
         self._reporter.error(Kind.RUNNER_ENDED, text, name, what, **details)
 
@@ -502,6 +516,8 @@ class LaneScheduler:
         if is_last:
             self.give_back()
             self.abandon_busy()  # an event whose thread an error has ended
+            if self.when_ended is not None:
+                self.when_ended()
 
     def give_back(self, also_behind_busy: bool = True) -> None:
         """Give back the events that no thread handles.

@@ -26,7 +26,16 @@ from .base import ConsumerState
 from .consumption import Consumption, can_ask, close_by, fetch_state_of, health_of_link, left_of, lost_of
 from .lanes import Handling, LaneScheduler
 
-__all__ = ["Runner", "close_all", "lasting_runner_metrics", "let_all_end", "start_runner"]
+__all__ = [
+    "Runner",
+    "close_all",
+    "failure_of",
+    "has_ended",
+    "lasting_runner_metrics",
+    "let_all_end",
+    "start_runner",
+    "when_ended",
+]
 
 _AT_EXIT = 5.0  # seconds for the handlers of runners that nobody has closed
 
@@ -223,7 +232,7 @@ class Runner(Closeable, ForkAware):
         elif not ended:
             scheduler.abandon_busy()
             self._leave_behind()
-        return 0 if ended else max(1, scheduler.running - len(scheduler.closers))
+        return 0 if ended else max(1, min(scheduler.running, scheduler.busy().handlers) - len(scheduler.closers))
 
     def _let_end(self) -> None:
         """Take no more events; do not wait for the handlers that run."""
@@ -281,6 +290,21 @@ def start_runner(consumption: Consumption, handling: Handling, threads: int, rep
     runner = Runner(consumption, handling, threads, reporter)
     runner._start()
     return runner
+
+
+def has_ended(runner: Runner) -> bool:
+    """Whether all of its threads have ended."""
+    return runner.closed and not runner._scheduler.running
+
+
+def failure_of(runner: Runner) -> AetherError | None:
+    """Return the error that has ended a runner; None if none has."""
+    return runner._scheduler.failure
+
+
+def when_ended(runner: Runner, call: Callable[[], object]) -> None:
+    """Have something quick called when a runner has ended. It may have ended already: look at it afterwards."""
+    runner._scheduler.when_ended = call
 
 
 def let_all_end(runners: Iterable[Runner]) -> None:

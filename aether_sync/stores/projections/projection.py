@@ -39,7 +39,7 @@ from .progress import Progress
 from .projector import Projector, State
 from .rebuilding import check_tables, rebuild
 
-__all__ = ["OnError", "Projection", "close_projections", "make_projection"]
+__all__ = ["OnError", "Projection", "close_projections", "let_projection_end", "make_projection"]
 
 T = TypeVar("T")
 
@@ -590,6 +590,11 @@ def _checked_database(into: object) -> Database:
             f"into must be a database, such as SQLite('read.db') or DBAPI(connect), not {short(into)}"
         )
     return cast(Database, into)
+
+
+def let_projection_end(projection: Projection) -> None:
+    """Have a projection apply no more events; do not wait for the batch that is being applied."""
+    projection._let_end()
 
 
 def close_projections(projections: Iterable[Projection], deadline: Deadline) -> int:

@@ -111,6 +111,12 @@ PAGES = (
         ),
     ),
     Page(
+        "worker",
+        "Workers",
+        "A worker has the handlers, projections and periodic work of a program, which begin and end together.",
+        ("worker.worker", "worker", "subscription_runner"),
+    ),
+    Page(
         "projections",
         "Projections",
         "A projection makes rows in a database of yours of the events of a store, each of which takes effect once.",

@@ -1,0 +1,1 @@
+"""Workers: handlers, projections and periodic work of one program, in one object."""

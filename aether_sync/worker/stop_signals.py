@@ -1,0 +1,77 @@
+"""``StopSignals``: SIGTERM and SIGINT while a worker runs: the first one ends it in order, a second one at once."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from .._values.clock import monotonic
+from ..errors import WorkerError
+
+__all__ = ["InterruptedStart", "StopSignals"]
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SAME = 0.5  # seconds: Ctrl-C reaches all processes of a terminal, and who supervises them passes it on as well
+
+
+class InterruptedStart(BaseException):
+    """The first signal came while the worker was being started."""
+
+
+class StopSignals:
+    """Notes the signals in a ``with`` statement; afterwards the handlers of before are back.
+
+    Args:
+        wake: Called when one has come. It runs in the signal handler.
+
+    Raises:
+        WorkerError: This is not the main thread, where alone Python lets signals be handled.
+    """
+
+    def __init__(self, wake: Callable[[], object]) -> None:
+        self.first: signal.Signals | None = None  #: the first that came
+        self._at = 0.0
+        self._interrupts = False
+        self._wake = wake
+        self._before: list[tuple[signal.Signals, Any]] = []
+
+    def __enter__(self) -> Self:
+        try:
+            for one in _SIGNALS:
+                self._before.append((one, signal.signal(one, self._handle)))
+        except ValueError:
+            raise WorkerError(
+                "run() handles signals, which Python does in the main thread alone: call start() here, and drain() at "
+                "the end"
+            ) from None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for one, before in self._before:
+            signal.signal(one, signal.SIG_DFL if before is None else before)  # None: it was not set by Python
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        now = monotonic()
+        if self.first is None:
+            self.first, self._at = signal.Signals(number), now
+            if self._interrupts:
+                self._interrupts = False
+                raise InterruptedStart
+            self._wake()
+        elif now - self._at > _SAME:
+            os._exit(128 + number)
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Let the first signal raise :class:`InterruptedStart` within the ``with`` statement."""
+        self._interrupts = True
+        try:
+            if self.first is not None:
+                raise InterruptedStart
+            yield
+        finally:
+            self._interrupts = False

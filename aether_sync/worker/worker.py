@@ -1,0 +1,549 @@
+"""``Worker``: the handlers, projections and periodic work of a program, which begin and end together."""
+
+import sys
+import weakref
+from collections.abc import Callable, Iterable
+from enum import Enum
+from typing import Any, Literal, Protocol, TypeVar
+
+from .._arguments import check_callback, check_count, check_timeout, is_of
+from .._runtime.again import again
+from .._runtime.closing import Startable
+from .._runtime.deadline import Deadline
+from .._runtime.exit import is_ending, mind_the_exit
+from .._runtime.fork import ForkAware, fork_aware
+from .._runtime.handler_threads import Hook, ThreadHooks
+from .._runtime.locks import outside_locks, signal_safe_lock
+from .._runtime.reporter import Reporter, last_words
+from .._runtime.waits import ParkingLot
+from .._values.shown import name_of, short
+from ..bus import EventBus
+from ..errors import AetherError, InvalidOptionError, WorkerError
+from ..event_types import EventTypes
+from ..health import Health
+from ..metrics import CloseReport, HandlerMetrics, WorkerMetrics
+from ..patterns import SubscriptionFilter
+from ..stores._checks import check_wanted
+from ..stores._store_base import StoreBase
+from ..stores.consumers.retry_policy import RetryPolicy, check_retry
+from ..stores.event_store import EventStore
+from ..stores.projections.projection import Projection
+from .calls import Around, ExtraCounts, OnError, check_arounds, reporting, surrounded
+from .on_bus import BusHandler, Listening, check_listening, passing
+from .on_consumer import ConsumerHandler, Running
+from .on_projection import ProjectionPart
+from .parameters import OF_A_BUS, OF_A_CONSUMER, Source, as_called
+from .stop_signals import InterruptedStart, StopSignals
+
+__all__ = ["Worker"]
+
+F = TypeVar("F", bound=Callable[..., object])
+
+_MOST_THREADS = 10_000  # of one handler: more is a slip
+_ABORT = 5.0  # seconds for the handlers that run when a start has failed
+_LAST = 5.0  # seconds for what handlers have published, behind the grace of run()
+_LEFT = 3  # the exit status of run() if something was left undone
+
+
+_ADVICE = "each event or turn goes to one of those that share a name, so give them different ones"
+
+
+class _State(Enum):
+    NEW = "not started"
+    STARTED = "started"
+    CLOSED = "closed"
+
+
+class _Part(Protocol):
+    """What begins and ends with a worker.
+
+    Attributes:
+        label: What it is called in messages.
+    """
+
+    label: str
+
+    @property
+    def key(self) -> object: ...  # which only one of a worker may have
+    @property
+    def has_ended(self) -> bool: ...
+    @property
+    def failure(self) -> AetherError | None: ...
+    def begin(self, hooks: ThreadHooks, changed: Callable[[], object], deadline: Deadline) -> None: ...
+    def let_end(self, *, discard: bool) -> None: ...
+    def end(self, deadline: Deadline, *, discard: bool) -> int: ...
+    def forget(self) -> None: ...
+    def health(self, deadline: Deadline) -> Health: ...
+    def metrics(self) -> HandlerMetrics | None: ...
+
+
+class Worker(Startable, ForkAware):
+    """Handlers of events of a bus and of a store, projections and periodic work, which begin and end together.
+
+    Handlers are plain functions, which :meth:`on`, :meth:`consume` and :meth:`every` give to the worker, as decorators
+    that return them unchanged. A handler gets what its annotations ask for: an :class:`Event`, the :class:`Delivery` of
+    a consumer, or the event's value, of a class that is registered in the types of the bus or store. A single parameter
+    without an annotation gets the event of a bus, or the delivery of a consumer. All of this is checked when the
+    handler is given to the worker, and nothing is asked of a server before :meth:`start`.
+
+    :meth:`run` is all that a program needs: it works until SIGTERM or SIGINT, and ends in order. ``start()`` and
+    ``drain()``, or a ``with`` statement, do the same beside other things.
+
+    An error of a handler ends nothing: it is counted, and logged with its event; of failures that come close together,
+    the first. What then becomes of the event is said by :meth:`on` and :meth:`consume`. If a handler cannot go on, as
+    its consumer was deleted or a right revoked, :meth:`wait` and ``run()`` raise that error.
+
+    Any thread may call its methods. A worker that has ended cannot be started again. In a forked child it is not
+    started, and may be started there.
+
+    Args:
+        bus: Whose events :meth:`on` is about. Only :meth:`run` closes it.
+        store: Whose consumers :meth:`consume` is about. Only :meth:`run` closes it.
+        around: Functions that return a context manager, within which each handler is called: ``[app.app_context]``.
+            They may ask for what handlers do. The first one is the outermost.
+        thread_start: Called on each thread that calls handlers, before the first call. If it raises, that handler ends.
+        thread_exit: Called on each of these threads after the last call.
+        on_error: Called with a :class:`Failure` for each call of a handler that raises, on the same thread and in the
+            same context, for a service that collects errors.
+
+    Raises:
+        InvalidOptionError: An argument is wrong.
+    """
+
+    def __init__(
+        self,
+        *,
+        bus: EventBus | None = None,
+        store: EventStore | None = None,
+        around: Iterable[Around] = (),
+        thread_start: Hook | None = None,
+        thread_exit: Hook | None = None,
+        on_error: OnError | None = None,
+    ) -> None:
+        if bus is not None and not is_of(bus, EventBus):
+            raise InvalidOptionError(f"bus must be an EventBus or a NATSEventBus, not {short(bus)}")
+        if store is not None and not issubclass(type(store), StoreBase):
+            raise InvalidOptionError(
+                f"store must be a JetStreamEventStore or an InMemoryEventStore, not {short(store)}"
+            )
+        self._bus, self._store = bus, store
+        self._arounds = check_arounds(around)
+        self._hooks = ThreadHooks.checked(thread_start, thread_exit)
+        if on_error is not None:
+            check_callback("on_error", on_error, "a Failure")
+        self._on_error = on_error
+        self._reporter = Reporter()
+        weakref.finalize(self, self._reporter.end).atexit = False
+        self._parts: list[_Part] = []
+        self._begin_anew()
+        fork_aware.add(self)
+
+    def _begin_anew(self) -> None:
+        self._lock = signal_safe_lock()  # guards the two fields below, and the list of parts
+        self._state = _State.NEW
+        self._begun: list[_Part] = []
+        self._changed = ParkingLot()  # who waits for its end
+
+    def _after_fork(self) -> None:
+        for part in self._parts:
+            part.forget()
+        self._begin_anew()
+
+    @property
+    def bus(self) -> EventBus | None:
+        """The bus that it was given."""
+        return self._bus
+
+    @property
+    def store(self) -> EventStore | None:
+        """The store that it was given."""
+        return self._store
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes nothing new any more."""
+        return self._state is _State.CLOSED
+
+    # -- what it does
+
+    def on(
+        self,
+        pattern: str,
+        *,
+        event_types: Iterable[str | type] = (),
+        actors: str | None = None,
+        queue_group: str | None = None,
+        threads: int = 1,
+        maxsize: int = 65_536,
+        max_bytes: int = 64 * 2**20,
+        overflow: Literal["drop_newest", "drop_oldest", "fail"] = "drop_newest",
+        around: Iterable[Around] = (),
+    ) -> Callable[[F], F]:
+        """Return a decorator for a handler of events of the bus: each at most once, as they are published.
+
+        An event is lost if its handler raises, if the process ends before its turn, or while this node is disconnected.
+
+        Args:
+            pattern: A namespace, which may have wildcards; as for :meth:`EventBus.subscribe`.
+            event_types: Only events of these types, names or classes of the bus's types; none means all types.
+            actors: A pattern of actor ids, such as ``"order-*"``: only events of these; None for all.
+            queue_group: The name of a group that shares the events among all its members in the cluster. The server
+                chooses the member before these filters are applied, so all members should have the same ones: what
+                reaches a member that does not want it is lost.
+            threads: How many handlers run at a time. One keeps the order of the events.
+            maxsize: How many events may be queued.
+            max_bytes: How many encoded bytes may be queued.
+            overflow: What happens when the queue is full; as for :meth:`EventBus.subscribe`.
+            around: Further context managers, within those of the worker.
+
+        Raises:
+            InvalidOptionError: An argument is wrong, or the handler cannot be called; the error names the handler.
+            InvalidNamespaceError: The pattern is not valid.
+            WorkerError: The worker has begun already.
+        """
+        bus = self._bus
+        if bus is None:
+            raise InvalidOptionError("on() is about events of a bus, and this worker has none: Worker(bus=...)")
+        listening = Listening(
+            pattern=pattern,
+            wanted=check_wanted("actors", actors, event_types, bus.types),
+            threads=check_count("threads", threads, _MOST_THREADS),
+            queue_group=queue_group,
+            maxsize=maxsize,
+            max_bytes=max_bytes,
+            overflow=overflow,
+        )
+        check_listening(listening)
+        arounds = check_arounds(around)
+
+        def register(handler: F) -> F:
+            name, counts = name_of(handler), ExtraCounts()
+            about = f"the handler {name} of {pattern!r}"
+            call = self._call(handler, name, about, OF_A_BUS, bus.types, listening.wanted, arounds)
+            call = passing(call, listening, counts.passed_by.one)
+            self._add(BusHandler(name, bus, listening, call, counts, self._reporter))
+            return handler
+
+        return register
+
+    def consume(
+        self,
+        name: str,
+        *,
+        event_types: Iterable[str | type] = (),
+        actors: str | None = None,
+        start: Literal["first", "new"] | int = "first",
+        ack_wait: float = 30.0,
+        max_deliver: int = 5,
+        max_ack_pending: int = 10_000,
+        threads: int = 4,
+        retry_delay: float | RetryPolicy = 1.0,
+        prefetch: int = 256,
+        around: Iterable[Around] = (),
+    ) -> Callable[[F], F]:
+        """Return a decorator for a handler of a durable consumer of the store: each event at least once.
+
+        The events of one actor are handled one after the other within a process. One whose handler raises is tried
+        again after a pause, and becomes a dead letter after ``max_deliver`` attempts: see :class:`Consumer`.
+
+        Args:
+            name: The consumer's name, by which all processes share its events. A worker has one handler for it.
+            event_types: As for :meth:`EventStore.consumer`, and the same in all processes.
+            actors: The same.
+            start: As for :meth:`EventStore.consumer`.
+            ack_wait: As for :meth:`EventStore.consumer`, and the same in all processes.
+            max_deliver: The same.
+            max_ack_pending: The same.
+            threads: How many handlers run at a time; as for :meth:`Consumer.run`.
+            retry_delay: As for :meth:`Consumer.run`: seconds, or a :class:`RetryPolicy`.
+            prefetch: As for :meth:`Consumer.run`.
+            around: Further context managers, within those of the worker.
+
+        Raises:
+            InvalidOptionError: An argument is wrong, the handler cannot be called, or there is one for this consumer;
+                the error names the handler.
+            WorkerError: The worker has begun already.
+        """
+        store = self._store
+        if store is None:
+            raise InvalidOptionError(
+                "consume() is about events of a store, and this worker has none: Worker(store=...)"
+            )
+        consumer = store.consumer(
+            name,
+            actors=actors,
+            event_types=event_types,
+            start=start,
+            ack_wait=ack_wait,
+            max_deliver=max_deliver,
+            max_ack_pending=max_ack_pending,
+        )
+        wanted = check_wanted("actors", actors, event_types, store.types)
+        running = Running(
+            threads=check_count("threads", threads, _MOST_THREADS),
+            retry=check_retry(retry_delay),
+            prefetch=check_count("prefetch", prefetch),
+        )
+        arounds = check_arounds(around)
+
+        def register(handler: F) -> F:
+            called, counts = name_of(handler), ExtraCounts()
+            about = f"the handler {called} of consumer {name!r}"
+            call = self._call(handler, called, about, OF_A_CONSUMER, store.types, wanted, arounds)
+            self._add(ConsumerHandler(called, consumer, running, call, counts))
+            return handler
+
+        return register
+
+    def project(self, projection: Projection) -> Projection:
+        """Let a projection run with the worker; returns it.
+
+        Of all processes with a projection of this name one applies events, and the others stand by. One that stops at
+        an event does not end the worker: :meth:`health` is neither ok nor alive then.
+
+        Args:
+            projection: What ``store.project()`` has returned, not started.
+
+        Raises:
+            InvalidOptionError: It is no projection, or there is one of that name.
+            WorkerError: The worker has begun already.
+        """
+        if not is_of(projection, Projection):
+            raise InvalidOptionError(f"project() takes what store.project() has returned, not {short(projection)}")
+        self._add(ProjectionPart(projection))
+        return projection
+
+    def _call(
+        self,
+        handler: Callable[..., object],
+        name: str,
+        about: str,
+        source: Source,
+        types: EventTypes | None,
+        wanted: SubscriptionFilter,
+        arounds: Iterable[Around],
+    ) -> Callable[[Any], object]:
+        """Return how a handler is called, within all that is around it."""
+        call = as_called(handler, about, source, types, wanted.event_types)
+        all_arounds = (*self._arounds, *arounds)
+        call = surrounded(call, all_arounds, about, source, types, wanted.event_types)
+        return reporting(call, name, self._on_error, self._reporter)
+
+    def _add(self, part: _Part) -> None:
+        with self._lock:
+            if self._state is not _State.NEW:
+                raise WorkerError(f"the worker is {self._state.value} already: give it {part.label} before the start")
+            there = next((one for one in self._parts if one.key == part.key), None)
+            if there is not None:
+                raise InvalidOptionError(
+                    f"the worker has {there.label} already, and no room for {part.label}: {_ADVICE}"
+                )
+            self._parts.append(part)
+
+    # -- its life
+
+    def start(self, timeout: float | None = None) -> None:
+        """Begin everything, and return; handlers are called from now on.
+
+        Projections are begun first, as most mistakes of settings show there before anything is handled.
+
+        Args:
+            timeout: Seconds; None waits as long as it takes for a server that is away, if the bus and the store have
+                ``connect="background"``; otherwise their ``connect_timeout`` ends the first attempt.
+
+        Raises:
+            WorkerError: It has begun already, or was closed; it has nothing to do; or a thread cannot be started. Also
+                the errors of :meth:`EventBus.subscribe`, :meth:`Consumer.run` and :meth:`Projection.start`: then what
+                has begun is ended, and the worker is closed.
+        """
+        deadline = Deadline(timeout)
+        self._claim()
+        try:
+            self._begin_all(deadline)
+        except BaseException:
+            self._end(Deadline(_ABORT), discard=True)
+            raise
+
+    def _claim(self) -> None:
+        """Become one that has begun."""
+        with self._lock:
+            if self._state is not _State.NEW:
+                raise WorkerError(f"the worker is {self._state.value} already, and is started once: make a new one")
+            if not self._parts:
+                raise WorkerError("the worker has nothing to do: give it handlers by on(), consume() or every()")
+            self._state = _State.STARTED
+
+    def _begin_all(self, deadline: Deadline) -> None:
+        mind_the_exit()
+        for part in sorted(self._parts, key=lambda one: not isinstance(one, ProjectionPart)):
+            self._refuse_if_closed()
+            with self._lock:
+                self._begun.append(part)
+            part.begin(self._hooks, self._changed.wake_all, deadline)
+            if self.closed:  # just now: whoever has closed it may not have seen that this part has begun
+                part.let_end(discard=True)
+        self._refuse_if_closed()
+
+    def _refuse_if_closed(self) -> None:
+        if self.closed or is_ending():
+            raise WorkerError("the worker was closed while it was being started")
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the worker has ended: it was closed, or its bus or store was.
+
+        Args:
+            timeout: Seconds; None waits for ever.
+
+        Returns:
+            Whether it has ended.
+
+        Raises:
+            AetherError: The error by which a handler cannot go on: its consumer was deleted, the connection was closed
+                for good, or a right was revoked. The others go on, until the worker is closed.
+        """
+        has_ended = self._changed.wait(self._is_over, Deadline(timeout))
+        failure = self._failure()
+        if failure is not None:
+            raise again(failure)
+        return has_ended
+
+    def _is_over(self) -> bool:
+        handling = [part for part in self._begun if not isinstance(part, ProjectionPart)]
+        return self.closed or self._failure() is not None or (bool(handling) and all(one.has_ended for one in handling))
+
+    def _failure(self) -> AetherError | None:
+        return next((part.failure for part in self._begun if part.failure is not None), None)
+
+    def drain(self, timeout: float | None = 25.0) -> CloseReport:
+        """Take nothing new, let what runs come to its end, and end.
+
+        What consumers have in hand and no handler has begun is given back at once, and other processes get it. Events
+        of the bus cannot be given back: those that are queued are handled, as far as the time allows, and the rest is
+        dropped and counted. The bus and the store stay open.
+
+        Any thread may call it, more than once. A handler may call it, too: that handler is not waited for.
+
+        Args:
+            timeout: Seconds for the handlers that run; None waits for ever. A handler that takes longer is left behind:
+                its event is delivered to another process when the ack wait is over. The default suits Kubernetes, which
+                kills a container 30 seconds after its SIGTERM.
+
+        Returns:
+            What was left undone. It is true if all handlers have ended, but for one that calls this itself.
+        """
+        return self._close(timeout, discard=False)
+
+    def close(self, timeout: float | None = 5.0) -> CloseReport:
+        """As :meth:`drain`, but drop what is queued of the bus at once.
+
+        Args:
+            timeout: Seconds for the handlers that run; 0 waits for none, None waits for ever.
+
+        Returns:
+            What was left undone. It is true if all handlers have ended, but for one that calls this itself.
+        """
+        return self._close(timeout, discard=True)
+
+    def _close(self, timeout: float | None, *, discard: bool) -> CloseReport:
+        deadline = Deadline(timeout)
+        left = self._end(deadline, discard=discard)
+        self._reporter.close(last_words(deadline))
+        return CloseReport(handlers_left=left, timed_out=bool(left))
+
+    def _end(self, deadline: Deadline, *, discard: bool) -> int:
+        """As :meth:`close`, without waiting for the log; returns how many handlers still run."""
+        with self._lock:
+            self._state = _State.CLOSED
+            begun = list(self._begun)
+        self._changed.wake_all()
+        with outside_locks():
+            for part in begun:
+                part.let_end(discard=discard)
+            return sum(part.end(deadline, discard=discard) for part in begun)
+
+    def run(self, grace: float | None = 25.0) -> None:
+        """Work until SIGTERM or SIGINT, then end in order: the last line of a program.
+
+        This starts the worker, waits for a signal, and drains. Then it closes the store and the bus, which takes up to
+        5 seconds more. A second signal ends the process at once, with the status 128 and the signal's number; within
+        half a second it counts as the same one, as a terminal sends Ctrl-C to a whole group of processes.
+
+        If all has ended well it returns, so the program ends with the status 0. The status 3 says that something was
+        left undone when the grace was over, and 1 that an error was raised.
+
+        Args:
+            grace: Seconds for the handlers that run; None waits for ever.
+
+        Raises:
+            SystemExit: Something was left undone; its code is 3. The log says what.
+            WorkerError: This is not the main thread, where alone Python handles signals. Also the errors of
+                :meth:`start` and :meth:`wait`.
+        """
+        check_timeout("grace", grace)
+        with StopSignals(self._changed.wake_all) as signals:
+            self._claim()
+            try:
+                with signals.interrupting():
+                    self._begin_all(Deadline(None))
+                self._changed.wait(lambda: signals.first is not None or self._is_over(), Deadline(None))
+            except InterruptedStart:
+                pass
+            finally:
+                failure = self._failure()
+                report = self._close_all(grace)
+        if failure is not None:
+            raise again(failure)
+        if not report:
+            sys.exit(_LEFT)
+
+    def _close_all(self, grace: float | None) -> CloseReport:
+        """Drain, and close the store and then the bus, on which the store may publish."""
+        drained, deadline = self.drain(grace), Deadline(_LAST)
+        others = [one for one in (self._store, self._bus) if one is not None]
+        reports = [drained, *(one.close(deadline.timeout_left()) for one in others)]
+        return CloseReport(
+            unsent=sum(one.unsent for one in reports),
+            uncertain=sum(one.uncertain for one in reports),
+            rejected=sum(one.rejected for one in reports),
+            handlers_left=drained.handlers_left,
+            timed_out=any(one.timed_out for one in reports),
+        )
+
+    # -- how it is
+
+    def health(self, *, timeout: float | None = 0.5) -> Health:
+        """Return whether the worker can do its work now, and if not, why. It raises nothing for a server that is away.
+
+        It is ok while it runs, and so are its bus, its store, all handlers and projections: each is one of ``parts``.
+
+        Args:
+            timeout: Seconds for the questions to the server, all together; 0 asks nothing, and says what is known here.
+                None waits for ever.
+
+        Returns:
+            With ``numbers``: ``handlers``, how many calls run now.
+
+        Raises:
+            InvalidOptionError: ``timeout`` is no number of seconds.
+        """
+        deadline = Deadline(timeout)
+        if self._state is not _State.STARTED:
+            reason = f"the worker is {self._state.value}"
+            return Health(about="the worker", reasons=(reason,), alive=self._state is _State.NEW)
+        parts = [] if self._bus is None else [self._bus.health()]
+        if self._store is not None:
+            parts.append(self._store.health(timeout=deadline.timeout_left()))
+        parts += [part.health(deadline) for part in self._parts]
+        busy = sum(one.busy for one in self.metrics().handlers)
+        return Health.of("the worker", numbers={"handlers": busy}, parts=parts)
+
+    def metrics(self) -> WorkerMetrics:
+        """Return what the handlers have done since the start; any thread may ask, also after the end."""
+        found = [part.metrics() for part in self._parts]
+        runners = [part.runner_metrics() for part in self._parts if isinstance(part, ConsumerHandler)]
+        return WorkerMetrics(handlers=tuple(one for one in found if one is not None), runners=tuple(runners))
+
+    def __repr__(self) -> str:
+        labels = ", ".join(part.label for part in self._parts[:3])
+        more = f" and {len(self._parts) - 3} more" if len(self._parts) > 3 else ""
+        return f"<Worker with {labels or 'nothing'}{more}, {self._state.value}>"
