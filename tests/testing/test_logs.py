@@ -99,6 +99,7 @@ class TestNothing:
 
 def test_informations_are_recorded_where_they_are_asked_for(own_server: NATSServer) -> None:
     level = logger.level
+    assert logger.getEffectiveLevel() > logging.INFO, "or this shows nothing"
     with LogRecorder() as logs, NATSEventBus(own_server.url) as bus:
         bus.start()
         with logs.at_info():
@@ -113,6 +114,14 @@ def test_a_lower_level_stays(level: int, logs: LogRecorder, monkeypatch: pytest.
     monkeypatch.setattr(logger, "level", level)
     with logs.at_info():
         assert logger.level == level
+
+
+def test_the_level_is_as_it_was_afterwards(logs: LogRecorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logger, "level", logging.ERROR)
+    logger.manager._clear_cache()  # type: ignore[attr-defined]  # of what is enabled at the level before
+    with logs.at_info():
+        assert logger.level == logging.INFO
+    assert logger.level == logging.ERROR
 
 
 def test_it_records_nothing_afterwards(local_bus: EventBus) -> None:
