@@ -250,7 +250,7 @@ def _pause(server: NATSServer, _: Proxy) -> None:
 
 def _slow(_: NATSServer, link: Proxy) -> None:
     """Megabytes wait for seconds, longer than a node waits for an answer: nothing is lost."""
-    link.throttle(SLOW)
+    link.slow_down(bytes_per_second=SLOW)
     sleep(PING_INTERVAL * 4)
     link.restore()
 

@@ -19,11 +19,13 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from aether_sync import EventBus, JetStreamEventStore, NATSEventBus, NATSServer, Subscription
+from aether_sync import JetStreamEventStore, NATSEventBus, NATSServer, Subscription
 from aether_sync._runtime.event_loop import new_loop
 from aether_sync._runtime.loop_thread import LoopThread
 
 from .support.common import CHOSEN, UNIT, FreePort, Monitor, eventually
+
+pytest_plugins = ["pytest_aether_sync", "pytester"]
 
 # What a developer's shell says of his own servers is not about those of the tests.
 for _name in [name for name in os.environ if name.startswith("NATS_")]:
@@ -68,11 +70,15 @@ def monitor() -> Monitor:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, monitor: Monitor) -> Iterator[NATSServer]:
+def aether_server_config(monitor: Monitor) -> str:
+    """The server of all tests is monitored."""
+    return monitor.config
+
+
+@pytest.fixture(scope="session")
+def server(nats_server: NATSServer) -> NATSServer:
     """One server for all tests that do not harm theirs."""
-    log = tmp_path_factory.mktemp("server") / "nats.log"
-    with NATSServer(log_file=log, config=monitor.config) as server:
-        yield server
+    return nats_server
 
 
 @pytest.fixture
@@ -92,7 +98,7 @@ def own_server(tmp_path: Path, own_monitor: Monitor) -> Iterator[NATSServer]:
 
 @pytest.fixture
 def prefix() -> str:
-    """A subject prefix that no other test uses."""
+    """A subject prefix that no other test uses; a stream, a table and a file may have this name, too."""
     return f"t{uuid.uuid4().hex[:12]}"
 
 
@@ -130,13 +136,6 @@ def make_store(server: NATSServer, prefix: str) -> Iterator[Callable[..., JetStr
 def store(make_store: Callable[..., JetStreamEventStore]) -> JetStreamEventStore:
     """A store of its own."""
     return make_store()
-
-
-@pytest.fixture
-def local_bus() -> Iterator[EventBus]:
-    """A bus of one process."""
-    with EventBus() as bus:
-        yield bus
 
 
 @pytest.fixture
@@ -182,8 +181,8 @@ def _libuv_is_begun() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_left_behind(server: NATSServer) -> Iterator[None]:
-    """Fail a test that leaves a thread of ours, a file or a socket."""
+def aether_guard(server: NATSServer) -> Iterator[None]:
+    """Fail a test that leaves a thread of ours, a file or a socket; a handler may fail, as many tests want it to."""
     threads, files = _ours(), _open_files()
     yield
     if _ours() - threads or _open_files() > files:

@@ -10,6 +10,7 @@ from ..errors import StoreError, StoreUnavailableError
 from ..patterns import SubscriptionFilter
 from ._checks import check_actor_id, check_version, in_time
 from ._jetstream.answers import said
+from ._jetstream.error_codes import ErrorCode
 from ._jetstream.messages import Record
 from ._jetstream.saves import torn_saves
 from .base import MalformedRecord, StoredEvent
@@ -71,6 +72,23 @@ class StoreAdmin:
             raise StoreError(
                 f"there is no stream {self.stream!r} on the server: see --stream and --namespace, or store an event"
             )
+
+    def delete(self, timeout: float | None) -> None:
+        """Delete all that the store has on the server: events, snapshots, dead letters. What is not there is no error.
+
+        Args:
+            timeout: Seconds; None waits for ever.
+
+        Raises:
+            StoreError: The server could not delete them, or did not answer in time.
+            PermissionDeniedError: The user lacks the right.
+        """
+        deadline = Deadline(timeout)
+        for stream in (self.stream, self._names.snapshots, self._names.dead_letters):
+            answer = self._jetstream.request(f"STREAM.DELETE.{stream}", {}, deadline)
+            code = answer.get("error", {}).get("err_code")
+            if code not in (None, ErrorCode.JSStreamNotFoundErr):
+                raise StoreError(f"the stream {stream!r} cannot be deleted: {said(answer)}")
 
     def _info(self, deadline: Deadline, **body: Any) -> dict[str, Any]:
         return self._jetstream.request(f"STREAM.INFO.{self.stream}", body, deadline)

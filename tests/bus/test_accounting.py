@@ -39,19 +39,19 @@ def stall_and_cut(proxy: Proxy) -> None:
 
 
 def slow_down(proxy: Proxy) -> None:
-    proxy.throttle(2_000_000 / UNIT)
+    proxy.slow_down(bytes_per_second=2_000_000 / UNIT)
     time.sleep(0.7 * UNIT)
     proxy.restore()
 
 
 def slow_down_and_cut(proxy: Proxy) -> None:
-    proxy.throttle(2_000_000 / UNIT)
+    proxy.slow_down(bytes_per_second=2_000_000 / UNIT)
     time.sleep(0.5 * UNIT)
     cut(proxy)
 
 
 def delay(proxy: Proxy) -> None:
-    proxy.delay(0.02 * UNIT)
+    proxy.slow_down(delay=0.02 * UNIT)
     time.sleep(0.5 * UNIT)
     proxy.restore()
 

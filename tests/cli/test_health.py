@@ -69,7 +69,7 @@ def test_the_timeout_is_for_all_of_it(own_server: NATSServer) -> None:
         store.save_event(make_event(version=1))
     pause = 0.2 * UNIT
     with Proxy(own_server.port) as proxy:
-        proxy.delay(pause)
+        proxy.slow_down(delay=pause)
         began = time.monotonic()
         with Connection(proxy.url) as connection:
             connection.start()

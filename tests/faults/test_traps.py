@@ -420,7 +420,7 @@ def test_a_large_message_on_a_slow_link_is_not_a_frozen_link(
 ) -> None:
     bus = make_bus(proxy.url, ping_interval=0.3 * UNIT)
     with bus.subscribe("n") as events:
-        proxy.throttle(600_000 / UNIT)
+        proxy.slow_down(bytes_per_second=600_000 / UNIT)
         make_bus(large.url).publish("n", make_event(data={"n": 1, "fill": "x" * 800_000}))
         assert take(events) == 1
     assert bus.metrics().reconnects == 0

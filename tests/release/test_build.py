@@ -63,7 +63,8 @@ def test_two_builds_are_the_same_to_the_byte(built: Built, tmp_path: Path) -> No
 def test_the_wheel_has_every_file_of_the_package(built: Built) -> None:
     with zipfile.ZipFile(built.wheel) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert names == {f"aether_sync/{name}" for name in files_of(ROOT / "aether_sync")}
+    package = {f"aether_sync/{name}" for name in files_of(ROOT / "aether_sync")}
+    assert names == package | {"pytest_aether_sync.py"}
 
 
 def test_the_sdist_has_every_file_of_the_checkout(built: Built, tmp_path: Path) -> None:
@@ -90,6 +91,7 @@ def test_the_metadata_is_whole(built: Built) -> None:
     assert set(metadata.get_all("Provides-Extra", [])) == set(extras())
     assert metadata.get_all("Project-URL") is None, "there is no page of the project yet"
     assert "aether-sync = aether_sync.cli:main" in points
+    assert "[pytest11]\npytest_aether_sync = pytest_aether_sync\n" in points
 
 
 def test_an_index_would_take_them(built: Built) -> None:

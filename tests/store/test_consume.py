@@ -216,7 +216,7 @@ class TestDeadLetters:
                 events.get(timeout=PATIENCE).reject("no")
         with Proxy(server.port) as proxy, make_store(proxy.url) as far:
             far.start()
-            proxy.delay(0.02 * UNIT)  # 12 s for as many questions one after the other
+            proxy.slow_down(delay=0.02 * UNIT)  # 12 s for as many questions one after the other
             assert len(far.consumer("c").dead_letters(timeout=8 * UNIT)) == 300
             proxy.restore()
 

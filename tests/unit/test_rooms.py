@@ -16,7 +16,7 @@ ROOMS: dict[str, list[str]] = {
     "": [
         "_version", "_values", "errors", "_arguments", "events", "patterns", "metrics", "notices", "_codec", "_runtime",
         "event_types", "instrumentation", "handling_context", "health", "_nats", "connection", "_bus", "subscription",
-        "subscription_runner", "bus", "nats_bus", "stores", "sourcing", "worker", "server",
+        "subscription_runner", "bus", "nats_bus", "stores", "sourcing", "worker", "server", "testing",
         "__init__", "contrib", "cli", "__main__",
     ],
     "contrib": ["eventsourcing", "opentelemetry", "prometheus", "sqlalchemy"],
@@ -72,6 +72,7 @@ ROOMS: dict[str, list[str]] = {
         "_http", "__init__", "__main__",
     ],
     "server": ["watcher", "process", "configuration", "server", "cluster"],
+    "testing": ["_link", "_logs", "_published", "_guard", "_means", "_unittest", "__init__"],
     "cli": [
         "_access", "demo", "_shell", "_progress", "_options", "_lines", "_program", "_types", "_bus", "_store",
         "_append", "_export_file", "_export", "_import_there", "_import", "_rebuild", "supervisor", "_run", "_doctor",

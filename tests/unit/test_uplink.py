@@ -37,7 +37,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NATSServer]:
 def slow(large: NATSServer, request: pytest.FixtureRequest) -> Iterator[Proxy]:
     """A slow link to it; who writes hears of that soon, or late."""
     with Proxy(large.port, buffer=request.param) as proxy:
-        proxy.throttle(RATE)
+        proxy.slow_down(bytes_per_second=RATE)
         yield proxy
 
 
@@ -60,7 +60,7 @@ def test_a_slow_link_is_not_a_frozen_one(make_bus: MakeBus, large: NATSServer, s
 @pytest.mark.fault
 def test_an_event_may_take_longer_than_an_interval(make_bus: MakeBus, large: NATSServer) -> None:
     with Proxy(large.port, buffer=SMALL) as slow, make_bus(large.url).subscribe("n") as events:
-        slow.throttle(RATE)
+        slow.slow_down(bytes_per_second=RATE)
         bus = make_bus(slow.url, ping_interval=INTERVAL)
         for n in range(2):
             bus.publish("n", make_event(n, data={"n": n, "fill": "x" * 4 * int(RATE * INTERVAL)}))
@@ -77,7 +77,7 @@ def test_a_slow_link_with_tls(make_bus: MakeBus, tmp_path: Path) -> None:
     with NATSServer(config=f"{LARGE}\n{ours.config()}") as server, Proxy(server.port, buffer=SMALL) as slow:
         bus = make_bus(f"tls://127.0.0.1:{slow.port}", tls=ours.trusting(), ping_interval=INTERVAL)
         bus.start()
-        slow.throttle(RATE)
+        slow.slow_down(bytes_per_second=RATE)
         bus.publish("n", make_event(data={"fill": os.urandom(int(RATE * INTERVAL * 2)).hex()}))
         bus.publish_many("n", [make_event(n, data={"fill": "x" * 800}) for n in range(200)])
         bus.flush(PATIENCE)
@@ -109,7 +109,7 @@ def test_a_store_waits_for_what_is_on_its_way(
         store, reader = make_store(slow.url), make_store(slow.url)
         store.start(PATIENCE)
         reader.start(PATIENCE)
-        slow.throttle(RATE)
+        slow.slow_down(bytes_per_second=RATE)
         stored = store.save_events(
             [make_event(actor_id="a", version=1, data={"fill": "x" * int(RATE * 4 * UNIT)})], timeout=PATIENCE
         )
@@ -127,7 +127,7 @@ def test_a_lame_server_is_left_when_all_went_out(make_bus: MakeBus, free_port: i
         bus = make_bus([slow.url, f"nats://127.0.0.1:{free_port}"], ping_interval=INTERVAL)
         bus.start()
         with NATSServer(port=free_port):
-            slow.throttle(RATE)
+            slow.slow_down(bytes_per_second=RATE)
             bus.publish("n", make_event(data={"fill": "x" * 4 * int(RATE * INTERVAL)}))
             eventually(lambda: bus.metrics().outbox_events == 0, "an event on its way")
             lame.lame_duck()
