@@ -58,6 +58,7 @@ from aether_sync import (
     instrument,
     retry_on_conflict,
 )
+from aether_sync.testing import Survival, assert_survives
 
 
 @dataclass
@@ -348,3 +349,14 @@ def in_memory(store: InMemoryEventStore) -> None:
     any_store(store)
     assert_type(store.consumer("projector").run(print), Runner)
     store.start()  # type: ignore[attr-defined]  # told before it is run: it has no server
+
+
+def surviving(types: EventTypes, event: Event) -> None:
+    rows: dict[str, int] = {}
+
+    def handler(event: Event, delivery: Delivery) -> None: ...
+
+    survival = assert_survives(handler, [event], state=lambda: rows, reset=rows.clear, kill=True, histories=1_000)
+    assert_type(survival, Survival)
+    assert_type(survival.complete, bool)
+    assert_survives(print, [("order-1", object())], state=rows.copy, restart=rows.clear, types=types, keep_order=False)

@@ -16,7 +16,7 @@ ROOMS: dict[str, list[str]] = {
     "": [
         "_version", "_values", "errors", "_arguments", "events", "patterns", "metrics", "notices", "_codec", "_runtime",
         "event_types", "instrumentation", "handling_context", "health", "_nats", "connection", "_bus", "subscription",
-        "bus", "nats_bus", "stores", "sourcing", "server", "__init__", "contrib", "cli", "__main__",
+        "bus", "nats_bus", "stores", "sourcing", "server", "testing", "__init__", "contrib", "cli", "__main__",
     ],
     "contrib": ["eventsourcing", "opentelemetry", "prometheus", "sqlalchemy"],
     "contrib/eventsourcing": ["_errors", "_records", "_datastore", "_recorders", "_factory", "__init__"],
@@ -65,6 +65,10 @@ ROOMS: dict[str, list[str]] = {
         "_http", "__init__", "__main__",
     ],
     "server": ["watcher", "process", "configuration", "server", "cluster"],
+    "testing": [
+        "_histories", "_lines", "_calling", "_progress", "_playing", "_children", "_stage", "_trials", "_shrinking",
+        "_report", "survives", "__init__",
+    ],
     "cli": [
         "_access", "demo", "_shell", "_progress", "_options", "_lines", "_program", "_types", "_bus", "_store",
         "_append", "_export_file", "_export", "_import_there", "_import", "_rebuild", "_doctor", "_health", "_guide",

@@ -15,8 +15,8 @@ __all__ = ["BRIDGES", "PAGES", "Page", "Reference"]
 
 _PACKAGE = Path(__file__).parents[3] / "aether_sync"
 _LAST_LINE = "<!-- Made from the docstrings by `python -m tests.docs.reference`: edit those. -->"
-#: Modules with public names of their own, which `aether_sync` itself does not have: each needs an extra.
-BRIDGES = ("contrib.eventsourcing", "contrib.opentelemetry", "contrib.prometheus", "contrib.sqlalchemy")
+#: Modules with public names of their own, which `aether_sync` itself does not have.
+BRIDGES = ("testing", "contrib.eventsourcing", "contrib.opentelemetry", "contrib.prometheus", "contrib.sqlalchemy")
 _BUILTINS = {"AttributeError", "Exception", "TimeoutError", "ValueError"}
 _KINDS = {"__enter__": "a context manager", "__next__": "an iterator", "__anext__": "an asynchronous iterator"}
 
@@ -137,6 +137,12 @@ PAGES = (
         "A local server",
         "`NATSServer` and `NATSCluster` run nats-server for tests and development.",
         ("server.server", "server"),
+    ),
+    Page(
+        "testing",
+        "Testing",
+        "`aether_sync.testing` has these names.",
+        ("testing",),
     ),
     Page(
         "process",
