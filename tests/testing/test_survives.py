@@ -19,6 +19,7 @@ import numpy
 import pytest
 
 from aether_sync import (
+    Consumer,
     DeadlineExceededError,
     Delivery,
     DuplicateIdError,
@@ -35,6 +36,7 @@ from aether_sync.testing._lines import Tracer, own_code
 from aether_sync.testing._progress import Visit
 from aether_sync.testing._report import reported
 from aether_sync.testing._trials import Outcome
+from aether_sync.testing._trials import World as _World
 
 from ..support.common import PATIENCE, UNIT
 
@@ -191,7 +193,7 @@ FAULTS: dict[str, tuple[str, list[str], dict[str, Any]]] = {
 
 
 #: What runs each time: the others make sure of the same once more.
-QUICK = {"notes_before", "acknowledges_early", "knows_the_last_sequence", "counts_in_memory", "sets_the_newest"}
+QUICK = {"notes_before", "acknowledges_early", "knows_the_last_sequence", "counts_in_memory", "believes_in_one_attempt"}
 
 
 def quick_or_slow(names: Iterable[str], quick: set[str]) -> list[Any]:
@@ -338,7 +340,6 @@ class TestHowItIsCalled:
         events = [("account-1", Deposited(5)), EVENTS[0].replace(data={"amount": 5})]
         world.survives(handler, events, types=types, histories=1)
 
-    @pytest.mark.slow
     def test_nothing_is_traced_afterwards_and_what_was_goes_on(self, world: World) -> None:
         def tracer(*_: object) -> None:
             return None
@@ -367,6 +368,20 @@ class TestHowItIsCalled:
         assert len(restarts) == 1
         report = report_of(lambda: world.survives(world.adds_twice, EVENTS[:2], replay="1:server-restarts 2 1"))
         assert "the server restarts before the acknowledgement" in report
+
+    def test_what_is_handled_is_acknowledged_and_the_rest_comes_again(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ends: list[Any] = []
+        original = Consumer.delete
+
+        def delete(self: Consumer, **options: Any) -> bool:
+            ends.append(self.state())
+            return original(self, **options)
+
+        monkeypatch.setattr(Consumer, "delete", delete)
+        world.survives(world.adds_once, EVENTS[:3], histories=1, replay="1:ack-lost 2:dies-after 1 3:dies-at-2 2 3")
+        assert {(end.acknowledged, end.unacknowledged, end.waiting) for end in ends} == {(3, 0, 0)}
 
 
 class TestADeath:
@@ -514,7 +529,6 @@ class TestAProcessThatIsKilled:
         assert replayed(report) == "1:dies-acked 2"
         assert memory == {}
 
-    @pytest.mark.slow
     def test_no_finally_runs(self) -> None:
         """In this process it does, which is why ``kill=True`` is there."""
 
@@ -728,6 +742,15 @@ def test_events_that_no_store_has_are_refused(world: World) -> None:
         world.survives(world.puts, [EVENTS[0].replace(version=2), EVENTS[2].replace(version=1)])
     with pytest.raises(DuplicateIdError):
         world.survives(world.puts, [EVENTS[0], EVENTS[0]])
+
+
+def test_a_state_does_not_change_any_more() -> None:
+    rows = {"all": [1]}
+    world = _World(state=lambda: rows, reset=rows.clear, start=rows.clear)
+    before = world.look()
+    rows["all"].append(2)
+    assert before == {"all": [1]}
+    assert world.look() == {"all": [1, 2]}
 
 
 def test_a_handler_that_nobody_would_run_is_refused(world: World) -> None:
