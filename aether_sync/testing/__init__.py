@@ -8,5 +8,6 @@ from ._link import BrokenLink
 from ._logs import LogRecorder
 from ._published import Published
 from ._unittest import AetherTestCase
+from .survives import Survival, assert_survives
 
-__all__ = ["AetherTestCase", "BrokenLink", "LogRecorder", "Published"]
+__all__ = ["AetherTestCase", "BrokenLink", "LogRecorder", "Published", "Survival", "assert_survives"]

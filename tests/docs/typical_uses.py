@@ -72,6 +72,7 @@ from aether_sync import (
     interruptible,
     retry_on_conflict,
 )
+from aether_sync.testing import Survival, assert_survives
 
 
 @dataclass
@@ -413,3 +414,14 @@ def worker(bus: EventBus, store: EventStore, projection: Projection, into: SQLit
     worker.run(grace=20.0)
     with bus.run("orders.*", forget, threads=2) as runner:
         assert_type(runner, SubscriptionRunner)
+
+
+def surviving(types: EventTypes, event: Event) -> None:
+    rows: dict[str, int] = {}
+
+    def handler(event: Event, delivery: Delivery) -> None: ...
+
+    survival = assert_survives(handler, [event], state=lambda: rows, reset=rows.clear, kill=True, histories=1_000)
+    assert_type(survival, Survival)
+    assert_type(survival.complete, bool)
+    assert_survives(print, [("order-1", object())], state=rows.copy, restart=rows.clear, types=types, keep_order=False)

@@ -72,7 +72,10 @@ ROOMS: dict[str, list[str]] = {
         "_http", "__init__", "__main__",
     ],
     "server": ["watcher", "process", "configuration", "server", "cluster"],
-    "testing": ["_link", "_logs", "_published", "_guard", "_means", "_unittest", "__init__"],
+    "testing": [
+        "_histories", "_lines", "_calling", "_progress", "_playing", "_children", "_stage", "_trials", "_shrinking",
+        "_report", "survives", "_link", "_logs", "_published", "_guard", "_means", "_unittest", "__init__",
+    ],
     "cli": [
         "_access", "demo", "_shell", "_progress", "_options", "_lines", "_program", "_types", "_bus", "_store",
         "_append", "_export_file", "_export", "_import_there", "_import", "_rebuild", "supervisor", "_run", "_doctor",

@@ -1,0 +1,282 @@
+"""``assert_survives``: a handler of a durable consumer has the same effect, whatever happens to its process."""
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any, NoReturn
+
+from .._arguments import (
+    as_iterator,
+    check_callback,
+    check_count,
+    check_flag,
+    check_int,
+    check_seconds,
+    check_text,
+    is_of,
+)
+from .._runtime.deadline import Deadline
+from .._values.shown import short
+from ..errors import InvalidOptionError
+from ..event_types import EventTypes, class_of_events
+from ..events import Event
+from ._calling import call_of, function_of, name_of
+from ._histories import Fate, Place, Plan, Step, parsed, random_history, single_faults
+from ._lines import own_code
+from ._playing import Player
+from ._report import reported
+from ._shrinking import Found, shortened
+from ._stage import Stage
+from ._trials import Outcome, Trials, World, are_equal
+
+__all__ = ["Survival", "assert_survives"]
+
+_MOST_EVENTS = 1_000  # of a test: as many as are stored at once
+
+
+@dataclass(frozen=True, slots=True)
+class Survival:
+    """What a handler has survived. :func:`assert_survives` returns it.
+
+    Attributes:
+        histories: How many histories were played.
+        complete: Whether each history with a single fault was among them. False says that ``histories`` or ``seconds``
+            were too few for that.
+    """
+
+    histories: int
+    complete: bool
+
+
+def assert_survives(
+    handler: Callable[..., object],
+    events: Iterable[Event | tuple[str, object]],
+    *,
+    state: Callable[[], Any],
+    reset: Callable[[], object] | None = None,
+    restart: Callable[[], object] | None = None,
+    types: EventTypes | None = None,
+    keep_order: bool = True,
+    kill: bool = False,
+    histories: int = 200,
+    seconds: float = 5.0,
+    seed: int = 0,
+    replay: str = "",
+) -> Survival:
+    """See that a handler comes to the same state, however its events are delivered.
+
+    The handler is called with events that a real server delivers: first undisturbed, in the order of the store; then in
+    many other histories, in which events come twice, at once or late, acknowledgements are lost, the process dies
+    before a delivery, within the handler, before and after an acknowledgement, the server restarts, and the events of
+    different actors overtake each other. Histories with one fault come first, then random ones with up to three. The
+    first one after which ``state()`` returns something else is shortened and reported.
+
+    The handler is called on the calling thread, by one call at a time: races between threads are not looked for.
+
+    Args:
+        handler: Called with what a handler of :meth:`Consumer.run` takes, the :class:`Delivery`. It may take the event
+            instead, or the event and the delivery: an argument is given what its annotation says, or its name, if that
+            is ``event`` or ``delivery``. With ``types`` any other class stands for the typed value. It may raise, and
+            is called again later, up to five times for an event.
+        events: What is delivered, 1 to 1,000: events, of which those without a version are numbered, or with ``types``
+            also pairs of an actor's id and a value. The fewer they are, the more of their histories are tried: two
+            actors with three events each are a good beginning.
+        state: Returns what the handler has brought about, such as the rows of a table. It is compared by ``==``: leave
+            out what may differ, such as times, and sort what may have any order.
+        reset: Called before each run: it brings all that ``state()`` reads back to how it is before the first event.
+            None if nothing has to be done, because the handler runs in other processes, say.
+        restart: Called when a process starts, which is before each run, and after each death. Let it do what a new
+            process does: forget what it has in memory, and open connections.
+        types: The classes of the events, as for a store.
+        keep_order: Whether the events of one actor come in order, as in one process, but for those that come again.
+            False lets later ones come before earlier ones, as may happen after the death of a process, and with several
+            processes.
+        kill: How a process dies. False raises an exception in the handler which is no ``Exception``, so that only
+            ``finally``, ``with`` and a bare ``except`` take notice. It is quick, and ``state()`` may look at objects in
+            memory, which stand for what is outside. True runs the handler in forked processes that end by SIGKILL:
+            nothing in memory survives, and ``state()``, which is called in this process, has to read what is outside.
+            Connections that were opened before must not be used by the handler then.
+        histories: How many histories are played at most.
+        seconds: For how long new histories are begun, and then for how long one that fails is shortened.
+        seed: Chooses the random histories. The same number chooses the same ones.
+        replay: A history of a report. Only this one is played, and it is not shortened.
+
+    Returns:
+        How much was tried.
+
+    Raises:
+        AssertionError: The handler does not survive a history, which the text tells; or it fails in an undisturbed run.
+        InvalidOptionError: An argument is wrong; or two undisturbed runs come to different states; or nothing that
+            ``state()`` shows is changed by the events.
+        DeadlineExceededError: An event did not come again, or a process did not end.
+        ServerNotFoundError: There is no nats-server; the extra ``server`` brings one.
+    """
+    __tracebackhide__ = True
+    call = call_of(handler, types)
+    class_of_events(types)  # which refuses anything else
+    given = _numbered(events, types)
+    for name, function in (("state", state), ("reset", reset), ("restart", restart)):
+        if function is not None or name == "state":
+            check_callback(name, function)
+    search = _Search(
+        name=name_of(handler),
+        events=given,
+        is_killed=check_flag("kill", kill),
+        keeps_order=check_flag("keep_order", keep_order),
+        most=check_count("histories", histories),
+        seconds=check_seconds("seconds", seconds),
+        seed=check_int("seed", seed, 0),
+    )
+    replayed = check_text("replay", replay)
+    steps = parsed(replayed, len(given)) if replayed else []
+    packages = frozenset(
+        name.partition(".")[0]
+        for name in (
+            str(getattr(function_of(handler), "__module__", "")),
+            sys._getframe(1).f_globals.get("__name__", ""),
+        )
+    )
+    world = World(state, reset or _nothing, restart or _nothing)
+    player = Player(call, own_code(packages))
+    with Stage(given, types, search.is_killed) as stage:
+        return search.run(stage, player, world, steps)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _numbered(events: object, types: EventTypes | None) -> list[Event]:
+    """Return the events of a test, each with a version."""
+    iterator: Iterator[Any] | None = None if is_of(events, str) else as_iterator(events)  # type: ignore[arg-type]
+    if iterator is None:
+        raise InvalidOptionError(f"events must be an iterable of events, not {short(events)}")
+    versions: Counter[str] = Counter()
+    found = []
+    for given in iterator:
+        event = _event_of(given, types)
+        versions[event.actor_id] = event.version or versions[event.actor_id] + 1
+        found.append(event.replace(version=versions[event.actor_id]))
+        if len(found) > _MOST_EVENTS:
+            raise InvalidOptionError(f"events must be at most {_MOST_EVENTS:,}: a few show more, as more is tried")
+    if not found:
+        raise InvalidOptionError("events must be at least one event")
+    return found
+
+
+def _event_of(given: object, types: EventTypes | None) -> Event:
+    if is_of(given, Event):
+        return given
+    if is_of(given, tuple) and len(given) == 2 and types is not None:
+        return types.to_event(given[1], actor_id=given[0])
+    wanted = "an Event" if types is None else "an Event, or a pair of an actor's id and a value"
+    raise InvalidOptionError(f"each of the events must be {wanted}, not {short(given)}")
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Looks for a history that a handler does not survive; the attributes are as for :func:`assert_survives`."""
+
+    name: str
+    events: list[Event]
+    is_killed: bool
+    keeps_order: bool
+    most: int
+    seconds: float
+    seed: int
+
+    def run(self, stage: Stage, player: Player, world: World, replayed: list[Step]) -> Survival:
+        __tracebackhide__ = True
+        actors, kinds = (tuple(getattr(one, name) for one in self.events) for name in ("actor_id", "event_type"))
+        plan = Plan(actors, kinds, ((),) * len(actors), self.keeps_order, restarts_server=not self.is_killed)
+        every = frozenset(range(plan.count))
+        trials = Trials(stage, plan, player, world)
+        usual = self._look_at_usual(trials, player, world, every)
+        plan = replace(plan, lines=_lines_by_event(usual, plan.count))
+        if replayed:
+            if not plan.restarts_server:  # to the handler it is as if the acknowledgement were lost
+                replayed = [one._replace(fate=Fate.LOST) if one.fate is Fate.SERVER else one for one in replayed]
+            return self._replay(trials, replayed)
+        return self._look_for_failure(trials, plan, every)
+
+    def _look_at_usual(self, trials: Trials, player: Player, world: World, every: frozenset[int]) -> Outcome:
+        """Run the handler twice undisturbed, and return what comes of it, with the lines that run for each event."""
+        __tracebackhide__ = True
+        states: list[Any] = [trials.initial]
+        errors: list[BaseException] = []
+        watched = player._replace(errors=errors)
+        if not self.is_killed:  # else the handler runs elsewhere
+            watched = watched._replace(on_visit=lambda: states.append(world.look()))
+        first = trials.undisturbed(every, watched)
+        if first.failure:
+            raise AssertionError(f"{self.name} fails in an undisturbed run: {first.failure}") from _last(errors)
+        if all(are_equal(one, trials.initial) for one in (*states, first.state)):
+            raise InvalidOptionError(_no_change(trials.initial, self.is_killed))
+        second = trials.undisturbed(every, player._replace(counts_lines=True))
+        if second.failure or not are_equal(first.state, second.state):
+            raise InvalidOptionError(
+                f"state() returned {short(first.state)} after one undisturbed run, and {short(second.state)} after "
+                "another one, so there is nothing to compare with: leave out what differs, such as times and new ids"
+            )
+        return second
+
+    def _replay(self, trials: Trials, steps: list[Step]) -> Survival:
+        __tracebackhide__ = True
+        wanted = frozenset(step.event for step in steps)
+        errors: list[BaseException] = []
+        outcome = trials.disturbed(wanted, steps, errors)
+        if trials.fails(wanted, outcome):
+            raise AssertionError(self._report((wanted, outcome), trials, "")) from _last(errors)
+        return Survival(1, complete=False)
+
+    def _look_for_failure(self, trials: Trials, plan: Plan, every: frozenset[int]) -> Survival:
+        __tracebackhide__ = True
+        deadline = Deadline(self.seconds)
+        singles, is_complete = single_faults(plan), False
+        random = Random(self.seed)
+        while trials.count < self.most and deadline.remaining():
+            steps = next(singles, None)
+            if steps is None:
+                is_complete, steps = True, random_history(plan, random)
+            outcome = trials.disturbed(every, steps)
+            if trials.fails(every, outcome):
+                self._shorten_and_raise((every, outcome), trials)
+        return Survival(trials.count, complete=is_complete or next(singles, None) is None)
+
+    def _shorten_and_raise(self, found: Found, trials: Trials) -> NoReturn:
+        __tracebackhide__ = True
+        number, deadline = trials.count, Deadline(self.seconds)
+        found = shortened(found, trials, lambda: bool(deadline.remaining()))
+        wanted, outcome = found
+        errors: list[BaseException] = []
+        about = f"\n(It is made of history {number} of at most {self.most}, seed {self.seed}.)"
+        if not trials.fails(wanted, trials.disturbed(wanted, outcome.steps, errors)):
+            about = (
+                "\nWhen it was played again, it did not fail: the handler, or state(), depends on something else, such "
+                f"as the time, a thread or chance.{about}"
+            )
+        raise AssertionError(self._report(found, trials, about)) from _last(errors)
+
+    def _report(self, found: Found, trials: Trials, about: str) -> str:
+        wanted, outcome = found
+        return reported(self.name, self.events, trials.undisturbed(wanted), outcome, about)
+
+
+def _last(errors: list[BaseException]) -> BaseException | None:
+    """Return what the handler has raised last, for the traceback."""
+    return errors[-1] if errors else None
+
+
+def _lines_by_event(usual: Outcome, count: int) -> tuple[tuple[Place, ...], ...]:
+    """Return the lines that have run for each event, when it was handled for the last time."""
+    found = {visit.step.event: visit.lines for visit in usual.visits}
+    return tuple(found[event] for event in range(count))
+
+
+def _no_change(initial: object, is_killed: bool) -> str:
+    text = f"state() returned {short(initial)} before the first event, and the same afterwards, so it shows nothing"
+    if is_killed:
+        return f"{text}: with kill=True the handler runs in other processes, so let state() read a file or a database"
+    return f"{text}: let it return what the handler changes"
