@@ -8,7 +8,6 @@ field would find a default in it that the events may not say.
 import hashlib
 import inspect
 from collections.abc import Callable, Sequence
-from types import UnionType
 from typing import Any, Generic, NamedTuple, TypeVar, Union, get_origin, get_type_hints
 
 import msgspec
@@ -133,7 +132,7 @@ class StateSnapshots(Generic[State]):
 
 def _advice(kind: Any) -> str:
     """Return what to make states of that JSON can hold."""
-    if isinstance(kind, UnionType) or get_origin(kind) is Union:
+    if isinstance(kind, type(int | str)) or get_origin(kind) is Union:
         return "make each class of the union a msgspec.Struct with tag=True, so that JSON says of which one a state is"
     return "use a dataclass or a msgspec.Struct"
 
