@@ -207,8 +207,32 @@ def _leave(call: _Call) -> None:
     """Leave a block. An error that has not arrived is taken back, if this was the outermost one."""
     with _lock:
         call.block -= 1
-        if call.is_sent and not call.block:
+        is_taken_back = call.is_sent and not call.block
+        if is_taken_back:
             _send(call.thread, None)
+    if is_taken_back:
+        _forget_that_one_was_sent()
+
+
+class _NoneIsLeftError(BaseException):
+    """The last asynchronous exception of a thread."""
+
+
+def _forget_that_one_was_sent() -> None:
+    """Have this thread get an asynchronous exception, after one was taken back.
+
+    CPython before 3.12 notes for the whole process that there is one, until a thread gets one. While that is noted,
+    a thread that is traced, as by a debugger, hangs at the beginning of the next function.
+    """
+    try:
+        _send(get_ident(), _NoneIsLeftError)
+        for _ in range(100):
+            _do_nothing()  # it is raised where a function begins
+    except _NoneIsLeftError:
+        pass
+
+
+def _do_nothing() -> None: ...
 
 
 def _send(thread: int, error: type[BaseException] | None) -> None:

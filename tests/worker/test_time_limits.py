@@ -1,5 +1,8 @@
 """Time limits: what takes too long is reported with its stack, and interrupted only where that is allowed."""
 
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 import traceback
@@ -144,6 +147,40 @@ def test_a_call_into_c_is_interrupted_when_it_returns(local_bus: EventBus) -> No
 def test_without_a_limit_a_block_does_nothing() -> None:
     with interruptible(), interruptible():
         pass
+
+
+def test_a_debugger_goes_on_after_one_was_taken_back() -> None:
+    """Before Python 3.12 a thread that is traced hung for ever then; it is a process of its own for that."""
+    program = """
+        import sys, threading, time
+        from aether_sync import EventBus, Event, TimeLimitExceededError, Worker, interruptible
+        from aether_sync.worker import time_limits
+
+        def work(event: Event) -> None:
+            with interruptible():
+                call = time_limits._running[threading.get_ident()]
+                with time_limits._lock:  # as the time limit does, and it does not arrive before the block is left
+                    call.is_sent = True
+                    time_limits._send(call.thread, TimeLimitExceededError)
+                    time_limits._send(call.thread, None)
+
+        with EventBus() as bus:
+            worker = Worker(bus=bus)
+            done = threading.Event()
+            worker.on("n", time_limit=60.0)(work)
+            with worker:
+                bus.publish("n", Event(event_type="E", actor_id="a"))
+                while not (worker.metrics().handlers[0].handled or worker.metrics().handlers[0].failed):
+                    time.sleep(0.01)
+            sys.settrace(lambda *_: None)
+            (lambda: None)()
+            sys.settrace(None)
+            print("went on")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.stdout == "went on\n", done.stderr
 
 
 def test_what_is_sent_reaches_nobody_else(local_bus: EventBus) -> None:
