@@ -11,7 +11,7 @@ from .._values.clock import Datetime
 from ..errors import DecodingError
 from ..events import _CHECKED, MAX_VERSION, Event, _set
 
-__all__ = ["decode_envelope", "decode_event", "decode_run", "decode_stored", "decode_stored_run"]
+__all__ = ["decode_envelope", "decode_event", "decode_run", "decode_stored", "decode_stored_run", "is_not_utf8"]
 _T, _Z = b"TZ"
 _read_datetime = Datetime.fromisoformat
 _RFC3339 = re.compile(
@@ -248,12 +248,19 @@ class _NotRfc3339Error(ValueError):
     """A timestamp is not RFC 3339, or out of the range of datetime."""
 
 
+def is_not_utf8(error: Exception) -> bool:
+    """Whether msgspec says that a text is not UTF-8. Since 0.23 it does so by an error of its own."""
+    return isinstance(error, UnicodeDecodeError) or str(error).startswith("Invalid UTF-8")
+
+
 def _refuse(error: ValueError | RecursionError) -> NoReturn:
-    if isinstance(error, msgspec.DecodeError):  # it says what and where, with our types and keys
+    if isinstance(error, msgspec.DecodeError) and not is_not_utf8(
+        error
+    ):  # it says what and where, with our types and keys
         raise DecodingError(f"not an event of this wire format: {error}") from error
     if isinstance(error, RecursionError):
         reason = "it is nested too deeply"
-    elif isinstance(error, UnicodeDecodeError):
+    elif is_not_utf8(error):
         reason = "it is not UTF-8"
     else:  # the message of datetime would quote the text
         reason = "its timestamp is not RFC 3339, or not a moment that datetime has - at `$.event.timestamp`"

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 
-from .._codec.decoding import decode_event
+from .._codec.decoding import decode_event, is_not_utf8
 from .._codec.encoding import encode_read
 from ..errors import AetherError, DecodingError
 from ..events import Event
@@ -127,10 +127,10 @@ def _to_event(line: bytes, given: dict[str, object]) -> Event:
     """
     try:
         read = msgspec.json.decode(line, type=dict[str, Any])
-    except UnicodeDecodeError:
-        raise DecodingError("it is not UTF-8") from None
-    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
+    except RecursionError as error:
         raise DecodingError(str(error)) from None
+    except ValueError as error:  # as msgspec's errors are
+        raise DecodingError("it is not UTF-8" if is_not_utf8(error) else str(error)) from None
     keys = read.keys()
     if keys >= _ITS_OWN and given.keys() <= keys and keys <= _READ:  # as most are; the rest takes long
         return decode_event(line, "")

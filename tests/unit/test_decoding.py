@@ -472,6 +472,13 @@ def test_names():
         "event_class",
         "made_of",
     ]
-    assert decoding.__all__ == ["decode_envelope", "decode_event", "decode_run", "decode_stored", "decode_stored_run"]
+    assert decoding.__all__ == [
+        "decode_envelope",
+        "decode_event",
+        "decode_run",
+        "decode_stored",
+        "decode_stored_run",
+        "is_not_utf8",
+    ]
     assert encoding.__all__ == ["encode_and_copy", "encode_event", "encode_read"]
     assert envelopes.__all__ == ["FIRST_POSITION", "POSITION_ENDS", "POSITION_MARK", "EnvelopeWriter"]
