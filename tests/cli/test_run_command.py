@@ -197,6 +197,7 @@ def test_a_day_of_two_processes(begin: Callable[..., Command]) -> None:
     )
 
 
+@pytest.mark.slow
 def test_processes_do_not_outlive_the_supervisor(begin: Callable[..., Command]) -> None:
     command = begin()
     (pid,) = command.wait_until(1)

@@ -283,6 +283,7 @@ def test_a_server_that_runs_already_is_no_nats_server(run: Run, server: NATSServ
     result.stdout.no_fnmatch_line("*secret*")
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_is_an_error_at_once(run: Run, free_port: int) -> None:
     result = run("def test_it(aether_bus): pass", ini=f"aether_nats_url = nats://127.0.0.1:{free_port}")
     result.assert_outcomes(errors=1)

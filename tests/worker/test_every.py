@@ -143,6 +143,7 @@ class TestOfTheCluster:
             worker.drain(PATIENCE)
         assert did == ["first"]
 
+    @pytest.mark.slow
     def test_work_that_runs_long_is_not_begun_elsewhere(
         self, make_store: MakeStore, quick: None, go_on: threading.Event
     ) -> None:

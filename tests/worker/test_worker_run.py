@@ -74,6 +74,7 @@ def test_a_second_signal_ends_it_at_once(server: NATSServer, prefix: str) -> Non
     finish(process, status=128 + signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_what_ends_a_handler_ends_the_program(server: NATSServer, prefix: str) -> None:
     process = start(programs.fails, server.url, prefix)
     finish(process, status=1, says="aether_sync.errors.StoreError")
