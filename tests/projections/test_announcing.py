@@ -23,8 +23,9 @@ from aether_sync import (
     SubscriptionFilter,
     instrument,
 )
+from aether_sync._runtime.threads import NoThreadError
+from aether_sync.stores.projections import announcing, projector
 from aether_sync.stores.projections import projection as projection_module
-from aether_sync.stores.projections import projector
 from aether_sync.stores.projections.announcing import Announcements, Announcer, Broadcaster
 from aether_sync.stores.projections.progress import Progress
 
@@ -289,6 +290,22 @@ class TestHowOften:
             while advances.get(PATIENCE / 2).data_as(ProjectionAdvanced).sequence != last:
                 pass
         bus.close()
+
+
+def test_without_a_thread_it_is_tried_again(
+    make_node: MakeNode, sqlite_place: SQLitePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise NoThreadError("there is none", is_passing=True)
+
+    monkeypatch.setattr(announcing, "_AGAIN", 0.1)
+    there, here = make_node(sqlite_place), make_node(sqlite_place)
+    there.projection.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(announcing, "start", refuse)
+        here.projection.wait_for(put(here.store), PATIENCE)
+        assert not _listening()
+    eventually(lambda: hears(here))
 
 
 class TestProgress:

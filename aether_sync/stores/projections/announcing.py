@@ -106,8 +106,7 @@ class Announcements(ForkAware):
             return
         try:
             self._listener = _Listener(broadcaster, self)
-            with suppress(NoThreadError):
-                start(self._listener.thread)
+            self._listener.start()
         finally:
             self._may_listen.append(True)
 
@@ -135,6 +134,13 @@ class _Listener:
         self._is_ended = False
         self._again_at = inf  # monotonic: when another one may try, as this one has failed
         self.thread = make_thread(self._run, name="aether-announcements")
+
+    def start(self) -> None:
+        """Begin; if no thread can be had now, it is tried again later."""
+        try:
+            start(self.thread)
+        except NoThreadError:
+            self._again_at = monotonic() + _AGAIN
 
     def is_over(self, broadcaster: Broadcaster) -> bool:
         """Whether another one is needed, to listen there."""
