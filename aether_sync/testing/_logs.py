@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from logging import LogRecord
 from threading import Condition
+from typing import get_type_hints
 
 from .._arguments import check_known, is_of
 from .._runtime.closing import Startable
@@ -16,7 +17,7 @@ from ..errors import InvalidOptionError
 __all__ = ["LogRecorder"]
 
 _SHOWN = 20  # records that a message lists
-_ATTRIBUTES = Details.__annotations__.keys()
+_ATTRIBUTES = get_type_hints(Details).keys()
 
 
 class LogRecorder(Startable):

@@ -254,6 +254,7 @@ def test_wrong_usage(options: list[str], said: str) -> None:
 
 
 @pytest.mark.parametrize("option", first_of(["--metrics-port", "--health-port"]))
+@pytest.mark.slow
 def test_a_port_that_is_taken(option: str, begin: Callable[..., Command]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -38,7 +38,7 @@ def postgres(postgres_port: str) -> PostgresPlace:
     return PostgresPlace(postgres_port)
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=[pytest.param("sqlite", marks=pytest.mark.slow), "postgres"])
 def place(request: pytest.FixtureRequest) -> Place:
     made: Place = request.getfixturevalue("sqlite_place" if request.param == "sqlite" else "postgres")
     return made
@@ -207,6 +207,7 @@ class TestErrorsOfTheDatabase:
                 projection.wait_for(2, PATIENCE)
             assert postgres.applied == [1]
 
+    @pytest.mark.slow
     def test_a_lock_that_apply_does_not_get(self, store: InMemoryEventStore, sqlite_place: SQLitePlace) -> None:
         """An error that passes comes each time: pauses grow, and health() has it all the while."""
         tries = list[int]()

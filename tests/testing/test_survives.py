@@ -514,6 +514,7 @@ class TestAProcessThatIsKilled:
             assert re.fullmatch(r"1:dies-at-\d+ 1", replayed(report))
             assert re.search(r"dies while it handles event 1 .*, before line \d+ of .*, `(with db|if is_new):`", report)
 
+    @pytest.mark.slow
     def test_its_memory_is_gone_without_a_word_of_the_test(self) -> None:
         memory: dict[int, int] = {}
 
@@ -559,6 +560,7 @@ class TestAProcessThatIsKilled:
         with database() as path, pytest.raises(InvalidOptionError, match="ended with status 3: the handler itself"):
             self.survives(lambda path, event: os._exit(3), path)
 
+    @pytest.mark.slow
     def test_one_that_hangs_is_ended(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("aether_sync.testing._children._PATIENCE", 1.0 * UNIT)
         with database() as path, pytest.raises(DeadlineExceededError, match="a call of it hangs"):

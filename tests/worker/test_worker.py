@@ -291,6 +291,7 @@ class TestErrors:
             eventually(lambda: worker.metrics().handlers[0].failed == 3)
             assert worker.health().ok
 
+    @pytest.mark.slow
     def test_a_consumer_that_is_deleted_ends_the_wait(self, store: JetStreamEventStore) -> None:
         worker = Worker(store=store)
         worker.consume("c")(lambda delivery: None)

@@ -64,6 +64,7 @@ def test_what_takes_longer_than_the_grace_is_told_by_the_status(server: NATSServ
     assert time.monotonic() - begun < PATIENCE / 2
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(server: NATSServer, prefix: str) -> None:
     process = start(programs.runs, server.url, prefix, "for ever", 1000)
     said(process, "begun")
