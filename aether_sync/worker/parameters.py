@@ -5,7 +5,6 @@ consumer. What has a default and asks for nothing that there is keeps its defaul
 """
 
 import inspect
-import types as python_types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -234,7 +233,7 @@ def _kinds_of(annotation: Any) -> tuple[Any, ...]:
     origin = typing.get_origin(annotation)
     if origin is typing.Annotated:
         return _kinds_of(typing.get_args(annotation)[0])
-    if origin in (typing.Union, python_types.UnionType):
+    if origin in (typing.Union, type(int | str)):
         return tuple(one for one in typing.get_args(annotation) if one is not type(None))
     return (annotation,)
 
