@@ -224,6 +224,7 @@ def test_processes_do_not_outlive_the_supervisor(begin: Callable[..., Command]) 
         ]
     ),
 )
+@pytest.mark.slow
 def test_a_program_without_a_worker(begin: Callable[..., Command], where: str, text: str, said: str) -> None:
     Path("shop.py").write_text(text)
     command = begin("--processes", "2", where=where)
@@ -665,6 +666,7 @@ def children_of(pid: int) -> list[int]:
 # -- a process alone
 
 
+@pytest.mark.slow
 def test_what_is_left_undone_in_words() -> None:
     left, closed = CloseReport(handlers_left=2), [CloseReport(handlers_left=2, unsent=1), CloseReport(unsent=3)]
     assert _in_words(left, closed) == "handlers left: 2, unsent: 4"

@@ -26,6 +26,8 @@ from aether_sync.stores.projections import checkpoints, progress
 from ..support.common import PATIENCE, eventually
 from ..support.places import Place, PostgresPlace, SQLitePlace
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def store() -> Any:

@@ -24,6 +24,8 @@ from aether_sync.stores.projections import rebuilding
 
 from ..support.places import Place, PostgresPlace, SQLitePlace
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def store() -> Iterator[InMemoryEventStore]:

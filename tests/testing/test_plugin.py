@@ -11,6 +11,8 @@ from aether_sync.testing import _guard
 
 from ..support.common import PATIENCE
 
+pytestmark = pytest.mark.slow
+
 CONFTEST = """
     import pytest
     from aether_sync import Event

@@ -26,7 +26,7 @@ from ..support.common import PATIENCE, UNIT, eventually, run_threads
 
 MakeStore = Callable[..., JetStreamEventStore]
 
-pytestmark = pytest.mark.concurrent
+pytestmark = [pytest.mark.concurrent, pytest.mark.slow]
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from ..programs import workers as programs
 from ..programs.run import finish, start
 from ..support.common import PATIENCE, eventually, first_of
 
-pytestmark = pytest.mark.concurrent
+pytestmark = [pytest.mark.concurrent, pytest.mark.slow]
 
 
 def said(process: subprocess.Popen[str], *lines: str) -> None:
