@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from aether_sync import JetStreamEventStore, StoreClosedError
+from aether_sync import Consumption, JetStreamEventStore, Runner, StoreClosedError
 
 from ..support.common import PATIENCE
 
@@ -63,6 +63,16 @@ def ends_while_running(url: str, stream: str, how: str) -> None:
     begun.wait(PATIENCE)
 
 
+def see_that_they_are_the_parents(events: Consumption, runner: Runner) -> None:
+    """In a forked child, see that a consumption and a runner of the parent's are refused, and can be closed."""
+    for used in (events.get, runner.wait):
+        with pytest.raises(StoreClosedError, match="before the fork"):
+            used(timeout=PATIENCE)
+    assert runner.closed
+    assert events.closed
+    runner.close()
+
+
 def forks(url: str, stream: str) -> None:
     """Fork with an open consumption and a running runner; the child makes its own."""
     store = JetStreamEventStore(url, stream)
@@ -73,12 +83,7 @@ def forks(url: str, stream: str) -> None:
         handled.wait(PATIENCE)
         child = os.fork()
         if not child:
-            for used in (events.get, runner.wait):
-                with pytest.raises(StoreClosedError, match="before the fork"):
-                    used(timeout=PATIENCE)
-            assert runner.closed
-            assert events.closed
-            runner.close()
+            see_that_they_are_the_parents(events, runner)
             events.close()
             with childs.iterate() as own:
                 own.get(timeout=PATIENCE).ack(confirm=True)

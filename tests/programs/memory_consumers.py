@@ -3,11 +3,10 @@
 import os
 import threading
 
-import pytest
-
-from aether_sync import Event, InMemoryEventStore, StoreClosedError
+from aether_sync import Event, InMemoryEventStore
 
 from ..support.common import PATIENCE, UNIT
+from .consumers import see_that_they_are_the_parents
 
 kept: list[object] = []  # to the end of the process
 
@@ -28,12 +27,7 @@ def forks() -> None:
         handles.wait(PATIENCE)
         child = os.fork()
         if not child:
-            for used in (events.get, runner.wait):
-                with pytest.raises(StoreClosedError, match="before the fork"):
-                    used(timeout=PATIENCE)
-            assert runner.closed
-            assert events.closed
-            runner.close()
+            see_that_they_are_the_parents(events, runner)
             assert consumer.drain(lambda _: None) == 4
             had: list[int] = []
             with running.run(lambda one: had.append(one.sequence)):
