@@ -73,11 +73,6 @@ class ConsumerHandler:
         self._running = replace(self._running, threads=threads)
 
     @property
-    def runner(self) -> Runner | None:
-        """The runner, once it has begun."""
-        return self._runner
-
-    @property
     def has_ended(self) -> bool:
         """Whether it goes on no more."""
         return self._runner is not None and has_ended(self._runner)

@@ -32,7 +32,6 @@ from ..stores._checks import check_wanted
 from ..stores._jetstream.names import escaped_consumer
 from ..stores._store_base import StoreBase
 from ..stores.consumers.retry_policy import RetryPolicy, check_retry
-from ..stores.consumers.runner import Runner
 from ..stores.event_store import EventStore
 from ..stores.jetstream import JetStreamEventStore, turns_of
 from ..stores.projections.base import Database
@@ -48,7 +47,7 @@ from .stop_signals import StopSignals
 from .time_limits import TimeLimits, check_limit
 from .turns import Turns
 
-__all__ = ["Worker", "runners_of"]
+__all__ = ["Worker"]
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -704,12 +703,6 @@ class Worker(Startable, ForkAware):
         labels = ", ".join(part.label for part in self._parts[:3])
         more = f" and {len(self._parts) - 3} more" if len(self._parts) > 3 else ""
         return f"<Worker with {labels or 'nothing'}{more}, {self._state.value}>"
-
-
-def runners_of(worker: Worker) -> list[Runner]:
-    """Return the runners of a worker's consumers, from its start on."""
-    parts = [part for part in worker._begun if isinstance(part, ConsumerHandler)]
-    return [part.runner for part in parts if part.runner is not None]
 
 
 _workers: WeakRegistry[Worker] = WeakRegistry()

@@ -28,7 +28,7 @@ from ..._values.shown import explained
 from ...errors import InvalidNamespaceError, InvalidOptionError, WorkerError
 from ...health import Health
 from ...metrics import CloseReport
-from ...worker.worker import Worker, runners_of
+from ...worker.worker import Worker
 from .messages import FAILED, LEFT, MARGIN, SIGNALS, Answer, Ask, Channel, Failed, Left, Program, Ready
 from .program import UnusableProgramError, trace_of, worker_at
 
@@ -176,7 +176,7 @@ class _Child:
 def _show_metrics(worker: Worker) -> None:
     from ...contrib.prometheus import register  # with an extra
 
-    things: list[Any] = [worker.bus, worker.store, *runners_of(worker)]
+    things: tuple[Any, ...] = (worker, worker.bus, worker.store)
     for one in things:
         if one is not None:
             with suppress(InvalidOptionError):  # the program has registered it itself, under another name
