@@ -20,7 +20,6 @@ from ..errors import DeadlineExceededError, InvalidOptionError
 from ..handling_context import handle_pushed
 from ..stores.consumers.consumption import Consumption
 from ..stores.consumers.delivery import Delivery
-from ._calling import Call
 from ._histories import DEATHS, Fate, Place, Step
 from ._lines import Tracer
 from ._progress import Progress, Visit
@@ -110,7 +109,7 @@ class Player(NamedTuple):
         kill: Ends this process while the handler runs; None to raise an exception there.
     """
 
-    call: Call
+    call: Callable[[Delivery], object]
     is_own: Callable[[FrameType], bool]
     counts_lines: bool = False
     on_visit: Callable[[], None] | None = None

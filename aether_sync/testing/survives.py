@@ -4,6 +4,8 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
+from inspect import unwrap
 from random import Random
 from typing import Any, NoReturn
 
@@ -18,11 +20,11 @@ from .._arguments import (
     is_of,
 )
 from .._runtime.deadline import Deadline
-from .._values.shown import short
+from .._values.shown import name_of, short
 from ..errors import InvalidOptionError
 from ..event_types import EventTypes, class_of_events
 from ..events import Event
-from ._calling import call_of, function_of, name_of
+from ..worker.parameters import OF_A_CONSUMER, as_called
 from ._histories import Fate, Place, Plan, Step, parsed, random_history, single_faults
 from ._lines import own_code
 from ._playing import Player
@@ -76,10 +78,9 @@ def assert_survives(
     The handler is called on the calling thread, by one call at a time: races between threads are not looked for.
 
     Args:
-        handler: Called with what a handler of :meth:`Consumer.run` takes, the :class:`Delivery`. It may take the event
-            instead, or the event and the delivery: an argument is given what its annotation says, or its name, if that
-            is ``event`` or ``delivery``. With ``types`` any other class stands for the typed value. It may raise, and
-            is called again later, up to five times for an event.
+        handler: Called as :meth:`Worker.consume` calls it: with the :class:`Delivery`, or with what its annotations ask
+            for, the :class:`Event` and, with ``types``, its typed value. It may raise, and is called again later, up to
+            five times for an event.
         events: What is delivered, 1 to 1,000: events, of which those without a version are numbered, or with ``types``
             also pairs of an actor's id and a value. The fewer they are, the more of their histories are tried: two
             actors with three events each are a good beginning.
@@ -114,14 +115,16 @@ def assert_survives(
         ServerNotFoundError: There is no nats-server; the extra ``server`` brings one.
     """
     __tracebackhide__ = True
-    call = call_of(handler, types)
     class_of_events(types)  # which refuses anything else
     given = _numbered(events, types)
-    for name, function in (("state", state), ("reset", reset), ("restart", restart)):
-        if function is not None or name == "state":
-            check_callback(name, function)
+    name, kinds = name_of(handler), frozenset(one.event_type for one in given)
+    call = as_called(handler, f"the handler {name}", OF_A_CONSUMER, types, kinds)
+    home = _module_of(handler)
+    for what, function in (("state", state), ("reset", reset), ("restart", restart)):
+        if function is not None or what == "state":
+            check_callback(what, function)
     search = _Search(
-        name=name_of(handler),
+        name=name.removeprefix(f"{home}.").rpartition("<locals>.")[2],
         events=given,
         is_killed=check_flag("kill", kill),
         keeps_order=check_flag("keep_order", keep_order),
@@ -131,13 +134,8 @@ def assert_survives(
     )
     replayed = check_text("replay", replay)
     steps = parsed(replayed, len(given)) if replayed else []
-    packages = frozenset(
-        name.partition(".")[0]
-        for name in (
-            str(getattr(function_of(handler), "__module__", "")),
-            sys._getframe(1).f_globals.get("__name__", ""),
-        )
-    )
+    modules = home, str(sys._getframe(1).f_globals.get("__name__", ""))
+    packages = frozenset(one.partition(".")[0] for one in modules)
     world = World(state, reset or _nothing, restart or _nothing)
     player = Player(call, own_code(packages))
     with Stage(given, types, search.is_killed) as stage:
@@ -146,6 +144,13 @@ def assert_survives(
 
 def _nothing() -> None:
     pass
+
+
+def _module_of(handler: Any) -> str:
+    """Return the module of the function that a handler comes down to, if it is a partial, a wrapper or an object."""
+    while is_of(handler, partial):
+        handler = handler.func
+    return str(getattr(unwrap(handler), "__module__", ""))
 
 
 def _numbered(events: object, types: EventTypes | None) -> list[Event]:

@@ -9,11 +9,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
 
 import numpy
 import pytest
@@ -30,7 +28,6 @@ from aether_sync import (
     NATSServer,
 )
 from aether_sync.testing import Survival, assert_survives
-from aether_sync.testing._calling import call_of
 from aether_sync.testing._histories import Fate, Step
 from aether_sync.testing._lines import Tracer, own_code
 from aether_sync.testing._progress import Visit
@@ -266,64 +263,41 @@ class Deposited:
 
 
 class Caller:
-    def __call__(self, event: Event) -> object:
-        return event
+    def __call__(self, event: Event) -> None:
+        self.see(event)
 
-    def method(self, event: Event, more: int = 0) -> object:
-        return event
+    def __init__(self, seen: list[Any]) -> None:
+        self.see = seen.append
 
-
-def wrapped(delivery: Delivery) -> None: ...
-
-
-@wraps(wrapped)
-def wrapper(*args: Any) -> object:
-    return args
+    def method(self, event: Event, more: int = 0) -> None:
+        self.see(event)
 
 
-HANDLERS: dict[str, tuple[Callable[..., object], EventTypes | None, Callable[[Any], object]]] = {
-    "a delivery": (lambda delivery: delivery, None, lambda one: one),
-    "whatever a runner gives": (lambda d: d, None, lambda one: one),
-    "the same, where values are typed": (lambda d: d, types, lambda one: one),
-    "an event by its name": (lambda event: event, None, lambda one: one.event),
-    "two by their places": (lambda a, b: (a, b), None, lambda one: (one.event, one)),
-    "two by their names": (lambda delivery, event: (event, delivery), None, lambda one: (one.event, one)),
-    "an object": (Caller(), None, lambda one: one.event),
-    "a method": (Caller().method, None, lambda one: one.event),
-    "a partial": (partial(lambda rows, event: event, {}), None, lambda one: one.event),
-    "a wrapper": (wrapper, None, lambda one: (one,)),
-    "a mock": (Mock(side_effect=lambda one: one), None, None),  # type: ignore[dict-item]
+HANDLERS: dict[str, tuple[Callable[[list[Any]], Callable[..., object]], type]] = {
+    "whatever a runner gives": (lambda seen: lambda one: seen.append(one), Delivery),
+    "an object": (Caller, Event),
+    "a method": (lambda seen: Caller(seen).method, Event),
+    "a partial": (lambda seen: partial(lambda more, one: seen.append(one), None), Delivery),
 }
 
 
-def with_value(deposited: Deposited) -> object:
-    return deposited
-
-
-def with_value_and_delivery(deposited: "Deposited", delivery: "Delivery") -> object:
-    return deposited
-
-
-def with_event(deposited: Event) -> object:
-    return deposited.value
-
-
 class TestHowItIsCalled:
-    @pytest.mark.parametrize("what", HANDLERS)
-    def test_with_what_it_takes(self, what: str) -> None:
-        handler, known, wanted = HANDLERS[what]
-        delivery: Any = SimpleNamespace(event=EVENTS[0])
-        assert call_of(handler, known)(delivery) == (wanted or (lambda one: one))(delivery)
+    """As a worker calls it: ``tests/worker`` has what a handler may ask for."""
 
-    @pytest.mark.parametrize("handler", [with_value, with_value_and_delivery, with_event])
-    def test_with_what_it_is_annotated_with(self, handler: Callable[..., object]) -> None:
-        delivery: Any = SimpleNamespace(event=types.to_event(Deposited(5), actor_id="a"))
-        assert call_of(handler, types)(delivery) == Deposited(5)
+    @pytest.mark.parametrize("what", HANDLERS)
+    def test_with_what_it_takes(self, world: World, what: str) -> None:
+        make, wanted = HANDLERS[what]
+        seen: list[Any] = []
+        handler = make(seen)
+
+        with pytest.raises(InvalidOptionError, match="nothing"):  # that state() shows is changed by it
+            world.survives(handler, histories=1)
+        assert {type(one) for one in seen} == {wanted}
 
     def test_with_the_event_and_the_delivery(self, world: World) -> None:
         seen: list[Any] = []
 
-        def handler(event: Any, delivery: Any) -> None:
+        def handler(event: Event, delivery: Delivery) -> None:
             seen.append((event, delivery))
             world.rows[event.id] = delivery.sequence
 
@@ -705,9 +679,9 @@ class TestAnUndisturbedRun:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"handler": None}, "a handler must be a function"),
-        ({"handler": lambda: None}, "takes \\(\\)"),
-        ({"handler": lambda one, two, three: None}, "takes \\(one, two, three\\)"),
+        ({"handler": None}, "must be a function that is called with a Delivery, not None"),
+        ({"handler": lambda: None}, "must take a Delivery or an Event"),
+        ({"handler": lambda one, two, three: None}, "'one' has no annotation: give it a Delivery"),
         ({"events": []}, "at least one event"),
         ({"events": "ab"}, "iterable of events, not 'ab'"),
         ({"events": 7}, "iterable of events, not 7"),
@@ -767,7 +741,7 @@ def test_a_handler_that_nobody_would_run_is_refused(world: World) -> None:
 def test_a_typed_handler_needs_types(world: World) -> None:
     def handler(deposited: World) -> None: ...
 
-    with pytest.raises(InvalidOptionError, match="deposited: World, a typed value: give types="):
+    with pytest.raises(InvalidOptionError, match="To get typed values, give the store or the bus its classes"):
         world.survives(handler)
 
 

@@ -73,7 +73,7 @@ ROOMS: dict[str, list[str]] = {
     ],
     "server": ["watcher", "process", "configuration", "server", "cluster"],
     "testing": [
-        "_histories", "_lines", "_calling", "_progress", "_playing", "_children", "_stage", "_trials", "_shrinking",
+        "_histories", "_lines", "_progress", "_playing", "_children", "_stage", "_trials", "_shrinking",
         "_report", "survives", "_link", "_logs", "_published", "_guard", "_means", "_unittest", "__init__",
     ],
     "cli": [
