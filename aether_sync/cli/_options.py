@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from ..stores.jetstream import JetStreamEventStore
 from ._access import Access
 
 __all__ = [
+    "Number",
     "access_options",
     "bus_options",
     "making_options",
@@ -29,9 +31,25 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 _LONGEST_SECRET = 65_536  # characters
 
+
+class Number(click.FloatRange):
+    """A number within a range. ``nan`` and ``inf`` are none, though click takes them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number.
+
+        Raises:
+            click.BadParameter: It is none, or out of the range.
+        """
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is not in the range {self._describe_range()}.", param, ctx)
+        return number
+
+
 timeout_option = click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     default=5.0,
     show_default=True,
     metavar="SECONDS",

@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import click
 
+from ._options import Number
 from ._shell import Failure, WrongUsageError, say
 from .supervisor.messages import Program
 from .supervisor.ports import Address, PortError, answering_probes
@@ -28,12 +29,6 @@ def _address(ctx: click.Context, param: click.Parameter, value: str | None) -> A
     return Address(host or _EVERYWHERE, int(port))
 
 
-def _seconds(ctx: click.Context, param: click.Parameter, value: float) -> float:
-    if not 0 <= value <= _LONGEST_GRACE:  # so NaN is refused, too
-        raise click.BadParameter(f"{value} is not in the range 0<=x<={_LONGEST_GRACE}.")
-    return value
-
-
 @click.command()
 @click.argument("where", metavar="MODULE:NAME")
 @click.option(
@@ -47,8 +42,7 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: float) -> float:
 )
 @click.option(
     "--grace",
-    type=float,
-    callback=_seconds,
+    type=Number(min=0, max=_LONGEST_GRACE),
     default=25.0,
     show_default=True,
     metavar="SECONDS",
