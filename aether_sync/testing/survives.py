@@ -24,7 +24,8 @@ from .._values.shown import name_of, short
 from ..errors import InvalidOptionError
 from ..event_types import EventTypes, class_of_events
 from ..events import Event
-from ..worker.parameters import OF_A_CONSUMER, as_called
+from ..handler_arguments import as_called
+from ..stores.consumers.handlers import OF_A_CONSUMER
 from ._histories import Fate, Place, Plan, Step, parsed, random_history, single_faults
 from ._lines import own_code
 from ._playing import Player

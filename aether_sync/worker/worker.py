@@ -25,12 +25,14 @@ from .._values.shown import name_of, short
 from ..bus import EventBus
 from ..errors import AetherError, InvalidOptionError, WorkerError
 from ..event_types import EventTypes
+from ..handler_arguments import OF_A_BUS, OF_NOTHING, Source, as_called
 from ..health import Health
 from ..metrics import CloseReport, HandlerMetrics, WorkerMetrics
 from ..patterns import SubscriptionFilter
 from ..stores._checks import check_wanted
 from ..stores._jetstream.names import escaped_consumer
 from ..stores._store_base import StoreBase
+from ..stores.consumers.handlers import OF_A_CONSUMER
 from ..stores.consumers.retry_policy import RetryPolicy, check_retry
 from ..stores.event_store import EventStore
 from ..stores.jetstream import JetStreamEventStore, turns_of
@@ -41,7 +43,6 @@ from .idempotence import HandledOnce
 from .on_bus import BusHandler, Listening, check_listening, passing
 from .on_consumer import ConsumerHandler, Running
 from .on_projection import ProjectionPart
-from .parameters import OF_A_BUS, OF_A_CONSUMER, OF_NOTHING, Source, as_called
 from .periodic import Periodic
 from .stop_signals import StopSignals
 from .time_limits import TimeLimits, check_limit

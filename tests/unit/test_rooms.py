@@ -14,9 +14,10 @@ PACKAGE = Path(aether_sync.__file__).parent
 #: importing file's own, only the folder counts.
 ROOMS: dict[str, list[str]] = {
     "": [
-        "_version", "_values", "errors", "_arguments", "events", "patterns", "metrics", "notices", "_codec", "_runtime",
-        "event_types", "instrumentation", "handling_context", "health", "_nats", "connection", "_bus", "subscription",
-        "subscription_runner", "bus", "nats_bus", "stores", "sourcing", "worker", "server", "testing",
+        "_version", "_values", "errors", "_arguments", "events", "patterns", "metrics", "notices", "_codec",
+        "_runtime", "event_types", "handler_arguments", "instrumentation", "handling_context", "health", "_nats",
+        "connection", "_bus", "subscription", "subscription_runner", "bus", "nats_bus", "stores", "sourcing", "worker",
+        "server", "testing",
         "__init__", "contrib", "cli", "__main__",
     ],
     "contrib": ["eventsourcing", "opentelemetry", "prometheus", "sqlalchemy"],
@@ -64,7 +65,7 @@ ROOMS: dict[str, list[str]] = {
         "read_your_writes",
     ],
     "worker": [
-        "parameters", "calls", "idempotence", "on_bus", "on_consumer", "on_projection", "turns", "periodic",
+        "calls", "idempotence", "on_bus", "on_consumer", "on_projection", "turns", "periodic",
         "time_limits", "stop_signals", "worker",
     ],
     "contrib/prometheus": [
