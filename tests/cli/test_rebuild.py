@@ -45,6 +45,7 @@ def test_it_builds_the_rows_anew(name: str, tmp_path: Path, monkeypatch: pytest.
         ("shop:store", "is a InMemoryEventStore, and no projection"),
     ],
 )
+@pytest.mark.slow
 def test_wrong_usage(where: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "shop.py").write_text(PROGRAM)
     monkeypatch.chdir(tmp_path)

@@ -161,6 +161,7 @@ def begin(folder: Path) -> Iterator[Callable[..., Command]]:
 HEALTH = "--health-port", "127.0.0.1:0"
 
 
+@pytest.mark.slow
 def test_a_day_of_two_processes(begin: Callable[..., Command]) -> None:
     """One is killed, one is ill, and both have work when the day ends."""
     command = begin("--processes", "2", "--threads", "3", *HEALTH)

@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError, URLError
 
 import pytest
@@ -95,6 +96,9 @@ def prose_of(page: Path) -> str:
     return re.sub(r"^```.*?^```$", "", text_of(page), flags=re.M | re.S)
 
 
+#: Pages, by their names, whose programs are run by each run of the tests.
+READ_FIRST = {"README", "tutorial", "publishing", "subscribing", "store", "worker"}
+
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 PROGRAMS = [block for block in BLOCKS if block.language == "python"]
 COMMANDS = [block for block in BLOCKS if block.language == "sh" and block.mark == "run"]
@@ -131,7 +135,15 @@ def write_files(program: Block, folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("program", [one for one in PROGRAMS if not one.is_test], ids=str)
+def in_turn(programs: list[Block]) -> list[Any]:
+    """As parameters: those of the first pages that people read are run each time, the others by the slow tests."""
+    return [
+        pytest.param(one, marks=[] if one.page.stem in READ_FIRST else [pytest.mark.slow], id=str(one))
+        for one in programs
+    ]
+
+
+@pytest.mark.parametrize("program", in_turn([one for one in PROGRAMS if not one.is_test]))
 def test_programs_run(program: Block, server: NATSServer, tmp_path: Path) -> None:
     path = write_files(program, tmp_path)
     done = run([sys.executable, "-X", "dev", "-W", "error::ResourceWarning", str(path)], server, tmp_path)
@@ -141,7 +153,7 @@ def test_programs_run(program: Block, server: NATSServer, tmp_path: Path) -> Non
     assert shown is None or done.stdout == shown
 
 
-@pytest.mark.parametrize("program", [one for one in PROGRAMS if one.is_test], ids=str)
+@pytest.mark.parametrize("program", in_turn([one for one in PROGRAMS if one.is_test]))
 def test_programs_that_are_tests_pass(program: Block, server: NATSServer, tmp_path: Path) -> None:
     path = write_files(program, tmp_path)
     plugins = ["-p", "no:cacheprovider", "-p", "no:asyncio"]  # that one warns of a setting that it lacks
@@ -210,7 +222,7 @@ def test_the_json_lines_have_the_context_and_nothing_that_is_empty(server: NATSS
         assert all(value for value in line.values())
 
 
-@pytest.mark.parametrize("commands", COMMANDS, ids=str)
+@pytest.mark.parametrize("commands", in_turn(COMMANDS))
 def test_commands_run(commands: Block, server: NATSServer, tmp_path: Path) -> None:
     done = run(["bash", "-euo", "pipefail", "-c", commands.text], server, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
