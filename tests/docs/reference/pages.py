@@ -16,7 +16,15 @@ __all__ = ["BRIDGES", "PAGES", "Page", "Reference"]
 _PACKAGE = Path(__file__).parents[3] / "aether_sync"
 _LAST_LINE = "<!-- Made from the docstrings by `python -m tests.docs.reference`: edit those. -->"
 #: Modules with public names of their own, which `aether_sync` itself does not have.
-BRIDGES = ("contrib.eventsourcing", "contrib.opentelemetry", "contrib.prometheus", "contrib.sqlalchemy", "testing")
+BRIDGES = (
+    "contrib.eventsourcing",
+    "contrib.gunicorn",
+    "contrib.opentelemetry",
+    "contrib.prometheus",
+    "contrib.sqlalchemy",
+    "contrib.sse",
+    "testing",
+)
 _BUILTINS = {"AttributeError", "Exception", "TimeoutError", "ValueError"}
 _KINDS = {"__enter__": "a context manager", "__next__": "an iterator", "__anext__": "an asynchronous iterator"}
 
@@ -173,6 +181,15 @@ PAGES = (
         "The package eventsourcing",
         "`aether_sync.contrib.eventsourcing` has these names; it needs the extra `eventsourcing`.",
         ("contrib.eventsourcing._factory", "contrib.eventsourcing._datastore", "contrib.eventsourcing"),
+    ),
+    Page(
+        "sse",
+        "Server-sent events",
+        "`aether_sync.contrib.sse` has these names, and `aether_sync.contrib.gunicorn` has `post_worker_init()`.",
+        (
+            *(f"contrib.sse{name}" for name in ("", "._stream", "._store_stream", "._stopping", "._counts")),
+            "contrib.gunicorn",
+        ),
     ),
     Page(
         "prometheus",
