@@ -316,7 +316,7 @@ class Aether:
             of_store = there.store.close(deadline.remaining() * _OF_STORE)
         finally:
             report = there.bus.close(deadline.timeout_left())
-        self._reporter.flush(last_words(deadline))
+        self._reporter.close(last_words(deadline))
         return CloseReport(
             unsent=report.unsent,
             uncertain=report.uncertain,

@@ -30,11 +30,11 @@ _KNOWN = sorted(f"{_PREFIX}{name}" for name in ("url", "close_timeout", *OPTIONS
 def settings_of(app: Celery) -> dict[str, Any]:
     """Return what an application's configuration says with ``aether_``, by the names without it."""
     conf = app.conf.finalize()
-    prefix = (conf.prefix or "").lower()  # such as CELERY_ in the settings of Django
+    prefix = conf.prefix or ""  # such as CELERY_ in the settings of Django, which have others beside
     found: dict[str, Any] = {}
     for mapping in conf.maps[:-1]:  # the last one has Celery's own defaults
         for key in list(mapping):
-            name = str(key).lower().removeprefix(prefix)
+            name = key.removeprefix(prefix).lower() if key.startswith(prefix) else key
             if name.startswith(_PREFIX):
                 found.setdefault(name, mapping[key])
     try:
