@@ -179,7 +179,7 @@ class TestIds:
             return aether.event("Placed", "order-1").id, aether.event("Placed", "order-1", key="a").id, aether.event_id("a")
 
         assert run(app, make).get() == (
-            "A", "B", "C"
+            "9dd37748f26f57bf9e3fe213c233db98", "4f5657dd80405d188a7f16971f1b0d49", "83cf54906a735894bd70e27d399495cb"
         )  # fmt: skip
 
     def test_the_order_of_different_events_and_of_those_with_keys_does_not_matter(

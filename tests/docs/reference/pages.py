@@ -16,7 +16,14 @@ __all__ = ["BRIDGES", "PAGES", "Page", "Reference"]
 _PACKAGE = Path(__file__).parents[3] / "aether_sync"
 _LAST_LINE = "<!-- Made from the docstrings by `python -m tests.docs.reference`: edit those. -->"
 #: Modules with public names of their own, which `aether_sync` itself does not have.
-BRIDGES = ("contrib.eventsourcing", "contrib.opentelemetry", "contrib.prometheus", "contrib.sqlalchemy", "testing")
+BRIDGES = (
+    "contrib.celery",
+    "contrib.eventsourcing",
+    "contrib.opentelemetry",
+    "contrib.prometheus",
+    "contrib.sqlalchemy",
+    "testing",
+)
 _BUILTINS = {"AttributeError", "Exception", "TimeoutError", "ValueError"}
 _KINDS = {"__enter__": "a context manager", "__next__": "an iterator", "__anext__": "an asynchronous iterator"}
 
@@ -167,6 +174,12 @@ PAGES = (
         "SQLAlchemy",
         "`aether_sync.contrib.sqlalchemy` has this name; it needs the extra `sqlalchemy`.",
         ("contrib.sqlalchemy",),
+    ),
+    Page(
+        "celery",
+        "Celery",
+        "`aether_sync.contrib.celery` has these names; it needs the extra `celery`.",
+        ("contrib.celery._aether", "contrib.celery"),
     ),
     Page(
         "eventsourcing",
