@@ -22,7 +22,7 @@ app = Celery("tasks", **settings(folder))
 aether = Aether(app)
 app.conf.update(
     aether_prefix=os.environ["AETHER_TEST_PREFIX"],
-    aether_stream=os.environ["AETHER_TEST_PREFIX"],
+    aether_stream=os.environ["AETHER_TEST_PREFIX"] + "-store",
     worker_hijack_root_logger=False,
     broker_connection_retry_on_startup=True,
 )

@@ -20,7 +20,6 @@ from ..._runtime.reporter import Kind, Reporter, last_words
 from ..._values.shown import explained, short
 from ...bus import EventBus
 from ...errors import (
-    AetherError,
     BusClosedError,
     DuplicateIdError,
     InvalidEventError,
@@ -245,7 +244,7 @@ class Aether:
             return value
         if self._types is None:
             raise InvalidEventError(
-                f"append() takes events, not {short(value)}: make them by aether.event(), or give Aether(app, types=...)"
+                f"append() takes events, not {short(value)}: make them by aether.event(), or use Aether(app, types=...)"
             )
         return _of_this_run(self._types.to_event(value, actor_id=actor_id), None)
 

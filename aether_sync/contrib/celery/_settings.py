@@ -7,6 +7,7 @@ from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 
 from ..._arguments import check_known, check_seconds
+from ..._bus.store_watch import check_apart
 from ...bus import EventBus
 from ...connection import OPTIONS
 from ...errors import AetherError
@@ -75,7 +76,9 @@ def make_bus_and_store(
         options = {"connect": "background", **given(*sorted(OPTIONS))}
         bus = NATSEventBus(settings.get("url"), types=types, **given(*_OF_A_BUS), **options)
         of_store["bus"] = bus if announces else None
-        return bus, JetStreamEventStore(bus.connection, types=types, **of_store), timeout
+        store = JetStreamEventStore(bus.connection, types=types, **of_store)
+        check_apart(store.stream, bus.prefix)
+        return bus, store, timeout
     except AetherError as error:
         raise ImproperlyConfigured(
             f"Celery {app.main or 'application'}, in the settings that begin with {_PREFIX}: {error}"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from aether_sync import Event, NATSServer, Subscription
+from aether_sync import Event, JetStreamEventStore, NATSServer, Subscription
 
 from ...programs.celery_broker import settings
 from ...support.common import PATIENCE, FreePort, eventually
@@ -34,7 +34,18 @@ class CeleryWorker:
     def __init__(self, folder: Path, env: dict[str, str], *options: str) -> None:
         self.folder = folder
         self._log = folder / f"log-{uuid.uuid4().hex[:6]}"
-        command = [sys.executable, "-m", "celery", "-A", PROGRAM, "worker", "-l", "INFO", "-n", f"{uuid.uuid4().hex}@%h"]
+        command = [
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            PROGRAM,
+            "worker",
+            "-l",
+            "INFO",
+            "-n",
+            f"{uuid.uuid4().hex}@%h",
+        ]
         command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
         with self._log.open("w") as log:
             self.process = subprocess.Popen([*command, *options], cwd=ROOT, env=env, stdout=log, stderr=log)
@@ -146,6 +157,12 @@ def send(start_worker: StartWorker, tmp_path: Path) -> Iterator[Send]:
     send.app = app  # type: ignore[attr-defined]
     yield send
     app.close()
+
+
+@pytest.fixture
+def store(make_store: Callable[..., JetStreamEventStore], prefix: str) -> JetStreamEventStore:
+    """That of the tasks."""
+    return make_store(stream=f"{prefix}-store")
 
 
 def take(events: Subscription, count: int) -> list[Event]:

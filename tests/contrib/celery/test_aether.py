@@ -1,4 +1,4 @@
-"""``Aether`` without a worker process: its settings, the ids of events, what waits for success, and what stores once."""
+"""``Aether`` without a worker process: settings, the ids of events, what waits for success, and what stores once."""
 
 import contextvars
 import pickle
@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
-from celery.signals import worker_shutdown
 from celery.exceptions import Ignore, ImproperlyConfigured, Reject
+from celery.signals import worker_shutdown
 from celery.utils.serialization import get_pickleable_exception
 
 from aether_sync import (
@@ -45,7 +45,7 @@ from aether_sync import (
 )
 from aether_sync.contrib.celery import RETRYABLE, Aether
 
-from ...support.common import eventually, run_threads
+from ...support.common import run_threads
 
 types = EventTypes()
 
@@ -88,15 +88,15 @@ class TestSettings:
     def test_they_are_those_of_bus_store_and_connection(self, server: NATSServer, prefix: str) -> None:
         app = Celery("shop", set_as_current=False)
         aether = Aether(app)
-        app.conf.update(aether_url=server.url, aether_prefix=prefix, aether_stream=prefix, aether_namespace="shop")
+        app.conf.update(aether_url=server.url, aether_prefix=prefix, aether_stream="s", aether_namespace=prefix)
         bus, store = aether.bus, aether.store
         assert isinstance(bus, NATSEventBus)
         assert isinstance(store, JetStreamEventStore)
         assert aether.bus is bus
         assert store.connection is bus.connection
-        assert (bus.prefix, store.stream) == (prefix, f"shop={prefix}")
+        assert (bus.prefix, store.stream) == (prefix, f"{prefix}=s")
         assert not bus.connection.started
-        with bus.subscribe_to_event_stored("shop") as told:
+        with bus.subscribe_to_event_stored(prefix) as told:
             store.append("order-1", Event(event_type="X", actor_id="order-1"), expected_version=NO_EVENTS)
             assert told.get(timeout=5).actor_id == "order-1"
         assert aether.close()
@@ -121,6 +121,7 @@ class TestSettings:
             ({"aether_close_timeout": 0}, "close_timeout must be seconds"),
             ({"aether_replicas": "three"}, "replicas must be a whole number"),
             ({"aether_prefix": "a.b"}, "prefix"),
+            ({"aether_prefix": "events"}, "stream"),
             ({"aether_url": 7}, "wants a URL"),
             ({"aether_on_disconnect": "drop"}, "on_disconnect must be one of 'buffer', 'raise'"),
         ],
@@ -132,10 +133,10 @@ class TestSettings:
         aether = Aether(app)
         app.conf.update(settings)
         with pytest.raises(ImproperlyConfigured, match="Celery shop") as raised:
-            app.conf.broker_url  # noqa: B018
+            app.conf.broker_url
         assert said in str(raised.value)
         with pytest.raises(ImproperlyConfigured):
-            aether.store  # noqa: B018
+            aether.store
 
     def test_one_that_comes_later_is_used_or_refused(self, app: Celery) -> None:
         app.conf.finalize()
@@ -145,7 +146,7 @@ class TestSettings:
         aether.close()
         app.conf.aether_url = "nats://127.0.0.1:1"
         with pytest.raises(ImproperlyConfigured):
-            aether.bus  # noqa: B018
+            aether.bus
 
     def test_an_application_that_is_configured_already_is_checked_at_once(self) -> None:
         app = Celery("shop", set_as_current=False)
@@ -172,11 +173,17 @@ class TestIds:
         assert first == again
         assert len(set(first)) == 5
         assert not set(first) & set(run(app, make, "task-2").get())
-        assert not set(first) & set(run(app, make, name="other").get()), "another task of this id has replaced the first"
+        assert not set(first) & set(run(app, make, name="other").get()), (
+            "another task of this id has replaced the first"
+        )
 
     def test_they_must_never_change(self, app: Celery, aether: Aether) -> None:
         def make() -> tuple[str, str, str]:
-            return aether.event("Placed", "order-1").id, aether.event("Placed", "order-1", key="a").id, aether.event_id("a")
+            return (
+                aether.event("Placed", "order-1").id,
+                aether.event("Placed", "order-1", key="a").id,
+                aether.event_id("a"),
+            )
 
         assert run(app, make).get() == (
             "9dd37748f26f57bf9e3fe213c233db98", "4f5657dd80405d188a7f16971f1b0d49", "83cf54906a735894bd70e27d399495cb"
@@ -442,12 +449,14 @@ class TestClosing:
         assert aether.bus is not bus
         assert "open" in repr(aether)
 
-    @pytest.mark.parametrize("pool", ["solo", "threads"])
-    def test_a_worker_that_has_shut_down_closes_those_of_its_application(self, server: NATSServer, prefix: str, pool: str) -> None:
+    @pytest.mark.parametrize("pool", first_of(["solo", "threads"]))
+    def test_a_worker_that_has_shut_down_closes_those_of_its_application(
+        self, server: NATSServer, prefix: str, pool: str
+    ) -> None:
         app = Celery("shop", broker="memory://", backend="cache+memory://", set_as_current=False)
         other = Celery("other", set_as_current=False)
         other.conf.aether_url = "memory://"
-        app.conf.update(aether_url=server.url, aether_prefix=prefix, aether_stream=prefix)
+        app.conf.update(aether_url=server.url, aether_prefix=prefix, aether_stream=f"{prefix}-s")
         aether, others = Aether(app), Aether(other)
         app.loader.import_module("celery.contrib.testing.tasks")
 
@@ -457,13 +466,16 @@ class TestClosing:
             aether.publish_on_success("told", aether.event("Told", order))
 
         kept = others.bus
-        with NATSEventBus(server.url, prefix=prefix) as bus, bus.subscribe("told") as events:
-            with start_worker(app, pool=pool, perform_ping_check=False, shutdown_timeout=60.0):
-                for n in range(5):
-                    place.delay(f"order-{n}")
-                assert sorted(events.get(timeout=20).actor_id for _ in range(5)) == [f"order-{n}" for n in range(5)]
+        with (
+            NATSEventBus(server.url, prefix=prefix) as bus,
+            bus.subscribe("told") as events,
+            start_worker(app, pool=pool, perform_ping_check=False, shutdown_timeout=60.0),
+        ):
+            for n in range(5):
+                place.delay(f"order-{n}")
+            assert sorted(events.get(timeout=20).actor_id for _ in range(5)) == [f"order-{n}" for n in range(5)]
         used = aether.bus
-        worker_shutdown.send(sender=SimpleNamespace(app=app))  # a worker in a thread, which is for tests, sends none
+        worker_shutdown.send(sender=type("Worker", (), {"app": app}))  # one that is for tests sends none
         assert used.closed
         assert others.bus is kept
         assert len(aether.store.read_all()) == 5, "and what comes later opens it again"
@@ -486,18 +498,18 @@ class TestClosing:
             assert (done.returncode, done.stderr) == (0, "")
             assert [one.actor_id for one in events.get_batch(2000, timeout=0)] == [str(n) for n in range(1000)]
 
-    def test_the_worker_of_one_application_takes_a_thread_less(self, aether: Aether) -> None:
-        aether.bus  # noqa: B018
-        assert not [one for one in threading.enumerate() if one.name.startswith("aether-loop")], "nothing is begun"
+    def test_making_them_begins_nothing(self, aether: Aether) -> None:
+        aether.bus
+        assert not [one for one in threading.enumerate() if one.name.startswith("aether-loop")]
 
 
 class TestRetryable:
     def test_it_has_what_may_pass(self) -> None:
         told = {name for name in errors.__all__ if issubclass(getattr(errors, name), RETRYABLE)}
         assert told == {
-            "BusClosedError", "ConnectError", "DeadlineExceededError", "DisconnectedError", "ProjectionUnavailableError",
-            "PublishTimeoutError", "RetryableError", "StoreClosedError", "StoreUnavailableError", "TimeLimitExceededError",
-            "UnknownOutcomeError", "VersionConflictError",
+            "BusClosedError", "ConnectError", "DeadlineExceededError", "DisconnectedError", "PublishTimeoutError",
+            "ProjectionUnavailableError", "RetryableError", "StoreClosedError", "StoreUnavailableError",
+            "TimeLimitExceededError", "UnknownOutcomeError", "VersionConflictError",
         }  # fmt: skip
 
     @pytest.mark.parametrize(

@@ -39,8 +39,9 @@ def test_what_tasks_publish_arrives_once(start_worker: StartWorker, send: Send, 
         assert len({one.actor_id for one in got}) >= 3, "processes were replaced"
 
 
+@pytest.mark.slow
 @BROKERS
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
 def test_what_is_published_just_before_the_end_arrives(
     start_worker: StartWorker, send: Send, make_bus: MakeBus, pool: str
 ) -> None:
@@ -69,8 +70,9 @@ def test_a_worker_ends_in_time_without_a_server(
     assert "10 not sent" in worker.log(), worker.log()
 
 
+@pytest.mark.slow
 @BROKERS
-@pytest.mark.parametrize("faults", first_of([["unreachable", "conflict"], ["", "conflict"]]))
+@pytest.mark.parametrize("faults", [["unreachable", "conflict"], ["", "conflict"]])
 def test_a_task_that_is_retried_stores_once(
     start_worker: StartWorker, send: Send, make_bus: MakeBus, store: JetStreamEventStore, faults: list[str]
 ) -> None:
@@ -131,7 +133,8 @@ def test_only_a_task_that_succeeds_publishes(
     assert sorted(told) == [("succeeds", {"retries": 0}), ("succeeds later", {"retries": 1})]
 
 
-@pytest.mark.parametrize("broker", [REDIS, "files"], indirect=True)
+@pytest.mark.slow
+@BROKERS
 def test_a_soft_time_limit_leaves_everything_usable(
     start_worker: StartWorker, send: Send, make_bus: MakeBus, store: JetStreamEventStore
 ) -> None:
@@ -154,9 +157,7 @@ def test_a_soft_time_limit_leaves_everything_usable(
 
 @pytest.mark.slow
 @BROKERS
-def test_a_hard_time_limit_keeps_what_was_published(
-    start_worker: StartWorker, send: Send, make_bus: MakeBus
-) -> None:
+def test_a_hard_time_limit_keeps_what_was_published(start_worker: StartWorker, send: Send, make_bus: MakeBus) -> None:
     with make_bus().subscribe("told") as events:
         worker = start_worker("-P", "prefork", "-c", "2", ready=False)
         results = [send("run_until_killed", number) for number in range(4)]
