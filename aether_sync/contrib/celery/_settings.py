@@ -62,24 +62,35 @@ def make_bus_and_store(
     Raises:
         ImproperlyConfigured: A value cannot be used.
     """
-
-    def given(*names: str) -> dict[str, Any]:
-        return {name: settings[name] for name in names if name in settings}
-
     try:
         timeout = check_seconds("close_timeout", settings.get("close_timeout", CLOSE_TIMEOUT))
-        announces, of_store = "namespace" in settings, given(*_OF_A_STORE)
-        if settings.get("url") == _IN_MEMORY:
-            bus = EventBus(types=types)
-            of_store = {name: of_store[name] for name in ("namespace", "snapshots_kept") if name in of_store}
-            return bus, InMemoryEventStore(bus=bus if announces else None, types=types, **of_store), timeout
-        options = {"connect": "background", **given(*sorted(OPTIONS))}
-        bus = NATSEventBus(settings.get("url"), types=types, **given(*_OF_A_BUS), **options)
-        of_store["bus"] = bus if announces else None
-        store = JetStreamEventStore(bus.connection, types=types, **of_store)
-        check_apart(store.stream, bus.prefix)
-        return bus, store, timeout
+        make = _in_memory if settings.get("url") == _IN_MEMORY else _on_a_server
+        return *make(settings, types), timeout
     except AetherError as error:
         raise ImproperlyConfigured(
             f"Celery {app.main or 'application'}, in the settings that begin with {_PREFIX}: {error}"
         ) from error
+
+
+def _in_memory(settings: Mapping[str, Any], types: EventTypes | None) -> tuple[EventBus, EventStore]:
+    bus = EventBus(types=types)
+    of_store = _given(settings, "namespace", "snapshots_kept")
+    return bus, InMemoryEventStore(bus=_announcer(bus, settings), types=types, **of_store)
+
+
+def _on_a_server(settings: Mapping[str, Any], types: EventTypes | None) -> tuple[EventBus, EventStore]:
+    options = {"connect": "background", **_given(settings, *OPTIONS)}
+    bus = NATSEventBus(settings.get("url"), types=types, **_given(settings, *_OF_A_BUS), **options)
+    of_store = _given(settings, *_OF_A_STORE)
+    store = JetStreamEventStore(bus.connection, bus=_announcer(bus, settings), types=types, **of_store)
+    check_apart(store.stream, bus.prefix)
+    return bus, store
+
+
+def _given(settings: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: settings[name] for name in names if name in settings}
+
+
+def _announcer(bus: EventBus, settings: Mapping[str, Any]) -> EventBus | None:
+    """Return the bus on which a store announces what it stores; None if it has no namespace for that."""
+    return bus if "namespace" in settings else None

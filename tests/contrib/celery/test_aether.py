@@ -45,7 +45,7 @@ from aether_sync import (
 )
 from aether_sync.contrib.celery import RETRYABLE, Aether
 
-from ...support.common import run_threads
+from ...support.common import first_of, run_threads
 
 types = EventTypes()
 
