@@ -51,7 +51,7 @@ def test_what_is_published_just_before_the_end_arrives(
         first = events.get(timeout=BOOT)
         worker.stop()
         assert worker.process.returncode == 0, worker.log()
-        got = [first, *events.get_batch(100_000, timeout=0)]
+        got = [first, *take(events, 19_999)]
     assert [one.data["n"] for one in got if one.data] == list(range(20_000))
     assert not worker.threads_left()
 
@@ -129,7 +129,7 @@ def test_only_a_task_that_succeeds_publishes(
         for outcome, state in wanted.items():
             eventually(lambda: results[outcome].state == state, outcome)  # noqa: B023
         worker.stop()
-        told = [(one.actor_id, one.data) for one in events.get_batch(100, timeout=0)]
+        told = [(one.actor_id, one.data) for one in [*take(events, 2), *events.get_batch(100, timeout=0)]]
     assert sorted(told) == [("succeeds", {"retries": 0}), ("succeeds later", {"retries": 1})]
 
 
