@@ -10,7 +10,7 @@ from typing import Any
 
 from celery import Celery
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
-from celery.signals import worker_process_shutdown, worker_shutdown
+from celery.signals import worker_init, worker_process_shutdown, worker_shutdown
 
 from aether_sync import ANY_VERSION, NO_EVENTS, ConnectError, Event, Repository, VersionConflictError
 from aether_sync.contrib.celery import RETRYABLE, Aether
@@ -46,7 +46,18 @@ def is_first(name: str) -> bool:
 
 
 @worker_process_shutdown.connect(weak=False)
-@worker_shutdown.connect(weak=False)
+def say_goodbye(**_: Any) -> None:
+    """Publish an event when a process ends."""
+    aether.bus.publish("goodbye", Event(event_type="Ended", actor_id=str(os.getpid())))
+
+
+@worker_init.connect(weak=False)
+def begin_to_note(**_: Any) -> None:
+    """Note the threads that are left behind the closing, which is the last handler by now."""
+    worker_process_shutdown.connect(note_threads, weak=False)
+    worker_shutdown.connect(note_threads, weak=False)
+
+
 def note_threads(**_: Any) -> None:
     """Note the threads of the library that are left when a process ends, after it was closed."""
     left = [thread.name for thread in threading.enumerate() if thread.name.startswith("aether-")]

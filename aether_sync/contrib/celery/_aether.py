@@ -8,7 +8,13 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from celery import Celery
-from celery.signals import worker_process_shutdown, worker_shutdown, worker_shutting_down
+from celery.signals import (
+    worker_init,
+    worker_process_init,
+    worker_process_shutdown,
+    worker_shutdown,
+    worker_shutting_down,
+)
 
 from ..._arguments import check_text, check_timeout, is_of
 from ..._codec.encoding import encode_and_copy
@@ -370,25 +376,36 @@ def _close_all() -> None:
         aether.close()
 
 
-@worker_process_shutdown.connect(weak=False, dispatch_uid="aether_sync.close_process")
 def _close_process(**_: object) -> None:
-    """A process of the prefork pool ends, by ``os._exit()``, whatever has told it to: no exit handlers run."""
+    """Close all where a process of the prefork pool ends, by ``os._exit()``: no exit handlers run."""
     _close_all()
 
 
-@worker_shutdown.connect(weak=False, dispatch_uid="aether_sync.close_worker")
 def _close_worker(sender: Any, **_: object) -> None:
-    """A worker has stopped its pool; in a test the program goes on."""
+    """Close what a worker has used that has stopped its pool; in a test the program goes on."""
     for aether in _all:
         if aether._app is getattr(sender, "app", None):
             aether.close()
 
 
+_CLOSING = ((worker_process_shutdown, _close_process), (worker_shutdown, _close_worker))
+
+
+@worker_init.connect(weak=False, dispatch_uid="aether_sync.close_last")
+@worker_process_init.connect(weak=False, dispatch_uid="aether_sync.close_last")
+def _close_last(**_: object) -> None:
+    """Put the closing behind handlers of the program's own, which are there by now, and may publish at the end."""
+    for signal, receiver in _CLOSING:
+        signal.disconnect(receiver)
+        signal.connect(receiver, weak=False)
+
+
 @worker_shutting_down.connect(weak=False, dispatch_uid="aether_sync.end_iterations")
 def _end_iterations(how: str, **_: object) -> None:
-    """A cold shutdown waits for no task, but threads cannot be killed: those that wait for events end now."""
+    """In a cold shutdown, end the iterations: it waits for no task, but threads that wait cannot be killed."""
     if how == "Cold":
         end_iterations()
 
 
+_close_last()
 atexit.register(_close_all)  # a program that sends tasks, and what the signals do not reach

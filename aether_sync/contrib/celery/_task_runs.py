@@ -80,17 +80,22 @@ def current_run(wanted: str) -> TaskRun | None:
         AetherError: No task runs on this thread.
     """
     run = _current.get()
-    if run is None and not current_task:
-        raise AetherError(
-            f"{wanted} belongs to a task, and none runs on this thread: call it in the task's own thread, or start the "
-            "other one with contextvars.copy_context().run"
-        )
+    if not current_task:
+        if run is None:
+            raise AetherError(
+                f"{wanted} belongs to a task, and none runs on this thread: call it in the task's own thread, or start "
+                "the other one with contextvars.copy_context().run"
+            )
+    elif not current_task.request.called_directly and (run is None or not run.is_of(current_task)):
+        run = _begin(current_task.request.id, current_task)  # an interrupt kept that from being done
     return run
 
 
-def _begin(task_id: str, task: Any, **_: object) -> None:
+def _begin(task_id: str, task: Any, **_: object) -> TaskRun:
     outer = _current.get() if task.request.is_eager else None  # under a task of a worker there is nothing
-    _current.set(TaskRun(task, task_id, outer))
+    run = TaskRun(task, task_id, outer)
+    _current.set(run)
+    return run
 
 
 def _succeed(sender: Any, **_: object) -> None:
