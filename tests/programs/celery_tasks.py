@@ -162,14 +162,15 @@ def publish_on(number: int) -> None:
 
 def append_on(number: int) -> None:
     """Store without end."""
+    actor = f"flood-{number}"
     while True:
-        aether.store.append(f"flood-{number}", Event(event_type="F", actor_id="f"), expected_version=ANY_VERSION)
+        aether.store.append(actor, Event(event_type="F", actor_id=actor), expected_version=ANY_VERSION)
 
 
 def append_once_on(number: int) -> None:
     """Store events of the task without end."""
+    actor = f"flood-{number}"
     while True:
-        actor = f"flood-{number}"
         aether.append(actor, aether.event("F", actor), expected_version=ANY_VERSION)
 
 

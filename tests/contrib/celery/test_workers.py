@@ -70,7 +70,7 @@ def test_a_worker_ends_in_time_without_a_server(
     eventually(lambda: done.state == "SUCCESS", "that it does not wait for a server")
     assert worker.stop() < 8 * UNIT
     assert worker.process.returncode == 0, worker.log()
-    assert "10 not sent" in worker.log(), worker.log()
+    assert "unsent=10" in worker.log(), worker.log()
 
 
 @pytest.mark.slow
@@ -97,7 +97,7 @@ def test_a_task_whose_process_is_killed_stores_once(
     start_worker: StartWorker, send: Send, make_bus: MakeBus, store: JetStreamEventStore, faults: list[str]
 ) -> None:
     with make_bus().subscribe("told") as events:
-        worker = start_worker("-P", "prefork", "-c", "2", ready=False)
+        worker = start_worker("-P", "prefork", "-c", "2", ready=False, worker_lost_wait=0.5)
         for number in range(3):
             send("place_late", f"order-{number}", faults)
         placed = take(events, 3)
