@@ -391,8 +391,6 @@ def _close_worker(sender: Any, **_: object) -> None:
 _CLOSING = ((worker_process_shutdown, _close_process), (worker_shutdown, _close_worker))
 
 
-@worker_init.connect(weak=False, dispatch_uid="aether_sync.close_last")
-@worker_process_init.connect(weak=False, dispatch_uid="aether_sync.close_last")
 def _close_last(**_: object) -> None:
     """Put the closing behind handlers of the program's own, which are there by now, and may publish at the end."""
     for signal, receiver in _CLOSING:
@@ -400,7 +398,6 @@ def _close_last(**_: object) -> None:
         signal.connect(receiver, weak=False)
 
 
-@worker_shutting_down.connect(weak=False, dispatch_uid="aether_sync.end_iterations")
 def _end_iterations(how: str, **_: object) -> None:
     """In a cold shutdown, end the iterations: it waits for no task, but threads that wait cannot be killed."""
     if how == "Cold":
@@ -408,4 +405,7 @@ def _end_iterations(how: str, **_: object) -> None:
 
 
 _close_last()
+worker_init.connect(_close_last, weak=False)
+worker_process_init.connect(_close_last, weak=False)
+worker_shutting_down.connect(_end_iterations, weak=False)
 atexit.register(_close_all)  # a program that sends tasks, and what the signals do not reach

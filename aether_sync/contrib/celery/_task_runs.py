@@ -114,6 +114,6 @@ def _end(task_id: str, **_: object) -> None:
         _current.set(run.outer)
 
 
-task_prerun.connect(_begin, weak=False, dispatch_uid="aether_sync.task_run.begin")
-task_success.connect(_succeed, weak=False, dispatch_uid="aether_sync.task_run.succeed")
-task_postrun.connect(_end, weak=False, dispatch_uid="aether_sync.task_run.end")
+task_prerun.connect(_begin, weak=False)
+task_success.connect(_succeed, weak=False)
+task_postrun.connect(_end, weak=False)
