@@ -12,9 +12,9 @@ def settings(folder: Path) -> dict[str, Any]:
     for name in ("queue", "processed", "control", "results"):
         (folder / name).mkdir(exist_ok=True)
     found: dict[str, Any] = {"backend": f"file://{folder}/results"}
-    redis = os.environ.get("AETHER_TEST_REDIS")
+    redis = os.environ.get("AETHER_TEST_BROKER")
     if redis:
-        options: dict[str, Any] = {"global_keyprefix": os.environ["AETHER_TEST_PREFIX"], "visibility_timeout": 3}
+        options: dict[str, Any] = {"global_keyprefix": os.environ["AETHER_TEST_PREFIX"]}
         return {**found, "broker": redis, "broker_transport_options": options}
     options = {
         "data_folder_in": str(folder / "queue"),

@@ -94,7 +94,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Redis of its own, as Debian's package ``redis-server`` has it."""
     binary = shutil.which("redis-server")
     if binary is None:
-        if os.environ.get("AETHER_TEST_REDIS_SERVER") == "required":
+        if os.environ.get("AETHER_TEST_REDIS") == "required":
             pytest.fail("there is no redis-server on the PATH")
         pytest.skip("there is no redis-server on the PATH")
     folder, port = tmp_path_factory.mktemp("redis"), FreePort()
@@ -113,7 +113,7 @@ def broker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     """Which broker the workers of a test have: files, unless the test is parametrized by ``redis``."""
     wanted = getattr(request, "param", "files")
     if wanted == "redis":
-        monkeypatch.setenv("AETHER_TEST_REDIS", request.getfixturevalue("redis_url"))
+        monkeypatch.setenv("AETHER_TEST_BROKER", request.getfixturevalue("redis_url"))
     return str(wanted)
 
 
