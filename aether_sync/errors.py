@@ -42,6 +42,10 @@ A deadline that ran out is also the builtin ``TimeoutError``; a bad argument is 
     ├── WrongThreadError                        a blocking call on the loop thread
     └── ServerError                             the local nats-server did not start or stop
         └── ServerNotFoundError                 there is no nats-server binary
+
+These are also a ``RetryableError``, since what raised them may succeed when it is done again, unchanged:
+``DeadlineExceededError``, ``ConnectError``, ``DisconnectedError``, ``StoreUnavailableError`` and
+``ProjectionUnavailableError``.
 """
 
 from typing import Any
@@ -73,6 +77,7 @@ __all__ = [
     "ProjectionStoppedError",
     "ProjectionUnavailableError",
     "PublishTimeoutError",
+    "RetryableError",
     "ServerError",
     "ServerNotFoundError",
     "StoreClosedError",
@@ -94,6 +99,13 @@ __all__ = [
 
 class AetherError(Exception):
     """The base of every error that this library raises."""
+
+
+class RetryableError(AetherError):
+    """What raised it may succeed when it is done again, unchanged: after a pause, as nothing was done so far.
+
+    It is the base of other errors, and never raised itself.
+    """
 
 
 class InvalidNamespaceError(AetherError, ValueError):
@@ -141,7 +153,7 @@ class UnknownEventTypeError(EventTypeError):
     """The type of an event is not registered, or the event is of a newer version than the registered one."""
 
 
-class DeadlineExceededError(AetherError, TimeoutError):
+class DeadlineExceededError(RetryableError, TimeoutError):
     """A timeout ran out before the call was done; the message says what it waited for."""
 
 
@@ -160,11 +172,11 @@ class ConnectionFailedError(AetherError):
     """The base of errors about the connection to the server, and about rights there."""
 
 
-class ConnectError(ConnectionFailedError):
+class ConnectError(ConnectionFailedError, RetryableError):
     """No server could be reached in time, or none accepted the credentials; the message says why."""
 
 
-class DisconnectedError(ConnectionFailedError):
+class DisconnectedError(ConnectionFailedError, RetryableError):
     """The bus is disconnected, and has ``on_disconnect="raise"``; nothing was delivered anywhere."""
 
 
@@ -289,7 +301,7 @@ class StreamRegressionError(StoreError):
     """The stream is not the one that was read before: it was restored, has lost events, was replaced, or is gone."""
 
 
-class StoreUnavailableError(StoreError):
+class StoreUnavailableError(StoreError, RetryableError):
     """The server cannot serve the store: no JetStream, no leader or no room. Nothing of this call is stored."""
 
 
@@ -318,7 +330,7 @@ class ProjectionStoppedError(ProjectionError):
         self.event_id = event_id
 
 
-class ProjectionUnavailableError(ProjectionError):
+class ProjectionUnavailableError(ProjectionError, RetryableError):
     """The database of a projection could not be reached, or did not do it; trying again may help."""
 
 

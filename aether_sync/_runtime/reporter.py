@@ -63,6 +63,7 @@ class Kind(StrEnum):
     HANDLER_FAILED = "handler_failed"  #: the handler of a runner raised
     INTERNAL_ERROR = "internal_error"  #: an error in this library
     MALFORMED_RECORD = "malformed_record"  #: a stored record is not an event or snapshot, or points to no event
+    NOT_PUBLISHED = "not_published"  #: an event that waited for the success of a task cannot be published
     OBSERVER_FAILED = "observer_failed"  #: an observer of ``instrument()`` has raised, or is lost by a fork
     OVERDUE = "overdue"  #: a handler has run for longer than its time limit
     PROJECTION_ACTIVE = "projection_active"  #: a projection has become the active one of its name

@@ -17,6 +17,7 @@ _PACKAGE = Path(__file__).parents[3] / "aether_sync"
 _LAST_LINE = "<!-- Made from the docstrings by `python -m tests.docs.reference`: edit those. -->"
 #: Modules with public names of their own, which `aether_sync` itself does not have.
 BRIDGES = (
+    "contrib.celery",
     "contrib.eventsourcing",
     "contrib.gunicorn",
     "contrib.opentelemetry",
@@ -175,6 +176,12 @@ PAGES = (
         "SQLAlchemy",
         "`aether_sync.contrib.sqlalchemy` has this name; it needs the extra `sqlalchemy`.",
         ("contrib.sqlalchemy",),
+    ),
+    Page(
+        "celery",
+        "Celery",
+        "`aether_sync.contrib.celery` has these names; it needs the extra `celery`.",
+        ("contrib.celery._aether", "contrib.celery"),
     ),
     Page(
         "eventsourcing",
