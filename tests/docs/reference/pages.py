@@ -16,7 +16,14 @@ __all__ = ["BRIDGES", "PAGES", "Page", "Reference"]
 _PACKAGE = Path(__file__).parents[3] / "aether_sync"
 _LAST_LINE = "<!-- Made from the docstrings by `python -m tests.docs.reference`: edit those. -->"
 #: Modules with public names of their own, which `aether_sync` itself does not have.
-BRIDGES = ("contrib.eventsourcing", "contrib.opentelemetry", "contrib.prometheus", "contrib.sqlalchemy", "testing")
+BRIDGES = (
+    "contrib.eventsourcing",
+    "contrib.opentelemetry",
+    "contrib.prometheus",
+    "contrib.sqlalchemy",
+    "outbox",
+    "testing",
+)
 _BUILTINS = {"AttributeError", "Exception", "TimeoutError", "ValueError"}
 _KINDS = {"__enter__": "a context manager", "__next__": "an iterator", "__anext__": "an asynchronous iterator"}
 
@@ -165,8 +172,14 @@ PAGES = (
     Page(
         "sqlalchemy",
         "SQLAlchemy",
-        "`aether_sync.contrib.sqlalchemy` has this name; it needs the extra `sqlalchemy`.",
+        "`aether_sync.contrib.sqlalchemy` has these names; it needs the extra `sqlalchemy`.",
         ("contrib.sqlalchemy",),
+    ),
+    Page(
+        "outbox",
+        "Outbox",
+        "`aether_sync.outbox` has these names: the relay, and what it needs of a database.",
+        ("outbox.relay", "outbox.sending", "outbox.rows", "outbox.database", "outbox"),
     ),
     Page(
         "eventsourcing",
