@@ -137,37 +137,42 @@ class Relay(Startable, ForkAware):
             ClosedError: It is closed, or the process is about to end.
         """
         deadline = Deadline(timeout)
-        self._refuse_if_closed()
-        mind_the_exit()
-        own = self._make_thread()
-        while True:
-            there = self._thread
-            if there is None:
-                self._threads.append(own)  # accepted race: two threads append, and both wait for the first of them
-            elif there.is_ending:
-                with suppress(ValueError):
-                    self._threads.remove(there)
-            else:
-                break
-        thread = self._threads[0]
+        thread, is_own = self._launch()
         try:
-            if thread is own:
-                thread.start()
-            if self._closed or is_ending():
-                thread.let_end()
             thread.begun.wait(deadline)
         except DeadlineExceededError:
-            if thread is own:
+            if is_own:
                 thread.let_end()
             trouble = f": {thread.trouble}" if thread.trouble else ""
             raise OutboxError(
                 f"the relay of {self._settings.database} has not begun within {deadline}{trouble}"
             ) from None
         except BaseException:
-            if thread is own:
+            if is_own:
                 thread.let_end()
             raise
         self._refuse_if_closed()
+
+    def _launch(self) -> tuple[RelayThread, bool]:
+        """Start a thread, unless one runs; return the one that does, and whether it was started here."""
+        self._refuse_if_closed()
+        mind_the_exit()
+        own = self._make_thread()
+        while True:
+            there = self._thread
+            if there is None:
+                self._threads.append(own)  # accepted race: two threads append, and both go on with the first of them
+            elif there.is_ending:
+                with suppress(ValueError):
+                    self._threads.remove(there)
+            else:
+                break
+        thread = self._threads[0]
+        if thread is own:
+            thread.start()
+        if self._closed or is_ending():
+            thread.let_end()
+        return thread, thread is own
 
     def _refuse_if_closed(self) -> None:
         if self._closed or is_ending():
@@ -246,21 +251,12 @@ class Relay(Startable, ForkAware):
                 :meth:`start`, which waits for the database as long as it takes, and of :meth:`wait`.
         """
         with StopSignals(self._changed.wake_all) as signals:
-            self.start_soon()
+            self._launch()
             self._changed.wait(lambda: signals.first is not None or self._has_ended(), Deadline(None))
             report = self.close(grace)
         self.wait(0)
         if not report:
             sys.exit(_LEFT)
-
-    def start_soon(self) -> None:
-        """Begin, as :meth:`start`, but wait for nothing: what is wrong, :meth:`health` and :meth:`wait` say."""
-        self._refuse_if_closed()
-        mind_the_exit()
-        own = self._make_thread()
-        self._threads.append(own)
-        if self._threads[0] is own:
-            own.start()
 
     def wake(self) -> None:
         """Look for new rows now. A commit of the same process does this."""

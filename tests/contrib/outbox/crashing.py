@@ -25,7 +25,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from aether_sync import ANY_VERSION, AetherError, Event, JetStreamEventStore, NATSEventBus, NATSServer
+from aether_sync import ANY_VERSION, AetherError, Connection, Event, JetStreamEventStore, NATSEventBus, NATSServer
 
 from ...support.common import PATIENCE
 from ...support.places import running_postgres
@@ -63,7 +63,11 @@ def _write(place: Place, name: str, seed: int) -> None:
 def _relay(place: Place, url: str, seed: int) -> None:
     """Relay until this is killed, or kills itself."""
     chance = random.Random(seed)
-    with NATSEventBus(url, prefix=_PREFIX) as bus, JetStreamEventStore(url, _STREAM) as store:
+    with (
+        Connection(url, connect_timeout=PATIENCE * 3) as connection,
+        NATSEventBus(connection, prefix=_PREFIX) as bus,
+        JetStreamEventStore(connection, _STREAM) as store,
+    ):
         relay = place.relay(store, bus, poll=0.02, batch=chance.choice((3, 20, 500)))
         connect = relay._settings.database.connect
         step = [chance.randrange(400)] if chance.random() < 0.8 else [-1]

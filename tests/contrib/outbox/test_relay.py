@@ -1,7 +1,9 @@
 """What a relay promises: order, each event of the store once, what is set aside, and that it waits for who is away."""
 
+import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -17,12 +19,17 @@ from aether_sync import (
     NATSEventBus,
     NATSServer,
     StoreUnavailableError,
+    Worker,
     flush_logs,
 )
 from aether_sync.outbox import OutboxTable, Relay
+from aether_sync.outbox.rows import APPEND
+from aether_sync.outbox.taking import take
 
+from ...programs import relaying
+from ...programs.run import finish, run, start
 from ...support.common import becomes, eventually
-from .places import SQLAlchemyPlace, Step
+from .places import SQLAlchemyPlace, Step, postgres_place
 
 
 def event_of(actor: str, n: int = 0, **fields: Any) -> Event:
@@ -91,6 +98,20 @@ class TestOrder:
         assert lite.waiting() == 1
         assert lite.relay(None, bus).drain() == 1
         assert lite.waiting() == 0
+
+    def test_a_row_behind_one_that_another_relay_has_is_not_taken(self, postgres_port: str) -> None:
+        place = postgres_place(postgres_port)
+        for actor in ("order-1", "order-1", "order-2", "order-1"):
+            append(place, actor, 1)
+        database = place.outbox.on(place.engine)
+        with closing(database.connect()) as first, closing(database.connect()) as second:
+            with first.transaction():
+                assert [row.name for row in take(first, [APPEND], 1)] == ["order-1"]
+                with second.transaction():
+                    assert [row.name for row in take(second, [APPEND], 10)] == ["order-2"]
+            with second.transaction():
+                assert [row.name for row in take(second, [APPEND], 2)] == ["order-1", "order-1"]
+        place.engine.dispose()
 
     def test_a_row_that_becomes_visible_late_is_stored_late(
         self, lite: SQLAlchemyPlace, store: InMemoryEventStore
@@ -329,6 +350,41 @@ class TestThread:
     def test_without_a_target_there_is_nothing_to_do(self, lite: SQLAlchemyPlace) -> None:
         with pytest.raises(InvalidOptionError, match="store= or bus="):
             Relay(lite.outbox.on(lite.engine))
+
+
+class TestPrograms:
+    def test_a_worker_has_a_relay(self, lite: SQLAlchemyPlace, store: InMemoryEventStore) -> None:
+        relay = lite.relay(store, None)
+        worker = Worker(store=store)
+        assert worker.relay(relay) is relay
+        with pytest.raises(InvalidOptionError, match="already"):
+            worker.relay(relay)
+        with pytest.raises(InvalidOptionError, match="takes a Relay"):
+            worker.relay(store)  # type: ignore[arg-type]
+        with worker:
+            append(lite, "order-1", 1)
+            becomes(lambda: numbers(store, "order-1"), [1])
+            assert worker.health().ok
+        assert relay.closed
+
+    @pytest.mark.slow
+    def test_a_forked_child_does_not_relay_and_can_begin(self, postgres_port: str) -> None:
+        """Not with SQLite: its locks are part of the memory that a fork copies, whatever they are at that moment."""
+        place = postgres_place(postgres_port)
+        assert run(relaying.forks, place.url) == "[1]\n[1, 2]\n"
+        place.engine.dispose()
+
+    @pytest.mark.slow
+    def test_run_ends_in_order(self, lite: SQLAlchemyPlace) -> None:
+        program = start(relaying.runs, lite.url)
+        assert program.stdout is not None
+        assert program.stdout.readline() == "works\n"
+        program.send_signal(signal.SIGTERM)
+        assert finish(program) == "ended\n"
+
+    @pytest.mark.slow
+    def test_the_end_of_the_program_ends_it(self, lite: SQLAlchemyPlace) -> None:
+        assert run(relaying.just_ends, lite.url) == "works\n"
 
 
 class TestServer:
