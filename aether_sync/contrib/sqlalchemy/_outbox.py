@@ -193,7 +193,7 @@ class Outbox:
         """Return the outbox in a database, as ``Relay`` takes it.
 
         Args:
-            engine: The engine of the database. The relay opens a connection of its own, as the engine's pool does.
+            engine: The engine of the database. A relay keeps one connection of its pool while it runs.
 
         Raises:
             InvalidOptionError: It is none, or one of asyncio; or of a database that a relay does not know.

@@ -292,7 +292,7 @@ def prepared(kind: str, folder: Path, port: str = "") -> Iterator[tuple[Place, N
         if kind.endswith("postgres") and not port:
             port = stack.enter_context(running_postgres())
         place = PLACES[kind](folder, port)
-        yield place, stack.enter_context(NATSServer(log_file=folder / "nats.log"))
+        yield place, stack.enter_context(NATSServer(log_file=folder / "nats.log", start_timeout=PATIENCE * 3))
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from aether_sync import (
     ANY_VERSION,
+    DeliveryUncertainError,
     Event,
     EventBus,
     InMemoryEventStore,
@@ -262,6 +264,49 @@ class TestSetAside:
                 (aside,) = relay.set_aside()
                 assert aside.name == "secret"
                 assert "ermission" in aside.error
+
+
+class TestBus:
+    def test_what_is_uncertain_is_published_again(
+        self, lite: SQLAlchemyPlace, bus: EventBus, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also if another thread's flush was told of it."""
+        counts, published = bus.metrics, bus.publish
+        lite.write([Step("publish", "orders", event_of("a", 1))], "me")
+        with bus.subscribe("orders") as events, lite.relay(None, bus) as relay:
+            events.get(timeout=5)
+        assert relay.closed
+        lite.write([Step("publish", "orders", event_of("a", 2))], "me")
+        lost = []
+
+        def losing(*given: Any) -> None:
+            lost.append(given)
+            published(*given)
+
+        monkeypatch.setattr(bus, "publish", losing)
+        monkeypatch.setattr(bus, "metrics", lambda: replace(counts(), uncertain=len(lost)))
+        relay = lite.relay(None, bus)
+        with bus.subscribe("orders") as events:
+            with pytest.raises(DeliveryUncertainError):
+                relay.drain()
+            assert lite.waiting() == 1
+            monkeypatch.setattr(bus, "metrics", counts)
+            assert relay.drain() == 1
+            first, second = events.get_batch(2, timeout=1)
+        assert first.id == second.id
+
+    def test_an_event_that_is_too_large_is_set_aside_and_the_later_ones_go(
+        self, lite: SQLAlchemyPlace, make_bus: Callable[..., NATSEventBus]
+    ) -> None:
+        bus = make_bus()
+        large = Event(event_type="Large", actor_id="a", data={"text": "x" * 2**21})
+        with bus.subscribe("orders") as events:
+            lite.write([Step("publish", "orders", large), Step("publish", "orders", event_of("a", 2))], "me")
+            relay = lite.relay(None, bus)
+            relay.drain()
+            assert events.get(timeout=5).data == {"n": 2}
+            assert "EventTooLargeError" in relay.set_aside()[0].error
+            relay.close()
 
 
 class TestThread:
