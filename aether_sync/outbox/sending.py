@@ -158,7 +158,7 @@ class Sending:
         if outcome.sent:
             table.remove([row.id for row in outcome.sent])
         if outcome.refused:
-            table.set_aside({row.id: explained(error, _LONGEST_ERROR) for row, error in outcome.refused}, now())
+            table.set_aside({row.id: _written(error) for row, error in outcome.refused}, now())
         if outcome.plans:
             table.plan(outcome.plans)
 
@@ -180,3 +180,9 @@ class Sending:
     def count_there(self, table: OutboxTable) -> None:
         """Count what waits."""
         self._counts.there = table.counts(self._kinds)
+
+
+def _written(error: Exception) -> str:
+    """Return an error as every database takes it: PostgreSQL has no NUL in a text, and UTF-8 no lone surrogate."""
+    text = explained(error, _LONGEST_ERROR)
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\0")

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from ..errors import VersionConflictError
+from ..errors import AtomicAppendUnsupportedError, VersionConflictError
 from ..events import Event
 from ..stores._checks import BATCH_LIMIT
 from ..stores.event_store import EventStore
@@ -131,13 +131,16 @@ class _Batch:
                 try:
                     self._save(waiting)
                 except VersionConflictError as conflict:  # one actor's, and the others' are not stored either
-                    culprit = conflict.actor_id
+                    culprits = {conflict.actor_id} & {save.row.name for save in waiting} or {waiting[0].row.name}
+                except AtomicAppendUnsupportedError:
+                    culprits = {save.row.name for save in waiting}
                 except LASTING:  # of one of them
-                    culprit = waiting[0].row.name
+                    culprits = {waiting[0].row.name}
                 else:
                     break
-                self._save_one_by_one(culprit, [save for save in waiting if save.row.name == culprit])
-                waiting = [save for save in waiting if save.row.name != culprit]
+                for actor in culprits:
+                    self._save_one_by_one(actor, [save for save in waiting if save.row.name == actor])
+                waiting = [save for save in waiting if save.row.name not in culprits]
 
     def _save_one_by_one(self, actor: str, saves: Sequence[_Save]) -> None:
         for save in saves:

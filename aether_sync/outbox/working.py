@@ -81,6 +81,7 @@ class RelayThread:
         try:
             start(self.thread)
         except NoThreadError as error:
+            self._closing = True  # so that another one is tried next time
             failure = OutboxError(f"the relay of {self._settings.database} is not begun: {error}")
             self.begun.fail(failure)  # for whoever else waits for it
             raise failure from error

@@ -12,7 +12,9 @@ from sqlalchemy.orm import Session
 
 from aether_sync import (
     ANY_VERSION,
+    AtomicAppendUnsupportedError,
     DeliveryUncertainError,
+    DuplicateIdError,
     Event,
     EventBus,
     InMemoryEventStore,
@@ -227,6 +229,36 @@ class TestSetAside:
         append(place, "order-1", 5, expected_version=4)
         place.relay(store, None).drain()
         assert numbers(store, "order-1") == [1, 2, 3, 4, 5]
+
+    def test_a_server_without_atomic_batches(self, lite: SQLAlchemyPlace, store: InMemoryEventStore) -> None:
+        real = store.save_events
+
+        def one_by_one(events: Any, **how: Any) -> Any:
+            if len(events) > 1:
+                raise AtomicAppendUnsupportedError("not here")
+            return real(events, **how)
+
+        store.save_events = one_by_one  # type: ignore[method-assign]
+        for n in range(3):
+            append(lite, "order-1", n)
+            append(lite, f"other-{n}", n)
+        append(lite, "order-2", 1, 2)
+        with lite.relay(store, None) as relay:
+            eventually(lambda: relay.metrics().set_aside)
+            assert [row.name for row in relay.set_aside()] == ["order-2"]
+        assert numbers(store, "order-1") == [0, 1, 2]
+        assert len(store.actors("other-*")) == 3
+
+    def test_an_error_that_no_database_takes_as_it_is(self, place: SQLAlchemyPlace, store: InMemoryEventStore) -> None:
+        def refuse(*_: Any, **__: Any) -> Any:
+            raise DuplicateIdError("a \0 and a \ud800")
+
+        store.save_events = refuse  # type: ignore[method-assign]
+        append(place, "order-1", 1)
+        with place.relay(store, None) as relay:
+            eventually(lambda: relay.metrics().set_aside)
+            (aside,) = relay.set_aside()
+        assert aside.error == "DuplicateIdError: a \\0 and a \\ud800"
 
     def test_a_row_that_somebody_has_spoilt(self, lite: SQLAlchemyPlace, store: InMemoryEventStore) -> None:
         append(lite, "order-1", 1)
