@@ -20,7 +20,14 @@ from .._runtime.stop_signals import StopSignals
 from .._runtime.waits import ParkingLot
 from .._values.shown import explained, short
 from ..bus import EventBus
-from ..errors import AetherError, ClosedError, DeadlineExceededError, InvalidOptionError, OutboxError
+from ..errors import (
+    AetherError,
+    ClosedError,
+    DeadlineExceededError,
+    InvalidOptionError,
+    OutboxError,
+    VersionConflictError,
+)
 from ..health import Health
 from ..metrics import CloseReport
 from ..stores.event_store import EventStore
@@ -37,6 +44,7 @@ T = TypeVar("T")
 _AT_EXIT = 5.0  # seconds for the relays that nobody has closed
 _LARGEST_BATCH = 10_000  # rows: all of a batch are in memory
 _LISTED = 1_000  # rows that are set aside: more at a time nobody reads
+_CONFLICT = VersionConflictError.__name__  # what the error of such a row begins with
 _LEFT = 3  # the exit status of run() if a batch was left behind
 
 
@@ -317,8 +325,8 @@ class Relay(Startable, ForkAware):
 
         Args:
             *ids: Their ids; without any, all of them.
-            at_any_version: Whether to forget the expected version of those that have one: their events are stored at
-                whatever version the actor is.
+            at_any_version: Whether to forget the expected version of those that were set aside for a conflict with it:
+                their events are stored at whatever version the actor is.
 
         Returns:
             How many rows were set aside, and wait again.
@@ -328,9 +336,14 @@ class Relay(Startable, ForkAware):
         """
 
         def release(table: OutboxTable) -> int:
-            wanted = ids or tuple(row.id for row in table.list_set_aside(_LISTED))
+            aside = table.list_set_aside(_LISTED)
+            wanted = ids or tuple(row.id for row in aside)
+            # Any other row may be stored at its version, as far as anybody knows here.
+            conflicts = [row.id for row in aside if row.id in wanted and row.error.startswith(_CONFLICT)]
+            free = conflicts if at_any_version else []
             with table.transaction():
-                return table.release(wanted, at_any_version=at_any_version)
+                released = table.release(free, at_any_version=True) if free else 0
+                return released + table.release([id_ for id_ in wanted if id_ not in free], at_any_version=False)
 
         released = self._with_table(release)
         wake_relays()
