@@ -16,8 +16,8 @@ ROOMS: dict[str, list[str]] = {
     "": [
         "_version", "_values", "errors", "_arguments", "events", "patterns", "metrics", "notices", "_codec",
         "_runtime", "event_types", "handler_arguments", "instrumentation", "handling_context", "health", "_nats",
-        "connection", "_bus", "subscription", "subscription_runner", "bus", "nats_bus", "stores", "sourcing", "worker",
-        "server", "testing",
+        "connection", "_bus", "subscription", "subscription_runner", "bus", "nats_bus", "stores", "sourcing", "outbox",
+        "worker", "server", "testing",
         "__init__", "contrib", "cli", "__main__",
     ],
     "contrib": ["celery", "eventsourcing", "opentelemetry", "prometheus", "sqlalchemy", "sse", "gunicorn"],
@@ -32,7 +32,7 @@ ROOMS: dict[str, list[str]] = {
     "_codec": ["decoding", "encoding", "envelope"],
     "_runtime": [
         "green", "threads", "batches", "registry", "again", "deadline", "locks", "waits", "fork", "exit", "closing",
-        "reporter", "handler_threads", "listeners", "base_loop", "uvloop", "event_loop", "loop_thread",
+        "reporter", "stop_signals", "handler_threads", "listeners", "base_loop", "uvloop", "event_loop", "loop_thread",
     ],
     "_nats": [
         "interest", "lines", "files", "login", "uplink", "shortcut", "outbox", "reasons", "checks", "contexts", "tls",
@@ -70,9 +70,14 @@ ROOMS: dict[str, list[str]] = {
         "read_your_writes",
     ],
     "worker": [
-        "calls", "idempotence", "on_bus", "on_consumer", "on_projection", "turns", "periodic",
-        "time_limits", "stop_signals", "worker",
+        "calls", "idempotence", "on_bus", "on_consumer", "on_projection", "on_relay", "turns",
+        "periodic", "time_limits", "worker",
     ],
+    "outbox": [
+        "rows", "database", "turns", "taking", "outcome", "storing", "publishing", "sending", "working", "relay",
+        "__init__",
+    ],
+    "contrib/sqlalchemy": ["_database", "_outbox", "__init__"],
     "contrib/prometheus": [
         "_families", "_reading", "_exporter", "_ticker", "_asking", "_collector", "_slots", "_writer", "_registration",
         "_http", "__init__", "__main__",
@@ -215,8 +220,9 @@ def test_public_names_are_pinned() -> None:
         "HandlingFilter", "HasHealth", "Health", "Histogram", "InMemoryEventStore", "InvalidEventError",
         "InvalidNamespaceError", "InvalidOptionError", "JetStreamEventStore", "Link", "LoadedActor",
         "MalformedRecord", "MalformedRecordError", "Metrics", "NATSCluster", "NATSEventBus", "NATSServer", "Notice",
-        "NoticeCallback", "Observer", "Operation", "PermissionDeniedError", "Projection", "ProjectionAdvanced",
-        "ProjectionError", "ProjectionMismatchError", "ProjectionStoppedError", "ProjectionUnavailableError",
+        "NoticeCallback", "Observer", "Operation", "OutboxError", "PermissionDeniedError", "Projection",
+        "ProjectionAdvanced", "ProjectionError", "ProjectionMismatchError", "ProjectionStoppedError",
+        "ProjectionUnavailableError",
         "PublishTimeoutError", "ReadYourWrites", "ReadYourWritesStats", "Reading", "Repository", "RetryPolicy",
         "RetryableError", "Runner", "RunnerMetrics", "Scenarios", "SQLite", "ServerError", "ServerNotFoundError",
         "SetAside", "Snapshot", "Stamp", "StoreClosedError", "StoreError", "StoreMetrics", "StoreUnavailableError",

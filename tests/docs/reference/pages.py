@@ -24,6 +24,7 @@ BRIDGES = (
     "contrib.prometheus",
     "contrib.sqlalchemy",
     "contrib.sse",
+    "outbox",
     "testing",
 )
 _BUILTINS = {"AttributeError", "Exception", "TimeoutError", "ValueError"}
@@ -174,7 +175,7 @@ PAGES = (
     Page(
         "sqlalchemy",
         "SQLAlchemy",
-        "`aether_sync.contrib.sqlalchemy` has this name; it needs the extra `sqlalchemy`.",
+        "`aether_sync.contrib.sqlalchemy` has these names; it needs the extra `sqlalchemy`.",
         ("contrib.sqlalchemy",),
     ),
     Page(
@@ -182,6 +183,12 @@ PAGES = (
         "Celery",
         "`aether_sync.contrib.celery` has these names; it needs the extra `celery`.",
         ("contrib.celery._aether", "contrib.celery"),
+    ),
+    Page(
+        "outbox",
+        "Outbox",
+        "`aether_sync.outbox` has these names: the relay, and what it needs of a database.",
+        ("outbox.relay", "outbox.sending", "outbox.rows", "outbox.database", "outbox"),
     ),
     Page(
         "eventsourcing",
