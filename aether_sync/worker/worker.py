@@ -48,7 +48,7 @@ from .stop_signals import StopSignals
 from .time_limits import TimeLimits, check_limit
 from .turns import Turns
 
-__all__ = ["Worker", "runners_of"]
+__all__ = ["Worker", "handlers_of", "runners_of"]
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -710,6 +710,11 @@ def runners_of(worker: Worker) -> list[Runner]:
     """Return the runners of a worker's consumers, from its start on."""
     parts = [part for part in worker._begun if isinstance(part, ConsumerHandler)]
     return [part.runner for part in parts if part.runner is not None]
+
+
+def handlers_of(worker: Worker) -> list[BusHandler | ConsumerHandler]:
+    """Return the handlers of a worker, for who calls them on a thread of its own, as a test does."""
+    return [part for part in worker._parts if isinstance(part, BusHandler | ConsumerHandler)]
 
 
 _workers: WeakRegistry[Worker] = WeakRegistry()

@@ -1,0 +1,142 @@
+"""The Django project of the tests: in this process, and in a folder of its own with processes of its own."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.error import URLError
+
+from .common import PATIENCE, eventually
+from .shell import environment, interruptible
+
+__all__ = ["PROJECT", "Project", "set_up"]
+
+PROJECT = Path(__file__).parents[1] / "programs" / "django_project"
+
+
+def set_up() -> None:
+    """Set Django up in this process, with the settings of the project, if that was not done before."""
+    from django.conf import settings
+
+    if settings.configured:
+        return
+    sys.path.insert(0, str(PROJECT))
+    os.environ["DJANGO_SETTINGS_MODULE"] = "site_settings"
+    import django
+
+    try:
+        django.setup()
+    finally:
+        del os.environ["DJANGO_SETTINGS_MODULE"]  # programs that tests start are none of this project
+
+
+class Project:
+    """The project in a folder.
+
+    Attributes:
+        folder: Where it is.
+    """
+
+    def __init__(self, folder: Path, url: str, stream: str, postgres: str | None = None) -> None:
+        self.folder = folder / "project"
+        shutil.copytree(PROJECT, self.folder, ignore=shutil.ignore_patterns("__pycache__"))
+        self._stack = ExitStack()
+        self._env = environment(
+            SHOP_FOLDER=str(self.folder), SHOP_NATS=url, SHOP_STREAM=stream, PYTHONWARNINGS="error::ResourceWarning"
+        )
+        if postgres is not None:
+            self._env |= {"SHOP_POSTGRES": postgres, "SHOP_DATABASE": stream}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def run(self, *command: str, status: int = 0, **env: str) -> str:
+        """Run a command of ``manage.py``, or another module by ``-m``; return what it has written."""
+        done = subprocess.run(
+            [sys.executable, *(command if command[0] == "-m" else ("manage.py", *command))],
+            cwd=self.folder,
+            env=self._env | env,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE * 3,
+            check=False,
+        )
+        assert done.returncode == status, f"status {done.returncode}:\n{done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
+
+    def start(self, *command: str, **env: str) -> "Started":
+        """Start such a command, which runs until the end of the test."""
+        return self._stack.enter_context(Started(self.folder, self._env | env, command))
+
+
+class Started:
+    """A command that runs."""
+
+    def __init__(self, folder: Path, env: dict[str, str], command: tuple[str, ...]) -> None:
+        handle, path = tempfile.mkstemp(dir=folder, suffix=".log")
+        self._log = Path(path)
+        with interruptible():
+            self.process = subprocess.Popen(
+                [sys.executable, *(command if command[0] == "-m" else ("manage.py", *command))],
+                cwd=folder,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=handle,
+                stderr=handle,
+                start_new_session=True,
+            )
+        os.close(handle)
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def wait_for(self, text: str) -> None:
+        def said() -> bool:
+            assert self.process.poll() is None or text in self.log, f"ended early: {self.log}"
+            return text in self.log
+
+        eventually(said, f"{text!r} in {self._log}")
+
+    def get(self, url: str) -> str:
+        """Ask a web server, which may not listen yet."""
+        found: list[str] = []
+
+        def answers() -> bool:
+            assert self.process.poll() is None, f"ended early: {self.log}"
+            try:
+                with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
+                    found.append(answer.read().decode())
+            except (URLError, OSError) as error:
+                assert not hasattr(error, "code"), f"{error}: {self.log}"
+                return False
+            return True
+
+        eventually(answers, url)
+        return found[0]
+
+    def end(self, number: int) -> int:
+        """Send a signal, and return the exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, 9)
+        self.process.wait(PATIENCE)
