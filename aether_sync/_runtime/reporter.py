@@ -69,10 +69,11 @@ class Kind(StrEnum):
     PROJECTION_RETRIED = "projection_retried"  #: a projection's database or store failed, and it tries again
     PROJECTION_STOPPED = "projection_stopped"  #: a projection has stopped, until somebody acts
     RECONNECTED = "reconnected"  #: there is a connection again, or for the first time after failed attempts
+    RELAY_RETRIED = "relay_retried"  #: the database of an outbox, the store or the bus failed, and a relay tries again
     REJECTED = "rejected"  #: the server refused events that were published
-    RUNNER_ENDED = "runner_ended"  #: a runner ended by an error
+    RUNNER_ENDED = "runner_ended"  #: a runner, or a relay, ended by an error
     SERVER_ERROR = "server_error"  #: the server reports another error
-    SET_ASIDE = "set_aside"  #: a projection goes on without an event that it could not apply
+    SET_ASIDE = "set_aside"  #: a projection or relay goes on without what it could not apply, or send
     SLOW_PATH = "slow_path"  #: this version of nats-py is not known well enough to read it the fast way
     SNAPSHOT_DISCARDED = "snapshot_discarded"  #: a snapshot is ahead of its actor's events
     SNAPSHOT_FAILED = "snapshot_failed"  #: a repository could not save a snapshot

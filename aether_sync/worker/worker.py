@@ -19,6 +19,7 @@ from .._runtime.handler_threads import Hook, ThreadHooks
 from .._runtime.locks import outside_locks, signal_safe_lock
 from .._runtime.registry import WeakRegistry
 from .._runtime.reporter import Reporter, last_words
+from .._runtime.stop_signals import StopSignals
 from .._runtime.threads import NoThreadError, make_thread, start
 from .._runtime.waits import ParkingLot, Reply
 from .._values.shown import name_of, short
@@ -44,7 +45,6 @@ from .on_consumer import ConsumerHandler, Running
 from .on_projection import ProjectionPart
 from .parameters import OF_A_BUS, OF_A_CONSUMER, OF_NOTHING, Source, as_called
 from .periodic import Periodic
-from .stop_signals import StopSignals
 from .time_limits import TimeLimits, check_limit
 from .turns import Turns
 

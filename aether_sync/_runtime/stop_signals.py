@@ -1,4 +1,4 @@
-"""``StopSignals``: SIGTERM and SIGINT while a worker runs: the first one ends it in order, a second one at once."""
+"""``StopSignals``: SIGTERM and SIGINT while a program works: the first one ends it in order, a second one at once."""
 
 import os
 import signal
