@@ -6,16 +6,21 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.error import URLError
+from urllib.error import HTTPError
+
+import psycopg
+
+from benchmarks import postgres
 
 from .common import PATIENCE, eventually
 from .shell import environment, interruptible
 
-__all__ = ["PROJECT", "Project", "set_up"]
+__all__ = ["PROJECT", "Project", "postgres_databases", "set_up"]
 
 PROJECT = Path(__file__).parents[1] / "programs" / "django_project"
 
@@ -118,8 +123,9 @@ class Started:
             try:
                 with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
                     found.append(answer.read().decode())
-            except (URLError, OSError) as error:
-                assert not hasattr(error, "code"), f"{error}: {self.log}"
+            except HTTPError as error:
+                raise AssertionError(f"{error}: {self.log}") from error
+            except OSError:
                 return False
             return True
 
@@ -140,3 +146,27 @@ class Started:
         if self.process.poll() is None:
             os.killpg(self.process.pid, 9)
         self.process.wait(PATIENCE)
+
+
+@contextmanager
+def postgres_databases(port: str, name: str) -> Iterator[str]:
+    """Give this process another alias, of a database of its own with all tables."""
+    from django.core.management import call_command
+    from django.db import connections
+
+    with psycopg.connect(f"host=127.0.0.1 port={port} dbname=postgres user={postgres.USER}", autocommit=True) as server:
+        server.execute(f'CREATE DATABASE "{name}"')
+    settings = {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": name,
+        "HOST": "127.0.0.1",
+        "PORT": port,
+        "USER": postgres.USER,
+    }
+    connections.settings["postgres"] = connections.configure_settings({"default": {}, "postgres": settings})["postgres"]
+    try:
+        call_command("migrate", database="postgres", run_syncdb=True, verbosity=0)
+        yield "postgres"
+    finally:
+        connections["postgres"].close()
+        del connections["postgres"], connections.settings["postgres"]

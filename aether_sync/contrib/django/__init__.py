@@ -12,6 +12,7 @@ except ModuleNotFoundError as missing:
         "aether_sync.contrib.django needs Django: install the extra 'django' of aether-sync", name=missing.name
     ) from missing
 
+from . import outbox
 from ._commits import publish_on_commit
 from ._connections import bus, get_bus, get_store, store
 from ._database import Django
@@ -26,6 +27,7 @@ __all__ = [
     "get_store",
     "handler",
     "on",
+    "outbox",
     "projection",
     "publish_on_commit",
     "store",

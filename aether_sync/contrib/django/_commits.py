@@ -1,7 +1,5 @@
 """``publish_on_commit``: publishes when the transaction has committed, and not if it is rolled back."""
 
-from functools import partial
-
 from django.db import transaction
 
 from ..._arguments import is_of
@@ -38,4 +36,9 @@ def publish_on_commit(namespace: str, event: Event, *, using: str | None = None,
     if not is_of(event, Event):
         raise InvalidEventError(f"publish_on_commit() takes an Event, not {short(event)}")
     namespace, (_, copy) = check_namespace(namespace), encode_and_copy(event, "")
-    transaction.on_commit(partial(get_bus(alias).publish, namespace, copy), using=using, robust=True)
+    bus = get_bus(alias)
+
+    def publish() -> None:  # no partial(): Django wants to log its name
+        bus.publish(namespace, copy)
+
+    transaction.on_commit(publish, using=using, robust=True)

@@ -105,8 +105,10 @@ class Django:
             if not is_of(error.__cause__, Exception):
                 return False
             error = error.__cause__
+        if is_of(error, sqlite3.ProgrammingError):
+            return "closed database" in str(error)  # by the user's function; other drivers say that it is lost
         if self._driver is None:
-            return is_passing_error(error) or (not is_of(error, sqlite3.Error) and is_of(error, ConnectionError))
+            return is_passing_error(error) or is_of(error, ConnectionError)
         return self._driver.is_passing(error)
 
     def __repr__(self) -> str:

@@ -14,9 +14,10 @@ from ...stores.jetstream import JetStreamEventStore
 from ._connections import get_store
 from ._settings import aliases
 from .dead_letters import discard, find_all, retry
-from .models import DeadLetter, ProjectionState
+from .models import DeadLetter, OutboxEvent, ProjectionState
+from .outbox import relay
 
-__all__ = ["DeadLetterAdmin", "ProjectionAdmin", "ReadOnlyAdmin"]
+__all__ = ["DeadLetterAdmin", "OutboxAdmin", "ProjectionAdmin", "ReadOnlyAdmin"]
 
 _ASKED = 2.0  # seconds for the questions of a page
 _RETRIED = 20.0  # seconds for the handlers of an action: less than the time-out of most web servers
@@ -37,6 +38,36 @@ class ReadOnlyAdmin(admin.ModelAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Nobody may."""
         return False
+
+
+@admin.register(OutboxEvent)
+class OutboxAdmin(ReadOnlyAdmin):
+    """What waits to be sent, and what is set aside: who may change it has it sent again, who may delete discards it."""
+
+    list_display = ("id", "kind", "name", "count", "created_at", "set_aside_at", "error")
+    list_filter = ("kind", ("set_aside_at", admin.EmptyFieldListFilter))
+    search_fields = ("name",)
+    actions = ("send_again", "discard")
+
+    def has_retry_permission(self, request: HttpRequest) -> bool:
+        """Who may change rows may."""
+        return request.user.has_perm("aether_sync.change_outboxevent")
+
+    def has_discard_permission(self, request: HttpRequest) -> bool:
+        """Who may delete rows may."""
+        return request.user.has_perm("aether_sync.delete_outboxevent")
+
+    @admin.action(description="Send again what is set aside", permissions=["retry"])
+    def send_again(self, request: HttpRequest, rows: QuerySet[OutboxEvent]) -> None:
+        """Have rows that are set aside sent again, in their place."""
+        count = relay(using=rows.db).retry(*rows.values_list("id", flat=True))
+        self.message_user(request, f"{count} wait to be sent again.", messages.SUCCESS)
+
+    @admin.action(description="Discard what is set aside", permissions=["discard"])
+    def discard(self, request: HttpRequest, rows: QuerySet[OutboxEvent]) -> None:
+        """Delete rows that are set aside."""
+        count = relay(using=rows.db).discard(*rows.values_list("id", flat=True))
+        self.message_user(request, f"{count} discarded.", messages.SUCCESS)
 
 
 @admin.register(ProjectionState)

@@ -19,7 +19,7 @@ _REACHED = 5.0  # seconds for all servers
 
 def check_settings(**about: Any) -> list[CheckMessage]:
     """Say what is wrong with the setting ``AETHER``."""
-    found = [*problems_of(), *(one for alias in aliases() for one in problems_of(alias))]
+    found = list(problems_of()) or [one for alias in aliases() for one in problems_of(alias)]
     if found:
         return [Error(one.text, hint=one.hint or None, id=f"aether.{one.number}") for one in found]
     return [Error(str(error), id="aether.E003") for error in map(_mistake, aliases()) if error is not None]

@@ -2,7 +2,38 @@
 
 from django.db import models
 
-__all__ = ["DeadLetter", "HandledEvent", "ProjectionState", "SetAsideEvent"]
+from ...outbox.rows import APPEND, LONGEST_NAME, PUBLISH
+
+__all__ = ["DeadLetter", "HandledEvent", "OutboxEvent", "ProjectionState", "SetAsideEvent"]
+
+
+class OutboxEvent(models.Model):
+    """A call of ``outbox.append()`` or ``outbox.publish()`` that is not sent yet; :class:`OutboxRow` has its fields."""
+
+    kind = models.CharField(max_length=8, choices=[(APPEND, "to the store"), (PUBLISH, "to the bus")])
+    name = models.CharField(max_length=LONGEST_NAME)
+    events = models.TextField()
+    count = models.IntegerField()
+    expected_version = models.BigIntegerField(null=True)
+    version = models.BigIntegerField(null=True)
+    created_at = models.DateTimeField()
+    error = models.TextField(default="", db_default="")
+    set_aside_at = models.DateTimeField(null=True)
+
+    class Meta:
+        db_table = "aether_outbox"
+        verbose_name = "row of the outbox"
+        verbose_name_plural = "outbox"
+        default_permissions = ("view", "change", "delete")  # to retry one changes it; to discard one deletes it
+        ordering = ("id",)
+        indexes = (
+            models.Index(
+                fields=["name"], name="aether_outbox_set_aside", condition=models.Q(set_aside_at__isnull=False)
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"row {self.id} of the outbox, for {self.name}"
 
 
 class HandledEvent(models.Model):

@@ -143,9 +143,7 @@ def get_projection(name: str, alias: str = DEFAULT) -> Projection:
         if (one.kind, one.name, one.alias) == ("projection", name, alias):
             return _projection_of(one)
     there = ", ".join(repr(one.name) for one in _declared if one.kind == "projection" and one.alias == alias)
-    raise InvalidOptionError(
-        f"no @projection({name!r}) was declared for AETHER[{alias!r}]: there are {there or 'none'}"
-    )
+    raise InvalidOptionError(f"there is no @projection({name!r}) for AETHER[{alias!r}]: there are {there or 'none'}")
 
 
 def _projection_of(one: Declared) -> Projection:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 
+from django.db import DEFAULT_DB_ALIAS
 from django.db.transaction import atomic
 from django.test import TestCase, TransactionTestCase
 
@@ -22,6 +23,7 @@ from ...worker.worker import Worker, handlers_of
 from ._connections import Ends, get_bus, get_store, replaced
 from ._database import own_connections
 from ._settings import aliases, settings_of
+from .outbox import relay
 from .registry import build_worker, registered
 
 __all__ = ["AetherTestCase", "AetherTransactionTestCase", "EventsInMemory", "events_in_memory"]
@@ -79,14 +81,17 @@ class EventsInMemory:
         published.start()
         return published
 
-    def drain(self) -> int:
+    def drain(self, *, using: str = DEFAULT_DB_ALIAS) -> int:
         """Send what is in the outbox, and call all handlers and projections with what is there, until nothing is left.
 
         All of that happens on this thread and its own connections to the databases: within the test's transaction. A
         projection begins with the first event of the test.
 
+        Args:
+            using: The alias of the database with the outbox; its events go to the alias ``default`` of ``AETHER``.
+
         Returns:
-            How often a handler or a projection was called.
+            How many events were sent, and how often a handler or a projection was called, all together.
 
         Raises:
             Exception: What a handler has raised. Its event comes again in the next call.
@@ -94,14 +99,11 @@ class EventsInMemory:
         calls = 0
         with own_connections():
             for _ in range(_MOST_ROUNDS):
-                found = self._relay() + self._hear() + self._consume() + self._project()
+                found = relay(using=using).drain() + self._hear() + self._consume() + self._project()
                 if not found:
                     return calls
                 calls += found
         raise AssertionError(f"handlers store and publish events for each other without an end: {calls} calls")
-
-    def _relay(self) -> int:
-        return 0
 
     def _hear(self) -> int:
         calls = 0
@@ -160,9 +162,9 @@ class _InMemory:
         """What is published on :attr:`bus` from the first use on."""
         return self.aether.published
 
-    def drain(self) -> int:
+    def drain(self, *, using: str = DEFAULT_DB_ALIAS) -> int:
         """Work off what is there; see :meth:`EventsInMemory.drain`."""
-        return self.aether.drain()
+        return self.aether.drain(using=using)
 
 
 class AetherTestCase(_InMemory, TestCase):

@@ -10,11 +10,12 @@ from aether_sync import NATSServer
 from ...support.django import Project, set_up
 from ...support.places import running_postgres
 
+set_up()  # before modules of tests import models
+
 
 @pytest.fixture(scope="session", autouse=True)  # before the guards that look for what a test leaves behind
 def django_project(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Django is set up in this process, with databases in files of SQLite."""
-    set_up()
+    """The databases are files of SQLite, with all tables."""
     from django.core.management import call_command
 
     for alias in "default", "other":

@@ -4,7 +4,7 @@ from django.db import transaction
 from django.http import HttpResponse, StreamingHttpResponse
 
 from aether_sync import ANY_VERSION, Event
-from aether_sync.contrib.django import bus, get_store, publish_on_commit
+from aether_sync.contrib.django import bus, get_store, outbox, publish_on_commit
 from shop.models import Order
 
 
@@ -37,3 +37,12 @@ async def live(request):
                 yield f"data: {event.actor_id}\n\n".encode()
 
     return StreamingHttpResponse(events(), content_type="text/event-stream")
+
+
+def buy(request, number):
+    """Write a row, and what is to be stored and published if that is committed."""
+    with transaction.atomic():
+        Order.objects.create(number=number)
+        outbox.append(f"order-{number}", Event(event_type="OrderPlaced", actor_id=f"order-{number}"))
+        outbox.publish("orders", Event(event_type="OrderPlaced", actor_id=f"order-{number}"))
+    return HttpResponse("bought")
