@@ -5,8 +5,9 @@ all of them share: the rows, what a relay needs of a database, and the :class:`R
 """
 
 from .database import OutboxCounts, OutboxDatabase, OutboxTable
-from .relay import Relay, RelayMetrics, wake_relays
+from .relay import Relay, wake_relays
 from .rows import NewRow, OutboxRow, row_to_append, row_to_publish
+from .sending import RelayMetrics
 
 __all__ = [
     "NewRow",

@@ -4,7 +4,7 @@ The version that an event gets is committed in its row before the event is store
 actor once. So whoever finds the row later, a day or a year after its relay was killed, saves the same event at the same
 version: the store knows it by its id, and stores nothing again.
 
-1. A row without a version gets the next one of its actor, and this is committed. Its events are saved in the next batch.
+1. A row without a version gets the next one of its actor, and this is committed. The next batch saves its events.
 2. A row with a version is saved. If another event has the version, this one is not stored, and never will be at that
    version. Only then does it get another one. The rows behind it keep theirs until each is refused itself: a relay that
    has lost its connection to the database may be saving them at this moment.
@@ -14,6 +14,7 @@ A row with an expected version has its version from the start. If another writer
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from ..errors import VersionConflictError
@@ -91,7 +92,7 @@ class _Batch:
 
     def _ready(self, actor: str, lane: Sequence[OutboxRow]) -> list[_Save]:
         """Return the first rows of an actor that have a version, up to one that has none or cannot be saved."""
-        ready = []
+        ready: list[_Save] = []
         version = self._known.get(actor, 0)
         for row in lane:
             if row.version is None:
@@ -201,7 +202,7 @@ def _rises(saves: Sequence[_Save]) -> bool:
 
     They do not if a row has become visible after one with a higher id.
     """
-    return all(one.row.last_version < (other.row.version or 0) for one, other in zip(saves, saves[1:], strict=False))
+    return all(one.row.last_version < (other.row.version or 0) for one, other in pairwise(saves))
 
 
 def _chunks(saves: Sequence[_Save]) -> Iterator[list[_Save]]:

@@ -276,8 +276,8 @@ def _whats_missing(table: Table, connection: Connection) -> str:
     database = connection.engine.url.render_as_string(hide_password=True)
     if not found.has_table(table.name, schema=table.schema):
         return (
-            f"the outbox has no table {table.fullname!r} in {database}: make it by metadata.create_all(engine), or by a "
-            "migration: alembic revision --autogenerate, then alembic upgrade head"
+            f"the outbox has no table {table.fullname!r} in {database}: make it by metadata.create_all(engine), or by "
+            "a migration: alembic revision --autogenerate, then alembic upgrade head"
         )
     there = {column["name"] for column in found.get_columns(table.name, schema=table.schema)}
     lacking = [column.name for column in table.columns if column.name not in there]
