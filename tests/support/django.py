@@ -14,6 +14,7 @@ from typing import Self
 from urllib.error import HTTPError
 
 import psycopg
+from psycopg import sql
 
 from benchmarks import postgres
 
@@ -65,6 +66,14 @@ class Project:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+    def migrate(self) -> None:
+        """Make the tables."""
+        if "SHOP_POSTGRES" in self._env:
+            name = self._env["SHOP_DATABASE"]
+            for alias in "default", "other":
+                _create_database(self._env["SHOP_POSTGRES"], f"{name}_{alias}")
+        self.run("migrate", "--run-syncdb")
 
     def run(self, *command: str, status: int = 0, **env: str) -> str:
         """Run a command of ``manage.py``, or another module by ``-m``; return what it has written."""
@@ -132,9 +141,9 @@ class Started:
         eventually(answers, url)
         return found[0]
 
-    def end(self, number: int) -> int:
-        """Send a signal, and return the exit status."""
-        self.process.send_signal(number)
+    def end(self, number: int, *, group: bool = False) -> int:
+        """Send a signal, to the whole group as a terminal does or to the process; return the exit status."""
+        (os.killpg if group else os.kill)(self.process.pid, number)
         return self.process.wait(PATIENCE)
 
     def __enter__(self) -> Self:
@@ -148,14 +157,18 @@ class Started:
         self.process.wait(PATIENCE)
 
 
+def _create_database(port: str, name: str) -> None:
+    with psycopg.connect(f"host=127.0.0.1 port={port} dbname=postgres user={postgres.USER}", autocommit=True) as server:
+        server.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+
+
 @contextmanager
 def postgres_databases(port: str, name: str) -> Iterator[str]:
     """Give this process another alias, of a database of its own with all tables."""
     from django.core.management import call_command
     from django.db import connections
 
-    with psycopg.connect(f"host=127.0.0.1 port={port} dbname=postgres user={postgres.USER}", autocommit=True) as server:
-        server.execute(f'CREATE DATABASE "{name}"')
+    _create_database(port, name)
     settings = {
         "ENGINE": "django.db.backends.postgresql",
         "NAME": name,
