@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.connection import ConnectionProxy
 
+from ..._bus.store_watch import check_apart
 from ..._runtime.deadline import Deadline
 from ...bus import EventBus
 from ...connection import Connection
@@ -75,6 +76,7 @@ def make(settings: Settings, alias: str) -> Ends:
         ImproperlyConfigured: A value cannot be used.
     """
     try:
+        check_apart(settings.stream, settings.prefix)
         connection = Connection(settings.url, **{"connect": "background", **settings.options})
         own = NATSEventBus(connection, prefix=settings.prefix, types=settings.types)
         announced = None if settings.namespace is None else own

@@ -56,7 +56,7 @@ def aether(server: NATSServer, prefix: str) -> Iterator[None]:
     """The alias ``default`` of ``AETHER`` is at the server of all tests, under a name of the test's own."""
     from django.test import override_settings
 
-    with override_settings(AETHER={"default": {"URL": server.url, "STREAM": prefix, "PREFIX": prefix}}):
+    with override_settings(AETHER={"default": {"URL": server.url, "STREAM": prefix, "PREFIX": f"{prefix}-bus"}}):
         yield
 
 

@@ -89,7 +89,7 @@ def test_the_reloader_of_runserver_ends_and_starts_the_bus(
     web = project.start("runserver", f"127.0.0.1:{port}")
     first = web.get(f"http://127.0.0.1:{port}/process")
     views = project.folder / "shop" / "views.py"
-    with NATSEventBus(server.url, prefix=prefix) as bus, bus.subscribe("orders") as orders:
+    with NATSEventBus(server.url, prefix=f"{prefix}-bus") as bus, bus.subscribe("orders") as orders:
         web.get(f"http://127.0.0.1:{port}/announce/1")
         assert orders.get(timeout=PATIENCE).actor_id == "order-1"
         views.write_text(views.read_text() + "\n# changed\n")
@@ -129,7 +129,7 @@ def test_a_view_of_asgi_streams(project: Project, server: NATSServer, prefix: st
     web = project.start("-m", "uvicorn", "--port", f"{port}", "asgi:application")
     web.get(f"http://127.0.0.1:{port}/process")
     with (
-        NATSEventBus(server.url, prefix=prefix) as bus,
+        NATSEventBus(server.url, prefix=f"{prefix}-bus") as bus,
         urllib.request.urlopen(f"http://127.0.0.1:{port}/live", timeout=PATIENCE) as answer,
     ):
         assert answer.readline() == b": begin\n"

@@ -45,6 +45,7 @@ def said(**given: Any) -> list[tuple[str, str]]:
         ({"default": {"TYPES": "os.path"}}, "E003", "and no EventTypes, nor the dotted path of one"),
         ({"default": {"PREFIX": "a.b"}}, "E003", "AETHER['default'] cannot be used: "),
         ({"default": {"OPTIONS": {"ping_interval": "x"}}}, "E003", "AETHER['default'] cannot be used: ping_interval"),
+        ({"default": {"STREAM": "a", "PREFIX": "a"}}, "E003", "would keep what a bus with prefix 'a' publishes"),
         ({"default": {"URL": "http://somewhere"}}, "E003", "AETHER['default'] cannot be used: "),
     ],
 )  # fmt: skip
@@ -88,7 +89,7 @@ def test_an_alias_that_is_not_there_is_named() -> None:
 
 def test_each_alias_has_a_bus_and_a_store_of_a_process() -> None:
     given = {
-        "default": {"URL": "nats://127.0.0.1:1", "STREAM": "shop", "PREFIX": "shop", "NAMESPACE": "orders"},
+        "default": {"URL": "nats://127.0.0.1:1", "STREAM": "orders", "PREFIX": "shop", "NAMESPACE": "orders"},
         "audit": {"STREAM": "audit", "TYPES": f"{__name__}.TYPES", "OPTIONS": {"user": "me", "password": "secret"}},
     }
     with override_settings(AETHER=given):

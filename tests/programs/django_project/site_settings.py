@@ -69,6 +69,6 @@ AETHER = {
     "default": {
         "URL": os.environ.get("SHOP_NATS", "nats://127.0.0.1:1"),
         "STREAM": os.environ.get("SHOP_STREAM", "shop"),
-        "PREFIX": os.environ.get("SHOP_STREAM", "shop"),
+        "PREFIX": os.environ.get("SHOP_STREAM", "shop") + "-bus",
     }
 }
