@@ -15,8 +15,7 @@ from .._runtime.exit import before_threads_end, is_ending, mind_the_exit
 from .._runtime.fork import ForkAware, fork_aware
 from .._runtime.locks import outside_locks
 from .._runtime.registry import WeakRegistry
-from .._runtime.reporter import Kind as LogKind
-from .._runtime.reporter import Reporter, last_words
+from .._runtime.reporter import Kind, Reporter, last_words
 from .._runtime.stop_signals import StopSignals
 from .._runtime.waits import ParkingLot
 from .._values.shown import explained, short
@@ -145,7 +144,7 @@ class Relay(Startable, ForkAware):
             there = self._thread
             if there is None:
                 self._threads.append(own)  # accepted race: two threads append, and both wait for the first of them
-            elif there.state in (State.STOPPED, State.CLOSED):
+            elif there.is_ending:
                 with suppress(ValueError):
                     self._threads.remove(there)
             else:
@@ -159,21 +158,16 @@ class Relay(Startable, ForkAware):
             thread.begun.wait(deadline)
         except DeadlineExceededError:
             if thread is own:
-                self._drop(thread)
+                thread.let_end()
             trouble = f": {thread.trouble}" if thread.trouble else ""
             raise OutboxError(
                 f"the relay of {self._settings.database} has not begun within {deadline}{trouble}"
             ) from None
         except BaseException:
             if thread is own:
-                self._drop(thread)
+                thread.let_end()
             raise
         self._refuse_if_closed()
-
-    def _drop(self, thread: "RelayThread") -> None:
-        thread.let_end()
-        with suppress(ValueError):
-            self._threads.remove(thread)
 
     def _refuse_if_closed(self) -> None:
         if self._closed or is_ending():
@@ -209,7 +203,7 @@ class Relay(Startable, ForkAware):
         is_left = relay.thread.is_alive()
         if is_left:
             text = "closing the relay of %s leaves a batch behind, on %s"
-            self._reporter.warning(LogKind.HANDLERS_LEFT, text, str(self._settings.database), relay.thread.name)
+            self._reporter.warning(Kind.HANDLERS_LEFT, text, str(self._settings.database), relay.thread.name)
         return is_left
 
     def wait(self, timeout: float | None = None) -> bool:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from .._runtime.reporter import Details, Reporter
-from .._runtime.reporter import Kind as LogKind
+from .._runtime.reporter import Kind as Kind
 from .._values.clock import now
 from .._values.counting import Times
 from .._values.shown import explained
@@ -14,7 +14,8 @@ from ..stores.event_store import EventStore
 from .database import OutboxCounts, OutboxDatabase, OutboxTable
 from .outcome import Outcome
 from .publishing import Publishing
-from .rows import APPEND, PUBLISH, Kind, OutboxRow
+from .rows import APPEND, PUBLISH, OutboxRow
+from .rows import Kind as RowKind
 from .storing import Storing
 from .taking import take
 
@@ -42,9 +43,9 @@ class Settings:
     batch: int
 
     @property
-    def kinds(self) -> tuple[Kind, ...]:
+    def kinds(self) -> tuple[RowKind, ...]:
         """The kinds of rows that it takes."""
-        targets: tuple[tuple[Kind, object], ...] = (APPEND, self.store), (PUBLISH, self.bus)
+        targets: tuple[tuple[RowKind, object], ...] = (APPEND, self.store), (PUBLISH, self.bus)
         return tuple(kind for kind, target in targets if target is not None)
 
 
@@ -174,7 +175,7 @@ class Sending:
             what = "actor" if row.kind == APPEND else "namespace"
             details = Details(actor=row.name) if row.kind == APPEND else Details(namespace=row.name)
             said = (row.id, self._about, what, row.name, explained(error, _LONGEST_ERROR))
-            self._reporter.error(LogKind.SET_ASIDE, text, *said, **details)
+            self._reporter.error(Kind.SET_ASIDE, text, *said, **details)
 
     def count_there(self, table: OutboxTable) -> None:
         """Count what waits."""

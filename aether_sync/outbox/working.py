@@ -14,8 +14,7 @@ from enum import Enum
 from itertools import count
 
 from .._runtime.deadline import Deadline
-from .._runtime.reporter import Kind as LogKind
-from .._runtime.reporter import Reporter
+from .._runtime.reporter import Kind, Reporter
 from .._runtime.threads import NoThreadError, make_thread, start
 from .._runtime.waits import ParkingLot, Reply
 from .._values.clock import monotonic
@@ -86,6 +85,11 @@ class RelayThread:
             self.begun.fail(failure)  # for whoever else waits for it
             raise failure from error
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether it has ended, or is about to."""
+        return self._closing or self.state in (State.STOPPED, State.CLOSED)
+
     def let_end(self) -> None:
         """Have the thread end after the batch that it sends now. Any thread; it does not wait."""
         self._closing = True
@@ -120,9 +124,9 @@ class RelayThread:
         else:
             self.failure = OutboxError(f"the relay of {database} has stopped: {explained(error, 1_000)}")
             self.failure.__cause__ = error
-        self.begun.fail(self.failure)
         text = "the relay of %s has stopped: %s"
-        self._reporter.error(LogKind.RUNNER_ENDED, text, str(database), self.failure, error=self.failure.__cause__)
+        self._reporter.error(Kind.RUNNER_ENDED, text, str(database), self.failure, error=self.failure.__cause__)
+        self.begun.fail(self.failure)  # logged before: whoever waits for it may close the relay
         return State.STOPPED
 
     def _work_until_closed(self) -> None:
@@ -170,7 +174,7 @@ class RelayThread:
         self.trouble = explained(error)
         about = str(self._settings.database)
         text = "the relay of %s tries again: %s"
-        self._reporter.burst(LogKind.RELAY_RETRIED, text, about, self.trouble, about=about)
+        self._reporter.burst(Kind.RELAY_RETRIED, text, about, self.trouble, about=about)
 
     def _is_well(self) -> None:
         self._failures, self.trouble = 0, ""

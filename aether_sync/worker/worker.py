@@ -28,6 +28,7 @@ from ..errors import AetherError, InvalidOptionError, WorkerError
 from ..event_types import EventTypes
 from ..health import Health
 from ..metrics import CloseReport, HandlerMetrics, WorkerMetrics
+from ..outbox.relay import Relay
 from ..patterns import SubscriptionFilter
 from ..stores._checks import check_wanted
 from ..stores._jetstream.names import escaped_consumer
@@ -43,6 +44,7 @@ from .idempotence import HandledOnce
 from .on_bus import BusHandler, Listening, check_listening, passing
 from .on_consumer import ConsumerHandler, Running
 from .on_projection import ProjectionPart
+from .on_relay import RelayPart
 from .parameters import OF_A_BUS, OF_A_CONSUMER, OF_NOTHING, Source, as_called
 from .periodic import Periodic
 from .time_limits import TimeLimits, check_limit
@@ -415,6 +417,26 @@ class Worker(Startable, ForkAware):
             raise InvalidOptionError(f"project() takes what store.project() has returned, not {short(projection)}")
         self._add(ProjectionPart(projection))
         return projection
+
+    def relay(self, relay: Relay) -> Relay:
+        """Let the relay of an outbox run with the worker; returns it.
+
+        It may run in any number of processes. One that stops, as its table is gone, does not end the worker:
+        :meth:`health` is neither ok nor alive then.
+
+        Args:
+            relay: The relay, not started, such as ``outbox.relay(engine, store=store)``.
+
+        Raises:
+            InvalidOptionError: It is no relay, or is here already.
+            WorkerError: The worker has begun already.
+        """
+        if not is_of(relay, Relay):
+            raise InvalidOptionError(
+                f"relay() takes a Relay, such as outbox.relay(engine, store=...), not {short(relay)}"
+            )
+        self._add(RelayPart(relay))
+        return relay
 
     def _call(
         self,
