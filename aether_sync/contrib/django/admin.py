@@ -152,19 +152,19 @@ class DeadLetterAdmin(ReadOnlyAdmin):
             try:
                 act(request, alias, consumer, sequences)
             except (AetherError, LookupError) as error:
-                self.message_user(request, f"{consumer}: {error}", messages.ERROR)
+                self.message_user(request, f"Handler {consumer!r}: {error}", messages.ERROR)
         return HttpResponseRedirect(request.get_full_path())
 
     def _discard(self, request: HttpRequest, alias: str, consumer: str, sequences: list[int]) -> None:
         count = discard(alias, consumer, sequences, _ASKED)
-        self.message_user(request, f"{consumer}: {count} discarded.", messages.SUCCESS)
+        self.message_user(request, f"{count} of {consumer!r} discarded.", messages.SUCCESS)
 
     def _retry(self, request: HttpRequest, alias: str, consumer: str, sequences: list[int]) -> None:
         done = retry(alias, consumer, sequences, _RETRIED)
         if done.handled:
-            self.message_user(request, f"{consumer}: {len(done.handled)} handled.", messages.SUCCESS)
+            self.message_user(request, f"{len(done.handled)} of {consumer!r} handled.", messages.SUCCESS)
         for sequence, reason in done.failed.items():
-            self.message_user(request, f"{consumer}: event {sequence} has failed again: {reason}", messages.ERROR)
+            self.message_user(request, f"Event {sequence} of {consumer!r} has failed again: {reason}", messages.ERROR)
         if done.missing:
-            text = f"{consumer}: {len(done.missing)} cannot be had just now: try again in half a minute."
+            text = f"{len(done.missing)} of {consumer!r} cannot be had just now: try again in half a minute."
             self.message_user(request, text, messages.WARNING)

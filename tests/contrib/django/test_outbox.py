@@ -14,6 +14,7 @@ from django.test import override_settings
 from aether_sync import EncodingError, Event, InvalidEventError, InvalidNamespaceError
 from aether_sync.contrib.django import bus, get_bus, get_store, outbox, publish_on_commit
 from aether_sync.contrib.django.models import OutboxEvent
+from aether_sync.errors import OutboxError
 
 from ...support.common import eventually
 from ...support.django import postgres_databases
@@ -175,8 +176,9 @@ def test_a_missing_migration_is_named(aether: None) -> None:
         ):
             outbox.append("order-1", placed(1), using="other")
         assert "run manage.py migrate aether_sync" in raised.value.__notes__[0]
-        with pytest.raises(Exception, match=r"lacks the table 'aether_outbox': run manage.py migrate aether_sync"):
-            outbox.relay(using="other").start()
+        relay = outbox.relay(using="other")
+        with closing(relay), pytest.raises(OutboxError, match="lacks the table 'aether_outbox': run manage.py migrate"):
+            relay.start()
     finally:
         call_command("migrate", "aether_sync", database="other", verbosity=0)
 

@@ -32,7 +32,7 @@ def said(**given: Any) -> list[tuple[str, str]]:
         ({"URL": "nats://127.0.0.1"}, "E001", "Put what is there one level deeper"),
         ({"default": "nats://127.0.0.1"}, "E001", "AETHER['default'] is 'nats://127.0.0.1', and no dict"),
         ({"default": {}, "read-only": {}}, "E001", "'read-only'. Name it as a variable."),
-        ({"default": {"STREAMS": "x"}}, "E002", "AETHER['default'] has unknown key 'STREAMS'. Did you mean 'STREAM'?"),
+        ({"default": {"STREAMS": "x"}}, "E002", "has the unknown key 'STREAMS'. Did you mean 'STREAM'?"),
         ({"default": {"url": "x"}}, "E002", "the unknown key 'url'. Did you mean 'URL'?"),
         ({"default": {"XYZ": 1}}, "E002", "It may have 'URL', 'STREAM', 'NAMESPACE', 'PREFIX', 'TYPES', 'OPTIONS'."),
         (
