@@ -8,7 +8,6 @@ from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, Error, InterfaceError, connections
 from django.db.transaction import Atomic
-from django.db.utils import ConnectionDoesNotExist
 
 from ..._arguments import is_of
 from ..._values.shown import short
@@ -72,7 +71,7 @@ class Django:
         """Open a connection; the projection calls this."""
         if _uses_own:
             return self._linked(connections[self.using], is_own=False)
-        wrapper = connections.create_connection(self.using)
+        wrapper: Any = connections.create_connection(self.using)
         wrapper.settings_dict = deepcopy(wrapper.settings_dict)
         wrapper.inc_thread_sharing()  # one thread at a time uses it, but not always the same one
         try:
@@ -211,7 +210,7 @@ class _DjangoLink(Link):
         if before is not None:
             connections[self._using] = before
         else:
-            with suppress(AttributeError, ConnectionDoesNotExist):
+            with suppress(AttributeError):
                 del connections[self._using]
 
 

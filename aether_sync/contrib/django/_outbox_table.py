@@ -67,7 +67,8 @@ class _Table(OutboxTable):
 
     def __init__(self, using: str) -> None:
         self._using = using
-        self._connection: Any = connections[using]  # kept: in a forked child it must not be closed as garbage
+        connection: Any = connections[using]
+        self._connection = connection  # kept: in a forked child it must not be closed as garbage
         self._is_mine = self._connection.connection is None
         self._connection.ensure_connection()
         self.locks_rows = bool(self._connection.features.has_select_for_update_skip_locked)
@@ -97,7 +98,7 @@ class _Table(OutboxTable):
         with self._connection.cursor() as cursor:
             is_there = table in introspection.table_names(cursor)
             columns = {one.name for one in introspection.get_table_description(cursor, table)} if is_there else set()
-        lacking = {one.column for one in OutboxEvent._meta.local_fields} - columns
+        lacking = {str(one.column) for one in OutboxEvent._meta.local_fields} - columns
         if lacking:
             what = f"the table {table!r}" if not is_there else f"{', '.join(sorted(lacking))} in the table {table!r}"
             more = "" if self._using == "default" else f" --database={self._using}"

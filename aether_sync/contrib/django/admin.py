@@ -40,6 +40,11 @@ class ReadOnlyAdmin(admin.ModelAdmin):
         return False
 
 
+def _may(request: HttpRequest, right: str) -> bool:
+    user: Any = request.user
+    return bool(user.has_perm(f"aether_sync.{right}"))
+
+
 @admin.register(OutboxEvent)
 class OutboxAdmin(ReadOnlyAdmin):
     """What waits to be sent, and what is set aside: who may change it has it sent again, who may delete discards it."""
@@ -51,11 +56,11 @@ class OutboxAdmin(ReadOnlyAdmin):
 
     def has_retry_permission(self, request: HttpRequest) -> bool:
         """Who may change rows may."""
-        return request.user.has_perm("aether_sync.change_outboxevent")
+        return _may(request, "change_outboxevent")
 
     def has_discard_permission(self, request: HttpRequest) -> bool:
         """Who may delete rows may."""
-        return request.user.has_perm("aether_sync.delete_outboxevent")
+        return _may(request, "delete_outboxevent")
 
     @admin.action(description="Send again what is set aside", permissions=["retry"])
     def send_again(self, request: HttpRequest, rows: QuerySet[OutboxEvent]) -> None:
@@ -116,7 +121,7 @@ class DeadLetterAdmin(ReadOnlyAdmin):
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Who has the permission may."""
-        return request.user.has_perm("aether_sync.view_deadletter")
+        return _may(request, "view_deadletter")
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """Show them, or do what was chosen."""
@@ -129,8 +134,8 @@ class DeadLetterAdmin(ReadOnlyAdmin):
             "title": "Dead letters",
             "opts": self.opts,
             "found": list(find_all(_SHOWN, _ASKED)),
-            "may_retry": request.user.has_perm("aether_sync.change_deadletter"),
-            "may_discard": request.user.has_perm("aether_sync.delete_deadletter"),
+            "may_retry": _may(request, "change_deadletter"),
+            "may_discard": _may(request, "delete_deadletter"),
             **(extra_context or {}),
         }
         return TemplateResponse(request, self.change_list_template, context)
@@ -138,7 +143,7 @@ class DeadLetterAdmin(ReadOnlyAdmin):
     def _act(self, request: HttpRequest) -> HttpResponse:
         acts = {"retry": ("change", self._retry), "discard": ("delete", self._discard)}
         right, act = acts.get(request.POST.get("action", ""), ("", None))
-        if act is None or not request.user.has_perm(f"aether_sync.{right}_deadletter"):
+        if act is None or not _may(request, f"{right}_deadletter"):
             raise PermissionDenied
         chosen: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
         for one in request.POST.getlist("chosen"):

@@ -10,6 +10,8 @@ __all__ = ["DeadLetter", "HandledEvent", "OutboxEvent", "ProjectionState", "SetA
 class OutboxEvent(models.Model):
     """A call of ``outbox.append()`` or ``outbox.publish()`` that is not sent yet; :class:`OutboxRow` has its fields."""
 
+    id: int
+
     kind = models.CharField(max_length=8, choices=[(APPEND, "to the store"), (PUBLISH, "to the bus")])
     name = models.CharField(max_length=LONGEST_NAME)
     events = models.TextField()
@@ -79,7 +81,7 @@ class ProjectionState(models.Model):
         ordering = ("name",)
 
     def __str__(self) -> str:
-        return self.name
+        return f"{self.name}"
 
 
 class SetAsideEvent(models.Model):
