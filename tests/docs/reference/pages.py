@@ -16,7 +16,15 @@ __all__ = ["BRIDGES", "PAGES", "Page", "Reference"]
 _PACKAGE = Path(__file__).parents[3] / "aether_sync"
 _LAST_LINE = "<!-- Made from the docstrings by `python -m tests.docs.reference`: edit those. -->"
 #: Modules with public names of their own, which `aether_sync` itself does not have.
-BRIDGES = ("contrib.eventsourcing", "contrib.opentelemetry", "contrib.prometheus", "contrib.sqlalchemy", "testing")
+BRIDGES = (
+    "contrib.django",
+    "contrib.django.testing",
+    "contrib.eventsourcing",
+    "contrib.opentelemetry",
+    "contrib.prometheus",
+    "contrib.sqlalchemy",
+    "testing",
+)
 _BUILTINS = {"AttributeError", "Exception", "TimeoutError", "ValueError"}
 _KINDS = {"__enter__": "a context manager", "__next__": "an iterator", "__anext__": "an asynchronous iterator"}
 
@@ -167,6 +175,20 @@ PAGES = (
         "SQLAlchemy",
         "`aether_sync.contrib.sqlalchemy` has this name; it needs the extra `sqlalchemy`.",
         ("contrib.sqlalchemy",),
+    ),
+    Page(
+        "django",
+        "Django",
+        "`aether_sync.contrib.django` has these names, and `aether_sync.contrib.django.testing` those for tests; they "
+        "need the extra `django`. In the module `outbox` are `append()`, `publish()` and `relay()`.",
+        (
+            "contrib.django.registry",
+            "contrib.django._connections",
+            "contrib.django._commits",
+            "contrib.django._database",
+            "contrib.django.outbox",
+            "contrib.django.testing",
+        ),
     ),
     Page(
         "eventsourcing",
