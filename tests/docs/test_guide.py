@@ -31,7 +31,7 @@ PAGES = [README, *sorted(GUIDE.glob("*.md"))]
 EVERY_PAGE = [*PAGES, *sorted(GUIDE.glob("api/*.md")), ROOT / "benchmarks" / "README.md"]
 
 #: Pages that name what is not public: the package's own rooms, its tests, or another language's names.
-ABOUT_OTHER_NAMES = {"internals", "contributing", "performance", "changelog", "from-go", "eventsourcing"}
+ABOUT_OTHER_NAMES = {"internals", "contributing", "performance", "changelog", "from-go", "eventsourcing", "django"}
 PUBLIC_PAGES = [page for page in PAGES if page.stem not in ABOUT_OTHER_NAMES]
 
 #: What a variable is in every program and sentence of the guide.
