@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -32,7 +33,7 @@ from .places import Place, Step, Written, postgres_place, sqlite_place
 
 PLACES = {"sqlite": lambda folder, _: sqlite_place(folder), "postgres": lambda _, port: postgres_place(port)}
 
-_STREAM = "crashes"
+_STREAM, _PREFIX = "crashes", "crash-bus"
 _ACTORS = 6  # which all writers append to, and another program
 _NAMESPACES = 3
 _processes = multiprocessing.get_context("forkserver")
@@ -41,8 +42,8 @@ _processes = multiprocessing.get_context("forkserver")
 def _write(place: Place, name: str, seed: int) -> None:
     """Write transactions until this is killed; one in four is rolled back."""
     chance = random.Random(seed)
-    number = 0
-    while True:
+    number, parent = 0, os.getppid()
+    while os.getppid() == parent:
         steps = []
         for _ in range(chance.choice((1, 1, 2, 5))):
             number += 1
@@ -62,7 +63,7 @@ def _write(place: Place, name: str, seed: int) -> None:
 def _relay(place: Place, url: str, seed: int) -> None:
     """Relay until this is killed, or kills itself."""
     chance = random.Random(seed)
-    with NATSEventBus(url, prefix=_STREAM) as bus, JetStreamEventStore(url, _STREAM) as store:
+    with NATSEventBus(url, prefix=_PREFIX) as bus, JetStreamEventStore(url, _STREAM) as store:
         relay = place.relay(store, bus, poll=0.02, batch=chance.choice((3, 20, 500)))
         connect = relay._settings.database.connect
         step = [chance.randrange(400)] if chance.random() < 0.8 else [-1]
@@ -104,7 +105,9 @@ def _relay(place: Place, url: str, seed: int) -> None:
         deadly(bus, "publish")
         deadly(bus, "flush")
         relay.start(None)
-        relay.wait()
+        parent = os.getppid()
+        while os.getppid() == parent and not relay.wait(1.0):
+            pass
 
 
 class _Stranger:
@@ -150,11 +153,15 @@ class Crashes:
         self.kills = self.suicides = 0
 
     def _begin(self, name: str) -> None:
+        from . import crashing  # not what this module is called while it is the main one
+
         seed = self._chance.randrange(10**9)
         if name.startswith("writer"):
-            process = _processes.Process(target=_write, args=(self._place, name, seed), daemon=True)
+            process = _processes.Process(target=crashing._write, args=(self._place, name, seed), daemon=True)
         else:
-            process = _processes.Process(target=_relay, args=(self._place, self._server.url, seed), daemon=True)
+            process = _processes.Process(
+                target=crashing._relay, args=(self._place, self._server.url, seed), daemon=True
+            )
         process.start()
         self._running[name] = process
 
@@ -171,7 +178,7 @@ class Crashes:
     def run(self, rounds: int, report: Callable[[str], object] = str) -> int:
         """Run; return how many events were committed."""
         url = self._server.url
-        with NATSEventBus(url, prefix=_STREAM) as bus, JetStreamEventStore(url, _STREAM) as store:
+        with NATSEventBus(url, prefix=_PREFIX) as bus, JetStreamEventStore(url, _STREAM) as store:
             store.start()
             with bus.subscribe("crash.*") as events:
                 hearing = threading.Thread(target=self._hear, args=(events,), daemon=True)
@@ -200,7 +207,8 @@ class Crashes:
     def _round(self, store: JetStreamEventStore, is_cut: bool) -> None:
         stranger = _Stranger(store, self._chance.randrange(10**9)) if self._chance.random() < 0.5 or is_cut else None
         try:
-            time.sleep(self._chance.uniform(0.02, 0.4))
+            self._await_commits(self._chance.randrange(1, 60))
+            time.sleep(self._chance.uniform(0, 0.1))
             victims = self._chance.choice(
                 (["relay-1"], ["relay-2"], ["relay-1", "relay-2"], ["relay-1", "writer-1"], ["writer-2", "relay-2"])
             )
@@ -213,6 +221,18 @@ class Crashes:
         finally:
             if stranger is not None:
                 stranger.end()
+
+    def _await_commits(self, number: int) -> None:
+        """Wait until so many calls of the outbox were committed in this round, and a relay has sent a part of them."""
+        end = time.monotonic() + PATIENCE * 6
+        while (there := len(self._place.truth(self._truth_read))) < number or self._place.waiting() >= there:
+            for name, process in self._running.items():
+                if not process.is_alive():
+                    self._kill(name)
+                    self._begin(name)
+                    break
+            assert time.monotonic() < end, f"only {there} calls were committed"
+            time.sleep(0.005)
 
     # -- what must be true
 
@@ -290,4 +310,7 @@ def main() -> None:
 _processes.set_forkserver_preload(["tests.contrib.outbox.crashing"])
 
 if __name__ == "__main__":
+    # What starts the processes would run this file again in each of them, as their main module.
+    sys.modules["__main__"].__spec__ = None
+    del sys.modules["__main__"].__file__
     main()

@@ -338,7 +338,7 @@ class TestServer:
         self, place: SQLAlchemyPlace, own_server: NATSServer, prefix: str
     ) -> None:
         url = own_server.url
-        with NATSEventBus(url, prefix=prefix) as bus, JetStreamEventStore(url, prefix) as store:
+        with NATSEventBus(url, prefix=f"{prefix}-bus") as bus, JetStreamEventStore(url, prefix) as store:
             with place.relay(store, bus, poll=0.02) as relay:
                 for n in range(20):
                     steps = [Step("append", f"order-{n % 3}", event_of(f"order-{n % 3}", n))]

@@ -23,6 +23,7 @@ BRIDGES = (
     "contrib.opentelemetry",
     "contrib.prometheus",
     "contrib.sqlalchemy",
+    "outbox",
     "testing",
 )
 _BUILTINS = {"AttributeError", "Exception", "TimeoutError", "ValueError"}
@@ -173,7 +174,7 @@ PAGES = (
     Page(
         "sqlalchemy",
         "SQLAlchemy",
-        "`aether_sync.contrib.sqlalchemy` has this name; it needs the extra `sqlalchemy`.",
+        "`aether_sync.contrib.sqlalchemy` has these names; it needs the extra `sqlalchemy`.",
         ("contrib.sqlalchemy",),
     ),
     Page(
@@ -189,6 +190,12 @@ PAGES = (
             "contrib.django.outbox",
             "contrib.django.testing",
         ),
+    ),
+    Page(
+        "outbox",
+        "Outbox",
+        "`aether_sync.outbox` has these names: the relay, and what it needs of a database.",
+        ("outbox.relay", "outbox.sending", "outbox.rows", "outbox.database", "outbox"),
     ),
     Page(
         "eventsourcing",
