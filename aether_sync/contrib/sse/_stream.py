@@ -103,7 +103,7 @@ class EventStream(Closeable, ABC):
             elif step is Step.WORK:
                 self._work()
             elif step is Step.END:
-                self.close()
+                self._end()
                 raise StopIteration
             else:
                 self._wait(self._until(step, deadline))
@@ -151,7 +151,13 @@ class EventStream(Closeable, ABC):
         return self._is_closed
 
     def close(self) -> None:
-        """End it, and let go of its source. Idempotent; any thread. Web servers call it when the client has left."""
+        """End it, and let go of its source. Idempotent; any thread. Web servers call it when the response is over."""
+        self._end()
+        if self._is_stopped:  # a connection that is kept alive would keep the process
+            hang_up(self._connection)
+
+    def _end(self) -> None:
+        """Let go of the source; the web server still has to end the response."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -160,8 +166,6 @@ class EventStream(Closeable, ABC):
             counts.dropped.one()
         self._release()
         self._wake()
-        if self._is_stopped:  # the response is complete: a kept-alive connection would keep the process
-            hang_up(self._connection)
 
     def _drop(self) -> None:
         """End it, as its client is too slow."""
@@ -216,7 +220,7 @@ class AsyncEventStream:
             elif step is Step.WORK:
                 await asyncio.to_thread(stream._work)
             elif step is Step.END:
-                stream.close()
+                stream._end()
                 raise StopAsyncIteration
             else:
                 try:
