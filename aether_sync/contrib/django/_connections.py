@@ -121,7 +121,10 @@ def _proxy(ends: Any) -> Any:
     return ConnectionProxy(ends, DEFAULT)
 
 
-bus = cast(EventBus, _proxy(_Buses()))  #: the bus of the alias ``default``, as ``connection`` is of Django's databases
-store = cast(EventStore, _proxy(_Stores()))  #: its store
+bus = cast(EventBus, _proxy(_Buses()))
+"""The bus of the alias ``default``, as ``connection`` is that of a database. ``get_bus()`` returns the object itself."""
+
+store = cast(EventStore, _proxy(_Stores()))
+"""The store of the alias ``default``, likewise."""
 
 atexit.register(close_all)
