@@ -54,7 +54,7 @@ class Project:
         shutil.copytree(PROJECT, self.folder, ignore=shutil.ignore_patterns("__pycache__"))
         self._stack = ExitStack()
         self._env = environment(
-            SHOP_FOLDER=str(self.folder), SHOP_NATS=url, SHOP_STREAM=stream, PYTHONWARNINGS="error::ResourceWarning"
+            SHOP_FOLDER=str(self.folder), SHOP_NATS=url, SHOP_STREAM=stream, PYTHONWARNINGS="default::ResourceWarning"
         )
         if postgres is not None:
             self._env |= {"SHOP_POSTGRES": postgres, "SHOP_DATABASE": stream}

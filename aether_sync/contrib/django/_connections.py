@@ -122,7 +122,7 @@ def _proxy(ends: Any) -> Any:
 
 
 bus = cast(EventBus, _proxy(_Buses()))
-"""The bus of the alias ``default``, as ``connection`` is that of a database. ``get_bus()`` returns the object itself."""
+"""The bus of the alias ``default``, as ``connection`` is that of a database. ``get_bus()`` returns itself."""
 
 store = cast(EventStore, _proxy(_Stores()))
 """The store of the alias ``default``, likewise."""

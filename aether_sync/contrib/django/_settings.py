@@ -7,6 +7,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
 from django.utils.module_loading import import_string
 
 from ..._arguments import is_of
@@ -26,6 +27,7 @@ _KEYS: Mapping[str, type] = {
     "PREFIX": str,
     "TYPES": object,
     "OPTIONS": dict,
+    "RELAY": list,
 }
 
 
@@ -55,6 +57,7 @@ class Settings:
         prefix: Of the bus.
         types: The classes of the events; None for none.
         options: Further arguments of the connection.
+        relay: The databases whose outboxes the workers send.
     """
 
     url: Any = None
@@ -63,6 +66,7 @@ class Settings:
     prefix: str = "aether"
     types: EventTypes | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    relay: list[str] = field(default_factory=list)
 
 
 def aliases() -> list[str]:
@@ -129,6 +133,10 @@ def _problems_of_one(name: str, found: Any) -> Iterator[Problem]:
         value = found.get(key)
         if value is not None and not isinstance(value, kind):
             yield Problem("E003", f"{name}[{key!r}] is {short(value)}, and no {kind.__name__}.")
+    for using in found.get("RELAY") or () if is_of(found.get("RELAY"), list) else ():
+        if using not in connections.settings:
+            there = ", ".join(map(repr, connections.settings))
+            yield Problem("E003", f"{name}['RELAY'] has {using!r}, which is no alias of DATABASES: there are {there}.")
     options = found.get("OPTIONS")
     if is_of(options, dict):
         yield from _unknown(f"{name}['OPTIONS']", options, sorted(OPTIONS))

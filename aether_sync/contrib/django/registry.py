@@ -21,7 +21,8 @@ from ...worker.calls import Around
 from ...worker.worker import Worker
 from ._connections import get_bus, get_store
 from ._database import Django
-from ._settings import DEFAULT
+from ._settings import DEFAULT, settings_of
+from .outbox import relay
 
 __all__ = ["Declared", "build_worker", "every", "get_projection", "handler", "on", "projection", "registered"]
 
@@ -182,6 +183,8 @@ def build_worker(
                 if mistaken is None:
                     raise mistake from error
                 mistaken(mistake)
+    for using in settings_of(alias).relay:
+        worker.relay(relay(alias, using=using))
     return worker
 
 

@@ -65,6 +65,7 @@ def test_dead_letters_are_shown_to_who_may_see_them(letter: int) -> None:
     assert client.get(LETTERS).status_code == 403
 
 
+@pytest.mark.slow
 def test_one_that_fails_again_stays_and_one_that_does_not_is_gone(letter: int, monkeypatch: pytest.MonkeyPatch) -> None:
     client = login("view_deadletter", "change_deadletter")
     chosen = {"action": "retry", "chosen": f"default/{letter}/mailer"}
@@ -99,6 +100,7 @@ def test_one_is_discarded(letter: int) -> None:
     assert get_store().consumer("mailer").dead_letters() == []
 
 
+@pytest.mark.slow
 def test_an_unreachable_server_is_told() -> None:
     client = login("view_deadletter", "view_projectionstate")
     with override_settings(AETHER={"default": {"URL": "nats://127.0.0.1:1"}}):

@@ -11,12 +11,13 @@ from django.db import connections, transaction
 from django.db.transaction import TransactionManagementError
 from django.test import override_settings
 
-from aether_sync import EncodingError, Event, InvalidEventError, InvalidNamespaceError
+from aether_sync import EncodingError, Event, InvalidEventError, InvalidNamespaceError, NATSServer
 from aether_sync.contrib.django import bus, get_bus, get_store, outbox, publish_on_commit
 from aether_sync.contrib.django.models import OutboxEvent
+from aether_sync.contrib.django.registry import build_worker
 from aether_sync.errors import OutboxError
 
-from ...support.common import eventually
+from ...support.common import becomes, eventually
 from ...support.django import postgres_databases
 
 
@@ -107,6 +108,15 @@ def test_several_relays_share_the_work_and_keep_the_order(aether: None, using: s
         eventually(lambda: rows(using) == [], "that all is sent")
     for number in range(4):
         assert [event.version for event in get_store().get_events(f"order-{number}")] == list(range(1, 21))
+
+
+def test_a_worker_sends_the_outboxes_of_its_setting(server: NATSServer, prefix: str) -> None:
+    given = {"URL": server.url, "STREAM": prefix, "PREFIX": f"{prefix}-bus", "RELAY": ["default", "other"]}
+    with override_settings(AETHER={"default": given}), build_worker("default"):
+        for using in "default", "other":
+            with transaction.atomic(using=using):
+                outbox.append(f"order-{using}", Event(event_type="A", actor_id=f"order-{using}"), using=using)
+            becomes(lambda: get_store().last_sequence(), 1 if using == "default" else 2)
 
 
 def test_a_row_that_cannot_be_sent_is_set_aside_and_the_actor_waits(aether: None, using: str) -> None:

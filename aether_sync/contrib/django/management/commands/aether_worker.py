@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 
 from ..._commands import require_tables
-from ..._settings import DEFAULT, aliases
+from ..._settings import DEFAULT, aliases, settings_of
 from ...registry import registered
 
 __all__ = ["Command"]
@@ -41,14 +41,15 @@ class Command(BaseCommand):
         if alias not in aliases():
             raise CommandError(f"The setting AETHER has no alias {alias!r}: there are {', '.join(aliases())}.")
         declared = [one for one in registered() if one.alias == alias]
-        if not declared:
+        relayed = settings_of(alias).relay
+        if not declared and not relayed:
             raise CommandError(
                 f"There is nothing to do for AETHER[{alias!r}]: no module `events` of an application has a @handler, "
                 "@on, @every or @projection for it."
             )
         if not hasattr(settings, "SETTINGS_MODULE"):
             raise CommandError("The worker needs a module of settings: set DJANGO_SETTINGS_MODULE.")
-        require_tables(one.using for one in declared if one.using is not None)
+        require_tables([*relayed, *(one.using for one in declared if one.using is not None)])
         connections.close_all()
         options = [f"--{name.replace('_', '-')}={given[name]}" for name in _HANDED_ON if given[name] is not None]
         if reload:
