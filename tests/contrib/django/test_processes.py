@@ -1,5 +1,6 @@
 """Commands of ``manage.py``, gunicorn and test runners: as processes, in a project in a folder of its own."""
 
+import random
 import re
 import signal
 import time
@@ -16,6 +17,8 @@ from ...support.common import PATIENCE, FreePort, eventually
 from ...support.django import Project
 
 pytestmark = pytest.mark.slow
+
+ROUNDS = 6
 
 
 @pytest.fixture
@@ -49,7 +52,7 @@ def place(store: JetStreamEventStore, number: int) -> int:
 def warnings_in(log: str) -> list[str]:
     """Return the warnings that are none of a web server's own."""
     lines = [line for line in log.splitlines() if "Warning" in line]
-    return [line for line in lines if not re.search(r"unclosed <socket|subprocess \d+ is still", line)]
+    return [line for line in lines if not re.search(r"unclosed <socket|subprocess \d+ is still|Enable tracemalloc", line)]
 
 
 def test_a_worker_and_two_relays_do_all_that_views_have_committed(
@@ -72,6 +75,45 @@ def test_a_worker_and_two_relays_do_all_that_views_have_committed(
         "shell", "-c", "from shop.models import *; print(sum(one.events for one in Balance.objects.all()))"
     )
     assert "20" in shown
+
+
+#: Writes orders and what is to be stored of each, until it is killed.
+WRITER = """
+import uuid
+from django.db import transaction
+from shop.models import Order
+from aether_sync import Event
+from aether_sync.contrib.django import outbox
+
+print("begun", flush=True)
+while True:
+    number = uuid.uuid4().hex
+    with transaction.atomic():
+        Order.objects.create(number=number)
+        outbox.append(number, Event(event_type="OrderPlaced", actor_id=number), expected_version=0)
+        outbox.append("all", Event(event_type="OrderCounted", actor_id="all", data={"number": number}))
+"""
+
+
+@pytest.mark.fault
+def test_whatever_is_killed_when_each_committed_event_is_stored_once(
+    either: Project, store: JetStreamEventStore
+) -> None:
+    for _ in range(ROUNDS):
+        started = [either.start("shell", "-c", WRITER), *(either.start("aether_relay", "--batch=7") for _ in range(2))]
+        started[0].wait_for("begun")
+        time.sleep(random.uniform(0.05, 1.0))  # the moment is what is tested
+        for one in random.sample(started, 3):
+            one.end(signal.SIGKILL)
+    either.run("aether_relay", "--once")
+    shown = either.run("shell", "-v0", "-c", "from shop.models import Order; print(*Order.objects.values_list('pk'))")
+    committed = sorted(re.findall(r"\w{32}", shown))
+    assert len(committed) > ROUNDS
+    found = [stored.event for stored in store.read_all(limit=1_000_000)]
+    assert sorted(event.actor_id for event in found if event.actor_id != "all") == committed
+    counted = [event for event in found if event.actor_id == "all"]
+    assert sorted(event.data["number"] for event in counted if event.data) == committed
+    assert [event.version for event in counted] == list(range(1, len(committed) + 1))
 
 
 def test_a_worker_starts_anew_when_a_file_changes(project: Project, store: JetStreamEventStore) -> None:
