@@ -24,7 +24,17 @@ from ._database import Django
 from ._settings import DEFAULT, settings_of
 from .outbox import relay
 
-__all__ = ["Declared", "build_worker", "every", "get_projection", "handler", "on", "projection", "registered"]
+__all__ = [
+    "Declared",
+    "build_worker",
+    "every",
+    "get_projection",
+    "handler",
+    "make_projection",
+    "on",
+    "projection",
+    "registered",
+]
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -134,17 +144,34 @@ def _declare(kind: Any, name: str, alias: str, **more: Any) -> Callable[[F], F]:
     return declare
 
 
+_projections: dict[tuple[str, str], Projection] = {}  # of this process, by alias and name
+
+
 def get_projection(name: str, alias: str = DEFAULT) -> Projection:
     """Return a projection that was declared, not started: to wait until it has an event, or to ask how far it is.
+
+    It is the same one in all of a process, and is closed with its store.
 
     Raises:
         InvalidOptionError: None of this name was declared.
     """
-    for one in _declared:
-        if (one.kind, one.name, one.alias) == ("projection", name, alias):
-            return _projection_of(one)
-    there = ", ".join(repr(one.name) for one in _declared if one.kind == "projection" and one.alias == alias)
-    raise InvalidOptionError(f"there is no @projection({name!r}) for AETHER[{alias!r}]: there are {there or 'none'}")
+    found = _projections.get((alias, name))
+    if found is None or found.closed or found.store is not get_store(alias):  # a test has stores of its own
+        found = _projections[alias, name] = make_projection(name, alias)
+    return found
+
+
+def make_projection(name: str, alias: str) -> Projection:
+    """Return another object for a projection that was declared, which the caller starts or closes.
+
+    Raises:
+        InvalidOptionError: None of this name was declared.
+    """
+    declared = {one.name: one for one in _declared if one.kind == "projection" and one.alias == alias}
+    if name not in declared:
+        there = ", ".join(map(repr, declared)) or "none"
+        raise InvalidOptionError(f"there is no @projection({name!r}) for AETHER[{alias!r}]: there are {there}")
+    return _projection_of(declared[name])
 
 
 def _projection_of(one: Declared) -> Projection:

@@ -52,7 +52,9 @@ def place(store: JetStreamEventStore, number: int) -> int:
 def warnings_in(log: str) -> list[str]:
     """Return the warnings that are none of a web server's own."""
     lines = [line for line in log.splitlines() if "Warning" in line]
-    return [line for line in lines if not re.search(r"unclosed <socket|subprocess \d+ is still|Enable tracemalloc", line)]
+    return [
+        line for line in lines if not re.search(r"unclosed <socket|subprocess \d+ is still|Enable tracemalloc", line)
+    ]
 
 
 def test_a_worker_and_two_relays_do_all_that_views_have_committed(

@@ -182,4 +182,7 @@ class TestHandlers:
         last = add(kept)
         with build_worker("default"):
             get_projection("balances").wait_for(last)
+            assert get_projection("balances") is get_projection("balances")
         assert Balance.objects.get().events == 1
+        with pytest.raises(InvalidOptionError, match=r"there is no @projection\('balance'\) .*: there are 'balances'"):
+            get_projection("balance")

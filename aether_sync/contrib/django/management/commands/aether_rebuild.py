@@ -11,7 +11,7 @@ from django.db.models import Model
 from .....errors import AetherError
 from ..._commands import require_tables
 from ..._settings import DEFAULT
-from ...registry import Declared, get_projection, registered
+from ...registry import Declared, make_projection, registered
 
 __all__ = ["Command"]
 
@@ -41,7 +41,7 @@ class Command(BaseCommand):
             raise CommandError(f"Say what @projection({name!r}) fills: by its models=[...], or by --table.")
         require_tables([declared[name].using or ""])
         try:
-            with closing(get_projection(name, alias)) as projection:
+            with closing(make_projection(name, alias)) as projection:
                 projection.rebuild(tables, progress=self._show)
                 self.stdout.write(f"projection {name!r} is built anew, up to sequence {projection.sequence:,}")
         except AetherError as error:
