@@ -50,7 +50,7 @@ from .periodic import Periodic
 from .time_limits import TimeLimits, check_limit
 from .turns import Turns
 
-__all__ = ["Worker"]
+__all__ = ["Worker", "handlers_of"]
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -726,6 +726,11 @@ class Worker(Startable, ForkAware):
         labels = ", ".join(part.label for part in self._parts[:3])
         more = f" and {len(self._parts) - 3} more" if len(self._parts) > 3 else ""
         return f"<Worker with {labels or 'nothing'}{more}, {self._state.value}>"
+
+
+def handlers_of(worker: Worker) -> list[BusHandler | ConsumerHandler]:
+    """Return the handlers of a worker, for who calls them on a thread of its own, as a test does."""
+    return [part for part in worker._parts if isinstance(part, BusHandler | ConsumerHandler)]
 
 
 _workers: WeakRegistry[Worker] = WeakRegistry()

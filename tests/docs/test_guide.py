@@ -33,7 +33,7 @@ PAGES = [README, *sorted(GUIDE.glob("*.md"))]
 EVERY_PAGE = [*PAGES, *sorted(GUIDE.glob("api/*.md")), ROOT / "benchmarks" / "README.md"]
 
 #: Pages that name what is not public: the package's own rooms, its tests, or another language's names.
-ABOUT_OTHER_NAMES = {"internals", "contributing", "performance", "changelog", "from-go", "eventsourcing"}
+ABOUT_OTHER_NAMES = {"internals", "contributing", "performance", "changelog", "from-go", "eventsourcing", "django"}
 PUBLIC_PAGES = [page for page in PAGES if page.stem not in ABOUT_OTHER_NAMES]
 
 #: What a variable is in every program and sentence of the guide.
@@ -67,8 +67,13 @@ class Block:
     @property
     def file_name(self) -> str:
         """The file that a program says it is, by a first line such as ``# orders.py``; "" if it says nothing."""
-        found = re.match(r"# (\w[\w.]*\.py)\n", self.text)
+        found = re.match(r"# (\w[\w./]*\.py)\n", self.text)
         return found[1] if found else ""
+
+    @property
+    def is_of_a_project(self) -> bool:
+        """Whether it is in a folder: then commands of its page run it."""
+        return "/" in self.file_name
 
     @property
     def is_test(self) -> bool:
@@ -101,7 +106,7 @@ def prose_of(page: Path) -> str:
 READ_FIRST = {"README", "tutorial", "publishing", "subscribing", "store", "worker"}
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
-PROGRAMS = [block for block in BLOCKS if block.language == "python"]
+PROGRAMS = [block for block in BLOCKS if block.language == "python" and not block.is_of_a_project]
 COMMANDS = [block for block in BLOCKS if block.language == "sh" and block.mark == "run"]
 
 
@@ -127,10 +132,16 @@ def run(command: list[str], server: NATSServer, folder: Path) -> subprocess.Comp
 
 
 def write_files(program: Block, folder: Path) -> Path:
-    """Write a program, and those files of its page that stand before it and that it may import."""
+    """Write a program, and those files of its page that stand before it and that it, or a command, may use."""
     for other in blocks_of(program.page):
         if other.file_name and other.line < program.line:
-            (folder / other.file_name).write_text(other.text, encoding="utf-8")
+            file = folder / other.file_name
+            if other.is_of_a_project:
+                file.parent.mkdir(exist_ok=True)
+                (file.parent / "__init__.py").touch()
+            file.write_text(other.text, encoding="utf-8")
+    if program.language != "python":
+        return folder
     path = folder / (program.file_name or ("test_program.py" if program.is_test else "program.py"))
     path.write_text(program.text, encoding="utf-8")
     return path
@@ -225,6 +236,7 @@ def test_the_json_lines_have_the_context_and_nothing_that_is_empty(server: NATSS
 
 @pytest.mark.parametrize("commands", in_turn(COMMANDS))
 def test_commands_run(commands: Block, server: NATSServer, tmp_path: Path) -> None:
+    write_files(commands, tmp_path)
     done = run(["bash", "-euo", "pipefail", "-c", commands.text], server, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -8,6 +8,8 @@ import pytest
 
 import aether_sync
 
+from ..support.django import set_up
+
 PACKAGE = Path(aether_sync.__file__).parent
 
 #: From the bottom up, by folder: a room imports only from rooms before it in its list. Of a folder that is not the
@@ -20,7 +22,7 @@ ROOMS: dict[str, list[str]] = {
         "worker", "server", "testing",
         "__init__", "contrib", "cli", "__main__",
     ],
-    "contrib": ["celery", "eventsourcing", "opentelemetry", "prometheus", "sqlalchemy", "sse", "gunicorn"],
+    "contrib": ["celery", "eventsourcing", "opentelemetry", "prometheus", "sqlalchemy", "sse", "gunicorn", "django"],
     "contrib/sse": [
         "_format", "_counts", "_connection", "_stopping", "_stream", "_tail", "_store_stream", "_subscription_stream",
         "__init__",
@@ -75,6 +77,11 @@ ROOMS: dict[str, list[str]] = {
     ],
     "outbox": [
         "rows", "database", "turns", "taking", "outcome", "storing", "publishing", "sending", "working", "relay",
+        "__init__",
+    ],
+    "contrib/django": [
+        "_settings", "_connections", "_commits", "_database", "registry", "models", "_outbox_table", "outbox",
+        "_commands", "dead_letters", "checks", "apps", "admin", "testing", "workers", "migrations", "management",
         "__init__",
     ],
     "contrib/sqlalchemy": ["_database", "_outbox", "__init__"],
@@ -197,6 +204,8 @@ class TestEveryFile:
         assert ast.get_docstring(tree) or not tree.body, "a room says what it is for"
         if path.name.startswith("__") or is_in(path, STANDALONE):
             return
+        if is_in(path, {"contrib/django"}):
+            set_up()
         module = importlib.import_module(".".join(("aether_sync", *place_of(path))))
         public = {
             node.name

@@ -18,6 +18,7 @@ _LAST_LINE = "<!-- Made from the docstrings by `python -m tests.docs.reference`:
 #: Modules with public names of their own, which `aether_sync` itself does not have.
 BRIDGES = (
     "contrib.celery",
+    "contrib.django",
     "contrib.eventsourcing",
     "contrib.gunicorn",
     "contrib.opentelemetry",
@@ -185,6 +186,19 @@ PAGES = (
         ("contrib.celery._aether", "contrib.celery"),
     ),
     Page(
+        "django",
+        "Django",
+        "`aether_sync.contrib.django` has these names; it needs the extra `django`. What is for tests, in "
+        "`aether_sync.contrib.django.testing`, is shown in the [guide](../django.md#tests).",
+        (
+            "contrib.django.registry",
+            "contrib.django._connections",
+            "contrib.django._commits",
+            "contrib.django._database",
+            "contrib.django.outbox",
+        ),
+    ),
+    Page(
         "outbox",
         "Outbox",
         "`aether_sync.outbox` has these names: the relay, and what it needs of a database.",
@@ -288,9 +302,18 @@ class Reference:
             yield f"## `{name}`"
             if isinstance(thing, griffe.Class):
                 yield from self._class(name, thing, page.name)
+            elif isinstance(thing, griffe.Module):
+                yield from self._module(name, thing, page.name)
             else:
                 yield _code(*declarations(thing, name))
                 yield from self._documentation(thing, name, page.name)
+
+    def _module(self, name: str, thing: griffe.Module, page: str) -> Iterator[str]:
+        yield from self._documentation(thing, name, page)
+        for function in map(str, thing.exports or ()):
+            yield f"### `{name}.{function}`"
+            yield _code(*declarations(target(thing.members[function]), function))
+            yield from self._documentation(target(thing.members[function]), name, page)
 
     def _class(self, name: str, thing: griffe.Class, page: str) -> Iterator[str]:
         constructor = find(thing, "__init__")
@@ -375,7 +398,10 @@ class Reference:
             is_function = isinstance(self._member(described[member], member), griffe.Function)
             is_meant = is_function is code.endswith("()")  # `start` is an argument, where there is a `start()`
             return f"{described[member]}.{member}" if is_meant else None
-        return name if name in self._public and name != scope else None
+        if name not in self._public or name == scope:
+            return None
+        is_word = name.islower() and not isinstance(self._public[name], griffe.Function)  # `bus` is mostly an argument
+        return None if is_word else name
 
     # -- names
 
