@@ -77,6 +77,7 @@ class Kind(StrEnum):
     SNAPSHOT_DISCARDED = "snapshot_discarded"  #: a snapshot is ahead of its actor's events
     SNAPSHOT_FAILED = "snapshot_failed"  #: a repository could not save a snapshot
     SNAPSHOT_IGNORED = "snapshot_ignored"  #: a snapshot has another schema version than ``load()`` asks for, or shape
+    STREAMS_ENDED = "streams_ended"  #: server-sent events of a store have ended by an error
     SUBSCRIPTION_DENIED = "subscription_denied"  #: the server refused or ended a subscription
     TURN_UNKNOWN = "turn_unknown"  #: it is not known which process does periodic work now
     UNCERTAIN = "uncertain"  #: events were not confirmed when a connection broke

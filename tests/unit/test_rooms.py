@@ -19,7 +19,8 @@ ROOMS: dict[str, list[str]] = {
         "subscription_runner", "bus", "nats_bus", "stores", "sourcing", "worker", "server", "testing",
         "__init__", "contrib", "cli", "__main__",
     ],
-    "contrib": ["eventsourcing", "opentelemetry", "prometheus", "sqlalchemy", "flask"],
+    "contrib": ["eventsourcing", "opentelemetry", "prometheus", "sqlalchemy", "sse", "gunicorn", "flask"],
+    "contrib/sse": ["_format", "_counts", "_stream", "_tail", "_store_stream", "_subscription_stream", "__init__"],
     "contrib/eventsourcing": ["_errors", "_records", "_datastore", "_recorders", "_factory", "__init__"],
     "contrib/flask": ["_settings", "_parts", "_after_response", "_health", "_commands", "_extension", "__init__"],
     "contrib/opentelemetry": ["conventions", "propagation", "tracing", "__init__"],
@@ -99,10 +100,10 @@ ON_THE_LOOP = {
 }
 
 #: May use asyncio, and have coroutines: they run on event loops of the user, and are woken from any thread.
-ON_THE_USERS_LOOP = {"_bus/readers", "_bus/queue"}
+ON_THE_USERS_LOOP = {"_bus/readers", "_bus/queue", "contrib/sse/_stream"}
 
 #: Have coroutines that only pass on what those do.
-HAS_COROUTINES = {"subscription"}
+HAS_COROUTINES = {"subscription", "contrib/sse/_store_stream", "contrib/sse/_subscription_stream"}
 
 #: Know bytes and subjects, and nothing of events.
 BELOW_EVENTS = {"_values", "_runtime", "_nats"}

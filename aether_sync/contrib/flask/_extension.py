@@ -1,9 +1,10 @@
 """``Aether``, the extension for Flask: gives each application a bus and a store, made of its ``app.config``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import cast
 
-from flask import Blueprint, Flask, current_app, request_finished
+from flask import Blueprint, Flask, Response, current_app, request, request_finished
+from werkzeug.exceptions import BadRequest
 
 from ..._arguments import is_of
 from ..._values.shown import short
@@ -14,6 +15,8 @@ from ...events import Event
 from ...health import HasHealth, Health
 from ...metrics import CloseReport
 from ...stores.event_store import EventStore
+from ...subscription import Subscription
+from ..sse import HEADERS, Encode, LastEventIdError, stream
 from ._after_response import hang_on, wait_for_response
 from ._commands import commands
 from ._health import make_blueprint
@@ -131,6 +134,48 @@ class Aether:
             EncodingError: Its data holds a value that cannot be written as JSON.
         """
         wait_for_response(self.bus, namespace, event)
+
+    def sse(
+        self,
+        source: EventStore | Subscription | None = None,
+        *,
+        actors: str | None = None,
+        event_types: Iterable[str | type] = (),
+        encode: Encode | None = None,
+        heartbeat: float = 10.0,
+    ) -> Response:
+        """Return a response with server-sent events, for a view to return.
+
+        A browser that comes back after a lost connection says by ``Last-Event-ID`` what it has got, and gets what is
+        stored after that. If that header makes no sense for the store, the answer is 400, with a sentence.
+
+        Args:
+            source: A store or a subscription of the bus; None for the store of the current application.
+            actors: A pattern of actor ids, such as ``"order-*"``: only events of these; None for all.
+            event_types: Only events of these types, names or classes of the store's ``types``; none means all types.
+            encode: Called with each event, for the text that the page gets; for None it does not get the event. By
+                default the page gets JSON, without the metadata.
+            heartbeat: Seconds without an event after which something is sent that no page sees.
+
+        Raises:
+            BadRequest: The ``Last-Event-ID`` is no number, or is ahead of the store. Flask answers 400.
+            InvalidOptionError: Another argument is wrong.
+            StoreClosedError: The store is closed.
+            RuntimeError: There is no request, or as of :attr:`store`.
+        """
+        last = request.headers.get("Last-Event-ID")
+        try:
+            body = stream(
+                self.store if source is None else source,
+                last,
+                actors=actors,
+                event_types=event_types,
+                encode=encode,
+                heartbeat=heartbeat,
+            )
+        except LastEventIdError as error:
+            raise BadRequest(str(error)) from error
+        return Response(body, headers=HEADERS)
 
     def _parts(self, app: Flask | None = None) -> Parts:
         found = (current_app if app is None else app).extensions.get(_NAME)
