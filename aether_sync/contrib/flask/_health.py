@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from flask import Blueprint, Response, request
+from flask.typing import ResponseReturnValue
 
 from ...health import HasHealth, Health, health_app
 
@@ -24,7 +25,7 @@ def make_blueprint(*parts: HasHealth | Callable[..., Health], timeout: float) ->
 
     @blueprint.route("/healthz")
     @blueprint.route("/livez")
-    def answer() -> Response:
+    def answer() -> ResponseReturnValue:
         return Response.from_app(answering, request.environ)
 
     return blueprint
