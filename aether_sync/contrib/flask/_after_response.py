@@ -7,7 +7,7 @@ are hung to the end of the response: its ``close()``, which the web server calls
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from flask import Flask, Response, request
 from werkzeug.wsgi import ClosingIterator
@@ -85,7 +85,8 @@ def hang_on(app: Flask, response: Response, **_: Any) -> None:
     elif app.testing and not response.is_streamed:
         waiting.publish(app)  # the client of tests closes a response only if the test does
     elif response.direct_passthrough:  # a file, which the server gets without the response around it
-        response.response = ClosingIterator(response.response, lambda: waiting.publish(app))
+        body = cast(Iterable[bytes], response.response)
+        response.response = ClosingIterator(body, lambda: waiting.publish(app))
     else:
         if response.is_streamed:
             response.response = _watched(response.response, waiting)

@@ -40,7 +40,7 @@ def _as_it_is(key: str, value: object) -> object:
 
 
 def _as_url(key: str, value: object) -> object:
-    url = value if type(value) in (list, tuple) else _as_text(key, value)
+    url: Any = value if type(value) in (list, tuple) else _as_text(key, value)
     if url in _MEANS_MEMORY:
         raise InvalidOptionError(f"{key} is {url!r}: for a bus and a store in memory it must be {_IN_MEMORY[0]!r}")
     if url not in _IN_MEMORY:
@@ -157,7 +157,8 @@ class Settings:
         Raises:
             InvalidOptionError: One is not known, or of the wrong kind.
         """
-        check_known("aether_sync knows no setting", [key for key in config if _is_ours(key)], list(_KEYS.values()))
+        ours = [key for key in config if _is_ours(key)]
+        check_known("aether_sync knows no setting", ours, list(_KEYS.values()), common=_PREFIX)
         given = {
             option: convert(_KEYS[option], value)
             for option, convert in _ALL.items()
@@ -179,7 +180,7 @@ class Settings:
         )
         with named():
             check_prefix(settings.prefix)
-            Names(settings.stream or "events", settings.namespace)
+            Names("events" if settings.stream is None else settings.stream, settings.namespace)
         return settings
 
     def place(self, names: Mapping[str, str] = _KEYS) -> str:

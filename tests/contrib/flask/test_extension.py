@@ -28,7 +28,8 @@ def test_each_application_has_its_own(aether: Aether, make_app: MakeApp) -> None
         with aether.bus.subscribe("shop") as announced:
             aether.store.append("thing-2", make_event(2), expected_version=ANY_VERSION)
             assert announced.get(timeout=PATIENCE).actor_id == "thing-2"
-    assert events.get_batch(1, timeout=0) == []
+    with events:
+        assert events.get_batch(1, timeout=0) == []
 
 
 def test_two_applications_use_two_prefixes_of_one_server(

@@ -60,8 +60,9 @@ def test_a_server_that_is_absent_at_the_start_delays_no_answer(
     (tmp_path / "gunicorn.conf.py").write_text(CONFIG)
     broken_link.cut()
     environ = {"FLASK_AETHER_URL": broken_link.url, "FLASK_AETHER_PREFIX": prefix}
-    with NATSEventBus(server.url, prefix=prefix) as bus, bus.subscribe("web.*") as events:
-        with serving([*GUNICORN, "--timeout", "60", APP], tmp_path, **environ) as served:
+    command = [*GUNICORN, "--timeout", "60", APP]
+    with NATSEventBus(server.url, prefix=prefix) as bus, bus.subscribe("web.*") as events:  # noqa: SIM117
+        with serving(command, tmp_path, **environ) as served:
             for number in range(4):
                 assert served.ask(f"/{('now', 'later')[number % 2]}/{number}", "POST", timeout=PATIENCE / 5)[0] == 200
             assert served.ask("/healthz")[0] == 503

@@ -106,6 +106,7 @@ def test_a_store_is_left_out_if_its_stream_is_none(monkeypatch: pytest.MonkeyPat
         with pytest.raises(RuntimeError, match="has no event store: its AETHER_STREAM is None"):
             _ = aether.store
         assert len(aether.health(timeout=0).parts) == 1
+        aether.close()
 
 
 def test_in_memory_no_file_is_looked_for(make_app: MakeApp) -> None:

@@ -16,7 +16,14 @@ __all__ = ["BRIDGES", "PAGES", "Page", "Reference"]
 _PACKAGE = Path(__file__).parents[3] / "aether_sync"
 _LAST_LINE = "<!-- Made from the docstrings by `python -m tests.docs.reference`: edit those. -->"
 #: Modules with public names of their own, which `aether_sync` itself does not have.
-BRIDGES = ("contrib.eventsourcing", "contrib.opentelemetry", "contrib.prometheus", "contrib.sqlalchemy", "testing")
+BRIDGES = (
+    "contrib.eventsourcing",
+    "contrib.flask",
+    "contrib.opentelemetry",
+    "contrib.prometheus",
+    "contrib.sqlalchemy",
+    "testing",
+)
 _BUILTINS = {"AttributeError", "Exception", "TimeoutError", "ValueError"}
 _KINDS = {"__enter__": "a context manager", "__next__": "an iterator", "__anext__": "an asynchronous iterator"}
 
@@ -161,6 +168,12 @@ PAGES = (
         "Read your writes",
         "WSGI middleware by which a client reads what it has just written.",
         ("sourcing.read_your_writes",),
+    ),
+    Page(
+        "flask",
+        "Flask",
+        "`aether_sync.contrib.flask` has this name; it needs the extra `flask`.",
+        ("contrib.flask",),
     ),
     Page(
         "sqlalchemy",
