@@ -85,11 +85,12 @@ def hang_on(app: Flask, response: Response, **_: Any) -> None:
     elif app.testing and not response.is_streamed:
         waiting.publish(app)  # the client of tests closes a response only if the test does
     elif response.direct_passthrough:  # a file, which the server gets without the response around it
-        body = cast(Iterable[bytes], response.response)
-        response.response = ClosingIterator(body, lambda: waiting.publish(app))
+        file = cast(Iterable[bytes], response.response)
+        response.response = ClosingIterator(file, lambda: waiting.publish(app))
     else:
         if response.is_streamed:
-            response.response = _watched(response.response, waiting)
+            body = response.response
+            response.response = ClosingIterator(_watched(body, waiting), getattr(body, "close", None))
         response.call_on_close(lambda: waiting.publish(app))
 
 
@@ -97,10 +98,8 @@ def _watched(body: Iterable[Any], waiting: Waiting) -> Iterator[Any]:
     """Give the parts of a body; if making one fails, the request has failed."""
     try:
         yield from body
-    except Exception:
+    except GeneratorExit:  # the client has gone
+        raise
+    except BaseException:
         waiting.drop()
         raise
-    finally:
-        close = getattr(body, "close", None)
-        if close is not None:
-            close()

@@ -58,6 +58,11 @@ def app(aether: Aether, make_app: MakeApp) -> Flask:
         publish()
         return Response(body())
 
+    @app.route("/closeable")
+    def closeable() -> Response:
+        publish()
+        return Response(Closeable(app.extensions.setdefault("closed", [])))
+
     @app.route("/file")
     def file() -> Response:
         publish()
@@ -87,6 +92,19 @@ def published(aether: Aether, app: Flask) -> Iterator[Subscription]:
     """What the application has published."""
     with app.app_context(), aether.bus.subscribe(">") as events:
         yield events
+
+
+class Closeable:
+    """The body of a response that has to be closed."""
+
+    def __init__(self, closed: list[str]) -> None:
+        self._closed = closed
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter([b"one"])
+
+    def close(self) -> None:
+        self._closed.append("closed")
 
 
 class Server:
@@ -168,6 +186,14 @@ def test_a_client_that_goes_away_changes_nothing(app: Flask, published: Subscrip
     server = Server(app, "/stream")
     assert next(iter(server.body)) == b"one"
     server.close()
+    assert of(published) == [1]
+
+
+def test_a_body_that_is_never_begun_is_closed(app: Flask, published: Subscription) -> None:
+    server = Server(app, "/closeable", "HEAD")
+    assert server.send() == b""
+    server.close()
+    assert app.extensions["closed"] == ["closed"]
     assert of(published) == [1]
 
 
