@@ -21,22 +21,21 @@ APP = "tests.programs.flasked:app"
     "options",
     first_of(
         [
-            (["--worker-class", "gthread", "--threads", "4", "--preload"],),
-            (["--worker-class", "sync"],),
-            (["--worker-class", "sync", "--preload"],),
-            (["--worker-class", "gthread", "--threads", "4"],),
+            "--worker-class gthread --threads 4 --preload",
+            "--worker-class sync",
+            "--worker-class sync --preload",
+            "--worker-class gthread --threads 4",
         ]
     ),
-    ids=" ".join,
 )
-def test_each_worker_of_gunicorn_publishes(options: list[str], server: NATSServer, prefix: str, tmp_path: Path) -> None:
+def test_each_worker_of_gunicorn_publishes(options: str, server: NATSServer, prefix: str, tmp_path: Path) -> None:
     (tmp_path / "gunicorn.conf.py").write_text(CONFIG)
     environ = {
         "FLASK_AETHER_URL": server.url, "FLASK_AETHER_PREFIX": prefix, "FLASK_AETHER_STREAM": prefix,
         "AETHER_TEST_EARLY": "1",
     }  # fmt: skip
     with NATSEventBus(server.url, prefix=prefix) as bus, bus.subscribe("web.now", "web.later") as events:
-        with serving([*GUNICORN, *options, APP], tmp_path, **environ) as served:
+        with serving([*GUNICORN, *options.split(), APP], tmp_path, **environ) as served:
             pids, sent = set(), 0
             while len(pids) < 2 or sent < 20:
                 sent += 1
