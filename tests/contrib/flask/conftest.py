@@ -8,6 +8,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
 
@@ -77,7 +78,7 @@ class Served:
             try:
                 if wanted in self.ask("/")[1]:
                     return
-            except OSError:
+            except (OSError, HTTPException):  # it begins, or begins anew
                 pass
             assert self.process.poll() is None, self.log
             assert time.monotonic() < end, self.log
