@@ -1,6 +1,6 @@
-"""What gunicorn's workers need for responses that wait for events: one line in ``gunicorn.conf.py``.
+"""What gunicorn's workers need for responses that wait for events.
 
-from aether_sync.contrib.gunicorn import post_worker_init
+It is one line in ``gunicorn.conf.py``: ``from aether_sync.contrib.gunicorn import post_worker_init``.
 """
 
 import signal
@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from .._runtime.exit import end_iterations
-from .sse._stream import current_socket
+from .sse import end_at_stop
+from .sse._connection import current_socket
 
 __all__ = ["post_worker_init"]
 
@@ -22,18 +23,12 @@ def post_worker_init(worker: Any) -> None:
 
     If you have a ``post_worker_init`` of your own, call this one there.
     """
-    stop: Any = signal.getsignal(signal.SIGTERM)
-
-    def stop_and_end(number: int, frame: Any) -> None:
-        stop(number, frame)
-        end_iterations()
-
-    signal.signal(signal.SIGTERM, stop_and_end)
+    end_at_stop(signal.SIGTERM)
     application = worker.wsgi
 
     def with_socket(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         current_socket.set(environ.get("gunicorn.socket"))
-        if not worker.alive:  # this is the last one of max_requests
+        if not worker.alive:  # this is the last request of max_requests
             end_iterations()
         answer: Iterable[bytes] = application(environ, start_response)
         return answer

@@ -20,7 +20,10 @@ ROOMS: dict[str, list[str]] = {
         "__init__", "contrib", "cli", "__main__",
     ],
     "contrib": ["eventsourcing", "opentelemetry", "prometheus", "sqlalchemy", "sse", "gunicorn", "flask"],
-    "contrib/sse": ["_format", "_counts", "_stream", "_tail", "_store_stream", "_subscription_stream", "__init__"],
+    "contrib/sse": [
+        "_format", "_counts", "_connection", "_stopping", "_stream", "_tail", "_store_stream", "_subscription_stream",
+        "__init__",
+    ],
     "contrib/eventsourcing": ["_errors", "_records", "_datastore", "_recorders", "_factory", "__init__"],
     "contrib/flask": ["_settings", "_parts", "_after_response", "_health", "_commands", "_extension", "__init__"],
     "contrib/opentelemetry": ["conventions", "propagation", "tracing", "__init__"],

@@ -14,6 +14,7 @@ from ...stores.event_store import EventStore
 from ...subscription import Subscription
 from ._counts import StreamMetrics, metrics
 from ._format import HEADERS
+from ._stopping import end_at_stop
 from ._store_stream import LastEventIdError, StoreStream
 from ._stream import AsyncEventStream, Encode, EventStream
 from ._subscription_stream import SubscriptionStream
@@ -25,6 +26,7 @@ __all__ = [
     "EventStream",
     "LastEventIdError",
     "StreamMetrics",
+    "end_at_stop",
     "metrics",
     "stream",
 ]

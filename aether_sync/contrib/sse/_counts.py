@@ -1,6 +1,5 @@
 """What the streams of this process have done, and which of them are open."""
 
-from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,7 +28,7 @@ class StreamMetrics:
     dropped: int = 0
 
 
-class Endable(Protocol):
+class _Endable(Protocol):
     """A stream, as far as the end of the process knows it."""
 
     @property
@@ -40,7 +39,7 @@ class Endable(Protocol):
         """End it: the process is about to end."""
 
 
-class Counts(ForkAware):
+class _Counts(ForkAware):
     """The counts. Any thread; no lock."""
 
     def __init__(self) -> None:
@@ -48,15 +47,17 @@ class Counts(ForkAware):
         fork_aware.add(self)
 
     def _after_fork(self) -> None:
+        for one in open_streams:  # which are the parent's
+            open_streams.discard(one)
         self.opened = Count()
         self.sent = Count()
         self.dropped = Count()
 
 
-counts = Counts()
-
 #: The streams that were begun and are not collected.
-open_streams: WeakRegistry[Endable] = WeakRegistry()
+open_streams: WeakRegistry[_Endable] = WeakRegistry()
+
+counts = _Counts()
 
 
 def metrics() -> StreamMetrics:
@@ -72,4 +73,5 @@ def metrics() -> StreamMetrics:
 @before_threads_end
 def _end_streams() -> None:
     """End every stream when the process is about to end: the web server waits for them."""
-    deque((one._stop() for one in open_streams), maxlen=0)
+    for one in open_streams:
+        one._stop()

@@ -17,6 +17,7 @@ from ._tail import AWAY, Cursor, Entry, Standing, Tail, tails
 __all__ = ["LastEventIdError", "StoreStream", "begin_after"]
 
 _ID = re.compile("[0-9]{1,19}", re.ASCII)
+_REFUSE = 5.0  # seconds to be sure that the store has not come so far: it waits for a leader that is new
 _ASK = 1.0  # seconds for the question where the store ends, and to read a page
 _PAGE = 100  # events that are read at once: 1,000 streams may do so at the same time
 _SECTION = 5_000  # sequences that are looked through at once for the events that are wanted
@@ -61,14 +62,15 @@ def _sequence(last_event_id: str) -> int:
         raise InvalidOptionError(f"last_event_id must be the text of the header, or None, not {short(last_event_id)}")
     if _ID.fullmatch(last_event_id) is None or int(last_event_id) > MAX_INT:
         raise LastEventIdError(
-            f"Last-Event-ID must be the number of an event, as a stream of a store has sent it, not {short(last_event_id)}"
+            "Last-Event-ID must be the number of an event, as a stream of a store has sent it, not "
+            f"{short(last_event_id)}"
         )
     return int(last_event_id)
 
 
 def _end_of(store: EventStore, tail: Tail | None) -> int | None:
     """Return where the store ends; None if it is away, or the process is about to end."""
-    if is_ending() or (tail is not None and not tail.is_connected and not tail.is_over):
+    if is_ending() or (tail is not None and tail.is_away):
         return None
     try:
         return store.last_sequence(timeout=_ASK)
@@ -87,8 +89,8 @@ def _has_reached(store: EventStore, tail: Tail | None, sequence: int) -> bool:
         return False
     if sequence <= end:
         return True
-    try:  # which gives a server time that has just become the leader
-        store.follow(after=sequence, timeout=_ASK).close()
+    try:
+        store.follow(after=sequence, timeout=_REFUSE).close()
     except StreamRegressionError as error:
         raise LastEventIdError(
             f"Last-Event-ID is {sequence}, and the store ends at {end}: it is another store now, or was restored. Load "
@@ -145,7 +147,7 @@ class StoreStream(EventStream):
             return Step.WAIT
         if found is Standing.AT_END and self._is_checked:
             return Step.WAIT
-        if self._has_failed or not tail.is_connected:
+        if self._has_failed or tail.is_away:
             self._has_failed = False
             return Step.PAUSE
         return Step.WORK

@@ -2,11 +2,8 @@
 
 import asyncio
 import random
-import socket
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
-from contextvars import ContextVar
 from enum import Enum
 from typing import Self
 
@@ -15,15 +12,13 @@ from ..._runtime.deadline import Deadline
 from ..._runtime.exit import is_ending
 from ..._values.clock import monotonic
 from ...events import Event
+from ._connection import PATIENCE, current_socket, hang_up, limit
 from ._counts import counts, open_streams
 
-__all__ = ["AsyncEventStream", "Encode", "EventStream", "Step", "current_socket"]
+__all__ = ["AsyncEventStream", "Encode", "EventStream", "Step"]
 
-#: What a page gets of an event: a text; None sends the event not.
 Encode = Callable[[Event], str | bytes | None]
-
-#: The socket of the request that this thread works on, if the web server tells it.
-current_socket: ContextVar[socket.socket | None] = ContextVar("aether_sse_socket", default=None)
+"""A function that returns what a page gets of an event: a text, or None if it does not get the event."""
 
 _RETRY = 1_000, 3_000  # milliseconds: pages that lost one process do not all come back at the same moment
 _PAUSE = 1.0  # seconds until what failed is tried again
@@ -57,7 +52,7 @@ class EventStream(Closeable, ABC):
         self._is_closed = False
         self._is_stopped = is_ending()
         self._given_at: float | None = None  # when the server took a chunk for which it has not come back
-        self._socket = current_socket.get()
+        self._connection = current_socket.get()
 
     # -- what kinds of streams differ in
 
@@ -108,7 +103,7 @@ class EventStream(Closeable, ABC):
             elif step is Step.WORK:
                 self._work()
             elif step is Step.END:
-                self.close()
+                self._end()
                 raise StopIteration
             else:
                 self._wait(self._until(step, deadline))
@@ -125,6 +120,7 @@ class EventStream(Closeable, ABC):
         self._is_begun = True
         counts.opened.one()
         open_streams.add(self)
+        limit(self._connection)
         return self._begin()
 
     def _next_step(self, deadline: Deadline) -> bytes | Step:
@@ -145,7 +141,7 @@ class EventStream(Closeable, ABC):
 
     def _retry(self) -> int:
         """Return after how many milliseconds the browser connects again."""
-        return random.randint(*_RETRY)  # noqa: S311
+        return random.randint(*_RETRY)
 
     # -- ending
 
@@ -155,15 +151,21 @@ class EventStream(Closeable, ABC):
         return self._is_closed
 
     def close(self) -> None:
-        """End it, and let go of its source. Idempotent; any thread. Web servers call it when the client has left."""
+        """End it, and let go of its source. Idempotent; any thread. Web servers call it when the response is over."""
+        self._end()
+        if self._is_stopped:  # a connection that is kept alive would keep the process
+            hang_up(self._connection)
+
+    def _end(self) -> None:
+        """Let go of the source; the web server still has to end the response."""
         if self._is_closed:
             return
         self._is_closed = True
         open_streams.discard(self)
+        if not self._is_stopped and self._is_stuck_for(PATIENCE):
+            counts.dropped.one()
         self._release()
         self._wake()
-        if self._is_stopped:  # the response is complete: a kept-alive connection would keep the process
-            self._hang_up()
 
     def _drop(self) -> None:
         """End it, as its client is too slow."""
@@ -173,15 +175,14 @@ class EventStream(Closeable, ABC):
     def _stop(self) -> None:
         """End it, as the process is about to end. A server that waits for its client waits no more."""
         self._is_stopped = True
-        given = self._given_at
-        if given is not None and monotonic() - given > _STUCK:
-            self._hang_up()
+        if self._is_stuck_for(_STUCK):
+            hang_up(self._connection)
         self._wake()
 
-    def _hang_up(self) -> None:
-        if self._socket is not None:
-            with suppress(OSError):  # it is closed
-                self._socket.shutdown(socket.SHUT_RDWR)
+    def _is_stuck_for(self, seconds: float) -> bool:
+        """Whether the server has not come back from its client for so long."""
+        given = self._given_at
+        return given is not None and monotonic() - given >= seconds
 
     def __repr__(self) -> str:
         return f"<EventStream{' closed' if self._is_closed else ''}>"
@@ -219,7 +220,7 @@ class AsyncEventStream:
             elif step is Step.WORK:
                 await asyncio.to_thread(stream._work)
             elif step is Step.END:
-                stream.close()
+                stream._end()
                 raise StopAsyncIteration
             else:
                 try:

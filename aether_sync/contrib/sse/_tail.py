@@ -145,6 +145,7 @@ class Tail:
         self._is_over = False
         self._empty_since: float | None = None  # since when there is no stream
         self._follower: Follower | None = None
+        self._has_failed = False  # an attempt to begin
         self._pausing = ParkingLot()
         self._reporter = Reporter()
         self._thread: Thread | None = None
@@ -171,10 +172,10 @@ class Tail:
         return self._is_over
 
     @property
-    def is_connected(self) -> bool:
-        """Whether the store can be read now, as far as the follower knows."""
+    def is_away(self) -> bool:
+        """Whether the store cannot be read now, as far as this is known without asking."""
         follower = self._follower
-        return follower is not None and follower.is_connected
+        return self._has_failed if follower is None else not follower.is_connected
 
     @property
     def position(self) -> int | None:
@@ -286,6 +287,7 @@ class Tail:
                 after = max(0, end - _KEPT)
                 follower = self.store.follow(after=after, timeout=_BEGIN)
             except AWAY:
+                self._has_failed = True
                 pause = _PAUSES[min(attempt, len(_PAUSES) - 1)]
                 self._pausing.wait(lambda: self._is_over, Deadline(pause))
                 if self._is_over or not tails.is_wanted(self):
