@@ -21,7 +21,7 @@ from ...errors import InvalidNamespaceError, InvalidOptionError
 from ...patterns import check_prefix
 from ...stores._jetstream.names import Names
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "named"]
 
 _PREFIX: Final = "AETHER_"
 _IN_MEMORY: Final = ("memory:", "memory://")
