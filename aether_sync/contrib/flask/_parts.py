@@ -10,6 +10,7 @@ from ..._runtime.deadline import Deadline
 from ..._runtime.exit import at_exit
 from ..._runtime.registry import WeakRegistry
 from ...bus import EventBus
+from ...connection import ConnectionOptions
 from ...errors import AetherError
 from ...event_types import EventTypes
 from ...health import Health
@@ -54,10 +55,8 @@ class Parts:
                 if settings.stream is not None:
                     self.store = _store_in_memory(settings, self.bus, types)
             else:
-                bus = NATSEventBus(
-                    settings.place(), types=types, connect="background", **settings.of_a_bus, **settings.options
-                )
-                self.bus = bus
+                options: ConnectionOptions = {**settings.options, "connect": "background"}
+                self.bus = bus = NATSEventBus(settings.place(), types=types, **settings.of_a_bus, **options)
                 if settings.stream is not None:
                     self.store = _store_on(bus, settings, types)
         _open.add(self)

@@ -50,10 +50,15 @@ def make_app(aether: Aether) -> Iterator[MakeApp]:
 
 
 class Served:
-    """A web server that runs."""
+    """A web server that runs.
+
+    Attributes:
+        url: Where it answers.
+        process: Its process.
+    """
 
     def __init__(self, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-        self._url = f"http://127.0.0.1:{port}"
+        self.url = f"http://127.0.0.1:{port}"
         self.process = process
         self._log = log
 
@@ -63,7 +68,7 @@ class Served:
 
     def ask(self, path: str, method: str = "GET", timeout: float = BOOT) -> tuple[int, str]:
         """Send a request; return status and body."""
-        asked = urllib.request.Request(self._url + path, method=method)
+        asked = urllib.request.Request(self.url + path, method=method)
         try:
             with urllib.request.urlopen(asked, timeout=timeout) as answer:
                 return answer.status, answer.read().decode()

@@ -1,6 +1,9 @@
 """The extension under real web servers: gunicorn with its kinds of workers, and Flask's own with its reloader."""
 
+import json
 import signal
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -72,6 +75,27 @@ def test_a_server_that_is_absent_at_the_start_delays_no_answer(
             assert sorted(event.data["n"] for event in found if event.data) == [0, 1, 2, 3]
             eventually(lambda: served.ask("/healthz")[0] == 200, "that it is ready")
             assert served.end() == 0
+
+
+@pytest.mark.slow
+def test_a_live_page_has_what_is_stored_and_ends_with_the_worker(
+    server: NATSServer, prefix: str, tmp_path: Path
+) -> None:
+    (tmp_path / "gunicorn.conf.py").write_text(f"{CONFIG}from aether_sync.contrib.gunicorn import *\n")
+    environ = {"FLASK_AETHER_URL": server.url, "FLASK_AETHER_PREFIX": prefix, "FLASK_AETHER_STREAM": prefix}
+    command = [*GUNICORN, "--worker-class", "gthread", "--threads", "4", "--graceful-timeout", "120", APP]
+    with serving(command, tmp_path, **environ) as served:
+        for number in range(3):
+            assert served.ask(f"/store/{number}", "POST")[0] == 200
+        asked = urllib.request.Request(f"{served.url}/live", headers={"Last-Event-ID": "1"})
+        with urllib.request.urlopen(asked, timeout=BOOT) as page:
+            data = (json.loads(line[6:]) for line in page if line.startswith(b"data: "))
+            assert [next(data)["data"]["n"], next(data)["data"]["n"]] == [1, 2]
+            begun = time.monotonic()
+            assert served.end() == 0
+            assert time.monotonic() - begun < PATIENCE
+            assert list(data) == []
+        assert "Traceback" not in served.log
 
 
 SHOP = """
