@@ -214,7 +214,7 @@ def test_who_wants_nothing_of_it_is_not_slow(
     any_store: EventStore, stream: MakeStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_tail, "_KEPT", 4)
-    one = stream(any_store, actors="other", heartbeat=2 * UNIT)
+    one = stream(any_store, actors="other", heartbeat=0.5 * UNIT)
     next(one)
     reader = threading.Thread(target=next, args=(one,), daemon=True)
     reader.start()
