@@ -16,6 +16,7 @@ from ._access import Access
 
 __all__ = [
     "Number",
+    "PROGRAM_ACCESS",
     "access_options",
     "bus_options",
     "making_options",
@@ -28,6 +29,9 @@ __all__ = [
 ]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+#: In ``Context.meta`` of click: the access of the program that these commands belong to, if it is another.
+PROGRAM_ACCESS = "aether_sync.program_access"
 
 _LONGEST_SECRET = 65_536  # characters
 
@@ -150,6 +154,8 @@ def access_options(command: Callable[..., Any]) -> Callable[..., Any]:
     def with_access(*args: Any, **options: Any) -> Any:
         trust_env = not options.pop("no_env")
         access = Access(**{name: options.pop(name) for name in _ACCESS}, trust_env=trust_env)
+        if access == Access():  # else nothing of the program's, so that its secrets go to no other server
+            access = click.get_current_context().meta.get(PROGRAM_ACCESS, access)
         return command(*args, access=access, **options)
 
     return _with(with_access, *_access_options)

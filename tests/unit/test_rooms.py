@@ -22,13 +22,16 @@ ROOMS: dict[str, list[str]] = {
         "worker", "server", "testing",
         "__init__", "contrib", "cli", "__main__",
     ],
-    "contrib": ["celery", "eventsourcing", "opentelemetry", "prometheus", "sqlalchemy", "sse", "gunicorn", "django"],
+    "contrib": [
+        "celery", "eventsourcing", "opentelemetry", "prometheus", "sqlalchemy", "sse", "gunicorn", "flask", "django",
+    ],
     "contrib/sse": [
         "_format", "_counts", "_connection", "_stopping", "_stream", "_tail", "_store_stream", "_subscription_stream",
         "__init__",
     ],
     "contrib/celery": ["_task_runs", "_settings", "_aether", "__init__"],
     "contrib/eventsourcing": ["_errors", "_records", "_datastore", "_recorders", "_factory", "__init__"],
+    "contrib/flask": ["_settings", "_parts", "_after_response", "_health", "_commands", "_extension", "__init__"],
     "contrib/opentelemetry": ["conventions", "propagation", "tracing", "__init__"],
     "_values": ["clock", "counting", "shown", "trace_context"],
     "_codec": ["decoding", "encoding", "envelope"],
@@ -97,7 +100,7 @@ ROOMS: dict[str, list[str]] = {
     "cli": [
         "_access", "demo", "_shell", "_progress", "_options", "_lines", "_program", "_types", "_bus", "_store",
         "_append", "_export_file", "_export", "_import_there", "_import", "_rebuild", "supervisor", "_run", "_doctor",
-        "_health", "_guide", "_commands", "__init__",
+        "_health", "_guide", "_commands", "_embedded", "__init__",
     ],
     "cli/supervisor": [
         "messages", "program", "child", "wakeup", "process", "supervisor", "ports", "metrics", "watching", "__init__",
@@ -123,6 +126,9 @@ HAS_COROUTINES = {"subscription", "contrib/sse/_store_stream", "contrib/sse/_sub
 
 #: Know bytes and subjects, and nothing of events.
 BELOW_EVENTS = {"_values", "_runtime", "_nats"}
+
+#: Have the commands of the library within those of a framework, so they import ``cli``, which is behind them.
+HAS_COMMANDS = {"contrib/flask/_commands"}
 
 #: Scripts of their own process, which import nothing of the package.
 STANDALONE = {"server/watcher"}
@@ -176,6 +182,8 @@ class TestEveryFile:
                 continue
             assert not is_in(path, STANDALONE)
             other = other or ["__init__"]
+            if is_in(path, HAS_COMMANDS) and other == ["cli", "_embedded"]:
+                continue
             depth = next(at for at, (one, two) in enumerate(zip(own, other, strict=False)) if one != two)
             order = ROOMS["/".join(own[:depth])]
             assert order.index(other[depth]) < order.index(own[depth]), f"{'/'.join(own)} imports {'/'.join(other)}"

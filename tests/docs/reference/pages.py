@@ -20,6 +20,7 @@ BRIDGES = (
     "contrib.celery",
     "contrib.django",
     "contrib.eventsourcing",
+    "contrib.flask",
     "contrib.gunicorn",
     "contrib.opentelemetry",
     "contrib.prometheus",
@@ -172,6 +173,12 @@ PAGES = (
         "Read your writes",
         "WSGI middleware by which a client reads what it has just written.",
         ("sourcing.read_your_writes",),
+    ),
+    Page(
+        "flask",
+        "Flask",
+        "`aether_sync.contrib.flask` has this name; it needs the extra `flask`.",
+        ("contrib.flask",),
     ),
     Page(
         "sqlalchemy",
