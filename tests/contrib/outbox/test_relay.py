@@ -479,7 +479,7 @@ class TestServer:
                     if n == 10:
                         own_server.restart()
                 eventually(lambda: not place.waiting())
-                assert relay.metrics().stored == 20
+                becomes(lambda: relay.metrics().stored, 20)  # it counts after the commit
             for actor in range(3):
                 assert numbers(store, f"order-{actor}") == list(range(actor, 20, 3))
 
