@@ -52,9 +52,9 @@ def stream(
     The subscription belongs to the stream, which closes it at its end. Give it a ``maxsize``, and
     ``overflow="fail"``: then a client that is too slow is dropped.
 
-    This asks the store where it ends, for a second at most. While the store is away, the stream begins all the same,
-    and has events as soon as the store is back: a browser that gets an error such as 503 would not come back. In a
-    coroutine, call it by ``await asyncio.to_thread(stream, ...)``.
+    This asks the store where it ends, for a second at most; to be sure that an id is ahead of it takes two more. While
+    the store is away, the stream begins all the same, and has events as soon as the store is back: a browser that gets
+    an error such as 503 would not come back. In a coroutine, call it by ``await asyncio.to_thread(stream, ...)``.
 
     Args:
         source: The store, or the subscription.

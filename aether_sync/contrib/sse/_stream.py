@@ -17,8 +17,8 @@ from ._counts import counts, open_streams
 
 __all__ = ["AsyncEventStream", "Encode", "EventStream", "Step"]
 
-#: What a page gets of an event: a text; None sends the event not.
 Encode = Callable[[Event], str | bytes | None]
+"""A function that returns what a page gets of an event: a text, or None if it does not get the event."""
 
 _RETRY = 1_000, 3_000  # milliseconds: pages that lost one process do not all come back at the same moment
 _PAUSE = 1.0  # seconds until what failed is tried again

@@ -144,7 +144,7 @@ def seconds_until(condition: Callable[[], object]) -> float:
     [
         ("gthread", ("--preload",)),
         pytest.param("gthread", (), marks=pytest.mark.slow),
-        ("uvicorn", ()),
+        pytest.param("uvicorn", (), marks=pytest.mark.slow),
     ],
 )
 def test_fifty_pages_and_a_worker_that_is_told_to_stop(
@@ -166,6 +166,7 @@ def test_fifty_pages_and_a_worker_that_is_told_to_stop(
         assert all(page.opened == 1 for page in pages)
 
 
+@pytest.mark.slow
 def test_a_worker_without_threads(web: MakeWeb, store: JetStreamEventStore) -> None:
     """It has one stream at a time; it too ends at once."""
     append(store, range(3))
@@ -194,6 +195,7 @@ def test_a_page_goes_on_after_a_reload(web: MakeWeb, store: JetStreamEventStore)
         assert few.numbers[-3:] == [15, 22, 29]
 
 
+@pytest.mark.slow
 def test_a_worker_that_has_answered_enough(web: MakeWeb, store: JetStreamEventStore) -> None:
     """``max_requests`` does not wait for streams, either."""
     served = web("gthread", "--max-requests", "4")
@@ -231,6 +233,7 @@ def test_a_page_outlives_a_link_that_is_cut_and_servers_that_are_restarted(
         assert page.opened == later.opened == 1, "they were never away"
 
 
+@pytest.mark.slow
 def test_ids_that_a_server_refuses(web: MakeWeb, store: JetStreamEventStore) -> None:
     append(store, range(3))
     served = web()
@@ -242,7 +245,7 @@ def test_ids_that_a_server_refuses(web: MakeWeb, store: JetStreamEventStore) -> 
         assert b"Last-Event-ID" in raised.value.read()
 
 
-@pytest.mark.parametrize("kind", ["gthread", "uvicorn"])
+@pytest.mark.parametrize("kind", ["gthread", pytest.param("uvicorn", marks=pytest.mark.slow)])
 def test_a_client_that_leaves(web: MakeWeb, store: JetStreamEventStore, kind: str) -> None:
     """A heartbeat that cannot be sent ends its stream."""
     served = web(kind)
@@ -281,6 +284,7 @@ def is_stuck(served: Web) -> bool:
     return 0 < sent == served.about()["sent"] < 1_000
 
 
+@pytest.mark.slow
 def test_events_of_a_bus(web: MakeWeb, make_bus: Callable[..., NATSEventBus]) -> None:
     served = web()
     with Page(served.port, "/bus") as page:

@@ -19,9 +19,11 @@ _LAST_LINE = "<!-- Made from the docstrings by `python -m tests.docs.reference`:
 BRIDGES = (
     "contrib.django",
     "contrib.eventsourcing",
+    "contrib.gunicorn",
     "contrib.opentelemetry",
     "contrib.prometheus",
     "contrib.sqlalchemy",
+    "contrib.sse",
     "outbox",
     "testing",
 )
@@ -200,6 +202,15 @@ PAGES = (
         "The package eventsourcing",
         "`aether_sync.contrib.eventsourcing` has these names; it needs the extra `eventsourcing`.",
         ("contrib.eventsourcing._factory", "contrib.eventsourcing._datastore", "contrib.eventsourcing"),
+    ),
+    Page(
+        "sse",
+        "Server-sent events",
+        "`aether_sync.contrib.sse` has these names, and `aether_sync.contrib.gunicorn` has `post_worker_init()`.",
+        (
+            *(f"contrib.sse{name}" for name in ("", "._stream", "._store_stream", "._stopping", "._counts")),
+            "contrib.gunicorn",
+        ),
     ),
     Page(
         "prometheus",
