@@ -322,7 +322,7 @@ class Tail:
         with self._lock:
             self._entries.extend(entries)
             self._bytes += size
-            before, self._position = self._position, entries[-1].sequence
+            self._position = entries[-1].sequence
             while len(self._entries) > _KEPT or self._bytes > _KEPT_BYTES:
                 oldest = self._entries.popleft()
                 self._bytes -= len(oldest.message)
@@ -330,11 +330,17 @@ class Tail:
             for wanted in list(self._waiting):
                 first = firsts[wanted] if wanted in firsts else _first(entries, wanted)
                 if first is not None:
-                    told += self._waiting.pop(wanted)
-            for cursor in told:
-                if cursor.position is not None:
-                    cursor.position = max(cursor.position, before)
+                    group = self._waiting.pop(wanted)
+                    self._place(group, first - 1)
+                    told += group
         _tell(told)
+
+    def _place(self, cursors: Iterable[Cursor], position: int) -> None:
+        """Move cursors that have waited. None of them is slow, also if so much has come that the tail has lost some."""
+        for cursor in cursors:
+            if cursor.position is not None:
+                cursor.position = max(cursor.position, position)
+                cursor.has_joined = cursor.has_joined and cursor.position >= (self._floor or 0)
 
     def _take_waiting(self) -> list[Cursor]:
         told = [cursor for group in self._waiting.values() for cursor in group]

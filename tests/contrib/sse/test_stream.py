@@ -225,6 +225,23 @@ def test_who_wants_nothing_of_it_is_not_slow(
     assert numbers(got(one, 1)) == [5]
 
 
+def test_who_waits_while_others_events_pass_by_is_not_slow(
+    any_store: EventStore, stream: MakeStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is where the tail is as long as it waits, also when it is told at last."""
+    monkeypatch.setattr(_tail, "_KEPT", 4)
+    one = stream(any_store, actors="other", heartbeat=60.0)
+    next(one)
+    found: list[bytes] = []
+    reader = threading.Thread(target=lambda: found.append(next(one, b"")), daemon=True)
+    reader.start()
+    eventually(lambda: one._cursor.readers.parked, "the wait")  # type: ignore[attr-defined]
+    append(any_store, range(1, 10))
+    any_store.append("other", make_event(5, actor_id="other"), expected_version=0)
+    reader.join(PATIENCE)
+    assert numbers(messages_of(found[0])) == [5]
+
+
 # -- what ends it
 
 
