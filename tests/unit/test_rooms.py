@@ -25,7 +25,7 @@ ROOMS: dict[str, list[str]] = {
     "_values": ["clock", "counting", "shown", "trace_context"],
     "_codec": ["decoding", "encoding", "envelope"],
     "_runtime": [
-        "green", "threads", "batches", "registry", "again", "deadline", "locks", "waits", "fork", "exit", "closing",
+        "green", "threads", "batches", "registry", "signals", "again", "deadline", "locks", "waits", "fork", "exit", "closing",
         "reporter", "handler_threads", "listeners", "base_loop", "uvloop", "event_loop", "loop_thread",
     ],
     "_nats": [

@@ -23,6 +23,7 @@ import msgspec
 
 from ..._runtime.deadline import Deadline
 from ..._runtime.reporter import flush_logs
+from ..._runtime.signals import OwnHandlers
 from ..._runtime.threads import make_thread, start
 from ..._values.shown import explained
 from ...errors import InvalidNamespaceError, InvalidOptionError, WorkerError
@@ -55,6 +56,7 @@ class _Child:
         self._channel = channel
         self._program = program
         self._worker: Worker | None = None
+        self._handlers = OwnHandlers(self._interrupt)
         self._interrupted = 0.0  # when the main thread was interrupted last; 0 if it never was
         self._is_ending = False  # whether the main thread is not to be interrupted any more
 
@@ -77,14 +79,13 @@ class _Child:
 
     def _take_signals(self) -> None:
         self._handle_signals()
-        os.register_at_fork(after_in_child=_forget_signals)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the supervisor has blocked them until now
         start(make_thread(self._listen, name="aether-supervisor"))
 
     def _handle_signals(self) -> None:
         for number in SIGNALS:
             if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:  # as SIGHUP under nohup
-                signal.signal(number, self._interrupt)
+                self._handlers.set(number)
 
     def _work(self) -> Failed:
         """Work until the process is to end, which interrupts this; return why the work has ended by itself."""
@@ -181,13 +182,6 @@ def _show_metrics(worker: Worker) -> None:
         if one is not None:
             with suppress(InvalidOptionError):  # the program has registered it itself, under another name
                 register(one)
-
-
-def _forget_signals() -> None:
-    """In a process that a handler forks, do what a Python program does."""
-    for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def _in_words(drained: CloseReport, closed: list[CloseReport]) -> str:
