@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +19,7 @@ from aether_sync import (
     flush_logs,
 )
 from aether_sync._runtime.deadline import Deadline
+from aether_sync._values import clock
 from aether_sync.stores.jetstream import turns_of
 from aether_sync.worker import periodic, turns
 from aether_sync.worker.turns import Held, Turns
@@ -166,6 +168,40 @@ class TestOfTheCluster:
         eventually(lambda: 1 in did)
         for worker in workers:
             worker.drain(PATIENCE)
+
+    @pytest.mark.parametrize("ahead", [-3600.0, 3600.0])
+    def test_a_clock_that_was_wrong_stops_nothing(
+        self, store: JetStreamEventStore, ahead: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        book, seconds = turns_of(store), 0.3 * UNIT
+        book.last("work", Deadline(PATIENCE))  # which makes the stream
+        book.write("work", turns.Turn(by="other", begun=time.time() + ahead, has_ended=True), Deadline(PATIENCE))
+        worker, did = Worker(store=store), list[float]()
+        worker.every(seconds, name="work", once_per_cluster=True)(lambda: did.append(time.monotonic()))
+        begun = time.monotonic()
+        with worker:
+            eventually(lambda: len(did) >= 2)
+            monkeypatch.setattr(turns, "now", lambda: clock.now() - timedelta(seconds=ahead))  # it is set anew
+            number = len(did)
+            eventually(lambda: len(did) >= number + 3)
+        assert did[-1] - begun >= seconds * (len(did) - 2), "and brings no turn too early, but for the first"
+        assert did[-1] - did[0] <= 5 * UNIT + 2 * seconds * len(did)
+
+    def test_processes_whose_clocks_stand_still_share_the_turns(
+        self, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        moment = clock.now()
+        monkeypatch.setattr(turns, "now", lambda: moment)
+        workers, did = [], list[float]()
+        for _ in range(2):
+            worker = Worker(store=make_store())
+            worker.every(0.2 * UNIT, name="work", once_per_cluster=True)(lambda: did.append(time.monotonic()))
+            worker.start(PATIENCE)
+            workers.append(worker)
+        eventually(lambda: len(did) >= 6)
+        for worker in workers:
+            worker.drain(PATIENCE)
+        assert all(later - one >= 0.15 * UNIT for one, later in pairwise(did))
 
     def test_another_one_goes_on_for_one_that_is_gone(self, make_store: MakeStore, quick: None) -> None:
         gone = Turns(turns_of(make_store()), "work", 0.1 * UNIT, "gone", lambda: None).take()
