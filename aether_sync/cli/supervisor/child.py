@@ -26,12 +26,12 @@ from ..._runtime.reporter import flush_logs
 from ..._runtime.signals import OwnHandlers
 from ..._runtime.threads import make_thread, start
 from ..._values.shown import explained
-from ...errors import InvalidNamespaceError, InvalidOptionError, WorkerError
+from ...errors import AetherError, InvalidOptionError
 from ...health import Health
 from ...metrics import CloseReport
 from ...worker.worker import Worker
 from .messages import FAILED, LEFT, MARGIN, SIGNALS, Answer, Ask, Channel, Failed, Left, Program, Ready
-from .program import UnusableProgramError, trace_of, worker_at
+from .program import UnusableProgramError, may_pass, trace_of, worker_at
 
 __all__ = ["main"]
 
@@ -98,14 +98,17 @@ class _Child:
             worker.start(threads=self._program.threads or None)
             if self._program.shows_metrics:
                 _show_metrics(worker)
-            self._channel.send(Ready())
-            worker.wait()
         except UnusableProgramError as error:
             return Failed(str(error), error.trace, is_usage=True)
-        except (InvalidOptionError, InvalidNamespaceError, WorkerError) as error:
-            return Failed(f"{where!r} cannot start: {error}", is_usage=True)
+        except AetherError as error:
+            return Failed(f"{where!r} cannot start: {error}", trace_of(error), is_usage=not may_pass(error))
+        except Exception as error:  # of the user's code: it may be the environment's fault, and pass
+            return _failed(where, error)
+        self._channel.send(Ready())
+        try:
+            worker.wait()
         except Exception as error:
-            return Failed(f"{where!r} has failed: {explained(error)}", trace_of(error))
+            return _failed(where, error)
         return Failed(f"{where!r} has ended by itself")
 
     def _drain(self, worker: Worker) -> bool:
@@ -182,6 +185,10 @@ def _show_metrics(worker: Worker) -> None:
         if one is not None:
             with suppress(InvalidOptionError):  # the program has registered it itself, under another name
                 register(one)
+
+
+def _failed(where: str, error: Exception) -> Failed:
+    return Failed(f"{where!r} has failed: {explained(error)}", trace_of(error))
 
 
 def _in_words(drained: CloseReport, closed: list[CloseReport]) -> str:
