@@ -80,6 +80,8 @@ def passing(
 class BusHandler:
     """Calls a handler with events of a bus, from the begin of the worker to its end."""
 
+    goes_on = False
+
     def __init__(
         self,
         name: str,

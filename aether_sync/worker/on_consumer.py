@@ -36,6 +36,8 @@ class Running:
 class ConsumerHandler:
     """Calls a handler with the deliveries of a consumer, from the begin of the worker to its end."""
 
+    goes_on = False
+
     def __init__(
         self,
         name: str,

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 from aether_sync import (
+    AetherError,
+    BusClosedError,
     EventBus,
     InMemoryEventStore,
     InvalidOptionError,
     JetStreamEventStore,
     NATSServer,
+    PermissionDeniedError,
     Worker,
     flush_logs,
 )
@@ -256,6 +259,45 @@ class TestOfTheCluster:
         flush_logs()
         assert "turn_unknown" in [one.kind for one in caplog.records]  # type: ignore[attr-defined]
 
+    @pytest.mark.parametrize("of", ["memory", "server"])
+    def test_a_closed_store_ends_it(self, of: str, make_store: MakeStore, quick: None) -> None:
+        store = InMemoryEventStore() if of == "memory" else make_store()
+        worker, did = Worker(store=store), list[str]()
+        worker.every(1000, once_per_cluster=True)(lambda: did.append("of the cluster"))
+        worker.every(0.01, name="other")(lambda: did.append("of the process"))
+        worker.start(PATIENCE)
+        eventually(lambda: "of the cluster" in did)
+        assert not worker.wait(0)
+        store.close()
+        assert worker.wait(PATIENCE)
+        assert worker.health().ok is False
+        assert worker.drain(PATIENCE)
+
+    @pytest.mark.parametrize("error", [PermissionDeniedError("the right was revoked"), BusClosedError("closed")])
+    def test_what_never_passes_ends_it(
+        self,
+        store: JetStreamEventStore,
+        error: AetherError,
+        quick: None,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        worker, did = Worker(store=store), list[int]()
+        worker.every(0.01, name="work", once_per_cluster=True)(lambda: did.append(1))
+        worker.start(PATIENCE)
+        eventually(lambda: did)
+
+        def raise_it(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(Turns, "take", raise_it)
+        with pytest.raises(type(error), match=str(error)):
+            worker.wait(PATIENCE)
+        assert not worker.health().alive
+        worker.drain(PATIENCE)
+        flush_logs()
+        assert [one.kind for one in caplog.records] == ["runner_ended"]  # type: ignore[attr-defined]
+
     def test_in_memory_there_is_one_process(self) -> None:
         with InMemoryEventStore() as store:
             worker, did = Worker(store=store), list[int]()
@@ -267,7 +309,7 @@ class TestOfTheCluster:
 @pytest.mark.parametrize(
     ("seconds", "options", "says"),
     [
-        (0, {}, "seconds must be seconds, more than 0"),
+        (0, {}, "seconds must be a number, more than 0, not 0"),
         ("x", {}, "seconds must be"),
         (1, {"name": 3}, "name must be a str"),
         (1, {"once_per_cluster": 1}, "once_per_cluster must be True or False"),
@@ -284,5 +326,5 @@ def test_a_function_that_takes_something_is_refused() -> None:
     with pytest.raises(InvalidOptionError, match=r"every 5 s: its parameter 'x' has no default"):
         worker.every(5)(lambda x: None)
     worker.every(5, name="work")(lambda x=3: None)
-    with pytest.raises(InvalidOptionError, match="already"):
+    with pytest.raises(InvalidOptionError, match=r"already.* another by every\(..., name=...\)"):
         worker.every(6, name="work")(lambda: None)
