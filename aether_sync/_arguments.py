@@ -157,11 +157,12 @@ def check_seconds(name: str, value: object, least: float = 0.0) -> float:
         least: The fewest seconds, where less would keep a thread busy.
     """
     seconds = as_seconds(value)
+    what = "a number" if name == "seconds" else "seconds"
     if seconds is None or seconds <= 0 or seconds < least:
         begin = f"{least:g} or more" if least else "more than 0"
-        raise InvalidOptionError(f"{name} must be seconds, {begin}, not {short(value)}")
+        raise InvalidOptionError(f"{name} must be {what}, {begin}, not {short(value)}")
     if seconds > LONGEST:
-        raise InvalidOptionError(f"{name} must be seconds, at most {LONGEST:.0f}, not {short(value)}")
+        raise InvalidOptionError(f"{name} must be {what}, at most {LONGEST:.0f}, not {short(value)}")
     return seconds
 
 

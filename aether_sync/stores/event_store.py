@@ -608,8 +608,9 @@ class Consumer:
                 letter; at once if the handler lets the ``EventTypeError`` of its own event through. To return an
                 awaitable or a generator, which nobody would run, is a failure, too.
             threads: How many handlers run at a time. 4 hide the waiting of handlers that use a network or a database.
-            retry_delay: Seconds before an event whose handler failed is tried again, doubled each time, up to 60; or a
-                :class:`RetryPolicy`, which also says after which errors it is given up at once.
+            retry_delay: Seconds before an event whose handler failed is tried again, doubled each time, up to 60; more
+                than 60 stay as they are. Or a :class:`RetryPolicy`, which also says after which errors it is given up
+                at once.
             prefetch: How many events are sorted by actor in this process at most, and how many more wait to be. 256 are
                 enough that they are usually of several actors, so that all threads have work; there are more for a
                 while when all are of a few actors and threads have nothing to do. A runner begins with two for each

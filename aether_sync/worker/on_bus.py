@@ -85,6 +85,8 @@ class BusHandler:
         call: Calls the handler with an event.
     """
 
+    goes_on = False
+
     def __init__(
         self,
         name: str,

@@ -42,6 +42,8 @@ class ConsumerHandler:
         release: Closes what the thread that calls it has opened for it; None if it opens nothing.
     """
 
+    goes_on = False
+
     def __init__(
         self,
         name: str,

@@ -39,7 +39,7 @@ from ..stores.consumers.retry_policy import RetryPolicy, check_retry
 from ..stores.event_store import EventStore
 from ..stores.jetstream import JetStreamEventStore, turns_of
 from ..stores.projections.base import Database
-from ..stores.projections.projection import Projection, check_database
+from ..stores.projections.projection import Projection, check_database, is_begun
 from .calls import Around, ExtraCounts, OnError, check_arounds, reporting, surrounded
 from .idempotence import HandledOnce
 from .on_bus import BusHandler, Listening, check_listening, passing
@@ -62,7 +62,8 @@ _SETTLES = 1.0  # seconds for what is just being begun when a signal comes
 _LEFT = 3  # the exit status of run() if something was left undone
 
 
-_ADVICE = "each event or turn goes to one of those that share a name, so give them different ones"
+_ADVICE = "each event goes to one of those that share a name, so give them different ones"
+_ADVICE_OF_WORK = "the name tells periodic work from other work, so give one of them another by every(..., name=...)"
 
 
 class _State(Enum):
@@ -81,6 +82,8 @@ class _Part(Protocol):
     label: str
 
     @property
+    def goes_on(self) -> bool: ...  # whether nothing ends it but the worker: not even a bus or store that is closed
+    @property
     def key(self) -> object: ...  # which only one of a worker may have
     @property
     def has_ended(self) -> bool: ...
@@ -98,6 +101,10 @@ def _turns(store: JetStreamEventStore, work: str, seconds: float, counts: ExtraC
     return Turns(turns_of(store), work, seconds, uuid.uuid4().hex, counts.passed_by.one)
 
 
+def _is_closed(store: EventStore) -> bool:
+    return store.closed
+
+
 class Worker(Startable, ForkAware):
     """Handlers of events of a bus and of a store, projections and periodic work, which begin and end together.
 
@@ -110,8 +117,8 @@ class Worker(Startable, ForkAware):
     :meth:`run` is all that a program needs: it works until SIGTERM or SIGINT, and ends in order. :meth:`start` and
     :meth:`drain` do the same beside other things; so does a ``with`` statement, which ends by :meth:`close`.
 
-    An error of a handler ends nothing: it is counted, and logged with its event; of failures that come close together,
-    the first. What then becomes of the event is said by :meth:`on` and :meth:`consume`. If a handler cannot go on, as
+    An error of a handler ends nothing: it is counted, and logged with its event; while one fails again and again, once
+    a minute. What then becomes of the event is said by :meth:`on` and :meth:`consume`. If a handler cannot go on, as
     its consumer was deleted or a right revoked, :meth:`wait` and ``run()`` raise that error.
 
     Any thread may call its methods. A worker that has ended cannot be started again. In a forked child it is not
@@ -350,14 +357,15 @@ class Worker(Startable, ForkAware):
         """Return a decorator for periodic work: a function that is called every so many seconds, without an event.
 
         The first turn is at the start, and a turn begins so many seconds after the last one has begun. One that takes
-        longer holds up the next one: no two run at a time, and what was missed is not made up for. An error is logged
-        and counted, and the next turn comes when it is due.
+        longer delays the next one: within a process no two run at a time, and a turn that was missed meanwhile is left
+        out. An error is logged and counted, and the next turn comes when it is due.
 
         With ``once_per_cluster``, of all processes with the same store and name one has the turn, whichever asks first
         when it is due; the first one at a start only if none was within this time. This is kept in the stream
         ``<stream>~turns`` beside that of the store. What it promises, and what not:
 
-        - Two processes never begin the same turn. If their clocks differ, a turn may begin earlier by so much.
+        - Two processes never begin the same turn. If their clocks differ, the first turn of one that has just started
+          may begin earlier by so much.
         - Two turns do not run at the same time, as long as the process that has the turn reaches the server. If it does
           not for 20 seconds, or lets no other thread run, another one may begin the next turn, when that is due.
         - A turn whose process dies is not made up for: the next one comes when it is due, and 20 seconds have passed.
@@ -395,7 +403,8 @@ class Worker(Startable, ForkAware):
             if once_per_cluster and is_of(store, JetStreamEventStore):
                 escaped_consumer(work)  # or it cannot be written under that name
                 turns = partial(_turns, store, work, pause, counts)
-            self._add(Periodic(work, called, pause, call, turns, counts, self._reporter))
+            has_closed = partial(_is_closed, store) if once_per_cluster and store is not None else None
+            self._add(Periodic(work, called, pause, call, turns, has_closed, counts, self._reporter))
             return handler
 
         return register
@@ -407,14 +416,21 @@ class Worker(Startable, ForkAware):
         an event does not end the worker: :meth:`health` is neither ok nor alive then.
 
         Args:
-            projection: What ``store.project()`` has returned, not started.
+            projection: What ``store.project()`` has returned, not started; of the worker's store, which :meth:`run`
+                closes.
 
         Raises:
-            InvalidOptionError: It is no projection, or there is one of that name.
+            InvalidOptionError: It is no projection, of another store, or started; or there is one of that name.
             WorkerError: The worker has begun already.
         """
         if not is_of(projection, Projection):
             raise InvalidOptionError(f"project() takes what store.project() has returned, not {short(projection)}")
+        if projection.store is not self._store:
+            whose = "has none" if self._store is None else "has another one"
+            of = f"projection {projection.name!r} is of a store"
+            raise InvalidOptionError(f"{of} that is not the worker's, which {whose}: Worker(store=...)")
+        if is_begun(projection):
+            raise InvalidOptionError(f"projection {projection.name!r} is started already: the worker starts it")
         self._add(ProjectionPart(projection))
         return projection
 
@@ -467,8 +483,9 @@ class Worker(Startable, ForkAware):
                 raise WorkerError(f"the worker is {self._state.value} already: give it {part.label} before the start")
             there = next((one for one in self._parts if one.key == part.key), None)
             if there is not None:
+                advice = _ADVICE_OF_WORK if isinstance(part, Periodic) else _ADVICE
                 raise InvalidOptionError(
-                    f"the worker has {there.label} already, and no room for {part.label}: {_ADVICE}"
+                    f"the worker has {there.label} already, and no room for {part.label}: {advice}"
                 )
             self._parts.append(part)
 
@@ -533,7 +550,9 @@ class Worker(Startable, ForkAware):
             raise WorkerError("the worker was closed while it was being started")
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the worker has ended: it was closed, or its bus or store was.
+        """Wait until the worker has ended: it was closed, or the bus and the store of all its handlers were.
+
+        Projections, and periodic work without ``once_per_cluster``, go on as long as handlers do.
 
         Args:
             timeout: Seconds; None waits for ever.
@@ -556,8 +575,8 @@ class Worker(Startable, ForkAware):
         return has_ended
 
     def _is_over(self) -> bool:
-        handling = [part for part in self._begun if not isinstance(part, ProjectionPart)]
-        return self.closed or self._failure() is not None or (bool(handling) and all(one.has_ended for one in handling))
+        ending = [part for part in self._begun if not part.goes_on]
+        return self.closed or self._failure() is not None or (bool(ending) and all(one.has_ended for one in ending))
 
     def _failure(self) -> AetherError | None:
         return next((part.failure for part in self._begun if part.failure is not None), None)
