@@ -7,7 +7,7 @@ from threading import get_ident
 from .._arguments import refuse_unrun
 from .._runtime.deadline import Deadline
 from .._runtime.handler_threads import HandlerThreads, ThreadHooks, as_failure
-from .._runtime.reporter import Burst, Kind, Reporter
+from .._runtime.reporter import Burst, Failures, Kind, Reporter
 from .._runtime.waits import ParkingLot
 from .._values.clock import monotonic
 from .._values.counting import Times
@@ -54,7 +54,7 @@ class Periodic:
         self._counts = counts
         self._reporter = reporter
         self._returned, self._raised = Times(BOUNDS), Times(BOUNDS)
-        self._burst, self._troubles = Burst(), Burst()
+        self._burst, self._troubles = Failures(), Burst()
         self.forget()
 
     def forget(self) -> None:
