@@ -23,6 +23,18 @@ CONFTEST = """
 """
 
 
+#: Each process of the run, also one of xdist, writes where its threads are if it takes long, until it has ended: the
+#: file is known by its number, so that it is still open at the exit.
+STACKS = f"""
+    import faulthandler
+    import os
+    from pathlib import Path
+
+    stacks = os.open(Path(__file__).with_name(f"stacks-{{os.getpid()}}.txt"), os.O_CREAT | os.O_WRONLY)
+    faulthandler.dump_traceback_later({PATIENCE * 2}, repeat=True, file=stacks)
+"""
+
+
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> "Run":
     """Runs tests with this plugin and no other one, in this process."""
@@ -47,8 +59,14 @@ class Run:
         """Run it in a process of its own."""
         self.pytester.makeini(f"[pytest]\nfilterwarnings = error\n{ini}")
         self.pytester.makepyfile(text)
+        self.pytester.makeconftest(CONFTEST + STACKS)
         named = ("-p", "pytest_aether_sync", "-p", "no:cacheprovider")
-        return self.pytester.runpytest_subprocess(*named, *options, timeout=PATIENCE * 10)
+        try:
+            return self.pytester.runpytest_subprocess(*named, *options, timeout=PATIENCE * 10)
+        except self.pytester.TimeoutExpired:
+            for one in sorted(self.pytester.path.glob("stacks-*.txt")):
+                print(f"-- where process {one.stem.removeprefix('stacks-')} is\n{one.read_text()}")
+            raise
 
 
 def test_every_fixture_works(run: Run) -> None:
