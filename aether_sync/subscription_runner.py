@@ -14,7 +14,7 @@ from ._runtime.exit import before_threads_end
 from ._runtime.fork import ForkAware, fork_aware
 from ._runtime.handler_threads import HandlerThreads, Hook, ThreadHooks, as_failure
 from ._runtime.registry import WeakRegistry
-from ._runtime.reporter import Burst, Details, Kind, Reporter, last_words
+from ._runtime.reporter import Details, Failures, Kind, Reporter, last_words
 from ._values.clock import monotonic
 from ._values.counting import Times
 from ._values.shown import short
@@ -68,7 +68,7 @@ class SubscriptionRunner(Closeable, ForkAware):
         self._name, self._of = name, ", ".join(subscription.patterns)
         self._returned, self._raised = Times(BOUNDS), Times(BOUNDS)
         self._running: dict[int, tuple[float, Event]] = {}  # by thread: since when, and what; by single operations
-        self._burst = Burst()  # of failures
+        self._burst = Failures()  # of failures
         self._is_ending = False  # what is queued is not handled any more
         self._has_left = False
         self.failure: AetherError | None = None  #: the error that has ended it, if one has

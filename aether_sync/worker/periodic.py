@@ -8,7 +8,7 @@ from .._arguments import refuse_unrun
 from .._runtime.deadline import Deadline
 from .._runtime.exit import is_ending
 from .._runtime.handler_threads import HandlerThreads, ThreadHooks, as_failure
-from .._runtime.reporter import Burst, Kind, Reporter
+from .._runtime.reporter import Burst, Failures, Kind, Reporter
 from .._runtime.waits import ParkingLot
 from .._values.clock import monotonic
 from .._values.counting import Times
@@ -60,7 +60,7 @@ class Periodic:
         self._counts = counts
         self._reporter = reporter
         self._returned, self._raised = Times(BOUNDS), Times(BOUNDS)
-        self._burst, self._troubles = Burst(), Burst()
+        self._burst, self._troubles = Failures(), Burst()
         self.forget()
 
     def forget(self) -> None:

@@ -95,8 +95,8 @@ ROOMS: dict[str, list[str]] = {
     ],
     "server": ["watcher", "process", "configuration", "server", "cluster"],
     "testing": [
-        "_histories", "_lines", "_progress", "_playing", "_children", "_stage", "_trials", "_shrinking",
-        "_report", "survives", "_link", "_logs", "_published", "_guard", "_means", "_unittest", "__init__",
+        "_committing", "_histories", "_lines", "_progress", "_playing", "_children", "_stage", "_trials", "_shrinking",
+        "_report", "survives", "_link", "_logs", "_published", "_failures", "_guard", "_means", "_unittest", "__init__",
     ],
     "cli": [
         "_access", "demo", "_shell", "_progress", "_options", "_lines", "_program", "_types", "_bus", "_store",

@@ -30,7 +30,7 @@ from ..._arguments import is_of, refuse_unrun
 from ..._runtime.deadline import Deadline
 from ..._runtime.handler_threads import ThreadHooks
 from ..._runtime.locks import signal_safe_lock
-from ..._runtime.reporter import Burst, Details, Kind, Reporter
+from ..._runtime.reporter import Burst, Details, Failures, Kind, Reporter
 from ..._runtime.waits import ParkingLot
 from ..._values.clock import monotonic, now
 from ..._values.shown import explained
@@ -173,7 +173,7 @@ class LaneScheduler:
         self.closing = False
         self.failure: AetherError | None = None
         self.when_ended: Callable[[], object] | None = None  # called when the last thread has ended; it is quick
-        self._burst = Burst()  # of failures
+        self._burst = Failures()  # of failures
         self._burst_of_letters = Burst()  # of events that are given up
         self._burst_of_refusals = Burst()  # of the dead-letter stream
 
