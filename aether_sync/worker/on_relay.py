@@ -17,6 +17,7 @@ class RelayPart:
     A relay that stops does not end the worker, as with a projection: the other handlers go on. Its health says it.
     """
 
+    goes_on = True
     has_ended = False
     failure: AetherError | None = None
 
