@@ -10,6 +10,7 @@ from threading import Thread
 from typing import Any, Literal, Protocol, TypeVar
 
 from .._arguments import check_callback, check_count, check_flag, check_seconds, check_text, check_timeout, is_of
+from .._bus.store_watch import check_apart
 from .._runtime.again import again
 from .._runtime.closing import Startable
 from .._runtime.deadline import Deadline
@@ -29,6 +30,7 @@ from ..event_types import EventTypes
 from ..handler_arguments import OF_A_BUS, OF_NOTHING, Source, as_called
 from ..health import Health
 from ..metrics import CloseReport, HandlerMetrics, WorkerMetrics
+from ..nats_bus import NATSEventBus
 from ..outbox.relay import Relay
 from ..patterns import SubscriptionFilter
 from ..stores._checks import check_wanted
@@ -154,6 +156,8 @@ class Worker(Startable, ForkAware):
             raise InvalidOptionError(
                 f"store must be a JetStreamEventStore or an InMemoryEventStore, not {short(store)}"
             )
+        if is_of(bus, NATSEventBus) and is_of(store, JetStreamEventStore):
+            check_apart(store.stream, bus.prefix)
         self._bus, self._store = bus, store
         self._arounds = check_arounds(around)
         self._hooks = ThreadHooks.checked(thread_start, thread_exit)
