@@ -78,7 +78,7 @@ ROOMS: dict[str, list[str]] = {
     ],
     "worker": [
         "calls", "idempotence", "on_bus", "on_consumer", "on_projection", "on_relay", "turns",
-        "periodic", "time_limits", "worker",
+        "periodic", "parts", "time_limits", "worker",
     ],
     "outbox": [
         "rows", "database", "turns", "taking", "outcome", "storing", "publishing", "sending", "working", "relay",
