@@ -249,8 +249,10 @@ class Reference:
             Those of the texts are known when the pages have been made.
     """
 
-    def __init__(self, package: Path = _PACKAGE) -> None:
+    def __init__(self, package: Path = _PACKAGE, without: str = "contrib.celery") -> None:
         self.faults: list[str] = []
+        # Things are told apart by their names, and two frameworks have an `Aether`: Celery has a reference of its own.
+        self._of_celery = Reference(package, without="contrib.flask") if without == "contrib.celery" else self
         self._package = griffe.load(
             package.name, search_paths=[package.parent], try_relative_path=False, allow_inspection=False
         )
@@ -259,7 +261,7 @@ class Reference:
         places: dict[str, tuple[int, int]] = {}
         modules = [
             self._package,
-            *(self._package[one] for one in BRIDGES if one.split(".")[0] in self._package.members),
+            *(self._package[one] for one in BRIDGES if one != without and one.split(".")[0] in self._package.members),
         ]
         for module, name in ((one, str(name)) for one in modules for name in one.exports or ()):
             thing = target(module.members[name])
@@ -280,20 +282,24 @@ class Reference:
     def pages(self) -> dict[str, str]:
         """Return the text of each page, by the name of its file."""
         with _Complaints(self.faults):
-            made = {page.name: _joined(self._page(page)) for page in PAGES}
+            made = {page.name: _joined(self._for(page)._page(page)) for page in PAGES}
+            self.faults += [one for one in self._of_celery.faults if one not in self.faults]
             return {f"{name}.md": text for name, text in {"index": _joined(self._index()), **made}.items()}
 
     # -- pages
+
+    def _for(self, page: Page) -> "Reference":
+        return self._of_celery if page.name == "celery" else self
 
     def _index(self) -> Iterator[str]:
         yield "# API reference"
         yield "Names are imported from `aether_sync`, unless their page names another module. Each is described here."
         for page in PAGES:
             yield f"## [{page.title}]({page.name}.md)"
-            lines = []
-            for name in self._names[page]:
-                text = self._text(summary(self._public[name]), name, "index")
-                lines.append(f"- {self._link(name, 'index')}: {text}")
+            lines, own = [], self._for(page)
+            for name in own._names[page]:
+                text = own._text(summary(own._public[name]), name, "index")
+                lines.append(f"- {own._link(name, 'index')}: {text}")
             yield "\n".join(lines)
 
     def _page(self, page: Page) -> Iterator[str]:
