@@ -10,7 +10,7 @@ from typing import Any
 
 from celery import Celery
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
-from celery.signals import worker_init, worker_process_shutdown, worker_shutdown
+from celery.signals import worker_init, worker_process_init, worker_process_shutdown, worker_shutdown
 
 from aether_sync import ANY_VERSION, NO_EVENTS, ConnectError, Event, Repository, VersionConflictError
 from aether_sync.contrib.celery import RETRYABLE, Aether
@@ -52,10 +52,12 @@ def say_goodbye(**_: Any) -> None:
 
 
 @worker_init.connect(weak=False)
+@worker_process_init.connect(weak=False)
 def begin_to_note(**_: Any) -> None:
-    """Note the threads that are left behind the closing, which is the last handler by now."""
-    worker_process_shutdown.connect(note_threads, weak=False)
-    worker_shutdown.connect(note_threads, weak=False)
+    """Note the threads that are left behind the closing, which has just been made the last handler."""
+    for ended in (worker_process_shutdown, worker_shutdown):
+        ended.disconnect(note_threads)
+        ended.connect(note_threads, weak=False)
 
 
 def note_threads(**_: Any) -> None:

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from kombu import pools
 
 from aether_sync import Event, JetStreamEventStore, NATSServer, Subscription
 
 from ...programs.celery_broker import settings
-from ...support.common import PATIENCE, FreePort, eventually
+from ...support.common import PATIENCE, eventually
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = "tests.programs.celery_tasks"
@@ -97,15 +98,14 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         if os.environ.get("AETHER_TEST_REDIS") == "required":
             pytest.fail("there is no redis-server on the PATH")
         pytest.skip("there is no redis-server on the PATH")
-    folder, port = tmp_path_factory.mktemp("redis"), FreePort()
-    command = [binary, "--port", str(port.number), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    folder = tmp_path_factory.mktemp("redis")
+    command = [binary, "--port", "0", "--unixsocket", str(folder / "socket"), "--save", "", "--dir", str(folder)]
     with (folder / "log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log)
-    eventually(lambda: "Ready to accept" in (folder / "log").read_text(), "Redis")
-    yield f"redis://127.0.0.1:{port.number}/0"
-    server.terminate()
-    server.wait(PATIENCE)
-    port.close()
+        redis = subprocess.Popen(command, stdout=log, stderr=log)
+    eventually(lambda: "eady to accept" in (folder / "log").read_text(), "Redis")
+    yield f"redis+socket://{folder}/socket"
+    redis.terminate()
+    redis.wait(PATIENCE)
 
 
 @pytest.fixture
@@ -157,6 +157,7 @@ def send(start_worker: StartWorker, tmp_path: Path) -> Iterator[Send]:
     send.app = app  # type: ignore[attr-defined]
     yield send
     app.close()
+    pools.reset()  # or sockets stay open until they are collected
 
 
 @pytest.fixture
