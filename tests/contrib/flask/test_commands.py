@@ -30,8 +30,9 @@ def flask(folder: Path, *command: str, stdin: str = "", **settings: str) -> subp
 
 
 def test_the_settings_are_the_defaults(server: NATSServer, prefix: str, tmp_path: Path) -> None:
-    settings = {"URL": server.url, "PREFIX": prefix, "STREAM": prefix, "NAMESPACE": "shop"}
-    with JetStreamEventStore(server.url, prefix, namespace="shop") as store:
+    stream = f"{prefix}-events"
+    settings = {"URL": server.url, "PREFIX": prefix, "STREAM": stream, "NAMESPACE": "shop"}
+    with JetStreamEventStore(server.url, stream, namespace="shop") as store:
         store.append("thing-1", make_event(1), expected_version=ANY_VERSION)
     events = flask(tmp_path, "events", "thing-1", **settings)
     assert (events.returncode, events.stderr) == (0, "")

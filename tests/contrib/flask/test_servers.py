@@ -34,7 +34,7 @@ APP = "tests.programs.flasked:app"
 def test_each_worker_of_gunicorn_publishes(options: str, server: NATSServer, prefix: str, tmp_path: Path) -> None:
     (tmp_path / "gunicorn.conf.py").write_text(CONFIG)
     environ = {
-        "FLASK_AETHER_URL": server.url, "FLASK_AETHER_PREFIX": prefix, "FLASK_AETHER_STREAM": prefix,
+        "FLASK_AETHER_URL": server.url, "FLASK_AETHER_PREFIX": prefix, "FLASK_AETHER_STREAM": f"{prefix}-s",
         "AETHER_TEST_EARLY": "1", "PYTHONWARNINGS": "always::ResourceWarning",
     }  # fmt: skip
     with NATSEventBus(server.url, prefix=prefix) as bus, bus.subscribe("web.now", "web.later") as events:
@@ -82,7 +82,7 @@ def test_a_live_page_has_what_is_stored_and_ends_with_the_worker(
     server: NATSServer, prefix: str, tmp_path: Path
 ) -> None:
     (tmp_path / "gunicorn.conf.py").write_text(f"{CONFIG}from aether_sync.contrib.gunicorn import *\n")
-    environ = {"FLASK_AETHER_URL": server.url, "FLASK_AETHER_PREFIX": prefix, "FLASK_AETHER_STREAM": prefix}
+    environ = {"FLASK_AETHER_URL": server.url, "FLASK_AETHER_PREFIX": prefix, "FLASK_AETHER_STREAM": f"{prefix}-s"}
     command = [*GUNICORN, "--worker-class", "gthread", "--threads", "4", "--graceful-timeout", "120", APP]
     with serving(command, tmp_path, **environ) as served:
         for number in range(3):
