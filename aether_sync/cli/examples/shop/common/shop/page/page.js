@@ -80,7 +80,11 @@ function listen(after) {
     source?.close();
     last = after;
     source = new EventSource(`/events?after=${after}`);
-    source.onopen = showState;
+    source.onopen = () => {
+        health = "live";
+        showState();
+        look();
+    };
     source.onerror = () => {
         if (source.readyState === EventSource.CLOSED) beginLater(); // it was refused: what is shown is of another past
         else showState(); // it comes back by itself, to where it was
