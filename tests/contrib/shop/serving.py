@@ -40,23 +40,20 @@ class Shop:
     """The processes of a shop, and what a client asks of it.
 
     Attributes:
-        server: That of its events.
-        url: Where its web server answers.
+        server: That of its events, if a test runs each part by itself.
+        port: That of its web server.
+        url: Where that answers.
         web: The process of that.
     """
 
-    def __init__(self, folder: Path, server: NATSServer, port: int) -> None:
+    server: NATSServer
+    web: subprocess.Popen[bytes]
+
+    def __init__(self, folder: Path, port: int) -> None:
         self._folder = folder
-        self.server = server
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self._log = folder / "log"
-        self._environ = environment(
-            NATS_URL=server.url,
-            PORT=str(port),
-            PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        )
-        self.web: subprocess.Popen[bytes]
 
     @property
     def log(self) -> str:
@@ -71,7 +68,11 @@ class Shop:
             return subprocess.Popen(
                 ["sh", "-c", f"exec {command}"],
                 cwd=self._folder,
-                env=self._environ,
+                env=environment(
+                    NATS_URL=self.server.url,
+                    PORT=str(self.port),
+                    PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+                ),
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -146,7 +147,8 @@ def serving(folder: Path, framework: str) -> Iterator[Shop]:
     with ExitStack() as stack:
         server = stack.enter_context(NATSServer())
         port = stack.enter_context(closing(FreePort())).number
-        shop = Shop(folder, server, port)
+        shop = Shop(folder, port)
+        shop.server = server
         worker = shop.start("worker")
         shop.start_web()
         try:
