@@ -134,7 +134,7 @@ HAS_COMMANDS = {"contrib/flask/_commands"}
 #: Scripts of their own process, which import nothing of the package.
 STANDALONE = {"server/watcher"}
 
-FILES = sorted(PACKAGE.rglob("*.py"))
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if "examples" not in path.parts)  # those are for users to copy
 
 
 def place_of(path: Path) -> tuple[str, ...]:

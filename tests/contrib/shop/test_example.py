@@ -53,10 +53,12 @@ def test_the_shop_answers_with_its_events_in_memory(client: FlaskClient) -> None
     assert [client.post("/orders/7/ship").status_code for _ in range(2)] == [204, 204]
     assert client.post("/orders/9/ship").text == "there is no such order"
     assert client.get("/orders").json == {"orders": [], "after": 0}
-    assert b"<title>The shop</title>" in client.get("/").data
-    assert b"EventSource" in client.get("/page/page.js").data
-    events = iter(client.get("/events?after=1").iter_encoded())
-    assert b"id: 2\nevent: OrderShipped\n" in next(events) + next(events)
+    with client.get("/") as page, client.get("/page/page.js") as script:
+        assert b"<title>The shop</title>" in page.data
+        assert b"EventSource" in script.data
+    with client.get("/events?after=1") as answer:
+        events = iter(answer.iter_encoded())
+        assert b"id: 2\nevent: OrderShipped\n" in next(events) + next(events)
     assert client.get("/events?after=3").status_code == 400
     assert client.get("/healthz").status_code == 200
 

@@ -1,7 +1,6 @@
 """Decisions, without a server and without a store."""
 
 import pytest
-
 from aether_sync import Scenarios
 from shop.orders import Order, OrderError, OrderPlaced, OrderShipped, evolve, place, ship, types
 

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 
-from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
-from django.http.response import HttpResponseBase
-from django.views.decorators.http import require_GET, require_POST
-
 from aether_sync import Repository, RetryableError, UnknownOutcomeError
 from aether_sync.contrib import sse
 from aether_sync.contrib.django import get_store
+from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.views.decorators.http import require_GET, require_POST
 
 from . import orders
 from .models import Order

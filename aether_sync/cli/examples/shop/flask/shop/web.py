@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 
-from flask import Blueprint, Flask, Response, request
-
 from aether_sync import Repository, RetryableError, UnknownOutcomeError
 from aether_sync.contrib.flask import Aether
+from flask import Blueprint, Flask, Response, request
 
 from . import table
 from .orders import Order, OrderError, evolve, place, ship, types
