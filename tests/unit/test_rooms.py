@@ -101,7 +101,7 @@ ROOMS: dict[str, list[str]] = {
     "cli": [
         "_access", "demo", "_shell", "_progress", "_options", "_lines", "_program", "_types", "_bus", "_store",
         "_append", "_export_file", "_export", "_import_there", "_import", "_rebuild", "supervisor", "_run", "_doctor",
-        "_health", "_guide", "_commands", "_embedded", "__init__",
+        "_health", "_example", "_guide", "_commands", "_embedded", "__init__",
     ],
     "cli/supervisor": [
         "messages", "program", "child", "wakeup", "process", "supervisor", "ports", "metrics", "watching", "__init__",

@@ -64,13 +64,13 @@ def main(folder: Path | None) -> None:
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         shop, browser = stack.enter_context(serving(place / "shop", "flask")), stack.enter_context(browsing(place))
-        show(browser, 1_000, 720)
+        show(browser, 1_000, 740)
         open_page(browser, shop)
         if folder is None:
             take(browser, GUIDE / NAME)
             return
         take(browser, folder / "desktop-light.webp")
-        show(browser, 1_000, 720, dark=True)
+        show(browser, 1_000, 740, dark=True)
         take(browser, folder / "desktop-dark.webp")
         for dark in (False, True):
             show(browser, 390, 844, dark=dark, scale=2)
@@ -78,7 +78,7 @@ def main(folder: Path | None) -> None:
         shop.end_web()
         state(browser, "lost")
         take(browser, folder / "phone-dark-lost.webp")
-        show(browser, 1_000, 720)
+        show(browser, 1_000, 740)
         take(browser, folder / "desktop-light-lost.webp")
 
 

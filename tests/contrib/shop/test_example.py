@@ -21,10 +21,16 @@ GUIDE = Path(__file__).parents[3] / "aether_sync" / "guide" / "order-service.md"
 
 
 @pytest.fixture
-def imports() -> Iterator[None]:
-    """Forgets the modules of the shop."""
+def imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Lets a package named shop be imported, though other tests have another one, and forgets it."""
+
+    def found() -> list[str]:
+        return [one for one in sys.modules if one.partition(".")[0] == "shop"]
+
+    for name in found():
+        monkeypatch.delitem(sys.modules, name)
     yield
-    for name in [one for one in sys.modules if one.partition(".")[0] == "shop"]:
+    for name in found():
         del sys.modules[name]
 
 

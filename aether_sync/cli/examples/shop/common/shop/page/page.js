@@ -49,7 +49,7 @@ const happened = {
     OrderPlaced(id, {actorId, timestamp, data}) {
         const number = actorId.replace("order-", "");
         element("orders").prepend(rowOf({number, ...data, status: "placed"}));
-        showEvent(id, timestamp, `${data.customer} has ordered ${data.items} × ${data.article}`);
+        showEvent(id, timestamp, `${data.customer} ordered ${data.items} × ${data.article}`);
     },
     OrderShipped(id, {actorId, timestamp}) {
         const row = element(actorId);
