@@ -183,6 +183,5 @@ class Sending:
 
 
 def _written(error: Exception) -> str:
-    """Return an error as every database takes it: PostgreSQL has no NUL in a text, and UTF-8 no lone surrogate."""
-    text = explained(error, _LONGEST_ERROR)
-    return text.encode(errors="backslashreplace").decode().replace("\0", "\\0")
+    """Return an error as every database takes it: PostgreSQL has no NUL in a text."""
+    return explained(error, _LONGEST_ERROR).replace("\0", "\\0")

@@ -116,7 +116,7 @@ def _all() -> list[object]:
 def _has_begun(one: object) -> bool:
     """Whether an object works until somebody closes it; connections and subscriptions are looked at by themselves."""
     if isinstance(one, Worker):
-        return bool(one._begun) and not one.closed
+        return bool(one._parts.begun) and not one.closed
     if isinstance(one, Projection):
         return bool(one._projectors) and not one.closed
     return isinstance(one, _WORKING) and not one.closed
@@ -125,7 +125,7 @@ def _has_begun(one: object) -> bool:
 def _parts_of(one: object) -> list[object]:
     """Return what ends with an object, so that nobody has to be told of it."""
     if isinstance(one, Worker):
-        parts = [getattr(part, name, None) for part in one._begun for name in ("_runner", "_projection")]
+        parts = [getattr(part, name, None) for part in one._parts.begun for name in ("_runner", "_projection")]
         return [*parts, *(inner for part in parts for inner in _parts_of(part))]
     if isinstance(one, Runner):
         return [one._scheduler.consumption]

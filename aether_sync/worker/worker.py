@@ -4,31 +4,32 @@ import sys
 import uuid
 import weakref
 from collections.abc import Callable, Iterable
-from enum import Enum
 from functools import partial
 from threading import Thread
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 from .._arguments import check_callback, check_count, check_flag, check_seconds, check_text, check_timeout, is_of
+from .._bus.store_watch import check_apart
 from .._runtime.again import again
 from .._runtime.closing import Startable
 from .._runtime.deadline import Deadline
-from .._runtime.exit import before_threads_end, is_ending, mind_the_exit
+from .._runtime.exit import before_threads_end
 from .._runtime.fork import ForkAware, fork_aware
 from .._runtime.handler_threads import Hook, ThreadHooks
-from .._runtime.locks import outside_locks, signal_safe_lock
+from .._runtime.locks import outside_locks
 from .._runtime.registry import WeakRegistry
 from .._runtime.reporter import Reporter, last_words
 from .._runtime.stop_signals import StopSignals
 from .._runtime.threads import NoThreadError, make_thread, start
-from .._runtime.waits import ParkingLot, Reply
+from .._runtime.waits import Reply
 from .._values.shown import name_of, short
 from ..bus import EventBus
-from ..errors import AetherError, InvalidOptionError, WorkerError
+from ..errors import InvalidOptionError, WorkerError
 from ..event_types import EventTypes
 from ..handler_arguments import OF_A_BUS, OF_NOTHING, Source, as_called
 from ..health import Health
-from ..metrics import CloseReport, HandlerMetrics, WorkerMetrics
+from ..metrics import CloseReport, WorkerMetrics
+from ..nats_bus import NATSEventBus
 from ..outbox.relay import Relay
 from ..patterns import SubscriptionFilter
 from ..stores._checks import check_wanted
@@ -46,6 +47,7 @@ from .on_bus import BusHandler, Listening, check_listening, passing
 from .on_consumer import ConsumerHandler, Running
 from .on_projection import ProjectionPart
 from .on_relay import RelayPart
+from .parts import Parts, State
 from .periodic import Periodic
 from .time_limits import TimeLimits, check_limit
 from .turns import Turns
@@ -60,41 +62,6 @@ _LAST = 5.0  # seconds for what handlers have published, behind the grace of run
 _AT_EXIT = 5.0  # seconds for the handlers of workers that nobody has closed
 _SETTLES = 1.0  # seconds for what is just being begun when a signal comes
 _LEFT = 3  # the exit status of run() if something was left undone
-
-
-_ADVICE = "each event goes to one of those that share a name, so give them different ones"
-_ADVICE_OF_WORK = "the name tells periodic work from other work, so give one of them another by every(..., name=...)"
-
-
-class _State(Enum):
-    NEW = "not started"
-    STARTED = "started"
-    CLOSED = "closed"
-
-
-class _Part(Protocol):
-    """What begins and ends with a worker.
-
-    Attributes:
-        label: What it is called in messages.
-    """
-
-    label: str
-
-    @property
-    def goes_on(self) -> bool: ...  # whether nothing ends it but the worker: not even a bus or store that is closed
-    @property
-    def key(self) -> object: ...  # which only one of a worker may have
-    @property
-    def has_ended(self) -> bool: ...
-    @property
-    def failure(self) -> AetherError | None: ...
-    def begin(self, hooks: ThreadHooks, changed: Callable[[], object], deadline: Deadline) -> None: ...
-    def let_end(self, *, discard: bool) -> None: ...
-    def end(self, deadline: Deadline, *, discard: bool) -> int: ...
-    def forget(self) -> None: ...
-    def health(self, deadline: Deadline) -> Health: ...
-    def metrics(self) -> HandlerMetrics | None: ...
 
 
 def _turns(store: JetStreamEventStore, work: str, seconds: float, counts: ExtraCounts) -> Turns:
@@ -154,6 +121,8 @@ class Worker(Startable, ForkAware):
             raise InvalidOptionError(
                 f"store must be a JetStreamEventStore or an InMemoryEventStore, not {short(store)}"
             )
+        if is_of(bus, NATSEventBus) and is_of(store, JetStreamEventStore):
+            check_apart(store.stream, bus.prefix)
         self._bus, self._store = bus, store
         self._arounds = check_arounds(around)
         self._hooks = ThreadHooks.checked(thread_start, thread_exit)
@@ -163,22 +132,13 @@ class Worker(Startable, ForkAware):
         self._reporter = Reporter()
         weakref.finalize(self, self._reporter.end).atexit = False
         self._limits = TimeLimits(self._reporter)
-        self._parts: list[_Part] = []
-        self._begin_anew()
+        self._parts = Parts()
         fork_aware.add(self)
         _workers.add(self)
 
-    def _begin_anew(self) -> None:
-        self._lock = signal_safe_lock()  # guards the two fields below, and the list of parts
-        self._state = _State.NEW
-        self._begun: list[_Part] = []
-        self._changed = ParkingLot()  # who waits for its end
-
     def _after_fork(self) -> None:
-        for part in self._parts:
-            part.forget()
+        self._parts.begin_anew()
         self._limits.forget()
-        self._begin_anew()
 
     @property
     def bus(self) -> EventBus | None:
@@ -193,7 +153,7 @@ class Worker(Startable, ForkAware):
     @property
     def closed(self) -> bool:
         """Whether it takes nothing new any more."""
-        return self._state is _State.CLOSED
+        return self._parts.closed
 
     # -- what it does
 
@@ -256,7 +216,7 @@ class Worker(Startable, ForkAware):
             about = f"the handler {name} of {pattern!r}"
             call, _ = self._call(handler, name, about, OF_A_BUS, bus.types, listening.wanted, arounds, limit, counts)
             call = passing(call, listening, counts.passed_by.one)
-            self._add(BusHandler(name, bus, listening, call, counts, self._reporter))
+            self._parts.add(BusHandler(name, bus, listening, call, counts, self._reporter))
             return handler
 
         return register
@@ -340,7 +300,7 @@ class Worker(Startable, ForkAware):
                 handler, called, about, OF_A_CONSUMER, store.types, wanted, arounds, limit, counts, within
             )
             release = None if once is None else once.disconnect
-            self._add(ConsumerHandler(called, consumer, running, call, counts, release))
+            self._parts.add(ConsumerHandler(called, consumer, running, call, counts, release))
             return handler
 
         return register
@@ -404,7 +364,7 @@ class Worker(Startable, ForkAware):
                 escaped_consumer(work)  # or it cannot be written under that name
                 turns = partial(_turns, store, work, pause, counts)
             has_closed = partial(_is_closed, store) if once_per_cluster and store is not None else None
-            self._add(Periodic(work, called, pause, call, turns, has_closed, counts, self._reporter))
+            self._parts.add(Periodic(work, called, pause, call, turns, has_closed, counts, self._reporter))
             return handler
 
         return register
@@ -431,7 +391,7 @@ class Worker(Startable, ForkAware):
             raise InvalidOptionError(f"{of} that is not the worker's, which {whose}: Worker(store=...)")
         if is_begun(projection):
             raise InvalidOptionError(f"projection {projection.name!r} is started already: the worker starts it")
-        self._add(ProjectionPart(projection))
+        self._parts.add(ProjectionPart(projection))
         return projection
 
     def relay(self, relay: Relay) -> Relay:
@@ -451,7 +411,7 @@ class Worker(Startable, ForkAware):
             raise InvalidOptionError(
                 f"relay() takes a Relay, such as outbox.relay(engine, store=...), not {short(relay)}"
             )
-        self._add(RelayPart(relay))
+        self._parts.add(RelayPart(relay))
         return relay
 
     def _call(
@@ -477,18 +437,6 @@ class Worker(Startable, ForkAware):
             call = self._limits.limited(call, name, limit, counts.overdue.one)
         return reporting(call, name, self._on_error, self._reporter), once
 
-    def _add(self, part: _Part) -> None:
-        with self._lock:
-            if self._state is not _State.NEW:
-                raise WorkerError(f"the worker is {self._state.value} already: give it {part.label} before the start")
-            there = next((one for one in self._parts if one.key == part.key), None)
-            if there is not None:
-                advice = _ADVICE_OF_WORK if isinstance(part, Periodic) else _ADVICE
-                raise InvalidOptionError(
-                    f"the worker has {there.label} already, and no room for {part.label}: {advice}"
-                )
-            self._parts.append(part)
-
     # -- its life
 
     def start(self, timeout: float | None = None, *, threads: int | None = None) -> None:
@@ -511,7 +459,7 @@ class Worker(Startable, ForkAware):
         deadline = Deadline(timeout)
         if threads is not None:
             threads = check_count("threads", threads, _MOST_THREADS)
-        self._claim()
+        self._parts.claim()
         try:
             for part in self._parts:
                 if threads is not None and isinstance(part, ConsumerHandler):
@@ -521,33 +469,12 @@ class Worker(Startable, ForkAware):
             self._end(Deadline(_ABORT), discard=True)
             raise
 
-    def _claim(self) -> None:
-        """Become one that has begun."""
-        with self._lock:
-            if self._state is not _State.NEW:
-                raise WorkerError(f"the worker is {self._state.value} already, and is started once: make a new one")
-            if not self._parts:
-                raise WorkerError("the worker has nothing to do: give it handlers by on(), consume() or every()")
-            self._state = _State.STARTED
-
     def _begin_all(self, deadline: Deadline) -> None:
-        mind_the_exit()
         self._limits.begin()
-        for part in sorted(self._parts, key=lambda one: not isinstance(one, ProjectionPart)):
-            self._refuse_if_closed()
-            with self._lock:
-                self._begun.append(part)
-            part.begin(self._hooks, self._wake, deadline)
-            if self.closed:  # just now: whoever has closed it may not have seen that this part has begun
-                part.let_end(discard=True)
+        self._parts.begin(self._hooks, self._wake, deadline)
 
     def _wake(self) -> None:
-        """Have who waits for the end look again. All threads of handlers refer to the worker by this."""
-        self._changed.wake_all()
-
-    def _refuse_if_closed(self) -> None:
-        if self.closed or is_ending():
-            raise WorkerError("the worker was closed while it was being started")
+        self._parts.wake()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the worker has ended: it was closed, or the bus and the store of all its handlers were.
@@ -566,20 +493,13 @@ class Worker(Startable, ForkAware):
                 is not started.
         """
         deadline = Deadline(timeout)
-        if self._state is _State.NEW:
+        if self._parts.state is State.NEW:
             raise WorkerError("the worker is not started, so there is nothing to wait for")
-        has_ended = self._changed.wait(self._is_over, deadline)
-        failure = self._failure()
+        has_ended = self._parts.wait(lambda: self._parts.is_over, deadline)
+        failure = self._parts.failure
         if failure is not None:
             raise again(failure)
         return has_ended
-
-    def _is_over(self) -> bool:
-        ending = [part for part in self._begun if not part.goes_on]
-        return self.closed or self._failure() is not None or (bool(ending) and all(one.has_ended for one in ending))
-
-    def _failure(self) -> AetherError | None:
-        return next((part.failure for part in self._begun if part.failure is not None), None)
 
     def drain(self, timeout: float | None = 25.0) -> CloseReport:
         """Take nothing new, let what runs come to its end, and end.
@@ -620,14 +540,9 @@ class Worker(Startable, ForkAware):
 
     def _end(self, deadline: Deadline, *, discard: bool) -> int:
         """As :meth:`close`, without waiting for the log; returns how many handlers still run."""
-        with self._lock:
-            self._state = _State.CLOSED
-            begun = list(self._begun)
-        self._changed.wake_all()
+        self._parts.close()
         with outside_locks():
-            for part in begun:
-                part.let_end(discard=discard)
-            left = sum(part.end(deadline, discard=discard) for part in begun)
+            left = self._parts.end(deadline, discard=discard)
             self._limits.end(deadline)
         return left
 
@@ -653,18 +568,19 @@ class Worker(Startable, ForkAware):
         started: Reply[None] = Reply()
         thread = make_thread(self._begin_for, started, name="aether-start")
         with StopSignals(self._wake) as signals:
-            self._claim()
+            self._parts.claim()
             try:
                 start(thread)
             except NoThreadError as error:
                 self.close(0)
                 raise WorkerError(f"no thread to start the worker: {error}") from error
             try:
-                self._changed.wait(
-                    lambda: signals.first is not None or started.error is not None or self._is_over(), Deadline(None)
+                self._parts.wait(
+                    lambda: signals.first is not None or started.error is not None or self._parts.is_over,
+                    Deadline(None),
                 )
             finally:
-                failure = started.error or self._failure()
+                failure = started.error or self._parts.failure
                 report = self._close_all(grace, thread)
         if failure is not None:
             raise again(failure)
@@ -691,8 +607,7 @@ class Worker(Startable, ForkAware):
                 that; otherwise what it is just beginning is drained as well.
         """
         graceful = Deadline(grace)
-        with self._lock:
-            self._state = _State.CLOSED
+        self._parts.close()
         starting.join(min(_SETTLES, graceful.for_lock()))
         drained, deadline = self.drain(graceful.timeout_left()), Deadline(_LAST)
         others = [one for one in (self._store, self._bus) if one is not None]
@@ -725,9 +640,10 @@ class Worker(Startable, ForkAware):
             InvalidOptionError: ``timeout`` is no number of seconds.
         """
         deadline = Deadline(timeout)
-        if self._state is not _State.STARTED:
-            reason = f"the worker is {self._state.value}"
-            return Health(about="the worker", reasons=(reason,), alive=self._state is _State.NEW)
+        state = self._parts.state
+        if state is not State.STARTED:
+            reason = f"the worker is {state.value}"
+            return Health(about="the worker", reasons=(reason,), alive=state is State.NEW)
         parts = [] if self._bus is None else [self._bus.health()]
         if self._store is not None:
             parts.append(self._store.health(timeout=deadline.timeout_left()))
@@ -742,9 +658,9 @@ class Worker(Startable, ForkAware):
         return WorkerMetrics(handlers=tuple(one for one in found if one is not None), runners=tuple(runners))
 
     def __repr__(self) -> str:
-        labels = ", ".join(part.label for part in self._parts[:3])
-        more = f" and {len(self._parts) - 3} more" if len(self._parts) > 3 else ""
-        return f"<Worker with {labels or 'nothing'}{more}, {self._state.value}>"
+        labels = [part.label for part in self._parts]
+        more = f" and {len(labels) - 3} more" if len(labels) > 3 else ""
+        return f"<Worker with {', '.join(labels[:3]) or 'nothing'}{more}, {self._parts.state.value}>"
 
 
 def handlers_of(worker: Worker) -> list[BusHandler | ConsumerHandler]:
@@ -760,5 +676,5 @@ def _end_working() -> None:
     """End all workers when the main thread has ended, so that their handlers can end."""
     deadline = Deadline(_AT_EXIT)
     for worker in _workers:
-        if worker._begun:
+        if worker._parts.begun:
             worker._end(deadline, discard=False)

@@ -38,6 +38,7 @@ from aether_sync import (
 )
 from aether_sync._bus.routing import Targets
 from aether_sync._runtime.reporter import Burst, Kind, Reporter, logger
+from aether_sync._values.shown import explained
 
 from ..support.common import PATIENCE, UNIT, eventually, make_event, run_threads
 from ..support.inside import outbox_of
@@ -840,3 +841,7 @@ def test_what_goes_on_and_on_is_logged_once_a_minute(monkeypatch: pytest.MonkeyP
     assert logged == [0.0, pytest.approx(60.1), pytest.approx(120.2)]
     now += 5.1
     assert burst.opens(), "the first after a quiet time"
+
+
+def test_what_no_file_can_write_is_escaped_in_errors() -> None:
+    assert explained(ValueError("a \ud800")) == "ValueError: a \\ud800"

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -77,14 +78,14 @@ ROOMS: dict[str, list[str]] = {
     ],
     "worker": [
         "calls", "idempotence", "on_bus", "on_consumer", "on_projection", "on_relay", "turns",
-        "periodic", "time_limits", "worker",
+        "periodic", "parts", "time_limits", "worker",
     ],
     "outbox": [
         "rows", "database", "turns", "taking", "outcome", "storing", "publishing", "sending", "working", "relay",
         "__init__",
     ],
     "contrib/django": [
-        "_settings", "_connections", "_commits", "_database", "registry", "models", "_outbox_table", "outbox",
+        "_settings", "_connections", "_commits", "_database", "models", "_outbox_table", "outbox", "registry",
         "_commands", "dead_letters", "checks", "apps", "admin", "testing", "workers", "migrations", "management",
         "__init__",
     ],
@@ -134,7 +135,21 @@ HAS_COMMANDS = {"contrib/flask/_commands"}
 #: Scripts of their own process, which import nothing of the package.
 STANDALONE = {"server/watcher"}
 
-FILES = sorted(path for path in PACKAGE.rglob("*.py") if "examples" not in path.parts)  # those are for users to copy
+FOLDERS = sorted({path.parent for path in PACKAGE.rglob("*.py") if "examples" not in path.parts})  # which users copy
+
+
+def of_each_file(check: Callable[[Path], None]) -> Callable[[object, Path], None]:
+    """Make a test of a check of one file: it checks those of a folder."""
+
+    def test(self: object, folder: Path) -> None:
+        for path in sorted(folder.glob("*.py")):
+            try:
+                check(path)
+            except AssertionError as error:
+                error.add_note(f"in {path.relative_to(PACKAGE)}")
+                raise
+
+    return test
 
 
 def place_of(path: Path) -> tuple[str, ...]:
@@ -174,9 +189,10 @@ def test_every_room_has_its_place() -> None:
         assert set(rooms) <= there
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(PACKAGE)))
 class TestEveryFile:
-    def test_it_imports_only_from_rooms_before_its_own(self, path: Path) -> None:
+    @of_each_file
+    def test_it_imports_only_from_rooms_before_its_own(path: Path) -> None:
         own = place_of(path)
         for package, *other in imports(path):
             if package != "aether_sync":
@@ -189,7 +205,8 @@ class TestEveryFile:
             order = ROOMS["/".join(own[:depth])]
             assert order.index(other[depth]) < order.index(own[depth]), f"{'/'.join(own)} imports {'/'.join(other)}"
 
-    def test_janus_nats_and_asyncio_stay_in_their_rooms(self, path: Path) -> None:
+    @of_each_file
+    def test_janus_nats_and_asyncio_stay_in_their_rooms(path: Path) -> None:
         names = {name for name, *_ in imports(path)}
         assert "janus" not in names or is_in(path, {"_bus/queue"})
         assert "nats" not in names or is_in(path, {"_nats"})
@@ -198,17 +215,20 @@ class TestEveryFile:
             tree = ast.parse(path.read_text())
             assert not [node for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef)]
 
-    def test_what_stands_below_events_knows_none(self, path: Path) -> None:
+    @of_each_file
+    def test_what_stands_below_events_knows_none(path: Path) -> None:
         if is_in(path, BELOW_EVENTS):
             own = {place[1] for place in imports(path) if place[0] == "aether_sync" and len(place) > 1}
             assert not own & {"events", "patterns", "_codec"}
 
-    def test_the_stores_log_by_the_reporter(self, path: Path) -> None:
+    @of_each_file
+    def test_the_stores_log_by_the_reporter(path: Path) -> None:
         if is_in(path, {"stores"}):  # each record has a kind
             calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
             assert not [one for one in map(ast.unparse, calls) if one.startswith(("logging.", "logger."))]
 
-    def test_it_says_exactly_what_it_has(self, path: Path) -> None:
+    @of_each_file
+    def test_it_says_exactly_what_it_has(path: Path) -> None:
         tree = ast.parse(path.read_text())
         assert ast.get_docstring(tree) or not tree.body, "a room says what it is for"
         if path.name.startswith("__") or is_in(path, STANDALONE):

@@ -589,3 +589,8 @@ class TestAState:
         with pytest.raises(ConnectError, match="not connected"):
             worker.start(PATIENCE)
         assert worker.closed
+
+
+def test_a_store_that_would_keep_what_the_bus_publishes_is_refused() -> None:
+    with pytest.raises(InvalidOptionError, match="a store of stream 'shop' would keep what a bus with prefix 'shop'"):
+        Worker(bus=NATSEventBus(prefix="shop"), store=JetStreamEventStore(stream="shop"))

@@ -26,12 +26,12 @@ from ..._runtime.reporter import flush_logs
 from ..._runtime.signals import OwnHandlers
 from ..._runtime.threads import make_thread, start
 from ..._values.shown import explained
-from ...errors import AetherError, InvalidOptionError
+from ...errors import AetherError, InvalidOptionError, RetryableError
 from ...health import Health
 from ...metrics import CloseReport
 from ...worker.worker import Worker
 from .messages import FAILED, LEFT, MARGIN, SIGNALS, Answer, Ask, Channel, Failed, Left, Program, Ready
-from .program import UnusableProgramError, may_pass, trace_of, worker_at
+from .program import UnusableProgramError, trace_of, worker_at
 
 __all__ = ["main"]
 
@@ -101,7 +101,8 @@ class _Child:
         except UnusableProgramError as error:
             return Failed(str(error), error.trace, is_usage=True)
         except AetherError as error:
-            return Failed(f"{where!r} cannot start: {error}", trace_of(error), is_usage=not may_pass(error))
+            may_pass = isinstance(error, RetryableError)
+            return Failed(f"{where!r} cannot start: {error}", trace_of(error), is_usage=not may_pass)
         except Exception as error:  # of the user's code: it may be the environment's fault, and pass
             return _failed(where, error)
         self._channel.send(Ready())

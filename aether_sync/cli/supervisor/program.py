@@ -7,19 +7,13 @@ from types import TracebackType
 from ..._arguments import is_of
 from ..._values.shown import explained, short
 from ...errors import (
-    AetherError,
-    ConnectError,
-    DeadlineExceededError,
-    DisconnectedError,
-    ProjectionUnavailableError,
-    StoreUnavailableError,
+    RetryableError,
 )
 from ...worker.worker import Worker
 from .._program import imported
 
-__all__ = ["UnusableProgramError", "check_where", "may_pass", "trace_of", "worker_at"]
+__all__ = ["UnusableProgramError", "check_where", "trace_of", "worker_at"]
 
-_PASSING = DeadlineExceededError, ConnectError, DisconnectedError, StoreUnavailableError, ProjectionUnavailableError
 _PACKAGE = str(Path(__file__).parents[2])
 
 
@@ -58,7 +52,7 @@ def worker_at(where: str) -> Worker:
     try:
         found = imported(module, name)
     except (Exception, SystemExit) as error:  # of any code of the user's
-        if isinstance(error, AetherError) and may_pass(error):
+        if isinstance(error, RetryableError):
             raise
         raise UnusableProgramError(f"{where!r} cannot be imported: {explained(error)}", trace_of(error)) from error
     if not is_of(found, Worker) and callable(found):
@@ -66,11 +60,6 @@ def worker_at(where: str) -> Worker:
     if not is_of(found, Worker):
         raise UnusableProgramError(f"{where!r} is {short(found)}, and no worker")
     return found
-
-
-def may_pass(error: AetherError) -> bool:
-    """Whether what has raised an error may succeed when it is done again, unchanged."""
-    return isinstance(error, _PASSING)
 
 
 def trace_of(error: BaseException) -> str:

@@ -6,6 +6,7 @@ that one which is dropped is collected, and these with it.
 
 from contextlib import suppress
 
+from ..._bus.store_watch import check_apart
 from ..._runtime.deadline import Deadline
 from ..._runtime.exit import at_exit
 from ..._runtime.registry import WeakRegistry
@@ -94,6 +95,7 @@ def _store_in_memory(settings: Settings, bus: EventBus, types: EventTypes | None
 
 def _store_on(bus: NATSEventBus, settings: Settings, types: EventTypes | None) -> JetStreamEventStore:
     assert settings.stream is not None
+    check_apart(settings.stream, bus.prefix)
     return JetStreamEventStore(
         bus.connection,
         settings.stream,

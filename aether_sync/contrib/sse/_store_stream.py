@@ -6,13 +6,13 @@ from ..._arguments import MAX_INT, is_of
 from ..._runtime.deadline import Deadline
 from ..._runtime.exit import is_ending
 from ..._values.shown import short
-from ...errors import InvalidOptionError, MalformedRecordError, StreamRegressionError
+from ...errors import InvalidOptionError, MalformedRecordError, RetryableError, StreamRegressionError
 from ...patterns import SubscriptionFilter
 from ...stores.event_store import EventStore
 from ._counts import counts
 from ._format import COMMENT, mark, message, opening
 from ._stream import Encode, EventStream, Step
-from ._tail import AWAY, Cursor, Entry, Standing, Tail, tails
+from ._tail import Cursor, Entry, Standing, Tail, tails
 
 __all__ = ["LastEventIdError", "StoreStream", "begin_after"]
 
@@ -74,7 +74,7 @@ def _end_of(store: EventStore, tail: Tail | None) -> int | None:
         return None
     try:
         return store.last_sequence(timeout=_ASK)
-    except AWAY:
+    except RetryableError:
         return None
 
 
@@ -96,7 +96,7 @@ def _has_reached(store: EventStore, tail: Tail | None, sequence: int) -> bool:
             f"Last-Event-ID is {sequence}, and the store ends at {end}: it is another store now, or was restored. Load "
             "the page anew"
         ) from error
-    except AWAY:
+    except RetryableError:
         return False
     return True
 
@@ -172,7 +172,7 @@ class StoreStream(EventStream):
                 self._check()
             else:
                 self._read()
-        except AWAY:
+        except RetryableError:
             self._has_failed = True
 
     def _check(self) -> None:

@@ -30,11 +30,8 @@ from ..._values.shown import explained
 from ...errors import (
     AetherError,
     ClosedError,
-    ConnectError,
-    DeadlineExceededError,
-    DisconnectedError,
     MalformedRecordError,
-    StoreUnavailableError,
+    RetryableError,
 )
 from ...events import Event
 from ...patterns import SubscriptionFilter
@@ -42,10 +39,7 @@ from ...stores.base import Follower
 from ...stores.event_store import EventStore
 from ._format import as_json, message
 
-__all__ = ["AWAY", "Cursor", "Entry", "Member", "Standing", "Tail", "tails"]
-
-#: The errors after which the store may be there again.
-AWAY = (ConnectError, DeadlineExceededError, DisconnectedError, StoreUnavailableError)
+__all__ = ["Cursor", "Entry", "Member", "Standing", "Tail", "tails"]
 
 _KEPT = 1_000  # events: what happens while a server restarts, for most pages
 _KEPT_BYTES = 8 * 2**20  # of their messages; the events themselves take about as much again
@@ -286,7 +280,7 @@ class Tail:
                 end = self.store.last_sequence(timeout=_BEGIN)
                 after = max(0, end - _KEPT)
                 follower = self.store.follow(after=after, timeout=_BEGIN)
-            except AWAY:
+            except RetryableError:
                 self._has_failed = True
                 pause = _PAUSES[min(attempt, len(_PAUSES) - 1)]
                 self._pausing.wait(lambda: self._is_over, Deadline(pause))

@@ -61,6 +61,10 @@ SERVER = "nats://127.0.0.1:1"  # where none is
         ({"AETHER_URL": SERVER, "AETHER_TLS": "x"}, "AETHER_TLS must be an ssl.SSLContext"),
         ({"AETHER_URL": None, "AETHER_CONTEXT": "none"}, "of this app cannot be used: there is no context 'none'"),
         ({"AETHER_STREAM": "aether", "AETHER_URL": SERVER}, "of this app cannot be used: "),
+        (
+            {"AETHER_STREAM": "shop", "AETHER_PREFIX": "shop", "AETHER_URL": SERVER},
+            "would keep what a bus with prefix",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
