@@ -14,7 +14,7 @@ from ._shell import Signals, errors_told
 
 __all__ = ["begin", "errors_told", "library_commands"]
 
-_OF_NO_PROGRAM = ("demo", "server", "guide")  # what has nothing to do with the settings of a program
+_OF_NO_PROGRAM = ("demo", "server", "example", "guide")  # what has nothing to do with the settings of a program
 
 
 def library_commands() -> dict[str, click.Command]:

@@ -27,7 +27,8 @@ OPTIONS = {
     "--url", "--context", "--no-env", "--creds", "--nkey", "--user", "--password", "--token", "--tlsca", "--tlscert",
     "--tlskey", "--timeout",
 }  # fmt: skip
-WITHOUT = {"server", "guide", "rebuild", "run"}  # commands that use no server, or the connection of the user's program
+#: Commands that use no server, or the connection of the user's program.
+WITHOUT = {"server", "example", "guide", "rebuild", "run"}
 
 #: What a command is called with, and whether it reads events.
 CALLS = {

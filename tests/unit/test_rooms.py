@@ -102,7 +102,7 @@ ROOMS: dict[str, list[str]] = {
     "cli": [
         "_access", "demo", "_shell", "_progress", "_options", "_lines", "_program", "_types", "_bus", "_store",
         "_append", "_export_file", "_export", "_import_there", "_import", "_rebuild", "supervisor", "_run", "_doctor",
-        "_health", "_guide", "_commands", "_embedded", "__init__",
+        "_health", "_example", "_guide", "_commands", "_embedded", "__init__",
     ],
     "cli/supervisor": [
         "messages", "program", "child", "wakeup", "process", "supervisor", "ports", "metrics", "watching", "__init__",
@@ -135,7 +135,7 @@ HAS_COMMANDS = {"contrib/flask/_commands"}
 #: Scripts of their own process, which import nothing of the package.
 STANDALONE = {"server/watcher"}
 
-FOLDERS = sorted({path.parent for path in PACKAGE.rglob("*.py")})
+FOLDERS = sorted({path.parent for path in PACKAGE.rglob("*.py") if "examples" not in path.parts})  # which users copy
 
 
 def of_each_file(check: Callable[[Path], None]) -> Callable[[object, Path], None]:

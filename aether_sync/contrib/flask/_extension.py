@@ -139,6 +139,7 @@ class Aether:
         self,
         source: EventStore | Subscription | None = None,
         *,
+        after: str | None = None,
         actors: str | None = None,
         event_types: Iterable[str | type] = (),
         encode: Encode | None = None,
@@ -147,10 +148,13 @@ class Aether:
         """Return a response with server-sent events, for a view to return.
 
         A browser that comes back after a lost connection says by ``Last-Event-ID`` what it has got, and gets what is
-        stored after that. If that header makes no sense for the store, the answer is 400, with a sentence.
+        stored after that. If that header, or ``after``, makes no sense for the store, the answer is 400, with a
+        sentence.
 
         Args:
             source: A store or a subscription of the bus; None for the store of the current application.
+            after: What the page has got when it connects first, as text: ``request.args.get("after")``. The sequence of
+                an event, "0" to get all, or None to get what is stored from now on. ``Last-Event-ID`` comes before it.
             actors: A pattern of actor ids, such as ``"order-*"``: only events of these; None for all.
             event_types: Only events of these types, names or classes of the store's ``types``; none means all types.
             encode: Called with each event, for the text that the page gets; for None it does not get the event. By
@@ -158,12 +162,12 @@ class Aether:
             heartbeat: Seconds without an event after which something is sent that no page sees.
 
         Raises:
-            BadRequest: The ``Last-Event-ID`` is no number, or is ahead of the store. Flask answers 400.
+            BadRequest: The ``Last-Event-ID``, or ``after``, is no number, or is ahead of the store. Flask answers 400.
             InvalidOptionError: Another argument is wrong.
             StoreClosedError: The store is closed.
             RuntimeError: There is no request, or as of :attr:`store`.
         """
-        last = request.headers.get("Last-Event-ID")
+        last = request.headers.get("Last-Event-ID") or after
         try:
             body = stream(
                 self.store if source is None else source,

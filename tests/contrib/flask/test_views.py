@@ -4,7 +4,7 @@ import json
 from itertools import islice
 
 import pytest
-from flask import Flask, Response
+from flask import Flask, Response, request
 
 from aether_sync import ANY_VERSION, Health, InvalidOptionError
 from aether_sync.contrib.flask import Aether
@@ -21,7 +21,7 @@ def app(aether: Aether, make_app: MakeApp) -> Flask:
 
     @app.get("/live")
     def live() -> Response:
-        return aether.sse(actors="thing-*", heartbeat=0.05)
+        return aether.sse(actors="thing-*", heartbeat=0.05, after=request.args.get("after"))
 
     @app.get("/bus")
     def bus() -> Response:
@@ -56,6 +56,21 @@ def test_a_subscription_can_be_the_source(aether: Aether, app: Flask) -> None:
         assert any("data: thing-7" in part.decode() for part in islice(parts, 100))
     with app.app_context():
         assert aether.bus.metrics().active_subscriptions == 0  # it ended with the response
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "first"),
+    [("?after=2", {}, "2"), ("?after=0", {"Last-Event-ID": "2"}, "2"), ("?after=", {"Last-Event-ID": ""}, "3")],
+)
+def test_a_page_says_what_it_has_when_it_connects_first(
+    app: Flask, query: str, headers: dict[str, str], first: str
+) -> None:
+    with app.test_client().get(f"/live{query}", headers=headers) as answer:
+        assert f"id: {first}\n" in next(iter(answer.iter_encoded())).decode()
+
+
+def test_what_a_page_says_first_may_make_no_sense(app: Flask) -> None:
+    assert app.test_client().get("/live?after=99").status_code == 400
 
 
 @pytest.mark.parametrize("last", ["x", "-1", "1.5", "99", "9" * 30])
