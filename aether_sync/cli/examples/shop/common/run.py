@@ -29,6 +29,11 @@ def running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
+def tell_end(name: str, process: subprocess.Popen[bytes], ended: SimpleQueue[str]) -> None:
+    process.wait()
+    ended.put(name)
+
+
 def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # each ends it, as Ctrl-C does
@@ -41,7 +46,7 @@ def main() -> int:
             for line in (HERE / "Procfile").read_text().splitlines():
                 name, _, command = line.partition(": ")
                 process = stack.enter_context(running(shlex.split(command)))
-                Thread(target=lambda p=process, n=name: (p.wait(), ended.put(n)), daemon=True).start()
+                Thread(target=tell_end, args=(name, process, ended), daemon=True).start()
             print(f"{ended.get()} has ended by itself", file=sys.stderr)
             return 1
     except KeyboardInterrupt:

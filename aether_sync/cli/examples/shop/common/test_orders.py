@@ -2,6 +2,7 @@
 
 import pytest
 from aether_sync import Scenarios
+
 from shop.orders import Order, OrderError, OrderPlaced, OrderShipped, evolve, place, ship, types
 
 given = Scenarios(initial=Order, evolve=evolve, types=types).given
