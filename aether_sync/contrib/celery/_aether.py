@@ -7,14 +7,15 @@ from functools import partial
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from celery import Celery
+from celery import Celery, bootsteps
+from celery.apps.worker import Worker as Program
 from celery.signals import (
     worker_init,
     worker_process_init,
     worker_process_shutdown,
     worker_shutdown,
-    worker_shutting_down,
 )
+from celery.worker import state
 
 from ..._arguments import check_text, check_timeout, is_of
 from ..._codec.encoding import encode_and_copy
@@ -103,6 +104,7 @@ class Aether:
         weakref.finalize(self, self._reporter.end).atexit = False
         _all.add(self)
         app.add_defaults(self._check)
+        app.steps["worker"].add(_EndOfIterations)
 
     def _check(self) -> Mapping[str, Any]:
         check_settings(self._app, self._types)
@@ -398,14 +400,26 @@ def _close_last(**_: object) -> None:
         signal.connect(receiver, weak=False)
 
 
-def _end_iterations(how: str, **_: object) -> None:
-    """In a cold shutdown, end the iterations: it waits for no task, but threads that wait cannot be killed."""
-    if how == "Cold":
-        end_iterations()
+class _EndOfIterations(bootsteps.StartStopStep):
+    """In a cold shutdown, ends what waits for events, before the pool is stopped: threads cannot be killed.
+
+    No signal is sent for that in all versions of Celery, as its pools of threads refuse to kill a task.
+    """
+
+    requires = ("celery.worker.components:Pool",)
+
+    def start(self, parent: Any) -> None:
+        """Begin nothing."""
+
+    def stop(self, parent: Any) -> None:
+        # A worker within a program, as in tests, is no reason to end what else that program does.
+        if isinstance(parent, Program) and state.should_terminate is not None:
+            end_iterations()
+
+    terminate = stop
 
 
 _close_last()
 worker_init.connect(_close_last, weak=False)
 worker_process_init.connect(_close_last, weak=False)
-worker_shutting_down.connect(_end_iterations, weak=False)
 atexit.register(_close_all)  # a program that sends tasks, and what the signals do not reach

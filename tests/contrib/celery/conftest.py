@@ -90,6 +90,13 @@ class CeleryWorker:
 StartWorker = Callable[..., CeleryWorker]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _redis_is_imported() -> None:
+    """What the client opens once is no leak of the first test that uses it."""
+    if shutil.which("redis-server"):
+        __import__("kombu.transport.redis")
+
+
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Redis of its own, as Debian's package ``redis-server`` has it."""
