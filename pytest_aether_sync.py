@@ -6,7 +6,7 @@ imports only when a test asks for one of the fixtures: until then nothing is imp
 ``aether-sync guide testing`` explains the fixtures.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,6 +29,26 @@ __all__ = ["pytest_addoption"]
 
 _SERVER_CONFIG = "aether_server_config"
 _NATS_URL = "aether_nats_url"
+
+#: What a test uses if it is about events: then it is guarded, see aether_guard.
+_MEANS = frozenset(
+    (
+        "nats_server",
+        "nats_url",
+        "own_nats_server",
+        "nats_cluster",
+        "broken_link",
+        "aether_namespace",
+        "aether_stream",
+        "aether_connection",
+        "aether_bus",
+        "aether_store",
+        "local_bus",
+        "memory_store",
+        "published",
+        "aether_logs",
+    )
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -94,10 +114,22 @@ def nats_cluster(aether_guard: None, aether_server_config: str) -> Iterator["NAT
 
 
 @pytest.fixture
-def broken_link(aether_guard: None, nats_url: str) -> Iterator["BrokenLink"]:
+def _aether_reached() -> "list[Reach]":
+    """How the connection of the test reaches its server, once that is decided."""
+    return []
+
+
+@pytest.fixture
+def broken_link(aether_guard: None, nats_url: str, _aether_reached: "list[Reach]") -> Iterator["BrokenLink"]:
     """What ``aether_connection`` goes through in a test that asks for this, which may cut, stall and slow it."""
     from aether_sync.testing import BrokenLink
 
+    if _aether_reached:
+        pytest.fail(
+            "the connection of this test is made already, and does not go through broken_link: make broken_link an "
+            "argument of the test, or get it before aether_connection, aether_bus and aether_store",
+            pytrace=False,
+        )
     with BrokenLink(nats_url) as link:
         yield link
 
@@ -113,19 +145,29 @@ def aether_types() -> "EventTypes | None":
 
 @pytest.fixture
 def aether_namespace(request: pytest.FixtureRequest) -> str:
-    """A name that no other test has: the prefix of ``aether_bus``, and the stream of ``aether_store``."""
+    """A name that no other test has: the prefix of ``aether_bus``."""
     from aether_sync.testing._means import make_namespace
 
     return make_namespace(request.node.name)
 
 
 @pytest.fixture
-def _aether_reach(request: pytest.FixtureRequest, nats_url: str) -> "Reach":
+def aether_stream(aether_namespace: str) -> str:
+    """A name that no other test has, and that is no prefix of a bus: the stream of ``aether_store``."""
+    from aether_sync.testing._means import stream_of
+
+    return stream_of(aether_namespace)
+
+
+@pytest.fixture
+def _aether_reach(request: pytest.FixtureRequest, nats_url: str, _aether_reached: "list[Reach]") -> "Reach":
     """How the test reaches its server: through the broken link, if it asks for that."""
     from aether_sync.testing._means import Reach
 
     link = request.getfixturevalue("broken_link") if "broken_link" in request.fixturenames else None
-    return Reach(nats_url, link, trust_env=bool(request.config.getini(_NATS_URL)))
+    reach = Reach(nats_url, link, trust_env=bool(request.config.getini(_NATS_URL)))
+    _aether_reached.append(reach)
+    return reach
 
 
 @pytest.fixture
@@ -150,12 +192,12 @@ def aether_bus(
 
 @pytest.fixture
 def aether_store(
-    aether_connection: "Connection", aether_namespace: str, aether_types: "EventTypes | None", _aether_reach: "Reach"
+    aether_connection: "Connection", aether_stream: str, aether_types: "EventTypes | None", _aether_reach: "Reach"
 ) -> Iterator["JetStreamEventStore"]:
     """A store that has no events yet; what it stores is deleted after the test."""
     from aether_sync.testing._means import opened_store
 
-    with opened_store(aether_connection, aether_namespace, aether_types, _aether_reach) as store:
+    with opened_store(aether_connection, aether_stream, aether_types, _aether_reach) as store:
         yield store
 
 
@@ -209,17 +251,50 @@ def aether_logs(_aether_records: "LogRecorder") -> Iterator["LogRecorder"]:
         yield _aether_records
 
 
+class _Course:
+    """What pytest reports of a test until its end.
+
+    Attributes:
+        has_passed: Whether the test itself was called and nothing has ended it, or a part of it, by an exception: it
+            neither failed, nor was it skipped, expected to fail or interrupted.
+    """
+
+    def __init__(self, item: pytest.Item, when_called: Callable[[], object]) -> None:
+        self._item = item
+        self._when_called = when_called
+        self._has_raised = False
+        self.has_passed = False
+
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+        if item is not self._item:
+            return
+        if call.excinfo is not None:
+            self._has_raised = True
+        if call.when == "call":
+            self.has_passed = not self._has_raised
+            self._when_called()
+
+
 @pytest.fixture
 def aether_guard(request: pytest.FixtureRequest, _aether_records: "LogRecorder") -> Iterator[None]:
     """Fails a test in which a handler fails, or that leaves something behind; override it to have neither."""
-    from aether_sync.testing._guard import guarded
+    from aether_sync.testing._guard import Guard
 
-    failed = request.session.testsfailed
-    said = ""
-    try:
-        with guarded(_aether_records, lambda: request.session.testsfailed > failed):
-            yield
-    except AssertionError as error:
-        said = str(error)
-    if said:
+    guard = Guard(_aether_records)
+    course = _Course(request.node, guard.note_running)
+    plugins = request.config.pluginmanager
+    plugins.register(course)
+    yield
+    plugins.unregister(course)
+    if course.has_passed and (said := guard.complaint()):
         pytest.fail(said, pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def _aether_guarded(request: pytest.FixtureRequest) -> None:
+    """Guards each test that uses a fixture of this module, also one of the session, which cannot ask for that itself.
+
+    It is the first of the fixtures of one test to be set up, so what all others make is looked at.
+    """
+    if not _MEANS.isdisjoint(request.fixturenames):
+        request.getfixturevalue("aether_guard")

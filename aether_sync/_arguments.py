@@ -157,11 +157,12 @@ def check_seconds(name: str, value: object, least: float = 0.0) -> float:
         least: The fewest seconds, where less would keep a thread busy.
     """
     seconds = as_seconds(value)
+    what = "a number" if name == "seconds" else "seconds"
     if seconds is None or seconds <= 0 or seconds < least:
         begin = f"{least:g} or more" if least else "more than 0"
-        raise InvalidOptionError(f"{name} must be seconds, {begin}, not {short(value)}")
+        raise InvalidOptionError(f"{name} must be {what}, {begin}, not {short(value)}")
     if seconds > LONGEST:
-        raise InvalidOptionError(f"{name} must be seconds, at most {LONGEST:.0f}, not {short(value)}")
+        raise InvalidOptionError(f"{name} must be {what}, at most {LONGEST:.0f}, not {short(value)}")
     return seconds
 
 
@@ -196,19 +197,21 @@ def check_options(kind: type, options: Iterable[str], handed_on: Collection[str]
         check_known(f"{kind.__name__} has no option", unknown, sorted([*own, *handed_on]))
 
 
-def check_known(refusal: str, given: Iterable[str], known: Collection[str]) -> None:
+def check_known(refusal: str, given: Iterable[str], known: Collection[str], *, common: str = "") -> None:
     """Refuse a name that is not known, and say which is near it.
 
     Args:
         refusal: How the error begins, such as ``"Store has no option"``.
         given: The names.
         known: Those that there are.
+        common: What all names begin with, which brings none nearer to another.
     """
     for unknown in (one for one in given if one not in known):
         import difflib  # which nobody needs who makes no mistake
 
         begun = [one for one in known if one.startswith((f"{unknown}_", f"{unknown}s_"))]
-        near = begun or difflib.get_close_matches(unknown, known, n=1)
+        own = [one.removeprefix(common) for one in known]
+        near = begun or [common + one for one in difflib.get_close_matches(unknown.removeprefix(common), own, n=1)]
         hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
         if unknown == "context":  # of the nats command line
             hint = "make the connection with Connection.from_context(), and give it that"

@@ -24,10 +24,11 @@ from ._runtime.registry import WeakRegistry
 from ._runtime.reporter import Kind, Reporter, last_words
 from ._runtime.waits import SingleFlight
 from ._values.counting import Count
-from ._values.shown import short
+from ._values.shown import name_of, short
 from .errors import AetherError, BusClosedError, InvalidEventError, InvalidOptionError
 from .event_types import EventTypes, class_of_events
 from .events import EVENT_STORED, Event
+from .handler_arguments import OF_A_BUS, as_called
 from .health import Health
 from .instrumentation import Operation, observers, sending
 from .metrics import CloseReport, Metrics
@@ -182,8 +183,10 @@ class EventBus(Startable, ForkAware):
 
         Args:
             pattern: As for :meth:`subscribe`.
-            handler: Called with an :class:`Event`; with more than one thread, several calls run at the same time. To
-                return an awaitable or a generator, which nobody would run, is a failure.
+            handler: Called with what its annotations ask for: the :class:`Event`, or its value, of a class that is
+                registered in the types of the bus. A single parameter without an annotation gets the event. With more
+                than one thread, several calls run at the same time. To return an awaitable or a generator, which nobody
+                would run, is a failure.
             threads: How many handlers run at a time. One keeps the order of the events.
             filter: As for :meth:`subscribe`.
             maxsize: As for :meth:`subscribe`.
@@ -200,10 +203,12 @@ class EventBus(Startable, ForkAware):
 
         Raises:
             InvalidOptionError: An argument is wrong: the handler is an ``async def`` or a generator function, say, or
-                does not take one argument.
+                asks for something else.
             WorkerError: No thread can be started. Also the errors of :meth:`subscribe`.
         """
-        number, hooks = check_running(handler, threads, thread_start, thread_exit)
+        number, hooks = check_running(threads, thread_start, thread_exit)
+        name, wanted = name_of(handler), filter.event_types if is_of(filter, SubscriptionFilter) else frozenset()
+        call = as_called(handler, f"the handler {name} of {short(pattern)}", OF_A_BUS, self.types, wanted)
         subscription = self.subscribe(
             pattern,
             filter=filter,
@@ -213,7 +218,7 @@ class EventBus(Startable, ForkAware):
             queue_group=queue_group,
             timeout=timeout,
         )
-        return start_subscription_runner(subscription, handler, number, hooks, self._reporter)
+        return start_subscription_runner(subscription, call, number, hooks, self._reporter, name=name)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Close a subscription of this bus. The events that it has queued can still be taken.

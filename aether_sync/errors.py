@@ -33,6 +33,7 @@ A deadline that ran out is also the builtin ``TimeoutError``; a bad argument is 
     │   ├── ProjectionMismatchError             what its database says of it is of another stream, or other filters
     │   ├── ProjectionStoppedError              it does not go on, until somebody acts
     │   └── ProjectionUnavailableError          its database cannot be reached
+    ├── OutboxError                             an outbox, or its relay, cannot do it: no transaction, no table
     ├── WorkerError                             a worker cannot do it: no thread, begun already, a hook that raised
     ├── ClosedError                             it was closed
     │   ├── BusClosedError
@@ -71,6 +72,7 @@ __all__ = [
     "InvalidNamespaceError",
     "InvalidOptionError",
     "MalformedRecordError",
+    "OutboxError",
     "PermissionDeniedError",
     "ProjectionError",
     "ProjectionMismatchError",
@@ -332,6 +334,10 @@ class ProjectionStoppedError(ProjectionError):
 
 class ProjectionUnavailableError(ProjectionError, RetryableError):
     """The database of a projection could not be reached, or did not do it; trying again may help."""
+
+
+class OutboxError(AetherError):
+    """An outbox cannot take an event, as there is no transaction; or its table is not there, or cannot be reached."""
 
 
 class ClosedError(AetherError):

@@ -16,7 +16,7 @@ from typing import Literal
 
 from ._arguments import check_callback
 from ._runtime.fork import ForkAware, fork_aware
-from ._runtime.reporter import Burst, Kind, Reporter
+from ._runtime.reporter import Failures, Kind, Reporter
 from ._values.clock import monotonic
 from .events import Event
 
@@ -122,7 +122,7 @@ class _Registered:
 
 _inside: set[int] = set()  #: the threads that are within an observer; changed by single steps
 _reporter = Reporter()
-_failures = Burst()
+_failures = Failures()
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from math import inf
 from threading import get_ident
 from typing import TypeAlias
 
-from ._arguments import check_callback, check_count, check_flag, check_seconds, refuse_unrun
+from ._arguments import check_count, check_flag, check_seconds, refuse_unrun
 from ._runtime.again import again
 from ._runtime.closing import Closeable
 from ._runtime.deadline import Deadline
@@ -14,10 +14,10 @@ from ._runtime.exit import before_threads_end
 from ._runtime.fork import ForkAware, fork_aware
 from ._runtime.handler_threads import HandlerThreads, Hook, ThreadHooks, as_failure
 from ._runtime.registry import WeakRegistry
-from ._runtime.reporter import Burst, Details, Kind, Reporter, last_words
+from ._runtime.reporter import Details, Failures, Kind, Reporter, last_words
 from ._values.clock import monotonic
 from ._values.counting import Times
-from ._values.shown import name_of, short
+from ._values.shown import short
 from .errors import AetherError, SubscriptionClosedError
 from .events import Event
 from .handling_context import context_of, handling
@@ -35,8 +35,8 @@ __all__ = [
     "start_subscription_runner",
 ]
 
-#: A user's function that is called with an event of a bus.
-EventHandler: TypeAlias = Callable[[Event], object]
+#: A user's function that is called with an event of a bus, or with its value, as its annotations say.
+EventHandler: TypeAlias = Callable[..., object]
 
 _MOST_THREADS = 10_000  # of one runner: more is a slip
 _AT_EXIT = 5.0  # seconds for the handlers of runners that nobody has closed
@@ -68,7 +68,7 @@ class SubscriptionRunner(Closeable, ForkAware):
         self._name, self._of = name, ", ".join(subscription.patterns)
         self._returned, self._raised = Times(BOUNDS), Times(BOUNDS)
         self._running: dict[int, tuple[float, Event]] = {}  # by thread: since when, and what; by single operations
-        self._burst = Burst()  # of failures
+        self._burst = Failures()  # of failures
         self._is_ending = False  # what is queued is not handled any more
         self._has_left = False
         self.failure: AetherError | None = None  #: the error that has ended it, if one has
@@ -264,11 +264,8 @@ class SubscriptionRunner(Closeable, ForkAware):
         return f"<SubscriptionRunner of {short(self._of)}{' closed' if self.closed else ''}>"
 
 
-def check_running(
-    handler: object, threads: object, thread_start: Hook | None, thread_exit: Hook | None
-) -> tuple[int, ThreadHooks]:
+def check_running(threads: object, thread_start: Hook | None, thread_exit: Hook | None) -> tuple[int, ThreadHooks]:
     """Return the number of threads and what is called on each, or raise if a runner cannot be begun with these."""
-    check_callback("a handler", handler, "the event")
     return check_count("threads", threads, _MOST_THREADS), ThreadHooks.checked(thread_start, thread_exit)
 
 
@@ -279,27 +276,25 @@ def start_subscription_runner(
     hooks: ThreadHooks,
     reporter: Reporter,
     *,
-    name: str = "",
+    name: str,
     when_ended: Callable[[], object] = lambda: None,
 ) -> SubscriptionRunner:
     """Make a runner and start its threads. If they cannot be, the subscription is closed.
 
     Args:
         subscription: Where events come from.
-        handler: The user's function.
+        handler: Calls the user's function.
         threads: How many handlers run at a time.
         hooks: What is called on each thread.
         reporter: Logs for the owner.
-        name: How the handler is called; "" for the function's own name.
+        name: How the handler is called in messages and metrics.
         when_ended: Called when the last thread has ended; it is quick.
 
     Raises:
         WorkerError: There is no thread to be had.
     """
     try:
-        runner = SubscriptionRunner(
-            subscription, handler, threads, hooks, reporter, name or name_of(handler), when_ended
-        )
+        runner = SubscriptionRunner(subscription, handler, threads, hooks, reporter, name, when_ended)
     except BaseException:
         subscription.close(discard=True)
         raise

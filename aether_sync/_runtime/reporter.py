@@ -20,6 +20,7 @@ from traceback import format_exception
 from typing import NamedTuple, TypedDict, Unpack
 
 from .._values.clock import monotonic
+from .._values.counting import Count
 from ..errors import DeadlineExceededError
 from ..metrics import CloseReport
 from ..notices import Notice
@@ -32,7 +33,7 @@ from .registry import WeakRegistry
 from .threads import NoThreadError, make_thread, start
 from .waits import Reply
 
-__all__ = ["Burst", "Details", "Kind", "Reporter", "flush_logs", "last_words", "log_close"]
+__all__ = ["Allowance", "Burst", "Details", "Failures", "Kind", "Reporter", "flush_logs", "last_words", "log_close"]
 
 _numbers = count(1)
 
@@ -70,14 +71,16 @@ class Kind(StrEnum):
     PROJECTION_RETRIED = "projection_retried"  #: a projection's database or store failed, and it tries again
     PROJECTION_STOPPED = "projection_stopped"  #: a projection has stopped, until somebody acts
     RECONNECTED = "reconnected"  #: there is a connection again, or for the first time after failed attempts
+    RELAY_RETRIED = "relay_retried"  #: the database of an outbox, the store or the bus failed, and a relay tries again
     REJECTED = "rejected"  #: the server refused events that were published
-    RUNNER_ENDED = "runner_ended"  #: a runner ended by an error
+    RUNNER_ENDED = "runner_ended"  #: a runner, or a relay, ended by an error
     SERVER_ERROR = "server_error"  #: the server reports another error
-    SET_ASIDE = "set_aside"  #: a projection goes on without an event that it could not apply
+    SET_ASIDE = "set_aside"  #: a projection or relay goes on without what it could not apply, or send
     SLOW_PATH = "slow_path"  #: this version of nats-py is not known well enough to read it the fast way
     SNAPSHOT_DISCARDED = "snapshot_discarded"  #: a snapshot is ahead of its actor's events
     SNAPSHOT_FAILED = "snapshot_failed"  #: a repository could not save a snapshot
     SNAPSHOT_IGNORED = "snapshot_ignored"  #: a snapshot has another schema version than ``load()`` asks for, or shape
+    STREAMS_ENDED = "streams_ended"  #: server-sent events of a store have ended by an error
     SUBSCRIPTION_DENIED = "subscription_denied"  #: the server refused or ended a subscription
     TURN_UNKNOWN = "turn_unknown"  #: it is not known which process does periodic work now
     UNCERTAIN = "uncertain"  #: events were not confirmed when a connection broke
@@ -121,6 +124,53 @@ class Burst:
         return opens
 
 
+class Failures(Burst):
+    """Failures of the user's code, of which a test has to know each: they are logged one by one as long as it allows.
+
+    Otherwise one that follows another closely, also one of an earlier test, would not be logged.
+    """
+
+    __slots__ = ()
+
+    def opens(self) -> bool:
+        """Note one more; return whether to log it."""
+        return any([super().opens(), *(one.takes() for one in list(_allowances))])
+
+
+class Allowance:
+    """So many failures are logged one by one, from :meth:`grant` to :meth:`end`.
+
+    Args:
+        most: How many.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken = Count()
+
+    def grant(self) -> None:
+        """Begin. What was taken before counts as well."""
+        if self not in _allowances:
+            _allowances.append(self)
+
+    def end(self) -> None:
+        """End; a second call does nothing."""
+        with suppress(ValueError):
+            _allowances.remove(self)
+
+    def takes(self) -> bool:
+        """Count a failure; return whether it is allowed."""
+        return self._taken.one() < self._most
+
+    @property
+    def beyond(self) -> int:
+        """How many failures were not allowed, though the first of a burst is logged all the same."""
+        return max(0, self._taken.count - self._most)
+
+
+_allowances: list[Allowance] = []  # those that hold now; single operations only
+
+
 class _Message(NamedTuple):
     kind: Kind
     level: int
@@ -160,7 +210,7 @@ class Reporter(ForkAware):
         self._thread: threading.Thread | None = None
         self._to_start = [True]  # taken by the thread that starts it
         self._bursts: dict[tuple[Kind, str], Burst] = {}
-        self._mistakes = Burst()
+        self._mistakes = Failures()
         self._mark: Reply[None] | None = None  # behind all messages that were put so far; None if there is none
         self._ended = False  # the thread logs nothing more
 

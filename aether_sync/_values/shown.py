@@ -39,9 +39,12 @@ def short(value: object) -> str:
 
 
 def explained(error: BaseException, longest: int = 200) -> str:
-    """Return the type and message of an error, in so many characters. Never raises, though its ``__str__`` may."""
+    """Return the type and message of an error, in so many characters. Never raises, though its ``__str__`` may.
+
+    A log or a terminal can write it: what UTF-8 cannot is escaped.
+    """
     try:
-        return f"{type(error).__name__}: {error}"[:longest]
+        return f"{type(error).__name__}: {error}"[:longest].encode(errors="backslashreplace").decode()
     except Exception:
         return type(error).__name__
 

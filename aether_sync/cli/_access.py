@@ -1,12 +1,13 @@
 """The server that a command uses, and how it is let in."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
 from .._nats.settings import InContext, Renamed
 from ..connection import Connection, ConnectionOptions
 
-__all__ = ["Access"]
+__all__ = ["Access", "ProgramAccess"]
 
 _NAMES = {
     "user": "--user",
@@ -80,3 +81,18 @@ class Access:
         }
         place = self.url if self.context is None else InContext(self.url, self.context)
         return Connection(cast(str, Renamed(place, _NAMES)), **options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramAccess(Access):
+    """The access of a program that has these commands within its own command line.
+
+    Attributes:
+        make: Makes a connection as the program does; it is given the arguments of :meth:`connection`.
+    """
+
+    make: Callable[[float, str | None], Connection] = field(repr=False)
+
+    def connection(self, timeout: float, name: str | None = None) -> Connection:
+        """Make a connection, which connects at its first use."""
+        return self.make(timeout, name)

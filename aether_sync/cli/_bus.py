@@ -15,7 +15,7 @@ from ..patterns import SubscriptionFilter, check_namespace
 from ..server.server import NATSServer
 from ._access import Access
 from ._lines import BadLineError, BadLines, Line, counted, take_events, to_line
-from ._options import access_options, bus_options, open_bus, report_troubles, timeout_option
+from ._options import Number, access_options, bus_options, open_bus, report_troubles, timeout_option
 from ._shell import Failure, Signals, say
 
 __all__ = ["demo", "pub", "server", "sub"]
@@ -27,7 +27,7 @@ _LOOK_EVERY = 0.5  # seconds until `server` notices that the server has ended by
 @click.command()
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0.5, max=600),
+    type=Number(min=0.5, max=600),
     default=3.0,
     show_default=True,
     metavar="SECONDS",
@@ -35,7 +35,7 @@ _LOOK_EVERY = 0.5  # seconds until `server` notices that the server has ended by
 )
 @click.option(
     "--rate",
-    type=click.FloatRange(min=50),
+    type=Number(min=50),
     default=500.0,
     show_default=True,
     metavar="N",

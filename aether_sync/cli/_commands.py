@@ -8,6 +8,7 @@ from .._version import __version__
 from ._append import append
 from ._bus import demo, pub, server, sub
 from ._doctor import doctor
+from ._example import example
 from ._export import export
 from ._guide import guide
 from ._health import health
@@ -52,6 +53,11 @@ def commands(ctx: click.Context, /) -> None:
       aether-sync follow --actors 'order-*'
       aether-sync doctor
 
+    A whole service, to start from:
+
+    \b
+      aether-sync example shop myshop
+
     The documentation:
 
     \b
@@ -79,6 +85,7 @@ for command in (
     run,
     doctor,
     health,
+    example,
     guide,
 ):
     commands.add_command(command)

@@ -12,7 +12,7 @@ from ..health import Health
 from ..stores.admin import StoreAdmin
 from ..stores.jetstream import JetStreamEventStore
 from ._access import Access
-from ._options import access_options
+from ._options import Number, access_options
 from ._shell import Failure
 
 __all__ = ["health"]
@@ -40,7 +40,7 @@ class _Probe(click.Command):
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object, for programs.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     default=1.0,
     show_default=True,
     metavar="SECONDS",

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -14,6 +15,8 @@ from ..stores.jetstream import JetStreamEventStore
 from ._access import Access
 
 __all__ = [
+    "Number",
+    "PROGRAM_ACCESS",
     "access_options",
     "bus_options",
     "making_options",
@@ -27,11 +30,30 @@ __all__ = [
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+#: In ``Context.meta`` of click: the access of the program that these commands belong to, if it is another.
+PROGRAM_ACCESS = "aether_sync.program_access"
+
 _LONGEST_SECRET = 65_536  # characters
+
+
+class Number(click.FloatRange):
+    """A number within a range. ``nan`` and ``inf`` are none, though click takes them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number.
+
+        Raises:
+            click.BadParameter: It is none, or out of the range.
+        """
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is not in the range {self._describe_range()}.", param, ctx)
+        return number
+
 
 timeout_option = click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     default=5.0,
     show_default=True,
     metavar="SECONDS",
@@ -132,6 +154,8 @@ def access_options(command: Callable[..., Any]) -> Callable[..., Any]:
     def with_access(*args: Any, **options: Any) -> Any:
         trust_env = not options.pop("no_env")
         access = Access(**{name: options.pop(name) for name in _ACCESS}, trust_env=trust_env)
+        if access == Access():  # else nothing of the program's, so that its secrets go to no other server
+            access = click.get_current_context().meta.get(PROGRAM_ACCESS, access)
         return command(*args, access=access, **options)
 
     return _with(with_access, *_access_options)

@@ -3,6 +3,7 @@
 import click
 
 from .._arguments import check_callback
+from .._values.shown import short
 from ..stores.projections.projection import Projection
 from ._program import imported
 from ._progress import progress
@@ -56,5 +57,5 @@ def _projection_at(where: str) -> Projection:
         check_callback(repr(where), found)
         found = found()
     if not isinstance(found, Projection):
-        raise WrongUsageError(f"{where!r} is a {type(found).__name__}, and no projection")
+        raise WrongUsageError(f"{where!r} is {short(found)}, and no projection")
     return found

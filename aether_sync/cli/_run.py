@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import click
 
+from ._options import Number
 from ._shell import Failure, WrongUsageError, say
 from .supervisor.messages import Program
 from .supervisor.ports import Address, PortError, answering_probes
@@ -14,6 +15,7 @@ from .supervisor.supervisor import Supervisor
 __all__ = ["run"]
 
 _EVERYWHERE = "0.0.0.0"
+_HERE = "127.0.0.1"
 _LARGEST_PORT = 65_535
 _LONGEST_GRACE = 86_400  # seconds: more is a slip
 
@@ -26,12 +28,6 @@ def _address(ctx: click.Context, param: click.Parameter, value: str | None) -> A
     if not (port.isascii() and port.isdigit() and int(port) <= _LARGEST_PORT):
         raise click.BadParameter(f"{value!r} is no port, such as 8080 or 127.0.0.1:8080.")
     return Address(host or _EVERYWHERE, int(port))
-
-
-def _seconds(ctx: click.Context, param: click.Parameter, value: float) -> float:
-    if not 0 <= value <= _LONGEST_GRACE:  # so NaN is refused, too
-        raise click.BadParameter(f"{value} is not in the range 0<=x<={_LONGEST_GRACE}.")
-    return value
 
 
 @click.command()
@@ -47,8 +43,7 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: float) -> float:
 )
 @click.option(
     "--grace",
-    type=float,
-    callback=_seconds,
+    type=Number(min=0, max=_LONGEST_GRACE),
     default=25.0,
     show_default=True,
     metavar="SECONDS",
@@ -93,10 +88,11 @@ def run(
 
     SIGTERM and Ctrl-C end it: nothing new is taken, handlers that run have the time of --grace, and what is left then
     is given back. A second signal ends it at once. The exit status is 0 if all handlers came to their ends, 3 if not, 2
-    if there is no such worker, and 128 + the signal's number after a second signal.
+    if there is no such worker or it cannot start, and 128 + the signal's number after a second signal.
     """  # noqa: D301  # click's mark of lines to keep
     try:
         check_where(where)
+        _refuse_one_port_for_both(health_port, metrics_port)
         ctx.exit(
             _run(
                 Program(where, threads or 0, grace, metrics_port is not None),
@@ -112,6 +108,18 @@ def run(
         raise Failure(str(error)) from error
 
 
+def _refuse_one_port_for_both(health_port: Address | None, metrics_port: Address | None) -> None:
+    if health_port is None or metrics_port is None or not health_port.port == metrics_port.port != 0:
+        return
+    if health_port.host == metrics_port.host or _EVERYWHERE in (health_port.host, metrics_port.host):
+        text = f"--health-port and --metrics-port are both {health_port.port}: give each a port of its own"
+        raise WrongUsageError(text)
+
+
+def _url(address: Address, port: int) -> str:
+    return f"http://{_HERE if address.host == _EVERYWHERE else address.host}:{port}"
+
+
 def _run(
     program: Program, processes: int, health_port: Address | None, metrics_port: Address | None, *, reload: bool
 ) -> int:
@@ -120,12 +128,12 @@ def _run(
         if metrics_port is not None:
             with _needing("--metrics-port", "prometheus"):
                 from .supervisor.metrics import answering_scrapes, forget_process
-            _report(f"metrics at port {stack.enter_context(answering_scrapes(metrics_port))}")
+            _report(f"metrics at {_url(metrics_port, stack.enter_context(answering_scrapes(metrics_port)))}/metrics")
             gone = forget_process
         supervisor = Supervisor(program, processes, report=_report, gone=gone, waits_for_changes=reload)
         if health_port is not None:
             port = stack.enter_context(answering_probes(health_port, supervisor.processes))
-            _report(f"health at port {port}")
+            _report(f"health at {_url(health_port, port)}/healthz")
         if reload:
             with _needing("--reload", "cli"):
                 from .supervisor.watching import watching

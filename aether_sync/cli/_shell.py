@@ -13,7 +13,7 @@ import click
 
 from ..errors import AetherError, InvalidNamespaceError, InvalidOptionError
 
-__all__ = ["Commands", "Failure", "Signals", "WrongUsageError", "say"]
+__all__ = ["Commands", "Failure", "Signals", "WrongUsageError", "errors_told", "say"]
 
 _BROKEN_PIPE = 128 + signal.SIGPIPE
 
@@ -43,18 +43,25 @@ class Commands(click.Group):
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with errors_told(ctx):
             return super().invoke(ctx)
-        except (InvalidNamespaceError, InvalidOptionError) as error:
-            raise WrongUsageError(str(error)) from error
-        except AetherError as error:
-            raise Failure(str(error)) from error
-        except BrokenPipeError:
-            _forget_stdout()
-            ctx.exit(_BROKEN_PIPE)
-        except OSError as error:
-            _forget_stdout()
-            raise Failure(str(error)) from error
+
+
+@contextmanager
+def errors_told(ctx: click.Context) -> Iterator[None]:
+    """Turn the errors of a command into a message and an exit status."""
+    try:
+        yield
+    except (InvalidNamespaceError, InvalidOptionError) as error:
+        raise WrongUsageError(str(error)) from error
+    except AetherError as error:
+        raise Failure(str(error)) from error
+    except BrokenPipeError:
+        _forget_stdout()
+        ctx.exit(_BROKEN_PIPE)
+    except OSError as error:
+        _forget_stdout()
+        raise Failure(str(error)) from error
 
 
 def _forget_stdout() -> None:

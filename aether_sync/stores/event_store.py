@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Literal, Protocol, Self, runtime_checkable
 
-from .._arguments import check_callback, check_count, check_flag
+from .._arguments import check_count, check_flag
 from .._runtime.deadline import Deadline
 from .._runtime.handler_threads import Hook, ThreadHooks
-from .._values.shown import short
+from .._values.shown import name_of, short
 from ..bus import EventBus
 from ..errors import StoreClosedError
 from ..event_types import EventTypes
 from ..events import Event
+from ..handler_arguments import as_called
 from ..health import Health
 from ..metrics import CloseReport, StoreMetrics
 from ._checks import check_version
@@ -22,8 +23,9 @@ from .base import AnyVersion, Follower, LoadedActor, Reading, Snapshot, StoredEv
 from .consumers.base import ConsumerSettings, ConsumerState, DeadLetter
 from .consumers.consumption import Consumption, take_left
 from .consumers.context import ConsumerContext
+from .consumers.delivery import Delivery
 from .consumers.draining import handle_now
-from .consumers.handlers import Handler
+from .consumers.handlers import OF_A_CONSUMER, Handler
 from .consumers.lanes import Handling
 from .consumers.retry_policy import RetryPolicy, check_retry
 from .consumers.runner import Runner, start_runner
@@ -599,13 +601,16 @@ class Consumer:
         No argument has to be the same in all processes.
 
         Args:
-            handler: Called with a :class:`Delivery`; several calls run at the same time. When it returns, the event is
-                acknowledged; when it raises, it is called again after a pause. After ``max_deliver`` attempts the event
-                becomes a dead letter; at once if the handler lets the ``EventTypeError`` of its own event through. To
-                return an awaitable or a generator, which nobody would run, is a failure, too.
+            handler: Called with what its annotations ask for: the :class:`Delivery`, the :class:`Event`, or the event's
+                value, of a class that is registered in the types of the store. A single parameter without an annotation
+                gets the delivery. Several calls run at the same time. When it returns, the event is acknowledged; when
+                it raises, it is called again after a pause. After ``max_deliver`` attempts the event becomes a dead
+                letter; at once if the handler lets the ``EventTypeError`` of its own event through. To return an
+                awaitable or a generator, which nobody would run, is a failure, too.
             threads: How many handlers run at a time. 4 hide the waiting of handlers that use a network or a database.
-            retry_delay: Seconds before an event whose handler failed is tried again, doubled each time, up to 60; or a
-                :class:`RetryPolicy`, which also says after which errors it is given up at once.
+            retry_delay: Seconds before an event whose handler failed is tried again, doubled each time, up to 60; more
+                than 60 stay as they are. Or a :class:`RetryPolicy`, which also says after which errors it is given up
+                at once.
             prefetch: How many events are sorted by actor in this process at most, and how many more wait to be. 256 are
                 enough that they are usually of several actors, so that all threads have work; there are more for a
                 while when all are of a few actors and threads have nothing to do. A runner begins with two for each
@@ -624,11 +629,11 @@ class Consumer:
 
         Raises:
             InvalidOptionError: An argument is wrong: the handler is an ``async def`` or a generator function, say, or
-                does not take one argument.
+                asks for something else.
             StoreError: No thread can be started. Also the errors of :meth:`iterate`.
         """
         context, deadline = self._context(), Deadline(timeout)
-        check_callback("a handler", handler, "the delivery")
+        call = self._called(handler)
         threads = check_count("threads", threads, _MOST_THREADS)
         retry, hooks = check_retry(retry_delay), ThreadHooks.checked(thread_start, thread_exit)
         prefetch, dead_letters = check_count("prefetch", prefetch), check_flag("dead_letters", dead_letters)
@@ -637,7 +642,7 @@ class Consumer:
         handling = Handling(
             context.backend.stream,
             self._name,
-            handler,
+            call,
             retry,
             attempts,
             counts_deliveries=not dead_letters,
@@ -672,7 +677,7 @@ class Consumer:
         delay comes again, as a rule during the same call.
 
         Args:
-            handler: Called with a :class:`Delivery`. To return an awaitable or a generator, which nobody would run, is
+            handler: Called as by :meth:`run`. To return an awaitable or a generator, which nobody would run, is
                 an error.
             dead_letters: Whether to handle the consumer's dead letters instead of its new events; see :meth:`iterate`.
                 One whose handler raises stays among them.
@@ -691,15 +696,20 @@ class Consumer:
                 handler.
         """
         context, deadline = self._context(), Deadline(timeout)
-        check_callback("a handler", handler, "the delivery")
+        call = self._called(handler)
         dead_letters = check_flag("dead_letters", dead_letters)
         attempts = None if dead_letters else self._settings.max_deliver
         handled = 0
         with self._begin_iteration(context, 1, dead_letters, deadline, takes_ahead=False) as consumption:
             while (delivery := take_left(consumption, timeout)) is not None:
-                handle_now(handler, delivery, attempts, timeout)
+                handle_now(call, delivery, attempts, timeout)
                 handled += 1
         return handled
+
+    def _called(self, handler: Handler) -> Callable[[Delivery], object]:
+        """Return what calls a handler with what it asks for."""
+        about = f"the handler {name_of(handler)} of consumer {self._name!r}"
+        return as_called(handler, about, OF_A_CONSUMER, self._store.types, self._settings.wanted.event_types)
 
     def _refuse_if_closed(self, runner: Runner) -> None:
         """Close a runner that a store which was closed meanwhile does not know of, and say so."""

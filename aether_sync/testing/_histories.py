@@ -3,6 +3,8 @@
 A history is a list of steps, and each step delivers one event. It can be written as a text, which ``replay=`` takes::
 
     1:dies-after 1 2
+    1:dies-at-3 1
+    1:dies-at-3.2 1
 
 Here is only what a history is, and which ones are tried. What is possible is decided where they are played: a step that
 delivers an event which is done, or whose turn has not come, is left out there, and what is left over at the end is
@@ -19,7 +21,7 @@ from typing import NamedTuple
 
 from ..errors import InvalidOptionError
 
-__all__ = ["DEATHS", "Fate", "Place", "Plan", "Step", "as_text", "parsed", "random_history", "single_faults"]
+__all__ = ["DEATHS", "Fate", "Part", "Place", "Plan", "Step", "as_text", "parsed", "random_history", "single_faults"]
 
 
 class Fate(StrEnum):
@@ -30,7 +32,7 @@ class Fate(StrEnum):
     AFTER = "dies-after"  # it is handled, and the process dies before the acknowledgement
     ACKED = "dies-acked"  # it is handled and acknowledged, and the process dies then
     BEFORE = "dies-before"  # the process dies before it calls the handler
-    WITHIN = "dies-at"  # the process dies in the handler, before a line
+    WITHIN = "dies-at"  # the process dies in the handler, before a line or in the middle of it
     SERVER = "server-restarts"  # it is handled, and the server restarts before the acknowledgement
 
 
@@ -38,7 +40,9 @@ class Fate(StrEnum):
 DEATHS = frozenset((Fate.BEFORE, Fate.WITHIN, Fate.AFTER, Fate.ACKED))
 
 _COMES_AGAIN = (Fate.LOST, Fate.AFTER, Fate.BEFORE, Fate.WITHIN)
-_STEP = re.compile(r"(\d+)(?::(?:(dies-at)-(\d+)|(ack-lost|server-restarts|dies-before|dies-after|dies-acked)))?")
+_STEP = re.compile(
+    r"(\d+)(?::(?:(dies-at)-(\d+)(?:\.(\d+))?|(ack-lost|server-restarts|dies-before|dies-after|dies-acked)))?"
+)
 _MOST_FAULTS = 3  # of a random history
 _WITHIN = 3  # deaths within the handler for each other fault: there are the most of them, and they find the most
 
@@ -50,14 +54,18 @@ class Step(NamedTuple):
         event: Which one, counted from 0.
         fate: What happens to it.
         line: Before which line of the handler the process dies, counted as they run, from 1; 0 if it does not.
+        part: In the middle of that line, before which of the calls that it makes: from 2; 0 if it dies before the
+            line.
     """
 
     event: int
     fate: Fate = Fate.DONE
     line: int = 0
+    part: int = 0
 
     def __str__(self) -> str:
-        fate = f"{self.fate}-{self.line}" if self.fate is Fate.WITHIN else str(self.fate)
+        part = f".{self.part}" if self.part else ""
+        fate = f"{self.fate}-{self.line}{part}" if self.fate is Fate.WITHIN else str(self.fate)
         return f"{self.event + 1}:{fate}" if fate else str(self.event + 1)
 
 
@@ -66,6 +74,13 @@ class Place(NamedTuple):
 
     file: str
     line: int
+
+
+class Part(NamedTuple):
+    """A part of a line, which begins with a call, as :class:`Step` counts them."""
+
+    line: int
+    part: int
 
 
 @dataclass(frozen=True)
@@ -78,6 +93,7 @@ class Plan:
         lines: The lines of the user's code that run when each event is handled, in the order in which they run.
         keeps_order: Whether the events of an actor are delivered in order.
         restarts_server: Whether the server may restart.
+        parts: The parts of these lines that run when each event is handled.
     """
 
     actors: tuple[str, ...]
@@ -85,6 +101,7 @@ class Plan:
     lines: tuple[tuple[Place, ...], ...]
     keeps_order: bool
     restarts_server: bool
+    parts: tuple[tuple[Part, ...], ...] = ()
 
     @property
     def count(self) -> int:
@@ -114,10 +131,10 @@ def _parsed_step(word: str, count: int) -> Step:
     found = _STEP.fullmatch(word)
     if found is None:
         raise InvalidOptionError(f"replay has {word!r}, which is no step: copy it from the report of a failure")
-    event, within, line, fate = found.groups()
+    event, within, line, part, fate = found.groups()
     if not 1 <= int(event) <= count:
         raise InvalidOptionError(f"replay has {word!r}, and there are {count} events: it is of another test")
-    return Step(int(event) - 1, Fate(within or fate or ""), int(line or 0))
+    return Step(int(event) - 1, Fate(within or fate or ""), int(line or 0), int(part or 0))
 
 
 # -- with one fault
@@ -134,6 +151,7 @@ def single_faults(plan: Plan) -> Iterator[list[Step]]:
         _deaths(plan, Fate.ACKED),
         _deaths(plan, Fate.BEFORE),
         *repeat(within, _WITHIN),
+        _deaths_in_parts(plan),
     )
     for turn in zip_longest(*kinds):
         yield from (one for one in turn if one is not None)
@@ -147,8 +165,12 @@ def _plain(plan: Plan) -> list[Step]:
 
 def _with_fault(plan: Plan, event: int, fate: Fate, line: int = 0) -> list[Step]:
     """Return the history in which an event suffers a fate, and comes again at once."""
+    return _with_step(plan, Step(event, fate, line))
+
+
+def _with_step(plan: Plan, step: Step) -> list[Step]:
     steps = _plain(plan)
-    return [*steps[:event], Step(event, fate, line), *steps[event:]]
+    return [*steps[: step.event], step, *steps[step.event :]]
 
 
 def _repeats(plan: Plan) -> Iterator[list[Step]]:
@@ -174,6 +196,17 @@ def _deaths_within(plan: Plan) -> Iterator[list[Step]]:
             seen[kind, place] = seen.get((kind, place), 0) + 1
             if number > 1 and seen[kind, place] <= 2:  # before the first line nothing has been done yet
                 yield _with_fault(plan, event, Fate.WITHIN, number)
+
+
+def _deaths_in_parts(plan: Plan) -> Iterator[list[Step]]:
+    """Yield a death in the middle of each line that does several things, the first time that it runs for a type."""
+    seen = set()
+    for event, parts in enumerate(plan.parts):
+        for line, part in parts:
+            what = plan.kinds[event], plan.lines[event][line - 1], part
+            if what not in seen:
+                seen.add(what)
+                yield _with_step(plan, Step(event, Fate.WITHIN, line, part))
 
 
 def _orders(plan: Plan) -> Iterator[list[Step]]:

@@ -10,12 +10,13 @@ from typing import get_type_hints
 from .._arguments import check_known, is_of
 from .._runtime.closing import Startable
 from .._runtime.deadline import Deadline
-from .._runtime.reporter import Details, Kind, flush_logs, logger
+from .._runtime.reporter import Allowance, Details, Kind, flush_logs, logger
 from .._values.shown import short
 from ..errors import InvalidOptionError
 
 __all__ = ["LogRecorder"]
 
+_MOST_FAILURES = 100  # of handlers that are recorded one by one, though they belong to a burst
 _SHOWN = 20  # records that a message lists
 _ATTRIBUTES = get_type_hints(Details).keys()
 
@@ -24,6 +25,7 @@ class LogRecorder(Startable):
     """Keeps the records that this library logs, from :meth:`start`, or the start of a ``with`` block, to the end of it.
 
     A record comes some milliseconds after its cause, on a thread of the library's own; the methods here wait for it.
+    Of handlers that fail, each failure is logged meanwhile, up to a hundred, and not only the first of a burst.
     Any thread may call them.
     """
 
@@ -33,13 +35,16 @@ class LogRecorder(Startable):
         self._taken: list[LogRecord] = []  # those that expect() has returned
         self._expected: set[str] = set()  # the kinds that expect() was asked for
         self._handler = _Handler(self._add)
+        self._allowance = Allowance(_MOST_FAILURES)
 
     def start(self) -> None:
         """Begin to record."""
         logger.addHandler(self._handler)
+        self._allowance.grant()
 
     def close(self) -> None:
         """Wait for what was caused so far, and record nothing more."""
+        self._allowance.end()
         flush_logs(1.0)
         logger.removeHandler(self._handler)
 
@@ -128,6 +133,11 @@ class LogRecorder(Startable):
                 for one in self._records
                 if one.levelno >= logging.ERROR and getattr(one, "kind", "") not in self._expected
             ]
+
+    @property
+    def errors_beyond(self) -> int:
+        """How many failures of handlers were not recorded, because they were too many."""
+        return 0 if Kind.HANDLER_FAILED.value in self._expected else self._allowance.beyond
 
     def _await(self, wanted: "_Wanted", deadline: Deadline, *, take: bool = True) -> LogRecord | None:
         known = 0

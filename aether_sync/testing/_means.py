@@ -14,20 +14,28 @@ from ..stores.admin import StoreAdmin
 from ..stores.jetstream import JetStreamEventStore
 from ._link import BrokenLink
 
-__all__ = ["Reach", "make_namespace", "opened_bus", "opened_connection", "opened_store"]
+__all__ = ["Reach", "make_namespace", "opened_bus", "opened_connection", "opened_store", "stream_of"]
 
 _LONGEST = 60  # characters of the name of a test
 _CLEANUP = 5.0  # seconds, where a server that answers takes milliseconds
 
 
 def make_namespace(test: str) -> str:
-    """Return a name that no other test has, and that can be a prefix, a namespace, a stream and a consumer.
+    """Return a name that no other test has, and that can be a prefix, a namespace and a consumer.
 
     Args:
         test: The name of the test, which a person finds in it who looks at the server.
     """
     name = re.sub(r"[^A-Za-z0-9]+", "-", test)[:_LONGEST].strip("-")
     return f"{name or 'test'}-{uuid.uuid4().hex[:12]}"
+
+
+def stream_of(namespace: str) -> str:
+    """Return the name of a stream in which nothing is stored that a bus publishes with the namespace as its prefix.
+
+    The subjects of a stream begin with its name, as those of a bus begin with its prefix.
+    """
+    return f"{namespace}-events"
 
 
 class Reach(NamedTuple):

@@ -20,14 +20,13 @@ from ..errors import DeadlineExceededError, InvalidOptionError
 from ..handling_context import handle_pushed
 from ..stores.consumers.consumption import Consumption
 from ..stores.consumers.delivery import Delivery
-from ._calling import Call
 from ._histories import DEATHS, Fate, Place, Step
 from ._lines import Tracer
 from ._progress import Progress, Visit
 
 __all__ = ["End", "Hand", "Player"]
 
-_PATIENCE = 30.0  # seconds for a delivery that the server is known to have, on a busy machine
+_PATIENCE = 60.0  # seconds for a delivery that the server is known to have, on a busy machine
 
 
 class End(Enum):
@@ -110,7 +109,7 @@ class Player(NamedTuple):
         kill: Ends this process while the handler runs; None to raise an exception there.
     """
 
-    call: Call
+    call: Callable[[Delivery], object]
     is_own: Callable[[FrameType], bool]
     counts_lines: bool = False
     on_visit: Callable[[], None] | None = None
@@ -143,18 +142,19 @@ class Player(NamedTuple):
                 self.kill()
             raise _Died(place)
 
-        step, lines = visit.step, visit.lines
+        step = visit.step
         if step.fate is Fate.WITHIN or self.counts_lines:
-            with Tracer(self.is_own, step.line, die) as tracer:
+            with Tracer(self.is_own, step.line, die, part=step.part, counts_parts=self.counts_lines) as tracer:
                 error, died = self._called(delivery)
             if tracer.has_acted and died is None:
                 raise _caught(tracer.places[step.line - 1])
-            lines = tuple(tracer.places) if self.counts_lines else ()
+            if self.counts_lines:
+                visit = visit._replace(lines=tuple(tracer.places), parts=tuple(tracer.parts))
         else:
             error, died = self._called(delivery)
         if (step.fate is Fate.WITHIN and died is None) or error:  # the line was not reached, or the handler has failed
             step = Step(step.event)
-        return visit._replace(step=step, place=died, error=error, settled=delivery.settled, lines=lines)
+        return visit._replace(step=step, place=died, error=error, settled=delivery.settled)
 
     def _called(self, delivery: Delivery) -> tuple[str, Place | None]:
         """Call the handler as a runner does; return its error, "" if there is none, and where the process has died."""

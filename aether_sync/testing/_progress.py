@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ._histories import Fate, Place, Plan, Step
+from ._histories import Fate, Part, Place, Plan, Step
 
 __all__ = ["MOST_FAILURES", "Progress", "Visit"]
 
@@ -24,6 +24,7 @@ class Visit(NamedTuple):
         settled: How the handler itself has settled the delivery; "" if it has not.
         is_again: Whether a handler was called with this event before.
         lines: The lines of the user's code that have run, if they were counted.
+        parts: Their parts, likewise.
     """
 
     step: Step
@@ -32,6 +33,7 @@ class Visit(NamedTuple):
     settled: str = ""
     is_again: bool = False
     lines: tuple[Place, ...] = ()
+    parts: tuple[Part, ...] = ()
 
 
 @dataclass

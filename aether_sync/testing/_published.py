@@ -1,9 +1,9 @@
 """``Published``: the events that a bus publishes during a test, and what a test expects of them."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Never
 
-from .._arguments import check_int, is_mapping, is_of
+from .._arguments import check_int, check_known, is_mapping, is_of
 from .._runtime.closing import Startable
 from .._runtime.deadline import Deadline
 from .._values.shown import short
@@ -16,6 +16,7 @@ from ..subscription import Subscription
 
 __all__ = ["Published"]
 
+_ASKED = ("event_type", "namespace", "actor_id", "version", "data", "metadata", "within")
 _SHOWN = 10  # events that a message shows with their differences, the nearest ones
 _AT_ONCE = 1_000  # events that are taken from the subscription at a time
 
@@ -84,6 +85,7 @@ class Published(Startable):
         data: Mapping[str, Any] | None = None,
         metadata: Mapping[str, str] | None = None,
         within: float | None = 5.0,
+        **unknown: Never,
     ) -> Event:
         """Wait for an event, unless it has been published already, and return it. No event is returned twice.
 
@@ -98,6 +100,7 @@ class Published(Startable):
                 None for any.
             metadata: Likewise of its metadata. None for any.
             within: Seconds to wait; 0 does not wait, None waits for ever.
+            **unknown: There is nothing else to ask for: the error says what a misspelt name may mean.
 
         Returns:
             The event.
@@ -110,6 +113,7 @@ class Published(Startable):
             SubscriptionOverflowError: More events were published than a subscription queues.
         """
         __tracebackhide__ = True
+        check_known("an event cannot be asked for by", unknown, _ASKED)
         wanted = _Wanted(self._bus.types, event_type, namespace, actor_id, version, data, metadata)
         deadline = Deadline(within)
         found = self._await(wanted, deadline)
@@ -128,6 +132,7 @@ class Published(Startable):
         data: Mapping[str, Any] | None = None,
         metadata: Mapping[str, str] | None = None,
         within: float | None = 0.1,
+        **unknown: Never,
     ) -> None:
         """Check that no event was published that :meth:`expect` has not returned, and that none comes.
 
@@ -140,6 +145,7 @@ class Published(Startable):
             metadata: Likewise.
             within: Seconds to wait for what should not come. What this process has published is there already, so the
                 default is for the threads of the program, and for other nodes.
+            **unknown: As for :meth:`expect`.
 
         Raises:
             AssertionError: There was one.
@@ -148,12 +154,13 @@ class Published(Startable):
             SubscriptionOverflowError: As for :meth:`expect`.
         """
         __tracebackhide__ = True
+        check_known("an event cannot be asked for by", unknown, _ASKED)
         wanted = _Wanted(self._bus.types, event_type, namespace, actor_id, version, data, metadata)
         if self._await(wanted, Deadline(within)) is not None:
             which = [one for one in self._unexpected if not wanted.differences(one)]
             lines = [f"  {_line(one)}, data={short(one.data)}" for one in which[:_SHOWN]]
             more = [f"  ... and {len(which) - _SHOWN} more"] if len(which) > _SHOWN else []
-            raise AssertionError("\n".join(["published, and not expected:", *lines, *more]))
+            raise AssertionError("\n".join([f"published on {self._bus!r}, and not expected:", *lines, *more]))
 
     # -- how
 
@@ -186,7 +193,7 @@ class Published(Startable):
                 return None
 
     def _not_published(self, wanted: "_Wanted", deadline: Deadline) -> str:
-        lines = [f"no event was published within {deadline} with {wanted}"]
+        lines = [f"no event was published on {self._bus!r} within {deadline} with {wanted}"]
         if self._bus.closed:
             lines.append(f"{self._bus!r} is closed, and publishes no more")
         if not self._events:

@@ -10,11 +10,12 @@ from typing import Any
 
 from .._values.shown import short
 from ..events import Event
+from ._committing import before_commit
 from ._histories import DEATHS, Fate, Step, as_text
 from ._progress import Visit
 from ._trials import Outcome
 
-__all__ = ["reported"]
+__all__ = ["reported", "told"]
 
 _WIDTH = 100  # characters of a line of advice, and of a state that is shown in one line
 _LINES = 40  # of a difference
@@ -36,8 +37,12 @@ _LATE = (
     "older value replaces the newer one."
 )
 _HALF = (
-    "What the handler had done before that line has stayed, and what stands behind it has not been done. Do all of it "
-    "in one transaction, with a note of delivery.sequence, so that both happen or neither."
+    "What the handler had done by then has stayed, and the rest has not been done. Do all of it in one transaction, "
+    "with a note of delivery.sequence, so that both happen or neither."
+)
+_OUTSIDE = (
+    "What the handler does elsewhere than in the database that it is given is no part of the transaction: it stays "
+    "when the process dies before the commit, and is done again."
 )
 _EARLY = (
     "The handler had acknowledged the event before its work was done, so it does not come again. Let the handler "
@@ -57,7 +62,7 @@ _GIVEN_UP = (
 )
 
 
-def reported(name: str, events: Sequence[Event], usual: Outcome, found: Outcome, about: str) -> str:
+def reported(name: str, events: Sequence[Event], usual: Outcome, found: Outcome, about: str, *, is_once: bool) -> str:
     """Return the report.
 
     Args:
@@ -66,19 +71,20 @@ def reported(name: str, events: Sequence[Event], usual: Outcome, found: Outcome,
         usual: What comes of an undisturbed run.
         found: What has come of the history.
         about: How the history was found.
+        is_once: Whether the handler is called in a transaction that notes the event.
     """
     sentences = "\n".join(f"  {number}. {one}" for number, one in enumerate(_sentences(found.visits, events), start=1))
-    advice = "\n".join(textwrap.fill(one, _WIDTH, break_on_hyphens=False) for one in _advice(found, events))
+    advice = "\n".join(textwrap.fill(one, _WIDTH, break_on_hyphens=False) for one in _advice(found, events, is_once))
     return (
         f"{name} does not survive this history:\n\n{sentences}\n\n{_difference(usual, found)}\n\n{advice}\n\n"
-        f'To play it again: assert_survives(..., replay="{as_text(_told(found.visits))}"){about}'
+        f'To play it again: assert_survives(..., replay="{as_text(told(found.visits))}"){about}'
     )
 
 
 # -- what has happened
 
 
-def _told(visits: Sequence[Visit]) -> list[Step]:
+def told(visits: Sequence[Visit]) -> list[Step]:
     """Return the history, with one step for failures of the handler in a row, which come again by themselves."""
     return [visits[at].step for at, _ in _rows(visits)]
 
@@ -130,7 +136,8 @@ def _sentence(visit: Visit, event: str, times: int) -> str:
     if fate is Fate.WITHIN:
         verb = "comes again, and the process dies while it handles it" if visit.is_again else ""
         begin = f"{_capital(event)} {verb}" if verb else f"The process dies while it handles {event}"
-        return f"{begin}, before {_place(visit)}.{own}"
+        where = "in the middle of" if visit.step.part else "before"
+        return f"{begin}, {where} {_place(visit)}.{own}"
     if visit.settled in ("given back", "rejected"):
         what = "gives it back" if visit.settled == "given back" else "rejects it"
         return f"{_capital(event)} {again}is handled, and the handler {what}."
@@ -144,6 +151,8 @@ def _capital(text: str) -> str:
 def _place(visit: Visit) -> str:
     assert visit.place is not None
     file, line = visit.place
+    if file == before_commit.__code__.co_filename:
+        return "the commit"
     code = linecache.getline(file, line).strip()
     return f"line {line} of {os.path.basename(file)}" + (f", `{code}`" if code else "")
 
@@ -183,7 +192,7 @@ def _hint_of_order(one: Any, other: Any) -> str:
 # -- what to do
 
 
-def _advice(found: Outcome, events: Sequence[Event]) -> list[str]:
+def _advice(found: Outcome, events: Sequence[Event], is_once: bool) -> list[str]:
     """Return why a handler has to bear such a history, and what helps; for each fault that is in it."""
     visits = found.visits
     fates = {visit.step.fate for visit in visits}
@@ -205,7 +214,8 @@ def _advice(found: Outcome, events: Sequence[Event]) -> list[str]:
     says = {
         _GIVEN_UP: bool(found.failure),
         _EARLY: is_early,
-        _HALF: Fate.WITHIN in fates and not is_early,
+        _OUTSIDE: Fate.WITHIN in fates and is_once,
+        _HALF: Fate.WITHIN in fates and not (is_early or is_once),
         _LATE: is_late,
         _TWICE: bool(fates & {Fate.LOST, Fate.AFTER, Fate.SERVER}) and not is_late,
         _MEMORY: bool(fates & {Fate.ACKED, Fate.BEFORE}),

@@ -61,7 +61,10 @@ def _size(wanted: frozenset[int], steps: tuple[Step, ...]) -> tuple[object, ...]
     order = [step.event for step in steps]
     swapped = sum(one > other for at, one in enumerate(order) for other in order[at + 1 :])
     fates = sorted((_RANK[step.fate] for step in steps if step.fate is not Fate.DONE), reverse=True)
-    return len(wanted), len(steps), len(fates), fates, swapped, sum(wanted), sum(step.line for step in steps)
+    return (
+        *(len(wanted), len(steps), len(fates), fates, swapped, sum(wanted)),
+        *(sum(step.line for step in steps), sum(step.part for step in steps)),
+    )
 
 
 def _candidates(wanted: frozenset[int], steps: tuple[Step, ...]) -> Iterator[tuple[frozenset[int], tuple[Step, ...]]]:
@@ -78,7 +81,9 @@ def _candidates(wanted: frozenset[int], steps: tuple[Step, ...]) -> Iterator[tup
         for fate in _SIMPLER[step.fate]:
             yield wanted, (*steps[:at], Step(step.event, fate), *steps[at + 1 :])
         for line in {step.line // 2, step.line - 1} if step.line > 2 else ():
-            yield wanted, (*steps[:at], step._replace(line=line), *steps[at + 1 :])
+            yield wanted, (*steps[:at], step._replace(line=line, part=0), *steps[at + 1 :])
+        if step.part:
+            yield wanted, (*steps[:at], step._replace(part=0), *steps[at + 1 :])
     for at in range(len(steps) - 1):
         one, other = steps[at : at + 2]
         if one.event > other.event:

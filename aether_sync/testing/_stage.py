@@ -1,5 +1,6 @@
 """``Stage``: a server with the events of a test, where histories are played one after the other."""
 
+import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -20,7 +21,7 @@ __all__ = ["Stage", "Start"]
 
 _ACK_WAIT = 3_600.0  # seconds: longer than any test, so that an event comes again when a history says so, and only then
 _MAX_DELIVER = 1_000_000  # more than any history has
-_PATIENCE = 30.0  # seconds for the server to answer, and to be there again after a restart
+_PATIENCE = 60.0  # seconds for the server to answer, to start, and to be there again, on a busy machine
 
 Start = Callable[[], object]
 """The user's function that is called when a process starts."""
@@ -40,8 +41,9 @@ class Stage:
         self._types = types
         self._is_killed = is_killed
         self._numbers: dict[int, int] = {}  # of the events, by their sequences
+        self._run = f"history-{uuid.uuid4().hex[:12]}"  # in a database of the user's, notes of another run may be left
         self._names = count(1)
-        self._server = NATSServer()
+        self._server = NATSServer(start_timeout=_PATIENCE)
         self._end = ExitStack()
         self._store: JetStreamEventStore | None = None
 
@@ -49,7 +51,7 @@ class Stage:
         with self._end:
             self._end.enter_context(self._server)
             with self._open() as store:
-                saved = store.save_events(self._events)
+                saved = store.save_events(self._events, timeout=_PATIENCE)
             self._numbers = {one.sequence: number for number, one in enumerate(saved)}
             self._end = self._end.pop_all()
         return self
@@ -70,7 +72,7 @@ class Stage:
         Returns:
             The progress at the end.
         """
-        name = f"history-{next(self._names)}"
+        name = f"{self._run}-{next(self._names)}"
         if self._is_killed:
             return self._play_in_children(progress, player, start, name)
         return self._play_here(progress, player, start, name)
@@ -82,16 +84,16 @@ class Stage:
             self._store = self._end.enter_context(self._open())
         consumer = _consumer(self._store, name)
         start()
-        with consumer.iterate(prefetch=self._prefetch) as consumption:
+        with consumer.iterate(prefetch=self._prefetch, timeout=_PATIENCE) as consumption:
             hand = Hand(consumption, self._numbers, progress.wanted)
             while (end := player.play(progress, hand)) is not End.SETTLED:
                 if end is End.DIED:
                     start()
                 else:
-                    self._server.restart()
+                    self._server.restart(_PATIENCE)
                     self._store.connection.wait_connected(_PATIENCE)
                 hand.give_back_all()
-        consumer.delete()
+        consumer.delete(timeout=_PATIENCE)
         return progress
 
     # -- in other processes, where it is one
@@ -109,7 +111,10 @@ class Stage:
     ) -> None:
         """Be a process that handles events until it dies, or all is done."""
         start()
-        with self._open() as store, _consumer(store, name).iterate(prefetch=self._prefetch) as consumption:
+        with (
+            self._open() as store,
+            _consumer(store, name).iterate(prefetch=self._prefetch, timeout=_PATIENCE) as consumption,
+        ):
             hand = Hand(consumption, self._numbers, progress.wanted)
 
             def leave(end: End) -> None:
@@ -134,7 +139,7 @@ class Stage:
         return 2 * len(self._events)
 
     def _open(self) -> JetStreamEventStore:
-        return JetStreamEventStore(self._server.url, types=self._types)
+        return JetStreamEventStore(self._server.url, types=self._types, connect_timeout=_PATIENCE)
 
 
 class _Told(NamedTuple):

@@ -16,10 +16,10 @@ from ..server.cluster import NATSCluster
 from ..server.server import NATSServer
 from ..stores.jetstream import JetStreamEventStore
 from ..stores.memory import InMemoryEventStore
-from ._guard import guarded
+from ._guard import Guard
 from ._link import BrokenLink
 from ._logs import LogRecorder
-from ._means import Reach, make_namespace, opened_bus, opened_connection, opened_store
+from ._means import Reach, make_namespace, opened_bus, opened_connection, opened_store, stream_of
 from ._published import Published
 
 __all__ = ["AetherTestCase"]
@@ -48,14 +48,36 @@ class AetherTestCase(unittest.TestCase):
         for name in _OF_ONE_TEST:  # of an earlier run of this very test
             self.__dict__.pop(name, None)
         self._has_raised = False
-        self.enterContext(guarded(self._records, lambda: self._has_raised))
+        self._guard = Guard(self._records)
+        self.addCleanup(self._look_back)
 
-    def _callTestMethod(self, method: Callable[[], object]) -> None:  # unittest says nowhere else that a test failed
+    def _look_back(self) -> None:
+        if not self._has_raised and (said := self._guard.complaint()):
+            raise AssertionError(said)
+
+    # unittest says nowhere else that a part of a test has failed:
+
+    def _callSetUp(self) -> None:
+        self._watched(super()._callSetUp)  # type: ignore[misc]
+
+    def _callTestMethod(self, method: Callable[[], object]) -> None:
+        self._watched(super()._callTestMethod, method)  # type: ignore[misc]
+        if "_guard" in self.__dict__:
+            self._guard.note_running()
+
+    def _callTearDown(self) -> None:
+        self._watched(super()._callTearDown)  # type: ignore[misc]
+
+    def _watched(self, part: Callable[..., object], *arguments: object) -> None:
+        """Call a part of the test, and note whether it fails; also in a subtest, whose failure raises nothing here."""
         try:
-            super()._callTestMethod(method)  # type: ignore[misc]
+            part(*arguments)
         except BaseException:
             self._has_raised = True
             raise
+        outcome = getattr(self, "_outcome", None)
+        if outcome is not None and not outcome.success:
+            self._has_raised = True
 
     # -- servers
 
@@ -103,8 +125,13 @@ class AetherTestCase(unittest.TestCase):
 
     @cached_property
     def aether_namespace(self) -> str:
-        """A name that no other test has: the prefix of :attr:`aether_bus`, the stream of :attr:`aether_store`."""
+        """A name that no other test has: the prefix of :attr:`aether_bus`."""
         return make_namespace(self._testMethodName)
+
+    @cached_property
+    def aether_stream(self) -> str:
+        """A name that no other test has, and that is no prefix of a bus: the stream of :attr:`aether_store`."""
+        return stream_of(self.aether_namespace)
 
     @cached_property
     def aether_connection(self) -> Connection:
@@ -122,7 +149,7 @@ class AetherTestCase(unittest.TestCase):
     def aether_store(self) -> JetStreamEventStore:
         """A store that has no events yet; what it stores is deleted after the test."""
         return self.enterContext(
-            opened_store(self.aether_connection, self.aether_namespace, self.aether_types, self._reach)
+            opened_store(self.aether_connection, self.aether_stream, self.aether_types, self._reach)
         )
 
     # -- in memory

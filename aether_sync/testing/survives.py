@@ -1,9 +1,13 @@
 """``assert_survives``: a handler of a durable consumer has the same effect, whatever happens to its process."""
 
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
+from inspect import unwrap
 from random import Random
 from typing import Any, NoReturn
 
@@ -18,21 +22,28 @@ from .._arguments import (
     is_of,
 )
 from .._runtime.deadline import Deadline
-from .._values.shown import short
+from .._values.shown import name_of, short
 from ..errors import InvalidOptionError
 from ..event_types import EventTypes, class_of_events
 from ..events import Event
-from ._calling import call_of, function_of, name_of
-from ._histories import Fate, Place, Plan, Step, parsed, random_history, single_faults
+from ..handler_arguments import as_called
+from ..stores.consumers.handlers import OF_A_CONSUMER
+from ..stores.projections.base import Database
+from ..stores.projections.projection import check_database
+from ..worker.idempotence import HandledOnce
+from ._committing import committing
+from ._histories import Fate, Plan, Step, parsed, random_history, single_faults
 from ._lines import own_code
 from ._playing import Player
-from ._report import reported
+from ._report import reported, told
 from ._shrinking import Found, shortened
 from ._stage import Stage
 from ._trials import Outcome, Trials, World, are_equal
 
 __all__ = ["Survival", "assert_survives"]
 
+_LEAST = 25  # histories with a single fault that are played however long they take: a few of each kind
+_AGAIN = 3  # times that a history which has failed is played again
 _MOST_EVENTS = 1_000  # of a test: as many as are stored at once
 
 
@@ -43,7 +54,7 @@ class Survival:
     Attributes:
         histories: How many histories were played.
         complete: Whether each history with a single fault was among them. False says that ``histories`` or ``seconds``
-            were too few for that.
+            were too few for that. If it is the seconds, there is a warning as well.
     """
 
     histories: int
@@ -64,6 +75,7 @@ def assert_survives(
     seconds: float = 5.0,
     seed: int = 0,
     replay: str = "",
+    idempotent: Database | None = None,
 ) -> Survival:
     """See that a handler comes to the same state, however its events are delivered.
 
@@ -76,10 +88,9 @@ def assert_survives(
     The handler is called on the calling thread, by one call at a time: races between threads are not looked for.
 
     Args:
-        handler: Called with what a handler of :meth:`Consumer.run` takes, the :class:`Delivery`. It may take the event
-            instead, or the event and the delivery: an argument is given what its annotation says, or its name, if that
-            is ``event`` or ``delivery``. With ``types`` any other class stands for the typed value. It may raise, and
-            is called again later, up to five times for an event.
+        handler: Called as :meth:`Worker.consume` calls it: with the :class:`Delivery`, or with what its annotations ask
+            for, the :class:`Event` and, with ``types``, its typed value. It may raise, and is called again later, up to
+            five times for an event.
         events: What is delivered, 1 to 1,000: events, of which those without a version are numbered, or with ``types``
             also pairs of an actor's id and a value. The fewer they are, the more of their histories are tried: two
             actors with three events each are a good beginning.
@@ -99,9 +110,16 @@ def assert_survives(
             nothing in memory survives, and ``state()``, which is called in this process, has to read what is outside.
             Connections that were opened before must not be used by the handler then.
         histories: How many histories are played at most.
-        seconds: For how long new histories are begun, and then for how long one that fails is shortened.
+        seconds: For how long new histories are begun, and then for how long one that fails is shortened. 25 histories
+            with a single fault are played however long they take, as far as there are so many: on a busy machine, too,
+            each kind of fault is among them. If the time is over before all of these were played, and ``histories``
+            would allow them, a ``UserWarning`` says what to raise.
         seed: Chooses the random histories. The same number chooses the same ones.
         replay: A history of a report. Only this one is played, and it is not shortened.
+        idempotent: The database of :meth:`Worker.consume`, if the handler runs with that: it is called with the
+            database first, in a transaction that also notes the event, and not called for an event that has a note. The
+            process may also die between the handler and the commit. A few rows per run are left in the table
+            ``aether_handled``.
 
     Returns:
         How much was tried.
@@ -114,38 +132,49 @@ def assert_survives(
         ServerNotFoundError: There is no nats-server; the extra ``server`` brings one.
     """
     __tracebackhide__ = True
-    call = call_of(handler, types)
     class_of_events(types)  # which refuses anything else
     given = _numbered(events, types)
-    for name, function in (("state", state), ("reset", reset), ("restart", restart)):
-        if function is not None or name == "state":
-            check_callback(name, function)
+    name, kinds = name_of(handler), frozenset(one.event_type for one in given)
+    database = None if idempotent is None else check_database("idempotent", idempotent)
+    before = "" if database is None else "the database"
+    call = as_called(handler, f"the handler {name}", OF_A_CONSUMER, types, kinds, before=before)
+    once = None if database is None else HandledOnce(database, committing(call), _nothing)
+    home = _module_of(handler)
+    for what, function in (("state", state), ("reset", reset), ("restart", restart)):
+        if function is not None or what == "state":
+            check_callback(what, function)
     search = _Search(
-        name=name_of(handler),
+        name=name.removeprefix(f"{home}.").rpartition("<locals>.")[2],
         events=given,
         is_killed=check_flag("kill", kill),
         keeps_order=check_flag("keep_order", keep_order),
         most=check_count("histories", histories),
         seconds=check_seconds("seconds", seconds),
         seed=check_int("seed", seed, 0),
+        is_once=once is not None,
     )
     replayed = check_text("replay", replay)
     steps = parsed(replayed, len(given)) if replayed else []
-    packages = frozenset(
-        name.partition(".")[0]
-        for name in (
-            str(getattr(function_of(handler), "__module__", "")),
-            sys._getframe(1).f_globals.get("__name__", ""),
-        )
-    )
-    world = World(state, reset or _nothing, restart or _nothing)
-    player = Player(call, own_code(packages))
-    with Stage(given, types, search.is_killed) as stage:
-        return search.run(stage, player, world, steps)
+    modules = home, str(sys._getframe(1).f_globals.get("__name__", ""))
+    packages = frozenset(one.partition(".")[0] for one in modules)
+    with Stage(given, types, search.is_killed) as stage, ExitStack() as end:
+        starts = [restart or _nothing]
+        if once is not None:
+            starts.insert(0, once.disconnect)  # as a process that dies does
+            end.callback(once.disconnect)
+        world = World(state, reset or _nothing, lambda: [start() for start in starts])
+        return search.run(stage, Player(once or call, own_code(packages)), world, steps)
 
 
 def _nothing() -> None:
     pass
+
+
+def _module_of(handler: Any) -> str:
+    """Return the module of the function that a handler comes down to, if it is a partial, a wrapper or an object."""
+    while is_of(handler, partial):
+        handler = handler.func
+    return str(getattr(unwrap(handler), "__module__", ""))
 
 
 def _numbered(events: object, types: EventTypes | None) -> list[Event]:
@@ -186,6 +215,7 @@ class _Search:
     most: int
     seconds: float
     seed: int
+    is_once: bool
 
     def run(self, stage: Stage, player: Player, world: World, replayed: list[Step]) -> Survival:
         __tracebackhide__ = True
@@ -194,7 +224,9 @@ class _Search:
         every = frozenset(range(plan.count))
         trials = Trials(stage, plan, player, world)
         usual = self._look_at_usual(trials, player, world, every)
-        plan = replace(plan, lines=_lines_by_event(usual, plan.count))
+        visits = {visit.step.event: visit for visit in usual.visits}  # of each event the last one
+        last = [visits[event] for event in range(plan.count)]
+        plan = replace(plan, lines=tuple(one.lines for one in last), parts=tuple(one.parts for one in last))
         if replayed:
             if not plan.restarts_server:  # to the handler it is as if the acknowledgement were lost
                 replayed = [one._replace(fate=Fate.LOST) if one.fate is Fate.SERVER else one for one in replayed]
@@ -212,6 +244,9 @@ class _Search:
         first = trials.undisturbed(every, watched)
         if first.failure:
             raise AssertionError(f"{self.name} fails in an undisturbed run: {first.failure}") from _last(errors)
+        refused = next((one.error for one in first.visits if one.error and one.settled == "rejected"), "")
+        if refused and self.is_once:
+            raise AssertionError(f"{self.name} fails in an undisturbed run: {refused}") from _last(errors)
         if all(are_equal(one, trials.initial) for one in (*states, first.state)):
             raise InvalidOptionError(_no_change(trials.initial, self.is_killed))
         second = trials.undisturbed(every, player._replace(counts_lines=True))
@@ -236,43 +271,52 @@ class _Search:
         deadline = Deadline(self.seconds)
         singles, is_complete = single_faults(plan), False
         random = Random(self.seed)
-        while trials.count < self.most and deadline.remaining():
+        while trials.count < self.most and (deadline.remaining() or (trials.count < _LEAST and not is_complete)):
             steps = next(singles, None)
             if steps is None:
                 is_complete, steps = True, random_history(plan, random)
             outcome = trials.disturbed(every, steps)
             if trials.fails(every, outcome):
                 self._shorten_and_raise((every, outcome), trials)
-        return Survival(trials.count, complete=is_complete or next(singles, None) is None)
+        survival = Survival(trials.count, complete=is_complete or next(singles, None) is None)
+        if not survival.complete and trials.count < self.most:
+            warnings.warn(
+                f"{self.name} has survived {trials.count} histories in {self.seconds:g} s, and there are more with a "
+                f"single fault: raise seconds=, or say by histories={trials.count} that these are enough",
+                stacklevel=4,
+            )
+        return survival
 
     def _shorten_and_raise(self, found: Found, trials: Trials) -> NoReturn:
         __tracebackhide__ = True
         number, deadline = trials.count, Deadline(self.seconds)
         found = shortened(found, trials, lambda: bool(deadline.remaining()))
-        wanted, outcome = found
+        _, outcome = found
         errors: list[BaseException] = []
         about = f"\n(It is made of history {number} of at most {self.most}, seed {self.seed}.)"
-        if not trials.fails(wanted, trials.disturbed(wanted, outcome.steps, errors)):
+        failed = sum(self._fails_again(outcome, trials, errors) for _ in range(_AGAIN))
+        if failed < _AGAIN:
+            often = f"fail {failed} of {_AGAIN} times" if failed else "not fail"
             about = (
-                "\nWhen it was played again, it did not fail: the handler, or state(), depends on something else, such "
+                f"\nWhen it was played again, it did {often}: the handler, or state(), depends on something else, such "
                 f"as the time, a thread or chance.{about}"
             )
         raise AssertionError(self._report(found, trials, about)) from _last(errors)
 
+    def _fails_again(self, outcome: Outcome, trials: Trials, errors: list[BaseException]) -> bool:
+        """Play a history once more as ``replay=`` plays what the report tells; return whether it fails."""
+        steps = told(outcome.visits)
+        wanted = frozenset(step.event for step in steps)
+        return trials.fails(wanted, trials.disturbed(wanted, steps, errors))
+
     def _report(self, found: Found, trials: Trials, about: str) -> str:
         wanted, outcome = found
-        return reported(self.name, self.events, trials.undisturbed(wanted), outcome, about)
+        return reported(self.name, self.events, trials.undisturbed(wanted), outcome, about, is_once=self.is_once)
 
 
 def _last(errors: list[BaseException]) -> BaseException | None:
     """Return what the handler has raised last, for the traceback."""
     return errors[-1] if errors else None
-
-
-def _lines_by_event(usual: Outcome, count: int) -> tuple[tuple[Place, ...], ...]:
-    """Return the lines that have run for each event, when it was handled for the last time."""
-    found = {visit.step.event: visit.lines for visit in usual.visits}
-    return tuple(found[event] for event in range(count))
 
 
 def _no_change(initial: object, is_killed: bool) -> str:

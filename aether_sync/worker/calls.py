@@ -10,11 +10,11 @@ from .._arguments import as_iterator, is_of
 from .._runtime.reporter import Kind, Reporter
 from .._values.counting import Count
 from .._values.shown import name_of, short
-from ..errors import InvalidOptionError
+from ..errors import InvalidOptionError, WorkerError
 from ..event_types import EventTypes
 from ..events import Event
+from ..handler_arguments import Source, as_called
 from ..stores.consumers.delivery import Delivery
-from .parameters import Source, as_called
 
 __all__ = ["Around", "ExtraCounts", "Failure", "OnError", "check_arounds", "reporting", "surrounded"]
 
@@ -100,15 +100,18 @@ def surrounded(
         InvalidOptionError: One of them asks for what there is not.
     """
     for around in reversed(tuple(arounds)):
-        what = f"{name_of(around)}, which is around {about},"
+        what = f"{name_of(around)}, around {about}"
         make = as_called(around, what, source, types, wanted, may_ask_nothing=True)
-        call = _within(make, call)
+        call = _within(make, what, call)
     return call
 
 
-def _within(make: Callable[[Any], Any], call: Callable[[Any], object]) -> Callable[[Any], object]:
+def _within(make: Callable[[Any], Any], what: str, call: Callable[[Any], object]) -> Callable[[Any], object]:
     def within(given: Any) -> object:
-        with make(given):
+        manager = make(given)
+        if not hasattr(type(manager), "__exit__"):
+            raise WorkerError(f"{what}: it has returned {short(manager)}, which is no context manager")
+        with manager:
             return call(given)
         return None  # it has suppressed an error
 

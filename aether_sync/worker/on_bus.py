@@ -78,7 +78,14 @@ def passing(
 
 
 class BusHandler:
-    """Calls a handler with events of a bus, from the begin of the worker to its end."""
+    """Calls a handler with events of a bus, from the begin of the worker to its end.
+
+    Attributes:
+        listening: What it listens to.
+        call: Calls the handler with an event.
+    """
+
+    goes_on = False
 
     def __init__(
         self,
@@ -93,15 +100,15 @@ class BusHandler:
         self.key = object()
         self._name = name
         self._bus = bus
-        self._listening = listening
-        self._call = call
+        self.listening = listening
+        self.call = call
         self._counts = counts
         self._reporter = reporter
         self._runner: SubscriptionRunner | None = None
 
     def begin(self, hooks: ThreadHooks, changed: Callable[[], object], deadline: Deadline) -> None:
         """Subscribe, and start the threads."""
-        one = self._listening
+        one = self.listening
         subscription = self._bus.subscribe(
             one.pattern,
             filter=one.filter,
@@ -112,7 +119,7 @@ class BusHandler:
             timeout=deadline.timeout_left(),
         )
         self._runner = start_subscription_runner(
-            subscription, self._call, one.threads, hooks, self._reporter, name=self._name, when_ended=changed
+            subscription, self.call, one.threads, hooks, self._reporter, name=self._name, when_ended=changed
         )
 
     @property
@@ -147,6 +154,6 @@ class BusHandler:
     def metrics(self) -> HandlerMetrics:
         """Return what it has done."""
         if self._runner is None:
-            listening = self._listening
+            listening = self.listening
             return HandlerMetrics(name=self._name, kind="on", of=listening.pattern, threads=listening.threads)
         return replace(self._runner.metrics(), **self._counts.fields())

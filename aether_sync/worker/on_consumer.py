@@ -34,7 +34,15 @@ class Running:
 
 
 class ConsumerHandler:
-    """Calls a handler with the deliveries of a consumer, from the begin of the worker to its end."""
+    """Calls a handler with the deliveries of a consumer, from the begin of the worker to its end.
+
+    Attributes:
+        consumer: The consumer.
+        call: Calls the handler with a delivery.
+        release: Closes what the thread that calls it has opened for it; None if it opens nothing.
+    """
+
+    goes_on = False
 
     def __init__(
         self,
@@ -48,22 +56,22 @@ class ConsumerHandler:
         self.label = f"the handler {name} of consumer {consumer.name!r}"
         self.key = "consume", consumer.name
         self._name = name
-        self._consumer = consumer
+        self.consumer = consumer
         self._running = running
-        self._call = call
+        self.call = call
         self._counts = counts
-        self._release = release  # what a thread of handlers has opened; None if it opens nothing
+        self.release = release
         self._runner: Runner | None = None
 
     def begin(self, hooks: ThreadHooks, changed: Callable[[], object], deadline: Deadline) -> None:
         """Join the consumer, or make it, and start the threads."""
-        self._runner = runner = self._consumer.run(
-            self._call,
+        self._runner = runner = self.consumer.run(
+            self.call,
             threads=self._running.threads,
             retry_delay=self._running.retry,
             prefetch=self._running.prefetch,
             thread_start=hooks.begin,
-            thread_exit=hooks.end if self._release is None else partial(_end_thread, self._release, hooks.end),
+            thread_exit=hooks.end if self.release is None else partial(_end_thread, self.release, hooks.end),
             timeout=deadline.timeout_left(),
         )
         when_ended(runner, changed)
@@ -71,11 +79,6 @@ class ConsumerHandler:
     def use_threads(self, threads: int) -> None:
         """Let so many calls run at a time; before it begins."""
         self._running = replace(self._running, threads=threads)
-
-    @property
-    def runner(self) -> Runner | None:
-        """The runner, once it has begun."""
-        return self._runner
 
     @property
     def has_ended(self) -> bool:
@@ -112,7 +115,7 @@ class ConsumerHandler:
         return HandlerMetrics(
             name=self._name,
             kind="consume",
-            of=self._consumer.name,
+            of=self.consumer.name,
             threads=self._running.threads,
             busy=runner.busy,
             waiting=max(0, runner.in_hand - runner.busy),
@@ -125,7 +128,7 @@ class ConsumerHandler:
 
     def runner_metrics(self) -> RunnerMetrics:
         """Return what its runner has counted."""
-        return RunnerMetrics(consumer=self._consumer.name) if self._runner is None else self._runner.metrics()
+        return RunnerMetrics(consumer=self.consumer.name) if self._runner is None else self._runner.metrics()
 
 
 def _end_thread(release: Callable[[], object], hook: Hook | None) -> None:

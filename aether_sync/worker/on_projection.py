@@ -18,6 +18,7 @@ class ProjectionPart:
     other handlers go on. Its health says it.
     """
 
+    goes_on = True
     has_ended = False
     failure: AetherError | None = None
 

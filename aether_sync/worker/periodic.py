@@ -6,13 +6,14 @@ from threading import get_ident
 
 from .._arguments import refuse_unrun
 from .._runtime.deadline import Deadline
+from .._runtime.exit import is_ending
 from .._runtime.handler_threads import HandlerThreads, ThreadHooks, as_failure
-from .._runtime.reporter import Burst, Kind, Reporter
+from .._runtime.reporter import Burst, Failures, Kind, Reporter
 from .._runtime.waits import ParkingLot
 from .._values.clock import monotonic
 from .._values.counting import Times
 from .._values.shown import short
-from ..errors import AetherError
+from ..errors import AetherError, ClosedError, PermissionDeniedError
 from ..health import Health
 from ..metrics import BOUNDS, HandlerMetrics, histogram_of_both
 from .calls import ExtraCounts
@@ -30,6 +31,8 @@ class Periodic:
         seconds: From the begin of a turn to that of the next one.
         call: Calls the handler.
         turns: Says whose turn it is; None if each process has all of them.
+        has_closed: Whether the store is closed that the work is of, so that no turn begins any more; None if it is of
+            none, and only the worker ends it.
         counts: Counts what is counted besides.
         reporter: Logs for the worker.
     """
@@ -41,6 +44,7 @@ class Periodic:
         seconds: float,
         call: Callable[[None], object],
         turns: Callable[[], Turns] | None,
+        has_closed: Callable[[], bool] | None,
         counts: ExtraCounts,
         reporter: Reporter,
     ) -> None:
@@ -51,10 +55,12 @@ class Periodic:
         self._seconds = seconds
         self._call = call
         self._make_turns = turns
+        self._has_closed = has_closed
+        self.goes_on = has_closed is None
         self._counts = counts
         self._reporter = reporter
         self._returned, self._raised = Times(BOUNDS), Times(BOUNDS)
-        self._burst, self._troubles = Burst(), Burst()
+        self._burst, self._troubles = Failures(), Burst()
         self.forget()
 
     def forget(self) -> None:
@@ -78,9 +84,17 @@ class Periodic:
 
     def _work(self) -> None:
         turns = None if self._make_turns is None else self._make_turns()
-        while not self._is_ending:
-            pause = self._take_turn() if turns is None else self._take_turn_of(turns)
-            self._changed.wait(lambda: self._is_ending, Deadline(pause))
+        while not self._is_over():
+            self._pause(self._take_turn() if turns is None else self._take_turn_of(turns))
+
+    def _is_over(self) -> bool:
+        return self._is_ending or (self._has_closed is not None and self._has_closed())
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, and look now and then whether the store is closed, which nobody tells."""
+        deadline = Deadline(seconds)
+        while not self._is_over() and (left := deadline.remaining()) > 0:
+            self._changed.wait(lambda: self._is_ending, Deadline(left if self.goes_on else min(left, BEAT)))
 
     def _take_turn(self) -> float:
         """Do the work; return the seconds until the next turn. What was missed is not made up for."""
@@ -89,9 +103,17 @@ class Periodic:
         return max(0.0, begun + self._seconds - monotonic())
 
     def _take_turn_of(self, turns: Turns) -> float:
-        """Do the work if it is this process's turn; return the seconds until to look again."""
+        """Do the work if it is this process's turn; return the seconds until to look again.
+
+        Raises:
+            AetherError: It will never be known again whose turn it is.
+        """
         try:
             held = turns.take()
+        except (ClosedError, PermissionDeniedError):
+            if self._is_over() or is_ending():
+                return 0.0
+            raise
         except AetherError as error:
             self._trouble = str(error)
             if self._troubles.opens():

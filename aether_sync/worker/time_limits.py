@@ -10,9 +10,11 @@ import ctypes
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import inf
+from pathlib import Path
 from threading import Thread, get_ident
+from types import FrameType
 from typing import Any
 
 from .._arguments import check_seconds, is_of
@@ -22,6 +24,7 @@ from .._runtime.reporter import Details, Kind, Reporter
 from .._runtime.threads import make_thread, start
 from .._runtime.waits import ParkingLot
 from .._values.clock import monotonic
+from .._values.shown import short
 from ..errors import TimeLimitExceededError, WorkerError
 from ..events import Event
 from ..stores.consumers.delivery import Delivery
@@ -30,12 +33,13 @@ __all__ = ["TimeLimits", "check_limit", "interruptible"]
 
 _LONGEST_STACK = 8_000  # characters: its end says most
 _SHORTEST = 0.001  # seconds between two looks
+_PACKAGE = str(Path(__file__).parents[1])
 
 
 class _Call:
     """A call of a handler that has a limit."""
 
-    __slots__ = ("block", "due", "given", "handler", "is_reported", "is_sent", "limit", "overdue", "thread")
+    __slots__ = ("block", "due", "given", "handler", "has_come", "is_reported", "is_sent", "limit", "overdue", "thread")
 
     def __init__(self, handler: str, limit: float, given: object, overdue: Callable[[], object]) -> None:
         self.handler = handler
@@ -46,14 +50,14 @@ class _Call:
         self.due = monotonic() + limit
         self.is_reported = False
         self.block = 0  # how many interruptible blocks it is in
-        self.is_sent = False  # an exception is on its way into the block
+        self.is_sent = False  # an exception was sent into the block
+        self.has_come = False  # and was raised there
 
 
 #: The calls that run, by thread; changed by single operations.
 _running: dict[int, _Call] = {}
-_lock = (
-    signal_safe_lock()
-)  # guards ``block`` and ``is_sent`` of all calls: no exception is sent to who has left a block
+#: Guards ``block`` and ``is_sent`` of all calls: no exception is sent to who has left a block.
+_lock = signal_safe_lock()
 
 
 class TimeLimits:
@@ -150,14 +154,13 @@ class TimeLimits:
             frame = sys._current_frames().get(call.thread)
             if frame is None or self._calls.get(call.thread) is not call:  # it has just ended
                 return
-            stack = "\n" + "".join(traceback.format_stack(frame))[-_LONGEST_STACK:]
-            text = "the handler %s has run for longer than its time limit of %s s; it is at: %s"
-            details = _details(call.given)
-            self._reporter.warning(Kind.OVERDUE, text, call.handler, f"{call.limit:g}", stack, **details)
+            text = "the handler %s has run for longer than its time limit of %s s%s; it is at: %s"
+            about = call.handler, f"{call.limit:g}", _in_words(call.given), "\n" + _stack_of(frame)
+            self._reporter.warning(Kind.OVERDUE, text, *about, **_details(call.given))
         with _lock:
             if call.block and not call.is_sent and self._calls.get(call.thread) is call:
                 call.is_sent = True
-                _send(call.thread, TimeLimitExceededError)
+                _send(call.thread, _Sent)
         call.due = monotonic() + call.limit  # it may enter a block later
 
     def reasons(self) -> list[str]:
@@ -197,21 +200,37 @@ def interruptible() -> Iterator[None]:
             call.block += 1
         yield
     finally:
-        _leave(call)
-    if call.is_sent and not call.block:  # it was on its way, and has not arrived
-        call.is_sent = False
+        was_on_its_way = _leave(call)
+    if was_on_its_way:
         raise TimeLimitExceededError
 
 
-def _leave(call: _Call) -> None:
-    """Leave a block. An error that has not arrived is taken back, if this was the outermost one."""
+def _leave(call: _Call) -> bool:
+    """Leave a block. If it was the outermost one, take back what was sent and has not come; return whether there was.
+
+    What comes in the middle of this is raised here, so it leaves the block all the same.
+    """
     with _lock:
         call.block -= 1
-        is_taken_back = call.is_sent and not call.block
-        if is_taken_back:
+        if call.block:
+            return False
+        is_on_its_way = call.is_sent and not call.has_come
+        call.is_sent = call.has_come = False
+        if is_on_its_way:
             _send(call.thread, None)
-    if is_taken_back:
+    if is_on_its_way:
         _forget_that_one_was_sent()
+    return is_on_its_way
+
+
+class _Sent(TimeLimitExceededError):
+    """What is sent to a thread. When Python makes the exception there, the call notes that it has come."""
+
+    def __new__(cls) -> TimeLimitExceededError:  # type: ignore[misc]  # the handler sees nothing but that
+        call = _running.get(get_ident())
+        if call is not None:
+            call.has_come = True
+        return TimeLimitExceededError()
 
 
 class _NoneIsLeftError(BaseException):
@@ -240,6 +259,26 @@ def _send(thread: int, error: type[BaseException] | None) -> None:
     raising = getattr(ctypes.pythonapi, "PyThreadState_SetAsyncExc", None)
     if raising is not None:
         raising(ctypes.c_ulong(thread), None if error is None else ctypes.py_object(error))
+
+
+def _stack_of(frame: FrameType) -> str:
+    """Return the stack of a thread from the handler's own frame on, without ours around it."""
+    frames = [*traceback.walk_stack(frame)]  # the innermost first
+    names = [one.f_code.co_filename for one, _ in frames]
+    with suppress(ValueError):
+        del frames[names.index(__file__) :]  # of watched(); what is outside of it is not the handler's
+    while len(frames) > 1 and frames[-1][0].f_code.co_filename.startswith(_PACKAGE):
+        frames.pop()
+    return "".join(traceback.StackSummary.extract(reversed(frames)).format())[-_LONGEST_STACK:]
+
+
+def _in_words(given: object) -> str:
+    """Return what a handler was called with, for a message."""
+    event = given.event if is_of(given, Delivery) else given
+    if not is_of(event, Event):
+        return ""
+    where = f", sequence {given.sequence}" if is_of(given, Delivery) else ""
+    return f", with {event.event_type} of {short(event.actor_id)}{where}"
 
 
 def _details(given: object) -> Details:

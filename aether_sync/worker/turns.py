@@ -3,10 +3,14 @@
 A process that takes a turn says so, and again every few seconds as long as the work runs. If it has said nothing for
 longer than that, as it was killed or cannot reach the server, the turn is over for all others. They measure that on
 their own clocks: it is the time for which they have seen no change.
+
+How long ago a turn has begun is told by wall clocks, of which two may differ, and one may be set anew or be frozen by a
+test. So they only say it within what a process has seen itself: at the least, it is the time since the turn was there,
+and at the most, that since another one still was the last.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from math import inf, nextafter
 from typing import Protocol
 
 import msgspec
@@ -32,10 +36,29 @@ class _Book(Protocol):
     def write(self, work: str, turn: Turn, deadline: Deadline) -> Turn | None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    sequence: int
-    since: float  # on the clock of time-outs
+class _Sight:
+    """What this process has seen of the last turn, on the clock of time-outs.
+
+    Attributes:
+        earliest: When another turn was still the last one: this one has begun later.
+        latest: When this one was there: it had begun by then.
+        sign: When it was there that the process which has it has said something.
+    """
+
+    def __init__(self) -> None:
+        self._turn: tuple[str, float] | None = None
+        self._sequence = -1
+        self._looked = self.earliest = -inf
+        self.latest = self.sign = 0.0
+
+    def note(self, last: Turn, asked: float) -> None:
+        """Note what was the last turn when the server was asked for it."""
+        moment = monotonic()
+        if (turn := (last.by, last.begun)) != self._turn:
+            self._turn, self.earliest, self.latest = turn, self._looked, moment
+        if last.sequence != self._sequence:
+            self._sequence, self.sign = last.sequence, moment
+        self._looked = asked
 
 
 class Turns:
@@ -55,7 +78,7 @@ class Turns:
         self._seconds = seconds
         self._me = me
         self._passed_by = passed_by
-        self._seen = _Seen(-1, 0.0)
+        self._sight = _Sight()
         self._of_others = 0.0  # when the last turn began of which it is counted that another process has it
 
     def take(self) -> "Held | float":
@@ -67,23 +90,27 @@ class Turns:
         Raises:
             AetherError: The server cannot be asked.
         """
+        asked, sight = monotonic(), self._sight
         last = self._book.last(self._work, Deadline(_ASK))
-        if last.sequence != self._seen.sequence:
-            self._seen = _Seen(last.sequence, monotonic())
-        moment = now().timestamp()
+        sight.note(last, asked)
         self._count(last)
-        # A clock that is ahead of ours must not keep us waiting for longer than a turn.
-        left = min(self._seconds, last.begun + self._seconds - moment)
+        wall, clock = now().timestamp(), monotonic()
+        age = min(max(wall - last.begun, clock - sight.latest), clock - sight.earliest)
+        left = self._seconds - age
         if last.has_ended:
             if left > 0:
                 return left
         else:
-            silent = LOST - (monotonic() - self._seen.since)
+            silent = LOST - (clock - sight.sign)
             if left > 0 or silent > 0:
                 return max(left, min(silent, BEAT))
-        mine = Turn(by=self._me, begun=moment, has_ended=False, sequence=last.sequence)
+        begun = wall if wall != last.begun else nextafter(wall, inf)  # the clock is frozen: it is another turn
+        mine = Turn(by=self._me, begun=begun, has_ended=False, sequence=last.sequence)
         written = self._book.write(self._work, mine, Deadline(_ASK))
-        return BEAT / 10 if written is None else Held(self._book, self._work, written)
+        if written is None:
+            return BEAT / 10
+        sight.note(written, clock)
+        return Held(self._book, self._work, written)
 
     def _count(self, last: Turn) -> None:
         if last.by not in ("", self._me) and last.begun != self._of_others:

@@ -4,51 +4,55 @@ import sys
 import uuid
 import weakref
 from collections.abc import Callable, Iterable
-from enum import Enum
 from functools import partial
 from threading import Thread
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 from .._arguments import check_callback, check_count, check_flag, check_seconds, check_text, check_timeout, is_of
+from .._bus.store_watch import check_apart
 from .._runtime.again import again
 from .._runtime.closing import Startable
 from .._runtime.deadline import Deadline
-from .._runtime.exit import before_threads_end, is_ending, mind_the_exit
+from .._runtime.exit import before_threads_end
 from .._runtime.fork import ForkAware, fork_aware
 from .._runtime.handler_threads import Hook, ThreadHooks
-from .._runtime.locks import outside_locks, signal_safe_lock
+from .._runtime.locks import outside_locks
 from .._runtime.registry import WeakRegistry
 from .._runtime.reporter import Reporter, last_words
+from .._runtime.stop_signals import StopSignals
 from .._runtime.threads import NoThreadError, make_thread, start
-from .._runtime.waits import ParkingLot, Reply
+from .._runtime.waits import Reply
 from .._values.shown import name_of, short
 from ..bus import EventBus
-from ..errors import AetherError, InvalidOptionError, WorkerError
+from ..errors import InvalidOptionError, WorkerError
 from ..event_types import EventTypes
+from ..handler_arguments import OF_A_BUS, OF_NOTHING, Source, as_called
 from ..health import Health
-from ..metrics import CloseReport, HandlerMetrics, WorkerMetrics
+from ..metrics import CloseReport, WorkerMetrics
+from ..nats_bus import NATSEventBus
+from ..outbox.relay import Relay
 from ..patterns import SubscriptionFilter
 from ..stores._checks import check_wanted
 from ..stores._jetstream.names import escaped_consumer
 from ..stores._store_base import StoreBase
+from ..stores.consumers.handlers import OF_A_CONSUMER
 from ..stores.consumers.retry_policy import RetryPolicy, check_retry
-from ..stores.consumers.runner import Runner
 from ..stores.event_store import EventStore
 from ..stores.jetstream import JetStreamEventStore, turns_of
 from ..stores.projections.base import Database
-from ..stores.projections.projection import Projection, check_database
+from ..stores.projections.projection import Projection, check_database, is_begun
 from .calls import Around, ExtraCounts, OnError, check_arounds, reporting, surrounded
 from .idempotence import HandledOnce
 from .on_bus import BusHandler, Listening, check_listening, passing
 from .on_consumer import ConsumerHandler, Running
 from .on_projection import ProjectionPart
-from .parameters import OF_A_BUS, OF_A_CONSUMER, OF_NOTHING, Source, as_called
+from .on_relay import RelayPart
+from .parts import Parts, State
 from .periodic import Periodic
-from .stop_signals import StopSignals
 from .time_limits import TimeLimits, check_limit
 from .turns import Turns
 
-__all__ = ["Worker", "runners_of"]
+__all__ = ["Worker", "handlers_of"]
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -60,40 +64,12 @@ _SETTLES = 1.0  # seconds for what is just being begun when a signal comes
 _LEFT = 3  # the exit status of run() if something was left undone
 
 
-_ADVICE = "each event or turn goes to one of those that share a name, so give them different ones"
-
-
-class _State(Enum):
-    NEW = "not started"
-    STARTED = "started"
-    CLOSED = "closed"
-
-
-class _Part(Protocol):
-    """What begins and ends with a worker.
-
-    Attributes:
-        label: What it is called in messages.
-    """
-
-    label: str
-
-    @property
-    def key(self) -> object: ...  # which only one of a worker may have
-    @property
-    def has_ended(self) -> bool: ...
-    @property
-    def failure(self) -> AetherError | None: ...
-    def begin(self, hooks: ThreadHooks, changed: Callable[[], object], deadline: Deadline) -> None: ...
-    def let_end(self, *, discard: bool) -> None: ...
-    def end(self, deadline: Deadline, *, discard: bool) -> int: ...
-    def forget(self) -> None: ...
-    def health(self, deadline: Deadline) -> Health: ...
-    def metrics(self) -> HandlerMetrics | None: ...
-
-
 def _turns(store: JetStreamEventStore, work: str, seconds: float, counts: ExtraCounts) -> Turns:
     return Turns(turns_of(store), work, seconds, uuid.uuid4().hex, counts.passed_by.one)
+
+
+def _is_closed(store: EventStore) -> bool:
+    return store.closed
 
 
 class Worker(Startable, ForkAware):
@@ -108,8 +84,8 @@ class Worker(Startable, ForkAware):
     :meth:`run` is all that a program needs: it works until SIGTERM or SIGINT, and ends in order. :meth:`start` and
     :meth:`drain` do the same beside other things; so does a ``with`` statement, which ends by :meth:`close`.
 
-    An error of a handler ends nothing: it is counted, and logged with its event; of failures that come close together,
-    the first. What then becomes of the event is said by :meth:`on` and :meth:`consume`. If a handler cannot go on, as
+    An error of a handler ends nothing: it is counted, and logged with its event; while one fails again and again, once
+    a minute. What then becomes of the event is said by :meth:`on` and :meth:`consume`. If a handler cannot go on, as
     its consumer was deleted or a right revoked, :meth:`wait` and ``run()`` raise that error.
 
     Any thread may call its methods. A worker that has ended cannot be started again. In a forked child it is not
@@ -145,6 +121,8 @@ class Worker(Startable, ForkAware):
             raise InvalidOptionError(
                 f"store must be a JetStreamEventStore or an InMemoryEventStore, not {short(store)}"
             )
+        if is_of(bus, NATSEventBus) and is_of(store, JetStreamEventStore):
+            check_apart(store.stream, bus.prefix)
         self._bus, self._store = bus, store
         self._arounds = check_arounds(around)
         self._hooks = ThreadHooks.checked(thread_start, thread_exit)
@@ -154,22 +132,13 @@ class Worker(Startable, ForkAware):
         self._reporter = Reporter()
         weakref.finalize(self, self._reporter.end).atexit = False
         self._limits = TimeLimits(self._reporter)
-        self._parts: list[_Part] = []
-        self._begin_anew()
+        self._parts = Parts()
         fork_aware.add(self)
         _workers.add(self)
 
-    def _begin_anew(self) -> None:
-        self._lock = signal_safe_lock()  # guards the two fields below, and the list of parts
-        self._state = _State.NEW
-        self._begun: list[_Part] = []
-        self._changed = ParkingLot()  # who waits for its end
-
     def _after_fork(self) -> None:
-        for part in self._parts:
-            part.forget()
+        self._parts.begin_anew()
         self._limits.forget()
-        self._begin_anew()
 
     @property
     def bus(self) -> EventBus | None:
@@ -184,7 +153,7 @@ class Worker(Startable, ForkAware):
     @property
     def closed(self) -> bool:
         """Whether it takes nothing new any more."""
-        return self._state is _State.CLOSED
+        return self._parts.closed
 
     # -- what it does
 
@@ -247,7 +216,7 @@ class Worker(Startable, ForkAware):
             about = f"the handler {name} of {pattern!r}"
             call, _ = self._call(handler, name, about, OF_A_BUS, bus.types, listening.wanted, arounds, limit, counts)
             call = passing(call, listening, counts.passed_by.one)
-            self._add(BusHandler(name, bus, listening, call, counts, self._reporter))
+            self._parts.add(BusHandler(name, bus, listening, call, counts, self._reporter))
             return handler
 
         return register
@@ -331,7 +300,7 @@ class Worker(Startable, ForkAware):
                 handler, called, about, OF_A_CONSUMER, store.types, wanted, arounds, limit, counts, within
             )
             release = None if once is None else once.disconnect
-            self._add(ConsumerHandler(called, consumer, running, call, counts, release))
+            self._parts.add(ConsumerHandler(called, consumer, running, call, counts, release))
             return handler
 
         return register
@@ -348,14 +317,15 @@ class Worker(Startable, ForkAware):
         """Return a decorator for periodic work: a function that is called every so many seconds, without an event.
 
         The first turn is at the start, and a turn begins so many seconds after the last one has begun. One that takes
-        longer holds up the next one: no two run at a time, and what was missed is not made up for. An error is logged
-        and counted, and the next turn comes when it is due.
+        longer delays the next one: within a process no two run at a time, and a turn that was missed meanwhile is left
+        out. An error is logged and counted, and the next turn comes when it is due.
 
         With ``once_per_cluster``, of all processes with the same store and name one has the turn, whichever asks first
         when it is due; the first one at a start only if none was within this time. This is kept in the stream
         ``<stream>~turns`` beside that of the store. What it promises, and what not:
 
-        - Two processes never begin the same turn. If their clocks differ, a turn may begin earlier by so much.
+        - Two processes never begin the same turn. If their clocks differ, the first turn of one that has just started
+          may begin earlier by so much.
         - Two turns do not run at the same time, as long as the process that has the turn reaches the server. If it does
           not for 20 seconds, or lets no other thread run, another one may begin the next turn, when that is due.
         - A turn whose process dies is not made up for: the next one comes when it is due, and 20 seconds have passed.
@@ -393,7 +363,8 @@ class Worker(Startable, ForkAware):
             if once_per_cluster and is_of(store, JetStreamEventStore):
                 escaped_consumer(work)  # or it cannot be written under that name
                 turns = partial(_turns, store, work, pause, counts)
-            self._add(Periodic(work, called, pause, call, turns, counts, self._reporter))
+            has_closed = partial(_is_closed, store) if once_per_cluster and store is not None else None
+            self._parts.add(Periodic(work, called, pause, call, turns, has_closed, counts, self._reporter))
             return handler
 
         return register
@@ -405,16 +376,43 @@ class Worker(Startable, ForkAware):
         an event does not end the worker: :meth:`health` is neither ok nor alive then.
 
         Args:
-            projection: What ``store.project()`` has returned, not started.
+            projection: What ``store.project()`` has returned, not started; of the worker's store, which :meth:`run`
+                closes.
 
         Raises:
-            InvalidOptionError: It is no projection, or there is one of that name.
+            InvalidOptionError: It is no projection, of another store, or started; or there is one of that name.
             WorkerError: The worker has begun already.
         """
         if not is_of(projection, Projection):
             raise InvalidOptionError(f"project() takes what store.project() has returned, not {short(projection)}")
-        self._add(ProjectionPart(projection))
+        if projection.store is not self._store:
+            whose = "has none" if self._store is None else "has another one"
+            of = f"projection {projection.name!r} is of a store"
+            raise InvalidOptionError(f"{of} that is not the worker's, which {whose}: Worker(store=...)")
+        if is_begun(projection):
+            raise InvalidOptionError(f"projection {projection.name!r} is started already: the worker starts it")
+        self._parts.add(ProjectionPart(projection))
         return projection
+
+    def relay(self, relay: Relay) -> Relay:
+        """Let the relay of an outbox run with the worker; returns it.
+
+        It may run in any number of processes. One that stops, as its table is gone, does not end the worker:
+        :meth:`health` is neither ok nor alive then.
+
+        Args:
+            relay: The relay, not started, such as ``outbox.relay(engine, store=store)``.
+
+        Raises:
+            InvalidOptionError: It is no relay, or is here already.
+            WorkerError: The worker has begun already.
+        """
+        if not is_of(relay, Relay):
+            raise InvalidOptionError(
+                f"relay() takes a Relay, such as outbox.relay(engine, store=...), not {short(relay)}"
+            )
+        self._parts.add(RelayPart(relay))
+        return relay
 
     def _call(
         self,
@@ -439,17 +437,6 @@ class Worker(Startable, ForkAware):
             call = self._limits.limited(call, name, limit, counts.overdue.one)
         return reporting(call, name, self._on_error, self._reporter), once
 
-    def _add(self, part: _Part) -> None:
-        with self._lock:
-            if self._state is not _State.NEW:
-                raise WorkerError(f"the worker is {self._state.value} already: give it {part.label} before the start")
-            there = next((one for one in self._parts if one.key == part.key), None)
-            if there is not None:
-                raise InvalidOptionError(
-                    f"the worker has {there.label} already, and no room for {part.label}: {_ADVICE}"
-                )
-            self._parts.append(part)
-
     # -- its life
 
     def start(self, timeout: float | None = None, *, threads: int | None = None) -> None:
@@ -472,7 +459,7 @@ class Worker(Startable, ForkAware):
         deadline = Deadline(timeout)
         if threads is not None:
             threads = check_count("threads", threads, _MOST_THREADS)
-        self._claim()
+        self._parts.claim()
         try:
             for part in self._parts:
                 if threads is not None and isinstance(part, ConsumerHandler):
@@ -482,36 +469,17 @@ class Worker(Startable, ForkAware):
             self._end(Deadline(_ABORT), discard=True)
             raise
 
-    def _claim(self) -> None:
-        """Become one that has begun."""
-        with self._lock:
-            if self._state is not _State.NEW:
-                raise WorkerError(f"the worker is {self._state.value} already, and is started once: make a new one")
-            if not self._parts:
-                raise WorkerError("the worker has nothing to do: give it handlers by on(), consume() or every()")
-            self._state = _State.STARTED
-
     def _begin_all(self, deadline: Deadline) -> None:
-        mind_the_exit()
         self._limits.begin()
-        for part in sorted(self._parts, key=lambda one: not isinstance(one, ProjectionPart)):
-            self._refuse_if_closed()
-            with self._lock:
-                self._begun.append(part)
-            part.begin(self._hooks, self._wake, deadline)
-            if self.closed:  # just now: whoever has closed it may not have seen that this part has begun
-                part.let_end(discard=True)
+        self._parts.begin(self._hooks, self._wake, deadline)
 
     def _wake(self) -> None:
-        """Have who waits for the end look again. All threads of handlers refer to the worker by this."""
-        self._changed.wake_all()
-
-    def _refuse_if_closed(self) -> None:
-        if self.closed or is_ending():
-            raise WorkerError("the worker was closed while it was being started")
+        self._parts.wake()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the worker has ended: it was closed, or its bus or store was.
+        """Wait until the worker has ended: it was closed, or the bus and the store of all its handlers were.
+
+        Projections, and periodic work without ``once_per_cluster``, go on as long as handlers do.
 
         Args:
             timeout: Seconds; None waits for ever.
@@ -525,20 +493,13 @@ class Worker(Startable, ForkAware):
                 is not started.
         """
         deadline = Deadline(timeout)
-        if self._state is _State.NEW:
+        if self._parts.state is State.NEW:
             raise WorkerError("the worker is not started, so there is nothing to wait for")
-        has_ended = self._changed.wait(self._is_over, deadline)
-        failure = self._failure()
+        has_ended = self._parts.wait(lambda: self._parts.is_over, deadline)
+        failure = self._parts.failure
         if failure is not None:
             raise again(failure)
         return has_ended
-
-    def _is_over(self) -> bool:
-        handling = [part for part in self._begun if not isinstance(part, ProjectionPart)]
-        return self.closed or self._failure() is not None or (bool(handling) and all(one.has_ended for one in handling))
-
-    def _failure(self) -> AetherError | None:
-        return next((part.failure for part in self._begun if part.failure is not None), None)
 
     def drain(self, timeout: float | None = 25.0) -> CloseReport:
         """Take nothing new, let what runs come to its end, and end.
@@ -579,14 +540,9 @@ class Worker(Startable, ForkAware):
 
     def _end(self, deadline: Deadline, *, discard: bool) -> int:
         """As :meth:`close`, without waiting for the log; returns how many handlers still run."""
-        with self._lock:
-            self._state = _State.CLOSED
-            begun = list(self._begun)
-        self._changed.wake_all()
+        self._parts.close()
         with outside_locks():
-            for part in begun:
-                part.let_end(discard=discard)
-            left = sum(part.end(deadline, discard=discard) for part in begun)
+            left = self._parts.end(deadline, discard=discard)
             self._limits.end(deadline)
         return left
 
@@ -612,18 +568,19 @@ class Worker(Startable, ForkAware):
         started: Reply[None] = Reply()
         thread = make_thread(self._begin_for, started, name="aether-start")
         with StopSignals(self._wake) as signals:
-            self._claim()
+            self._parts.claim()
             try:
                 start(thread)
             except NoThreadError as error:
                 self.close(0)
                 raise WorkerError(f"no thread to start the worker: {error}") from error
             try:
-                self._changed.wait(
-                    lambda: signals.first is not None or started.error is not None or self._is_over(), Deadline(None)
+                self._parts.wait(
+                    lambda: signals.first is not None or started.error is not None or self._parts.is_over,
+                    Deadline(None),
                 )
             finally:
-                failure = started.error or self._failure()
+                failure = started.error or self._parts.failure
                 report = self._close_all(grace, thread)
         if failure is not None:
             raise again(failure)
@@ -650,8 +607,7 @@ class Worker(Startable, ForkAware):
                 that; otherwise what it is just beginning is drained as well.
         """
         graceful = Deadline(grace)
-        with self._lock:
-            self._state = _State.CLOSED
+        self._parts.close()
         starting.join(min(_SETTLES, graceful.for_lock()))
         drained, deadline = self.drain(graceful.timeout_left()), Deadline(_LAST)
         others = [one for one in (self._store, self._bus) if one is not None]
@@ -684,9 +640,10 @@ class Worker(Startable, ForkAware):
             InvalidOptionError: ``timeout`` is no number of seconds.
         """
         deadline = Deadline(timeout)
-        if self._state is not _State.STARTED:
-            reason = f"the worker is {self._state.value}"
-            return Health(about="the worker", reasons=(reason,), alive=self._state is _State.NEW)
+        state = self._parts.state
+        if state is not State.STARTED:
+            reason = f"the worker is {state.value}"
+            return Health(about="the worker", reasons=(reason,), alive=state is State.NEW)
         parts = [] if self._bus is None else [self._bus.health()]
         if self._store is not None:
             parts.append(self._store.health(timeout=deadline.timeout_left()))
@@ -701,15 +658,14 @@ class Worker(Startable, ForkAware):
         return WorkerMetrics(handlers=tuple(one for one in found if one is not None), runners=tuple(runners))
 
     def __repr__(self) -> str:
-        labels = ", ".join(part.label for part in self._parts[:3])
-        more = f" and {len(self._parts) - 3} more" if len(self._parts) > 3 else ""
-        return f"<Worker with {labels or 'nothing'}{more}, {self._state.value}>"
+        labels = [part.label for part in self._parts]
+        more = f" and {len(labels) - 3} more" if len(labels) > 3 else ""
+        return f"<Worker with {', '.join(labels[:3]) or 'nothing'}{more}, {self._parts.state.value}>"
 
 
-def runners_of(worker: Worker) -> list[Runner]:
-    """Return the runners of a worker's consumers, from its start on."""
-    parts = [part for part in worker._begun if isinstance(part, ConsumerHandler)]
-    return [part.runner for part in parts if part.runner is not None]
+def handlers_of(worker: Worker) -> list[BusHandler | ConsumerHandler]:
+    """Return the handlers of a worker, for who calls them on a thread of its own, as a test does."""
+    return [part for part in worker._parts if isinstance(part, BusHandler | ConsumerHandler)]
 
 
 _workers: WeakRegistry[Worker] = WeakRegistry()
@@ -720,5 +676,5 @@ def _end_working() -> None:
     """End all workers when the main thread has ended, so that their handlers can end."""
     deadline = Deadline(_AT_EXIT)
     for worker in _workers:
-        if worker._begun:
+        if worker._parts.begun:
             worker._end(deadline, discard=False)

@@ -123,7 +123,7 @@ def test_a_handler_that_hangs_is_told_where_somebody_says_how_long_it_may_take(
     ("handler", "options", "says"),
     [
         (3, {}, "must be a function"),
-        (lambda: None, {}, "is called with one argument, the event"),
+        (lambda: None, {}, "must take an Event"),
         (print, {"threads": 0}, "threads"),
         (print, {"thread_start": 3}, "thread_start"),
         (print, {"maxsize": 0}, "maxsize"),

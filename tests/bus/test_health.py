@@ -424,6 +424,7 @@ def probed(port: int, path: str) -> tuple[int, Any]:
 
 @pytest.mark.fault
 @pytest.mark.parametrize("preload", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
 def test_probes_under_gunicorn(own_server: NATSServer, prefix: str, tmp_path: Path, preload: bool) -> None:
     arguments = ["--workers", "2", "--threads", "2", *["--preload"] * preload]
     with gunicorn(tmp_path, own_server, prefix, *arguments) as port:

@@ -121,6 +121,7 @@ def test_10_000_subscriptions_leave_nothing(make_bus: MakeBus, monitor: Monitor)
     assert (metrics.delivered, metrics.dropped, metrics.reconnects) == (total, 0, 0)
 
 
+@pytest.mark.slow
 def test_an_event_that_comes_by_several_patterns_is_counted_once(make_bus: MakeBus) -> None:
     bus, other, total = make_bus(), make_bus(), int(20_000 * PART)
     with bus.subscribe("a.*", maxsize=total) as one, bus.subscribe("a.>", "a.b", maxsize=total) as two:
@@ -413,6 +414,7 @@ def work(url: str, prefix: str, interval: str = "") -> None:
         pytest.param(["-W", "error"], {"PYTHONASYNCIODEBUG": "1"}, [], id="PYTHONASYNCIODEBUG=1"),
     ],
 )
+@pytest.mark.slow
 def test_another_interpreter_works_as_well(
     server: NATSServer, prefix: str, flags: list[str], variables: dict[str, str], arguments: list[str]
 ) -> None:

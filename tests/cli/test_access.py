@@ -27,7 +27,8 @@ OPTIONS = {
     "--url", "--context", "--no-env", "--creds", "--nkey", "--user", "--password", "--token", "--tlsca", "--tlscert",
     "--tlskey", "--timeout",
 }  # fmt: skip
-WITHOUT = {"server", "guide", "rebuild", "run"}  # commands that use no server, or the connection of the user's program
+#: Commands that use no server, or the connection of the user's program.
+WITHOUT = {"server", "example", "guide", "rebuild", "run"}
 
 #: What a command is called with, and whether it reads events.
 CALLS = {
@@ -187,6 +188,7 @@ def test_sub_works_with_each_kind(way: Way, guarded: NATSServer, tmp_path: Path)
 # -- secrets
 
 
+@pytest.mark.slow
 def test_a_wrong_secret_is_not_shown(tmp_path: Path, sweep: Sweep) -> None:
     sweep.hide("mistaken-secret")
     (tmp_path / "secret").write_text("mistaken-secret")
@@ -232,6 +234,7 @@ def test_one_line_end_is_no_part_of_a_secret(tmp_path: Path, content: bytes, sec
 # -- the environment
 
 
+@pytest.mark.slow
 def test_no_secret_of_a_context_goes_to_a_server_of_the_environment_or_the_reverse(
     sweep: Sweep, contexts: Contexts
 ) -> None:

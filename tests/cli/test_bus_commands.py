@@ -41,6 +41,7 @@ def bus(server: NATSServer, prefix: str) -> Iterator[NATSEventBus]:
 # -- in general
 
 
+@pytest.mark.slow
 def test_help_for_a_newcomer() -> None:
     found = run("--help")
     assert found.returncode == 0
@@ -331,6 +332,7 @@ def test_pub_says_when_the_server_goes_away(start: Callable[..., Running], own_s
     assert "published 2 events, but 1 event not confirmed" in pub.err
 
 
+@pytest.mark.slow
 def test_pub_says_what_the_server_refused(prefix: str) -> None:
     allowed = f'{{user: u, password: p, permissions: {{publish: ["{prefix}.events.mine"]}}}}'
     with NATSServer(config=f"authorization {{users: [{allowed}]}}") as server:
@@ -378,6 +380,7 @@ def test_server_says_that_the_port_is_in_use(server: NATSServer) -> None:
     assert re.fullmatch(r"aether-sync: port \d+ is in use: choose another one with --port\n", found.stderr)
 
 
+@pytest.mark.slow
 def test_server_says_that_it_ended_by_itself(start: Callable[..., Running]) -> None:
     running = start("server", "--port", "0")
     running.wait_for("nats://")
@@ -392,6 +395,7 @@ def test_server_says_that_it_ended_by_itself(start: Callable[..., Running]) -> N
 
 
 @pytest.mark.parametrize("command", ["server", "demo"])
+@pytest.mark.slow
 def test_without_a_server_binary_it_says_what_to_install(tmp_path: Path, command: str) -> None:
     patch = "import aether_sync.server.process as s\ns._candidates = lambda: iter(())\n"
     (tmp_path / "sitecustomize.py").write_text(patch)
@@ -422,6 +426,7 @@ def table_of(out: str) -> list[tuple[str, str, list[int | None], str]]:
     ]
 
 
+@pytest.mark.slow
 def test_demo_adds_up() -> None:
     of_another_server = {
         "NATS_TOKEN": "t",

@@ -28,6 +28,7 @@ def test_as_json(server: NATSServer) -> None:
     assert answer["numbers"]["seconds_since_server"] < PATIENCE
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there(nowhere: str) -> None:
     secret = nowhere.replace("//", "//me:secret@")
     began = time.monotonic()
@@ -53,6 +54,7 @@ def test_a_stream(server: NATSServer, prefix: str, make_store: type[JetStreamEve
     assert json.loads(found.stdout)["numbers"]["events"] == 1
 
 
+@pytest.mark.slow
 def test_a_server_without_jetstream() -> None:
     with NATSServer(jetstream=False) as server:
         patient = "--url", server.url, "--timeout", str(PATIENCE)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -85,6 +86,9 @@ def make():
     return worker
 """
 
+#: Appended to that, it has the start raise an error of ours.
+RAISES = "Worker.start = lambda *_, **__: wrong()\ndef wrong(): raise aether_sync."
+
 
 class Command(Running):
     """``aether-sync run`` in a folder with the program ``shop.py``."""
@@ -106,8 +110,11 @@ class Command(Running):
         return self.pids
 
     def port_of(self, what: str) -> int:
-        self.wait_for(f"{what} at port ")
-        return int(self.err.split(f"{what} at port ")[1].split()[0])
+        path = {"health": "healthz"}.get(what, what)
+        self.wait_for(f"/{path}\n")
+        found = re.search(rf"{what} at http://127\.0\.0\.1:(\d+)/{path}\n", self.err)
+        assert found is not None, self.err
+        return int(found[1])
 
     def wait_for_note(self, text: str, count: int = 1) -> None:
         eventually(lambda: sum(line.startswith(text) for line in self.notes) >= count, f"{text!r} in {self.notes}")
@@ -161,6 +168,7 @@ def begin(folder: Path) -> Iterator[Callable[..., Command]]:
 HEALTH = "--health-port", "127.0.0.1:0"
 
 
+@pytest.mark.slow
 def test_a_day_of_two_processes(begin: Callable[..., Command]) -> None:
     """One is killed, one is ill, and both have work when the day ends."""
     command = begin("--processes", "2", "--threads", "3", *HEALTH)
@@ -172,6 +180,7 @@ def test_a_day_of_two_processes(begin: Callable[..., Command]) -> None:
     status, body = command.probe("/healthz")
     assert (status, json.loads(body)["reasons"]) == (503, ["it is ill"])
     assert command.probe("/livez")[0] == 200
+    assert [command.probe(path)[0] for path in ("/", "/healthz/x", "/metrics")] == [404] * 3
     Path("ill").unlink()
 
     Path("hold").touch()
@@ -218,7 +227,21 @@ def test_processes_do_not_outlive_the_supervisor(begin: Callable[..., Command]) 
             ),
             ("shop:nothing", "", "has no attribute 'nothing'"),
             ("shop:worker", "worker = 3", "'shop:worker' is 3, and no worker"),
-            ("shop:make", "def make(): raise KeyError('x')", "'shop:make' has failed: KeyError: 'x'"),
+            (
+                "shop:make",
+                "from aether_sync import Worker\ndef make(): return Worker(bus=3)",
+                "'shop:make' cannot start: bus must be an EventBus",
+            ),
+            (
+                "shop:worker",
+                f"{PROGRAM}\n{RAISES}StreamMismatchError('other settings')",
+                "'shop:worker' cannot start: other settings",
+            ),
+            (
+                "shop:worker",
+                f"{PROGRAM}\n{RAISES}PermissionDeniedError('no right')",
+                "'shop:worker' cannot start: no right",
+            ),
             ("shop:worker", "import sys; sys.exit(7)", "SystemExit: 7"),
             ("shop:worker", "from aether_sync import EventBus; EventBus(maxsize=3)", "cannot be imported: TypeError"),
         ]
@@ -247,6 +270,10 @@ def test_a_program_without_a_worker(begin: Callable[..., Command], where: str, t
         (["shop:worker", "--health-port", "http"], "'--health-port': 'http' is no port"),
         (["shop:worker", "--health-port", "70000"], "'--health-port': '70000' is no port"),
         (["shop:worker", "--metrics-port", "-1"], "'--metrics-port': '-1' is no port"),
+        (
+            ["shop:worker", "--metrics-port", "127.0.0.1:8080", "--health-port", "8080"],
+            "--health-port and --metrics-port are both 8080: give each a port of its own",
+        ),
     ],
 )
 def test_wrong_usage(options: list[str], said: str) -> None:
@@ -390,6 +417,53 @@ def test_a_worker_that_ends_again_and_again(begin: Callable[..., Command]) -> No
     assert (status, "ZeroDivisionError" in body) == (503, True)
     command.process.send_signal(signal.SIGTERM)
     assert command.process.wait(PATIENCE) == 0, "during the pause, too"
+
+
+@pytest.mark.parametrize(
+    ("where", "text", "said"),
+    first_of(
+        [
+            (
+                "shop:make",
+                "def make(): raise RuntimeError('no database yet')",
+                "'shop:make' has failed: RuntimeError: no database yet",
+            ),
+            (
+                "shop:worker",
+                f"{PROGRAM}\n{RAISES}StoreUnavailableError('no leader')",
+                "'shop:worker' cannot start: no leader",
+            ),
+            (
+                "shop:worker",
+                "from aether_sync import ConnectError\nraise ConnectError('nobody listens')",
+                "'shop:worker' cannot start: nobody listens",
+            ),
+        ]
+    ),
+)
+@pytest.mark.slow
+def test_what_may_pass_is_tried_again(begin: Callable[..., Command], where: str, text: str, said: str) -> None:
+    Path("shop.py").write_text(text)
+    command = begin(where=where)
+    command.wait_for(f"{said}; starting it again in 0.5 s")
+    Path("shop.py").write_text(PROGRAM)
+    command.wait_for(f" runs {where}")
+    command.process.send_signal(signal.SIGTERM)
+    assert command.process.wait(PATIENCE) == 0
+
+
+@pytest.mark.slow
+def test_one_that_has_failed_before_it_is_told_to_end(begin: Callable[..., Command]) -> None:
+    add_to_program("Worker.start = lambda *_, **__: 1 / 0")
+    Path("busy").touch()
+    command = begin()
+    command.wait_for_note("draining")
+    command.process.send_signal(signal.SIGTERM)
+    command.wait_for("SIGTERM: ending")
+    Path("busy").unlink()
+    assert command.end() == 3
+    assert ") has ended: 'shop:worker' has failed: ZeroDivisionError" in command.err
+    assert "did not come to its end" not in command.err
 
 
 @pytest.mark.slow

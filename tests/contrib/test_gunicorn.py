@@ -146,6 +146,7 @@ def gunicorn(server: NATSServer, free_port: int, prefix: str, tmp_path: Path) ->
 
 @pytest.mark.both_loops(False)
 @pytest.mark.parametrize("options", [("--preload",), pytest.param((), marks=pytest.mark.slow)], ids=str)
+@pytest.mark.slow
 def test_sums_over_workers_that_are_killed_and_restarted(
     gunicorn: Callable[..., Gunicorn], options: tuple[str, ...]
 ) -> None:

@@ -40,6 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
     ids=lambda program: program.__name__,
 )
+@pytest.mark.slow
 def test_processes_are_added_up(program: Callable[[], None]) -> None:
     run(program, within=PATIENCE * 3)
 
@@ -82,6 +83,7 @@ def test_a_directory_that_is_removed_at_the_end(own_folder: str) -> None:
 
 
 @pytest.mark.parametrize("what", first_of(["*", "*.db"]))
+@pytest.mark.slow
 def test_the_directory_is_emptied_while_processes_live(what: str) -> None:
     run(exports.emptied, what, within=PATIENCE * 3)
 

@@ -16,6 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from aether_sync import (
     Connection,
+    Delivery,
+    Event,
     EventBus,
     InMemoryEventStore,
     InvalidOptionError,
@@ -23,6 +25,7 @@ from aether_sync import (
     Metrics,
     NATSEventBus,
     NATSServer,
+    Worker,
     flush_logs,
 )
 from aether_sync.contrib.prometheus import register, start_http_server
@@ -130,6 +133,38 @@ def test_all_of_them_by_one_call(
     assert Scrape(registry).value("aether_sync_store_events_written_total") == 1
     registration.unregister()
     assert Scrape(registry).text == ""
+
+
+def test_a_worker(local_bus: EventBus, memory_store: InMemoryEventStore, registry: CollectorRegistry) -> None:
+    worker = Worker(bus=local_bus, store=memory_store)
+
+    @worker.on("orders.*")
+    def forget(event: Event) -> None:
+        raise ValueError(event.actor_id)
+
+    @worker.consume("mailer")
+    def send(delivery: Delivery) -> None: ...
+
+    with register(worker, registry=registry):
+        assert "aether_sync_runner" not in Scrape(registry).text, "it has not begun"
+        with worker:
+            publish(local_bus, 3)
+            memory_store.save_event(make_event(version=1))
+            eventually(lambda: sum(one.handled + one.failed for one in worker.metrics().handlers) == 4)
+            scrape = Scrape(registry)
+            on = {"kind": "on", "of": "orders.*"}
+            assert scrape.value("aether_sync_worker_failed_total", **on) == 3
+            assert scrape.value("aether_sync_worker_handled_total", **on) == 0
+            assert scrape.value("aether_sync_worker_handler_seconds_count", **on) == 3
+            assert scrape.value("aether_sync_worker_handled_total", kind="consume", of="mailer") == 1
+            assert scrape.value("aether_sync_worker_threads", kind="consume") == 4
+            assert scrape.value("aether_sync_runner_handled_total", consumer="mailer", source="events") == 1
+            assert {one.labels["handler"] for one in scrape.samples if "kind" in one.labels} == {
+                metrics.name for metrics in worker.metrics().handlers
+            }
+        scrape = Scrape(registry)
+        assert scrape.value("aether_sync_worker_threads") is None, "it is closed"
+        assert scrape.value("aether_sync_worker_failed_total") == 3
 
 
 def test_consumers_of_two_streams_may_have_the_same_name(
@@ -435,7 +470,9 @@ def test_scrapes_and_registrations_at_the_same_time(registry: CollectorRegistry,
     ids=["a URL", "None", "a class", "a registry"],
 )
 def test_an_unknown_object_is_named(thing: Any, local_bus: EventBus, registry: CollectorRegistry) -> None:
-    with pytest.raises(InvalidOptionError, match="takes buses, connections, stores, runners and consumers, not"):
+    with pytest.raises(
+        InvalidOptionError, match="takes buses, connections, stores, runners, consumers and workers, not"
+    ):
         register(local_bus, thing, registry=registry)
     assert Scrape(registry).text == "", "nothing half made"
 

@@ -13,12 +13,14 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError, URLError
 
 import pytest
 
 import aether_sync
 from aether_sync import NATSServer
+from aether_sync.contrib import sse
 
 from ..support.common import PATIENCE, FreePort, eventually
 from ..support.shell import interruptible
@@ -31,7 +33,7 @@ PAGES = [README, *sorted(GUIDE.glob("*.md"))]
 EVERY_PAGE = [*PAGES, *sorted(GUIDE.glob("api/*.md")), ROOT / "benchmarks" / "README.md"]
 
 #: Pages that name what is not public: the package's own rooms, its tests, or another language's names.
-ABOUT_OTHER_NAMES = {"internals", "contributing", "performance", "changelog", "from-go", "eventsourcing"}
+ABOUT_OTHER_NAMES = {"internals", "contributing", "performance", "changelog", "from-go", "eventsourcing", "django"}
 PUBLIC_PAGES = [page for page in PAGES if page.stem not in ABOUT_OTHER_NAMES]
 
 #: What a variable is in every program and sentence of the guide.
@@ -65,8 +67,13 @@ class Block:
     @property
     def file_name(self) -> str:
         """The file that a program says it is, by a first line such as ``# orders.py``; "" if it says nothing."""
-        found = re.match(r"# (\w[\w.]*\.py)\n", self.text)
+        found = re.match(r"# (\w[\w./]*\.py)\n", self.text)
         return found[1] if found else ""
+
+    @property
+    def is_of_a_project(self) -> bool:
+        """Whether it is in a folder: then commands of its page run it."""
+        return "/" in self.file_name
 
     @property
     def is_test(self) -> bool:
@@ -95,8 +102,11 @@ def prose_of(page: Path) -> str:
     return re.sub(r"^```.*?^```$", "", text_of(page), flags=re.M | re.S)
 
 
+#: Pages, by their names, whose programs are run by each run of the tests.
+READ_FIRST = {"README", "tutorial", "publishing", "subscribing", "store", "worker"}
+
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
-PROGRAMS = [block for block in BLOCKS if block.language == "python"]
+PROGRAMS = [block for block in BLOCKS if block.language == "python" and not block.is_of_a_project]
 COMMANDS = [block for block in BLOCKS if block.language == "sh" and block.mark == "run"]
 
 
@@ -122,16 +132,30 @@ def run(command: list[str], server: NATSServer, folder: Path) -> subprocess.Comp
 
 
 def write_files(program: Block, folder: Path) -> Path:
-    """Write a program, and those files of its page that stand before it and that it may import."""
+    """Write a program, and those files of its page that stand before it and that it, or a command, may use."""
     for other in blocks_of(program.page):
         if other.file_name and other.line < program.line:
-            (folder / other.file_name).write_text(other.text, encoding="utf-8")
+            file = folder / other.file_name
+            if other.is_of_a_project:
+                file.parent.mkdir(exist_ok=True)
+                (file.parent / "__init__.py").touch()
+            file.write_text(other.text, encoding="utf-8")
+    if program.language != "python":
+        return folder
     path = folder / (program.file_name or ("test_program.py" if program.is_test else "program.py"))
     path.write_text(program.text, encoding="utf-8")
     return path
 
 
-@pytest.mark.parametrize("program", [one for one in PROGRAMS if not one.is_test], ids=str)
+def in_turn(programs: list[Block]) -> list[Any]:
+    """As parameters: those of the first pages that people read are run each time, the others by the slow tests."""
+    return [
+        pytest.param(one, marks=[] if one.page.stem in READ_FIRST else [pytest.mark.slow], id=str(one))
+        for one in programs
+    ]
+
+
+@pytest.mark.parametrize("program", in_turn([one for one in PROGRAMS if not one.is_test]))
 def test_programs_run(program: Block, server: NATSServer, tmp_path: Path) -> None:
     path = write_files(program, tmp_path)
     done = run([sys.executable, "-X", "dev", "-W", "error::ResourceWarning", str(path)], server, tmp_path)
@@ -141,7 +165,7 @@ def test_programs_run(program: Block, server: NATSServer, tmp_path: Path) -> Non
     assert shown is None or done.stdout == shown
 
 
-@pytest.mark.parametrize("program", [one for one in PROGRAMS if one.is_test], ids=str)
+@pytest.mark.parametrize("program", in_turn([one for one in PROGRAMS if one.is_test]))
 def test_programs_that_are_tests_pass(program: Block, server: NATSServer, tmp_path: Path) -> None:
     path = write_files(program, tmp_path)
     plugins = ["-p", "no:cacheprovider", "-p", "no:asyncio"]  # that one warns of a setting that it lacks
@@ -210,8 +234,9 @@ def test_the_json_lines_have_the_context_and_nothing_that_is_empty(server: NATSS
         assert all(value for value in line.values())
 
 
-@pytest.mark.parametrize("commands", COMMANDS, ids=str)
+@pytest.mark.parametrize("commands", in_turn(COMMANDS))
 def test_commands_run(commands: Block, server: NATSServer, tmp_path: Path) -> None:
+    write_files(commands, tmp_path)
     done = run(["bash", "-euo", "pipefail", "-c", commands.text], server, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -253,7 +278,8 @@ def test_public_names_are_there(page: Path) -> None:
     text = text_of(page)
     named = set(re.findall(r"\b[A-Z]\w*(?:Error|Bus|Server|Cluster|Store|Filter|Stored|Connection|State)\b", text))
     own = set(re.findall(r"^class (\w+)", text, re.M))  # of the page's programs
-    assert {one for one in named - own if not hasattr(aether_sync, one) and not hasattr(builtins, one)} == set()
+    homes = (aether_sync, builtins, sse)
+    assert {one for one in named - own if not any(hasattr(home, one) for home in homes)} == set()
     for variable, attribute in set(re.findall(r"\b([a-z]+)\.(?!(?:md|py)\b)([a-z]\w*)", text)):
         kind = getattr(aether_sync, KINDS.get(variable, ""), None)
         if kind is not None:
@@ -269,8 +295,8 @@ def test_each_fault_names_tests_that_exist() -> None:
         named = re.findall(r"`(test_\w+)::(test_\w+)`", row)
         assert named, f"no test: {row}"
         for module, function in named:
-            (where,) = TESTS.rglob(f"{module}.py")
-            assert f"def {function}(" in where.read_text(), f"{module} has no {function}"
+            there = [path.read_text() for path in TESTS.rglob(f"{module}.py")]
+            assert any(f"def {function}(" in text for text in there), f"{module} has no {function}"
 
 
 def test_internals_name_every_module_of_the_client() -> None:

@@ -72,6 +72,8 @@ def _messages_of(function: ast.AST) -> Iterator[Message]:
 def messages_of_source() -> frozenset[Message]:
     found: set[Message] = set()
     for path in PACKAGE.rglob("*.py"):
+        if path.parent.name == "testing":  # which reads what is logged, and logs nothing
+            continue
         tree = ast.parse(path.read_text())
         functions = [one for one in ast.walk(tree) if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
         in_functions = [message for function in functions for message in _messages_of(function)]

@@ -44,6 +44,7 @@ def test_the_pages_are_current() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), "run: python -m tests.docs.reference"
 
 
+@pytest.mark.slow
 def test_the_same_is_written_each_time() -> None:
     assert Reference().pages() == Reference().pages()
 

@@ -10,6 +10,7 @@ from typing import Any, TypedDict, assert_type
 
 import msgspec
 import psycopg
+from flask import Flask, Response
 
 from aether_sync import (
     ANY_VERSION,
@@ -72,6 +73,7 @@ from aether_sync import (
     interruptible,
     retry_on_conflict,
 )
+from aether_sync.contrib.flask import Aether
 from aether_sync.testing import Survival, assert_survives
 
 
@@ -425,3 +427,23 @@ def surviving(types: EventTypes, event: Event) -> None:
     assert_type(survival, Survival)
     assert_type(survival.complete, bool)
     assert_survives(print, [("order-1", object())], state=rows.copy, restart=rows.clear, types=types, keep_order=False)
+
+
+def flask_extension(types: EventTypes, event: Event) -> None:
+    aether = Aether(types=types)
+    app = Flask(__name__)
+    aether.init_app(app)
+    app.register_blueprint(aether.health_blueprint(aether.health, timeout=0.2), url_prefix="/internal")
+
+    @app.get("/live")
+    def live() -> Response:
+        return aether.sse(actors="order-*", event_types={"OrderPlaced"}, encode=lambda event: event.actor_id)
+
+    with app.app_context():
+        assert_type(aether.bus, EventBus)
+        assert_type(aether.store, EventStore)
+        assert_type(aether.health(timeout=0.1).ok, bool)
+        Worker(bus=aether.bus, store=aether.store, around=[app.app_context])
+    with app.test_request_context():
+        aether.publish_after_response("orders.eu", event)
+    assert_type(aether.close(app, timeout=1.0), CloseReport)

@@ -134,6 +134,7 @@ def test_a_server_that_comes_back_in_time_gets_everything(
 
 @pytest.mark.both_loops(False)  # slow, and the same on both
 @pytest.mark.fault
+@pytest.mark.slow
 def test_a_server_that_was_never_there(free_port: int, prefix: str) -> None:
     run(exits.never_connected, f"nats://127.0.0.1:{free_port}", prefix, within=FLUSH + REST, says="unsent=1")
 

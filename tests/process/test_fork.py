@@ -145,18 +145,21 @@ def test_one_object_that_raises_after_a_fork_does_not_stop_the_others(server: NA
     run(forks.one_heir_raises, server.url, prefix, says="ZeroDivisionError")
 
 
+@pytest.mark.slow
 def test_a_fork_while_connecting(prefix: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         run(forks.while_connecting, f"nats://127.0.0.1:{silent.getsockname()[1]}", prefix, says="no answer")
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.slow
 def test_multiprocessing(server: NATSServer, prefix: str, method: str) -> None:
     """The children close nothing: what they published is flushed at their ends."""
     run(forks.processes, server.url, prefix, method, within=PATIENCE * 2, says=forks.UNCLOSED)
 
 
 @pytest.mark.parametrize("worker", ["sync", "gthread"])
+@pytest.mark.slow
 def test_gunicorn_with_preload(server: NATSServer, make_bus: MakeBus, prefix: str, worker: str, tmp_path: Path) -> None:
     free = FreePort()
     port = free.number
@@ -185,6 +188,7 @@ def test_gunicorn_with_preload(server: NATSServer, make_bus: MakeBus, prefix: st
 
 @pytest.mark.both_loops(False)  # slow, and the same on both
 @pytest.mark.parametrize("worker", ["sync", "gthread"])
+@pytest.mark.slow
 def test_gunicorn_ends_while_it_streams(server: NATSServer, prefix: str, tmp_path: Path, worker: str) -> None:
     """At once, with the hook of the guide, and not when its patience is over."""
     grace = 30 * UNIT
@@ -223,6 +227,7 @@ def _ask(port: int, number: int) -> dict[str, str]:
 
 
 @pytest.mark.both_loops(False)  # slow, and the same on both
+@pytest.mark.slow
 def test_celery_prefork(server: NATSServer, make_bus: MakeBus, prefix: str, tmp_path: Path) -> None:
     for part in "q", "c":
         (tmp_path / part).mkdir()

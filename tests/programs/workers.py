@@ -1,8 +1,11 @@
 """Programs that are a worker, and get signals."""
 
+import multiprocessing
 import os
 import random
+import signal
 import threading
+import time
 
 from aether_sync import ANY_VERSION, Delivery, Event, JetStreamEventStore, NATSEventBus, RetryPolicy, Worker
 
@@ -84,3 +87,26 @@ def handles_what_it_can(url: str, stream: str, ack_wait: str, path: str) -> None
             raise ValueError(outcome) if outcome == "never" else ConnectionError(outcome)
 
     worker.run()
+
+
+def forks() -> None:
+    """Have processes that were forked in a handler end by SIGTERM, as early as may be."""
+    worker, context = Worker(), multiprocessing.get_context("fork")
+
+    @worker.every(60)
+    def work() -> None:
+        codes = set()
+        for _ in range(20):
+            child = context.Process(target=time.sleep, args=(PATIENCE,))
+            child.start()
+            child.terminate()
+            child.join(PATIENCE / 4)
+            codes.add(child.exitcode)
+            child.kill()
+        print(codes, flush=True)
+        with context.Pool(2) as pool:
+            print(sum(pool.map(abs, range(5))), flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    worker.run(grace=PATIENCE)
+    print("ended", flush=True)

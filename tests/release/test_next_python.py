@@ -75,6 +75,7 @@ MULTIPROCESSING = [one for one in PROGRAMS if "import multiprocessing" in one.te
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 @pytest.mark.parametrize("program", MULTIPROCESSING, ids=str)
+@pytest.mark.slow
 def test_programs_of_the_guide_start_processes_in_every_way(
     program: object, method: str, server: NATSServer, tmp_path: Path
 ) -> None:

@@ -394,6 +394,7 @@ def test_saves_are_grouped_where_batches_are_staged_in_files(
 
 
 @pytest.mark.concurrent
+@pytest.mark.slow
 def test_many_threads_append_to_few_actors(make_store: MakeStore) -> None:
     stores = [make_store() for _ in range(2)]
     done = [0] * 12

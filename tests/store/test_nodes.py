@@ -374,6 +374,7 @@ def test_a_shared_connection_stays_open(server: NATSServer, prefix: str) -> None
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork() here")
+@pytest.mark.slow
 def test_a_store_in_a_forked_child(server: NATSServer, prefix: str) -> None:
     run(forks.a_store_on_a_server, server.url, prefix)
 

@@ -446,6 +446,7 @@ def test_a_runner_handles_what_the_server_has_finished(tight: Tight, store: JetS
     )
 
 
+@pytest.mark.slow
 def test_many_saves_of_several_actors_are_consumed(tight: Tight, store: JetStreamEventStore) -> None:
     for version in range(1, 101):
         store.save_events([event(version, "d-1", 1), event(version, "e-1", 1)])

@@ -1,9 +1,11 @@
-"""``guarded()``: what a test leaves behind is told by name, and what fails on another thread fails the test."""
+"""``Guard``: what a test leaves behind is told by name, and what fails on another thread fails the test."""
 
 import concurrent.futures
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,12 +17,13 @@ from aether_sync import (
     JetStreamEventStore,
     NATSEventBus,
     NATSServer,
+    SQLite,
     Worker,
 )
 from aether_sync.testing import LogRecorder, _guard
-from aether_sync.testing._guard import guarded
+from aether_sync.testing._guard import Guard
 
-from ..support.common import PATIENCE
+from ..support.common import PATIENCE, eventually
 
 
 @pytest.fixture(autouse=True)
@@ -33,14 +36,12 @@ def event() -> Event:
 
 
 @contextmanager
-def told(*parts: str, failed: bool = False) -> Iterator[LogRecorder]:
+def told(*parts: str) -> Iterator[LogRecorder]:
     """Within is a test that is told this; nothing if there is nothing to tell."""
-    said = ""
-    try:
-        with LogRecorder() as logs, guarded(logs, lambda: failed):
-            yield logs
-    except AssertionError as error:
-        said = str(error)
+    with LogRecorder() as logs:
+        guard = Guard(logs)
+        yield logs
+        said = guard.complaint()
     assert bool(said) == bool(parts), said
     for part in parts:
         assert part in said
@@ -77,7 +78,7 @@ def test_what_was_there_before_may_be_used_for_the_first_time(server: NATSServer
 
 
 def test_an_unclosed_store_and_its_runner_are_named(server: NATSServer, prefix: str) -> None:
-    with told(f"  - <JetStreamEventStore '{prefix}' ", "  - thread 'aether-worker-", "  - thread 'aether-taker-"):
+    with told(f"  - <JetStreamEventStore '{prefix}' ", "  - <Runner of 'c'> is not closed"):
         store = JetStreamEventStore(server.url, prefix)
         store.append("order-1", event(), expected_version=0)
         store.consumer("c").run(lambda delivery: None)
@@ -142,12 +143,6 @@ def test_threads_of_a_pool_are_left_out() -> None:
         pool.submit(print).result(PATIENCE)
 
 
-def test_a_test_that_failed_is_told_nothing(local_bus: EventBus) -> None:
-    with told(failed=True):
-        subscription = local_bus.subscribe("orders.*")
-    subscription.close()
-
-
 # -- what fails on another thread
 
 
@@ -210,12 +205,104 @@ def test_a_handler_of_a_worker_that_fails_fails_the_test(of: str, local_bus: Eve
             assert has_run.wait(PATIENCE)
 
 
-def test_a_worker_that_is_not_drained_is_named_by_its_threads(local_bus: EventBus) -> None:
-    with told("thread 'aether-"):
-        worker = Worker(bus=local_bus)
-        worker.on("n")(lambda event: None)
-        worker.start()
-    worker.close()
+def test_each_of_many_failures_is_told_and_those_of_one_kind_together() -> None:
+    raised = "RuntimeError: the till is empty"
+    with (
+        told("(of order-0)", "and 49 more that were raised there:", f"(of order-49), attempt 1 of 1: {raised}"),
+        InMemoryEventStore() as store,
+    ):
+        fail_often(store, 50)
+    with told() as logs, InMemoryEventStore() as store:
+        fail_often(store, 2)
+        logs.expect("handler_failed", actor="order-0", within=PATIENCE)
+        logs.expect("handler_failed", actor="order-1", within=PATIENCE)
+
+
+def fail_often(store: InMemoryEventStore, times: int) -> None:
+    for number in range(times):
+        store.append(f"order-{number}", event().replace(actor_id=f"order-{number}"), expected_version=0)
+    consumer = store.consumer("till", max_deliver=1)
+    with consumer.run(fails, threads=1):
+        consumer.wait_for(times, timeout=PATIENCE)
+
+
+def test_a_failure_soon_after_that_of_another_test_is_told(local_bus: EventBus) -> None:
+    """The first of a burst alone is logged, by a runner that outlives a test, say."""
+    with local_bus.run("n", fails) as runner:
+        for _ in "12":
+            with told("the till is empty"):
+                failed = runner.metrics().failed
+                local_bus.publish("n", event())
+                eventually(lambda failed=failed: runner.metrics().failed > failed)
+
+
+@pytest.mark.parametrize("bus_is_closed", [False, True])
+def test_a_worker_is_named_also_if_it_has_ended_with_its_bus(bus_is_closed: bool) -> None:
+    bus = EventBus()
+    with LogRecorder() as logs:
+        guard = Guard(logs)
+        worker = leave_a_worker(bus)
+        guard.note_running()
+        if bus_is_closed:
+            bus.close()
+        said = guard.complaint()
+        worker.close()
+        eventually(lambda: not guard.complaint())  # its threads are just ending
+    bus.close()
+    assert "  - <Worker with the handler " in said
+    assert said.count("  - ") == 1, "its threads, runners and subscriptions belong to it"
+
+
+def leave_a_worker(bus: EventBus) -> Worker:
+    worker = Worker(bus=bus)
+    worker.on("n")(lambda event: None)
+    worker.start()
+    return worker
+
+
+def test_a_worker_that_ends_in_time_is_none(local_bus: EventBus) -> None:
+    with LogRecorder() as logs:
+        guard = Guard(logs)
+        worker = leave_a_worker(local_bus)
+        guard.note_running()
+        worker.close()
+        assert not guard.complaint()
+
+
+def project(store: InMemoryEventStore | JetStreamEventStore, bus: EventBus, path: Path) -> Any:
+    projection = store.project("rows", lambda db, event: None, into=SQLite(path))
+    projection.start()
+    return projection
+
+
+LEFT: dict[str, tuple[Callable[[InMemoryEventStore | JetStreamEventStore, EventBus, Path], Any], str]] = {
+    "a runner": (lambda store, bus, path: store.consumer("c").run(print), "<Runner of 'c'> is not closed"),
+    "a consumption": (lambda store, bus, path: store.consumer("c").iterate(), "<Consumption 'c'"),
+    "a follower": (lambda store, bus, path: store.follow(), " is not closed"),
+    "a runner of a bus": (lambda store, bus, path: bus.run("n", print), "<SubscriptionRunner of 'n'> is not closed"),
+    "a projection": (project, "<Projection 'rows' "),
+}
+
+
+@pytest.mark.parametrize("what", LEFT)
+@pytest.mark.parametrize("where", ["memory", "a server"])
+def test_what_has_a_close_is_named_once(
+    what: str,
+    where: str,
+    store: JetStreamEventStore,
+    memory_store: InMemoryEventStore,
+    local_bus: EventBus,
+    tmp_path: Path,
+) -> None:
+    make, name = LEFT[what]
+    with LogRecorder() as logs:
+        guard = Guard(logs)
+        left = make(memory_store if where == "memory" else store, local_bus, tmp_path / "rows.db")
+        said = guard.complaint()
+        left.close()
+        eventually(lambda: not guard.complaint())  # its threads are just ending
+    assert name in said
+    assert said.count("  - ") == 1, said
 
 
 def test_a_callback_that_fails_fails_the_test() -> None:

@@ -1,5 +1,6 @@
 """Which histories are tried, and that each of them keeps what a consumer promises."""
 
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -11,6 +12,7 @@ from aether_sync import InvalidOptionError
 from aether_sync.testing._histories import (
     DEATHS,
     Fate,
+    Part,
     Place,
     Plan,
     Step,
@@ -53,7 +55,9 @@ def keeps_order(actors: tuple[str, ...], steps: list[Step]) -> bool:
     return all(lane == sorted(lane) for lane in lanes)
 
 
-STEPS = st.builds(Step, st.integers(0, len(ACTORS) - 1), st.sampled_from(Fate), st.integers(2, 9))
+STEPS = st.builds(
+    Step, st.integers(0, len(ACTORS) - 1), st.sampled_from(Fate), st.integers(2, 9), st.sampled_from((0, 2, 3))
+)
 
 
 class TestWhateverIsToBePlayed:
@@ -71,7 +75,7 @@ class TestWhateverIsToBePlayed:
 
     @given(st.lists(STEPS, max_size=20))
     def test_it_is_read_as_it_is_written(self, steps: list[Step]) -> None:
-        steps = [step._replace(line=step.line if step.fate is Fate.WITHIN else 0) for step in steps]
+        steps = [step if step.fate is Fate.WITHIN else step._replace(line=0, part=0) for step in steps]
         assert parsed(as_text(steps), len(ACTORS)) == steps
 
 
@@ -182,3 +186,11 @@ class TestFailures:
 def test_what_is_no_history_is_refused(wrong: str, says: str) -> None:
     with pytest.raises(InvalidOptionError, match=says):
         parsed(wrong, len(ACTORS))
+
+
+def test_the_process_dies_in_the_middle_of_a_line_once_for_each_type() -> None:
+    parts = (Part(2, 2), Part(2, 3))
+    plan = replace(plan_of(), parts=(parts,) * len(ACTORS))
+    found = {str(step) for steps in single_faults(plan) for step in steps if step.part}
+    assert {one.partition(":")[2] for one in found} == {"dies-at-2.2", "dies-at-2.3"}
+    assert len(found) == 2 * len({(kind, lines[1]) for kind, lines in zip(plan.kinds, plan.lines, strict=True)})

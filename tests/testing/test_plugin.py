@@ -23,6 +23,18 @@ CONFTEST = """
 """
 
 
+#: Each process of the run, also one of xdist, writes where its threads are if it takes long, until it has ended: the
+#: file is known by its number, so that it is still open at the exit.
+STACKS = f"""
+    import faulthandler
+    import os
+    from pathlib import Path
+
+    stacks = os.open(Path(__file__).with_name(f"stacks-{{os.getpid()}}.txt"), os.O_CREAT | os.O_WRONLY)
+    faulthandler.dump_traceback_later({PATIENCE * 2}, repeat=True, file=stacks)
+"""
+
+
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> "Run":
     """Runs tests with this plugin and no other one, in this process."""
@@ -47,8 +59,14 @@ class Run:
         """Run it in a process of its own."""
         self.pytester.makeini(f"[pytest]\nfilterwarnings = error\n{ini}")
         self.pytester.makepyfile(text)
+        self.pytester.makeconftest(CONFTEST + STACKS)
         named = ("-p", "pytest_aether_sync", "-p", "no:cacheprovider")
-        return self.pytester.runpytest_subprocess(*named, *options, timeout=PATIENCE * 10)
+        try:
+            return self.pytester.runpytest_subprocess(*named, *options, timeout=PATIENCE * 10)
+        except self.pytester.TimeoutExpired:
+            for one in sorted(self.pytester.path.glob("stacks-*.txt")):
+                print(f"-- where process {one.stem.removeprefix('stacks-')} is\n{one.read_text()}")
+            raise
 
 
 def test_every_fixture_works(run: Run) -> None:
@@ -72,7 +90,7 @@ def test_every_fixture_works(run: Run) -> None:
 
         def test_a_store(aether_store, aether_bus, aether_connection, aether_namespace, placed):
             assert aether_store.connection is aether_bus.connection is aether_connection
-            assert aether_store.stream == aether_bus.prefix == aether_namespace
+            assert aether_store.stream != aether_bus.prefix == aether_namespace
             aether_store.append("order-1", placed, expected_version=0)
 
         @pytest.mark.parametrize("number", [1, 2])
@@ -183,10 +201,219 @@ def test_the_guard_can_be_asked_for_and_taken_off(run: Run) -> None:
         def test_it_again():
             kept.pop().close()
     """
-    run(leaves.format(fixture="nats_url")).assert_outcomes(passed=2)
-    run(leaves.format(fixture="nats_url"), ini="usefixtures = aether_guard").assert_outcomes(passed=2, errors=1)
+    run(leaves.format(fixture="tmp_path")).assert_outcomes(passed=2)
+    run(leaves.format(fixture="tmp_path"), ini="usefixtures = aether_guard").assert_outcomes(passed=2, errors=1)
     run.pytester.makeconftest("import pytest\n\n@pytest.fixture\ndef aether_guard(): pass\n")
     run(leaves.format(fixture="local_bus")).assert_outcomes(passed=2)
+
+
+def test_a_bus_and_a_store_of_one_test_do_not_hear_of_each_other(run: Run) -> None:
+    result = run(
+        """
+        def test_it(aether_bus, aether_store, published, placed):
+            aether_store.append("order-1", placed, expected_version=0)
+            aether_bus.publish("events.order", placed)
+            aether_bus.flush()
+            assert published.expect().namespace == "events.order"
+            published.nothing()
+            assert aether_store.last_sequence() == 1
+
+        def test_of_a_program(nats_url, aether_namespace, aether_stream, placed):
+            from aether_sync import JetStreamEventStore, NATSEventBus
+            with NATSEventBus(nats_url, prefix=aether_namespace) as bus:
+                with JetStreamEventStore(bus.connection, aether_stream) as store, bus.subscribe(">") as events:
+                    store.append("order-1", placed, expected_version=0)
+                    bus.publish("events.order", placed)
+                    bus.flush()
+                    assert (events.get().namespace, events.get_batch(9, timeout=0.1)) == ("events.order", [])
+                    assert store.last_sequence() == 1
+        """
+    )
+    result.assert_outcomes(passed=2)
+
+
+@pytest.mark.parametrize(
+    "fixture",
+    [
+        "nats_url",
+        "nats_server",
+        "own_nats_server",
+        "aether_namespace",
+        "aether_stream",
+        "aether_logs",
+        "of_the_session",
+    ],
+)
+def test_whoever_uses_a_fixture_is_guarded(run: Run, fixture: str) -> None:
+    result = run(
+        f"""
+        import pytest
+        from aether_sync import Event, EventBus, InMemoryEventStore
+
+        kept = []
+
+        @pytest.fixture(scope="session")
+        def of_the_session(nats_url):
+            with EventBus() as bus, bus.subscribe("session") as events:
+                yield bus
+
+        def test_leaves_something({fixture}):
+            kept.append(EventBus().subscribe("orders.*"))
+
+        def test_has_a_handler_that_fails({fixture}, placed):
+            with InMemoryEventStore() as store:
+                store.append("order-1", placed, expected_version=0)
+                with store.consumer("mailer", max_deliver=1).run(lambda delivery: 1 / 0):
+                    store.consumer("mailer").wait_for(1)
+
+        def test_closes_it():
+            kept.pop().close()
+        """
+    )
+    result.assert_outcomes(passed=3, errors=2)
+
+
+def test_each_failure_of_many_is_told(run: Run) -> None:
+    result = run(
+        """
+        from aether_sync import Event
+
+        def fail_often(memory_store, times):
+            for number in range(times):
+                event = Event(event_type="OrderPlaced", actor_id=f"order-{number}")
+                memory_store.append(event.actor_id, event, expected_version=0)
+            mailer = memory_store.consumer("mailer", max_deliver=1)
+            with mailer.run(lambda delivery: 1 / 0):
+                mailer.wait_for(times)
+
+        def test_fails_often(memory_store):
+            fail_often(memory_store, 50)
+
+        def test_fails_too_often(memory_store):
+            fail_often(memory_store, 150)
+
+        def test_expects_each(memory_store, aether_logs):
+            fail_often(memory_store, 2)
+            for number in (1, 0):
+                aether_logs.expect("handler_failed", actor=f"order-{number}")
+        """
+    )
+    result.assert_outcomes(passed=3, errors=2)
+    text = result.stdout.str()
+    assert "and 49 more that were raised there:" in text
+    for number in range(50):
+        assert f"(of order-{number}), attempt 1 of 1" in text
+    assert "and 50 failures more, which are not recorded" in text
+
+
+def test_a_test_that_does_not_pass_is_told_nothing(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+        from aether_sync import EventBus
+
+        kept = []
+
+        @pytest.fixture
+        def left(local_bus):
+            kept.append(EventBus().subscribe("n"))
+
+        @pytest.fixture
+        def left_and_broken(left):
+            assert False, "it is wrong"
+
+        @pytest.mark.xfail(reason="known", strict=True)
+        def test_fails_as_is_known(left):
+            assert False
+
+        def test_fails_as_it_says(left):
+            pytest.xfail("known")
+
+        def test_is_skipped_midway(left):
+            pytest.skip("there is no redis")
+
+        def test_cannot_begin(left_and_broken):
+            pass
+
+        def test_passes(left):
+            pass
+
+        def test_closes_it():
+            for one in kept:
+                one.close()
+        """
+    )
+    result.assert_outcomes(passed=2, xfailed=2, skipped=1, errors=2)
+    assert result.stdout.str().count("left behind by this test") == 1, "of the one that passes"
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "said"),
+    [
+        ("raise KeyboardInterrupt", 2, "KeyboardInterrupt"),
+        ("pytest.exit('stop it all', returncode=7)", 7, "_pytest.outcomes.Exit: stop it all"),
+        ("os.kill(os.getpid(), signal.SIGINT)", 2, "KeyboardInterrupt"),
+    ],
+    ids=["ctrl-c", "exit", "sigint"],
+)
+def test_a_run_that_is_interrupted_ends_as_any_other(run: Run, how: str, status: int, said: str) -> None:
+    result = run.apart(
+        f"""
+        import os
+        import signal
+
+        import pytest
+        from aether_sync import EventBus, NATSEventBus, Worker
+
+        kept = []
+
+        def test_it(aether_bus, aether_store, published, aether_logs, nats_url):
+            kept.append(EventBus().subscribe("n"))
+            kept.append(NATSEventBus(nats_url).subscribe("n"))
+            worker = Worker(bus=aether_bus, store=aether_store)
+            worker.on("n")(lambda event: None)
+            worker.consume("c")(lambda delivery: None)
+            worker.every(0.01)(lambda: None)
+            worker.start()
+            {how}
+        """
+    )
+    text = result.stdout.str() + result.stderr.str()
+    assert result.ret == status, text
+    assert f"! {said}" in text
+    assert "left behind" not in text
+    assert "Traceback" not in text
+
+
+def test_a_worker_that_is_left_fails_its_test(run: Run) -> None:
+    result = run(
+        """
+        from aether_sync import Worker
+
+        def test_leaves_one(local_bus):
+            worker = Worker(bus=local_bus)
+            worker.on("n")(lambda event: None)
+            worker.start()
+        """
+    )
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*- <Worker with the handler *<lambda> of 'n', started> is not closed"])
+
+
+def test_a_link_that_comes_too_late_is_refused(run: Run) -> None:
+    result = run(
+        """
+        def test_too_late(aether_bus, request):
+            request.getfixturevalue("broken_link")
+
+        def test_in_time(request):
+            link, bus = request.getfixturevalue("broken_link"), request.getfixturevalue("aether_bus")
+            bus.start()
+            assert link.links == 1
+        """
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["the connection of this test is made already, and does not go through broken_link*"])
 
 
 def test_types_are_given_once(run: Run) -> None:

@@ -115,7 +115,7 @@ class TestExpect:
         lines = said(lambda: recorded.expect("OrderPlaced", actor_id="order-1", data=wanted, within=0.01))
         asked = "event_type='OrderPlaced', actor_id='order-1', data={'qty': 3, 'address': {'city': 'Paris', 'zip': 5}}"
         assert lines == [
-            f"no event was published within 0.01 s with {asked}",
+            f"no event was published on {local_bus!r} within 0.01 s with {asked}",
             "besides what earlier calls have expected (1), these were published:",
             "  'OrderPlaced' of 'order-2' in 'orders.eu'",
             "    actor_id is 'order-2', not 'order-1'",
@@ -153,7 +153,7 @@ class TestNothing:
     def test_names_what_was_published(self, local_bus: EventBus, recorded: Published) -> None:
         local_bus.publish("orders.eu", placed())
         assert said(lambda: recorded.nothing(within=PATIENCE)) == [
-            "published, and not expected:",
+            f"published on {local_bus!r}, and not expected:",
             "  'OrderPlaced' of 'order-1' in 'orders.eu', data={'qty': 3}",
         ]
 
@@ -248,6 +248,21 @@ def test_a_wrong_argument_is_named(name: str, value: Any, recorded: Published) -
         assert {"within": "timeout", "actor_id": "actor_pattern", "namespace": "pattern"}.get(name, name) in str(
             caught.value
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("actor", "did you mean actor_id?"),
+        ("actr_id", "did you mean actor_id?"),
+        ("timeout", "it has event_type, namespace, actor_id, version, data, metadata, within"),
+    ],
+)
+def test_a_misspelt_argument_is_named(name: str, hint: str, recorded: Published) -> None:
+    for work in (recorded.expect, recorded.nothing):
+        with pytest.raises(InvalidOptionError) as caught:
+            work("OrderPlaced", **{name: "x"})  # type: ignore[arg-type]
+        assert str(caught.value) == f"an event cannot be asked for by {name!r}: {hint}"
 
 
 @pytest.mark.parametrize("bus", [None, "nats://127.0.0.1:4222", EventBus, 5])

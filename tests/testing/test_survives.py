@@ -9,11 +9,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import partial
+from itertools import count
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
 
 import numpy
 import pytest
@@ -28,9 +27,10 @@ from aether_sync import (
     InvalidEventError,
     InvalidOptionError,
     NATSServer,
+    SQLite,
 )
+from aether_sync.stores.projections.base import BrokenTransactionError
 from aether_sync.testing import Survival, assert_survives
-from aether_sync.testing._calling import call_of
 from aether_sync.testing._histories import Fate, Step
 from aether_sync.testing._lines import Tracer, own_code
 from aether_sync.testing._progress import Visit
@@ -266,64 +266,41 @@ class Deposited:
 
 
 class Caller:
-    def __call__(self, event: Event) -> object:
-        return event
+    def __call__(self, event: Event) -> None:
+        self.see(event)
 
-    def method(self, event: Event, more: int = 0) -> object:
-        return event
+    def __init__(self, seen: list[Any]) -> None:
+        self.see = seen.append
 
-
-def wrapped(delivery: Delivery) -> None: ...
-
-
-@wraps(wrapped)
-def wrapper(*args: Any) -> object:
-    return args
+    def method(self, event: Event, more: int = 0) -> None:
+        self.see(event)
 
 
-HANDLERS: dict[str, tuple[Callable[..., object], EventTypes | None, Callable[[Any], object]]] = {
-    "a delivery": (lambda delivery: delivery, None, lambda one: one),
-    "whatever a runner gives": (lambda d: d, None, lambda one: one),
-    "the same, where values are typed": (lambda d: d, types, lambda one: one),
-    "an event by its name": (lambda event: event, None, lambda one: one.event),
-    "two by their places": (lambda a, b: (a, b), None, lambda one: (one.event, one)),
-    "two by their names": (lambda delivery, event: (event, delivery), None, lambda one: (one.event, one)),
-    "an object": (Caller(), None, lambda one: one.event),
-    "a method": (Caller().method, None, lambda one: one.event),
-    "a partial": (partial(lambda rows, event: event, {}), None, lambda one: one.event),
-    "a wrapper": (wrapper, None, lambda one: (one,)),
-    "a mock": (Mock(side_effect=lambda one: one), None, None),  # type: ignore[dict-item]
+HANDLERS: dict[str, tuple[Callable[[list[Any]], Callable[..., object]], type]] = {
+    "whatever a runner gives": (lambda seen: lambda one: seen.append(one), Delivery),
+    "an object": (Caller, Event),
+    "a method": (lambda seen: Caller(seen).method, Event),
+    "a partial": (lambda seen: partial(lambda more, one: seen.append(one), None), Delivery),
 }
 
 
-def with_value(deposited: Deposited) -> object:
-    return deposited
-
-
-def with_value_and_delivery(deposited: "Deposited", delivery: "Delivery") -> object:
-    return deposited
-
-
-def with_event(deposited: Event) -> object:
-    return deposited.value
-
-
 class TestHowItIsCalled:
-    @pytest.mark.parametrize("what", HANDLERS)
-    def test_with_what_it_takes(self, what: str) -> None:
-        handler, known, wanted = HANDLERS[what]
-        delivery: Any = SimpleNamespace(event=EVENTS[0])
-        assert call_of(handler, known)(delivery) == (wanted or (lambda one: one))(delivery)
+    """As a worker calls it: ``tests/worker`` has what a handler may ask for."""
 
-    @pytest.mark.parametrize("handler", [with_value, with_value_and_delivery, with_event])
-    def test_with_what_it_is_annotated_with(self, handler: Callable[..., object]) -> None:
-        delivery: Any = SimpleNamespace(event=types.to_event(Deposited(5), actor_id="a"))
-        assert call_of(handler, types)(delivery) == Deposited(5)
+    @pytest.mark.parametrize("what", HANDLERS)
+    def test_with_what_it_takes(self, world: World, what: str) -> None:
+        make, wanted = HANDLERS[what]
+        seen: list[Any] = []
+        handler = make(seen)
+
+        with pytest.raises(InvalidOptionError, match="nothing"):  # that state() shows is changed by it
+            world.survives(handler, histories=1)
+        assert {type(one) for one in seen} == {wanted}
 
     def test_with_the_event_and_the_delivery(self, world: World) -> None:
         seen: list[Any] = []
 
-        def handler(event: Any, delivery: Any) -> None:
+        def handler(event: Event, delivery: Delivery) -> None:
             seen.append((event, delivery))
             world.rows[event.id] = delivery.sequence
 
@@ -450,6 +427,184 @@ class TestADeath:
     def test_it_is_also_in_what_the_handler_calls(self, world: World) -> None:
         report = report_of(lambda: world.survives(lambda delivery: world.notes_before(delivery), EVENTS[:1]))
         assert "`self.add(delivery.event)`" in report
+
+
+class TestInTheMiddleOfALine:
+    def test_two_effects_of_one_line_are_two(self, world: World) -> None:
+        def handler(delivery: Delivery) -> None:
+            if delivery.sequence not in world.done:
+                world.done.add(delivery.sequence); world.add(delivery.event)  # fmt: skip  # noqa: E702
+
+        report = report_of(lambda: world.survives(handler, EVENTS[:4]))
+        assert re.fullmatch(r"1:dies-at-\d+(\.2)? 1", replayed(report))
+
+    def test_of_which_neither_shows_a_line_of_the_users(self, world: World) -> None:
+        """A line in a function that it calls would be another place to die."""
+        sold: list[int] = []
+
+        def handler(delivery: Delivery) -> None:
+            if delivery.sequence not in world.done:
+                world.done.add(delivery.sequence); sold.append(1)  # fmt: skip  # noqa: E702
+
+        def reset() -> None:
+            world.reset()
+            sold.clear()
+
+        report = report_of(lambda: world.survives(handler, EVENTS[:4], state=lambda: len(sold), reset=reset))
+        assert replayed(report) == "1:dies-at-2.2 1"
+        assert "in the middle of line" in report
+        assert "`world.done.add(delivery.sequence); sold.append(1)" in report
+        again = report_of(
+            lambda: world.survives(handler, EVENTS[:4], state=lambda: len(sold), reset=reset, replay="1:dies-at-2.2 1")
+        )
+        assert "in the middle of line" in again
+
+    @pytest.mark.slow
+    def test_also_where_the_process_is_killed(self, tmp_path: Path) -> None:
+        done, sold = tmp_path / "done", tmp_path / "sold"
+
+        def handler(delivery: Delivery) -> None:
+            folder = done / str(delivery.sequence)
+            if not folder.exists():
+                folder.mkdir(), (sold / str(delivery.sequence)).mkdir()
+
+        def reset() -> None:
+            for one in (done, sold):
+                one.mkdir(exist_ok=True)
+                for other in one.iterdir():
+                    other.rmdir()
+
+        def state() -> int:
+            return len(list(sold.iterdir()))
+
+        report = report_of(
+            lambda: assert_survives(handler, EVENTS[:2], state=state, reset=reset, kill=True, seconds=LONG)
+        )
+        assert re.fullmatch(r"1:dies-at-3\.\d+ 1", replayed(report))
+
+
+class TestAMemoryOfTheLastEvents:
+    """Of so many ids that it is enough for an event that comes again at once."""
+
+    @pytest.mark.parametrize("size", [1, 3])
+    def test_is_too_short_for_one_that_comes_late(self, world: World, size: int) -> None:
+        def handler(delivery: Delivery) -> None:
+            last = world.rows.get("last", [])
+            if delivery.sequence not in last:
+                count = world.rows.get("count", 0) + 1
+                world.rows = {"last": [*last, delivery.sequence][-size:], "count": count}  # at once, as a transaction
+
+        report = report_of(lambda: world.survives(handler, state=lambda: world.rows.get("count", 0)))
+        others = replayed(report).removeprefix("1:ack-lost ").removesuffix(" 1").split()
+        assert replayed(report).startswith("1:ack-lost ")
+        assert len(others) == len(set(others)) == size
+
+
+class TestASlowHandler:
+    def test_has_some_histories_of_each_kind_all_the_same(self, world: World) -> None:
+        with pytest.warns(
+            UserWarning, match=r"World.puts has survived 25 histories in 1e-06 s, .* or say by histories=25"
+        ):
+            survival = world.survives(world.puts, seconds=1e-6)
+        assert survival == Survival(25, complete=False)
+        assert world.survives(world.puts, seconds=1e-6, histories=25) == survival, "that is meant, so nobody is warned"
+        report_of(lambda: world.survives(world.notes_before, seconds=1e-6))
+
+    def test_has_all_that_there_are(self, world: World) -> None:
+        survival = world.survives(world.puts, EVENTS[:1], seconds=1e-6)
+        assert survival.complete
+
+    def test_is_warned_of_where_it_is_called(self, world: World) -> None:
+        with pytest.warns(UserWarning, match="raise seconds=") as caught:
+            assert_survives(world.puts, EVENTS, state=lambda: world.rows, reset=world.reset, seconds=1e-6)
+        assert [one.filename for one in caught] == [__file__]
+
+
+class TestInATransaction:
+    """As ``Worker.consume(idempotent=...)`` calls it."""
+
+    def survives(self, handler: Callable[..., object], path: Path, **options: Any) -> Survival:
+        state, reset = partial(read, path), partial(empty, path)
+        options = {"seconds": LONG, "events": EVENTS[:4], "state": state, "reset": reset, **options}
+        return assert_survives(handler, idempotent=SQLite(path), **options)
+
+    @pytest.mark.parametrize(
+        ("kill", "histories"),
+        [(False, 12), *(pytest.param(kill, 60, marks=pytest.mark.slow) for kill in (False, True))],
+    )
+    def test_a_plain_handler_survives(self, kill: bool, histories: int) -> None:
+        def handler(db: sqlite3.Cursor, event: Event) -> None:
+            assert event.data is not None
+            db.execute("UPDATE balance SET amount = amount + ?", (event.data["amount"],))
+
+        with database() as path:
+            assert self.survives(handler, path, kill=kill, histories=histories).histories == histories
+            self.survives(handler, path, histories=2)  # the notes of the first run are there, and are not taken for its
+
+    def test_one_that_commits_is_caught(self) -> None:
+        def handler(db: sqlite3.Cursor, event: Event) -> None:
+            db.execute("UPDATE balance SET amount = amount + 1")
+            db.connection.commit()
+
+        with database() as path:
+            report = report_of(lambda: self.survives(handler, path))
+        assert "fails in an undisturbed run" in report
+        assert "the handler must neither commit nor roll back the transaction that it is called in" in report
+
+    @pytest.mark.parametrize("kill", [False, pytest.param(True, marks=pytest.mark.slow)])
+    def test_one_that_commits_where_that_is_only_seen_afterwards_is_caught(self, kill: bool) -> None:
+        """As with ``DBAPI``: the event becomes a dead letter, as what was committed cannot be taken back."""
+
+        def handler(db: sqlite3.Cursor, event: Event) -> None:
+            if event.version == 2:
+                raise BrokenTransactionError("it has committed", is_lost=False)
+            db.execute("UPDATE balance SET amount = amount + 1")
+
+        with database() as path:
+            report = report_of(lambda: self.survives(handler, path, kill=kill))
+        assert "fails in an undisturbed run: WorkerError: the handler must neither commit nor roll back" in report
+
+    @pytest.mark.parametrize("is_last", [False, True])
+    def test_an_effect_elsewhere_is_caught(self, is_last: bool, world: World) -> None:
+        def at_last(db: sqlite3.Cursor, event: Event) -> None:
+            db.execute("UPDATE balance SET amount = amount + 1")
+            world.add(event)
+
+        def at_first(db: sqlite3.Cursor, event: Event) -> None:
+            world.add(event)
+            db.execute("UPDATE balance SET amount = amount + 1")
+
+        handler = at_last if is_last else at_first
+        with database() as path:
+
+            def reset() -> None:
+                empty(path)
+                world.reset()
+
+            report = report_of(
+                lambda: self.survives(handler, path, state=lambda: (read(path), world.rows), reset=reset)
+            )
+            steps = replayed(report)
+            again = report_of(
+                lambda: self.survives(handler, path, state=lambda: (read(path), world.rows), reset=reset, replay=steps)
+            )
+        assert re.fullmatch(r"1:dies-at-\d+ 1", steps)
+        for one in (report, again):
+            assert "is no part of the transaction" in " ".join(one.split())
+            assert "one transaction, with a note" not in " ".join(one.split())
+        if is_last:
+            assert "before the commit." in report
+
+    def test_it_takes_the_database_first(self) -> None:
+        with database() as path, pytest.raises(InvalidOptionError, match="the first one gets the database"):
+            self.survives(takes_no_database, path)
+
+    def test_nothing_else_is_taken_for_a_database(self, world: World) -> None:
+        with pytest.raises(InvalidOptionError, match="idempotent must be a database"):
+            world.survives(world.puts, idempotent="x.db")
+
+
+def takes_no_database(event: Event) -> None: ...
 
 
 # -- processes that really die
@@ -621,7 +776,7 @@ class TestTheReport:
 
     def of(self, usual: object, found: object) -> str:
         visits = (Visit(Step(0, Fate.LOST)), Visit(Step(0), is_again=True))
-        return reported("handler", EVENTS, Outcome(visits, usual), Outcome(visits, found), "")
+        return reported("handler", EVENTS, Outcome(visits, usual), Outcome(visits, found), "", is_once=False)
 
     def test_large_states_are_shown_by_their_difference(self) -> None:
         rows = {f"row-{number:02}": "x" * 50 for number in range(100)}
@@ -639,6 +794,18 @@ class TestTheReport:
         hint = "Only the order differs. If it does not matter, let state() return it sorted."
         assert hint in self.of([1, 2], [2, 1])
         assert hint not in self.of([1, 2], [2, 2])
+
+    def test_one_that_fails_at_times_when_it_is_played_again_is_told(self, world: World) -> None:
+        calls = count(1)
+
+        def handler(event: Event) -> None:
+            world.puts(event)
+            if world.done and next(calls) % 2:
+                world.rows["odd"] = True
+            world.done.add(1)
+
+        report = report_of(lambda: world.survives(handler, EVENTS[:1], histories=1, state=lambda: {**world.rows}))
+        assert re.search("When it was played again, it did (fail [12] of 3 times|not fail): the", report)
 
     @pytest.mark.slow
     def test_who_is_moody_is_told_so(self, world: World) -> None:
@@ -705,9 +872,9 @@ class TestAnUndisturbedRun:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"handler": None}, "a handler must be a function"),
-        ({"handler": lambda: None}, "takes \\(\\)"),
-        ({"handler": lambda one, two, three: None}, "takes \\(one, two, three\\)"),
+        ({"handler": None}, "must be a function that is called with a Delivery, not None"),
+        ({"handler": lambda: None}, "must take a Delivery or an Event"),
+        ({"handler": lambda one, two, three: None}, "'one' has no annotation: give it a Delivery"),
         ({"events": []}, "at least one event"),
         ({"events": "ab"}, "iterable of events, not 'ab'"),
         ({"events": 7}, "iterable of events, not 7"),
@@ -767,7 +934,7 @@ def test_a_handler_that_nobody_would_run_is_refused(world: World) -> None:
 def test_a_typed_handler_needs_types(world: World) -> None:
     def handler(deposited: World) -> None: ...
 
-    with pytest.raises(InvalidOptionError, match="deposited: World, a typed value: give types="):
+    with pytest.raises(InvalidOptionError, match="To get typed values, give the store or the bus its classes"):
         world.survives(handler)
 
 

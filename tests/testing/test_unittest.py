@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from aether_sync import Event, InvalidOptionError, NATSServer
+from aether_sync import Event, InvalidOptionError, NATSServer, Worker
 from aether_sync.testing import AetherTestCase, _guard, _unittest
 
 from ..support.common import PATIENCE
@@ -49,7 +49,7 @@ class Uses(AetherTestCase):
     def test_a_store(self) -> None:
         self.aether_store.append("order-1", event(), expected_version=0)
         assert self.aether_store.connection is self.aether_bus.connection is self.aether_connection
-        assert self.aether_store.stream == self.aether_namespace
+        assert self.aether_store.stream == self.aether_stream != self.aether_bus.prefix == self.aether_namespace
         assert self.aether_namespace.startswith("test-a-store-")
 
     def test_in_memory(self) -> None:
@@ -222,6 +222,84 @@ def test_a_test_that_fails_says_only_why() -> None:
     ((_, text),) = result.failures
     assert text.endswith("AssertionError: it is wrong\n")
     assert not result.errors
+
+
+def test_a_test_that_fails_in_part_says_only_why() -> None:
+    kept = []
+
+    class Leaves(AetherTestCase):
+        def leave(self) -> None:
+            kept.append(type(self.local_bus)().subscribe("n"))
+
+    class FailsInASubtest(Leaves):
+        def test(self) -> None:
+            with self.subTest("x"):
+                self.leave()
+                self.fail("it is wrong")
+
+    class FailsInSetUp(Leaves):
+        def setUp(self) -> None:
+            super().setUp()
+            self.leave()
+            self.fail("it is wrong")
+
+        def test(self) -> None: ...
+
+    class FailsInTearDown(Leaves):
+        def test(self) -> None: ...
+
+        def tearDown(self) -> None:
+            self.leave()
+            self.fail("it is wrong")
+
+    for case in (FailsInASubtest, FailsInSetUp, FailsInTearDown):
+        ((_, text),) = run(case).failures
+        assert text.endswith("AssertionError: it is wrong\n")
+    for one in kept:
+        one.close()
+
+
+@pytest.mark.parametrize("how", ["skips", "is expected to fail"])
+def test_a_test_that_does_not_pass_is_told_nothing(how: str) -> None:
+    kept = []
+
+    class Leaves(AetherTestCase):
+        def test(self) -> None:
+            kept.append(type(self.local_bus)().subscribe("n"))
+            self.skipTest("there is no redis") if how == "skips" else self.fail("known")
+
+        if how != "skips":
+            test = unittest.expectedFailure(test)
+
+    result = run(Leaves)
+    kept.pop().close()
+    assert result.wasSuccessful()
+    assert len(result.skipped) + len(result.expectedFailures) == 1
+
+
+def test_a_worker_that_is_left_fails_its_test() -> None:
+    class Leaves(AetherTestCase):
+        def test(self) -> None:
+            worker = Worker(bus=self.local_bus)
+            worker.on("n")(lambda event: None)
+            worker.start()
+
+    ((_, text),) = run(Leaves).failures
+    assert "  - <Worker with the handler " in text
+
+
+def test_the_bus_and_the_store_do_not_hear_of_each_other() -> None:
+    class Uses(AetherTestCase):
+        def test(self) -> None:
+            published = self.published
+            self.aether_store.append("order-1", event(), expected_version=0)
+            self.aether_bus.publish("events.order", event())
+            self.aether_bus.flush(timeout=PATIENCE)
+            assert self.aether_store.last_sequence() == 1
+            published.expect(within=PATIENCE)
+            published.nothing(within=0)
+
+    passes(Uses)
 
 
 def test_a_test_that_runs_twice_has_everything_anew() -> None:

@@ -38,6 +38,7 @@ from aether_sync import (
 )
 from aether_sync._bus.routing import Targets
 from aether_sync._runtime.reporter import Burst, Kind, Reporter, logger
+from aether_sync._values.shown import explained
 
 from ..support.common import PATIENCE, UNIT, eventually, make_event, run_threads
 from ..support.inside import outbox_of
@@ -823,7 +824,8 @@ def test_every_call_says_its_kind() -> None:
 
 def test_nobody_else_logs() -> None:
     own = [(path, ast.unparse(node.func)) for path, node in CALLS if "logger" in ast.unparse(node.func).lower()]
-    allowed = {"reporter.py", "node.py", "_commands.py", "_logs.py"}  # the last three choose what is shown
+    allowed = {"reporter.py", "node.py", "_commands.py", "_embedded.py", "_logs.py"}  # all but one choose what is shown
+    allowed.add("_after_response.py")  # which uses the logger of the user's application
     assert {path.name for path, _ in own} <= allowed
     assert [called for path, called in own if path.name == "reporter.py"] == ["logging.getLogger", "logger.log"]
 
@@ -839,3 +841,7 @@ def test_what_goes_on_and_on_is_logged_once_a_minute(monkeypatch: pytest.MonkeyP
     assert logged == [0.0, pytest.approx(60.1), pytest.approx(120.2)]
     now += 5.1
     assert burst.opens(), "the first after a quiet time"
+
+
+def test_what_no_file_can_write_is_escaped_in_errors() -> None:
+    assert explained(ValueError("a \ud800")) == "ValueError: a \\ud800"

@@ -205,6 +205,7 @@ with NATSEventBus(sys.argv[1], ping_interval=float(sys.argv[2])) as bus:
 
 
 @pytest.mark.fault
+@pytest.mark.slow
 def test_a_process_that_was_stopped_does_not_take_its_server_for_frozen(server: NATSServer) -> None:
     command = [sys.executable, "-c", _PROGRAM, server.url, str(INTERVAL)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:

@@ -3,21 +3,26 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from aether_sync import (
+    AetherError,
+    BusClosedError,
     EventBus,
     InMemoryEventStore,
     InvalidOptionError,
     JetStreamEventStore,
     NATSServer,
+    PermissionDeniedError,
     Worker,
     flush_logs,
 )
 from aether_sync._runtime.deadline import Deadline
+from aether_sync._values import clock
 from aether_sync.stores.jetstream import turns_of
 from aether_sync.worker import periodic, turns
 from aether_sync.worker.turns import Held, Turns
@@ -167,6 +172,40 @@ class TestOfTheCluster:
         for worker in workers:
             worker.drain(PATIENCE)
 
+    @pytest.mark.parametrize("ahead", [-3600.0, 3600.0])
+    def test_a_clock_that_was_wrong_stops_nothing(
+        self, store: JetStreamEventStore, ahead: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        book, seconds = turns_of(store), 0.3 * UNIT
+        book.last("work", Deadline(PATIENCE))  # which makes the stream
+        book.write("work", turns.Turn(by="other", begun=time.time() + ahead, has_ended=True), Deadline(PATIENCE))
+        worker, did = Worker(store=store), list[float]()
+        worker.every(seconds, name="work", once_per_cluster=True)(lambda: did.append(time.monotonic()))
+        begun = time.monotonic()
+        with worker:
+            eventually(lambda: len(did) >= 2)
+            monkeypatch.setattr(turns, "now", lambda: clock.now() - timedelta(seconds=ahead))  # it is set anew
+            number = len(did)
+            eventually(lambda: len(did) >= number + 3)
+        assert did[-1] - begun >= seconds * (len(did) - 2), "and brings no turn too early, but for the first"
+        assert did[-1] - did[0] <= 5 * UNIT + 2 * seconds * len(did)
+
+    def test_processes_whose_clocks_stand_still_share_the_turns(
+        self, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        moment = clock.now()
+        monkeypatch.setattr(turns, "now", lambda: moment)
+        workers, did = [], list[float]()
+        for _ in range(2):
+            worker = Worker(store=make_store())
+            worker.every(0.2 * UNIT, name="work", once_per_cluster=True)(lambda: did.append(time.monotonic()))
+            worker.start(PATIENCE)
+            workers.append(worker)
+        eventually(lambda: len(did) >= 6)
+        for worker in workers:
+            worker.drain(PATIENCE)
+        assert all(later - one >= 0.15 * UNIT for one, later in pairwise(did))
+
     def test_another_one_goes_on_for_one_that_is_gone(self, make_store: MakeStore, quick: None) -> None:
         gone = Turns(turns_of(make_store()), "work", 0.1 * UNIT, "gone", lambda: None).take()
         assert isinstance(gone, Held)  # and never says anything
@@ -220,6 +259,45 @@ class TestOfTheCluster:
         flush_logs()
         assert "turn_unknown" in [one.kind for one in caplog.records]  # type: ignore[attr-defined]
 
+    @pytest.mark.parametrize("of", ["memory", "server"])
+    def test_a_closed_store_ends_it(self, of: str, make_store: MakeStore, quick: None) -> None:
+        store = InMemoryEventStore() if of == "memory" else make_store()
+        worker, did = Worker(store=store), list[str]()
+        worker.every(1000, once_per_cluster=True)(lambda: did.append("of the cluster"))
+        worker.every(0.01, name="other")(lambda: did.append("of the process"))
+        worker.start(PATIENCE)
+        eventually(lambda: "of the cluster" in did)
+        assert not worker.wait(0)
+        store.close()
+        assert worker.wait(PATIENCE)
+        assert worker.health().ok is False
+        assert worker.drain(PATIENCE)
+
+    @pytest.mark.parametrize("error", [PermissionDeniedError("the right was revoked"), BusClosedError("closed")])
+    def test_what_never_passes_ends_it(
+        self,
+        store: JetStreamEventStore,
+        error: AetherError,
+        quick: None,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        worker, did = Worker(store=store), list[int]()
+        worker.every(0.01, name="work", once_per_cluster=True)(lambda: did.append(1))
+        worker.start(PATIENCE)
+        eventually(lambda: did)
+
+        def raise_it(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(Turns, "take", raise_it)
+        with pytest.raises(type(error), match=str(error)):
+            worker.wait(PATIENCE)
+        assert not worker.health().alive
+        worker.drain(PATIENCE)
+        flush_logs()
+        assert [one.kind for one in caplog.records] == ["runner_ended"]  # type: ignore[attr-defined]
+
     def test_in_memory_there_is_one_process(self) -> None:
         with InMemoryEventStore() as store:
             worker, did = Worker(store=store), list[int]()
@@ -231,7 +309,7 @@ class TestOfTheCluster:
 @pytest.mark.parametrize(
     ("seconds", "options", "says"),
     [
-        (0, {}, "seconds must be seconds, more than 0"),
+        (0, {}, "seconds must be a number, more than 0, not 0"),
         ("x", {}, "seconds must be"),
         (1, {"name": 3}, "name must be a str"),
         (1, {"once_per_cluster": 1}, "once_per_cluster must be True or False"),
@@ -248,5 +326,5 @@ def test_a_function_that_takes_something_is_refused() -> None:
     with pytest.raises(InvalidOptionError, match=r"every 5 s: its parameter 'x' has no default"):
         worker.every(5)(lambda x: None)
     worker.every(5, name="work")(lambda x=3: None)
-    with pytest.raises(InvalidOptionError, match="already"):
+    with pytest.raises(InvalidOptionError, match=r"already.* another by every\(..., name=...\)"):
         worker.every(6, name="work")(lambda: None)

@@ -207,7 +207,9 @@ def test_a_handler_without_the_database(memory: InMemoryEventStore, path: str, h
 def test_a_handler_that_takes_the_database_second(memory: InMemoryEventStore, path: str) -> None:
     def handle(delivery: Delivery, db: Any) -> None: ...
 
-    with pytest.raises(InvalidOptionError, match="'delivery' is a Delivery, and the first one gets the database"):
+    with pytest.raises(
+        InvalidOptionError, match="'delivery' is annotated with Delivery, and the first one gets the database"
+    ):
         Worker(store=memory).consume("c", idempotent=SQLite(path))(handle)
     with pytest.raises(InvalidOptionError, match="idempotent must be a database"):
         Worker(store=memory).consume("c", idempotent=path)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -68,7 +69,26 @@ def test_it_is_reported_once_with_its_stack_and_its_event(
     (record,) = caplog.records
     assert record.kind == "overdue"  # type: ignore[attr-defined]
     assert record.actor == "thing-1"  # type: ignore[attr-defined]
-    assert "go_on.wait(PATIENCE)  # here it is" in record.getMessage()
+    text = record.getMessage()
+    assert f"time limit of {LIMIT:g} s, with Happened of 'thing-1'; it is at:" in text
+    assert "go_on.wait(PATIENCE)  # here it is" in text
+    assert "in handle\n" in text.splitlines(keepends=True)[1], "the handler's own frame is the outermost"
+
+
+def test_of_a_consumer_the_sequence_is_told_and_of_periodic_work_nothing(
+    go_on: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    with InMemoryEventStore() as store:
+        worker = Worker(store=store)
+        worker.consume("c", time_limit=LIMIT)(lambda delivery: go_on.wait(PATIENCE))
+        worker.every(1000, time_limit=LIMIT)(lambda: go_on.wait(PATIENCE))
+        store.append("a", event("a"), expected_version=ANY_VERSION)
+        with worker:
+            eventually(lambda: all(one.overdue for one in worker.metrics().handlers))
+            go_on.set()
+    flush_logs()
+    said = sorted(one.getMessage().partition("time limit of ")[2].partition(" it is at")[0] for one in caplog.records)
+    assert said == [f"{LIMIT:g} s, with {event('a').event_type} of 'a', sequence 1;", f"{LIMIT:g} s;"]
 
 
 def test_what_keeps_its_limit_is_not(local_bus: EventBus) -> None:
@@ -102,6 +122,35 @@ def test_a_block_is_interrupted_and_the_event_comes_again() -> None:
         assert isinstance(errors[0], TimeoutError)
         assert after == [2]
         assert worker.metrics().handlers[0].overdue == 1
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_an_error_that_is_caught_in_its_block_comes_once(local_bus: EventBus, blocks: int) -> None:
+    worker, said = Worker(bus=local_bus), list[str]()
+
+    @worker.on("n", time_limit=LIMIT)
+    def handle(event: Event) -> None:
+        with ExitStack() as stack:
+            for _ in range(blocks):
+                stack.enter_context(interruptible())
+            try:
+                compute_until(lambda: False)
+            except TimeLimitExceededError as error:
+                said.append(type(error).__name__)
+            compute_until(lambda: False if not said else next(times) > 3)
+        said.append("whole")
+        try:
+            with interruptible():
+                said.append("never")
+        except TimeLimitExceededError:
+            said.append("at once")
+
+    times = iter(range(1000))
+    with worker:
+        local_bus.publish("n", make_event(1))
+        eventually(lambda: worker.metrics().handlers[0].seconds.count)
+    assert said == ["TimeLimitExceededError", "whole", "at once"]
+    assert worker.metrics().handlers[0].handled == 1
 
 
 def test_outside_of_its_block_a_handler_is_not_interrupted(local_bus: EventBus) -> None:

@@ -20,6 +20,7 @@ from aether_sync import (
     Failure,
     HandlingContext,
     InMemoryEventStore,
+    InvalidOptionError,
     JetStreamEventStore,
     NATSEventBus,
     RetryPolicy,
@@ -327,7 +328,10 @@ class TestRetries:
         policy = doubling(1.0)
         assert [pause_after(policy, failures) for failures in (1, 2, 3, 6, 7, 1000)] == [1, 2, 4, 32, 60, 60]
         assert pause_after(doubling(1e-300), 1000) < 1e-280
-        assert pause_after(doubling(600), 1) == 60
+        assert [pause_after(doubling(40), failures) for failures in (1, 2, 3)] == [40, 60, 60]
+        assert [pause_after(doubling(300), failures) for failures in (1, 2, 1000)] == [300, 300, 300], (
+            "as you have said"
+        )
 
     @pytest.mark.parametrize(
         ("policy", "tries"),
@@ -493,6 +497,37 @@ class TestItsEnd:
         assert worker.wait(PATIENCE)
         worker.close()
 
+    def test_what_is_left_of_a_runner_are_handlers_and_no_other_threads(
+        self, memory: InMemoryEventStore, go_on: threading.Event, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        worker, leaving = Worker(store=memory, thread_exit=lambda: go_on.wait(PATIENCE)), threading.Event()
+        worker.consume("quick", threads=2)(lambda _: None)
+        worker.consume("slow", threads=2)(lambda _: leaving.wait(PATIENCE))
+        worker.start()
+        save(memory, 1)
+        eventually(lambda: worker.health().numbers["handlers"] == 1)
+        assert worker.drain(0.2 * UNIT).handlers_left == 1
+        flush_logs()
+        said = {one.consumer: one.getMessage() for one in caplog.records}  # type: ignore[attr-defined]
+        leaving.set()
+        go_on.set()
+        assert said["slow"].count("aether-worker") == 1
+        assert "leaves handlers behind, on aether-worker-" in said["slow"]
+        assert "leaves threads behind that call no handler, aether-worker-" in said["quick"]
+        eventually(lambda: not [one for one in threading.enumerate() if one.name.startswith("aether-worker")])
+
+    def test_a_projection_that_it_cannot_close_or_begin_is_refused(
+        self, memory: InMemoryEventStore, tmp_path: Path
+    ) -> None:
+        projection = memory.project("p", lambda db, stored: None, into=SQLite(tmp_path / "read.db"))
+        with InMemoryEventStore() as other:
+            for worker, says in ((Worker(), "has none"), (Worker(store=other), "has another one")):
+                with pytest.raises(InvalidOptionError, match=f"projection 'p' is of a store .* {says}"):
+                    worker.project(projection)
+        projection.start(PATIENCE)
+        with pytest.raises(InvalidOptionError, match="projection 'p' is started already: the worker starts it"):
+            Worker(store=memory).project(projection)
+
     def test_a_close_while_it_starts(self, memory: InMemoryEventStore, go_on: threading.Event) -> None:
         worker = Worker(store=memory)
         for n in range(20):
@@ -554,3 +589,8 @@ class TestAState:
         with pytest.raises(ConnectError, match="not connected"):
             worker.start(PATIENCE)
         assert worker.closed
+
+
+def test_a_store_that_would_keep_what_the_bus_publishes_is_refused() -> None:
+    with pytest.raises(InvalidOptionError, match="a store of stream 'shop' would keep what a bus with prefix 'shop'"):
+        Worker(bus=NATSEventBus(prefix="shop"), store=JetStreamEventStore(stream="shop"))

@@ -146,6 +146,10 @@ def test_the_signal_handlers_of_before_are_back(local_bus: object) -> None:
     assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)] == before
 
 
+def test_a_process_that_a_handler_forks_has_the_signal_handlers_of_before() -> None:
+    assert finish(start(programs.forks)) == f"{{-{int(signal.SIGTERM)}}}\n10\nended\n"
+
+
 @pytest.mark.slow
 def test_what_runs_at_the_end_of_a_program_that_says_nothing_is_waited_for() -> None:
     assert finish(start(programs.ends_without_a_word)) == "done\n"

@@ -23,12 +23,13 @@ import msgspec
 
 from ..._runtime.deadline import Deadline
 from ..._runtime.reporter import flush_logs
+from ..._runtime.signals import OwnHandlers
 from ..._runtime.threads import make_thread, start
 from ..._values.shown import explained
-from ...errors import InvalidNamespaceError, InvalidOptionError, WorkerError
+from ...errors import AetherError, InvalidOptionError, RetryableError
 from ...health import Health
 from ...metrics import CloseReport
-from ...worker.worker import Worker, runners_of
+from ...worker.worker import Worker
 from .messages import FAILED, LEFT, MARGIN, SIGNALS, Answer, Ask, Channel, Failed, Left, Program, Ready
 from .program import UnusableProgramError, trace_of, worker_at
 
@@ -55,6 +56,7 @@ class _Child:
         self._channel = channel
         self._program = program
         self._worker: Worker | None = None
+        self._handlers = OwnHandlers(self._interrupt)
         self._interrupted = 0.0  # when the main thread was interrupted last; 0 if it never was
         self._is_ending = False  # whether the main thread is not to be interrupted any more
 
@@ -77,14 +79,13 @@ class _Child:
 
     def _take_signals(self) -> None:
         self._handle_signals()
-        os.register_at_fork(after_in_child=_forget_signals)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the supervisor has blocked them until now
         start(make_thread(self._listen, name="aether-supervisor"))
 
     def _handle_signals(self) -> None:
         for number in SIGNALS:
             if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:  # as SIGHUP under nohup
-                signal.signal(number, self._interrupt)
+                self._handlers.set(number)
 
     def _work(self) -> Failed:
         """Work until the process is to end, which interrupts this; return why the work has ended by itself."""
@@ -97,14 +98,18 @@ class _Child:
             worker.start(threads=self._program.threads or None)
             if self._program.shows_metrics:
                 _show_metrics(worker)
-            self._channel.send(Ready())
-            worker.wait()
         except UnusableProgramError as error:
             return Failed(str(error), error.trace, is_usage=True)
-        except (InvalidOptionError, InvalidNamespaceError, WorkerError) as error:
-            return Failed(f"{where!r} cannot start: {error}", is_usage=True)
+        except AetherError as error:
+            may_pass = isinstance(error, RetryableError)
+            return Failed(f"{where!r} cannot start: {error}", trace_of(error), is_usage=not may_pass)
+        except Exception as error:  # of the user's code: it may be the environment's fault, and pass
+            return _failed(where, error)
+        self._channel.send(Ready())
+        try:
+            worker.wait()
         except Exception as error:
-            return Failed(f"{where!r} has failed: {explained(error)}", trace_of(error))
+            return _failed(where, error)
         return Failed(f"{where!r} has ended by itself")
 
     def _drain(self, worker: Worker) -> bool:
@@ -176,18 +181,15 @@ class _Child:
 def _show_metrics(worker: Worker) -> None:
     from ...contrib.prometheus import register  # with an extra
 
-    things: list[Any] = [worker.bus, worker.store, *runners_of(worker)]
+    things: tuple[Any, ...] = (worker, worker.bus, worker.store)
     for one in things:
         if one is not None:
             with suppress(InvalidOptionError):  # the program has registered it itself, under another name
                 register(one)
 
 
-def _forget_signals() -> None:
-    """In a process that a handler forks, do what a Python program does."""
-    for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+def _failed(where: str, error: Exception) -> Failed:
+    return Failed(f"{where!r} has failed: {explained(error)}", trace_of(error))
 
 
 def _in_words(drained: CloseReport, closed: list[CloseReport]) -> str:

@@ -2,7 +2,7 @@
 
 import errno
 import socketserver
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -12,6 +12,9 @@ from ...health import health_app
 from .process import Process
 
 __all__ = ["Address", "PortError", "answering_probes"]
+
+
+_Application = Callable[[dict[str, Any], Callable[..., object]], Iterable[bytes]]
 
 
 class PortError(Exception):
@@ -57,12 +60,24 @@ def answering_probes(address: Address, processes: list[Process]) -> Iterator[int
     except OSError as error:
         raise PortError(f"--health-port: {_explained(address, error)}") from error
     with server:
-        server.set_app(health_app(*processes))
+        server.set_app(_only_probes(health_app(*processes)))
         start(make_thread(server.serve_forever, name=f"health-{server.server_port}"))
         try:
             yield server.server_port
         finally:
             server.shutdown()
+
+
+def _only_probes(probes: _Application) -> _Application:
+    """Return an application that answers at the paths of probes alone."""
+
+    def application(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
+        if environ["PATH_INFO"] in ("/healthz", "/livez"):
+            return probes(environ, start_response)
+        start_response("404 Not Found", [("Content-Type", "text/plain")])
+        return [b"There are /healthz and /livez.\n"]
+
+    return application
 
 
 def _explained(address: Address, error: OSError) -> str:

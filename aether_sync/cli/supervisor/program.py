@@ -6,6 +6,9 @@ from types import TracebackType
 
 from ..._arguments import is_of
 from ..._values.shown import explained, short
+from ...errors import (
+    RetryableError,
+)
 from ...worker.worker import Worker
 from .._program import imported
 
@@ -42,18 +45,18 @@ def worker_at(where: str) -> Worker:
 
     Raises:
         UnusableProgramError: The module cannot be imported, or has no worker of that name.
+        Exception: What the function has raised; or an error of ours in the module that may pass.
     """
     check_where(where)
     module, _, name = where.partition(":")
     try:
         found = imported(module, name)
     except (Exception, SystemExit) as error:  # of any code of the user's
+        if isinstance(error, RetryableError):
+            raise
         raise UnusableProgramError(f"{where!r} cannot be imported: {explained(error)}", trace_of(error)) from error
     if not is_of(found, Worker) and callable(found):
-        try:
-            found = found()
-        except Exception as error:
-            raise UnusableProgramError(f"{where!r} has failed: {explained(error)}", trace_of(error)) from error
+        found = found()
     if not is_of(found, Worker):
         raise UnusableProgramError(f"{where!r} is {short(found)}, and no worker")
     return found

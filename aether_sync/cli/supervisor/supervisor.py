@@ -153,7 +153,8 @@ class Supervisor:
         why = one.end(status)
         if was_told:
             if status and self._status in (None, 0, LEFT):
-                self._report(f"{one.about} did not come to its end: {why}")
+                about = "has ended" if one.failed else "did not come to its end"  # it had failed before it was told
+                self._report(f"{one.about} {about}: {why}")
             if status and self._status == 0:
                 self._status = LEFT
         elif one.is_unusable and self._waits_for_changes:

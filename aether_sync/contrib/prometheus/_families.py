@@ -42,6 +42,7 @@ _CONNECTION = ("name",)
 _STORE = ("name", "stream")
 _RUNNER = ("name", "stream", "consumer", "source")
 _CONSUMER = ("name", "stream", "consumer")
+_WORKER = ("name", "handler", "kind", "of")
 
 BUS_PUBLISHED = Family(
     "aether_sync_bus_published_total",
@@ -222,6 +223,32 @@ CONSUMER_REDELIVERED = Family(
     "Events of a durable consumer that were delivered more than once and are not acknowledged.",
     _CONSUMER,
     "max",
+)
+
+WORKER_HANDLER_SECONDS = Family(
+    "aether_sync_worker_handler_seconds", "histogram", "How long the calls of a handler of a worker took.", _WORKER
+)
+WORKER_HANDLED = Family("aether_sync_worker_handled_total", "counter", "Calls of a handler that returned.", _WORKER)
+WORKER_FAILED = Family("aether_sync_worker_failed_total", "counter", "Calls of a handler that raised.", _WORKER)
+WORKER_PASSED_BY = Family(
+    "aether_sync_worker_passed_by_total",
+    "counter",
+    "Events and turns for which a handler was not called: handled before, filtered out, or taken by another process.",
+    _WORKER,
+)
+WORKER_OVERDUE = Family(
+    "aether_sync_worker_overdue_total", "counter", "Calls that took longer than their time limit.", _WORKER
+)
+WORKER_DROPPED = Family(
+    "aether_sync_worker_dropped_total", "counter", "Events of a bus that were lost before they were handled.", _WORKER
+)
+WORKER_DEAD_LETTERS = Family(
+    "aether_sync_worker_dead_letters_total", "counter", "Events of a consumer that became dead letters.", _WORKER
+)
+WORKER_THREADS = Family("aether_sync_worker_threads", "gauge", "Calls of a handler that may run at a time.", _WORKER)
+WORKER_BUSY = Family("aether_sync_worker_busy_threads", "gauge", "Calls of a handler that run now.", _WORKER)
+WORKER_WAITING = Family(
+    "aether_sync_worker_waiting_events", "gauge", "Events that wait in this process to be handled.", _WORKER
 )
 
 EXPORT_ERRORS = Family(

@@ -1,4 +1,4 @@
-"""What the snapshots of buses, connections, stores, runners and consumers say, as series and their values.
+"""What the snapshots of buses, connections, stores, runners, consumers and workers say, as series and their values.
 
 The counts of an object never go down, so two readings of it can be merged in any order: of each number the greater one
 holds. A histogram is a row of such numbers: how many times are in each range, and their sum.
@@ -13,6 +13,7 @@ from ...nats_bus import NATSEventBus
 from ...stores._store_base import StoreBase
 from ...stores.consumers.base import ConsumerState
 from ...stores.consumers.runner import Runner
+from ...worker.worker import Worker
 from . import _families as families
 from ._families import Family, Series
 
@@ -28,6 +29,7 @@ __all__ = [
     "read_consumer",
     "read_runner",
     "read_store",
+    "read_worker",
 ]
 
 Numbers = tuple[float, ...]
@@ -169,10 +171,14 @@ def counts_of_runner(metrics: RunnerMetrics, name: str, stream: str, consumer: s
 
 
 def read_runner(runner: Runner, name: str) -> Reading:
-    """Read a runner. What a closed one had in hand is no longer its own."""
-    metrics = runner.metrics()
+    """Read a runner."""
+    return _reading_of_runner(runner.metrics(), name, is_open=not runner.closed)
+
+
+def _reading_of_runner(metrics: RunnerMetrics, name: str, *, is_open: bool) -> Reading:
+    """Return what a runner says. What a closed one had in hand is no longer its own."""
     found = counts_of_runner(metrics, name, *labels_of_runner(metrics))
-    if not runner.closed:
+    if is_open:
         found.gauge(families.RUNNER_THREADS, metrics.threads)
         found.gauge(families.RUNNER_BUSY, metrics.busy)
         found.gauge(families.RUNNER_IN_HAND, metrics.in_hand)
@@ -188,4 +194,29 @@ def read_consumer(state: ConsumerState | None, name: str, stream: str, consumer:
         found.gauge(families.CONSUMER_WAITING, state.waiting)
         found.gauge(families.CONSUMER_UNACKNOWLEDGED, state.unacknowledged)
         found.gauge(families.CONSUMER_REDELIVERED, state.redelivered)
+    return found
+
+
+def read_worker(worker: Worker, name: str) -> Reading:
+    """Read the handlers of a worker, and the runners of its consumers."""
+    metrics, is_open = worker.metrics(), not worker.closed
+    found = Reading(name)
+    for one in metrics.handlers:
+        labels = one.name, one.kind, one.of
+        found.histogram(families.WORKER_HANDLER_SECONDS, one.seconds, *labels)
+        found.count(families.WORKER_HANDLED, one.handled, *labels)
+        found.count(families.WORKER_FAILED, one.failed, *labels)
+        found.count(families.WORKER_PASSED_BY, one.passed_by, *labels)
+        found.count(families.WORKER_OVERDUE, one.overdue, *labels)
+        found.count(families.WORKER_DROPPED, one.dropped, *labels)
+        found.count(families.WORKER_DEAD_LETTERS, one.dead_letters, *labels)
+        if is_open:
+            found.gauge(families.WORKER_THREADS, one.threads, *labels)
+            found.gauge(families.WORKER_BUSY, one.busy, *labels)
+            found.gauge(families.WORKER_WAITING, one.waiting, *labels)
+    for runner in metrics.runners:
+        if runner.threads:  # it has begun
+            of_runner = _reading_of_runner(runner, name, is_open=is_open)
+            found.counts.update(of_runner.counts)
+            found.gauges.update(of_runner.gauges)
     return found

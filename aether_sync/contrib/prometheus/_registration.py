@@ -22,6 +22,7 @@ from ...stores.consumers.runner import Runner, lasting_runner_metrics
 from ...stores.event_store import Consumer
 from ...stores.jetstream import JetStreamEventStore
 from ...stores.memory import InMemoryEventStore
+from ...worker.worker import Worker
 from ._collector import Collector
 from ._exporter import Answer, Exporter, Source
 from ._reading import (
@@ -34,6 +35,7 @@ from ._reading import (
     read_consumer,
     read_runner,
     read_store,
+    read_worker,
 )
 from ._writer import Writer
 
@@ -79,11 +81,11 @@ class Registration:
 
 
 def register(
-    *objects: EventBus | Connection | InMemoryEventStore | JetStreamEventStore | Runner | Consumer,
+    *objects: EventBus | Connection | InMemoryEventStore | JetStreamEventStore | Runner | Consumer | Worker,
     name: str = "",
     registry: CollectorRegistry = REGISTRY,
 ) -> Registration:
-    """Show the metrics of buses, stores, runners and consumers to Prometheus.
+    """Show the metrics of buses, stores, runners, consumers and workers to Prometheus.
 
     In one process a registry asks them at each scrape. Where several processes answer scrapes, which is so if the
     environment has ``PROMETHEUS_MULTIPROC_DIR``, each process writes what it has into that directory once a second, and
@@ -96,6 +98,8 @@ def register(
     Args:
         *objects: Of a bus or store, its connection is shown as well. A consumer (``store.consumer(name)``) is asked for
             how far it is, by a thread of its own every five seconds; a :class:`~aether_sync.Runner` knows that without.
+            Of a :class:`~aether_sync.Worker` its handlers are shown, and the runners of its consumers; its bus and its
+            store are registered by themselves.
         name: The label ``name`` of all series of these objects, to tell two clusters apart; "" for none. The connection
             that several buses and stores share has the name of the first. An object that is unregistered, and then
             registered under another name, begins there with what is not shown under the name before.
@@ -211,7 +215,7 @@ def _register_in(registry: CollectorRegistry, sources: list[Source]) -> Registra
 
 # -- what can be registered
 
-_KINDS = "buses, connections, stores, runners and consumers"
+_KINDS = "buses, connections, stores, runners, consumers and workers"
 
 
 def _sources_of(thing: Any, name: str) -> list[Source]:
@@ -222,6 +226,8 @@ def _sources_of(thing: Any, name: str) -> list[Source]:
         return [_runner_source(thing, name)]
     if is_of(thing, Consumer):
         return [_consumer_source(thing, name)]
+    if is_of(thing, Worker):
+        return [Source(id(thing), thing, "worker", name, read_worker)]
     if is_of(thing, EventBus):
         own = _bus_source(thing, name)
     elif is_of(thing, InMemoryEventStore) or is_of(thing, JetStreamEventStore):

@@ -18,12 +18,10 @@ from ..._runtime.registry import WeakRegistry
 from ..._runtime.threads import NoThreadError, make_thread, start
 from ...errors import (
     AetherError,
-    ConnectError,
     DeadlineExceededError,
-    DisconnectedError,
+    RetryableError,
     StoreClosedError,
     StoreError,
-    StoreUnavailableError,
 )
 from .pull import PullRequester
 from .tries import Pause
@@ -31,7 +29,6 @@ from .tries import Pause
 __all__ = ["Flow", "close_by"]
 
 _RENEW = 5.0  # seconds to begin a flow, then again
-_AWAY = (ConnectError, DeadlineExceededError, DisconnectedError, StoreUnavailableError)  # the server may come back
 _AT_EXIT = 1.0  # seconds in which flows that nobody has closed give back what is on its way to them
 _FOR_EVER = Deadline(None)
 _NO_THREAD = 0.1  # seconds until it is tried again to start a thread
@@ -146,7 +143,7 @@ class Flow(Closeable, ForkAware):
         while not self._has_ended():
             try:
                 self._renew(Deadline(_RENEW))
-            except (*_AWAY, *_LACKS):
+            except (RetryableError, *_LACKS):
                 pause.take()
             except AetherError as error:
                 if not self._closed:  # else the error only comes from closing it

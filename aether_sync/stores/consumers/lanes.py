@@ -22,6 +22,7 @@ from heapq import heappop, heappush
 from itertools import count
 from math import inf, isinf
 from operator import attrgetter
+from threading import get_ident
 from time import sleep
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ from ..._arguments import is_of, refuse_unrun
 from ..._runtime.deadline import Deadline
 from ..._runtime.handler_threads import ThreadHooks
 from ..._runtime.locks import signal_safe_lock
-from ..._runtime.reporter import Burst, Details, Kind, Reporter
+from ..._runtime.reporter import Burst, Details, Failures, Kind, Reporter
 from ..._runtime.waits import ParkingLot
 from ..._values.clock import monotonic, now
 from ..._values.shown import explained
@@ -69,7 +70,7 @@ _since = attrgetter("since")
 class _Lane:
     """The events of one actor that are here, in the order of the store."""
 
-    __slots__ = ("actor_id", "failures", "is_busy", "since", "verdict", "waiting")
+    __slots__ = ("actor_id", "failures", "is_busy", "since", "thread", "verdict", "waiting")
 
     def __init__(self, actor_id: str) -> None:
         self.actor_id = actor_id
@@ -78,6 +79,7 @@ class _Lane:
         self.verdict: str | None = None  # the reason, once the first is given up
         self.is_busy = False  # a thread handles the first
         self.since = 0.0  # the moment since when it does
+        self.thread = 0  # which one
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,7 @@ class LaneScheduler:
         self.closing = False
         self.failure: AetherError | None = None
         self.when_ended: Callable[[], object] | None = None  # called when the last thread has ended; it is quick
-        self._burst = Burst()  # of failures
+        self._burst = Failures()  # of failures
         self._burst_of_letters = Burst()  # of events that are given up
         self._burst_of_refusals = Burst()  # of the dead-letter stream
 
@@ -315,7 +317,7 @@ class LaneScheduler:
                     self._ready.append(heappop(self._later)[2])
                 if self._ready:
                     lane = self._ready.popleft()
-                    lane.is_busy, lane.since = True, now
+                    lane.is_busy, lane.since, lane.thread = True, now, get_ident()
                     if self._ready or self._later:  # another thread has to wait for those
                         self._work.wake(1)
                     self._signal_idleness()
@@ -393,7 +395,7 @@ class LaneScheduler:
             or is_final(self._retry, error)
         ):
             reason = explained(error, _LONGEST_REASON) if rejected is None else rejected
-            text = "consumer %r gives up event %d (of %s) after %d attempts: %s"
+            text = "consumer %r gives up event %d (of %s) after attempt %d: %s"
             what = self._consumer, delivery.sequence, lane.actor_id, tried, reason[:_LONGEST_REASON]
             if self._burst_of_letters.opens():  # all of them are in the dead-letter stream
                 details = self._details(lane, delivery, tried)
@@ -472,6 +474,11 @@ class LaneScheduler:
             longest = max(0.0, monotonic() - first.since)
             waiting = len(self._held) - len(lanes)
             return Busy(len(lanes), waiting, longest, first.waiting[0].sequence, first.actor_id)
+
+    def handling(self) -> set[int]:
+        """Return the threads that handle an event now, by their idents."""
+        with self.lock:
+            return {lane.thread for lane in self._lanes.values() if lane.is_busy and lane.waiting}
 
     def measure(self) -> dict[str, float]:
         """Return how many handlers run, how many events are here, and how old the oldest is. It takes no lock."""

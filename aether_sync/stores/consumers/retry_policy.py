@@ -10,7 +10,7 @@ from ...errors import InvalidOptionError
 
 __all__ = ["RetryPolicy", "check_retry", "doubling", "is_final", "pause_after"]
 
-_LONGEST_PAUSE = 60.0  # seconds, where the pauses double
+_LONGEST_PAUSE = 60.0  # seconds, up to which pauses double
 _DOUBLINGS = 60
 
 
@@ -67,8 +67,9 @@ class RetryPolicy:
 
 
 def doubling(first: float) -> RetryPolicy:
-    """Return a policy whose pauses double, up to a minute."""
-    pauses = [min(first * 2**exponent, _LONGEST_PAUSE) for exponent in range(_DOUBLINGS)]
+    """Return a policy whose pauses double up to a minute. One that begins above that stays as it is."""
+    longest = max(first, _LONGEST_PAUSE)
+    pauses = [min(first * 2**exponent, longest) for exponent in range(_DOUBLINGS)]
     return RetryPolicy(dict.fromkeys(pauses), jitter=0.0)
 
 

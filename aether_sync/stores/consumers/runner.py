@@ -229,21 +229,30 @@ class Runner(Closeable, ForkAware):
         scheduler.give_back()
         if ended and not own:
             self._join(deadline)
-        elif not ended:
-            scheduler.abandon_busy()
-            self._leave_behind()
-        return 0 if ended else max(1, min(scheduler.running, scheduler.busy().handlers) - len(scheduler.closers))
+        if ended:
+            return 0
+        handling = scheduler.handling() - scheduler.closers - {threading.get_ident()}
+        scheduler.abandon_busy()
+        self._leave_behind(handling)
+        return len(handling)
 
     def _let_end(self) -> None:
         """Take no more events; do not wait for the handlers that run."""
         self._scheduler.stop()
 
-    def _leave_behind(self) -> None:
-        if not self._has_left:
-            self._has_left = True
-            names = ", ".join(thread.name for thread in self._threads if thread.is_alive())
+    def _leave_behind(self, handling: set[int]) -> None:
+        """Say once which threads are left: those of handlers, or if there are none, all that have not ended yet."""
+        if self._has_left:
+            return
+        self._has_left = True
+        details = Details(stream=self._stream, consumer=self._name)
+        if handling:
+            names = ", ".join(thread.name for thread in self._threads if thread.ident in handling)
             text = "closing the runner of consumer %r leaves handlers behind, on %s"
-            details = Details(stream=self._stream, consumer=self._name)
+            self._reporter.warning(Kind.HANDLERS_LEFT, text, self._name, names, **details)
+        else:
+            names = ", ".join(thread.name for thread in self._threads if thread.is_alive())
+            text = "closing the runner of consumer %r leaves threads behind that call no handler, %s"
             self._reporter.warning(Kind.HANDLERS_LEFT, text, self._name, names, **details)
 
     def _join(self, deadline: Deadline) -> None:

@@ -41,7 +41,15 @@ from .projector import Projector, State, check_identity
 from .rebuilding import check_tables, rebuild
 from .source import Source
 
-__all__ = ["OnError", "Projection", "check_database", "close_projections", "let_projection_end", "make_projection"]
+__all__ = [
+    "OnError",
+    "Projection",
+    "check_database",
+    "close_projections",
+    "is_begun",
+    "let_projection_end",
+    "make_projection",
+]
 
 T = TypeVar("T")
 
@@ -648,6 +656,11 @@ def check_database(name: str, into: object) -> Database:
             f"{name} must be a database, such as SQLite('read.db') or DBAPI(connect), not {short(into)}"
         )
     return cast(Database, into)
+
+
+def is_begun(projection: Projection) -> bool:
+    """Whether it was started."""
+    return projection._projector is not None
 
 
 def let_projection_end(projection: Projection) -> None:

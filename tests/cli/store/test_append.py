@@ -78,6 +78,7 @@ def test_append_stores_a_line_as_it_comes(
         (line_of(1, data={"x": "x" * 2**20}), "max_payload"),
     ],
 )
+@pytest.mark.slow
 def test_append_stops_at_a_bad_line(options: list[str], store: JetStreamEventStore, bad: str, why: str) -> None:
     lines = [line_of(n) for n in range(150)]
     lines[120] = bad

@@ -90,6 +90,7 @@ def test_doctor_of_a_stream_that_is_no_store(options: list[str], store: JetStrea
     assert "ok    limits: max_bytes is 0% full" in found.stdout
 
 
+@pytest.mark.slow
 def test_doctor_without_jetstream_or_a_server(nowhere: str) -> None:
     accounts = "accounts { A: { users: [{user: u, password: p}] } }"
     with NATSServer(config=accounts) as server:

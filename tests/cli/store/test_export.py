@@ -58,6 +58,7 @@ def test_export_and_import(
     )
 
 
+@pytest.mark.slow
 def test_export_to_import(options: list[str], other: list[str], store: JetStreamEventStore) -> None:
     fill(store, events_of(50))
     found = run("export", *options)
@@ -101,6 +102,7 @@ def test_a_half_line_is_cut_off_though_nothing_follows(
 
 
 @pytest.mark.fault
+@pytest.mark.slow
 def test_export_after_a_kill(
     tmp_path: Path, start: Callable[..., Running], options: list[str], store: JetStreamEventStore
 ) -> None:
@@ -117,6 +119,7 @@ def test_export_after_a_kill(
 
 @pytest.mark.parametrize("first", ["b-*", None])
 @pytest.mark.parametrize("after", first_of([[], ["--after", "1"]]))
+@pytest.mark.slow
 def test_an_export_is_not_continued_with_other_actors(
     tmp_path: Path, options: list[str], store: JetStreamEventStore, first: str | None, after: list[str]
 ) -> None:

@@ -27,6 +27,7 @@ WRITING = (["append", "order-1"], ["import"])
 # -- in general
 
 
+@pytest.mark.slow
 def test_help() -> None:
     found = run("--help")
     for command in ("append", "events", "follow", "actors", "export", "import", "doctor"):
@@ -61,6 +62,7 @@ def test_wrong_usage(command: list[str], options: list[str], store: JetStreamEve
 
 
 @pytest.mark.parametrize("command", [*READING, *WRITING])
+@pytest.mark.slow
 def test_no_server(command: list[str], nowhere: str) -> None:
     found = run(*command, "--url", nowhere, "--timeout", str(0.5 * UNIT), stdin=line_of(1))
     assert found.returncode == 1
@@ -77,6 +79,7 @@ def test_what_reads_makes_no_store(command: list[str], options: list[str], store
     assert answer["error"]["err_code"] == ErrorCode.JSStreamNotFoundErr
 
 
+@pytest.mark.slow
 def test_namespaces_are_apart(options: list[str], store: JetStreamEventStore) -> None:
     assert run("append", "order-1", "--namespace", "tenant-a", *options, stdin=line_of(1)).returncode == 0
     assert run("append", "order-1", "--namespace", "tenant-b", *options, stdin=line_of(2)).returncode == 0
@@ -85,6 +88,7 @@ def test_namespaces_are_apart(options: list[str], store: JetStreamEventStore) ->
     assert store.actors() == []
 
 
+@pytest.mark.slow
 def test_a_stream_of_another_shape_is_refused(options: list[str], store: JetStreamEventStore) -> None:
     name = names_of(store).stream
     body = {"name": name, "subjects": [names_of(store).all_events], "retention": "interest"}
@@ -111,6 +115,7 @@ def test_events_prints_an_actors_events(options: list[str], store: JetStreamEven
     assert run("events", "nobody", *options).stderr == "aether-sync: actor 'nobody' has no such events\n"
 
 
+@pytest.mark.slow
 def test_events_are_taken_by_pub(options: list[str], store: JetStreamEventStore, server: NATSServer) -> None:
     fill(store, events_of(3, actors=1))
     found = run("events", "order-0", *options)
@@ -128,6 +133,7 @@ def test_events_reports_what_is_none(options: list[str], store: JetStreamEventSt
 
 
 @pytest.mark.parametrize("command", ["events order-0", "follow", "export"])
+@pytest.mark.slow
 def test_a_reader_that_has_gone(command: str, options: list[str], store: JetStreamEventStore) -> None:
     fill(store, events_of(20_000, actors=1))
     line = f"{shlex.join([*COMMAND, *command.split(), *options])} | head -1"
@@ -178,6 +184,7 @@ def test_follow_filters_and_counts(options: list[str], store: JetStreamEventStor
         (["--actors", "x-*"], 0),
     ],
 )
+@pytest.mark.slow
 def test_follow_ends_when_it_has_caught_up(
     options: list[str], store: JetStreamEventStore, filters: list[str], count: int
 ) -> None:
@@ -188,6 +195,7 @@ def test_follow_ends_when_it_has_caught_up(
     assert "caught up at sequence" in found.stderr
 
 
+@pytest.mark.slow
 def test_follow_of_an_empty_store(options: list[str], store: JetStreamEventStore) -> None:
     store.start()
     assert run("follow", "--until-caught-up", *options).returncode == 0
@@ -203,6 +211,7 @@ def test_follow_goes_past_what_is_none(options: list[str], store: JetStreamEvent
     assert f"record {sequence} of " in found.stderr
 
 
+@pytest.mark.slow
 def test_follow_behind_the_end_is_said(options: list[str], store: JetStreamEventStore) -> None:
     fill(store, events_of(2))
     found = run("follow", "--after", "7", "--timeout", str(PATIENCE), *options)

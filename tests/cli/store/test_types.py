@@ -42,6 +42,7 @@ def fill(store: JetStreamEventStore) -> None:
     store.append("b", Event(event_type="Other", actor_id="b"), expected_version=ANY_VERSION)
 
 
+@pytest.mark.slow
 def test_export_upcast(options: list[str], store: JetStreamEventStore) -> None:
     fill(store)
     plain = lines_of(run("export", *options).stdout)
@@ -57,6 +58,7 @@ def test_export_upcast(options: list[str], store: JetStreamEventStore) -> None:
     assert [one["data"] for one in plain[:2]] == [{"count": 1}, {"count": 2, "currency": "USD"}]
 
 
+@pytest.mark.slow
 def test_an_event_that_cannot_be_upcast_ends_the_export(
     options: list[str], store: JetStreamEventStore, tmp_path: Path
 ) -> None:
@@ -92,6 +94,7 @@ def test_types_that_are_none(options: list[str], named: str, said: str) -> None:
     assert "Traceback" not in found.stderr
 
 
+@pytest.mark.slow
 def test_doctor_names_what_nobody_knows(options: list[str], store: JetStreamEventStore) -> None:
     fill(store)
     put_garbage(store, actor_id="a")

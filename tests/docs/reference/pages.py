@@ -18,10 +18,15 @@ _LAST_LINE = "<!-- Made from the docstrings by `python -m tests.docs.reference`:
 #: Modules with public names of their own, which `aether_sync` itself does not have.
 BRIDGES = (
     "contrib.celery",
+    "contrib.django",
     "contrib.eventsourcing",
+    "contrib.flask",
+    "contrib.gunicorn",
     "contrib.opentelemetry",
     "contrib.prometheus",
     "contrib.sqlalchemy",
+    "contrib.sse",
+    "outbox",
     "testing",
 )
 _BUILTINS = {"AttributeError", "Exception", "TimeoutError", "ValueError"}
@@ -170,9 +175,15 @@ PAGES = (
         ("sourcing.read_your_writes",),
     ),
     Page(
+        "flask",
+        "Flask",
+        "`aether_sync.contrib.flask` has this name; it needs the extra `flask`.",
+        ("contrib.flask",),
+    ),
+    Page(
         "sqlalchemy",
         "SQLAlchemy",
-        "`aether_sync.contrib.sqlalchemy` has this name; it needs the extra `sqlalchemy`.",
+        "`aether_sync.contrib.sqlalchemy` has these names; it needs the extra `sqlalchemy`.",
         ("contrib.sqlalchemy",),
     ),
     Page(
@@ -182,10 +193,38 @@ PAGES = (
         ("contrib.celery._aether", "contrib.celery"),
     ),
     Page(
+        "django",
+        "Django",
+        "`aether_sync.contrib.django` has these names; it needs the extra `django`. What is for tests, in "
+        "`aether_sync.contrib.django.testing`, is shown in the [guide](../django.md#tests).",
+        (
+            "contrib.django.registry",
+            "contrib.django._connections",
+            "contrib.django._commits",
+            "contrib.django._database",
+            "contrib.django.outbox",
+        ),
+    ),
+    Page(
+        "outbox",
+        "Outbox",
+        "`aether_sync.outbox` has these names: the relay, and what it needs of a database.",
+        ("outbox.relay", "outbox.sending", "outbox.rows", "outbox.database", "outbox"),
+    ),
+    Page(
         "eventsourcing",
         "The package eventsourcing",
         "`aether_sync.contrib.eventsourcing` has these names; it needs the extra `eventsourcing`.",
         ("contrib.eventsourcing._factory", "contrib.eventsourcing._datastore", "contrib.eventsourcing"),
+    ),
+    Page(
+        "sse",
+        "Server-sent events",
+        "`aether_sync.contrib.sse` has these names, and `aether_sync.contrib.gunicorn` has `post_worker_init()`.",
+        (
+            *(f"contrib.sse{name}" for name in ("", "._stream", "._store_stream", "._stopping", "._counts")),
+            "contrib.gunicorn",
+        ),
     ),
     Page(
         "prometheus",
@@ -210,8 +249,10 @@ class Reference:
             Those of the texts are known when the pages have been made.
     """
 
-    def __init__(self, package: Path = _PACKAGE) -> None:
+    def __init__(self, package: Path = _PACKAGE, without: str = "contrib.celery") -> None:
         self.faults: list[str] = []
+        # Things are told apart by their names, and two frameworks have an `Aether`: Celery has a reference of its own.
+        self._of_celery = Reference(package, without="contrib.flask") if without == "contrib.celery" else self
         self._package = griffe.load(
             package.name, search_paths=[package.parent], try_relative_path=False, allow_inspection=False
         )
@@ -220,7 +261,7 @@ class Reference:
         places: dict[str, tuple[int, int]] = {}
         modules = [
             self._package,
-            *(self._package[one] for one in BRIDGES if one.split(".")[0] in self._package.members),
+            *(self._package[one] for one in BRIDGES if one != without and one.split(".")[0] in self._package.members),
         ]
         for module, name in ((one, str(name)) for one in modules for name in one.exports or ()):
             thing = target(module.members[name])
@@ -241,20 +282,24 @@ class Reference:
     def pages(self) -> dict[str, str]:
         """Return the text of each page, by the name of its file."""
         with _Complaints(self.faults):
-            made = {page.name: _joined(self._page(page)) for page in PAGES}
+            made = {page.name: _joined(self._for(page)._page(page)) for page in PAGES}
+            self.faults += [one for one in self._of_celery.faults if one not in self.faults]
             return {f"{name}.md": text for name, text in {"index": _joined(self._index()), **made}.items()}
 
     # -- pages
+
+    def _for(self, page: Page) -> "Reference":
+        return self._of_celery if page.name == "celery" else self
 
     def _index(self) -> Iterator[str]:
         yield "# API reference"
         yield "Names are imported from `aether_sync`, unless their page names another module. Each is described here."
         for page in PAGES:
             yield f"## [{page.title}]({page.name}.md)"
-            lines = []
-            for name in self._names[page]:
-                text = self._text(summary(self._public[name]), name, "index")
-                lines.append(f"- {self._link(name, 'index')}: {text}")
+            lines, own = [], self._for(page)
+            for name in own._names[page]:
+                text = own._text(summary(own._public[name]), name, "index")
+                lines.append(f"- {own._link(name, 'index')}: {text}")
             yield "\n".join(lines)
 
     def _page(self, page: Page) -> Iterator[str]:
@@ -270,9 +315,18 @@ class Reference:
             yield f"## `{name}`"
             if isinstance(thing, griffe.Class):
                 yield from self._class(name, thing, page.name)
+            elif isinstance(thing, griffe.Module):
+                yield from self._module(name, thing, page.name)
             else:
                 yield _code(*declarations(thing, name))
                 yield from self._documentation(thing, name, page.name)
+
+    def _module(self, name: str, thing: griffe.Module, page: str) -> Iterator[str]:
+        yield from self._documentation(thing, name, page)
+        for function in map(str, thing.exports or ()):
+            yield f"### `{name}.{function}`"
+            yield _code(*declarations(target(thing.members[function]), function))
+            yield from self._documentation(target(thing.members[function]), name, page)
 
     def _class(self, name: str, thing: griffe.Class, page: str) -> Iterator[str]:
         constructor = find(thing, "__init__")
@@ -357,7 +411,10 @@ class Reference:
             is_function = isinstance(self._member(described[member], member), griffe.Function)
             is_meant = is_function is code.endswith("()")  # `start` is an argument, where there is a `start()`
             return f"{described[member]}.{member}" if is_meant else None
-        return name if name in self._public and name != scope else None
+        if name not in self._public or name == scope:
+            return None
+        is_word = name.islower() and not isinstance(self._public[name], griffe.Function)  # `bus` is mostly an argument
+        return None if is_word else name
 
     # -- names
 

@@ -56,6 +56,7 @@ def _no_pidfd(pid: int) -> int:
         ]
     ),
 )
+@pytest.mark.slow
 def test_it_ends_with_the_process_that_started_it(kernel: str, end: str, temporary: Path) -> None:
     with script(f"server = NATSServer(); server.start(); tell(server); sys.stdin.readline(); {end}") as process:
         pid = told(process)["pid"]
@@ -93,6 +94,7 @@ def test_it_ends_with_its_watcher(temporary: Path) -> None:
     assert os.listdir(temporary) == []
 
 
+@pytest.mark.slow
 def test_a_fork_that_lives_on_does_not_keep_it(kernel: str, temporary: Path) -> None:
     text = """
         server = NATSServer()
@@ -221,6 +223,7 @@ def test_collected_unstopped(temporary: Path) -> None:
 
 
 @pytest.mark.parametrize("end", first_of([NATSServer.kill, NATSServer.stop, lambda server: server.stop(discard=True)]))
+@pytest.mark.slow
 def test_collected_not_running(end: Callable[[NATSServer], None], temporary: Path) -> None:
     server = NATSServer()
     server.start()

@@ -161,6 +161,7 @@ def test_options_out_of_range(options: dict[str, object]) -> None:
 
 
 @pytest.mark.concurrent
+@pytest.mark.slow
 def test_twenty_at_once() -> None:
     servers = [NATSServer(start_timeout=PATIENCE * 3) for _ in range(20)]
     try:
@@ -172,6 +173,7 @@ def test_twenty_at_once() -> None:
 
 
 @pytest.mark.concurrent
+@pytest.mark.slow
 def test_one_object_from_many_threads(temporary: Path) -> None:
     server = NATSServer()
 
@@ -202,6 +204,7 @@ def test_restart_keeps_port_and_data() -> None:
 
 
 @pytest.mark.parametrize("again", [NATSServer.start, NATSServer.restart])
+@pytest.mark.slow
 def test_kill_keeps_port_and_data(again: Callable[[NATSServer], None]) -> None:
     with NATSServer() as server:
         url, pid = server.url, server.pid

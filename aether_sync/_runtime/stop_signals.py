@@ -1,11 +1,12 @@
-"""``StopSignals``: SIGTERM and SIGINT while a worker runs: the first one ends it in order, a second one at once."""
+"""``StopSignals``: SIGTERM and SIGINT while a program works: the first one ends it in order, a second one at once."""
 
 import os
 import signal
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Self
 
+from .._runtime.signals import OwnHandlers
 from .._values.clock import monotonic
 from ..errors import WorkerError
 
@@ -16,7 +17,7 @@ _SAME = 0.5  # seconds: Ctrl-C reaches all processes of a terminal, and who supe
 
 
 class StopSignals:
-    """Notes the signals in a ``with`` statement; afterwards the handlers of before are back.
+    """Notes the signals in a ``with`` statement; afterwards, and in a forked child, the handlers of before are back.
 
     Args:
         wake: Called when one has come. It runs in the signal handler.
@@ -29,12 +30,12 @@ class StopSignals:
         self.first: signal.Signals | None = None  #: the first that came
         self._at = 0.0
         self._wake = wake
-        self._before: list[tuple[signal.Signals, Any]] = []
+        self._handlers = OwnHandlers(self._handle)
 
     def __enter__(self) -> Self:
         try:
             for one in _SIGNALS:
-                self._before.append((one, signal.signal(one, self._handle)))
+                self._handlers.set(one)
         except ValueError:
             raise WorkerError(
                 "run() handles signals, which Python does in the main thread alone: call start() here, and drain() at "
@@ -45,8 +46,7 @@ class StopSignals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for one, before in self._before:
-            signal.signal(one, signal.SIG_DFL if before is None else before)  # None: it was not set by Python
+        self._handlers.restore()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         now = monotonic()

@@ -1,7 +1,8 @@
 """What a handler asks for by its annotations: the event, its typed value, the delivery. It is checked once, before.
 
-A function with one parameter without an annotation gets what is natural there: the event of a bus, or the delivery of a
-consumer. What has a default and asks for nothing that there is keeps its default.
+The rule is the same wherever a handler is given: to a worker, a bus, a consumer, or ``assert_survives()``. A function
+with one parameter without an annotation, or with ``*args`` alone, gets what is natural there: the event of a bus, or
+the delivery of a consumer. What has a default and asks for nothing that there is keeps its default.
 """
 
 import inspect
@@ -12,14 +13,13 @@ from enum import Enum
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from .._arguments import check_plain_function, is_of
-from .._values.shown import explained, short
-from ..errors import InvalidOptionError
-from ..event_types import EventTypes
-from ..events import Event
-from ..stores.consumers.delivery import Delivery
+from ._arguments import check_plain_function, is_of
+from ._values.shown import explained, short
+from .errors import InvalidOptionError
+from .event_types import EventTypes
+from .events import Event
 
-__all__ = ["OF_A_BUS", "OF_A_CONSUMER", "OF_NOTHING", "Asked", "Source", "as_called"]
+__all__ = ["OF_A_BUS", "OF_NOTHING", "Asked", "Source", "as_called"]
 
 Getter = Callable[[Any], object]
 
@@ -40,19 +40,16 @@ class Source:
         what: What the function is called with, in words.
         getters: How each thing is got from what the function is called with; None if it is that itself.
         natural: What a parameter without an annotation gets; None if there is nothing.
+        delivery: The class of deliveries, if the function is called with one.
     """
 
     what: str
     getters: Mapping[Asked, Getter | None]
     natural: Asked | None
+    delivery: type | None = None
 
 
 OF_A_BUS = Source("an Event", {Asked.EVENT: None, Asked.VALUE: attrgetter("value")}, Asked.EVENT)
-OF_A_CONSUMER = Source(
-    "a Delivery",
-    {Asked.DELIVERY: None, Asked.EVENT: attrgetter("event"), Asked.VALUE: attrgetter("event.value")},
-    Asked.DELIVERY,
-)
 OF_NOTHING = Source("nothing", {}, None)
 
 
@@ -112,8 +109,11 @@ def as_called(
 
 
 def _parameters_of(function: Any, about: str) -> list[inspect.Parameter]:
+    """Return the parameters of a function; of a decorated one those of the wrapper, unless that takes anything."""
     try:
-        return list(inspect.signature(function, eval_str=True).parameters.values())
+        own = list(inspect.signature(function, eval_str=True, follow_wrapped=False).parameters.values())
+        takes_anything = all(one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD) for one in own)
+        return list(inspect.signature(function, eval_str=True).parameters.values()) if takes_anything else own
     except ValueError:  # a builtin function without a signature: it is called with what is natural
         return [inspect.Parameter("given", inspect.Parameter.POSITIONAL_ONLY)]
     except NameError as error:
@@ -142,7 +142,7 @@ class _Reader:
             if one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
                 continue
             has_default = one.default is not one.empty
-            is_bare = one.annotation is one.empty or one.annotation is Any
+            is_bare = one.annotation in (one.empty, Any, object)
             asked = None if is_bare else self._asked_by(one, has_default)
             if asked is not None and not (has_passed and one.kind is one.POSITIONAL_ONLY):
                 found.append(_Parameter(one.name, has_passed or one.kind is one.KEYWORD_ONLY, asked))
@@ -152,14 +152,17 @@ class _Reader:
                 bare.append(one)
         if bare:
             found.append(self._natural(bare, found))
+        takes_any = any(one.kind is one.VAR_POSITIONAL for one in parameters)
+        if not found and takes_any and self._source.natural is not None:
+            found.append(_Parameter("", False, self._source.natural))
         return found
 
     def refuse_first(self, parameters: list[inspect.Parameter], before: str) -> None:
         """Refuse a first parameter that asks for something, where another thing is given first."""
         for one in parameters:
             kinds = _kinds_of(one.annotation)
-            if kinds == (Delivery,) or kinds == (Event,) or (self._types and all(map(self._is_registered, kinds))):
-                raise self._error(one, f"is a {_shown(one.annotation)}, and the first one gets {before}")
+            if kinds in ((self._source.delivery,), (Event,)) or (self._types and all(map(self._is_registered, kinds))):
+                raise self._error(one, f"is annotated with {_shown(one.annotation)}, and the first one gets {before}")
 
     def _natural(self, bare: list[inspect.Parameter], found: list[_Parameter]) -> _Parameter:
         one, natural = bare[0], self._source.natural
@@ -173,7 +176,7 @@ class _Reader:
         kinds = _kinds_of(parameter.annotation)
         if kinds and all(is_of(one, type) and issubclass(one, Event) for one in kinds):
             asked = Asked.EVENT
-        elif kinds == (Delivery,):
+        elif kinds == (self._source.delivery,):
             asked = Asked.DELIVERY
         elif kinds and self._types is not None and all(map(self._is_registered, kinds)):
             asked = Asked.VALUE
@@ -184,7 +187,8 @@ class _Reader:
         if asked not in self._source.getters:
             if has_default:
                 return None
-            raise self._error(parameter, f"asks for {asked.value}: it is called with {self._source.what}")
+            what = f"asks for {asked.value}, and there is none here, as it is called with {self._source.what}"
+            raise self._error(parameter, f"{what}: give it a default, such as None, for the calls without")
         if asked is Asked.VALUE:
             self._check_value(parameter, kinds)
         return asked
@@ -203,13 +207,13 @@ class _Reader:
     def _why_unknown(self, parameter: inspect.Parameter) -> str:
         shown = _shown(parameter.annotation)
         if not self._source.getters:
-            return f"is a {shown}, and there is nothing to give: the function is called without arguments"
+            return f"is annotated with {shown}, and there is nothing to give: the function is called without arguments"
         if self._types is None:
             return (
-                f"is a {shown}: it may be {_choice(self._source, None)}. To get typed values, give the store or the "
-                "bus its classes: types=EventTypes()"
+                f"is annotated with {shown}: it may be {_choice(self._source, None)}. To get typed values, give the "
+                "store or the bus its classes: types=EventTypes()"
             )
-        return f"is a {shown}, which is none of {_choice(self._source, self._types)}"
+        return f"is annotated with {shown}: it may be {_choice(self._source, self._types)}"
 
     def _check_value(self, parameter: inspect.Parameter, kinds: tuple[Any, ...]) -> None:
         """Refuse a class where events of other types come, too."""
@@ -217,11 +221,15 @@ class _Reader:
         fitting = self._types.names(*kinds)
         shown = ", ".join(_shown(one) for one in kinds)
         if not self._wanted:
-            raise self._error(parameter, f"is a {shown}, and events of all types come: say event_types={{{shown}}}")
+            raise self._error(
+                parameter, f"is annotated with {shown}, and events of all types come: say event_types={{{shown}}}"
+            )
         others = sorted(self._wanted - fitting)
         if others:
             raise self._error(
-                parameter, f"is a {shown}, and events of type {short(others[0])} come, too: ask for their class as well"
+                parameter,
+                f"is annotated with {shown}, and events of type {short(others[0])} come, too: ask for their class as "
+                "well",
             )
 
     def _error(self, parameter: inspect.Parameter, what: str) -> InvalidOptionError:

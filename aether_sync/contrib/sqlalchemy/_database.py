@@ -1,28 +1,20 @@
-"""``SQLAlchemy``: projections that write their rows through SQLAlchemy. Needs the extra ``sqlalchemy``."""
+"""``SQLAlchemy``: projections that write their rows through SQLAlchemy."""
 
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-try:
-    from sqlalchemy import Connection, Engine, NestedTransaction
-    from sqlalchemy.exc import DBAPIError
-except ModuleNotFoundError as missing:
-    if missing.name != "sqlalchemy":
-        raise
-    raise ModuleNotFoundError(
-        "aether_sync.contrib.sqlalchemy needs SQLAlchemy: install the extra 'sqlalchemy' of aether-sync",
-        name=missing.name,
-    ) from missing
+from sqlalchemy import Connection, Engine, NestedTransaction
+from sqlalchemy.exc import DBAPIError
 
-from .._arguments import is_of
-from .._values.shown import short
-from ..errors import InvalidOptionError
-from ..stores.projections._cursor_link import MARKS, CursorLink
-from ..stores.projections._sqlite_link import SQLiteLink, is_passing_error
-from ..stores.projections.base import BrokenTransactionError, Link, Value
-from ..stores.projections.dbapi import DBAPI
+from ..._arguments import is_of
+from ..._values.shown import short
+from ...errors import InvalidOptionError
+from ...stores.projections._cursor_link import MARKS, CursorLink
+from ...stores.projections._sqlite_link import SQLiteLink, is_passing_error
+from ...stores.projections.base import BrokenTransactionError, Link, Value
+from ...stores.projections.dbapi import DBAPI
 
 __all__ = ["SQLAlchemy"]
 

@@ -1,0 +1,59 @@
+"""Orders are placed and shipped here, and the page shows them while that happens."""
+
+from collections.abc import Callable
+
+from aether_sync import Repository, RetryableError, UnknownOutcomeError
+from aether_sync.contrib import sse
+from aether_sync.contrib.django import get_store
+from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.views.decorators.http import require_GET, require_POST
+
+from . import orders
+from .models import Order
+
+
+@require_GET
+def newest(request: HttpRequest) -> HttpResponse:
+    found = Order.newest()
+    return JsonResponse({"orders": found, "after": found[0]["sequence"] if found else 0})
+
+
+@require_GET
+def events(request: HttpRequest) -> HttpResponseBase:
+    last = request.headers.get("Last-Event-ID") or request.GET.get("after")
+    try:
+        return StreamingHttpResponse(sse.stream(get_store(), last, actors="order-*"), headers=sse.HEADERS)
+    except sse.LastEventIdError as error:
+        return HttpResponse(str(error), status=400)
+
+
+@require_POST
+def place(request: HttpRequest, number: int) -> HttpResponse:
+    form = request.POST
+    items = form.get("items", "")
+    wanted = form.get("customer", ""), int(items) if items.isdecimal() else 0, form.get("article", "")
+    return decide(request, number, orders.place, *wanted)
+
+
+@require_POST
+def ship(request: HttpRequest, number: int) -> HttpResponse:
+    return decide(request, number, orders.ship)
+
+
+def decide(request: HttpRequest, number: int, decision: Callable[..., object], *args: object) -> HttpResponse:
+    repository = Repository(get_store(), initial=orders.Order, evolve=orders.evolve)
+    key = request.headers.get("Idempotency-Key", "")  # a request that is sent again has no further effect
+    try:
+        repository.decide(f"order-{number}", decision, *args, command_id=key, timeout=2.0)
+    except orders.OrderError as error:
+        return HttpResponse(str(error), status=409)
+    except (RetryableError, UnknownOutcomeError):
+        return HttpResponse("The shop cannot be reached. Try again.", status=503)
+    return HttpResponse(status=204)
+
+
+@require_GET
+def health(request: HttpRequest) -> HttpResponse:
+    found = get_store().health(timeout=0.5)
+    return HttpResponse(str(found), status=200 if found.ok else 503)

@@ -1,0 +1,256 @@
+"""``publish_after_response``: what a request publishes if it succeeds, when its response was sent."""
+
+import io
+import threading
+from collections.abc import Iterator
+from wsgiref.util import setup_testing_defaults
+
+import pytest
+from flask import Flask, Response, abort, g, send_file, stream_with_context
+
+from aether_sync import EncodingError, Event, InvalidEventError, InvalidNamespaceError, Subscription
+from aether_sync.contrib.flask import Aether
+
+from ...support.common import make_event, numbers
+from .conftest import MakeApp
+
+
+@pytest.fixture
+def app(aether: Aether, make_app: MakeApp) -> Flask:
+    """An application whose views publish the event 1, or what they are told to."""
+    app = make_app(TESTING=False)
+
+    def publish(number: int = 1) -> None:
+        aether.publish_after_response("n", make_event(number))
+
+    @app.route("/<int:status>")
+    def answer(status: int) -> tuple[str, int]:
+        publish()
+        return "said", status
+
+    @app.route("/abort/<int:status>")
+    def fail(status: int) -> str:
+        publish()
+        abort(status)
+
+    @app.route("/raise")
+    def error() -> str:
+        publish()
+        raise ZeroDivisionError
+
+    @app.route("/stream")
+    def stream() -> Response:
+        @stream_with_context
+        def body() -> Iterator[str]:
+            yield "one"
+            publish(2)
+            yield "two"
+
+        publish()
+        return Response(body())
+
+    @app.route("/stream/raise")
+    def broken_stream() -> Response:
+        def body() -> Iterator[str]:
+            yield "one"
+            raise ZeroDivisionError
+
+        publish()
+        return Response(body())
+
+    @app.route("/closeable")
+    def closeable() -> Response:
+        publish()
+        return Response(Closeable(app.extensions.setdefault("closed", [])))
+
+    @app.route("/file")
+    def file() -> Response:
+        publish()
+        return send_file(io.BytesIO(b"a file"), mimetype="text/plain")
+
+    @app.route("/many")
+    def many() -> str:
+        for number in range(3):
+            publish(number)
+        return "many"
+
+    @app.route("/changed")
+    def changed() -> str:
+        g.changed = True
+        publish()
+        return "said"
+
+    @app.after_request
+    def change(response: Response) -> Response:
+        return Response("another", status=503) if g.get("changed") else response
+
+    return app
+
+
+@pytest.fixture
+def published(aether: Aether, app: Flask) -> Iterator[Subscription]:
+    """What the application has published."""
+    with app.app_context(), aether.bus.subscribe(">") as events:
+        yield events
+
+
+class Closeable:
+    """The body of a response that has to be closed."""
+
+    def __init__(self, closed: list[str]) -> None:
+        self._closed = closed
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter([b"one"])
+
+    def close(self) -> None:
+        self._closed.append("closed")
+
+
+class Server:
+    """Serves one request as a web server does, step by step."""
+
+    def __init__(self, app: Flask, path: str, method: str = "GET") -> None:
+        environ: dict[str, object] = {"PATH_INFO": path, "REQUEST_METHOD": method}
+        setup_testing_defaults(environ)
+        self.status = ""
+        self.body = app(environ, self._start)  # type: ignore[arg-type]
+
+    def _start(self, status: str, headers: object, exc_info: object = None) -> None:
+        self.status = status
+
+    def send(self) -> bytes:
+        return b"".join(self.body)
+
+    def close(self) -> None:
+        close = getattr(self.body, "close", None)
+        if close is not None:
+            close()
+
+
+def of(events: Subscription) -> list[int]:
+    return numbers(events.get_batch(10, timeout=0))
+
+
+@pytest.mark.parametrize(("path", "sent"), [("/200", b"said"), ("/302", b"said"), ("/file", b"a file")])
+def test_it_comes_when_the_server_has_sent_all(app: Flask, published: Subscription, path: str, sent: bytes) -> None:
+    server = Server(app, path)
+    assert server.send() == sent
+    assert of(published) == []
+    server.close()
+    assert of(published) == [1]
+    server.close()
+    assert of(published) == []  # once at most
+
+
+@pytest.mark.parametrize("path", ["/400", "/404", "/500", "/503", "/abort/409", "/abort/500", "/raise", "/changed"])
+def test_nothing_comes_of_a_request_that_has_failed(app: Flask, published: Subscription, path: str) -> None:
+    server = Server(app, path)
+    server.send()
+    server.close()
+    assert of(published) == []
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+def test_a_response_without_a_body_counts(app: Flask, published: Subscription, method: str) -> None:
+    server = Server(app, "/204", method)
+    assert server.send() == b""
+    server.close()
+    assert of(published) == [1]
+
+
+def test_an_exception_that_flask_lets_through_counts_as_failure(app: Flask, published: Subscription) -> None:
+    app.config["PROPAGATE_EXCEPTIONS"] = True
+    with pytest.raises(ZeroDivisionError):
+        Server(app, "/raise")
+    assert of(published) == []
+
+
+def test_a_streamed_body_is_part_of_the_request(app: Flask, published: Subscription) -> None:
+    server = Server(app, "/stream")
+    assert server.send() == b"onetwo"
+    assert of(published) == []
+    server.close()
+    assert of(published) == [1, 2]  # also what the body has published
+
+
+def test_a_streamed_body_that_raises_is_a_failure(app: Flask, published: Subscription) -> None:
+    server = Server(app, "/stream/raise")
+    with pytest.raises(ZeroDivisionError):
+        server.send()
+    server.close()
+    assert of(published) == []
+
+
+def test_a_client_that_goes_away_changes_nothing(app: Flask, published: Subscription) -> None:
+    server = Server(app, "/stream")
+    assert next(iter(server.body)) == b"one"
+    server.close()
+    assert of(published) == [1]
+
+
+def test_a_body_that_is_never_begun_is_closed(app: Flask, published: Subscription) -> None:
+    server = Server(app, "/closeable", "HEAD")
+    assert server.send() == b""
+    server.close()
+    assert app.extensions["closed"] == ["closed"]
+    assert of(published) == [1]
+
+
+def test_several_come_in_order(app: Flask, published: Subscription) -> None:
+    server = Server(app, "/many")
+    server.send()
+    server.close()
+    assert of(published) == [0, 1, 2]
+
+
+def test_the_client_of_tests_sees_them_at_once(app: Flask, published: Subscription) -> None:
+    app.testing = True
+    client = app.test_client()
+    client.get("/200")
+    assert of(published) == [1]
+    with client.get("/stream") as response:
+        assert response.text == "onetwo"
+    assert of(published) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("namespace", "event", "wrong"),
+    [
+        ("n.*", make_event(), InvalidNamespaceError),
+        ("n", "event", InvalidEventError),
+        ("n", Event(event_type="Happened", actor_id="a", data={"at": {1, 2}}), EncodingError),
+    ],
+)
+def test_what_cannot_be_published_is_refused_in_the_view(
+    aether: Aether, app: Flask, namespace: str, event: Event, wrong: type[Exception]
+) -> None:
+    with app.test_request_context(), pytest.raises(wrong):
+        aether.publish_after_response(namespace, event)
+
+
+def test_what_the_bus_does_not_accept_is_logged(aether: Aether, app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+    server = Server(app, "/200")
+    aether.close(app)
+    server.send()
+    server.close()
+    (record,) = caplog.records
+    assert record.getMessage().endswith("was not published under 'n'")
+
+
+@pytest.mark.concurrent
+def test_requests_on_many_threads_do_not_mix(aether: Aether, app: Flask) -> None:
+    with app.app_context(), aether.bus.subscribe("n", maxsize=10_000) as events:
+
+        def work() -> None:
+            for number in range(50):
+                server = Server(app, "/many" if number % 2 else "/abort/409")
+                server.send()
+                server.close()
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(numbers(events.get_batch(1_000, timeout=0))) == sorted([0, 1, 2] * 100)

@@ -1,0 +1,139 @@
+"""The extension under real web servers: gunicorn with its kinds of workers, and Flask's own with its reloader."""
+
+import json
+import signal
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from aether_sync import NATSEventBus, NATSServer
+from aether_sync.testing import BrokenLink
+
+from ...support.common import PATIENCE, eventually, first_of
+from .conftest import BOOT, serving
+
+GUNICORN = ["gunicorn", "--bind", "127.0.0.1:PORT", "--workers", "2", "--config", "gunicorn.conf.py"]
+#: All gunicorns of a user would have one control socket, and each stops its own around every start of a worker.
+CONFIG = 'control_socket_disable = True\n"".encode("idna")\n'
+APP = "tests.programs.flasked:app"
+
+
+@pytest.mark.parametrize(
+    "options",
+    first_of(
+        [
+            "--worker-class gthread --threads 4 --preload",
+            "--worker-class sync",
+            "--worker-class sync --preload",
+            "--worker-class gthread --threads 4",
+        ]
+    ),
+)
+def test_each_worker_of_gunicorn_publishes(options: str, server: NATSServer, prefix: str, tmp_path: Path) -> None:
+    (tmp_path / "gunicorn.conf.py").write_text(CONFIG)
+    environ = {
+        "FLASK_AETHER_URL": server.url, "FLASK_AETHER_PREFIX": prefix, "FLASK_AETHER_STREAM": f"{prefix}-s",
+        "AETHER_TEST_EARLY": "1", "PYTHONWARNINGS": "always::ResourceWarning",
+    }  # fmt: skip
+    with NATSEventBus(server.url, prefix=prefix) as bus, bus.subscribe("web.now", "web.later") as events:
+        with serving([*GUNICORN, *options.split(), APP], tmp_path, **environ) as served:
+            pids, sent = set(), 0
+            while len(pids) < 2 or sent < 20:
+                sent += 1
+                assert sent < 2_000, f"only {pids} answered\n{served.log}"
+                pids.add(served.ask(f"/{'later' if sent % 2 else 'now'}/{sent}", "POST")[1])
+            assert served.ask("/store/1", "POST")[0] == 200
+            found = [events.get(timeout=BOOT) for _ in range(sent)]
+            assert sorted(event.data["n"] for event in found if event.data) == list(range(1, sent + 1))
+            assert {str(event.data["pid"]) for event in found if event.data} == pids
+            assert served.ask("/healthz")[0] == 200
+            assert served.end() == 0
+        assert "Traceback" not in served.log
+        assert "unclosed <Connection" not in served.log
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+def test_a_server_that_is_absent_at_the_start_delays_no_answer(
+    server: NATSServer, prefix: str, tmp_path: Path, broken_link: BrokenLink
+) -> None:
+    (tmp_path / "gunicorn.conf.py").write_text(CONFIG)
+    broken_link.cut()
+    environ = {"FLASK_AETHER_URL": broken_link.url, "FLASK_AETHER_PREFIX": prefix}
+    command = [*GUNICORN, "--timeout", "60", APP]
+    with NATSEventBus(server.url, prefix=prefix) as bus, bus.subscribe("web.*") as events:  # noqa: SIM117
+        with serving(command, tmp_path, **environ) as served:
+            for number in range(4):
+                assert served.ask(f"/{('now', 'later')[number % 2]}/{number}", "POST", timeout=PATIENCE / 5)[0] == 200
+            assert served.ask("/healthz")[0] == 503
+            assert served.ask("/livez")[0] == 200
+            assert events.get_batch(1, timeout=0) == []
+            broken_link.restore()
+            found = [events.get(timeout=BOOT) for _ in range(4)]
+            assert sorted(event.data["n"] for event in found if event.data) == [0, 1, 2, 3]
+            eventually(lambda: served.ask("/healthz")[0] == 200, "that it is ready")
+            assert served.end() == 0
+
+
+@pytest.mark.slow
+def test_a_live_page_has_what_is_stored_and_ends_with_the_worker(
+    server: NATSServer, prefix: str, tmp_path: Path
+) -> None:
+    (tmp_path / "gunicorn.conf.py").write_text(f"{CONFIG}from aether_sync.contrib.gunicorn import *\n")
+    environ = {"FLASK_AETHER_URL": server.url, "FLASK_AETHER_PREFIX": prefix, "FLASK_AETHER_STREAM": f"{prefix}-s"}
+    command = [*GUNICORN, "--worker-class", "gthread", "--threads", "4", "--graceful-timeout", "120", APP]
+    with serving(command, tmp_path, **environ) as served:
+        for number in range(3):
+            assert served.ask(f"/store/{number}", "POST")[0] == 200
+        asked = urllib.request.Request(f"{served.url}/live", headers={"Last-Event-ID": "1"})
+        with urllib.request.urlopen(asked, timeout=BOOT) as page:
+            data = (json.loads(line[6:]) for line in page if line.startswith(b"data: "))
+            assert [next(data)["data"]["n"], next(data)["data"]["n"]] == [1, 2]
+            begun = time.monotonic()
+            assert served.end() == 0
+            assert time.monotonic() - begun < PATIENCE
+            assert list(data) == []
+        assert "Traceback" not in served.log
+
+
+SHOP = """
+from flask import Flask
+
+from aether_sync import Event
+from aether_sync.contrib.flask import Aether
+
+app = Flask(__name__)
+app.config.from_prefixed_env()
+aether = Aether(app)
+
+
+@app.get("/")
+def index():
+    return "version 1"
+
+
+@app.post("/")
+def place():
+    aether.publish_after_response("shop", Event(event_type="Placed", actor_id="version 1"))
+    return ""
+"""
+
+
+@pytest.mark.slow
+def test_flask_run_reloads_and_publishes(server: NATSServer, prefix: str, tmp_path: Path) -> None:
+    program = tmp_path / "shop.py"
+    program.write_text(SHOP)
+    environ = {"FLASK_AETHER_URL": server.url, "FLASK_AETHER_PREFIX": prefix, "PYTHONUNBUFFERED": "1"}
+    command = ["flask", "--app", "shop", "--debug", "run", "--port", "PORT"]
+    with NATSEventBus(server.url, prefix=prefix) as bus, bus.subscribe("shop") as events:
+        with serving(command, tmp_path, **environ) as served:
+            for version in ("version 1", "version 2"):
+                program.write_text(SHOP.replace("version 1", version))
+                served.await_answer(version)
+                assert served.ask("/", "POST")[0] == 200
+                assert events.get(timeout=BOOT).actor_id == version
+            served.end(signal.SIGINT)
+        assert "Traceback" not in served.log
+        assert events.get_batch(1, timeout=0) == []
