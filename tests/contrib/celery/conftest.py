@@ -1,5 +1,6 @@
 """Real workers of Celery, each a process of its own, and a sender of tasks."""
 
+import gc
 import os
 import shutil
 import signal
@@ -90,13 +91,6 @@ class CeleryWorker:
 StartWorker = Callable[..., CeleryWorker]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _redis_is_imported() -> None:
-    """What the client opens once is no leak of the first test that uses it."""
-    if shutil.which("redis-server"):
-        __import__("kombu.transport.redis")
-
-
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Redis of its own, as Debian's package ``redis-server`` has it."""
@@ -156,15 +150,19 @@ Send = Callable[..., Any]
 @pytest.fixture
 def send(start_worker: StartWorker, tmp_path: Path) -> Iterator[Send]:
     """Sends tasks, by their names."""
-    app = Celery("sender", set_as_current=False, **settings(tmp_path))
+    held = [Celery("sender", set_as_current=False, **settings(tmp_path))]
 
     def send(name: str, *args: object, **options: Any) -> Any:
-        return app.send_task(f"{PROGRAM}.{name}", args, **options)
+        return held[0].send_task(f"{PROGRAM}.{name}", args, **options)
 
-    send.app = app  # type: ignore[attr-defined]
+    def revoke(task_id: str) -> None:
+        held[0].control.revoke(task_id, terminate=True)
+
+    send.revoke = revoke  # type: ignore[attr-defined]
     yield send
-    app.close()
-    pools.reset()  # or sockets stay open until they are collected
+    held.pop().close()
+    pools.reset()
+    gc.collect()  # what an application has opened is open until it is collected
 
 
 @pytest.fixture

@@ -181,7 +181,7 @@ def test_a_task_that_is_revoked_while_it_runs_has_published(
         worker = start_worker("-P", "prefork", "-c", "1")
         result = send("publish_and_wait", 5_000)
         got = take(events, 1)
-        send.app.control.revoke(result.id, terminate=True)  # type: ignore[attr-defined]
+        send.revoke(result.id)  # type: ignore[attr-defined]
         send("publish", 1, 1)  # by the process that has replaced this one
         while got[-1].data and got[-1].data["number"] == 0:
             got.append(events.get(timeout=BOOT))
