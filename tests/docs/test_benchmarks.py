@@ -1,5 +1,7 @@
 """The benchmarks run, whole and quickly: what they write is looked at, never how fast anything was."""
 
+import fcntl
+import os
 import re
 import socket
 import subprocess
@@ -43,13 +45,17 @@ def benchmarks(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 class Outcome:
-    """A quick run of everything."""
+    """A quick run of everything, which all processes of a test run share."""
 
     def __init__(self, folder: Path) -> None:
         self.json, self.svg = folder / "report.json", folder / "figures.svg"
-        done = benchmarks("--json", self.json, "--svg", self.svg)
-        assert done.returncode == 0, done.stderr
-        self.text, self.progress = done.stdout, done.stderr
+        text, progress = folder / "text", folder / "progress"
+        if not progress.exists():
+            done = benchmarks("--json", self.json, "--svg", self.svg)
+            assert done.returncode == 0, done.stderr
+            text.write_text(done.stdout)
+            progress.write_text(done.stderr)
+        self.text, self.progress = text.read_text(), progress.read_text()
         self.report = msgspec.json.decode(self.json.read_bytes(), type=Report)
 
     @property
@@ -59,7 +65,12 @@ class Outcome:
 
 @pytest.fixture(scope="module", params=[pytest.param("a quick run", marks=pytest.mark.slow)])
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    return Outcome(tmp_path_factory.mktemp("benchmarks"))
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "benchmarks"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return Outcome(folder)
 
 
 def test_every_case_has_figures_or_a_reason(outcome: Outcome) -> None:

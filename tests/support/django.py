@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,6 +21,8 @@ from benchmarks import postgres
 
 from .common import PATIENCE, eventually
 from .shell import environment, interruptible
+
+BOOT = PATIENCE * 3  # seconds in which a program of Django has begun, on a busy machine
 
 __all__ = ["PROJECT", "Project", "postgres_databases", "set_up"]
 
@@ -121,7 +124,10 @@ class Started:
             assert self.process.poll() is None or text in self.log, f"ended early: {self.log}"
             return text in self.log
 
-        eventually(said, f"{text!r} in {self._log}")
+        end = time.monotonic() + BOOT
+        while not said():
+            assert time.monotonic() < end, f"{text!r} is not in {self._log} within {BOOT:g} s: {self.log}"
+            time.sleep(0.01)
 
     def get(self, url: str) -> str:
         """Ask a web server, which may not listen yet."""

@@ -14,7 +14,7 @@ from .conftest import BOOT, Send, StartWorker, take
 MakeBus = Callable[..., NATSEventBus]
 
 POOLS = first_of(["prefork", "threads", "solo"])
-REDIS = pytest.param("redis", marks=pytest.mark.slow)
+REDIS = pytest.param("redis", marks=[pytest.mark.slow, pytest.mark.release])
 BROKERS = pytest.mark.parametrize("broker", ["files", REDIS], indirect=True)
 
 
