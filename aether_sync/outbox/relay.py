@@ -3,8 +3,6 @@
 import sys
 import weakref
 from collections.abc import Callable, Iterable
-from contextlib import suppress
-from threading import current_thread
 from typing import TypeVar
 
 from .._arguments import check_count, check_seconds, is_of
@@ -13,7 +11,7 @@ from .._runtime.closing import Startable
 from .._runtime.deadline import Deadline
 from .._runtime.exit import before_threads_end, is_ending, mind_the_exit
 from .._runtime.fork import ForkAware, fork_aware
-from .._runtime.locks import outside_locks
+from .._runtime.only_thread import OnlyThread
 from .._runtime.registry import WeakRegistry
 from .._runtime.reporter import Kind, Reporter, last_words
 from .._runtime.stop_signals import StopSignals
@@ -108,15 +106,12 @@ class Relay(Startable, ForkAware):
     def _begin_anew(self) -> None:
         self._changed = ParkingLot()
         self._counts = Counts()
-        self._threads: list[RelayThread] = []  # at most one; its first one counts
+        self._only: OnlyThread[RelayThread] = OnlyThread()
 
     def _after_fork(self) -> None:
-        tables = [thread.disown() for thread in self._threads]
+        tables = [thread.disown() for thread in self._only]
         _of_parents.extend(table for table in tables if table is not None)
         self._begin_anew()
-
-    def _make_thread(self) -> RelayThread:
-        return RelayThread(self._settings, self._counts, self._reporter, self._changed, self)
 
     # -- its life
 
@@ -127,10 +122,7 @@ class Relay(Startable, ForkAware):
 
     @property
     def _thread(self) -> RelayThread | None:
-        try:
-            return self._threads[0]
-        except IndexError:
-            return None
+        return self._only.there
 
     def start(self, timeout: float | None = 5.0) -> None:
         """Begin, on a thread of its own. It does nothing if that thread runs already.
@@ -165,19 +157,8 @@ class Relay(Startable, ForkAware):
         """Start a thread, unless one runs; return the one that does, and whether it was started here."""
         self._refuse_if_closed()
         mind_the_exit()
-        own = self._make_thread()
-        while True:
-            there = self._thread
-            if there is None:
-                self._threads.append(own)  # accepted race: two threads append, and both go on with the first of them
-            elif there.is_ending:
-                with suppress(ValueError):
-                    self._threads.remove(there)
-            else:
-                break
-        thread = self._threads[0]
-        if thread is own:
-            thread.start()
+        own = RelayThread(self._settings, self._counts, self._reporter, self._changed, self)
+        thread = self._only.begin(own)
         if self._closed or is_ending():
             thread.let_end()
         return thread, thread is own
@@ -203,21 +184,15 @@ class Relay(Startable, ForkAware):
 
     def _let_end(self) -> None:
         self._closed = True
-        for thread in list(self._threads):
-            thread.let_end()
+        self._only.let_end()
 
     def _end(self, deadline: Deadline) -> bool:
         self._let_end()
-        relay = self._thread
-        if relay is None or relay.thread is current_thread() or relay.thread.ident is None:
-            return False
-        with outside_locks():
-            relay.thread.join(deadline.for_lock())
-        is_left = relay.thread.is_alive()
-        if is_left:
+        left = self._only.join(deadline)
+        if left is not None:
             text = "closing the relay of %s leaves a batch behind, on %s"
-            self._reporter.warning(Kind.HANDLERS_LEFT, text, str(self._settings.database), relay.thread.name)
-        return is_left
+            self._reporter.warning(Kind.HANDLERS_LEFT, text, str(self._settings.database), left.name)
+        return left is not None
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the relay has ended here, because another thread has closed it.

@@ -87,7 +87,7 @@ class RelayThread:
             raise failure from error
 
     @property
-    def is_ending(self) -> bool:
+    def is_over(self) -> bool:
         """Whether it has ended, or is about to."""
         return self._closing or self.state in (State.STOPPED, State.CLOSED)
 

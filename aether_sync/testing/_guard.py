@@ -19,7 +19,7 @@ from ..stores._memory_log import LogFollower
 from ..stores._memory_log import _followers as memory_followers
 from ..stores.consumers.consumption import Consumption
 from ..stores.consumers.runner import Runner
-from ..stores.projections.projection import Projection
+from ..stores.projections.projection import Projection, is_begun
 from ..subscription_runner import SubscriptionRunner
 from ..worker.worker import Worker
 from ._failures import failures_told
@@ -118,7 +118,7 @@ def _has_begun(one: object) -> bool:
     if isinstance(one, Worker):
         return bool(one._parts.begun) and not one.closed
     if isinstance(one, Projection):
-        return bool(one._projectors) and not one.closed
+        return is_begun(one) and not one.closed
     return isinstance(one, _WORKING) and not one.closed
 
 
@@ -132,7 +132,7 @@ def _parts_of(one: object) -> list[object]:
     if isinstance(one, SubscriptionRunner):
         return [one._subscription._target]
     if isinstance(one, Projection):
-        return [*(projector._follower for projector in one._projectors), *one._rebuilding]
+        return [*(projector._follower for projector in one._only), *one._rebuilding]
     return []
 
 

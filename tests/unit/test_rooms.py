@@ -38,8 +38,8 @@ ROOMS: dict[str, list[str]] = {
     "_codec": ["decoding", "encoding", "envelope"],
     "_runtime": [
         "green", "threads", "batches", "registry", "signals", "again", "deadline", "locks", "waits", "fork", "exit",
-        "closing", "reporter", "stop_signals", "handler_threads", "listeners", "base_loop", "uvloop", "event_loop",
-        "loop_thread",
+        "closing", "only_thread", "reporter", "stop_signals", "handler_threads", "listeners", "base_loop", "uvloop",
+        "event_loop", "loop_thread",
     ],
     "_nats": [
         "interest", "lines", "files", "login", "uplink", "shortcut", "outbox", "reasons", "checks", "contexts", "tls",

@@ -12,7 +12,7 @@ from ..._runtime.closing import Startable
 from ..._runtime.deadline import Deadline
 from ..._runtime.exit import before_threads_end, is_ending, mind_the_exit
 from ..._runtime.fork import ForkAware, fork_aware
-from ..._runtime.locks import outside_locks
+from ..._runtime.only_thread import OnlyThread
 from ..._runtime.registry import WeakRegistry
 from ..._runtime.reporter import Details, Kind, Reporter, last_words
 from ..._values.shown import explained, short
@@ -88,7 +88,7 @@ class Projection(Startable, ForkAware):
 
     def _begin_anew(self) -> None:
         self._progress = Progress(self._settings.name, self._settings.identity.stream)
-        self._projectors: list[Projector] = []  # at most one; its first one counts
+        self._only: OnlyThread[Projector] = OnlyThread()
         self._links: list[Link] = []  # for questions: taken out while it is used; at most one stays
         self._rebuilding: WeakRegistry[Follower] = WeakRegistry()  # those of rebuilds
         self._may_look = [True]  # taken out by the one thread that asks the database for all that wait
@@ -148,10 +148,7 @@ class Projection(Startable, ForkAware):
 
     @property
     def _projector(self) -> Projector | None:
-        try:
-            return self._projectors[0]
-        except IndexError:
-            return None
+        return self._only.there
 
     # -- its life
 
@@ -176,38 +173,23 @@ class Projection(Startable, ForkAware):
         self._refuse_if_closed()
         mind_the_exit()
         own = Projector(self._store, self._settings, self._progress, self._announcements, self._reporter, self)
-        while True:
-            there = self._projector
-            if there is None:
-                self._projectors.append(own)  # accepted race: two threads append, and both start the first of them
-            elif there.state in (State.STOPPED, State.CLOSED):
-                with suppress(ValueError):
-                    self._projectors.remove(there)
-            else:
-                break
-        projector = self._projectors[0]
+        projector = own
         try:
-            if projector is own:
-                projector.start()
+            projector = self._only.begin(own)
             if self._closed or is_ending():
                 projector.let_end()
             projector.begun.wait(deadline)
         except DeadlineExceededError:
             if projector is own:
-                self._drop(projector)
+                self._only.drop(projector)
             reason = projector.trouble or "; ".join(self._store.health(timeout=0).reasons)
             trouble = f": {reason}" if reason else ""
             raise ProjectionUnavailableError(f"{self!r} has not begun within {deadline}{trouble}") from None
         except BaseException:
             if projector is own:
-                self._drop(projector)
+                self._only.drop(projector)
             raise
         self._refuse_if_closed()
-
-    def _drop(self, projector: Projector) -> None:
-        projector.let_end()
-        with suppress(ValueError):
-            self._projectors.remove(projector)
 
     def close(self, timeout: float | None = 5.0) -> CloseReport:
         """Apply no more events; the batch that is being applied is finished. Another instance may go on at once.
@@ -232,28 +214,22 @@ class Projection(Startable, ForkAware):
         while self._links:
             with suppress(Exception):  # another thread has taken it; or it is lost
                 self._links.pop().close()
-        projector = self._projector
-        if projector is None or projector.thread is current_thread() or projector.thread.ident is None:
-            return False
-        with outside_locks():
-            projector.thread.join(deadline.for_lock())
-        is_left = projector.thread.is_alive()
-        if is_left:
+        left = self._only.join(deadline)
+        if left is not None:
             text = "closing projection %r leaves apply() behind, on %s"
             details = Details(projection=self.name)
-            self._reporter.warning(Kind.HANDLERS_LEFT, text, self.name, projector.thread.name, **details)
-        return is_left
+            self._reporter.warning(Kind.HANDLERS_LEFT, text, self.name, left.name, **details)
+        return left is not None
 
     def _let_end(self) -> None:
         self._closed = True
-        for projector in list(self._projectors):
-            projector.let_end()
+        self._only.let_end()
         for follower in self._rebuilding:
             follower.close()
         self._progress.changed.wake_all()
 
     def _after_fork(self) -> None:
-        links = [*self._links, *(projector.disown() for projector in self._projectors)]
+        links = [*self._links, *(projector.disown() for projector in self._only)]
         _of_parents.extend(link for link in links if link is not None)
         self._begin_anew()
 
@@ -286,7 +262,7 @@ class Projection(Startable, ForkAware):
 
     def _has_ended(self) -> bool:
         projector = self._projector
-        return self._closed or (projector is not None and projector.state in (State.STOPPED, State.CLOSED))
+        return self._closed or (projector is not None and projector.is_over)
 
     # -- waiting for it
 

@@ -126,6 +126,11 @@ class Projector:
             self.begun.fail(failure)  # for whoever else waits for it
             raise failure from error
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        return self.state in (State.STOPPED, State.CLOSED)
+
     def let_end(self) -> None:
         """Have the thread end after the events that it applies now. Any thread; it does not wait."""
         self._closing = True
