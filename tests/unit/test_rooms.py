@@ -24,7 +24,8 @@ ROOMS: dict[str, list[str]] = {
         "__init__", "contrib", "cli", "__main__",
     ],
     "contrib": [
-        "celery", "eventsourcing", "opentelemetry", "prometheus", "sqlalchemy", "sse", "gunicorn", "flask", "django",
+        "_extra", "celery", "eventsourcing", "opentelemetry", "prometheus", "sqlalchemy", "sse", "gunicorn", "flask",
+        "django",
     ],
     "contrib/sse": [
         "_format", "_counts", "_connection", "_stopping", "_stream", "_tail", "_store_stream", "_subscription_stream",

@@ -3,14 +3,10 @@
 Put ``"aether_sync.contrib.django"`` into ``INSTALLED_APPS``. Needs the extra ``django``: Django 5.2 or later.
 """
 
-try:
+from .._extra import extra
+
+with extra(__name__, "django", "Django"):
     import django
-except ModuleNotFoundError as missing:
-    if missing.name != "django":
-        raise
-    raise ModuleNotFoundError(
-        "aether_sync.contrib.django needs Django: install the extra 'django' of aether-sync", name=missing.name
-    ) from missing
 
 from . import outbox
 from ._commits import publish_on_commit

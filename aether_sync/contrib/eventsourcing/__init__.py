@@ -4,16 +4,10 @@ Its applications, projections and systems then keep their events in JetStream, o
 ``eventsourcing``.
 """
 
-try:
-    import eventsourcing  # noqa: F401  # here, so that it is said in one sentence what is missing
-except ModuleNotFoundError as missing:
-    if missing.name != "eventsourcing":
-        raise
-    raise ModuleNotFoundError(
-        "aether_sync.contrib.eventsourcing needs the package eventsourcing: install the extra 'eventsourcing' of "
-        "aether-sync",
-        name=missing.name,
-    ) from missing
+from .._extra import extra
+
+with extra(__name__, "eventsourcing", "the package eventsourcing"):
+    import eventsourcing  # noqa: F401
 
 from ._datastore import Datastore
 from ._factory import Factory
