@@ -5,9 +5,9 @@ namespace. They are checked and encoded when the row is made, so that what is wr
 in a relay, which nobody looks at.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import msgspec
 
@@ -90,6 +90,30 @@ class OutboxRow(NewRow):
     id: int
     error: str = ""
     set_aside_at: Datetime | None = None
+
+    @classmethod
+    def of(cls, found: Any, in_utc: Callable[[Any], Any]) -> Self:
+        """Return the row that a database layer has read.
+
+        Args:
+            found: An object whose attributes are called as the columns.
+            in_utc: Returns a time of the database, aware and in UTC, and None for None.
+
+        Raises:
+            DecodingError: It is of a kind that this release does not know.
+        """
+        return cls(
+            id=found.id,
+            kind=kind_of(found.kind),
+            name=found.name,
+            events=found.events,
+            count=found.count,
+            expected_version=found.expected_version,
+            version=found.version,
+            created_at=in_utc(found.created_at),
+            error=found.error,
+            set_aside_at=in_utc(found.set_aside_at),
+        )
 
     @property
     def key(self) -> Key:

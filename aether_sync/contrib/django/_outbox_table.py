@@ -129,7 +129,10 @@ class _Table(OutboxTable):
 
     def take(self, ids: Collection[int]) -> Sequence[OutboxRow]:
         wanted = self._waiting.filter(id__in=ids)
-        return [_row(one) for one in (wanted.select_for_update(skip_locked=True) if self.locks_rows else wanted)]
+        return [
+            OutboxRow.of(one, _as_given)
+            for one in (wanted.select_for_update(skip_locked=True) if self.locks_rows else wanted)
+        ]
 
     def plan(self, versions: Mapping[int, int]) -> None:
         rows = [OutboxEvent(id=id_, version=version) for id_, version in versions.items()]
@@ -149,7 +152,7 @@ class _Table(OutboxTable):
         return OutboxCounts(waiting=waiting["rows"], oldest=_as_given(waiting["oldest"]), set_aside=aside)
 
     def list_set_aside(self, limit: int) -> Sequence[OutboxRow]:
-        return [_row(one) for one in self._aside.order_by("id")[:limit]]
+        return [OutboxRow.of(one, _as_given) for one in self._aside.order_by("id")[:limit]]
 
     def release(self, ids: Collection[int], *, at_any_version: bool) -> int:
         aside = self._aside.filter(id__in=ids)
@@ -163,21 +166,6 @@ class _Table(OutboxTable):
     def close(self) -> None:
         if self._is_mine and not self._connection.in_atomic_block:
             self._connection.close()
-
-
-def _row(one: OutboxEvent) -> OutboxRow:
-    return OutboxRow(
-        id=one.id,
-        kind=kind_of(one.kind),
-        name=one.name,
-        events=one.events,
-        count=one.count,
-        expected_version=one.expected_version,
-        version=one.version,
-        created_at=_as_given(one.created_at),
-        error=one.error,
-        set_aside_at=_as_given(one.set_aside_at),
-    )
 
 
 def _as_stored(at: Datetime) -> Datetime:

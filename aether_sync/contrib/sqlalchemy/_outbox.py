@@ -362,7 +362,7 @@ class _SQLAlchemyOutboxTable(OutboxTable):
         if self.locks_rows:
             wanted = wanted.with_for_update(skip_locked=True)
         with self._reading() as connection:
-            return [_row(one) for one in connection.execute(wanted)]
+            return [OutboxRow.of(one, _in_utc) for one in connection.execute(wanted)]
 
     def plan(self, versions: Mapping[int, int]) -> None:
         self._connection.execute(
@@ -391,7 +391,7 @@ class _SQLAlchemyOutboxTable(OutboxTable):
         columns = self._table.c
         wanted = select(self._table).where(columns.set_aside_at.is_not(None)).order_by(columns.id).limit(limit)
         with self._reading() as connection:
-            return [_row(one) for one in connection.execute(wanted)]
+            return [OutboxRow.of(one, _in_utc) for one in connection.execute(wanted)]
 
     def release(self, ids: Collection[int], *, at_any_version: bool) -> int:
         columns = self._table.c
@@ -450,21 +450,6 @@ class _SQLiteOutboxTable(_SQLAlchemyOutboxTable):
             if not driven.in_transaction:  # else a listener of the engine's has begun it
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield
-
-
-def _row(found: Any) -> OutboxRow:
-    return OutboxRow(
-        id=found.id,
-        kind=kind_of(found.kind),
-        name=found.name,
-        events=found.events,
-        count=found.count,
-        expected_version=found.expected_version,
-        version=found.version,
-        created_at=_in_utc(found.created_at),
-        error=found.error,
-        set_aside_at=_in_utc(found.set_aside_at),
-    )
 
 
 def _in_utc(at: Any) -> Any:
