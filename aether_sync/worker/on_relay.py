@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 
+from .._arguments import is_of
 from .._runtime.deadline import Deadline
 from .._runtime.handler_threads import ThreadHooks
-from ..errors import AetherError
+from .._values.shown import short
+from ..errors import AetherError, InvalidOptionError
 from ..health import Health
 from ..outbox.relay import Relay, end_relays, let_relay_end
 
@@ -15,6 +17,9 @@ class RelayPart:
     """Lets a relay run from the begin of the worker to its end.
 
     A relay that stops does not end the worker, as with a projection: the other handlers go on. Its health says it.
+
+    Raises:
+        InvalidOptionError: It is no relay.
     """
 
     goes_on = True
@@ -22,6 +27,10 @@ class RelayPart:
     failure: AetherError | None = None
 
     def __init__(self, relay: Relay) -> None:
+        if not is_of(relay, Relay):
+            raise InvalidOptionError(
+                f"relay() takes a Relay, such as outbox.relay(engine, store=...), not {short(relay)}"
+            )
         self.label = f"{relay!r}".strip("<>").partition(",")[0]
         self.key = "relay", id(relay)
         self._relay = relay

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
 from threading import Thread
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .._arguments import check_callback, check_count, check_flag, check_seconds, check_text, check_timeout, is_of
 from .._bus.store_watch import check_apart
@@ -30,7 +30,6 @@ from ..handler_arguments import OF_A_BUS, OF_NOTHING, Source, as_called
 from ..health import Health
 from ..metrics import CloseReport, WorkerMetrics
 from ..nats_bus import NATSEventBus
-from ..outbox.relay import Relay
 from ..patterns import SubscriptionFilter
 from ..stores._checks import check_wanted
 from ..stores._jetstream.names import escaped_consumer
@@ -46,11 +45,13 @@ from .idempotence import HandledOnce
 from .on_bus import BusHandler, Listening, check_listening, passing
 from .on_consumer import ConsumerHandler, Running
 from .on_projection import ProjectionPart
-from .on_relay import RelayPart
 from .parts import Parts, State
 from .periodic import Periodic
 from .time_limits import TimeLimits, check_limit
 from .turns import Turns
+
+if TYPE_CHECKING:
+    from ..outbox.relay import Relay
 
 __all__ = ["Worker", "handlers_of"]
 
@@ -394,7 +395,7 @@ class Worker(Startable, ForkAware):
         self._parts.add(ProjectionPart(projection))
         return projection
 
-    def relay(self, relay: Relay) -> Relay:
+    def relay(self, relay: "Relay") -> "Relay":
         """Let the relay of an outbox run with the worker; returns it.
 
         It may run in any number of processes. One that stops, as its table is gone, does not end the worker:
@@ -407,10 +408,8 @@ class Worker(Startable, ForkAware):
             InvalidOptionError: It is no relay, or is here already.
             WorkerError: The worker has begun already.
         """
-        if not is_of(relay, Relay):
-            raise InvalidOptionError(
-                f"relay() takes a Relay, such as outbox.relay(engine, store=...), not {short(relay)}"
-            )
+        from .on_relay import RelayPart  # here, so that programs without an outbox need not import it
+
         self._parts.add(RelayPart(relay))
         return relay
 
