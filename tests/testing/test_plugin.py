@@ -39,6 +39,8 @@ STACKS = f"""
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> "Run":
     """Runs tests with this plugin and no other one, in this process."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    for name in ("CI", "BUILD_NUMBER"):  # either makes the summary of pytest repeat whole messages
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(_guard, "_GRACE", 0.1)
     pytester.makeconftest(CONFTEST)
     return Run(pytester)
