@@ -245,11 +245,11 @@ class World:
         return (
             self.store.last_sequence() if owner == "JetStreamEventStore" else 0,
             sum(not one.closed for one in open_consumptions(self.store)),
-            self.local.metrics().published,
-            self.local.metrics().active_subscriptions,
+            (local := self.local.metrics()).published,
+            local.active_subscriptions,
             self.memory.last_sequence(),
-            self.bus.metrics().published,
-            self.bus.metrics().active_subscriptions,
+            (clustered := self.bus.metrics()).published,
+            clustered.active_subscriptions,
         )
 
 
@@ -498,8 +498,9 @@ def test_whatever_is_given(argument: Argument, world: World, monkeypatch: pytest
             said = str(error)
             if not (said.isprintable() and 10 < len(said) < 700):
                 found.append(f"{what}: a message that does not help: {said[:200]!r}")
-            if world.state(argument.owner) != before:
-                found.append(f"{what}: something is done by half: {before}, {world.state(argument.owner)}")
+            after = world.state(argument.owner)
+            if after != before:
+                found.append(f"{what}: something is done by half: {before}, {after}")
         except Exception as error:
             found.append(f"{what}: {type(error).__name__}: {str(error)[:200]}")
         finally:
