@@ -37,7 +37,7 @@ from .patterns import SubscriptionFilter
 from .subscription import Subscription
 from .subscription_runner import EventHandler, SubscriptionRunner, check_running, start_subscription_runner
 
-__all__ = ["EventBus", "lasting_metrics"]
+__all__ = ["EventBus", "lasting_metrics", "was_refused"]
 
 _LAST_EVENTS = 1.0  # seconds: a round trip takes a thousandth of that, and close() must not hang where one is lost
 
@@ -524,6 +524,10 @@ class EventBus(Startable, ForkAware):
         """Return what the bus has done so far."""
         return Metrics(node_id=self.node_id, **self._measure())
 
+    def _was_refused(self, namespace: str, since: int) -> bool | None:
+        """See :func:`was_refused`."""
+        return False
+
     def _measure(self) -> dict[str, Any]:
         """Return the fields of :class:`Metrics`."""
         with self._lock:
@@ -633,6 +637,20 @@ class EventBus(Startable, ForkAware):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.node_id[:8]}{' closed' if self._closed else ''}>"
+
+
+def was_refused(bus: EventBus, namespace: str, since: int) -> bool | None:
+    """Whether the server has refused any event of a namespace, whoever has published it.
+
+    Args:
+        bus: The bus, which was flushed.
+        namespace: The namespace.
+        since: How many events had been refused before, as :attr:`~aether_sync.NATSMetrics.rejected` counts them.
+
+    Returns:
+        None if that is not known, as there were too many refusals, or some that name no subject.
+    """
+    return bus._was_refused(namespace, since)
 
 
 def lasting_metrics(bus: EventBus) -> Callable[[], Metrics]:

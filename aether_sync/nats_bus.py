@@ -267,6 +267,10 @@ class NATSEventBus(EventBus):
         self._refuse_if_closed()
         self._connection.flush(timeout)
 
+    def _was_refused(self, namespace: str, since: int) -> bool | None:
+        refused = self._channel.refused_since(since)
+        return None if refused is None else self._subject_of(namespace) in refused
+
     @property
     def is_connected(self) -> bool:  # noqa: D102
         return not self._closed and self._connection.is_connected

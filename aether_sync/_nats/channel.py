@@ -137,6 +137,11 @@ class Channel:
             "reconnects": self.slot.reconnects,
         }
 
+    def refused_since(self, count: int) -> frozenset[str] | None:
+        """Return the subjects to which the server has refused events since so many were; None if some are not known."""
+        engine = self.slot.engine
+        return frozenset() if engine is None else engine.link.pump.refusals.since(count)
+
     # -- the loop
 
     def make_ready(self) -> None:

@@ -307,7 +307,7 @@ class Link:
             if is_command(refused.subject):  # no event; and nobody is left who would hear of it
                 self._reporter.burst(Kind.SERVER_ERROR, "the server reports: %s", text, url=self.where)
             else:
-                self.pump.refuse(f"no permission to publish to {refused.subject!r}")
+                self.pump.refuse(refused.subject)
             return True
         if self.subscriber.refuse(refused):
             return True

@@ -32,6 +32,7 @@ from .client import NATSClient
 from .lines import TOO_LONG, Lines, line_of
 from .outbox import Outbox
 from .reasons import counted
+from .refusals import Refusals
 from .shortcut import LARGEST_CARRIED, Shortcut
 from .uplink import Window
 
@@ -96,6 +97,7 @@ class Pump:
         self._flushes: list[tuple[int, Reply[Account]]] = []  # a position, and the reply that waits for it
         self._settling = 0  # how many tasks wait in settle()
         self._progress = asyncio.Event()  # something was settled
+        self.refusals = Refusals()
         self._reasons: dict[str, int] = {}  # why events were rejected, and how many were when it last happened
         self._reported = (0, 0)  # how many uncertain and rejected events were reported; written by any thread
         self._closed: Exception | None = None
@@ -144,19 +146,21 @@ class Pump:
             self._listeners.tell("uncertain", reason=reason, counts={"uncertain": lost})
         self._answer()
 
-    def refuse(self, reason: str) -> None:
-        """Note that the server refused an event which was written before the unanswered PING."""
+    def refuse(self, subject: str) -> None:
+        """Note that the server refused an event of a subject, which was written before the unanswered PING."""
+        reason = f"no permission to publish to {subject!r}"
         self._count_carried()
         position = self._written if self._pinged is None else self._pinged[0]
         if position - self.settled > sum(count for at, count in self._refused.items() if at <= position):
-            self._reject(position, 1, reason)
+            self._reject(position, 1, reason, subject)
         else:
             said = "the server refused what was no event of ours: %s", reason
             self._reporter.burst(Kind.SERVER_ERROR, *said, about="a refusal")
 
-    def _reject(self, position: int, count: int, reason: str) -> None:
+    def _reject(self, position: int, count: int, reason: str, subject: str | None = None) -> None:
         self._refused[position] += count
         self.rejected += count
+        self.refusals.note(subject, self.rejected)
         if len(self._reasons) >= _REASONS_KEPT and reason not in self._reasons:
             self._reasons = {one: at for one, at in self._reasons.items() if at > self._reported[1]}
         if len(self._reasons) < _REASONS_KEPT or reason in self._reasons:

@@ -73,6 +73,7 @@ class Kind(StrEnum):
     RECONNECTED = "reconnected"  #: there is a connection again, or for the first time after failed attempts
     RELAY_RETRIED = "relay_retried"  #: the database of an outbox, the store or the bus failed, and a relay tries again
     REJECTED = "rejected"  #: the server refused events that were published
+    ROWS_LEFT = "rows_left"  #: an outbox has rows for a store or bus that its relay does not have
     RUNNER_ENDED = "runner_ended"  #: a runner, or a relay, ended by an error
     SERVER_ERROR = "server_error"  #: the server reports another error
     SET_ASIDE = "set_aside"  #: a projection or relay goes on without what it could not apply, or send

@@ -42,11 +42,13 @@ class OutboxCounts:
         waiting: How many rows wait to be sent.
         oldest: When the oldest of them was made; None if there is none.
         set_aside: How many rows are set aside.
+        for_others: How many rows wait that are of other kinds.
     """
 
     waiting: int
     oldest: Datetime | None
     set_aside: int
+    for_others: int = 0
 
 
 class OutboxTable(ABC):
@@ -83,14 +85,13 @@ class OutboxTable(ABC):
         """
 
     @abstractmethod
-    def page(self, after: int, limit: int, kinds: Collection[Kind]) -> Sequence[tuple[int, Key]]:
-        """Return the ids and keys of the next rows that wait, in the order of their ids. This locks nothing.
+    def waiting(self, limit: int, kinds: Collection[Kind]) -> Sequence[tuple[int, Key]]:
+        """Return the ids and keys of the first rows that wait, in the order of their ids. This locks nothing.
 
         Left out are rows that are set aside, and rows for the store whose actor has any row that is set aside. It is
         called outside of a transaction, too, if the table does not lock rows.
 
         Args:
-            after: Only rows with a greater id.
             limit: At most this many rows.
             kinds: Only rows of these kinds.
         """
@@ -117,11 +118,11 @@ class OutboxTable(ABC):
 
     @abstractmethod
     def counts(self, kinds: Collection[Kind]) -> OutboxCounts:
-        """Return what is in the table, of these kinds."""
+        """Return what is in the table, of these kinds; and how much waits of the others."""
 
     @abstractmethod
-    def list_set_aside(self, limit: int) -> Sequence[OutboxRow]:
-        """Return the first rows that are set aside, in the order of their ids."""
+    def list_set_aside(self, limit: int, after: int = 0) -> Sequence[OutboxRow]:
+        """Return the first rows that are set aside and have a greater id than ``after``, in the order of their ids."""
 
     @abstractmethod
     def release(self, ids: Collection[int], *, at_any_version: bool) -> int:

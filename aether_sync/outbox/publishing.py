@@ -1,13 +1,15 @@
 """``Publishing``: rows for the bus, each published until the server has confirmed it, and thus sometimes twice.
 
-A row is done when a flush has said that the server has processed what was published, and nothing was uncertain or
-refused meanwhile. What is uncertain is published again, with the same event ids: by these a subscriber knows it.
+A row is done when a flush has said that the server has processed what was published, and nothing was uncertain and
+nothing in its namespace refused. What is uncertain is published again, with the same event ids: by these a subscriber
+knows it. Others may use the bus meanwhile, and what the server refuses of theirs is no matter of a relay.
 """
 
 from collections.abc import Sequence
 
-from ..bus import EventBus
+from ..bus import EventBus, was_refused
 from ..errors import DeliveryUncertainError, DisconnectedError, PermissionDeniedError
+from ..metrics import Metrics
 from .outcome import LASTING, Outcome
 from .rows import OutboxRow
 
@@ -36,30 +38,22 @@ class Publishing:
             self._bus.start()  # the first use; later it does nothing
             if not self._bus.is_connected:  # it would keep them, and publish each attempt
                 raise DisconnectedError("the bus has no connection now")
-        before = self._lost()
+        before = self._bus.metrics()
         published = [row for row in rows if self._publish(row, outcome)]
-        try:
-            self._confirm(before)
-        except DeliveryUncertainError as error:
-            if error.uncertain or not error.rejected:
-                raise
-        else:
-            outcome.published += published
-            return
-        for row in published:  # the server has refused some, and the others are published once more
+        self._confirm(before)
+        refused = [row for row in published if self._was_refused(row, before)]
+        outcome.published += [row for row in published if row not in refused]
+        for row in refused:
             self._publish_alone(row, outcome)
 
     def _publish_alone(self, row: OutboxRow, outcome: Outcome) -> None:
-        before = self._lost()
+        """Publish a row again: what was refused may have been an event of another thread in the same namespace."""
+        before = self._bus.metrics()
         if not self._publish(row, outcome):
             return
-        try:
-            self._confirm(before)
-        except DeliveryUncertainError as error:
-            reason = next((one for one in error.reasons if row.name.lower() in one.lower()), "")
-            if error.uncertain or not reason:  # it may be about what another thread has published
-                raise
-            outcome.refused.append((row, PermissionDeniedError(reason)))
+        self._confirm(before)
+        if self._was_refused(row, before):
+            outcome.refused.append((row, PermissionDeniedError(f"no permission to publish to {row.name!r}")))
         else:
             outcome.published.append(row)
 
@@ -73,21 +67,30 @@ class Publishing:
             return False
         return True
 
-    def _lost(self) -> tuple[int, int]:
-        metrics = self._bus.metrics()
-        return metrics.uncertain, metrics.rejected
-
-    def _confirm(self, before: tuple[int, int]) -> None:
-        """Wait until the server has confirmed what was published.
+    def _confirm(self, before: Metrics) -> None:
+        """Wait until the server has processed what was published.
 
         Another thread's ``flush()`` may be told what has become of it, so the counts are compared as well.
 
         Raises:
-            DeliveryUncertainError: It has not confirmed all; or has not confirmed something of another thread.
+            DeliveryUncertainError: It may not have processed all.
         """
-        self._bus.flush(_TIMEOUT)
-        after = self._lost()
-        if after != before:
-            raise DeliveryUncertainError(
-                "the server has not confirmed all that was published", uncertain=after[0] - before[0]
-            )
+        try:
+            self._bus.flush(_TIMEOUT)
+        except DeliveryUncertainError as error:
+            if error.uncertain or not error.rejected:
+                raise
+        lost = self._bus.metrics().uncertain - before.uncertain
+        if lost:
+            raise DeliveryUncertainError("the server has not confirmed all that was published", uncertain=lost)
+
+    def _was_refused(self, row: OutboxRow, before: Metrics) -> bool:
+        """Whether the server has refused an event in the namespace of a row, of whatever thread.
+
+        Raises:
+            DeliveryUncertainError: It has refused so much that this is not known.
+        """
+        refused = was_refused(self._bus, row.name, before.rejected)
+        if refused is None:
+            raise DeliveryUncertainError("the server refuses much that others publish: it is not known what of")
+        return refused

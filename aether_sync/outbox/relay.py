@@ -5,7 +5,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from .._arguments import check_count, check_seconds, is_of
+from .._arguments import check_count, check_flag, check_seconds, is_of
 from .._runtime.again import again
 from .._runtime.closing import Startable
 from .._runtime.deadline import Deadline
@@ -255,6 +255,7 @@ class Relay(Startable, ForkAware):
         It is 0 if no row waits that this can have. It is for tests and for programs with a loop of their own.
 
         Raises:
+            OutboxError: The table is not there; or it is in a database in memory, whose transaction is open.
             AetherError: The store or the bus was away, or did not do it; what was done before is kept.
             Exception: The database has failed.
         """
@@ -265,6 +266,10 @@ class Relay(Startable, ForkAware):
             if not turn.take():
                 return 0
             outcome = Sending(self._settings, self._counts, self._reporter).work_once(table)
+        except Exception as error:
+            if not isinstance(error, AetherError):
+                _refuse_if_missing(table, error)
+            raise
         finally:
             if turn is not None:
                 turn.give_back()
@@ -299,7 +304,7 @@ class Relay(Startable, ForkAware):
         """Have rows that are set aside sent again, in their place: before the later rows of their actor.
 
         Args:
-            *ids: Their ids; without any, all of them.
+            *ids: Their ids. One that is not set aside, or not there any more, is passed over.
             at_any_version: Whether to forget the expected version of those that were set aside for a conflict with it:
                 their events are stored at whatever version the actor is.
 
@@ -309,16 +314,26 @@ class Relay(Startable, ForkAware):
         Raises:
             OutboxError: The database cannot be asked.
         """
+        return self._retry(at_any_version, lambda row: row.id in ids)
+
+    def retry_all(self, *, at_any_version: bool = False) -> int:
+        """Have all rows that are set aside sent again: as :meth:`retry`."""
+        return self._retry(at_any_version, lambda _: True)
+
+    def _retry(self, at_any_version: bool, is_wanted: Callable[[OutboxRow], bool]) -> int:
+        at_any_version = check_flag("at_any_version", at_any_version)
 
         def release(table: OutboxTable) -> int:
-            aside = table.list_set_aside(_LISTED)
-            wanted = ids or tuple(row.id for row in aside)
-            # Any other row may be stored at its version, as far as anybody knows here.
-            conflicts = [row.id for row in aside if row.id in wanted and row.error.startswith(_CONFLICT)]
-            free = conflicts if at_any_version else []
-            with table.transaction():
-                released = table.release(free, at_any_version=True) if free else 0
-                return released + table.release([id_ for id_ in wanted if id_ not in free], at_any_version=False)
+            released = after = 0
+            while aside := table.list_set_aside(_LISTED, after):
+                after = aside[-1].id
+                wanted = [row for row in aside if is_wanted(row)]
+                # Any other row may be stored at its version, as far as anybody knows here.
+                free = [row.id for row in wanted if at_any_version and row.error.startswith(_CONFLICT)]
+                with table.transaction():
+                    released += table.release(free, at_any_version=True) if free else 0
+                    released += table.release([row.id for row in wanted if row.id not in free], at_any_version=False)
+            return released
 
         released = self._with_table(release)
         wake_relays()
@@ -367,8 +382,9 @@ class Relay(Startable, ForkAware):
         set aside are among the numbers, and are no reason not to be ok: the others go on.
 
         Returns:
-            With ``numbers``: ``waiting`` and ``set_aside``, rows, and ``seconds_oldest``, how long the oldest of those
-            that wait has waited; as they were up to a second ago.
+            With ``numbers``: ``waiting`` and ``set_aside``, rows; ``seconds_oldest``, how long the oldest of those that
+            wait has waited; and ``for_others``, rows that wait for a store or bus which this relay was not given. They
+            are as they were up to a second ago.
         """
         about, thread = f"the relay of {self._settings.database}", self._thread
         if self._closed:
@@ -390,6 +406,16 @@ class Relay(Startable, ForkAware):
         thread = self._thread
         state = "is closed" if self._closed else "is not started" if thread is None else thread.state.value
         return f"<Relay of {self._settings.database}, which {state}>"
+
+
+def _refuse_if_missing(table: OutboxTable, error: Exception) -> None:
+    """Raise what says what to do if the table is not there; it is why the database has failed."""
+    try:
+        table.check()
+    except OutboxError as missing:
+        raise missing from error
+    except Exception:  # the database is away, which the first error says
+        return
 
 
 _relays: WeakRegistry[Relay] = WeakRegistry()

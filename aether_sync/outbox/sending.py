@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from .._runtime.reporter import Details, Reporter
 from .._runtime.reporter import Kind as Kind
-from .._values.clock import now
+from .._values.clock import monotonic, now
 from .._values.counting import Times
 from .._values.shown import explained
 from ..bus import EventBus
@@ -22,6 +22,7 @@ from .taking import take
 __all__ = ["Counts", "RelayMetrics", "Sending", "Settings"]
 
 _LONGEST_ERROR = 2_000  # characters
+_OTHERS_MAY_TAKE = 30.0  # seconds that rows of another relay wait before that is told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +85,12 @@ class Counts:
         """Return those of ``health()``."""
         oldest = self.there.oldest
         age = 0.0 if oldest is None else max(0.0, (now() - oldest).total_seconds())
-        return {"waiting": self.there.waiting, "set_aside": self.there.set_aside, "seconds_oldest": age}
+        return {
+            "waiting": self.there.waiting,
+            "set_aside": self.there.set_aside,
+            "seconds_oldest": age,
+            "for_others": self.there.for_others,
+        }
 
     def metrics(self) -> RelayMetrics:
         """Return those of ``metrics()``."""
@@ -114,6 +120,7 @@ class Sending:
         self._about = str(settings.database)
         self._storing = None if settings.store is None else Storing(settings.store)
         self._publishing = None if settings.bus is None else Publishing(settings.bus)
+        self._others_wait_since: float | None = None
 
     def work_once(self, table: OutboxTable) -> Outcome:
         """Take a batch, send it, and write what became of it."""
@@ -178,8 +185,16 @@ class Sending:
             self._reporter.error(Kind.SET_ASIDE, text, *said, **details)
 
     def count_there(self, table: OutboxTable) -> None:
-        """Count what waits."""
-        self._counts.there = table.counts(self._kinds)
+        """Count what waits, and tell of rows that seem to be nobody's."""
+        self._counts.there = there = table.counts(self._kinds)
+        if not there.for_others:
+            self._others_wait_since = None
+        elif self._others_wait_since is None:
+            self._others_wait_since = monotonic()
+        elif monotonic() - self._others_wait_since >= _OTHERS_MAY_TAKE:
+            lacking = "store" if self._storing is None else "bus"
+            text = "%d rows of %s are for a %s, which this relay was not given: start one that has it"
+            self._reporter.burst(Kind.ROWS_LEFT, text, there.for_others, self._about, lacking, about=self._about)
 
 
 def _written(error: Exception) -> str:

@@ -54,7 +54,11 @@ class Storing:
         Raises:
             Exception: What passes. ``outcome`` has what was done before.
         """
-        _Batch(self._store, self._known, outcome).send(rows)
+        try:
+            _Batch(self._store, self._known, outcome).send(rows)
+        except Exception:
+            self._known.clear()  # the stream may have been deleted, and another one made
+            raise
         while len(self._known) > _VERSIONS_KNOWN:
             self._known.popitem(last=False)
 

@@ -135,16 +135,29 @@ class RelayThread:
         while not self._closing:
             try:
                 self._table = table = database.connect()
+                self._refuse_memory(table)
                 table.check()
                 self.state = State.STANDBY
                 self.begun.set(None)
                 self._work(table)
             except Exception as error:
-                if isinstance(error, OutboxError | ClosedError) or not database.is_passing(error):
+                if not self._passes(error):
                     raise
                 self._disconnect()
                 self._note_trouble(error)
                 self._pause()
+
+    def _passes(self, error: Exception) -> bool:
+        if isinstance(error, OutboxError | ClosedError):
+            return False
+        return isinstance(error, OSError) or self._settings.database.is_passing(error)  # OSError: of the turn's file
+
+    def _refuse_memory(self, table: OutboxTable) -> None:
+        if not (table.locks_rows or table.turn_file):
+            raise OutboxError(
+                f"{self._settings.database} is in memory, where this thread would have another database than yours, or "
+                "your connection: name a file, or call drain() on your own thread"
+            )
 
     def _work(self, table: OutboxTable) -> None:
         turn = self._turn = Turn("" if table.locks_rows else table.turn_file)

@@ -44,8 +44,8 @@ ROOMS: dict[str, list[str]] = {
     ],
     "_nats": [
         "interest", "lines", "files", "login", "uplink", "shortcut", "outbox", "reasons", "checks", "contexts", "tls",
-        "settings", "servers", "options", "fast_reader", "parser", "client", "pump", "call", "requests", "subscriber",
-        "connector", "link", "engine", "channel", "vitals",
+        "settings", "servers", "options", "fast_reader", "parser", "client", "refusals", "pump", "call", "requests",
+        "subscriber", "connector", "link", "engine", "channel", "vitals",
     ],
     "_bus": [
         "counting", "index", "bounded", "readers", "queue", "routing", "recent_payloads", "incoming", "store_watch",

@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from copy import deepcopy
+from functools import cached_property
 from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, Error, InterfaceError, connections
@@ -65,7 +66,12 @@ class Django:
             raise InvalidOptionError(f"the setting DATABASES has no alias {short(using)}: there are {there}") from None
         self.using = using
         self._engine = str(settings["ENGINE"])
-        self._driver: DBAPI | None = None  # knows the errors of the driver
+
+    @cached_property
+    def _driver(self) -> DBAPI | None:
+        """Knows the errors of the driver; None with SQLite."""
+        wrapper: Any = connections[self.using]  # this opens nothing
+        return None if wrapper.vendor == _SQLITE else DBAPI(lambda: None, driver=wrapper.Database)
 
     def connect(self) -> Link:
         """Open a connection; the projection calls this."""
@@ -92,7 +98,6 @@ class Django:
         if wrapper.vendor == _SQLITE:
             own = SQLiteLink(wrapper.connection)
         else:
-            self._driver = DBAPI(lambda: None, driver=wrapper.Database)
             own = CursorLink(wrapper.connection, wrapper.Database.paramstyle, self.is_passing)
         return _DjangoLink(self.using, wrapper, own, is_own=is_own)
 

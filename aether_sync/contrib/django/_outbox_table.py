@@ -71,10 +71,17 @@ class _Table(OutboxTable):
         self._connection = connection  # kept: in a forked child it must not be closed as garbage
         self._is_mine = self._connection.connection is None
         self._connection.ensure_connection()
+        if not (self._connection.get_autocommit() or self._connection.in_atomic_block):
+            raise OutboxError(
+                f"a relay cannot use the database {using!r}: nothing would be committed, as its setting AUTOCOMMIT is "
+                "False. Give a relay an alias of the same database without that setting"
+            )
         self.locks_rows = bool(self._connection.features.has_select_for_update_skip_locked)
         if self._connection.vendor == _SQLITE:
-            is_file = not self._connection.is_in_memory_db()
-            self.turn_file = f"{self._connection.settings_dict['NAME']}-relay" if is_file else ""
+            with self._connection.cursor() as cursor:
+                cursor.execute("PRAGMA database_list")
+                file = next((file for _, name, file in cursor.fetchall() if name == "main"), "")
+            self.turn_file = f"{file}-relay" if file else ""
         elif not self.locks_rows:
             raise OutboxError(
                 f"a relay cannot use the database {using!r}: {self._connection.display_name} of this version has no "
@@ -121,9 +128,9 @@ class _Table(OutboxTable):
             if connection.vendor == _SQLITE:
                 connection.transaction_mode = mode
 
-    def page(self, after: int, limit: int, kinds: Collection[Kind]) -> Sequence[tuple[int, Key]]:
+    def waiting(self, limit: int, kinds: Collection[Kind]) -> Sequence[tuple[int, Key]]:
         held_up = self._aside.filter(kind=APPEND).values("name")
-        found = self._waiting.filter(id__gt=after, kind__in=kinds).exclude(kind=APPEND, name__in=held_up)
+        found = self._waiting.filter(kind__in=kinds).exclude(kind=APPEND, name__in=held_up)
         rows = found.order_by("id").values_list("id", "kind", "name")[:limit]
         return [(id_, Key(kind_of(kind), name)) for id_, kind, name in rows]
 
@@ -149,10 +156,12 @@ class _Table(OutboxTable):
     def counts(self, kinds: Collection[Kind]) -> OutboxCounts:
         waiting = self._waiting.filter(kind__in=kinds).aggregate(rows=Count("id"), oldest=Min("created_at"))
         aside = self._aside.filter(kind__in=kinds).count()
-        return OutboxCounts(waiting=waiting["rows"], oldest=_as_given(waiting["oldest"]), set_aside=aside)
+        others = self._waiting.exclude(kind__in=kinds).count()
+        oldest = _as_given(waiting["oldest"])
+        return OutboxCounts(waiting=waiting["rows"], oldest=oldest, set_aside=aside, for_others=others)
 
-    def list_set_aside(self, limit: int) -> Sequence[OutboxRow]:
-        return [OutboxRow.of(one, _as_given) for one in self._aside.order_by("id")[:limit]]
+    def list_set_aside(self, limit: int, after: int = 0) -> Sequence[OutboxRow]:
+        return [OutboxRow.of(one, _as_given) for one in self._aside.filter(id__gt=after).order_by("id")[:limit]]
 
     def release(self, ids: Collection[int], *, at_any_version: bool) -> int:
         aside = self._aside.filter(id__in=ids)

@@ -5,6 +5,7 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
+from django.db import router
 from django.db.models import BigIntegerField, Case, F, QuerySet, Value, When
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -45,6 +46,11 @@ def _may(request: HttpRequest, right: str) -> bool:
     return bool(user.has_perm(f"aether_sync.{right}"))
 
 
+def _written() -> str:
+    """Return the alias in which rows of the outbox are changed; what the pages show may be read from a replica."""
+    return str(router.db_for_write(OutboxEvent))
+
+
 @admin.register(OutboxEvent)
 class OutboxAdmin(ReadOnlyAdmin):
     """What waits to be sent, and what is set aside: who may change it has it sent again, who may delete discards it."""
@@ -65,13 +71,13 @@ class OutboxAdmin(ReadOnlyAdmin):
     @admin.action(description="Send again what is set aside", permissions=["retry"])
     def send_again(self, request: HttpRequest, rows: QuerySet[OutboxEvent]) -> None:
         """Have rows that are set aside sent again, in their place."""
-        count = relay(using=rows.db).retry(*rows.values_list("id", flat=True))
+        count = relay(using=_written()).retry(*rows.values_list("id", flat=True))
         self.message_user(request, f"{count} wait to be sent again.", messages.SUCCESS)
 
     @admin.action(description="Discard what is set aside", permissions=["discard"])
     def discard(self, request: HttpRequest, rows: QuerySet[OutboxEvent]) -> None:
         """Delete rows that are set aside."""
-        count = relay(using=rows.db).discard(*rows.values_list("id", flat=True))
+        count = relay(using=_written()).discard(*rows.values_list("id", flat=True))
         self.message_user(request, f"{count} discarded.", messages.SUCCESS)
 
 

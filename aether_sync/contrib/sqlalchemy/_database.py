@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from sqlalchemy import Connection, Engine, NestedTransaction
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, Engine, NestedTransaction, exc
 
 from ..._arguments import is_of
 from ..._values.shown import short
@@ -96,7 +95,9 @@ class SQLAlchemy:
 
     def is_passing(self, error: Exception) -> bool:
         """Whether trying again may help; the projection calls this."""
-        if is_of(error, DBAPIError):
+        if is_of(error, exc.TimeoutError):  # others have all connections of the pool
+            return True
+        if is_of(error, exc.DBAPIError):
             if error.connection_invalidated:
                 return True
             if not is_of(error.orig, Exception):

@@ -348,11 +348,9 @@ class _SQLAlchemyOutboxTable(OutboxTable):
             if not is_inside:
                 connection.rollback()
 
-    def page(self, after: int, limit: int, kinds: Collection[Kind]) -> Sequence[tuple[int, Key]]:
+    def waiting(self, limit: int, kinds: Collection[Kind]) -> Sequence[tuple[int, Key]]:
         columns = self._table.c
-        wanted = select(columns.id, columns.kind, columns.name).where(
-            columns.id > after, columns.kind.in_(kinds), self._may_go
-        )
+        wanted = select(columns.id, columns.kind, columns.name).where(columns.kind.in_(kinds), self._may_go)
         with self._reading() as connection:
             found = connection.execute(wanted.order_by(columns.id).limit(limit)).all()
         return [(id_, Key(kind_of(kind), name)) for id_, kind, name in found]
@@ -381,15 +379,17 @@ class _SQLAlchemyOutboxTable(OutboxTable):
 
     def counts(self, kinds: Collection[Kind]) -> OutboxCounts:
         columns = self._table.c
-        rows = select(func.count(), func.min(columns.created_at)).where(columns.kind.in_(kinds))
+        rows, ours = select(func.count(), func.min(columns.created_at)), columns.kind.in_(kinds)
         with self._reading() as connection:
-            waiting, oldest = connection.execute(rows.where(self._waits)).one()
-            aside, _ = connection.execute(rows.where(columns.set_aside_at.is_not(None))).one()
-        return OutboxCounts(waiting=waiting, oldest=_in_utc(oldest), set_aside=aside)
+            waiting, oldest = connection.execute(rows.where(ours, self._waits)).one()
+            aside, _ = connection.execute(rows.where(ours, columns.set_aside_at.is_not(None))).one()
+            others, _ = connection.execute(rows.where(not_(ours), self._waits)).one()
+        return OutboxCounts(waiting=waiting, oldest=_in_utc(oldest), set_aside=aside, for_others=others)
 
-    def list_set_aside(self, limit: int) -> Sequence[OutboxRow]:
+    def list_set_aside(self, limit: int, after: int = 0) -> Sequence[OutboxRow]:
         columns = self._table.c
-        wanted = select(self._table).where(columns.set_aside_at.is_not(None)).order_by(columns.id).limit(limit)
+        aside = select(self._table).where(columns.set_aside_at.is_not(None), columns.id > after)
+        wanted = aside.order_by(columns.id).limit(limit)
         with self._reading() as connection:
             return [OutboxRow.of(one, _in_utc) for one in connection.execute(wanted)]
 
@@ -441,6 +441,10 @@ class _SQLiteOutboxTable(_SQLAlchemyOutboxTable):
         files = driven.execute("PRAGMA database_list").fetchall()
         file = next((file for _, name, file in files if name == "main"), "")
         self.turn_file = f"{file}-relay" if file else ""
+        if not file and driven.in_transaction:  # the pool has one connection for all, and would roll back at its end
+            raise OutboxError(
+                "a transaction is open on the only connection of this database in memory: commit the session first"
+            )
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

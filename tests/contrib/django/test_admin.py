@@ -136,4 +136,6 @@ def test_rows_of_the_outbox_are_sent_again_or_discarded(aether: None) -> None:
     shown = said(client.post(place, {"action": "discard", "_selected_action": [second]}, follow=True))
     assert "1 discarded." in shown
     assert list(OutboxEvent.objects.values_list("id", "error")) == [(first, "")]
+    shown = said(client.post(place, {"action": "send_again", "_selected_action": [second]}, follow=True))
+    assert "1 wait" not in shown, "of one that is gone, nothing is meant"
     assert "Delete selected" not in shown

@@ -13,7 +13,7 @@ import pytest
 
 from aether_sync import ANY_VERSION, Event, JetStreamEventStore, NATSEventBus, NATSServer
 
-from ...support.common import PATIENCE, FreePort, eventually
+from ...support.common import PATIENCE, FreePort, becomes, eventually
 from ...support.django import Project
 
 pytestmark = pytest.mark.slow
@@ -116,6 +116,39 @@ def test_whatever_is_killed_when_each_committed_event_is_stored_once(
     counted = [event for event in found if event.actor_id == "all"]
     assert sorted(event.data["number"] for event in counted if event.data) == committed
     assert [event.version for event in counted] == list(range(1, len(committed) + 1))
+
+
+TERMINATE = """
+from django.db import connection
+with connection.cursor() as cursor:
+    cursor.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+        " AND datname = current_database() AND backend_type = 'client backend'"
+    )
+    print(len(cursor.fetchall()), "ended")
+"""
+
+APPEND = """
+from django.db.transaction import atomic
+from aether_sync import Event
+from aether_sync.contrib.django import outbox
+with atomic():
+    outbox.append("order-1", Event(event_type="OrderPlaced", actor_id="order-1"))
+"""
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("either", ["postgres"], indirect=True)
+def test_a_relay_survives_the_loss_of_its_connections(either: Project, store: JetStreamEventStore) -> None:
+    relay = either.start("aether_relay")
+    for number in range(1, 3):
+        either.run("shell", "-v0", "-c", APPEND)
+        becomes(store.last_sequence, number)
+        assert either.run("shell", "-v0", "-c", TERMINATE) != "0 ended\n"
+    either.run("shell", "-v0", "-c", APPEND)
+    becomes(store.last_sequence, 3)
+    assert relay.end(signal.SIGTERM) == 0
+    assert "tries again" in relay.log
 
 
 def change_until(restarted: Callable[[], bool], path: Path) -> None:

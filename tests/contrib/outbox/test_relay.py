@@ -3,11 +3,13 @@
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
 from aether_sync import (
@@ -22,18 +24,22 @@ from aether_sync import (
     JetStreamEventStore,
     NATSEventBus,
     NATSServer,
+    OutboxError,
     StoreUnavailableError,
     Worker,
     flush_logs,
 )
-from aether_sync.outbox import OutboxTable, Relay
+from aether_sync.outbox import OutboxTable, Relay, sending, working
+from aether_sync.outbox import relay as relay_module
 from aether_sync.outbox.rows import APPEND
 from aether_sync.outbox.taking import take
+from aether_sync.outbox.turns import Turn
 
 from ...programs import relaying
 from ...programs.run import finish, run, start
 from ...support.common import becomes, eventually
-from .places import SQLAlchemyPlace, Step, postgres_place
+from ...support.stores import ask
+from .places import SQLAlchemyPlace, Step, postgres_place, sqlite_place
 
 
 def event_of(actor: str, n: int = 0, **fields: Any) -> Event:
@@ -115,6 +121,35 @@ class TestOrder:
                     assert [row.name for row in take(second, [APPEND], 10)] == ["order-2"]
             with second.transaction():
                 assert [row.name for row in take(second, [APPEND], 2)] == ["order-1", "order-1"]
+        place.engine.dispose()
+
+    def test_a_row_that_is_committed_between_two_looks_is_not_passed(
+        self, postgres_port: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It has a lower id than what the first look saw, and the next one of its actor a higher id."""
+        place = postgres_place(postgres_port)
+        database, begun = place.outbox.on(place.engine), Session(place.engine)
+        place.outbox.append(begun, "order-1", event_of("order-1", 1))
+        begun.flush()
+        append(place, "order-2", 1)
+        append(place, "order-2", 2)
+        with closing(database.connect()) as first, closing(database.connect()) as second:
+            look, looks = second.waiting, []
+
+            def commit_between(*given: Any) -> Any:
+                if looks:
+                    begun.commit()
+                    append(place, "order-1", 2)
+                looks.append(given)
+                return look(*given)
+
+            monkeypatch.setattr(second, "waiting", commit_between)
+            with first.transaction(), second.transaction():
+                assert [row.name for row in take(first, [APPEND], 2)] == ["order-2"] * 2
+                taken = take(second, [APPEND], 2)
+        assert len(looks) == 2
+        assert [event.data for row in taken for event in row.decoded()] == [{"n": 1}, {"n": 2}]
+        begun.close()
         place.engine.dispose()
 
     def test_a_row_that_becomes_visible_late_is_stored_late(
@@ -201,7 +236,8 @@ class TestSetAside:
         assert relay.metrics().set_aside == 1
         assert place.waiting() == 2  # the later one waits, too
 
-        assert relay.retry() == 1
+        assert relay.retry() == 0
+        assert relay.retry_all() == 1
         relay.drain()
         assert [row.id for row in relay.set_aside()] == [aside.id]
         assert relay.retry(aside.id, at_any_version=True) == 1
@@ -297,8 +333,79 @@ class TestSetAside:
                 assert aside.name == "secret"
                 assert "ermission" in aside.error
 
+    def test_each_row_is_reached_however_many_are_set_aside(
+        self, lite: SQLAlchemyPlace, store: InMemoryEventStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(relay_module, "_LISTED", 2)
+        for n in range(5):
+            append(lite, f"order-{n}", n, expected_version=7)
+        relay = lite.relay(store, None)
+        relay.drain()
+        assert len(relay.set_aside()) == 2
+        assert relay.retry(5, 99, at_any_version=True) == 1
+        assert relay.drain() == 1
+        assert numbers(store, "order-4") == [4]
+        assert relay.retry_all(at_any_version=True) == 4
+        assert relay.drain() == 4
+        assert lite.waiting() == 0
+
+    def test_an_actor_of_a_stream_that_was_made_anew_begins_anew(
+        self, lite: SQLAlchemyPlace, make_store: Callable[..., JetStreamEventStore], prefix: str
+    ) -> None:
+        store = make_store()
+        relay = lite.relay(store, None)
+        append(lite, "order-1", 1, 2)
+        assert relay.drain() == 2
+        ask(make_store(), f"STREAM.DELETE.{prefix}")
+        append(lite, "order-1", 3)
+        for _ in range(3):
+            with suppress(StoreUnavailableError):
+                relay.drain()
+        assert [event.version for event in make_store().get_events("order-1")] == [1]
+
 
 class TestBus:
+    def test_what_the_server_refuses_of_others_is_no_matter_of_a_row(self, lite: SQLAlchemyPlace, prefix: str) -> None:
+        """The row's namespace is a part of every word that the server says."""
+        rights = f'{{publish: {{deny: "{prefix}.events.noise"}}}}'
+        config = f"authorization {{ users = [{{user: u, password: p, permissions: {rights}}}] }}"
+        with (
+            NATSServer(config=config) as server,
+            NATSEventBus(f"nats://u:p@127.0.0.1:{server.port}", prefix=prefix) as bus,
+            bus.subscribe("n") as events,
+        ):
+            is_over = threading.Event()
+
+            def disturb() -> None:
+                while not is_over.wait(0.0005):
+                    bus.publish("noise", event_of("a"))
+
+            neighbour = threading.Thread(target=disturb)
+            neighbour.start()
+            relay = lite.relay(None, bus)
+            try:
+                eventually(lambda: bus.metrics().rejected)
+                for n in range(20):
+                    lite.write([Step("publish", "n", event_of("a", n))], "me")
+                    assert relay.drain() == 1
+            finally:
+                is_over.set()
+                neighbour.join()
+            assert relay.set_aside() == []
+            assert [event.data for event in events.get_batch(100, timeout=5)] == [{"n": n} for n in range(20)]
+
+    def test_what_nobody_takes_is_told(
+        self, lite: SQLAlchemyPlace, bus: EventBus, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(sending, "_OTHERS_MAY_TAKE", 0.1)
+        monkeypatch.setattr(working, "_COUNT_EVERY", 0.05)
+        lite.write([Step("append", "a", event_of("a"))], "me")
+        with lite.relay(None, bus, poll=0.05) as relay:
+            eventually(lambda: relay.health().numbers["for_others"] == 1)
+            eventually(lambda: flush_logs() and "1 rows of outbox aether_outbox" in caplog.text)
+            assert relay.health().numbers["waiting"] == 0
+        assert "are for a store, which this relay was not given" in caplog.text
+
     def test_what_is_uncertain_is_published_again(
         self, lite: SQLAlchemyPlace, bus: EventBus, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -427,6 +534,65 @@ class TestThread:
     def test_without_a_target_there_is_nothing_to_do(self, lite: SQLAlchemyPlace) -> None:
         with pytest.raises(InvalidOptionError, match="store= or bus="):
             Relay(lite.outbox.on(lite.engine))
+
+
+class TestItsDatabase:
+    def test_a_pool_that_others_have_used_up_is_waited_for(self, tmp_path: Path, store: InMemoryEventStore) -> None:
+        place = sqlite_place(tmp_path)
+        place.engine.dispose()
+        place.engine = create_engine(place.url, pool_size=1, max_overflow=0, pool_timeout=0.05)
+        relay = place.relay(store, None)
+        with place.engine.connect(), pytest.raises(OutboxError, match="QueuePool"):
+            relay.start(timeout=0.5)
+        relay.start()
+        relay.close()
+        place.engine.dispose()
+
+    def test_in_memory_it_has_no_thread(self, store: InMemoryEventStore) -> None:
+        place = SQLAlchemyPlace("sqlite:///:memory:")
+        place.make_tables()
+        append(place, "order-1", 1)
+        relay = place.relay(store, None)
+        with pytest.raises(OutboxError, match="name a file, or call drain"):
+            relay.start()
+        assert relay.drain() == 1
+        relay.close()
+        place.engine.dispose()
+
+    def test_in_memory_it_ends_no_transaction_of_the_users(self, store: InMemoryEventStore) -> None:
+        place = SQLAlchemyPlace("sqlite:///:memory:")
+        place.make_tables()
+        relay = place.relay(store, None)
+        with Session(place.engine) as session:
+            place.outbox.append(session, "order-1", event_of("order-1", 1))
+            session.flush()
+            with pytest.raises(OutboxError, match="commit the session first"):
+                relay.drain()
+            session.commit()
+        assert relay.drain() == 1
+        place.engine.dispose()
+
+    def test_without_the_table_it_says_what_to_do(self, place: SQLAlchemyPlace, store: InMemoryEventStore) -> None:
+        place.metadata.drop_all(place.engine)
+        with pytest.raises(OutboxError, match=r"make it by metadata\.create_all"):
+            place.relay(store, None).drain()
+
+    def test_a_turn_that_cannot_be_had_now_is_waited_for(
+        self, lite: SQLAlchemyPlace, store: InMemoryEventStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real, tries = Turn.take, []
+
+        def scarce(turn: Turn) -> bool:
+            tries.append(turn)
+            if len(tries) < 3:
+                raise OSError(24, "Too many open files")
+            return real(turn)
+
+        monkeypatch.setattr(Turn, "take", scarce)
+        append(lite, "order-1", 1)
+        with lite.relay(store, None) as relay:
+            eventually(lambda: numbers(store, "order-1") == [1])
+            assert relay.metrics().failures == 2
 
 
 class TestPrograms:
