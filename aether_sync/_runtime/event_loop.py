@@ -17,6 +17,7 @@ from .fork import OwnFile
 from .green import refuse_late_patching, uses_gevent
 from .registry import WeakRegistry
 from .threads import NoThreadError, make_thread, start
+from .uwsgi import refuse_before_its_fork
 from .waits import Reply
 
 __all__ = ["StockLoop", "new_loop"]
@@ -79,9 +80,10 @@ def new_loop(fast: bool, warn: Callable[[str], object]) -> BaseLoop:
     Raises:
         ConnectError: At the moment there are too few files, or there is no memory, or no thread can be started.
         BusClosedError: No thread can be started any more.
-        AetherError: Green threads are used in a way that is not supported.
+        AetherError: Green threads are used in a way that is not supported; or this process of uWSGI forks others.
     """
     refuse_late_patching()
+    refuse_before_its_fork()
     is_green = uses_gevent()
     if is_green and any(one.is_in_use() for one in _green_loops):
         raise AetherError(

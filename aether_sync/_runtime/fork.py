@@ -18,6 +18,7 @@ from typing import NamedTuple, Self
 
 from .locks import free_locks
 from .registry import WeakRegistry
+from .uwsgi import call_in_workers
 
 __all__ = ["ForkAware", "OwnFile", "OwnSockets", "fork_aware", "let_go"]
 
@@ -111,7 +112,12 @@ def let_go(files: Iterable[OwnFile]) -> None:
             os.close(nothing)
 
 
+_process = os.getpid()
+
+
 def _begin_anew() -> None:
+    global _process
+    _process = os.getpid()
     free_locks()
     errors = []
     for one in fork_aware:
@@ -123,4 +129,11 @@ def _begin_anew() -> None:
         raise errors[0]  # Python prints it, and the child goes on
 
 
+def _begin_anew_once() -> None:
+    """Begin anew, unless Python has called for it: uWSGI may do both."""
+    if os.getpid() != _process:
+        _begin_anew()
+
+
 os.register_at_fork(after_in_child=_begin_anew)
+call_in_workers(_begin_anew_once)

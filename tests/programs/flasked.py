@@ -27,6 +27,10 @@ def create_app() -> Flask:
     def index() -> str:
         return str(os.getpid())
 
+    @app.get("/node")
+    def node() -> str:
+        return f"{os.getpid()} {aether.bus.node_id}"
+
     @app.post("/now/<int:number>")
     def now(number: int) -> str:
         aether.bus.publish("web.now", _event(number))

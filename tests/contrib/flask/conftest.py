@@ -104,7 +104,9 @@ def serving(command: list[str], folder: Path, **environ: str) -> Iterator[Served
         log = folder / "log"
         with log.open("wb") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", *command],
+                [f"{Path(sys.executable).parent}/uwsgi", *command[1:]]
+                if command[0] == "uwsgi"
+                else [sys.executable, "-m", *command],
                 cwd=folder,
                 env=environment(**environ),
                 stdout=file,

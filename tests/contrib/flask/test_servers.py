@@ -2,8 +2,11 @@
 
 import json
 import signal
+import subprocess
+import sys
 import time
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,13 +14,18 @@ import pytest
 from aether_sync import NATSEventBus, NATSServer
 from aether_sync.testing import BrokenLink
 
-from ...support.common import PATIENCE, eventually, first_of
+from ...support.common import PATIENCE, FreePort, eventually, first_of
+from ...support.shell import environment
 from .conftest import BOOT, serving
 
 GUNICORN = ["gunicorn", "--bind", "127.0.0.1:PORT", "--workers", "2", "--config", "gunicorn.conf.py"]
 #: All gunicorns of a user would have one control socket, and each stops its own around every start of a worker.
 CONFIG = 'control_socket_disable = True\n"".encode("idna")\n'
 APP = "tests.programs.flasked:app"
+UWSGI = [
+    "uwsgi", "--http-socket", "127.0.0.1:PORT", "--module", APP, "--master", "--processes", "2", "--need-app",
+    "--die-on-term", "--virtualenv", sys.prefix,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -52,6 +60,56 @@ def test_each_worker_of_gunicorn_publishes(options: str, server: NATSServer, pre
             assert served.end() == 0
         assert "Traceback" not in served.log
         assert "unclosed <Connection" not in served.log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "is_used_early"),
+    [
+        ("--threads 4", False),
+        ("--threads 4 --import uwsgidecorators", False),
+        ("", False),
+        ("--enable-threads --lazy-apps", True),
+        ("--threads 4 --py-call-uwsgi-fork-hooks", True),
+    ],
+)
+def test_each_worker_of_uwsgi_publishes_and_its_pages_end(
+    options: str, is_used_early: bool, server: NATSServer, prefix: str, tmp_path: Path
+) -> None:
+    environ = {"FLASK_AETHER_URL": server.url, "FLASK_AETHER_PREFIX": prefix, "FLASK_AETHER_STREAM": f"{prefix}-s"}
+    if is_used_early:
+        environ["AETHER_TEST_EARLY"] = "1"
+    with NATSEventBus(server.url, prefix=prefix) as bus, bus.subscribe("web.now", "web.later") as events:
+        with serving([*UWSGI, *options.split()], tmp_path, **environ) as served:
+            pids, sent = set(), 0
+            while len(pids) < 2 or sent < 20:
+                sent += 1
+                assert sent < 2_000, f"only {pids} answered\n{served.log}"
+                pids.add(served.ask(f"/{'later' if sent % 2 else 'now'}/{sent}", "POST")[1])
+            found = [events.get(timeout=BOOT) for _ in range(sent)]
+            assert {str(event.data["pid"]) for event in found if event.data} == pids
+            assert sorted(event.data["n"] for event in found if event.data) == list(range(1, sent + 1))
+            nodes = {served.ask("/node")[1] for _ in range(20)}
+            assert len({node.split()[0] for node in nodes}) == len({node.split()[1] for node in nodes}) == len(nodes)
+            assert served.ask("/store/1", "POST")[0] == 200
+            asked = urllib.request.Request(f"{served.url}/live", headers={"Last-Event-ID": "0"})
+            with urllib.request.urlopen(asked, timeout=BOOT) as page:
+                assert any(b'"n":1' in line.replace(b" ", b"") for line in page)
+                begun = time.monotonic()
+                assert served.end() == 0
+                assert time.monotonic() - begun < PATIENCE
+        assert "Traceback" not in served.log
+
+
+@pytest.mark.slow
+def test_the_process_of_uwsgi_that_forks_does_not_connect(server: NATSServer, prefix: str, tmp_path: Path) -> None:
+    environ = environment(FLASK_AETHER_URL=server.url, FLASK_AETHER_PREFIX=prefix, AETHER_TEST_EARLY="1")
+    command = [f"{Path(sys.executable).parent}/{UWSGI[0]}", *UWSGI[1:]]
+    with closing(FreePort()) as free:
+        command = [one.replace("PORT", str(free.number)) for one in command]
+        ended = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=BOOT)
+    assert ended.returncode != 0
+    assert "set py-call-uwsgi-fork-hooks = true, or lazy-apps = true" in ended.stderr
 
 
 @pytest.mark.fault
