@@ -90,7 +90,7 @@ def _relay(place: Place, url: str, seed: int) -> None:
 
         def connecting() -> Any:
             table = connect()
-            for name in ("page", "take", "plan", "remove", "set_aside"):
+            for name in ("waiting", "take", "plan", "remove", "set_aside"):
                 deadly(table, name)
             transaction = table.transaction
 
