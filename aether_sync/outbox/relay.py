@@ -400,7 +400,7 @@ class Relay(Startable, ForkAware):
 
     def metrics(self) -> RelayMetrics:
         """Return what the relay has done; any thread may ask, also after the end."""
-        return self._counts.metrics()
+        return self._counts.metrics(str(self._settings.database))
 
     def __repr__(self) -> str:
         thread = self._thread

@@ -55,6 +55,7 @@ class RelayMetrics:
     """What a relay has done since it was made, and what waited when it last looked.
 
     Attributes:
+        outbox: Which outbox: its table and its database.
         stored: Events that are in the store.
         published: Events that the bus has confirmed.
         set_aside: Rows that this relay has set aside.
@@ -64,6 +65,7 @@ class RelayMetrics:
         seconds: From the moment at which a row was made to the moment at which it was sent.
     """
 
+    outbox: str = ""
     stored: int = 0
     published: int = 0
     set_aside: int = 0
@@ -92,9 +94,10 @@ class Counts:
             "for_others": self.there.for_others,
         }
 
-    def metrics(self) -> RelayMetrics:
+    def metrics(self, outbox: str) -> RelayMetrics:
         """Return those of ``metrics()``."""
         return RelayMetrics(
+            outbox=outbox,
             stored=self.stored,
             published=self.published,
             set_aside=self.set_aside,

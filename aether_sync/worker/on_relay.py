@@ -20,6 +20,9 @@ class RelayPart:
 
     Raises:
         InvalidOptionError: It is no relay.
+
+    Attributes:
+        relay: The relay.
     """
 
     goes_on = True
@@ -33,26 +36,26 @@ class RelayPart:
             )
         self.label = f"{relay!r}".strip("<>").partition(",")[0]
         self.key = "relay", id(relay)
-        self._relay = relay
+        self.relay = relay
 
     def begin(self, hooks: ThreadHooks, changed: Callable[[], object], deadline: Deadline) -> None:
         """Start it."""
-        self._relay.start(deadline.timeout_left())
+        self.relay.start(deadline.timeout_left())
 
     def let_end(self, *, discard: bool) -> None:
         """Take no more rows; do not wait for the batch that is being sent."""
-        let_relay_end(self._relay)
+        let_relay_end(self.relay)
 
     def end(self, deadline: Deadline, *, discard: bool) -> int:
         """Wait for that batch, and return whether it is left behind."""
-        return end_relays([self._relay], deadline)
+        return end_relays([self.relay], deadline)
 
     def forget(self) -> None:
         """In a forked child it is not started."""
 
     def health(self, deadline: Deadline) -> Health:
         """Return whether it can do its work now."""
-        return self._relay.health()
+        return self.relay.health()
 
     def metrics(self) -> None:
         """Return nothing: it is no handler."""

@@ -53,7 +53,7 @@ from .turns import Turns
 if TYPE_CHECKING:
     from ..outbox.relay import Relay
 
-__all__ = ["Worker", "handlers_of"]
+__all__ = ["Worker", "handlers_of", "relays_of"]
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -665,6 +665,13 @@ class Worker(Startable, ForkAware):
 def handlers_of(worker: Worker) -> list[BusHandler | ConsumerHandler]:
     """Return the handlers of a worker, for who calls them on a thread of its own, as a test does."""
     return [part for part in worker._parts if isinstance(part, BusHandler | ConsumerHandler)]
+
+
+def relays_of(worker: Worker) -> list["Relay"]:
+    """Return the relays of a worker, for who shows what they do."""
+    from .on_relay import RelayPart
+
+    return [part.relay for part in worker._parts if isinstance(part, RelayPart)]
 
 
 _workers: WeakRegistry[Worker] = WeakRegistry()

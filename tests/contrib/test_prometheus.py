@@ -8,6 +8,7 @@ import urllib.request
 import weakref
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ from aether_sync.contrib.prometheus._families import FAMILIES
 from aether_sync.metrics import BOUNDS
 
 from ..support.common import PATIENCE, eventually, make_event, run_threads
+from .outbox.places import Step, sqlite_place
 
 MakeBus = Callable[..., NATSEventBus]
 MakeStore = Callable[..., JetStreamEventStore]
@@ -133,6 +135,29 @@ def test_all_of_them_by_one_call(
     assert Scrape(registry).value("aether_sync_store_events_written_total") == 1
     registration.unregister()
     assert Scrape(registry).text == ""
+
+
+def test_a_relay_by_itself_and_of_a_worker(
+    tmp_path: Path, memory_store: InMemoryEventStore, registry: CollectorRegistry
+) -> None:
+    place = sqlite_place(tmp_path)
+    place.write([Step("append", actor, make_event(actor_id=actor)) for actor in "ab"], "me")
+    relay, worker = place.relay(memory_store, None), Worker(store=memory_store)
+    worker.relay(relay)
+    with register(worker, registry=registry):
+        assert Scrape(registry).value("aether_sync_relay_waiting_rows") is None, "it is not started"
+        with worker:
+            eventually(lambda: relay.metrics().stored == 2)
+            scrape = Scrape(registry)
+            assert scrape.value("aether_sync_relay_stored_total") == 2
+            assert scrape.value("aether_sync_relay_seconds_count") == 2
+            assert scrape.value("aether_sync_relay_set_aside_rows") == 0
+            eventually(lambda: Scrape(registry).value("aether_sync_relay_oldest_seconds") == 0)  # it looks each second
+            assert "aether_outbox" in scrape.text
+    with register(relay, registry=registry):
+        assert Scrape(registry).value("aether_sync_relay_stored_total") == 2
+        assert Scrape(registry).value("aether_sync_relay_waiting_rows") is None, "it is closed"
+    place.engine.dispose()
 
 
 def test_a_worker(local_bus: EventBus, memory_store: InMemoryEventStore, registry: CollectorRegistry) -> None:
@@ -471,7 +496,7 @@ def test_scrapes_and_registrations_at_the_same_time(registry: CollectorRegistry,
 )
 def test_an_unknown_object_is_named(thing: Any, local_bus: EventBus, registry: CollectorRegistry) -> None:
     with pytest.raises(
-        InvalidOptionError, match="takes buses, connections, stores, runners, consumers and workers, not"
+        InvalidOptionError, match="takes buses, connections, stores, runners, consumers, workers and relays, not"
     ):
         register(local_bus, thing, registry=registry)
     assert Scrape(registry).text == "", "nothing half made"

@@ -43,6 +43,7 @@ _STORE = ("name", "stream")
 _RUNNER = ("name", "stream", "consumer", "source")
 _CONSUMER = ("name", "stream", "consumer")
 _WORKER = ("name", "handler", "kind", "of")
+_RELAY = ("name", "outbox")
 
 BUS_PUBLISHED = Family(
     "aether_sync_bus_published_total",
@@ -249,6 +250,32 @@ WORKER_THREADS = Family("aether_sync_worker_threads", "gauge", "Calls of a handl
 WORKER_BUSY = Family("aether_sync_worker_busy_threads", "gauge", "Calls of a handler that run now.", _WORKER)
 WORKER_WAITING = Family(
     "aether_sync_worker_waiting_events", "gauge", "Events that wait in this process to be handled.", _WORKER
+)
+
+RELAY_SECONDS = Family(
+    "aether_sync_relay_seconds", "histogram", "From the making of a row of an outbox to its being sent.", _RELAY
+)
+RELAY_STORED = Family("aether_sync_relay_stored_total", "counter", "Events of an outbox that were stored.", _RELAY)
+RELAY_PUBLISHED = Family(
+    "aether_sync_relay_published_total", "counter", "Events of an outbox that the bus has confirmed.", _RELAY
+)
+RELAY_SET_ASIDE = Family(
+    "aether_sync_relay_set_aside_total", "counter", "Rows of an outbox that a relay has set aside.", _RELAY
+)
+RELAY_FAILURES = Family(
+    "aether_sync_relay_failures_total",
+    "counter",
+    "Times that a relay had to try again, as the database, the store or the bus was away.",
+    _RELAY,
+)
+RELAY_WAITING_ROWS = Family(
+    "aether_sync_relay_waiting_rows", "gauge", "Rows of an outbox that wait to be sent.", _RELAY, "max"
+)
+RELAY_ASIDE_ROWS = Family(
+    "aether_sync_relay_set_aside_rows", "gauge", "Rows of an outbox that are set aside.", _RELAY, "max"
+)
+RELAY_OLDEST_SECONDS = Family(
+    "aether_sync_relay_oldest_seconds", "gauge", "How long the oldest row that waits has waited.", _RELAY, "max"
 )
 
 EXPORT_ERRORS = Family(

@@ -1,4 +1,4 @@
-"""What the snapshots of buses, connections, stores, runners, consumers and workers say, as series and their values.
+"""What the snapshots of buses, stores, runners, workers and the like say, as series and their values.
 
 The counts of an object never go down, so two readings of it can be merged in any order: of each number the greater one
 holds. A histogram is a row of such numbers: how many times are in each range, and their sum.
@@ -10,10 +10,11 @@ from ...bus import EventBus
 from ...connection import Connection
 from ...metrics import Histogram, Metrics, RunnerMetrics, StoreMetrics
 from ...nats_bus import NATSEventBus
+from ...outbox.relay import Relay
 from ...stores._store_base import StoreBase
 from ...stores.consumers.base import ConsumerState
 from ...stores.consumers.runner import Runner
-from ...worker.worker import Worker
+from ...worker.worker import Worker, relays_of
 from . import _families as families
 from ._families import Family, Series
 
@@ -27,6 +28,7 @@ __all__ = [
     "read_bus",
     "read_connection",
     "read_consumer",
+    "read_relay",
     "read_runner",
     "read_store",
     "read_worker",
@@ -64,6 +66,11 @@ class Reading:
     def gauge(self, family: Family, value: float, *labels: str) -> None:
         """Note a gauge."""
         self.gauges[Series(family, (*self._labels, *labels))] = value
+
+    def add(self, other: "Reading") -> None:
+        """Take over what another object says, whose series are others."""
+        self.counts.update(other.counts)
+        self.gauges.update(other.gauges)
 
     def as_(self, name: str) -> "Reading":
         """Return the same under another name."""
@@ -198,7 +205,7 @@ def read_consumer(state: ConsumerState | None, name: str, stream: str, consumer:
 
 
 def read_worker(worker: Worker, name: str) -> Reading:
-    """Read the handlers of a worker, and the runners of its consumers."""
+    """Read the handlers of a worker, the runners of its consumers, and its relays."""
     metrics, is_open = worker.metrics(), not worker.closed
     found = Reading(name)
     for one in metrics.handlers:
@@ -216,7 +223,23 @@ def read_worker(worker: Worker, name: str) -> Reading:
             found.gauge(families.WORKER_WAITING, one.waiting, *labels)
     for runner in metrics.runners:
         if runner.threads:  # it has begun
-            of_runner = _reading_of_runner(runner, name, is_open=is_open)
-            found.counts.update(of_runner.counts)
-            found.gauges.update(of_runner.gauges)
+            found.add(_reading_of_runner(runner, name, is_open=is_open))
+    for relay in relays_of(worker):
+        found.add(read_relay(relay, name))
+    return found
+
+
+def read_relay(relay: Relay, name: str) -> Reading:
+    """Read a relay. What waits in its table is shown while it works."""
+    metrics, health = relay.metrics(), relay.health()
+    found = Reading(name, metrics.outbox)
+    found.histogram(families.RELAY_SECONDS, metrics.seconds)
+    found.count(families.RELAY_STORED, metrics.stored)
+    found.count(families.RELAY_PUBLISHED, metrics.published)
+    found.count(families.RELAY_SET_ASIDE, metrics.set_aside)
+    found.count(families.RELAY_FAILURES, metrics.failures)
+    if health.numbers:
+        found.gauge(families.RELAY_WAITING_ROWS, health.numbers["waiting"])
+        found.gauge(families.RELAY_ASIDE_ROWS, health.numbers["set_aside"])
+        found.gauge(families.RELAY_OLDEST_SECONDS, health.numbers["seconds_oldest"])
     return found

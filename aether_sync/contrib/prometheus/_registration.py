@@ -17,6 +17,7 @@ from ...bus import EventBus, lasting_metrics
 from ...connection import Connection
 from ...errors import InvalidOptionError
 from ...nats_bus import NATSEventBus
+from ...outbox.relay import Relay
 from ...stores._store_base import lasting_store_metrics
 from ...stores.consumers.runner import Runner, lasting_runner_metrics
 from ...stores.event_store import Consumer
@@ -33,6 +34,7 @@ from ._reading import (
     read_bus,
     read_connection,
     read_consumer,
+    read_relay,
     read_runner,
     read_store,
     read_worker,
@@ -81,11 +83,11 @@ class Registration:
 
 
 def register(
-    *objects: EventBus | Connection | InMemoryEventStore | JetStreamEventStore | Runner | Consumer | Worker,
+    *objects: EventBus | Connection | InMemoryEventStore | JetStreamEventStore | Runner | Consumer | Worker | Relay,
     name: str = "",
     registry: CollectorRegistry = REGISTRY,
 ) -> Registration:
-    """Show the metrics of buses, stores, runners, consumers and workers to Prometheus.
+    """Show the metrics of buses, stores, runners, consumers, workers and relays to Prometheus.
 
     In one process a registry asks them at each scrape. Where several processes answer scrapes, which is so if the
     environment has ``PROMETHEUS_MULTIPROC_DIR``, each process writes what it has into that directory once a second, and
@@ -98,8 +100,8 @@ def register(
     Args:
         *objects: Of a bus or store, its connection is shown as well. A consumer (``store.consumer(name)``) is asked for
             how far it is, by a thread of its own every five seconds; a :class:`~aether_sync.Runner` knows that without.
-            Of a :class:`~aether_sync.Worker` its handlers are shown, and the runners of its consumers; its bus and its
-            store are registered by themselves.
+            Of a :class:`~aether_sync.Worker` its handlers are shown, the runners of its consumers, and its relays; its
+            bus and its store are registered by themselves. All relays of an outbox see the same rows.
         name: The label ``name`` of all series of these objects, to tell two clusters apart; "" for none. The connection
             that several buses and stores share has the name of the first. An object that is unregistered, and then
             registered under another name, begins there with what is not shown under the name before.
@@ -215,7 +217,7 @@ def _register_in(registry: CollectorRegistry, sources: list[Source]) -> Registra
 
 # -- what can be registered
 
-_KINDS = "buses, connections, stores, runners, consumers and workers"
+_KINDS = "buses, connections, stores, runners, consumers, workers and relays"
 
 
 def _sources_of(thing: Any, name: str) -> list[Source]:
@@ -228,6 +230,8 @@ def _sources_of(thing: Any, name: str) -> list[Source]:
         return [_consumer_source(thing, name)]
     if is_of(thing, Worker):
         return [Source(id(thing), thing, "worker", name, read_worker)]
+    if is_of(thing, Relay):
+        return [Source(id(thing), thing, "relay", name, read_relay)]
     if is_of(thing, EventBus):
         own = _bus_source(thing, name)
     elif is_of(thing, InMemoryEventStore) or is_of(thing, JetStreamEventStore):
