@@ -76,10 +76,17 @@ class Served:
             with error:
                 return error.code, error.read().decode()
 
-    def await_answer(self, wanted: str = "") -> None:
-        """Wait until it answers, and with a text if that is given."""
-        end = time.monotonic() + BOOT
+    def await_answer(self, wanted: str = "", of: Path | None = None) -> None:
+        """Wait until it answers, and with a text if that is given.
+
+        The file of a program is touched meanwhile: a reloader does not see what changes before its first look.
+        """
+        touched = time.monotonic()
+        end = touched + BOOT
         while True:
+            if of is not None and time.monotonic() - touched > PATIENCE / 4:
+                of.touch()
+                touched = time.monotonic()
             try:
                 if wanted in self.ask("/")[1]:
                     return

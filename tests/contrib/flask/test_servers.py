@@ -189,7 +189,7 @@ def test_flask_run_reloads_and_publishes(server: NATSServer, prefix: str, tmp_pa
         with serving(command, tmp_path, **environ) as served:
             for version in ("version 1", "version 2"):
                 program.write_text(SHOP.replace("version 1", version))
-                served.await_answer(version)
+                served.await_answer(version, of=program)
                 assert served.ask("/", "POST")[0] == 200
                 assert events.get(timeout=BOOT).actor_id == version
             served.end(signal.SIGINT)
