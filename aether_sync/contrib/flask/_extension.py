@@ -120,6 +120,10 @@ class Aether:
         changes nothing. Each event is published at most once. If the bus does not accept one, that is logged by the
         logger of the application.
 
+        Whatever has the context of the request may call it: the body of a streamed response, a ``teardown_request``
+        function, a thread that runs with ``copy_current_request_context``. After the end of the response it publishes
+        at once, if that was a success.
+
         With ``app.testing``, a response that is not streamed counts as sent when Flask has made it, because the client
         of Flask's tests does not close its responses.
 
