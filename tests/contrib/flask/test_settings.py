@@ -133,7 +133,7 @@ def test_a_slip_of_capitals_is_named(monkeypatch: pytest.MonkeyPatch, aether: Ae
     monkeypatch.setenv("FLASK_AETHER_stream", "shop")
     app = Flask(__name__)
     app.config.from_prefixed_env()
-    with pytest.raises(InvalidOptionError, match="no setting 'AETHER_stream': did you mean AETHER_STREAM?"):
+    with pytest.raises(InvalidOptionError, match=r"no setting 'AETHER_stream': did you mean AETHER_STREAM\?"):
         aether.init_app(app)
 
 
