@@ -210,8 +210,9 @@ def check_known(refusal: str, given: Iterable[str], known: Collection[str], *, c
         import difflib  # which nobody needs who makes no mistake
 
         begun = [one for one in known if one.startswith((f"{unknown}_", f"{unknown}s_"))]
-        own = [one.removeprefix(common) for one in known]
-        near = begun or [common + one for one in difflib.get_close_matches(unknown.removeprefix(common), own, n=1)]
+        own = {one.removeprefix(common).casefold(): one for one in known}  # a slip may be one of capitals
+        close = difflib.get_close_matches(unknown.removeprefix(common).casefold(), own, n=1)
+        near = begun or [own[one] for one in close]
         hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
         if unknown == "context":  # of the nats command line
             hint = "make the connection with Connection.from_context(), and give it that"

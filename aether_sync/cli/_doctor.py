@@ -22,7 +22,7 @@ _COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.BAD: "red"}
 @click.option("--monitor", metavar="URL", help="The server's monitoring port, as http://host:8222: shows more.")
 @click.option(
     "--replicas",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=1, max=5),
     default=1,
     show_default=True,
     metavar="N",

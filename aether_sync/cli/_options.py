@@ -133,7 +133,7 @@ _namespace_option = click.option("--namespace", metavar="NAME", help="The store'
 
 _replicas_option = click.option(
     "--replicas",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=1, max=5),
     default=1,
     show_default=True,
     metavar="N",

@@ -1,6 +1,7 @@
 """What gunicorn's workers need for responses that wait for events.
 
-It is one line in ``gunicorn.conf.py``: ``from aether_sync.contrib.gunicorn import post_worker_init``.
+It is one line in ``gunicorn.conf.py``: ``from aether_sync.contrib.gunicorn import post_worker_init``. With the worker
+``gevent``, ``gevent.monkey.patch_all()`` is called before it.
 """
 
 import signal

@@ -37,7 +37,7 @@ from ._jetstream.parts import StoreParts
 from ._jetstream.reader import Reader, valid
 from ._jetstream.saves import Saves
 from ._jetstream.snapshots import Snapshots
-from ._jetstream.stream import Stream, settings, snapshot_settings
+from ._jetstream.stream import MAX_REPLICAS, Stream, settings, snapshot_settings
 from ._jetstream.turns import TurnStream
 from ._jetstream.vitals import ask_for_vitals
 from ._jetstream.writer import Writer
@@ -70,8 +70,9 @@ class JetStreamEventStore(StoreBase, ForkAware):
             under it, too.
         bus: The bus on which an ``EventStored`` is published for each event that is stored; see
             :meth:`set_broadcaster`.
-        replicas: How many servers keep the stream if this store makes it: 1, or 3 to survive the loss of one. A stream
-            that fewer servers keep is refused. Dead letters and snapshots are kept by as many servers as the events.
+        replicas: How many servers keep the stream if this store makes it: 1, or 3 to survive the loss of one; at
+            most 5. A stream that fewer servers keep is refused. Dead letters and snapshots are kept by as many servers
+            as the events.
         cache_bytes: Bytes of memory for the events of actors that were read or written lately, as far as that can be
             estimated; 0 keeps none. An actor that is kept is loaded again in one round trip, however long it is. The
             default is 64 MiB, about 50,000 events of 300 bytes.
@@ -103,7 +104,7 @@ class JetStreamEventStore(StoreBase, ForkAware):
         **options: Unpack[ConnectionOptions],
     ) -> None:
         check_options(JetStreamEventStore, options, OPTIONS)
-        replicas = check_count("replicas", replicas)
+        replicas = check_count("replicas", replicas, MAX_REPLICAS)
         self._cached_actors = check_count("cached_actors", cached_actors)
         self._names = Names(stream, namespace)
         self._replicas = replicas

@@ -15,12 +15,14 @@ import freezegun
 import pytest
 
 from aether_sync import (
+    ANY_VERSION,
     BusClosedError,
     Connection,
     Finding,
     InvalidNamespaceError,
     InvalidOptionError,
     JetStreamEventStore,
+    MalformedRecordError,
     NATSCluster,
     NATSEventBus,
     NATSServer,
@@ -475,6 +477,24 @@ def test_a_consumer_that_nobody_runs(server: NATSServer, store: JetStreamEventSt
         found = troubles(look(server.url, stream=store.stream))
     assert set(found) == {"consumer mailer"}
     assert "3 events before it, and nobody asks for them" in found["consumer mailer"].message
+
+
+def test_a_bus_that_publishes_into_the_stream(server: NATSServer, store: JetStreamEventStore, prefix: str) -> None:
+    """Its prefix is the name of the stream. Whoever reads what it has published is told the same."""
+    store.append("thing-1", make_event(1), expected_version=ANY_VERSION)
+    with NATSEventBus(server.url, prefix=prefix) as bus:
+        bus.publish("events", make_event(2))
+        bus.publish("a.b", make_event(3))
+        bus.flush(PATIENCE)
+    found = look(server.url, stream=prefix, prefix=prefix)
+    assert [one.level for one in of("prefix", found)] == ["bad"]
+    (records,) = of("records", found)
+    assert f"2 of the latest 3 are no events, the last at sequence 3, of '{prefix}.events.a.b'" in records.message
+    assert f"to '{prefix}'" in records.advice
+    with pytest.raises(
+        MalformedRecordError, match=f"a bus with the prefix '{prefix}', which is the name of the stream"
+    ):
+        store.read_all(1)
 
 
 def test_a_long_duplicate_window(server: NATSServer, store: JetStreamEventStore, prefix: str) -> None:

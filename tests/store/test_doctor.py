@@ -135,6 +135,12 @@ def test_a_server_that_stops_answering_is_named(version: str, stops: bool) -> No
             "account R3: storage is 96% full",
         ),
         ({"account": {"streams": 3, "limits": {"max_streams": 3}}}, Level.WARN, "3 streams and may have no more"),
+        ({"prefix": "events"}, Level.BAD, "'events' is the prefix of the bus, and the name of the stream"),
+        (
+            {"no_events": [(7, "events.events.a"), (9, "events.events.b")], "looked_through": 1_000},
+            Level.WARN,
+            "2 of the latest 1,000 are no events, the last at sequence 9, of 'events.events.b'",
+        ),
         (
             {"torn": [TornSave(7, 9, False)], "looked_through": 1_000},
             Level.WARN,

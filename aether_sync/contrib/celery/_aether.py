@@ -3,7 +3,6 @@
 import atexit
 import weakref
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -65,6 +64,21 @@ class _Open(NamedTuple):
     bus: EventBus
     store: EventStore
     close_timeout: float
+
+
+class _OnSuccess(NamedTuple):
+    """An event that waits for the success of a task."""
+
+    aether: "Aether"
+    namespace: str
+    event: Event
+
+    def publish(self) -> None:
+        self.aether._publish(self.namespace, self.event)
+
+    def lose(self) -> None:
+        reason = "its result could not be stored, or its on_success() has raised an error"
+        self.aether._report_lost(self.namespace, self.event, reason)
 
 
 class Aether:
@@ -283,22 +297,25 @@ class Aether:
         if run is None:
             self.bus.publish(namespace, copy)
         else:
-            run.on_success.append(partial(self._publish, namespace, copy))
+            run.on_success.append(_OnSuccess(self, namespace, copy))
 
     def _publish(self, namespace: str, event: Event) -> None:
         try:
             self.bus.publish(namespace, event)
         except Exception as error:  # the task has succeeded, and must not fail any more
-            self._reporter.error(
-                Kind.NOT_PUBLISHED,
-                "event %s of a task that has succeeded is not published: %s",
-                short(event.event_type),
-                explained(error),
-                namespace=namespace,
-                event_id=event.id,
-                event_type=event.event_type,
-                actor=event.actor_id,
-            )
+            self._report_lost(namespace, event, explained(error))
+
+    def _report_lost(self, namespace: str, event: Event, reason: str) -> None:
+        self._reporter.error(
+            Kind.NOT_PUBLISHED,
+            "event %s of a task that has succeeded is not published: %s",
+            short(event.event_type),
+            reason,
+            namespace=namespace,
+            event_id=event.id,
+            event_type=event.event_type,
+            actor=event.actor_id,
+        )
 
     # -- its end
 

@@ -20,7 +20,7 @@ from ...stores.memory import InMemoryEventStore
 __all__ = ["CLOSE_TIMEOUT", "check_settings", "make_bus_and_store", "settings_of"]
 
 _PREFIX = "aether_"
-_IN_MEMORY = "memory://"  # as Celery's own brokers and result backends have it
+_IN_MEMORY = ("memory://", "memory:")  # the first as Celery's own brokers and result backends have it
 CLOSE_TIMEOUT = 5.0  # seconds: a container is killed 10 seconds after it is told to stop, by default
 
 _OF_A_BUS = ("prefix", "publish_timeout", "on_disconnect")
@@ -64,7 +64,7 @@ def make_bus_and_store(
     """
     try:
         timeout = check_seconds("close_timeout", settings.get("close_timeout", CLOSE_TIMEOUT))
-        make = _in_memory if settings.get("url") == _IN_MEMORY else _on_a_server
+        make = _in_memory if settings.get("url") in _IN_MEMORY else _on_a_server
         return *make(settings, types), timeout
     except AetherError as error:
         raise ImproperlyConfigured(

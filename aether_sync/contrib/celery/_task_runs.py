@@ -7,19 +7,29 @@ that run.
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID, uuid5
 
 from celery import current_task
 from celery.signals import task_postrun, task_prerun, task_success
+from celery.states import SUCCESS
 
 from ...errors import AetherError
 
-__all__ = ["TaskRun", "current_run"]
+__all__ = ["TaskRun", "Waiting", "current_run"]
 
 _IDS = UUID("c0f9ccd0-df92-5f13-a271-651f1980888e")  # the namespace of the ids, which must never change
+
+
+class Waiting(Protocol):
+    """What waits for the success of a task."""
+
+    def publish(self) -> None:
+        """The task has succeeded."""
+
+    def lose(self) -> None:
+        """The task has returned, and Celery did not say that it has succeeded."""
 
 
 class TaskRun:
@@ -32,13 +42,13 @@ class TaskRun:
 
     Attributes:
         outer: That run.
-        on_success: What is called, in order, when it has succeeded.
+        on_success: What waits, in order, for its success.
     """
 
     def __init__(self, task: Any, task_id: str, outer: "TaskRun | None") -> None:
         request = task.request
         self.outer = outer
-        self.on_success: list[Callable[[], None]] = []
+        self.on_success: list[Waiting] = []
         self.task_id = task_id
         self._root_id = request.root_id or task_id
         # A task that is replaced hands its id on to the next one, which may be the same task.
@@ -101,17 +111,19 @@ def _begin(task_id: str, task: Any, **_: object) -> TaskRun:
 def _succeed(sender: Any, **_: object) -> None:
     run = _current.get()
     if run is not None and run.is_of(sender):
-        waiting, run.on_success = run.on_success, []
-        for call in waiting:
-            call()
+        while run.on_success:
+            run.on_success.pop(0).publish()
 
 
-def _end(task_id: str, **_: object) -> None:
+def _end(task_id: str, state: str | None = None, **_: object) -> None:
     run = _current.get()
     while run is not None and run.task_id != task_id:  # an interrupt kept the end of that one from being told
         run = run.outer
     if run is not None:  # else an interrupt kept its begin from being told
         _current.set(run.outer)
+        if state == SUCCESS:  # which a task has whose result could not be stored, or whose on_success() has raised
+            for one in run.on_success:
+                one.lose()
 
 
 task_prerun.connect(_begin, weak=False)

@@ -6,7 +6,7 @@ from typing import cast
 from flask import Blueprint, Flask, Response, current_app, request, request_finished
 from werkzeug.exceptions import BadRequest
 
-from ..._arguments import is_of
+from ..._arguments import as_whole, is_of
 from ..._values.shown import short
 from ...bus import EventBus
 from ...errors import InvalidOptionError
@@ -120,6 +120,10 @@ class Aether:
         changes nothing. Each event is published at most once. If the bus does not accept one, that is logged by the
         logger of the application.
 
+        Whatever has the context of the request may call it: the body of a streamed response, a ``teardown_request``
+        function, a thread that runs with ``copy_current_request_context``. After the end of the response it publishes
+        at once, if that was a success.
+
         With ``app.testing``, a response that is not streamed counts as sent when Flask has made it, because the client
         of Flask's tests does not close its responses.
 
@@ -139,7 +143,7 @@ class Aether:
         self,
         source: EventStore | Subscription | None = None,
         *,
-        after: str | None = None,
+        after: str | int | None = None,
         actors: str | None = None,
         event_types: Iterable[str | type] = (),
         encode: Encode | None = None,
@@ -153,8 +157,9 @@ class Aether:
 
         Args:
             source: A store or a subscription of the bus; None for the store of the current application.
-            after: What the page has got when it connects first, as text: ``request.args.get("after")``. The sequence of
-                an event, "0" to get all, or None to get what is stored from now on. ``Last-Event-ID`` comes before it.
+            after: What the page has got when it connects first, as a number or its text, such as
+                ``request.args.get("after")``: the sequence of an event, 0 to get all, or None to get what is stored
+                from now on. ``Last-Event-ID`` comes before it. With a subscription, which has no past, it must be None.
             actors: A pattern of actor ids, such as ``"order-*"``: only events of these; None for all.
             event_types: Only events of these types, names or classes of the store's ``types``; none means all types.
             encode: Called with each event, for the text that the page gets; for None it does not get the event. By
@@ -167,18 +172,21 @@ class Aether:
             StoreClosedError: The store is closed.
             RuntimeError: There is no request, or as of :attr:`store`.
         """
-        last = request.headers.get("Last-Event-ID") or after
+        if after is not None and isinstance(source, Subscription):
+            raise InvalidOptionError("a subscription has no past: after= is for the events of a store")
+        last_event_id = request.headers.get("Last-Event-ID")
         try:
             body = stream(
                 self.store if source is None else source,
-                last,
+                last_event_id or _text_of(after),
                 actors=actors,
                 event_types=event_types,
                 encode=encode,
                 heartbeat=heartbeat,
             )
         except LastEventIdError as error:
-            raise BadRequest(str(error)) from error
+            text = str(error) if last_event_id else str(error).replace("Last-Event-ID", "after", 1)
+            raise BadRequest(text) from error
         return Response(body, headers=HEADERS)
 
     def _parts(self, app: Flask | None = None) -> Parts:
@@ -230,3 +238,13 @@ class Aether:
 
     def __repr__(self) -> str:
         return "<Aether>"
+
+
+def _text_of(after: str | int | None) -> str | None:
+    """Return a sequence as the header would have it; what a client may have sent is checked later."""
+    if after is None or is_of(after, str):
+        return after
+    number = as_whole(after)
+    if number is None:
+        raise InvalidOptionError(f"after must be the sequence of an event, a number or its text, not {short(after)}")
+    return str(number)

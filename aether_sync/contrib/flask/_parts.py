@@ -6,13 +6,12 @@ that one which is dropped is collected, and these with it.
 
 from contextlib import suppress
 
-from ..._bus.store_watch import check_apart
 from ..._runtime.deadline import Deadline
 from ..._runtime.exit import at_exit
 from ..._runtime.registry import WeakRegistry
 from ...bus import EventBus
 from ...connection import ConnectionOptions
-from ...errors import AetherError
+from ...errors import AetherError, InvalidOptionError
 from ...event_types import EventTypes
 from ...health import Health
 from ...metrics import CloseReport
@@ -60,6 +59,9 @@ class Parts:
                 self.bus = bus = NATSEventBus(settings.place(), types=types, **settings.of_a_bus, **options)
                 if settings.stream is not None:
                     self.store = _store_on(bus, settings, types)
+        for other in _open:
+            if other.owner is owner and not other.bus.closed and settings.shares_a_server_with(other.settings):
+                _check_apart(settings, other.settings)
         _open.add(self)
 
     def health(self, timeout: float | None = 0.5) -> Health:
@@ -87,6 +89,23 @@ class Parts:
         )
 
 
+def _check_apart(settings: Settings, other: Settings) -> None:
+    """Refuse an application if one of two would store what the other one publishes.
+
+    Raises:
+        InvalidOptionError: It is so; the error names the setting.
+    """
+    for setting, said, of_other, taken in (
+        ("AETHER_PREFIX", settings.prefix, "AETHER_STREAM", other.subjects),
+        ("AETHER_STREAM", settings.subjects, "AETHER_PREFIX", other.prefix),
+    ):
+        if said == taken:
+            raise InvalidOptionError(
+                f"{setting} is {said!r}, as {of_other} of another app at this server is: a store would keep what a bus "
+                "publishes. Give one of them another name"
+            )
+
+
 def _store_in_memory(settings: Settings, bus: EventBus, types: EventTypes | None) -> InMemoryEventStore:
     kept = settings.of_a_store.get("snapshots_kept", 1)
     announcing = None if settings.namespace is None else bus
@@ -95,7 +114,6 @@ def _store_in_memory(settings: Settings, bus: EventBus, types: EventTypes | None
 
 def _store_on(bus: NATSEventBus, settings: Settings, types: EventTypes | None) -> JetStreamEventStore:
     assert settings.stream is not None
-    check_apart(settings.stream, bus.prefix)
     return JetStreamEventStore(
         bus.connection,
         settings.stream,

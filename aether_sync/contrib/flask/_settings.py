@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 from ..._arguments import check_known, is_of
+from ..._bus.store_watch import check_apart
 from ..._nats.checks import check_servers
 from ..._nats.settings import InContext, Renamed
 from ...connection import Connection, ConnectionOptions
@@ -41,7 +42,7 @@ def _as_it_is(key: str, value: object) -> object:
 
 def _as_url(key: str, value: object) -> object:
     url: Any = value if type(value) in (list, tuple) else _as_text(key, value)
-    if url in _MEANS_MEMORY:
+    if url not in _IN_MEMORY and str(url).strip().lower() in (*_IN_MEMORY, *_MEANS_MEMORY):
         raise InvalidOptionError(f"{key} is {url!r}: for a bus and a store in memory it must be {_IN_MEMORY[0]!r}")
     if url not in _IN_MEMORY:
         try:
@@ -180,8 +181,22 @@ class Settings:
         )
         with named():
             check_prefix(settings.prefix)
-            Names("events" if settings.stream is None else settings.stream, settings.namespace)
+            names = Names("events" if settings.stream is None else settings.stream, settings.namespace)
+            if settings.stream is not None:  # in memory, too, so that a test finds what production refuses
+                for prefix in (settings.prefix, "aether"):
+                    check_apart(names.stream, prefix)
         return settings
+
+    @property
+    def subjects(self) -> str | None:
+        """The first token of the subjects of the store; None if there is no store."""
+        return None if self.stream is None else Names(self.stream, self.namespace).stream
+
+    def shares_a_server_with(self, other: "Settings") -> bool:
+        """Whether both name the same server, by the same words."""
+        names = ("url", "context")
+        ours, theirs = ([one.of_a_connection.get(name) for name in names] for one in (self, other))
+        return not (self.is_in_memory or other.is_in_memory) and ours == theirs
 
     def place(self, names: Mapping[str, str] = _KEYS) -> str:
         """Return what a connection or a bus is given in the place of a URL.

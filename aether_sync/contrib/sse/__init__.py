@@ -54,7 +54,9 @@ def stream(
 
     This asks the store where it ends, for a second at most; to be sure that an id is ahead of it takes two more. While
     the store is away, the stream begins all the same, and has events as soon as the store is back: a browser that gets
-    an error such as 503 would not come back. In a coroutine, call it by ``await asyncio.to_thread(stream, ...)``.
+    an error such as 503 would not come back. Without a ``last_event_id`` it begins then where the store ends when this
+    process reaches it: nobody knows where it ended before. In a coroutine, call it by ``await
+    asyncio.to_thread(stream, ...)``.
 
     Args:
         source: The store, or the subscription.

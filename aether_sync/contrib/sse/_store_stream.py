@@ -137,6 +137,8 @@ class StoreStream(EventStream):
         if found is Standing.BEHIND and self._cursor.has_joined:
             self._drop()
             return Step.END
+        if found is Standing.AT_END and self._said is None:  # nobody knew the place when it began
+            return self._beat()  # so that a browser that is cut off now comes back to it
         return self._may_work(found)
 
     def _may_work(self, found: Standing) -> Step:
@@ -216,7 +218,7 @@ class StoreStream(EventStream):
     def _beat(self) -> bytes:
         """Return a heartbeat. With it the browser learns that it need not come back for what it does not want."""
         position = self._joined.settle(self._cursor)
-        if position is None or position <= (self._said or 0):
+        if position is None or (self._said is not None and position <= self._said):
             return COMMENT
         self._said = position
         return mark(position)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple, TypeGuard, cast
 
-from ..._codec.decoding import decode_stored, decode_stored_run
+from ..._codec.decoding import decode_envelope, decode_stored, decode_stored_run
 from ..._nats.interest import Message
 from ..._runtime.deadline import Deadline
 from ...errors import DecodingError, MalformedRecordError
@@ -375,4 +375,19 @@ def _malformed(sequence: int, subject: str, data: bytes, found: Event | Decoding
         reason = str(found)
     else:
         reason = "it is of another actor than its subject" if found.version else "it has no version"
+    if _is_of_a_bus(subject, data):
+        prefix = subject.partition(".")[0]
+        reason = (
+            f"a bus with the prefix {prefix!r}, which is the name of the stream as well, has published it. Give one of "
+            "them another name"
+        )
     return MalformedRecordError(f"record {sequence} of {subject!r} is no event: {reason}", sequence, data)
+
+
+def _is_of_a_bus(subject: str, data: bytes) -> bool:
+    """Whether a bus has published a record, under the namespace that its subject ends with."""
+    try:
+        decode_envelope(data, subject.partition(".events.")[2])
+    except DecodingError:
+        return False
+    return True

@@ -33,6 +33,10 @@ _EXACT = {  # by setting: what is wrong if it is another one
 }
 
 
+#: How many servers may keep a stream: nats-server refuses more.
+MAX_REPLICAS = 5
+
+
 def settings(names: Names, replicas: int) -> dict[str, Any]:
     """Return the settings of a stream of events."""
     return {

@@ -71,6 +71,16 @@ def _jetstream(answers: Answers) -> Iterator[Finding]:
         yield ok("jetstream", f"enabled; {answers.account.get('streams', 0)} streams in the account")
 
 
+def _prefix(answers: Answers) -> Iterator[Finding]:
+    if answers.wanted is not None and answers.wanted["name"] == answers.prefix:
+        yield bad(
+            "prefix",
+            f"{answers.prefix!r} is the prefix of the bus, and the name of the stream as well: the stream keeps what "
+            "the bus publishes, which is no event of the store, and the bus hears the records of the store",
+            "give one of them another name",
+        )
+
+
 def _account(answers: Answers) -> Iterator[Finding]:
     account = answers.account
     for tier, one in [("", account), *account.get("tiers", {}).items()]:
@@ -301,6 +311,20 @@ def _saves(answers: Answers) -> Iterator[Finding]:
     )
 
 
+def _no_events(answers: Answers) -> Iterator[Finding]:
+    """Check that nobody else publishes to the subjects of the store."""
+    if not answers.no_events:
+        return
+    sequence, subject = answers.no_events[-1]
+    yield warn(
+        "records",
+        f"{len(answers.no_events):,} of the latest {answers.looked_through:,} are no events, the last at sequence "
+        f"{sequence:,}, of {short(subject)}: a projection stops at such a one",
+        f"see who publishes to {short(subject.partition('.')[0])}: a bus of this prefix, perhaps, which needs another "
+        "name. get_events_with_errors() shows what they are",
+    )
+
+
 def _event_types(answers: Answers) -> Iterator[Finding]:
     if not answers.has_types:
         return
@@ -369,7 +393,7 @@ def _dead_letters(answers: Answers) -> Iterator[Finding]:
 
 
 Check = Callable[[Answers], Iterator[Finding]]
-_OF_STORE: tuple[Check, ...] = (_jetstream, _account, _sync, _disk, _stream)
+_OF_STORE: tuple[Check, ...] = (_prefix, _jetstream, _account, _sync, _disk, _stream)
 _OF_STREAM: tuple[Check, ...] = (
-    _settings, _limits, _window, _replicas, _subjects, _saves, _event_types, _consumers, _dead_letters,
+    _settings, _limits, _window, _replicas, _subjects, _saves, _no_events, _event_types, _consumers, _dead_letters,
 )  # fmt: skip

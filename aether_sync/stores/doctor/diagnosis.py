@@ -8,6 +8,7 @@ from ...errors import ConnectError, InvalidOptionError
 from ...event_types import EventTypes, class_of_events
 from ...patterns import Pattern, check_prefix
 from .._jetstream.names import Names
+from .._jetstream.stream import MAX_REPLICAS
 from .checks import examine
 from .findings import Finding, bad, without
 from .monitoring import MonitoringPort
@@ -74,7 +75,7 @@ def diagnose(
         raise InvalidOptionError(f"patterns must be several, such as [{patterns!r:.80}], not a str")
     wanted = Wanted(
         names=Names(stream, namespace) if check_flag("store", store) else None,
-        replicas=check_count("replicas", replicas),
+        replicas=check_count("replicas", replicas, MAX_REPLICAS),
         prefix=check_prefix(prefix),
         patterns=None if patterns is None else tuple(Pattern.parse(one).text for one in patterns),
         monitor=port,

@@ -102,6 +102,7 @@ class Answers:
 
     Attributes:
         wanted: The settings that the stream would be made with; None if no store is looked at.
+        prefix: The prefix of the bus.
         server: ``INFO``, of the server that is connected.
         user: ``$SYS.REQ.USER.INFO``.
         tls: How the connection is encrypted; None if it is not.
@@ -122,6 +123,7 @@ class Answers:
         routes: ``/routez`` of the monitoring port; empty if that was not asked.
         torn: Saves of which only a part is stored, among the latest records.
         looked_through: The number of these records.
+        no_events: The sequence and the subject of those of them that are no events.
         has_types: Whether it is known which types of events the program knows.
         unknown: Types of events and their versions that it does not know, among these records: how many there are, and
             the sequence of the last.
@@ -129,6 +131,7 @@ class Answers:
     """
 
     wanted: dict[str, Any] | None
+    prefix: str = "aether"
     server: dict[str, Any] = field(default_factory=dict)
     user: dict[str, Any] = field(default_factory=dict)
     tls: TLSState | None = None
@@ -149,6 +152,7 @@ class Answers:
     routes: dict[str, Any] = field(default_factory=dict)
     torn: list[TornSave] = field(default_factory=list)
     looked_through: int = 0
+    no_events: list[tuple[int, str]] = field(default_factory=list)
     has_types: bool = False
     unknown: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     moment: float = 0.0

@@ -84,6 +84,7 @@ def ask_for_all(connection: Connection, wanted: Wanted, timeout: float) -> Answe
     monitored, figures = _figures(wanted.monitor, timeout, str(server.get("server_id")))
     answers = Answers(
         wanted=None if wanted.names is None else settings(wanted.names, wanted.replicas),
+        prefix=wanted.prefix,
         server=server,
         tls=asking.tls(),
         user=user.answer,
@@ -111,7 +112,8 @@ def _of_store(asking: "_Asking", names: Names, types: EventTypes | None, answers
         return answers
     info = asking.fastest(partial(asking.ask, f"STREAM.INFO.{names.stream}", StreamInfo))
     unknown: dict[tuple[str, str], tuple[int, int]] = {}
-    look = None if types is None else partial(_note_unknown, types, unknown)
+    no_events: list[tuple[int, str]] = []
+    look = partial(_note, types, unknown, no_events)
     latest = asking.latest(names, info.answer.get("state", {}).get("last_seq", 0), look)
     skew = _skew(info.answer.get("ts"), info.middle)
     return replace(
@@ -123,6 +125,7 @@ def _of_store(asking: "_Asking", names: Names, types: EventTypes | None, answers
         skew=answers.skew if skew is None else skew,
         torn=list(torn_saves(latest)),
         looked_through=len(latest),
+        no_events=sorted(no_events),
         has_types=types is not None,
         unknown=unknown,
     )
@@ -276,10 +279,18 @@ class _Asking:
         return [one for one in consumers if has_shape(one, ConsumerInfo)]
 
 
-def _note_unknown(types: EventTypes, unknown: dict[tuple[str, str], tuple[int, int]], records: list[Record]) -> None:
-    """Count the events of unknown types by name and version; records that are no events are not looked at here."""
+def _note(
+    types: EventTypes | None,
+    unknown: dict[tuple[str, str], tuple[int, int]],
+    no_events: list[tuple[int, str]],
+    records: list[Record],
+) -> None:
+    """Note the records that are no events, and count the events of unknown types by name and version."""
     for record, event in zip(records, decode_stored_run([one.data for one in records]), strict=True):
-        if isinstance(event, DecodingError) or _is_known(types, event):
+        if isinstance(event, DecodingError):
+            no_events.append((record.sequence, record.subject))
+            continue
+        if types is None or _is_known(types, event):
             continue
         key = event.event_type, event.metadata.get(SCHEMA_VERSION, "1")
         count, last = unknown.get(key, (0, 0))

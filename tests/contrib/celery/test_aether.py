@@ -346,6 +346,28 @@ class TestPublishingOnSuccess:
         (record,) = [one for one in caplog.records if getattr(one, "kind", "") == "not_published"]
         assert (record.levelname, record.namespace, record.actor) == ("ERROR", "told", "a")  # type: ignore[attr-defined]
 
+    @pytest.mark.parametrize("what", ["on_success", "the result"])
+    def test_what_celery_does_not_call_a_success_is_logged(
+        self, app: Celery, aether: Aether, caplog: pytest.LogCaptureFixture, what: str
+    ) -> None:
+        def task(*_: object) -> None:
+            aether.publish_on_success("told", aether.event("Told", "a"))
+
+        def fail(*_: object, **__: object) -> None:
+            raise MemoryError(what)
+
+        base = type("Failing", (app.Task,), {"on_success": fail} if what == "on_success" else {})
+        work = app.task(task, shared=False, base=base)
+        if what == "the result":
+            work.backend.mark_as_done = fail
+        with aether.bus.subscribe("told") as events:
+            with pytest.raises(MemoryError):
+                work.apply(throw=True)
+            assert events.get_batch(9, timeout=0) == []
+        flush_logs()
+        (record,) = [one for one in caplog.records if getattr(one, "kind", "") == "not_published"]
+        assert "its result could not be stored" in record.getMessage()
+
 
 STORES = pytest.mark.parametrize("url", ["memory://", "server"])
 

@@ -2,11 +2,12 @@
 
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from wsgiref.util import setup_testing_defaults
 
 import pytest
-from flask import Flask, Response, abort, g, send_file, stream_with_context
+from flask import Flask, Response, abort, copy_current_request_context, g, request, send_file, stream_with_context
 
 from aether_sync import EncodingError, Event, InvalidEventError, InvalidNamespaceError, Subscription
 from aether_sync.contrib.flask import Aether
@@ -83,6 +84,31 @@ def app(aether: Aether, make_app: MakeApp) -> Flask:
     @app.after_request
     def change(response: Response) -> Response:
         return Response("another", status=503) if g.get("changed") else response
+
+    @app.route("/late/stream/<int:status>")
+    def late_stream(status: int) -> Response:
+        @stream_with_context
+        def body() -> Iterator[str]:
+            yield "one"
+            publish(7)
+            yield "two"
+
+        return Response(body(), status=status)
+
+    @app.route("/late/teardown/<int:status>")
+    def late_teardown(status: int) -> tuple[str, int]:
+        return "said", status
+
+    @app.teardown_request
+    def tear_down(error: BaseException | None) -> None:
+        if request.endpoint == "late_teardown":
+            publish(8)
+
+    @app.route("/late/thread/<int:status>")
+    def late_thread(status: int) -> tuple[str, int]:
+        app.extensions["works"] = works = [copy_current_request_context(partial(publish, 9)) for _ in range(2)]
+        app.extensions["work"] = works[0]
+        return "said", status
 
     return app
 
@@ -197,6 +223,101 @@ def test_a_body_that_is_never_begun_is_closed(app: Flask, published: Subscriptio
     assert of(published) == [1]
 
 
+def test_what_the_body_alone_publishes_comes(app: Flask, published: Subscription) -> None:
+    server = Server(app, "/late/stream/200")
+    assert server.send() == b"onetwo"
+    assert of(published) == []
+    server.close()
+    assert of(published) == [7]
+
+
+def test_what_the_teardown_publishes_comes(app: Flask, published: Subscription) -> None:
+    server = Server(app, "/late/teardown/200")
+    assert server.send() == b"said"
+    assert of(published) == []
+    server.close()
+    assert of(published) == [8]
+
+
+def test_what_a_thread_publishes_comes_also_after_the_response(app: Flask, published: Subscription) -> None:
+    server = Server(app, "/late/thread/200")
+    app.extensions["work"]()
+    assert of(published) == []
+    server.send()
+    server.close()
+    assert of(published) == [9]
+    app.extensions["work"]()
+    assert of(published) == [9]
+
+
+@pytest.mark.parametrize("where", ["stream", "teardown", "thread"])
+def test_nothing_comes_late_of_a_request_that_has_failed(app: Flask, published: Subscription, where: str) -> None:
+    server = Server(app, f"/late/{where}/500")
+    server.send()
+    if where == "thread":
+        app.extensions["work"]()
+    server.close()
+    if where == "thread":
+        app.extensions["work"]()
+    assert of(published) == []
+
+
+def test_with_testing_what_comes_late_comes_at_once(app: Flask, published: Subscription) -> None:
+    app.testing = True
+    app.test_client().get("/late/teardown/200")
+    app.test_client().get("/late/thread/200")
+    assert of(published) == [8]
+    app.extensions["work"]()
+    assert of(published) == [9]
+
+
+def test_a_file_without_events_is_sent_as_it_is(app: Flask) -> None:
+    """Servers send what ``wsgi.file_wrapper`` has made faster, if there is nothing around it."""
+
+    @app.route("/plain")
+    def plain() -> Response:
+        response = send_file(io.BytesIO(b"a file"), mimetype="text/plain")
+        app.extensions["file"] = response.response
+        return response
+
+    server = Server(app, "/plain")
+    assert server.body is app.extensions["file"]
+    server.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "outer_publishes", "inner_publishes"),
+    [("/200", True, True), ("/500", False, False), ("/handled/500", True, False)],
+)
+def test_an_application_within_another_has_its_own_bus(
+    aether: Aether,
+    app: Flask,
+    make_app: MakeApp,
+    published: Subscription,
+    path: str,
+    *,
+    outer_publishes: bool,
+    inner_publishes: bool,
+) -> None:
+    outer = make_app(TESTING=False)
+
+    @outer.route("/<int:status>")
+    @outer.route("/handled/<int:status>", defaults={"handled": True})
+    def answer(status: int, handled: bool = False) -> Response:
+        aether.publish_after_response("n", make_event(1))
+        request.environ["PATH_INFO"] = f"/{status}"
+        response = Response.from_app(app, request.environ)
+        aether.publish_after_response("n", make_event(2))
+        return Response("handled") if handled else response
+
+    with outer.app_context(), aether.bus.subscribe(">") as of_outer:
+        server = Server(outer, path)
+        server.send()
+        server.close()
+        assert of(of_outer) == ([1, 2] if outer_publishes else [])
+    assert of(published) == ([1] if inner_publishes else [])
+
+
 def test_several_come_in_order(app: Flask, published: Subscription) -> None:
     server = Server(app, "/many")
     server.send()
@@ -236,6 +357,27 @@ def test_what_the_bus_does_not_accept_is_logged(aether: Aether, app: Flask, capl
     server.close()
     (record,) = caplog.records
     assert record.getMessage().endswith("was not published under 'n'")
+
+
+@pytest.mark.concurrent
+def test_each_event_of_threads_comes_once_however_they_meet_the_end(app: Flask, published: Subscription) -> None:
+    def repeat(work: Callable[[], None]) -> None:
+        start.wait()
+        for _ in range(20):
+            work()
+
+    for _ in range(20):
+        server = Server(app, "/late/thread/200")
+        start = threading.Barrier(3)
+        threads = [threading.Thread(target=repeat, args=(work,)) for work in app.extensions["works"]]
+        for thread in threads:
+            thread.start()
+        start.wait()
+        server.send()
+        server.close()
+        for thread in threads:
+            thread.join()
+        assert numbers(published.get_batch(100, timeout=0)) == [9] * 40
 
 
 @pytest.mark.concurrent

@@ -1,6 +1,7 @@
 """The extension under real web servers: gunicorn with its kinds of workers, and Flask's own with its reloader."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,10 @@ from aether_sync.testing import BrokenLink
 from ...support.common import PATIENCE, FreePort, eventually, first_of
 from ...support.shell import environment
 from .conftest import BOOT, serving
+from ...support.common import PATIENCE, eventually, first_of
+from .conftest import BOOT, ROOT, serving
+
+PROJECTIONS = ROOT / "aether_sync" / "guide" / "projections.md"
 
 GUNICORN = ["gunicorn", "--bind", "127.0.0.1:PORT", "--workers", "2", "--config", "gunicorn.conf.py"]
 #: All gunicorns of a user would have one control socket, and each stops its own around every start of a worker.
@@ -133,6 +138,38 @@ def test_a_server_that_is_absent_at_the_start_delays_no_answer(
             assert sorted(event.data["n"] for event in found if event.data) == [0, 1, 2, 3]
             eventually(lambda: served.ask("/healthz")[0] == 200, "that it is ready")
             assert served.end() == 0
+
+
+WEB = """
+from readmodel import orders
+
+
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"ready" if orders.health().ok else b"waiting"]
+"""
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+def test_a_projection_of_the_guide_waits_in_each_worker_for_a_server_that_is_absent(
+    server: NATSServer, prefix: str, tmp_path: Path, broken_link: BrokenLink
+) -> None:
+    broken_link.cut()
+    readmodel, config = (
+        found[0]
+        for name in ("readmodel.py", "gunicorn.conf.py")
+        if (found := re.findall(rf"^```python\n(# {name}\n.*?)^```$", PROJECTIONS.read_text(), re.M | re.S))
+    )
+    readmodel = readmodel.replace("nats://127.0.0.1:8095", broken_link.url).replace("guide-readmodel", prefix)
+    for name, text in {"readmodel.py": readmodel, "gunicorn.conf.py": CONFIG + config, "web.py": WEB}.items():
+        (tmp_path / name).write_text(text)
+    with serving([*GUNICORN, "web:app"], tmp_path) as served:
+        assert served.ask("/", timeout=PATIENCE) == (200, "waiting")
+        broken_link.restore()
+        eventually(lambda: served.ask("/") == (200, "ready"), "that it has begun")
+        assert served.end() == 0
+        assert "Traceback" not in served.log
 
 
 @pytest.mark.slow

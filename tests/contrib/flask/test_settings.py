@@ -60,7 +60,11 @@ SERVER = "nats://127.0.0.1:1"  # where none is
         ({"AETHER_URL": SERVER, "AETHER_CREDENTIALS": "/nowhere/a"}, "AETHER_CREDENTIALS is the path of a file, and "),
         ({"AETHER_URL": SERVER, "AETHER_TLS": "x"}, "AETHER_TLS must be an ssl.SSLContext"),
         ({"AETHER_URL": None, "AETHER_CONTEXT": "none"}, "of this app cannot be used: there is no context 'none'"),
+        ({"AETHER_URL": SERVER, "AETHER_REPLICAS": 9}, "AETHER_REPLICAS must be a whole number, 1 or more, at most 5"),
+        ({"AETHER_URL": "MEMORY:"}, "AETHER_URL is 'MEMORY:': for a bus and a store in memory it must be 'memory:'"),
         ({"AETHER_STREAM": "aether", "AETHER_URL": SERVER}, "of this app cannot be used: "),
+        ({"AETHER_STREAM": "aether", "AETHER_PREFIX": "x"}, "of this app cannot be used: "),  # in memory
+        ({"AETHER_STREAM": "shop", "AETHER_PREFIX": "shop"}, "would keep what a bus with prefix"),  # in memory
         (
             {"AETHER_STREAM": "shop", "AETHER_PREFIX": "shop", "AETHER_URL": SERVER},
             "would keep what a bus with prefix",
@@ -73,6 +77,30 @@ def test_a_setting_that_cannot_be_used_is_named(make_app: MakeApp, settings: dic
         make_app(**settings)
     assert said in str(caught.value)
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "named"),
+    [
+        ({"PREFIX": "shop"}, {"STREAM": "shop", "PREFIX": "b"}, "AETHER_STREAM"),
+        ({"STREAM": "shop", "PREFIX": "b"}, {"PREFIX": "shop", "STREAM": None}, "AETHER_PREFIX"),
+    ],
+)
+def test_a_prefix_is_not_the_stream_of_another_app(
+    aether: Aether, make_app: MakeApp, first: dict[str, object], second: dict[str, object], named: str
+) -> None:
+    def make(settings: dict[str, object], **others: object) -> Flask:
+        return make_app(**{f"AETHER_{name}": value for name, value in (settings | others).items()})
+
+    other = make(first, URL=SERVER)
+    with pytest.raises(InvalidOptionError, match=f"{named} is 'shop', as AETHER_.* of another app at this server is"):
+        make(second, URL=SERVER)
+    make(second, URL="nats://127.0.0.1:2")  # at another server
+    make(second)  # in memory
+    if named == "AETHER_STREAM":
+        make(second, URL=SERVER, NAMESPACE="tenant")  # its subjects begin otherwise
+    aether.close(other)
+    make(second, URL=SERVER)
 
 
 def test_each_option_of_a_connection_is_a_setting() -> None:
@@ -99,6 +127,14 @@ def test_what_the_environment_says_is_converted(monkeypatch: pytest.MonkeyPatch,
         assert isinstance(store, JetStreamEventStore)
         assert (bus.prefix, store.stream) == ("7", "shop")
         assert store.connection is bus.connection
+
+
+def test_a_slip_of_capitals_is_named(monkeypatch: pytest.MonkeyPatch, aether: Aether) -> None:
+    monkeypatch.setenv("FLASK_AETHER_stream", "shop")
+    app = Flask(__name__)
+    app.config.from_prefixed_env()
+    with pytest.raises(InvalidOptionError, match=r"no setting 'AETHER_stream': did you mean AETHER_STREAM\?"):
+        aether.init_app(app)
 
 
 def test_a_store_is_left_out_if_its_stream_is_none(monkeypatch: pytest.MonkeyPatch, aether: Aether) -> None:

@@ -23,6 +23,10 @@ def app(aether: Aether, make_app: MakeApp) -> Flask:
     def live() -> Response:
         return aether.sse(actors="thing-*", heartbeat=0.05, after=request.args.get("after"))
 
+    @app.get("/live/number")
+    def live_number() -> Response:
+        return aether.sse(heartbeat=0.05, after=request.args.get("after", type=int))
+
     @app.get("/bus")
     def bus() -> Response:
         return aether.sse(aether.bus.subscribe("n"), encode=lambda event: event.actor_id, heartbeat=0.05)
@@ -69,8 +73,34 @@ def test_a_page_says_what_it_has_when_it_connects_first(
         assert f"id: {first}\n" in next(iter(answer.iter_encoded())).decode()
 
 
-def test_what_a_page_says_first_may_make_no_sense(app: Flask) -> None:
-    assert app.test_client().get("/live?after=99").status_code == 400
+def test_what_a_page_has_may_be_a_number(app: Flask) -> None:
+    with app.test_client().get("/live/number?after=2") as answer:
+        assert "id: 2\n" in next(iter(answer.iter_encoded())).decode()
+    with app.test_client().get("/live/number") as answer:
+        assert "id: 3\n" in next(iter(answer.iter_encoded())).decode()
+
+
+@pytest.mark.parametrize(
+    ("path", "after"),
+    [("/live", "99"), ("/live", "-1"), ("/live", "x"), ("/live/number", "99"), ("/live/number", "-1")],
+)
+def test_what_a_page_says_first_may_make_no_sense(app: Flask, path: str, after: str) -> None:
+    answer = app.test_client().get(f"{path}?after={after}")
+    assert answer.status_code == 400
+    assert "after " in answer.text
+    assert "Last-Event-ID" not in answer.text  # the client has sent none
+
+
+@pytest.mark.parametrize("after", [True, 1.5, b"1"])
+def test_what_a_page_has_is_a_sequence(aether: Aether, app: Flask, after: object) -> None:
+    with app.test_request_context(), pytest.raises(InvalidOptionError, match="after must be the sequence of an event"):
+        aether.sse(after=after)  # type: ignore[arg-type]
+
+
+def test_a_subscription_has_no_past(aether: Aether, app: Flask) -> None:
+    with app.test_request_context(), aether.bus.subscribe("n") as events:  # noqa: SIM117
+        with pytest.raises(InvalidOptionError, match="has no past"):
+            aether.sse(events, after="3")
 
 
 @pytest.mark.parametrize("last", ["x", "-1", "1.5", "99", "9" * 30])

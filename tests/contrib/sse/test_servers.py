@@ -34,6 +34,11 @@ control_socket_disable = True
 def worker_exit(server, worker):
     print("left at", time.monotonic(), flush=True)
 """
+_GREEN = """
+from gevent import monkey
+
+monkey.patch_all()
+"""
 _GRACE = 30 * UNIT  # seconds of the server, which no end of a worker may take
 _BOOT = 3 * PATIENCE
 
@@ -107,7 +112,7 @@ def web(server: NATSServer, prefix: str, free_port: int, tmp_path: Path) -> Iter
                 command = ["uvicorn", "--factory", "tests.programs.streams:asgi", "--port", str(free_port)]
             else:
                 config = tmp_path / "gunicorn.conf.py"
-                config.write_text(_CONFIG)
+                config.write_text((_GREEN if kind == "gevent" else "") + _CONFIG)
                 command = ["gunicorn", "--config", str(config), "--bind", f"127.0.0.1:{free_port}"]
                 command += ["--worker-class", kind, "--graceful-timeout", str(int(_GRACE)), *options]
                 command += [] if kind == "sync" else ["--threads", "60"]
@@ -144,6 +149,8 @@ def seconds_until(condition: Callable[[], object]) -> float:
     [
         ("gthread", ("--preload",)),
         pytest.param("gthread", (), marks=pytest.mark.slow),
+        pytest.param("gevent", (), marks=pytest.mark.slow),
+        pytest.param("gevent", ("--preload",), marks=pytest.mark.slow),
         pytest.param("uvicorn", (), marks=pytest.mark.slow),
     ],
 )
@@ -163,7 +170,8 @@ def test_fifty_pages_and_a_worker_that_is_told_to_stop(
         assert (said["open"], said["sent"], said["dropped"], said["followers"]) == (50, 1_000, 0, 1)
         assert served.seconds_to_leave(pid) < (1.0 if kind == "gthread" else 5.0) * UNIT
         assert all(page.numbers == list(range(20)) for page in pages)
-        assert all(page.opened == 1 for page in pages)
+        if kind != "gevent":  # whose worker takes new connections for up to a second more
+            assert all(page.opened == 1 for page in pages)
 
 
 @pytest.mark.slow

@@ -319,6 +319,33 @@ def test_a_server_that_goes_away_and_comes_back(own_server: NATSServer) -> None:
         )
 
 
+def test_a_browser_that_came_while_the_server_was_away_is_told_where_it_is_at_once(own_server: NATSServer) -> None:
+    """A loss of its connection before the first event must not let it begin anew, at a later end of the store."""
+    with JetStreamEventStore(own_server.url, "s", connect="background") as store:
+        append(store, [1])
+        own_server.stop()
+        eventually(lambda: not store.health(timeout=0).ok, "the loss")
+        new = sse.stream(store, heartbeat=60.0)
+        assert b"id:" not in next(new)
+        own_server.start()
+        assert next(new) == b"id: 1\n\n"
+        append(store, [2])
+        assert numbers(got(new, 1)) == [2]
+        new.close()
+
+
+def test_an_empty_store_that_was_away_has_a_place_too(own_server: NATSServer) -> None:
+    own_server.stop()
+    with JetStreamEventStore(own_server.url, "s", connect="background") as store:
+        new = sse.stream(store, heartbeat=60.0)
+        next(new)
+        own_server.start()
+        assert next(new) == b"id: 0\n\n"
+        append(store, [1])
+        assert numbers(got(new, 1)) == [1]
+        new.close()
+
+
 def test_in_a_forked_child(store: JetStreamEventStore, stream: MakeStream) -> None:
     """The parent's stream is closed there, and one of the child's own works."""
     append(store, [1])
