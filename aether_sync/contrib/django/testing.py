@@ -7,7 +7,6 @@ written, and all of that is rolled back with it.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 
 from django.db import DEFAULT_DB_ALIAS
 from django.db.transaction import atomic
@@ -63,6 +62,8 @@ class EventsInMemory:
             if isinstance(one, BusHandler)
         ]
         self._projected: dict[tuple[str, str], int] = {}  # up to which sequence, by alias and name
+        self._published = Published(get_bus())
+        self._published.start()
 
     @property
     def bus(self) -> EventBus:
@@ -74,12 +75,10 @@ class EventsInMemory:
         """The store of the alias ``default``."""
         return get_store()
 
-    @cached_property
+    @property
     def published(self) -> Published:
-        """What is published on :attr:`bus` from the first use on."""
-        published = Published(self.bus)
-        published.start()
-        return published
+        """What is published on :attr:`bus` during the test."""
+        return self._published
 
     def drain(self, *, using: str = DEFAULT_DB_ALIAS) -> int:
         """Send what is in the outbox, and call all handlers and projections with what is there, until nothing is left.
@@ -159,7 +158,7 @@ class _InMemory:
 
     @property
     def published(self) -> Published:
-        """What is published on :attr:`bus` from the first use on."""
+        """What is published on :attr:`bus` during the test."""
         return self.aether.published
 
     def drain(self, *, using: str = DEFAULT_DB_ALIAS) -> int:
