@@ -15,7 +15,7 @@ from ..._values.shown import explained, short
 from ...connection import OPTIONS
 from ...event_types import EventTypes
 
-__all__ = ["DEFAULT", "Problem", "Settings", "aliases", "problems_of", "settings_of"]
+__all__ = ["DEFAULT", "Problem", "Settings", "alias_of_outbox", "aliases", "problems_of", "settings_of"]
 
 DEFAULT = "default"  #: the alias of what is used unless another one is said
 
@@ -119,6 +119,26 @@ def _problems_of_all(found: Any) -> Iterator[Problem]:
     for alias in found:
         if not (is_of(alias, str) and alias.isidentifier()):
             yield Problem("E001", f"The setting AETHER has the alias {alias!r}.", "Name it as a variable.")
+    yield from _problems_of_outboxes(found)
+
+
+def _problems_of_outboxes(found: dict[Any, Any]) -> Iterator[Problem]:
+    """Give the databases whose outboxes would go to several aliases: a row does not say which one it is for."""
+    to: dict[Any, list[Any]] = {}
+    for alias, one in found.items():
+        relay = one.get("RELAY") if is_of(one, dict) else None
+        for using in dict.fromkeys(map(str, relay)) if is_of(relay, list) else ():
+            to.setdefault(using, []).append(alias)
+    for using, several in to.items():
+        if len(several) > 1:
+            named = " and ".join(f"AETHER[{alias!r}]['RELAY']" for alias in several)
+            text = f"{named} have both {using!r}: each event of its outbox would go to whichever of them comes first."
+            yield Problem("E003", text, "Leave it in one: the outbox of a database goes to one alias.")
+
+
+def alias_of_outbox(using: str) -> str:
+    """Return the alias to which the outbox of a database goes: the one that has it in ``RELAY``, or the default one."""
+    return next((alias for alias in aliases() if using in settings_of(alias).relay), DEFAULT)
 
 
 def _wrap_hint(found: dict[Any, Any]) -> str:

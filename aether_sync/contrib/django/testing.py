@@ -21,7 +21,7 @@ from ...worker.on_bus import BusHandler
 from ...worker.worker import Worker, handlers_of
 from ._connections import Ends, get_bus, get_store, replaced
 from ._database import own_connections
-from ._settings import aliases, settings_of
+from ._settings import alias_of_outbox, aliases, settings_of
 from .outbox import relay
 from .registry import build_worker, registered
 
@@ -38,8 +38,11 @@ def events_in_memory() -> Iterator["EventsInMemory"]:
     """
     ends = {}
     for alias in aliases():
-        types = settings_of(alias).types
-        ends[alias] = Ends(None, EventBus(types=types), InMemoryEventStore(types=types))
+        settings = settings_of(alias)
+        bus = EventBus(types=settings.types)
+        announced = None if settings.namespace is None else bus
+        store = InMemoryEventStore(types=settings.types, bus=announced, namespace=settings.namespace)
+        ends[alias] = Ends(None, bus, store)
     before = replaced(ends)
     try:
         yield EventsInMemory()
@@ -87,7 +90,8 @@ class EventsInMemory:
         projection begins with the first event of the test.
 
         Args:
-            using: The alias of the database with the outbox; its events go to the alias ``default`` of ``AETHER``.
+            using: The alias of the database with the outbox. Its events go to the alias of ``AETHER`` that has it in
+                ``RELAY``, and to ``default`` if none has.
 
         Returns:
             How many events were sent, and how often a handler or a projection was called, all together.
@@ -95,10 +99,10 @@ class EventsInMemory:
         Raises:
             Exception: What a handler has raised. Its event comes again in the next call.
         """
-        calls = 0
+        calls, sent_to = 0, alias_of_outbox(using)
         with own_connections():
             for _ in range(_MOST_ROUNDS):
-                found = relay(using=using).drain() + self._hear() + self._consume() + self._project()
+                found = relay(sent_to, using=using).drain() + self._hear() + self._consume() + self._project()
                 if not found:
                     return calls
                 calls += found

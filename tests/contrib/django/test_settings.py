@@ -55,6 +55,11 @@ def said(**given: Any) -> list[tuple[str, str]]:
         ({"default": {"RELAY": ("default",)}}, "E003", "and no list. Write ['default']."),
         ({"default": {"RELAY": ["othr"]}}, "E003", "has 'othr', which is no alias of DATABASES: there are "),
         ({"default": {"STREAM": "a", "PREFIX": "a"}}, "E003", "would keep what a bus with prefix 'a' publishes"),
+        (
+            {"default": {"RELAY": ["default"]}, "audit": {"STREAM": "audit", "RELAY": ["other", "default"]}},
+            "E003",
+            "AETHER['default']['RELAY'] and AETHER['audit']['RELAY'] have both 'default': each event of its outbox",
+        ),
         ({"default": {"PREFIX": "events"}}, "E003", "AETHER['default']['STREAM'] (by default 'events') and "),
         ({"default": {"URL": "http://somewhere"}}, "E003", "AETHER['default']['URL'] cannot be used: "),
         ({"default": {"URL": 4222}}, "E003", "AETHER['default']['URL'] cannot be used: "),
