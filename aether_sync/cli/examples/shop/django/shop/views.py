@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from aether_sync import Repository, RetryableError, UnknownOutcomeError
+from aether_sync import Health, ProjectionStoppedError, Repository, RetryableError, UnknownOutcomeError
 from aether_sync.contrib import sse
-from aether_sync.contrib.django import get_store
+from aether_sync.contrib.django import get_projection, get_store
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.views.decorators.http import require_GET, require_POST
@@ -32,8 +32,8 @@ def events(request: HttpRequest) -> HttpResponseBase:
 def place(request: HttpRequest, number: int) -> HttpResponse:
     form = request.POST
     items = form.get("items", "")
-    wanted = form.get("customer", ""), int(items) if items.isdecimal() else 0, form.get("article", "")
-    return decide(request, number, orders.place, *wanted)
+    number_of_items = int(items) if items.isdecimal() and len(items) < 3 else 0
+    return decide(request, number, orders.place, form.get("customer", ""), number_of_items, form.get("article", ""))
 
 
 @require_POST
@@ -45,7 +45,7 @@ def decide(request: HttpRequest, number: int, decision: Callable[..., object], *
     repository = Repository(get_store(), initial=orders.Order, evolve=orders.evolve)
     key = request.headers.get("Idempotency-Key", "")  # a request that is sent again has no further effect
     try:
-        repository.decide(f"order-{number}", decision, *args, command_id=key, timeout=2.0)
+        repository.decide(orders.actor_of(number), decision, *args, command_id=key, timeout=2.0)
     except orders.OrderError as error:
         return HttpResponse(str(error), status=409)
     except (RetryableError, UnknownOutcomeError):
@@ -55,5 +55,17 @@ def decide(request: HttpRequest, number: int, decision: Callable[..., object], *
 
 @require_GET
 def health(request: HttpRequest) -> HttpResponse:
-    found = get_store().health(timeout=0.5)
-    return HttpResponse(str(found), status=200 if found.ok else 503)
+    found = Health.of("the shop", parts=[get_store().health(timeout=0.5), health_of_table()])
+    return JsonResponse(found.to_dict(), status=200 if found.ok else 503)
+
+
+def health_of_table() -> Health:
+    """Return whether the table is filled: not any more when the worker has met an event that has no room there."""
+    try:
+        last = get_store().last_sequence(actors="order-*", timeout=0.5)
+        get_projection("orders").wait_for(last, timeout=0)
+    except ProjectionStoppedError as error:
+        return Health(about="the table", reasons=(str(error),))
+    except RetryableError:  # it is a little behind, or the store is away
+        pass
+    return Health(about="the table")
