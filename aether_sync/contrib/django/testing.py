@@ -45,7 +45,8 @@ def events_in_memory() -> Iterator["EventsInMemory"]:
         ends[alias] = Ends(None, bus, store)
     before = replaced(ends)
     try:
-        yield EventsInMemory()
+        events = EventsInMemory()  # which lives as long as the block, though nobody may have taken it
+        yield events
     finally:
         replaced(before)
         for one in ends.values():

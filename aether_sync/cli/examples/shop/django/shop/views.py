@@ -3,9 +3,8 @@
 from collections.abc import Callable
 
 from aether_sync import Health, ProjectionStoppedError, Repository, RetryableError, UnknownOutcomeError
-from aether_sync.contrib import sse
-from aether_sync.contrib.django import get_projection, get_store
-from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from aether_sync.contrib.django import get_projection, get_store, sse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.views.decorators.http import require_GET, require_POST
 
@@ -21,11 +20,7 @@ def newest(request: HttpRequest) -> HttpResponse:
 
 @require_GET
 def events(request: HttpRequest) -> HttpResponseBase:
-    last = request.headers.get("Last-Event-ID") or request.GET.get("after")
-    try:
-        return StreamingHttpResponse(sse.stream(get_store(), last, actors="order-*"), headers=sse.HEADERS)
-    except sse.LastEventIdError as error:
-        return HttpResponse(str(error), status=400)
+    return sse(request, after=request.GET.get("after"), actors="order-*")
 
 
 @require_POST
@@ -62,8 +57,7 @@ def health(request: HttpRequest) -> HttpResponse:
 def health_of_table() -> Health:
     """Return whether the table is filled: not any more when the worker has met an event that has no room there."""
     try:
-        last = get_store().last_sequence(actors="order-*", timeout=0.5)
-        get_projection("orders").wait_for(last, timeout=0)
+        get_projection("orders").wait_for(get_store().last_sequence(timeout=0.5), timeout=0)
     except ProjectionStoppedError as error:
         return Health(about="the table", reasons=(str(error),))
     except RetryableError:  # it is a little behind, or the store is away

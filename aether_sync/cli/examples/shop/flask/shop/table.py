@@ -46,7 +46,7 @@ def newest(count: int = 100) -> list[dict[str, Any]]:
 def health(orders: Projection, timeout: float | None) -> Health:
     """Return whether the table is filled: not any more when the worker has met an event that has no room there."""
     try:
-        orders.wait_for(orders.store.last_sequence(actors="order-*", timeout=timeout), timeout=0)
+        orders.wait_for(orders.store.last_sequence(timeout=timeout), timeout=0)
     except ProjectionStoppedError as error:
         return Health(about="the table", reasons=(str(error),))
     except RetryableError:  # it is a little behind, or the store is away
