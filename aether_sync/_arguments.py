@@ -29,7 +29,7 @@ from threading import TIMEOUT_MAX
 from types import GeneratorType
 from typing import Any, TypeGuard, TypeVar
 
-from ._values.shown import short
+from ._values.shown import name_of, short
 from .errors import InvalidOptionError
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "check_timeout",
     "is_mapping",
     "is_of",
+    "refuse_bare",
     "refuse_unrun",
 ]
 
@@ -263,6 +264,23 @@ def check_callback(name: str, value: Any, *arguments: str) -> None:
         raise InvalidOptionError(
             f"{name} is called {number}{said}, and {short(value)} takes {parameters}: {error}"
         ) from None
+
+
+def refuse_bare(first: object, decorator: str, example: str) -> None:
+    """Refuse a function or class where a decorator takes something else first: it has no parentheses.
+
+    Without this the decorator would take the function for its argument, and nobody would ever call it.
+
+    Args:
+        first: The first argument of what returns the decorator.
+        decorator: How a user writes it: ``"@worker.on"``.
+        example: What may be within the parentheses: ``"'orders'"``.
+    """
+    if callable(first):
+        raise InvalidOptionError(
+            f"{decorator} over {name_of(first)} has no parentheses, and takes something within them: write "
+            f"{decorator}({example})"
+        )
 
 
 def refuse_unrun(returned: object) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import msgspec
 from msgspec import inspect
 
-from ._arguments import as_iterator, check_callback, check_choice, check_int, is_mapping, is_of
+from ._arguments import as_iterator, check_callback, check_choice, check_int, is_mapping, is_of, refuse_bare
 from ._runtime.locks import signal_safe_lock
 from ._values.shown import explained, short
 from .errors import EncodingError, EventTypeError, InvalidEventError, InvalidOptionError, UnknownEventTypeError
@@ -122,8 +122,7 @@ class EventTypes:
             InvalidOptionError: The name or the class is registered already, an argument is wrong, there is an upcaster
                 for this version or a later one, or msgspec cannot convert to the class.
         """
-        if is_of(name, type):
-            raise InvalidOptionError(f'event() takes a name first: @types.event("{name.__name__}")')
+        refuse_bare(name, "@types.event", "'OrderPlaced'")
         name = _checked_name(name)
         version = check_int("version", version, 1)
         names = (name, *_checked_names(formerly))

@@ -8,7 +8,16 @@ from functools import partial
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from .._arguments import check_callback, check_count, check_flag, check_seconds, check_text, check_timeout, is_of
+from .._arguments import (
+    check_callback,
+    check_count,
+    check_flag,
+    check_seconds,
+    check_text,
+    check_timeout,
+    is_of,
+    refuse_bare,
+)
 from .._bus.store_watch import check_apart
 from .._runtime.again import again
 from .._runtime.closing import Startable
@@ -197,6 +206,7 @@ class Worker(Startable, ForkAware):
             InvalidNamespaceError: The pattern is not valid.
             WorkerError: The worker has begun already.
         """
+        refuse_bare(pattern, "@worker.on", "'orders'")
         bus = self._bus
         if bus is None:
             raise InvalidOptionError("on() is about events of a bus, and this worker has none: Worker(bus=...)")
@@ -270,6 +280,7 @@ class Worker(Startable, ForkAware):
                 the error names the handler.
             WorkerError: The worker has begun already.
         """
+        refuse_bare(name, "@worker.consume", "'mailer'")
         store = self._store
         if store is None:
             raise InvalidOptionError(
@@ -349,6 +360,7 @@ class Worker(Startable, ForkAware):
                 error names the function.
             WorkerError: The worker has begun already.
         """
+        refuse_bare(seconds, "@worker.every", "60")
         pause, given = check_seconds("seconds", seconds), check_text("name", name)
         arounds, limit = check_arounds(around), check_limit(time_limit)
         store = self._store

@@ -98,6 +98,13 @@ def test_decorators_that_are_swapped_are_said() -> None:
     assert "@dataclass" not in refused(lambda: types.event("X")(Money))
 
 
+def test_a_decorator_without_parentheses_is_said() -> None:
+    types = EventTypes()
+    text = refused(lambda: types.event(Placed))  # type: ignore[arg-type]
+    assert "Placed has no parentheses" in text
+    assert text.endswith("write @types.event('OrderPlaced')")
+
+
 def test_nothing_is_registered_twice() -> None:
     types = typed()
     assert "registered already, as Placed" in refused(lambda: types.event("Placed")(Nothing))

@@ -86,7 +86,7 @@ ROOMS: dict[str, list[str]] = {
         "__init__",
     ],
     "contrib/django": [
-        "_settings", "_connections", "_commits", "_database", "models", "_outbox_table", "outbox", "registry",
+        "_settings", "_connections", "_commits", "_sse", "_database", "models", "_outbox_table", "outbox", "registry",
         "_commands", "dead_letters", "checks", "apps", "admin", "testing", "workers", "migrations", "management",
         "__init__",
     ],

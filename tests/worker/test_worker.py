@@ -591,6 +591,19 @@ class TestAState:
         assert worker.closed
 
 
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [("on", "@worker.on('orders')"), ("consume", "@worker.consume('mailer')"), ("every", "@worker.every(60)")],
+)
+def test_a_decorator_without_parentheses_is_refused(
+    name: str, written: str, bus: EventBus, memory: InMemoryEventStore
+) -> None:
+    decorator = getattr(Worker(bus=bus, store=memory), name)
+    with pytest.raises(InvalidOptionError, match=rf"^@worker.{name} over .*make_event has no parentheses") as caught:
+        decorator(make_event)
+    assert str(caught.value).endswith(f": write {written}")
+
+
 def test_a_store_that_would_keep_what_the_bus_publishes_is_refused() -> None:
     with pytest.raises(InvalidOptionError, match="a store of stream 'shop' would keep what a bus with prefix 'shop'"):
         Worker(bus=NATSEventBus(prefix="shop"), store=JetStreamEventStore(stream="shop"))

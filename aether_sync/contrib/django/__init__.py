@@ -12,6 +12,7 @@ from . import outbox
 from ._commits import publish_on_commit
 from ._connections import bus, get_bus, get_store, store
 from ._database import Django
+from ._sse import sse
 from .registry import every, get_projection, handler, on, projection
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "outbox",
     "projection",
     "publish_on_commit",
+    "sse",
     "store",
 ]
 

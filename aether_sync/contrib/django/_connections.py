@@ -6,17 +6,21 @@ which nobody has used.
 """
 
 import atexit
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.connection import ConnectionProxy
 
 from ..._bus.store_watch import check_apart
+from ..._nats.checks import check_servers
 from ..._runtime.deadline import Deadline
 from ...bus import EventBus
 from ...connection import Connection
 from ...errors import AetherError
 from ...nats_bus import NATSEventBus
+from ...patterns import check_namespace
 from ...stores.event_store import EventStore
 from ...stores.jetstream import JetStreamEventStore
 from ._settings import DEFAULT, Settings, settings_of
@@ -75,17 +79,34 @@ def make(settings: Settings, alias: str) -> Ends:
     Raises:
         ImproperlyConfigured: A value cannot be used.
     """
-    try:
+    whole = f"AETHER[{alias!r}]"
+    with _blaming(f"{whole}['STREAM'] (by default 'events') and {whole}['PREFIX'] (by default 'aether')"):
         check_apart(settings.stream, settings.prefix)
+    if settings.url is not None:
+        with _blaming(f"{whole}['URL']"):
+            check_servers(settings.url)
+    with _blaming(whole):  # its options, or what the environment says: an error names it
         connection = Connection(settings.url, **{"connect": "background", **settings.options})
+    with _blaming(f"{whole}['PREFIX']"):
         own = NATSEventBus(connection, prefix=settings.prefix, types=settings.types)
+    if settings.namespace is not None:
+        with _blaming(f"{whole}['NAMESPACE']"):
+            check_namespace(settings.namespace)
+    with _blaming(f"{whole}['STREAM']"):
         announced = None if settings.namespace is None else own
         kept = JetStreamEventStore(
             connection, settings.stream, namespace=settings.namespace, bus=announced, types=settings.types
         )
-    except AetherError as error:
-        raise ImproperlyConfigured(f"AETHER[{alias!r}] cannot be used: {error}") from error
     return Ends(connection, own, kept)
+
+
+@contextmanager
+def _blaming(key: str) -> Iterator[None]:
+    """Say which key of the setting an error is about."""
+    try:
+        yield
+    except AetherError as error:
+        raise ImproperlyConfigured(f"{key} cannot be used: {error}") from error
 
 
 def close_all(timeout: float | None = _AT_EXIT) -> None:

@@ -15,9 +15,12 @@ from ..._values.shown import explained, short
 from ...connection import OPTIONS
 from ...event_types import EventTypes
 
-__all__ = ["DEFAULT", "Problem", "Settings", "aliases", "problems_of", "settings_of"]
+__all__ = ["DEFAULT", "Problem", "Settings", "alias_of_outbox", "aliases", "problems_of", "settings_of"]
 
 DEFAULT = "default"  #: the alias of what is used unless another one is said
+
+#: What people call the servers by habit.
+_SERVERS = ("host", "port", "server", "servers", "nats_url", "nats_server", "nats_servers", "location")
 
 #: What each alias may have, and the class of its value.
 _KEYS: Mapping[str, type] = {
@@ -116,6 +119,26 @@ def _problems_of_all(found: Any) -> Iterator[Problem]:
     for alias in found:
         if not (is_of(alias, str) and alias.isidentifier()):
             yield Problem("E001", f"The setting AETHER has the alias {alias!r}.", "Name it as a variable.")
+    yield from _problems_of_outboxes(found)
+
+
+def _problems_of_outboxes(found: dict[Any, Any]) -> Iterator[Problem]:
+    """Give the databases whose outboxes would go to several aliases: a row does not say which one it is for."""
+    to: dict[Any, list[Any]] = {}
+    for alias, one in found.items():
+        relay = one.get("RELAY") if is_of(one, dict) else None
+        for using in dict.fromkeys(map(str, relay)) if is_of(relay, list) else ():
+            to.setdefault(using, []).append(alias)
+    for using, several in to.items():
+        if len(several) > 1:
+            named = " and ".join(f"AETHER[{alias!r}]['RELAY']" for alias in several)
+            text = f"{named} have both {using!r}: each event of its outbox would go to whichever of them comes first."
+            yield Problem("E003", text, "Leave it in one: the outbox of a database goes to one alias.")
+
+
+def alias_of_outbox(using: str) -> str:
+    """Return the alias to which the outbox of a database goes: the one that has it in ``RELAY``, or the default one."""
+    return next((alias for alias in aliases() if using in settings_of(alias).relay), DEFAULT)
 
 
 def _wrap_hint(found: dict[Any, Any]) -> str:
@@ -128,31 +151,52 @@ def _problems_of_one(name: str, found: Any) -> Iterator[Problem]:
     if not is_of(found, dict):
         yield Problem("E001", f"{name} is {short(found)}, and no dict.")
         return
-    yield from _unknown(name, found, list(_KEYS))
+    of_options = {one: f"Put it into 'OPTIONS', as {one!r}." for one in OPTIONS}
+    of_servers = dict.fromkeys(_SERVERS, "Say where the server is by 'URL', such as 'nats://host:4222'.")
+    yield from _unknown(name, found, list(_KEYS), of_options | of_servers)
     for key, kind in _KEYS.items():
         value = found.get(key)
         if value is not None and not isinstance(value, kind):
-            yield Problem("E003", f"{name}[{key!r}] is {short(value)}, and no {kind.__name__}.")
+            hint = f"Write {_as_list(value)!r}." if kind is list else ""
+            yield Problem("E003", f"{name}[{key!r}] is {short(value)}, and no {kind.__name__}.", hint)
     for using in found.get("RELAY") or () if is_of(found.get("RELAY"), list) else ():
         if using not in connections.settings:
             there = ", ".join(map(repr, connections.settings))
             yield Problem("E003", f"{name}['RELAY'] has {using!r}, which is no alias of DATABASES: there are {there}.")
     options = found.get("OPTIONS")
     if is_of(options, dict):
-        yield from _unknown(f"{name}['OPTIONS']", options, sorted(OPTIONS))
+        of_alias = {one.lower(): f"Put it beside 'OPTIONS', as {one!r}." for one in _KEYS}
+        yield from _unknown(f"{name}['OPTIONS']", options, sorted(OPTIONS), of_alias)
     try:
         _types(found.get("TYPES"))
     except Exception as error:  # of any code of the user's
         yield Problem("E003", f"{name}['TYPES'] cannot be used: {explained(error)}")
 
 
-def _unknown(name: str, found: dict[Any, Any], known: list[str]) -> Iterator[Problem]:
+def _unknown(name: str, found: dict[Any, Any], known: list[str], elsewhere: Mapping[str, str]) -> Iterator[Problem]:
+    """Give the keys that are not known.
+
+    Args:
+        name: What has them.
+        found: Where they are.
+        known: Those that may be there.
+        elsewhere: What to do with keys that have another place, by their lower-case names.
+    """
+    words = {one.lower(): one for one in known}
     for key in found:
         if key not in known:
-            words = {one.lower(): one for one in known}
-            near = difflib.get_close_matches(str(key).lower(), words, n=1)
-            hint = f"Did you mean {words[near[0]]!r}?" if near else f"It may have {', '.join(map(repr, known))}."
+            word = str(key).lower()
+            near = difflib.get_close_matches(word, words, n=1)
+            if word not in words and word in elsewhere:
+                hint = elsewhere[word]
+            else:
+                hint = f"Did you mean {words[near[0]]!r}?" if near else f"It may have {', '.join(map(repr, known))}."
             yield Problem("E002", f"{name} has the unknown key {key!r}.", hint)
+
+
+def _as_list(given: object) -> list[Any]:
+    """Return what somebody may have meant who gave no list."""
+    return list(given) if is_of(given, tuple) or is_of(given, set) else [given]
 
 
 def _types(given: Any) -> EventTypes | None:

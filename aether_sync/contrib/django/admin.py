@@ -179,3 +179,6 @@ class DeadLetterAdmin(ReadOnlyAdmin):
         if done.missing:
             text = f"{len(done.missing)} of {consumer!r} cannot be had just now: try again in half a minute."
             self.message_user(request, text, messages.WARNING)
+        if done.gone:
+            text = f"{len(done.gone)} of {consumer!r} gone already: handled or discarded by somebody else."
+            self.message_user(request, text, messages.WARNING)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..._runtime.deadline import Deadline
 from ..._values.shown import explained
-from ...errors import AetherError
+from ...errors import AetherError, RetryableError
 from ...stores.consumers.base import DeadLetter
 from ...stores.consumers.delivery import Delivery
 from ...worker.on_consumer import ConsumerHandler
@@ -18,6 +18,7 @@ __all__ = ["Found", "Retried", "discard", "find_all", "retry"]
 
 _AT_ONCE = 100  # dead letters that are taken at a time
 _MOMENT = 1.0  # seconds without another one, after which there is none to be had
+_LOOKED_AT = 1_000  # dead letters that are read to see which are still there
 _LATER = 30.0  # seconds for which nobody gets one that stays
 
 
@@ -46,11 +47,13 @@ class Retried:
         handled: The sequences of those that are none any more.
         failed: Why others have failed again, by sequence.
         missing: Those that another process has, or that were tried a moment ago.
+        gone: Those that are no dead letters any more: somebody else has handled or discarded them.
     """
 
     handled: frozenset[int]
     failed: dict[int, str]
     missing: frozenset[int]
+    gone: frozenset[int]
 
 
 def find_all(limit: int, timeout: float) -> Iterator[Found]:
@@ -115,7 +118,17 @@ def retry(alias: str, consumer: str, sequences: Iterable[int], timeout: float) -
     finally:
         if handler.release is not None:
             handler.release()
-    return Retried(frozenset(handled), failed, frozenset(wanted))
+    gone = wanted - _still_there(alias, consumer, wanted, deadline) if wanted else wanted
+    return Retried(frozenset(handled), failed, frozenset(wanted - gone), frozenset(gone))
+
+
+def _still_there(alias: str, consumer: str, sequences: set[int], deadline: Deadline) -> set[int]:
+    """Return which of some dead letters are there, and all if that cannot be told."""
+    try:
+        letters = get_store(alias).consumer(consumer).dead_letters(limit=_LOOKED_AT, timeout=deadline.timeout_left())
+    except RetryableError:  # the time is over
+        return sequences
+    return sequences if len(letters) == _LOOKED_AT else sequences & {one.sequence for one in letters}
 
 
 def _handler(alias: str, consumer: str) -> ConsumerHandler:

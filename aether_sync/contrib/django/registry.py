@@ -1,21 +1,25 @@
 """The handlers that a module ``events`` declares, and the worker that is made of them.
 
 A decorator here notes what was declared, and no more. So a mistake does not keep ``manage.py`` from starting: it is
-found when the worker is built, by ``manage.py check`` as well as by the worker.
+found when the worker is built, by ``manage.py check`` as well as by the worker. Only a decorator without parentheses
+raises at once, as it has nothing to note.
 """
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from django.apps import apps
 from django.db import DEFAULT_DB_ALIAS, close_old_connections, connections
 from django.db.models import Model
 
-from ..._values.shown import name_of
+from ..._arguments import as_iterator, check_known, is_of, refuse_bare
+from ..._values.shown import name_of, short
 from ...errors import AetherError, InvalidOptionError
+from ...stores.event_store import EventStore
 from ...stores.projections.projection import Projection
 from ...worker.calls import Around
 from ...worker.worker import Worker
@@ -45,24 +49,46 @@ class Declared:
 
     Attributes:
         kind: Which decorator it was.
-        name: Of the consumer, the pattern, or the projection.
+        name: Of the consumer, the pattern, or the projection; of periodic work the seconds. Nothing is checked yet.
         function: The user's.
         alias: In the setting ``AETHER``.
         using: The database in whose transaction it is called; None for none.
-        models: Those whose tables a projection writes.
+        models: Those whose tables a projection writes, in a tuple, or what was given in place of several.
         options: What else was given.
     """
 
     kind: Literal["handler", "on", "every", "projection"]
-    name: str
+    name: Any
     function: Callable[..., object]
     alias: str
     using: str | None = None
-    models: tuple[str | type[Model], ...] = ()
+    models: object = ()
     options: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return f"@{self.kind}({self.name!r}) of {name_of(self.function)}"
+        return f"@{self.kind}({short(self.name)}) of {name_of(self.function)}"
+
+    def find_models(self) -> list[type[Model]]:
+        """Return the models whose tables a projection writes.
+
+        Raises:
+            InvalidOptionError: They are something else.
+        """
+        if not is_of(self.models, tuple):
+            one = self.models.__name__ if is_of(self.models, type) else short(self.models)
+            raise InvalidOptionError(f"models is {short(self.models)}, and no list: write models=[{one}]")
+        return [_model_of(one) for one in self.models]
+
+
+def _model_of(given: Any) -> type[Model]:
+    if is_of(given, str):
+        try:
+            return apps.get_model(given)
+        except (LookupError, ValueError) as error:
+            raise InvalidOptionError(f"models has {short(given)}, which is no model: {error}") from error
+    if not (is_of(given, type) and issubclass(given, Model)):
+        raise InvalidOptionError(f"models has {short(given)}, and takes models, as classes or as 'app.Model'")
+    return given
 
 
 _declared: list[Declared] = []
@@ -90,6 +116,7 @@ def handler(
         **options: Those of :meth:`Worker.consume`: ``event_types``, ``actors``, ``threads``, ``max_deliver``,
             ``retry_delay``, ``time_limit`` and so on.
     """
+    refuse_bare(consumer, "@handler", "'mailer'")
     return _declare("handler", consumer, alias, using=using if once else None, options=options)
 
 
@@ -101,6 +128,7 @@ def on(pattern: str, *, alias: str = DEFAULT, **options: Any) -> Callable[[F], F
         alias: That of the bus, in the setting ``AETHER``.
         **options: Those of :meth:`Worker.on`.
     """
+    refuse_bare(pattern, "@on", "'orders'")
     return _declare("on", pattern, alias, options=options)
 
 
@@ -112,7 +140,8 @@ def every(seconds: float, *, alias: str = DEFAULT, **options: Any) -> Callable[[
         alias: That of the store which keeps whose turn it is, in the setting ``AETHER``.
         **options: Those of :meth:`Worker.every`: ``name``, ``once_per_cluster``, ``time_limit``.
     """
-    return _declare("every", f"{seconds}", alias, options={**options, "seconds": seconds})
+    refuse_bare(seconds, "@every", "60")
+    return _declare("every", seconds, alias, options=options)
 
 
 def projection(
@@ -133,10 +162,13 @@ def projection(
         alias: That of the store, in the setting ``AETHER``.
         **options: Those of :meth:`EventStore.project`: ``event_types``, ``actors``, ``batch``, ``on_error``.
     """
-    return _declare("projection", name, alias, using=using, models=tuple(models), options=options)
+    refuse_bare(name, "@projection", "'balances'")
+    found = None if is_of(models, str) else as_iterator(models)
+    kept = models if found is None else tuple(found)
+    return _declare("projection", name, alias, using=using, models=kept, options=options)
 
 
-def _declare(kind: Any, name: str, alias: str, **more: Any) -> Callable[[F], F]:
+def _declare(kind: Any, name: object, alias: str, **more: Any) -> Callable[[F], F]:
     def declare(function: F) -> F:
         _declared.append(Declared(kind, name, function, alias, **more))
         return function
@@ -182,6 +214,21 @@ def _projection_of(one: Declared) -> Projection:
 # -- the worker
 
 
+def _options_of(method: Callable[..., object], *own: str) -> Collection[str]:
+    """Return the names of the options that a method takes, without those that a decorator gives it."""
+    parameters = inspect.signature(method).parameters.values()
+    return [one.name for one in parameters if one.kind is one.KEYWORD_ONLY and one.name not in own]
+
+
+#: What each decorator hands on.
+_OPTIONS = {
+    "handler": _options_of(Worker.consume),
+    "on": _options_of(Worker.on),
+    "every": _options_of(Worker.every),
+    "projection": _options_of(EventStore.project, "into"),
+}
+
+
 def build_worker(
     alias: str, mistaken: Callable[[AetherError], object] | None = None, *, around: Sequence[Around] | None = None
 ) -> Worker:
@@ -206,7 +253,8 @@ def build_worker(
             try:
                 _add(worker, one)
             except (AetherError, TypeError) as error:
-                mistake = error if isinstance(error, AetherError) else InvalidOptionError(f"{one}: {error}")
+                is_named = name_of(one.function) in str(error)
+                mistake = InvalidOptionError(str(error) if is_named else f"{one}: {error}")
                 if mistaken is None:
                     raise mistake from error
                 mistaken(mistake)
@@ -216,6 +264,7 @@ def build_worker(
 
 
 def _add(worker: Worker, one: Declared) -> None:
+    check_known(f"{one} has no option", one.options, _OPTIONS[one.kind])
     if one.kind == "handler" and one.using is not None:
         function = _with_database(one.function)
         worker.consume(one.name, idempotent=Django(one.using), **one.options)(function)
@@ -224,9 +273,20 @@ def _add(worker: Worker, one: Declared) -> None:
     elif one.kind == "on":
         worker.on(one.name, **one.options)(one.function)
     elif one.kind == "every":
-        worker.every(**one.options)(one.function)
+        worker.every(one.name, **one.options)(one.function)
     else:
+        one.find_models()
+        _refuse_second(one)
         worker.project(_projection_of(one))
+
+
+def _refuse_second(one: Declared) -> None:
+    """Refuse a projection whose name an earlier one has; a worker, which is told of no function, names none."""
+    first = next(
+        other for other in _declared if (other.kind, other.alias, other.name) == (one.kind, one.alias, one.name)
+    )
+    if first is not one:
+        raise InvalidOptionError(f"{one}: there is {first} already, so give one of them another name")
 
 
 @contextmanager

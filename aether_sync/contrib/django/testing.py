@@ -7,7 +7,6 @@ written, and all of that is rolled back with it.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 
 from django.db import DEFAULT_DB_ALIAS
 from django.db.transaction import atomic
@@ -22,7 +21,7 @@ from ...worker.on_bus import BusHandler
 from ...worker.worker import Worker, handlers_of
 from ._connections import Ends, get_bus, get_store, replaced
 from ._database import own_connections
-from ._settings import aliases, settings_of
+from ._settings import alias_of_outbox, aliases, settings_of
 from .outbox import relay
 from .registry import build_worker, registered
 
@@ -39,11 +38,15 @@ def events_in_memory() -> Iterator["EventsInMemory"]:
     """
     ends = {}
     for alias in aliases():
-        types = settings_of(alias).types
-        ends[alias] = Ends(None, EventBus(types=types), InMemoryEventStore(types=types))
+        settings = settings_of(alias)
+        bus = EventBus(types=settings.types)
+        announced = None if settings.namespace is None else bus
+        store = InMemoryEventStore(types=settings.types, bus=announced, namespace=settings.namespace)
+        ends[alias] = Ends(None, bus, store)
     before = replaced(ends)
     try:
-        yield EventsInMemory()
+        events = EventsInMemory()  # which lives as long as the block, though nobody may have taken it
+        yield events
     finally:
         replaced(before)
         for one in ends.values():
@@ -63,6 +66,8 @@ class EventsInMemory:
             if isinstance(one, BusHandler)
         ]
         self._projected: dict[tuple[str, str], int] = {}  # up to which sequence, by alias and name
+        self._published = Published(get_bus())
+        self._published.start()
 
     @property
     def bus(self) -> EventBus:
@@ -74,12 +79,10 @@ class EventsInMemory:
         """The store of the alias ``default``."""
         return get_store()
 
-    @cached_property
+    @property
     def published(self) -> Published:
-        """What is published on :attr:`bus` from the first use on."""
-        published = Published(self.bus)
-        published.start()
-        return published
+        """What is published on :attr:`bus` during the test."""
+        return self._published
 
     def drain(self, *, using: str = DEFAULT_DB_ALIAS) -> int:
         """Send what is in the outbox, and call all handlers and projections with what is there, until nothing is left.
@@ -88,7 +91,8 @@ class EventsInMemory:
         projection begins with the first event of the test.
 
         Args:
-            using: The alias of the database with the outbox; its events go to the alias ``default`` of ``AETHER``.
+            using: The alias of the database with the outbox. Its events go to the alias of ``AETHER`` that has it in
+                ``RELAY``, and to ``default`` if none has.
 
         Returns:
             How many events were sent, and how often a handler or a projection was called, all together.
@@ -96,10 +100,10 @@ class EventsInMemory:
         Raises:
             Exception: What a handler has raised. Its event comes again in the next call.
         """
-        calls = 0
+        calls, sent_to = 0, alias_of_outbox(using)
         with own_connections():
             for _ in range(_MOST_ROUNDS):
-                found = relay(using=using).drain() + self._hear() + self._consume() + self._project()
+                found = relay(sent_to, using=using).drain() + self._hear() + self._consume() + self._project()
                 if not found:
                     return calls
                 calls += found
@@ -159,7 +163,7 @@ class _InMemory:
 
     @property
     def published(self) -> Published:
-        """What is published on :attr:`bus` from the first use on."""
+        """What is published on :attr:`bus` during the test."""
         return self.aether.published
 
     def drain(self, *, using: str = DEFAULT_DB_ALIAS) -> int:

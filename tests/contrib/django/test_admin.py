@@ -76,6 +76,15 @@ def test_one_that_fails_again_stays_and_one_that_does_not_is_gone(letter: int, m
     assert Mail.objects.count() == 0
 
 
+def test_one_that_is_gone_already_is_told(letter: int) -> None:
+    get_store().consumer("mailer").discard_dead_letter(letter)
+    client = login("view_deadletter", "change_deadletter")
+    chosen = [f"default/{letter}/mailer", "default/77/mailer"]
+    shown = said(client.post(LETTERS, {"action": "retry", "chosen": chosen}, follow=True))
+    assert "2 of 'mailer' gone already" in shown
+    assert "cannot be had" not in shown
+
+
 def test_one_that_is_handled_again_is_gone(letter: int, monkeypatch: pytest.MonkeyPatch) -> None:
     client = login("view_deadletter", "change_deadletter")
     from aether_sync.contrib.django import registry

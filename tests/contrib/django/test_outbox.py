@@ -175,6 +175,23 @@ def test_the_command_names_a_mistake(aether: None, options: dict[str, Any], text
         call_command("aether_relay", *([options.pop("alias")] if "alias" in options else []), once=True, **options)
 
 
+def test_the_command_sends_an_outbox_to_the_alias_whose_workers_do(
+    server: NATSServer, prefix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {
+        "default": {"URL": server.url, "STREAM": prefix, "PREFIX": f"{prefix}-bus"},
+        "audit": {"URL": server.url, "STREAM": f"{prefix}-audit", "PREFIX": f"{prefix}-bus", "RELAY": ["other"]},
+    }
+    with override_settings(AETHER=given):
+        with transaction.atomic(using="other"):
+            outbox.append("order-1", placed(1), using="other")
+        with pytest.raises(CommandError, match=r"'other' goes to AETHER\['audit'\], whose RELAY has it, and not to"):
+            call_command("aether_relay", "default", database="other", once=True)
+        call_command("aether_relay", database="other", once=True)
+        assert capsys.readouterr().out == "1 events sent\n"
+        assert get_store("audit").get_latest_version("order-1") == 1
+
+
 def test_a_missing_migration_is_named(aether: None) -> None:
     call_command("migrate", "aether_sync", "zero", database="other", verbosity=0)
     try:

@@ -229,6 +229,20 @@ def test_a_view_of_asgi_streams(project: Project, server: NATSServer, prefix: st
         assert [answer.readline() for _ in range(2)] == [b"\n", b"data: order-1\n"]
 
 
+def test_a_live_page_of_asgi_is_told_all_and_does_not_hold_up_the_stop(
+    project: Project, store: JetStreamEventStore, port: int
+) -> None:
+    pytest.importorskip("uvicorn")
+    project.migrate()
+    web = project.start("-m", "uvicorn", "--port", f"{port}", "asgi:application")
+    web.get(f"http://127.0.0.1:{port}/place/1")
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/events?after=0", timeout=PATIENCE) as answer:
+        assert b"id: 1\n" in iter(answer.readline, b"")
+        assert web.end(signal.SIGTERM) in (0, -signal.SIGTERM)  # uvicorn raises it again when all has ended
+        assert answer.read().rstrip()  # the rest of the event, and no error
+    assert "Traceback" not in web.log
+
+
 @pytest.mark.parametrize("parallel", ["--parallel=2", "--parallel=1"])
 def test_the_tests_of_the_project_pass_under_djangos_runner(either: Project, parallel: str) -> None:
     said = either.run("test", parallel, "--shuffle=1")

@@ -4,17 +4,21 @@ import ast
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from ...support.common import FreePort, eventually
+from aether_sync import NO_EVENTS, Event, JetStreamEventStore
+
+from ...support.common import PATIENCE, FreePort, eventually
 from ...support.shell import environment, run
-from .serving import BOOT, Shop, write_shop
+from .serving import BOOT, Shop, serving, write_shop
 
 FRAMEWORKS = pytest.mark.parametrize("framework", ["flask", "django"])
 GUIDE = Path(__file__).parents[3] / "aether_sync" / "guide" / "order-service.md"
@@ -67,6 +71,16 @@ def test_the_shop_answers_with_its_events_in_memory(client: FlaskClient) -> None
         assert b"id: 2\nevent: OrderShipped\n" in next(events) + next(events)
     assert client.get("/events?after=3").status_code == 400
     assert client.get("/healthz").status_code == 200
+
+
+TOO_MUCH = [{"customer": "c" * 101}, {"article": "a\0"}, {"items": "9" * 5_000}]
+
+
+@pytest.mark.parametrize(("number", "other"), [(0, {}), (10**9, {}), (10**22, {}), *((1, other) for other in TOO_MUCH)])
+def test_what_the_table_has_no_room_for_is_refused(number: int, other: dict[str, str], client: FlaskClient) -> None:
+    form = {"customer": "Ada", "items": "3", "article": "tea"} | other
+    assert client.post(f"/orders/{number}", data=form).status_code == 409
+    assert client.get("/events?after=1").status_code == 400  # nothing is stored
 
 
 @FRAMEWORKS
@@ -129,6 +143,34 @@ def test_what_is_written_passes_its_tests_and_checks(framework: str, tmp_path: P
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@FRAMEWORKS
+def test_the_health_tells_of_a_table_that_has_stopped(framework: str, tmp_path: Path) -> None:
+    with serving(tmp_path, framework) as shop:
+        for other in TOO_MUCH:
+            with pytest.raises(HTTPError, match="409"):
+                shop.ask("/orders/1", {"customer": "Ada", "items": "3", "article": "tea"} | other)
+        with pytest.raises(HTTPError, match="409"):
+            shop.place(10**22)
+        shop.place(1)
+        eventually(lambda: shop.ask("/orders")["after"] == 1, "the table")
+        assert shop.ask("/healthz")["ok"]
+        order = Event(event_type="OrderShipped", actor_id="order-x")  # of a program that knows no better
+        with JetStreamEventStore(shop.server.url, stream="shop") as store:
+            store.append("order-x", order, expected_version=NO_EVENTS)
+        eventually(lambda: "the table" in reasons_of(f"{shop.url}/healthz"), "that it has stopped")
+
+
+def reasons_of(url: str) -> str:
+    """Return what an answer 503 says; nothing of another one."""
+    try:
+        with urllib.request.urlopen(url, timeout=PATIENCE):
+            return ""
+    except HTTPError as error:
+        with error:
+            return error.read().decode() if error.code == 503 else ""
 
 
 @pytest.mark.slow

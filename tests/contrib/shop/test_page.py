@@ -82,7 +82,7 @@ def link(shop: Shop) -> Iterator[BrokenLink]:
 def restart_nats(shop: Shop, link: BrokenLink, page: Page) -> None:
     shop.server.stop()
     page.becomes("away")
-    assert "The store is away" in page.said()
+    assert "A part of the shop is away" in page.said()
     shop.server.start()
 
 

@@ -201,6 +201,7 @@ PAGES = (
             "contrib.django.registry",
             "contrib.django._connections",
             "contrib.django._commits",
+            "contrib.django._sse",
             "contrib.django._database",
             "contrib.django.outbox",
         ),

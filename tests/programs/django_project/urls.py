@@ -9,4 +9,5 @@ urlpatterns = [
     path("announce/<str:number>", views.announce),
     path("process", views.process),
     path("live", views.live),
+    path("events", views.events),
 ]

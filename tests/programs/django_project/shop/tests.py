@@ -25,10 +25,9 @@ class BuyTest(AetherTestCase):
         self.assertFalse(Order.objects.exists() or Mail.objects.exists() or outbox.relay().set_aside())
 
     def test_what_is_published_on_commit(self):
-        published = self.published
         with self.captureOnCommitCallbacks(execute=True):
             self.client.post("/announce/8")
-        self.assertEqual(published.events[0].actor_id, "order-8")
+        self.assertEqual(self.published.events[0].actor_id, "order-8")
 
     def test_an_event_that_comes_twice_is_handled_once(self):
         self.store.append("order-1", Event(event_type="OrderPlaced", actor_id="order-1", data={"again": True}),
@@ -46,9 +45,8 @@ class BuyTest(AetherTestCase):
 
 class TransactionTest(AetherTransactionTestCase):
     def test_commits_are_real(self):
-        published = self.published
         self.client.post("/announce/9")
-        self.assertEqual(published.events[0].actor_id, "order-9")
+        self.assertEqual(self.published.events[0].actor_id, "order-9")
         self.client.post("/buy/10")
         self.assertEqual(self.drain(), 6)
         self.assertEqual([mail.order for mail in Mail.objects.all()], ["order-10"])

@@ -4,7 +4,7 @@ from django.db import transaction
 from django.http import HttpResponse, StreamingHttpResponse
 
 from aether_sync import ANY_VERSION, Event
-from aether_sync.contrib.django import bus, get_store, outbox, publish_on_commit
+from aether_sync.contrib.django import bus, get_store, outbox, publish_on_commit, sse
 from shop.models import Order
 
 
@@ -37,6 +37,11 @@ async def live(request):
                 yield f"data: {event.actor_id}\n\n".encode()
 
     return StreamingHttpResponse(events(), content_type="text/event-stream")
+
+
+def events(request):
+    """Stream what is stored; a server for ASGI calls this, too."""
+    return sse(request, after=request.GET.get("after"), actors="order-*")
 
 
 def buy(request, number):

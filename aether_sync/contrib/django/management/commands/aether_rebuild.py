@@ -4,14 +4,12 @@ from argparse import ArgumentParser
 from contextlib import closing
 from typing import Any
 
-from django.apps import apps
 from django.core.management.base import BaseCommand, CommandError
-from django.db.models import Model
 
-from .....errors import AetherError
+from .....errors import AetherError, InvalidOptionError
 from ..._commands import require_tables
 from ..._settings import DEFAULT
-from ...registry import Declared, make_projection, registered
+from ...registry import make_projection, registered
 
 __all__ = ["Command"]
 
@@ -36,7 +34,11 @@ class Command(BaseCommand):
         if name not in declared:
             there = ", ".join(map(repr, declared)) or "none"
             raise CommandError(f"There is no @projection({name!r}) for AETHER[{alias!r}]: there are {there}.")
-        tables = [*_tables_of(declared[name]), *table]
+        try:
+            models = declared[name].find_models()
+        except InvalidOptionError as error:
+            raise CommandError(f"{declared[name]}: {error}") from error
+        tables = [*(one._meta.db_table for one in models), *table]
         if not tables:
             raise CommandError(f"Say what @projection({name!r}) fills: by its models=[...], or by --table.")
         require_tables([declared[name].using or ""])
@@ -50,8 +52,3 @@ class Command(BaseCommand):
     def _show(self, done: int, total: int) -> None:
         if self.stdout.isatty():
             self.stdout.write(f"\r{done:,} of {total:,}", ending="\r")
-
-
-def _tables_of(declared: Declared) -> list[str]:
-    found = [apps.get_model(one) if isinstance(one, str) else one for one in declared.models]
-    return [one._meta.db_table for one in found if issubclass(one, Model)]

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 
-from aether_sync import Repository, RetryableError, UnknownOutcomeError
-from aether_sync.contrib import sse
-from aether_sync.contrib.django import get_store
-from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from aether_sync import Health, ProjectionStoppedError, Repository, RetryableError, UnknownOutcomeError
+from aether_sync.contrib.django import get_projection, get_store, sse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.views.decorators.http import require_GET, require_POST
 
@@ -21,19 +20,15 @@ def newest(request: HttpRequest) -> HttpResponse:
 
 @require_GET
 def events(request: HttpRequest) -> HttpResponseBase:
-    last = request.headers.get("Last-Event-ID") or request.GET.get("after")
-    try:
-        return StreamingHttpResponse(sse.stream(get_store(), last, actors="order-*"), headers=sse.HEADERS)
-    except sse.LastEventIdError as error:
-        return HttpResponse(str(error), status=400)
+    return sse(request, after=request.GET.get("after"), actors="order-*")
 
 
 @require_POST
 def place(request: HttpRequest, number: int) -> HttpResponse:
     form = request.POST
     items = form.get("items", "")
-    wanted = form.get("customer", ""), int(items) if items.isdecimal() else 0, form.get("article", "")
-    return decide(request, number, orders.place, *wanted)
+    number_of_items = int(items) if items.isdecimal() and len(items) < 3 else 0
+    return decide(request, number, orders.place, form.get("customer", ""), number_of_items, form.get("article", ""))
 
 
 @require_POST
@@ -45,7 +40,7 @@ def decide(request: HttpRequest, number: int, decision: Callable[..., object], *
     repository = Repository(get_store(), initial=orders.Order, evolve=orders.evolve)
     key = request.headers.get("Idempotency-Key", "")  # a request that is sent again has no further effect
     try:
-        repository.decide(f"order-{number}", decision, *args, command_id=key, timeout=2.0)
+        repository.decide(orders.actor_of(number), decision, *args, command_id=key, timeout=2.0)
     except orders.OrderError as error:
         return HttpResponse(str(error), status=409)
     except (RetryableError, UnknownOutcomeError):
@@ -55,5 +50,16 @@ def decide(request: HttpRequest, number: int, decision: Callable[..., object], *
 
 @require_GET
 def health(request: HttpRequest) -> HttpResponse:
-    found = get_store().health(timeout=0.5)
-    return HttpResponse(str(found), status=200 if found.ok else 503)
+    found = Health.of("the shop", parts=[get_store().health(timeout=0.5), health_of_table()])
+    return JsonResponse(found.to_dict(), status=200 if found.ok else 503)
+
+
+def health_of_table() -> Health:
+    """Return whether the table is filled: not any more when the worker has met an event that has no room there."""
+    try:
+        get_projection("orders").wait_for(get_store().last_sequence(timeout=0.5), timeout=0)
+    except ProjectionStoppedError as error:
+        return Health(about="the table", reasons=(str(error),))
+    except RetryableError:  # it is a little behind, or the store is away
+        pass
+    return Health(about="the table")

@@ -5,7 +5,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from aether_sync import StoredEvent
+from aether_sync import EventStore, Health, Projection, ProjectionStoppedError, RetryableError, SQLite, StoredEvent
 
 from .orders import OrderPlaced, OrderShipped
 
@@ -18,6 +18,11 @@ def create() -> None:
             "CREATE TABLE IF NOT EXISTS orders (number INTEGER PRIMARY KEY, customer TEXT, items INTEGER, "
             "article TEXT, status TEXT, sequence INTEGER)"
         )
+
+
+def projection(store: EventStore) -> Projection:
+    """Return what fills the table: the worker starts it, and the web server asks it how it is."""
+    return store.project("orders", apply, into=SQLite(PATH), actors="order-*")
 
 
 def apply(db: sqlite3.Cursor, stored: StoredEvent) -> None:
@@ -36,3 +41,14 @@ def newest(count: int = 100) -> list[dict[str, Any]]:
         db.row_factory = sqlite3.Row
         rows = db.execute("SELECT * FROM orders ORDER BY sequence DESC LIMIT ?", (count,))
         return [dict(row) for row in rows]
+
+
+def health(orders: Projection, timeout: float | None) -> Health:
+    """Return whether the table is filled: not any more when the worker has met an event that has no room there."""
+    try:
+        orders.wait_for(orders.store.last_sequence(timeout=timeout), timeout=0)
+    except ProjectionStoppedError as error:
+        return Health(about="the table", reasons=(str(error),))
+    except RetryableError:  # it is a little behind, or the store is away
+        pass
+    return Health(about="the table")

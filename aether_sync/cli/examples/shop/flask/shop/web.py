@@ -1,13 +1,14 @@
 """The web server: orders are placed and shipped here, and the page shows them while that happens."""
 
 from collections.abc import Callable
+from functools import partial
 
 from aether_sync import Repository, RetryableError, UnknownOutcomeError
 from aether_sync.contrib.flask import Aether
 from flask import Blueprint, Flask, Response, request
 
 from . import table
-from .orders import Order, OrderError, evolve, place, ship, types
+from .orders import Order, OrderError, actor_of, evolve, place, ship, types
 
 aether = Aether(types=types)
 shop = Blueprint("shop", __name__, static_folder="page", static_url_path="/page")
@@ -19,7 +20,9 @@ def create_app() -> Flask:
     app.config.from_prefixed_env()  # FLASK_AETHER_URL=nats://...
     aether.init_app(app)
     app.register_blueprint(shop)
-    app.register_blueprint(aether.health_blueprint())  # /healthz and /livez
+    with app.app_context():
+        orders = table.projection(aether.store)
+    app.register_blueprint(aether.health_blueprint(partial(table.health, orders)))  # /healthz and /livez
     table.create()
     return app
 
@@ -54,7 +57,7 @@ def ship_order(number: int) -> tuple[str, int]:
 def decide(number: int, decision: Callable[..., object], *args: object) -> tuple[str, int]:
     repository = Repository(aether.store, initial=Order, evolve=evolve)
     key = request.headers.get("Idempotency-Key", "")  # a request that is sent again has no further effect
-    repository.decide(f"order-{number}", decision, *args, command_id=key, timeout=2.0)
+    repository.decide(actor_of(number), decision, *args, command_id=key, timeout=2.0)
     return "", 204
 
 

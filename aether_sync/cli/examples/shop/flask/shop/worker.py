@@ -1,6 +1,6 @@
 """What is done about events: rows for the table, and a mail for each order."""
 
-from aether_sync import JetStreamEventStore, SQLite, Worker
+from aether_sync import JetStreamEventStore, Worker
 
 from . import table
 from .orders import OrderPlaced, types
@@ -9,7 +9,7 @@ store = JetStreamEventStore(stream="shop", types=types, connect="background")
 worker = Worker(store=store)
 
 table.create()
-worker.project(store.project("orders", table.apply, into=SQLite(table.PATH), actors="order-*"))
+orders = worker.project(table.projection(store))
 
 
 @worker.consume("mailer", event_types={OrderPlaced})

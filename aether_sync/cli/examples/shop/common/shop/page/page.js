@@ -7,7 +7,7 @@ const EVENTS_SHOWN = 200;
 const STATES = {
     live: "Live",
     lost: "Connection lost. Trying again …",
-    away: "The store is away. New events come when it is back.",
+    away: "A part of the shop is away. What is new comes when it is back.",
 };
 
 const element = (id) => document.getElementById(id);
