@@ -17,8 +17,6 @@ from aether_sync.testing import BrokenLink
 
 from ...support.common import PATIENCE, FreePort, eventually, first_of
 from ...support.shell import environment
-from .conftest import BOOT, serving
-from ...support.common import PATIENCE, eventually, first_of
 from .conftest import BOOT, ROOT, serving
 
 PROJECTIONS = ROOT / "aether_sync" / "guide" / "projections.md"
