@@ -505,12 +505,12 @@ class TestThread:
         self, lite: SQLAlchemyPlace, store: InMemoryEventStore
     ) -> None:
         with lite.relay(store, None) as first:
-            eventually(lambda: "works" in repr(first))
+            eventually(lambda: "which works" in repr(first))
             with lite.relay(store, None, poll=0.01) as second:
-                eventually(lambda: "stands by" in repr(second))
+                eventually(lambda: "which stands by" in repr(second))
                 assert second.health().ok
                 first.close()
-                eventually(lambda: "works" in repr(second))
+                eventually(lambda: "which works" in repr(second))
 
     def test_a_store_that_is_closed_ends_it(self, lite: SQLAlchemyPlace, store: InMemoryEventStore) -> None:
         relay = lite.relay(store, None, poll=0.01)
