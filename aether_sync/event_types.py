@@ -543,7 +543,10 @@ def _value(event: Event, known: _Type, data: Mapping[str, Any]) -> Any:
     try:
         return msgspec.convert(data, known.cls, str_keys=True)
     except Exception as error:  # the class may have a __post_init__ of the user's, which raises anything
-        raise EventTypeError(f"{_of(event)} is no {_shown(known.cls)}: {_reason(error)}", event.id) from error
+        advice = ""
+        if type(error) is msgspec.ValidationError and "missing required field" in str(error):
+            advice = ". Give the class a new version, and upcast what has the old one; or give the field a default"
+        raise EventTypeError(f"{_of(event)} is no {_shown(known.cls)}: {_reason(error)}{advice}", event.id) from error
 
 
 def _reason(error: Exception) -> str:

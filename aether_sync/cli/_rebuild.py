@@ -57,5 +57,5 @@ def _projection_at(where: str) -> Projection:
         check_callback(repr(where), found)
         found = found()
     if not isinstance(found, Projection):
-        raise WrongUsageError(f"{where!r} is {short(found)}, and no projection")
+        raise WrongUsageError(f"{where!r} is {short(found)}, and no projection: name what project() has returned")
     return found

@@ -428,3 +428,20 @@ def test_a_value_shares_nothing_with_its_event() -> None:
     value = types.value_of(event)
     value["notes"]["deep"].append(2)
     assert types.value_of(event) == event.data == {"amount": 1, "notes": {"deep": [1]}}
+
+
+def test_a_field_that_old_events_do_not_have_is_told_with_the_remedy() -> None:
+    types = typed()
+
+    @types.event("Shipped")
+    @dataclass
+    class Shipped:
+        to: str
+        weight: int
+
+    def value(data: dict[str, Any]) -> object:
+        return types.value_of(Event(event_type="Shipped", actor_id="a", data=data))
+
+    advice = "missing required field `weight`. Give the class a new version, and upcast"
+    assert advice in refused(lambda: value({"to": "x"}), EventTypeError)
+    assert "new version" not in refused(lambda: value({"to": "x", "weight": "y"}), EventTypeError)

@@ -73,6 +73,8 @@ def make_bus_and_store(
 
 
 def _in_memory(settings: Mapping[str, Any], types: EventTypes | None) -> tuple[EventBus, EventStore]:
+    if "namespace" not in settings:  # so that a test finds what production refuses
+        check_apart(settings.get("stream", "events"), settings.get("prefix", "aether"))
     bus = EventBus(types=types)
     of_store = _given(settings, "namespace", "snapshots_kept")
     return bus, InMemoryEventStore(bus=_announcer(bus, settings), types=types, **of_store)

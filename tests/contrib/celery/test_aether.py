@@ -122,6 +122,8 @@ class TestSettings:
             ({"aether_replicas": "three"}, "replicas must be a whole number"),
             ({"aether_prefix": "a.b"}, "prefix"),
             ({"aether_prefix": "events"}, "stream"),
+            ({"aether_prefix": "events", "aether_url": "memory:"}, "stream"),
+            ({"aether_replicas": 9}, "replicas must be a whole number, 1 or more, at most 5"),
             ({"aether_url": 7}, "wants a URL"),
             ({"aether_on_disconnect": "drop"}, "on_disconnect must be one of 'buffer', 'raise'"),
         ],

@@ -182,7 +182,7 @@ def test_one_command_starts_all_and_a_signal_ends_all(framework: str, number: in
         log = tmp_path / "log"
         with log.open("wb") as file:
             process = subprocess.Popen(
-                [sys.executable, str(tmp_path / "run.py")],
+                [*(["nohup"] if number == signal.SIGTERM else []), sys.executable, str(tmp_path / "run.py")],
                 env=environment(PORT=str(free.number)),
                 stdout=file,
                 stderr=file,
@@ -193,6 +193,9 @@ def test_one_command_starts_all_and_a_signal_ends_all(framework: str, number: in
             shop.ask("/orders/1/ship", {})
             eventually(lambda: shop.ask("/orders")["after"] == 2, "the table")
             eventually(lambda: "Dear Ada, we have got your order of 3 tea." in shop.log, "the mail")
+            if number == signal.SIGTERM:  # it was started by nohup, and its terminal is closed
+                process.send_signal(signal.SIGHUP)
+                shop.place(2, "Ada", 3, "tea")
             process.send_signal(number)
             assert process.wait(BOOT) == 0, shop.log
         finally:

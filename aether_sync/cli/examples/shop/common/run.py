@@ -36,7 +36,8 @@ def tell_end(name: str, process: subprocess.Popen[bytes], ended: SimpleQueue[str
 
 def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # each ends it, as Ctrl-C does
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+            signal.signal(number, signal.default_int_handler)  # each ends it, as Ctrl-C does
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     ended: SimpleQueue[str] = SimpleQueue()
     try:
