@@ -192,6 +192,18 @@ def test_the_command_sends_an_outbox_to_the_alias_whose_workers_do(
         assert get_store("audit").get_latest_version("order-1") == 1
 
 
+def test_a_connection_that_commits_nothing_by_itself_is_refused(aether: None, using: str) -> None:
+    """A relay would take rows, store their events, and leave the rows where they are."""
+    connections[using].ensure_connection()
+    connections[using].set_autocommit(False)
+    try:
+        with pytest.raises(OutboxError, match="AUTOCOMMIT is False"):
+            outbox.relay(using=using).drain()
+    finally:
+        connections[using].rollback()
+        connections[using].set_autocommit(True)
+
+
 def test_a_missing_migration_is_named(aether: None) -> None:
     call_command("migrate", "aether_sync", "zero", database="other", verbosity=0)
     try:
