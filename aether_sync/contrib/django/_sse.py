@@ -19,7 +19,7 @@ def sse(
     request: HttpRequest,
     source: EventStore | Subscription | None = None,
     *,
-    after: str | None = None,
+    after: str | int | None = None,
     actors: str | None = None,
     event_types: Iterable[str | type] = (),
     encode: Encode | None = None,
@@ -37,8 +37,9 @@ def sse(
     Args:
         request: That of the view.
         source: A store, or a subscription of a bus; None for the store of the alias ``default``.
-        after: What the page has got when it connects first, as text: ``request.GET.get("after")``. The sequence of an
-            event, "0" to get all, or None to get what is stored from now on. ``Last-Event-ID`` comes before it.
+        after: What the page has got when it connects first, as a number or its text, such as
+            ``request.GET.get("after")``: the sequence of an event, 0 to get all, or None to get what is stored from now
+            on. ``Last-Event-ID`` comes before it. With a subscription, which has no past, it must be None.
         actors: A pattern of actor ids, such as ``"order-*"``: only events of these; None for all.
         event_types: Only events of these types, names or classes of the store's ``types``; none means all types.
         encode: Called with each event, for the text that the page gets; for None it does not get the event. By default
@@ -52,7 +53,8 @@ def sse(
     try:
         body = stream(
             get_store() if source is None else source,
-            request.headers.get("Last-Event-ID") or after,
+            request.headers.get("Last-Event-ID"),
+            after=after,
             actors=actors,
             event_types=event_types,
             encode=encode,

@@ -6,7 +6,7 @@ from typing import cast
 from flask import Blueprint, Flask, Response, current_app, request, request_finished
 from werkzeug.exceptions import BadRequest
 
-from ..._arguments import as_whole, is_of
+from ..._arguments import is_of
 from ..._values.shown import short
 from ...bus import EventBus
 from ...errors import InvalidOptionError
@@ -172,21 +172,18 @@ class Aether:
             StoreClosedError: The store is closed.
             RuntimeError: There is no request, or as of :attr:`store`.
         """
-        if after is not None and isinstance(source, Subscription):
-            raise InvalidOptionError("a subscription has no past: after= is for the events of a store")
-        last_event_id = request.headers.get("Last-Event-ID")
         try:
             body = stream(
                 self.store if source is None else source,
-                last_event_id or _text_of(after),
+                request.headers.get("Last-Event-ID"),
+                after=after,
                 actors=actors,
                 event_types=event_types,
                 encode=encode,
                 heartbeat=heartbeat,
             )
         except LastEventIdError as error:
-            text = str(error) if last_event_id else str(error).replace("Last-Event-ID", "after", 1)
-            raise BadRequest(text) from error
+            raise BadRequest(str(error)) from error
         return Response(body, headers=HEADERS)
 
     def _parts(self, app: Flask | None = None) -> Parts:
@@ -238,13 +235,3 @@ class Aether:
 
     def __repr__(self) -> str:
         return "<Aether>"
-
-
-def _text_of(after: str | int | None) -> str | None:
-    """Return a sequence as the header would have it; what a client may have sent is checked later."""
-    if after is None or is_of(after, str):
-        return after
-    number = as_whole(after)
-    if number is None:
-        raise InvalidOptionError(f"after must be the sequence of an event, a number or its text, not {short(after)}")
-    return str(number)

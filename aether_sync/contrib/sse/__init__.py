@@ -36,6 +36,7 @@ def stream(
     source: EventStore | Subscription,
     last_event_id: str | None = None,
     *,
+    after: str | int | None = None,
     actors: str | None = None,
     event_types: Iterable[str | type] = (),
     encode: Encode | None = None,
@@ -54,14 +55,17 @@ def stream(
 
     This asks the store where it ends, for a second at most; to be sure that an id is ahead of it takes two more. While
     the store is away, the stream begins all the same, and has events as soon as the store is back: a browser that gets
-    an error such as 503 would not come back. Without a ``last_event_id`` it begins then where the store ends when this
+    an error such as 503 would not come back. Without any of these two ids it begins then where the store ends when this
     process reaches it: nobody knows where it ended before. In a coroutine, call it by ``await
     asyncio.to_thread(stream, ...)``.
 
     Args:
         source: The store, or the subscription.
         last_event_id: The text of the header ``Last-Event-ID``: events of the store after that one; "0" for all. None
-            or "" for those that are stored from now on. A subscription ignores it.
+            or "" if there is none. A subscription ignores it.
+        after: What the page has got when it connects first, as a number or its text, such as that of a query
+            parameter: the sequence of an event, 0 to get all, or None to get what is stored from now on. The
+            ``last_event_id`` comes before it. With a subscription, which has no past, it must be None.
         actors: A pattern of actor ids, such as ``"order-*"``: only events of these; None for all.
         event_types: Only events of these types, names or classes of the store's ``types``; none means all types.
         encode: Called with each event, for the text that the page gets; for None it does not get the event. Without
@@ -71,7 +75,7 @@ def stream(
             connection, and the server notices when the client has left.
 
     Raises:
-        LastEventIdError: ``last_event_id`` is no number, or is ahead of the store. Answer 400.
+        LastEventIdError: ``last_event_id``, or ``after``, is no number, or is ahead of the store. Answer 400.
         InvalidOptionError: Another argument is wrong.
         StoreClosedError: The store is closed.
     """
@@ -81,8 +85,10 @@ def stream(
     if isinstance(source, Subscription):
         if actors is not None or tuple(event_types):
             raise InvalidOptionError("a subscription has its own filter: give actors and event_types to subscribe()")
+        if after is not None:
+            raise InvalidOptionError("a subscription has no past: after= is for the events of a store")
         return SubscriptionStream(source, encode, seconds)
     if not isinstance(source, EventStore):
         raise InvalidOptionError(f"stream() takes a store or a subscription, not {short(source)}")
     wanted = check_wanted("actors", actors, event_types, source.types)
-    return StoreStream(source, wanted, last_event_id, encode, seconds)
+    return StoreStream(source, wanted, last_event_id, after, encode, seconds)

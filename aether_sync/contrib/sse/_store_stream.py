@@ -2,7 +2,7 @@
 
 import re
 
-from ..._arguments import MAX_INT, is_of
+from ..._arguments import MAX_INT, as_whole, is_of
 from ..._runtime.deadline import Deadline
 from ..._runtime.exit import is_ending
 from ..._values.shown import short
@@ -24,19 +24,20 @@ _SECTION = 5_000  # sequences that are looked through at once for the events tha
 
 
 class LastEventIdError(InvalidOptionError):
-    """The ``Last-Event-ID`` is no sequence, or is ahead of the store: answer 400.
+    """The ``Last-Event-ID``, or ``after``, is no sequence, or is ahead of the store: answer 400.
 
     A browser that gets 400 connects no more, and its ``EventSource`` is ``CLOSED``. That is right here: what the page
     has shown is of another store, or of a past that was restored, so it has to be loaded anew.
     """
 
 
-def begin_after(store: EventStore, last_event_id: str | None) -> tuple[int | None, bool]:
+def begin_after(store: EventStore, last_event_id: str | None, after: str | int | None) -> tuple[int | None, bool]:
     """Return the sequence to begin after, and whether it is known that the store has come that far.
 
     Args:
         store: The store.
-        last_event_id: The text of the header; None or "" for events that are stored from now on.
+        last_event_id: The text of the header; None or "" if there is none.
+        after: What counts then; None or "" for events that are stored from now on.
 
     Returns:
         The sequence; None if the store is away, and nobody knows where it ends now.
@@ -46,26 +47,36 @@ def begin_after(store: EventStore, last_event_id: str | None) -> tuple[int | Non
     """
     tail = tails.find(store)
     known = None if tail is None else tail.position
-    if not last_event_id:
+    what, text = ("Last-Event-ID", last_event_id) if last_event_id else ("after", _text_of(after))
+    if not text:
         if known is not None:
             return known, True
         end = _end_of(store, tail)
         return end, end is not None
-    sequence = _sequence(last_event_id)
+    sequence = _sequence(what, text)
     if known is not None and sequence <= known:
         return sequence, True
-    return sequence, _has_reached(store, tail, sequence)
+    return sequence, _has_reached(store, tail, what, sequence)
 
 
-def _sequence(last_event_id: str) -> int:
-    if not is_of(last_event_id, str):
-        raise InvalidOptionError(f"last_event_id must be the text of the header, or None, not {short(last_event_id)}")
-    if _ID.fullmatch(last_event_id) is None or int(last_event_id) > MAX_INT:
+def _text_of(after: str | int | None) -> str | None:
+    """Return a sequence as the header would have it; what a client may have sent is checked later."""
+    if after is None or is_of(after, str):
+        return after
+    number = as_whole(after)
+    if number is None:
+        raise InvalidOptionError(f"after must be the sequence of an event, a number or its text, not {short(after)}")
+    return str(number)
+
+
+def _sequence(what: str, text: str) -> int:
+    if not is_of(text, str):
+        raise InvalidOptionError(f"last_event_id must be the text of the header, or None, not {short(text)}")
+    if _ID.fullmatch(text) is None or int(text) > MAX_INT:
         raise LastEventIdError(
-            "Last-Event-ID must be the number of an event, as a stream of a store has sent it, not "
-            f"{short(last_event_id)}"
+            f"{what} must be the number of an event, as a stream of a store has sent it, not {short(text)}"
         )
-    return int(last_event_id)
+    return int(text)
 
 
 def _end_of(store: EventStore, tail: Tail | None) -> int | None:
@@ -78,7 +89,7 @@ def _end_of(store: EventStore, tail: Tail | None) -> int | None:
         return None
 
 
-def _has_reached(store: EventStore, tail: Tail | None, sequence: int) -> bool:
+def _has_reached(store: EventStore, tail: Tail | None, what: str, sequence: int) -> bool:
     """Whether the store has come as far as this; False if it is away.
 
     Raises:
@@ -93,7 +104,7 @@ def _has_reached(store: EventStore, tail: Tail | None, sequence: int) -> bool:
         store.follow(after=sequence, timeout=_REFUSE).close()
     except StreamRegressionError as error:
         raise LastEventIdError(
-            f"Last-Event-ID is {sequence}, and the store ends at {end}: it is another store now, or was restored. Load "
+            f"{what} is {sequence}, and the store ends at {end}: it is another store now, or was restored. Load "
             "the page anew"
         ) from error
     except RetryableError:
@@ -109,12 +120,13 @@ class StoreStream(EventStream):
         store: EventStore,
         wanted: SubscriptionFilter,
         last_event_id: str | None,
+        after: str | int | None,
         encode: Encode | None,
         heartbeat: float,
     ) -> None:
         super().__init__(encode, heartbeat)
         self._store = store
-        position, self._is_checked = begin_after(store, last_event_id)
+        position, self._is_checked = begin_after(store, last_event_id, after)
         self._cursor = Cursor(wanted, position)
         self._tail: Tail | None = None
         self._page: list[Entry] = []  # which was read from the store, and is behind the cursor
@@ -180,7 +192,7 @@ class StoreStream(EventStream):
     def _check(self) -> None:
         position = self._joined.settle(self._cursor)
         try:
-            self._is_checked = position is None or _has_reached(self._store, None, position)
+            self._is_checked = position is None or _has_reached(self._store, None, "Last-Event-ID", position)
         except LastEventIdError:  # the browser connects again, and then it gets this as an answer
             self._is_stopped = True
 

@@ -36,10 +36,17 @@ def test_a_browser_that_comes_back_gets_what_it_has_not() -> None:
         assert b"id: 3\nevent: OrderPlaced\n" in next(chunks) + next(chunks)
 
 
-@pytest.mark.parametrize("after", ["x", "77"])
-def test_what_makes_no_sense_is_a_400(after: str) -> None:
+def test_a_page_may_say_by_a_number_what_it_has() -> None:
+    with closing(streamed(sse(RequestFactory().get("/events"), after=2))) as response:
+        chunks = iter(response)
+        assert b"id: 3\nevent: OrderPlaced\n" in next(chunks) + next(chunks)
+
+
+@pytest.mark.parametrize("after", ["x", "77", 77])
+def test_what_makes_no_sense_is_a_400(after: str | int) -> None:
     response = sse(RequestFactory().get("/events"), after=after)
     assert response.status_code == 400
+    assert response.content.startswith(b"after ")  # type: ignore[attr-defined]
     assert response.headers["Content-Type"].startswith("text/plain")
 
 
