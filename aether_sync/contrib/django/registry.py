@@ -100,7 +100,7 @@ def registered() -> Sequence[Declared]:
 
 
 def handler(
-    consumer: str, *, once: bool = False, using: str = DEFAULT_DB_ALIAS, alias: str = DEFAULT, **options: Any
+    consumer: str, *, once: bool = False, using: str | None = None, alias: str = DEFAULT, **options: Any
 ) -> Callable[[F], F]:
     """Return a decorator for a handler of stored events: each is delivered at least once, to one of all workers.
 
@@ -111,13 +111,16 @@ def handler(
     Args:
         consumer: The consumer's name, by which all workers share its events.
         once: Whether it is called in such a transaction.
-        using: The alias of the database of that.
+        using: The alias of the database of that, "default" for None. Without ``once`` it must be None.
         alias: That of the store, in the setting ``AETHER``.
         **options: Those of :meth:`Worker.consume`: ``event_types``, ``actors``, ``threads``, ``max_deliver``,
             ``retry_delay``, ``time_limit`` and so on.
     """
     refuse_bare(consumer, "@handler", "'mailer'")
-    return _declare("handler", consumer, alias, using=using if once else None, options=options)
+    if once:
+        return _declare("handler", consumer, alias, using=using or DEFAULT_DB_ALIAS, options=options)
+    given = options if using is None else {**options, "using": using}
+    return _declare("handler", consumer, alias, options=given)
 
 
 def on(pattern: str, *, alias: str = DEFAULT, **options: Any) -> Callable[[F], F]:
@@ -264,6 +267,8 @@ def build_worker(
 
 
 def _add(worker: Worker, one: Declared) -> None:
+    if one.kind == "handler" and "using" in one.options:
+        raise InvalidOptionError("using is the database of once=True, and means nothing without that")
     check_known(f"{one} has no option", one.options, _OPTIONS[one.kind])
     if one.kind == "handler" and one.using is not None:
         function = _with_database(one.function)

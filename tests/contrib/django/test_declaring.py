@@ -69,6 +69,7 @@ def test_a_decorator_without_parentheses_is_refused_at_once(decorator: Any, func
     [
         (lambda: handler("m", event_types="OrderPlaced")(work), "event_types is the str 'OrderPlaced'; pass a set"),
         (lambda: handler("m", once=True, using="reprts")(work), "the setting DATABASES has no alias 'reprts'"),
+        (lambda: handler("m", using="default")(work), "means nothing without that"),
         (lambda: on("orders..x")(work), "pattern 'orders..x' has an empty token"),
         (lambda: every(0)(turn), "seconds must be a number, more than 0, not 0"),
         (lambda: every("1h")(turn), "more than 0, not '1h'"),  # type: ignore[arg-type]
