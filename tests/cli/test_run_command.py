@@ -549,7 +549,7 @@ def test_reload(begin: Callable[..., Command]) -> None:
 
     Path("shop.py").write_text(PROGRAM)
     command.wait_until(6)
-    assert command.probe("/healthz")[0] == 200
+    eventually(lambda: command.probe("/healthz")[0] == 200, "that all processes are ready")
     command.process.send_signal(signal.SIGTERM)
     assert command.process.wait(PATIENCE) == 0
 

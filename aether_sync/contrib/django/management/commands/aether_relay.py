@@ -48,6 +48,7 @@ class Command(BaseCommand):
                 self.stdout.write(f"{relay.drain():,} events sent")
             else:
                 self.stdout.write(f"sending the outbox of database {given['database']!r} to AETHER[{alias!r}]")
+                self.stdout.flush()  # a log that is no terminal would show it at the end
                 relay.run(given["grace"])
         except AetherError as error:
             raise CommandError(str(error)) from error
