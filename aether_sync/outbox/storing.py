@@ -15,8 +15,10 @@ A row with an expected version has its version from the start. If another writer
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from math import inf
 from typing import NamedTuple
 
+from .._values.clock import monotonic
 from ..errors import AtomicAppendUnsupportedError, VersionConflictError
 from ..events import Event
 from ..stores._checks import BATCH_LIMIT
@@ -24,10 +26,11 @@ from ..stores.event_store import EventStore
 from .outcome import LASTING, Outcome
 from .rows import OutboxRow
 
-__all__ = ["Storing"]
+__all__ = ["Known", "Storing"]
 
 _TIMEOUT = 5.0  # seconds for a call of the store
 _VERSIONS_KNOWN = 100_000  # actors
+_OTHERS_STORE = 60.0  # seconds after a conflict in which others are taken to store events of the same actors
 
 
 class _Save(NamedTuple):
@@ -35,6 +38,45 @@ class _Save(NamedTuple):
 
     row: OutboxRow
     events: tuple[Event, ...]
+
+
+class Known:
+    """Versions that actors have had, most likely their last ones: what this relay has stored, or was told.
+
+    Where others store events of the same actors, such as a second relay, these are soon wrong, and each save that fails
+    takes longer than a question. So after a conflict nothing is taken for the last version for a while.
+    """
+
+    def __init__(self) -> None:
+        self._versions: OrderedDict[str, int] = OrderedDict()
+        self._others_at = -inf  # when it was last seen that others store, too
+
+    def at_least(self, actor: str) -> int:
+        """Return a version that an actor has reached; 0 if none is known."""
+        return self._versions.get(actor, 0)
+
+    def last(self, actor: str) -> int | None:
+        """Return an actor's version; None if the store should be asked."""
+        return None if monotonic() < self._others_at + _OTHERS_STORE else self._versions.get(actor)
+
+    def learn(self, actor: str, version: int) -> None:
+        """Note that an actor has reached a version."""
+        self._versions[actor] = max(version, self._versions.get(actor, 0))
+        self._versions.move_to_end(actor)
+
+    def distrust(self, actor: str) -> None:
+        """Note that somebody else has stored an event of an actor."""
+        self._versions.pop(actor, None)
+        self._others_at = monotonic()
+
+    def clear(self) -> None:
+        """Forget all versions."""
+        self._versions.clear()
+
+    def trim(self) -> None:
+        """Forget those that were not used for long."""
+        while len(self._versions) > _VERSIONS_KNOWN:
+            self._versions.popitem(last=False)
 
 
 class Storing:
@@ -46,7 +88,7 @@ class Storing:
 
     def __init__(self, store: EventStore) -> None:
         self._store = store
-        self._known: OrderedDict[str, int] = OrderedDict()  # a version that each actor has had, most likely its last
+        self._known = Known()
 
     def send(self, rows: Sequence[OutboxRow], outcome: Outcome) -> None:
         """Save the rows that have a version, and plan versions for those that have none.
@@ -59,8 +101,7 @@ class Storing:
         except Exception:
             self._known.clear()  # the stream may have been deleted, and another one made
             raise
-        while len(self._known) > _VERSIONS_KNOWN:
-            self._known.popitem(last=False)
+        self._known.trim()
 
 
 class _Batch:
@@ -72,7 +113,7 @@ class _Batch:
         outcome: Is told what became of the rows.
     """
 
-    def __init__(self, store: EventStore, known: OrderedDict[str, int], outcome: Outcome) -> None:
+    def __init__(self, store: EventStore, known: Known, outcome: Outcome) -> None:
         self._store = store
         self._known = known
         self._outcome = outcome
@@ -97,7 +138,7 @@ class _Batch:
     def _ready(self, actor: str, lane: Sequence[OutboxRow]) -> list[_Save]:
         """Return the first rows of an actor that have a version, up to one that has none or cannot be saved."""
         ready: list[_Save] = []
-        version = self._known.get(actor, 0)
+        version = self._known.at_least(actor)
         for row in lane:
             if row.version is None:
                 break
@@ -151,7 +192,7 @@ class _Batch:
             try:
                 self._save([save])
             except VersionConflictError as conflict:
-                self._known.pop(actor, None)
+                self._known.distrust(actor)
                 self._stopped.add(actor)
                 if save.row.expected_version is None:
                     self._refused.add(save.row.id)
@@ -167,7 +208,7 @@ class _Batch:
         self._store.save_events([event for save in saves for event in save.events], timeout=_TIMEOUT)
         for row, _ in saves:
             self._outcome.stored.append(row)
-            self._learn(row.name, row.last_version)
+            self._known.learn(row.name, row.last_version)
 
     def _set_aside(self, row: OutboxRow, error: Exception) -> None:
         self._outcome.refused.append((row, error))
@@ -183,7 +224,9 @@ class _Batch:
         if all(row.version is not None and row.id not in self._refused for row in lane):
             return
         try:
-            version = self._known[actor] if actor in self._known else self._ask(actor)
+            version = self._known.last(actor)
+            if version is None:
+                version = self._ask(actor)
         except LASTING as error:
             self._set_aside(lane[0], error)
             return
@@ -196,12 +239,8 @@ class _Batch:
 
     def _ask(self, actor: str) -> int:
         version = self._store.get_latest_version(actor, timeout=_TIMEOUT)
-        self._learn(actor, version)
+        self._known.learn(actor, version)
         return version
-
-    def _learn(self, actor: str, version: int) -> None:
-        self._known[actor] = max(version, self._known.get(actor, 0))
-        self._known.move_to_end(actor)
 
 
 def _rises(saves: Sequence[_Save]) -> bool:

@@ -333,6 +333,21 @@ class TestSetAside:
                 assert aside.name == "secret"
                 assert "ermission" in aside.error
 
+    def test_relays_of_the_same_actors_do_not_stumble_over_each_other(
+        self, lite: SQLAlchemyPlace, store: InMemoryEventStore
+    ) -> None:
+        """What one has stored makes the other's knowledge wrong: it notices that once, and asks from then on."""
+        relay = lite.relay(store, None)
+        turns = [sending.Sending(relay._settings, relay._counts, relay._reporter) for _ in range(2)]
+        with closing(lite.outbox.on(lite.engine).connect()) as table:
+            for n in range(20):
+                for actor in range(5):
+                    append(lite, f"order-{actor}", n)
+                while not turns[n % 2].work_once(table).is_empty:
+                    pass
+        assert store.metrics().conflicts <= 20, "in the first turns, in a batch and alone"
+        assert numbers(store, "order-4") == list(range(20))
+
     def test_each_row_is_reached_however_many_are_set_aside(
         self, lite: SQLAlchemyPlace, store: InMemoryEventStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
