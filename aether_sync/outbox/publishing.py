@@ -41,10 +41,11 @@ class Publishing:
         before = self._bus.metrics()
         published = [row for row in rows if self._publish(row, outcome)]
         self._confirm(before)
-        refused = [row for row in published if self._was_refused(row, before)]
-        outcome.published += [row for row in published if row not in refused]
-        for row in refused:
-            self._publish_alone(row, outcome)
+        refused = {name for name in {row.name for row in published} if self._was_refused(name, before)}
+        outcome.published += [row for row in published if row.name not in refused]
+        for row in published:
+            if row.name in refused:
+                self._publish_alone(row, outcome)
 
     def _publish_alone(self, row: OutboxRow, outcome: Outcome) -> None:
         """Publish a row again: what was refused may have been an event of another thread in the same namespace."""
@@ -52,7 +53,7 @@ class Publishing:
         if not self._publish(row, outcome):
             return
         self._confirm(before)
-        if self._was_refused(row, before):
+        if self._was_refused(row.name, before):
             outcome.refused.append((row, PermissionDeniedError(f"no permission to publish to {row.name!r}")))
         else:
             outcome.published.append(row)
@@ -84,13 +85,13 @@ class Publishing:
         if lost:
             raise DeliveryUncertainError("the server has not confirmed all that was published", uncertain=lost)
 
-    def _was_refused(self, row: OutboxRow, before: Metrics) -> bool:
-        """Whether the server has refused an event in the namespace of a row, of whatever thread.
+    def _was_refused(self, namespace: str, before: Metrics) -> bool:
+        """Whether the server has refused an event of a namespace, of whatever thread.
 
         Raises:
             DeliveryUncertainError: It has refused so much that this is not known.
         """
-        refused = was_refused(self._bus, row.name, before.rejected)
+        refused = was_refused(self._bus, namespace, before.rejected)
         if refused is None:
             raise DeliveryUncertainError("the server refuses much that others publish: it is not known what of")
         return refused
