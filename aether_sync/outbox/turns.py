@@ -6,11 +6,23 @@ anyhow, since the version of an event is in its row before it is stored.
 
 import fcntl
 import os
+from collections.abc import Iterable
 from contextlib import suppress
+from typing import Any
 
 from .._runtime.fork import ForkAware, fork_aware
 
-__all__ = ["Turn"]
+__all__ = ["Turn", "turn_file_beside"]
+
+
+def turn_file_beside(databases: Iterable[Any]) -> str:
+    """Return the file of the turns beside a database of SQLite; "" if that is in memory.
+
+    Args:
+        databases: What ``PRAGMA database_list`` has returned: number, name and file of each.
+    """
+    file = next((file for _, name, file in databases if name == "main"), "")
+    return f"{file}-relay" if file else ""
 
 
 class Turn(ForkAware):

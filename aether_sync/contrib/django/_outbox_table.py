@@ -14,6 +14,7 @@ from ..._values.clock import Datetime
 from ...errors import OutboxError
 from ...outbox.database import OutboxCounts, OutboxDatabase, OutboxTable
 from ...outbox.rows import APPEND, Key, Kind, NewRow, OutboxRow, kind_of
+from ...outbox.turns import turn_file_beside
 from ._database import Django
 from .models import OutboxEvent
 
@@ -80,8 +81,7 @@ class _Table(OutboxTable):
         if self._connection.vendor == _SQLITE:
             with self._connection.cursor() as cursor:
                 cursor.execute("PRAGMA database_list")
-                file = next((file for _, name, file in cursor.fetchall() if name == "main"), "")
-            self.turn_file = f"{file}-relay" if file else ""
+                self.turn_file = turn_file_beside(cursor.fetchall())
         elif not self.locks_rows:
             raise OutboxError(
                 f"a relay cannot use the database {using!r}: {self._connection.display_name} of this version has no "

@@ -42,6 +42,7 @@ from ...events import Event
 from ...outbox.database import OutboxCounts, OutboxDatabase, OutboxTable
 from ...outbox.relay import Relay, wake_relays
 from ...outbox.rows import APPEND, LONGEST_NAME, Key, Kind, NewRow, OutboxRow, kind_of, row_to_append, row_to_publish
+from ...outbox.turns import turn_file_beside
 from ...stores.base import ANY_VERSION, AnyVersion
 from ...stores.event_store import EventStore
 from ._database import SQLAlchemy
@@ -438,10 +439,10 @@ class _SQLiteOutboxTable(_SQLAlchemyOutboxTable):
     def __init__(self, connection: Connection, table: Table) -> None:
         super().__init__(connection, table)
         driven: Any = connection.connection.dbapi_connection
-        files = driven.execute("PRAGMA database_list").fetchall()
-        file = next((file for _, name, file in files if name == "main"), "")
-        self.turn_file = f"{file}-relay" if file else ""
-        if not file and driven.in_transaction:  # the pool has one connection for all, and would roll back at its end
+        self.turn_file = turn_file_beside(driven.execute("PRAGMA database_list").fetchall())
+        if (
+            not self.turn_file and driven.in_transaction
+        ):  # the pool has one connection for all, and would roll back at its end
             raise OutboxError(
                 "a transaction is open on the only connection of this database in memory: commit the session first"
             )
