@@ -184,6 +184,13 @@ def _libuv_is_begun() -> None:
     new_loop(True, print).close()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _commands_are_imported() -> None:
+    """If a test may run commands, the process that they are forked from is there before files are counted."""
+    if shell := sys.modules.get(f"{__package__}.support.shell"):
+        shell.import_commands()
+
+
 @pytest.fixture(autouse=True)
 def aether_guard(server: NATSServer) -> Iterator[None]:
     """Fail a test that leaves a thread of ours, a file or a socket; a handler may fail, as many tests want it to."""

@@ -1,23 +1,37 @@
 """Commands as a shell runs them: real processes, whose output and end are looked at."""
 
 import json
+import multiprocessing
 import os
 import pty
+import runpy
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import aether_sync
 
 from .common import PATIENCE, eventually
 
-__all__ = ["COMMAND", "Running", "environment", "interruptible", "run", "starting", "terminal"]
+__all__ = ["COMMAND", "Running", "environment", "import_commands", "interruptible", "run", "starting", "terminal"]
 
 COMMAND = [sys.executable, "-m", "aether_sync"]
+
+# The import of the command line takes most of the time of a short command. The processes of run() are forked from one
+# that has imported it and has done nothing with it.
+_imported = multiprocessing.get_context("forkserver")
+_imported.set_forkserver_preload(["aether_sync.cli"])
+
+
+def import_commands() -> None:
+    """Begin the process that those of run() are forked from, which keeps a few files open."""
+    forkserver.ensure_running()
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -100,18 +114,48 @@ def interruptible() -> Iterator[None]:
 
 def run(*args: str, stdin: str | bytes = "", **changes: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
-    done = subprocess.run(
-        [*COMMAND, *args],
-        input=stdin.encode() if isinstance(stdin, str) else stdin,
-        capture_output=True,
-        env=environment(**changes),
-        timeout=PATIENCE * 3,
-        check=False,
-    )
-    found = subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+    given = stdin.encode() if isinstance(stdin, str) else stdin
+    anew = any(name.startswith("PYTHON") for name in changes)  # the interpreter itself reads these
+    found = (_run_anew if anew else _run_forked)(args, given, environment(**changes))
     assert "Traceback" not in found.stderr
     assert "Exception ignored" not in found.stderr
     return found
+
+
+def _run_anew(args: Sequence[str], stdin: bytes, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [*COMMAND, *args]
+    done = subprocess.run(command, input=stdin, capture_output=True, env=environ, timeout=PATIENCE * 3, check=False)
+    return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def _run_forked(args: Sequence[str], stdin: bytes, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    with TemporaryDirectory() as folder:
+        Path(folder, "0").write_bytes(stdin)
+        process = _imported.Process(target=_in_fork, args=(args, folder, os.getcwd(), dict(environ)))
+        process.start()
+        process.join(PATIENCE * 3)
+        if (status := process.exitcode) is None:
+            process.kill()
+            process.join()
+        process.close()
+        out, err = (Path(folder, number).read_bytes().decode() for number in "12")
+    if status is None:
+        raise subprocess.TimeoutExpired(list(args), PATIENCE * 3, out, err)
+    return subprocess.CompletedProcess(list(args), status, out, err)
+
+
+def _in_fork(args: Sequence[str], folder: str, directory: str, environ: Mapping[str, str]) -> None:
+    os.chdir(directory)
+    os.environ.clear()
+    os.environ.update(environ)
+    for number, flags in enumerate((os.O_RDONLY, os.O_WRONLY | os.O_CREAT, os.O_WRONLY | os.O_CREAT)):
+        opened = os.open(f"{folder}/{number}", flags)
+        os.dup2(opened, number)
+        os.close(opened)
+    sys.stdin, sys.stdout = open(0), open(1, "w")  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1)  # noqa: SIM115
+    sys.argv = ["aether-sync", *args]
+    runpy.run_module("aether_sync", run_name="__main__", alter_sys=True)
 
 
 @contextmanager

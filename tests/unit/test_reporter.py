@@ -12,6 +12,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextvars import Context, ContextVar
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -795,12 +796,14 @@ there.close()
 # -- that none is without
 
 
-CALLS = [
-    (path.relative_to(PACKAGE), node)
-    for path in sorted(PACKAGE.rglob("*.py"))
-    for node in ast.walk(ast.parse(path.read_text()))
-    if isinstance(node, ast.Call)
-]
+@cache
+def calls() -> list[tuple[Path, ast.Call]]:
+    return [
+        (path.relative_to(PACKAGE), node)
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+    ]
 
 
 def is_logging(called: ast.expr) -> bool:
@@ -810,7 +813,7 @@ def is_logging(called: ast.expr) -> bool:
 
 
 def test_every_call_says_its_kind() -> None:
-    logging_calls = [(path, node) for path, node in CALLS if is_logging(node.func)]
+    logging_calls = [(path, node) for path, node in calls() if is_logging(node.func)]
     assert len(logging_calls) > 20
     kinds = set()
     for path, node in logging_calls:
@@ -823,7 +826,7 @@ def test_every_call_says_its_kind() -> None:
 
 
 def test_nobody_else_logs() -> None:
-    own = [(path, ast.unparse(node.func)) for path, node in CALLS if "logger" in ast.unparse(node.func).lower()]
+    own = [(path, ast.unparse(node.func)) for path, node in calls() if "logger" in ast.unparse(node.func).lower()]
     allowed = {"reporter.py", "node.py", "_commands.py", "_embedded.py", "_logs.py"}  # all but one choose what is shown
     allowed.add("_after_response.py")  # which uses the logger of the user's application
     assert {path.name for path, _ in own} <= allowed
