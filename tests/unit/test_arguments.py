@@ -6,6 +6,7 @@ arguments of each. Whoever adds one is asked for it here.
 
 import enum
 import inspect
+import itertools
 import math
 import pickle
 import re
@@ -470,9 +471,6 @@ def test_all_that_is_public_is_called() -> None:
     assert len(list(arguments())) > 200
 
 
-ARGUMENTS = list(arguments())
-
-
 @pytest.fixture
 def world(server: NATSServer, prefix: str) -> Iterator[World]:
     world = World(server, prefix)
@@ -480,40 +478,60 @@ def world(server: NATSServer, prefix: str) -> Iterator[World]:
     world.close()
 
 
+def of_each_call() -> list[list[tuple[int, Argument]]]:
+    """The arguments of one method after the other, each with its number."""
+    numbered = enumerate(arguments())
+    return [list(group) for _, group in itertools.groupby(numbered, key=lambda one: one[1][:2])]
+
+
+def called(group: list[tuple[int, Argument]]) -> str:
+    return ".".join(filter(None, group[0][1][:2]))
+
+
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.parametrize("argument", ARGUMENTS, ids=str)
-def test_whatever_is_given(argument: Argument, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "quarters", [{0}, pytest.param({1, 2, 3}, marks=pytest.mark.slow)], ids=["a quarter", "the rest"]
+)
+@pytest.mark.parametrize("group", of_each_call(), ids=called)
+def test_whatever_is_given(
+    group: list[tuple[int, Argument]], quarters: set[int], world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which values a quarter has differs from argument to argument, so that each value is given to some."""
     monkeypatch.setenv("NATS_URL", world._url)
-    found = []
-    for what, value in values().items():
-        if argument.name == "decision" and what in ("function", "class"):
-            continue  # what a function of the user's raises is raised
-        make = OWNERS.get(f"{argument.owner}.{argument.method}") or OWNERS.get(argument.owner)
-        owner = make(world) if argument.method and make else getattr(aether_sync, argument.owner, aether_sync)
-        before = world.state(argument.owner)
-        result: Any = None
-        try:
-            result = call(owner, argument, value)
-        except AetherError as error:
-            said = str(error)
-            if not (said.isprintable() and 10 < len(said) < 700):
-                found.append(f"{what}: a message that does not help: {said[:200]!r}")
-            after = world.state(argument.owner)
-            if after != before:
-                found.append(f"{what}: something is done by half: {before}, {after}")
-        except Exception as error:
-            found.append(f"{what}: {type(error).__name__}: {str(error)[:200]}")
-        finally:
-            for one in (result, owner):
-                if type(one).__module__.startswith("aether_sync") and one not in (
-                    world.local,
-                    world.memory,
-                    world.bus,
-                    world.store,
-                ):
-                    with suppress(AttributeError):
-                        one.close()
+    found = [
+        f"{argument}, {what}: {fault}"
+        for number, argument in group
+        for place, (what, value) in enumerate(values().items(), number)
+        if place % 4 in quarters
+        # What a function of the user's raises is raised.
+        if not (argument.name == "decision" and what in ("function", "class"))
+        for fault in faults_of_a_call(argument, value, world)
+    ]
     assert not found, "\n".join(found)
+
+
+def faults_of_a_call(argument: Argument, value: Any, world: World) -> Iterator[str]:
+    make = OWNERS.get(f"{argument.owner}.{argument.method}") or OWNERS.get(argument.owner)
+    owner = make(world) if argument.method and make else getattr(aether_sync, argument.owner, aether_sync)
+    before = world.state(argument.owner)
+    result: Any = None
+    try:
+        result = call(owner, argument, value)
+    except AetherError as error:
+        said = str(error)
+        if not (said.isprintable() and 10 < len(said) < 700):
+            yield f"a message that does not help: {said[:200]!r}"
+        after = world.state(argument.owner)
+        if after != before:
+            yield f"something is done by half: {before}, {after}"
+    except Exception as error:
+        yield f"{type(error).__name__}: {str(error)[:200]}"
+    finally:
+        lasting = (world.local, world.memory, world.bus, world.store)
+        for one in (result, owner):
+            if type(one).__module__.startswith("aether_sync") and one not in lasting:
+                with suppress(AttributeError):
+                    one.close()
 
 
 # -- what the refusals say, and what is taken
