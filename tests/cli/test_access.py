@@ -17,7 +17,7 @@ from ..support.common import PATIENCE
 from ..support.contexts import Contexts, contexts
 from ..support.credentials import Account, Certificates, Key, Operator, User
 from ..support.fake_server import FakeServer
-from ..support.shell import COMMAND, Running, environment, run
+from ..support.shell import Running, run
 from ..support.sweep import Sweep, sweep
 
 __all__ = ["contexts", "sweep"]
@@ -124,16 +124,9 @@ def guarded(way: Way) -> Iterator[NATSServer]:
         yield server
 
 
-def called(arguments: list[str], stdin: bytes, sweep: Sweep, **environ: str) -> subprocess.CompletedProcess[bytes]:
-    done = subprocess.run(
-        [*COMMAND, *arguments],
-        input=stdin,
-        env=environment(COLUMNS="200", **environ),
-        capture_output=True,
-        timeout=PATIENCE * 3,
-        check=False,
-    )
-    sweep.see(done.stdout.decode(), done.stderr.decode())
+def called(arguments: list[str], stdin: bytes, sweep: Sweep, **environ: str) -> subprocess.CompletedProcess[str]:
+    done = run(*arguments, stdin=stdin, COLUMNS="200", **environ)
+    sweep.see(done.stdout, done.stderr)
     return done
 
 
@@ -163,7 +156,7 @@ def test_each_kind_of_credentials_from_each_source(
     }[source]
     done = called(["pub", "n", *options], EVENT, sweep, **environ)
     assert done.returncode == 0, done.stderr
-    assert b"sent 1 event, confirmed" in done.stderr
+    assert "sent 1 event, confirmed" in done.stderr
 
 
 @pytest.mark.slow
@@ -199,7 +192,7 @@ def test_a_wrong_secret_is_not_shown(tmp_path: Path, sweep: Sweep) -> None:
         ):
             done = called([*arguments, "--url", server.url], EVENT, sweep)
             assert done.returncode == 1
-            assert b"refuses these credentials" in done.stdout + done.stderr
+            assert "refuses these credentials" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
@@ -262,8 +255,8 @@ def test_settings_that_cannot_be_used(sweep: Sweep, contexts: Contexts) -> None:
     sweep.hide("a-secret")
     contexts.add("c", url="h")
     done = called(["pub", "n", "--context", "c", "--user", "u", "--token", "a-secret"], EVENT, sweep)
-    assert (done.returncode, done.stdout) == (2, b"")
-    assert b"--user and --token contradict each other" in done.stderr
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--user and --token contradict each other" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -286,4 +279,4 @@ def test_the_demo_takes_no_credentials_for_a_server_of_its_own(sweep: Sweep) -> 
     sweep.hide("a-secret")
     done = called(["demo", "--token", "a-secret"], b"", sweep)
     assert done.returncode == 2
-    assert b"name it with --url or --context" in done.stderr
+    assert "name it with --url or --context" in done.stderr
