@@ -102,7 +102,7 @@ def test_a_rolling_restart_loses_nothing_that_was_published(
     make_bus: MakeBus, cluster: NATSCluster, prefix: str, keep: Keep
 ) -> None:
     bus, subscriber, events = at_one_server(make_bus, cluster.servers[0], keep)
-    publishers = Publishers(bus, total=40_000)
+    publishers = Publishers(bus, total=20_000, rate=10_000)
     for server in cluster.servers:
         server.lame_duck()
         eventually(lambda server=server: has_moved(bus, server) and has_moved(subscriber, server), "a move")

@@ -32,6 +32,7 @@ def test_a_child_is_a_node_of_its_own(server: NATSServer, prefix: str) -> None:
     run(forks.a_node_of_its_own, server.url, prefix)
 
 
+@pytest.mark.slow
 def test_a_shared_connection_is_one_of_its_own_in_the_child(server: NATSServer, prefix: str) -> None:
     run(forks.a_shared_connection, server.url, prefix)
 

@@ -593,6 +593,7 @@ class TestStores:
         assert flush_logs(PATIENCE)
         assert not handler.records
 
+    @pytest.mark.slow
     @pytest.mark.concurrent
     def test_what_a_closing_runner_has_to_say_is_logged_before_it_is_closed(
         self, use: Use, store: JetStreamEventStore
