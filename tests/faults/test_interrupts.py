@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import pytest
 
-from aether_sync import BusClosedError, EventBus, NATSEventBus, NATSServer
+from aether_sync import BusClosedError, EventBus, NATSEventBus, NATSServer, Subscription
 
-from ..support.common import PATIENCE, eventually, make_event
+from ..support.common import PATIENCE, eventually, first_of, make_event
 from ..support.signals import INTERRUPTS, Interrupt, hammer
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no setitimer() here")
@@ -114,7 +114,7 @@ def test_subscribing_survives_interrupts(make_bus: Callable[..., NATSEventBus]) 
 
 
 @pytest.mark.concurrent
-@pytest.mark.parametrize("attempt", range(20))
+@pytest.mark.parametrize("attempt", [*range(4), *(pytest.param(n, marks=pytest.mark.slow) for n in range(4, 20))])
 def test_a_handler_closes_the_bus_over_what_it_interrupted(make_bus: Callable[..., NATSEventBus], attempt: int) -> None:
     here, there = make_bus(), make_bus()
     reports = []
@@ -162,11 +162,16 @@ def _missed(wait: Callable[[], object]) -> float:
 
 
 @pytest.mark.fault
-def test_a_signal_that_does_not_end_a_wait_is_handled_soon(local_bus: EventBus, free_port: int) -> None:
+@pytest.mark.parametrize("wait", first_of([Subscription.get, next]))
+def test_a_signal_that_does_not_end_a_wait_is_handled_soon(local_bus: EventBus, wait: Callable[..., object]) -> None:
     """CPython looks for signals before it begins to wait; one that comes in between was seen at the next wake-up."""
     with local_bus.subscribe("n") as events:
-        assert _missed(events.get) < PATIENCE
-        assert _missed(lambda: next(events)) < PATIENCE
+        assert _missed(lambda: wait(events)) < PATIENCE
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_such_a_signal_in_the_wait_for_a_connection(free_port: int) -> None:
     with NATSEventBus(f"nats://127.0.0.1:{free_port}", connect="background") as bus:
         assert _missed(lambda: bus.wait_connected(None)) < PATIENCE
 

@@ -21,7 +21,7 @@ from aether_sync import NATSEventBus, NATSServer
 
 from ..programs import forks
 from ..programs.run import ROOT, finish, run, start
-from ..support.common import PATIENCE, UNIT, FreePort, Monitor, eventually
+from ..support.common import PATIENCE, UNIT, FreePort, Monitor, eventually, first_of
 
 MakeBus = Callable[..., NATSEventBus]
 
@@ -32,11 +32,12 @@ def test_a_child_is_a_node_of_its_own(server: NATSServer, prefix: str) -> None:
     run(forks.a_node_of_its_own, server.url, prefix)
 
 
+@pytest.mark.slow
 def test_a_shared_connection_is_one_of_its_own_in_the_child(server: NATSServer, prefix: str) -> None:
     run(forks.a_shared_connection, server.url, prefix)
 
 
-@pytest.mark.parametrize("how", ["reading", "paused"])
+@pytest.mark.parametrize("how", first_of(["reading", "paused"]))
 def test_the_inherited_connection_is_let_go_of(
     own_server: NATSServer, own_monitor: Monitor, prefix: str, how: str
 ) -> None:
@@ -49,7 +50,7 @@ def test_the_inherited_connection_is_let_go_of(
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc here")
-@pytest.mark.parametrize("how", ["connected", "connecting"])
+@pytest.mark.parametrize("how", first_of(["connecting", "connected"]))
 def test_a_child_keeps_no_file_of_the_parents_loop(server: NATSServer, prefix: str, how: str) -> None:
     with contextlib.ExitStack() as stack:
         full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
@@ -68,10 +69,12 @@ def test_a_daemons_own_files_stay_its_own(server: NATSServer, prefix: str, tmp_p
 
 
 @pytest.mark.both_loops(False)
+@pytest.mark.slow
 def test_a_daemons_own_files_are_whole_at_its_end(server: NATSServer, prefix: str, tmp_path: Path) -> None:
     run(forks.own_files_at_the_end, server.url, prefix, tmp_path, says=None)
 
 
+@pytest.mark.slow
 def test_a_loop_that_never_ran_is_none_in_the_child(server: NATSServer) -> None:
     run(forks.a_loop_that_never_ran)
 
@@ -84,10 +87,12 @@ def test_forks_while_threads_publish_and_iterate(server: NATSServer, prefix: str
 
 
 @pytest.mark.concurrent
-def test_no_lock_stays_held_in_the_child(server: NATSServer) -> None:
-    run(forks.no_lock_survives, 60, within=PATIENCE * 3)
+@pytest.mark.parametrize("times", first_of([12, 60]))
+def test_no_lock_stays_held_in_the_child(server: NATSServer, times: int) -> None:
+    run(forks.no_lock_survives, times, within=PATIENCE * 3)
 
 
+@pytest.mark.slow
 def test_a_guard_that_the_forking_thread_holds_is_given_back(server: NATSServer) -> None:
     run(forks.a_fork_within_a_guard)
 
@@ -115,7 +120,7 @@ def test_what_waits_to_be_sent_is_sent_by_the_parent_alone(
 @pytest.mark.concurrent
 @pytest.mark.parametrize(
     ("what", "fault"),
-    [("get", ""), ("publish", ""), ("flush", "pause"), ("subscribe", "pause"), ("wait_connected", "kill")],
+    first_of([("flush", "pause"), ("get", ""), ("publish", ""), ("subscribe", "pause"), ("wait_connected", "kill")]),
 )
 def test_a_signal_handler_forks_over_a_call(own_server: NATSServer, prefix: str, what: str, fault: str) -> None:
     program = start(forks.a_handler_forks_over, own_server.url, prefix, what)
@@ -127,7 +132,7 @@ def test_a_signal_handler_forks_over_a_call(own_server: NATSServer, prefix: str,
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("what", ["close", "close after another"])
+@pytest.mark.parametrize("what", first_of(["close after another", "close"]))
 def test_a_signal_handler_forks_over_a_close_without_a_deadline(own_server: NATSServer, prefix: str, what: str) -> None:
     program = start(forks.a_handler_forks_over, own_server.url, prefix, what)
     assert program.stdout is not None
@@ -141,6 +146,7 @@ def test_a_signal_handler_forks_over_a_close_without_a_deadline(own_server: NATS
     finish(program, says=None)
 
 
+@pytest.mark.slow
 def test_one_object_that_raises_after_a_fork_does_not_stop_the_others(server: NATSServer, prefix: str) -> None:
     run(forks.one_heir_raises, server.url, prefix, says="ZeroDivisionError")
 

@@ -24,6 +24,7 @@ from aether_sync import (
     NATSEventBus,
     Subscription,
     SubscriptionClosedError,
+    connection,
 )
 
 PATIENCE = 20 * float(os.environ.get("AETHER_TEST_UNIT", "1"))
@@ -132,8 +133,9 @@ def terminated(url: str, prefix: str, handler: str) -> None:
             pass
 
 
-def without_a_server(url: str, prefix: str, count: str, noticed: str = "") -> None:
-    """The test breaks the server; then this ends, with as many connections and events that wait."""
+def without_a_server(url: str, prefix: str, count: str, noticed: str = "", at_exit: str = "5") -> None:
+    """The test breaks the server; then this ends, with as many connections and events that wait, in so many seconds."""
+    connection._AT_EXIT = float(at_exit)
     buses = [a_bus(url, prefix, connect_timeout=0.2) for _ in range(int(count))]
     for bus in buses:
         bus.start()
@@ -154,7 +156,7 @@ def never_connected(url: str, prefix: str) -> None:
         bus.publish("n", event())  # waits in the outbox
 
 
-def names_are_never_answered(prefix: str) -> None:
+def names_are_never_answered(prefix: str, seconds: str) -> None:
     looked_up: list[object] = []
 
     def getaddrinfo(*question: object) -> Never:
@@ -169,7 +171,7 @@ def names_are_never_answered(prefix: str) -> None:
             bus.start()
         except ConnectError as error:
             print(error, flush=True)
-    time.sleep(3)  # several attempts
+    time.sleep(float(seconds))  # several attempts
     assert len(looked_up) == 1, looked_up
 
 

@@ -337,7 +337,7 @@ def model_timestamp(text):
         return None
 
 
-@settings(max_examples=500)
+@settings(max_examples=150)
 @given(st.data())
 def test_timestamps_agree_with_a_model(data):
     moment = data.draw(st.datetimes())

@@ -18,12 +18,26 @@ from aether_sync._nats.fast_reader import LARGEST_MESSAGE, FastReader
 
 from ..fuzz import fast_reader as target
 from ..fuzz.fast_reader import OTHERS, OURS, Incoming, Stock, check_against_nats_py, expected, take
-from ..support.common import PATIENCE, make_event
+from ..support.common import PATIENCE, first_of, make_event
 from ..support.raw import RawClient, forged
 
 MakeBus = Callable[..., NATSEventBus]
 
 # -- streams
+
+
+def for_all(*strategies: st.SearchStrategy[Any], examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a test of a check: each time with a quarter of so many examples, and slowly with all of them."""
+
+    def decorate(check: Callable[..., None]) -> Callable[..., None]:
+        @pytest.mark.parametrize("count", first_of([examples // 4, examples]))
+        def test(count: int) -> None:
+            settings(max_examples=count, deadline=None)(given(*strategies)(check))()
+
+        return test
+
+    return decorate
+
 
 subjects = st.sampled_from(
     [b"a", b"aether.events.n", "aether.events.größe".encode(), b"x.y.z", b"\xff.\xfe", b"long." * 2000 + b"x"]
@@ -79,8 +93,7 @@ def streams_in_pieces(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
     return stream, cut(stream, draw(st.sets(st.integers(0, len(stream)), max_size=10)))
 
 
-@given(streams_in_pieces())
-@settings(max_examples=400, deadline=None)
+@for_all(streams_in_pieces(), examples=400)
 def test_however_it_is_cut_it_is_what_nats_py_reads(given: tuple[bytes, list[bytes]]) -> None:
     stream, pieces = given
     taken = take(pieces)
@@ -88,8 +101,7 @@ def test_however_it_is_cut_it_is_what_nats_py_reads(given: tuple[bytes, list[byt
     check_against_nats_py(stream, taken)
 
 
-@given(st.lists(frames.filter(lambda frame: len(frame) < 600), min_size=2, max_size=4))
-@settings(max_examples=40, deadline=None)
+@for_all(st.lists(frames.filter(lambda frame: len(frame) < 600), min_size=2, max_size=4), examples=40)
 def test_at_every_single_cut(chosen: list[bytes]) -> None:
     stream = b"".join(chosen)
     whole = take([stream])
@@ -98,15 +110,13 @@ def test_at_every_single_cut(chosen: list[bytes]) -> None:
     assert take(cut(stream, set(range(len(stream))))) == whole
 
 
-@given(st.binary(max_size=200), st.sets(st.integers(0, 200), max_size=6))
-@settings(max_examples=400, deadline=None)
+@for_all(st.binary(max_size=200), st.sets(st.integers(0, 200), max_size=6), examples=400)
 def test_anything_at_all_is_read_the_same_in_pieces(noise: bytes, places: set[int]) -> None:
     stream = noise.replace(b"\x00", b"MSG a 1 2\r\n") + b"\r\n"
     assert take(cut(stream, places)) == take([stream]) == expected(stream)
 
 
-@given(st.binary(max_size=200))
-@settings(max_examples=400, deadline=None)
+@for_all(st.binary(max_size=200), examples=400)
 def test_what_the_fuzzer_tries(data: bytes) -> None:
     target.check(data)
 
@@ -123,8 +133,9 @@ def test_a_message_of_the_largest_size_that_is_usual_cut_near_its_ends() -> None
                 assert taken.rest == b"PONG\r\n"
 
 
-@given(st.lists(frames, min_size=1, max_size=8), st.floats(0, 1), st.sets(st.integers(0, 5000), max_size=6))
-@settings(max_examples=200, deadline=None)
+@for_all(
+    st.lists(frames, min_size=1, max_size=8), st.floats(0, 1), st.sets(st.integers(0, 5000), max_size=6), examples=200
+)
 def test_a_message_is_ours_if_its_sid_is_when_the_message_is_whole(
     chosen: list[bytes], moment: float, places: set[int]
 ) -> None:
@@ -184,12 +195,12 @@ class Mail(Incoming):
     whole = True
 
 
-@given(
+@for_all(
     st.lists(st.tuples(st.sampled_from([b"1", b"22", b"5", b"6"]), st.integers(0, 2)), max_size=20),
     st.sets(st.integers(0, 500), max_size=3),
     st.booleans(),
+    examples=400,
 )
-@settings(max_examples=400, deadline=None)
 def test_events_and_answers_that_come_in_turn(order: list[tuple[bytes, int]], places: set[int], replies: bool) -> None:
     """A connection of a bus and a store: lines of events come again, and those of answers are read another way."""
     inboxes = {1: Incoming(), 22: Incoming(), 5: Mail(), 6: Mail()}
@@ -342,7 +353,7 @@ class Looking(FastReader):
     ],
     ids=range(10),
 )  # fmt: skip
-@pytest.mark.parametrize("size", [1, 3, 1000])
+@pytest.mark.parametrize("size", first_of([3, 1, 1000]))
 def test_how_often_a_byte_is_looked_at_has_a_bound(stream: bytes, size: int) -> None:
     reader = Looking(Stock(), {1: Incoming()}, Incoming.deliver, lambda what: None)  # type: ignore[dict-item, arg-type]
     for piece in target.cut(stream, [size]):

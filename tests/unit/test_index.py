@@ -108,7 +108,15 @@ class RoutingMachine(RuleBasedStateMachine):
 
 
 TestRouting = RoutingMachine.TestCase
-TestRouting.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestRouting.settings = settings(max_examples=20, stateful_step_count=40, deadline=None)
+
+
+class LongRoutingMachine(RoutingMachine):
+    """The same, more often."""
+
+
+TestRoutingForLong = pytest.mark.slow(LongRoutingMachine.TestCase)
+TestRoutingForLong.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
 def test_many_routes_are_forgotten_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,7 @@ def begun_at_once(only: OnlyThread[Working], working: list[Working]) -> list[Wor
 
 @pytest.mark.concurrent
 def test_of_several_that_begin_at_once_one_works(made: list[Working]) -> None:
-    for _ in range(200):
+    for _ in range(60):
         only: OnlyThread[Working] = OnlyThread()
         mine = [make(made) for _ in range(4)]
         assert len(set(map(id, begun_at_once(only, mine)))) == 1

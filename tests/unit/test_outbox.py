@@ -18,7 +18,7 @@ from aether_sync import BusClosedError, EventBus, NATSEventBus, PublishTimeoutEr
 from aether_sync._nats.outbox import Outbox
 from aether_sync._nats.shortcut import Shortcut
 
-from ..support.common import PATIENCE, UNIT, Keep, eventually, make_event, numbers, run_threads, tracing
+from ..support.common import PATIENCE, UNIT, Keep, eventually, first_of, make_event, numbers, run_threads, tracing
 from ..support.inside import loop_sleeps, waiting_publishers
 from ..support.signals import INTERRUPTS, before, hammer
 
@@ -100,7 +100,15 @@ class OutboxMachine(RuleBasedStateMachine):
 
 
 TestOutbox = OutboxMachine.TestCase
-TestOutbox.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestOutbox.settings = settings(max_examples=20, stateful_step_count=40, deadline=None)
+
+
+class LongOutboxMachine(OutboxMachine):
+    """The same, more often."""
+
+
+TestOutboxForLong = pytest.mark.slow(LongOutboxMachine.TestCase)
+TestOutboxForLong.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
 def test_all_or_nothing_is_accepted() -> None:
@@ -340,9 +348,14 @@ def test_the_loop_does_not_sleep_beside_a_frame() -> None:
 
 
 @pytest.mark.concurrent
-@pytest.mark.parametrize("_", range(100))
+@pytest.mark.parametrize("times", first_of([20, 100]))
 @pytest.mark.parametrize("together", [1, 3])
-def test_what_comes_in_while_it_is_sealed_is_taken_or_refused(together: int, _: int) -> None:
+def test_what_comes_in_while_it_is_sealed_is_taken_or_refused(together: int, times: int) -> None:
+    for _ in range(times):
+        publish_while_it_is_sealed(together)
+
+
+def publish_while_it_is_sealed(together: int) -> None:
     outbox = Outbox(1_000_000, 2**30)
     taken: list[bytes] = []
     accepted: list[bytes] = []

@@ -25,7 +25,7 @@ from aether_sync._bus.bounded import BoundedEvents, Overflow
 from aether_sync._bus.queue import EventQueue
 from aether_sync._runtime.deadline import Deadline
 
-from ..support.common import PATIENCE, eventually, make_event, run_threads
+from ..support.common import PATIENCE, eventually, first_of, make_event, run_threads
 from ..support.inside import waiting_readers
 from ..support.signals import before
 
@@ -126,15 +126,18 @@ class QueueMachine(RuleBasedStateMachine):
         assert stats.high_water == self.high_water
 
 
-def machine(policy: Overflow) -> type:
-    case = type(f"Queue_{policy.value}", (QueueMachine,), {"policy": policy}).TestCase
-    case.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+def machine(policy: Overflow, examples: int = 20) -> type:
+    case = type(f"Queue_{policy.value}_{examples}", (QueueMachine,), {"policy": policy}).TestCase
+    case.settings = settings(max_examples=examples, stateful_step_count=40, deadline=None)
     return case
 
 
 TestDropNewest = machine(Overflow.DROP_NEWEST)
 TestDropOldest = machine(Overflow.DROP_OLDEST)
 TestFail = machine(Overflow.FAIL)
+TestDropNewestForLong = pytest.mark.slow(machine(Overflow.DROP_NEWEST, 60))
+TestDropOldestForLong = pytest.mark.slow(machine(Overflow.DROP_OLDEST, 60))
+TestFailForLong = pytest.mark.slow(machine(Overflow.FAIL, 60))
 
 
 def test_what_fails_takes_nothing_behind_the_lost_event() -> None:
@@ -191,7 +194,7 @@ def test_what_was_taken_in_time_is_not_dropped() -> None:
 
 
 @pytest.mark.parametrize("overflow", [Overflow.DROP_NEWEST, Overflow.DROP_OLDEST])
-@pytest.mark.parametrize("batch", [1, 7])
+@pytest.mark.parametrize("batch", first_of([7, 1]))
 @pytest.mark.parametrize("kept", [1, 10])
 def test_what_went_through_leaves_nothing_behind(overflow: Overflow, batch: int, kept: int) -> None:
     queue = make_queue(10, 2**30, overflow)

@@ -204,7 +204,10 @@ def test_an_event_that_is_published_again_after_a_reconnect_comes_again(make_bus
 
 
 @pytest.mark.fault
-def test_a_flapping_link_makes_nothing_grow(make_bus: MakeBus, server: NATSServer) -> None:
+def test_a_flapping_link_makes_nothing_grow(
+    make_bus: MakeBus, server: NATSServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aether_sync._nats.servers._PAUSE", 0.05)
     with Proxy(server.port) as link:
         here, there = make_bus(link.url), make_bus(server.url)
         with here.subscribe("n") as events:

@@ -41,7 +41,7 @@ from aether_sync._bus.routing import Targets
 from aether_sync._runtime.reporter import Burst, Kind, Reporter, logger
 from aether_sync._values.shown import explained
 
-from ..support.common import PATIENCE, UNIT, eventually, make_event, run_threads
+from ..support.common import PATIENCE, UNIT, eventually, first_of, make_event, run_threads
 from ..support.inside import outbox_of
 from ..support.proxy import Proxy
 from ..support.raw import RawClient
@@ -594,6 +594,7 @@ class TestStores:
         assert flush_logs(PATIENCE)
         assert not handler.records
 
+    @pytest.mark.slow
     @pytest.mark.concurrent
     def test_what_a_closing_runner_has_to_say_is_logged_before_it_is_closed(
         self, use: Use, store: JetStreamEventStore
@@ -624,7 +625,7 @@ class TestStores:
             store.append("a", make_event(actor_id="a"), expected_version=0)
             runner = store.consumer("c").run(lambda _: (handles.set(), go.wait(PATIENCE)))
             assert handles.wait(PATIENCE)
-            assert store.close(UNIT).handlers_left == 1
+            assert store.close(0.2 * UNIT).handlers_left == 1
             assert len(handler.of(Kind.HANDLERS_LEFT)) == 1
             go.set()
             assert runner.wait(PATIENCE)
@@ -725,7 +726,7 @@ class TestStores:
         for me in range(4):
             assert [n for one, n in logged if one == me] == list(range(200))
 
-    @pytest.mark.parametrize("end", ["", "store.close()", "del store", "sys.exit(0)"])
+    @pytest.mark.parametrize("end", first_of(["", "store.close()", "del store", "sys.exit(0)"]))
     def test_at_the_end_of_the_process(self, end: str) -> None:
         program = f"""
 import logging, sys, time

@@ -13,7 +13,7 @@ import pytest
 from aether_sync import DeliveryUncertainError, JetStreamEventStore, NATSEventBus, NATSServer
 from aether_sync._nats.uplink import Window
 
-from ..support.common import PATIENCE, UNIT, eventually, make_event, numbers
+from ..support.common import PATIENCE, UNIT, eventually, first_of, make_event, numbers
 from ..support.credentials import Certificates
 from ..support.proxy import Proxy
 
@@ -33,7 +33,9 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NATSServer]:
         yield server
 
 
-@pytest.fixture(params=[SMALL, 0], ids=["small buffers", "deep buffers"])
+@pytest.fixture(
+    params=[pytest.param(SMALL, marks=pytest.mark.slow, id="small buffers"), pytest.param(0, id="deep buffers")]
+)
 def slow(large: NATSServer, request: pytest.FixtureRequest) -> Iterator[Proxy]:
     """A slow link to it; who writes hears of that soon, or late."""
     with Proxy(large.port, buffer=request.param) as proxy:
@@ -47,7 +49,7 @@ def slow(large: NATSServer, request: pytest.FixtureRequest) -> Iterator[Proxy]:
 @pytest.mark.both_loops
 @pytest.mark.fault
 def test_a_slow_link_is_not_a_frozen_one(make_bus: MakeBus, large: NATSServer, slow: Proxy) -> None:
-    count = 800  # takes eight intervals
+    count = 400  # takes four intervals
     with make_bus(large.url).subscribe("n") as events:
         bus = make_bus(slow.url, ping_interval=INTERVAL)
         bus.publish_many("n", [make_event(n, data={"n": n, "fill": "x" * 800}) for n in range(count)])
@@ -58,20 +60,22 @@ def test_a_slow_link_is_not_a_frozen_one(make_bus: MakeBus, large: NATSServer, s
 
 
 @pytest.mark.fault
-def test_an_event_may_take_longer_than_an_interval(make_bus: MakeBus, large: NATSServer) -> None:
+@pytest.mark.parametrize("count", first_of([1, 2]))
+def test_an_event_may_take_longer_than_an_interval(make_bus: MakeBus, large: NATSServer, count: int) -> None:
     with Proxy(large.port, buffer=SMALL) as slow, make_bus(large.url).subscribe("n") as events:
         slow.slow_down(bytes_per_second=RATE)
         bus = make_bus(slow.url, ping_interval=INTERVAL)
-        for n in range(2):
+        for n in range(count):
             bus.publish("n", make_event(n, data={"n": n, "fill": "x" * 4 * int(RATE * INTERVAL)}))
             bus.flush(PATIENCE)
             assert numbers([events.get(timeout=PATIENCE)]) == [n]
     metrics = bus.metrics()
-    assert (metrics.confirmed, metrics.uncertain, metrics.reconnects) == (2, 0, 0)
+    assert (metrics.confirmed, metrics.uncertain, metrics.reconnects) == (count, 0, 0)
 
 
 @pytest.mark.both_loops
 @pytest.mark.fault
+@pytest.mark.slow
 def test_a_slow_link_with_tls(make_bus: MakeBus, tmp_path: Path) -> None:
     ours = Certificates(tmp_path)
     with NATSServer(config=f"{LARGE}\n{ours.config()}") as server, Proxy(server.port, buffer=SMALL) as slow:
@@ -122,6 +126,7 @@ def test_a_store_waits_for_what_is_on_its_way(
 
 
 @pytest.mark.fault
+@pytest.mark.slow
 def test_a_lame_server_is_left_when_all_went_out(make_bus: MakeBus, free_port: int) -> None:
     with NATSServer(config=f"{LARGE}\n{LAME}") as lame, Proxy(lame.port, buffer=SMALL) as slow:
         bus = make_bus([slow.url, f"nats://127.0.0.1:{free_port}"], ping_interval=INTERVAL)
@@ -167,6 +172,7 @@ class TestAFrozenServer:
         assert noticed(bus) < 2 * INTERVAL + 0.2 * UNIT
         bus.close(timeout=0.1)
 
+    @pytest.mark.slow
     def test_it_is_noticed_though_its_kernel_takes_what_is_written(self, bus: NATSEventBus, frozen: NATSServer) -> None:
         bus.start()
         frozen.pause()
@@ -183,6 +189,7 @@ class TestAFrozenServer:
         assert noticed(bus) < 2 * INTERVAL + 0.4 * UNIT
         bus.close(timeout=0.1)
 
+    @pytest.mark.slow
     def test_it_is_noticed_though_somebody_goes_on_publishing(self, bus: NATSEventBus, frozen: NATSServer) -> None:
         bus.start()
         frozen.pause()
