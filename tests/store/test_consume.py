@@ -395,7 +395,7 @@ class TestTheObject:
 
 class TestWaitingForIt:
     def test_nobody_is_waited_for(self, store: JetStreamEventStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("aether_sync.stores._jetstream.api._GONE", 0.2 * UNIT)
+        monkeypatch.setattr("aether_sync.stores.consumers.durable._RECOVERY", 0.2 * UNIT)
         store.start()
         with pytest.raises(StoreError, match="there is no consumer 'c'"):
             store.consumer("c").wait_for(1, timeout=PATIENCE)
