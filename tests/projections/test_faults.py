@@ -166,6 +166,7 @@ class TestAnotherInstance:
         monkeypatch.setattr(projector, "_BEAT", 0.05)
         monkeypatch.setattr(projector, "_TAKE_OVER", 0.5)
         monkeypatch.setattr(projector, "_LOOK", 0.05)
+        monkeypatch.setattr("aether_sync.stores.projections.projection._SILENCE", 0.2)
         freezes, frozen, thaws = threading.Event(), threading.Event(), threading.Event()
         original = ChunkReader.next
 

@@ -425,7 +425,11 @@ def test_batches_end_where_they_were_saved(make_store: MakeStore) -> None:
 # -- what else may come
 
 
-def test_polling_alone_begins_a_broken_flow_again(make_store: MakeStore, prefix: str) -> None:
+def test_polling_alone_begins_a_broken_flow_again(
+    make_store: MakeStore, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aether_sync.stores._jetstream.pull._HEARTBEAT", 0.2 * UNIT)
+    monkeypatch.setattr("aether_sync.stores._jetstream.pull._SILENCE", 0.6 * UNIT)
     store = make_store()
     store.start()
     with store.follow() as follower:

@@ -190,6 +190,7 @@ def test_who_waits_for_a_consumer_is_told_of_the_end(store: InMemoryEventStore) 
     run_threads(wait, store.close)
 
 
+@pytest.mark.slow
 @is_posix
 def test_a_child_has_a_copy_of_the_consumers() -> None:
     run(programs.forks)

@@ -24,6 +24,7 @@ from aether_sync import (
     flush_logs,
 )
 from aether_sync._runtime.deadline import Deadline
+from aether_sync.stores.consumers import lanes
 from aether_sync.stores.consumers.dead_letters import DeadLetterStream
 from aether_sync.stores.consumers.delivery import Delivery
 
@@ -122,6 +123,7 @@ class TestOneActorsTroubles:
             return read(self, sequence, deadline)
 
         monkeypatch.setattr(DeadLetterStream, "event", event)
+        monkeypatch.setattr(lanes, "_AGAIN", QUICK)
         save(store, 10, actors=1)
         recorder = Recorder()
         with store.consumer("c").run(
@@ -226,6 +228,7 @@ class TestFailures:
             bury(self, *about)
 
         monkeypatch.setattr(DeadLetterStream, "bury", refuse)
+        monkeypatch.setattr(lanes, "_AGAIN", QUICK)
         save(store, 2, actors=1)
         recorder = Recorder(lambda one: one.sequence == 1)
         with store.consumer("c", max_deliver=1, ack_wait=ACK_WAIT).run(recorder):

@@ -595,14 +595,15 @@ def test_transfers_until_there_is_no_room_leave_a_sum_of_zero(tight: Tight, size
         assert sum(one.data["amount"] for events in found.values() for one in events if one.data) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.concurrent
-@pytest.mark.parametrize("rounds", first_of([3, 6]))
-def test_transfers_of_several_threads_while_room_comes_and_goes(tight: Tight, rounds: int) -> None:
+def test_transfers_of_several_threads_while_room_comes_and_goes(tight: Tight) -> None:
     accounts = [f"account-{n}" for n in range(4)]
     reader = tight.store()
     reader.save_event(event(1, "other-1", 1))
     tight.leave(30 * EVENT)
     outcomes: list[str] = []
+    rounds = 6
     over = threading.Event()
 
     def transfer_on(store: JetStreamEventStore, numbers: random.Random) -> None:
