@@ -598,7 +598,7 @@ def test_a_deadline_is_looked_at_between_records(
     arguments = ["a-1"] if call is JetStreamEventStore.get_events else []
     with pytest.raises(DeadlineExceededError, match="within"):
         call(store, *arguments, timeout=0.4 * UNIT)
-    assert len(read) < 300 * UNIT
+    assert len(read) < 120 * UNIT
 
 
 # -- snapshots of older versions

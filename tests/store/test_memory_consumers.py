@@ -22,7 +22,7 @@ from aether_sync.stores._memory_queue import DeliveryQueue, EventQueue
 
 from ..programs import memory_consumers as programs
 from ..programs.run import run
-from ..support.common import PATIENCE, UNIT, eventually, first_of, run_threads
+from ..support.common import PATIENCE, UNIT, eventually, run_threads
 from ..support.signals import before
 from ..support.stores import ACK_WAIT, save, take_all
 
@@ -196,6 +196,7 @@ def test_a_child_has_a_copy_of_the_consumers() -> None:
     run(programs.forks)
 
 
-@pytest.mark.parametrize("how", first_of(["runs", "iterates"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["iterates", "runs"])
 def test_the_process_ends(how: str) -> None:
     assert "ended" in run(programs.ends, how)

@@ -501,6 +501,7 @@ class TestAMemoryOfTheLastEvents:
 
 
 class TestASlowHandler:
+    @pytest.mark.slow
     def test_has_some_histories_of_each_kind_all_the_same(self, world: World) -> None:
         with pytest.warns(
             UserWarning, match=r"World.puts has survived 25 histories in 1e-06 s, .* or say by histories=25"
