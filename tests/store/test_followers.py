@@ -337,7 +337,13 @@ def _read_through_an_interrupt(store: JetStreamEventStore, function: Callable[..
         assert follower._consumer == consumer, "nothing need be sent again"
 
 
-@pytest.mark.parametrize(("function", "line"), _lines(_READING, _ALONE))
+@pytest.mark.parametrize(
+    ("function", "line"),
+    [
+        *_lines(_ALONE),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in _lines(_READING)),  # as in whole saves, below
+    ],
+)
 def test_an_interrupt_while_it_reads_loses_nothing(
     make_store: MakeStore, function: Callable[..., object], line: str
 ) -> None:
@@ -456,6 +462,7 @@ def test_what_a_consumer_that_was_given_up_still_sends_is_not_read(make_store: M
         assert sequences(follower, 20) == list(range(1, 21))
 
 
+@pytest.mark.slow
 def test_events_larger_than_one_question_may_bring() -> None:
     with NATSServer(config="max_payload: 64MB") as server, JetStreamEventStore(server.url) as store:
         for version in (1, 2, 3):

@@ -353,6 +353,7 @@ class TestItsEnd:
         output = run(programs.ends_while_running, server.url, names_of(store).stream, how, says=says)
         assert ("handled" in output) == (how == "works")
 
+    @pytest.mark.slow
     @pytest.mark.fault
     def test_it_goes_on_after_a_restart(self, make_store: MakeStore, own_server: NATSServer) -> None:
         store = make_store(own_server.url)

@@ -438,6 +438,7 @@ class TestInTheMiddleOfALine:
         report = report_of(lambda: world.survives(handler, EVENTS[:4]))
         assert re.fullmatch(r"1:dies-at-\d+(\.2)? 1", replayed(report))
 
+    @pytest.mark.slow
     def test_of_which_neither_shows_a_line_of_the_users(self, world: World) -> None:
         """A line in a function that it calls would be another place to die."""
         sold: list[int] = []
