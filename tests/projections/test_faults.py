@@ -62,7 +62,10 @@ class TestTheDatabase:
             assert projection.health()
         assert place.applied == [*range(1, 31)]
 
-    def test_a_connection_that_ends_at_the_commit(self, store: InMemoryEventStore, postgres_port: str) -> None:
+    def test_a_connection_that_ends_at_the_commit(
+        self, store: InMemoryEventStore, postgres_port: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(projector, "_LONGEST_PAUSE", 0.1)
         place = PostgresPlace(postgres_port)
         broken: list[str] = []
 
@@ -163,6 +166,7 @@ class TestAnotherInstance:
         monkeypatch.setattr(projector, "_BEAT", 0.05)
         monkeypatch.setattr(projector, "_TAKE_OVER", 0.5)
         monkeypatch.setattr(projector, "_LOOK", 0.05)
+        monkeypatch.setattr("aether_sync.stores.projections.projection._SILENCE", 0.2)
         freezes, frozen, thaws = threading.Event(), threading.Event(), threading.Event()
         original = ChunkReader.next
 

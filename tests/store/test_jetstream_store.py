@@ -32,10 +32,10 @@ def test_a_stream_in_place_of_the_url_is_asked_about(connect: Any, monkeypatch: 
     }
     for given, is_asked in asked.items():
         with (
-            JetStreamEventStore(given, connect=connect, connect_timeout=UNIT) as store,
+            JetStreamEventStore(given, connect=connect, connect_timeout=0.2 * UNIT) as store,
             pytest.raises(ConnectError, match="the host name is not known") as caught,
         ):
-            store.last_sequence(timeout=UNIT)
+            store.last_sequence(timeout=0.2 * UNIT)
         assert "secret" not in str(caught.value)
         assert str(caught.value).endswith("did you mean stream='orders'?") is is_asked
 
@@ -46,6 +46,12 @@ class OnAServer:
     @pytest.fixture(autouse=True, params=["fast", pytest.param("nats-py", marks=pytest.mark.slow)])
     def _reader(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AETHER_SYNC_LEAN", str(int(request.param == "fast")))
+
+    @pytest.fixture(autouse=True)
+    def _hasty(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The server, which never restarts, is believed sooner when it does not know of something."""
+        monkeypatch.setattr("aether_sync.stores.consumers.durable._RECOVERY", 0.2 * UNIT)
+        monkeypatch.setattr("aether_sync.stores._jetstream.follower._CATCH_UP", 0.2 * UNIT)
 
     @pytest.fixture
     def store(self, make_store: MakeStore) -> JetStreamEventStore:

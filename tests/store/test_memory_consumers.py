@@ -190,11 +190,13 @@ def test_who_waits_for_a_consumer_is_told_of_the_end(store: InMemoryEventStore) 
     run_threads(wait, store.close)
 
 
+@pytest.mark.slow
 @is_posix
 def test_a_child_has_a_copy_of_the_consumers() -> None:
     run(programs.forks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["iterates", "runs"])
 def test_the_process_ends(how: str) -> None:
     assert "ended" in run(programs.ends, how)

@@ -40,7 +40,7 @@ from aether_sync.stores._jetstream.messages import Record
 from aether_sync.stores._jetstream.reader import Reader
 from aether_sync.stores._jetstream.writer import _refuse_older
 
-from ..support.common import PATIENCE, UNIT, eventually, run_threads
+from ..support.common import PATIENCE, UNIT, eventually, first_of, run_threads
 from ..support.inside import calls_kept, jetstream_of, names_of
 from ..support.proxy import Proxy
 from ..support.signals import INTERRUPTS, hammer
@@ -110,8 +110,17 @@ SAVES: dict[str, Callable[[JetStreamEventStore], list[StoredEvent]]] = {
 }
 
 
-@pytest.mark.parametrize("save", SAVES.values(), ids=SAVES)
-@pytest.mark.parametrize("answer", ["lost with its connection", "never comes"])
+@pytest.mark.parametrize(
+    ("answer", "save"),
+    [
+        pytest.param(answer, save, marks=[] if name in quick else pytest.mark.slow, id=f"{answer}-{name}")
+        for answer, quick in (
+            ("lost with its connection", {"save_event", "append to any", "append several"}),
+            ("never comes", {"save_events"}),
+        )
+        for name, save in SAVES.items()
+    ],
+)
 def test_without_its_answer_a_save_finds_out_that_it_is_stored(
     store: JetStreamEventStore, direct: JetStreamEventStore, proxy: Proxy, save: SAVES, answer: str
 ) -> None:
@@ -129,7 +138,7 @@ def test_without_its_answer_a_save_finds_out_that_it_is_stored(
     assert [one.sequence for one in stored] == list(range(2, 2 + len(stored)))
 
 
-@pytest.mark.parametrize("behind", [1, 3, 2_000, 3_900])
+@pytest.mark.parametrize("behind", [pytest.param(1, marks=pytest.mark.slow), 3, *first_of([2_000, 3_900])])
 def test_a_conflict_does_not_read_the_history(
     make_store: MakeStore, monkeypatch: pytest.MonkeyPatch, behind: int
 ) -> None:
@@ -158,14 +167,15 @@ def test_a_conflict_does_not_read_the_history(
     assert len(decoded) < 20 or behind > 3, "what is wanted and lies in between is read"
 
 
-def test_a_conflict_amid_others_records_is_found_out(make_store: MakeStore) -> None:
+@pytest.mark.parametrize("half", first_of([500, 2_000]))
+def test_a_conflict_amid_others_records_is_found_out(make_store: MakeStore, half: int) -> None:
     writer = make_store()
-    for first in range(1, 2_001, 100):
+    for first in range(1, half + 1, 100):
         writer.save_events(
             [event(version * 2) for version in range(first, first + 100)]
             + [event(version, "b-1") for version in range(first, first + 100)]
         )
-    for version in (2, 3, 1_999, 2_000, 2_001, 3_998, 4_000):
+    for version in (2, 3, half - 1, half, half + 1, 2 * half - 2, 2 * half):
         node = make_store()
         there = writer.get_events("a-1", version, version)
         if there:
@@ -222,7 +232,10 @@ def test_another_writer_who_comes_first_settles_an_unknown_outcome(
     assert (conflict.value.attempted_version, conflict.value.current_version) == (2, 2)
 
 
-def test_what_was_never_sent_is_not_unknown(own_server: NATSServer, make_store: MakeStore) -> None:
+def test_what_was_never_sent_is_not_unknown(
+    own_server: NATSServer, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tries, "_TRY", 0.3 * UNIT)
     store = make_store(own_server.url)
     store.save_event(event(1))
     own_server.stop()
@@ -232,8 +245,8 @@ def test_what_was_never_sent_is_not_unknown(own_server: NATSServer, make_store: 
             save()
     begun = time.monotonic()
     with pytest.raises(DeadlineExceededError, match="not connected to"):
-        store.save_event(event(3), timeout=3 * UNIT)
-    assert time.monotonic() - begun > 2 * UNIT, "it waits as long as it may"
+        store.save_event(event(3), timeout=UNIT)
+    assert time.monotonic() - begun > 0.7 * UNIT, "it waits as long as it may"
     own_server.start()
     assert store.connection.wait_connected(PATIENCE)
     assert versions(store) == [1], "it was given up, and is not sent later"
@@ -344,7 +357,10 @@ def test_interrupted_calls_leave_nothing(make_store: MakeStore) -> None:
 
 
 @pytest.mark.concurrent
-def test_interrupted_saves_hold_up_no_other_thread(make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("interrupts", first_of([INTERRUPTS // 5, INTERRUPTS]))
+def test_interrupted_saves_hold_up_no_other_thread(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch, interrupts: int
+) -> None:
     """A thread that was woken to wake the next one, or that asks while others are woken, may be interrupted there."""
     monkeypatch.setattr(tries, "_TRY", 10 * PATIENCE)  # so that who is not woken waits for most of its own time-out
     store = make_store()
@@ -367,7 +383,7 @@ def test_interrupted_saves_hold_up_no_other_thread(make_store: MakeStore, monkey
         thread.start()
     versions = count(1)
     try:
-        hammer(INTERRUPTS, lambda: store.save_event(event(next(versions), "b-1"), timeout=PATIENCE))
+        hammer(interrupts, lambda: store.save_event(event(next(versions), "b-1"), timeout=PATIENCE))
     finally:
         stop.set()
     for thread in threads:
@@ -406,13 +422,14 @@ def everything(store: JetStreamEventStore) -> dict[str, Callable[[], object]]:
 
 
 @pytest.mark.concurrent
+@pytest.mark.parametrize("rounds", first_of([2, 10]))
 @pytest.mark.parametrize("what", everything(None))  # type: ignore[arg-type]  # only the names
-def test_a_handler_closes_the_store_over_what_it_interrupted(make_store: MakeStore, what: str) -> None:
+def test_a_handler_closes_the_store_over_what_it_interrupted(make_store: MakeStore, what: str, rounds: int) -> None:
     """What is said then is said in words of ours, and what is stored is never called not stored."""
     first = make_store()
     first.save_event(event(1))
     first.consumer("d").iterate().close()
-    for _ in range(10):
+    for _ in range(rounds):
         store = make_store()
         store.start()
         work = everything(store)[what]

@@ -24,6 +24,7 @@ from aether_sync import (
     flush_logs,
 )
 from aether_sync._runtime.deadline import Deadline
+from aether_sync.stores.consumers import lanes
 from aether_sync.stores.consumers.dead_letters import DeadLetterStream
 from aether_sync.stores.consumers.delivery import Delivery
 
@@ -83,7 +84,7 @@ class TestOrder:
 
 
 class TestOneActorsTroubles:
-    @pytest.mark.parametrize("prefetch", [2, 16])
+    @pytest.mark.parametrize("prefetch", first_of([2, 16]))
     @pytest.mark.parametrize("what", ["fails", "takes long"])
     def test_they_hold_nobody_up(
         self, store: JetStreamEventStore, go_on: threading.Event, what: str, prefetch: int
@@ -122,6 +123,7 @@ class TestOneActorsTroubles:
             return read(self, sequence, deadline)
 
         monkeypatch.setattr(DeadLetterStream, "event", event)
+        monkeypatch.setattr(lanes, "_AGAIN", QUICK)
         save(store, 10, actors=1)
         recorder = Recorder()
         with store.consumer("c").run(
@@ -149,8 +151,10 @@ def lose(proxy: Proxy, store: JetStreamEventStore, direct: JetStreamEventStore, 
 
 @pytest.mark.fault
 class TestABrokenLink:
-    @pytest.mark.parametrize("at_once", first_of([7, 1]))
-    def test_it_changes_no_actors_order(self, make_store: MakeStore, server: NATSServer, at_once: int) -> None:
+    @pytest.mark.parametrize(("at_once", "losses"), first_of([(7, 1), (7, 2), (1, 2)]))
+    def test_it_changes_no_actors_order(
+        self, make_store: MakeStore, server: NATSServer, at_once: int, losses: int
+    ) -> None:
         direct = make_store()
         numbers = count()
 
@@ -165,7 +169,7 @@ class TestABrokenLink:
             with store.consumer("c", ack_wait=2 * UNIT, max_deliver=50).run(recorder, prefetch=30):
                 go_on(42)
                 direct.consumer("c").wait_for(42, timeout=PATIENCE)
-                for end in (84, 126):
+                for end in (84, 126)[:losses]:
                     lose(proxy, store, direct, lambda: go_on(21))
                     go_on(21)
                     eventually(lambda end=end: len(recorder.sequences()) >= end, "all")
@@ -173,13 +177,13 @@ class TestABrokenLink:
                     direct.consumer("c").wait_for(end, timeout=PATIENCE)
             store.close()
         recorder.check_order()
-        assert recorder.sequences() == list(range(1, 127))
+        assert recorder.sequences() == list(range(1, end + 1))
 
     def test_others_do_not_wait(self, make_store: MakeStore, server: NATSServer) -> None:
         direct, recorder = make_store(), Recorder()
         with Proxy(server.port) as proxy:
             store = make_store(proxy.url)
-            with store.consumer("c", ack_wait=5 * UNIT).run(recorder):
+            with store.consumer("c", ack_wait=3 * UNIT).run(recorder):
                 save(direct, 2, actors=2)
                 direct.consumer("c").wait_for(2, timeout=PATIENCE)
                 late = Event(event_type="Done", actor_id="a-0", version=2)
@@ -224,6 +228,7 @@ class TestFailures:
             bury(self, *about)
 
         monkeypatch.setattr(DeadLetterStream, "bury", refuse)
+        monkeypatch.setattr(lanes, "_AGAIN", QUICK)
         save(store, 2, actors=1)
         recorder = Recorder(lambda one: one.sequence == 1)
         with store.consumer("c", max_deliver=1, ack_wait=ACK_WAIT).run(recorder):
@@ -308,6 +313,7 @@ class TestItsEnd:
             assert store.consumer("c").dead_letters() == []
         assert recorder.sequences() == list(range(1, 61))
 
+    @pytest.mark.slow
     def test_it_holds_as_many_as_it_handles_in_a_moment(self, store: JetStreamEventStore) -> None:
         pause = 0.0
         save(store, 1_000, actors=1_000)
@@ -340,13 +346,14 @@ class TestItsEnd:
         assert sum(one.counts["events"] for one in records) == len(letters)  # type: ignore[attr-defined]
         assert {one.consumer for one in records} == {"c"}  # type: ignore[attr-defined]
 
-    @pytest.mark.parametrize("how", ["works", "hangs"])
+    @pytest.mark.parametrize("how", first_of(["works", "hangs"]))
     def test_the_process_ends(self, store: JetStreamEventStore, server: NATSServer, how: str) -> None:
         save(store, 1)
         says = "unclosed <Connection" if how == "works" else None
         output = run(programs.ends_while_running, server.url, names_of(store).stream, how, says=says)
         assert ("handled" in output) == (how == "works")
 
+    @pytest.mark.slow
     @pytest.mark.fault
     def test_it_goes_on_after_a_restart(self, make_store: MakeStore, own_server: NATSServer) -> None:
         store = make_store(own_server.url)

@@ -23,7 +23,7 @@ from aether_sync import (
 from aether_sync.testing import LogRecorder, _guard
 from aether_sync.testing._guard import Guard
 
-from ..support.common import PATIENCE, eventually
+from ..support.common import PATIENCE, eventually, first_of
 
 
 @pytest.fixture(autouse=True)
@@ -285,7 +285,7 @@ LEFT: dict[str, tuple[Callable[[InMemoryEventStore | JetStreamEventStore, EventB
 
 
 @pytest.mark.parametrize("what", LEFT)
-@pytest.mark.parametrize("where", ["memory", "a server"])
+@pytest.mark.parametrize("where", first_of(["a server", "memory"]))
 def test_what_has_a_close_is_named_once(
     what: str,
     where: str,

@@ -358,12 +358,12 @@ class WaitingForConsumers(TwoNodes):
         with store.consumer("c", actors="a-1").iterate() as events:
             delivery = events.get(timeout=PATIENCE)
             with pytest.raises(DeadlineExceededError, match=r"all up to [01] is, 1 events are being worked on, 0 wait"):
-                store.consumer("c").wait_for(10, timeout=UNIT)
+                store.consumer("c").wait_for(10, timeout=0.3 * UNIT)
             run_threads(lambda: store.consumer("c").wait_for(10, timeout=PATIENCE), delivery.ack)
             store.consumer("c").wait_for(0)
             stored = store.save_event(Event(event_type="Done", actor_id="a-1", version=2))
             with pytest.raises(DeadlineExceededError, match="event 11"):
-                store.consumer("c").wait_for(stored.sequence, timeout=UNIT)
+                store.consumer("c").wait_for(stored.sequence, timeout=0.3 * UNIT)
             take_all(events, 1)
             store.consumer("c").wait_for(stored.sequence, timeout=PATIENCE)
 
