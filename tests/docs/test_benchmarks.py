@@ -213,6 +213,7 @@ def test_a_database_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     assert environment.lacking(("postgres",)) == "postgres is not installed: install Debian's postgresql"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(environment.find_program("postgres") is None, reason="Debian's postgresql is not installed")
 def test_a_database_ends_with_its_block() -> None:
     with postgres.running() as port:

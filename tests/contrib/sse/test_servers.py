@@ -144,6 +144,7 @@ def seconds_until(condition: Callable[[], object]) -> float:
     return time.monotonic() - begun
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "options"),
     [

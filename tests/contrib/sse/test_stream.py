@@ -284,6 +284,7 @@ def test_the_tail_ends_after_the_last_stream(
         assert _tail.tails.find(any_store) is None
 
 
+@pytest.mark.slow
 def test_a_store_that_was_made_anew(make_store: Callable[..., JetStreamEventStore], prefix: str) -> None:
     """The stream ends, and its browser, which comes back with an id of the old one, is told."""
     store = make_store()
@@ -319,6 +320,7 @@ def test_a_server_that_goes_away_and_comes_back(own_server: NATSServer) -> None:
         )
 
 
+@pytest.mark.slow
 def test_a_browser_that_came_while_the_server_was_away_is_told_where_it_is_at_once(own_server: NATSServer) -> None:
     """A loss of its connection before the first event must not let it begin anew, at a later end of the store."""
     with JetStreamEventStore(own_server.url, "s", connect="background") as store:
@@ -334,6 +336,7 @@ def test_a_browser_that_came_while_the_server_was_away_is_told_where_it_is_at_on
         new.close()
 
 
+@pytest.mark.slow
 def test_an_empty_store_that_was_away_has_a_place_too(own_server: NATSServer) -> None:
     own_server.stop()
     with JetStreamEventStore(own_server.url, "s", connect="background") as store:
