@@ -745,7 +745,7 @@ def test_other_errors_pass() -> None:
 
 
 def test_a_server_that_is_away(free_port: int) -> None:
-    settings = {"NATS_URL": f"nats://127.0.0.1:{free_port}", "AETHER_SYNC_TIMEOUT": "0.2"}
+    settings = {"NATS_URL": f"nats://127.0.0.1:{free_port}", "AETHER_SYNC_TIMEOUT": "0.05"}
     with closing_factory(settings) as factory:
         recorder = factory.process_recorder()
         for call in (

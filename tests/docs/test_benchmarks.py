@@ -305,6 +305,7 @@ def test_the_command_fails_if_something_got_slower(
     assert [row.case for row in report.tables[0].rows] == ["memory-queue", "memory-aether-subscription"]
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_report_and_an_unknown_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "no.json").write_text("{}")
     refused = benchmarks("--against", tmp_path / "no.json")

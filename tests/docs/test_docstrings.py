@@ -30,6 +30,7 @@ def constructor(kind: ast.ClassDef) -> ast.FunctionDef | None:
 FOLDERS = sorted({path.parent for path in ROOM.rglob("*.py")})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(ROOM)))
 def test_each_parameter_that_is_described_is_there_and_no_other_is_left_out(folder: Path) -> None:
     wrong = []

@@ -23,11 +23,13 @@ from aether_sync import (
 from aether_sync.contrib import sse
 from aether_sync.contrib.sse import _store_stream, _tail
 
-from ...support.common import PATIENCE, UNIT, eventually, make_event, run_threads
+from ...support.common import PATIENCE, UNIT, eventually, first_of, make_event, run_threads
 from ...support.pages import Message, messages_of
 from ...support.stores import ask
 
 MakeStream = Callable[..., sse.EventStream]
+
+ON_A_SERVER = pytest.mark.parametrize("any_store", first_of(["jetstream", "memory"]), indirect=True)
 
 
 def append(store: EventStore, numbers: Iterable[int]) -> None:
@@ -77,6 +79,7 @@ def test_an_id_that_is_no_sequence(any_store: EventStore, bad: str) -> None:
         sse.stream(any_store, bad)
 
 
+@ON_A_SERVER
 def test_an_id_ahead_of_the_store(any_store: EventStore, stream: MakeStream) -> None:
     append(any_store, range(1, 4))
     next(stream(any_store, "3"))
@@ -210,6 +213,7 @@ def test_a_slow_client_is_dropped_and_counted(
     assert numbers(got(stream(any_store, "0"), 9)) == list(range(1, 10)), "it comes back, and has missed nothing"
 
 
+@ON_A_SERVER
 def test_who_wants_nothing_of_it_is_not_slow(
     any_store: EventStore, stream: MakeStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +274,7 @@ def test_it_ends_when_another_thread_closes_it(memory_store: InMemoryEventStore,
     assert next(events, None) is None
 
 
+@ON_A_SERVER
 def test_the_tail_ends_after_the_last_stream(
     any_store: EventStore, stream: MakeStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
