@@ -11,7 +11,7 @@ import pytest
 
 from aether_sync import NATSCluster, NATSEventBus, NATSServer
 
-from ..support.common import UNIT, eventually
+from ..support.common import UNIT, eventually, first_of
 from ..support.proxy import Proxy
 from ..support.recorder import LAST_WORDS, Publishers, Recorder, check_order, check_sums
 
@@ -58,7 +58,14 @@ def delay(proxy: Proxy) -> None:
 
 @pytest.mark.parametrize(
     ("fault", "may_lose"),
-    [(cut, True), (end, True), (stall_and_cut, True), (slow_down_and_cut, True), (slow_down, False), (delay, False)],
+    [
+        (slow_down_and_cut, True),
+        (delay, False),
+        *(
+            pytest.param(*one, marks=pytest.mark.slow)
+            for one in [(cut, True), (end, True), (stall_and_cut, True), (slow_down, False)]
+        ),
+    ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_a_link_that_breaks(
@@ -103,7 +110,7 @@ def freeze_and_kill(server: NATSServer) -> None:
     server.kill()
 
 
-@pytest.mark.parametrize("fault", [stop, kill, freeze_and_kill])
+@pytest.mark.parametrize("fault", first_of([freeze_and_kill, kill, stop]))
 def test_a_server_that_goes(
     make_bus: MakeBus, pair: NATSCluster, prefix: str, fault: Callable[[NATSServer], None]
 ) -> None:

@@ -21,7 +21,7 @@ from aether_sync._bus.queue import EventQueue
 from aether_sync._bus.readers import Readers, _Ticket
 from aether_sync._runtime.waits import ParkingLot
 
-from ..support.common import PATIENCE, UNIT, Keep, eventually, make_event, numbers, run_threads
+from ..support.common import PATIENCE, UNIT, Keep, eventually, first_of, make_event, numbers, run_threads
 from ..support.inside import waiting_readers
 from ..support.signals import before
 
@@ -341,7 +341,7 @@ def test_a_cancelled_reader_leaves_the_event_to_a_thread(
 
 
 @pytest.mark.concurrent
-@pytest.mark.parametrize("cut_off", ["cancel", "timeout", "wait_for"])
+@pytest.mark.parametrize("cut_off", first_of(["wait_for", "cancel", "timeout"]))
 def test_cancellations_at_any_moment_lose_no_event_and_no_wake_up(
     local_bus: EventBus, run: Run[Any], cut_off: str
 ) -> None:
@@ -511,16 +511,17 @@ def test_coroutines_of_many_closed_loops_are_left_out_at_once(local_bus: EventBu
 
 
 @pytest.mark.concurrent
-def test_loops_that_are_closed_meanwhile(local_bus: EventBus, run: Run[Any]) -> None:
+@pytest.mark.parametrize("total", first_of([150, 600]))
+def test_loops_that_are_closed_meanwhile(local_bus: EventBus, run: Run[Any], total: int) -> None:
     """Programs that begin, wait, and end by an exception, while events come: each event reaches somebody."""
     events = local_bus.subscribe("n", maxsize=1_000_000)
     got: list[int] = []
 
     def publish() -> None:
-        for n in range(600):
+        for n in range(total):
             local_bus.publish("n", make_event(n))
             time.sleep(0.0003)
-        eventually(lambda: events.stats().delivered == 600, "the last event to be taken")
+        eventually(lambda: events.stats().delivered == total, "the last event to be taken")
         events.close()
 
     def come_and_go() -> None:
@@ -542,7 +543,7 @@ def test_loops_that_are_closed_meanwhile(local_bus: EventBus, run: Run[Any]) -> 
                 run(program())
 
     run_threads(publish, come_and_go, come_and_go)
-    assert sorted(got) == list(range(600))
+    assert sorted(got) == list(range(total))
 
 
 # -- handlers
@@ -660,7 +661,10 @@ def test_a_cancelled_coroutine_that_is_interrupted_as_it_passes_a_wake_up_on_tak
 
 @pytest.mark.concurrent
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # raised in a weak reference's callback
-def test_handlers_that_raise_at_any_moment_leave_no_coroutine_asleep(local_bus: EventBus, run: Run[Any]) -> None:
+@pytest.mark.parametrize("seconds", first_of([0.25 * UNIT, UNIT]))
+def test_handlers_that_raise_at_any_moment_leave_no_coroutine_asleep(
+    local_bus: EventBus, run: Run[Any], seconds: float
+) -> None:
     events = local_bus.subscribe("n", maxsize=1_000_000)
     interrupted = accepted = 0
 
@@ -670,7 +674,7 @@ def test_handlers_that_raise_at_any_moment_leave_no_coroutine_asleep(local_bus: 
     with reading_in_a_thread(events, run, readers=3):
         handler = signal.signal(signal.SIGALRM, interrupt_it)
         try:
-            end = time.monotonic() + UNIT
+            end = time.monotonic() + seconds
             while time.monotonic() < end:
                 try:
                     signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00005, 0.0005))

@@ -23,7 +23,7 @@ from aether_sync import (
     NATSServer,
 )
 
-from ..support.common import PATIENCE, UNIT, Keep, eventually, make_event, numbers, run_threads
+from ..support.common import PATIENCE, UNIT, Keep, eventually, first_of, make_event, numbers, run_threads
 from ..support.inside import channel_of, connection_of, outbox_of
 from ..support.proxy import Proxy
 
@@ -151,7 +151,7 @@ def test_while_reconnecting(make_bus: MakeBus, own_server: NATSServer, keep: Kee
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("timeout", [0, 0.5])
+@pytest.mark.parametrize("timeout", first_of([0.5, 0]))
 def test_a_frozen_server_and_a_full_outbox(make_bus: MakeBus, own_server: NATSServer, timeout: float) -> None:
     """Bytes fill the outbox, asyncio's buffer and the kernel's, and nobody reads."""
     bus = make_bus(own_server.url, outbox_bytes=2**20, publish_timeout=PATIENCE)
@@ -191,9 +191,10 @@ def test_a_close_whose_turn_never_comes(make_bus: MakeBus, own_server: NATSServe
 
 
 @pytest.mark.fault
-def test_while_reconnecting_to_a_frozen_server(make_bus: MakeBus, own_server: NATSServer) -> None:
+@pytest.mark.parametrize("count", first_of([2, 5]))
+def test_while_reconnecting_to_a_frozen_server(make_bus: MakeBus, own_server: NATSServer, count: int) -> None:
     """An attempt is under way: the kernel has accepted it, the server says nothing."""
-    buses = [make_bus(own_server.url, ping_interval=0.1) for _ in range(5)]
+    buses = [make_bus(own_server.url, ping_interval=0.1) for _ in range(count)]
     for bus in buses:
         bus.start()
     own_server.pause()
@@ -270,7 +271,7 @@ def test_from_inside_an_iteration(make_bus: MakeBus) -> None:
 
 
 @pytest.mark.concurrent
-@pytest.mark.parametrize("what", ["get", "flush", "subscribe", "wait", "publish", "close"])
+@pytest.mark.parametrize("what", first_of(["flush", "get", "subscribe", "wait", "publish", "close"]))
 def test_from_a_signal_handler(make_bus: MakeBus, own_server: NATSServer, what: str) -> None:
     """Over each call that waits, with a server that does not answer."""
     bus = make_bus(own_server.url, outbox_events=1, publish_timeout=PATIENCE)
@@ -341,10 +342,11 @@ def test_a_close_waits_for_what_it_came_upon(server: NATSServer, prefix: str) ->
 
 
 @pytest.mark.concurrent
-def test_a_close_amid_everything_loses_nothing(make_bus: MakeBus) -> None:
+@pytest.mark.parametrize("rounds", first_of([5, 20]))
+def test_a_close_amid_everything_loses_nothing(make_bus: MakeBus, rounds: int) -> None:
     """What was accepted arrives, whenever the close comes; and every thread comes to its end."""
     there = make_bus()
-    for round_ in range(20):
+    for round_ in range(rounds):
         with there.subscribe(f"n{round_}", maxsize=1_000_000) as arriving:
             here = make_bus(outbox_events=random.choice([10, 100_000]))
 

@@ -27,14 +27,14 @@ from aether_sync import (
     Snapshot,
 )
 
-from ..support.common import PATIENCE, UNIT, eventually, make_event, numbers, run_threads
+from ..support.common import PATIENCE, UNIT, eventually, first_of, make_event, numbers, run_threads
 from ..support.fake_server import FakeServer
 from ..support.inside import has_engine, link_of, slot_of
 
 MakeBus = Callable[..., NATSEventBus]
 MakeStore = Callable[..., JetStreamEventStore]
 
-SHORT = 0.3 * UNIT  # seconds
+SHORT = 0.15 * UNIT  # seconds
 
 
 @pytest.fixture(params=["nothing there", "a silent server"])
@@ -187,6 +187,7 @@ class TestInTheBackground:
             bus.publish("n", make_event())
             connection.close(timeout=0)
 
+    @pytest.mark.parametrize("away", first_of(["a silent server", "nothing there"]), indirect=True)
     def test_a_store_waits_its_own_time(self, make_store: MakeStore, away: str) -> None:
         def asks(place: int) -> None:
             store = make_store(away, connect="background", connect_timeout=PATIENCE)
@@ -325,7 +326,8 @@ class TestAwaited:
             bus.subscribe("n", timeout=SHORT)
         bus.close(timeout=0)
 
-    @pytest.mark.parametrize("connect_timeout", [SHORT / 2, PATIENCE])
+    @pytest.mark.parametrize("away", first_of(["a silent server", "nothing there"]), indirect=True)
+    @pytest.mark.parametrize("connect_timeout", first_of([SHORT / 2, PATIENCE]))
     def test_a_store_says_the_same_the_first_and_the_second_time(
         self, make_store: MakeStore, away: str, connect_timeout: float
     ) -> None:

@@ -36,7 +36,7 @@ from aether_sync._codec.encoding import encode_event
 from aether_sync._codec.envelope import EnvelopeWriter
 from aether_sync._nats.fast_reader import FastReader
 
-from ..support.common import PATIENCE, UNIT, Keep, Monitor, eventually, make_event, numbers, run_threads
+from ..support.common import PATIENCE, UNIT, Keep, Monitor, eventually, first_of, make_event, numbers, run_threads
 from ..support.inside import channel_of
 from ..support.proxy import Proxy
 from ..support.raw import RawClient
@@ -486,17 +486,18 @@ def test_subscribe_means_that_the_server_has_it(make_bus: MakeBus, raw: RawClien
             assert numbers([events.get(timeout=PATIENCE)]) == [n]
 
 
-def test_a_storm_of_subscriptions(make_bus: MakeBus) -> None:
+@pytest.mark.parametrize("count", first_of([200, 1_000]))
+def test_a_storm_of_subscriptions(make_bus: MakeBus, count: int) -> None:
     here, there = make_bus(), make_bus()
     subs: list[Any] = []
 
     def storm(part: int) -> None:
-        for n in range(part, 1000, 4):
+        for n in range(part, count, 4):
             subs.append((n, here.subscribe(f"s.{n}", timeout=PATIENCE)))
 
     run_threads(*(lambda part=part: storm(part) for part in range(4)))
-    there.publish("s.999", make_event(999))
-    assert numbers([dict(subs)[999].get(timeout=PATIENCE)]) == [999]
+    there.publish(f"s.{count - 1}", make_event(1))
+    assert numbers([dict(subs)[count - 1].get(timeout=PATIENCE)]) == [1]
     run_threads(*(lambda part=part: [sub.close() for _, sub in subs[part::4]] for part in range(4)))
     assert here.metrics().active_subscriptions == 0
 
@@ -606,7 +607,8 @@ def test_closing_ends_the_wait_for_that_server(make_bus: MakeBus, server: NATSSe
         run_threads(subscribe, close)
 
 
-def test_a_server_that_is_full_says_so() -> None:
+@pytest.mark.parametrize("times", first_of([2, 10]))
+def test_a_server_that_is_full_says_so(times: int) -> None:
     with (
         NATSServer(config="max_connections: 2") as server,
         NATSEventBus(server.url) as one,
@@ -614,7 +616,7 @@ def test_a_server_that_is_full_says_so() -> None:
     ):
         for bus in (one, other):
             assert bus.wait_connected(PATIENCE)
-        for _ in range(10):
+        for _ in range(times):
             bus = NATSEventBus(server.url, connect_timeout=0.2 * UNIT)
             with pytest.raises(ConnectError, match="maximum connections exceeded"):
                 bus.start()

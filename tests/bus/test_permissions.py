@@ -26,7 +26,7 @@ from aether_sync import (
 )
 from aether_sync._nats.reasons import Refusal, refusal
 
-from ..support.common import PATIENCE, UNIT, Keep, Monitor, eventually, make_event, numbers, run_threads
+from ..support.common import PATIENCE, UNIT, Keep, Monitor, eventually, first_of, make_event, numbers, run_threads
 from ..support.fake_server import FakeServer, Peer, polite
 from ..support.inside import reconfigure
 
@@ -303,7 +303,9 @@ def test_the_guides_configuration_keeps_tenants_apart(tenants: Callable[..., NAT
         assert [one.get_batch(9, timeout=0) for one in (of_a, of_b, all_)] == [[], [], []]
 
 
-@pytest.mark.parametrize("pattern", [">", "*", "*.orders", "tenant-*", "tenant-b.>", "tenant-b", "tenant-a*.>"])
+@pytest.mark.parametrize(
+    "pattern", [">", "tenant-b", "tenant-a*.>", *first_of(["tenant-b.>", "*", "*.orders", "tenant-*"])]
+)
 def test_no_pattern_of_a_tenant_reaches_into_another(pattern: str, tenants: Callable[..., NATSEventBus]) -> None:
     for bus in (tenants("a"), tenants("a", prefix="other")):
         with pytest.raises(PermissionDeniedError):
@@ -457,7 +459,7 @@ def test_lines_that_are_too_long_after_a_restart_end(own_monitor: Monitor) -> No
 
 @pytest.mark.fault
 @pytest.mark.both_loops
-@pytest.mark.parametrize("count", [1, 5_000])
+@pytest.mark.parametrize("count", first_of([5_000, 1]))
 def test_an_event_with_too_long_a_line_costs_one_connection(count: int) -> None:
     with Limited(TIGHT) as limited, limited.here as bus:
         others, own = bus.subscribe(SHORT, timeout=PATIENCE), limited.there.subscribe(LONG[:300], timeout=PATIENCE)
@@ -530,7 +532,7 @@ WORDS = [
 
 
 @pytest.mark.parametrize(("user", "password"), WORDS)
-@pytest.mark.parametrize("in_url", [False, True], ids=["options", "url"])
+@pytest.mark.parametrize("in_url", first_of([True, False]), ids=["url", "options"])
 def test_a_refusal_is_known_whatever_the_user_is_called(
     user: str, password: str, in_url: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -568,16 +570,14 @@ def test_refused_credentials_are_known_whatever_they_are(password: str) -> None:
 # -- errors that cannot be read: they may be about anything
 
 UNREADABLE = [
-    "Permissions Violation",
-    "Permissions Violation for Publish to all",
-    "Something New",
     "tell me: the-password",
+    *first_of(["Permissions Violation for Publish to all", "Permissions Violation", "Something New"]),
 ]
 
 
 @pytest.mark.both_loops
 @pytest.mark.parametrize("said", UNREADABLE)
-@pytest.mark.parametrize("lean", "01")
+@pytest.mark.parametrize("lean", first_of("10"))
 def test_a_pong_behind_an_error_that_cannot_be_read_confirms_nothing(
     said: str, lean: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

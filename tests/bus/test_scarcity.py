@@ -32,7 +32,7 @@ from aether_sync.stores.base import ANY_VERSION
 
 from ..programs import lacks
 from ..programs.run import run
-from ..support.common import PATIENCE, eventually, make_event
+from ..support.common import PATIENCE, eventually, first_of, make_event
 from ..support.inside import buffer_of, scheduler_of
 
 MakeBus = Callable[..., NATSEventBus]
@@ -132,15 +132,16 @@ def test_a_first_use_without_files_says_so_and_the_next_one_tries_again(server: 
 
 @pytest.mark.both_loops
 @pytest.mark.concurrent
-def test_a_first_use_that_is_interrupted_leaves_no_file(server: NATSServer, prefix: str) -> None:
-    run(lacks.interrupted_first_uses, server.url, prefix, 200, says=None)
+@pytest.mark.parametrize("count", first_of([40, 200]))
+def test_a_first_use_that_is_interrupted_leaves_no_file(server: NATSServer, prefix: str, count: int) -> None:
+    run(lacks.interrupted_first_uses, server.url, prefix, count, says=None)
 
 
 # -- the store
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("what", ["follow", "consume", "run"])
+@pytest.mark.parametrize("what", first_of(["consume", "follow", "run"]))
 def test_an_iteration_waits_for_the_thread_that_it_needs(
     own_server: NATSServer, prefix: str, no_threads: NoThreads, make_store: MakeStore, what: str
 ) -> None:

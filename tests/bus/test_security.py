@@ -40,7 +40,7 @@ from aether_sync._nats.servers import Server
 from aether_sync._nats.settings import Settings
 from aether_sync._runtime.reporter import Reporter
 
-from ..support.common import PATIENCE, UNIT, eventually, make_event, numbers
+from ..support.common import PATIENCE, UNIT, eventually, first_of, make_event, numbers
 from ..support.credentials import Account, Certificates, Key, Operator, User
 from ..support.fake_server import FakeServer, hang_up
 from ..support.inside import knows_another_server, link_of
@@ -184,7 +184,7 @@ def refuse(sweep: Sweep) -> Callable[..., float]:
             assert not bus.is_connected
             sweep.see(bus)
         finally:
-            sweep.see(bus.close(0.3 * UNIT), bus)
+            sweep.see(bus.close(0.05 * UNIT), bus)
         return took
 
     return refuse
@@ -216,7 +216,7 @@ def test_wrong_ones_are_refused_at_once(
         assert took < PROMPTLY, what
 
 
-@pytest.mark.parametrize("make", [password_way, token_way])
+@pytest.mark.parametrize("make", first_of([password_way, token_way]))
 def test_what_is_in_a_url_may_be_percent_encoded(
     make: Callable[[Path], Way], tmp_path: Path, sweep: Sweep, refuse: Callable[..., float]
 ) -> None:
@@ -290,6 +290,7 @@ def test_servers_that_the_cluster_names_are_shown_the_urls_password(sweep: Sweep
 
 
 @pytest.mark.fault
+@pytest.mark.parametrize("way", first_of(["jwt", *(name for name in WAYS if name != "jwt")]), indirect=True)
 def test_credentials_that_are_revoked_while_connected(way: Way, sweep: Sweep, caplog: pytest.LogCaptureFixture) -> None:
     sweep.hide(*way.secrets)
     with (
@@ -366,21 +367,29 @@ def test_a_jwt_that_expires_while_connected_is_renewed_from_its_file(
 
 
 @pytest.mark.fault
-def test_a_credentials_file_that_is_broken_for_a_while(lease: Lease) -> None:
+@pytest.mark.parametrize(
+    ("broken", "reason"),  # each ends nats-py's own reconnecting
+    first_of(
+        [
+            (None, "cannot be read: No such file or directory"),
+            ("", "there is no JWT in it"),
+            ("SUANOTASEED", "has no valid nkey seed"),
+        ]
+    ),
+)
+def test_a_credentials_file_that_is_broken_for_a_while(lease: Lease, broken: str | None, reason: str) -> None:
     lease.renew(3600)
     good = lease.file.read_text()
     with NATSEventBus(lease.server.url, credentials=lease.file) as bus, bus.subscribe("n") as events:
-        for broken, reason in (
-            ("", "there is no JWT in it"),
-            (good.replace(lease.user.key.seed, "SUANOTASEED"), "has no valid nkey seed"),
-            (None, "cannot be read: No such file or directory"),
-        ):  # each ends nats-py's own reconnecting
-            lease.file.unlink() if broken is None else lease.file.write_text(broken)
-            lease.server.restart()
-            eventually(lambda reason=reason: reason in reason_of(bus), reason)
-            assert not bus.is_connected
-            lease.file.write_text(good)
-            assert bus.wait_connected(PATIENCE)
+        if broken is None:
+            lease.file.unlink()
+        else:
+            lease.file.write_text(broken and good.replace(lease.user.key.seed, broken))
+        lease.server.restart()
+        eventually(lambda: reason in reason_of(bus), reason)
+        assert not bus.is_connected
+        lease.file.write_text(good)
+        assert bus.wait_connected(PATIENCE)
         with NATSEventBus(lease.server.url, credentials=lease.file) as other:
             other.publish("n", make_event(1))
             assert numbers([events.get(timeout=PATIENCE)]) == [1]
@@ -400,6 +409,7 @@ def test_an_account_that_is_changed_by_a_reload(lease: Lease) -> None:
             assert numbers([events.get(timeout=PATIENCE)]) == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.fault
 def test_a_renewed_jwt_may_have_fewer_rights(lease: Lease) -> None:
     lease.renew(2)
@@ -423,7 +433,7 @@ def test_an_account_that_is_full(lease: Lease, sweep: Sweep) -> None:
     lease.renew(3600)
     lease.server.reload(lease.config(conn=1))
     with NATSEventBus(lease.server.url, credentials=lease.file):
-        more = NATSEventBus(lease.server.url, credentials=lease.file, connect_timeout=1.2 * UNIT)
+        more = NATSEventBus(lease.server.url, credentials=lease.file, connect_timeout=0.6 * UNIT)
         with sweep.failing(ConnectError, "maximum account active connections exceeded"):
             more.start()
     assert more.wait_connected(PATIENCE)  # it tried on, and there is room now
@@ -519,6 +529,12 @@ TLS = {
     ),
 }
 
+#: Those that each run of the tests has; the others are slow.
+TLS_BY_DEFAULT = {
+    *("unknown CA", "wrong host name", "tls_hostname", "no TLS there", "TLS first", "TLS first, not asked for"),
+    *("client certificate", "no client certificate", "a stranger's client certificate"),
+}
+
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> Tls.Given:
@@ -526,7 +542,13 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Tls.Given:
 
 
 @pytest.mark.both_loops
-@pytest.mark.parametrize("case", TLS.values(), ids=list(TLS))
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[] if name in TLS_BY_DEFAULT else [pytest.mark.slow], id=name)
+        for name, case in TLS.items()
+    ],
+)
 def test_tls(case: Tls, given: Tls.Given, sweep: Sweep, refuse: Callable[..., float]) -> None:
     sweep.hide("the-password")
     config = case.config(given) + 'authorization: {user: "u", password: "the-password"}'
@@ -543,7 +565,7 @@ def test_tls(case: Tls, given: Tls.Given, sweep: Sweep, refuse: Callable[..., fl
                 assert [numbers([events.get(timeout=PATIENCE)])[0] for _ in range(50)] == list(range(50))
                 sweep.see(bus)
         elif case.waits:
-            refuse(server.url, case.reason, connect_timeout=UNIT, **options)
+            refuse(server.url, case.reason, connect_timeout=0.6 * UNIT, **options)
         else:
             assert refuse(server.url, case.reason, **options) < PROMPTLY
 
@@ -757,7 +779,7 @@ def test_what_is_said_before_tls_names_no_server(given: Tls.Given) -> None:
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("first", [False, True], ids=["upgrade", "handshake_first"])
+@pytest.mark.parametrize("first", first_of([False, True]), ids=["upgrade", "handshake_first"])
 def test_servers_that_the_cluster_names_over_tls(first: bool, given: Tls.Given) -> None:
     config = given.ours.config(more=FIRST if first else "")
     with NATSCluster(2, config=config) as cluster:
@@ -829,10 +851,10 @@ def test_a_secret_in_place_of_its_file_is_not_shown(sweep: Sweep) -> None:
 @pytest.mark.parametrize(
     ("command", "password"),
     [
-        (["sub", "n", "--count", "1"], "mis/taken"),
         (["pub", "n"], "mis/taken"),
-        (["pub", "n"], "ri/ght"),
-        (["sub", "--help"], "ri/ght"),
+        pytest.param(["sub", "n", "--count", "1"], "mis/taken", marks=pytest.mark.slow),
+        pytest.param(["pub", "n"], "ri/ght", marks=pytest.mark.slow),
+        pytest.param(["sub", "--help"], "ri/ght", marks=pytest.mark.slow),
     ],
 )
 def test_the_command_line_shows_none(command: list[str], password: str, sweep: Sweep) -> None:

@@ -71,7 +71,7 @@ from aether_sync.contrib.eventsourcing import (
 )
 from aether_sync.contrib.eventsourcing._errors import translated
 
-from ..support.common import PATIENCE, eventually, run_threads
+from ..support.common import PATIENCE, eventually, first_of, run_threads
 from ..support.inside import engine_of
 
 MODULE = "aether_sync.contrib.eventsourcing"
@@ -745,7 +745,7 @@ def test_other_errors_pass() -> None:
 
 
 def test_a_server_that_is_away(free_port: int) -> None:
-    settings = {"NATS_URL": f"nats://127.0.0.1:{free_port}", "AETHER_SYNC_TIMEOUT": "0.2"}
+    settings = {"NATS_URL": f"nats://127.0.0.1:{free_port}", "AETHER_SYNC_TIMEOUT": "0.05"}
     with closing_factory(settings) as factory:
         recorder = factory.process_recorder()
         for call in (
@@ -999,7 +999,7 @@ class Ledger(ProcessApplication[UUID]):
 
 
 @pytest.mark.parametrize(
-    "kind", [SingleThreadedRunner, NewSingleThreadedRunner, MultiThreadedRunner, NewMultiThreadedRunner]
+    "kind", first_of([NewMultiThreadedRunner, MultiThreadedRunner, NewSingleThreadedRunner, SingleThreadedRunner])
 )
 def test_a_system(settings: dict[str, str], kind: type[Runner[UUID]]) -> None:
     runner = kind(System([[Orders, Invoices, Ledger]]), settings)  # type: ignore[call-arg]

@@ -72,12 +72,14 @@ def test_a_directory_of_another_user_is_refused(own_folder: str) -> None:
         assert f"may not {what} there: give the directory to the user" in line
 
 
+@pytest.mark.slow
 def test_a_process_that_cannot_share_fails_scrapes(own_folder: str) -> None:
     output = run(exports.locked_out, within=PATIENCE * 3, says="the metrics cannot be written to")
     reasons = [line for line in output.splitlines() if f"{own_folder}, cannot be shown: PermissionError" in line]
     assert [line[:4] for line in reasons] == ["503 "] * 3
 
 
+@pytest.mark.slow
 def test_a_directory_that_is_removed_at_the_end(own_folder: str) -> None:
     run(exports.removed_at_the_end, within=PATIENCE * 3)
 
@@ -88,7 +90,7 @@ def test_the_directory_is_emptied_while_processes_live(what: str) -> None:
     run(exports.emptied, what, within=PATIENCE * 3)
 
 
-@pytest.mark.parametrize("what", ["counter_*.db", "histogram_*.db", "gauge_livesum_*.db"])
+@pytest.mark.parametrize("what", first_of(["gauge_livesum_*.db", "counter_*.db", "histogram_*.db"]))
 def test_some_files_of_a_living_process_are_removed(what: str) -> None:
     run(exports.partly_removed, what, within=PATIENCE * 3)
 

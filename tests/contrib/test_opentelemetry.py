@@ -606,6 +606,7 @@ def run(command: list[str], **environment: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_trace_goes_through_two_processes(
     telemetry: Telemetry,
     server: NATSServer,

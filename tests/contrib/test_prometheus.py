@@ -524,6 +524,7 @@ def test_names_that_others_have_are_named(local_bus: EventBus, registry: Collect
         register(local_bus, registry=registry)
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_named() -> None:
     program = "import sys; sys.modules['prometheus_client'] = None; import aether_sync.contrib.prometheus"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

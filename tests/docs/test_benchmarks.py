@@ -213,6 +213,7 @@ def test_a_database_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     assert environment.lacking(("postgres",)) == "postgres is not installed: install Debian's postgresql"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(environment.find_program("postgres") is None, reason="Debian's postgresql is not installed")
 def test_a_database_ends_with_its_block() -> None:
     with postgres.running() as port:
@@ -304,6 +305,7 @@ def test_the_command_fails_if_something_got_slower(
     assert [row.case for row in report.tables[0].rows] == ["memory-queue", "memory-aether-subscription"]
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_report_and_an_unknown_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "no.json").write_text("{}")
     refused = benchmarks("--against", tmp_path / "no.json")

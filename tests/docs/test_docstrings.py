@@ -30,10 +30,12 @@ def constructor(kind: ast.ClassDef) -> ast.FunctionDef | None:
 FOLDERS = sorted({path.parent for path in ROOM.rglob("*.py")})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(ROOM)))
 def test_each_parameter_that_is_described_is_there_and_no_other_is_left_out(folder: Path) -> None:
     wrong = []
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in folder.glob("*.py")]
+    texts = [path.read_text(encoding="utf-8") for path in folder.glob("*.py")]
+    trees = [ast.parse(text) for text in texts if "Args:" in text]
     for node in (node for tree in trees for node in ast.walk(tree)):
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             continue

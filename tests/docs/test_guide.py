@@ -22,7 +22,7 @@ import aether_sync
 from aether_sync import NATSServer
 from aether_sync.contrib import sse
 
-from ..support.common import PATIENCE, FreePort, eventually
+from ..support.common import PATIENCE, FreePort, eventually, first_of
 from ..support.shell import interruptible
 
 TESTS = Path(__file__).parents[1]
@@ -103,7 +103,7 @@ def prose_of(page: Path) -> str:
 
 
 #: Pages, by their names, whose programs are run by each run of the tests.
-READ_FIRST = {"README", "tutorial", "publishing", "subscribing", "store", "worker"}
+READ_FIRST = {"README", "tutorial", "publishing"}
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 PROGRAMS = [block for block in BLOCKS if block.language == "python" and not block.is_of_a_project]
@@ -213,7 +213,7 @@ def test_the_worker_answers_probes_before_there_is_a_server(free_port: int, tmp_
                 assert worker.wait(PATIENCE) == 0
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("sent", first_of([signal.SIGTERM, signal.SIGINT]))
 def test_the_worker_ends_while_it_waits_for_a_server(free_port: int, tmp_path: Path, sent: signal.Signals) -> None:
     with closing(FreePort()) as web:
         call, url = f"main('127.0.0.1', {web.number})", f"nats://127.0.0.1:{free_port}"
@@ -254,6 +254,7 @@ def test_the_index_lists_every_page() -> None:
     assert sorted(listed) == sorted({page.stem for page in GUIDE.glob("*.md")} - {"index"})
 
 
+@cache
 def headings_of(page: Path) -> set[str]:
     """Return what a link may name behind ``#``: headings in lower case, punctuation left out, a hyphen for a space."""
     headings = re.findall(r"^#+ (.*)$", prose_of(page), re.M)

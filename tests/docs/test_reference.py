@@ -39,6 +39,7 @@ def check() -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.slow
 def test_the_pages_are_current() -> None:
     done = check()
     assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), "run: python -m tests.docs.reference"

@@ -120,10 +120,10 @@ def test_as_python_3_14_behaves(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def names_read(path: Path) -> set[str]:
-    """The attributes and names that a file reads, and the modules that it imports from."""
+def names_read(text: str) -> set[str]:
+    """The attributes and names that a program reads, and the modules that it imports from."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Attribute):
             found.add(node.attr)
         elif isinstance(node, ast.Name):
@@ -146,4 +146,6 @@ GOING = {
 
 def test_the_package_uses_nothing_that_goes() -> None:
     for path in sorted((ROOT / "aether_sync").rglob("*.py")):
-        assert not names_read(path) & GOING, path
+        text = path.read_text(encoding="utf-8")
+        if GOING.intersection(re.findall(r"\w+", text)):  # it may be in a comment
+            assert not names_read(text) & GOING, path

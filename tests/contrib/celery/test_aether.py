@@ -474,6 +474,7 @@ class TestClosing:
         assert aether.bus is not bus
         assert "open" in repr(aether)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("pool", first_of(["solo", "threads"]))
     def test_a_worker_that_has_shut_down_closes_those_of_its_application(
         self, server: NATSServer, prefix: str, pool: str

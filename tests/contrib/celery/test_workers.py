@@ -91,6 +91,7 @@ def test_a_task_that_is_retried_stores_once(
     assert "WorkerLost" not in worker.log()
 
 
+@pytest.mark.slow
 @BROKERS
 @pytest.mark.parametrize("faults", first_of([["killed", "killed"], ["killed"], ["", "killed"]]))
 def test_a_task_whose_process_is_killed_stores_once(

@@ -81,6 +81,7 @@ def test_help_is_there(tmp_path: Path) -> None:
     assert "No such command" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_a_web_server_imports_no_command() -> None:
     code = (
         "import sys, tests.programs.flasked as one; one.aether.init_app(one.app); "

@@ -13,7 +13,7 @@ from aether_sync import ANY_VERSION, EventTypes, NATSEventBus, NATSServer, Store
 from aether_sync.contrib.flask import Aether
 from aether_sync.testing import BrokenLink
 
-from ...support.common import PATIENCE, eventually, make_event, numbers
+from ...support.common import PATIENCE, eventually, first_of, make_event, numbers
 from .conftest import MakeApp
 
 
@@ -78,10 +78,11 @@ def test_the_constructor_registers(aether: Aether) -> None:
         assert aether.bus.types is aether.store.types is types
 
 
-def test_many_applications_leave_nothing(aether: Aether, server: NATSServer, prefix: str) -> None:
+@pytest.mark.parametrize("count", first_of([40, 200]))
+def test_many_applications_leave_nothing(aether: Aether, server: NATSServer, prefix: str, count: int) -> None:
     threads = threading.active_count()
     refs = []
-    for number in range(200):
+    for number in range(count):
         app = Flask(__name__)
         app.config["AETHER_URL"] = "memory:" if number % 20 else server.url
         app.config["AETHER_PREFIX"] = prefix

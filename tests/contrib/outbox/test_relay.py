@@ -37,7 +37,7 @@ from aether_sync.outbox.turns import Turn
 
 from ...programs import relaying
 from ...programs.run import finish, run, start
-from ...support.common import becomes, eventually
+from ...support.common import becomes, eventually, first_of
 from ...support.stores import ask
 from .places import SQLAlchemyPlace, Step, postgres_place, sqlite_place
 
@@ -65,6 +65,10 @@ def store() -> Iterator[InMemoryEventStore]:
 def bus() -> Iterator[EventBus]:
     with EventBus() as made:
         yield made
+
+
+#: Where it is the relay that matters, and its database hardly does.
+ON_ONE = pytest.mark.parametrize("place", first_of(["postgres", "sqlite"]), indirect=True)
 
 
 class TestOrder:
@@ -480,6 +484,7 @@ class TestThread:
             other.engine.dispose()
             becomes(lambda: numbers(store, "order-1"), [1])
 
+    @ON_ONE
     def test_it_waits_for_a_store_that_is_away(self, place: SQLAlchemyPlace, store: InMemoryEventStore) -> None:
         real, fails = store.save_events, threading.Event()
 
@@ -501,6 +506,7 @@ class TestThread:
             assert relay.metrics().failures
             eventually(lambda: not relay.health().numbers["waiting"])
 
+    @ON_ONE
     def test_several_relays_share_the_work(self, place: SQLAlchemyPlace, store: InMemoryEventStore) -> None:
         relays = [place.relay(store, None, poll=0.01, batch=7) for _ in range(3)]
         for relay in relays:
@@ -648,6 +654,7 @@ class TestPrograms:
 class TestServer:
     """With a server, as in production."""
 
+    @ON_ONE
     def test_events_reach_it_through_a_restart(
         self, place: SQLAlchemyPlace, own_server: NATSServer, prefix: str
     ) -> None:
@@ -664,6 +671,7 @@ class TestServer:
             for actor in range(3):
                 assert numbers(store, f"order-{actor}") == list(range(actor, 20, 3))
 
+    @ON_ONE
     def test_the_actors_of_one_batch_do_not_disturb_each_other(
         self, place: SQLAlchemyPlace, make_store: Callable[..., JetStreamEventStore]
     ) -> None:

@@ -144,6 +144,7 @@ def seconds_until(condition: Callable[[], object]) -> float:
     return time.monotonic() - begun
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
@@ -185,6 +186,7 @@ def test_a_worker_without_threads(web: MakeWeb, store: JetStreamEventStore) -> N
         assert seconds_until(lambda: served.process.poll() is not None) < _GRACE / 4
 
 
+@pytest.mark.slow
 def test_a_page_goes_on_after_a_reload(web: MakeWeb, store: JetStreamEventStore) -> None:
     """HUP replaces the worker; each event comes once, in order."""
     served = web("gthread", "--preload")

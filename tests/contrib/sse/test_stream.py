@@ -23,11 +23,13 @@ from aether_sync import (
 from aether_sync.contrib import sse
 from aether_sync.contrib.sse import _store_stream, _tail
 
-from ...support.common import PATIENCE, UNIT, eventually, make_event, run_threads
+from ...support.common import PATIENCE, UNIT, eventually, first_of, make_event, run_threads
 from ...support.pages import Message, messages_of
 from ...support.stores import ask
 
 MakeStream = Callable[..., sse.EventStream]
+
+ON_A_SERVER = pytest.mark.parametrize("any_store", first_of(["jetstream", "memory"]), indirect=True)
 
 
 def append(store: EventStore, numbers: Iterable[int]) -> None:
@@ -77,6 +79,7 @@ def test_an_id_that_is_no_sequence(any_store: EventStore, bad: str) -> None:
         sse.stream(any_store, bad)
 
 
+@ON_A_SERVER
 def test_an_id_ahead_of_the_store(any_store: EventStore, stream: MakeStream) -> None:
     append(any_store, range(1, 4))
     next(stream(any_store, "3"))
@@ -210,6 +213,7 @@ def test_a_slow_client_is_dropped_and_counted(
     assert numbers(got(stream(any_store, "0"), 9)) == list(range(1, 10)), "it comes back, and has missed nothing"
 
 
+@ON_A_SERVER
 def test_who_wants_nothing_of_it_is_not_slow(
     any_store: EventStore, stream: MakeStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +274,7 @@ def test_it_ends_when_another_thread_closes_it(memory_store: InMemoryEventStore,
     assert next(events, None) is None
 
 
+@ON_A_SERVER
 def test_the_tail_ends_after_the_last_stream(
     any_store: EventStore, stream: MakeStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,6 +289,7 @@ def test_the_tail_ends_after_the_last_stream(
         assert _tail.tails.find(any_store) is None
 
 
+@pytest.mark.slow
 def test_a_store_that_was_made_anew(make_store: Callable[..., JetStreamEventStore], prefix: str) -> None:
     """The stream ends, and its browser, which comes back with an id of the old one, is told."""
     store = make_store()
@@ -319,6 +325,7 @@ def test_a_server_that_goes_away_and_comes_back(own_server: NATSServer) -> None:
         )
 
 
+@pytest.mark.slow
 def test_a_browser_that_came_while_the_server_was_away_is_told_where_it_is_at_once(own_server: NATSServer) -> None:
     """A loss of its connection before the first event must not let it begin anew, at a later end of the store."""
     with JetStreamEventStore(own_server.url, "s", connect="background") as store:
@@ -334,6 +341,7 @@ def test_a_browser_that_came_while_the_server_was_away_is_told_where_it_is_at_on
         new.close()
 
 
+@pytest.mark.slow
 def test_an_empty_store_that_was_away_has_a_place_too(own_server: NATSServer) -> None:
     own_server.stop()
     with JetStreamEventStore(own_server.url, "s", connect="background") as store:

@@ -5,7 +5,7 @@ from shop.models import Balance, Mail
 heard = []
 
 
-@handler("mailer", event_types={"OrderPlaced"}, once=True, retry_delay=0.1)
+@handler("mailer", event_types={"OrderPlaced"}, once=True, retry_delay=0.02)
 def send_mail(event: Event, delivery: Delivery):
     if (event.data or {}).get("fails"):
         raise ValueError("there is no address")
