@@ -14,6 +14,7 @@ from typing import TypeVar
 from aether_sync import Event, JetStreamEventStore, StoredEvent, UnknownOutcomeError, flush_logs
 
 from ..programs.checked import AWAY, is_explained
+from ..support.common import eventually
 from ..support.stores import ask
 from .clients import Client, kept_of
 from .faults import break_things, kinds
@@ -103,9 +104,11 @@ def _go(run: Run, admin: JetStreamEventStore) -> None:
         run.join(clients, "a client")
         end = _save_the_end(run, admin)
         run.join(followers, "a follower")
-        for name in run.history.consumers:
+        for consumer in map(admin.consumer, run.history.consumers):
             if not run.errors:
-                _patiently(partial(admin.consumer(name).wait_for, end, timeout=10.0))
+                # Every worker so far may have been killed before it had made its consumer.
+                eventually(lambda consumer=consumer: _patiently(consumer.state), f"{consumer}")  # type: ignore[misc]
+                _patiently(partial(consumer.wait_for, end, timeout=10.0))
 
 
 def _save_the_end(run: Run, admin: JetStreamEventStore) -> int:

