@@ -26,6 +26,7 @@ from aether_sync.cli.supervisor.process import Process, State
 
 from ..docs.test_guide import GUIDE, blocks_of, write_files
 from ..support.common import PATIENCE, eventually, first_of, make_event
+from ..support.servers import is_alive
 from ..support.shell import Running, environment
 
 #: A worker without a server. What it does is steered by files in the current folder, and noted there.
@@ -129,14 +130,6 @@ class Command(Running):
                 return error.code, error.read().decode()
 
 
-def is_gone(pid: int) -> bool:
-    """Whether a process has ended, also if nobody has reaped it."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
-
-
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with the program."""
@@ -162,7 +155,7 @@ def begin(folder: Path) -> Iterator[Callable[..., Command]]:
         one.process.kill()
         one.process.wait()
         for pid in one.pids:
-            eventually(lambda pid=pid: is_gone(pid), "the end of a process whose supervisor was killed")
+            eventually(lambda pid=pid: not is_alive(pid), "the end of a process whose supervisor was killed")
 
 
 HEALTH = "--health-port", "127.0.0.1:0"
@@ -199,8 +192,8 @@ def test_a_day_of_two_processes(begin: Callable[..., Command]) -> None:
     assert "is ending" in command.probe("/healthz")[1]
     Path("busy").unlink()
     assert command.end() == 0
-    assert is_gone(second)
-    assert is_gone(third)
+    assert not is_alive(second)
+    assert not is_alive(third)
     assert sorted(line for line in command.notes if "drained" in line) == sorted(
         [f"drained {second}", f"drained {third}"]
     )
@@ -211,7 +204,7 @@ def test_processes_do_not_outlive_the_supervisor(begin: Callable[..., Command]) 
     command = begin()
     (pid,) = command.wait_until(1)
     command.process.kill()
-    eventually(lambda: is_gone(pid), "its end")
+    eventually(lambda: not is_alive(pid), "its end")
     assert command.notes[-1] == f"drained {pid}", "what runs may come to its end"
 
 
@@ -482,7 +475,7 @@ def test_a_program_that_breaks_later_goes_on_in_the_other_processes(begin: Calla
     Path("shop.py").write_text("def f(:\n")
     os.kill(first, signal.SIGKILL)
     command.wait_for("cannot be imported: SyntaxError")
-    assert not is_gone(second)
+    assert is_alive(second)
     Path("shop.py").write_text(PROGRAM)
     command.wait_until(3)
     command.process.send_signal(signal.SIGTERM)
@@ -537,12 +530,12 @@ def test_reload(begin: Callable[..., Command]) -> None:
     Path("shop.py").write_text(PROGRAM + "\n# changed\n")
     command.wait_for("shop.py: starting anew")
     second = command.wait_until(4)[2:]
-    assert all(map(is_gone, first))
+    assert not any(map(is_alive, first))
     assert sum(line.startswith("drained") for line in command.notes) == 2
 
     Path("shop.py").write_text("def f(:\n")
     command.wait_for("'shop:worker' cannot be imported: SyntaxError: invalid syntax (shop.py, line 1); waiting for a")
-    eventually(lambda: all(map(is_gone, second)), "the end of what ran")
+    eventually(lambda: not any(map(is_alive, second)), "the end of what ran")
     assert command.err.count("SyntaxError: invalid syntax (shop.py, line 1)") == 1, "and not by each"
     status, body = command.probe("/healthz")
     assert (status, "SyntaxError" in body) == (503, True)
