@@ -26,7 +26,7 @@ from ..stores.event_store import EventStore
 from .outcome import LASTING, Outcome
 from .rows import OutboxRow
 
-__all__ = ["Known", "Storing"]
+__all__ = ["Storing"]
 
 _TIMEOUT = 5.0  # seconds for a call of the store
 _VERSIONS_KNOWN = 100_000  # actors
@@ -40,7 +40,7 @@ class _Save(NamedTuple):
     events: tuple[Event, ...]
 
 
-class Known:
+class _Known:
     """Versions that actors have had, most likely their last ones: what this relay has stored, or was told.
 
     Where others store events of the same actors, such as a second relay, these are soon wrong, and each save that fails
@@ -88,7 +88,7 @@ class Storing:
 
     def __init__(self, store: EventStore) -> None:
         self._store = store
-        self._known = Known()
+        self._known = _Known()
 
     def send(self, rows: Sequence[OutboxRow], outcome: Outcome) -> None:
         """Save the rows that have a version, and plan versions for those that have none.
@@ -113,7 +113,7 @@ class _Batch:
         outcome: Is told what became of the rows.
     """
 
-    def __init__(self, store: EventStore, known: Known, outcome: Outcome) -> None:
+    def __init__(self, store: EventStore, known: _Known, outcome: Outcome) -> None:
         self._store = store
         self._known = known
         self._outcome = outcome

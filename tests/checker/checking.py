@@ -107,7 +107,7 @@ def _go(run: Run, admin: JetStreamEventStore) -> None:
         for consumer in map(admin.consumer, run.history.consumers):
             if not run.errors:
                 # Every worker so far may have been killed before it had made its consumer.
-                eventually(lambda consumer=consumer: _patiently(consumer.state), f"{consumer}")  # type: ignore[misc]
+                eventually(partial(_patiently, consumer.state), f"{consumer}")
                 _patiently(partial(consumer.wait_for, end, timeout=10.0))
 
 

@@ -13,7 +13,7 @@ from aether_sync import InvalidOptionError, NATSServer
 from aether_sync.cli._access import Access
 from aether_sync.cli._commands import commands
 
-from ..support.common import PATIENCE
+from ..support.common import PATIENCE, first_of
 from ..support.contexts import Contexts, contexts
 from ..support.credentials import Account, Certificates, Key, Operator, User
 from ..support.fake_server import FakeServer
@@ -141,9 +141,7 @@ def test_every_command_that_uses_a_server_has_the_options() -> None:
     assert {str(command.name) for command in commands_with_a_server()} == {*CALLS, "sub"}
 
 
-@pytest.mark.parametrize(
-    "source", ["options", *(pytest.param(one, marks=pytest.mark.slow) for one in ("environment", "context"))]
-)
+@pytest.mark.parametrize("source", first_of(["options", "environment", "context"]))
 def test_each_kind_of_credentials_from_each_source(
     way: Way, guarded: NATSServer, source: str, contexts: Contexts, sweep: Sweep
 ) -> None:

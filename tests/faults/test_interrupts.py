@@ -114,7 +114,7 @@ def test_subscribing_survives_interrupts(make_bus: Callable[..., NATSEventBus]) 
 
 
 @pytest.mark.concurrent
-@pytest.mark.parametrize("attempt", [*range(4), *(pytest.param(n, marks=pytest.mark.slow) for n in range(4, 20))])
+@pytest.mark.parametrize("attempt", first_of(range(20), 4))
 def test_a_handler_closes_the_bus_over_what_it_interrupted(make_bus: Callable[..., NATSEventBus], attempt: int) -> None:
     here, there = make_bus(), make_bus()
     reports = []

@@ -239,7 +239,7 @@ def test_saves_that_share_a_batch_name_their_own_actors_events(make_store: MakeS
 
 @pytest.mark.parametrize(
     ("size", "trips"),
-    [(1, 1), (2, 2), (16, 2), (17, 3), (256, 3), (257, 4), pytest.param(2_000, 4, marks=pytest.mark.slow)],
+    first_of([(1, 1), (2, 2), (16, 2), (17, 3), (256, 3), (257, 4), (2_000, 4)], 6),
 )
 @pytest.mark.usefixtures("all_by_names")
 def test_an_actor_is_found_in_a_few_round_trips(make_store: MakeStore, asked: Asked, size: int, trips: int) -> None:

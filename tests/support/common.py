@@ -31,12 +31,12 @@ CHOSEN = os.environ.get("AETHER_SYNC_UVLOOP")
 Keep = Callable[[Subscription], Subscription]
 
 
-def first_of(values: Iterable[object]) -> list[object]:
-    """Parameters of which the first runs each time; the others make sure of the same once more, and are slow."""
-    first, *others = values
+def first_of(values: Iterable[object], count: int = 1) -> list[object]:
+    """Parameters of which the first run each time; the others make sure of the same once more, and are slow."""
+    chosen = [*values]
     return [
-        first,
-        *(pytest.param(*one if isinstance(one, tuple) else (one,), marks=pytest.mark.slow) for one in others),
+        *chosen[:count],
+        *(pytest.param(*one if isinstance(one, tuple) else (one,), marks=pytest.mark.slow) for one in chosen[count:]),
     ]
 
 

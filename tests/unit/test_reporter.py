@@ -12,7 +12,6 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextvars import Context, ContextVar
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -797,7 +796,7 @@ there.close()
 # -- that none is without
 
 
-@cache
+@pytest.fixture(scope="module")
 def calls() -> list[tuple[Path, ast.Call]]:
     return [
         (path.relative_to(PACKAGE), node)
@@ -813,8 +812,8 @@ def is_logging(called: ast.expr) -> bool:
     return False
 
 
-def test_every_call_says_its_kind() -> None:
-    logging_calls = [(path, node) for path, node in calls() if is_logging(node.func)]
+def test_every_call_says_its_kind(calls: list[tuple[Path, ast.Call]]) -> None:
+    logging_calls = [(path, node) for path, node in calls if is_logging(node.func)]
     assert len(logging_calls) > 20
     kinds = set()
     for path, node in logging_calls:
@@ -826,8 +825,8 @@ def test_every_call_says_its_kind() -> None:
     assert kinds | elsewhere == set(Kind.__members__)
 
 
-def test_nobody_else_logs() -> None:
-    own = [(path, ast.unparse(node.func)) for path, node in calls() if "logger" in ast.unparse(node.func).lower()]
+def test_nobody_else_logs(calls: list[tuple[Path, ast.Call]]) -> None:
+    own = [(path, ast.unparse(node.func)) for path, node in calls if "logger" in ast.unparse(node.func).lower()]
     allowed = {"reporter.py", "node.py", "_commands.py", "_embedded.py", "_logs.py"}  # all but one choose what is shown
     allowed.add("_after_response.py")  # which uses the logger of the user's application
     assert {path.name for path, _ in own} <= allowed

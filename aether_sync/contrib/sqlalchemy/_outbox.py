@@ -440,9 +440,8 @@ class _SQLiteOutboxTable(_SQLAlchemyOutboxTable):
         super().__init__(connection, table)
         driven: Any = connection.connection.dbapi_connection
         self.turn_file = turn_file_beside(driven.execute("PRAGMA database_list").fetchall())
-        if (
-            not self.turn_file and driven.in_transaction
-        ):  # the pool has one connection for all, and would roll back at its end
+        # In memory the pool has one connection for all, and would roll back at its end.
+        if not self.turn_file and driven.in_transaction:
             raise OutboxError(
                 "a transaction is open on the only connection of this database in memory: commit the session first"
             )
