@@ -8,14 +8,15 @@ from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck
 from hypothesis import strategies as st
 
 from aether_sync import Event, EventBus, NATSEventBus, NATSServer, Subscription, SubscriptionFilter
 from aether_sync._bus.routing import Deliveries, Target, Targets, failed, make_target
 
-from ..support.common import PATIENCE, eventually, first_of, make_event, run_threads
+from ..support.common import PATIENCE, eventually, make_event, run_threads
 from ..support.fake_server import FakeServer
+from ..support.properties import for_all
 from ..support.raw import RawClient, forged
 from ..support.signals import before
 
@@ -147,86 +148,73 @@ def taken(target: Target) -> list[Event]:
     return list(events())
 
 
-@pytest.mark.parametrize("examples", first_of([60, 300]))
-def test_each_event_goes_to_each_who_wants_it_once_and_in_order(examples: int) -> None:
-    @given(wish_lists, runs)
-    @settings(max_examples=examples, deadline=None)
-    def holds(wishes: list[Wish], runs: list[Run]) -> None:
-        targets = Targets(lambda namespace: None)
-        all_of_them = [target_of(wish) for wish in wishes]
-        for target in all_of_them:
-            targets.add(target)
-        published = events_of(runs)
-        half = len(published) // 2
-        assert hand_over(targets, published[:half]) == hand_over(targets, published[half:]) == []
-        check(wishes, published, [taken(target) for target in all_of_them])
-        for target in all_of_them:
-            stats = target.stats()
-            assert (stats.offered, stats.dropped) == (stats.delivered, 0)
-
-    holds()
+@for_all(wish_lists, runs, examples=(60, 300))
+def test_each_event_goes_to_each_who_wants_it_once_and_in_order(wishes: list[Wish], runs: list[Run]) -> None:
+    targets = Targets(lambda namespace: None)
+    all_of_them = [target_of(wish) for wish in wishes]
+    for target in all_of_them:
+        targets.add(target)
+    published = events_of(runs)
+    half = len(published) // 2
+    assert hand_over(targets, published[:half]) == hand_over(targets, published[half:]) == []
+    check(wishes, published, [taken(target) for target in all_of_them])
+    for target in all_of_them:
+        stats = target.stats()
+        assert (stats.offered, stats.dropped) == (stats.delivered, 0)
 
 
-@pytest.mark.parametrize("examples", first_of([40, 150]))
-def test_who_comes_and_who_goes_in_the_middle(examples: int) -> None:
+@for_all(wish_lists, runs, st.integers(0, 40), st.data(), examples=(40, 150))
+def test_who_comes_and_who_goes_in_the_middle(
+    wishes: list[Wish], runs: list[Run], moment: int, data: st.DataObject
+) -> None:
     """A target has what was published while it was there; a route that was asked for before does not outlive it."""
-
-    @given(wish_lists, runs, st.integers(0, 40), st.data())
-    @settings(max_examples=examples, deadline=None)
-    def holds(wishes: list[Wish], runs: list[Run], moment: int, data: st.DataObject) -> None:
-        targets = Targets(lambda namespace: None)
-        wishes = [wish for wish in wishes if wish.group is None]
-        stays = [data.draw(st.sampled_from(["always", "comes", "goes"])) for _ in wishes]
-        all_of_them = [target_of(wish) for wish in wishes]
-        for target, stay in zip(all_of_them, stays, strict=True):
-            if stay != "comes":
-                targets.add(target)
-        published = events_of(runs)
-
-        def stream() -> Iterator[tuple[str, Event]]:
-            yield from published[:moment]
-            for target, stay in zip(all_of_them, stays, strict=True):
-                {"always": lambda _: None, "comes": targets.add, "goes": targets.remove}[stay](target)
-            yield from published[moment:]
-
-        hand_over(targets, stream())
-        for wish, stay, target in zip(wishes, stays, all_of_them, strict=True):
-            seen = {"always": published, "comes": published[moment:], "goes": published[:moment]}[stay]
-            check([wish], seen, [taken(target)])
-
-    holds()
-
-
-@pytest.mark.parametrize("examples", first_of([50, 200]))
-def test_what_does_not_fit_is_dropped_as_if_they_came_one_by_one(examples: int) -> None:
-    @given(
-        st.sampled_from(["drop_newest", "drop_oldest"]), st.integers(1, 5), st.lists(st.integers(1, 60), max_size=12)
-    )
-    @settings(max_examples=examples, deadline=None)
-    def holds(overflow: str, maxsize: int, sizes: list[int]) -> None:
-        at_once, one_by_one = (target_of(Wish((">",)), maxsize, 100, overflow) for _ in range(2))
-        events = [(Event(event_type="X", actor_id="a", data={"n": n}), size) for n, size in enumerate(sizes)]
-        for target, batches in ((at_once, [events]), (one_by_one, [[one] for one in events])):
-            targets = Targets(lambda namespace: None)
+    targets = Targets(lambda namespace: None)
+    wishes = [wish for wish in wishes if wish.group is None]
+    stays = [data.draw(st.sampled_from(["always", "comes", "goes"])) for _ in wishes]
+    all_of_them = [target_of(wish) for wish in wishes]
+    for target, stay in zip(all_of_them, stays, strict=True):
+        if stay != "comes":
             targets.add(target)
-            warned = []
-            for batch in batches:
-                deliveries = Deliveries()
-                for event, size in batch:
-                    deliveries.add(targets.route("a"), partial(targets.route, "a"), [event], [size])
-                dropping = deliveries.hand_over()
-                warned += [target for target in dropping if target.drops.opens()]
-                assert failed(dropping) == []
-            assert warned == [target] * bool(target.stats().dropped), "a burst is told of once"
-        assert at_once.stats().dropped_by_reason == one_by_one.stats().dropped_by_reason
-        kept = numbers(taken(at_once))
-        assert kept == numbers(taken(one_by_one))
-        assert len(kept) + at_once.stats().dropped == len(events)
-        assert kept == (
-            sorted(kept) if overflow == "drop_newest" else list(range(len(events)))[len(events) - len(kept) :]
-        )
+    published = events_of(runs)
 
-    holds()
+    def stream() -> Iterator[tuple[str, Event]]:
+        yield from published[:moment]
+        for target, stay in zip(all_of_them, stays, strict=True):
+            {"always": lambda _: None, "comes": targets.add, "goes": targets.remove}[stay](target)
+        yield from published[moment:]
+
+    hand_over(targets, stream())
+    for wish, stay, target in zip(wishes, stays, all_of_them, strict=True):
+        seen = {"always": published, "comes": published[moment:], "goes": published[:moment]}[stay]
+        check([wish], seen, [taken(target)])
+
+
+@for_all(
+    st.sampled_from(["drop_newest", "drop_oldest"]),
+    st.integers(1, 5),
+    st.lists(st.integers(1, 60), max_size=12),
+    examples=(50, 200),
+)
+def test_what_does_not_fit_is_dropped_as_if_they_came_one_by_one(overflow: str, maxsize: int, sizes: list[int]) -> None:
+    at_once, one_by_one = (target_of(Wish((">",)), maxsize, 100, overflow) for _ in range(2))
+    events = [(Event(event_type="X", actor_id="a", data={"n": n}), size) for n, size in enumerate(sizes)]
+    for target, batches in ((at_once, [events]), (one_by_one, [[one] for one in events])):
+        targets = Targets(lambda namespace: None)
+        targets.add(target)
+        warned = []
+        for batch in batches:
+            deliveries = Deliveries()
+            for event, size in batch:
+                deliveries.add(targets.route("a"), partial(targets.route, "a"), [event], [size])
+            dropping = deliveries.hand_over()
+            warned += [target for target in dropping if target.drops.opens()]
+            assert failed(dropping) == []
+        assert warned == [target] * bool(target.stats().dropped), "a burst is told of once"
+    assert at_once.stats().dropped_by_reason == one_by_one.stats().dropped_by_reason
+    kept = numbers(taken(at_once))
+    assert kept == numbers(taken(one_by_one))
+    assert len(kept) + at_once.stats().dropped == len(events)
+    assert kept == (sorted(kept) if overflow == "drop_newest" else list(range(len(events)))[len(events) - len(kept) :])
 
 
 def test_who_fails_at_an_overflow_is_named_and_the_others_go_on() -> None:
@@ -264,24 +252,19 @@ def test_a_drop_of_a_group_is_told_of_who_had_its_turn() -> None:
 # -- in one process
 
 
-@pytest.mark.parametrize("examples", first_of([20, 60]))
-def test_a_bus_of_one_process(examples: int) -> None:
-    @given(wish_lists, runs, st.booleans())
-    @settings(max_examples=examples, deadline=None)
-    def holds(wishes: list[Wish], runs: list[Run], many: bool) -> None:
-        with EventBus() as bus:
-            subscriptions = [subscribe(bus, wish) for wish in wishes]
-            published = events_of(runs)
-            if many:
-                for namespace, _, _, count in runs:
-                    bus.publish_many(namespace, [event for _, event in published[:count]])
-                    del published[:count]
-            else:
-                for namespace, event in published:
-                    bus.publish(namespace, event)
-            check(wishes, events_of(runs), [drained(subscription) for subscription in subscriptions])
-
-    holds()
+@for_all(wish_lists, runs, st.booleans(), examples=(20, 60))
+def test_a_bus_of_one_process(wishes: list[Wish], runs: list[Run], many: bool) -> None:
+    with EventBus() as bus:
+        subscriptions = [subscribe(bus, wish) for wish in wishes]
+        published = events_of(runs)
+        if many:
+            for namespace, _, _, count in runs:
+                bus.publish_many(namespace, [event for _, event in published[:count]])
+                del published[:count]
+        else:
+            for namespace, event in published:
+                bus.publish(namespace, event)
+        check(wishes, events_of(runs), [drained(subscription) for subscription in subscriptions])
 
 
 def subscribe(bus: EventBus, wish: Wish) -> Subscription:
@@ -310,31 +293,34 @@ def receiver(
 RUBBISH = ("none", "no JSON", "another namespace", "the last elsewhere", "own")
 
 
-@pytest.mark.parametrize("examples", first_of([10, 30]))
-def test_a_burst_off_the_wire(receiver: NATSEventBus, server: NATSServer, prefix: str, examples: int) -> None:
-    @given(st.lists(alone | in_groups, min_size=1, max_size=5), runs, st.lists(st.sampled_from(RUBBISH), max_size=50))
-    @settings(max_examples=examples, deadline=None, suppress_health_check=PATIENT)
-    def holds(wishes: list[Wish], runs: list[Run], rubbish: list[str]) -> None:
-        wishes = [wish for wish in wishes if wish.group is None] if "own" in rubbish else wishes
-        published = events_of(runs)
-        subscriptions = [subscribe(receiver, wish) for wish in wishes]
-        with receiver.subscribe(">", "end") as witness, RawClient(server.port) as raw:
-            frames, payload = [], b""
-            for n, (namespace, event) in enumerate(published):
-                for kind in rubbish[n : n + 1]:
-                    frames += [publication(prefix, "a", one) for one in spoilt(kind, receiver, payload)]
-                payload = forged_of(namespace, event)
-                frames.append(publication(prefix, namespace, payload))
-            for end in ("first", "second"):  # of two batches: when it is there, the burst is in all queues
-                raw.send(b"".join(frames) + publication(prefix, "end", forged_of("end", ending(end))))
-                frames = []
-                while witness.get(timeout=PATIENCE).actor_id != end:
-                    pass
-        got = [[event for event in drained(one) if event.namespace != "end"] for one in subscriptions]
-        check(wishes, published, got)
-        assert receiver.metrics().reconnects == 0
-
-    holds()
+@for_all(
+    st.lists(alone | in_groups, min_size=1, max_size=5),
+    runs,
+    st.lists(st.sampled_from(RUBBISH), max_size=50),
+    examples=(10, 30),
+    suppress_health_check=PATIENT,
+)
+def test_a_burst_off_the_wire(
+    receiver: NATSEventBus, server: NATSServer, prefix: str, wishes: list[Wish], runs: list[Run], rubbish: list[str]
+) -> None:
+    wishes = [wish for wish in wishes if wish.group is None] if "own" in rubbish else wishes
+    published = events_of(runs)
+    subscriptions = [subscribe(receiver, wish) for wish in wishes]
+    with receiver.subscribe(">", "end") as witness, RawClient(server.port) as raw:
+        frames, payload = [], b""
+        for n, (namespace, event) in enumerate(published):
+            for kind in rubbish[n : n + 1]:
+                frames += [publication(prefix, "a", one) for one in spoilt(kind, receiver, payload)]
+            payload = forged_of(namespace, event)
+            frames.append(publication(prefix, namespace, payload))
+        for end in ("first", "second"):  # of two batches: when it is there, the burst is in all queues
+            raw.send(b"".join(frames) + publication(prefix, "end", forged_of("end", ending(end))))
+            frames = []
+            while witness.get(timeout=PATIENCE).actor_id != end:
+                pass
+    got = [[event for event in drained(one) if event.namespace != "end"] for one in subscriptions]
+    check(wishes, published, got)
+    assert receiver.metrics().reconnects == 0
 
 
 def forged_of(namespace: str, event: Event) -> bytes:
@@ -361,31 +347,25 @@ def spoilt(kind: str, receiver: NATSEventBus, last: bytes) -> list[bytes]:
     }[kind]
 
 
-@pytest.mark.parametrize("examples", first_of([7, 20]))
+@for_all(runs, st.integers(1, 3), examples=(7, 20), suppress_health_check=PATIENT)
 def test_the_same_bytes_again_are_an_event_again_and_a_copy_is_none(
-    receiver: NATSEventBus, server: NATSServer, prefix: str, examples: int
+    receiver: NATSEventBus, server: NATSServer, prefix: str, runs: list[Run], times: int
 ) -> None:
     """Overlapping patterns bring copies, also of what is published more than once: each gets it as often as that."""
-
-    @given(runs, st.integers(1, 3))
-    @settings(max_examples=examples, deadline=None, suppress_health_check=PATIENT)
-    def holds(runs: list[Run], times: int) -> None:
-        wishes = [Wish(patterns) for patterns in ((">",), ("a", "*"), ("a.*", "a.>", ">"), ("*.x", "tenant-*.>"))]
-        published = [one for one in events_of(runs) for _ in range(times)]
-        before = receiver.metrics().received
-        subscriptions = [subscribe(receiver, wish) for wish in wishes]
-        with receiver.subscribe("end") as witness, RawClient(server.port) as raw:
-            payloads = {id(event): forged_of(namespace, event) for namespace, event in published}
-            frames = [publication(prefix, namespace, payloads[id(event)]) for namespace, event in published]
-            for end in ("first", "second"):
-                raw.send(b"".join(frames) + publication(prefix, "end", forged_of("end", ending(end))))
-                frames = []
-                assert witness.get(timeout=PATIENCE).actor_id == end
-        got = [[event for event in drained(one) if event.namespace != "end"] for one in subscriptions]
-        check(wishes, published, got)
-        eventually(lambda: receiver.metrics().received - before == len(published) + 2, "each event is counted once")
-
-    holds()
+    wishes = [Wish(patterns) for patterns in ((">",), ("a", "*"), ("a.*", "a.>", ">"), ("*.x", "tenant-*.>"))]
+    published = [one for one in events_of(runs) for _ in range(times)]
+    before = receiver.metrics().received
+    subscriptions = [subscribe(receiver, wish) for wish in wishes]
+    with receiver.subscribe("end") as witness, RawClient(server.port) as raw:
+        payloads = {id(event): forged_of(namespace, event) for namespace, event in published}
+        frames = [publication(prefix, namespace, payloads[id(event)]) for namespace, event in published]
+        for end in ("first", "second"):
+            raw.send(b"".join(frames) + publication(prefix, "end", forged_of("end", ending(end))))
+            frames = []
+            assert witness.get(timeout=PATIENCE).actor_id == end
+    got = [[event for event in drained(one) if event.namespace != "end"] for one in subscriptions]
+    check(wishes, published, got)
+    eventually(lambda: receiver.metrics().received - before == len(published) + 2, "each event is counted once")
 
 
 def test_a_copy_that_comes_in_another_turn_is_no_other_event() -> None:
@@ -479,7 +459,7 @@ def test_what_is_in_the_loops_hands_while_a_subscription_takes_anothers_place(
 
 
 @pytest.mark.concurrent
-@pytest.mark.parametrize("make", first_of(["across", "local"]))
+@pytest.mark.parametrize("make", ["local", "across"])
 def test_subscriptions_that_take_turns_miss_nothing(make: str, make_bus: Callable[..., NATSEventBus]) -> None:
     with EventBus() if make == "local" else make_bus() as bus:
         publisher = bus if make == "local" else make_bus()

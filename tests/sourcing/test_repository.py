@@ -47,6 +47,7 @@ from aether_sync.sourcing._saver import SnapshotSaver
 from aether_sync.sourcing._states import StateSnapshots, UnkeptStateError
 
 from ..support.common import PATIENCE, UNIT, eventually, first_of, run_threads
+from ..support.properties import for_all
 from ..support.signals import INTERRUPTS, hammer
 from . import shop
 from .shop import Account, Deposited, Noted, NotEnoughError, Withdrawn
@@ -702,18 +703,15 @@ class TestSnapshots:
         assert not isinstance(read, str)
         assert read.state == state or msgspec.json.encode(read.state) == msgspec.json.encode(state)
 
-    @pytest.mark.parametrize("examples", first_of([12, 100]))
-    def test_a_snapshot_never_changes_a_state(self, examples: int) -> None:
+    @for_all(
+        st.dictionaries(st.text(), st.recursive(PARTS, lambda parts: st.lists(parts) | st.tuples(parts))),
+        examples=(12, 100),
+    )
+    def test_a_snapshot_never_changes_a_state(self, things: dict[str, Any]) -> None:
         snapshots = StateSnapshots(Room, Room(), 1, 1)
-
-        @settings(max_examples=examples)
-        @given(things=st.dictionaries(st.text(), st.recursive(PARTS, lambda parts: st.lists(parts) | st.tuples(parts))))
-        def check(things: dict[str, Any]) -> None:
-            with suppress(UnkeptStateError):
-                read = snapshots.read(snapshots.make("a", 1, Room(things), (), ()))
-                assert repr(read.state) == repr(Room(things))  # type: ignore[union-attr]
-
-        check()
+        with suppress(UnkeptStateError):
+            read = snapshots.read(snapshots.make("a", 1, Room(things), (), ()))
+            assert repr(read.state) == repr(Room(things))  # type: ignore[union-attr]
 
     def test_what_compares_a_state_may_raise(
         self, memory: InMemoryEventStore, caplog: pytest.LogCaptureFixture

@@ -9,7 +9,6 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aether_sync import NATSEventBus, NATSServer
@@ -19,24 +18,12 @@ from aether_sync._nats.fast_reader import LARGEST_MESSAGE, FastReader
 from ..fuzz import fast_reader as target
 from ..fuzz.fast_reader import OTHERS, OURS, Incoming, Stock, check_against_nats_py, expected, take
 from ..support.common import PATIENCE, first_of, make_event
+from ..support.properties import for_all
 from ..support.raw import RawClient, forged
 
 MakeBus = Callable[..., NATSEventBus]
 
 # -- streams
-
-
-def for_all(*strategies: st.SearchStrategy[Any], examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a test of a check: each time with a quarter of so many examples, and slowly with all of them."""
-
-    def decorate(check: Callable[..., None]) -> Callable[..., None]:
-        @pytest.mark.parametrize("count", first_of([examples // 4, examples]))
-        def test(count: int) -> None:
-            settings(max_examples=count, deadline=None)(given(*strategies)(check))()
-
-        return test
-
-    return decorate
 
 
 subjects = st.sampled_from(
@@ -93,7 +80,7 @@ def streams_in_pieces(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
     return stream, cut(stream, draw(st.sets(st.integers(0, len(stream)), max_size=10)))
 
 
-@for_all(streams_in_pieces(), examples=400)
+@for_all(streams_in_pieces(), examples=(100, 400))
 def test_however_it_is_cut_it_is_what_nats_py_reads(given: tuple[bytes, list[bytes]]) -> None:
     stream, pieces = given
     taken = take(pieces)
@@ -101,7 +88,7 @@ def test_however_it_is_cut_it_is_what_nats_py_reads(given: tuple[bytes, list[byt
     check_against_nats_py(stream, taken)
 
 
-@for_all(st.lists(frames.filter(lambda frame: len(frame) < 600), min_size=2, max_size=4), examples=40)
+@for_all(st.lists(frames.filter(lambda frame: len(frame) < 600), min_size=2, max_size=4), examples=(10, 40))
 def test_at_every_single_cut(chosen: list[bytes]) -> None:
     stream = b"".join(chosen)
     whole = take([stream])
@@ -110,13 +97,13 @@ def test_at_every_single_cut(chosen: list[bytes]) -> None:
     assert take(cut(stream, set(range(len(stream))))) == whole
 
 
-@for_all(st.binary(max_size=200), st.sets(st.integers(0, 200), max_size=6), examples=400)
+@for_all(st.binary(max_size=200), st.sets(st.integers(0, 200), max_size=6), examples=(100, 400))
 def test_anything_at_all_is_read_the_same_in_pieces(noise: bytes, places: set[int]) -> None:
     stream = noise.replace(b"\x00", b"MSG a 1 2\r\n") + b"\r\n"
     assert take(cut(stream, places)) == take([stream]) == expected(stream)
 
 
-@for_all(st.binary(max_size=200), examples=400)
+@for_all(st.binary(max_size=200), examples=(100, 400))
 def test_what_the_fuzzer_tries(data: bytes) -> None:
     target.check(data)
 
@@ -134,7 +121,10 @@ def test_a_message_of_the_largest_size_that_is_usual_cut_near_its_ends() -> None
 
 
 @for_all(
-    st.lists(frames, min_size=1, max_size=8), st.floats(0, 1), st.sets(st.integers(0, 5000), max_size=6), examples=200
+    st.lists(frames, min_size=1, max_size=8),
+    st.floats(0, 1),
+    st.sets(st.integers(0, 5000), max_size=6),
+    examples=(50, 200),
 )
 def test_a_message_is_ours_if_its_sid_is_when_the_message_is_whole(
     chosen: list[bytes], moment: float, places: set[int]
@@ -199,7 +189,7 @@ class Mail(Incoming):
     st.lists(st.tuples(st.sampled_from([b"1", b"22", b"5", b"6"]), st.integers(0, 2)), max_size=20),
     st.sets(st.integers(0, 500), max_size=3),
     st.booleans(),
-    examples=400,
+    examples=(100, 400),
 )
 def test_events_and_answers_that_come_in_turn(order: list[tuple[bytes, int]], places: set[int], replies: bool) -> None:
     """A connection of a bus and a store: lines of events come again, and those of answers are read another way."""
