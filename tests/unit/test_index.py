@@ -111,12 +111,9 @@ TestRouting = RoutingMachine.TestCase
 TestRouting.settings = settings(max_examples=20, stateful_step_count=40, deadline=None)
 
 
-class LongRoutingMachine(RoutingMachine):
-    """The same, more often."""
-
-
-TestRoutingForLong = pytest.mark.slow(LongRoutingMachine.TestCase)
-TestRoutingForLong.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+@pytest.mark.slow
+class TestRoutingForLong(RoutingMachine.TestCase):
+    settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
 def test_many_routes_are_forgotten_together(monkeypatch: pytest.MonkeyPatch) -> None:

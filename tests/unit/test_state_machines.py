@@ -284,14 +284,13 @@ class ConnectionMachine(RuleBasedStateMachine):
             Link._set_state = self.enter  # type: ignore[method-assign]
 
 
-class LongConnectionMachine(ConnectionMachine):
-    """The same, more often."""
-
-
 TestConnection = pytest.mark.fault(pytest.mark.concurrent(ConnectionMachine.TestCase))
 TestConnection.settings = bounded(2, 16)
-TestConnectionForLong = pytest.mark.slow(pytest.mark.fault(pytest.mark.concurrent(LongConnectionMachine.TestCase)))
-TestConnectionForLong.settings = bounded(8, 16)
+
+
+@pytest.mark.slow
+class TestConnectionForLong(TestConnection):
+    settings = bounded(8, 16)
 
 
 # -- the registry
@@ -457,11 +456,10 @@ class RegistryMachine(RuleBasedStateMachine):
             self.server.stop(discard=True)
 
 
-class LongRegistryMachine(RegistryMachine):
-    """The same, more often."""
-
-
 TestRegistry = pytest.mark.fault(pytest.mark.concurrent(RegistryMachine.TestCase))
 TestRegistry.settings = bounded(2, 20)
-TestRegistryForLong = pytest.mark.slow(pytest.mark.fault(pytest.mark.concurrent(LongRegistryMachine.TestCase)))
-TestRegistryForLong.settings = bounded(8, 20)
+
+
+@pytest.mark.slow
+class TestRegistryForLong(TestRegistry):
+    settings = bounded(8, 20)
