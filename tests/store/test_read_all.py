@@ -28,6 +28,37 @@ from ..support.stores import event, fill, put, save
 MakeStore = Callable[..., JetStreamEventStore]
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda jetstream, stream, deadline: jetstream.ask_one(stream, 1, deadline),
+        lambda jetstream, stream, deadline: jetstream.ask_records(stream, f"{stream}.events.>", 1, 10, deadline),
+    ],
+    ids=["one", "page"],
+)
+def test_servers_of_a_stream_that_answer_after_a_while_are_awaited(
+    make_store: MakeStore, monkeypatch: pytest.MonkeyPatch, prefix: str, ask: Callable[..., Any]
+) -> None:
+    """While leaders die there may be nobody for longer than it takes to see that a server has no JetStream."""
+    monkeypatch.setattr("aether_sync.stores._jetstream.api._STARTING", 0.1 * UNIT)
+    store = make_store()
+    fill(store, "a-1", 1)
+    jetstream, deadline = jetstream_of(store), Deadline(PATIENCE)
+    config = jetstream.request(f"STREAM.INFO.{prefix}", {}, deadline)["config"]
+
+    def answer(direct: bool) -> None:
+        jetstream.request(f"STREAM.UPDATE.{prefix}", config | {"allow_direct": direct}, deadline)
+
+    answer(False)
+    later = threading.Timer(0.5 * UNIT, answer, [True])
+    later.start()
+    try:
+        records = ask(jetstream, prefix, deadline)(deadline)
+    finally:
+        later.join()
+    assert [one.sequence for one in records] == [1]
+
+
 class Nothing:
     """The answer of a leader that has no record yet."""
 

@@ -74,7 +74,8 @@ __all__ = ["JetStream"]
 
 T = TypeVar("T")
 _LONG = 2  # attempts to skip: the next one waits long enough for a server that looks through a million subjects
-_STARTING = 1.0  # seconds for JetStream to start; if nobody answers for longer, the server has none
+_STARTING = 1.0  # seconds for JetStream to start; if nobody takes questions to its API for longer, there is none
+_DIRECT = "$JS.API.DIRECT.GET."  # what servers of the stream answer (ADR-31): for a while none may, if leaders die
 _SLOWEST = 2**20  # bytes a second of the slowest connection for which the time to wait is enough
 _SHARE = 0.7  # of the time left, to wait for the answer to a publish; the rest is to find out what became of it
 _PAGE_BYTES = 4 * 2**20  # of a page, within which there is no flow control
@@ -327,7 +328,7 @@ class JetStream:
         """Request records with a subject from a sequence on, to any server of the stream, which may lack some."""
         body = {"seq": sequence, "next_by_subj": subject, "batch": count, "max_bytes": _PAGE_BYTES}
         read = partial(read_page, stream, subject)
-        return self._ask_now(f"$JS.API.DIRECT.GET.{stream}", body, deadline, is_status, read)
+        return self._ask_now(f"{_DIRECT}{stream}", body, deadline, is_status, read)
 
     def ask_records(
         self, stream: str, subject: str, sequence: int, count: int, deadline: Deadline
@@ -335,13 +336,11 @@ class JetStream:
         """As :meth:`ask_page`, for the records alone."""
         body = {"seq": sequence, "next_by_subj": subject, "batch": count, "max_bytes": _PAGE_BYTES}
         read = partial(read_page, stream, subject)
-        return self._ask_now(
-            f"$JS.API.DIRECT.GET.{stream}", body, deadline, is_status, lambda messages: read(messages).records
-        )
+        return self._ask_now(f"{_DIRECT}{stream}", body, deadline, is_status, lambda messages: read(messages).records)
 
     def ask_one(self, stream: str, sequence: int, deadline: Deadline) -> Asked[list[Record]]:
         """Send a request for the record at a sequence, to any server of the stream; ``[]`` if that one lacks it."""
-        return self._ask_now(f"$JS.API.DIRECT.GET.{stream}", {"seq": sequence}, deadline, single, read_at)
+        return self._ask_now(f"{_DIRECT}{stream}", {"seq": sequence}, deadline, single, read_at)
 
     def ask_many(
         self, stream: str, subject: str, sequences: Sequence[int], deadline: Deadline
@@ -351,7 +350,7 @@ class JetStream:
         The answer has those with a subject, by sequence. It lacks what that server lacks, or all of them if not every
         answer came: the requests are not repeated.
         """
-        to = f"$JS.API.DIRECT.GET.{stream}"
+        to = f"{_DIRECT}{stream}"
         bodies = [b'{"seq":%d}' % sequence for sequence in sequences]
         call = self._open_call(
             {to},
@@ -449,7 +448,8 @@ class JetStream:
             why = why_again(messages[0])
             if not why:
                 return messages
-            if not pause.take() or (status_of(messages[0]) and last == single and not starting.remaining()):
+            has_none = status_of(messages[0]) and not starting.remaining() and not subject.startswith(_DIRECT)
+            if has_none or not pause.take():
                 self.doubt(subject.rpartition(".")[2])  # of a stream, perhaps: it may allow no direct reads any more
                 raise StoreUnavailableError(f"{why}: {subject} had no other answer for {monotonic() - begun:.1f} s")
 
