@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from billiard.util import set_pdeathsig
 from celery import Celery
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from celery.signals import worker_init, worker_process_init, worker_process_shutdown, worker_shutdown
@@ -58,6 +59,15 @@ def begin_to_note(**_: Any) -> None:
     for ended in (worker_process_shutdown, worker_shutdown):
         ended.disconnect(note_threads)
         ended.connect(note_threads, weak=False)
+
+
+@worker_process_init.connect(weak=False)
+def survive_the_supervisor(**_: Any) -> None:
+    """Do not let the system kill this process with the thread that has forked it, as Celery asks for.
+
+    Where the pool has no event loop, as with files, that is a thread which ends before its processes do.
+    """
+    set_pdeathsig(0)
 
 
 def note_threads(**_: Any) -> None:

@@ -1,5 +1,6 @@
 """Real workers of Celery, each a process of its own, and a sender of tasks."""
 
+import contextlib
 import gc
 import os
 import shutil
@@ -50,7 +51,9 @@ class CeleryWorker:
         ]
         command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
         with self._log.open("w") as log:
-            self.process = subprocess.Popen([*command, *options], cwd=ROOT, env=env, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                [*command, *options], cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True
+            )
 
     def log(self) -> str:
         """What the worker has logged."""
@@ -83,8 +86,9 @@ class CeleryWorker:
         return len(list(self.folder.glob("threads-*")))
 
     def kill(self) -> None:
-        """End it, whatever it does."""
-        self.process.kill()
+        """End it and its processes, whatever they do."""
+        with contextlib.suppress(ProcessLookupError):  # none is left
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
