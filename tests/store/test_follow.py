@@ -23,9 +23,9 @@ from aether_sync.stores._jetstream.pull import PullBuffer
 
 from ..support.common import PATIENCE, UNIT, eventually, first_of, run_threads
 from ..support.following import consumers, event, fill, sequences
-from ..support.inside import buffer_of, jetstream_of, names_of, on_write, pulled_by
+from ..support.inside import buffer_of, jetstream_of, on_write, pulled_by
 from ..support.proxy import Proxy
-from ..support.stores import ask
+from ..support.stores import ask, leader_of
 
 MakeStore = Callable[..., JetStreamEventStore]
 
@@ -122,9 +122,7 @@ def test_through_the_loss_of_a_leader_every_sequence_comes_once(make_store: Make
         with store.follow() as follower:
             for _ in range(2):
                 got += sequences(follower, 50)
-                stream = names_of(store).stream
-                info = ask(store, f"STREAM.INFO.{stream}")
-                (leader,) = (one for one in cluster.servers if one.name == info["cluster"]["leader"])
+                leader = leader_of(store, cluster)
                 leader.kill()
                 seen = writer.written
                 eventually(lambda seen=seen: writer.written > seen + 20, "another leader")  # type: ignore[misc]

@@ -26,8 +26,7 @@ from aether_sync import (
 from ..programs import increments
 from ..programs.run import start
 from ..support.common import PATIENCE, run_threads
-from ..support.inside import names_of
-from ..support.stores import ask
+from ..support.stores import leader_of
 
 MakeStore = Callable[..., JetStreamEventStore]
 
@@ -40,12 +39,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.concurrent, pytest.mark.timeout(240 
 def cluster() -> Iterator[NATSCluster]:
     with NATSCluster(3) as cluster:
         yield cluster
-
-
-def leader_of(store: JetStreamEventStore, cluster: NATSCluster) -> NATSServer:
-    info = ask(store, f"STREAM.INFO.{names_of(store).stream}")
-    (leader,) = (one for one in cluster.servers if one.name == info["cluster"]["leader"])
-    return leader
 
 
 def increments_add_up(

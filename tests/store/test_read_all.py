@@ -23,7 +23,7 @@ from aether_sync.stores._jetstream.saves import Saves, Verdict
 from ..support.common import PATIENCE, UNIT, first_of, run_threads
 from ..support.inside import jetstream_of
 from ..support.requests import Behind, Requests
-from ..support.stores import event, fill, put, save
+from ..support.stores import event, fill, leader_of, put, save
 
 MakeStore = Callable[..., JetStreamEventStore]
 
@@ -325,7 +325,7 @@ def test_nothing_is_missed_that_was_saved_before_while_leaders_go(make_store: Ma
             try:
                 for _ in range(2):
                     await_saves(20)
-                    leader = next(one for one in cluster.servers if one.name == leader_of(nodes[0]))
+                    leader = leader_of(nodes[0], cluster)
                     leader.kill()
                     await_saves(10)
                     leader.start()
@@ -333,8 +333,3 @@ def test_nothing_is_missed_that_was_saved_before_while_leaders_go(make_store: Ma
                 done.set()
 
         run_threads(lambda: work(nodes[0], 0), lambda: work(nodes[1], 1), kill)
-
-
-def leader_of(store: JetStreamEventStore) -> str:
-    info = jetstream_of(store).request(f"STREAM.INFO.{store.stream}", {}, Deadline(PATIENCE))
-    return str(info["cluster"]["leader"])

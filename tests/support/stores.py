@@ -1,10 +1,11 @@
 """What tests put into stores, and what only the server can be asked or told of their streams."""
 
 import os
+import time
 from collections.abc import Iterable
 from typing import Any
 
-from aether_sync import Consumption, Delivery, Event, JetStreamEventStore
+from aether_sync import Consumption, Delivery, Event, JetStreamEventStore, NATSCluster, NATSServer
 from aether_sync._runtime.deadline import Deadline
 from aether_sync.stores._jetstream.messages import Outgoing
 from aether_sync.stores.base import Follower, StoredEvent
@@ -68,3 +69,15 @@ def ask(
     (https://docs.nats.io/reference/reference-protocols/nats_api_reference)
     """
     return jetstream_of(store).request(subject, body or {}, Deadline(timeout))
+
+
+def leader_of(store: JetStreamEventStore, cluster: NATSCluster) -> NATSServer:
+    """Wait until a store's stream has a leader, which it may lack for a moment at any time, and return that."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        told = ask(store, f"STREAM.INFO.{names_of(store).stream}").get("cluster", {}).get("leader")
+        for server in cluster.servers:
+            if server.name == told:
+                return server
+        assert time.monotonic() < end, f"the stream has no leader, but {told!r}"
+        time.sleep(0.05)
