@@ -96,11 +96,12 @@ def test_all_is_well(server: NATSServer, monitor: Monitor, store: JetStreamEvent
 
 
 @pytest.mark.parametrize("with_monitor", [False, True])
-def test_a_bus_alone_needs_no_jetstream(with_monitor: bool) -> None:
+def test_a_bus_alone_needs_no_jetstream(monkeypatch: pytest.MonkeyPatch, with_monitor: bool) -> None:
+    monkeypatch.setattr("aether_sync.stores._jetstream.api._STARTING", 0.2 * UNIT)
     with monitored(jetstream=False) as (server, port):
         options = {"monitor": port} if with_monitor else {}
         assert troubles(look(server.url, store=False, **options)) == {}
-        (found,) = of("jetstream", look(server.url, timeout=0.3 * UNIT, **options))
+        (found,) = of("jetstream", look(server.url, **options))
         assert found.level == "bad"
         assert "bus" in found.advice
         (clock,) = of("clock", look(server.url, store=False, **options))
