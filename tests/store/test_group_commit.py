@@ -31,7 +31,7 @@ from aether_sync.stores._jetstream.stream import Stream
 from ..support.common import PATIENCE, UNIT, eventually, run_threads
 from ..support.inside import client_of, event_loop_of, grouped_by, jetstream_of, names_of
 from ..support.signals import INTERRUPTS, hammer
-from ..support.stores import ask
+from ..support.stores import ask, take
 
 MakeStore = Callable[..., JetStreamEventStore]
 
@@ -136,7 +136,7 @@ def test_saves_that_wait_are_stored_together(store: JetStreamEventStore, monkeyp
     assert [one.ends_batch for one in together] == [False, True] * 5
     assert all([one.event.actor_id for one in saves.stored[name]] == [name, name] for name in "abcde")
     with store.follow(timeout=PATIENCE) as follower:
-        assert follower.get_batch(12, PATIENCE) == [*saves.stored["first"], *together], "as a follower gets them"
+        assert take(follower, 12) == [*saves.stored["first"], *together], "as a follower gets them"
 
 
 def test_one_that_is_refused_harms_no_other(

@@ -24,6 +24,7 @@ from aether_sync import (
 )
 
 from ..support.common import eventually, make_event, run_threads
+from ..support.inside import buffer_of
 from ..support.raw import RawClient
 from ..support.stores import save
 
@@ -147,6 +148,7 @@ class TestConsumers:
     def test_followers_are_seen(self, store: JetStreamEventStore, observed: Observed) -> None:
         save(store, 4)
         with store.follow() as events:
+            eventually(lambda: len(buffer_of(events).arrived) == 4, "all of them")
             next(events)
             events.get(5)
             assert len(events.get_batch(5, 5)) == 2

@@ -32,6 +32,16 @@ def take(follower: Follower, count: int) -> list[StoredEvent]:
     return [follower.get(timeout=PATIENCE) for _ in range(count)]
 
 
+def take_batches(reader: Any, count: int) -> list[Any]:
+    """Take so many by get_batch(), each call of which gives what has come by then."""
+    taken: list[Any] = []
+    while len(taken) < count:
+        batch = reader.get_batch(count - len(taken), timeout=PATIENCE)
+        assert batch, f"{len(taken)} of {count} came"
+        taken += batch
+    return taken
+
+
 def versions(events: Iterable[Event]) -> list[int]:
     return [one.version for one in events]
 

@@ -9,7 +9,7 @@ from aether_sync._runtime.deadline import Deadline
 from aether_sync.stores.consumers.delivery import drop_event, reload_event
 
 from ...support.common import PATIENCE, eventually
-from ...support.stores import ACK_WAIT
+from ...support.stores import ACK_WAIT, take_batches
 from ...support.typed import Cancelled, Placed, old
 
 
@@ -29,7 +29,7 @@ class TypedConsumers:
     def test_deliveries_have_values(self, store: EventStore) -> None:
         store.append("a", Event(actor_id="a", **old(1)), Placed(2, "USD"), Cancelled(), expected_version=NO_EVENTS)
         with store.consumer("c", event_types={Placed}, ack_wait=ACK_WAIT).iterate() as deliveries:
-            first, second = deliveries.get_batch(2, timeout=PATIENCE)
+            first, second = take_batches(deliveries, 2)
             assert (first.event.value, second.event.value) == (Placed(1, "EUR"), Placed(2, "USD"))
             drop_event(first)
             reload_event(first, Deadline(PATIENCE))

@@ -1,8 +1,7 @@
 """Typed events: what ``append()`` takes, and ``event.value`` on every way of reading."""
 
 import pickle
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
@@ -19,6 +18,7 @@ from aether_sync import (
 from aether_sync.stores.event_store import EventStore
 
 from ...support.common import PATIENCE
+from ...support.stores import take_batches
 from ...support.typed import Cancelled, Placed, Refunded, old, typed
 from .base import is_empty
 
@@ -39,12 +39,8 @@ WAYS: dict[str, Callable[[EventStore], list[Event]]] = {
 
 def _followed(store: EventStore) -> list[Event]:
     with store.follow(actors="a") as follower:
-        one, two = follower.get(timeout=PATIENCE), next(follower)
-        return [one.event, two.event, *(one.event for one in _batch(follower))]
-
-
-def _batch(follower: Any) -> Iterator[Any]:
-    return iter(follower.get_batch(2, timeout=PATIENCE))
+        taken = [follower.get(timeout=PATIENCE), next(follower), *take_batches(follower, 2)]
+    return [one.event for one in taken]
 
 
 class Typed:
