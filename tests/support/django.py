@@ -1,5 +1,6 @@
 """The Django project of the tests: in this process, and in a folder of its own with processes of its own."""
 
+import atexit
 import os
 import shutil
 import subprocess
@@ -36,13 +37,22 @@ def set_up() -> None:
     if settings.configured:
         return
     sys.path.insert(0, str(PROJECT))
-    os.environ["DJANGO_SETTINGS_MODULE"] = "site_settings"
+    folder = tempfile.mkdtemp(prefix="aether-django-")
+    atexit.register(_remove, folder, os.getpid())
+    changes = {"DJANGO_SETTINGS_MODULE": "site_settings", "SHOP_FOLDER": folder}
+    os.environ.update(changes)
     import django
 
     try:
         django.setup()
     finally:
-        del os.environ["DJANGO_SETTINGS_MODULE"]  # programs that tests start are none of this project
+        for name in changes:
+            del os.environ[name]  # programs that tests start are none of this project
+
+
+def _remove(folder: str, pid: int) -> None:
+    if os.getpid() == pid:  # no child that has been forked
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Project:

@@ -1,10 +1,9 @@
 """The settings of a project for tests. What differs between them comes from the environment."""
 
 import os
-import tempfile
 from pathlib import Path
 
-_FOLDER = Path(os.environ.get("SHOP_FOLDER") or tempfile.mkdtemp(prefix="aether-django-"))
+_FOLDER = Path(os.environ["SHOP_FOLDER"])
 
 SECRET_KEY = "not a secret"
 DEBUG = os.environ.get("SHOP_DEBUG") == "1"
