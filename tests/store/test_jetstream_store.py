@@ -32,10 +32,10 @@ def test_a_stream_in_place_of_the_url_is_asked_about(connect: Any, monkeypatch: 
     }
     for given, is_asked in asked.items():
         with (
-            JetStreamEventStore(given, connect=connect, connect_timeout=0.2 * UNIT) as store,
+            JetStreamEventStore(given, connect=connect, connect_timeout=0.5 * UNIT) as store,
             pytest.raises(ConnectError, match="the host name is not known") as caught,
         ):
-            store.last_sequence(timeout=0.2 * UNIT)
+            store.last_sequence(timeout=0.5 * UNIT)
         assert "secret" not in str(caught.value)
         assert str(caught.value).endswith("did you mean stream='orders'?") is is_asked
 
