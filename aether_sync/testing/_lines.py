@@ -78,6 +78,7 @@ class Tracer:
 
     def __enter__(self) -> Self:
         self._before = sys.gettrace()
+        sys._getframe().f_trace_opcodes = self._sees_parts  # Python 3.12 looks for it only when tracing begins
         sys.settrace(self._enter_frame)
         return self
 

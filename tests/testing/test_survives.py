@@ -4,6 +4,7 @@ import os
 import random
 import re
 import sqlite3
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -39,11 +40,22 @@ from aether_sync.testing._trials import Outcome
 from aether_sync.testing._trials import World as _World
 
 from ..support.common import PATIENCE, UNIT, first_of
+from ..support.shell import environment
 
 EVENTS = [
     Event(event_type="Deposited", actor_id=f"account-{number % 2}", data={"amount": 10**number}) for number in range(6)
 ]
 
+FIRST_TRACER = """
+from aether_sync.testing._lines import Tracer, own_code
+
+def handler():
+    str(1); str(2)
+
+with Tracer(own_code(frozenset()), 0, print, counts_parts=True) as tracer:
+    handler()
+assert len(tracer.parts) == 1
+"""
 
 LONG = PATIENCE * 10  # seconds: on a busy machine as many histories are played as on any other
 
@@ -437,6 +449,12 @@ class TestInTheMiddleOfALine:
 
         report = report_of(lambda: world.survives(handler, EVENTS[:4]))
         assert re.fullmatch(r"1:dies-at-\d+(\.2)? 1", replayed(report))
+
+    def test_the_first_tracer_of_a_process_sees_it(self, tmp_path: Path) -> None:
+        """Python 3.12 tells none of parts who asks for them when it traces already, until the next one."""
+        program = tmp_path / "first.py"
+        program.write_text(FIRST_TRACER)
+        subprocess.run([sys.executable, program], env=environment(), check=True, timeout=PATIENCE)
 
     @pytest.mark.slow
     def test_of_which_neither_shows_a_line_of_the_users(self, world: World) -> None:

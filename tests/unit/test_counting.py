@@ -167,6 +167,7 @@ def at_opcode(number: int, action: Callable[[], object]) -> Iterator[None]:
 
     earlier, collects = sys.gettrace(), gc.isenabled()
     gc.disable()  # what the collector calls is traced as well, and may be of another library
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for it only when tracing begins
     sys.settrace(trace)
     try:
         yield
