@@ -4,7 +4,7 @@ The version of the data is kept in the metadata of an event, under ``schemaVersi
 other languages, and those that know nothing of types, write events of version 1, and go on reading all others.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from inspect import get_annotations
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -13,6 +13,7 @@ from msgspec import inspect
 
 from ._arguments import as_iterator, check_callback, check_choice, check_int, is_mapping, is_of, refuse_bare
 from ._runtime.locks import signal_safe_lock
+from ._values.class_parts import parts_of, unwritten_field
 from ._values.shown import explained, short
 from .errors import EncodingError, EventTypeError, InvalidEventError, InvalidOptionError, UnknownEventTypeError
 from .events import ANNOUNCEMENTS, MAX_VERSION, Event, _metadata, event_class, made_of
@@ -434,7 +435,7 @@ def _shape_of(cls: Any) -> _Shape | None:
             raise InvalidOptionError(
                 f"an event type is {_WHAT}, and made of a dict; {_shown(cls)} is not{_swapped(cls)}"
             )
-        parts = list(_parts_of(found, set()))
+        parts = list(parts_of(found))
         msgspec.convert(None, cls)
     except NameError:
         return None
@@ -450,6 +451,8 @@ def _shape_of(cls: Any) -> _Shape | None:
             raise InvalidOptionError(
                 f"{_shown(cls)} cannot be an event type: it has {what} in it, which nobody can make of JSON"
             )
+    if unwritten := unwritten_field(found):
+        raise InvalidOptionError(f"{_shown(cls)} cannot be an event type: {unwritten}")
     return _Shape(any(isinstance(part, inspect.AnyType) for part in parts))
 
 
@@ -460,22 +463,6 @@ def _swapped(cls: type) -> str:
     except Exception:  # a name that is not there at run time
         has_fields = False
     return ": write @dataclass below @types.event(...), and not above it" if has_fields else ""
-
-
-def _parts_of(info: object, seen: set[int]) -> Iterator[inspect.Type]:
-    """Yield a type and those that it is made of."""
-    if isinstance(info, inspect.Type):
-        if id(info) in seen:
-            return
-        seen.add(id(info))
-        yield info
-    if isinstance(info, (inspect.Type, inspect.Field)):
-        for name in info.__struct_fields__:
-            if name not in ("cls", "default", "default_factory"):
-                yield from _parts_of(getattr(info, name), seen)
-    elif isinstance(info, tuple):
-        for one in info:
-            yield from _parts_of(one, seen)
 
 
 def _planned(types: dict[str, _Type], by_class: dict[Any, _Type], upcasters: dict[str, dict[int, Upcaster]]) -> _Plan:

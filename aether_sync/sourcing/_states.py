@@ -12,6 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, Union, get_origin, get_typ
 
 import msgspec
 
+from .._values.class_parts import unwritten_field
 from .._values.shown import explained, short
 from ..errors import InvalidOptionError
 from ..events import Event
@@ -66,7 +67,7 @@ class StateSnapshots(Generic[State]):
         self.schema_version = schema_version
         self._type: Any = _type_of(initial, first)
         try:
-            schema = msgspec.json.encode(msgspec.json.schema(self._type), order="deterministic")
+            schema = _schema_of(self._type)
             self._written(first)
         except (TypeError, ValueError, NameError, UnkeptStateError) as error:
             raise InvalidOptionError(
@@ -128,6 +129,18 @@ class StateSnapshots(Generic[State]):
             return Read(msgspec.convert(kept.get("state"), self._type, str_keys=True), commands)
         except Exception as error:  # of msgspec, or of the user's own __post_init__
             return explained(error)
+
+
+def _schema_of(kind: Any) -> bytes:
+    """Return the shape of states as JSON.
+
+    Raises:
+        UnkeptStateError: A field of theirs would not be written.
+        TypeError, NameError: msgspec does not know the type.
+    """
+    if unwritten := unwritten_field(msgspec.inspect.type_info(kind)):
+        raise UnkeptStateError(unwritten)
+    return msgspec.json.encode(msgspec.json.schema(kind), order="deterministic")
 
 
 def _advice(kind: Any) -> str:

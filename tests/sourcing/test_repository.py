@@ -766,6 +766,12 @@ class TestSnapshots:
             Repository(memory, initial=initial, evolve=lambda state, event: state, snapshot_every=1)
         Repository(memory, initial=initial, evolve=lambda state, event: state)
 
+    def test_states_that_would_lose_a_field_are_refused(self, memory: InMemoryEventStore) -> None:
+        attrs = pytest.importorskip("attrs")
+        state = attrs.make_class("State", {"_count": attrs.field(default=0, type=int)}, eq=False)
+        with pytest.raises(InvalidOptionError, match="_count of the attrs class State would not be written"):
+            Repository(memory, initial=state, evolve=lambda state, event: state, snapshot_every=1)
+
     def test_a_first_state_with_other_classes_is_refused(self, memory: InMemoryEventStore) -> None:
         with pytest.raises(InvalidOptionError, match=r"of the class Counter, is read from JSON as {}, of dict"):
             Repository(memory, initial=lambda: Room(Counter()), evolve=lambda state, event: state, snapshot_every=1)

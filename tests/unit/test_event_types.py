@@ -5,7 +5,7 @@ import pickle
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -270,6 +270,27 @@ def test_attrs_classes() -> None:
     types = EventTypes()
     types.event("Shipped")(Shipped)
     assert types.to_event(Shipped(1.5), actor_id="a").value == Shipped(1.5)
+
+
+def test_an_attrs_class_with_a_private_field_is_refused() -> None:
+    """msgspec leaves that field out of what it writes, and says nothing."""
+    attrs = pytest.importorskip("attrs")
+
+    @attrs.define
+    class Shipped:
+        weight: float
+        _discount: int = 0
+
+    for cls in (Shipped, make_dataclass("Order", [("parts", list[Shipped])])):
+        with pytest.raises(InvalidOptionError, match="_discount of the attrs class Shipped would not be written"):
+            EventTypes().event("T")(cls)
+
+
+def test_a_private_field_of_a_dataclass_is_stored() -> None:
+    shipped = make_dataclass("Shipped", [("weight", float), ("_discount", int, 0)])
+    types = EventTypes()
+    types.event("T")(shipped)
+    assert types.to_event(shipped(1.5, 3), actor_id="a").value == shipped(1.5, 3)
 
 
 def test_to_event() -> None:

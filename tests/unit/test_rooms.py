@@ -37,7 +37,7 @@ ROOMS: dict[str, list[str]] = {
     "contrib/eventsourcing": ["_errors", "_records", "_datastore", "_recorders", "_factory", "__init__"],
     "contrib/flask": ["_settings", "_parts", "_after_response", "_health", "_commands", "_extension", "__init__"],
     "contrib/opentelemetry": ["conventions", "propagation", "tracing", "__init__"],
-    "_values": ["clock", "counting", "shown", "trace_context"],
+    "_values": ["class_parts", "clock", "counting", "shown", "trace_context"],
     "_codec": ["decoding", "encoding", "envelope"],
     "_runtime": [
         "green", "threads", "batches", "registry", "signals", "again", "deadline", "locks", "waits", "uwsgi", "fork",
