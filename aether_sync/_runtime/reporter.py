@@ -33,7 +33,7 @@ from .registry import WeakRegistry
 from .threads import NoThreadError, make_thread, start
 from .waits import Reply
 
-__all__ = ["Allowance", "Burst", "Details", "Failures", "Kind", "Reporter", "flush_logs", "last_words", "log_close"]
+__all__ = ["Burst", "Details", "Failures", "Kind", "Recording", "Reporter", "flush_logs", "last_words", "log_close"]
 
 _numbers = count(1)
 
@@ -126,7 +126,7 @@ class Burst:
 
 
 class Failures(Burst):
-    """Failures of the user's code, of which a test has to know each: they are logged one by one as long as it allows.
+    """Failures of the user's code, of which a test has to know each: they are logged one by one as long as it records.
 
     Otherwise one that follows another closely, also one of an earlier test, would not be logged.
     """
@@ -135,41 +135,45 @@ class Failures(Burst):
 
     def opens(self) -> bool:
         """Note one more; return whether to log it."""
-        return any([super().opens(), *(one.takes() for one in list(_allowances))])
+        return any([super().opens(), *(one.allows_failure() for one in list(_recordings))])
 
 
-class Allowance:
-    """So many failures are logged one by one, from :meth:`grant` to :meth:`end`.
+class Recording:
+    """Has every record, whatever logging is told to do with it, and failures one by one, up to a number of them.
+
+    A program under test may set logging up as it likes, switch it off, or take all handlers away.
 
     Args:
-        most: How many.
+        take: Gets each record, on a thread that logs.
+        most: How many failures are logged one by one.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, take: Callable[[logging.LogRecord], object], most: int) -> None:
+        self.take = take
         self._most = most
-        self._taken = Count()
+        self._failures = Count()
 
-    def grant(self) -> None:
-        """Begin. What was taken before counts as well."""
-        if self not in _allowances:
-            _allowances.append(self)
+    def begin(self) -> None:
+        """Begin. Failures that came before count as well."""
+        if self not in _recordings:
+            _recordings.append(self)
 
     def end(self) -> None:
         """End; a second call does nothing."""
         with suppress(ValueError):
-            _allowances.remove(self)
+            _recordings.remove(self)
 
-    def takes(self) -> bool:
-        """Count a failure; return whether it is allowed."""
-        return self._taken.one() < self._most
+    def allows_failure(self) -> bool:
+        """Count a failure; return whether it is logged for this."""
+        return self._failures.one() < self._most
 
     @property
-    def beyond(self) -> int:
+    def failures_beyond(self) -> int:
         """How many failures were not allowed, though the first of a burst is logged all the same."""
-        return max(0, self._taken.count - self._most)
+        return max(0, self._failures.count - self._most)
 
 
-_allowances: list[Allowance] = []  # those that hold now; single operations only
+_recordings: list[Recording] = []  # those that go on; single operations only
 
 
 class _Message(NamedTuple):
@@ -412,21 +416,46 @@ def _hand_over(one: _Message | _Call | Reply[None] | None) -> bool:
 
 
 def _log(one: _Message) -> None:
-    with suppress(Exception):  # raised by a handler or filter, which must not change what happens
-        if one.context is not None:  # a copy: several messages may have it, and only one thread can be in it, once
-            one.context.copy().run(_log, one._replace(context=None))
-            return
-        logger.log(one.level, one.text, *one.args, exc_info=one.error, extra={"kind": one.kind.value, **one.details})
+    if one.context is not None:  # a copy: several messages may have it, and only one thread can be in it, once
+        one.context.copy().run(_log, one._replace(context=None))
+        return
+    try:
+        recordings, is_logged = list(_recordings), logger.isEnabledFor(one.level)
+        if recordings or is_logged:
+            record = _record_of(one)
+            for each in recordings:
+                each.take(record)
+            if is_logged:
+                logger.handle(record)
+    except BaseException as error:  # of a handler or filter, which must not change what happens
+        if _is_of_a_signal_handler(error):
+            raise
+
+
+def _record_of(one: _Message) -> logging.LogRecord:
+    """Return a message as a record. A record factory may set attributes of the same names; ours are documented."""
+    error = None if one.error is None else (type(one.error), one.error, one.error.__traceback__)
+    record = logger.makeRecord(logger.name, one.level, __file__, 0, one.text, one.args, error)
+    record.__dict__.update(kind=one.kind.value, **one.details)
+    return record
 
 
 def _make(call: _Call) -> None:
     try:
         call.function(call.notice)
-    except BaseException as error:  # the thread is ours, and goes on
-        if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
-            raise  # of a signal handler: a close() logs and calls itself where no thread can be started
+    except BaseException as error:
+        if _is_of_a_signal_handler(error):
+            raise
         said = "the callback for %r has raised", (call.notice.kind,)
         _log(_Message(Kind.CALLBACK_FAILED, logging.ERROR, *said, {"url": call.notice.url}, error))
+
+
+def _is_of_a_signal_handler(error: BaseException) -> bool:
+    """Whether it ends what the program does: a close() logs and calls itself where no thread can be started.
+
+    Otherwise the thread is ours, and goes on, whatever a handler or callback raises.
+    """
+    return not isinstance(error, Exception) and threading.current_thread() is threading.main_thread()
 
 
 def _must_not_wait() -> bool:

@@ -1,7 +1,7 @@
 """``LogRecorder``: what this library logs during a test, and waiting for it."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from logging import LogRecord
 from threading import Condition
@@ -10,7 +10,7 @@ from typing import get_type_hints
 from .._arguments import check_known, is_of
 from .._runtime.closing import Startable
 from .._runtime.deadline import Deadline
-from .._runtime.reporter import Allowance, Details, Kind, flush_logs, logger
+from .._runtime.reporter import Details, Kind, Recording, flush_logs, logger
 from .._values.shown import short
 from ..errors import InvalidOptionError
 
@@ -26,7 +26,7 @@ class LogRecorder(Startable):
 
     A record comes some milliseconds after its cause, on a thread of the library's own; the methods here wait for it.
     Of handlers that fail, each failure is logged meanwhile, up to a hundred, and not only the first of a burst.
-    Any thread may call them.
+    It has the records also if the program under test sets logging up, or switches it off. Any thread may call them.
     """
 
     def __init__(self) -> None:
@@ -34,34 +34,34 @@ class LogRecorder(Startable):
         self._records: list[LogRecord] = []
         self._taken: list[LogRecord] = []  # those that expect() has returned
         self._expected: set[str] = set()  # the kinds that expect() was asked for
-        self._handler = _Handler(self._add)
-        self._allowance = Allowance(_MOST_FAILURES)
+        self._level = logging.WARNING
+        self._recording = Recording(self._add, _MOST_FAILURES)
 
     def start(self) -> None:
         """Begin to record."""
-        logger.addHandler(self._handler)
-        self._allowance.grant()
+        self._recording.begin()
 
     def close(self) -> None:
         """Wait for what was caused so far, and record nothing more."""
-        self._allowance.end()
         flush_logs(1.0)
-        logger.removeHandler(self._handler)
+        self._recording.end()
 
     @contextmanager
     def at_info(self) -> Iterator[None]:
         """Have records of level INFO as well, which a program does not have logged by default."""
-        level = logger.level
-        if logger.getEffectiveLevel() > logging.INFO:
-            logger.setLevel(logging.INFO)
+        with self._changed:
+            level, self._level = self._level, logging.INFO
         try:
             yield
         finally:
             flush_logs(1.0)
-            logger.setLevel(level)
+            with self._changed:
+                self._level = level
 
     def _add(self, record: LogRecord) -> None:
         with self._changed:
+            if record.levelno < self._level and not logger.isEnabledFor(record.levelno):
+                return
             self._records.append(record)
             self._changed.notify_all()
 
@@ -137,7 +137,7 @@ class LogRecorder(Startable):
     @property
     def errors_beyond(self) -> int:
         """How many failures of handlers were not recorded, because they were too many."""
-        return 0 if Kind.HANDLER_FAILED.value in self._expected else self._allowance.beyond
+        return 0 if Kind.HANDLER_FAILED.value in self._expected else self._recording.failures_beyond
 
     def _await(self, wanted: "_Wanted", deadline: Deadline, *, take: bool = True) -> LogRecord | None:
         known = 0
@@ -202,12 +202,3 @@ class _Wanted:
         values = {"text": self._text} if self._text else {}
         named = ", ".join(f"{name}={short(value)}" for name, value in {**values, **self._attributes}.items())
         return f"{short(self.kind)}{f' ({named})' if named else ''}"
-
-
-class _Handler(logging.Handler):
-    def __init__(self, add: Callable[[LogRecord], None]) -> None:
-        super().__init__()
-        self._add_record = add
-
-    def emit(self, record: LogRecord) -> None:
-        self._add_record(record)

@@ -1,6 +1,7 @@
 """``LogRecorder``: it waits for records, returns each once, and says what there was instead."""
 
 import logging
+import logging.config
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from aether_sync import Event, EventBus, InvalidOptionError, NATSEventBus, NATSServer, flush_logs
-from aether_sync._runtime.reporter import logger
+from aether_sync._runtime.reporter import Kind, Reporter, logger
 from aether_sync.testing import LogRecorder
 
 from ..support.common import PATIENCE, UNIT
@@ -65,11 +66,13 @@ class TestExpect:
         assert lines[2].startswith("  WARNING 'drops' (subscription=\"'n'\"): subscription 'n' drops events")
 
     def test_shows_the_last_of_many(self, logs: LogRecorder) -> None:
+        reporter = Reporter()
         for number in range(30):
-            logger.warning("number %d", number)
-        lines = said(lambda: logs.expect("drops", within=0))
+            reporter.warning(Kind.DROPS, "number %d", number, subscription="n")
+        lines = said(lambda: logs.expect("rejected", within=0))
+        reporter.close(PATIENCE)
         assert lines[2] == "  ... and 10 before"
-        assert lines[-1] == "  WARNING 'aether_sync': number 29"
+        assert lines[-1] == "  WARNING 'drops': number 29"
 
 
 class TestNothing:
@@ -91,8 +94,11 @@ class TestNothing:
         timer.join()
 
     def test_does_not_mind_informations(self, logs: LogRecorder) -> None:
+        reporter = Reporter()
         with logs.at_info():
-            logger.info("all is well")
+            reporter.info(Kind.RECONNECTED, "all is well")
+        reporter.info(Kind.RECONNECTED, "this is not recorded")
+        reporter.close(PATIENCE)
         logs.nothing()
         assert [one.levelname for one in logs.records] == ["INFO"]
 
@@ -109,19 +115,55 @@ def test_informations_are_recorded_where_they_are_asked_for(own_server: NATSServ
         assert logger.level == level
 
 
-@pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO])
-def test_a_lower_level_stays(level: int, logs: LogRecorder, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("level", [logging.DEBUG, logging.ERROR])
+def test_the_level_of_the_program_stays(level: int, logs: LogRecorder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logger, "level", level)
     with logs.at_info():
         assert logger.level == level
 
 
-def test_the_level_is_as_it_was_afterwards(logs: LogRecorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logger, "level", logging.ERROR)
-    logger.manager._clear_cache()  # type: ignore[attr-defined]  # of what is enabled at the level before
-    with logs.at_info():
-        assert logger.level == logging.INFO
-    assert logger.level == logging.ERROR
+def test_what_the_program_has_logged_is_recorded(logs: LogRecorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(logger, "level", logging.INFO)
+        logger.manager._clear_cache()  # type: ignore[attr-defined]  # of what is enabled at the level before
+        reporter = Reporter()
+        reporter.info(Kind.RECONNECTED, "all is well")
+        reporter.close(PATIENCE)
+        assert [one.levelname for one in logs.records] == ["INFO"]
+    logger.manager._clear_cache()  # type: ignore[attr-defined]
+
+
+def switch_off() -> None:
+    logging.disable(logging.CRITICAL)
+
+
+def set_up_anew() -> None:
+    logging.config.dictConfig({"version": 1})  # which disables the loggers that there are
+
+
+def set_up_all() -> None:
+    logging.config.dictConfig({"version": 1, "loggers": {"aether_sync": {"level": "CRITICAL", "handlers": []}}})
+
+
+@pytest.fixture
+def logging_as_before() -> Iterator[None]:
+    loggers = [one for one in logging.root.manager.loggerDict.values() if isinstance(one, logging.Logger)]
+    before = [(one, one.disabled, one.level, list(one.handlers)) for one in (logging.root, *loggers)]
+    disabled = logging.root.manager.disable
+    yield
+    logging.disable(disabled)
+    for one, is_disabled, level, handlers in before:
+        one.disabled, one.handlers = is_disabled, handlers
+        one.setLevel(level)
+
+
+@pytest.mark.parametrize("change", [switch_off, set_up_anew, set_up_all])
+def test_what_the_program_does_with_logging_hides_nothing(
+    change: Callable[[], None], local_bus: EventBus, logs: LogRecorder, logging_as_before: None
+) -> None:
+    change()
+    drop(local_bus, "n")
+    logs.expect("drops", within=PATIENCE)
 
 
 def test_it_records_nothing_afterwards(local_bus: EventBus) -> None:

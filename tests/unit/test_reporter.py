@@ -30,6 +30,7 @@ from aether_sync import (
     JetStreamEventStore,
     NATSEventBus,
     NATSServer,
+    Notice,
     PermissionDeniedError,
     Snapshot,
     StoreError,
@@ -206,13 +207,37 @@ class TestFlush:
         assert flush_logs(PATIENCE)
         assert len(handler.records) == 1
 
-    def test_a_handler_that_raises(self, use: Use, reporter: Reporter) -> None:
+    @pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit, KeyboardInterrupt, pytest.fail.Exception])
+    def test_a_handler_that_raises(self, use: Use, reporter: Reporter, error: type[BaseException]) -> None:
+        called: list[Notice] = []
+
         def fail(_: object) -> None:
-            raise ZeroDivisionError
+            raise error
 
         use(fail)
-        reporter.warning(Kind.DROPS, "something")
-        assert flush_logs(PATIENCE)
+        for _ in range(2):
+            reporter.warning(Kind.DROPS, "something")
+            reporter.call(called.append, Notice(kind="connected"))
+            assert flush_logs(PATIENCE)
+        assert len(called) == 2
+
+    def test_a_record_factory_that_sets_an_attribute_of_the_same_name(self, use: Use, reporter: Reporter) -> None:
+        made = logging.getLogRecordFactory()
+
+        def make(*given: Any, **more: Any) -> logging.LogRecord:
+            record = made(*given, **more)
+            record.namespace = record.kind = record.pod = "the user's"
+            return record
+
+        handler = use()
+        logging.setLogRecordFactory(make)
+        try:
+            reporter.warning(Kind.DROPS, "something", namespace="orders")
+            assert flush_logs(PATIENCE)
+        finally:
+            logging.setLogRecordFactory(made)
+        (record,) = handler.of(Kind.DROPS)
+        assert (record.namespace, record.pod) == ("orders", "the user's")
 
     @pytest.mark.parametrize("line", ["self._messages.put(message)", "if self._to_start"])
     def test_a_signal_handler_that_flushes_while_a_record_is_put(self, use: Use, reporter: Reporter, line: str) -> None:
@@ -830,7 +855,9 @@ def test_nobody_else_logs(calls: list[tuple[Path, ast.Call]]) -> None:
     allowed = {"reporter.py", "node.py", "_commands.py", "_embedded.py", "_logs.py"}  # all but one choose what is shown
     allowed.add("_after_response.py")  # which uses the logger of the user's application
     assert {path.name for path, _ in own} <= allowed
-    assert [called for path, called in own if path.name == "reporter.py"] == ["logging.getLogger", "logger.log"]
+    assert {called for path, called in own if path.name == "reporter.py"} == {
+        "logging.getLogger", "logger.isEnabledFor", "logger.makeRecord", "logger.handle",
+    }  # fmt: skip
 
 
 def test_what_goes_on_and_on_is_logged_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
