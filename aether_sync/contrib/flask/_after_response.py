@@ -4,9 +4,10 @@ What is to be published is kept by the object ``request``: one that runs within 
 its own, while a streamed body and a copy of the request's context have that of the view. When Flask has the final
 response, behind all handlers of errors and ``after_request`` functions, it tells so by its signal ``request_finished``.
 Then the events are hung to the end of the response: its ``close()``, which the web server calls when it has sent the
-body (PEP 3333).
+body (PEP 3333). asgiref's ``WsgiToAsgi`` does not, and lets go of the body: then that is the end.
 """
 
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
@@ -111,6 +112,7 @@ def hang_on(app: Flask, response: Response, **_: Any) -> None:
     elif waiting:  # a file, which the server gets without the response around it
         file = cast(Iterable[bytes], response.response)
         response.response = ClosingIterator(file, lambda: waiting.end(app, has_succeeded=True))
+        _end_with(response.response, app, waiting)
     else:
         waiting.end(app, has_succeeded=True)  # early: servers send a file faster if there is nothing around it
 
@@ -120,6 +122,12 @@ def _hang_on_body(app: Flask, response: Response, waiting: Waiting) -> None:
         body = response.response
         response.response = ClosingIterator(_watched(app, body, waiting), getattr(body, "close", None))
     response.call_on_close(lambda: waiting.end(app, has_succeeded=True))
+    _end_with(response, app, waiting)
+
+
+def _end_with(body: object, app: Flask, waiting: Waiting) -> None:
+    """Publish the events if what is sent is let go of without a ``close()``; behind one, it does nothing."""
+    weakref.finalize(body, waiting.end, app, has_succeeded=True).atexit = False
 
 
 def _watched(app: Flask, body: Iterable[Any], waiting: Waiting) -> Iterator[Any]:

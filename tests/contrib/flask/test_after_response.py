@@ -1,12 +1,16 @@
 """``publish_after_response``: what a request publishes if it succeeds, when its response was sent."""
 
+import asyncio
+import gc
 import io
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 from wsgiref.util import setup_testing_defaults
 
 import pytest
+from asgiref.wsgi import WsgiToAsgi
 from flask import Flask, Response, abort, copy_current_request_context, g, request, send_file, stream_with_context
 
 from aether_sync import EncodingError, Event, InvalidEventError, InvalidNamespaceError, Subscription
@@ -378,6 +382,34 @@ def test_each_event_of_threads_comes_once_however_they_meet_the_end(app: Flask, 
         for thread in threads:
             thread.join()
         assert numbers(published.get_batch(100, timeout=0)) == [9] * 40
+
+
+@pytest.mark.parametrize(
+    ("path", "wanted"),
+    [("/200", [1]), ("/file", [1]), ("/stream", [1, 2]), ("/late/teardown/200", [8]), ("/409", []), ("/raise", [])],
+)
+def test_an_adapter_that_closes_no_response(app: Flask, published: Subscription, path: str, wanted: list[int]) -> None:
+    """As asgiref's WsgiToAsgi, by which Flask runs on servers for ASGI."""
+    sent = asyncio.run(through_asgi(app, path))
+    gc.collect()
+    assert sent[0]["type"] == "http.response.start"
+    assert of(published) == wanted
+
+
+async def through_asgi(app: Flask, path: str) -> list[Any]:
+    """Serve a request, and return what was sent."""
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": [], "server": ("x", 80)}
+    scope |= {"scheme": "http", "http_version": "1.1"}
+    await WsgiToAsgi(app)(scope, receive, send)
+    return sent
 
 
 @pytest.mark.concurrent
