@@ -15,7 +15,7 @@ import tempfile
 import time
 import warnings
 import weakref
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
@@ -24,6 +24,8 @@ from typing import Self
 
 from .._arguments import check_flag, check_int, check_path, check_seconds, check_text
 from .._runtime.deadline import Deadline
+from .._runtime.exit import after_exit
+from .._runtime.registry import WeakRegistry
 from ..errors import ServerError
 from .configuration import LOOPBACK, Configuration, check_config, check_host, in_url, new_name
 from .process import RETRY, Fd, Run, find_binary, is_greeted, reserve
@@ -57,6 +59,16 @@ def _forsake(estate: _Estate) -> None:
         shutil.rmtree(estate.directory, ignore_errors=True)
     if was_running:
         warnings.warn(f"NATSServer {estate.name!r} was never stopped", ResourceWarning, stacklevel=2)
+
+
+_servers: WeakRegistry["NATSServer"] = WeakRegistry()
+
+
+@after_exit
+def _forsake_all() -> None:
+    with ExitStack() as stack:  # all of them, as a warning may be turned into an error
+        for server in _servers:
+            stack.callback(_forsake, server._estate)
 
 
 class NATSServer:
@@ -123,6 +135,8 @@ class NATSServer:
         self._turn = RLock()  # guards all that changes. Held while waiting, but never by what only sends a signal
         self._estate = _Estate(self.name)
         self._finalizer = weakref.finalize(self, _forsake, self._estate)
+        self._finalizer.atexit = False  # which would come before what is open is flushed
+        _servers.add(self)
 
     @property
     def port(self) -> int:

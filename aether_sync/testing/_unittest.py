@@ -1,11 +1,11 @@
 """``AetherTestCase``: the fixtures of the pytest plugin as attributes, for ``unittest``."""
 
-import atexit
 import unittest
 from collections.abc import Callable
 from functools import cached_property
 from typing import ClassVar
 
+from .._runtime.exit import after_exit
 from .._runtime.locks import signal_safe_lock
 from ..bus import EventBus
 from ..connection import Connection
@@ -194,6 +194,6 @@ def _server(config: str) -> NATSServer:
         if config not in _servers:
             server = NATSServer(config=config)
             server.start()
-            atexit.register(server.stop)
+            after_exit(server.stop)  # when the buses and stores that are still open have been flushed
             _servers[config] = server
         return _servers[config]

@@ -4,6 +4,7 @@ import gc
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -241,3 +242,24 @@ def test_left_at_interpreter_exit(temporary: Path) -> None:
     assert "ResourceWarning: NATSServer 'forgotten' was never stopped" in errors
     assert not is_alive(json.loads(output)["pid"])
     assert os.listdir(temporary) == []
+
+
+@pytest.mark.parametrize("cls", first_of(["NATSServer", "NATSCluster"]))
+def test_it_ends_when_a_bus_that_was_left_open_has_been_flushed(cls: str, temporary: Path) -> None:
+    program = f"""
+        from aether_sync import Event, NATSCluster, NATSEventBus
+
+        server = {cls}()
+        server.start()
+        tell({"server" if cls == "NATSServer" else "server.servers[0]"})
+        bus = NATSEventBus(server.{"url" if cls == "NATSServer" else "urls"})
+        bus.flush()
+        for n in range(5_000):
+            bus.publish("n", Event(event_type="Happened", actor_id="thing-1"))
+    """
+    with script(program) as process:
+        output, errors = process.communicate(timeout=PATIENCE)
+    assert "unclosed <Connection" in errors
+    assert "was never stopped" in errors
+    assert not re.search("lost|broke|undone", errors), errors
+    assert not is_alive(json.loads(output)["pid"])
