@@ -11,7 +11,7 @@ from itertools import count
 
 from .._values.clock import monotonic
 from ..errors import AetherError, BusClosedError, ConnectError
-from .base_loop import BaseLoop
+from .base_loop import BaseLoop, fill_standard_files
 from .deadline import Deadline
 from .fork import OwnFile
 from .green import refuse_late_patching, uses_gevent
@@ -90,6 +90,7 @@ def new_loop(fast: bool, warn: Callable[[str], object]) -> BaseLoop:
             "with gevent there is one connection in a process: make one Connection, and give it to all buses and stores"
         )
     try:
+        fill_standard_files()
         with ExitStack() as spare:
             for _ in range(_FILES):
                 spare.enter_context(open(os.devnull, "rb", buffering=0))

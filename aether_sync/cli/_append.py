@@ -7,6 +7,7 @@ import click
 
 from ..errors import AetherError, AtomicAppendUnsupportedError, EncodingError, UnknownOutcomeError, VersionConflictError
 from ..events import MAX_VERSION, Event
+from ..patterns import escape_token
 from ..stores._checks import BATCH_LIMIT
 from ..stores.base import ANY_VERSION, NO_EVENTS, AnyVersion
 from ..stores.jetstream import JetStreamEventStore
@@ -76,6 +77,7 @@ def append(
 
     Each event is printed as a line with its sequence; at the end it says how many were stored.
     """  # noqa: D301  # click's mark of lines to keep
+    escape_token(actor)  # or it is not UTF-8
     if file.isatty():
         say("type one JSON object a line; Ctrl-D ends")
     with open_store(timeout=timeout, **server) as store:

@@ -1,6 +1,7 @@
 """All commands, and where they begin."""
 
 import logging
+import sys
 
 import click
 
@@ -15,7 +16,7 @@ from ._health import health
 from ._import import import_
 from ._rebuild import rebuild
 from ._run import run
-from ._shell import Commands, Signals
+from ._shell import Commands, Signals, forget_stdout, open_standard_streams, say
 from ._store import actors, events, follow
 
 __all__ = ["main"]
@@ -23,7 +24,13 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command line, and exit."""
-    commands(prog_name="aether-sync")
+    open_standard_streams()
+    try:
+        commands(prog_name="aether-sync")
+    except OSError as error:  # of what is printed before a command begins, such as its help
+        forget_stdout()
+        say(str(error))
+        sys.exit(1)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -1,7 +1,9 @@
 """The command ``export``: writes all events of a store as JSON lines, to a file that can be continued."""
 
+import os
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, BinaryIO
 
 import click
@@ -153,17 +155,35 @@ class Exporter:
             self._count_malformed(error)
             return
         with signals.whole() if self.out.seekable() else nullcontext():  # a pipe may not be read for a long time
-            lines: list[bytes] = []
+            lines: list[tuple[bytes, StoredEvent]] = []
             try:
                 for one in batch:
-                    if self._done:
+                    lines.append((self._line(one), one))
+                    if self._is_last(one.sequence, one.ends_batch):
                         break
-                    lines.append(self._line(one))
-                    self._count(one.sequence, one.ends_batch)
             finally:  # also if one cannot be upcast
-                self.out.write(b"".join(lines))
-                self.out.flush()
-                self.written += len(lines)
+                self._write(lines)
+
+    def _write(self, lines: list[tuple[bytes, StoredEvent]]) -> None:
+        """Write lines, and count those that are whole in the file: a disk may be full in the middle of them."""
+        before = self._size()
+        landed = 0
+        try:
+            self.out.write(b"".join(line for line, _ in lines))
+            self.out.flush()
+            landed = len(lines)
+        except OSError:
+            ends = accumulate(len(line) for line, _ in lines)
+            landed = sum(end <= self._size() - before for end in ends)
+            raise
+        finally:
+            for _, one in lines[:landed]:
+                self._count(one.sequence, one.ends_batch)
+            self.written += landed
+
+    def _size(self) -> int:
+        """Return the size of the file; 0 of what is no file, of which nobody knows how much has arrived."""
+        return os.fstat(self.out.fileno()).st_size if self.out.seekable() else 0
 
     def _line(self, one: StoredEvent) -> bytes:
         if self.types is None:
@@ -192,10 +212,14 @@ class Exporter:
         raise StoreUnavailableError(f"nothing came after sequence {at:,} within {self.timeout:g} s")
 
     def _count(self, sequence: int, ends_batch: bool) -> None:
-        """Note a record. If all actors are exported, the end is that of the batch that the last one was stored in."""
+        """Note a record."""
         self.counted += sequence <= self.extent.last
         self._at = sequence
-        self._done = sequence >= self.extent.last and (ends_batch or self.pattern is not None)
+        self._done = self._is_last(sequence, ends_batch)
+
+    def _is_last(self, sequence: int, ends_batch: bool) -> bool:
+        """Whether a record is the last. Of all actors, that is the end of the batch that it was stored in."""
+        return sequence >= self.extent.last and (ends_batch or self.pattern is not None)
 
     def _count_malformed(self, error: MalformedRecordError) -> None:
         if self._is_wanted(error.sequence):

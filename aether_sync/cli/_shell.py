@@ -6,16 +6,40 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from types import FrameType
 from typing import Any, BinaryIO
 
 import click
 
+from .._runtime.base_loop import fill_standard_files
 from ..errors import AetherError, InvalidNamespaceError, InvalidOptionError
 
-__all__ = ["Commands", "Failure", "Signals", "WrongUsageError", "errors_told", "say"]
+__all__ = [
+    "Commands",
+    "Failure",
+    "Signals",
+    "WrongUsageError",
+    "errors_told",
+    "forget_stdout",
+    "open_standard_streams",
+    "say",
+]
 
 _BROKEN_PIPE = 128 + signal.SIGPIPE
+
+
+def open_standard_streams() -> None:
+    """Have a command read nothing from an input that is closed, and write to nowhere what goes to a closed output.
+
+    Characters that the encoding of the output does not have are replaced.
+    """
+    fill_standard_files()
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115  # for as long as the process lasts
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
 
 
 def say(message: str) -> None:
@@ -57,14 +81,14 @@ def errors_told(ctx: click.Context) -> Iterator[None]:
     except AetherError as error:
         raise Failure(str(error)) from error
     except BrokenPipeError:
-        _forget_stdout()
+        forget_stdout()
         ctx.exit(_BROKEN_PIPE)
     except OSError as error:
-        _forget_stdout()
+        forget_stdout()
         raise Failure(str(error)) from error
 
 
-def _forget_stdout() -> None:
+def forget_stdout() -> None:
     """Discard what is still buffered: to write it at exit would fail again."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
@@ -81,7 +105,9 @@ class Signals:
         for end in (self._came, wake):
             os.set_blocking(end, False)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)  # as the parent may have left them blocked
+        for number in numbers:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
                 signal.signal(number, self._handle)
 
