@@ -24,7 +24,7 @@ from collections.abc import (
 from contextlib import suppress
 from decimal import Decimal
 from numbers import Integral, Real
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from threading import TIMEOUT_MAX
 from types import GeneratorType
 from typing import Any, TypeGuard, TypeVar
@@ -38,6 +38,7 @@ __all__ = [
     "as_iterator",
     "as_seconds",
     "as_whole",
+    "check_absolute",
     "check_callback",
     "check_choice",
     "check_count",
@@ -316,6 +317,17 @@ def check_path(name: str, value: Any) -> str:
     if not path or "\0" in path:
         raise InvalidOptionError(f"{name} must be the path of a file, a str or a Path, not {type(value).__name__}")
     return path
+
+
+def check_absolute(name: str, value: Any) -> Path:
+    """Return a path as it is called also when the program has changed its folder, or raise."""
+    path = Path(check_path(name, value))
+    try:
+        return path.absolute()
+    except OSError as error:
+        raise InvalidOptionError(
+            f"{name} is a path within the working directory, which is not there any more: give a whole path"
+        ) from error
 
 
 def _path_of(value: Any) -> str | None:

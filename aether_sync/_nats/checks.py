@@ -15,6 +15,7 @@ from .reasons import shown
 __all__ = ["check_nkeys", "check_readable", "check_secret_file", "check_servers"]
 
 _LONGEST_PATH = 300  # characters that are shown
+_LONGEST_URL = 200
 
 
 def check_servers(url: str | Sequence[str]) -> tuple[str, ...]:
@@ -38,7 +39,7 @@ def _split(urls: str) -> Sequence[str]:
     for other in others:
         if "@" in other and "://" not in other:  # a further server, or the rest of a password
             raise InvalidOptionError(
-                f"no server URL, as far as it may be shown: {shown(other)!r} behind a comma. In a user or password, "
+                f"no server URL, as far as it may be shown: {_shown(other)} behind a comma. In a user or password, "
                 "escape a comma as %2C, or give them as user= and password=. Of several URLs, each with a user has a "
                 "scheme, nats:// or tls://"
             )
@@ -58,20 +59,24 @@ def _check_url(url: str) -> str:
     url = f"{scheme.lower()}://{rest}" if mark else f"nats://{url}"
     if scheme.lower() in ("ws", "wss") and mark:
         raise InvalidOptionError(
-            f"no server URL: {shown(url)!r}; this library does not speak WebSocket. Expected nats://host:port or "
+            f"no server URL: {_shown(url)}; this library does not speak WebSocket. Expected nats://host:port or "
             "tls://host:port, with the port that the server has for other clients"
         )
     if _has_unescaped(url):
         raise InvalidOptionError(
             "the user or the password in a server URL has a / ? or # in it: write these as %2F %3F %23, @ as %40, and "
-            f"a comma as %2C, or give user and password apart from the URL. Without them it is {shown(url)!r}"
+            f"a comma as %2C, or give user and password apart from the URL. Without them it is {_shown(url)}"
         )
     if not _is_server(url):
         raise InvalidOptionError(
-            f"no server URL, as far as it may be shown: {shown(url)!r}; expected nats://host:port or tls://host:port. "
+            f"no server URL, as far as it may be shown: {_shown(url)}; expected nats://host:port or tls://host:port. "
             "In a user or password, escape / ? # @ , as %2F %3F %23 %40 %2C, or give them apart from the URL"
         )
     return url
+
+
+def _shown(url: str) -> str:
+    return f"{shown(url)!r:.{_LONGEST_URL}}"
 
 
 def _has_unescaped(url: str) -> bool:
@@ -84,7 +89,8 @@ def _has_unescaped(url: str) -> bool:
 def _is_server(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        is_complete = parts.scheme in ("nats", "tls") and parts.hostname and parts.port != 0
+        is_complete = parts.scheme in ("nats", "tls") and parts.hostname and parts.port != 0 and "\0" not in url
+        (parts.hostname or "").encode("idna")  # as getaddrinfo() does: no label is empty or has more than 63 bytes
     except ValueError:
         return False
     return bool(is_complete)

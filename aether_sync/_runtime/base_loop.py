@@ -119,6 +119,8 @@ class BaseLoop(asyncio.AbstractEventLoop):
         error: Exception | None = None
         try:
             found = socket.getaddrinfo(*question)
+        except ValueError as caught:  # it can be no name: a server has told it
+            error = socket.gaierror(socket.EAI_NONAME, str(caught))
         except Exception as caught:
             error = caught
         with suppress(RuntimeError):  # the loop is closed, and nobody waits any more

@@ -4,11 +4,10 @@ import json
 import os
 import signal
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from .._arguments import check_count, check_flag, check_path, check_seconds, check_text
+from .._arguments import check_absolute, check_count, check_flag, check_seconds, check_text
 from .._runtime.deadline import Deadline
 from ..errors import ServerError
 from .configuration import LOOPBACK, new_name
@@ -59,7 +58,7 @@ class NATSCluster:
         self.name: str = check_text("name", name) or new_name()
         self._start_timeout = check_seconds("start_timeout", start_timeout)
         self._jetstream = check_flag("jetstream", jetstream)
-        directory = None if store_dir is None else Path(check_path("store_dir", store_dir))
+        directory = None if store_dir is None else check_absolute("store_dir", store_dir)
         self._reserved: list[Fd | None] = []
         self._monitors: list[int] = []
         names = [f"{self.name}-{n}" for n in range(1, size + 1)]

@@ -71,11 +71,15 @@ def check_host(host: object) -> str:
     """Return an address to listen on.
 
     Raises:
-        InvalidOptionError: It is no text, or an empty one.
+        InvalidOptionError: It is no text, an empty one, or nothing that can be a name.
     """
     text = check_text("host", host)
     if not text:
         raise InvalidOptionError(f"host must be a non-empty str, not {short(host)}")
+    try:
+        text.encode("idna")  # as getaddrinfo() does
+    except UnicodeError as error:
+        raise InvalidOptionError(f"host cannot be a name or an address: {short(text)}") from error
     return text
 
 

@@ -22,7 +22,7 @@ from threading import RLock
 from types import TracebackType
 from typing import Self
 
-from .._arguments import check_flag, check_int, check_path, check_seconds, check_text
+from .._arguments import check_absolute, check_flag, check_int, check_path, check_seconds, check_text
 from .._runtime.deadline import Deadline
 from .._runtime.exit import after_exit
 from .._runtime.registry import WeakRegistry
@@ -124,10 +124,10 @@ class NATSServer:
             host=check_host(host),
             jetstream=check_flag("jetstream", jetstream),
             text=check_config(config),
-            store_dir=None if store_dir is None else Path(check_path("store_dir", store_dir)).absolute(),
+            store_dir=None if store_dir is None else check_absolute("store_dir", store_dir),
             name=check_text("name", name) or new_name(),
         )
-        self._log_path = None if log_file is None else Path(check_path("log_file", log_file)).absolute()
+        self._log_path = None if log_file is None else check_absolute("log_file", log_file)
         self._has_own_log = log_file is None
         self._start_timeout = check_seconds("start_timeout", start_timeout)
         self._was_ready = False

@@ -89,6 +89,19 @@ def addresses(free_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[
     return found  # type: ignore[return-value]
 
 
+def test_what_can_be_no_name_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a server may tell one of another."""
+
+    def getaddrinfo(*_: object, **__: object) -> list[Any]:
+        return "..".encode("idna")  # type: ignore[return-value]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    bus = NATSEventBus("nats://a-name:1", connect_timeout=SHORT)
+    with pytest.raises(ConnectError, match="the host name is not known"):
+        bus.start()
+    bus.close()
+
+
 def test_the_first_address_that_can_be_reached_is_taken(
     addresses: list[tuple[str, int]], make_bus: MakeBus, server: NATSServer, free_port: int
 ) -> None:

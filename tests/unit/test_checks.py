@@ -1,10 +1,11 @@
 """What a connection may be given to connect to."""
 
 import re
+from pathlib import Path
 
 import pytest
 
-from aether_sync import Connection, JetStreamEventStore, NATSEventBus
+from aether_sync import Connection, JetStreamEventStore, NATSCluster, NATSEventBus, NATSServer, SQLite
 from aether_sync._nats.checks import check_servers
 from aether_sync.errors import InvalidOptionError
 
@@ -29,7 +30,9 @@ def test_urls_are_completed(given: str | list[str], servers: tuple[str, ...]) ->
     "url",
     [
         "http://me:secret@host", "nats://me:secret@:4222", "nats://me:secret@host:0",
-        "nats://me:secret@host:port", "nats://me:secret@[host",
+        "nats://me:secret@host:port", "nats://me:secret@[host", "nats://me:secret@.host:4222",
+        "nats://me:secret@foo..bar:4222", f"nats://me:secret@{'a' * 64}", "nats://me:secret@\udcff",
+        "nats://me:secret@a\0b",
     ],
 )  # fmt: skip
 def test_what_is_no_url_of_a_server_is_refused_without_its_password(url: str) -> None:
@@ -52,6 +55,21 @@ def test_a_password_that_is_not_escaped_is_told_first(url: str) -> None:
     with pytest.raises(InvalidOptionError, match=words) as info:
         check_servers(url)
     assert "secret" not in str(info.value)
+
+
+def test_a_relative_path_where_the_working_directory_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for make in (
+        lambda: NATSServer(store_dir="data"),
+        lambda: NATSServer(log_file="log"),
+        lambda: NATSCluster(store_dir="data"),
+        lambda: SQLite("x.db"),
+    ):
+        with pytest.raises(InvalidOptionError, match="within the working directory, which is not there any more"):
+            make()
 
 
 @pytest.mark.parametrize("url", ["http://host:4222", "HTTPS://host", "redis://host:6379", "amqp+ssl://host"])

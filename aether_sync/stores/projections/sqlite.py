@@ -2,9 +2,8 @@
 
 import sqlite3
 from os import PathLike
-from pathlib import Path
 
-from ..._arguments import check_path
+from ..._arguments import check_absolute, check_path
 from ...errors import InvalidOptionError
 from ._sqlite_link import SQLiteLink, is_passing_error
 from .base import Link
@@ -36,9 +35,10 @@ class SQLite:
                 f"SQLite takes the path of a file, not {self._path!r}: a database in memory belongs to one connection, "
                 "so nobody could read what is projected into it"
             )
-        if not Path(self._path).absolute().parent.is_dir():
+        whole = check_absolute("path", self._path)
+        if not whole.parent.is_dir():
             raise InvalidOptionError(f"there is no folder for the file {self._path!r}")
-        self._path = str(Path(self._path).absolute())  # the program may change its folder
+        self._path = str(whole)
 
     def connect(self) -> Link:
         """Open a connection; the projection calls this."""

@@ -154,7 +154,12 @@ def test_before_the_first_start() -> None:
             method()
 
 
-@pytest.mark.parametrize("options", [{"port": -1}, {"port": 65536}, {"port": True}, {"start_timeout": 0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"port": -1}, {"port": 65536}, {"port": True}, {"start_timeout": 0}, {"host": ".."}, {"host": "a" * 300},
+    ],
+)  # fmt: skip
 def test_options_out_of_range(options: dict[str, object]) -> None:
     with pytest.raises(InvalidOptionError):
         NATSServer(**options)  # type: ignore[arg-type]
