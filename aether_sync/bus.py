@@ -632,9 +632,6 @@ class EventBus(Startable, ForkAware):
         self._end_all(deadline)
         return self._finish(deadline)
 
-    def __reduce__(self) -> Never:
-        raise TypeError("a bus has threads and a connection of this process: make one in the other process")
-
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.node_id[:8]}{' closed' if self._closed else ''}>"
 

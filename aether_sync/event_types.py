@@ -12,6 +12,7 @@ import msgspec
 from msgspec import inspect
 
 from ._arguments import as_iterator, check_callback, check_choice, check_int, is_mapping, is_of, refuse_bare
+from ._runtime.closing import Uncopied
 from ._runtime.locks import signal_safe_lock
 from ._values.class_parts import parts_of, unwritten_field
 from ._values.shown import explained, short
@@ -76,7 +77,7 @@ class _Plan(NamedTuple):
     upcasters: dict[str, tuple[Upcaster, ...]]
 
 
-class EventTypes:
+class EventTypes(Uncopied):
     """The types of events that a program knows: for each a class, a name and a version.
 
     Give it to a store or bus as ``types``. Then ``event.value`` of the events that come from there is an object of the

@@ -13,7 +13,7 @@ from enum import Enum
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from ._arguments import check_plain_function, is_of
+from ._arguments import check_plain_function, is_mock_of_function, is_of
 from ._values.shown import explained, short
 from .errors import InvalidOptionError
 from .event_types import EventTypes
@@ -22,6 +22,8 @@ from .events import Event
 __all__ = ["OF_A_BUS", "OF_NOTHING", "Asked", "Source", "as_called"]
 
 Getter = Callable[[Any], object]
+
+_GIVEN = inspect.Parameter("given", inspect.Parameter.POSITIONAL_ONLY)  # of a function that does not tell its own
 
 
 class Asked(Enum):
@@ -110,12 +112,14 @@ def as_called(
 
 def _parameters_of(function: Any, about: str) -> list[inspect.Parameter]:
     """Return the parameters of a function; of a decorated one those of the wrapper, unless that takes anything."""
+    if is_mock_of_function(function):
+        return [_GIVEN]
     try:
         own = list(inspect.signature(function, eval_str=True, follow_wrapped=False).parameters.values())
         takes_anything = all(one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD) for one in own)
         return list(inspect.signature(function, eval_str=True).parameters.values()) if takes_anything else own
     except ValueError:  # a builtin function without a signature: it is called with what is natural
-        return [inspect.Parameter("given", inspect.Parameter.POSITIONAL_ONLY)]
+        return [_GIVEN]
     except NameError as error:
         raise InvalidOptionError(
             f"{about}: an annotation cannot be read, as {error}: import that name at the top of the module "

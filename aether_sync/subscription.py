@@ -8,7 +8,7 @@ from typing import Self
 from ._arguments import check_count, check_flag
 from ._bus.routing import Target
 from ._runtime.batches import take_batch
-from ._runtime.closing import warn_unclosed
+from ._runtime.closing import Uncopied, warn_unclosed
 from ._runtime.deadline import Deadline
 from ._values.clock import monotonic
 from .errors import SubscriptionClosedError
@@ -20,7 +20,7 @@ from .patterns import SubscriptionFilter
 __all__ = ["Subscription"]
 
 
-class Subscription:
+class Subscription(Uncopied):
     """The events that one ``subscribe()`` asked for, in order.
 
     A thread reads them by ``for event in subscription``, which blocks while there is none. A coroutine of any asyncio

@@ -4,16 +4,26 @@ import os
 import warnings
 from threading import get_ident
 from types import TracebackType
-from typing import Self
+from typing import Never, Self
 
-__all__ = ["Closeable", "Startable", "loop_threads", "warn_unclosed"]
+__all__ = ["Closeable", "Startable", "Uncopied", "loop_threads", "warn_unclosed"]
 
 #: The idents of the loop threads that run.
 loop_threads: set[int] = set()
 os.register_at_fork(after_in_child=loop_threads.clear)  # none of them runs in the child, where idents are used again
 
 
-class Closeable:
+class Uncopied:
+    """An object with threads, files or a connection of its process, which a copy would share and end."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> Never:
+        name = type(self).__name__
+        raise TypeError(f"a {name} belongs to its process, and is not copied: make one in the other process")
+
+
+class Closeable(Uncopied):
     """An object whose ``with`` block ends with :meth:`close`."""
 
     def close(self) -> object:

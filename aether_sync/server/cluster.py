@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from .._arguments import check_absolute, check_count, check_flag, check_seconds, check_text
+from .._runtime.closing import Uncopied
 from .._runtime.deadline import Deadline
 from ..errors import ServerError
 from .configuration import LOOPBACK, new_name
@@ -18,7 +19,7 @@ __all__ = ["NATSCluster"]
 _LARGEST_CLUSTER = 100  # servers: more is a slip
 
 
-class NATSCluster:
+class NATSCluster(Uncopied):
     """Several servers with routes between all of them. ``with`` or :meth:`start` starts them, ready when that returns.
 
     The servers are :class:`NATSServer` objects, which may be killed, restarted and paused one by one. The methods of

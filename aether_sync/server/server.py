@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Self
 
 from .._arguments import check_absolute, check_flag, check_int, check_path, check_seconds, check_text
+from .._runtime.closing import Uncopied
 from .._runtime.deadline import Deadline
 from .._runtime.exit import after_exit
 from .._runtime.registry import WeakRegistry
@@ -71,7 +72,7 @@ def _forsake_all() -> None:
             stack.callback(_forsake, server._estate)
 
 
-class NATSServer:
+class NATSServer(Uncopied):
     """A nats-server process. ``with`` or :meth:`start` starts it, and it is ready when that returns.
 
     The server runs in a session of its own, so Ctrl-C in the terminal does not end it while a bus still flushes. It

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, Never, Self, Unpack
+from typing import Literal, Self, Unpack
 
 from .._arguments import as_whole, check_count, check_seconds, is_of
 from .._runtime.closing import Closeable
@@ -53,9 +53,6 @@ class StoreBase(Closeable, EventStore):
         types: The classes of its events, if it knows them.
         **logged: Attributes of its log records.
     """
-
-    def __reduce__(self) -> Never:
-        raise TypeError("a store cannot be pickled, as it has a connection or events of its own: make one over there")
 
     def __init__(self, reporter: Reporter, types: EventTypes | None, **logged: Unpack[Details]) -> None:
         self._reporter = reporter

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import MagicMock, Mock
 
 import pytest
 
@@ -69,6 +70,17 @@ def tried(store: InMemoryEventStore, handler: Callable[..., object], got: list[A
 
 
 WAYS = [given_to_a_worker, given_to_a_runner, given_to_drain, tried]
+
+
+@pytest.mark.parametrize("make", [Mock, MagicMock])
+def test_a_mock_of_a_function_gets_what_is_natural(make: Callable[..., Any], bus: EventBus) -> None:
+    def send(event: Event) -> None: ...
+
+    handler = make(spec=send)
+    with bus.run("orders", handler):
+        bus.publish("orders", EVENT)
+        eventually(lambda: handler.called)
+    assert handler.call_args[0][0].id == EVENT.id
 
 
 @pytest.mark.parametrize("way", WAYS)
