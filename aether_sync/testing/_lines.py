@@ -91,7 +91,8 @@ class Tracer:
         if not self._is_own(frame):
             return None
         frame.f_trace_opcodes = self._sees_parts
-        return _InFrame(self, frame.f_code).follow
+        frame.f_trace = follow = _InFrame(self, frame.f_code).follow  # Python 3.13 looks for it only at this
+        return follow
 
     def note_line(self, place: Place) -> int:
         """Note that a line begins; return its number, 0 if it is not counted any more."""

@@ -124,8 +124,9 @@ class TestTheDatabase:
     def test_a_database_that_cannot_rebuild(
         self, store: InMemoryEventStore, sqlite_place: SQLitePlace, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        link = type(sqlite_place.make().connect())
-        monkeypatch.setattr(link, "dialect", "other")
+        link = sqlite_place.make().connect()
+        link.close()
+        monkeypatch.setattr(type(link), "dialect", "other")
         with pytest.raises(UnsupportedError, match="another name"):
             store.project("p", sqlite_place.apply, into=sqlite_place.make()).rebuild(["applied"])
 

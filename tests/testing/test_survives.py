@@ -49,12 +49,16 @@ EVENTS = [
 FIRST_TRACER = """
 from aether_sync.testing._lines import Tracer, own_code
 
-def handler():
+def first():
     str(1); str(2)
 
-with Tracer(own_code(frozenset()), 0, print, counts_parts=True) as tracer:
-    handler()
-assert len(tracer.parts) == 1
+def second():
+    str(1); str(2)
+
+for handler in (first, second, first):
+    with Tracer(own_code(frozenset()), 0, print, counts_parts=True) as tracer:
+        handler()
+    assert len(tracer.parts) == 1
 """
 
 LONG = PATIENCE * 10  # seconds: on a busy machine as many histories are played as on any other
@@ -451,7 +455,7 @@ class TestInTheMiddleOfALine:
         assert re.fullmatch(r"1:dies-at-\d+(\.2)? 1", replayed(report))
 
     def test_the_first_tracer_of_a_process_sees_it(self, tmp_path: Path) -> None:
-        """Python 3.12 tells none of parts who asks for them when it traces already, until the next one."""
+        """Python 3.12 and 3.13 tell none of parts who asks for them when they trace already, until the next one."""
         program = tmp_path / "first.py"
         program.write_text(FIRST_TRACER)
         subprocess.run([sys.executable, program], env=environment(), check=True, timeout=PATIENCE)
