@@ -69,6 +69,7 @@ _servers: WeakRegistry["NATSServer"] = WeakRegistry()
 def _forsake_all() -> None:
     with ExitStack() as stack:  # all of them, as a warning may be turned into an error
         for server in _servers:
+            server._finalizer.detach()  # it would hold the estate until modules are taken apart
             stack.callback(_forsake, server._estate)
 
 

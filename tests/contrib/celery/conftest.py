@@ -146,6 +146,7 @@ def start_worker(
     yield start
     for worker in workers:
         worker.kill()
+        print(worker.log())  # which is shown if the test has failed
 
 
 Send = Callable[..., Any]
