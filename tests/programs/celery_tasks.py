@@ -70,10 +70,11 @@ def survive_the_supervisor(**_: Any) -> None:
     set_pdeathsig(0)
 
 
-def note_threads(**_: Any) -> None:
-    """Note the threads of the library that are left when a process ends, after it was closed."""
+def note_threads(exitcode: int = 0, **_: Any) -> None:
+    """Note the threads of the library that are left when a process ends, after it was closed; and its status."""
     left = [thread.name for thread in threading.enumerate() if thread.name.startswith("aether-")]
     (folder / f"threads-{os.getpid()}").write_text(" ".join(left))
+    (folder / f"status-{os.getpid()}").write_text(str(exitcode))
 
 
 # -- tasks

@@ -1,6 +1,8 @@
 """``Aether``: the bus and the store of a Celery application, in whatever process its tasks run."""
 
 import atexit
+import signal
+import time
 import weakref
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -395,9 +397,16 @@ def _close_all() -> None:
         aether.close()
 
 
-def _close_process(**_: object) -> None:
-    """Close all where a process of the prefork pool ends, by ``os._exit()``: no exit handlers run."""
+def _close_process(exitcode: object = None, **_: object) -> None:
+    """Close all where a process of the prefork pool ends, by ``os._exit()``: no exit handlers run.
+
+    The next thing that it does is to write into a queue of the pool. A hard time limit sends SIGTERM, and SIGKILL a
+    tenth of a second later: who is killed while it writes leaves the queue locked, and the worker stands still for
+    ever. So a process that has got SIGTERM waits here, where it may be killed.
+    """
     _close_all()
+    if exitcode == _BY_SIGTERM:
+        time.sleep(_UNTIL_KILLED)
 
 
 def _close_worker(sender: Any, **_: object) -> None:
@@ -407,14 +416,17 @@ def _close_worker(sender: Any, **_: object) -> None:
             aether.close()
 
 
+_BY_SIGTERM = signal.SIGTERM - 256  # the status with which billiard ends such a process
+_UNTIL_KILLED = 0.5  # seconds
+
 _CLOSING = ((worker_process_shutdown, _close_process), (worker_shutdown, _close_worker))
 
 
 def _close_last(**_: object) -> None:
     """Put the closing behind handlers of the program's own, which are there by now, and may publish at the end."""
-    for signal, receiver in _CLOSING:
-        signal.disconnect(receiver)
-        signal.connect(receiver, weak=False)
+    for event, receiver in _CLOSING:
+        event.disconnect(receiver)
+        event.connect(receiver, weak=False)
 
 
 class _EndOfIterations(bootsteps.StartStopStep):

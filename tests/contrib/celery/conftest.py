@@ -81,6 +81,10 @@ class CeleryWorker:
         """The threads of the library that were left when processes ended, as far as signals told of their end."""
         return [name for path in self.folder.glob("threads-*") for name in path.read_text().split()]
 
+    def statuses(self) -> set[int]:
+        """The statuses of processes that have told of their end."""
+        return {int(path.read_text()) for path in self.folder.glob("status-*")}
+
     def ended(self) -> int:
         """How many processes have told of their end."""
         return len(list(self.folder.glob("threads-*")))

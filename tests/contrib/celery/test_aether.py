@@ -2,6 +2,7 @@
 
 import contextvars
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ import pytest
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
 from celery.exceptions import Ignore, ImproperlyConfigured, Reject
-from celery.signals import worker_shutdown
+from celery.signals import worker_process_shutdown, worker_shutdown
 from celery.utils.serialization import get_pickleable_exception
 
 from aether_sync import (
@@ -43,7 +44,7 @@ from aether_sync import (
     errors,
     flush_logs,
 )
-from aether_sync.contrib.celery import RETRYABLE, Aether
+from aether_sync.contrib.celery import RETRYABLE, Aether, _aether
 
 from ...support.common import first_of, run_threads
 
@@ -551,3 +552,16 @@ class TestRetryable:
         copy = pickle.loads(pickle.dumps(get_pickleable_exception(error)))
         assert type(copy) is type(error)
         assert (str(copy), vars(copy)) == (str(error), vars(error))
+
+
+def test_a_process_that_may_be_killed_waits_before_it_writes_to_the_pool(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Celery sends SIGKILL a tenth of a second after SIGTERM, and a queue that is written to then stays locked."""
+    slept: list[float] = []
+    monkeypatch.setattr(_aether, "time", SimpleNamespace(sleep=slept.append))
+    worker_process_shutdown.send(sender=None, pid=0, exitcode=0)
+    assert slept == []
+    worker_process_shutdown.send(sender=None, pid=0, exitcode=signal.SIGTERM - 256)
+    assert len(slept) == 1
+    assert slept[0] > 0.1

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from aether_sync import JetStreamEventStore, NATSEventBus
+from aether_sync.contrib.celery._aether import _BY_SIGTERM
 
 from ...support.common import UNIT, eventually, first_of
 from .conftest import BOOT, Send, StartWorker, take
@@ -192,6 +193,7 @@ def test_a_task_that_is_revoked_while_it_runs_has_published(
     assert numbers == list(range(len(numbers))), "in order, and none of those before is missing"
     assert got[0].actor_id != got[-1].actor_id
     assert not worker.threads_left()
+    assert _BY_SIGTERM in worker.statuses()
 
 
 @pytest.mark.slow
