@@ -2,7 +2,7 @@
 
 import unittest
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import ClassVar
 
 from .._runtime.exit import after_exit
@@ -194,6 +194,6 @@ def _server(config: str) -> NATSServer:
         if config not in _servers:
             server = NATSServer(config=config)
             server.start()
-            after_exit(server.stop)  # when the buses and stores that are still open have been flushed
+            after_exit(partial(server.stop, discard=True))  # when what is still open has been flushed
             _servers[config] = server
         return _servers[config]
