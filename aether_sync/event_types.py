@@ -452,7 +452,7 @@ def _shape_of(cls: Any) -> _Shape | None:
             raise InvalidOptionError(
                 f"{_shown(cls)} cannot be an event type: it has {what} in it, which nobody can make of JSON"
             )
-    if unwritten := unwritten_field(found):
+    if unwritten := unwritten_field(parts):
         raise InvalidOptionError(f"{_shown(cls)} cannot be an event type: {unwritten}")
     return _Shape(any(isinstance(part, inspect.AnyType) for part in parts))
 

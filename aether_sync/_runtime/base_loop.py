@@ -15,13 +15,13 @@ from itertools import count
 from typing import Any
 
 from .fork import OwnFile, OwnSockets
+from .standard_files import fill_standard_files
 from .threads import NoThreadError, make_thread, start
 
-__all__ = ["BaseLoop", "fill_standard_files"]
+__all__ = ["BaseLoop"]
 
 _HEAD_START = 0.25  # seconds for one address before the next is tried as well (RFC 8305, section 8)
 
-_STDERR = 2
 _numbers = count(1)
 
 
@@ -192,20 +192,6 @@ class BaseLoop(asyncio.AbstractEventLoop):
         sock = socket.socket(family, kind, proto)
         self._sockets.add(sock)
         return sock
-
-
-def fill_standard_files() -> None:
-    """Open ``/dev/null`` for those of the files 0, 1 and 2 that a daemon has closed, for good.
-
-    Otherwise the next file that is opened gets such a number. What a program prints would go into a socket of ours, and
-    libuv ends the process when it closes one.
-
-    Raises:
-        OSError: No file can be opened.
-    """
-    while (number := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
-        pass
-    os.close(number)
 
 
 def _close_unused(attempt: "asyncio.Task[socket.socket]") -> None:

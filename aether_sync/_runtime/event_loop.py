@@ -11,11 +11,12 @@ from itertools import count
 
 from .._values.clock import monotonic
 from ..errors import AetherError, BusClosedError, ConnectError
-from .base_loop import BaseLoop, fill_standard_files
+from .base_loop import BaseLoop
 from .deadline import Deadline
 from .fork import OwnFile
 from .green import refuse_late_patching, uses_gevent
 from .registry import WeakRegistry
+from .standard_files import fill_standard_files
 from .threads import NoThreadError, make_thread, start
 from .uwsgi import refuse_before_its_fork
 from .waits import Reply

@@ -1,6 +1,6 @@
 """What the classes of users are made of, as msgspec sees them, and what it would leave out of their objects."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from msgspec import inspect
@@ -25,9 +25,9 @@ def parts_of(info: object, seen: set[int] | None = None) -> Iterator[inspect.Typ
             yield from parts_of(one, seen)
 
 
-def unwritten_field(info: inspect.Type) -> str | None:
+def unwritten_field(parts: Iterable[inspect.Type]) -> str | None:
     """Return what to say of a field that msgspec does not write: one of an attrs class whose name begins with ``_``."""
-    for part in parts_of(info):
+    for part in parts:
         cls: Any = getattr(part, "cls", None)
         for field in getattr(cls, "__attrs_attrs__", ()):
             if field.name.startswith("_"):

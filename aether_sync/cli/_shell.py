@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from .._runtime.base_loop import fill_standard_files
+from .._runtime.standard_files import fill_standard_files
 from ..errors import AetherError, InvalidNamespaceError, InvalidOptionError
 
 __all__ = [

@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, Union, get_origin, get_typ
 
 import msgspec
 
-from .._values.class_parts import unwritten_field
+from .._values.class_parts import parts_of, unwritten_field
 from .._values.shown import explained, short
 from ..errors import InvalidOptionError
 from ..events import Event
@@ -138,7 +138,7 @@ def _schema_of(kind: Any) -> bytes:
         UnkeptStateError: A field of theirs would not be written.
         TypeError, NameError: msgspec does not know the type.
     """
-    if unwritten := unwritten_field(msgspec.inspect.type_info(kind)):
+    if unwritten := unwritten_field(parts_of(msgspec.inspect.type_info(kind))):
         raise UnkeptStateError(unwritten)
     return msgspec.json.encode(msgspec.json.schema(kind), order="deterministic")
 

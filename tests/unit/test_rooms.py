@@ -41,8 +41,8 @@ ROOMS: dict[str, list[str]] = {
     "_codec": ["decoding", "encoding", "envelope"],
     "_runtime": [
         "green", "threads", "batches", "registry", "signals", "again", "deadline", "locks", "waits", "uwsgi", "fork",
-        "exit", "closing", "only_thread", "reporter", "stop_signals", "handler_threads", "listeners", "base_loop",
-        "uvloop", "event_loop", "loop_thread",
+        "exit", "closing", "only_thread", "reporter", "stop_signals", "handler_threads", "listeners",
+        "standard_files", "base_loop", "uvloop", "event_loop", "loop_thread",
     ],
     "_nats": [
         "interest", "lines", "files", "login", "uplink", "shortcut", "outbox", "reasons", "checks", "contexts", "tls",

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from aether_sync import Event, JetStreamEventStore, NATSServer
+from aether_sync import Event, JetStreamEventStore
 
-from ..support.common import PATIENCE, first_of
-from ..support.lines import events_of, fill, lines_of
-from ..support.shell import COMMAND, environment, run
+from ...support.common import PATIENCE, first_of
+from ...support.lines import events_of, fill, lines_of
+from ...support.shell import COMMAND, environment, run
 
 
 def shell(command: str, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
@@ -30,17 +30,6 @@ def shell(command: str, *arguments: str, **changes: str) -> subprocess.Completed
     )
     assert "Traceback" not in done.stderr
     return done
-
-
-@pytest.fixture
-def store(server: NATSServer, prefix: str) -> Any:
-    with JetStreamEventStore(server.url, prefix) as store:
-        yield store
-
-
-@pytest.fixture
-def options(server: NATSServer, prefix: str) -> list[str]:
-    return ["--url", server.url, "--stream", prefix]
 
 
 @pytest.mark.parametrize(
